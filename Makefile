@@ -1,0 +1,46 @@
+# The whole workbench. `make` or `make help` lists the targets; `make demo` and `make test`
+# work as the first command on a fresh clone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# torch first and exact, so that pip cannot settle on another build while resolving the rest.
+TORCH := torch==2.13.0
+CODE := phi_vision pretraining benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test docs format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
+		| while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+venv: .venv/.installed  ## create .venv with everything the project needs
+
+# The stamp is written last: an interrupted installation is taken up again.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("phi-vision needs Python 3.11 or newer, found " + sys.version.split()[0] + "; try: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; torch alone takes a few minutes ..."
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: venv  ## sample catalogue, fine-tuning, evaluation, one question before and after
+	./demo.sh
+
+test: venv  ## format, lint, types and every test: what the CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)  # strict, as pyproject.toml says
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+docs: venv  ## write docs/cli.md from the commands' --help
+	$(BIN)/python -m tests.test_cli_reference > docs/cli.md
+
+format: venv  ## format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove caches and build leftovers (.venv and runs/ stay)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
