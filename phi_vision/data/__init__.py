@@ -1,0 +1,1 @@
+"""What the model learns from: pictures with records, drawn or loaded, and the words around them."""

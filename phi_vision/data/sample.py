@@ -1,0 +1,72 @@
+"""Sample: the one noun every room shares. Pictures, a record of what they show, an id, a group.
+
+Holds no reading of data sets (`sources.py`) and no wording (`template.py`).
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+Value = str | int | float | bool | None
+"""What a field of a record can hold."""
+
+Record = Mapping[str, Value]
+"""Field -> value, in the order of the columns it came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One or more pictures and the record they belong to."""
+
+    id: str
+    """Names the sample in messages, predictions and reports."""
+
+    group: str
+    """What must not straddle a split: a style in all its colours."""
+
+    images: tuple[bytes, ...]
+    """Encoded pictures (JPEG, PNG, ...), in the order in which the prompt counts them."""
+
+    record: Record
+    """All scalar columns of the source, ordered."""
+
+    def pictures(self) -> list[Image.Image]:
+        """Decode the pictures, in their own mode: converting to RGB is the image processor's job.
+
+        Raises:
+            ValueError: A picture cannot be decoded; names the sample and which picture.
+        """
+        pictures = []
+        for number, encoded in enumerate(self.images, start=1):
+            try:
+                pictures.append(open_picture(encoded))
+            except ValueError as error:
+                raise ValueError(f"sample {self.id!r}, picture {number}: {error}") from error
+        return pictures
+
+
+def open_picture(source: bytes | Path) -> Image.Image:
+    """Decode one picture, turned the way its EXIF orientation says it was taken.
+
+    Input:  a JPEG of 640×480 pixels whose EXIF says "turned by 90°"
+    Output: a picture of 480×640 pixels, without that EXIF entry
+
+    Raises:
+        ValueError: There is no such file, or it holds no picture that can be decoded.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        found = "a folder" if source.is_dir() else "nothing"
+        raise ValueError(f"no picture at {source}: found {found} there; give the path of a file")
+    what = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+            return ImageOps.exif_transpose(picture)
+    # Decoders fail in their own ways (OSError, SyntaxError, EOFError, struct.error, ...), and for
+    # the user they are one thing: this is not a picture.
+    except Exception as error:
+        raise ValueError(
+            f"cannot read a picture from {what}: {error}; give a JPEG, PNG or WebP file"
+        ) from error

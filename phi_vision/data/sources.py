@@ -1,0 +1,223 @@
+"""Where samples come from: SOURCES, and the split that keeps a style on one side.
+
+A source is a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
+`<split>-*.parquet`) or one Parquet file. Its `image` column is `struct<bytes, path>`, or a list of
+these; every other column of plain values becomes a field of the record.
+"""
+
+import decimal
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phi_vision.data.sample import Sample, Value
+
+Row = Mapping[str, object]
+
+IMAGE_COLUMNS = ("image", "images")
+ID_COLUMNS = ("product_code", "id")
+GROUP_COLUMNS = ("group_id", "title")
+SPLIT_ORDER = ("train", "validation", "test")
+
+
+def load_samples(
+    source: str | Path, *, split: str | None = None, group_column: str | None = None
+) -> list[Sample]:
+    """Load samples, all of them or those of one split.
+
+    Input:  {"image": {"bytes": b"...", "path": "a.jpg"}, "product_code": "A-red", "title": "Coat"}
+    Output: Sample(id="A-red", group="Coat", images=(b"...",),
+                   record={"product_code": "A-red", "title": "Coat"})
+
+    Args:
+        source: A folder with Parquet files, or one Parquet file.
+        split: Such as "train"; None for everything.
+        group_column: The column whose value must not straddle a split. By default `group_id`,
+            else `title`, else each sample is a group of its own.
+
+    Raises:
+        ValueError: There is no such source, split or column, or it holds nothing that can be read.
+    """
+    path = Path(source)
+    samples = [
+        _sample(row, number, path, group_column)
+        for number, row in enumerate(_reader(path)(path, split))
+    ]
+    if not samples:
+        part = f" in the split {split!r}" if split else ""
+        raise ValueError(f"{path} holds no samples{part}: its files have 0 rows; give other data")
+    return samples
+
+
+def available_splits(source: str | Path) -> list[str]:
+    """List a folder's splits, such as ["train", "validation", "test"]; one file has none."""
+    path = Path(source)
+    _reader(path)
+    return list(_files_by_split(path)) if path.is_dir() else []
+
+
+def split_by_group(
+    samples: Sequence[Sample], *, validation_fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Part samples into training and validation so that no group is on both sides.
+
+    Groups are taken in the order of a hash of their name until they hold the wished share: the
+    same groups and seed give the same parts, in whatever order the samples come.
+
+    Input:  groups a a b c c d, validation_fraction=0.3
+    Output: (a a b d, c c), or another choice of whole groups holding at least 30 %
+
+    Raises:
+        ValueError: The fraction is not in [0, 1), or a single group leaves nothing to part.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction is {validation_fraction}; give a number from 0 up to below 1"
+        )
+    groups = sorted({sample.group for sample in samples}, key=lambda group: _hash(group, seed))
+    if validation_fraction and len(groups) < 2:
+        raise ValueError(
+            f"cannot set validation samples aside: all {len(samples)} samples are in the group "
+            f"{''.join(groups)!r}; choose another group column or give more data"
+        )
+    sizes = dict.fromkeys(groups, 0)
+    for sample in samples:
+        sizes[sample.group] += 1
+    chosen: set[str] = set()
+    missing = validation_fraction * len(samples)
+    for group in groups[:-1]:
+        if missing <= 0:
+            break
+        chosen.add(group)
+        missing -= sizes[group]
+    training = [sample for sample in samples if sample.group not in chosen]
+    return training, [sample for sample in samples if sample.group in chosen]
+
+
+def _hash(group: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).hexdigest()
+
+
+def _reader(path: Path) -> Callable[[Path, str | None], Iterator[Row]]:
+    if not path.exists():
+        raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
+    kind = "folder" if path.is_dir() else path.suffix.lower()
+    if kind not in SOURCES:
+        raise ValueError(
+            f"cannot read {path}: found a {kind or 'nameless kind of'} file; "
+            f"give one of: {', '.join(SOURCES)}"
+        )
+    return SOURCES[kind]
+
+
+def _read_folder(folder: Path, split: str | None) -> Iterator[Row]:
+    """Yield the rows of a folder's Parquet files, of one split or of all."""
+    files = _files_by_split(folder)
+    if not files:
+        raise ValueError(
+            f"no data in {folder}: found no data/<split>-*.parquet and no <split>-*.parquet; "
+            "give a folder that has them, or one Parquet file"
+        )
+    if split is not None and split not in files:
+        raise ValueError(f"no split {split!r} in {folder}; it has {', '.join(files)}")
+    for name in files if split is None else [split]:
+        for file in files[name]:
+            yield from _read_file(file, None)
+
+
+def _read_file(file: Path, split: str | None) -> Iterator[Row]:
+    """Yield the rows of one Parquet file, a batch at a time in memory."""
+    if split is not None:
+        raise ValueError(f"{file} is one file without splits; leave {split!r} out or give a folder")
+    try:
+        with pq.ParquetFile(file) as parquet:
+            schema = parquet.schema_arrow
+            columns = [f.name for f in schema if f.name in IMAGE_COLUMNS or _is_plain(f.type)]
+            for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"cannot read {file} as Parquet: {error}; fetch or write the file again"
+        ) from error
+
+
+def _files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """Map each split to its files: `data/train-00000-of-00002.parquet` belongs to `train`."""
+    data = folder / "data"
+    files: dict[str, list[Path]] = {}
+    for file in sorted(data.glob("[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
+        files.setdefault(file.stem.split("-")[0], []).append(file)
+    known = [name for name in SPLIT_ORDER if name in files]
+    return {name: files[name] for name in [*known, *sorted(set(files) - set(known))]}
+
+
+def _sample(row: Row, number: int, source: Path, group_column: str | None) -> Sample:
+    record = {name: _value(cell) for name, cell in row.items() if name not in IMAGE_COLUMNS}
+    if group_column is not None and group_column not in record:
+        raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
+    name = _first(record, ID_COLUMNS) or str(number)
+    group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
+    images = _images(row, f"sample {name!r} in {source}", source)
+    return Sample(id=name, group=group or name, images=images, record=record)
+
+
+def _is_plain(column: pa.DataType) -> bool:
+    """Whether a column holds text, numbers, truth values or times: what a record can hold."""
+    kinds = pa.types
+    if kinds.is_dictionary(column):
+        return _is_plain(column.value_type)
+    text = kinds.is_string(column) or kinds.is_large_string(column) or kinds.is_string_view(column)
+    number = kinds.is_primitive(column) or kinds.is_decimal(column)  # times and dates included
+    return bool(text or number or kinds.is_null(column))
+
+
+def _value(cell: object) -> Value:
+    if isinstance(cell, decimal.Decimal):
+        return float(cell)
+    return cell if isinstance(cell, str | int | float | bool | None) else str(cell)
+
+
+def _first(record: Mapping[str, Value], columns: Sequence[str]) -> str | None:
+    """The first of the columns that says something in this record."""
+    values = (record.get(column) for column in columns)
+    return next((str(value) for value in values if value not in (None, "")), None)
+
+
+def _images(row: Row, sample: str, source: Path) -> tuple[bytes, ...]:
+    column = next((name for name in IMAGE_COLUMNS if name in row), None)
+    if column is None:
+        raise ValueError(
+            f"no image column in {source}: found {', '.join(row)}; "
+            "name it 'image', holding struct<bytes, path>"
+        )
+    cell = row[column]
+    cells = cell if isinstance(cell, list) else [cell]
+    return tuple(_encoded(each, sample, source) for each in cells)
+
+
+def _encoded(cell: object, sample: str, source: Path) -> bytes:
+    """Take a picture's bytes out of a cell, or read them from the path it names."""
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, dict):
+        if isinstance(cell.get("bytes"), bytes):
+            return bytes(cell["bytes"])
+        if cell.get("path"):
+            file = (source if source.is_dir() else source.parent) / str(cell["path"])
+            if not file.is_file():
+                raise ValueError(f"{sample}: no picture at {file}; put it there or embed its bytes")
+            return file.read_bytes()
+    raise ValueError(
+        f"{sample} has no picture: its image column holds a {type(cell).__name__} without bytes or "
+        "path; fill it or leave the row out"
+    )
+
+
+SOURCES: dict[str, Callable[[Path, str | None], Iterator[Row]]] = {
+    "folder": _read_folder,
+    ".parquet": _read_file,
+}
+"""Kind of place ("folder" or a file's ending) -> function yielding rows, of a split or of all."""

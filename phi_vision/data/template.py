@@ -1,0 +1,272 @@
+r"""Record <-> words: the only place where the prompt is worded, and its inverse parser.
+
+Training renders with the same Template that reads the answers later. Reading is exact:
+`parse(render(record))` gives the record's fields back whatever they hold, and `parse` accepts
+nothing that `render` would not write. Ordinary values stand as they are; the rest is escaped:
+
+    \\          a backslash
+    \n          a line break
+    \u{2c}      one character that would be misread here: the start of the words that follow the
+                field, the `<` of a control token, a blank at either end
+    \="390"     a value of another kind than the field, in JSON: text in a number field, a number
+                in a text field, None, the empty text
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from string import Formatter
+from typing import Literal, NamedTuple, Protocol, TypeGuard
+
+from phi_vision.data.sample import Record, Value
+
+END = "<|end|>"
+"""The control token that closes an answer."""
+
+EXACT_INTEGERS = 2**53
+"""Whole numbers up to here are floats without loss (IEEE 754 double)."""
+
+
+class ChatProcessor(Protocol):
+    """What a prompt needs of a processor: the model's own chat format."""
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool = ...,
+        add_generation_prompt: bool = ...,
+    ) -> str:
+        """Write a conversation as one text with control tokens."""
+        ...
+
+
+class Slot(NamedTuple):
+    """A field's place in the answer, and the words that follow it."""
+
+    field: str
+    is_number: bool
+    until: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A question, and an answer with places for a record's fields.
+
+    Input:  {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390}
+    Output: Product: Wool Coat, Category: COATS, Full Price: 390.0
+    """
+
+    name: str
+    """Under which `TEMPLATES` and the command line know it."""
+
+    question: str
+    """What the user asks about the picture."""
+
+    answer: str
+    """The answer's form: `{field}` holds text, `{field:number}` a number."""
+
+    layout: Literal["chat", "walkthrough"]
+    """`chat`: the model's own chat format. `walkthrough`: the literal wording of the well-known
+    walkthrough, which differs in its line breaks."""
+
+    def __post_init__(self) -> None:
+        """Refuse an answer that could not be read back, and a question that breaks the prompt."""
+        opening, slots = self._parts
+        words = [opening, *(slot.until for slot in slots)]
+        problem = None
+        if not slots:
+            problem = "it has no {field}"
+        elif len(set(self.fields)) < len(self.fields):
+            problem = "it has the same field twice"
+        elif not all(words[1:-1]):
+            problem = "two fields follow each other without words between them"
+        elif self.answer != self.answer.strip():
+            problem = "it begins or ends with a blank"
+        elif any(forbidden in word for word in words for forbidden in "<\\"):
+            problem = "its words hold < or a backslash, which mark control tokens and escapes"
+        elif "<|" in self.question:
+            problem = f"its question {self.question!r} holds a control token"
+        if problem:
+            raise ValueError(
+                f"template {self.name!r} cannot be used: {problem}; found {self.answer!r}; "
+                "write it like 'Product: {title}, Full Price: {full_price:number}'"
+            )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The record's fields that the answer names, in order."""
+        return tuple(slot.field for slot in self._parts[1])
+
+    @property
+    def number_fields(self) -> tuple[str, ...]:
+        """Those of `fields` that hold numbers."""
+        return tuple(slot.field for slot in self._parts[1] if slot.is_number)
+
+    def prompt(self, processor: ChatProcessor, images: int = 1) -> str:
+        r"""Write the question as the model reads it, up to where its answer begins.
+
+        Input:  2 images
+        Output: <|user|>\n<|image_1|>\n<|image_2|>\nWhat is it?<|end|>\n<|assistant|>\n      (chat)
+                <|user|>\n<|image_1|><|image_2|>What is it?<|end|><|assistant|>\n     (walkthrough)
+        """
+        tags = [f"<|image_{number}|>" for number in range(1, images + 1)]
+        if self.layout == "walkthrough":
+            return f"<|user|>\n{''.join(tags)}{self.question}{END}<|assistant|>\n"
+        content = "\n".join([*tags, self.question])
+        return processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def render(self, record: Record) -> str:
+        """Write the record as the answer, without the closing control token.
+
+        Raises:
+            ValueError: The record lacks a field, or holds something that is no text or number.
+        """
+        opening, slots = self._parts
+        values = self.select(record)
+        return opening + "".join(_write(values[slot.field], slot) + slot.until for slot in slots)
+
+    def select(self, record: Record) -> dict[str, Value]:
+        """Pick the template's fields out of a record.
+
+        Raises:
+            ValueError: The record lacks one of them.
+        """
+        for field in self.fields:
+            if field not in record:
+                raise ValueError(
+                    f"template {self.name!r} needs the field {field!r}; the record has "
+                    f"{', '.join(record) or 'no fields'}; rename the column or choose another "
+                    "template"
+                )
+        return {field: record[field] for field in self.fields}
+
+    def parse(self, text: str) -> dict[str, Value] | None:
+        """Read an answer back into a record: exactly what `render` writes, or None.
+
+        White space around the text and a closing `<|end|>` do not count.
+
+        Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>
+        Output: {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390.0}
+        """
+        text = text.strip().removesuffix(END).rstrip()
+        match = self._pattern.fullmatch(text)
+        if match is None:
+            return None
+        try:
+            pairs = zip(self._parts[1], match.groups(), strict=True)
+            record = {slot.field: _read(value, slot) for slot, value in pairs}
+            # "390", "3_9.0" and needless escapes can be read, but are never written.
+            return record if self.render(record) == text else None
+        except (ValueError, RecursionError):  # no number, no JSON, JSON nested without end
+            return None
+
+    @cached_property
+    def _parts(self) -> tuple[str, tuple[Slot, ...]]:
+        """The words before the first field, and the fields with the words after each."""
+        words, places = [""], []
+        for literal, field, kind, conversion in Formatter().parse(self.answer):
+            words[-1] += literal
+            if field is None:
+                continue
+            if not field.isidentifier() or kind not in ("", "number") or conversion:
+                raise ValueError(
+                    f"template {self.name!r} has a place that is neither {{field}} nor "
+                    f"{{field:number}}: found field {field!r}, kind {kind!r}; rewrite it"
+                )
+            words.append("")
+            places.append((field, kind == "number"))
+        slots = [Slot(*place, until) for place, until in zip(places, words[1:], strict=True)]
+        return words[0], tuple(slots)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        opening, slots = self._parts
+        # Escapes are matched whole, so that no words are found inside one; and a value ends where
+        # its words first appear (atomic groups), so that reading takes linear time.
+        value = r"((?:\\u\{[0-9a-f]+\}|\\[^u]|[^\\])*?)"
+        ends = [re.escape(slot.until) or r"\Z" for slot in slots]
+        return re.compile(
+            re.escape(opening) + "".join(f"(?>{value}{end})" for end in ends), re.DOTALL
+        )
+
+
+def _write(value: object, slot: Slot) -> str:
+    r"""Write one value so that it can be read back in its place.
+
+    Input:  "Tea, Category: <|end|>" in a text field before ", Category: "
+    Output: Tea\u{2c} Category: \u{3c}|end|>
+    """
+    if not isinstance(value, str | int | float | bool | None):
+        raise ValueError(
+            f"field {slot.field!r} holds a {type(value).__name__}; text, a number, a truth value "
+            "or None can be written; convert the column"
+        )
+    if slot.is_number and _is_exact_number(value):
+        return _escape(repr(float(value)), slot.until)
+    if not slot.is_number and isinstance(value, str) and value:
+        return _escape(value, slot.until)
+    return r"\=" + _escape(json.dumps(value, ensure_ascii=False), slot.until)
+
+
+def _read(text: str, slot: Slot) -> Value:
+    """Undo `_write`. Raises ValueError where there is nothing to undo."""
+    if text.startswith(r"\="):
+        value: Value = json.loads(_unescape(text[2:]))
+        return value
+    text = _unescape(text)
+    return float(text) if slot.is_number else text
+
+
+def _is_exact_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= EXACT_INTEGERS)
+
+
+def _escape(text: str, until: str) -> str:
+    last = len(text) - 1
+    # A `<` that could open a control token: `<|end|>`, `<s>`, `</s>`, also across the value's end.
+    misread = {match.start() for match in re.finditer(r"<(?=[|/A-Za-z]|\Z)", text)}
+    misread |= {place for place in {0, last} if text[place].isspace()}
+    if until:
+        # The words after the value count too: "aa" before "aaa" would be found one place early.
+        misread |= {at for at in range(len(text)) if (text + until).startswith(until, at)}
+    plain = {"\\": r"\\", "\n": r"\n"}
+    return "".join(
+        plain.get(character) or (f"\\u{{{ord(character):x}}}" if place in misread else character)
+        for place, character in enumerate(text)
+    )
+
+
+def _unescape(text: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        code, letter = match.groups()
+        return chr(int(code, 16)) if code else {"n": "\n", "\\": "\\"}.get(letter, match.group())
+
+    return re.sub(r"\\(?:u\{([0-9a-f]{1,6})\}|(.))", character, text, flags=re.DOTALL)
+
+
+PRODUCT = Template(
+    name="product",
+    question="Name the product in this picture, its category and its full price.",
+    answer="Product: {title}, Category: {category3_code}, Full Price: {full_price:number}",
+    layout="chat",
+)
+
+TEMPLATES: dict[str, Template] = {
+    template.name: template
+    for template in (
+        PRODUCT,
+        replace(
+            PRODUCT,
+            name="walkthrough",
+            question="What is shown in this image?",
+            layout="walkthrough",
+        ),
+    )
+}
+"""Name -> template. Another wording is one entry here."""

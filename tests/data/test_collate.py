@@ -1,0 +1,133 @@
+"""What a training step learns from: the answer and its end, nothing else."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from phi_vision.data.collate import IGNORED, AnswerCollator, picture_size, select_answers
+from phi_vision.data.sample import Record, Sample
+from phi_vision.data.template import TEMPLATES
+from phi_vision.model.checkpoint import load_model, load_processor
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+
+
+def encode(size: tuple[int, int], orientation: int = 1) -> bytes:
+    picture, encoded = Image.new("RGB", size, "navy"), io.BytesIO()
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(encoded, "JPEG", exif=exif)
+    return encoded.getvalue()
+
+
+def make_sample(*sizes: tuple[int, int], title: str = "Wool Coat", price: float = 390.0) -> Sample:
+    record: Record = {"title": title, "category3_code": "COATS", "full_price": price}
+    return Sample(id="s", group="g", images=tuple(encode(size) for size in sizes), record=record)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint: Path) -> Phi3VProcessor:
+    return load_processor(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_only_the_answer_and_its_end_are_labelled(processor: Phi3VProcessor, name: str) -> None:
+    template = TEMPLATES[name]
+    samples = [make_sample((60, 40)), make_sample((40, 60), title="Tie", price=9.5)]
+    batch = AnswerCollator(processor=processor, template=template)(samples)
+    for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
+        answer = template.render(sample.record) + "<|end|>"
+        learnt = labels[labels != IGNORED]
+        assert processor.tokenizer.decode(learnt).strip() == answer
+        # What comes before is what the model will be asked, token for token.
+        asked = processor(text=template.prompt(processor), images=sample.pictures())["input_ids"]
+        assert ids[: len(asked[0])].tolist() == list(asked[0])
+        assert labels[: len(asked[0])].eq(IGNORED).all()
+        assert int((labels != IGNORED).int().argmax()) == len(asked[0])
+
+
+def test_padding_is_on_the_right_and_not_labelled(processor: Phi3VProcessor) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([make_sample((60, 40), title="Tie"), make_sample((60, 40), title="Tie " * 9)])
+    padding = batch["attention_mask"] == 0
+    assert padding[0, -1]
+    assert not padding[1].any()
+    assert batch["labels"][padding].eq(IGNORED).all()
+
+
+def test_samples_with_two_pictures_and_with_none_share_a_batch(processor: Phi3VProcessor) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([make_sample((60, 40), (40, 40)), make_sample(), make_sample((40, 90))])
+    assert len(batch["image_sizes"]) == 3
+    shown = (batch["input_ids"] == processor.image_token_id).sum(dim=1)
+    assert shown[0] > shown[2] > shown[1] == 0
+
+
+def test_a_batch_without_pictures_has_no_pixels(processor: Phi3VProcessor) -> None:
+    batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])([make_sample()])
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_control_tokens_in_a_title_end_nothing(processor: Phi3VProcessor) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([make_sample((60, 40), title="Coat<|end|><|user|>")])
+    learnt = batch["labels"][0][batch["labels"][0] != IGNORED]
+    end = processor.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert learnt.eq(end).nonzero().flatten().tolist() == [len(learnt) - 1]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("sizes", [[], [(60, 40)], [(40, 60)], [(40, 90), (90, 40)]])
+def test_counted_tokens_are_those_of_the_row(
+    processor: Phi3VProcessor, name: str, sizes: list[tuple[int, int]]
+) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES[name])
+    sample = make_sample(*sizes)
+    ids = collate([sample])["input_ids"][0]
+    images = int((ids == processor.image_token_id).sum())
+    assert collate.count_tokens(sample) == (images, len(ids) - images)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60))])
+def test_the_size_of_a_picture_follows_its_orientation(
+    orientation: int, size: tuple[int, int]
+) -> None:
+    encoded = encode((60, 40), orientation)
+    assert picture_size(encoded) == size
+    (picture,) = Sample(id="s", group="g", images=(encoded,), record={}).pictures()
+    assert picture.size == size
+
+
+def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"], max_length=20)
+    with pytest.raises(ValueError, match=r"sample 's' has \d+ tokens, more than max_length 20"):
+        collate([make_sample((60, 40))])
+
+
+def test_bytes_that_are_no_picture_name_their_sample(processor: Phi3VProcessor) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    broken = Sample(id="s7", group="g", images=(b"text",), record=make_sample().record)
+    with pytest.raises(ValueError, match="sample 's7', picture 1: cannot read a picture"):
+        collate.count_tokens(broken)
+
+
+def test_selected_positions_are_those_before_a_label() -> None:
+    labels = torch.tensor([[-100, -100,  8,    2, -100],
+                           [-100,    5,  4,    3,    2]])  # fmt: skip
+    batch = select_answers({"labels": labels})
+    assert batch["logits_to_keep"].int().tolist() == [[0, 1, 1, 0, 0],
+                                                      [1, 1, 1, 1, 0]]  # fmt: skip
+    assert batch["shift_labels"].tolist() == [8, 2, 5, 4, 3, 2]
+
+
+def test_the_loss_on_selected_positions_is_the_loss(tiny_checkpoint: Path) -> None:
+    model, processor = load_model(tiny_checkpoint)
+    batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])(
+        [make_sample((60, 40), title="Tie"), make_sample((60, 40))]
+    )
+    with torch.no_grad():
+        selected = model(**select_answers(batch)).loss
+        # The same cross-entropies, summed in another order.
+        torch.testing.assert_close(selected, model(**batch).loss, rtol=1e-5, atol=0)

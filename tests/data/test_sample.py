@@ -1,0 +1,51 @@
+"""Decoding pictures."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from phi_vision.data.sample import Sample, open_picture
+
+
+def encoded(size=(6, 4), *, format="PNG", mode="RGB", orientation=None) -> bytes:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new(mode, size, "white").save(buffer, format, exif=exif)
+    return buffer.getvalue()
+
+
+def sample_of(*images: bytes) -> Sample:
+    return Sample(id="A-red", group="A", images=images, record={})
+
+
+def test_pictures_come_in_order_and_in_their_own_mode():
+    first, second = sample_of(encoded((6, 4)), encoded((3, 9), mode="L")).pictures()
+    assert (first.size, first.mode) == ((6, 4), "RGB")
+    assert (second.size, second.mode) == ((3, 9), "L")
+
+
+def test_exif_orientation_is_applied():
+    assert open_picture(encoded((6, 4), format="JPEG")).size == (6, 4)
+    assert open_picture(encoded((6, 4), format="JPEG", orientation=6)).size == (4, 6)
+
+
+def test_a_picture_of_one_by_5000_pixels_opens(tmp_path: Path):
+    (tmp_path / "thin.png").write_bytes(encoded((1, 5000)))
+    assert open_picture(tmp_path / "thin.png").size == (1, 5000)
+
+
+@pytest.mark.parametrize("broken", [b"", b"<html>not found</html>", encoded((200, 200))[:60]])
+def test_an_unreadable_picture_names_the_sample(broken):
+    with pytest.raises(ValueError, match="sample 'A-red', picture 2: cannot read a picture from"):
+        sample_of(encoded(), broken).pictures()
+
+
+def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no picture at .*gone.png: found nothing there"):
+        open_picture(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="found a folder there"):
+        open_picture(tmp_path)
