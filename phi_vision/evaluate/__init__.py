@@ -1,0 +1,1 @@
+"""How we know: pure functions of generated text. Runs without torch."""
