@@ -1,0 +1,1 @@
+"""How it learns: a recipe becomes a model, an adapter and a run."""

@@ -1,0 +1,266 @@
+"""Training: it learns, equivalent settings train alike, and what it leaves behind loads."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+
+from phi_vision.model.checkpoint import load_model
+from phi_vision.train.learner import choose_precision, make_learner
+from phi_vision.train.recipes import Recipe, load_recipe
+from phi_vision.train.tracking import Tracking
+from phi_vision.train.trainer import load_split, train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def steps(out: Path) -> list[dict[str, Any]]:
+    return [line for line in read_log(out) if "loss" in line]
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def without_speed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in line.items() if k not in ("samples_per_second", "seconds")}
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize(("method", "fall"), [("full", 1.0), ("lora", 0.3)])
+def test_the_loss_falls_and_the_best_weights_load(
+    make_recipe: MakeRecipe, method: str, fall: float
+) -> None:
+    recipe = make_recipe(method, epochs=4.0)
+    run = train(recipe)
+    losses = [line["loss"] for line in steps(run.folder)]
+    assert len(losses) == run.steps == 8
+    assert losses[-1] < losses[0] - fall
+    evaluations = [line["validation_loss"] for line in read_log(run.folder) if "is_best" in line]
+    assert run.best_loss == min(evaluations)
+    model, processor = load_model(run.folder)
+    assert isinstance(model, PeftModel) == (method == "lora")
+    assert processor.image_processor.num_crops == 1
+    assert load_recipe(run.folder / "recipe.yaml") == recipe
+    assert json.loads((run.folder / "versions.json").read_text())["torch"] == torch.__version__
+
+
+def test_eight_at_once_train_like_eight_times_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    at_once = make_recipe("full", max_steps=3, validation_fraction=0.0)
+    one_by_one = replace(
+        at_once, batch_size=1, gradient_accumulation=8, out=tmp_path / "one by one"
+    )
+    train(at_once)
+    train(one_by_one)
+    for left, right in zip(steps(at_once.out), steps(one_by_one.out), strict=True):
+        # float32 sums in another order, through three steps of Adam
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
+
+
+def test_checkpointed_activations_train_like_kept_ones(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    kept = make_recipe("full", max_steps=2, validation_fraction=0.0)
+    again = replace(kept, gradient_checkpointing=True, out=tmp_path / "again")
+    train(kept)
+    train(again)
+    for left, right in zip(steps(kept.out), steps(again.out), strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resumed_run_is_the_uninterrupted_run(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    # Four steps an epoch: the checkpoint of step 6 lies in the middle of the second.
+    whole = make_recipe(method, epochs=2.0, batch_size=4, save_every=2, eval_every=3)
+    if method == "lora":
+        whole = replace(whole, lora_dropout=0.3)
+    train(whole)
+    cut = replace(whole, out=tmp_path / "cut")
+    write_step = Tracking.step
+
+    def interrupt(self: Tracking, step: int, figures: dict[str, float]) -> None:
+        write_step(self, step, figures)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Tracking, "step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut)
+    # What a kill in the middle of writing leaves is passed over.
+    (cut.out / "checkpoints" / "checkpoint-7").mkdir()
+    run = train(cut, resume=True)
+    assert run.steps == 8
+    assert without_speed(read_log(cut.out)) == without_speed(read_log(whole.out))
+    ours, theirs = (load_model(out)[0].state_dict() for out in (cut.out, whole.out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_complete_run_has_nothing_to_resume(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", max_steps=2)
+    run = train(recipe)
+    before = read_log(recipe.out)
+    assert train(recipe, resume=True) == run
+    assert read_log(recipe.out) == before
+
+
+def test_a_folder_in_use_is_refused_untouched(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora")
+    recipe.out.mkdir()
+    (recipe.out / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="is not empty; choose another --out"):
+        train(recipe)
+    assert [file.name for file in recipe.out.iterdir()] == ["thesis.txt"]
+
+
+def test_another_recipe_does_not_resume_a_run(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", max_steps=1)
+    train(recipe)
+    with pytest.raises(ValueError, match=r"has learning_rate 0\.003, this recipe 0\.1"):
+        train(replace(recipe, learning_rate=0.1), resume=True)
+
+
+def test_there_must_be_a_run_to_resume(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match="no run to resume"):
+        train(make_recipe("lora"), resume=True)
+
+
+def test_without_validation_the_last_weights_are_kept(make_recipe: MakeRecipe) -> None:
+    run = train(make_recipe("lora", max_steps=1, validation_fraction=0.0))
+    assert run.best_loss is None
+    assert (run.model / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_names_its_base_as_the_recipe_does(
+    make_recipe: MakeRecipe, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_checkpoint.parent)
+    run = train(make_recipe("lora", model="tiny", max_steps=1, train_projector=True))
+    described = json.loads((run.model / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == "tiny"
+    assert described["modules_to_save"] == ["img_projection.0", "img_projection.2"]
+    load_model(run.folder)
+
+
+def test_bf16_holds_frozen_weights_in_bf16_and_trained_ones_in_float32(
+    make_recipe: MakeRecipe,
+) -> None:
+    learner = make_learner(make_recipe("lora", precision="bf16", train_projector=True))
+    for name, weight in learner.model.named_parameters():
+        expected = torch.float32 if weight.requires_grad else torch.bfloat16
+        assert weight.dtype == expected, name
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_bf16_trains_and_answers(make_recipe: MakeRecipe, method: str) -> None:
+    recipe = make_recipe(
+        method, precision="bf16", max_steps=2, eval_samples=2, train_projector=True
+    )
+    train(recipe)
+    losses = [line["loss"] for line in steps(recipe.out)]
+    assert losses[1] < losses[0] + 0.1
+    assert load_model(recipe.out)[0].dtype == torch.float32, "saved as the checkpoint was"
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, {"tower", "separators", "projection", "decoder"}),
+        ({"train_vision": False}, {"separators", "projection", "decoder"}),
+        ({"train_vision": False, "train_projector": False}, {"decoder"}),
+    ],
+)
+def test_full_trains_the_parts_it_names(
+    make_recipe: MakeRecipe, changes: dict[str, bool], trained: set[str]
+) -> None:
+    model = make_learner(make_recipe("full", **changes)).model
+    part_of = {
+        "vision_embed_tokens.img_processor": "tower",
+        "GN": "separators",
+        "img_projection": "projection",
+    }
+    found = set()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            # The last of the tiny tower's three layers, and the norm after it, are never run.
+            assert "encoder.layers.2." not in name
+            assert "post_layernorm" not in name
+            found.add(next((part for key, part in part_of.items() if key in name), "decoder"))
+    assert found == trained
+
+
+def test_random_weights_are_fresh_but_of_the_seed(
+    make_recipe: MakeRecipe, tiny_checkpoint: Path
+) -> None:
+    recipe = make_recipe("full", random_weights=True)
+    torch.manual_seed(1)
+    first = make_learner(recipe).model.state_dict()
+    torch.manual_seed(1)
+    second = make_learner(recipe).model.state_dict()
+    stored = load_model(tiny_checkpoint)[0].state_dict()
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(first[name], second[name])
+    assert not torch.equal(first[name], stored[name])
+
+
+def test_adapters_on_adapters_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    first = train(make_recipe("lora", max_steps=1))
+    second = make_recipe("lora", model=str(first.folder), out=tmp_path / "second")
+    with pytest.raises(ValueError, match="is an adapter"):
+        train(second)
+    learner = make_learner(replace(make_recipe("full"), model=str(first.folder)))
+    assert not isinstance(learner.model, PeftModel)
+
+
+def test_the_split_holds_out_whole_groups(make_recipe: MakeRecipe) -> None:
+    training, validation = load_split(make_recipe("lora"))
+    assert (len(training), len(validation)) == (16, 4)
+    assert not {s.group for s in training} & {s.group for s in validation}
+    other, _ = load_split(make_recipe("lora", seed=1))
+    assert {s.group for s in other} != {s.group for s in training}
+
+
+def test_the_data_s_own_validation_is_used_unless_a_fraction_is_given(
+    make_recipe: MakeRecipe, tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    for split, part in {"train": rows[:8], "validation": rows[8:10], "test": rows[10:]}.items():
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"{split}-00000-of-00001.parquet")
+    own = make_recipe("lora", data=str(tmp_path), validation_fraction=None)
+    assert [len(part) for part in load_split(own)] == [8, 2]
+    assert [len(part) for part in load_split(replace(own, validation_fraction=0.25))] == [6, 2]
+
+
+def test_data_must_be_given(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match="no data given"):
+        train(make_recipe("lora", data=""))
+
+
+def test_a_column_that_the_template_needs_must_be_there(
+    make_recipe: MakeRecipe, tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    for row in rows:
+        del row["full_price"]
+    file = tmp_path / "no_prices.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    recipe = make_recipe("lora", data=str(file))
+    with pytest.raises(ValueError, match="needs the field 'full_price'"):
+        train(recipe)
+    assert not recipe.out.exists()
+
+
+def test_the_wished_precision_is_taken_and_auto_is_one_of_both() -> None:
+    assert choose_precision("fp32") == torch.float32
+    assert choose_precision("bf16") == torch.bfloat16
+    assert choose_precision("auto") in (torch.float32, torch.bfloat16)
