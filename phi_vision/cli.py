@@ -1,0 +1,360 @@
+"""The front door: `phi-vision {sample,train,evaluate,predict}`, one short function per command.
+
+The rooms are opened inside the commands, so that `--help` answers at once. Only this file prints.
+A user's mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi_vision import __version__
+from phi_vision.options import Parser, add_fields, at_least, one_of, suggestion
+
+if TYPE_CHECKING:
+    from phi_vision.deploy.predict import Prediction, Predictor
+    from phi_vision.train.recipes import Recipe
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+"""What shells report for Ctrl-C: 128 + SIGINT."""
+
+PICTURE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""What `predict` takes out of a folder."""
+
+PLAIN_WORDING = "product"
+"""Template for a model that is no run of ours."""
+
+TABLE_WIDTH = 150
+"""Columns of a table that does not go to a terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code.
+
+    Args:
+        arguments: Words of the command line, without the program's name; those of this process
+            by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        run(words)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        if words[:1] == ["--traceback"]:
+            raise
+        print("phi-vision: error:", *str(error).split(), file=sys.stderr)
+        return EXIT_MISTAKE
+    return 0
+
+
+def run(words: Sequence[str]) -> None:
+    """Read the command line and run the command it names."""
+    flags = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+    name = front_parser().read(words[: len(flags) + 1]).command
+    options = command_parser(name).read(words[len(flags) + 1 :])
+    prepare_messages()
+    COMMANDS[name].run(options)
+
+
+def prepare_messages() -> None:
+    """Show what the rooms log, and of the libraries only what a user can act on."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("phi_vision").setLevel(logging.INFO)
+    warnings.simplefilter("ignore", FutureWarning)  # Told to programmers, about other libraries.
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def front_parser() -> Parser:
+    """Build the parser of everything up to the command's name."""
+    listing = "\n".join(f"  {name:<10}{command.run.__doc__}" for name, command in COMMANDS.items())
+    parser = Parser(
+        prog="phi-vision",
+        usage="phi-vision [--traceback] COMMAND ...",
+        description="Teach Phi-3-Vision to read a product photo and write its record.",
+        epilog=f"commands:\n{listing}\n\nphi-vision COMMAND --help lists a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"phi-vision {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser.add_argument("command", metavar="COMMAND", type=one_of(COMMANDS), help=argparse.SUPPRESS)
+    return parser
+
+
+def command_parser(name: str) -> Parser:
+    """Build the parser of one command's own words."""
+    parser = Parser(prog=f"phi-vision {name}", description=COMMANDS[name].run.__doc__)
+    COMMANDS[name].add_options(parser)
+    return parser
+
+
+def add_sample_options(parser: Parser) -> None:
+    """Declare what `phi-vision sample` takes."""
+    rows = "how many products to draw (default: %(default)s)"
+    parser.add_argument("--rows", type=at_least(1), default=3040, metavar="N", help=rows)
+    seed = "same seed, same bytes (default: %(default)s)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Draw a sample catalogue: product pictures with their records."""
+    from phi_vision.studio.catalog import write_catalog
+
+    with progress_bar("drawing") as advance:
+        write_catalog(options.out, rows=options.rows, seed=options.seed, progress=advance)
+    print(f"{options.rows} products are in {options.out}")
+
+
+def add_train_options(parser: Parser) -> None:
+    """Declare what `phi-vision train` takes: every field of a recipe is an option."""
+    from phi_vision.train.recipes import RECIPES, Recipe
+
+    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [a field of the recipe ...]"
+    names = ", ".join(RECIPES)
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{names}, or the recipe.yaml of a run")
+    dry_run = "check everything, print the recipe and the number of steps, write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=dry_run)
+    resume = "go on from the last checkpoint of the run in --out"
+    parser.add_argument("--resume", action="store_true", help=resume)
+    add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()})
+
+
+def train(options: argparse.Namespace) -> None:
+    """Fine-tune a model on pictures with records."""
+    from phi_vision.train.recipes import Recipe, to_yaml
+
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if name in Recipe.__dataclass_fields__
+    }
+    recipe = replace(starting_recipe(options.recipe), **given)
+    from phi_vision.train import trainer
+
+    if options.dry_run:
+        plan = trainer.prepare(recipe)
+        print(to_yaml(recipe), end="")
+        print(f"# {len(plan.training)} training and {len(plan.validation)} validation samples")
+        print(f"# {plan.steps} steps")
+        return
+    run = trainer.train(recipe, resume=options.resume)
+    print(f"The run is in {run.folder}, the model in {run.model}")
+
+
+def starting_recipe(name: str) -> "Recipe":
+    """Take a recipe by its name, or from a YAML file.
+
+    Raises:
+        ValueError: It is neither a known name nor a readable file.
+    """
+    from phi_vision.train.recipes import RECIPES, load_recipe
+
+    if name in RECIPES:
+        return RECIPES[name]()
+    if Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
+        return load_recipe(Path(name))
+    raise ValueError(
+        f"no recipe {name!r}{suggestion(name, RECIPES)}; "
+        f"choose from {', '.join(RECIPES)}, or give the recipe.yaml of a run"
+    )
+
+
+def add_evaluate_options(parser: Parser) -> None:
+    """Declare what `phi-vision evaluate` takes."""
+    add_model_options(parser)
+    data = "folder of samples, with a train split for the baselines"
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+    split = "part of the data to judge on (default: %(default)s)"
+    parser.add_argument("--split", default="test", metavar="NAME", help=split)
+    report = "folder to write the report to"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=report)
+    limit = "judge on the first samples only"
+    parser.add_argument("--limit", type=at_least(1), metavar="N", help=limit)
+    canary = "judge also with pictures swapped between samples: a model that looks then does badly"
+    parser.add_argument(
+        "--shuffled", action=argparse.BooleanOptionalAction, default=True, help=canary
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Judge a model on a held-out part of the data, beside baselines."""
+    from rich.console import Console
+
+    from phi_vision.data.sources import load_samples
+    from phi_vision.evaluate.report import as_table, write_report
+    from phi_vision.evaluate.score import score
+
+    samples = load_samples(options.data, split=options.split)[: options.limit]
+    training = load_samples(options.data, split="train")
+    predictor = load_predictor(options)
+    with progress_bar("answering") as advance:
+        scores = score(
+            predictor.answer,
+            samples,
+            predictor.template,
+            baselines_from=training,
+            shuffled=options.shuffled,
+            floor=noise_floor(options.data, options.split),
+            progress=advance,
+        )
+    page = write_report(scores, samples, options.out)
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(as_table(scores))
+    print(scores.canary)
+    print(f"The report is {page}")
+
+
+def add_predict_options(parser: Parser) -> None:
+    """Declare what `phi-vision predict` takes."""
+    add_model_options(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture, folder or 'glob*.jpg'")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Read the record off each picture."""
+    from phi_vision.data.sample import open_picture
+
+    pictures = [picture for name in options.images for picture in find_pictures(name)]
+    for picture in pictures:  # All of them, before the model is loaded and anything is printed.
+        open_picture(picture)
+    predictor = load_predictor(options)
+    write = as_json if options.json else as_line
+    for start in range(0, len(pictures), options.batch_size):
+        for prediction in predictor.predict(pictures[start : start + options.batch_size]):
+            print(write(prediction), flush=True)
+
+
+def add_model_options(parser: Parser) -> None:
+    """Declare which model answers, and how it is asked."""
+    from phi_vision.data.template import TEMPLATES
+
+    model = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    template = (
+        f"wording: {', '.join(TEMPLATES)} (default: the one of the run, else {PLAIN_WORDING})"
+    )
+    parser.add_argument("--template", type=one_of(TEMPLATES), metavar="NAME", help=template)
+    batch = "pictures read together (default: %(default)s)"
+    parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
+
+
+def load_predictor(options: argparse.Namespace) -> "Predictor":
+    """Load the model that was asked for; a run is asked in the wording it was trained with."""
+    from phi_vision.deploy.predict import Predictor
+    from phi_vision.train.recipes import load_recipe
+
+    recipe = Path(options.model) / "recipe.yaml"
+    trained = load_recipe(recipe).template if recipe.is_file() else PLAIN_WORDING
+    template = options.template or trained
+    return Predictor(options.model, template=template, batch_size=options.batch_size)
+
+
+def find_pictures(name: str) -> list[Path]:
+    """Find the pictures that a word of the command line means.
+
+    Input:  coat.jpg     shoes/                           'shoes/*.png'
+    Output: that file    the pictures in it, by name      the files that match, by name
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(name)
+    pattern = str(
+        path.relative_to(path.anchor)
+    )  # Path.glob takes no pattern that begins at the root.
+    if path.is_dir():
+        found = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURE_ENDINGS)
+    else:
+        found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
+    if not found:
+        what = f"a folder without any ({', '.join(sorted(PICTURE_ENDINGS))})"
+        raise ValueError(
+            f"no picture at {name}: found {what if path.is_dir() else 'nothing'}; "
+            "give a picture, a folder of pictures or a pattern like 'shoes/*.jpg'"
+        )
+    return found
+
+
+def as_json(prediction: "Prediction") -> str:
+    """Write a prediction as one line of JSON."""
+    fields = {"image": prediction.source, "record": prediction.record, "text": prediction.text}
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def as_line(prediction: "Prediction") -> str:
+    """Write a prediction as one line to read.
+
+    Output: coat.jpg: title=Wool Coat, category3_code=COATS, full_price=390.0
+    """
+    if prediction.record is None:
+        return f"{prediction.source}: no record in the answer {prediction.text!r}"
+    fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())
+    return f"{prediction.source}: {fields}"
+
+
+def noise_floor(data: Path, split: str) -> Mapping[str, float]:
+    """Read the best reachable figures that `phi-vision sample` wrote beside its catalogue.
+
+    Output: {"category_accuracy": 1.0, "price_median_ape": 0.05, "price_mae": 21.4}
+    """
+    file = data / "facts.json"
+    if not file.is_file():
+        return {}
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    of_split = facts["splits"][split]
+    return {
+        "category_accuracy": facts["category_ceiling"],
+        "price_median_ape": of_split["floor_median_ape"],
+        "price_mae": of_split["floor_mae"],
+    }
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr and yield what moves it: called with how many are done, of how many."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One word after `phi-vision`."""
+
+    add_options: Callable[[Parser], None]
+    """Declares its options."""
+
+    run: Callable[[argparse.Namespace], None]
+    """Does its work; the docstring describes it in the help."""
+
+
+COMMANDS = {
+    "sample": Command(add_options=add_sample_options, run=sample),
+    "train": Command(add_options=add_train_options, run=train),
+    "evaluate": Command(add_options=add_evaluate_options, run=evaluate),
+    "predict": Command(add_options=add_predict_options, run=predict),
+}
+"""Name -> command."""

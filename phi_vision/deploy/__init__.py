@@ -1,0 +1,1 @@
+"""How it works for a living: from a checkpoint to answers."""

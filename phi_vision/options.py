@@ -1,0 +1,156 @@
+"""Words of the command line to values: options, and complaints in one line that say what to do.
+
+Serves `cli.py` alone; knows argparse and dataclasses, and no room.
+"""
+
+import argparse
+import difflib
+import itertools
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+"""What an option can hold, in words."""
+
+METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
+"""What stands for it in the help."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and complains in one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the words, looking for unknown options before missing ones.
+
+        Raises:
+            ValueError: They do not fit; the message suggests the nearest option.
+        """
+        known = self._option_string_actions
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            option = word.split("=")[0]
+            if option.startswith("--") and option not in known:
+                self.error(f"unknown option {option}{suggestion(option, known)}")
+        return self.parse_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Name the nearest of the known words, if any is near.
+
+    Input:  "--epoch", ["--epochs", "--seed"]
+    Output:  (did you mean --epochs?)
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """Make a reader that takes one of the names and suggests one where it is misspelt."""
+    known = list(names)
+
+    def read(text: str) -> str:
+        if text not in known:
+            choices = f"choose from {', '.join(known)}"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is unknown{suggestion(text, known)}; {choices}"
+            )
+        return text
+
+    return read
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers that refuses those below the minimum."""
+
+    def read(text: str) -> int:
+        number: int = value_of(int)(text)
+        if number < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{number} is too small, it must be at least {minimum}"
+            )
+        return number
+
+    return read
+
+
+def value_of(kind: type, *, or_none: bool = False) -> Callable[[str], Any]:
+    """Make a reader of numbers, text or paths; with `or_none` the word none is None."""
+
+    def read(text: str) -> Any:
+        if or_none and text == "none":
+            return None
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS[kind]}") from None
+
+    return read
+
+
+def add_fields(parser: Parser, kind: type, starts: Mapping[str, object]) -> None:
+    """Declare an option for every field of a dataclass, described by the docstring under the field.
+
+    Only the options that were given appear among what `Parser.read` returns.
+
+    Args:
+        parser: Gets the options.
+        kind: The dataclass.
+        starts: Name -> instance to start from; the help shows their values.
+    """
+    import docstring_parser
+
+    types_of = get_type_hints(kind)
+    for field in docstring_parser.parse_from_object(kind).params:
+        name, words = field.arg_name, " ".join((field.description or "").split()).rstrip(".")
+        words = words[:1].lower() + words[1:]
+        values = {start: getattr(instance, name) for start, instance in starts.items()}
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=f"{words} {describe_starts(values)}".rstrip().replace("%", "%%"),
+            **reader_of(types_of[name]),
+        )
+
+
+def describe_starts(values: Mapping[str, object]) -> str:
+    """Say from which value each start sets out.
+
+    Input:  {"full": 8, "lora": 8}      {"full": 2e-5, "lora": 2e-4}    {"full": None, "lora": 16}
+    Output: (default: 8)                (full: 2e-05, lora: 0.0002)     (lora: 16)
+    """
+    shown = {
+        start: " ".join(value) if isinstance(value, tuple) else str(value)
+        for start, value in values.items()
+        if value is not None and value != ""
+    }
+    if len(shown) == len(values) and len(set(shown.values())) == 1:
+        return f"(default: {next(iter(shown.values()))})"
+    return f"({', '.join(f'{start}: {value}' for start, value in shown.items())})" if shown else ""
+
+
+def reader_of(kind: Any) -> dict[str, Any]:
+    """Tell argparse how a value of a type is written.
+
+    Input:  bool                   int | None                    tuple[str, ...]
+    Output: --name and --no-name   a number, or the word none    one or more words
+    """
+    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    (plain,) = (choice for choice in choices if choice is not types.NoneType)
+    if plain is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(plain) is Literal:
+        return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
+    if get_origin(plain) is tuple:
+        return {"nargs": "+", "metavar": "NAME"}
+    return {
+        "type": value_of(plain, or_none=types.NoneType in choices),
+        "metavar": METAVARS[plain],
+    }

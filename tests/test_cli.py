@@ -1,0 +1,310 @@
+"""The command line: what it prints, and one line for every mistake."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from transformers.utils import logging
+
+from phi_vision import cli
+from phi_vision.cli import COMMANDS, main
+from phi_vision.deploy import predict
+from phi_vision.train import trainer  # noqa: F401  (its libraries greet on stdout when imported)
+
+Mistake = Callable[..., str]
+
+
+@pytest.fixture
+def mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Mistake:
+    """Run a command that must fail: exit code 2, one line, nothing printed, nothing written."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main(words) == 2
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert printed.out == ""
+        assert line.startswith("phi-vision: error: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return line.removeprefix("phi-vision: error: ")
+
+    return run
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder of samples: four coats to learn from, two to judge on."""
+    write_split(tmp_path / "shop", "train", 4)
+    write_split(tmp_path / "shop", "test", 2)
+    return tmp_path / "shop"
+
+
+def write_split(folder: Path, split: str, rows: int) -> None:
+    columns = {
+        "image": pa.array(
+            [{"bytes": encoded(shade=40 * row), "path": f"{row}.png"} for row in range(rows)],
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        ),
+        "title": pa.array([f"Coat {split} {row}" for row in range(rows)], pa.string()),
+        "category3_code": pa.array(["COATS"] * rows, pa.string()),
+        "full_price": pa.array([100.0 + row for row in range(rows)], pa.float64()),
+    }
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / f"{split}-00000-of-00001.parquet")
+
+
+def encoded(*, shade: int = 128, size: tuple[int, int] = (40, 60)) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", size, (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a model of random weights say little: it never stops by itself."""
+    monkeypatch.setattr(predict, "answer", partial(predict.answer, max_new_tokens=4))
+
+
+# Mistakes in the words themselves.
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: COMMAND; see phi-vision --help"),
+        (["trian"], "'trian' is unknown (did you mean train?)"),
+        (["--verbose"], "unknown option --verbose"),
+        (["train"], "the following arguments are required: RECIPE"),
+        (["train", "lora", "--epoch", "3"], "unknown option --epoch (did you mean --epochs?)"),
+        (["train", "lora", "--lerning-rate=1"], "(did you mean --learning-rate?)"),
+        (["train", "lora", "--epochs", "many"], "argument --epochs: 'many' is not a number"),
+        (["train", "lora", "--batch-size", "1.5"], "'1.5' is not a whole number"),
+        (["train", "lora", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
+        (["train", "lora", "--precision", "fp23"], "'fp23' is unknown (did you mean fp32?)"),
+        (["train", "lroa"], "no recipe 'lroa' (did you mean lora?)"),
+        (["train", "old.yaml"], "no recipe at old.yaml"),
+        (["train", "full", "--lora-rank", "8"], "method full trains no adapters"),
+        (["sample"], "the following arguments are required: --out"),
+        (["sample", "--rows", "-3", "--out", "x"], "-3 is too small, it must be at least 1"),
+        (
+            ["predict", "m", "p", "--template", "prodct"],
+            "'prodct' is unknown (did you mean product?",
+        ),
+        (["evaluate", "m", "--data", "d"], "the following arguments are required: --out"),
+    ],
+)
+def test_a_wrong_word_is_named(mistake: Mistake, words: list[str], said: str) -> None:
+    assert said in mistake(*words)
+
+
+# Mistakes in what the words name.
+
+
+def test_a_missing_picture_is_named(mistake: Mistake) -> None:
+    assert "no picture at coat.jpg: found nothing" in mistake("predict", "model", "coat.jpg")
+
+
+def test_a_folder_without_pictures_is_named(mistake: Mistake, tmp_path: Path) -> None:
+    (tmp_path / "shoes").mkdir()
+    assert "no picture at shoes: found a folder" in mistake("predict", "model", "shoes")
+
+
+def test_an_unreadable_picture_is_named_before_the_model_is_loaded(
+    mistake: Mistake, tmp_path: Path
+) -> None:
+    (tmp_path / "good.png").write_bytes(encoded())
+    (tmp_path / "cut.png").write_bytes(encoded()[:60])
+    assert "cut.png" in mistake("predict", "no-such-model", "good.png", "cut.png")
+
+
+def test_a_missing_model_is_named(mistake: Mistake, tmp_path: Path) -> None:
+    (tmp_path / "coat.png").write_bytes(encoded())
+    assert "'no-such-model'" in mistake("predict", "no-such-model", "coat.png")
+
+
+def test_a_folder_that_is_no_checkpoint_is_told_by_what_it_holds(
+    mistake: Mistake, tmp_path: Path
+) -> None:
+    (tmp_path / "coat.png").write_bytes(encoded())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("a")
+    said = mistake("predict", "photos", "coat.png")
+    assert "config.json" in said
+    assert "a.txt" in said
+
+
+def test_a_checkpoint_of_another_model_is_told_by_its_type(mistake: Mistake, shop: Path) -> None:
+    (shop.parent / "llama").mkdir()
+    (shop.parent / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    assert "'llama'" in mistake("train", "lora", "--model", "llama", "--data", "shop")
+    assert "'llama'" in mistake("evaluate", "llama", "--data", "shop", "--out", "report")
+
+
+def test_missing_data_is_named(mistake: Mistake) -> None:
+    assert "no data at shop" in mistake("train", "lora", "--data", "shop")
+    assert "no data given" in mistake("train", "lora")
+
+
+def test_an_unknown_column_is_named_beside_those_that_exist(mistake: Mistake, shop: Path) -> None:
+    said = mistake("train", "lora", "--data", "shop", "--group-column", "style")
+    assert "no column 'style'" in said
+    assert "title, category3_code, full_price" in said
+
+
+def test_an_unknown_split_is_named_beside_those_that_exist(mistake: Mistake, shop: Path) -> None:
+    said = mistake("evaluate", "m", "--data", "shop", "--split", "exam", "--out", "report")
+    assert "no split 'exam' in shop; it has train, test" in said
+
+
+def test_data_without_a_field_of_the_template_is_refused(
+    mistake: Mistake, tiny_checkpoint: Path, shop: Path
+) -> None:
+    logging.disable_progress_bar()  # Of loading weights: transformers was imported before `main`.
+    for file in shop.glob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["full_price"]), file)
+    words = ["--model", str(tiny_checkpoint), "--data", "shop", "--tracker", "none"]
+    assert "'full_price'" in mistake("train", "lora", *words, "--out", "run")
+
+
+def test_empty_data_is_refused(mistake: Mistake, tmp_path: Path) -> None:
+    write_split(tmp_path / "empty", "train", 0)
+    write_split(tmp_path / "empty", "test", 0)
+    assert "no samples" in mistake("train", "lora", "--data", "empty", "--out", "run")
+    assert "no samples" in mistake("evaluate", "m", "--data", "empty", "--out", "report")
+
+
+def test_a_used_folder_is_not_trained_over(mistake: Mistake, shop: Path) -> None:
+    assert "shop is not empty" in mistake("train", "lora", "--data", "shop", "--out", "shop")
+
+
+def test_a_used_folder_is_not_drawn_over(mistake: Mistake, shop: Path) -> None:
+    assert "shop" in mistake("sample", "--rows", "200", "--out", "shop")
+
+
+def test_a_picture_that_is_a_line_fails_with_one_line_in_a_real_process(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "line.png").write_bytes(encoded(size=(1, 5000)))
+    code = "from phi_vision.cli import main; raise SystemExit(main())"
+    words = ["predict", str(tiny_checkpoint), "line.png"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("phi-vision: error: line.png: ")
+    assert "5000" in line
+
+
+def test_ctrl_c_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=interrupted))
+    assert main(["sample", "--out", "x"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_traceback_is_shown_on_request() -> None:
+    with pytest.raises(ValueError, match="no picture at coat"):
+        main(["--traceback", "predict", "model", "coat.jpg"])
+
+
+# Commands that work.
+
+
+def test_a_dry_run_writes_nothing_and_prints_a_recipe_that_runs_again(
+    shop: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(shop.parent)
+    words = ["--data", "shop", "--model", str(tiny_checkpoint), "--learning-rate", "1e-3"]
+    assert main(["train", "lora", "--dry-run", *words, "--lora-targets", "o_proj"]) == 0
+    printed = capsys.readouterr().out
+    assert "learning_rate: 0.001\n" in printed
+    assert [path.name for path in shop.parent.iterdir()] == ["shop"]
+    Path("recipe.yaml").write_text(printed)
+    assert main(["train", "recipe.yaml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["train", "recipe.yaml", "--dry-run", "--lora-rank", "2"]) == 0
+    assert capsys.readouterr().out == printed.replace("lora_rank: 16", "lora_rank: 2")
+
+
+@pytest.mark.usefixtures("brief")
+def test_predict_prints_one_line_of_json_for_each_picture(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b.png", "a.png", "c.txt"):
+        (tmp_path / name).write_bytes(encoded())
+    assert main(["predict", str(tiny_checkpoint), str(tmp_path), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert {tuple(line) for line in lines} == {("image", "record", "text")}
+
+
+def test_a_run_is_asked_in_the_wording_it_was_trained_with(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    def wording(*words: str) -> str:
+        options = cli.command_parser("predict").read([str(tmp_path), "coat.jpg", *words])
+        return cli.load_predictor(options).template.name
+
+    (tmp_path / "model").symlink_to(tiny_checkpoint)
+    (tmp_path / "recipe.yaml").write_text("method: lora\ntemplate: walkthrough\n")
+    assert wording() == "walkthrough"
+    assert wording("--template", "product") == "product"
+
+
+@pytest.mark.usefixtures("brief")
+def test_evaluate_prints_a_table_and_writes_a_report(
+    shop: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shop.parent / "report"
+    words = [str(tiny_checkpoint), "--data", str(shop), "--out", str(out), "--no-shuffled"]
+    assert main(["evaluate", *words, "--limit", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "category_accuracy" in printed
+    assert f"The report is {out / 'report.html'}" in printed
+    assert {path.name for path in out.iterdir()} >= {"report.html", "scores.json"}
+
+
+def test_pictures_are_found_as_files_folders_and_patterns(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.txt", "[1].png"):
+        (tmp_path / name).touch()
+
+    def found(name: str) -> list[str]:
+        return [path.name for path in cli.find_pictures(str(tmp_path / name))]
+
+    assert found("") == ["[1].png", "a.png", "b.JPG"]
+    assert found("c.txt") == ["c.txt"]
+    assert found("?.png") == ["a.png"]
+    assert found("[1].png") == ["[1].png"]
+
+
+def test_the_noise_floor_of_a_sample_catalogue_is_read(tmp_path: Path) -> None:
+    from phi_vision.studio.catalog import write_catalog
+
+    facts = write_catalog(tmp_path / "catalog", rows=60, seed=0)
+    assert cli.noise_floor(tmp_path / "catalog", "test") == {
+        "category_accuracy": facts.category_ceiling,
+        "price_median_ape": facts.splits["test"].floor_median_ape,
+        "price_mae": facts.splits["test"].floor_mae,
+    }
+    assert cli.noise_floor(tmp_path, "test") == {}

@@ -1,0 +1,70 @@
+"""What README.md and demo.sh tell a reader to type is understood, and the files they name exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from phi_vision.cli import command_parser, front_parser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# A path of the repository: something with a slash or an ending, in backticks or as a link's target.
+NAMED = re.compile(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|toml|sh|txt|yaml))`|\]\(([^)#:\s]+)\)")
+MADE_BY_THE_READER = ("runs/", "~", "/")
+
+
+def commands(script: str) -> list[list[str]]:
+    """Take the `phi-vision` commands out of a shell script, as words.
+
+    Input:  "$ phi-vision train lora \\\\\n    --data x | tee log   # comment"
+    Output: [["train", "lora", "--data", "x"]]
+    """
+    lines = script.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        if words[:1] == ["phi-vision"]:
+            ends = [words.index(word) for word in ("|", ">", "&&", ";") if word in words]
+            found.append(words[1 : min(ends, default=None)])
+    return found
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    shown = [
+        (document.name, words)
+        for document in DOCUMENTS
+        for script in FENCED.findall(document.read_text(encoding="utf-8"))
+        for words in commands(script)
+    ]
+    demo = [
+        line
+        for line in (ROOT / "demo.sh").read_text(encoding="utf-8").splitlines()
+        if line.startswith("phi-vision ")
+    ]
+    return shown + [("demo.sh", words) for words in commands("\n".join(demo))]
+
+
+@pytest.mark.parametrize(("document", "words"), documented())
+def test_a_documented_command_is_understood(document: str, words: list[str]) -> None:
+    if words[:1] in (["--help"], ["--version"]) or "--help" in words:
+        return
+    front_parser().read(words[:1])
+    command_parser(words[0]).read(words[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_the_files_a_document_names_exist(document: Path) -> None:
+    for match in NAMED.finditer(document.read_text(encoding="utf-8")):
+        name = match[1] or match[2]
+        if name.startswith(MADE_BY_THE_READER):
+            continue
+        places = [ROOT / name, document.parent / name, ROOT / "phi_vision" / name]
+        assert any(place.exists() for place in places), f"{document.name} names {name}"
+
+
+def test_a_command_is_found_in_its_script() -> None:
+    script = "$ phi-vision train lora \\\n    --data x | tee log   # comment\nls\n"
+    assert commands(script) == [["train", "lora", "--data", "x"]]

@@ -1,0 +1,82 @@
+"""Dataclass fields as options: how they are read, and what the help says of their values."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from phi_vision.options import Parser, add_fields, describe_starts, suggestion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven:
+    """What add_fields is given here."""
+
+    heat: float = 180.0
+    """Degrees. At most 50 % more than needed."""
+
+    minutes: int | None = None
+    """How long; by default until it smells good."""
+
+    shelf: Literal["upper", "lower"] = "upper"
+    """Where it stands."""
+
+    trays: tuple[str, ...] = ("round",)
+    """Which trays."""
+
+    book: Path = Path("cakes")
+    """Where recipes are."""
+
+    fan: bool = False
+    """Blow."""
+
+
+@pytest.fixture
+def parser() -> Parser:
+    parser = Parser(prog="oven")
+    add_fields(parser, Oven, {"cake": Oven(), "bread": Oven(heat=230.0, minutes=45)})
+    return parser
+
+
+def test_only_given_options_appear_and_have_their_types(parser: Parser) -> None:
+    words = ["--heat", "200", "--minutes", "none", "--trays", "a", "b", "--no-fan", "--book", "b"]
+    assert parser.read(words) == argparse.Namespace(
+        heat=200.0, minutes=None, trays=["a", "b"], fan=False, book=Path("b")
+    )
+    assert parser.read([]) == argparse.Namespace()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--minutes", "1.5"], "argument --minutes: '1.5' is not a whole number; see oven --help"),
+        (["--heat", "none"], "argument --heat: 'none' is not a number; see oven --help"),
+        (["--shelf", "uper"], "'uper' is unknown (did you mean upper?); choose from upper, lower"),
+        (["--haet", "3"], "unknown option --haet (did you mean --heat?); see oven --help"),
+        (["--hea", "3"], "unknown option --hea (did you mean --heat?); see oven --help"),
+    ],
+)
+def test_a_complaint_says_what_was_found(parser: Parser, words: list[str], said: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (compared in full below)
+        parser.read(words)
+    assert said in str(caught.value)
+
+
+def test_the_help_is_the_docstring_with_the_values(parser: Parser) -> None:
+    words = " ".join(parser.format_help().split())
+    assert "degrees. At most 50 % more than needed (cake: 180.0, bread: 230.0)" in words
+    assert "how long; by default until it smells good (bread: 45)" in words
+    assert "which trays (default: round)" in words
+
+
+def test_values_are_described_once_where_they_agree() -> None:
+    assert describe_starts({"cake": 8, "bread": 8}) == "(default: 8)"
+    assert describe_starts({"cake": 8, "bread": None}) == "(cake: 8)"
+    assert describe_starts({"cake": None, "bread": ""}) == ""
+
+
+def test_a_word_far_from_all_gets_no_suggestion() -> None:
+    assert suggestion("--epoch", ["--epochs", "--seed"]) == " (did you mean --epochs?)"
+    assert suggestion("--zzz", ["--epochs", "--seed"]) == ""
