@@ -1,0 +1,216 @@
+"""The full-size model with random weights: does it fit, load, answer and train?
+
+    python -m benchmarks.full_size write FOLDER        4.15 B parameters, two bf16 shards, 8.3 GB
+    python -m benchmarks.full_size ask FOLDER PICTURE  loads it, reports peak memory, answers once
+    python -m benchmarks.full_size train FOLDER        LoRA steps and batched answers, on a GPU
+
+Every line printed last is one JSON object of figures. With random weights the answer is noise; its
+time and memory are not. The vocabulary is the official one where `--tokenizer` gives its folder,
+and `phi-vision-small`'s elsewhere; the weights have the official shapes either way.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from phi_vision.model.answering import answer
+from phi_vision.model.checkpoint import SMALL, load_model, resolve
+from phi_vision.model.configuration_phi3_v import Phi3VConfig
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+
+QUESTION = "<|user|>\n<|image_1|>\nWhat is shown in this image?<|end|>\n<|assistant|>\n"
+SHARD_BYTES = 4_950_000_000
+NUM_CROPS = 4
+
+
+def write(folder: Path, tokenizer_folder: str) -> None:
+    """Write the checkpoint, one tensor after the other, never holding more than one shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = full_size_config(tokenizer)
+    with torch.device("meta"):
+        model = Phi3VForCausalLM(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shards = list(_shards(shapes))
+    torch.manual_seed(0)
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: _random_tensor(name, shapes[name]) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    size = 2 * sum(_count(shape) for shape in shapes.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    config.dtype = torch.bfloat16
+    config.architectures = ["Phi3VForCausalLM"]
+    config.save_pretrained(folder)
+    Phi3VProcessor(Phi3VImageProcessor(num_crops=NUM_CROPS), tokenizer).save_pretrained(folder)
+    _print_figures(parameters=size // 2, bytes=size, shards=len(shards), tensors=len(shapes))
+
+
+def ask(folder: Path, picture: Path, new_tokens: int) -> None:
+    """Load the checkpoint and answer one question about a picture."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    size = index["metadata"]["total_size"]
+    before = _peak_bytes()
+    started = time.perf_counter()
+    model, processor = load_model(folder)
+    loaded, load_seconds = _peak_bytes(), time.perf_counter() - started
+    started = time.perf_counter()
+    text = answer(model, processor, [QUESTION], [[Image.open(picture)]], max_new_tokens=new_tokens)
+    answer_seconds = time.perf_counter() - started
+    # Loading only maps the files; the weights come into memory where they are first used.
+    answered = _peak_bytes()
+    _print_figures(
+        checkpoint_bytes=size,
+        peak_bytes_before=before,
+        peak_bytes_loaded=loaded,
+        peak_bytes_answered=answered,
+        peak_over_size_loaded=round(loaded / size, 3),
+        peak_over_size_answered=round(answered / size, 3),
+        load_seconds=round(load_seconds, 1),
+        answer_seconds=round(answer_seconds, 1),
+        new_tokens=new_tokens,
+        answer=text[0],
+    )
+
+
+def train(folder: Path, steps: int, batch_size: int) -> None:
+    """Take LoRA steps and answer a batch on a GPU."""
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = load_model(folder, dtype=torch.bfloat16, device="cuda")
+    lora = LoraConfig(r=32, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
+    model = get_peft_model(model, lora)
+    pictures = [Image.effect_noise((640, 480), 60 + place) for place in range(batch_size)]
+    batch = processor(
+        text=[QUESTION + "Product: Coat, Category: COATS, Full Price: 1290.0<|end|>"] * batch_size,
+        images=[[picture] for picture in pictures],
+        return_tensors="pt",
+    ).to("cuda")
+    labels = batch["input_ids"].clone()
+    labels[:, :-24] = -100
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
+    losses, seconds = _timed_steps(model.train(), optimizer, batch, labels, steps)
+    trained_bytes = torch.cuda.max_memory_allocated()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    answer(model, processor, [QUESTION] * batch_size, [[p] for p in pictures], max_new_tokens=40)
+    torch.cuda.synchronize()
+    _print_figures(
+        device=torch.cuda.get_device_name(),
+        tokens_per_sample=batch["input_ids"].shape[1],
+        batch_size=batch_size,
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        samples_per_second=round(batch_size / seconds, 2),
+        train_peak_bytes=trained_bytes,
+        answers_per_second=round(batch_size / (time.perf_counter() - started), 2),
+    )
+
+
+def full_size_config(tokenizer: AutoTokenizer) -> Phi3VConfig:
+    """Give the official sizes; the rotary factors have the official shape, not the values."""
+    return Phi3VConfig(
+        rope_scaling={"type": "su", "short_factor": [1.1] * 48, "long_factor": [32.0] * 48},
+        rope_theta=10000.0,
+        original_max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=[
+            tokenizer.convert_tokens_to_ids(name) for name in ("<|end|>", "<|endoftext|>")
+        ],
+        image_token_id=tokenizer.convert_tokens_to_ids(Phi3VProcessor.image_token),
+    )
+
+
+def _timed_steps(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, torch.Tensor],
+    labels: torch.Tensor,
+    steps: int,
+) -> tuple[list[float], float]:
+    """Train on one batch; give the losses and the median seconds of a step."""
+    shifted = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+    keep = shifted != -100
+    losses, seconds = [], []
+    for _ in range(steps):
+        started = time.perf_counter()
+        loss = model(**batch, labels=labels, shift_labels=shifted[keep], logits_to_keep=keep).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+    return losses, sorted(seconds)[len(seconds) // 2]
+
+
+def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    """Cut the tensors, in order, into files of at most `SHARD_BYTES`."""
+    names: list[str] = []
+    held = 0
+    for name, shape in shapes.items():
+        size = 2 * _count(shape)
+        if names and held + size > SHARD_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += size
+    yield names
+
+
+def _random_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Ones for the scales of norms, zeros for biases, small noise for the rest."""
+    if len(shape) == 1 and "norm" in name and name.endswith("weight"):
+        return torch.ones(shape, dtype=torch.bfloat16)
+    if name.endswith("bias"):
+        return torch.zeros(shape, dtype=torch.bfloat16)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _peak_bytes() -> int:
+    """Give the largest resident size this process has had, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _print_figures(**figures: object) -> None:
+    print(json.dumps(figures))
+
+
+def main() -> None:
+    """Run one of the three measurements."""
+    parser = argparse.ArgumentParser(description="Measure the full-size model.")
+    parser.add_argument("task", choices=("write", "ask", "train"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("picture", type=Path, nargs="?")
+    parser.add_argument("--tokenizer", default=resolve(SMALL), help="folder of the tokenizer")
+    parser.add_argument("--new-tokens", type=int, default=8, help="length of the answer")
+    parser.add_argument("--steps", type=int, default=8, help="training steps")
+    parser.add_argument("--batch-size", type=int, default=8, help="samples a step")
+    asked = parser.parse_args()
+    if asked.task == "write":
+        write(asked.folder, asked.tokenizer)
+    elif asked.task == "ask":
+        ask(asked.folder, asked.picture, asked.new_tokens)
+    else:
+        train(asked.folder, asked.steps, asked.batch_size)
+
+
+if __name__ == "__main__":
+    main()

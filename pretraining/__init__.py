@@ -1,0 +1,1 @@
+"""How `phi-vision-small` is made: an invented market, its pictures, its words, and the training."""

@@ -1,0 +1,110 @@
+"""The pictures of the invented market, drawn once and kept as crops ready for the tower.
+
+    python -m pretraining.pool FOLDER --shards 40
+
+Shard k always holds the same pictures, so drawing can stop and go on anywhere, and pre-training can
+read what is there while more is drawn. The sample catalogue draws from other seeds.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, pad_to_crops
+from phi_vision.studio.drawing import draw, random_scene
+from phi_vision.studio.garment import Garment, random_garment
+
+SHARD_SIZE = 500
+LONGEST_SIDE = 224
+"""Pixels at which pictures are drawn: what two crops of 112 pixels hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A picture of the pool.
+
+    Attributes:
+        garment: What it shows.
+        crops: (K, 3, S, S) uint8, the global view first.
+        size: Height and width after padding, in pixels.
+    """
+
+    garment: Garment
+    crops: np.ndarray
+    size: tuple[int, int]
+
+
+def draw_shard(folder: Path, shard: int, processor: Phi3VImageProcessor) -> None:
+    """Draw one shard: `NNNN.npy` holds all its crops, `NNNN.jsonl` a line for each picture."""
+    rng = random.Random(f"market {shard}")
+    crops, lines = [], []
+    for _ in range(SHARD_SIZE):
+        garment, scene = random_garment(rng), random_scene(rng)
+        picture = draw(garment, scene, longest_side=LONGEST_SIDE)
+        padded = pad_to_crops(picture, processor.num_crops, processor.crop_size)
+        pixels = processor.preprocess(picture)["pixel_values"]
+        crops.append(_to_bytes(pixels, processor))
+        lines.append({"garment": asdict(garment), "size": [padded.height, padded.width]})
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{shard:04d}.unfinished.npy"
+    np.save(unfinished, np.concatenate(crops))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / f"{shard:04d}.jsonl").write_text(text)
+    unfinished.rename(folder / f"{shard:04d}.npy")
+
+
+def read_shard(folder: Path, shard: int) -> Iterator[Drawn]:
+    """Read the pictures of one shard in order."""
+    crops = np.load(folder / f"{shard:04d}.npy", mmap_mode="r")
+    start = 0
+    for line in (folder / f"{shard:04d}.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        height, width = entry["size"]
+        facts = entry["garment"] | {"rgb": tuple(entry["garment"]["rgb"])}
+        stop = start + 1 + height * width // crops.shape[-1] ** 2
+        yield Drawn(garment=Garment(**facts), crops=crops[start:stop], size=(height, width))
+        start = stop
+
+
+def finished_shards(folder: Path) -> list[int]:
+    """List the shards that are complete."""
+    return sorted(int(file.stem) for file in folder.glob("????.npy"))
+
+
+def normalise(crops: np.ndarray, processor: Phi3VImageProcessor) -> torch.Tensor:
+    """Turn uint8 crops into what the tower reads, (K, 3, S, S) float32."""
+    mean = torch.tensor(processor.image_mean).view(3, 1, 1)
+    std = torch.tensor(processor.image_std).view(3, 1, 1)
+    return (torch.from_numpy(crops.copy()).float().div(255) - mean) / std
+
+
+def _to_bytes(pixels: torch.Tensor, processor: Phi3VImageProcessor) -> np.ndarray:
+    mean = torch.tensor(processor.image_mean).view(3, 1, 1)
+    std = torch.tensor(processor.image_std).view(3, 1, 1)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def main() -> None:
+    """Draw the shards that are missing."""
+    parser = argparse.ArgumentParser(description="Draw the pictures phi-vision-small learns from.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shards", type=int, default=60, help=f"of {SHARD_SIZE} pictures each")
+    parser.add_argument("--first", type=int, default=0, help="number of the first shard")
+    parser.add_argument("--step", type=int, default=1, help="draw every so many, to share the work")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    processor = Phi3VImageProcessor(num_crops=4, crop_size=112, num_img_tokens=16)
+    for shard in range(asked.first, asked.shards, asked.step):
+        if shard not in finished_shards(asked.folder):
+            draw_shard(asked.folder, shard, processor)
+            print(f"shard {shard + 1} of {asked.shards}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Trains `phi-vision-small` from random weights: first the tower learns to look, then all to talk.
+
+    python -m pretraining.pretrain POOL STATE --look-steps 6000 --talk-steps 4000
+    python -m pretraining.pretrain POOL STATE --export phi_vision/model/phi-vision-small
+
+A language model learns to look late: it finds the wording first, and until the tower says
+anything useful nothing asks it to. So the tower is warmed up alone on naming what is visible in
+single crops, and keeps that task beside the talking. STATE is written every two minutes; a killed
+run goes on there.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoTokenizer
+
+from phi_vision.model.checkpoint import SMALL, resolve
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.model.tiny import Sizes, make_config, make_processor
+from phi_vision.studio.garment import COLOURS, KINDS, MATERIALS, PATTERNS, Garment
+from pretraining.market import Turn, converse
+from pretraining.pool import Drawn, finished_shards, normalise, read_shard
+
+SMALL_SIZES = Sizes(
+    crop_size=112,
+    patch_size=14,
+    num_crops=4,
+    vision_width=160,
+    vision_layers=7,
+    vision_heads=5,
+    hidden_size=256,
+    layers=4,
+    heads=4,
+    intermediate_size=704,
+)
+VALIDATION_SHARD = 0
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "colour": tuple(COLOURS),
+    "pattern": PATTERNS,
+    "material": MATERIALS,
+    "trim": ("none", "contrast", "monogram", "embroidery", "fur"),
+    "length": ("short", "regular", "long"),
+    "hardware": ("none", "silver", "gold"),
+    "buttons": tuple(str(count) for count in range(9)),
+    "hood": ("False", "True"),
+}
+WEIGHTS = {"kind": 4.0, "material": 1.5}
+"""Of the attributes in the loss where not 1: what a thing is decides most of what is said of it."""
+LOOK_BATCH, LOOK_RATE = 48, 1e-3
+TALK_BATCH, TALK_RATE = 32, 1e-3
+NAMING_WEIGHT = 0.3
+TOWER_SHARE = 0.3
+"""Of the rate, for the tower while all learn to talk: it knows most of its part by then."""
+WARMUP_STEPS = 200
+SECONDS_BETWEEN_STATES = 120
+
+
+@dataclass
+class Progress:
+    """Where pre-training stands."""
+
+    look: int = 0
+    talk: int = 0
+
+
+class Namer(nn.Module):
+    """Names what is visible from the mean of a crop's features; thrown away after pre-training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()}
+        )
+
+    def forward(self, features_NPD: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Score every value of every attribute: (N, P, D) -> name -> (N, values)."""
+        pooled_ND = self.norm(features_NPD.float().mean(1))
+        return {name: head(pooled_ND) for name, head in self.heads.items()}
+
+
+class Pretraining:
+    """The model, its namer and their optimizer: what a state file holds."""
+
+    def __init__(self, state: Path) -> None:
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
+        self.processor: Phi3VProcessor = make_processor(SMALL_SIZES, tokenizer)
+        self.model = Phi3VForCausalLM(make_config(SMALL_SIZES, tokenizer))
+        # In bf16 on a CPU the fused attention's backward is five times slower than the plain one
+        # at 65 positions, and twice at 240.
+        self.model.set_attn_implementation("eager")
+        self.tower = self.model.model.vision_embed_tokens.img_processor
+        self.namer = Namer(SMALL_SIZES.vision_width)
+        lookers = [*self.tower.parameters(), *self.namer.parameters()]
+        looking = {id(weight) for weight in lookers}
+        talkers = [weight for weight in self.model.parameters() if id(weight) not in looking]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": lookers}, {"params": talkers}],
+            lr=LOOK_RATE,
+            betas=(0.9, 0.98),
+            weight_decay=0.05,
+            fused=True,
+        )
+        self.progress = Progress()
+        self.file = state
+        self.saved = time.monotonic()
+        if state.is_file():
+            self._load()
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the state when two minutes have passed, or now; the old one stays until then."""
+        if not now and time.monotonic() - self.saved < SECONDS_BETWEEN_STATES:
+            return
+        held = {
+            "model": self.model.state_dict(),
+            "namer": self.namer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": self.progress,
+        }
+        unfinished = self.file.with_suffix(".unfinished")
+        torch.save(held, unfinished)
+        unfinished.replace(self.file)
+        self.saved = time.monotonic()
+
+    def step(self, loss: torch.Tensor, look_rate: float, talk_rate: float) -> None:
+        """Learn from one batch, the tower and the rest each at its own rate."""
+        looking, talking = self.optimizer.param_groups
+        looking["lr"], talking["lr"] = look_rate, talk_rate
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.save()
+
+    def _load(self) -> None:
+        held = torch.load(self.file, weights_only=False)
+        self.model.load_state_dict(held["model"])
+        self.namer.load_state_dict(held["namer"])
+        self.optimizer.load_state_dict(held["optimizer"])
+        self.progress = held["progress"]
+
+
+def look(run: Pretraining, pool: Path, steps: int) -> None:
+    """Warm the tower up: name what is visible in one crop or the global view."""
+    rng = random.Random(f"look {run.progress.look}")
+    started, first = time.monotonic(), run.progress.look
+    for batch in _batches(pool, LOOK_BATCH, rng, first, steps):
+        views = [drawn.crops[_some_view(drawn, rng)] for drawn in batch]
+        pixels = torch.cat([normalise(view[None], run.processor.image_processor) for view in views])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = run.namer(run.tower(pixels))
+        loss, right = _naming_loss(scores, [drawn.garment for drawn in batch])
+        run.progress.look += 1
+        run.step(loss, _rate(run.progress.look, steps, LOOK_RATE), 0.0)
+        if run.progress.look % 100 == 0:
+            speed = (run.progress.look - first) * LOOK_BATCH / (time.monotonic() - started)
+            _report("look", run.progress.look, steps, loss, right, speed)
+
+
+def talk(run: Pretraining, pool: Path, steps: int) -> None:
+    """Teach all of it to talk about the pictures, the tower still naming."""
+    rng = random.Random(f"talk {run.progress.talk}")
+    features: list[torch.Tensor] = []
+    hook = run.tower.register_forward_hook(lambda _module, _args, output: features.append(output))
+    started, first = time.monotonic(), run.progress.talk
+    for batch in _batches(pool, TALK_BATCH, rng, first, steps):
+        inputs = collate(run.processor, batch, [converse(drawn.garment, rng) for drawn in batch])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = _answer_loss(run.model, inputs)
+            scores = run.namer(features.pop())
+        shown = [drawn.garment for drawn in batch for _ in drawn.crops]
+        naming, right = _naming_loss(scores, shown)
+        run.progress.talk += 1
+        rate = _rate(run.progress.talk, steps, TALK_RATE)
+        run.step(loss + NAMING_WEIGHT * naming, TOWER_SHARE * rate, rate)
+        if run.progress.talk % 20 == 0:
+            speed = (run.progress.talk - first) * TALK_BATCH / (time.monotonic() - started)
+            _report("talk", run.progress.talk, steps, loss, right, speed)
+    hook.remove()
+
+
+def collate(
+    processor: Phi3VProcessor, batch: Sequence[Drawn], talks: Sequence[Sequence[Turn]]
+) -> dict[str, torch.Tensor]:
+    """Join pictures and conversations; only what the assistant says is supervised."""
+    tokenizer = processor.tokenizer
+    rows = [_tokenize(processor, drawn, turns) for drawn, turns in zip(batch, talks, strict=True)]
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": _answers_only(ids, tokenizer),
+        "pixel_values": torch.cat([normalise(d.crops, processor.image_processor) for d in batch]),
+        "image_sizes": torch.tensor([drawn.size for drawn in batch]),
+    }
+
+
+def _tokenize(processor: Phi3VProcessor, drawn: Drawn, turns: Sequence[Turn]) -> list[int]:
+    messages = []
+    for place, (question, answer) in enumerate(turns):
+        asked = [{"type": "image"}] if place == 0 else []
+        messages += [
+            {"role": "user", "content": [*asked, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": answer},
+        ]
+    text = processor.apply_chat_template(messages).removeprefix(processor.tokenizer.bos_token)
+    count = processor.image_processor.count_tokens(*drawn.size)
+    shown = processor.image_token * count + processor.tokenizer.bos_token
+    ids: list[int] = processor.tokenizer(text.replace("<|image_1|>", shown))["input_ids"]
+    return ids
+
+
+def _answers_only(ids_BL: torch.Tensor, tokenizer: AutoTokenizer) -> torch.Tensor:
+    """Label the positions from after `<|assistant|>` to its `<|end|>`; -100 elsewhere."""
+    begins = ids_BL == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    ends = ids_BL == tokenizer.convert_tokens_to_ids("<|end|>")
+    labels = torch.full_like(ids_BL, -100)
+    for row in range(ids_BL.shape[0]):
+        for begin in begins[row].nonzero().flatten().tolist():
+            end = begin + int(ends[row, begin:].nonzero()[0])
+            labels[row, begin + 1 : end + 1] = ids_BL[row, begin + 1 : end + 1]
+    return labels
+
+
+def _answer_loss(model: Phi3VForCausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of the answers; logits are computed where a label is and nowhere else."""
+    shifted = functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]
+    keep = shifted != -100
+    loss: torch.Tensor = model(**inputs, shift_labels=shifted[keep], logits_to_keep=keep).loss
+    return loss
+
+
+def _naming_loss(
+    scores: dict[str, torch.Tensor], garments: Sequence[Garment]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    losses, right = [], {}
+    for name, values in ATTRIBUTES.items():
+        truth = torch.tensor([values.index(str(getattr(garment, name))) for garment in garments])
+        losses.append(
+            WEIGHTS.get(name, 1.0) * functional.cross_entropy(scores[name].float(), truth)
+        )
+        right[name] = float((scores[name].argmax(-1) == truth).float().mean())
+    return torch.stack(losses).mean(), right
+
+
+def _batches(
+    pool: Path, size: int, rng: random.Random, first: int, last: int
+) -> Iterator[list[Drawn]]:
+    """Draw batches from the shards there are, noticing new ones."""
+    shards: dict[int, list[Drawn]] = {}
+    for step in range(first, last):
+        if step == first or step % 100 == 0:
+            for shard in finished_shards(pool):
+                if shard not in shards and shard != VALIDATION_SHARD:
+                    shards[shard] = list(read_shard(pool, shard))
+            drawn = [entry for shard in shards.values() for entry in shard]
+        yield rng.sample(drawn, size)
+
+
+def _some_view(drawn: Drawn, rng: random.Random) -> int:
+    """Choose the global view three times in five, else one of the crops."""
+    return 0 if rng.random() < 0.6 else rng.randrange(1, len(drawn.crops))
+
+
+def _rate(step: int, steps: int, highest: float) -> float:
+    """Warm up linearly, then fall along a cosine to a fiftieth."""
+    if step < WARMUP_STEPS:
+        return highest * step / WARMUP_STEPS
+    share = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    falling = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, share)))))
+    return highest * (0.02 + 0.98 * falling)
+
+
+def _report(
+    stage: str, step: int, steps: int, loss: torch.Tensor, right: dict[str, float], speed: float
+) -> None:
+    named = " ".join(f"{name} {share:.2f}" for name, share in right.items())
+    print(f"{stage} {step}/{steps} loss {loss.item():.3f} {speed:.0f}/s {named}", flush=True)
+
+
+def main() -> None:
+    """Run what is left of both stages, or export the state as a checkpoint."""
+    parser = argparse.ArgumentParser(description="Pre-train phi-vision-small.")
+    parser.add_argument("pool", type=Path, help="folder drawn by pretraining.pool")
+    parser.add_argument("state", type=Path, help="file that holds the training state")
+    parser.add_argument("--look-steps", type=int, default=6000, help=f"of {LOOK_BATCH} views")
+    parser.add_argument("--talk-steps", type=int, default=4000, help=f"of {TALK_BATCH} pictures")
+    parser.add_argument("--export", type=Path, help="write the state there as a bf16 checkpoint")
+    asked = parser.parse_args()
+    run = Pretraining(asked.state)
+    if asked.export:
+        run.model.to(torch.bfloat16).save_pretrained(asked.export)
+        run.processor.save_pretrained(asked.export)
+        return
+    run.model.train()
+    look(run, asked.pool, asked.look_steps)
+    talk(run, asked.pool, asked.talk_steps)
+    run.save(now=True)
+
+
+if __name__ == "__main__":
+    main()
