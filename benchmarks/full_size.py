@@ -195,7 +195,7 @@ def _print_figures(**figures: object) -> None:
 
 def main() -> None:
     """Run one of the three measurements."""
-    parser = argparse.ArgumentParser(description="Measure the full-size model.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("write", "ask", "train"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("picture", type=Path, nargs="?")

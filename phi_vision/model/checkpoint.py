@@ -1,0 +1,171 @@
+"""Folders to models: full checkpoints, adapters and runs, each refused with one clear line.
+
+Weights need no renaming: every module of ours bears its official name.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+
+from .configuration_phi3_v import Phi3VConfig
+from .image_processing_phi3_v import Phi3VImageProcessor
+from .modeling_phi3_v import Phi3VForCausalLM
+from .processing_phi3_v import Phi3VProcessor
+
+SMALL = "phi-vision-small"
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[Phi3VForCausalLM, Phi3VProcessor]:
+    """Load a model with its processor.
+
+    Args:
+        source: `phi-vision-small`, a checkpoint folder, an adapter folder, a run folder (its
+            `model/` is taken), or a hub id such as `microsoft/Phi-3.5-vision-instruct`.
+        dtype: Kind of number the weights are held in; as stored unless given.
+        device: Where the model goes; the CPU unless given.
+
+    Returns:
+        The model in evaluation mode and its processor. An adapter comes attached to its base.
+
+    Raises:
+        ValueError: Nothing loadable is there; the message says what was found and what to do.
+    """
+    place = resolve(source)
+    base = adapter_base(place)
+    model = _load_weights(base or place, dtype)
+    if base is not None:
+        model = PeftModel.from_pretrained(model, place)
+    processor = load_processor(place if _has_processor(place) else base or place)
+    return model.to(device or "cpu").eval(), processor
+
+
+def load_processor(source: str | Path) -> Phi3VProcessor:
+    """Load the processor of a checkpoint folder or hub id."""
+    place = resolve(source)
+    try:
+        image_processor = Phi3VImageProcessor.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, KeyError) as problem:
+        raise ValueError(
+            f"No processor in {place}: {_first_line(problem)} Copy preprocessor_config.json and "
+            "the tokenizer files of the base checkpoint there."
+        ) from problem
+    return Phi3VProcessor(image_processor, tokenizer)
+
+
+def load_config(source: str | Path) -> Phi3VConfig:
+    """Load the config of a checkpoint folder or hub id, refusing other models.
+
+    Raises:
+        ValueError: The folder is missing, is no checkpoint, or holds another model.
+    """
+    place = resolve(source)
+    fields = _read_config(place)
+    kind = fields.get("model_type")
+    if kind != Phi3VConfig.model_type:
+        raise ValueError(
+            f"{place} holds a model of type {kind!r}, not 'phi3_v'. Give a Phi-3-Vision or "
+            "Phi-3.5-Vision checkpoint."
+        )
+    config: Phi3VConfig = Phi3VConfig.from_dict(fields)
+    return config
+
+
+def resolve(source: str | Path) -> str:
+    """Say where a model really is: the packaged folder, a run's `model/`, or what was given.
+
+    Raises:
+        ValueError: A path does not exist.
+    """
+    text = str(source)
+    if text == SMALL:
+        return str(Path(__file__).parent / SMALL)
+    folder = Path(text)
+    if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
+        return str(folder / "model")
+    if folder.is_dir() or _looks_like_hub_id(text):
+        return text
+    raise ValueError(
+        f"No model at {text!r}: no such folder. Give a checkpoint folder, a run folder, {SMALL!r} "
+        "or a hub id like 'microsoft/Phi-3.5-vision-instruct'."
+    )
+
+
+def adapter_base(place: str) -> str | None:
+    """Name the base checkpoint of an adapter folder; None for a folder that is no adapter."""
+    described = Path(place) / "adapter_config.json"
+    if not described.is_file():
+        return None
+    return resolve(json.loads(described.read_text())["base_model_name_or_path"])
+
+
+def _load_weights(place: str, dtype: torch.dtype | None) -> Phi3VForCausalLM:
+    config = load_config(place)
+    model: Phi3VForCausalLM
+    try:
+        model, report = Phi3VForCausalLM.from_pretrained(
+            place, config=config, dtype=dtype or "auto", output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError) as problem:
+        raise ValueError(
+            f"The weights in {place} do not load: {_first_line(problem)} "
+            "Is every shard there, whole?"
+        ) from problem
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"The weights in {place} lack {len(missing)} of the model's tensors, the first "
+            f"{missing[0]!r}. Complete the checkpoint; a model with untrained parts would only "
+            "look loaded."
+        )
+    return model
+
+
+def _read_config(place: str) -> dict[str, Any]:
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
+        raise ValueError(
+            f"{place} is no checkpoint: it has no config.json, only {held}. "
+            "Give the folder that holds config.json and the weights."
+        )
+    try:
+        fields: dict[str, Any] = Phi3VConfig.get_config_dict(place)[0]
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
+        raise ValueError(
+            f"{place!r} is no folder here, and fetching it from the hub failed: "
+            f"{_first_line(problem)} Check the name and the network, or download the checkpoint "
+            "and give its folder."
+        ) from problem
+    return fields
+
+
+def _has_processor(place: str) -> bool:
+    return (Path(place) / "preprocessor_config.json").is_file()
+
+
+def _looks_like_hub_id(text: str) -> bool:
+    """Tell `owner/name` from a path: one slash, and not below a folder that exists here."""
+    owner, slash, name = text.partition("/")
+    return (
+        bool(slash and owner and name)
+        and "/" not in name
+        and owner not in (".", "..", "~")
+        and (not Path(owner).is_dir())
+    )
+
+
+def _first_line(problem: Exception) -> str:
+    """Give the first sentence-ending line of an error, ended by a full stop."""
+    line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
+    return line + "."
