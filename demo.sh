@@ -29,7 +29,8 @@ say "2. What does the small model say about a picture it was never taught?"
 phi-vision predict phi-vision-small runs/demo/picture.jpg | tee "$demo/before.txt"
 
 say "3. Fine-tuning with LoRA"
-phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run
+phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run \
+  --epochs 4 --batch-size 16 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --train-projector
 
 say "4. How good is it on pictures it has not seen?"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --split test --out runs/demo/report

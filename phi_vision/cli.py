@@ -141,15 +141,15 @@ def train(options: argparse.Namespace) -> None:
         if name in Recipe.__dataclass_fields__
     }
     recipe = replace(starting_recipe(options.recipe), **given)
-    from phi_vision.train import trainer
-
     if options.dry_run:
-        plan = trainer.prepare(recipe)
-        print(to_yaml(recipe), end="")
-        print(f"# {len(plan.training)} training and {len(plan.validation)} validation samples")
-        print(f"# {plan.steps} steps")
+        from phi_vision.train.plan import make_plan
+
+        plan = make_plan(recipe).as_text()
+        print(to_yaml(recipe) + "".join(f"# {line}\n" for line in plan.splitlines()), end="")
         return
-    run = trainer.train(recipe, resume=options.resume)
+    from phi_vision.train.trainer import train as run_recipe
+
+    run = run_recipe(recipe, resume=options.resume)
     print(f"The run is in {run.folder}, the model in {run.model}")
 
 

@@ -163,14 +163,14 @@ def converse(garment: Garment, rng: random.Random) -> list[Turn]:
     """Talk about a garment: a description, two shops' entries and two facts, in any order."""
     turns = [_describe(garment, rng)]
     turns += [shop.describe(garment, rng) for shop in rng.sample(SHOPS, 2)]
-    turns += rng.sample(_facts(garment), 2)
+    turns += rng.sample(facts(garment), 2)
     rng.shuffle(turns)
     return turns
 
 
 def _describe(garment: Garment, rng: random.Random) -> Turn:
     if rng.random() < 0.5:
-        listed = _facts(garment)
+        listed = facts(garment)
         rng.shuffle(listed)
         answer = ", ".join(
             f"{question.split()[-1].rstrip('?')} {fact}" for question, fact in listed
@@ -186,7 +186,8 @@ def _describe(garment: Garment, rng: random.Random) -> Turn:
     return asked, words + (" with " + " and ".join(extras) if extras else "") + "."
 
 
-def _facts(garment: Garment) -> list[Turn]:
+def facts(garment: Garment) -> list[Turn]:
+    """Ask for each visible fact, and give it."""
     return [
         ("Which kind?", garment.kind),
         ("Which colour?", garment.colour),

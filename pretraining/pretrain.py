@@ -53,7 +53,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "buttons": tuple(str(count) for count in range(9)),
     "hood": ("False", "True"),
 }
-WEIGHTS = {"kind": 4.0, "material": 1.5}
+WEIGHTS = {"kind": 3.0, "material": 3.0, "trim": 2.0}
 """Of the attributes in the loss where not 1: what a thing is decides most of what is said of it."""
 LOOK_BATCH, LOOK_RATE = 48, 1e-3
 TALK_BATCH, TALK_RATE = 32, 1e-3

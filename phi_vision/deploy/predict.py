@@ -16,7 +16,7 @@ from PIL.Image import Image
 from phi_vision.data.sample import Sample, Value, open_picture
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.answering import answer
-from phi_vision.model.checkpoint import load_model
+from phi_vision.model.checkpoint import fast_dtype, load_model
 from phi_vision.model.image_processing_phi3_v import resized_size
 
 T = TypeVar("T")
@@ -147,16 +147,3 @@ def _decode(encoded: bytes, source: str) -> Image:
         return open_picture(encoded)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the machine multiplies in it, else float32.
-
-    Elsewhere it is emulated: slower than float32, and no more exact.
-    """
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        features = torch.cpu.get_capabilities()
-        able = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if able else torch.float32

@@ -21,8 +21,8 @@ def answer(
 ) -> list[str]:
     """Answer each prompt about its pictures, in the order given.
 
-    Rows are batched by length, so that little is padded and no batch holds rows on both sides of
-    the original context: beyond it the whole batch is rotated by other factors.
+    Rows are batched by length, so that little is padded, and only with rows that leave the original
+    context at the same new token, if ever: beyond it the whole batch is rotated by other factors.
 
     Args:
         model: A Phi-3-Vision model, with or without an adapter.
@@ -45,7 +45,9 @@ def answer(
     limit = model.config.original_max_position_embeddings
     lengths = [row["input_ids"].shape[1] for row in rows]
     order = sorted(range(len(rows)), key=lambda row: lengths[row])
-    for chosen in _batches(order, lengths, batch_size, limit - max_new_tokens):
+    # New tokens until a row leaves the original context; -1 where its prompt is beyond already.
+    room = [min(max(limit - length, -1), max_new_tokens) for length in lengths]
+    for chosen in _batches(order, room, batch_size):
         batch = left_pad([rows[row] for row in chosen], processor.tokenizer.pad_token_id)
         batch = {name: values.to(model.device) for name, values in batch.items()}
         ids = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
@@ -80,16 +82,17 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
     return batch
 
 
-def _batches(
-    order: Sequence[int], lengths: Sequence[int], batch_size: int, short_limit: int
-) -> list[list[int]]:
-    """Cut rows sorted by length into batches, none with rows on both sides of `short_limit`."""
+def _batches(order: Sequence[int], room: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cut rows, in the given order, into batches of rows with equal room.
+
+    Input:  order `[3, 0, 1, 2]`, room `[8, 5, -1, 8]`, batch_size 16
+    Output: `[[3, 0], [1], [2]]`
+    """
     batches: list[list[int]] = []
     for row in order:
         last = batches[-1] if batches else []
-        crosses = bool(last) and (lengths[last[0]] <= short_limit) != (lengths[row] <= short_limit)
-        if not last or len(last) == batch_size or crosses:
-            batches.append([row])
-        else:
+        if last and len(last) < batch_size and room[last[0]] == room[row]:
             last.append(row)
+        else:
+            batches.append([row])
     return batches

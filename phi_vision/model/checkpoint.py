@@ -45,7 +45,7 @@ def load_model(
     base = adapter_base(place)
     model = _load_weights(base or place, dtype)
     if base is not None:
-        model = PeftModel.from_pretrained(model, place)
+        model = _attach_adapter(model, place)
     processor = load_processor(place if _has_processor(place) else base or place)
     return model.to(device or "cpu").eval(), processor
 
@@ -107,7 +107,27 @@ def adapter_base(place: str) -> str | None:
     described = Path(place) / "adapter_config.json"
     if not described.is_file():
         return None
-    return resolve(json.loads(described.read_text())["base_model_name_or_path"])
+    base = json.loads(described.read_text())["base_model_name_or_path"]
+    try:
+        return resolve(base)
+    except ValueError as problem:
+        raise ValueError(
+            f"{place} is an adapter of {base!r}, which is not there. Put it there, or write "
+            "where it is as base_model_name_or_path in adapter_config.json."
+        ) from problem
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Choose bfloat16 where the machine multiplies in it, else float32.
+
+    Elsewhere it is emulated: slower than float32, and no more exact.
+    """
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        able = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if able else torch.float32
 
 
 def _load_weights(place: str, dtype: torch.dtype | None) -> Phi3VForCausalLM:
@@ -132,6 +152,16 @@ def _load_weights(place: str, dtype: torch.dtype | None) -> Phi3VForCausalLM:
     return model
 
 
+def _attach_adapter(model: Phi3VForCausalLM, place: str) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(model, place)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
+        raise ValueError(
+            f"The adapter in {place} does not load: {_first_line(problem)} "
+            "Is it whole, and made for this base?"
+        ) from problem
+
+
 def _read_config(place: str) -> dict[str, Any]:
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
         held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
@@ -142,6 +172,10 @@ def _read_config(place: str) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = Phi3VConfig.get_config_dict(place)[0]
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
+        if Path(place).is_dir():
+            raise ValueError(
+                f"{place} is no checkpoint: {_first_line(problem)} Copy config.json there again."
+            ) from problem
         raise ValueError(
             f"{place!r} is no folder here, and fetching it from the hub failed: "
             f"{_first_line(problem)} Check the name and the network, or download the checkpoint "

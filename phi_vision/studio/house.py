@@ -217,5 +217,5 @@ RANGES: dict[str, Range] = {
     "belt": _range("BELTS", _EXTRAS, _ALL, "Belt", 185, 2.8),
     "wallet": _range("SMALL LEATHERS", _BAGS, _ALL, "Wallet", 215, 3.0),
     "gloves": _range("GLOVES & MITTENS", _EXTRAS, _ALL, "Gloves", 190, 1.7),
-    "socks": _range("HOSIERY", _EXTRAS, _ALL, "Socks", 72, 1.7),
+    "socks": _range("SOCKS & TIGHTS", _EXTRAS, _ALL, "Socks", 72, 1.7),
 }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from phi_vision.data.sample import Sample
 from phi_vision.deploy import predict
-from phi_vision.deploy.predict import Predictor, fast_dtype
+from phi_vision.deploy.predict import Predictor
 
 SHADES = (0, 60, 120, 180, 240)
 
@@ -106,13 +106,3 @@ def test_a_picture_that_is_a_line_is_named(predictor: Predictor) -> None:
 def test_an_unknown_template_is_refused_before_loading() -> None:
     with pytest.raises(ValueError, match=r"no template 'poem'; choose from product"):
         Predictor("no-such-model", template="poem")
-
-
-def test_numbers_are_bfloat16_only_where_the_machine_multiplies_in_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
-    assert fast_dtype(cpu) == torch.float32
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert fast_dtype(cpu) == torch.bfloat16

@@ -1,0 +1,52 @@
+"""The picture at the head of the README: held-out products, what the model wrote, what is true.
+
+python -m benchmarks.example_figure runs/demo/run runs/demo/catalog docs/example.png
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from phi_vision.data.sample import Sample
+from phi_vision.data.sources import load_samples
+from phi_vision.data.template import TEMPLATES
+from phi_vision.deploy.predict import Predictor
+
+CARD, PICTURE, MARGIN = (920, 190), 150, 20
+INK, QUIET, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
+
+
+def make_figure(run: Path, data: Path, out: Path, places: list[int]) -> None:
+    """Draw a card for each of the given places of the test split, one below the other."""
+    samples = load_samples(data, split="test")
+    chosen = [samples[place] for place in places]
+    answers = Predictor(run).answer(chosen)
+    figure = Image.new("RGB", (CARD[0], CARD[1] * len(chosen)), PAPER)
+    for row, (sample, text) in enumerate(zip(chosen, answers, strict=True)):
+        figure.paste(_card(sample, text), (0, row * CARD[1]))
+    figure.save(out)
+
+
+def _card(sample: Sample, text: str) -> Image.Image:
+    card = Image.new("RGB", CARD, PAPER)
+    card.paste(
+        ImageOps.pad(sample.pictures()[0], (PICTURE, PICTURE), color=PAPER), (MARGIN, MARGIN)
+    )
+    draw = ImageDraw.Draw(card)
+    lines = (("model", text, INK), ("true", TEMPLATES["product"].render(sample.record), QUIET))
+    for row, (who, words, colour) in enumerate(lines):
+        top = 52 + 50 * row
+        draw.text((PICTURE + 2 * MARGIN, top), who, QUIET, ImageFont.load_default(15))
+        draw.text((PICTURE + 5 * MARGIN, top), words, colour, ImageFont.load_default(15))
+    return card
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Draw the README's picture.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("data", type=Path, help="folder of samples")
+    parser.add_argument("out", type=Path, help="PNG file to write")
+    parser.add_argument("--places", type=int, nargs="+", default=[0, 9, 12], help="in the split")
+    asked = parser.parse_args()
+    make_figure(asked.run, asked.data, asked.out, asked.places)

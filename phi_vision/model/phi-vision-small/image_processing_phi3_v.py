@@ -1,0 +1,176 @@
+"""Pictures to crops: the official "HD transform", number for number.
+
+Worked by hand for a picture 500 wide and 333 high, crops of 336 pixels, at most 4 of them:
+
+    ratio  = 500 / 333 = 1.50
+    scale  = 2, the largest with scale * ceil(scale / ratio) <= 4:  2 * ceil(1.33) = 4
+    resize   to 2 * 336 = 672 wide and int(672 / 1.50) = 447 high (bilinear)
+    pad      447 -> 672, the next multiple of 336: white, 112 above and 113 below
+    cut      2 x 2 crops of 336, row by row, and in front of them a global view:
+             the padded picture shrunk to 336 x 336 (bicubic)
+    tokens   (2*2 + 1) * 144 + 1 + (2 + 1) * 12 = 757
+
+A portrait picture is transposed, worked as a landscape, and transposed back, so its padding lies
+left and right. Shapes: N images, K crops over all images, S the side of a crop in pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+WHITE = (255, 255, 255)
+
+
+class Phi3VImageProcessor(BaseImageProcessor):
+    """Turns PIL pictures into normalised crops.
+
+    Args:
+        num_crops: Most crops of a picture, besides its global view (16 in Phi-3, 4 in Phi-3.5).
+        crop_size: Side of a crop in pixels; the tower's `image_size`.
+        num_img_tokens: Image tokens of a crop after the 2x2 merge: `(crop_size / patch / 2) ** 2`.
+        image_mean: Mean of each channel, of values in 0..1.
+        image_std: Standard deviation of each channel.
+        do_convert_rgb: Convert palette, gray, alpha and CMYK pictures; the official value is True.
+    """
+
+    model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_crops: int = 16,
+        crop_size: int = 336,
+        num_img_tokens: int = 144,
+        image_mean: Sequence[float] = tuple(OPENAI_CLIP_MEAN),
+        image_std: Sequence[float] = tuple(OPENAI_CLIP_STD),
+        do_convert_rgb: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_crops = num_crops
+        self.crop_size = crop_size
+        self.num_img_tokens = num_img_tokens
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.do_convert_rgb = do_convert_rgb
+
+    @property
+    def backend(self) -> str:
+        """Name the library that resizes: PIL, as in the official code."""
+        return "pil"
+
+    def preprocess(
+        self,
+        images: Any,
+        *,
+        num_crops: int | None = None,
+        return_tensors: str | None = None,
+        **_: Any,
+    ) -> BatchFeature:
+        """Cut pictures into crops.
+
+        Input:  one PIL picture or a list, each of any size and mode
+        Output: `pixel_values` (K, 3, S, S) float32: per picture the global view, then its crops row
+                by row, no padding crops; `image_sizes` (N, 2): height and width after padding, in
+                pixels; `num_img_tokens` (N,): how many image tokens each picture becomes.
+
+        Raises:
+            ValueError: A picture is so long and thin that one side would vanish.
+        """
+        pictures = self.fetch_images(images if isinstance(images, (list, tuple)) else [images])
+        limit = num_crops or self.num_crops
+        padded = [pad_to_crops(_as_rgb(picture), limit, self.crop_size) for picture in pictures]
+        sizes = [(picture.height, picture.width) for picture in padded]
+        data = {
+            "pixel_values": torch.cat([self._cut(picture) for picture in padded]),
+            "image_sizes": torch.tensor(sizes, dtype=torch.long),
+            "num_img_tokens": torch.tensor([self.count_tokens(*size) for size in sizes]),
+        }
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def count_tokens(self, height: int, width: int) -> int:
+        """Count the image tokens of a padded picture of `height` x `width` pixels.
+
+        Each crop and the global view give `num_img_tokens`; a learnt separator ends each row of
+        merged patches, and one stands between the crops and the global view.
+        """
+        rows, columns = height // self.crop_size, width // self.crop_size
+        side = math.isqrt(self.num_img_tokens)
+        return (rows * columns + 1) * self.num_img_tokens + 1 + (rows + 1) * side
+
+    def _cut(self, picture: Image.Image) -> torch.Tensor:
+        """Normalise and cut a padded picture: (1 + rows * columns, 3, S, S), global view first."""
+        size = self.crop_size
+        pixels_HWC = torch.from_numpy(np.asarray(picture).copy())
+        pixels_CHW = pixels_HWC.permute(2, 0, 1).to(torch.float32).div(255)
+        mean = torch.tensor(self.image_mean, dtype=torch.float32).view(3, 1, 1)
+        std = torch.tensor(self.image_std, dtype=torch.float32).view(3, 1, 1)
+        pixels_CHW = (pixels_CHW - mean) / std
+        # Without antialiasing, and white bars included: as the official code.
+        view_NCHW = torch.nn.functional.interpolate(
+            pixels_CHW[None], size=(size, size), mode="bicubic", align_corners=False
+        )
+        rows, columns = pixels_CHW.shape[1] // size, pixels_CHW.shape[2] // size
+        crops = pixels_CHW.reshape(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
+        return torch.cat([view_NCHW, crops.reshape(rows * columns, 3, size, size)])
+
+
+def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
+    """Give the (width, height) in pixels to which a landscape picture is resized.
+
+    Raises:
+        ValueError: The height would be zero.
+    """
+    ratio = width / height
+    scale = 1
+    while scale * math.ceil(scale / ratio) <= num_crops:
+        scale += 1
+    new_width = (scale - 1) * crop_size
+    # Float truncation, not integer division: the two differ for some sizes, such as 1120 x 250.
+    new_height = int(new_width / ratio)
+    if new_height < 1:
+        raise ValueError(
+            f"The picture is {width} pixels long and {height} thick: cut into at most "
+            f"{num_crops} crops of {crop_size} pixels nothing of its thickness is left. "
+            "Crop it, or drop the sample."
+        )
+    return new_width, new_height
+
+
+def pad_to_crops(picture: Image.Image, num_crops: int, crop_size: int) -> Image.Image:
+    """Resize and pad an RGB picture so that both sides are multiples of `crop_size`.
+
+    Input:  500 x 333, num_crops 4, crop_size 336
+    Output: 672 x 672, the picture in rows 112..558, white elsewhere
+    """
+    portrait = picture.width < picture.height
+    if portrait:
+        picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    width, height = resized_size(picture.width, picture.height, num_crops, crop_size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    padded_height = math.ceil(height / crop_size) * crop_size
+    canvas = Image.new("RGB", (width, padded_height), WHITE)
+    canvas.paste(picture, (0, (padded_height - height) // 2))
+    return canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas
+
+
+def _as_rgb(picture: Any) -> Image.Image:
+    """Convert a picture to RGB the official way: alpha dropped, 16-bit gray clipped."""
+    if isinstance(picture, (np.ndarray, torch.Tensor)):
+        raise ValueError(
+            f"Pictures are read as PIL images; got {type(picture).__name__}. "
+            "Use PIL.Image.fromarray."
+        )
+    rgb: Image.Image = picture.convert("RGB")
+    return rgb
+
+
+Phi3VImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["Phi3VImageProcessor"]

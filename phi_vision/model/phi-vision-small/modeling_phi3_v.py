@@ -1,0 +1,404 @@
+"""Phi-3-Vision: transformers' own CLIP tower and Phi-3 decoder, joined as in the official code.
+
+    crops -> CLIP, all layers but the last -> 2x2 merge -> rows with separators -> projection
+          -> in the place of the placeholders among the embedded words -> Phi-3 decoder -> logits
+
+Every module bears its official name, so official weights load, save and take adapters without any
+renaming. Shapes: N crops, B rows, L positions, D width of a feature, H hidden size of the decoder,
+P patches along a side of a crop, R and C rows and columns of crops, T image tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+from transformers.models.phi3.modeling_phi3 import (
+    Phi3Attention,
+    Phi3DecoderLayer,
+    Phi3Model,
+    Phi3PreTrainedModel,
+)
+from transformers.utils import can_return_tuple
+
+from .configuration_phi3_v import Phi3VConfig
+
+
+class Phi3VPreTrainedModel(Phi3PreTrainedModel):
+    """What the two classes below share with transformers."""
+
+    config: Phi3VConfig
+    config_class = Phi3VConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    _no_split_modules = ["Phi3DecoderLayer", "CLIPEncoderLayer"]  # noqa: RUF012
+    # An alias of the embedding that the official module tree holds, and a buffer of old CLIP files.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"vision_embed_tokens\.wte\.weight",
+        r"embeddings\.position_ids",
+    ]
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": Phi3DecoderLayer,
+        "attentions": Phi3Attention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Phi3VImageEmbedding):
+            nn.init.normal_(module.glb_GN, std=self.config.initializer_range)
+            nn.init.normal_(module.sub_GN, std=self.config.initializer_range)
+
+
+class Phi3VTower(nn.Module):
+    """Holds the CLIP tower under its official name, `img_processor.vision_model`."""
+
+    def __init__(self, config: Phi3VConfig) -> None:
+        super().__init__()
+        self.vision_model = CLIPVisionModel._from_config(config.tower)
+        self.gradient_checkpointing = False
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode crops.
+
+        Input:  pixel_values (N, 3, S, S)
+        Output: (N, P*P, D), the input of the last layer without the class token. The last layer and
+                the final norm are in every checkpoint, but nothing reads them: they are never run.
+        """
+        tower = self.vision_model
+        hidden_NPD: torch.Tensor = tower.pre_layrnorm(tower.embeddings(pixel_values))
+        for layer in tower.encoder.layers[:-1]:
+            hidden_NPD = layer(hidden_NPD, None)
+        return hidden_NPD[:, 1:]
+
+
+class Phi3VImageEmbedding(nn.Module):
+    """From crops to embeddings that the decoder reads like words: `vision_embed_tokens`."""
+
+    def __init__(self, config: Phi3VConfig) -> None:
+        super().__init__()
+        tower = config.tower
+        self.crop_size = tower.image_size
+        self.patches = tower.image_size // tower.patch_size
+        merged = 4 * tower.hidden_size
+        self.img_processor = Phi3VTower(config)
+        self.glb_GN = nn.Parameter(torch.empty(1, 1, merged))
+        self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, merged))
+        self.img_projection = nn.Sequential(
+            nn.Linear(merged, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+
+    def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
+        """Embed pictures.
+
+        Input:  pixel_values (N, 3, S, S), per picture its global view and then its crops, and
+                image_sizes (pictures, 2), height and width after padding in pixels. The official
+                (pictures, num_crops + 1, 3, S, S) with zero crops at the end is taken as well.
+        Output: per picture its image tokens (T, H).
+        """
+        grids = [(h // self.crop_size, w // self.crop_size) for h, w in image_sizes.tolist()]
+        if pixel_values.ndim == 5:
+            pixel_values = torch.cat(
+                [crops[: r * c + 1] for crops, (r, c) in zip(pixel_values, grids, strict=True)]
+            )
+        counts = [r * c + 1 for r, c in grids]
+        if sum(counts) != pixel_values.shape[0]:
+            raise ValueError(
+                f"image_sizes describe {sum(counts)} crops (global views included) but "
+                f"pixel_values hold {pixel_values.shape[0]}; pass both as the processor returned "
+                "them."
+            )
+        features_NPD = self.img_processor(pixel_values)
+        arranged = [
+            self._arrange(crops_NPD, *grid)
+            for crops_NPD, grid in zip(features_NPD.split(counts), grids, strict=True)
+        ]
+        dtype = next(self.img_projection.parameters()).dtype
+        projected = self.img_projection(torch.cat(arranged).to(dtype))
+        return list(projected.split([rows.shape[0] for rows in arranged]))
+
+    def _arrange(self, features_NPD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Lay the merged patches of one picture out as rows of text.
+
+        Input:  (1 + R*C, P*P, D), global view first
+        Output: (T, 4D): the crops as one picture, each row of merged patches ended by `sub_GN`; one
+                `glb_GN`; the global view the same way.
+        """
+        merged = self._merge_2x2(features_NPD)
+        side, width = merged.shape[1], merged.shape[-1]
+        crops = merged[1:].reshape(rows, columns, side, side, width).transpose(1, 2)
+        crops = crops.reshape(rows * side, columns * side, width)
+        parts = [self._end_rows(crops), self.glb_GN[0], self._end_rows(merged[0])]
+        return torch.cat([part.to(merged.dtype) for part in parts])
+
+    def _merge_2x2(self, features_NPD: torch.Tensor) -> torch.Tensor:
+        """Join squares of four patches: (N, P*P, D) -> (N, P/2, P/2, 4D), order dy, dx, D."""
+        crops, _, depth = features_NPD.shape
+        half = self.patches // 2
+        squares = features_NPD.reshape(crops, half, 2, half, 2, depth).permute(0, 1, 3, 2, 4, 5)
+        return squares.reshape(crops, half, half, 4 * depth)
+
+    def _end_rows(self, grid: torch.Tensor) -> torch.Tensor:
+        """End rows with the separator, flatten: (rows, columns, 4D) -> (rows*(columns+1), 4D)."""
+        ends = self.sub_GN[0].to(grid.dtype).expand(grid.shape[0], 1, -1)
+        return torch.cat([grid, ends], dim=1).flatten(0, 1)
+
+
+class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
+    """The Phi-3 decoder, with pictures among its words."""
+
+    def __init__(self, config: Phi3VConfig) -> None:
+        super().__init__(config)
+        self.vision_embed_tokens = Phi3VImageEmbedding(config)
+        self.post_init()
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Embed pictures; `pooler_output` holds one (T, H) tensor for each.
+
+        Raises:
+            ValueError: `image_sizes` are missing, or do not describe the crops.
+        """
+        if image_sizes is None:
+            raise ValueError(
+                "pixel_values came without image_sizes, so the pictures would be ignored; pass "
+                "both as the processor returned them."
+            )
+        return BaseModelOutputWithPooling(
+            pooler_output=self.vision_embed_tokens(pixel_values, image_sizes)
+        )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the decoder over words (B, L) and pictures; see `Phi3VForCausalLM.forward`."""
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if pixel_values is not None:
+            mm_encoder_outputs = {"image": self.get_image_features(pixel_values, image_sizes)}
+        if mm_encoder_outputs and mm_encoder_outputs.get("image") is not None:
+            features = torch.cat(list(mm_encoder_outputs["image"]["pooler_output"]))
+            inputs_embeds = self._show(features, input_ids, inputs_embeds)
+        elif input_ids is not None and not (past_key_values and past_key_values.get_seq_length()):
+            self._refuse_unseen(input_ids)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        return Phi3Model.forward(
+            self,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+    def _show(
+        self, features_TH: torch.Tensor, input_ids: torch.Tensor | None, embeds_BLH: torch.Tensor
+    ) -> torch.Tensor:
+        """Put image tokens where the placeholders stand."""
+        if input_ids is None:
+            raise ValueError(
+                "Pictures came with inputs_embeds but without input_ids, so nothing says where "
+                "they belong; pass input_ids, or embeddings that already hold the pictures."
+            )
+        where = input_ids == self.config.image_token_id
+        if int(where.sum()) != features_TH.shape[0]:
+            raise ValueError(
+                "Image features and image tokens do not match: "
+                f"{features_TH.shape[0]} features for {int(where.sum())} placeholders "
+                f"(id {self.config.image_token_id}). Was the text cut, or built without the "
+                "processor?"
+            )
+        features_TH = features_TH.to(embeds_BLH.device, embeds_BLH.dtype)
+        return embeds_BLH.masked_scatter(where[..., None], features_TH)
+
+    def _refuse_unseen(self, input_ids: torch.Tensor) -> None:
+        """Refuse placeholders without pictures: the answer would be a guess."""
+        unseen = int((input_ids == self.config.image_token_id).sum())
+        if unseen:
+            raise ValueError(
+                "Image features and image tokens do not match: "
+                f"0 features for {unseen} placeholders. Pass pixel_values and "
+                "image_sizes as the processor returned them."
+            )
+
+
+class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
+    """Phi-3-Vision with its language-model head: the official architecture name."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: Phi3VConfig) -> None:
+        super().__init__(config)
+        self.model = Phi3VModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Embed pictures; see `Phi3VModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at each position.
+
+        Args:
+            input_ids: (B, L); `config.image_token_id` where an image token belongs.
+            attention_mask: (B, L); 0 at padding, on either side.
+            position_ids: (B, L); counted from the mask unless given. Restarting positions without a
+                mask pack several samples into one row.
+            past_key_values: Cache of earlier positions.
+            inputs_embeds: (B, L, H) instead of `input_ids`.
+            pixel_values: (N, 3, S, S), the crops of all pictures of the batch in order.
+            image_sizes: (pictures, 2), height and width after padding in pixels.
+            mm_encoder_outputs: What `get_image_features` gave, to encode pictures once.
+            labels: (B, L); -100 where nothing is to be learnt. The loss is the mean cross-entropy.
+            logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
+            **kwargs: Passed to the decoder and the loss, such as `shift_labels` and
+                `num_items_in_batch`.
+
+        Raises:
+            ValueError: Placeholders and pictures do not match.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Prepare one step; past the original context, start the cache anew.
+
+        Beyond `original_max_position_embeddings` every position is rotated by other factors, so
+        keys cached before are stale. The cache is emptied once and the whole text is read again,
+        with its pictures, which is what Phi-3.5's official code does (Phi-3's goes on with stale
+        keys).
+
+        Raises:
+            ValueError: The whole text is not there to be read again.
+        """
+        cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        whole = input_ids.shape[1] > cached
+        step = kwargs.get("next_sequence_length") or input_ids.shape[1]
+        length = input_ids.shape[1] if whole else cached + step
+        mask = kwargs.get("attention_mask")
+        if past_key_values is not None and self._crosses(mask, cached, length):
+            if not whole:
+                raise ValueError(
+                    f"The text grows past {self.config.original_max_position_embeddings} tokens, "
+                    "where all of it must be read again, but only a part of its input_ids is here. "
+                    "Pass the whole text as input_ids, without prefill_chunk_size."
+                )
+            past_key_values.reset()
+            kwargs["position_ids"] = None if mask is None else _positions(mask)
+            kwargs["next_sequence_length"] = None
+            is_first_iteration = True
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        return inputs
+
+    def _crosses(self, attention_mask_BL: torch.Tensor | None, before: int, after: int) -> bool:
+        """Tell whether growing from `before` to `after` columns leaves the original context.
+
+        Padding has no position, so what counts is the most real tokens that a row has.
+        """
+        limit: int = self.config.original_max_position_embeddings
+        if before == 0 or after <= limit:
+            return False
+        if attention_mask_BL is not None and attention_mask_BL.ndim == 2:
+            before = int(attention_mask_BL[:, :before].sum(dim=1).max())
+            after = int(attention_mask_BL[:, :after].sum(dim=1).max())
+        return before <= limit < after
+
+    def adjust_generation_fn(self, generation_config: Any, *args: Any, **kwargs: Any) -> None:
+        """Stop where the model stops: official files name only `</s>`, which it never says."""
+        super().adjust_generation_fn(generation_config, *args, **kwargs)
+        stops = _as_list(self.generation_config.eos_token_id)
+        missing = [token for token in _as_list(self.config.eos_token_id) if token not in stops]
+        self.generation_config.eos_token_id = missing + stops
+        if self.generation_config.pad_token_id is None:
+            self.generation_config.pad_token_id = self.config.pad_token_id
+
+
+def _positions(attention_mask_BL: torch.Tensor) -> torch.Tensor:
+    """Count positions from the first real token: `[[0, 0, 1, 1]]` -> `[[0, 0, 0, 1]]`."""
+    return (attention_mask_BL.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _as_list(token_ids: int | list[int] | None) -> list[int]:
+    """Give token ids as a list: `2` -> `[2]`, None -> `[]`."""
+    if token_ids is None:
+        return []
+    return [token_ids] if isinstance(token_ids, int) else list(token_ids)
+
+
+Phi3VForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["Phi3VForCausalLM", "Phi3VModel", "Phi3VPreTrainedModel"]

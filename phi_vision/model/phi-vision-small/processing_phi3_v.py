@@ -1,0 +1,182 @@
+"""Pictures and words to what the model reads: `input_ids`, `pixel_values`, `image_sizes`.
+
+    processor(text="<|user|>\\n<|image_1|>\\nWhat is it?<|end|>\\n<|assistant|>\\n", images=photo)
+
+Each tag `<|image_k|>` becomes as many placeholder ids as its picture has image tokens, followed by
+`<s>`: the official processor tokenizes the text between tags piece by piece, and its tokenizer
+begins each piece with `<s>`. The model was trained on that, so it stays.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.image_utils import is_valid_image
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+# `<|image_1|>` names a picture of its text; `<|image|>` shows the next one.
+IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
+
+# The official template, for contents that are strings or lists of blocks. It also says `<s>`, since
+# trainers tokenize its words without adding special tokens.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% set shown = namespace(images=0) %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\n' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ (message['content'] if message['content'] is string"
+    " else message['content'] | map(attribute='text') | join('')) + '<|end|>\n' }}"
+    "{% endgeneration %}"
+    "{% elif message['content'] is string %}{{ message['content'] + '<|end|>\n' }}"
+    "{% else %}{% for block in message['content'] %}"
+    "{% if block['type'] == 'image' %}{% set shown.images = shown.images + 1 %}"
+    "{{ '<|image_' + shown.images | string + '|>\n' }}"
+    "{% else %}{{ block['text'] }}{% endif %}"
+    "{% endfor %}{{ '<|end|>\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+    "{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+class Phi3VProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """Defaults of a call: a list of texts is padded to its longest."""
+
+    _defaults = {"text_kwargs": {"padding": True}}  # noqa: RUF012
+
+
+class Phi3VProcessor(ProcessorMixin):
+    """Joins the image processor and the tokenizer.
+
+    Rows are padded on the left unless asked otherwise, so that a batch can generate; `padding_side`
+    in the call changes it.
+
+    Args:
+        image_processor: Cuts pictures into crops.
+        tokenizer: Knows `<|image|>`, `<|user|>`, `<|assistant|>` and `<|end|>`.
+        chat_template: Jinja template of a conversation; the official wording unless given.
+    """
+
+    valid_processor_kwargs = Phi3VProcessorKwargs
+    image_token = "<|image|>"
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        tokenizer.padding_side = "left"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """Name what the image processor counts for this processor and the model never takes."""
+        return ["num_img_tokens"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Name what a call returns."""
+        return ["input_ids", "attention_mask", "pixel_values", "image_sizes"]
+
+    def prepare_inputs_layout(
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        audio: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any, Any]:
+        """Put the pictures into the order in which the texts show them.
+
+        Input:  `["<|image_2|> or <|image_1|>?", "Hello"]`, `[[a, b], []]`
+        Output: `["<|image|> or <|image|>?", "Hello"]`, `[b, a]`
+
+        Raises:
+            ValueError: A tag names no picture, a picture is named by no tag, or the number of lists
+                of pictures is not the number of texts.
+        """
+        if text is None:
+            laid_out: tuple[Any, Any, Any, Any]
+            laid_out = super().prepare_inputs_layout(images=images, **kwargs)
+            return laid_out
+        texts = [text] if isinstance(text, str) else list(text)
+        if images is not None:
+            images = self.image_processor.fetch_images(images)
+        pictures_of_rows = _group_by_text(images, len(texts))
+        shown = [
+            _order_by_tags(row, words, pictures)
+            for row, (words, pictures) in enumerate(zip(texts, pictures_of_rows, strict=True))
+        ]
+        texts = [IMAGE_TAG.sub(self.image_token, words) for words in texts]
+        if kwargs.get(
+            "add_special_tokens", kwargs.get("text_kwargs", {}).get("add_special_tokens", True)
+        ):
+            texts = [words.removeprefix(self.tokenizer.bos_token) for words in texts]
+        ordered = [picture for pictures in shown for picture in pictures]
+        return ordered or None, texts, None, None
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
+        """Spell a picture as its placeholders and the `<s>` with which the text goes on."""
+        count = int(image_inputs["num_img_tokens"][image_idx])
+        return self.image_token * count + str(self.tokenizer.bos_token)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write the processor, and `preprocessor_config.json` for engines that read only that."""
+        saved = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+        return saved
+
+
+def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
+    """Give each text its list of pictures.
+
+    Input:  `photo`, `[a, b]` beside one text, or `[[a, b], []]` beside two
+    Output: `[[photo]]`, `[[a, b]]`, `[[a, b], []]`
+    """
+    if images is None:
+        return [[] for _ in range(texts)]
+    if is_valid_image(images):
+        images = [images]
+    if any(isinstance(entry, (list, tuple)) for entry in images):
+        rows = [[] if entry is None else list(entry) for entry in images]
+    elif texts == 1:
+        rows = [list(images)]
+    else:
+        raise ValueError(
+            f"Got {texts} texts and a flat list of {len(images)} pictures; give a list of lists, "
+            "one list of pictures for each text (an empty one for a text without)."
+        )
+    if len(rows) != texts:
+        raise ValueError(
+            f"Got {texts} texts but {len(rows)} lists of pictures; give one list for each."
+        )
+    return rows
+
+
+def _order_by_tags(row: int, words: str, pictures: Sequence[Any]) -> list[Any]:
+    """Give the pictures in the order in which the tags of one text show them."""
+    tags = [match.group(1) for match in IMAGE_TAG.finditer(words)]
+    if any(tag is None for tag in tags) and any(tag is not None for tag in tags):
+        raise ValueError(f"Text {row} mixes <|image|> with numbered tags; number all of them.")
+    numbers = [place if tag is None else int(tag) for place, tag in enumerate(tags, start=1)]
+    for number in numbers:
+        if not 1 <= number <= len(pictures):
+            raise ValueError(
+                f"Text {row} shows <|image_{number}|> but was given {len(pictures)} picture(s); "
+                "give the picture or remove the tag."
+            )
+    for number in range(1, len(pictures) + 1):
+        if number not in numbers:
+            raise ValueError(
+                f"Text {row} was given {len(pictures)} picture(s) but never shows picture "
+                f"{number}; write <|image_{number}|> where it belongs."
+            )
+    return [pictures[number - 1] for number in numbers]
+
+
+Phi3VProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["Phi3VProcessor"]

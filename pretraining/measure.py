@@ -1,0 +1,69 @@
+"""What `phi-vision-small` can tell about pictures it has not seen, and what it tells without them.
+
+    python -m pretraining.measure --pictures 200
+
+Draws new garments, asks for each fact, and asks again about another picture of the batch. A fact
+that a kind cannot vary (the length of a sweater) is not asked.
+"""
+
+import argparse
+import random
+
+import torch
+
+from phi_vision.model.answering import answer
+from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
+from phi_vision.studio.drawing import draw, random_scene
+from phi_vision.studio.garment import CHOICES, Garment, random_garment
+from pretraining.market import facts
+
+FIELDS = {
+    "kind": "kind",
+    "colour": "colours",
+    "material": "materials",
+    "pattern": "patterns",
+    "trim": "trims",
+    "length": "lengths",
+    "metal": "hardware",
+    "buttons": "buttons",
+}
+"""Last word of the question -> the field of `Choices` that says what a kind can be had in."""
+
+
+def measure(pictures: int, seed: int) -> None:
+    """Print the share of right answers per fact, with the right and with another picture."""
+    model, processor = load_model(SMALL, dtype=fast_dtype(torch.device("cpu")))
+    rng = random.Random(f"measure {seed}")
+    garments = [random_garment(rng) for _ in range(pictures)]
+    images = [draw(garment, random_scene(rng)) for garment in garments]
+    questions = [question for question, _ in facts(garments[0])]
+    for place, question in enumerate(questions):
+        name = question.split()[-1].rstrip("?")
+        asked = [at for at, garment in enumerate(garments) if _varies(garment, name)]
+        truth = [facts(garments[at])[place][1] for at in asked]
+        message = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": question}],
+        }
+        prompts = [processor.apply_chat_template([message], add_generation_prompt=True)] * len(
+            asked
+        )
+        figures = []
+        for shown in (asked, asked[1:] + asked[:1]):
+            said = answer(
+                model, processor, prompts, [[images[at]] for at in shown], max_new_tokens=8
+            )
+            figures.append(sum(map(str.__eq__, said, truth)) / len(truth))
+        print(f"{name:<9} {figures[0]:.2f} of {len(asked)}; with another picture {figures[1]:.2f}")
+
+
+def _varies(garment: Garment, name: str) -> bool:
+    return name == "kind" or len(getattr(CHOICES[garment.kind], FIELDS[name])) > 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Measure phi-vision-small.")
+    parser.add_argument("--pictures", type=int, default=200, help="garments to draw")
+    parser.add_argument("--seed", type=int, default=0, help="of the garments")
+    asked = parser.parse_args()
+    measure(asked.pictures, asked.seed)

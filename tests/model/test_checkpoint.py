@@ -1,0 +1,212 @@
+"""Loading: what counts as a model, and the one clear line for everything that does not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from toy_rows import Inputs
+
+from phi_vision.model.checkpoint import SMALL, fast_dtype, load_config, load_model, resolve
+
+
+def refusal(source: str | Path) -> str:
+    """Load what cannot be loaded and give the message, which must be one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load_model(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint folder that is the test's own to break."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+
+
+@pytest.fixture
+def shards(copy: Path) -> list[Path]:
+    """The shards of a checkpoint in several."""
+    model, _ = load_model(copy)
+    (copy / "model.safetensors").unlink()
+    model.save_pretrained(copy, max_shard_size="500KB")
+    found = sorted(copy.glob("model-*.safetensors"))
+    assert len(found) > 1
+    return found
+
+
+@pytest.fixture
+def adapter(copy: Path, tmp_path: Path) -> Path:
+    """An adapter as PEFT writes it, that has learnt something: B is not zero."""
+    model, _ = load_model(copy)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["qkv_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+# What loads
+
+
+def test_a_full_folder_loads_ready_to_answer(tiny_checkpoint: Path, rows: list[Inputs]) -> None:
+    model, processor = load_model(str(tiny_checkpoint))
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert processor.image_token_id == model.config.image_token_id
+    saved = load_file(tiny_checkpoint / "model.safetensors")
+    assert torch.equal(model.lm_head.weight, saved["lm_head.weight"])
+
+
+def test_weights_come_in_the_kind_of_number_asked_for(tiny_checkpoint: Path) -> None:
+    model, _ = load_model(tiny_checkpoint, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_an_adapter_folder_loads_with_its_base_and_the_base_s_processor(
+    adapter: Path, copy: Path, rows: list[Inputs]
+) -> None:
+    model, processor = load_model(adapter)
+    assert isinstance(model, PeftModel)
+    assert processor.image_processor.crop_size == 56
+    base, _ = load_model(copy)
+    with torch.no_grad():
+        changed, plain = model(**rows[0]).logits, base(**rows[0]).logits
+        assert not torch.allclose(changed, plain, atol=1e-3)
+        with model.disable_adapter():
+            assert torch.equal(model(**rows[0]).logits, plain)
+
+
+def test_a_run_folder_loads_the_model_in_it(copy: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("model: elsewhere\n")
+    copy.rename(run / "model")
+    assert resolve(run) == str(run / "model")
+    model, _ = load_model(run)
+    assert model.config.model_type == "phi3_v"
+
+
+def test_the_packaged_checkpoint_loads_by_its_name() -> None:
+    folder = Path(resolve(SMALL))
+    assert folder.is_dir()
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"{SMALL} has no weights yet")
+    model, processor = load_model(SMALL)
+    assert len(processor.tokenizer) == model.config.vocab_size
+
+
+# What does not
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nowhere")
+    assert f"No model at '{tmp_path}/nowhere': no such folder. Give a checkpoint folder" in message
+
+
+def test_a_folder_without_config_says_what_it_holds(tmp_path: Path) -> None:
+    for name in ("photo.png", "notes.txt"):
+        (tmp_path / name).touch()
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path} is no checkpoint: it has no config.json")
+    assert "only notes.txt, photo.png. Give the folder that holds" in message
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    assert "has no config.json, only nothing" in refusal(tmp_path)
+
+
+def test_a_torn_config_is_no_matter_of_the_hub(copy: Path) -> None:
+    config = copy / "config.json"
+    config.write_text(config.read_text()[:100])
+    message = refusal(copy)
+    assert "is no checkpoint" in message
+    assert "not a valid JSON" in message
+    assert "hub" not in message
+
+
+def test_another_kind_of_model_is_refused(copy: Path) -> None:
+    config = copy / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "phi3"}))
+    message = refusal(copy)
+    assert message.startswith(f"{copy} holds a model of type 'phi3', not 'phi3_v'.")
+    with pytest.raises(ValueError, match="of type 'phi3'"):
+        load_config(copy)
+
+
+def cut_off(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def leave_the_head_only(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:4])
+
+
+@pytest.mark.parametrize("harm", [cut_off, leave_the_head_only, Path.unlink])
+def test_a_shard_that_is_not_whole_is_refused(
+    shards: list[Path], harm: Callable[[Path], None]
+) -> None:
+    harm(shards[-1])
+    message = refusal(shards[-1].parent)
+    assert message.startswith(f"The weights in {shards[-1].parent} do not load: ")
+    assert message.endswith("Is every shard there, whole?")
+
+
+def test_a_missing_tensor_is_named(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.vision_embed_tokens.glb_GN"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    message = refusal(copy)
+    assert "lack 1 of the model's tensors, the first 'model.vision_embed_tokens.glb_GN'" in message
+
+
+def test_a_tensor_of_another_shape_is_refused(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.vision_embed_tokens.glb_GN"] = torch.zeros(1, 1, 3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert "do not load" in refusal(copy)
+
+
+def test_a_folder_without_processor_says_what_to_copy(copy: Path) -> None:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (copy / name).unlink(missing_ok=True)
+    assert "Copy preprocessor_config.json" in refusal(copy)
+
+
+def test_an_adapter_whose_base_is_gone_names_both(adapter: Path, copy: Path) -> None:
+    copy.rename(copy.with_name("moved"))
+    assert f"{adapter} is an adapter of '{copy}', which is not there." in refusal(adapter)
+
+
+@pytest.mark.parametrize("harm", [cut_off, Path.unlink])
+def test_an_adapter_that_is_not_whole_is_refused(
+    adapter: Path, harm: Callable[[Path], None]
+) -> None:
+    harm(adapter / "adapter_model.safetensors")
+    assert f"The adapter in {adapter} does not load: " in refusal(adapter)
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no body/no:model"])
+def test_a_hub_id_that_cannot_be_fetched_says_so(name: str) -> None:
+    message = refusal(name)
+    assert message.startswith(f"'{name}' is no folder here, and fetching it from the hub failed: ")
+    assert message.endswith("or download the checkpoint and give its folder.")
+
+
+def test_numbers_are_bfloat16_only_where_the_machine_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert fast_dtype(cpu) == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert fast_dtype(cpu) == torch.bfloat16
