@@ -228,6 +228,11 @@ def test_a_traceback_is_shown_on_request() -> None:
 # Commands that work.
 
 
+def recipe_lines(printed: str) -> list[str]:
+    """Leave out what a dry run says about the recipe, which stands in comments."""
+    return [line for line in printed.splitlines() if not line.startswith("#")]
+
+
 def test_a_dry_run_writes_nothing_and_prints_a_recipe_that_runs_again(
     shop: Path,
     tiny_checkpoint: Path,
@@ -244,7 +249,8 @@ def test_a_dry_run_writes_nothing_and_prints_a_recipe_that_runs_again(
     assert main(["train", "recipe.yaml", "--dry-run"]) == 0
     assert capsys.readouterr().out == printed
     assert main(["train", "recipe.yaml", "--dry-run", "--lora-rank", "2"]) == 0
-    assert capsys.readouterr().out == printed.replace("lora_rank: 16", "lora_rank: 2")
+    replaced = printed.replace("lora_rank: 16", "lora_rank: 2")
+    assert recipe_lines(capsys.readouterr().out) == recipe_lines(replaced)
 
 
 @pytest.mark.usefixtures("brief")

@@ -22,14 +22,18 @@ def commands(script: str) -> list[list[str]]:
     Input:  "$ phi-vision train lora \\\\\n    --data x | tee log   # comment"
     Output: [["train", "lora", "--data", "x"]]
     """
-    lines = script.replace("\\\n", " ").splitlines()
     found = []
-    for line in lines:
+    for line in joined(script):
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
         if words[:1] == ["phi-vision"]:
             ends = [words.index(word) for word in ("|", ">", "&&", ";") if word in words]
             found.append(words[1 : min(ends, default=None)])
     return found
+
+
+def joined(script: str) -> list[str]:
+    """Give a script's lines, those that end in a backslash joined to the next."""
+    return script.replace("\\\n", " ").splitlines()
 
 
 def documented() -> list[tuple[str, list[str]]]:
@@ -41,7 +45,7 @@ def documented() -> list[tuple[str, list[str]]]:
     ]
     demo = [
         line
-        for line in (ROOT / "demo.sh").read_text(encoding="utf-8").splitlines()
+        for line in joined((ROOT / "demo.sh").read_text(encoding="utf-8"))
         if line.startswith("phi-vision ")
     ]
     return shown + [("demo.sh", words) for words in commands("\n".join(demo))]
