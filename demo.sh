@@ -30,7 +30,7 @@ phi-vision predict phi-vision-small runs/demo/picture.jpg | tee "$demo/before.tx
 
 say "3. Fine-tuning with LoRA"
 phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run \
-  --epochs 4 --batch-size 16 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --train-projector
+  --epochs 5 --batch-size 16 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --train-projector
 
 say "4. How good is it on pictures it has not seen?"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --split test --out runs/demo/report

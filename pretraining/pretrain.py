@@ -10,6 +10,7 @@ run goes on there.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -189,6 +190,25 @@ def talk(run: Pretraining, pool: Path, steps: int) -> None:
     hook.remove()
 
 
+def export(run: Pretraining, folder: Path) -> None:
+    """Write the model as a bf16 checkpoint, without copies of the code that lies next to it.
+
+    A checkpoint carries the model room's files and names them in `auto_map`, for machines without
+    phi-vision; this one lives inside phi-vision, and a copy of its own would grow stale.
+    """
+    run.model.to(torch.bfloat16).save_pretrained(folder)
+    run.processor.save_pretrained(folder)
+    for carried in folder.glob("*_phi3_v.py"):
+        carried.unlink()
+    for file in folder.glob("*config.json"):
+        fields = json.loads(file.read_text())
+        for described in (fields, fields.get("image_processor", {})):
+            described.pop("auto_map", None)
+        file.write_text(json.dumps(fields, indent=2) + "\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
 def collate(
     processor: Phi3VProcessor, batch: Sequence[Drawn], talks: Sequence[Sequence[Turn]]
 ) -> dict[str, torch.Tensor]:
@@ -304,8 +324,7 @@ def main() -> None:
     asked = parser.parse_args()
     run = Pretraining(asked.state)
     if asked.export:
-        run.model.to(torch.bfloat16).save_pretrained(asked.export)
-        run.processor.save_pretrained(asked.export)
+        export(run, asked.export)
         return
     run.model.train()
     look(run, asked.pool, asked.look_steps)
