@@ -7,8 +7,8 @@ A new garment is one function and one line in `BAGS_AND_SHOES`.
 # ruff: noqa: E501
 
 from phi_vision.studio.cloth import (
+    Draw,
     Ink,
-    Shape,
     buckle,
     button,
     chain,
@@ -268,12 +268,12 @@ def _heel(garment: Garment, ink: Ink) -> str:
     )
 
 
-BAGS_AND_SHOES: dict[str, Shape] = {
-    "tote bag": Shape(_tote_bag, 82, 96),
-    "crossbody bag": Shape(_crossbody_bag, 76, 85),
-    "backpack": Shape(_backpack, 76, 100),
-    "sneaker": Shape(_sneaker, 100, 74),
-    "boot": Shape(_boot, 86, 109),
-    "loafer": Shape(_loafer, 97, 66),
-    "heel": Shape(_heel, 97, 84),
+BAGS_AND_SHOES: dict[str, Draw] = {
+    "tote bag": _tote_bag,
+    "crossbody bag": _crossbody_bag,
+    "backpack": _backpack,
+    "sneaker": _sneaker,
+    "boot": _boot,
+    "loafer": _loafer,
+    "heel": _heel,
 }

@@ -8,8 +8,8 @@ A new garment is one function and one line in `BOTTOMS`.
 
 from phi_vision.studio.cloth import (
     FOLD,
+    Draw,
     Ink,
-    Shape,
     buckle,
     button,
     cloth,
@@ -181,12 +181,12 @@ def _shorts(garment: Garment, ink: Ink) -> str:
     return mirrored(half) + seam("M0 -46 V2", ink) + band + gathers + cords
 
 
-BOTTOMS: dict[str, Shape] = {
-    "dress": Shape(_dress, 71, 109),
-    "evening gown": Shape(_evening_gown, 82, 104),
-    "skirt": Shape(_skirt, 58, 85),
-    "pleated skirt": Shape(_pleated_skirt, 89, 98),
-    "jeans": Shape(_jeans, 48, 100),
-    "trousers": Shape(_trousers, 66, 102),
-    "shorts": Shape(_shorts, 70, 64),
+BOTTOMS: dict[str, Draw] = {
+    "dress": _dress,
+    "evening gown": _evening_gown,
+    "skirt": _skirt,
+    "pleated skirt": _pleated_skirt,
+    "jeans": _jeans,
+    "trousers": _trousers,
+    "shorts": _shorts,
 }

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from phi_vision.studio.garment import Garment, Rgb
 
@@ -54,12 +53,8 @@ class Ink:
     metal_dark: str
 
 
-class Shape(NamedTuple):
-    """How a kind is drawn, and the box around the middle that nothing it draws leaves."""
-
-    draw: Callable[[Garment, Ink], str]
-    half_width: float
-    half_height: float
+Draw = Callable[[Garment, Ink], str]
+"""How a kind is drawn: SVG shapes around the middle, in a box from -100 to 100 or a little more."""
 
 
 def mix_ink(garment: Garment) -> Ink:

@@ -65,6 +65,8 @@ _STANDING = {
 }
 _ASPECTS = (1.0, 1.0, 4 / 5, 3 / 4, 2 / 3, 4 / 3)
 _NOISE_SIDE = 1024
+_REACH = 130
+"""Units of the drawing from its middle that no turned product, hanger and all, goes beyond."""
 _COLOUR = re.compile(r'"(#[0-9a-f]{3,6}|url\(#\w+\)|FOLD)"')
 _FOLDS = re.compile(r'<path[^>]*"FOLD"[^>]*/>')
 _TINTS: tuple[Rgb, ...] = (
@@ -91,7 +93,7 @@ class Scene:
         exposure: brightness of the whole picture, about 1.
         warmth: colour cast, -1 (blue) to 1 (yellow).
         rotation: of the product, in degrees.
-        scale: the product's box against the shorter side.
+        scale: the product against the largest that fits the picture.
         offset: of the product from the centre, as shares of the shorter side.
         flip: whether the product faces left.
         shadow: strength of the shadow it throws, 0 to 1.
@@ -134,7 +136,7 @@ def random_scene(rng: random.Random) -> Scene:
         exposure=round(rng.uniform(0.9, 1.06), 3),
         warmth=round(rng.uniform(-1, 1), 2),
         rotation=round(rng.gauss(0, 4), 1),
-        scale=round(rng.uniform(0.74, 0.88), 3),
+        scale=round(rng.uniform(0.74, 0.92), 3),
         offset=(round(rng.uniform(-0.03, 0.03), 3), round(rng.uniform(-0.02, 0.02), 3)),
         flip=rng.random() < 0.5,
         shadow=round(rng.uniform(0.25, 0.8), 2),
@@ -158,7 +160,7 @@ def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> 
     """
     zoom = 1.0 if longest_side is None else longest_side / max(scene.width, scene.height)
     size = (max(1, round(scene.width * zoom)), max(1, round(scene.height * zoom)))
-    product = _product(garment, scene, shorter=min(size))
+    product = _product(garment, scene, size)
     place = _place(scene, size, product.size)
     picture = _background(scene, size)
     _cast_shadow(picture, product, place, scene)
@@ -175,25 +177,26 @@ def encode(picture: Image.Image, scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def _product(garment: Garment, scene: Scene, *, shorter: int) -> Image.Image:
-    """Paint the product alone, on nothing: an RGBA box around its centre.
+def _product(garment: Garment, scene: Scene, size: tuple[int, int]) -> Image.Image:
+    """Paint the product alone, on nothing, as large as the picture holds at the scene's scale.
 
     The shapes are rendered twice: once in colour with black panels where the dyed cloth will be,
     once as a matte that says how much of that cloth is seen there and in what light. Their sum is
     the picture; every fold and button that lies over the cloth dims the matte by itself.
     """
-    scale = scene.scale * shorter / 200
     turn = scene.rotation * (0.3 if garment.kind in _STANDING else 1.0)
     face = -1 if scene.flip else 1
     ink = mix_ink(garment)
     hanger = _HANGER if scene.hanger and garment.kind in _HANGABLE else ""
-    shapes = hanger + SHAPES[garment.kind].draw(garment, ink)
-    width, height = _box(garment, turn, scale)
-    turned = f"rotate({turn}) scale({scale * garment.fit * face:.4f} {scale:.4f})"
+    shapes = hanger + SHAPES[garment.kind](garment, ink)
+    hung = f'<g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
+    defined = f"<defs>{definitions(garment, light=scene.light * face, contrast=scene.contrast)}"
+    left, top, right, bottom = _extent(f"{defined}</defs>{hung}{shapes.replace(DYE, '#000')}</g>")
+    scale = scene.scale * min(size[0] / (right - left), size[1] / (bottom - top))
+    width, height = math.ceil(scale * (right - left)), math.ceil(scale * (bottom - top))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">'
-        f"<defs>{definitions(garment, light=scene.light * face, contrast=scene.contrast)}</defs>"
-        f'<g transform="translate({width / 2} {height / 2}) {turned}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="{left} {top} {width / scale} {height / scale}">{defined}</defs>{hung}'
     )
     painted = _FOLDS.sub("", shapes).replace(DYE, "#000")
     seen = _COLOUR.sub('"#000"', shapes).replace(DYE, "url(#lit)")
@@ -202,14 +205,15 @@ def _product(garment: Garment, scene: Scene, *, shorter: int) -> Image.Image:
     return _dye(coloured, matte, sheet)
 
 
-def _box(garment: Garment, turn: float, scale: float) -> tuple[int, int]:
-    _, half_width, half_height = SHAPES[garment.kind]
-    half_width *= garment.fit
-    cosine, sine = math.cos(math.radians(turn)), abs(math.sin(math.radians(turn)))
-    return (
-        math.ceil(2 * scale * (half_width * cosine + half_height * sine)),
-        math.ceil(2 * scale * (half_height * cosine + half_width * sine)),
-    )
+def _extent(shapes: str) -> tuple[int, int, int, int]:
+    """Find the box, in units of the drawing, that nothing of the shapes leaves."""
+    box = f"{-_REACH} {-_REACH} {2 * _REACH} {2 * _REACH}"
+    small = f'width="{_REACH}" height="{_REACH}" viewBox="{box}"'
+    rough = _render(f'<svg xmlns="http://www.w3.org/2000/svg" {small}>{shapes}</svg>')
+    found = rough.getchannel("A").getbbox()
+    assert found is not None, "a drawn product has pixels"
+    left, top, right, bottom = (2 * side - _REACH for side in found)
+    return left, top, right, bottom
 
 
 def _render(svg: str) -> Image.Image:

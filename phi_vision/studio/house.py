@@ -43,10 +43,10 @@ def title(garment: Garment, rng: random.Random) -> str:
         rng.choice(_LINES) if rng.random() < _LINE_NAME_SHARE else "",
         _LENGTH_WORDS.get((garment.kind, garment.length), ""),
         "Hooded" if garment.hood and garment.kind != "hoodie" else "",
-        _TRIM_WORDS[garment.trim],
+        TRIM_WORDS[garment.trim],
         _PATTERN_WORDS[garment.pattern],
         "Chronograph" if garment.kind == "watch" and garment.buttons > 1 else "",
-        _MATERIAL_WORDS[garment.material],
+        MATERIAL_WORDS[garment.material],
         RANGES[garment.kind].noun,
     ]
     return " ".join(word for word in words if word)
@@ -80,7 +80,7 @@ def price_point(amount: float) -> float:
 
 _LINE_NAME_SHARE = 0.12
 _LINES = ("Aldwych", "Cavendish", "Halden", "Lydgate", "Marlowe", "Orsett", "Thornby", "Wren")
-_MATERIAL_WORDS = {
+MATERIAL_WORDS = {
     "cotton": "Cotton",
     "denim": "Selvedge",
     "wool": "Wool",
@@ -104,7 +104,7 @@ _PATTERN_WORDS = {
     "floral": "Meadow Print",
     "quilted": "Quilted",
 }
-_TRIM_WORDS = {
+TRIM_WORDS = {
     "none": "",
     "contrast": "Contrast",
     "monogram": "Monogram",

@@ -7,8 +7,8 @@ A new garment is one function and one line in `SMALL_THINGS`.
 # ruff: noqa: E501
 
 from phi_vision.studio.cloth import (
+    Draw,
     Ink,
-    Shape,
     buckle,
     button,
     cloth,
@@ -271,15 +271,15 @@ def _socks(garment: Garment, ink: Ink) -> str:
     return f'<g transform="translate(-34 -6)">{sock}</g><g transform="translate(26 12)">{sock}</g>'
 
 
-SMALL_THINGS: dict[str, Shape] = {
-    "scarf": Shape(_scarf, 62, 103),
-    "tie": Shape(_tie, 42, 102),
-    "cap": Shape(_cap, 98, 70),
-    "hat": Shape(_hat, 101, 59),
-    "sunglasses": Shape(_sunglasses, 101, 47),
-    "watch": Shape(_watch, 54, 107),
-    "belt": Shape(_belt, 101, 65),
-    "wallet": Shape(_wallet, 92, 66),
-    "gloves": Shape(_gloves, 99, 100),
-    "socks": Shape(_socks, 88, 106),
+SMALL_THINGS: dict[str, Draw] = {
+    "scarf": _scarf,
+    "tie": _tie,
+    "cap": _cap,
+    "hat": _hat,
+    "sunglasses": _sunglasses,
+    "watch": _watch,
+    "belt": _belt,
+    "wallet": _wallet,
+    "gloves": _gloves,
+    "socks": _socks,
 }

@@ -7,8 +7,8 @@ A new garment is one function and one line in `TOPS`.
 # ruff: noqa: E501
 
 from phi_vision.studio.cloth import (
+    Draw,
     Ink,
-    Shape,
     buckle,
     button,
     cloth,
@@ -283,15 +283,15 @@ def _quilt(half: float, top: float, ink: Ink) -> str:
     return cloth(band, ink) + creases
 
 
-TOPS: dict[str, Shape] = {
-    "trench coat": Shape(_trench_coat, 92, 109),
-    "puffer jacket": Shape(_puffer_jacket, 103, 112),
-    "blazer": Shape(_blazer, 93, 109),
-    "cardigan": Shape(_cardigan, 93, 109),
-    "sweater": Shape(_sweater, 93, 92),
-    "hoodie": Shape(_hoodie, 93, 104),
-    "t-shirt": Shape(_t_shirt, 90, 109),
-    "polo shirt": Shape(_polo_shirt, 90, 109),
-    "shirt": Shape(_shirt, 93, 109),
-    "tank top": Shape(_tank_top, 58, 87),
+TOPS: dict[str, Draw] = {
+    "trench coat": _trench_coat,
+    "puffer jacket": _puffer_jacket,
+    "blazer": _blazer,
+    "cardigan": _cardigan,
+    "sweater": _sweater,
+    "hoodie": _hoodie,
+    "t-shirt": _t_shirt,
+    "polo shirt": _polo_shirt,
+    "shirt": _shirt,
+    "tank top": _tank_top,
 }
