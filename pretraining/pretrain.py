@@ -74,19 +74,29 @@ class Progress:
 
 
 class Namer(nn.Module):
-    """Names what is visible from the mean of a crop's features; thrown away after pre-training."""
+    """Names what is visible in a crop; thrown away after pre-training.
+
+    Each attribute looks where it is told best: a mean over the crop would drown a weave or a trim
+    in the background.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
+        self.keys = nn.Linear(width, width)
+        self.queries_AD = nn.Parameter(torch.zeros(len(ATTRIBUTES), width))
         self.heads = nn.ModuleDict(
             {name: nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()}
         )
 
     def forward(self, features_NPD: torch.Tensor) -> dict[str, torch.Tensor]:
         """Score every value of every attribute: (N, P, D) -> name -> (N, values)."""
-        pooled_ND = self.norm(features_NPD.float().mean(1))
-        return {name: head(pooled_ND) for name, head in self.heads.items()}
+        normed_NPD = self.norm(features_NPD.float())
+        looks_NAP = self.queries_AD @ self.keys(normed_NPD).transpose(1, 2)
+        pooled_NAD = (looks_NAP * features_NPD.shape[-1] ** -0.5).softmax(-1) @ normed_NPD
+        return {
+            name: head(pooled_NAD[:, place]) for place, (name, head) in enumerate(self.heads.items())
+        }
 
 
 class Pretraining:
