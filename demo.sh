@@ -17,7 +17,7 @@ phi-vision sample --rows 3040 --seed 0 --out runs/demo/catalog
 python - >"$demo/truth.txt" <<'PYTHON'
 from pathlib import Path
 
-from phi_vision.data.sources import load_samples
+from phi_vision.data.loading import load_samples
 from phi_vision.data.template import TEMPLATES
 
 sample = load_samples("runs/demo/catalog", split="test")[0]

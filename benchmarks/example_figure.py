@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
-from phi_vision.data.sources import load_samples
 from phi_vision.data.template import TEMPLATES
 from phi_vision.deploy.predict import Predictor
 

@@ -1,13 +1,17 @@
 """Samples -> batch. The only place where it is decided what a training step learns from.
 
-A row is `prompt + answer + <|end|>`; only the answer and its `<|end|>` are labelled. Nothing is
-ever cut: a row that is too long is an error, since a cut row would lose image tokens or its end.
+A row is `prompt + answer + <|end|>`, or a conversation; only what the assistant says and its
+`<|end|>` are labelled. Nothing is ever cut: a row that is too long is an error, since a cut row
+would lose image tokens or its end.
 """
 
 import io
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import ExifTags, Image
@@ -24,7 +28,19 @@ IGNORED = -100
 FIRST_TURNED = 5
 """EXIF orientations from here on exchange width and height."""
 
+PICTURE_MARK = "<image>"
+"""Where a message shows the next picture, as LLaVA and TRL write it."""
+
+CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+
 Batch = dict[str, torch.Tensor]
+
+
+class Piece(NamedTuple):
+    """A stretch of a row's text."""
+
+    text: str
+    is_learnt: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +65,10 @@ class AnswerCollator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples, padding on the right to the longest row."""
-        prompts = [self.template.prompt(self.processor, len(sample.images)) for sample in samples]
-        answers = [self.template.render(sample.record) + END for sample in samples]
-        texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        rows = [self.pieces(sample) for sample in samples]
         pictures = [sample.pictures() for sample in samples]
         batch: Batch = self.processor(
-            text=texts,
+            text=["".join(piece.text for piece in row) for row in rows],
             images=pictures if any(pictures) else None,
             return_tensors="pt",
             padding=True,
@@ -63,11 +77,23 @@ class AnswerCollator:
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         self._refuse_long_rows(samples, lengths)
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for row, length in enumerate(lengths):
-            answer = slice(length - self._count_answer(prompts[row], texts[row]), length)
-            labels[row, answer] = batch["input_ids"][row, answer]
+        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            ids = batch["input_ids"][place, :length]
+            learnt = self._find_learnt(row, ids)
+            labels[place, :length][learnt] = ids[learnt]
         # The Trainer takes the batch size from the first tensor, so `input_ids` stays in front.
         return {**batch, "labels": labels}
+
+    def pieces(self, sample: Sample) -> list[Piece]:
+        """Word a sample: what is given and what is learnt, by turns.
+
+        Raises:
+            ValueError: The record lacks a field of the template, or the conversation is none.
+        """
+        if not sample.messages:
+            prompt = self.template.prompt(self.processor, len(sample.images))
+            return [Piece(prompt, False), Piece(self.template.render(sample.record) + END, True)]
+        return _word_conversation(self.processor, sample)
 
     def count_tokens(self, sample: Sample) -> tuple[int, int]:
         """Count a sample's image tokens and its other tokens, without decoding its pictures.
@@ -75,13 +101,9 @@ class AnswerCollator:
         Raises:
             ValueError: A picture cannot be read or is too thin to cut, or the record lacks a field.
         """
-        tokenizer = self.processor.tokenizer
-        prompt = self.template.prompt(self.processor, len(sample.images))
-        # One placeholder for each picture, spelt as the processor spells it, then taken off again.
-        prompt = IMAGE_TAG.sub(self.processor.image_token + tokenizer.bos_token, prompt)
-        words = prompt.removeprefix(tokenizer.bos_token) + self.template.render(sample.record) + END
+        words = self._tokenize("".join(piece.text for piece in self.pieces(sample)))
         tokens_of_pictures = [self._count_picture(sample, at) for at in range(len(sample.images))]
-        return sum(tokens_of_pictures), len(tokenizer(words)["input_ids"]) - len(sample.images)
+        return sum(tokens_of_pictures), len(words) - len(sample.images)
 
     def _count_picture(self, sample: Sample, at: int) -> int:
         cutter = self.processor.image_processor
@@ -94,21 +116,38 @@ class AnswerCollator:
         short = math.ceil(short / cutter.crop_size) * cutter.crop_size
         return int(cutter.count_tokens(*((long, short) if height > width else (short, long))))
 
-    def _count_answer(self, prompt: str, text: str) -> int:
-        """Count the tokens of a row that come after its prompt.
+    def _find_learnt(self, row: Sequence[Piece], ids_L: torch.Tensor) -> torch.Tensor:
+        """Mark the tokens of a row that belong to pieces that are learnt: (L,) bool.
 
-        Words only: image tags stand here as plain text, which is the same in both.
+        Counted on the words alone, in which each picture is one token; then stretched to the
+        tokens that the pictures became.
         """
-        tokenize = self.processor.tokenizer
-        before = tokenize(prompt, add_special_tokens=False)["input_ids"]
-        whole = tokenize(text, add_special_tokens=False)["input_ids"]
-        if whole[: len(before)] != before:
-            raise ValueError(
-                f"template {self.template.name!r}: the tokenizer joins the end of the prompt "
-                f"{prompt[-20:]!r} to the answer, so the model would be asked with other tokens "
-                "than it learnt; let the prompt end with a control token such as <|assistant|>"
-            )
-        return len(whole) - len(before)
+        text, before, learnt = "", list[int](), list[bool]()
+        for piece in row:
+            text += piece.text
+            tokens = self._tokenize(text)
+            if tokens[: len(before)] != before:
+                raise ValueError(
+                    f"template {self.template.name!r}: the tokenizer joins the end of the prompt "
+                    f"{text[: -len(piece.text)][-20:]!r} to the answer, so the model would be "
+                    "asked with other tokens than it learnt; let the prompt end with a control "
+                    "token such as <|assistant|>"
+                )
+            learnt += [piece.is_learnt] * (len(tokens) - len(before))
+            before = tokens
+        is_picture_L = ids_L == self.processor.image_token_id
+        # A run of picture tokens ends with <s>, so its first token stands for the whole run.
+        starts_L = is_picture_L & ~nn.functional.pad(is_picture_L, (1, 0))[:-1]
+        place_L = (~is_picture_L | starts_L).cumsum(0) - 1
+        return torch.tensor(learnt)[place_L]
+
+    def _tokenize(self, text: str) -> list[int]:
+        """Tokenize a row's words, with one token for each picture."""
+        tokenizer = self.processor.tokenizer
+        # Spelt as the processor spells a picture of one token.
+        text = IMAGE_TAG.sub(self.processor.image_token + tokenizer.bos_token, text)
+        ids: list[int] = tokenizer(text.removeprefix(tokenizer.bos_token))["input_ids"]
+        return ids
 
     def _refuse_long_rows(self, samples: Sequence[Sample], lengths: list[int]) -> None:
         for sample, length in zip(samples, lengths, strict=True):
@@ -117,6 +156,49 @@ class AnswerCollator:
                     f"sample {sample.id!r} has {length} tokens, more than max_length "
                     f"{self.max_length}; raise it or leave it out: rows are never cut"
                 )
+
+
+def _word_conversation(processor: Phi3VProcessor, sample: Sample) -> list[Piece]:
+    r"""Write a conversation in the model's own chat format, as pieces.
+
+    Input:  one picture; user "<image>\nWhat is it?", assistant "A hat."
+    Output: <s><|user|>\n<|image_1|>\nWhat is it?<|end|>\n<|assistant|>\n     given
+            A hat.<|end|>                                                      learnt
+    """
+    said = [(message.role, message.content) for message in sample.messages]
+    marks = sum(content.count(PICTURE_MARK) for _, content in said)
+    if not marks and sample.images:  # Pictures without a place are shown first.
+        first = next((at for at, (role, _) in enumerate(said) if role == "user"), 0)
+        said[first] = (said[first][0], f"{PICTURE_MARK}\n" * len(sample.images) + said[first][1])
+        marks = len(sample.images)
+    problem = None
+    if marks != len(sample.images):
+        problem = f"{marks} {PICTURE_MARK} marks for {len(sample.images)} pictures"
+    elif said[-1][0] != "assistant":
+        problem = f"the last word is the {said[-1][0]}'s, so nothing could be learnt from it"
+    elif found := CONTROL_TOKEN.search("".join(content for _, content in said)):
+        problem = f"it holds the control token {found.group()}"
+    if problem:
+        raise ValueError(
+            f"sample {sample.id!r}: the conversation cannot be trained on: {problem}; "
+            "prepare the data with `phi-vision prepare`"
+        )
+    return _cut_at_answers(processor, said)
+
+
+def _cut_at_answers(processor: Phi3VProcessor, said: Sequence[tuple[str, str]]) -> list[Piece]:
+    numbers = itertools.count(1)
+    messages, pieces, done = list[dict[str, str]](), list[Piece](), ""
+    for role, content in said:
+        shown = re.sub(PICTURE_MARK, lambda _: f"<|image_{next(numbers)}|>", content)
+        if role == "assistant":
+            prompt = processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            pieces += [Piece(prompt[len(done) :], False), Piece(shown + END, True)]
+            done = prompt + shown + END
+        messages.append({"role": role, "content": shown})
+    return pieces
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:

@@ -1,8 +1,9 @@
-"""Where samples come from: SOURCES, and the split that keeps a style on one side.
+"""Loads samples, and parts them so that a style stays on one side.
 
-A source is a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
-`<split>-*.parquet`) or one Parquet file. Its `image` column is `struct<bytes, path>`, or a list of
-these; every other column of plain values becomes a field of the record.
+They lie in a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
+`<split>-*.parquet`) or in one Parquet file: what `phi-vision prepare` makes of any catalogue. The
+`image` column is `struct<bytes, path>`, or a list of these; `messages` holds a conversation; every
+other column of plain values becomes a field of the record.
 """
 
 import decimal
@@ -13,12 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.sample import Sample, Value
+from phi_vision.data.sample import Message, Sample, Value
 
 Row = Mapping[str, object]
 
 IMAGE_COLUMNS = ("image", "images")
-ID_COLUMNS = ("product_code", "id")
+MESSAGES_COLUMN = "messages"
+ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
 
@@ -56,7 +58,30 @@ def available_splits(source: str | Path) -> list[str]:
     """List a folder's splits, such as ["train", "validation", "test"]; one file has none."""
     path = Path(source)
     _reader(path)
-    return list(_files_by_split(path)) if path.is_dir() else []
+    return list(files_by_split(path)) if path.is_dir() else []
+
+
+def files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """Map each split of a folder to its files.
+
+    Output: {"train": [data/train-00000-of-00002.parquet, data/train-00001-of-00002.parquet]}
+
+    Raises:
+        ValueError: It is no folder, or has no such files.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no data at {folder}: there is no such folder; check the path")
+    data = folder / "data"
+    files: dict[str, list[Path]] = {}
+    for file in sorted(data.glob("[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
+        files.setdefault(file.stem.split("-")[0], []).append(file)
+    if not files:
+        raise ValueError(
+            f"no data in {folder}: found no data/<split>-*.parquet and no <split>-*.parquet; "
+            "give a folder that has them, such as `phi-vision prepare SOURCE --out FOLDER` makes"
+        )
+    known = [name for name in SPLIT_ORDER if name in files]
+    return {name: files[name] for name in [*known, *sorted(set(files) - set(known))]}
 
 
 def split_by_group(
@@ -104,23 +129,19 @@ def _hash(group: str, seed: int) -> str:
 def _reader(path: Path) -> Callable[[Path, str | None], Iterator[Row]]:
     if not path.exists():
         raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
-    kind = "folder" if path.is_dir() else path.suffix.lower()
-    if kind not in SOURCES:
+    if path.is_dir():
+        return _read_folder
+    if path.suffix.lower() != ".parquet":
         raise ValueError(
-            f"cannot read {path}: found a {kind or 'nameless kind of'} file; "
-            f"give one of: {', '.join(SOURCES)}"
+            f"cannot read {path}: found a {path.suffix or 'nameless kind of'} file; give a folder "
+            f"or file of Parquet, such as `phi-vision prepare {path} --out FOLDER` makes"
         )
-    return SOURCES[kind]
+    return _read_file
 
 
 def _read_folder(folder: Path, split: str | None) -> Iterator[Row]:
     """Yield the rows of a folder's Parquet files, of one split or of all."""
-    files = _files_by_split(folder)
-    if not files:
-        raise ValueError(
-            f"no data in {folder}: found no data/<split>-*.parquet and no <split>-*.parquet; "
-            "give a folder that has them, or one Parquet file"
-        )
+    files = files_by_split(folder)
     if split is not None and split not in files:
         raise ValueError(f"no split {split!r} in {folder}; it has {', '.join(files)}")
     for name in files if split is None else [split]:
@@ -135,7 +156,8 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
     try:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
-            columns = [f.name for f in schema if f.name in IMAGE_COLUMNS or _is_plain(f.type)]
+            rich = (*IMAGE_COLUMNS, MESSAGES_COLUMN)
+            columns = [f.name for f in schema if f.name in rich or _is_plain(f.type)]
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -144,24 +166,16 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
         ) from error
 
 
-def _files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Map each split to its files: `data/train-00000-of-00002.parquet` belongs to `train`."""
-    data = folder / "data"
-    files: dict[str, list[Path]] = {}
-    for file in sorted(data.glob("[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
-        files.setdefault(file.stem.split("-")[0], []).append(file)
-    known = [name for name in SPLIT_ORDER if name in files]
-    return {name: files[name] for name in [*known, *sorted(set(files) - set(known))]}
-
-
 def _sample(row: Row, number: int, source: Path, group_column: str | None) -> Sample:
-    record = {name: _value(cell) for name, cell in row.items() if name not in IMAGE_COLUMNS}
+    rich = (*IMAGE_COLUMNS, MESSAGES_COLUMN)
+    record = {name: _value(cell) for name, cell in row.items() if name not in rich}
     if group_column is not None and group_column not in record:
         raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
     images = _images(row, f"sample {name!r} in {source}", source)
-    return Sample(id=name, group=group or name, images=images, record=record)
+    messages = _messages(row, f"sample {name!r} in {source}")
+    return Sample(id=name, group=group or name, images=images, record=record, messages=messages)
 
 
 def _is_plain(column: pa.DataType) -> bool:
@@ -188,6 +202,8 @@ def _first(record: Mapping[str, Value], columns: Sequence[str]) -> str | None:
 
 def _images(row: Row, sample: str, source: Path) -> tuple[bytes, ...]:
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
+    if row.get(MESSAGES_COLUMN) and (column is None or row[column] is None):
+        return ()
     if column is None:
         raise ValueError(
             f"no image column in {source}: found {', '.join(row)}; "
@@ -196,6 +212,17 @@ def _images(row: Row, sample: str, source: Path) -> tuple[bytes, ...]:
     cell = row[column]
     cells = cell if isinstance(cell, list) else [cell]
     return tuple(_encoded(each, sample, source) for each in cells)
+
+
+def _messages(row: Row, sample: str) -> tuple[Message, ...]:
+    turns = row.get(MESSAGES_COLUMN) or []
+    try:
+        return tuple(Message(turn["role"], turn["content"]) for turn in turns)  # type: ignore[attr-defined]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{sample}: its messages hold {turns!r:.80}; write a list of "
+            '{"role": "user", "content": "..."}, or turn it into samples with `phi-vision prepare`'
+        ) from error
 
 
 def _encoded(cell: object, sample: str, source: Path) -> bytes:
@@ -214,10 +241,3 @@ def _encoded(cell: object, sample: str, source: Path) -> bytes:
         f"{sample} has no picture: its image column holds a {type(cell).__name__} without bytes or "
         "path; fill it or leave the row out"
     )
-
-
-SOURCES: dict[str, Callable[[Path, str | None], Iterator[Row]]] = {
-    "folder": _read_folder,
-    ".parquet": _read_file,
-}
-"""Kind of place ("folder" or a file's ending) -> function yielding rows, of a split or of all."""

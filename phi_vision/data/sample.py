@@ -1,12 +1,13 @@
-"""Sample: the one noun every room shares. Pictures, a record of what they show, an id, a group.
+"""Sample: the one noun every room shares. Pictures, what is said of them, an id, a group.
 
-Holds no reading of data sets (`sources.py`) and no wording (`template.py`).
+Holds no reading of data sets (`loading.py`) and no wording (`template.py`).
 """
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps
 
@@ -17,9 +18,19 @@ Record = Mapping[str, Value]
 """Field -> value, in the order of the columns it came from."""
 
 
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who speaks; what the assistant says is learnt."""
+
+    content: str
+    """The words; `<image>` stands where the next picture is shown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One or more pictures and the record they belong to."""
+    """Pictures and the record they belong to, or a conversation about them."""
 
     id: str
     """Names the sample in messages, predictions and reports."""
@@ -32,6 +43,9 @@ class Sample:
 
     record: Record
     """All scalar columns of the source, ordered."""
+
+    messages: tuple[Message, ...] = ()
+    """The conversation, where the sample is one; then no template words it."""
 
     def pictures(self) -> list[Image.Image]:
         """Decode the pictures, in their own mode: converting to RGB is the image processor's job.

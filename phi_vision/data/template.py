@@ -12,17 +12,27 @@ nothing that `render` would not write. Ordinary values stand as they are; the re
                 in a text field, None, the empty text
 """
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from string import Formatter
-from typing import Literal, NamedTuple, Protocol, TypeGuard
+from typing import Literal, NamedTuple, Protocol, TypeGuard, get_args
+
+import yaml
 
 from phi_vision.data.sample import Record, Value
 
 END = "<|end|>"
 """The control token that closes an answer."""
+
+TEMPLATE_FILE = "template.yaml"
+"""What a folder of samples or a run calls the template that it is worded with."""
+
+Layout = Literal["chat", "walkthrough"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 EXACT_INTEGERS = 2**53
 """Whole numbers up to here are floats without loss (IEEE 754 double)."""
@@ -67,7 +77,7 @@ class Template:
     answer: str
     """The answer's form: `{field}` holds text, `{field:number}` a number."""
 
-    layout: Literal["chat", "walkthrough"]
+    layout: Layout
     """`chat`: the model's own chat format. `walkthrough`: the literal wording of the well-known
     walkthrough, which differs in its line breaks."""
 
@@ -270,3 +280,49 @@ TEMPLATES: dict[str, Template] = {
     )
 }
 """Name -> template. Another wording is one entry here."""
+
+
+def find_template(words: str) -> Template:
+    """Take a template by its name, or read it from a file.
+
+    Input:  "walkthrough", "shop/template.yaml", or the folder "shop" that has such a file
+    Output: the template of that name, or the one in the file
+
+    Raises:
+        ValueError: There is no such template, or the file is none.
+    """
+    if words in TEMPLATES:
+        return TEMPLATES[words]
+    path = Path(words) / TEMPLATE_FILE if Path(words).is_dir() else Path(words)
+    if not path.is_file():
+        raise ValueError(
+            f"no template {words!r}; choose from {', '.join(TEMPLATES)}, or give a YAML file with "
+            "a question and an answer like 'Product: {title}, Price: {price:number}'"
+        )
+    return _read_template(path)
+
+
+def write_template(template: Template, file: Path) -> None:
+    """Write a template so that `find_template` reads it."""
+    words = dataclasses.asdict(template)
+    file.write_text(yaml.safe_dump(words, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _read_template(file: Path) -> Template:
+    try:
+        words = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    known = {field.name for field in dataclasses.fields(Template)}
+    defaults = {"name": file.stem, "layout": "chat"}
+    wrong = not isinstance(words, dict) or set(words) - known or known - set(defaults) - set(words)
+    if wrong or not all(isinstance(value, str) for value in words.values()):
+        found = ", ".join(map(str, words)) if isinstance(words, dict) else repr(words)
+        raise ValueError(
+            f"{file} is no template: found {found}; "
+            "write the texts `question` and `answer`, and if you like `name` and `layout`"
+        )
+    layout = words.get("layout", "chat")
+    if layout not in LAYOUTS:
+        raise ValueError(f"{file}: no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    return Template(**(defaults | words))

@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Image
 
 from phi_vision.data.sample import Sample, Value, open_picture
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.template import find_template
 from phi_vision.model.answering import answer
 from phi_vision.model.checkpoint import fast_dtype, load_model
 from phi_vision.model.image_processing_phi3_v import resized_size
@@ -44,7 +44,8 @@ class Predictor:
 
     Args:
         model: Run, checkpoint or adapter folder, hub id, or "phi-vision-small".
-        template: Name of the wording; the one the model was trained with.
+        template: Name of the wording, or a YAML file or a run that has one; the one the model was
+            trained with.
         device: Where it computes; a GPU where there is one.
         dtype: Numbers it computes in; `fast_dtype` of the device unless given.
         batch_size: Most pictures answered together.
@@ -62,9 +63,7 @@ class Predictor:
         dtype: torch.dtype | None = None,
         batch_size: int = 16,
     ) -> None:
-        if template not in TEMPLATES:
-            raise ValueError(f"no template {template!r}; choose from {', '.join(TEMPLATES)}")
-        self.template = TEMPLATES[template]
+        self.template = find_template(template)
         self.batch_size = batch_size
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         numbers = dtype or fast_dtype(place)

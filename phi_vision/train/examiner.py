@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_vision.data.sample import Sample
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.template import Template
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.model.answering import answer
 from phi_vision.train.learner import Learner, save_model
@@ -31,6 +31,7 @@ class Examiner(TrainerCallback):
         self,
         recipe: Recipe,
         learner: Learner,
+        template: Template,
         tracking: Tracking,
         *,
         training: Sequence[Sample],
@@ -38,6 +39,7 @@ class Examiner(TrainerCallback):
     ) -> None:
         self.recipe = recipe
         self.learner = learner
+        self.template = template
         self.tracking = tracking
         self.training = training
         self.examined = choose(validation, recipe.eval_samples)
@@ -83,9 +85,11 @@ class Examiner(TrainerCallback):
 
     def _examine(self) -> Scores:
         return score(
-            lambda samples: write_answers(self.learner, self.recipe, samples),
+            lambda samples: write_answers(
+                self.learner, self.template, samples, batch_size=2 * self.recipe.batch_size
+            ),
             self.examined,
-            TEMPLATES[self.recipe.template],
+            self.template,
             baselines_from=self.training,
             shuffled=len(self.examined) > 1,
             seed=self.recipe.seed,
@@ -98,9 +102,10 @@ def choose(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[place * len(samples) // count] for place in range(count)]
 
 
-def write_answers(learner: Learner, recipe: Recipe, samples: Sequence[Sample]) -> list[str]:
+def write_answers(
+    learner: Learner, template: Template, samples: Sequence[Sample], *, batch_size: int
+) -> list[str]:
     """Have the model answer about samples, in the arithmetic it is trained in."""
-    template = TEMPLATES[recipe.template]
     model = learner.model
     enabled = learner.precision != torch.float32
     with torch.autocast(model.device.type, dtype=learner.precision, enabled=enabled):
@@ -109,5 +114,5 @@ def write_answers(learner: Learner, recipe: Recipe, samples: Sequence[Sample]) -
             learner.processor,
             [template.prompt(learner.processor, len(sample.images)) for sample in samples],
             [sample.pictures() for sample in samples],
-            batch_size=2 * recipe.batch_size,
+            batch_size=batch_size,
         )

@@ -91,7 +91,7 @@ def check_prompt_is_inference_prompt(
     Raises:
         ValueError: The unlabelled part of the row is not what the processor gives for the prompt.
     """
-    prompt = collator.template.prompt(collator.processor, len(sample.images))
+    prompt = collator.pieces(sample)[0].text
     asked = collator.processor(text=prompt, images=sample.pictures() or None, return_tensors="pt")[
         "input_ids"
     ][0]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.template import find_template
 
 LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """All linear layers of the Phi-3 decoder, and of nothing else: its query, key and value are fused.
@@ -43,8 +43,9 @@ class Recipe:
     out: Path = Path("runs/new")
     """Folder of the run: recipe, log, checkpoints, best weights. Must be new or empty."""
 
-    template: str = "product"
-    """Wording of question and answer: a name from phi_vision.data.template.TEMPLATES."""
+    template: str | None = None
+    """Wording of question and answer: a name from phi_vision.data.template.TEMPLATES, or a YAML
+    file. By default the data's own `template.yaml`, or product if it has none."""
 
     group_column: str | None = None
     """Column whose equal values stay on one side of the split; by default the data's own choice."""
@@ -265,9 +266,8 @@ def _describe(kind: Any) -> str:
 
 
 def _refuse_ranges(recipe: Recipe) -> None:
-    if recipe.template not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise ValueError(f"no template {recipe.template!r}; choose one of {known}")
+    if recipe.template is not None:
+        find_template(recipe.template)
     least = {
         "batch_size": 1,
         "gradient_accumulation": 1,

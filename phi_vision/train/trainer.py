@@ -2,8 +2,8 @@
 
     recipe -> samples, split -> model, frozen or with adapters -> guards -> steps -> OUT/model
 
-A run folder holds recipe.yaml, versions.json, log.jsonl, checkpoints/ and the best weights in
-model/. The Trainer is used as it is: what differs is in the collator and in callbacks.
+A run folder holds recipe.yaml, template.yaml, versions.json, log.jsonl, checkpoints/ and the best
+weights in model/. The Trainer is used as it is: what differs is in the collator and in callbacks.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from transformers import PrinterCallback, Trainer, TrainerState, TrainingArgumen
 from transformers.utils import logging as hf_logging
 
 from phi_vision.data.collate import AnswerCollator, Batch, select_answers
+from phi_vision.data.loading import available_splits, load_samples, split_by_group
 from phi_vision.data.sample import Sample
-from phi_vision.data.sources import available_splits, load_samples, split_by_group
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.train import guards
 from phi_vision.train.examiner import Examiner
 from phi_vision.train.learner import Learner, make_learner
@@ -114,7 +114,7 @@ def prepare(recipe: Recipe) -> Prepared:
     learner = make_learner(recipe)
     collator = AnswerCollator(
         processor=learner.processor,
-        template=TEMPLATES[recipe.template],
+        template=choose_template(recipe),
         max_length=recipe.max_length,
     )
     _guard(recipe, learner, collator, [*training, *validation])
@@ -158,6 +158,12 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     )
 
 
+def choose_template(recipe: Recipe) -> Template:
+    """Take the wording the recipe names, else the data's own, else the one of products."""
+    has_own = (Path(recipe.data) / TEMPLATE_FILE).is_file()
+    return find_template(recipe.template or (recipe.data if has_own else "product"))
+
+
 class SampleDataset(Dataset[Sample]):
     """Samples as PyTorch's DataLoader wants them; pictures are decoded by the collator."""
 
@@ -197,6 +203,7 @@ def _make_trainer(recipe: Recipe, prepared: Prepared, tracking: Tracking) -> Tra
             Examiner(
                 recipe,
                 learner,
+                prepared.collator.template,
                 tracking,
                 training=prepared.training,
                 validation=prepared.validation,
@@ -305,6 +312,7 @@ def _write_description(recipe: Recipe, prepared: Prepared) -> None:
     found = versions([*prepared.training, *prepared.validation])
     (recipe.out / "versions.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (recipe.out / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    write_template(prepared.collator.template, recipe.out / TEMPLATE_FILE)
 
 
 def _refuse_several_devices() -> None:

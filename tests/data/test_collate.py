@@ -1,6 +1,7 @@
 """What a training step learns from: the answer and its end, nothing else."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from phi_vision.data.collate import IGNORED, AnswerCollator, picture_size, select_answers
-from phi_vision.data.sample import Record, Sample
+from phi_vision.data.sample import Message, Record, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -131,3 +132,77 @@ def test_the_loss_on_selected_positions_is_the_loss(tiny_checkpoint: Path) -> No
         selected = model(**select_answers(batch)).loss
         # The same cross-entropies, summed in another order.
         torch.testing.assert_close(selected, model(**batch).loss, rtol=1e-5, atol=0)
+
+
+def talk(*images: bytes, said: list[tuple[str, str]]) -> Sample:
+    messages = tuple(Message(role, content) for role, content in said)  # type: ignore[arg-type]
+    return Sample(id="t", group="t", images=images, record={}, messages=messages)
+
+
+def test_of_a_conversation_all_that_the_assistant_says_is_learnt(
+    processor: Phi3VProcessor,
+) -> None:
+    said = [
+        ("system", "Be brief."),
+        ("user", "What is <image>?"),
+        ("assistant", "A hat."),
+        ("user", "And\n<image>"),
+        ("assistant", "A tie, 9.5"),
+    ]
+    sample = talk(encode((60, 40)), encode((40, 60)), said=said)
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([sample])
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    learnt = labels != IGNORED
+    said_back = processor.tokenizer.decode(labels[learnt]).replace("> ", ">")
+    assert said_back == "A hat.<|end|>A tie, 9.5<|end|>"
+    assert batch["image_sizes"].shape == (2, 2)
+    assert sum(collate.count_tokens(sample)) == len(ids)
+    # What comes before each answer is what the model would be asked, token for token.
+    for turns, picture_count in ((3, 1), (5, 2)):
+        words = [{"role": role, "content": text} for role, text in said[: turns - 1]]
+        for place, message in enumerate(words):
+            message["content"] = message["content"].replace(
+                "<image>", f"<|image_{place // 2 + 1}|>"
+            )
+        prompt = processor.apply_chat_template(words, add_generation_prompt=True)
+        shown = sample.pictures()[:picture_count]
+        asked = processor(text=prompt, images=shown)["input_ids"][0]
+        assert ids[: len(asked)].tolist() == list(asked)
+        assert learnt[len(asked)]
+        assert not learnt[len(asked) - 1]
+
+
+def test_pictures_without_a_mark_come_before_the_first_question(processor: Phi3VProcessor) -> None:
+    picture = encode((60, 40))
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    bare = collate([talk(picture, said=[("user", "What?"), ("assistant", "A hat.")])])
+    marked = collate([talk(picture, said=[("user", "<image>\nWhat?"), ("assistant", "A hat.")])])
+    assert torch.equal(bare["input_ids"], marked["input_ids"])
+
+
+def test_records_and_conversations_without_pictures_share_a_batch(
+    processor: Phi3VProcessor,
+) -> None:
+    words = talk(said=[("user", "Which colour is the sky?"), ("assistant", "Blue.")])
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([make_sample((60, 40)), words])
+    assert processor.tokenizer.decode(batch["labels"][1][batch["labels"][1] != IGNORED]) == (
+        "Blue.<|end|>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ([("user", "<image><image>"), ("assistant", "A hat.")], "2 <image> marks for 1 pictures"),
+        ([("user", "What?"), ("assistant", "A."), ("user", "Oh")], "the last word is the user's"),
+        ([("user", "What?"), ("assistant", "A.<|end|>")], "control token <|end|>"),
+    ],
+)
+def test_a_conversation_that_cannot_be_learnt_is_refused(
+    processor: Phi3VProcessor, said: list[tuple[str, str]], complaint: str
+) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        collate([talk(encode((60, 40)), said=said)])

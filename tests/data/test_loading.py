@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phi_vision.data.loading import available_splits, load_samples, split_by_group
 from phi_vision.data.sample import Sample
-from phi_vision.data.sources import available_splits, load_samples, split_by_group
 
 SHARED = Path(os.environ.get("PHI_VISION_SHARED", Path(__file__).parents[3] / "shared"))
 STOREFRONT = SHARED / "data" / "storefront-fashion"
@@ -89,7 +89,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path):
     cases = [
         (tmp_path / "gone", {}, "no data at .*gone"),
         (tmp_path / "nothing", {}, "no data/<split>-"),
-        (tmp_path / "notes.txt", {}, "give one of: folder"),
+        (tmp_path / "notes.txt", {}, "prepare"),
         (broken, {}, "cannot read .*broken"),
         (empty, {}, "holds no samples"),
         (coat, {"split": "train"}, "without splits"),
@@ -146,3 +146,18 @@ def test_real_photos_load():
     assert len({sample.group for sample in samples}) == 23
     assert samples[0].id == "24-WG02"
     assert max(samples[0].pictures()[0].size) <= 512
+
+
+def test_conversations_are_loaded_with_their_pictures_or_without(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A hat."}]
+    pictures = [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}]
+    rows = [
+        {"id": "a", "images": pictures, "messages": said},
+        {"id": "b", "images": [], "messages": said[1:]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    first, second = load_samples(tmp_path / "train.parquet")
+    assert first.images == (b"1", b"2")
+    assert first.messages == (("user", "<image>What?"), ("assistant", "A hat."))
+    assert (second.images, second.messages) == ((), (("assistant", "A hat."),))
+    assert first.record == {"id": "a"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.data.template import TEMPLATES, Template
+from phi_vision.data.template import TEMPLATES, Template, find_template, write_template
 
 COAT = {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390}
 ORDINARY = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
@@ -205,3 +205,41 @@ def test_the_official_tokenizer_sees_no_control_token_in_a_value():
             add_special_tokens=False,
         )
         assert not {tokenizer.id_to_token(number) for number in encoding.ids} & set(control), title
+
+
+def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
+    own = Template(
+        name="shop", question="What is it?", answer="{name} for {price:number}", layout="chat"
+    )
+    write_template(own, tmp_path / "template.yaml")
+    assert find_template(str(tmp_path / "template.yaml")) == own
+    assert find_template(str(tmp_path)) == own
+    short = tmp_path / "short.yaml"
+    short.write_text("question: What?\nanswer: '{name}'\n")
+    assert find_template(str(short)) == Template(
+        name="short", question="What?", answer="{name}", layout="chat"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("question: [", "is no YAML"),
+        ("- a\n- b", "is no template: found"),
+        ("question: What?", "write the texts"),
+        ("question: What?\nanswer: 5", "write the texts"),
+        ("question: What?\nanswer: '{a}'\nprice: x", "found question, answer, price"),
+        ("question: What?\nanswer: '{a}'\nlayout: poem", "no layout 'poem'; choose from chat"),
+        ("question: What?\nanswer: A", "it has no {field}"),
+    ],
+)
+def test_a_file_that_is_no_template_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        find_template(str(file))
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no template 'produkt'; choose from product, walkthrough"):
+        find_template("produkt")

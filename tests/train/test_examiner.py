@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
-from phi_vision.data.sources import load_samples
+from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model
 from phi_vision.train.examiner import choose, write_answers
 from phi_vision.train.learner import make_learner, save_model
@@ -52,8 +53,11 @@ def test_answers_come_in_the_order_of_the_samples(make_recipe: MakeRecipe, produ
     recipe = make_recipe("lora", batch_size=1)
     learner = make_learner(recipe)
     samples = load_samples(products)[:3]
-    answers = write_answers(learner, recipe, samples)
-    assert answers == [write_answers(learner, recipe, [sample])[0] for sample in samples]
+    template = TEMPLATES["product"]
+    answers = write_answers(learner, template, samples, batch_size=2)
+    assert answers == [
+        write_answers(learner, template, [sample], batch_size=1)[0] for sample in samples
+    ]
 
 
 def test_a_save_that_fails_leaves_the_former_weights(

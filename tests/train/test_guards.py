@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from phi_vision.data.collate import IGNORED, AnswerCollator, Batch
+from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
-from phi_vision.data.sources import load_samples
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.train import guards

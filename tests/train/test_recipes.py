@@ -87,7 +87,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("lora", {"learning_rate": 0.0}, "must be more than 0"),
         ("lora", {"learning_rate": float("nan")}, "must be more than 0"),
         ("lora", {"warmup_fraction": 1.0}, "it is a share"),
-        ("lora", {"template": "produkt"}, "choose one of product, walkthrough"),
+        ("lora", {"template": "produkt"}, "choose from product, walkthrough"),
     ],
 )
 def test_a_setting_that_cannot_take_effect_is_refused(

@@ -1,0 +1,47 @@
+"""Why a price is wrong: errors of an evaluation by whether the title's words were read right.
+
+python -m benchmarks.price_errors runs/demo/report
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from statistics import median
+
+from phi_vision.studio.garment import MATERIALS
+from phi_vision.studio.house import MATERIAL_WORDS, TRIM_WORDS
+
+WORDS = {
+    "material": {MATERIAL_WORDS[material] for material in MATERIALS},
+    "trim": set(TRIM_WORDS.values()) - {""},
+}
+
+
+def said(title: object, what: str) -> str | None:
+    """Find the word of a title that names its material or trim."""
+    return next((word for word in str(title).split() if word in WORDS[what]), None)
+
+
+def main() -> None:
+    """Print the share of titles right in each word, and the price error for each case."""
+    parser = argparse.ArgumentParser(description="Split price errors by what the titles say.")
+    parser.add_argument("report", type=Path, help="folder written by phi-vision evaluate")
+    lines = (parser.parse_args().report / "predictions.jsonl").read_text().splitlines()
+    cases: dict[tuple[bool, bool], list[float]] = {}
+    for line in lines:
+        answer = json.loads(line)
+        truth, parsed = answer["truth"], answer["parsed"]
+        if parsed and parsed["full_price"]:
+            right = [said(truth["title"], w) == said(parsed["title"], w) for w in WORDS]
+            error = abs(math.log(parsed["full_price"] / truth["full_price"]))
+            cases.setdefault((right[0], right[1]), []).append(error)
+    total = sum(map(len, cases.values()))
+    for (material, trim), errors in sorted(cases.items(), reverse=True):
+        words = f"material {'right' if material else 'wrong'}, trim {'right' if trim else 'wrong'}"
+        share = len(errors) / total
+        print(f"{words}: {share:.0%} of {total}, median log error {median(errors):.3f}")
+
+
+if __name__ == "__main__":
+    main()
