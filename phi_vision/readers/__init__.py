@@ -1,0 +1,1 @@
+"""Where rows come from: tables, picture folders, shards and hubs, each read row by row."""

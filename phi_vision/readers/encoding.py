@@ -1,0 +1,183 @@
+"""Which encoding a text file has: said by its first bytes, proved by all of them, or guessed.
+
+The whole file is looked at, because exports hide their first `é` behind a hundred thousand rows.
+What had to be guessed is shown with words from the file, for people to check.
+"""
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from charset_normalizer import from_bytes
+
+from phi_vision.readers.lines import PACKING_ERRORS, open_bytes
+
+# UTF-32 first: its mark begins with the one of UTF-16.
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Exports are mostly of Windows in the West: the others must fit clearly better than it.
+WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
+COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
+GOOD_FIT = 0.4  # of 1, which only letters inside words have; other scripts stay below 0
+CHUNK = 2**20
+EXCERPTS = 2000  # of text around special characters, of which a guess is made
+EXCERPTS_PER_CHUNK = 100  # so that they come from everywhere in a file
+
+_EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_SPECIAL = re.compile("[^\x00-\x7f]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the bytes of a file become text."""
+
+    name: str
+    """As Python calls it: `utf-8`, `cp1252`."""
+
+    guessed_from: str | None = None
+    """Words with special characters as the guess reads them; None where nothing was guessed."""
+
+    def described(self) -> dict[str, str]:
+        """Say it for people.
+
+        Output: {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}
+        """
+        guess = {"encoding guessed from": self.guessed_from} if self.guessed_from else {}
+        return {"encoding": self.name, **guess}
+
+
+@dataclass(kw_only=True)
+class _Census:
+    """What was counted while reading a file as UTF-8."""
+
+    special: int = 0
+    undecoded: int = 0
+    excerpts: list[bytes] = field(default_factory=list)
+
+
+def detect_encoding(file: Path) -> Encoding:
+    """Find the encoding of a text file, reading all of it once.
+
+    A file that is UTF-8 but for a few bytes is UTF-8: the rows with these bytes are broken, the
+    others are saved.
+
+    Input:  a file with the bytes 42 e9 72 65 74 20 a3 39 30  ("B\\xe9ret \\xa390")
+    Output: Encoding(name="cp1252", guessed_from="Béret · £90")
+
+    Raises:
+        ValueError: No known encoding gives readable text.
+    """
+    head = next(_chunks(file), b"")
+    for mark, name in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return Encoding(name=name)
+    if wide := _wide_without_mark(head):
+        return Encoding(name=wide)
+    census = _take_census(file)
+    if census.special >= census.undecoded:  # also when both are 0: plain ASCII
+        return Encoding(name="utf-8")
+    return guess_encoding(b"\n".join(census.excerpts), file)
+
+
+def guess_encoding(excerpts: bytes, file: Path) -> Encoding:
+    """Guess the encoding of text that is no UTF-8.
+
+    Raises:
+        ValueError: No known encoding gives readable text.
+    """
+    fits = {
+        name: _fit(excerpts.decode(name, "replace")) - handicap
+        for name, handicap in WESTERN.items()
+    }
+    found: str | None = max(WESTERN, key=lambda name: fits[name])
+    if not _looks_western(excerpts) or max(fits.values()) < GOOD_FIT:
+        best = from_bytes(excerpts).best()
+        found = best.encoding if best else None
+    if found is None:
+        raise ValueError(
+            f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
+            f"{excerpts[:60]!r}; save the file as UTF-8"
+        )
+    words = re.findall(r"\S*[^\x00-\x7f]\S*", excerpts.decode(found, "replace"))
+    return Encoding(name=found, guessed_from=" · ".join(dict.fromkeys(words[:6])))
+
+
+def _looks_western(excerpts: bytes) -> bool:
+    """Whether special letters stand alone among plain ones; in other scripts they are together."""
+    words = re.findall(rb"[^\s,;|]*[\x80-\xff][^\s,;|]*", excerpts)
+    words = [word for word in words if len(word) > 2]
+    special = sum(len(re.findall(rb"[\x80-\xff]", word)) for word in words)
+    return special / max(1, sum(map(len, words))) <= 0.45  # żółty has 3 of 5, and is rare
+
+
+def _wide_without_mark(head: bytes) -> str | None:
+    """UTF-16 that does not say so: every second byte of plain text is 0."""
+    pairs = len(head) // 2
+    if pairs < 4:
+        return None
+    even, odd = head[0::2].count(0) / pairs, head[1::2].count(0) / pairs
+    if max(even, odd) < 0.4 or min(even, odd) > 0.1:
+        return None
+    return "utf-16-be" if even > odd else "utf-16-le"
+
+
+def _take_census(file: Path) -> _Census:
+    census = _Census()
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for chunk in _chunks(file):
+        text = decoder.decode(chunk)
+        if text.isascii():
+            continue
+        undecoded = len(_UNDECODED.findall(text))
+        census.undecoded += undecoded
+        census.special += len(_SPECIAL.findall(text)) - undecoded
+        if undecoded and len(census.excerpts) < EXCERPTS:
+            matches = islice(_EXCERPT.finditer(chunk), EXCERPTS_PER_CHUNK)
+            census.excerpts += [match[0] for match in matches]
+    return census
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    try:
+        with open_bytes(file) as stream:
+            while chunk := stream.read1(CHUNK):
+                yield chunk
+    except PACKING_ERRORS:
+        return  # a packed file that ends in the middle: the reader of its rows tells
+
+
+def _fit(text: str) -> float:
+    """How much the special characters of a text look at home, on average from -3 to 1."""
+    scores = [
+        _at_home(text[match.start() - 1 : match.start()], match[0], text[match.end() :][:1])
+        for match in _SPECIAL.finditer(text)
+    ]
+    return sum(scores) / max(1, len(scores))
+
+
+def _at_home(before: str, sign: str, after: str) -> float:
+    """Judge one character by its neighbours: `é` is at home among letters, `£` beside a digit."""
+    kind = unicodedata.category(sign)
+    if sign == "\ufffd" or kind == "Cc":
+        return -3
+    if kind == "Ll":
+        return 1 if before.isalpha() or after.isalpha() else 0.5  # à
+    if kind == "Lu":
+        if before.islower():
+            return -2
+        return 0 if before.isupper() and after.islower() else 1
+    if kind == "Sc":
+        return 1 if before.isdigit() or after.isdigit() or " " in (before, after) else -1
+    if sign != "’" and before.isalpha() and after.isalpha():
+        return -1
+    return 0.5 if sign in COMMON_MARKS else 0
