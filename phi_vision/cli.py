@@ -1,4 +1,4 @@
-"""The front door: `phi-vision {sample,train,evaluate,predict}`, one short function per command.
+"""The front door: `phi-vision COMMAND`, one short function for each of `COMMANDS`.
 
 The rooms are opened inside the commands, so that `--help` answers at once. Only this file prints.
 A user's mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
@@ -10,15 +10,16 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_vision import __version__
-from phi_vision.options import Parser, add_fields, at_least, one_of, suggestion
+from phi_vision.bars import preparation_bars, progress_bar
+from phi_vision.options import Parser, add_fields, at_least, one_of, suggestion, value_of
 
 if TYPE_CHECKING:
     from phi_vision.deploy.predict import Prediction, Predictor
@@ -99,6 +100,39 @@ def command_parser(name: str) -> Parser:
     return parser
 
 
+def add_prepare_options(parser: Parser) -> None:
+    """Declare what `phi-vision prepare` takes: every field of a Preparation is an option."""
+    from phi_vision.intake.prepare import Preparation
+
+    parser.usage = "%(prog)s SOURCE --out DIR [--map PART=COLUMN ...] [an option ...]"
+    source = "file, folder, pattern of tar shards, or hub id"
+    parser.add_argument("source", metavar="SOURCE", help=source)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_fields(parser, Preparation, {"": Preparation(out=Path())}, skip=["out"])
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Turn any catalogue into a clean dataset of samples, and say what became of every row."""
+    from phi_vision.intake.prepare import Preparation
+    from phi_vision.intake.prepare import prepare as run_preparation
+
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if name in Preparation.__dataclass_fields__
+    }
+    with preparation_bars() as watcher:
+        outcome = run_preparation(options.source, Preparation(**given), watcher)
+    facts = outcome.facts
+    for reason, rows in dict(facts["rejected"]).items():
+        print(f"  rejected: {rows:>6}  {reason}")
+    for split, (samples, groups) in dict(facts["splits"]).items():
+        print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
+    print(f"{facts['samples']} samples of {facts['rows']} rows are in {outcome.folder}", end="")
+    print("" if outcome.changed else ", as they were before")
+    print(f"The card is {outcome.folder / 'card.html'}")
+
+
 def add_sample_options(parser: Parser) -> None:
     """Declare what `phi-vision sample` takes."""
     rows = "how many products to draw (default: %(default)s)"
@@ -106,15 +140,48 @@ def add_sample_options(parser: Parser) -> None:
     seed = "same seed, same bytes (default: %(default)s)"
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    like = "resemble this dataset, or the profile.json of one, without anything real in it"
+    parser.add_argument("--like", type=Path, metavar="DATASET", help=like)
+    faults = (
+        "write the catalogue as a shop's export (products.csv and pictures) with faults planted in "
+        "this share of the rows, listed in faults.jsonl"
+    )
+    parser.add_argument("--faults", type=value_of(float), metavar="RATE", help=faults)
 
 
 def sample(options: argparse.Namespace) -> None:
     """Draw a sample catalogue: product pictures with their records."""
-    from phi_vision.studio.catalog import write_catalog
+    if options.faults is None:
+        draw_sample(options, options.out)
+        return
+    from phi_vision.likeness.export import write_export
 
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.out.parent) as folder:
+        draw_sample(options, Path(folder) / "clean")
+        table = write_export(
+            Path(folder) / "clean", options.out, rate=options.faults, seed=options.seed
+        )
+    print(f"The export is {table}; its faults are listed in {table.parent / 'faults.jsonl'}")
+
+
+def draw_sample(options: argparse.Namespace, out: Path) -> None:
+    """Draw a catalogue of our own, or one like another."""
     with progress_bar("drawing") as advance:
-        write_catalog(options.out, rows=options.rows, seed=options.seed, progress=advance)
-    print(f"{options.rows} products are in {options.out}")
+        if options.like is None:
+            from phi_vision.studio.catalog import write_catalog
+
+            write_catalog(out, rows=options.rows, seed=options.seed, progress=advance)
+        else:
+            from phi_vision.likeness.likeness import write_likeness
+
+            write_likeness(
+                options.like, out, rows=options.rows, seed=options.seed, progress=advance
+            )
+    if out == options.out:
+        print(f"{options.rows} products are in {out}")
+        if options.like is not None:
+            print(f"How close they are to {options.like} is told in {out / 'likeness.md'}")
 
 
 def add_train_options(parser: Parser) -> None:
@@ -192,7 +259,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Judge a model on a held-out part of the data, beside baselines."""
     from rich.console import Console
 
-    from phi_vision.data.sources import load_samples
+    from phi_vision.data.loading import load_samples
     from phi_vision.evaluate.report import as_table, write_report
     from phi_vision.evaluate.score import score
 
@@ -243,21 +310,21 @@ def add_model_options(parser: Parser) -> None:
     model = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
     parser.add_argument("model", metavar="MODEL", help=model)
     template = (
-        f"wording: {', '.join(TEMPLATES)} (default: the one of the run, else {PLAIN_WORDING})"
+        f"wording: {', '.join(TEMPLATES)} or a YAML file "
+        f"(default: the one of the run, else {PLAIN_WORDING})"
     )
-    parser.add_argument("--template", type=one_of(TEMPLATES), metavar="NAME", help=template)
+    parser.add_argument("--template", metavar="NAME", help=template)
     batch = "pictures read together (default: %(default)s)"
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
 
 
 def load_predictor(options: argparse.Namespace) -> "Predictor":
     """Load the model that was asked for; a run is asked in the wording it was trained with."""
+    from phi_vision.data.template import TEMPLATE_FILE
     from phi_vision.deploy.predict import Predictor
-    from phi_vision.train.recipes import load_recipe
 
-    recipe = Path(options.model) / "recipe.yaml"
-    trained = load_recipe(recipe).template if recipe.is_file() else PLAIN_WORDING
-    template = options.template or trained
+    is_run = (Path(options.model) / TEMPLATE_FILE).is_file()
+    template = options.template or (options.model if is_run else PLAIN_WORDING)
     return Predictor(options.model, template=template, batch_size=options.batch_size)
 
 
@@ -321,25 +388,6 @@ def noise_floor(data: Path, split: str) -> Mapping[str, float]:
     }
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr and yield what moves it: called with how many are done, of how many."""
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One word after `phi-vision`."""
@@ -352,6 +400,7 @@ class Command:
 
 
 COMMANDS = {
+    "prepare": Command(add_options=add_prepare_options, run=prepare),
     "sample": Command(add_options=add_sample_options, run=sample),
     "train": Command(add_options=add_train_options, run=train),
     "evaluate": Command(add_options=add_evaluate_options, run=evaluate),

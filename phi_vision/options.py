@@ -7,7 +7,7 @@ import argparse
 import difflib
 import itertools
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -95,7 +95,9 @@ def value_of(kind: type, *, or_none: bool = False) -> Callable[[str], Any]:
     return read
 
 
-def add_fields(parser: Parser, kind: type, starts: Mapping[str, object]) -> None:
+def add_fields(
+    parser: Parser, kind: type, starts: Mapping[str, object], *, skip: Container[str] = ()
+) -> None:
     """Declare an option for every field of a dataclass, described by the docstring under the field.
 
     Only the options that were given appear among what `Parser.read` returns.
@@ -104,12 +106,15 @@ def add_fields(parser: Parser, kind: type, starts: Mapping[str, object]) -> None
         parser: Gets the options.
         kind: The dataclass.
         starts: Name -> instance to start from; the help shows their values.
+        skip: Names of fields that are declared otherwise.
     """
     import docstring_parser
 
     types_of = get_type_hints(kind)
     for field in docstring_parser.parse_from_object(kind).params:
         name, words = field.arg_name, " ".join((field.description or "").split()).rstrip(".")
+        if name in skip:
+            continue
         words = words[:1].lower() + words[1:]
         values = {start: getattr(instance, name) for start, instance in starts.items()}
         parser.add_argument(

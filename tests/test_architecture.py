@@ -14,6 +14,9 @@ MAY_IMPORT = {
     "model": set(),
     "data": {"model"},
     "studio": set(),
+    "readers": set(),
+    "intake": {"data", "readers"},
+    "likeness": {"data", "studio"},
     "evaluate": {"data"},
     "train": {"model", "data", "evaluate"},
     "deploy": {"model", "data"},
@@ -103,12 +106,13 @@ def run_without(forbidden: list[str], code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_evaluation_and_the_samples_do_without_torch() -> None:
+def test_samples_their_making_and_their_judging_do_without_torch() -> None:
     modules = [
-        *(f"phi_vision.data.{name}" for name in ("sample", "template", "sources")),
+        *(f"phi_vision.data.{name}" for name in ("sample", "template", "loading")),
         *(
-            f"phi_vision.evaluate.{f.stem}"
-            for f in sorted((PACKAGE / "evaluate").glob("[a-z]*.py"))
+            f"phi_vision.{room}.{f.stem}"
+            for room in ("readers", "intake", "likeness", "evaluate")
+            for f in sorted((PACKAGE / room).glob("[a-z]*.py"))
         ),
     ]
     run_without(["torch", "transformers"], f"import {', '.join(modules)}")

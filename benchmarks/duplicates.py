@@ -1,0 +1,122 @@
+"""How far apart the looks of copies are, and of different products: what the tolerance rests on.
+
+python -m benchmarks.duplicates FOLDER          (of samples: `data/<split>-*.parquet`)
+"""
+
+import argparse
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance
+
+from phi_vision.data.loading import load_samples
+from phi_vision.data.sample import Sample
+from phi_vision.intake.duplicates import Trait, group_rows
+from phi_vision.intake.looks import look_of
+
+TOLERANCES = (0, 2, 3, 4, 5, 6, 8, 10)
+
+Look = int | None
+
+
+def measure(samples: Sequence[Sample]) -> None:
+    """Print the shares of copies and of different products within each tolerance."""
+    pictures = [sample.pictures()[0].convert("RGB") for sample in samples]
+    looks = [look_of(picture) for picture in pictures]
+    flat = looks.count(None)
+    print(f"{len(samples)} pictures, {flat} of them flat, of {len(set(_groups(samples)))} products")
+    print(f"{'bits that differ, at most':32s}" + "".join(f"{each:>9d}" for each in TOLERANCES))
+    for name, change in CHANGES.items():
+        apart = _apart(looks, [look_of(change(picture)) for picture in pictures])
+        shares = ((apart <= tolerance).mean() for tolerance in TOLERANCES)
+        print(f"{name:32s}" + "".join(f"{share:9.1%}" for share in shares))
+    apart = _different(looks, _groups(samples))
+    print(
+        f"{f'pairs of different, of {len(apart)}':32s}"
+        + "".join(f"{(apart <= tolerance).sum():9d}" for tolerance in TOLERANCES)
+    )
+    largest = (_largest(looks, _groups(samples), tolerance) for tolerance in TOLERANCES)
+    print(f"{'largest group, rows (products)':32s}" + "".join(f"{each:>9s}" for each in largest))
+
+
+def _groups(samples: Sequence[Sample]) -> list[str]:
+    return [sample.group for sample in samples]
+
+
+def _apart(looks: Sequence[Look], others: Sequence[Look]) -> npt.NDArray[np.int64]:
+    pairs = zip(looks, others, strict=True)
+    return np.array([65 if a is None or b is None else (a ^ b).bit_count() for a, b in pairs])
+
+
+def _different(looks: Sequence[Look], groups: Sequence[str]) -> npt.NDArray[np.int64]:
+    known = [(look, group) for look, group in zip(looks, groups, strict=True) if look is not None]
+    bits = np.array([look for look, _ in known], dtype=np.uint64)
+    names = np.unique([group for _, group in known], return_inverse=True)[1]
+    apart = np.bitwise_count(bits[:, None] ^ bits[None, :]).astype(np.int64)
+    different: npt.NDArray[np.int64] = apart[np.triu(names[:, None] != names[None, :])]
+    return different
+
+
+def _largest(looks: Sequence[Look], groups: Sequence[str], tolerance: int) -> str:
+    """Rows and products of the largest group that looks alone form: `12 (3)`."""
+    traits = (
+        Trait(number=number, id=str(number), title=None, group=None, digests=(), looks=(look,))
+        for number, look in enumerate(looks)
+    )
+    of = group_rows(traits, tolerance=tolerance).of
+    (group, rows), *_ = Counter(of.tolist()).most_common(1)
+    products = {groups[row] for row in np.flatnonzero(of == group).tolist()}
+    return f"{rows} ({len(products)})"
+
+
+def _written_again(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=60)
+    return Image.open(file).convert("RGB")
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    size = (image.width // 2, image.height // 2)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _cropped(image: Image.Image, share: float) -> Image.Image:
+    """Cut half of the share off each side."""
+    x, y = (round(side * share / 2) for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    wider = Image.new("RGB", (image.width * 11 // 10, image.height * 11 // 10), "white")
+    wider.paste(image, (image.width // 20, image.height // 20))
+    return wider
+
+
+def _brighter(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG of quality 60": _written_again,
+    "half the size": _halved,
+    "cropped by 2 %": lambda image: _cropped(image, 0.02),
+    "cropped by 3 %": lambda image: _cropped(image, 0.03),
+    "cropped by 6 %": lambda image: _cropped(image, 0.06),
+    "a white margin of 5 %": _padded,
+    "brighter by 5 %": lambda image: _brighter(image, 1.05),
+    "darker by 5 %": lambda image: _brighter(image, 0.95),
+    "cropped, darker, halved, JPEG": lambda image: _written_again(
+        _halved(_brighter(_cropped(image, 0.02), 0.95))
+    ),
+}
+"""What is done to a picture -> the copy, all of which should be found."""
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Measure the looks of copies and of others.")
+    parser.add_argument("folder", type=Path, help="samples, with their products as groups")
+    measure(load_samples(parser.parse_args().folder))

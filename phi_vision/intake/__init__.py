@@ -1,0 +1,1 @@
+"""How a catalogue of any kind becomes Samples: read, fetched, cleaned, grouped, nothing lost."""

@@ -1,0 +1,166 @@
+"""What is clean waits here until its group and its split are known.
+
+Pictures go to disk at once; of each sample only what grouping needs stays in memory, about half a
+kilobyte.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phi_vision.data.sample import Value
+from phi_vision.intake.cleaning import Clean, values_as_json
+from phi_vision.intake.tally import Tally
+
+_ROWS = 64
+"""Rows of a row group: what is held in memory, a few megabytes of pictures."""
+
+_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("origin", pa.string()),
+        ("record", pa.string()),
+        ("messages", pa.string()),
+        ("pictures", pa.list_(pa.binary())),
+        ("values", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What stays in memory of a clean row."""
+
+    number: int
+    id: str
+    group: str | None
+    split: str | None
+    title: str | None
+    category: str | None
+    digests: tuple[str, ...]
+    looks: tuple[int | None, ...]
+
+    fingerprint: bytes
+    """The same for rows that say and show the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A clean row as it was set down."""
+
+    number: int
+    origin: str
+    record: Mapping[str, Value]
+    messages: Sequence[Mapping[str, str]]
+    pictures: Sequence[bytes]
+    values: str
+
+
+class Stage:
+    """Takes clean rows, in order, and gives them back as often as wished."""
+
+    def __init__(self, file: Path, *, title: str | None, category: str | None) -> None:
+        self.file = file
+        self.entries: list[Entry] = []
+        self.tally = Tally()
+        self._title, self._category = title, category
+        self._waiting: list[dict[str, object]] = []
+        self._writer = pq.ParquetWriter(file, _SCHEMA, compression="none")
+        self._ids: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(self, clean: Clean) -> None:
+        """Set a clean row down."""
+        record = json.dumps(clean.record, ensure_ascii=False)
+        messages = json.dumps([message._asdict() for message in clean.messages])
+        digests = tuple(picture.digest for picture in clean.pictures)
+        self._waiting.append(
+            {
+                "number": clean.row.number,
+                "origin": clean.row.origin,
+                "record": record,
+                "messages": messages,
+                "pictures": [picture.encoded for picture in clean.pictures],
+                "values": values_as_json(_without_pictures(clean.row.values)),
+            }
+        )
+        self.entries.append(
+            Entry(
+                number=clean.row.number,
+                id=self._unique(clean.id or f"row-{clean.row.number:08d}"),
+                group=clean.group,
+                split=clean.split,
+                title=_text(clean.record.get(self._title or "")),
+                category=_text(clean.record.get(self._category or "")),
+                digests=digests,
+                looks=tuple(picture.look for picture in clean.pictures),
+                fingerprint=_fingerprint(record, messages, digests),
+            )
+        )
+        self.tally.count(clean)
+        if len(self._waiting) >= _ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the file; nothing can be added afterwards."""
+        self._flush()
+        self._writer.close()
+
+    def rows(self) -> Iterator[Staged]:
+        """Read the rows back, in order, a few megabytes at a time."""
+        with pq.ParquetFile(self.file) as parquet:
+            for batch in parquet.iter_batches(batch_size=_ROWS):
+                for row in batch.to_pylist():
+                    row["record"] = json.loads(row["record"])
+                    row["messages"] = json.loads(row["messages"])
+                    yield Staged(**row)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=_SCHEMA))
+            self._waiting.clear()
+
+    def _unique(self, name: str) -> str:
+        """Give the second row of an id another one: `A`, `A-2`, `A-3`."""
+        self._ids[name] += 1
+        while self._ids[name] > 1:
+            self.tally.changes["id given again"] += 1
+            name = f"{name}-{self._ids[name]}"
+            self._ids[name] += 1
+        return name
+
+
+def _without_pictures(values: Mapping[str, object]) -> dict[str, object]:
+    """Leave encoded pictures out of what is kept of a clean row: the sample holds them."""
+    return {
+        name: f"{len(value)} bytes" if isinstance(value, bytes) else value
+        for name, value in values.items()
+        if not (isinstance(value, dict) and value.get("bytes"))
+    }
+
+
+def _fingerprint(record: str, messages: str, digests: Sequence[str]) -> bytes:
+    whole = json.dumps([record, messages, *digests]).encode()
+    return hashlib.sha256(whole).digest()[:16]
+
+
+def _text(value: Value) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,121 @@
+"""What is counted while clean rows pass by: what the data card tells of them.
+
+Memory grows with the numbers (8 bytes each) and with the distinct texts, up to a limit.
+"""
+
+import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from phi_vision.data.sample import Value
+from phi_vision.intake.cleaning import Clean
+
+MOST_TEXTS = 20_000
+"""Distinct texts counted in a field; beyond, new ones are only known to exist."""
+
+SHOWN = 12
+"""Values of a field that a card shows: the most frequent ones."""
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(kw_only=True)
+class FieldTally:
+    """One field of the record over all rows."""
+
+    filled: int = 0
+    """Rows that have a value."""
+    kinds: set[str] = field(default_factory=set)
+    """Names of the kinds of values seen."""
+    numbers: "array.array[float]" = field(default_factory=lambda: array.array("d"))
+    texts: Counter[str] = field(default_factory=Counter)
+    has_more_texts: bool = False
+
+    def count(self, value: Value) -> None:
+        """Count one value."""
+        if value is None:
+            return
+        self.filled += 1
+        self.kinds.add(type(value).__name__)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self.numbers.append(value)
+        elif str(value) in self.texts or len(self.texts) < MOST_TEXTS:
+            self.texts[str(value)] += 1
+        else:
+            self.has_more_texts = True
+
+    def described(self, rows: int) -> dict[str, object]:
+        """Say what the field holds, over so many rows.
+
+        Output: {"missing": 0, "distinct": 18, "most frequent": {"Pants": 75, …}}
+                {"missing": 2, "quantiles": {"0 %": 5.0, "5 %": 9.0, …, "100 %": 148.0}}
+        """
+        facts: dict[str, object] = {"missing": rows - self.filled}
+        if self.numbers:
+            facts["quantiles"] = quantiles(np.frombuffer(self.numbers))
+        if self.texts:
+            distinct = len(self.texts)
+            facts["distinct"] = f"more than {distinct}" if self.has_more_texts else distinct
+            ranked = sorted(self.texts.items(), key=lambda pair: (-pair[1], pair[0]))
+            facts["most frequent"] = dict(ranked[:SHOWN])
+        return facts
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """All clean rows."""
+
+    changes: Counter[str] = field(default_factory=Counter)
+    """What was mended -> in how many rows."""
+    fields: dict[str, FieldTally] = field(default_factory=dict)
+    """In the order of the source."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Width and height in pixels -> pictures."""
+    picture_counts: Counter[int] = field(default_factory=Counter)
+    """Pictures of a sample -> samples."""
+    picture_bytes: int = 0
+    has_messages: bool = False
+
+    def count(self, clean: Clean) -> None:
+        """Count one clean row."""
+        self.changes.update(set(clean.changes))
+        self.sizes.update((picture.width, picture.height) for picture in clean.pictures)
+        self.picture_bytes += sum(len(picture.encoded) for picture in clean.pictures)
+        self.picture_counts[len(clean.pictures)] += 1
+        self.has_messages |= bool(clean.messages)
+        for name, value in clean.record.items():
+            self.fields.setdefault(name, FieldTally()).count(value)
+
+    def describe_pictures(self) -> dict[str, object]:
+        """Say how many pictures there are, and how large.
+
+        Output: {"pictures": 743, "of a sample": {"1": 743}, "mean size in kB": 20.1,
+                 "width": {"0 %": 350, …}, "height": {…}, "width / height": {…}}
+        """
+        count = self.sizes.total()
+        if not count:
+            return {"pictures": 0}
+        sizes = np.array(list(self.sizes.elements()), dtype=float)
+        return {
+            "pictures": count,
+            "of a sample": {str(n): rows for n, rows in sorted(self.picture_counts.items())},
+            "mean size in kB": round(self.picture_bytes / count / 1000, 1),
+            "width": quantiles(sizes[:, 0]),
+            "height": quantiles(sizes[:, 1]),
+            "width / height": quantiles(sizes[:, 0] / sizes[:, 1]),
+        }
+
+
+def quantiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Mapping[str, float]:
+    """Measure how values are spread.
+
+    Output: {"0 %": 5.0, "5 %": 9.0, "25 %": 32.0, "50 %": 57.0, …, "100 %": 148.0}
+    """
+    found = np.quantile(values, QUANTILES)
+    return {
+        f"{share:.0%}".replace("%", " %"): round(float(value), 3)
+        for share, value in zip(QUANTILES, found, strict=True)
+    }

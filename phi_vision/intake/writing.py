@@ -1,0 +1,211 @@
+"""Samples -> Parquet shards that `load_dataset` and `load_samples` open; rejected rows beside them.
+
+A shard is written as it fills, so that one row group is all that is held in memory.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phi_vision.data.sample import Value
+from phi_vision.intake.cleaning import Rejected
+from phi_vision.intake.columns import RESERVED
+from phi_vision.intake.staging import Staged
+from phi_vision.intake.tally import Tally
+
+_ROWS = 100
+"""Rows of a row group, as `datasets` advises for pictures: readers load whole ones."""
+
+_REJECTED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("origin", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("values", pa.string()),
+    ]
+)
+_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_TEXT = {"dtype": "string", "_type": "Value"}
+_DTYPES = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
+
+
+class Layout:
+    """The columns of a dataset, found out from all its values."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.dtypes = {
+            name: _dtype(field.kinds)
+            for name, field in tally.fields.items()
+            if name not in RESERVED
+        }
+        self.has_one_picture_each = set(tally.picture_counts) == {1}
+        self.has_messages = tally.has_messages
+        self.schema = self._make_schema()
+
+    def row(self, name: str, group: str, staged: Staged) -> dict[str, object]:
+        """Make the row of a sample."""
+        plain = {
+            field: _cast(staged.record.get(field), dtype) for field, dtype in self.dtypes.items()
+        }
+        pictures = [
+            {"bytes": encoded, "path": f"{_file_name(name)}{number or ''}{_ending(encoded)}"}
+            for number, encoded in enumerate(staged.pictures)
+        ]
+        shown = {"image": pictures[0]} if self.has_one_picture_each else {"images": pictures}
+        said = {"messages": staged.messages} if self.has_messages else {}
+        return {"id": name, "group_id": group, **plain, **shown, **said}
+
+    def _make_schema(self) -> pa.Schema:
+        fields = [("id", pa.string()), ("group_id", pa.string())]
+        fields += [(name, _DTYPES[dtype]) for name, dtype in self.dtypes.items()]
+        features: dict[str, object] = {"id": _TEXT, "group_id": _TEXT}
+        features |= {n: {"dtype": dtype, "_type": "Value"} for n, dtype in self.dtypes.items()}
+        if self.has_one_picture_each:
+            fields.append(("image", _STRUCT))
+            features["image"] = {"_type": "Image"}
+        else:
+            fields.append(("images", pa.list_(_STRUCT)))
+            features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+        if self.has_messages:
+            fields.append(("messages", pa.list_(_TURN)))
+            features["messages"] = {"feature": {"role": _TEXT, "content": _TEXT}, "_type": "List"}
+        # The feature types as the `datasets` library notes them, so that it decodes the pictures.
+        described = json.dumps({"info": {"features": features}})
+        return pa.schema(fields, metadata={"huggingface": described})
+
+
+class Shards:
+    """Writes the rows of one split into files of at most a given size."""
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, *, most_bytes: int) -> None:
+        self.folder, self.split, self.schema = folder, split, schema
+        self.most_bytes = most_bytes
+        self.rows = 0
+        self._waiting: list[Mapping[str, object]] = []
+        self._files: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._end_file()
+        if kind is None:
+            self._name_files()
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row, sooner or later."""
+        self._waiting.append(row)
+        self.rows += 1
+        if len(self._waiting) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if self._writer is None:
+            self._files.append(self.folder / f"{self.split}-{len(self._files):05d}.unfinished")
+            self._writer = pq.ParquetWriter(self._files[-1], self.schema)
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
+        self._waiting.clear()
+        if self._files[-1].stat().st_size >= self.most_bytes:
+            self._end_file()
+
+    def _end_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _name_files(self) -> None:
+        """Name the files as `datasets` does, which needs their number: train-00000-of-00002."""
+        count = len(self._files)
+        for number, file in enumerate(self._files):
+            file.rename(self.folder / f"{self.split}-{number:05d}-of-{count:05d}.parquet")
+
+
+class RejectedRows:
+    """Writes `rejected.parquet`: every row that became no sample, with its original values."""
+
+    def __init__(self, file: Path) -> None:
+        self.reasons: Counter[str] = Counter()
+        self._writer = pq.ParquetWriter(file, _REJECTED)
+        self._waiting: list[dict[str, object]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, rejected: Rejected) -> None:
+        """Write a rejected row, sooner or later."""
+        self.reasons[rejected.reason] += 1
+        self._waiting.append(
+            {
+                "row": rejected.number,
+                "origin": rejected.origin,
+                "reason": rejected.reason,
+                "detail": rejected.detail,
+                "values": rejected.values,
+            }
+        )
+        if len(self._waiting) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=_REJECTED))
+            self._waiting.clear()
+
+
+def _dtype(kinds: set[str]) -> str:
+    """Choose one type for all values of a field.
+
+    Input:  {"int"}  {"int", "float"}  {"bool"}  {"int", "str"}  set()
+    Output: int64    float64           bool      string          string
+    """
+    if kinds == {"bool"}:
+        return "bool"
+    if kinds == {"int"}:
+        return "int64"
+    return "float64" if kinds and kinds <= {"int", "float"} else "string"
+
+
+def _cast(value: Value, dtype: str) -> Value:
+    if value is None or isinstance(value, str):
+        return value
+    if dtype == "string":
+        return str(value)
+    return float(value) if dtype == "float64" else value
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _ending(encoded: bytes) -> str:
+    """The ending that fits the content: pictures are kept as JPEG, PNG or WebP."""
+    if encoded.startswith(b"\x89PNG"):
+        return ".png"
+    return ".webp" if encoded[8:12] == b"WEBP" else ".jpg"
