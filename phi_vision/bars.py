@@ -56,7 +56,11 @@ def preparation_bars() -> "Iterator[Watcher]":
 
         def show_columns(columns: Mapping[str, str]) -> None:
             for part, column in columns.items():
-                console.print(f"  {part}: {column}", highlight=False, markup=False)
+                line = "  " + " ".join(f"{part}: {column}".split())
+                # The card has all of it.
+                console.print(
+                    line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis"
+                )
 
         count = {"fetched": 0, "failed": 0}
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from phi_vision import __version__
 from phi_vision.bars import preparation_bars, progress_bar
-from phi_vision.options import Parser, add_fields, at_least, one_of, suggestion, value_of
+from phi_vision.options import (
+    Parser,
+    accepted_by,
+    add_fields,
+    at_least,
+    one_of,
+    suggestion,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from phi_vision.deploy.predict import Prediction, Predictor
@@ -305,7 +313,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def add_model_options(parser: Parser) -> None:
     """Declare which model answers, and how it is asked."""
-    from phi_vision.data.template import TEMPLATES
+    from phi_vision.data.template import TEMPLATES, find_template
 
     model = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
     parser.add_argument("model", metavar="MODEL", help=model)
@@ -313,7 +321,9 @@ def add_model_options(parser: Parser) -> None:
         f"wording: {', '.join(TEMPLATES)} or a YAML file "
         f"(default: the one of the run, else {PLAIN_WORDING})"
     )
-    parser.add_argument("--template", metavar="NAME", help=template)
+    parser.add_argument(
+        "--template", type=accepted_by(find_template), metavar="NAME", help=template
+    )
     batch = "pictures read together (default: %(default)s)"
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
 

@@ -67,6 +67,19 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return read
 
 
+def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Make a reader that takes what a function takes without a ValueError."""
+
+    def read(text: str) -> str:
+        try:
+            check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return read
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """Make a reader of whole numbers that refuses those below the minimum."""
 
@@ -134,7 +147,7 @@ def describe_starts(values: Mapping[str, object]) -> str:
     shown = {
         start: " ".join(value) if isinstance(value, tuple) else str(value)
         for start, value in values.items()
-        if value is not None and value != ""
+        if value is not None and value not in ("", ())
     }
     if len(shown) == len(values) and len(set(shown.values())) == 1:
         return f"(default: {next(iter(shown.values()))})"

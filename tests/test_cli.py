@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from phi_vision import cli
 from phi_vision.cli import COMMANDS, main
+from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.deploy import predict
 from phi_vision.train import trainer  # noqa: F401  (its libraries greet on stdout when imported)
 
@@ -100,7 +101,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         (["sample", "--rows", "-3", "--out", "x"], "-3 is too small, it must be at least 1"),
         (
             ["predict", "m", "p", "--template", "prodct"],
-            "'prodct' is unknown (did you mean product?",
+            "no template 'prodct' (did you mean product?",
         ),
         (["evaluate", "m", "--data", "d"], "the following arguments are required: --out"),
     ],
@@ -273,7 +274,8 @@ def test_a_run_is_asked_in_the_wording_it_was_trained_with(
         return cli.load_predictor(options).template.name
 
     (tmp_path / "model").symlink_to(tiny_checkpoint)
-    (tmp_path / "recipe.yaml").write_text("method: lora\ntemplate: walkthrough\n")
+    (tmp_path / "recipe.yaml").write_text("method: lora\n")
+    write_template(TEMPLATES["walkthrough"], tmp_path / "template.yaml")
     assert wording() == "walkthrough"
     assert wording("--template", "product") == "product"
 

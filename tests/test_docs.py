@@ -13,7 +13,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A path of the repository: something with a slash or an ending, in backticks or as a link's target.
 NAMED = re.compile(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|toml|sh|txt|yaml))`|\]\(([^)#:\s]+)\)")
-MADE_BY_THE_READER = ("runs/", "~", "/")
+MADE_BY_THE_READER = ("runs/", "~", "/", "template.yaml")
 
 
 def commands(script: str) -> list[list[str]]:

@@ -13,6 +13,7 @@ nothing that `render` would not write. Ordinary values stand as they are; the re
 """
 
 import dataclasses
+import difflib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -295,9 +296,11 @@ def find_template(words: str) -> Template:
         return TEMPLATES[words]
     path = Path(words) / TEMPLATE_FILE if Path(words).is_dir() else Path(words)
     if not path.is_file():
+        nearest = difflib.get_close_matches(words, TEMPLATES, n=1)
+        meant = f" (did you mean {nearest[0]}?)" if nearest else ""
         raise ValueError(
-            f"no template {words!r}; choose from {', '.join(TEMPLATES)}, or give a YAML file with "
-            "a question and an answer like 'Product: {title}, Price: {price:number}'"
+            f"no template {words!r}{meant}; choose from {', '.join(TEMPLATES)}, or give a YAML "
+            "file with a question and an answer like 'Product: {title}, Price: {price:number}'"
         )
     return _read_template(path)
 

@@ -6,13 +6,14 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
 
-Facts = Mapping[str, object]
+Facts = Mapping[str, Any]
 """What `prepared.json` holds: names -> numbers, texts, or facts again."""
 
 THUMBNAIL = 180
@@ -29,7 +30,7 @@ class Shown(NamedTuple):
 def as_markdown(facts: Facts, splits: Sequence[str]) -> str:
     """Write the card as the README of the dataset, with the header that hubs read."""
     header = {
-        "license": _notes(facts).get("license"),
+        "license": facts["source"].get("license"),
         "configs": [
             {
                 "config_name": "default",
@@ -39,7 +40,7 @@ def as_markdown(facts: Facts, splits: Sequence[str]) -> str:
     }
     known = {name: value for name, value in header.items() if value}
     parts = [f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"]
-    parts.append(f"# {facts['name']}\n\n{_summary(facts)}\n")
+    parts.append(f"# {_as_markdown_words(facts['name'])}\n\n{_summary(facts)}\n")
     for title, table in _tables(facts):
         parts.append(f"## {title}\n\n{_table_as_markdown(table)}\n")
     parts.append("Every row that became no sample is in `rejected.parquet`, with its values.\n")
@@ -70,72 +71,65 @@ class _Table(NamedTuple):
 
 def _tables(facts: Facts) -> list[tuple[str, _Table]]:
     """Lay the facts out, leaving out what there is none of."""
-    splits = [(name, *_list(counts)) for name, counts in _group(facts, "splits")]
-    tables = [
-        ("Where it comes from", _pairs("", _group(facts, "source"))),
-        ("Which column is what", _pairs("part", _group(facts, "columns"))),
-        ("Splits", _Table(("split", "samples", "groups"), splits)),
-        ("Rejected rows", _pairs("reason", _group(facts, "rejected"), "rows")),
-        ("Mended and understood", _pairs("what", _group(facts, "changes"), "rows")),
-        ("Duplicates and groups", _pairs("", _group(facts, "groups"))),
-        ("Leaks between the splits", _leaks(facts)),
-        ("Pictures", _pairs("", _group(facts, "pictures"))),
-        ("Fields", _Table(("field", "what it holds"), _group(facts, "fields"))),
-        ("Categories", _categories(facts)),
+    heads = {
+        "source": ("Where it comes from", ("", "")),
+        "columns": ("Which column is what", ("part", "column")),
+        "splits": ("Splits", ("split", "samples", "groups")),
+        "rejected": ("Rejected rows", ("reason", "rows")),
+        "changes": ("Mended and understood", ("what", "rows")),
+        "groups": ("Duplicates and groups", ("", "")),
+        "leaks": ("Leaks", ("samples that are also in train", "here", "by a random split")),
+        "pictures": ("Pictures", ("", "")),
+        "fields": ("Fields", ("field", "what it holds")),
+        "categories": ("Categories", ("category", *facts["splits"])),
+    }
+    return [
+        (title, _Table(head, [_cells(name, found) for name, found in facts[group].items()]))
+        for group, (title, head) in heads.items()
+        if facts[group]
     ]
-    return [(title, table) for title, table in tables if table.rows]
+
+
+def _cells(name: str, found: object) -> tuple[object, ...]:
+    return (name, *found) if isinstance(found, list | tuple) else (name, found)
 
 
 def _summary(facts: Facts) -> str:
     words = f"{facts['samples']} samples from {facts['rows']} rows"
-    left = int(str(facts["rows"])) - int(str(facts["samples"]))
+    left = facts["rows"] - facts["samples"]
     return f"{words}; {left} rows were rejected." if left else f"{words}; none was rejected."
 
 
-def _leaks(facts: Facts) -> _Table:
-    rows = [(name, *_list(found)) for name, found in _group(facts, "leaks")]
-    return _Table(("test samples that are also in train", "here", "by a random split"), rows)
-
-
-def _categories(facts: Facts) -> _Table:
-    splits = [name for name, _ in _group(facts, "splits")]
-    rows = [(name, *_list(counts)) for name, counts in _group(facts, "categories")]
-    return _Table(["category", *map(str, splits)], rows)
-
-
-def _pairs(first: str, pairs: list[tuple[object, ...]], second: str = "") -> _Table:
-    return _Table((first, second), pairs)
-
-
-def _group(facts: Facts, name: str) -> list[tuple[object, ...]]:
-    group = facts.get(name)
-    return list(group.items()) if isinstance(group, Mapping) else []
-
-
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _notes(facts: Facts) -> Facts:
-    notes = facts.get("source")
-    return notes if isinstance(notes, Mapping) else {}
-
-
 def _words(value: object) -> str:
-    """Write a fact in one line: `{"a": 1, "b": 2}` as `a 1, b 2`."""
+    """Write a fact in one line.
+
+    Input:  {"missing": 2, "quantiles": {"0 %": 5.0, "100 %": 1250000.5}}
+    Output: missing 2, quantiles 0 % 5, 100 % 1250000.5
+    """
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # All digits of a price, none of the noise behind them.
+    return f"{value:.12g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def _table_as_markdown(table: _Table) -> str:
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(_words(c).replace("|", r"\|").replace("\n", " ") for c in cells)
-
     rule = "|" + "---|" * len(table.head)
-    return "\n".join([f"{line(table.head)} |", rule, *(f"{line(row)} |" for row in table.rows)])
+    head, *rows = (
+        f"| {' | '.join(map(_as_markdown_words, cells))} |" for cells in (table.head, *table.rows)
+    )
+    return "\n".join([head, rule, *rows])
+
+
+def _as_markdown_words(value: object) -> str:
+    r"""Write a fact so that nothing in it is taken for markup.
+
+    Input:  a|b, <script>, [link](x)
+    Output: a\|b, &lt;script>, \[link\](x)
+    """
+    escaped = re.sub(r"([\\|`*\[\]])", r"\\\1", _words(value))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _table_as_html(table: _Table) -> str:

@@ -18,7 +18,7 @@ from phi_vision.intake.pictures import Picture, clean_picture
 from phi_vision.intake.prices import read_price
 from phi_vision.intake.rules import Rules
 from phi_vision.intake.texts import neutralise, tidy
-from phi_vision.readers.parts import house_split
+from phi_vision.readers.parts import house_split, storable
 from phi_vision.readers.row import Broken, Row
 
 PICTURE_MARK = "<image>"
@@ -125,22 +125,34 @@ def reject(piece: Row | Broken, complaint: str) -> Rejected:
     values = {"raw": piece.raw} if isinstance(piece, Broken) else piece.values
     return Rejected(
         number=piece.number,
-        origin=piece.origin,
-        reason=reason,
-        detail=detail,
+        origin=storable(piece.origin),
+        reason=storable(reason),
+        detail=storable(detail),
         values=values_as_json(values),
     )
 
 
 def values_as_json(values: Mapping[str, object]) -> str:
-    """Write original values so that nothing of them is lost: bytes in base64, the rest as text."""
-    return json.dumps(values, ensure_ascii=False, default=_as_plain)
+    r"""Write original values so that nothing of them is lost.
+
+    Input:  {"photo": b"\xff\xd8", "price": nan, "sold": date(2026, 1, 1), "half": "\ud83d"}
+    Output: {"photo": {"base64": "/9g="}, "price": "nan", "sold": "2026-01-01", "half": "\ud83d"}
+    """
+    text = json.dumps(_as_plain(values), ensure_ascii=False)
+    # Halves of characters do not exist in UTF-8; `\ud83d` is also how JSON itself writes them.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _as_plain(value: object) -> object:
+    """Turn a value into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_plain(each) for each in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return {"base64": base64.b64encode(value).decode()}
-    return str(value)
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_number or isinstance(value, str | None) else str(value)
 
 
 def _clean_record(row: Row, rules: Rules) -> tuple[dict[str, Value], list[str]]:
@@ -170,7 +182,7 @@ def _clean_value(value: object) -> tuple[Value, list[str]]:
         text, changes = tidy(value)
         return text or None, list(changes)
     if isinstance(value, decimal.Decimal):
-        return float(value), []
+        value = float(value)
     if isinstance(value, float) and math.isnan(value):
         return None, []
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
@@ -182,8 +194,9 @@ def _clean_value(value: object) -> tuple[Value, list[str]]:
     if isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value):
         return None, ["bytes left out of the record"]
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, ensure_ascii=False, default=str), ["lists written as JSON"]
-    return str(value), []
+        text, changes = neutralise(json.dumps(value, ensure_ascii=False, default=str))
+        return text, ["lists written as JSON", *changes]
+    return storable(str(value)), []
 
 
 def _read_number(field: str, value: Value, rules: Rules) -> tuple[float, str]:
@@ -229,12 +242,15 @@ def _turns(
     value: object,
 ) -> Iterator[tuple[Literal["system", "user", "assistant"], str]]:
     for turn in value if isinstance(value, list) else []:
-        role, content = turn.get("role"), turn.get("content")
-        if role not in SPEAKERS or not isinstance(content, str):
+        known = turn if isinstance(turn, Mapping) else {}
+        role, content = SPEAKERS.get(str(known.get("role"))), known.get("content")
+        if role is None or not isinstance(content, str):
             raise ValueError(f"no conversation: a turn is {turn!r:.80}")
-        yield SPEAKERS[role], content
+        yield role, content
 
 
 def _words(row: Row, column: str | None) -> str | None:
+    """Read the text of a cell; None where it says nothing."""
     value = row.values.get(column) if column else None
-    return None if value in (None, "") else str(value).strip()
+    is_nothing = value is None or (isinstance(value, float) and math.isnan(value))
+    return None if is_nothing else storable(str(value).strip()) or None

@@ -5,17 +5,22 @@ under its own name. What was guessed is shown by the command and written in the 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phi_vision.data.template import Template
 from phi_vision.intake.references import is_url
+from phi_vision.readers.parts import storable
 from phi_vision.readers.row import Row
 
 PICTURE_ENDING = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
 LONGEST_PATH = 4096
 """Characters; what is longer is text (the limit of Linux, `PATH_MAX`)."""
+
+STRANGER = 0.6
+"""What pictures count for in a column that has no picture's name, such as a size chart's: more
+than links to a mere page, less than a `photo` that is missing here and there."""
 
 PARTS = ("image", "id", "group", "split", "messages")
 """What a column can be besides a field of the record."""
@@ -89,8 +94,11 @@ class Columns:
         Output: field -> column
         """
         aside = {*self.image, self.messages, self.split, *self.fields.values()}
-        late = {field_name(name): name for name in row.values if name not in aside}
-        return late | dict(self.fields) if late else dict(self.fields)
+        fields = dict(self.fields)
+        for column in row.values:
+            if column not in aside:
+                fields[_free_name(column, {*RESERVED, *fields})] = column
+        return fields
 
     def described(self) -> dict[str, str]:
         """Say what is what, for people.
@@ -108,7 +116,7 @@ class Columns:
         renamed |= {field: column for field, column in self.fields.items() if field != column}
         named = {part: column for part, column in (parts | renamed).items() if column}
         return {
-            part: f"{column} (guessed)" if part in self.guessed else column
+            part: storable(f"{column} (guessed)" if part in self.guessed else column)
             for part, column in named.items()
         }
 
@@ -181,6 +189,11 @@ def field_name(column: str) -> str:
 
 def _check_given(given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     for part, column in given.items():
+        if part in RESERVED and part not in PARTS:
+            raise ValueError(
+                f"--map {part}={column}: no field can be called {part!r}, as every dataset has a "
+                f"column of that name; the parts of a row are {', '.join(PARTS)}"
+            )
         for each in column.split(",") if part == "image" else [column]:
             if each not in names:
                 raise ValueError(
@@ -226,7 +239,9 @@ def _most_like_pictures(
 ) -> str | None:
     """Take the column that most surely holds pictures; of equal ones the first."""
     shares = {
-        name: _share_of_pictures(name, rows, folder, link=0.5 if has_known_name else 0.0)
+        name: _share_of_pictures(name, rows, folder, link=0.5)
+        if has_known_name
+        else STRANGER * _share_of_pictures(name, rows, folder, link=0.0)
         for name, has_known_name in ranked
     }
     best = max(shares, key=lambda name: shares[name], default=None)
@@ -280,11 +295,16 @@ def _fields(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
     for column in names:
         if column in asked:
             fields[asked[column]] = column
-        elif column not in aside:
-            name = field_name(column)
-            # The dataset has columns of these names for its own use.
-            is_other = name in RESERVED and (name != "id" or column != found.get("id"))
-            while is_other or name in fields or name in asked.values():
-                name, is_other = f"{name}_given", False
-            fields[name] = column
+        elif column not in aside and f"{column}_given" not in names:  # Else it is prepared already.
+            # The column `id` may stay what it is where it also names the samples.
+            others = {name for name in RESERVED if name != "id" or column != found.get("id")}
+            fields[_free_name(column, {*others, *fields, *asked.values()})] = column
     return fields
+
+
+def _free_name(column: str, taken: Collection[str]) -> str:
+    """Name a field after its column, but not like another or like a column of every dataset."""
+    name = field_name(column)
+    while name in taken:
+        name = f"{name}_given"
+    return name

@@ -1,8 +1,8 @@
 """Which rows belong together: the same picture, nearly the same picture, the same title or group.
 
 Groups are closed: whoever shares a picture with one row and a title with another ties the two.
-Works on numbers, about a hundred bytes a row. Holds no opening of pictures (`looks.py`) and no
-splitting (`splits.py`).
+Works on numbers, about a quarter of a kilobyte a row. Holds no opening of pictures (`looks.py`)
+and no splitting (`splits.py`).
 """
 
 import hashlib
@@ -122,7 +122,7 @@ class Groups:
     another one inside a group began a group of its own, which a later row joined to the first."""
 
     ties: Mapping[str, Ties]
-    """`near picture`, `same picture`, `same title`, `same group`."""
+    """`same picture`, `near picture`, `same title`, `same group`."""
 
     chained: int
     """Pairs of looks within the tolerance that tie nothing, as they are links of long chains."""
@@ -183,9 +183,13 @@ def _read(rows: Iterable[Trait]) -> tuple[list[str], dict[str, Ties], Looks]:
             if text.casefold() not in _SAYS_NOTHING:
                 keys.add(place, _hash(text))
     near, values = looks.ties()
-    kinds = {SAME_PICTURE: pictures, SAME_TITLE: titles, SAME_GROUP: groups}
-    ties = {kind: keys.ties()[0] for kind, keys in kinds.items()}
-    return ids, {NEAR_PICTURE: near, **ties}, values
+    ties = {
+        SAME_PICTURE: pictures.ties()[0],
+        NEAR_PICTURE: near,
+        SAME_TITLE: titles.ties()[0],
+        SAME_GROUP: groups.ties()[0],
+    }
+    return ids, ties, values
 
 
 def _without_chains(pairs: Places, looks: Looks, near: Ties, first: Places) -> Places:

@@ -6,11 +6,13 @@ of them, whatever the size of the catalogue.
 
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import TypeVar
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -53,7 +55,8 @@ def run_locally(
         return
     under_way: deque[Future[Made]] = deque()
     # Spawned, not forked: this process may hold threads (downloads, progress bars).
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawned, initializer=_end_with_parent) as pool:
         try:
             for chunk in itertools.chain(first, remaining):
                 under_way.append(pool.submit(work, chunk))
@@ -63,6 +66,18 @@ def run_locally(
                 yield under_way.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a process of the pool die when this one is killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None, "only processes that were spawned are watched"
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_on_ray(
@@ -86,17 +101,17 @@ def run_on_ray(
     Raises:
         ValueError: Ray is not installed.
     """
-    ray = _open_ray(address)
     remaining = iter(chunks)
-    while window := list(itertools.islice(remaining, RAY_WINDOW)):
-        # One block for each chunk, as a block is what one task works on.
-        given = ray.data.from_items(
-            [{"place": place, "chunk": chunk} for place, chunk in enumerate(window)],
-            override_num_blocks=len(window),
-        )
-        made = given.map(_WorkOnRow(work), concurrency=workers)
-        rows = sorted(made.iter_rows(), key=lambda row: row["place"])
-        yield from (row["made"] for row in rows)
+    with _open_ray(address) as ray:
+        while window := list(itertools.islice(remaining, RAY_WINDOW)):
+            # One block for each chunk, as a block is what one task works on.
+            given = ray.data.from_items(
+                [{"place": place, "chunk": chunk} for place, chunk in enumerate(window)],
+                override_num_blocks=len(window),
+            )
+            made = given.map(_WorkOnRow(work), concurrency=workers)
+            rows = sorted(made.iter_rows(), key=lambda row: row["place"])
+            yield from (row["made"] for row in rows)
 
 
 class _WorkOnRow:
@@ -109,7 +124,9 @@ class _WorkOnRow:
         return {"place": row["place"], "made": self.work(row["chunk"])}  # type: ignore[arg-type]
 
 
-def _open_ray(address: str | None):  # type: ignore[no-untyped-def]  # The module is not typed.
+@contextmanager
+def _open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
+    """Give Ray, started or connected to; what was not running before is left again."""
     try:
         import ray
         import ray.data
@@ -117,10 +134,15 @@ def _open_ray(address: str | None):  # type: ignore[no-untyped-def]  # The modul
         raise ValueError(
             "the ray engine needs Ray, which is not installed; pip install 'phi-vision[ray]'"
         ) from error
-    if not ray.is_initialized():
+    was_running = ray.is_initialized()
+    if not was_running:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray
+    try:
+        yield ray
+    finally:
+        if not was_running:
+            ray.shutdown()
 
 
 ENGINES = {"local": run_locally, "ray": run_on_ray}

@@ -102,15 +102,18 @@ def judge(
 def source_splits(entries: Sequence[Entry]) -> dict[str, str]:
     """Take the parts that the source itself puts its rows in.
 
+    A source that has training data alone sets nothing aside, and so leaves it to us.
+
     Input:  rows A in "train", B in "validation", C in "holdout 7", D in none
     Output: {"A": "train", "B": "validation"}
     """
-    return {entry.id: entry.split for entry in entries if entry.split in SPLITS}
+    named = {entry.id: entry.split for entry in entries if entry.split in SPLITS}
+    return {} if set(named.values()) == {"train"} else named
 
 
 def _find_repeats(entries: Sequence[Entry]) -> dict[int, int]:
     """Map each row that repeats another to the first of its kind."""
-    first: dict[bytes, int] = {}
+    first: dict[str, int] = {}
     return {
         entry.number: first[entry.fingerprint]
         for entry in entries

@@ -19,10 +19,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from phi_vision.data.template import (
-    TEMPLATE_FILE,
-    write_template,
-)
+from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.intake.card import Shown, as_html, as_markdown
 from phi_vision.intake.cleaning import Gathered, Rejected, clean_chunk
 from phi_vision.intake.download import Fetched, Limits
@@ -41,6 +38,8 @@ from phi_vision.readers.sources import open_source
 SHOWN = 24
 """Samples pictured on the card, evenly spread over the dataset."""
 
+DECIMAL_MARKS: dict[str, DecimalMark] = {"point": ".", "comma": ","}
+
 MANIFEST = "prepared.json"
 """The facts of a prepared dataset; a folder that has it may be replaced by another run."""
 
@@ -56,7 +55,7 @@ class Preparation:
     """What the source is, where its name and content do not tell."""
 
     split: str | None = None
-    """Part of a hub dataset to read; all by default."""
+    """Part of the source to read, where it has several; all by default."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
@@ -87,7 +86,7 @@ class Preparation:
     tolerance: int = 4
     """Bits of 64 in which two pictures' looks may differ and still be near duplicates."""
 
-    decimal: DecimalMark | None = None
+    decimal: Literal["point", "comma"] | None = None
     """What 1.234 means in this source; by default what its other prices tell."""
 
     longest_side: int = PictureRules.longest_side
@@ -128,18 +127,28 @@ class Preparation:
                 f"validation {self.validation} and test {self.test} leave nothing to train on; "
                 "give shares that add up to less than 1"
             )
-        for name, least in {"shard_size": 1, "tolerance": 0, "per_host": 1, "retries": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        numbers = {
+            "shard_size": (self.shard_size, 1),
+            "tolerance": (self.tolerance, 0),
+            "per_host": (self.per_host, 1),
+            "retries": (self.retries, 0),
+            "workers": (self.workers, 0 if self.engine == "local" else 1),
+        }
+        for name, (number, least) in numbers.items():
+            if number is not None and number < least:
+                raise ValueError(f"{name} is {number}; it must be at least {least}")
+        if self.ray_address and self.engine != "ray":
+            raise ValueError(
+                f"ray_address is {self.ray_address} and the engine {self.engine}, which has no "
+                "cluster; use the engine ray"
+            )
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Split -> its share."""
-        return {
-            "train": 1 - self.validation - self.test,
-            "validation": self.validation,
-            "test": self.test,
-        }
+        """Split -> its share, of those that have one."""
+        train = 1 - self.validation - self.test
+        shares = {"train": train, "validation": self.validation, "test": self.test}
+        return {name: share for name, share in shares.items() if share}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +180,9 @@ class Watcher:
 def prepare(name: str, how: Preparation, watcher: Watcher | None = None) -> Outcome:
     """Prepare a catalogue.
 
+    Pictures are cleaned in processes of their own where there are many, so a script that calls this
+    at its top level needs the usual `if __name__ == "__main__":`.
+
     Args:
         name: A file, a folder, or a hub id.
         how: The options.
@@ -182,7 +194,7 @@ def prepare(name: str, how: Preparation, watcher: Watcher | None = None) -> Outc
     """
     watcher = watcher or Watcher()
     restore(how.out)
-    _refuse_other_folders(how.out)
+    _refuse_other_folders(how.out, Path(name))
     source = open_source(
         name, kind=how.kind, split=how.split, revision=how.revision, streaming=how.streaming
     )
@@ -190,7 +202,7 @@ def prepare(name: str, how: Preparation, watcher: Watcher | None = None) -> Outc
         source,
         mapping=how.map,
         template_name=how.template,
-        decimal=how.decimal,
+        decimal=DECIMAL_MARKS[how.decimal] if how.decimal else None,
         pictures=PictureRules(longest_side=how.longest_side),
     )
     watcher.columns({**source.detected, **rules.columns.described()})
@@ -210,7 +222,13 @@ def prepare(name: str, how: Preparation, watcher: Watcher | None = None) -> Outc
     return Outcome(folder=how.out, facts=facts, changed=changed)
 
 
-def _refuse_other_folders(out: Path) -> None:
+def _refuse_other_folders(out: Path, source: Path) -> None:
+    whole, given = out.resolve(), source.resolve()
+    if source.exists() and (given.is_relative_to(whole) or whole.is_relative_to(given)):
+        raise ValueError(
+            f"{out} and the source {source} lie in each other, so that one would become part of "
+            "the other; name a folder beside the source"
+        )
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
         raise ValueError(
             f"{out} is in use and was not written by `prepare` (it has no {MANIFEST}); "
@@ -320,7 +338,8 @@ def _write_samples(
             if isinstance(decision, Repeat):
                 rejected.add(_repeated(staged, decision))
                 continue
-            shards[decision.split].add(layout.row(entry.id, decision.group, staged))
+            size = sum(map(len, staged.pictures))
+            shards[decision.split].add(layout.row(entry.id, decision.group, staged), size)
             if place % every == 0 and staged.pictures and len(shown) < SHOWN:
                 caption = entry.title or entry.category or entry.id
                 shown.append(Shown(caption, staged.pictures[0]))
@@ -350,7 +369,7 @@ def _facts(
     told = {**source.notes, **({"license": how.license} if how.license else {})}
     template = rules.template
     return {
-        "name": how.out.name,
+        "name": how.out.absolute().name,
         "rows": samples + rejected.reasons.total(),
         "samples": samples,
         "source": {"name": source.name, "kind": source.kind, **source.detected, **told},

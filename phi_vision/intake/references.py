@@ -122,7 +122,7 @@ def _find(name: str, folder: Path) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name.strip()):
         raise ValueError(
             f"not a local path: found the address {name.strip()[:80]!r}; give a path inside "
-            f"{folder}, or an http(s) URL to be fetched"
+            "the source's folder, or an http(s) URL to be fetched"
         )
     inside = folder.resolve()
     left = False
@@ -142,10 +142,12 @@ def _find(name: str, folder: Path) -> Path:
         left = True
     if left:
         raise ValueError(
-            f"outside the folder: {name[:200]!r} leaves {folder}; put the picture inside, or "
+            f"outside the folder: {name[:200]!r} leaves the source's folder; put it inside, or "
             "prepare the folder that holds both"
         )
-    raise ValueError(f"no such file: {name[:200]!r} in {folder}; put it there or correct the name")
+    raise ValueError(
+        f"no such file: {name[:200]!r} in the source's folder; put it there or correct the name"
+    )
 
 
 def _spellings(name: str) -> list[str]:

@@ -26,7 +26,8 @@ def replacement(folder: Path) -> Iterator[Path]:
     Raises:
         ValueError: Another process is filling it.
     """
-    folder = folder.absolute()
+    # Where a link leads to is replaced, not the link.
+    folder = folder.resolve()
     unfinished = folder.with_name(f".{folder.name}-unfinished")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(unfinished, folder):
@@ -68,6 +69,7 @@ def _put(unfinished: Path, folder: Path) -> None:
 
 def restore(folder: Path) -> None:
     """Undo the first of two steps, if a process died between them."""
+    folder = folder.resolve()
     if not folder.exists() and _aside(folder).exists():
         _aside(folder).rename(folder)
 

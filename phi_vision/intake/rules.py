@@ -67,11 +67,12 @@ def find_rules(
         ValueError: A column is missing, or there is no such template.
     """
     first = [row for row in itertools.islice(source.rows(), FIRST_ROWS) if isinstance(row, Row)]
-    given = dict(_read_mapping(words) for words in mapping)
+    given = _read_mappings(mapping)
     asked = find_template(template_name) if template_name else TEMPLATES["product"]
     columns = choose_columns(first, asked, given, source.folder)
-    template: Template | None = asked
-    if template_name is None:
+    if template_name:
+        template: Template | None = _check_fields(asked, columns)
+    else:
         template = None if columns.messages else _template_over(columns)
     numbers = template.number_fields if template else ()
     prices = (row.values.get(columns.fields.get(field, "")) for field in numbers for row in first)
@@ -103,11 +104,32 @@ def _is_price(cell: object) -> bool:
     return True
 
 
-def _read_mapping(words: str) -> tuple[str, str]:
-    part, equals, column = words.partition("=")
-    if not (part and equals and column):
-        raise ValueError(f"--map {words}: write PART=COLUMN, such as title='Product Name'")
-    return part, column
+def _read_mappings(mapping: Sequence[str]) -> dict[str, str]:
+    """Read what the user says of the columns.
+
+    Input:  ("title=Product Name", "image=front,back")
+    Output: {"title": "Product Name", "image": "front,back"}
+    """
+    given: dict[str, str] = {}
+    for words in mapping:
+        part, _, column = words.partition("=")
+        if not (part and column):
+            raise ValueError(f"--map {words}: write PART=COLUMN, such as title='Product Name'")
+        if part in given:
+            raise ValueError(f"--map {words}: {part} is {given[part]!r} already; give it once")
+        given[part] = column
+    return given
+
+
+def _check_fields(template: Template, columns: Columns) -> Template:
+    missing = [field for field in template.fields if field not in columns.fields]
+    if missing:
+        raise ValueError(
+            f"the template {template.name!r} needs {', '.join(missing)}; "
+            f"found {', '.join(columns.fields.values()) or 'no columns'}; "
+            f"name them with --map, such as --map {missing[0]}=COLUMN"
+        )
+    return template
 
 
 def _template_over(columns: Columns) -> Template:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from phi_vision.data.sample import Value
+from phi_vision.data.template import EXACT_INTEGERS
 from phi_vision.intake.cleaning import Clean
 
 MOST_TEXTS = 20_000
@@ -29,7 +30,7 @@ class FieldTally:
     filled: int = 0
     """Rows that have a value."""
     kinds: set[str] = field(default_factory=set)
-    """Names of the kinds of values seen."""
+    """Names of the kinds of values seen; `long int` is one that no float holds."""
     numbers: "array.array[float]" = field(default_factory=lambda: array.array("d"))
     texts: Counter[str] = field(default_factory=Counter)
     has_more_texts: bool = False
@@ -39,7 +40,7 @@ class FieldTally:
         if value is None:
             return
         self.filled += 1
-        self.kinds.add(type(value).__name__)
+        self.kinds.add(_kind(value))
         if isinstance(value, int | float) and not isinstance(value, bool):
             self.numbers.append(value)
         elif str(value) in self.texts or len(self.texts) < MOST_TEXTS:
@@ -54,8 +55,10 @@ class FieldTally:
                 {"missing": 2, "quantiles": {"0 %": 5.0, "5 %": 9.0, …, "100 %": 148.0}}
         """
         facts: dict[str, object] = {"missing": rows - self.filled}
-        if self.numbers:
-            facts["quantiles"] = quantiles(np.frombuffer(self.numbers))
+        numbers = np.frombuffer(self.numbers)
+        finite = numbers[np.isfinite(numbers)]
+        if finite.size:
+            facts["quantiles"] = quantiles(finite)
         if self.texts:
             distinct = len(self.texts)
             facts["distinct"] = f"more than {distinct}" if self.has_more_texts else distinct
@@ -107,6 +110,16 @@ class Tally:
             "height": quantiles(sizes[:, 1]),
             "width / height": quantiles(sizes[:, 0] / sizes[:, 1]),
         }
+
+
+def _kind(value: Value) -> str:
+    """Name the kind of a value.
+
+    Input:  5    5.0    True  "5"  2**60
+    Output: int  float  bool  str  long int
+    """
+    is_long = type(value) is int and abs(value) > EXACT_INTEGERS
+    return "long int" if is_long else type(value).__name__
 
 
 def quantiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Mapping[str, float]:

@@ -20,7 +20,10 @@ from phi_vision.intake.staging import Staged
 from phi_vision.intake.tally import Tally
 
 _ROWS = 100
-"""Rows of a row group, as `datasets` advises for pictures: readers load whole ones."""
+"""Rows of a row group at most, as `datasets` advises for pictures: readers load whole ones."""
+
+_BYTES = 32_000_000
+"""Bytes of pictures after which a row group is closed early: it is held in memory."""
 
 _REJECTED = pa.schema(
     [
@@ -34,6 +37,8 @@ _REJECTED = pa.schema(
 _STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 _TEXT = {"dtype": "string", "_type": "Value"}
+_HELD = {"bool": {"bool"}, "int64": {"int", "long int"}, "float64": {"int", "float"}}
+"""Type -> the kinds of values that it holds exactly, as `Tally` names them."""
 _DTYPES = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
 
 
@@ -83,12 +88,12 @@ class Layout:
 
 
 class Shards:
-    """Writes the rows of one split into files of at most a given size."""
+    """Writes the rows of one split; a file that has reached a given size is closed."""
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, *, most_bytes: int) -> None:
         self.folder, self.split, self.schema = folder, split, schema
         self.most_bytes = most_bytes
-        self.rows = 0
+        self._bytes = 0
         self._waiting: list[Mapping[str, object]] = []
         self._files: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
@@ -108,11 +113,11 @@ class Shards:
         if kind is None:
             self._name_files()
 
-    def add(self, row: Mapping[str, object]) -> None:
+    def add(self, row: Mapping[str, object], picture_bytes: int) -> None:
         """Write a row, sooner or later."""
         self._waiting.append(row)
-        self.rows += 1
-        if len(self._waiting) >= _ROWS:
+        self._bytes += picture_bytes
+        if len(self._waiting) >= _ROWS or self._bytes >= min(_BYTES, self.most_bytes):
             self._flush()
 
     def _flush(self) -> None:
@@ -123,6 +128,7 @@ class Shards:
             self._writer = pq.ParquetWriter(self._files[-1], self.schema)
         self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
         self._waiting.clear()
+        self._bytes = 0
         if self._files[-1].stat().st_size >= self.most_bytes:
             self._end_file()
 
@@ -180,16 +186,15 @@ class RejectedRows:
 
 
 def _dtype(kinds: set[str]) -> str:
-    """Choose one type for all values of a field.
+    """Choose one type for all values of a field, one that holds each of them exactly.
 
-    Input:  {"int"}  {"int", "float"}  {"bool"}  {"int", "str"}  set()
-    Output: int64    float64           bool      string          string
+    Input:  {"int"}  {"int", "float"}  {"long int", "float"}  {"bool"}  {"int", "str"}  set()
+    Output: int64    float64           string                 bool      string          string
     """
-    if kinds == {"bool"}:
-        return "bool"
-    if kinds == {"int"}:
-        return "int64"
-    return "float64" if kinds and kinds <= {"int", "float"} else "string"
+    for dtype, held in _HELD.items():
+        if kinds and kinds <= held:
+            return dtype
+    return "string"
 
 
 def _cast(value: Value, dtype: str) -> Value:

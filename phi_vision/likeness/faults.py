@@ -291,7 +291,7 @@ FAULTS: dict[str, Fault] = {
     "needless blanks": Fault(
         plant=_blanks, part="title", outcome="mended", mend=lambda title: " ".join(title.split())
     ),
-    "repeated row": Fault(plant=_repeated_row, part="id", outcome="grouped"),
+    "repeated row": Fault(plant=_repeated_row, part="id", outcome="rejected"),
     "picture under another id": Fault(plant=_near_duplicate, part="picture", outcome="grouped"),
     "missing title": Fault(plant=_no_title, part="title", outcome="rejected"),
     "missing category": Fault(plant=_no_category, part="category", outcome="rejected"),

@@ -1,12 +1,12 @@
 """Which encoding a text file has: said by its first bytes, proved by all of them, or guessed.
 
 The whole file is looked at, because exports hide their first `é` behind a hundred thousand rows.
-What had to be guessed is shown with words from the file, for people to check.
+What had to be guessed is shown with words from the file, for people to check. Pieces of UTF-8 in a
+file that is not have no vote; their lines are found broken when they are read (`lines.damage`).
 """
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from charset_normalizer import from_bytes
 
-from phi_vision.readers.lines import PACKING_ERRORS, open_bytes
+from phi_vision.readers.letters import GOOD_FIT, SPECIAL, fit
+from phi_vision.readers.lines import PACKING_ERRORS, open_bytes, read_as_utf_8
 
 # UTF-32 first: its mark begins with the one of UTF-16.
 BYTE_ORDER_MARKS = (
@@ -26,15 +27,16 @@ BYTE_ORDER_MARKS = (
 )
 # Exports are mostly of Windows in the West: the others must fit clearly better than it.
 WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
-COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
-GOOD_FIT = 0.4  # of 1, which only letters inside words have; other scripts stay below 0
 CHUNK = 2**20
 EXCERPTS = 2000  # of text around special characters, of which a guess is made
 EXCERPTS_PER_CHUNK = 100  # so that they come from everywhere in a file
 
-_EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}")
+MOST_SNIPPETS = 3
+LONGEST_SNIPPET = 18  # characters: three and what stands between them are 60
+
+# The last part keeps a character of several bytes in one piece.
+_EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}[\x80-\xff]{0,3}")
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_SPECIAL = re.compile("[^\x00-\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,7 @@ def guess_encoding(excerpts: bytes, file: Path) -> Encoding:
         ValueError: No known encoding gives readable text.
     """
     fits = {
-        name: _fit(excerpts.decode(name, "replace")) - handicap
-        for name, handicap in WESTERN.items()
+        name: fit(excerpts.decode(name, "replace")) - handicap for name, handicap in WESTERN.items()
     }
     found: str | None = max(WESTERN, key=lambda name: fits[name])
     if not _looks_western(excerpts) or max(fits.values()) < GOOD_FIT:
@@ -108,8 +109,26 @@ def guess_encoding(excerpts: bytes, file: Path) -> Encoding:
             f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
             f"{excerpts[:60]!r}; save the file as UTF-8"
         )
-    words = re.findall(r"\S*[^\x00-\x7f]\S*", excerpts.decode(found, "replace"))
-    return Encoding(name=found, guessed_from=" · ".join(dict.fromkeys(words[:6])))
+    return Encoding(name=found, guessed_from=_snippets(excerpts.decode(found, "replace")))
+
+
+def _snippets(text: str) -> str:
+    """Take a few words with special characters out of a text, short enough for one line.
+
+    Input:  "A;Béret\nB;Coat £90"
+    Output: "Béret · £90"
+    """
+    around = LONGEST_SNIPPET // 2
+    found: dict[str, None] = {}
+    for word in re.finditer(r'[^\s;,|"]*[^\x00-\x7f][^\s;,|"]*', text):
+        special = SPECIAL.search(word[0])
+        start = max(0, special.start() - around) if special else 0
+        snippet = word[0][start : start + LONGEST_SNIPPET]
+        if snippet.isprintable() and "\ufffd" not in snippet:
+            found[snippet] = None
+        if len(found) == MOST_SNIPPETS:
+            break
+    return " · ".join(found)
 
 
 def _looks_western(excerpts: bytes) -> bool:
@@ -140,11 +159,17 @@ def _take_census(file: Path) -> _Census:
             continue
         undecoded = len(_UNDECODED.findall(text))
         census.undecoded += undecoded
-        census.special += len(_SPECIAL.findall(text)) - undecoded
+        census.special += len(SPECIAL.findall(text)) - undecoded
         if undecoded and len(census.excerpts) < EXCERPTS:
-            matches = islice(_EXCERPT.finditer(chunk), EXCERPTS_PER_CHUNK)
-            census.excerpts += [match[0] for match in matches]
+            census.excerpts += islice(_voters(chunk), EXCERPTS_PER_CHUNK)
     return census
+
+
+def _voters(chunk: bytes) -> Iterator[bytes]:
+    """Cut out text around special characters, leaving out what is UTF-8."""
+    for match in _EXCERPT.finditer(chunk):
+        if read_as_utf_8(match[0]) is None:
+            yield match[0]
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
@@ -154,30 +179,3 @@ def _chunks(file: Path) -> Iterator[bytes]:
                 yield chunk
     except PACKING_ERRORS:
         return  # a packed file that ends in the middle: the reader of its rows tells
-
-
-def _fit(text: str) -> float:
-    """How much the special characters of a text look at home, on average from -3 to 1."""
-    scores = [
-        _at_home(text[match.start() - 1 : match.start()], match[0], text[match.end() :][:1])
-        for match in _SPECIAL.finditer(text)
-    ]
-    return sum(scores) / max(1, len(scores))
-
-
-def _at_home(before: str, sign: str, after: str) -> float:
-    """Judge one character by its neighbours: `é` is at home among letters, `£` beside a digit."""
-    kind = unicodedata.category(sign)
-    if sign == "\ufffd" or kind == "Cc":
-        return -3
-    if kind == "Ll":
-        return 1 if before.isalpha() or after.isalpha() else 0.5  # à
-    if kind == "Lu":
-        if before.islower():
-            return -2
-        return 0 if before.isupper() and after.islower() else 1
-    if kind == "Sc":
-        return 1 if before.isdigit() or after.isdigit() or " " in (before, after) else -1
-    if sign != "’" and before.isalpha() and after.isalpha():
-        return -1
-    return 0.5 if sign in COMMON_MARKS else 0

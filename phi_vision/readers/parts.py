@@ -18,8 +18,11 @@ SPLIT_NAMES = {
 """How files and folders call their split -> how this house calls it."""
 
 SPLIT_ORDER = ("train", "validation", "test")
-DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""Files that say something of data and hold none."""
+DESCRIPTIONS = (
+    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
+    *("prepared.json", "rejected.parquet"),
+)
+"""Files that lie beside data and hold none: those of `datasets`, and those of a prepared folder."""
 
 RAW_LIMIT = 100_000
 """Characters of a broken piece that are kept; what is longer is a binary file, not a row."""

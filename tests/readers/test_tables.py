@@ -66,7 +66,7 @@ def test_encodings_of_other_languages_are_guessed(
 
 def test_a_guess_is_shown_with_words_from_the_file(tmp_path: Path) -> None:
     source = planted(tmp_path, "sku;title\nA;Béret £90\n".encode("cp1252"))
-    assert source.detected["encoding guessed from"] == "A;Béret · £90"
+    assert source.detected["encoding guessed from"] == "Béret · £90"
 
 
 def test_the_first_special_character_may_be_far_into_the_file(tmp_path: Path) -> None:

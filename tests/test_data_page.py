@@ -1,0 +1,156 @@
+"""docs/data.md: its commands run as written, and its numbers and names are those of the code."""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phi_vision.cli import command_parser, main
+from phi_vision.data.template import PRODUCT
+from phi_vision.intake import duplicates, prices, rules, splits
+from phi_vision.intake.columns import choose_columns
+from phi_vision.intake.download import Limits
+from phi_vision.intake.pictures import PictureRules
+from phi_vision.intake.prepare import Preparation
+from phi_vision.intake.references import LARGEST_FILE
+from phi_vision.likeness.profile import FEWEST_GROUPS
+from phi_vision.likeness.shares import FEWEST
+from phi_vision.readers.jsons import LARGEST_ELEMENT
+from phi_vision.readers.row import Row
+from phi_vision.readers.sources import SOURCES
+
+PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+SOURCE = re.compile(r"^\| .* \| `(\w+)` \| `phi-vision (prepare .*)` \|$", re.MULTILINE)
+PRICE = re.compile(r"\| `([\w ()]+)` \| ([^|]+?) (?=\|)")
+PORT = "8000"
+
+PLAN, TAKEN, LIMITS = Preparation(out=Path()), PictureRules(), Limits()
+FACTS = [
+    f"first {rules.FIRST_ROWS:,} rows",
+    "at least 80 % distinct",
+    f"read whole, up to {LARGEST_ELEMENT // 2**20} MB",
+    f"its file may have {LARGEST_FILE // 10**6} MB",
+    f"{LIMITS.total} at a time and {PLAN.per_host} from one host",
+    f"take {LIMITS.timeout:g} seconds, {LIMITS.max_bytes // 10**6} MB and",
+    f"{LIMITS.max_redirects} redirects",
+    f"{PLAN.retries} further attempts",
+    f"more than {TAKEN.max_pixels // 10**6} million pixels",
+    f"longer than {TAKEN.max_aspect:g} times its width",
+    f"a side under {TAKEN.min_side} pixels",
+    f"a side over {PLAN.longest_side} pixels",
+    f"JPEG of quality {TAKEN.quality}",
+    "CMYK, 16 bits",
+    "at least 90 % of those",
+    f"two looks of 64 bits that differ in at most {PLAN.tolerance}",
+    f"more than {duplicates.LONGEST_CHAIN} groups",
+    f"`--validation` {PLAN.validation}, `--test` {PLAN.test}",
+    f"what {splits.RANDOM_SPLITS} random splits",
+    f"every {PLAN.shard_size} MB",
+    f"needs {FEWEST_GROUPS} groups",
+    f"fewer than {FEWEST} groups",
+    *("UTF-8", "UTF-16", "UTF-32", "base64"),
+]
+"""Every number of the page's prose, in the words around it."""
+
+
+def prose() -> str:
+    """The page without what stands in fences, and its lines joined where a sentence goes on."""
+    return FENCE.sub("", PAGE).replace("\n", " ")
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_number_is_that_of_the_code(fact: str) -> None:
+    assert fact in prose()
+
+
+def test_no_number_goes_unchecked() -> None:
+    text = PRICE.sub("|", prose())
+    for fact in sorted(FACTS, key=len, reverse=True):
+        text = text.replace(fact, "")
+    text = re.sub(r"`[^`]*`", "", text)
+    assert re.findall(r"\S*\d\S*", text) == []
+
+
+def test_every_option_exists_and_every_option_of_prepare_is_explained() -> None:
+    named = set(re.findall(r"--[a-z][a-z-]+", PAGE)) - {"--directory"}  # of Python's server
+    offered = {
+        name: {o for action in command_parser(name)._actions for o in action.option_strings}
+        for name in ("prepare", "sample", "train")
+    }
+    assert named <= set().union(*offered.values())
+    long = {o for o in offered["prepare"] if o.startswith("--") and not o.startswith("--no-")}
+    assert long - {"--help"} <= named
+
+
+def test_every_kind_of_source_is_there() -> None:
+    assert [kind for kind, _ in SOURCE.findall(PAGE)] == [kind for kind in SOURCES if kind != "hub"]
+
+
+def test_the_prices_are_read_as_the_page_says() -> None:
+    shown = PRICE.findall(PAGE[PAGE.index("## Prices") : PAGE.index("## Duplicates")])
+    assert {form: prices.read_price(price).form for form, price in shown} == {
+        form: form for form, _ in shown
+    }
+    assert {form for form, _ in shown} == set(prices.FORMS) - {"number", "ambiguous"}
+    assert prices.read_price("1.234").form == "ambiguous"
+
+
+def test_the_shares_are_those_of_the_code() -> None:
+    assert prices.guess_decimal(["1,50"] * 9 + ["1.50"]) == ","
+    assert prices.guess_decimal(["1,50"] * 8 + ["1.50"]) is None
+    for distinct, found in ((8, "sku"), (7, None)):
+        rows = [
+            Row(number=n, origin="", values={"sku": min(n, distinct - 1), "image": b"x"})
+            for n in range(10)
+        ]
+        assert choose_columns(rows, None, {}, None).id == found
+
+
+def test_the_usual_wording_is_named() -> None:
+    assert PRODUCT.fields == ("title", "category3_code", "full_price")
+    assert "By default it asks for title, category and full price" in PAGE
+
+
+def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but what needs the hub or a cluster, which stands in fences marked `sh`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    page = PAGE.replace(PORT, str(free_port()))
+    pieces = [(m.start(), m[1], m[2]) for m in FENCE.finditer(page) if m[1] != "sh"]
+    pieces += [(m.start(), "bash", f"phi-vision {m[2]}\n") for m in SOURCE.finditer(page)]
+    for _, language, script in sorted(pieces):
+        run(language, script)
+    for kind, command in SOURCE.findall(page):
+        out = Path(shlex.split(command)[-1])
+        facts = json.loads((out / "prepared.json").read_text(encoding="utf-8"))
+        assert facts["source"]["kind"] == kind
+        assert facts["samples"] > 0
+    for name in re.findall(r"`(runs/[\w./-]+)`", page):
+        assert Path(name).exists(), name
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def run(language: str, script: str) -> None:
+    """Run a piece of the page; our own commands in this process, which has imported them."""
+    lines = script.splitlines()
+    if language == "bash" and all(line.startswith("phi-vision ") for line in lines):
+        for line in lines:
+            assert main(shlex.split(line, comments=True)[1:]) == 0, line
+        return
+    command = {"bash": ["bash", "-ec"], "python": [sys.executable, "-c"]}[language]
+    done = subprocess.run([*command, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{script}\n{done.stderr}"
