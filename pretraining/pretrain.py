@@ -1,6 +1,6 @@
 """Trains `phi-vision-small` from random weights: first the tower learns to look, then all to talk.
 
-    python -m pretraining.pretrain POOL STATE --look-steps 7400 --talk-steps 1250
+    python -m pretraining.pretrain POOL STATE --look-steps 15400 --talk-steps 2850
     python -m pretraining.pretrain POOL STATE --export phi_vision/model/phi-vision-small
 
 A language model learns to look late: it finds the wording first, and until the tower says
@@ -95,7 +95,8 @@ class Namer(nn.Module):
         looks_NAP = self.queries_AD @ self.keys(normed_NPD).transpose(1, 2)
         pooled_NAD = (looks_NAP * features_NPD.shape[-1] ** -0.5).softmax(-1) @ normed_NPD
         return {
-            name: head(pooled_NAD[:, place]) for place, (name, head) in enumerate(self.heads.items())
+            name: head(pooled_NAD[:, place])
+            for place, (name, head) in enumerate(self.heads.items())
         }
 
 
@@ -328,8 +329,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pre-train phi-vision-small.")
     parser.add_argument("pool", type=Path, help="folder drawn by pretraining.pool")
     parser.add_argument("state", type=Path, help="file that holds the training state")
-    parser.add_argument("--look-steps", type=int, default=7400, help=f"of {LOOK_BATCH} views")
-    parser.add_argument("--talk-steps", type=int, default=1250, help=f"of {TALK_BATCH} pictures")
+    parser.add_argument("--look-steps", type=int, default=15400, help=f"of {LOOK_BATCH} views")
+    parser.add_argument("--talk-steps", type=int, default=2850, help=f"of {TALK_BATCH} pictures")
     parser.add_argument("--export", type=Path, help="write the state there as a bf16 checkpoint")
     asked = parser.parse_args()
     run = Pretraining(asked.state)

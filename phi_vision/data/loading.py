@@ -154,7 +154,7 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
     if split is not None:
         raise ValueError(f"{file} is one file without splits; leave {split!r} out or give a folder")
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
             rich = (*IMAGE_COLUMNS, MESSAGES_COLUMN)
             columns = [f.name for f in schema if f.name in rich or _is_plain(f.type)]

@@ -152,6 +152,7 @@ def _describe(
             "groups": len(groups.names),
             "rows of the largest group": int(groups.sizes().max()),
             **{f"{kind} as an earlier row": t.count_repeats() for kind, t in groups.ties.items()},
+            "near pictures left apart, in long chains": groups.chained,
             "rows moved with their group": kept.moved,
         },
         "leaks": {

@@ -135,7 +135,7 @@ class Stage:
 
     def rows(self) -> Iterator[Staged]:
         """Read the rows back, in order, a few megabytes at a time."""
-        with pq.ParquetFile(self.file) as parquet:
+        with pq.ParquetFile(self.file, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(batch_size=_ROWS):
                 for row in batch.to_pylist():
                     row["record"] = json.loads(row["record"])

@@ -162,7 +162,7 @@ def look_of(picture: Image.Image) -> int | None:
 
 
 def _schema(file: Path) -> pa.Schema:
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
         return parquet.schema_arrow
 
 
@@ -177,7 +177,7 @@ def _rows(dataset: Path, files: Mapping[str, list[Path]]) -> Iterator[Seen]:
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:

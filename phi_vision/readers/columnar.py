@@ -79,8 +79,8 @@ _Batches = Iterator[tuple[pa.RecordBatch, LabelNames]]
 
 
 def _parquet_batches(file: Path) -> _Batches:
-    # The buffer makes it read a long row group in pieces.
-    with pq.ParquetFile(file, buffer_size=2**20) as parquet:
+    # The buffer makes it read a long row group in pieces; read ahead, it would keep all of them.
+    with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
         names = schema_labels(parquet.schema_arrow)
         for batch in parquet.iter_batches(batch_size=BATCH):
             yield batch, names

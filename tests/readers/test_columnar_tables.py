@@ -1,5 +1,6 @@
 """Parquet and Arrow, as pyarrow, Spark and `datasets` write them, whole and damaged."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,15 @@ def test_damaged_offsets_break_rows_and_do_not_end_the_process(tmp_path: Path) -
     file.write_bytes(file.read_bytes().replace(offsets, wrong))
     found = list(open_source(str(file)).rows())
     assert [type(row) for row in found] == [Row, Row, Broken, Broken]
+
+
+def test_pictures_that_were_read_are_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "large.parquet"
+    schema = pa.schema([("image", pa.binary())])
+    with pq.ParquetWriter(file, schema, compression="none") as writer:
+        for _ in range(40):  # row groups, 40 MB in all
+            pictures = pa.array([os.urandom(10_000) for _ in range(100)], pa.binary())
+            writer.write_table(pa.table([pictures], schema=schema))
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in open_source(str(file)).rows()]
+    assert max(held) < 10_000_000
