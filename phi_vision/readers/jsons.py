@@ -7,7 +7,7 @@ is parsed whole, up to `LARGEST_ELEMENT`.
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
@@ -148,7 +148,7 @@ class _Window:
                 value = Fault(reason=reason, raw=self._text[self.place : end])
             raw = self._text[self.place : end]
             self.place = end
-            return damage(raw, self._encoding) or (_mended(value) if _cut_pair(raw) else value)
+            return damage(raw, self._encoding) or checked(value, raw)
 
     def _read_more(self) -> bool:
         """Drop what has been read and read further; False at the end of the file."""
@@ -187,6 +187,10 @@ def _nothing(_: str) -> None:
     """Read NaN and Infinity, which JSON does not have and pandas writes, as missing."""
 
 
+DEEPEST = 64
+"""Lists and objects in each other. Rows have a handful; hundreds are no data, and would end the run
+where they are gone through by recursion."""
+
 _DECODER = json.JSONDecoder(parse_constant=_nothing)
 
 
@@ -195,7 +199,24 @@ def _parse(line: str) -> object:
         value = _DECODER.decode(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return Fault(reason="broken JSON", raw=line)
-    return _mended(value) if _cut_pair(line) else value
+    return checked(value, line)
+
+
+def checked(value: object, raw: str) -> object:
+    """Take a value as it was parsed; half characters are replaced, towers of brackets a Fault."""
+    level, depth = [value], 0
+    while level:
+        if depth == DEEPEST:
+            return Fault(reason="nested too deep", raw=raw)
+        level = [inner for outer in level for inner in _inside(outer)]
+        depth += 1
+    return _mended(value) if _cut_pair(raw) else value
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _row(value: object) -> Mapping[str, object] | Fault:

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from phi_vision.readers.folders import PICTURE_ENDINGS
+from phi_vision.readers.jsons import checked
 from phi_vision.readers.lines import PACKING_ERRORS
 from phi_vision.readers.notes import read_notes
 from phi_vision.readers.parts import (
@@ -190,6 +191,9 @@ def _columns(ending: str, content: bytes) -> Mapping[str, object] | Fault:
             said = json.loads(content)
         except (ValueError, RecursionError):
             return Fault(reason="broken JSON", raw=content.decode("utf-8", "backslashreplace"))
+        said = checked(said, content.decode("utf-8", "backslashreplace"))
+        if isinstance(said, Fault):
+            return said
         if not isinstance(said, dict):
             return Fault(reason="JSON that is not an object", raw=str(said))
         return said

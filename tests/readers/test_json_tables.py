@@ -153,3 +153,18 @@ def test_text_after_a_list_is_told(tmp_path: Path) -> None:
     assert faults(source) == [
         ("products.json record 3", "text after the end of the list", '[{"sku": "C"}]')
     ]
+
+
+@pytest.mark.parametrize("levels", [100, 400, 5000])
+@pytest.mark.parametrize("form", ["{}\n{}\n", "[{},\n{}]"])
+def test_towers_of_brackets_break_one_row_and_no_run(
+    tmp_path: Path, form: str, levels: int
+) -> None:
+    tower = f'{{"sku": "B", "x": {"[" * levels}1{"]" * levels}}}'
+    file = tmp_path / ("rows.json" if form.startswith("[") else "rows.jsonl")
+    file.write_text(form.format('{"sku": "A", "x": [[1]]}', tower))
+    first, second = open_source(str(file)).rows()
+    assert isinstance(first, Row)
+    assert first.values == {"sku": "A", "x": [[1]]}
+    assert isinstance(second, Broken)
+    assert second.reason in ("nested too deep", "broken JSON")
