@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phi_vision import __version__
 from phi_vision.bars import preparation_bars, progress_bar
@@ -24,6 +24,7 @@ from phi_vision.options import (
     accepted_by,
     add_fields,
     at_least,
+    given_fields,
     one_of,
     suggestion,
     value_of,
@@ -124,11 +125,7 @@ def prepare(options: argparse.Namespace) -> None:
     from phi_vision.intake.prepare import Preparation
     from phi_vision.intake.prepare import prepare as run_preparation
 
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(options).items()
-        if name in Preparation.__dataclass_fields__
-    }
+    given = given_fields(options, Preparation)
     with preparation_bars() as watcher:
         outcome = run_preparation(options.source, Preparation(**given), watcher)
     facts = outcome.facts
@@ -210,11 +207,7 @@ def train(options: argparse.Namespace) -> None:
     """Fine-tune a model on pictures with records."""
     from phi_vision.train.recipes import Recipe, to_yaml
 
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(options).items()
-        if name in Recipe.__dataclass_fields__
-    }
+    given = given_fields(options, Recipe)
     recipe = replace(starting_recipe(options.recipe), **given)
     if options.dry_run:
         from phi_vision.train.plan import make_plan

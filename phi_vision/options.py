@@ -138,6 +138,15 @@ def add_fields(
         )
 
 
+def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Take the fields of a dataclass out of what was read: those that were given."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if name in get_type_hints(kind)
+    }
+
+
 def describe_starts(values: Mapping[str, object]) -> str:
     """Say from which value each start sets out.
 

@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import nn
 
-from phi_vision.data.sample import Sample
+from phi_vision.data.sample import PICTURE_MARK, Sample
 from phi_vision.data.template import END, Template
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
@@ -27,9 +27,6 @@ IGNORED = -100
 
 FIRST_TURNED = 5
 """EXIF orientations from here on exchange width and height."""
-
-PICTURE_MARK = "<image>"
-"""Where a message shows the next picture, as LLaVA and TRL write it."""
 
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 

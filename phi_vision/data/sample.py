@@ -18,6 +18,10 @@ Record = Mapping[str, Value]
 """Field -> value, in the order of the columns it came from."""
 
 
+PICTURE_MARK = "<image>"
+"""Where a message shows the next picture, as LLaVA and TRL write it."""
+
+
 class Message(NamedTuple):
     """One turn of a conversation."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from phi_vision.data.sample import Message, Value
+from phi_vision.data.sample import PICTURE_MARK, Message, Value
 from phi_vision.intake.columns import Columns
 from phi_vision.intake.pictures import Picture, clean_picture
 from phi_vision.intake.prices import read_price
@@ -21,7 +21,6 @@ from phi_vision.intake.texts import neutralise, tidy
 from phi_vision.readers.parts import house_split, storable
 from phi_vision.readers.row import Broken, Row
 
-PICTURE_MARK = "<image>"
 LARGEST_INTEGER = 2**63 - 1
 """What a whole number of a Parquet column can hold; larger ones are codes, kept as text."""
 SPEAKERS: Mapping[str, Literal["system", "user", "assistant"]] = {

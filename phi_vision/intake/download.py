@@ -268,7 +268,7 @@ class _Downloads:
     def __enter__(self) -> Self:
         """Make room on the disk and start the thread."""
         try:
-            self._unfinished = _workplace(self._cache)
+            self._unfinished = _make_unfinished(self._cache)
         except OSError as error:
             self._loop.close()
             raise self._unwritable(error) from error
@@ -458,7 +458,7 @@ class _Downloads:
             self._bell.set()
 
 
-def _workplace(cache: Path) -> Path:
+def _make_unfinished(cache: Path) -> Path:
     """Make a folder for unfinished files beside the finished ones, and clear away old ones.
 
     Every run has its own, so that runs may share a cache.

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from phi_vision.data.loading import SPLIT_ORDER
 from phi_vision.intake.duplicates import Groups, Trait, group_rows
 from phi_vision.intake.splits import (
     Kept,
@@ -14,9 +15,6 @@ from phi_vision.intake.splits import (
     leak_report,
 )
 from phi_vision.intake.staging import Entry
-
-SPLITS = ("train", "validation", "test")
-"""The parts of a dataset; what a source calls its own otherwise says nothing."""
 
 MOST_CATEGORIES = 200
 """Categories that are counted by split in the facts, the largest."""
@@ -52,7 +50,7 @@ class Verdict:
     def splits(self) -> list[str]:
         """Those that got rows."""
         taken = {each.split for each in self.decisions if isinstance(each, Placed)}
-        return [name for name in SPLITS if name in taken]
+        return [name for name in SPLIT_ORDER if name in taken]
 
 
 def judge(
@@ -88,7 +86,7 @@ def judge(
         Placed(group=group, split=split) for group, split in zip(of_row, splits, strict=True)
     )
     # Random splits of the sizes that there are, which the source may have decided.
-    shares = {name: splits.count(name) / len(splits) for name in SPLITS}
+    shares = {name: splits.count(name) / len(splits) for name in SPLIT_ORDER}
     leaks = leak_report(groups, splits, shares, seed=seed)
     return Verdict(
         decisions=[
@@ -107,7 +105,7 @@ def source_splits(entries: Sequence[Entry]) -> dict[str, str]:
     Input:  rows A in "train", B in "validation", C in "holdout 7", D in none
     Output: {"A": "train", "B": "validation"}
     """
-    named = {entry.id: entry.split for entry in entries if entry.split in SPLITS}
+    named = {entry.id: entry.split for entry in entries if entry.split in SPLIT_ORDER}
     return {} if set(named.values()) == {"train"} else named
 
 
@@ -135,7 +133,7 @@ def _trait(entry: Entry) -> Trait:
 def _describe(
     entries: Sequence[Entry], groups: Groups, splits: Sequence[str], kept: Kept, leaks: Leaks
 ) -> dict[str, object]:
-    names = [name for name in SPLITS if name in set(splits)]
+    names = [name for name in SPLIT_ORDER if name in set(splits)]
     groups_in = {
         name: {g for g, split in zip(groups.of.tolist(), splits, strict=True) if split == name}
         for name in names

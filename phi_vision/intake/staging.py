@@ -17,15 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.sample import Value
+from phi_vision.intake.buffered import ROWS, RowWriter
 from phi_vision.intake.cleaning import Clean, values_as_json
 from phi_vision.intake.tally import Tally
 from phi_vision.readers.parts import storable
-
-_ROWS = 64
-"""Rows of a row group at most: what is held in memory, a few megabytes of pictures."""
-
-_BYTES = 32_000_000
-"""Bytes of pictures after which a row group is closed early."""
 
 _SCHEMA = pa.schema(
     [
@@ -76,9 +71,7 @@ class Stage:
         self.entries: list[Entry] = []
         self.tally = Tally()
         self._title, self._category = title, category
-        self._waiting: list[dict[str, object]] = []
-        self._bytes = 0
-        self._writer = pq.ParquetWriter(file, _SCHEMA, compression="none")
+        self._writer = RowWriter(file, _SCHEMA, compression="none")
         self._ids: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
@@ -90,7 +83,7 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._writer.close()
 
     def add(self, clean: Clean) -> None:
         """Set a clean row down."""
@@ -98,8 +91,7 @@ class Stage:
         messages = json.dumps([message._asdict() for message in clean.messages])
         digests = tuple(picture.digest for picture in clean.pictures)
         fingerprint = _fingerprint(record, messages, *digests)
-        self._bytes += sum(len(picture.encoded) for picture in clean.pictures)
-        self._waiting.append(
+        self._writer.add(
             {
                 "number": clean.row.number,
                 "origin": storable(clean.row.origin),
@@ -107,7 +99,8 @@ class Stage:
                 "messages": messages,
                 "pictures": [picture.encoded for picture in clean.pictures],
                 "values": values_as_json(_without_pictures(clean.row.values)),
-            }
+            },
+            sum(len(picture.encoded) for picture in clean.pictures),
         )
         self.entries.append(
             Entry(
@@ -125,28 +118,15 @@ class Stage:
             )
         )
         self.tally.count(clean)
-        if len(self._waiting) >= _ROWS or self._bytes >= _BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        """Finish the file; nothing can be added afterwards."""
-        self._flush()
-        self._writer.close()
 
     def rows(self) -> Iterator[Staged]:
         """Read the rows back, in order, a few megabytes at a time."""
         with pq.ParquetFile(self.file, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(batch_size=_ROWS):
+            for batch in parquet.iter_batches(batch_size=ROWS):
                 for row in batch.to_pylist():
                     row["record"] = json.loads(row["record"])
                     row["messages"] = json.loads(row["messages"])
                     yield Staged(**row)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=_SCHEMA))
-            self._waiting.clear()
-            self._bytes = 0
 
     def _unique(self, name: str) -> str:
         """Give the second row of an id another one: `A`, `A-2`, `A-3`."""

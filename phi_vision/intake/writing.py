@@ -11,19 +11,13 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from phi_vision.data.sample import Value
+from phi_vision.intake.buffered import BYTES, RowWriter
 from phi_vision.intake.cleaning import Rejected
 from phi_vision.intake.columns import RESERVED
 from phi_vision.intake.staging import Staged
 from phi_vision.intake.tally import Tally
-
-_ROWS = 100
-"""Rows of a row group at most, as `datasets` advises for pictures: readers load whole ones."""
-
-_BYTES = 32_000_000
-"""Bytes of pictures after which a row group is closed early: it is held in memory."""
 
 _REJECTED = pa.schema(
     [
@@ -93,10 +87,8 @@ class Shards:
     def __init__(self, folder: Path, split: str, schema: pa.Schema, *, most_bytes: int) -> None:
         self.folder, self.split, self.schema = folder, split, schema
         self.most_bytes = most_bytes
-        self._bytes = 0
-        self._waiting: list[Mapping[str, object]] = []
         self._files: list[Path] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: RowWriter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -107,28 +99,17 @@ class Shards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._flush()
         self._end_file()
         if kind is None:
             self._name_files()
 
     def add(self, row: Mapping[str, object], picture_bytes: int) -> None:
         """Write a row, sooner or later."""
-        self._waiting.append(row)
-        self._bytes += picture_bytes
-        if len(self._waiting) >= _ROWS or self._bytes >= min(_BYTES, self.most_bytes):
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
         if self._writer is None:
             self._files.append(self.folder / f"{self.split}-{len(self._files):05d}.unfinished")
-            self._writer = pq.ParquetWriter(self._files[-1], self.schema)
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
-        self._waiting.clear()
-        self._bytes = 0
+            most = min(BYTES, self.most_bytes)
+            self._writer = RowWriter(self._files[-1], self.schema, most_bytes=most)
+        self._writer.add(row, picture_bytes)
         if self._files[-1].stat().st_size >= self.most_bytes:
             self._end_file()
 
@@ -149,8 +130,7 @@ class RejectedRows:
 
     def __init__(self, file: Path) -> None:
         self.reasons: Counter[str] = Counter()
-        self._writer = pq.ParquetWriter(file, _REJECTED)
-        self._waiting: list[dict[str, object]] = []
+        self._writer = RowWriter(file, _REJECTED)
 
     def __enter__(self) -> Self:
         return self
@@ -161,13 +141,12 @@ class RejectedRows:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._flush()
         self._writer.close()
 
     def add(self, rejected: Rejected) -> None:
         """Write a rejected row, sooner or later."""
         self.reasons[rejected.reason] += 1
-        self._waiting.append(
+        self._writer.add(
             {
                 "row": rejected.number,
                 "origin": rejected.origin,
@@ -176,13 +155,6 @@ class RejectedRows:
                 "values": rejected.values,
             }
         )
-        if len(self._waiting) >= _ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=_REJECTED))
-            self._waiting.clear()
 
 
 def _dtype(kinds: set[str]) -> str:

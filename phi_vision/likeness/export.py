@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.loading import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS, files_by_split
 from phi_vision.likeness.faults import FAULTS, Fault, Line, Parts
-from phi_vision.likeness.likeness import check_free
+from phi_vision.studio.catalog import check_free
 
 Encoding = Literal["cp1252", "utf-8-sig"]
 """What spreadsheets write: Western European, or UTF-8 with a byte order mark."""

@@ -32,6 +32,7 @@ from phi_vision.likeness.profile import (
 )
 from phi_vision.likeness.reading import Observed, Seen, inspect_picture, observe
 from phi_vision.likeness.shots import ShotPlan, take_shot
+from phi_vision.studio.catalog import check_free
 
 Progress = Callable[[int, int], None]
 
@@ -87,17 +88,6 @@ def write_likeness(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return closeness
-
-
-def check_free(out: Path) -> None:
-    """Refuse a place where something lies already."""
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a new folder for the drawn data")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(
-            f"{out} is not empty (it holds {min(out.iterdir()).name}); remove it or name a new "
-            "folder for the drawn data"
-        )
 
 
 def _open(dataset: Path) -> _Model:

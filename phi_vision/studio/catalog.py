@@ -83,7 +83,7 @@ def write_catalog(
         ValueError: `rows` is too small, or `out` is in use.
     """
     out = out.absolute()
-    _check_free(out)
+    check_free(out)
     products = plan_catalog(rows, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
@@ -173,13 +173,18 @@ def _photograph(garment: Garment, seed: str) -> bytes:
     return encode(draw(garment, scene), scene)
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """Refuse a place where something lies already.
+
+    Raises:
+        ValueError: It is a file, or a folder that holds something.
+    """
     if out.is_file():
-        raise ValueError(f"{out} is a file; name a new folder for the sample catalogue")
+        raise ValueError(f"{out} is a file; name a new folder")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(
             f"{out} is not empty (it holds {next(iter(sorted(out.iterdir()))).name}); "
-            "remove it or name a new folder for the sample catalogue"
+            "remove it or name a new folder"
         )
 
 
