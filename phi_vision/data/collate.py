@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import torch
 from PIL import ExifTags, Image
@@ -30,7 +30,40 @@ FIRST_TURNED = 5
 
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
-Batch = dict[str, torch.Tensor]
+
+class Batch(TypedDict, total=False):
+    """What the model is given for a step. B rows of L tokens; N crops of all pictures, S pixels."""
+
+    input_ids: torch.Tensor
+    """(B, L); the Trainer takes the number of rows from this first field."""
+
+    attention_mask: torch.Tensor
+    """(B, L); 0 at padding. Packed rows have none."""
+
+    position_ids: torch.Tensor
+    """(B, L), only of packed rows: each sample is counted from 0."""
+
+    use_cache: bool
+    """Off, only of packed rows: with a cache the model would not look at `position_ids`."""
+
+    pixel_values: torch.Tensor
+    """(N, 3, S, S); missing when no sample has a picture."""
+
+    image_sizes: torch.Tensor
+    """(pictures, 2); missing when no sample has a picture."""
+
+    labels: torch.Tensor
+    """(B, L); -100 where nothing is learnt."""
+
+    logits_to_keep: torch.Tensor
+    """(B, L) bool: where the next token is labelled; see `select_answers`."""
+
+    shift_labels: torch.Tensor
+    """The labels that the kept positions predict."""
+
+    sample_ids: list[str]
+    """For each row the names of its samples, to say which of them broke a loss. Not for the model:
+    it is taken out before its forward pass."""
 
 
 class Piece(NamedTuple):
@@ -49,8 +82,8 @@ class AnswerCollator:
                               1 … 9  5  4 2                      1 … 1 1 1 1
             `labels`          - … -  8  2 -    (- is -100)
                               - … -  5  4 2
-            and `pixel_values` (crops, 3, S, S), `image_sizes` (pictures, 2) over all rows, which
-            are missing when no sample has a picture.
+            `pixel_values` (crops, 3, S, S) and `image_sizes` (pictures, 2) over all rows, which
+            are missing when no sample has a picture; `sample_ids` ["a", "b"].
 
     Raises:
         ValueError: A row is longer than `max_length`, or the tokenizer joins prompt and answer.
@@ -64,13 +97,16 @@ class AnswerCollator:
         """Collate samples, padding on the right to the longest row."""
         rows = [self.pieces(sample) for sample in samples]
         pictures = [sample.pictures() for sample in samples]
-        batch: Batch = self.processor(
-            text=["".join(piece.text for piece in row) for row in rows],
-            images=pictures if any(pictures) else None,
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-        ).data
+        batch = cast(
+            Batch,
+            self.processor(
+                text=["".join(piece.text for piece in row) for row in rows],
+                images=pictures if any(pictures) else None,
+                return_tensors="pt",
+                padding=True,
+                padding_side="right",
+            ).data,
+        )
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         self._refuse_long_rows(samples, lengths)
         labels = torch.full_like(batch["input_ids"], IGNORED)
@@ -78,8 +114,7 @@ class AnswerCollator:
             ids = batch["input_ids"][place, :length]
             learnt = self._find_learnt(row, ids)
             labels[place, :length][learnt] = ids[learnt]
-        # The Trainer takes the batch size from the first tensor, so `input_ids` stays in front.
-        return {**batch, "labels": labels}
+        return {**batch, "labels": labels, "sample_ids": [sample.id for sample in samples]}
 
     def pieces(self, sample: Sample) -> list[Piece]:
         """Word a sample: what is given and what is learnt, by turns.

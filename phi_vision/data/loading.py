@@ -2,24 +2,28 @@
 
 They lie in a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
 `<split>-*.parquet`) or in one Parquet file: what `phi-vision prepare` makes of any catalogue. The
-`image` column is `struct<bytes, path>`, or a list of these; `messages` holds a conversation; every
-other column of plain values becomes a field of the record.
+`image` column is `struct<bytes, path>`, or a list of these; `messages` holds a conversation;
+`rejected` an answer that is worse than the right one, also in the form of TRL, where `prompt`,
+`chosen` and `rejected` are texts or conversations. Every other column of plain values becomes a
+field of the record.
 """
 
 import decimal
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.sample import Message, Sample, Value
+from phi_vision.data.sample import Message, Record, Sample, Value
+from phi_vision.data.trl_rows import TRL_COLUMNS, as_conversation, is_from_trl
 
 Row = Mapping[str, object]
 
 IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
+REJECTED_COLUMN = "rejected"
 ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
@@ -126,6 +130,17 @@ def _hash(group: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).hexdigest()
 
 
+def record_columns(schema: pa.Schema) -> list[str]:
+    """List the columns that become fields of the record: those of plain values."""
+    rich = _rich_columns(schema.names)
+    return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
+
+
+def as_record(row: Row, columns: Sequence[str]) -> Record:
+    """Take a record out of a row: texts, numbers and truth values; anything else as text."""
+    return {name: _value(row[name]) for name in columns}
+
+
 def _reader(path: Path) -> Callable[[Path, str | None], Iterator[Row]]:
     if not path.exists():
         raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
@@ -156,8 +171,8 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
     try:
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
-            rich = (*IMAGE_COLUMNS, MESSAGES_COLUMN)
-            columns = [f.name for f in schema if f.name in rich or _is_plain(f.type)]
+            columns = [*_rich_columns(schema.names), *record_columns(schema)]
+            columns = [name for name in schema.names if name in columns]
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -167,15 +182,30 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
 
 
 def _sample(row: Row, number: int, source: Path, group_column: str | None) -> Sample:
-    rich = (*IMAGE_COLUMNS, MESSAGES_COLUMN)
-    record = {name: _value(cell) for name, cell in row.items() if name not in rich}
+    rich = _rich_columns(row)
+    record = as_record(row, [name for name in row if name not in rich])
     if group_column is not None and group_column not in record:
         raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
+    if is_from_trl(row):
+        row = as_conversation(row, f"sample {name!r} in {source}")
     images = _images(row, f"sample {name!r} in {source}", source)
     messages = _messages(row, f"sample {name!r} in {source}")
-    return Sample(id=name, group=group or name, images=images, record=record, messages=messages)
+    return Sample(
+        id=name,
+        group=group or name,
+        images=images,
+        record=record,
+        messages=messages,
+        rejected=str(row.get(REJECTED_COLUMN) or ""),
+    )
+
+
+def _rich_columns(names: Collection[str]) -> tuple[str, ...]:
+    """Name the columns that are no fields of the record."""
+    own = (*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN)
+    return (*own, *TRL_COLUMNS) if is_from_trl(names) else own
 
 
 def _is_plain(column: pa.DataType) -> bool:

@@ -51,6 +51,10 @@ class Sample:
     messages: tuple[Message, ...] = ()
     """The conversation, where the sample is one; then no template words it."""
 
+    rejected: str = ""
+    """An answer that is worse than the right one, for training on preferences; "" where none is
+    known. Written as the model would write it, without the closing control token."""
+
     def pictures(self) -> list[Image.Image]:
         """Decode the pictures, in their own mode: converting to RGB is the image processor's job.
 

@@ -25,8 +25,8 @@ than links to a mere page, less than a `photo` that is missing here and there.""
 PARTS = ("image", "id", "group", "split", "messages")
 """What a column can be besides a field of the record."""
 
-RESERVED = ("id", "group_id", "image", "images", "messages")
-"""Columns that every prepared dataset has besides the record's fields."""
+RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
+"""Columns of datasets that are no fields of the record, whatever they hold."""
 
 # Names as they are found in exports, without case, blanks, dots, dashes and underscores; the
 # likeliest first.

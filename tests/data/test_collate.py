@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,16 @@ def test_samples_with_two_pictures_and_with_none_share_a_batch(processor: Phi3VP
 
 def test_a_batch_without_pictures_has_no_pixels(processor: Phi3VProcessor) -> None:
     batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])([make_sample()])
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "sample_ids"}
+
+
+def test_rows_are_named_after_their_samples_and_ids_stay_in_front(
+    processor: Phi3VProcessor,
+) -> None:
+    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    batch = collate([replace(make_sample(), id="a"), replace(make_sample((60, 40)), id="b")])
+    assert batch["sample_ids"] == ["a", "b"]
+    assert next(iter(batch)) == "input_ids", "the Trainer takes the batch size from the first field"
 
 
 def test_control_tokens_in_a_title_end_nothing(processor: Phi3VProcessor) -> None:
