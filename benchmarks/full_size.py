@@ -2,7 +2,7 @@
 
     python -m benchmarks.full_size write FOLDER        4.15 B parameters, two bf16 shards, 8.3 GB
     python -m benchmarks.full_size ask FOLDER PICTURE  loads it, reports peak memory, answers once
-    python -m benchmarks.full_size train FOLDER        LoRA steps and batched answers, on a GPU
+    python -m benchmarks.full_size train FOLDER        steps of a recipe, on a GPU or a CPU
 
 Every line printed last is one JSON object of figures. With random weights the answer is noise; its
 time and memory are not. The vocabulary is the official one where `--tokenizer` gives its folder,
@@ -12,8 +12,10 @@ and `phi-vision-small`'s elsewhere; the weights have the official shapes either 
 import argparse
 import json
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,10 +29,16 @@ from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.studio.catalog import write_catalog
+from phi_vision.train.plan import make_plan
+from phi_vision.train.recipes import RECIPES
+from phi_vision.train.trainer import train as run_recipe
 
 QUESTION = "<|user|>\n<|image_1|>\nWhat is shown in this image?<|end|>\n<|assistant|>\n"
 SHARD_BYTES = 4_950_000_000
 NUM_CROPS = 4
+PRODUCTS = 64
+"""Drawn products to train on."""
 
 
 def write(folder: Path, tokenizer_folder: str) -> None:
@@ -86,37 +94,39 @@ def ask(folder: Path, picture: Path, new_tokens: int) -> None:
     )
 
 
-def train(folder: Path, steps: int, batch_size: int) -> None:
-    """Take LoRA steps and answer a batch on a GPU."""
-    from peft import LoraConfig, get_peft_model
-
-    model, processor = load_model(folder, dtype=torch.bfloat16, device="cuda")
-    lora = LoraConfig(r=32, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
-    model = get_peft_model(model, lora)
-    pictures = [Image.effect_noise((640, 480), 60 + place) for place in range(batch_size)]
-    batch = processor(
-        text=[QUESTION + "Product: Coat, Category: COATS, Full Price: 1290.0<|end|>"] * batch_size,
-        images=[[picture] for picture in pictures],
-        return_tensors="pt",
-    ).to("cuda")
-    labels = batch["input_ids"].clone()
-    labels[:, :-24] = -100
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
-    losses, seconds = _timed_steps(model.train(), optimizer, batch, labels, steps)
-    trained_bytes = torch.cuda.max_memory_allocated()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    answer(model, processor, [QUESTION] * batch_size, [[p] for p in pictures], max_new_tokens=40)
-    torch.cuda.synchronize()
+def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
+    """Train as `phi-vision train` does, on drawn products, beside what `plan` says before."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_catalog(Path(scratch) / "data", rows=PRODUCTS, seed=0)
+        recipe = replace(
+            RECIPES[recipe_name](),
+            model=str(folder),
+            data=str(Path(scratch) / "data"),
+            out=Path(scratch) / "run",
+            validation_fraction=0.0,
+            gradient_checkpointing=True,
+            batch_size=batch_size,
+            max_steps=steps,
+            epochs=float(steps * batch_size),
+            warmup_fraction=0.0,
+            tracker="none",
+        )
+        plan = make_plan(recipe)
+        run = run_recipe(recipe)
+        lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    taken = [line for line in lines if "loss" in line]
+    on_gpu = torch.cuda.is_available()
     _print_figures(
-        device=torch.cuda.get_device_name(),
-        tokens_per_sample=batch["input_ids"].shape[1],
+        recipe=recipe_name,
+        device=torch.cuda.get_device_name() if on_gpu else "cpu",
         batch_size=batch_size,
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        samples_per_second=round(batch_size / seconds, 2),
-        train_peak_bytes=trained_bytes,
-        answers_per_second=round(batch_size / (time.perf_counter() - started), 2),
+        steps=len(taken),
+        first_loss=taken[0]["loss"],
+        last_loss=taken[-1]["loss"],
+        # The first step also fills caches.
+        last_samples_per_second=taken[-1]["samples_per_second"],
+        planned_bytes=round(plan.memory),
+        peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes(),
     )
 
 
@@ -133,28 +143,6 @@ def full_size_config(tokenizer: AutoTokenizer) -> Phi3VConfig:
         ],
         image_token_id=tokenizer.convert_tokens_to_ids(Phi3VProcessor.image_token),
     )
-
-
-def _timed_steps(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: dict[str, torch.Tensor],
-    labels: torch.Tensor,
-    steps: int,
-) -> tuple[list[float], float]:
-    """Train on one batch; give the losses and the median seconds of a step."""
-    shifted = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-    keep = shifted != -100
-    losses, seconds = [], []
-    for _ in range(steps):
-        started = time.perf_counter()
-        loss = model(**batch, labels=labels, shift_labels=shifted[keep], logits_to_keep=keep).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - started)
-    return losses, sorted(seconds)[len(seconds) // 2]
 
 
 def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
@@ -201,6 +189,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path, nargs="?")
     parser.add_argument("--tokenizer", default=resolve(SMALL), help="folder of the tokenizer")
     parser.add_argument("--new-tokens", type=int, default=8, help="length of the answer")
+    parser.add_argument("--recipe", choices=RECIPES, default="lora", help="how to train")
     parser.add_argument("--steps", type=int, default=8, help="training steps")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step")
     asked = parser.parse_args()
@@ -209,7 +198,7 @@ def main() -> None:
     elif asked.task == "ask":
         ask(asked.folder, asked.picture, asked.new_tokens)
     else:
-        train(asked.folder, asked.steps, asked.batch_size)
+        train(asked.folder, asked.recipe, asked.steps, asked.batch_size)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ def prepare_messages() -> None:
     """Show what the rooms log, and of the libraries only what a user can act on."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("phi_vision").setLevel(logging.INFO)
+    # TRL would tell its makers which model is trained on how many devices.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Other libraries import bitsandbytes, which then misses a kernel that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # Told to programmers, about other libraries.
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -191,34 +195,99 @@ def draw_sample(options: argparse.Namespace, out: Path) -> None:
 
 def add_train_options(parser: Parser) -> None:
     """Declare what `phi-vision train` takes: every field of a recipe is an option."""
-    from phi_vision.train.recipes import RECIPES, Recipe
-
-    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [a field of the recipe ...]"
-    names = ", ".join(RECIPES)
-    parser.add_argument("recipe", metavar="RECIPE", help=f"{names}, or the recipe.yaml of a run")
-    dry_run = "check everything, print the recipe and the number of steps, write nothing"
+    dry_run = "check everything, print the recipe and the plan, write nothing"
     parser.add_argument("--dry-run", action="store_true", help=dry_run)
     resume = "go on from the last checkpoint of the run in --out"
     parser.add_argument("--resume", action="store_true", help=resume)
-    add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()})
+    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [a field of the recipe ...]"
+    add_recipe_options(parser)
 
 
 def train(options: argparse.Namespace) -> None:
     """Fine-tune a model on pictures with records."""
-    from phi_vision.train.recipes import Recipe, to_yaml
-
-    given = given_fields(options, Recipe)
-    recipe = replace(starting_recipe(options.recipe), **given)
+    recipe = chosen_recipe(options)
     if options.dry_run:
         from phi_vision.train.plan import make_plan
+        from phi_vision.train.recipe_file import to_yaml
+        from phi_vision.train.trainer import prepare
 
-        plan = make_plan(recipe).as_text()
-        print(to_yaml(recipe) + "".join(f"# {line}\n" for line in plan.splitlines()), end="")
+        prepare(recipe)
+        foretold = make_plan(recipe).as_text().splitlines()
+        print(to_yaml(recipe) + "".join(f"# {line}\n" for line in foretold), end="")
         return
+    from phi_vision.train.processes import is_main
     from phi_vision.train.trainer import train as run_recipe
 
     run = run_recipe(recipe, resume=options.resume)
-    print(f"The run is in {run.folder}, the model in {run.model}")
+    if is_main():
+        print(f"The run is in {run.folder}, the model in {run.model}")
+
+
+def add_plan_options(parser: Parser) -> None:
+    """Declare what `phi-vision plan` takes: a recipe as for `train`, and a card."""
+    card = "the card to train on, such as H100 or L4 (default: this machine)"
+    parser.add_argument("--card", metavar="NAME", help=card)
+    parser.usage = "%(prog)s RECIPE --data DATA [--card NAME] [a field of the recipe ...]"
+    add_recipe_options(parser)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a training will take before it is spent: tokens, steps, memory, time, cards."""
+    from phi_vision.train.plan import make_plan
+
+    print(make_plan(chosen_recipe(options), card=options.card).as_text(), end="")
+
+
+def add_pairs_options(parser: Parser) -> None:
+    """Declare what `phi-vision pairs` takes."""
+    from phi_vision.data.template import TEMPLATES, find_template
+
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of samples")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    wording = f"{', '.join(TEMPLATES)} or a YAML file (default: the data's own, else product)"
+    parser.add_argument("--template", type=accepted_by(find_template), metavar="NAME", help=wording)
+    pairs = "wrong answers beside each right one (default: %(default)s)"
+    parser.add_argument("--pairs-per-sample", type=at_least(1), default=1, metavar="N", help=pairs)
+    seed = "same seed, same pairs (default: %(default)s)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+
+
+def pairs(options: argparse.Namespace) -> None:
+    """Put a plausible wrong answer beside each right one, to train preferences on (dpo)."""
+    from phi_vision.intake.preferences import write_pairs
+
+    with progress_bar("pairing") as advance:
+        made = write_pairs(
+            options.data,
+            options.out,
+            template=options.template,
+            pairs_per_sample=options.pairs_per_sample,
+            seed=options.seed,
+            progress=advance,
+        )
+    for field, count in made.changed.items():
+        print(f"  wrong {field + ':':<18}{count:>6}")
+    if made.left_out:
+        print(
+            f"  left out: {made.left_out} samples for which the catalogue has nothing else to say"
+        )
+    print(f"{sum(made.splits.values())} pairs are in {made.folder}")
+
+
+def add_recipe_options(parser: Parser) -> None:
+    """Declare a recipe and, as options, each of its fields."""
+    from phi_vision.train.recipes import RECIPES, Recipe
+
+    names = ", ".join(RECIPES)
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{names}, or the recipe.yaml of a run")
+    add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()})
+
+
+def chosen_recipe(options: argparse.Namespace) -> "Recipe":
+    """Take the recipe that was named, with the fields that were given."""
+    from phi_vision.train.recipes import Recipe
+
+    return replace(starting_recipe(options.recipe), **given_fields(options, Recipe))
 
 
 def starting_recipe(name: str) -> "Recipe":
@@ -227,7 +296,8 @@ def starting_recipe(name: str) -> "Recipe":
     Raises:
         ValueError: It is neither a known name nor a readable file.
     """
-    from phi_vision.train.recipes import RECIPES, load_recipe
+    from phi_vision.train.recipe_file import load_recipe
+    from phi_vision.train.recipes import RECIPES
 
     if name in RECIPES:
         return RECIPES[name]()
@@ -405,6 +475,8 @@ class Command:
 COMMANDS = {
     "prepare": Command(add_options=add_prepare_options, run=prepare),
     "sample": Command(add_options=add_sample_options, run=sample),
+    "pairs": Command(add_options=add_pairs_options, run=pairs),
+    "plan": Command(add_options=add_plan_options, run=plan),
     "train": Command(add_options=add_train_options, run=train),
     "evaluate": Command(add_options=add_evaluate_options, run=evaluate),
     "predict": Command(add_options=add_predict_options, run=predict),

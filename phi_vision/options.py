@@ -150,8 +150,8 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
 def describe_starts(values: Mapping[str, object]) -> str:
     """Say from which value each start sets out.
 
-    Input:  {"full": 8, "lora": 8}      {"full": 2e-5, "lora": 2e-4}    {"full": None, "lora": 16}
-    Output: (default: 8)                (full: 2e-05, lora: 0.0002)     (lora: 16)
+    Input:  {"full": 8, "lora": 8}    {"full": None, "lora": 16}    {"full": 1, "lora": 2, "dpo": 2}
+    Output: (default: 8)              (lora: 16)                    (full: 1; lora, dpo: 2)
     """
     shown = {
         start: " ".join(value) if isinstance(value, tuple) else str(value)
@@ -160,7 +160,11 @@ def describe_starts(values: Mapping[str, object]) -> str:
     }
     if len(shown) == len(values) and len(set(shown.values())) == 1:
         return f"(default: {next(iter(shown.values()))})"
-    return f"({', '.join(f'{start}: {value}' for start, value in shown.items())})" if shown else ""
+    starts_of: dict[str, list[str]] = {}
+    for start, value in shown.items():
+        starts_of.setdefault(value, []).append(start)
+    parts = [f"{', '.join(starts)}: {value}" for value, starts in starts_of.items()]
+    return f"({'; '.join(parts)})" if parts else ""
 
 
 def reader_of(kind: Any) -> dict[str, Any]:

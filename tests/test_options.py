@@ -66,7 +66,7 @@ def test_a_complaint_says_what_was_found(parser: Parser, words: list[str], said:
 
 def test_the_help_is_the_docstring_with_the_values(parser: Parser) -> None:
     words = " ".join(parser.format_help().split())
-    assert "degrees. At most 50 % more than needed (cake: 180.0, bread: 230.0)" in words
+    assert "degrees. At most 50 % more than needed (cake: 180.0; bread: 230.0)" in words
     assert "how long; by default until it smells good (bread: 45)" in words
     assert "which trays (default: round)" in words
 
@@ -75,6 +75,8 @@ def test_values_are_described_once_where_they_agree() -> None:
     assert describe_starts({"cake": 8, "bread": 8}) == "(default: 8)"
     assert describe_starts({"cake": 8, "bread": None}) == "(cake: 8)"
     assert describe_starts({"cake": None, "bread": ""}) == ""
+    several = {"cake": 8, "bread": 9, "roll": 9}
+    assert describe_starts(several) == "(cake: 8; bread, roll: 9)"
 
 
 def test_a_word_far_from_all_gets_no_suggestion() -> None:

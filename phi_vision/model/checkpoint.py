@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from .configuration_phi3_v import Phi3VConfig
 from .image_processing_phi3_v import Phi3VImageProcessor
@@ -26,6 +26,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[Phi3VForCausalLM, Phi3VProcessor]:
     """Load a model with its processor.
 
@@ -34,6 +35,8 @@ def load_model(
             `model/` is taken), or a hub id such as `microsoft/Phi-3.5-vision-instruct`.
         dtype: Kind of number the weights are held in; as stored unless given.
         device: Where the model goes; the CPU unless given.
+        quantization: How to hold the weights in fewer bits (needs bitsandbytes); `dtype` is then
+            that of the others.
 
     Returns:
         The model in evaluation mode and its processor. An adapter comes attached to its base.
@@ -43,7 +46,7 @@ def load_model(
     """
     place = resolve(source)
     base = adapter_base(place)
-    model = _load_weights(base or place, dtype)
+    model = _load_weights(base or place, dtype, quantization)
     if base is not None:
         model = _attach_adapter(model, place)
     processor = load_processor(place if _has_processor(place) else base or place)
@@ -130,12 +133,18 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def _load_weights(place: str, dtype: torch.dtype | None) -> Phi3VForCausalLM:
+def _load_weights(
+    place: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig | None
+) -> Phi3VForCausalLM:
     config = load_config(place)
     model: Phi3VForCausalLM
     try:
         model, report = Phi3VForCausalLM.from_pretrained(
-            place, config=config, dtype=dtype or "auto", output_loading_info=True
+            place,
+            config=config,
+            dtype=dtype or "auto",
+            quantization_config=quantization,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as problem:
         raise ValueError(

@@ -1,13 +1,14 @@
-"""Examines a model while it learns: loss on all of validation, written answers on a part of it.
+"""Examines a model while it learns: loss on all of validation, written answers on a panel of it.
 
-Keeps the best weights in OUT/model. Best is the lowest validation loss: it is measured on every
-held-out sample, while the answers of an evaluation are too few to choose by (the accuracy over 32
-samples is known to about ±17 points).
+Keeps the best weights in OUT/model, by default those with the lowest validation loss: it is
+measured on every held-out sample, while the answers of a small panel are too few to choose by (the
+accuracy over 32 samples is known to about ±17 points). A recipe that chooses by a metric of the
+answers wants more `eval_samples`.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template
+from phi_vision.evaluate.metrics import METRICS
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.model.answering import answer
 from phi_vision.train.learner import Learner, save_model
-from phi_vision.train.recipes import Recipe
+from phi_vision.train.processes import divide, gather
+from phi_vision.train.recipes import VALIDATION_LOSS, Recipe
+from phi_vision.train.sharding import is_sharded
 from phi_vision.train.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,7 @@ class Examiner(TrainerCallback):
         self.template = template
         self.tracking = tracking
         self.training = training
-        self.examined = choose(validation, recipe.eval_samples)
+        self.panel = choose(validation, recipe.eval_samples)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -52,7 +56,7 @@ class Examiner(TrainerCallback):
             self.tracking.say("evaluating")
         elif control.should_training_stop:
             # Before the last checkpoint, which says that the run is complete.
-            save_model(self.learner, self.recipe, self.recipe.out / "model")
+            save_model(self.learner, self.recipe.out / "model")
 
     def on_evaluate(
         self,
@@ -65,35 +69,68 @@ class Examiner(TrainerCallback):
         """Have answers written and judged, write everything down, keep the weights if best."""
         assert metrics is not None
         start = time.perf_counter()
-        loss = metrics["eval_loss"]
-        scores = self._examine() if self.examined else None
+        scores = self._examine() if self.panel else None
+        if scores is not None:
+            metrics |= {f"eval_{name}": f.value for name, f in scores.figures["model"].items()}
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
-        is_best = state.best_metric is None or loss < state.best_metric
+        is_best = self._is_better(metrics[best_metric_key(self.recipe)], state.best_metric)
         if is_best:
-            save_model(self.learner, self.recipe, self.recipe.out / "model")
+            save_model(self.learner, self.recipe.out / "model")
         seconds = metrics["eval_runtime"] + time.perf_counter() - start
         figures = {
             "epoch": metrics["epoch"],
-            "validation_loss": loss,
+            "validation_loss": metrics["eval_loss"],
             "is_best": is_best,
             "seconds": round(seconds, 3),
+            **_rewards(metrics),
         }
-        self.tracking.evaluation(state.global_step, figures, scores, self.examined)
+        self.tracking.evaluation(state.global_step, figures, scores, self.panel)
         if scores is not None and scores.looks is False:
             logger.warning("CANARY at step %d: %s", state.global_step, scores.canary)
         self.tracking.say("training")
 
+    def _is_better(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return True
+        return value > best if higher_is_better(self.recipe) else value < best
+
     def _examine(self) -> Scores:
         return score(
-            lambda samples: write_answers(
-                self.learner, self.template, samples, batch_size=2 * self.recipe.batch_size
-            ),
-            self.examined,
+            self._answer,
+            self.panel,
             self.template,
             baselines_from=self.training,
-            shuffled=len(self.examined) > 1,
+            shuffled=len(self.panel) > 1,
             seed=self.recipe.seed,
         )
+
+    def _answer(self, samples: Sequence[Sample]) -> list[str]:
+        """Have each process answer a part; where layers are shared, all answer in step."""
+        together = is_sharded(self.learner.model)
+        answers = write_answers(
+            self.learner,
+            self.template,
+            samples if together else divide(samples),
+            batch_size=2 * self.recipe.batch_size,
+        )
+        return answers if together else gather(answers)
+
+
+def _rewards(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Pick what TRL measured of pairs: "eval_rewards/margins" as "rewards/margins"."""
+    return {
+        name.removeprefix("eval_"): value for name, value in metrics.items() if "rewards/" in name
+    }
+
+
+def best_metric_key(recipe: Recipe) -> str:
+    """Name what chooses the best weights as the Trainer does: `validation_loss` is `eval_loss`."""
+    return "eval_loss" if recipe.best_metric == VALIDATION_LOSS else f"eval_{recipe.best_metric}"
+
+
+def higher_is_better(recipe: Recipe) -> bool:
+    """Whether a higher value of the recipe's `best_metric` is the better one."""
+    return recipe.best_metric in METRICS and METRICS[recipe.best_metric].higher_is_better
 
 
 def choose(samples: Sequence[Sample], count: int) -> list[Sample]:

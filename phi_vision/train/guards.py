@@ -1,22 +1,22 @@
 """Refuses to train blind: what goes wrong silently elsewhere is an error here, before it costs.
 
 Each guard looks at the very batch or model that training uses, and says what is wrong, what was
-found and what to do. Those of gradients and loss look while it trains; the canary, which shuffles
-the pictures, belongs to the evaluation (`evaluate/score.py`) and is sounded by `examiner.py`.
+found and what to do. What looks while it trains is in `watch.py`; the canary, which shuffles the
+pictures, belongs to the evaluation (`evaluate/score.py`) and is sounded by `examiner.py`.
 """
 
-import math
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_vision.data.collate import IGNORED, AnswerCollator, Batch
 from phi_vision.data.sample import Sample
+from phi_vision.data.template import Template
+from phi_vision.evaluate.metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.train.recipes import VALIDATION_LOSS, Recipe
 
 MOST_SUPERVISED = 0.9
 """An answer is a small part of its row. A larger share means that prompt or padding is learnt."""
@@ -105,8 +105,25 @@ def check_prompt_is_inference_prompt(
         )
 
 
-def check_samples(collator: AnswerCollator, samples: Sequence[Sample]) -> None:
+def check_best_metric(recipe: Recipe, template: Template) -> None:
+    """Refuse to choose the best weights by a metric of a field that the answers do not have.
+
+    Raises:
+        ValueError: Names the metrics that there are.
+    """
+    known = (VALIDATION_LOSS, *metrics_for(template))
+    if recipe.best_metric not in known:
+        raise ValueError(
+            f"best_metric is {recipe.best_metric}, but template {template.name!r} writes no such "
+            f"field; choose one of {', '.join(known)}"
+        )
+
+
+def check_samples(collator: AnswerCollator, samples: Sequence[Sample]) -> list[int]:
     """Refuse samples that would fail in the middle of the training, or would have to be cut.
+
+    Returns:
+        Their lengths in tokens.
 
     Raises:
         ValueError: A record lacks a field of the template, a picture cannot be read or is too thin,
@@ -114,7 +131,7 @@ def check_samples(collator: AnswerCollator, samples: Sequence[Sample]) -> None:
     """
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
     if collator.max_length is None:
-        return
+        return lengths
     too_long = [length for length in lengths if length > collator.max_length]
     if too_long:
         raise ValueError(
@@ -122,108 +139,74 @@ def check_samples(collator: AnswerCollator, samples: Sequence[Sample]) -> None:
             f"{collator.max_length} tokens (the longest {max(too_long)}), and cutting them would "
             "cut image tokens; raise max_length or leave it out"
         )
+    return lengths
 
 
 def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Refuse adapter targets that miss the language model, or match nothing.
+    """Refuse names of layers that the language model does not have.
 
     Raises:
-        ValueError: Says which names the language model has.
+        ValueError: Says which names it has.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    of_decoder = sorted({_last(name) for name in linear if _is_decoder_layer(name)})
-    unknown = [target for target in targets if target not in map(_last, linear)]
-    if unknown:
+    of_decoder = sorted({_last(name) for name in linear if _is_decoder_layer(name)} - {"default"})
+    missed = [target for target in targets if target not in of_decoder]
+    if not missed:
+        return
+    of_tower = [target for target in missed if target in map(_last, linear)]
+    if of_tower:
         raise ValueError(
-            f"no linear layer is named {', '.join(unknown)}; the language model has "
-            f"{', '.join(of_decoder)}"
+            f"adapters on {', '.join(of_tower)} reach no language-model layer, only the vision "
+            f"tower; the language model has {', '.join(of_decoder)}, and train_vision adapts the "
+            "tower"
         )
-    if not set(targets) & set(of_decoder):
-        raise ValueError(
-            f"adapters on {', '.join(targets)} reach no language-model layer, only the vision "
-            f"tower; the language model has {', '.join(of_decoder)}"
-        )
+    raise ValueError(
+        f"no linear layer is named {', '.join(missed)}; the language model has "
+        f"{', '.join(of_decoder)}"
+    )
 
 
-def check_adapter_is_attached(model: nn.Module) -> None:
-    """Refuse a model whose language-model layers carry no adapter.
+def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
+    """Refuse a model of which a part that should learn carries no adapter.
 
     Raises:
-        ValueError: No decoder layer has LoRA weights.
+        ValueError: The decoder's layers, or those of the tower, have no LoRA weights.
     """
-    if not any(
-        _is_decoder_layer(name) and "lora_A" in name for name, _ in model.named_parameters()
-    ):
+    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
         raise ValueError(
             "no language-model layer carries an adapter, so it would not learn; name its linear "
             "layers in lora_targets"
         )
-
-
-class GradientGuard(TrainerCallback):
-    """Stops after the first step if a trainable part got no gradient, later if the loss breaks."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.is_checked = False
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Look at the gradients of the first step."""
-        if not self.is_checked:
-            check_gradients(self.model)
-            self.is_checked = True
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Look at the loss of a step."""
-        check_loss(state.global_step, (logs or {}).get("loss", 0.0))
-
-
-def check_gradients(model: nn.Module) -> None:
-    """Refuse trainable parts that got no gradient.
-
-    A layer's two LoRA matrices are one part: the second is zero at first, which leaves the first
-    without gradient for one step. Biases of CLIP's keys shift all scores of a query alike and
-    have no gradient by mathematics. Of an embedding only the rows that occurred have one.
-
-    Raises:
-        ValueError: Names the parts, layer numbers as `*`.
-    """
-    moved: dict[str, bool] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not name.endswith("k_proj.bias"):
-            part = re.sub(r"\.lora_(A|B|embedding_A|embedding_B)\..*", ".lora", name)
-            gradient = weight.grad is not None and bool(weight.grad.any())
-            moved[part] = moved.get(part, False) or gradient
-    still = sorted(
-        {re.sub(r"\.\d+\.", ".*.", part) for part, has_moved in moved.items() if not has_moved}
-    )
-    if not moved or still:
+    if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
         raise ValueError(
-            f"no gradient reached {', '.join(still) or 'anything'} in the first step, so it would "
-            "stay as it is; freeze it (train_vision, train_projector) or give samples that use it"
+            "no layer of the CLIP tower carries an adapter, so it would not learn; start from an "
+            "adapter that has them, or leave train_vision out"
         )
 
 
-def check_loss(step: int, loss: float) -> None:
-    """Refuse to go on from a loss that is no number.
+def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:
+    """Refuse to go on with adapters of another shape than the recipe's.
 
     Raises:
-        ValueError: The loss is infinite or not a number.
+        ValueError: Says what differs.
     """
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss} at step {step}: the training broke; lower learning_rate or try "
-            "precision fp32, and start again from a checkpoint"
-        )
+    fields = {
+        "lora_rank": "r",
+        "lora_alpha": "lora_alpha",
+        "lora_dropout": "lora_dropout",
+        "lora_targets": "target_modules",
+        "dora": "use_dora",
+        "rslora": "use_rslora",
+        "train_projector": "modules_to_save",
+    }
+    for name, theirs in fields.items():
+        held, asked = (_plain(getattr(each, theirs)) for each in (found, wanted))
+        if held != asked:
+            raise ValueError(
+                f"the adapter {source} was made with {name} {held}, this recipe has {asked}; give "
+                "the same to train it further, or start from its base"
+            )
 
 
 def _is_decoder_layer(name: str) -> bool:
@@ -233,3 +216,10 @@ def _is_decoder_layer(name: str) -> bool:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def _plain(value: object) -> object:
+    """Make lists and sets of names comparable: `{"b", "a"}` -> `["a", "b"]`; None is empty."""
+    if value is None:
+        return []
+    return sorted(value) if isinstance(value, list | set | tuple) else value

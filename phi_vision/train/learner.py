@@ -4,24 +4,34 @@ Full training and adapters differ only here.
 """
 
 import copy
-import shutil
+import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import BitsAndBytesConfig
 
-from phi_vision.model.checkpoint import fast_dtype, load_model
+from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.train import guards
+from phi_vision.train.processes import is_main
 from phi_vision.train.recipes import Recipe
+from phi_vision.train.saving import replacing_folder
+from phi_vision.train.sharding import whole_weights
 
 PROJECTION = ("img_projection.0", "img_projection.2")
 """The two linear layers from vision features to words, saved whole beside adapters. Named one by
 one, since the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow."""
+
+TOWER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""All linear layers of the CLIP tower; the decoder has none of these names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +40,8 @@ class Learner:
 
     model: Phi3VForCausalLM | PeftModel
     processor: Phi3VProcessor
+    base: str
+    """The checkpoint that adapters belong to, named as the user named it."""
     precision: torch.dtype
     """In which the matrix products are computed."""
     saved_dtype: torch.dtype
@@ -40,17 +52,21 @@ def make_learner(recipe: Recipe) -> Learner:
     """Load the model and make the parts trainable that the recipe names.
 
     Weights that are trained are held in float32. Under adapters the frozen ones are held in the
-    precision of the arithmetic, which halves their memory in bf16.
+    precision of the arithmetic, which halves their memory in bf16, or in 4 bits.
+
+    Raises:
+        ValueError: There is no such model, or the recipe does not fit it.
     """
-    model, processor = load_model(recipe.model)
-    saved_dtype = model.dtype
     precision = choose_precision(recipe.precision)
-    if isinstance(model, PeftModel):
-        if recipe.method == "lora":
-            raise ValueError(
-                f"{recipe.model} is an adapter, and a second one on top would not find it again; "
-                "start from its base, use full, or continue its run with --resume"
-            )
+    quantization = describe_quantization(precision) if recipe.quantization else None
+    model, processor = load_model(recipe.model, quantization=quantization)
+    saved_dtype = model.dtype
+    base = (
+        model.peft_config["default"].base_model_name_or_path
+        if isinstance(model, PeftModel)
+        else None
+    )
+    if isinstance(model, PeftModel) and recipe.method == "full":
         model = model.merge_and_unload()
     if recipe.random_weights:
         model = Phi3VForCausalLM(model.config)
@@ -58,12 +74,79 @@ def make_learner(recipe: Recipe) -> Learner:
         # The fused attention's backward in bf16 on a CPU is two to five times slower than the
         # plain one (docs/log.md); in float32 and on a GPU it is the fused one that wins.
         model.set_attn_implementation("eager")
+    return Learner(
+        model=choose_trained_parts(model, recipe, precision),
+        processor=processor,
+        base=base or recipe.model,
+        precision=precision,
+        saved_dtype=saved_dtype,
+    )
+
+
+def choose_trained_parts(
+    model: Phi3VForCausalLM | PeftModel, recipe: Recipe, precision: torch.dtype
+) -> Phi3VForCausalLM | PeftModel:
+    """Attach adapters or thaw weights as the recipe says, and freeze the rest.
+
+    Looks at no values, so it also works on a model without storage (the meta device).
+
+    Raises:
+        ValueError: The recipe names layers that the model does not have, or other adapters.
+    """
     if recipe.method == "lora":
-        model = _attach_adapters(model.to(precision), recipe)
+        model = _with_adapters(_cast(model, precision), recipe)
     else:
-        _choose_trained_parts(model.float(), recipe)
+        _thaw_weights(model.float(), recipe)
     _freeze_unused_layers(model)
-    return Learner(model=model, processor=processor, precision=precision, saved_dtype=saved_dtype)
+    return model
+
+
+def list_trained(model: nn.Module) -> dict[str, int]:
+    """Count the trained weights of each kind of module; layer numbers are `*`.
+
+    Input:  a decoder of six layers with adapters of rank 16 on `o_proj`
+    Output: {"model.layers.*.self_attn.o_proj (lora)": 98304}
+    """
+    counts: dict[str, int] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            kind = describe_weight(name)
+            counts[kind] = counts.get(kind, 0) + weight.numel()
+    return counts
+
+
+def describe_weight(name: str) -> str:
+    """Name the kind of module that a weight belongs to, and how it is trained.
+
+    Input:  base_model.model.model.layers.3.self_attn.o_proj.lora_A.default.weight
+    Output: model.layers.*.self_attn.o_proj (lora)
+    """
+    name = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+    module, adapter, _ = name.partition(".lora_")
+    if not adapter:
+        module = re.sub(r"\.(weight|bias)$", "", name)
+    return re.sub(r"\.\d+\.", ".*.", module) + (" (lora)" if adapter else "")
+
+
+def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
+    """Say how frozen weights are held in 4 bits: the decoder's alone, the head and tower whole.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "quantization nf4 needs bitsandbytes, which is not installed; "
+            "pip install 'phi-vision[quant]', or use lora"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision,
+        # Names are matched from their beginning; `vision_embed_tokens` alone would not be found.
+        llm_int8_skip_modules=["lm_head", "model.vision_embed_tokens"],
+    )
 
 
 def choose_precision(wished: str) -> torch.dtype:
@@ -73,48 +156,82 @@ def choose_precision(wished: str) -> torch.dtype:
     return fast_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def save_model(learner: Learner, recipe: Recipe, folder: Path) -> None:
-    """Save adapter or weights with the processor, ready to load; whole or not at all."""
-    unfinished, former = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
-    for leftover in (unfinished, former):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if isinstance(learner.model, PeftModel):
-        _save_adapter(learner.model, recipe.model, unfinished)
+def save_model(learner: Learner, folder: Path) -> None:
+    """Save adapter or weights with the processor, ready to load; whole or not at all.
+
+    Every process calls this, as each may hold a part of the weights; the first writes.
+    """
+    weights = whole_weights(learner.model)
+    if not is_main():
+        return
+    with replacing_folder(folder) as unfinished:
+        if isinstance(learner.model, PeftModel):
+            _save_adapter(learner.model, weights, learner.base, unfinished)
+        else:
+            _save_weights(learner.model, weights, learner.saved_dtype, unfinished)
+        learner.processor.save_pretrained(unfinished)
+
+
+def _cast(model: Phi3VForCausalLM | PeftModel, precision: torch.dtype) -> Any:
+    if not _is_quantized(model):
+        return model.to(precision)
+    for module in model.modules():
+        if module.__class__.__name__ == "Linear4bit":
+            # bitsandbytes 0.50 packs the weights anew for inference at the first evaluation, and
+            # then trains on without gradients through them.
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _is_quantized(model: Phi3VForCausalLM | PeftModel) -> bool:
+    config: Any = model.config
+    return "quantization_config" in config.to_dict()
+
+
+def _with_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> PeftModel:
+    """Put fresh adapters on a model, or go on with those that it came with."""
+    described = _describe_adapters(model, recipe)
+    if isinstance(model, PeftModel):
+        guards.check_same_adapters(model.peft_config["default"], described, recipe.model)
+        adapted = model
+        found = adapted.peft_config["default"]
+        found.inference_mode = False
+        # Or PEFT looks on the hub for a base that is known by another name here.
+        found.base_model_name_or_path = resolve(found.base_model_name_or_path)
+        adapted.set_requires_grad("default", requires_grad=True)
     else:
-        _save_weights(learner.model, learner.saved_dtype, unfinished)
-    learner.processor.save_pretrained(unfinished)
-    if folder.exists():
-        folder.rename(former)
-    unfinished.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _attach_adapters(model: Phi3VForCausalLM, recipe: Recipe) -> PeftModel:
-    targets = recipe.lora_targets or ()
-    guards.check_adapter_targets(model, targets)
-    unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
-    described = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules=list(targets),
-        exclude_modules=unused or None,
-        modules_to_save=list(PROJECTION) if recipe.train_projector else None,
-    )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for checkpointing by its former name.
-        warnings.simplefilter("ignore", FutureWarning)
-        adapted = get_peft_model(model, described)
-    guards.check_adapter_is_attached(adapted)
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5.23 for checkpointing by its former name.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(model, described)
+    guards.check_adapters_are_attached(adapted, recipe)
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
     return adapted
 
 
-def _choose_trained_parts(model: Phi3VForCausalLM, recipe: Recipe) -> None:
-    model.requires_grad_(True)
+def _describe_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> LoraConfig:
+    targets = [*(recipe.lora_targets or ())] if recipe.train_language else []
+    if not isinstance(model, PeftModel):
+        guards.check_adapter_targets(model, targets)
+    targets += TOWER_TARGETS if recipe.train_vision else []
+    unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_dora=recipe.dora,
+        use_rslora=recipe.rslora,
+        target_modules=targets,
+        exclude_modules=unused or None,
+        modules_to_save=list(PROJECTION) if recipe.train_projector else None,
+    )
+
+
+def _thaw_weights(model: Phi3VForCausalLM, recipe: Recipe) -> None:
+    model.requires_grad_(recipe.train_language)
     vision = model.model.vision_embed_tokens
     vision.requires_grad_(recipe.train_projector)
     vision.img_processor.requires_grad_(recipe.train_vision)
@@ -138,24 +255,28 @@ def _unused_modules(model: Phi3VForCausalLM | PeftModel) -> list[str]:
     ]
 
 
-def _save_adapter(model: PeftModel, base: str, folder: Path) -> None:
+def _save_adapter(
+    model: PeftModel, weights: Mapping[str, torch.Tensor], base: str, folder: Path
+) -> None:
     """Save an adapter that names its base as the user did, not where that lay on this machine."""
     described = model.peft_config["default"]
     loaded_from = described.base_model_name_or_path
     described.base_model_name_or_path = base
     # PEFT would look for the base on the hub, to see whether the vocabulary grew. It did not.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
     described.base_model_name_or_path = loaded_from
     (folder / "README.md").unlink(missing_ok=True)  # a model card of blanks to fill in
 
 
-def _save_weights(model: Phi3VForCausalLM, dtype: torch.dtype, folder: Path) -> None:
+def _save_weights(
+    model: Phi3VForCausalLM, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path
+) -> None:
     """Save full weights in the official layout and in `dtype`; training holds them in float32."""
-    weights = {
+    converted = {
         name: value.to(dtype) if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
+        for name, value in weights.items()
     }
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder, state_dict=converted)
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.use_cache = True  # the Trainer switches it off

@@ -1,33 +1,38 @@
-"""What a run will take, said before it is spent: samples, steps, tokens, parameters, memory."""
+"""What a run will take, said before it is spent: tokens, steps, memory by part, time, cards.
 
-from collections.abc import Sequence
+    phi-vision plan lora --model microsoft/Phi-3.5-vision-instruct --data catalog --card L4
+
+Loads no weights: memory.py takes a step of the model without storage, cards.py knows the speeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
-from typing import Any
 
 import torch
 
-from phi_vision.train.learner import Learner
+from phi_vision.train.cards import CARDS, GIB, Card, find_card, this_machine
+from phi_vision.train.changes import CHANGES
+from phi_vision.train.lengths import Spread, spread, weigh_data
+from phi_vision.train.needs import Needs, resident
 from phi_vision.train.recipes import Recipe
-from phi_vision.train.trainer import Prepared, prepare
 
-FLOAT_BYTES = 4
-ADAM_MOMENTS = 2
-"""AdamW keeps two float32 numbers for each trained weight."""
 
-KEPT_OF_WIDTH, KEPT_OF_FEED_FORWARD = 10, 5
-"""Numbers a layer keeps per token for the backward pass, in widths and in feed-forward widths:
-two residuals, two norms, query, key and value before and after rotation, attention's output;
-gate, up, the activated gate, their product, and what goes down."""
-KEPT_OF_ADAPTER = 4
-"""The same for each number that goes into an adapter: itself, dropped out, the mask, cast."""
-MIXED_BYTES = 3
-"""Bytes of a kept number in bf16 over float32 weights: the residual stream stays in float32."""
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A setting that would make a run smaller."""
+
+    words: str
+    """What to type, such as `--batch-size 4 --gradient-accumulation 2`."""
+    memory: float
+    """Bytes that the run takes with this change and those before it."""
+    saved: float
+    """Bytes less than before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `--dry-run` says beside the recipe."""
+    """What `phi-vision plan` says, and `train --dry-run` beside the recipe."""
 
     training: int
     validation: int
@@ -35,110 +40,155 @@ class Plan:
     """Groups on both sides of the split, which make validation look better than it is."""
     steps: int
     steps_per_epoch: int
-    image_tokens: tuple[float, int]
-    """Image tokens of a training sample: mean and most."""
-    text_tokens: tuple[float, int]
-    """Its other tokens, prompt and answer: mean and most."""
+    rows: int
+    """Rows of an epoch: samples, or what they are packed into."""
+    filled: float
+    """Share of a usual batch's positions that are no padding."""
+    image_tokens: Spread
+    text_tokens: Spread
+    """Tokens of a training sample that are words: prompt and answer."""
     parameters: int
     trained: int
     precision: str
-    memory: float
-    """Rough estimate in bytes for a step of the longest samples, without the libraries' own."""
+    memory_parts: Mapping[str, float]
+    """Part -> bytes at the moment when all together are most."""
+    worst_moment: str
+    """When that is: `a training step` or `an evaluation`."""
+    card: str
+    available: float
+    """Bytes of memory that the card has, or the machine."""
+    seconds: float
+    """Of all steps on that card, without evaluations."""
+    fits: Mapping[str, float]
+    """Cards that the run fits, with the bytes it takes there."""
+    changes: Sequence[Change]
+    """What to change, in this order, where it does not fit; empty where it does."""
+
+    @property
+    def memory(self) -> float:
+        """Bytes at the worst moment."""
+        return sum(self.memory_parts.values())
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether the run fits its card."""
+        return self.memory <= self.available
 
     def as_text(self) -> str:
         """Write the plan for people.
 
         Output: samples      2432 to train on, 304 to validate on, 0 groups on both sides
-                tokens       mean 25 + 61 a sample (image + text), most 25 + 74
+                image tokens mean 757, median 757, 95 % up to 757, most 757
                 …
         """
-        share = self.trained / self.parameters
-        lines = {
+        names = {
             "samples": f"{self.training} to train on, {self.validation} to validate on, "
             f"{self.shared_groups} groups on both sides",
-            "tokens": f"mean {self.image_tokens[0]:.0f} + {self.text_tokens[0]:.0f} a sample "
-            f"(image + text), most {self.image_tokens[1]} + {self.text_tokens[1]}",
+            "image tokens": self.image_tokens.as_text(),
+            "text tokens": self.text_tokens.as_text(),
+            "rows": self._say_rows(),
             "steps": f"{self.steps}, {self.steps_per_epoch} an epoch",
-            "parameters": f"{self.trained:,} of {self.parameters:,} are trained ({share:.2%})",
+            "parameters": f"{self.trained:,} of {self.parameters:,} are trained "
+            f"({self.trained / self.parameters:.2%})",
             "precision": self.precision,
-            "memory": f"about {self.memory / 2**30:.2f} GiB for a step, besides the libraries",
+            "memory": f"{_gib(self.memory)} at most, in {self.worst_moment}",
+            **{f"  {part}": _gib(size) for part, size in self.memory_parts.items()},
+            "time": f"about {_duration(self.seconds)} for the steps on {self.card}, besides "
+            "evaluations",
+            "fits": self._say_fit(),
         }
-        return "".join(f"{name:<12} {words}\n" for name, words in lines.items())
+        lines = [f"{name:<15} {words}\n" for name, words in names.items()]
+        return "".join([*lines, *(f"  {words}\n" for words in self._advise())])
+
+    def _say_rows(self) -> str:
+        packed = "" if self.rows == self.training else f" instead of {self.training}, packed"
+        return f"{self.rows} an epoch{packed}; {self.filled:.0%} of a usual batch is no padding"
+
+    def _say_fit(self) -> str:
+        verdict = "yes" if self.is_fitting else "NO"
+        fitting = ", ".join(self.fits) or "none"
+        return f"{verdict}, {self.card} has {_gib(self.available)}; cards that do: {fitting}"
+
+    def _advise(self) -> list[str]:
+        if self.is_fitting:
+            return []
+        lines = [
+            f"change {change.words}: {_gib(change.memory)}, {_gib(change.saved)} less"
+            for change in self.changes
+        ]
+        if not self.changes or self.changes[-1].memory > self.available:
+            lines.append("even so it does not fit: take a card with more memory")
+        return lines
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Load and check everything as for training, and count. Writes nothing.
+def make_plan(recipe: Recipe, card: str | None = None) -> Plan:
+    """Look at the data as training would, and take a step of the model without its weights.
+
+    Writes nothing.
+
+    Args:
+        recipe: What to do.
+        card: A name of `CARDS`, or cpu; by default what this machine has.
 
     Raises:
-        ValueError: As `trainer.train` would before its first step.
+        ValueError: As `trainer.train` would before its first step, or there is no such card.
     """
-    prepared = prepare(recipe)
-    counts = [prepared.collator.count_tokens(sample) for sample in prepared.training]
-    images, texts = zip(*counts, strict=True)
-    weights = list(prepared.learner.model.parameters())
-    groups = [{s.group for s in part} for part in (prepared.training, prepared.validation)]
+    target = this_machine() if card is None else find_card(card)
+    load = weigh_data(recipe)
+    resident()
+    needs = Needs(load)
+    here = needs.of(recipe, target)
+    cost = here.cost
     return Plan(
-        training=len(prepared.training),
-        validation=len(prepared.validation),
-        shared_groups=len(groups[0] & groups[1]),
-        steps=prepared.steps,
-        steps_per_epoch=prepared.steps_per_epoch,
-        image_tokens=(mean(images), max(images)),
-        text_tokens=(mean(texts), max(texts)),
-        parameters=sum(weight.numel() for weight in weights),
-        trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-        precision="bf16" if prepared.learner.precision == torch.bfloat16 else "fp32",
-        memory=_estimate_memory(recipe, prepared, counts),
+        training=len(load.training),
+        validation=len(load.validation),
+        shared_groups=load.shared_groups,
+        steps=load.steps(recipe),
+        steps_per_epoch=load.steps_per_epoch(recipe),
+        rows=len(load.rows),
+        filled=load.filled(recipe),
+        image_tokens=spread([weight.image_tokens for weight in load.training]),
+        text_tokens=spread([weight.text_tokens for weight in load.training]),
+        parameters=cost.parameters,
+        trained=cost.trained,
+        precision="bf16" if here.precision == torch.bfloat16 else "fp32",
+        memory_parts=here.parts,
+        worst_moment=here.moment,
+        card=target.name,
+        available=target.memory,
+        seconds=load.steps(recipe) * needs.seconds(recipe, target),
+        fits=_fitting_cards(recipe, needs),
+        changes=_advise(recipe, needs, target),
     )
 
 
-def _estimate_memory(
-    recipe: Recipe, prepared: Prepared, counts: Sequence[tuple[int, int]]
-) -> float:
-    """Add weights, gradients and optimizer state, which are exact, to estimated activations."""
-    weights = list(prepared.learner.model.parameters())
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    held = sum(weight.numel() * weight.element_size() for weight in weights)
-    state = trained * FLOAT_BYTES * (1 + ADAM_MOMENTS)
-    activations = max(_activations(recipe, prepared.learner, *tokens) for tokens in counts)
-    return float(held + state + recipe.batch_size * activations)
+def _fitting_cards(recipe: Recipe, needs: Needs) -> dict[str, float]:
+    found = {card: needs.of(recipe, card).memory for card in CARDS.values()}
+    return {card.name: memory for card, memory in found.items() if memory <= card.memory}
 
 
-def _activations(recipe: Recipe, learner: Learner, image_tokens: int, text_tokens: int) -> float:
-    """Estimate the bytes kept for the backward pass of one sample.
-
-    Measured against the peak of a step (6 layers of 512, 392 tokens, 8 samples): within 15 %
-    for full and lora, fp32 and bf16. With checkpointing it is a lower bound: what a layer needs
-    only for a moment then weighs more.
-    """
-    config: Any = learner.model.config
-    tower = config.vision_config
-    is_bf16 = learner.precision == torch.bfloat16
-    each = learner.precision.itemsize
-    adapters = 0
-    if recipe.method == "full" and is_bf16:
-        each = MIXED_BYTES
-    if recipe.method == "lora":
-        adapters = KEPT_OF_ADAPTER * (3 * config.hidden_size + config.intermediate_size)
-    layer = _layer(config.hidden_size, config.intermediate_size) + adapters
-    tokens = image_tokens + text_tokens
-    numbers = _stack(recipe, tokens, config.num_hidden_layers, config.hidden_size, layer)
-    if recipe.train_vision:
-        crops = image_tokens / learner.processor.image_processor.num_img_tokens
-        patches = crops * ((tower.image_size // tower.patch_size) ** 2 + 1)
-        layer = _layer(tower.hidden_size, tower.intermediate_size)
-        numbers += _stack(recipe, patches, tower.num_hidden_layers - 1, tower.hidden_size, layer)
-    # Logits of the answer, their float32 copy and their gradient.
-    logits = text_tokens * config.vocab_size * (each + 2 * FLOAT_BYTES)
-    return float(numbers * each + logits)
+def _advise(recipe: Recipe, needs: Needs, card: Card) -> list[Change]:
+    """Try one change after the other, each on top of those that helped, until the run fits."""
+    changes: list[Change] = []
+    before = needs.of(recipe, card).memory
+    for change in CHANGES.values():
+        while before > card.memory and (smaller := change(recipe)) is not None:
+            changed, words = smaller
+            memory = needs.of(changed, card).memory
+            if memory >= before:
+                break
+            changes.append(Change(words=words, memory=memory, saved=before - memory))
+            recipe, before = changed, memory
+    return changes
 
 
-def _layer(width: int, feed_forward: int) -> int:
-    return KEPT_OF_WIDTH * width + KEPT_OF_FEED_FORWARD * feed_forward
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
 
 
-def _stack(recipe: Recipe, tokens: float, layers: int, width: int, layer: int) -> float:
-    """Count what a stack of layers keeps: with checkpointing its inputs, and one layer whole."""
-    if recipe.gradient_checkpointing:
-        return tokens * (layers * width + layer)
-    return tokens * layers * layer
+def _duration(seconds: float) -> str:
+    """Write a time for people: 7384 -> `2 h 3 min`."""
+    minutes = math.ceil(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,26 +1,24 @@
 """How to train: a Recipe is everything that decides a run, `RECIPES` are the ones to start from.
 
-A recipe is saved beside its weights as YAML, and that file trains again. Holds no training.
+Holds no training, and no reading of files: recipe_file.py writes and reads a recipe as YAML.
 """
 
-import dataclasses
-import difflib
 import math
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Literal
 
 from phi_vision.data.template import find_template
+from phi_vision.evaluate.metrics import METRICS
 
 LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """All linear layers of the Phi-3 decoder, and of nothing else: its query, key and value are fused.
 
 `q_proj` and `v_proj`, which most examples name, exist only in the CLIP tower.
 """
+
+VALIDATION_LOSS = "validation_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,11 @@ class Recipe:
     """
 
     method: Literal["full", "lora"]
-    """What is trained: all weights, or low-rank adapters in the decoder's linear layers."""
+    """What is trained: the weights themselves, or low-rank adapters beside frozen ones."""
+
+    objective: Literal["sft", "dpo"] = "sft"
+    """What is learnt: to give the right answers (sft), or to prefer them to the worse ones that
+    `phi-vision pairs` puts beside them (dpo, arXiv:2305.18290)."""
 
     model: str = "phi-vision-small"
     """Checkpoint to start from: a folder, a hub id, or the packaged phi-vision-small."""
@@ -61,7 +63,7 @@ class Recipe:
     """Stop after this many optimizer steps if the epochs are not over before."""
 
     batch_size: int = 8
-    """Samples in one forward pass."""
+    """Rows in one forward pass, on each process: samples, or what they are packed into."""
 
     gradient_accumulation: int = 1
     """Forward passes per optimizer step; 2 passes of 4 samples train like 1 of 8."""
@@ -78,6 +80,26 @@ class Recipe:
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
 
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with its state in float32 or in 8 bits; paged ones move it to main memory when the
+    card is full. All but adamw need bitsandbytes."""
+
+    train_language: bool = True
+    """Train the decoder, word embeddings and head included: with lora adapters in its layers."""
+
+    train_projector: bool = False
+    """Train the projection from vision features to words too; with lora it is saved whole beside
+    the adapters. With full also the learnt separators between rows of image tokens."""
+
+    train_vision: bool = False
+    """Train the CLIP tower too: with full its weights, with lora adapters in its layers."""
+
+    projector_learning_rate: float | None = None
+    """Highest learning rate of the projector; by default learning_rate."""
+
+    vision_learning_rate: float | None = None
+    """Highest learning rate of the CLIP tower; by default learning_rate."""
+
     lora_rank: int | None = None
     """Rank of the adapters (lora)."""
 
@@ -88,17 +110,33 @@ class Recipe:
     """Share of an adapter's inputs dropped in training (lora)."""
 
     lora_targets: tuple[str, ...] | None = None
-    """Names of the linear layers that get an adapter; at least one in the decoder (lora)."""
+    """Names of the decoder's linear layers that get an adapter (lora)."""
 
-    train_projector: bool = False
-    """Train the projection from vision features to words too; with lora it is saved whole beside
-    the adapters. With full also the learnt separators between rows of image tokens."""
+    dora: bool = False
+    """Train the length of each weight column beside its direction (DoRA, arXiv:2402.09353; lora).
+    """
 
-    train_vision: bool = False
-    """Train the CLIP tower too (full)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn too (rsLoRA, arXiv:2312.03732; lora).
+    """
+
+    loraplus_ratio: float | None = None
+    """Learn the second matrix of an adapter this many times faster than the first (LoRA+,
+    arXiv:2402.12354; lora); 16 is usual."""
+
+    quantization: Literal["nf4"] | None = None
+    """Hold the decoder's frozen weights in 4 bits (QLoRA, arXiv:2305.14314; lora). Needs
+    bitsandbytes."""
+
+    dpo_beta: float | None = None
+    """How dearly leaving the model it started from is paid for (dpo)."""
 
     random_weights: bool = False
     """Keep the architecture but start from random weights: what is the checkpoint worth? (full)"""
+
+    pack_length: int | None = None
+    """Join short samples into rows of up to this many tokens, in which they do not see each other:
+    less padding. By default each sample is a row of its own."""
 
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
@@ -113,6 +151,13 @@ class Recipe:
     """Validation samples to write answers for at each evaluation, with their own pictures and with
     shuffled ones; 0 measures only the loss."""
 
+    best_metric: str = "validation_loss"
+    """What chooses the weights that are kept: validation_loss, or a metric of the written answers
+    such as price_median_ape or category_macro_f1."""
+
+    early_stopping: int | None = None
+    """Stop after this many evaluations in a row without a better one; by default never."""
+
     save_every: int | None = None
     """Optimizer steps between two checkpoints to resume from; by default one epoch."""
 
@@ -122,8 +167,13 @@ class Recipe:
     seed: int = 0
     """Decides the split, the order of samples, fresh weights and dropout."""
 
-    tracker: Literal["wandb", "none"] = "wandb"
-    """Where curves go besides log.jsonl: Weights & Biases (offline unless logged in) or nowhere."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """What several processes share: only the data (none: each holds the whole model, DDP), or the
+    weights, gradients and optimizer state too (fsdp: FSDP2)."""
+
+    tracker: Literal["wandb", "tensorboard", "none"] = "wandb"
+    """Where curves go besides log.jsonl and plots/: Weights & Biases (offline unless logged in),
+    TensorBoard, or nowhere."""
 
     max_length: int | None = None
     """Most tokens a sample may have, image tokens included; longer ones are an error, never cut."""
@@ -158,111 +208,21 @@ def lora() -> Recipe:
     )
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """Write a recipe so that `load_recipe` gives it back.
+def qlora() -> Recipe:
+    """Train adapters over a decoder held in 4 bits: least memory."""
+    return replace(lora(), out=Path("runs/qlora"), quantization="nf4")
 
-    Output: method: lora
-            model: phi-vision-small
-            data: catalog
-            …
-    """
-    plain = {
-        name: list(value)
-        if isinstance(value, tuple)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for name, value in dataclasses.asdict(recipe).items()
-    }
-    return yaml.safe_dump(
-        plain, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000
+
+def dora() -> Recipe:
+    """Train adapters that turn and stretch weights apart: nearer to full training, and slower."""
+    return replace(lora(), out=Path("runs/dora"), dora=True)
+
+
+def dpo() -> Recipe:
+    """Train adapters to prefer right answers to plausible wrong ones; after one of the others."""
+    return replace(
+        lora(), out=Path("runs/dpo"), objective="dpo", dpo_beta=0.1, learning_rate=5e-5, epochs=1.0
     )
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from YAML. Fields that are not given keep the values of its method's recipe.
-
-    Raises:
-        ValueError: There is no such file, it is no YAML mapping, it names an unknown field or
-            method, or a value has the wrong type.
-    """
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}; give a recipe.yaml, or one of {', '.join(RECIPES)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is no YAML: {reason}; a recipe is `field: value` lines"
-        ) from error
-    if not isinstance(values, dict):
-        found = type(values).__name__
-        raise ValueError(f"{path} holds a {found}, not fields; a recipe is `field: value` lines")
-    try:
-        return _from_values(values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _from_values(values: Mapping[str, object]) -> Recipe:
-    kinds = get_type_hints(Recipe)
-    for name in values:
-        if name not in kinds:
-            near = difflib.get_close_matches(str(name), kinds, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kinds)}"
-            raise ValueError(f"a recipe has no field {name!r}; {hint}")
-    typed = {name: _convert(name, value, kinds[name]) for name, value in values.items()}
-    method = typed.get("method")
-    if method not in RECIPES:
-        raise ValueError(f"field 'method' is missing; choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[method](), **typed)
-
-
-def _convert(name: str, value: object, kind: Any) -> Any:
-    """Give a value of YAML the type of its field, where that loses nothing.
-
-    Input:  "learning_rate", "1e-4" (YAML 1.1 reads 1e-4 as text), float
-    Output: 0.0001
-    """
-    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    for choice in choices:
-        if choice is type(None) and value is None:
-            return None
-        if get_origin(choice) is Literal and value in get_args(choice):
-            return value
-        if get_origin(choice) is tuple and isinstance(value, list) and _all_text(value):
-            return tuple(value)
-        if choice is Path and isinstance(value, str):
-            return Path(value)
-        if choice is float and not isinstance(value, bool) and isinstance(value, int | float | str):
-            number = _number(value)
-            if number is not None:
-                return number
-        # bool is an int to Python, but `batch_size: true` is a mistake.
-        if choice in (int, bool, str) and type(value) is choice:
-            return value
-    wanted = " or ".join(_describe(choice) for choice in choices)
-    raise ValueError(f"field {name!r} is {value!r}; it takes {wanted}")
-
-
-def _all_text(values: list[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _number(value: int | float | str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(get_args(kind))
-    if get_origin(kind) is tuple:
-        return "a list of names"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return {**names, Path: "a path", type(None): "null"}[kind]
 
 
 def _refuse_ranges(recipe: Recipe) -> None:
@@ -275,6 +235,8 @@ def _refuse_ranges(recipe: Recipe) -> None:
         "eval_every": 1,
         "save_every": 1,
         "max_length": 1,
+        "pack_length": 1,
+        "early_stopping": 1,
         "lora_rank": 1,
         "eval_samples": 0,
         "num_workers": 0,
@@ -285,7 +247,17 @@ def _refuse_ranges(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if value is not None and not minimum <= value < math.inf:
             raise ValueError(f"{name} is {value}; it must be at least {minimum}")
-    for name in ("epochs", "learning_rate", "max_grad_norm", "lora_alpha"):
+    positive = (
+        "epochs",
+        "learning_rate",
+        "projector_learning_rate",
+        "vision_learning_rate",
+        "max_grad_norm",
+        "lora_alpha",
+        "loraplus_ratio",
+        "dpo_beta",
+    )
+    for name in positive:
         value = getattr(recipe, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be more than 0")
@@ -296,30 +268,100 @@ def _refuse_ranges(recipe: Recipe) -> None:
 
 
 def _refuse_what_cannot_take_effect(recipe: Recipe) -> None:
-    lora_fields = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
-    if recipe.method == "full":
-        for name in lora_fields:
-            if getattr(recipe, name) is not None:
-                raise ValueError(
-                    f"{name} is {getattr(recipe, name)}, but method full trains no adapters; "
-                    "leave it out or use lora"
-                )
+    if recipe.best_metric not in (VALIDATION_LOSS, *METRICS):
+        names = ", ".join((VALIDATION_LOSS, *METRICS))
+        raise ValueError(f"best_metric is {recipe.best_metric!r}; choose one of {names}")
+    for name, takes_effect, reason in NEEDS:
+        value = getattr(recipe, name)
+        if value not in (None, False, OFF.get(name)) and not takes_effect(recipe):
+            raise ValueError(f"{name} is {value}, but {reason}")
     if recipe.method == "lora":
-        for name in lora_fields:
-            if getattr(recipe, name) is None:
-                raise ValueError(f"{name} is not set, but method lora needs it; start from lora()")
-        if not recipe.lora_targets:
-            raise ValueError(f"lora_targets is empty; name layers, as {', '.join(LORA_TARGETS)}")
-        if recipe.train_vision:
-            raise ValueError("train_vision is set, but lora trains only adapters; use full")
-        if recipe.random_weights:
-            raise ValueError(
-                "random_weights is set, but lora does not save the weights below its adapters; "
-                "use full"
-            )
-    if recipe.validation_fraction == 0 and recipe.eval_every is not None:
-        raise ValueError("eval_every is set, but validation_fraction 0 leaves nothing to evaluate")
+        _refuse_half_lora(recipe)
+    if recipe.objective == "dpo" and recipe.dpo_beta is None:
+        raise ValueError("dpo_beta is not set, but objective dpo needs it; start from dpo()")
+    if not (recipe.train_language or recipe.train_projector or recipe.train_vision):
+        raise ValueError(
+            "train_language, train_projector and train_vision are all off, so nothing would learn"
+        )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"full": full, "lora": lora}
+def _refuse_half_lora(recipe: Recipe) -> None:
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
+        if getattr(recipe, name) is None:
+            raise ValueError(f"{name} is not set, but method lora needs it; start from lora()")
+    if not recipe.lora_targets:
+        raise ValueError(f"lora_targets is empty; name layers, as {', '.join(LORA_TARGETS)}")
+    if not (recipe.train_language or recipe.train_vision):
+        raise ValueError(
+            "train_language and train_vision are off, so there would be no adapter; to train the "
+            "projector alone use full without them"
+        )
+
+
+def _is_lora(recipe: Recipe) -> bool:
+    return recipe.method == "lora"
+
+
+def _holds_out(recipe: Recipe) -> bool:
+    return recipe.validation_fraction != 0
+
+
+_NO_ADAPTERS = "method full trains no adapters; leave it out or use lora"
+_NOTHING_HELD_OUT = "validation_fraction 0 leaves nothing to evaluate"
+
+OFF = {"best_metric": VALIDATION_LOSS}
+"""Fields that are off with another value than None or False."""
+
+NEEDS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
+    ("lora_rank", _is_lora, _NO_ADAPTERS),
+    ("lora_alpha", _is_lora, _NO_ADAPTERS),
+    ("lora_dropout", _is_lora, _NO_ADAPTERS),
+    ("lora_targets", _is_lora, _NO_ADAPTERS),
+    ("dora", _is_lora, _NO_ADAPTERS),
+    ("rslora", _is_lora, _NO_ADAPTERS),
+    ("loraplus_ratio", _is_lora, _NO_ADAPTERS),
+    ("quantization", _is_lora, "weights in 4 bits cannot be trained; use lora"),
+    (
+        "random_weights",
+        lambda recipe: recipe.method == "full",
+        "lora does not save the weights below its adapters; use full",
+    ),
+    (
+        "projector_learning_rate",
+        lambda recipe: recipe.train_projector,
+        "the projector is not trained; set train_projector or leave it out",
+    ),
+    (
+        "vision_learning_rate",
+        lambda recipe: recipe.train_vision,
+        "the CLIP tower is not trained; set train_vision or leave it out",
+    ),
+    (
+        "dpo_beta",
+        lambda recipe: recipe.objective == "dpo",
+        "objective sft knows no preferences; leave it out or use dpo",
+    ),
+    (
+        "pack_length",
+        lambda recipe: recipe.objective == "sft",
+        "pairs are not packed; leave it out",
+    ),
+    ("eval_every", _holds_out, _NOTHING_HELD_OUT),
+    ("early_stopping", _holds_out, _NOTHING_HELD_OUT),
+    ("best_metric", _holds_out, _NOTHING_HELD_OUT),
+    (
+        "best_metric",
+        lambda recipe: recipe.eval_samples > 0,
+        "eval_samples 0 has no answers written; raise it",
+    ),
+)
+"""Field, when it takes effect, and what to say when it is set and does not."""
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "full": full,
+    "lora": lora,
+    "qlora": qlora,
+    "dora": dora,
+    "dpo": dpo,
+}
 """Name -> recipe. Another way to train is one function and one entry here."""

@@ -9,10 +9,10 @@ import pytest
 
 from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.model.checkpoint import load_model
 from phi_vision.train.examiner import choose, write_answers
-from phi_vision.train.learner import make_learner, save_model
+from phi_vision.train.learner import Learner, make_learner, save_model
 from phi_vision.train.recipes import Recipe
 from phi_vision.train.trainer import train
 
@@ -49,6 +49,60 @@ def test_the_worse_model_is_not_kept(
     assert len(saved) == sum(kept) < len(kept)
 
 
+def best_of(out: Path, metric: str) -> list[tuple[bool, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [(line["is_best"], line["model"][metric]) for line in lines if "is_best" in line]
+
+
+def test_the_best_weights_can_be_chosen_by_a_metric_of_the_answers(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are dictated: a model this young gives none that could be read."""
+    right = iter([1, 3, 2])  # of the panel of four; all are right about shuffled pictures
+
+    def dictate(_: Learner, template: Template, samples: list[Sample], **__: int) -> list[str]:
+        texts = [template.render(sample.record) for sample in samples]
+        half = len(texts) // 2
+        count = next(right)
+        return [*texts[:count], *["?"] * (half - count), *texts[half:]]
+
+    monkeypatch.setattr("phi_vision.train.examiner.write_answers", dictate)
+    recipe = make_recipe(
+        "full", max_steps=3, eval_every=1, eval_samples=4, best_metric="title_exact"
+    )
+    run = train(recipe)
+    assert best_of(run.folder, "title_exact") == [(True, 0.25), (True, 0.75), (False, 0.5)]
+    assert run.best == 0.75
+
+
+def test_a_metric_of_a_field_that_is_not_written_chooses_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    wording = tmp_path / "template.yaml"
+    wording.write_text("question: What is it?\nanswer: 'Product: {title}'\n")
+    recipe = make_recipe("lora", best_metric="price_mae", template=str(wording), eval_samples=2)
+    with pytest.raises(ValueError, match="best_metric is price_mae, but template"):
+        train(recipe)
+
+
+def test_a_run_that_gets_no_better_is_stopped_and_stays_so(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        "full",
+        epochs=20.0,
+        eval_every=1,
+        learning_rate=0.3,
+        warmup_fraction=0.0,
+        early_stopping=2,
+        save_every=40,
+    )
+    run = train(recipe)
+    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    is_best = [line["is_best"] for line in lines if "is_best" in line]
+    assert run.steps == len(is_best) < 40
+    assert is_best[-3:] == [True, False, False]
+    assert train(recipe, resume=True) == run
+
+
 def test_answers_come_in_the_order_of_the_samples(make_recipe: MakeRecipe, products: Path) -> None:
     recipe = make_recipe("lora", batch_size=1)
     learner = make_learner(recipe)
@@ -65,17 +119,17 @@ def test_a_save_that_fails_leaves_the_former_weights(
 ) -> None:
     recipe = make_recipe("lora")
     learner = make_learner(recipe)
-    save_model(learner, recipe, tmp_path / "model")
+    save_model(learner, tmp_path / "model")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(type(learner.processor), "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_model(learner, recipe, tmp_path / "model")
+        save_model(learner, tmp_path / "model")
     monkeypatch.undo()
     load_model(tmp_path / "model")
-    save_model(learner, recipe, tmp_path / "model")
+    save_model(learner, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir() if "model" in path.name] == ["model"]
 
 

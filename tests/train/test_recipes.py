@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from phi_vision.train import recipes
-from phi_vision.train.recipes import RECIPES, Recipe, load_recipe, to_yaml
+from phi_vision.train.recipe_file import load_recipe, to_yaml
+from phi_vision.train.recipes import RECIPES, Recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -80,7 +81,23 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("full", {"lora_rank": 8}, "method full trains no adapters"),
         ("lora", {"lora_rank": None}, "method lora needs it"),
         ("lora", {"lora_targets": ()}, "lora_targets is empty"),
-        ("lora", {"train_vision": True}, "lora trains only adapters"),
+        ("lora", {"train_language": False}, "there would be no adapter"),
+        ("full", {"quantization": "nf4"}, "weights in 4 bits cannot be trained"),
+        ("full", {"dora": True}, "method full trains no adapters"),
+        ("full", {"loraplus_ratio": 16.0}, "method full trains no adapters"),
+        ("lora", {"vision_learning_rate": 1e-5}, "the CLIP tower is not trained"),
+        ("lora", {"projector_learning_rate": 1e-5}, "the projector is not trained"),
+        ("lora", {"dpo_beta": 0.1}, "objective sft knows no preferences"),
+        ("dpo", {"dpo_beta": None}, "objective dpo needs it"),
+        ("dpo", {"pack_length": 512}, "pairs are not packed"),
+        ("lora", {"best_metric": "loss"}, "choose one of validation_loss, parse_rate"),
+        ("lora", {"best_metric": "price_mae", "eval_samples": 0}, "has no answers written"),
+        ("lora", {"early_stopping": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
+        (
+            "full",
+            {"train_language": False, "train_projector": False, "train_vision": False},
+            "nothing would learn",
+        ),
         ("lora", {"random_weights": True}, "lora does not save the weights below"),
         ("lora", {"validation_fraction": 0.0, "eval_every": 5}, "nothing to evaluate"),
         ("lora", {"batch_size": 0}, "must be at least 1"),

@@ -1,0 +1,198 @@
+"""docs/guide.md runs as written, on a small scale; docs/mistakes.md shows what was measured."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import leaks, plain_training, public_recipe, wrong_ways
+from benchmarks.full_size import full_size_config
+from benchmarks.plain_training import start_full, start_lora
+from benchmarks.public_recipe import RESULTS, TABLES
+from benchmarks.tables import Table
+from phi_vision.cli import command_parser, main
+from phi_vision.data.collate import IGNORED, AnswerCollator
+from phi_vision.data.loading import load_samples
+from phi_vision.data.sample import Sample
+from phi_vision.data.template import PRODUCT
+from phi_vision.model.checkpoint import SMALL, load_processor
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.studio.catalog import write_catalog
+from phi_vision.train import guards
+
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
+MISTAKES = (DOCS / "mistakes.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+SMALLER = {
+    "--rows 3040": "--rows 60",
+    "--epochs 2": "--max-steps 2",
+    "--batch-size 16": "--batch-size 4",
+    "--eval-samples 64": "--eval-samples 2",
+    "--split test": "--split test --limit 4",
+}
+"""What the guide types -> what the test does instead."""
+
+MEASURED = {
+    name: Table(columns=table["columns"], rows=table["rows"])
+    for name, table in json.loads(RESULTS.read_text(encoding="utf-8")).items()
+}
+FACTS = [
+    f"{wrong_ways.PADDED_TO}",
+    f"crops of {public_recipe.OFFICIAL_CROP} pixels",
+    f"rank {plain_training.RANK}",
+    f"{leaks.RANDOM_SPLITS} splits",
+    f"room for {plain_training.MOST_NEW_TOKENS} tokens",
+    f"{public_recipe.FEW} products, {public_recipe.MANY_EPOCHS} epochs",
+    "642 products to learn from, 158 of other styles",
+    "1,024 is what TRL takes by default",
+    "wrong by 100 %",
+]
+"""Every number in the prose of docs/mistakes.md; those of a table are measured with it."""
+
+
+# docs/guide.md
+
+
+def test_the_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but what needs the hub, an account or a card, which stands in fences of `sh`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    for language, script in FENCE.findall(smaller(GUIDE)):
+        if language == "bash":
+            for line in script.splitlines():
+                assert main(shlex.split(line, comments=True)[1:]) == 0, line
+        elif language == "python":
+            exec(compile(script, "guide.md", "exec"), {})
+    for name in re.findall(r"`(runs/guide/[\w./-]+)`", GUIDE):
+        assert Path(name).exists(), name
+    # What `wandb sync` is given.
+    assert list(Path("runs/guide/run/wandb").glob("offline-run-*"))
+
+
+def smaller(page: str) -> str:
+    """Write the guide's commands for a small catalogue and a few steps."""
+    for large, small in SMALLER.items():
+        assert large in page, f"the guide no longer types {large}"
+        page = page.replace(large, small)
+    return page
+
+
+def test_every_option_of_the_guide_exists() -> None:
+    offered = {
+        option
+        for command in ("prepare", "sample", "plan", "train", "evaluate", "predict")
+        for action in command_parser(command)._actions
+        for option in action.option_strings
+    }
+    assert set(re.findall(r"--[a-z][a-z-]+", GUIDE)) <= offered
+
+
+# docs/mistakes.md
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_shows_what_was_measured(name: str) -> None:
+    assert MEASURED[name].as_markdown() in MISTAKES
+    assert MEASURED[name].put_into(MISTAKES) == MISTAKES
+
+
+def test_no_number_of_the_page_goes_unchecked() -> None:
+    text = FENCE.sub("", MISTAKES)
+    for table in MEASURED.values():
+        text = text.replace(table.as_markdown(), "")
+    text = re.sub(r"`[^`]*`|Phi-3(-Vision)?", "", text.replace("\n", " "))
+    for fact in sorted(FACTS, key=len, reverse=True):
+        assert fact in text, fact
+        text = text.replace(fact, "")
+    assert re.findall(r"\S*\d\S*", text) == []
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("mistakes") / "catalog"
+    write_catalog(folder, rows=24, seed=0)
+    return load_samples(folder)
+
+
+def test_a_picture_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> None:
+    small = load_processor(SMALL)
+    counted = {"4 crops": 4, "16 crops": 16}
+    for place, crops in enumerate(counted.values(), start=1):
+        cutter = Phi3VImageProcessor(num_crops=crops, crop_size=public_recipe.OFFICIAL_CROP)
+        processor = Phi3VProcessor(cutter, small.tokenizer)
+        collator = AnswerCollator(processor=processor, template=PRODUCT)
+        tokens = {collator.count_tokens(sample)[0] for sample in samples}
+        assert int(MEASURED["cutting"].rows[0][place]) in tokens
+    collator = AnswerCollator(processor=small, template=PRODUCT)
+    shown = {collator.count_tokens(sample)[0] for sample in samples}
+    assert int(MEASURED["picture"].rows[0][2]) in shown
+
+
+def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
+    with torch.device("meta"):
+        model = Phi3VForCausalLM(full_size_config(load_processor(SMALL).tokenizer))
+    for row, is_clip in ((0, False), (1, True)):
+        for place, targets in enumerate((wrong_ways.CLIP_NAMES, public_recipe.LORA_TARGETS), 1):
+            hits = wrong_ways.count_hits(model, targets, is_clip=is_clip)
+            assert MEASURED["targets"].rows[row][place] == str(hits)
+
+
+def test_words_for_a_picture_hold_no_image_token_and_are_refused(samples: list[Sample]) -> None:
+    student = start_full(PRODUCT)
+    batch = wrong_ways.recipe_rows(student, samples[:2])
+    assert batch["input_ids"].shape == (2, wrong_ways.PADDED_TO)
+    assert not (batch["input_ids"] == student.processor.image_token_id).any()
+    refused(
+        lambda: guards.check_images_are_shown(batch, samples[:2], student.processor),
+        "pictures but the batch has no pixel_values",
+    )
+    refused(lambda: guards.check_supervision(batch), "labels are on padding, so the model would")
+
+
+def test_a_padded_row_is_labelled_everywhere_but_on_its_picture(samples: list[Sample]) -> None:
+    student = start_full(PRODUCT)
+    batch = wrong_ways.padded_rows(student, samples[:2])
+    is_picture = batch["input_ids"] == student.processor.image_token_id
+    assert torch.equal(batch["labels"] == IGNORED, is_picture)
+
+
+def test_adapters_in_clip_alone_have_no_gradient_without_a_picture(samples: list[Sample]) -> None:
+    student = start_lora(PRODUCT, wrong_ways.CLIP_NAMES)
+    loss = plain_training.compute_loss(student.model, wrong_ways.word_rows(student, samples[:2]))
+    assert not loss.requires_grad
+    refused(
+        lambda: guards.check_adapter_targets(start_full(PRODUCT).model, wrong_ways.CLIP_NAMES),
+        "reach no language-model layer, only the vision tower",
+    )
+
+
+def test_a_fed_answer_is_the_guess_after_each_true_token(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrong_ways, "FAST", torch.float32)  # In bf16 a batch may tip a close guess.
+    student = start_full(PRODUCT)
+    fed = wrong_ways.read_fed_answers(student, wrong_ways.shown_rows, samples[:3])
+    for sample, said in zip(samples[:3], fed, strict=True):
+        batch = student.collator([sample])
+        with torch.inference_mode():
+            logits = student.model(
+                input_ids=batch["input_ids"],
+                pixel_values=batch["pixel_values"],
+                image_sizes=batch["image_sizes"],
+            ).logits
+        guesses = logits[0, :-1].argmax(dim=-1)[batch["labels"][0, 1:] != IGNORED]
+        assert said == student.processor.decode(guesses, skip_special_tokens=True)
+
+
+def refused(check: Callable[[], None], words: str) -> None:
+    """Expect a guard to refuse in words of which the page quotes the beginning."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check()
+    assert words in MISTAKES.replace("\n", " "), f"the page does not quote {words!r}"
