@@ -61,6 +61,8 @@ class Cost:
     """Operations that Python hands to PyTorch in one optimizer step."""
     parameters: int
     trained: int
+    packed: int
+    """Weights held in 4 bits."""
     scattered: int
     """Bytes of the weights, unpacked, that lie in tensors of less than `SMALL_TENSOR`."""
 
@@ -74,6 +76,7 @@ class Setting:
     precision: torch.dtype
     attention: str
     """`sdpa`, or `eager` as on a CPU in bf16."""
+    is_on_cpu: bool = True
 
 
 def cost_of_training(setting: Setting, batch: BatchShape) -> Cost:
@@ -103,7 +106,8 @@ def cost_of_training(setting: Setting, batch: BatchShape) -> Cost:
         operations=round(ledger.operations * share),
         parameters=_count_weights(model),
         trained=sum(weight.numel() for weight in trained),
-        scattered=_count_scattered(model, setting.precision),
+        packed=sum(_count_unpacked(module) for module in model.modules()),
+        scattered=_count_scattered(model, _stored_dtype(setting)),
     )
 
 
@@ -146,7 +150,7 @@ def _books(setting: Setting) -> Iterator[tuple[Ledger, nn.Module]]:
 
 def _build(setting: Setting) -> nn.Module:
     recipe = setting.recipe
-    with no_init_weights(), _default_dtype(setting.config.dtype or torch.float32):
+    with no_init_weights(), _default_dtype(_stored_dtype(setting)):
         bare = Phi3VForCausalLM(setting.config)
         bare.set_attn_implementation(setting.attention)
         if recipe.quantization:
@@ -255,21 +259,29 @@ def _optimizer_state(recipe: Recipe, weight: nn.Parameter) -> list[torch.Tensor]
     ]
 
 
+def _stored_dtype(setting: Setting) -> torch.dtype:
+    return setting.config.dtype or torch.float32
+
+
+def _count_unpacked(module: nn.Module) -> int:
+    """Count the weights of a layer that holds them in 4 bits; none of any other."""
+    if not isinstance(module, FourBitLinear):
+        return 0
+    return module.in_features * module.out_features
+
+
 def _count_weights(model: nn.Module) -> int:
     """Count the weights of a model, packed ones one by one."""
     return sum(
-        module.in_features * module.out_features
-        if isinstance(module, FourBitLinear)
-        else sum(weight.numel() for weight in module.parameters(recurse=False))
+        _count_unpacked(module)
+        or sum(weight.numel() for weight in module.parameters(recurse=False))
         for module in model.modules()
     )
 
 
-def _count_scattered(model: nn.Module, precision: torch.dtype) -> int:
+def _count_scattered(model: nn.Module, stored: torch.dtype) -> int:
     sizes = [
-        module.in_features * module.out_features * precision.itemsize
-        if isinstance(module, FourBitLinear)
-        else weight.nbytes
+        _count_unpacked(module) * stored.itemsize or weight.nbytes
         for module in model.modules()
         for weight in module.parameters(recurse=False)
     ]

@@ -83,8 +83,8 @@ class Needs:
 
     def _find_worst(self, setting: Setting) -> tuple[str, dict[str, int]]:
         recipe = setting.recipe
-        shape = _compare(recipe, heaviest(self.load.rows, recipe.batch_size))
-        moments = {"a training step": self._cost(setting, shape).parts}
+        cost = self._cost(setting, _compare(recipe, heaviest(self.load.rows, recipe.batch_size)))
+        moments = {"a training step": cost.parts}
         if self.load.validation:
             alone = [[weight] for weight in self.load.validation]
             # As many as trainer.py evaluates at a time.
@@ -94,6 +94,11 @@ class Needs:
             moments["an evaluation"] = cost_of_evaluation(setting, shape, writes=writes)
         worst = max(moments, key=lambda name: sum(moments[name].values()))
         parts = moments[worst]
+        if cost.packed and setting.is_on_cpu:
+            # Weights that are not packed lie in the mapped file, which so stays open: what was
+            # read to be packed stays with it, until the machine needs the room.
+            stored = self.load.config.dtype or torch.float32
+            parts = {**parts, "mapped file": cost.packed * stored.itemsize}
         if recipe.objective == "dpo" and recipe.method == "full":
             parts = {**parts, "reference": parts["weights"]}
         return worst, parts
@@ -112,7 +117,13 @@ def choose_setting(recipe: Recipe, load: Load, card: Card) -> Setting:
         precision = choose_precision(recipe.precision)
     is_plain = card.is_cpu and precision == torch.bfloat16
     attention = "eager" if is_plain else "sdpa"
-    return Setting(recipe=recipe, config=load.config, precision=precision, attention=attention)
+    return Setting(
+        recipe=recipe,
+        config=load.config,
+        precision=precision,
+        attention=attention,
+        is_on_cpu=card.is_cpu,
+    )
 
 
 def _compare(recipe: Recipe, batch: BatchShape) -> BatchShape:

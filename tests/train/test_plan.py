@@ -95,7 +95,13 @@ def test_an_unknown_card_is_refused() -> None:
 def test_the_time_of_a_step_is_products_or_handing_them_over() -> None:
     card = Card(name="c", memory=GIB, bf16=4e14, fp32=1e13, bandwidth=28e9)
     cost = Cost(
-        parts={}, flops=16 * 10**13, operations=1000, parameters=10**9, trained=10**9, scattered=0
+        parts={},
+        flops=16 * 10**13,
+        operations=1000,
+        parameters=10**9,
+        trained=10**9,
+        packed=0,
+        scattered=0,
     )
     # 1.6e14 of 0.4 * 4e14 a second, then 28 bytes for each of 1e9 weights.
     assert seconds_of_a_step(card, RECIPES["full"](), cost, torch.bfloat16) == pytest.approx(2.0)

@@ -1,0 +1,172 @@
+"""The plan's memory against what a training takes: a table of both, by way to train.
+
+    python -m benchmarks.plan_memory FOLDER [--models small large] [--methods full lora qlora]
+
+What is compared is the largest resident size of the process (VmHWM): all that the machine had to
+hold at once, libraries included, which is what a process is killed for. PyTorch's own count would
+leave out what its allocator keeps and what the kernels take for themselves. Each training is a
+process of its own, since that figure never falls; FOLDER keeps the larger model and the samples.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from phi_vision.model.checkpoint import SMALL, resolve
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.tiny import Sizes, make_config, make_processor
+from phi_vision.train.cards import find_card
+from phi_vision.train.lengths import weigh_data
+from phi_vision.train.needs import Needs, resident
+from phi_vision.train.recipe_file import load_recipe, to_yaml
+from phi_vision.train.recipes import RECIPES, Recipe
+from phi_vision.train.trainer import train
+
+LARGE = Sizes(
+    crop_size=224,
+    num_crops=1,
+    vision_width=512,
+    vision_layers=7,
+    vision_heads=8,
+    hidden_size=1024,
+    layers=8,
+    heads=8,
+    intermediate_size=2816,
+)
+"""132 million weights: 5 GiB of memory in full training, a minute of one core."""
+
+MIB = 2**20
+
+
+def write_samples(folder: Path, count: int) -> Path:
+    """Write pictures of noise, all of one size, with one record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        encoded = io.BytesIO()
+        Image.fromarray(noise.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(encoded, "JPEG")
+        rows.append(
+            {
+                "image": {"bytes": encoded.getvalue(), "path": None},
+                "id": f"p{number}",
+                "title": "A long wide coat of grey wool",
+                "category3_code": "COATS",
+                "full_price": 390.0,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+def write_large(folder: Path) -> Path:
+    """Write the larger model with random weights, if it is not there."""
+    if not (folder / "config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
+        torch.manual_seed(0)
+        model = Phi3VForCausalLM(make_config(LARGE, tokenizer)).to(torch.bfloat16)
+        model.save_pretrained(folder)
+        make_processor(LARGE, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def ask_child(task: str, recipe: Recipe, folder: Path) -> float:
+    """Plan or train in a process of its own; give the bytes that it found."""
+    described = folder / "recipe.yaml"
+    described.write_text(to_yaml(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.plan_memory", str(described), "--child", task]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"to {task} failed: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.splitlines()[-1])["bytes"])
+
+
+def be_child(task: str, recipe: Recipe) -> None:
+    """Plan or train, and print the bytes."""
+    print(json.dumps({"bytes": TASKS[task](recipe)}))
+
+
+def plan_memory(recipe: Recipe) -> float:
+    """Give the bytes that a plan for this machine's CPU names."""
+    load = weigh_data(recipe)
+    resident()
+    return Needs(load).of(recipe, find_card("cpu")).memory
+
+
+def train_and_measure(recipe: Recipe) -> float:
+    """Train, and give the most bytes that it took."""
+    train(recipe)
+    return largest_resident_size()
+
+
+def largest_resident_size() -> float:
+    """Read the most bytes that this process ever had in memory."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def compare(folder: Path, models: list[str], methods: list[str]) -> None:
+    """Print a line for each way to train: planned, measured, and how far they are apart."""
+    sources = {"small": SMALL, "large": str(folder / "large")}
+    if "large" in models:
+        write_large(folder / "large")
+    data = write_samples(folder / "samples", 8)
+    kinds: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    ways = itertools.product(models, methods, kinds, (False, True))
+    print("model  method  kind  twice  planned  measured  apart")
+    for number, (model, method, precision, twice) in enumerate(ways):
+        recipe = replace(
+            RECIPES[method](),
+            model=sources[model],
+            data=str(data),
+            out=folder / f"run{number}",
+            validation_fraction=0.0,
+            batch_size=4,
+            epochs=1.0,
+            eval_samples=0,
+            precision=precision,
+            gradient_checkpointing=twice,
+            tracker="none",
+        )
+        planned = ask_child("plan", recipe, folder) / MIB
+        measured = ask_child("train", recipe, folder) / MIB
+        print(
+            f"{model}  {method:6}  {precision}  {'yes' if twice else 'no ':5}  {planned:7.0f}  "
+            f"{measured:8.0f}  {planned / measured - 1:+.1%}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Compare, or be one of the trainings that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", nargs="+", default=["small", "large"])
+    parser.add_argument("--methods", nargs="+", default=["full", "lora", "qlora"])
+    parser.add_argument("--child", choices=TASKS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        be_child(asked.child, load_recipe(asked.folder))
+    else:
+        compare(asked.folder, asked.models, asked.methods)
+
+
+TASKS: dict[str, Callable[[Recipe], float]] = {"plan": plan_memory, "train": train_and_measure}
+"""What a process of its own can be asked for."""
+
+if __name__ == "__main__":
+    main()

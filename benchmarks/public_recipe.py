@@ -1,0 +1,346 @@
+"""What each mistake of the public recipe costs: the tables of `docs/mistakes.md`.
+
+    phi-vision sample --rows 800 --seed 0 --out runs/mistakes
+    OMP_NUM_THREADS=1 python -m benchmarks.public_recipe runs/mistakes
+
+Trains phi-vision-small in the right way and with one mistake at a time, on the same samples for as
+many steps, and writes every table to `benchmarks/public_recipe.json` and into the page: about 20
+minutes of one core. `--only NAME ...` measures some tables again and keeps the others.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+
+from benchmarks.dropped_rows import count_losses
+from benchmarks.full_size import full_size_config
+from benchmarks.leaks import look_at, measure_leak
+from benchmarks.plain_training import (
+    BATCH_SIZE,
+    generate,
+    learn,
+    mean_loss,
+    start_full,
+)
+from benchmarks.school import School, errors_of_price, share_right
+from benchmarks.tables import Table, as_percent, as_share, lay_out
+from benchmarks.wrong_ways import (
+    CLIP_NAMES,
+    PADDED_TO,
+    count_hits,
+    count_moved,
+    label_shares,
+    shown_prompts,
+    shown_rows,
+)
+from phi_vision.data.collate import AnswerCollator
+from phi_vision.data.template import PRODUCT, TEMPLATES
+from phi_vision.model.checkpoint import SMALL, load_processor
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.train.recipes import LORA_TARGETS
+
+RESULTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "mistakes.md"
+OFFICIAL_CROP, OFFICIAL_STOP = 336, 2
+FEW, MANY_EPOCHS = 160, 12
+LABELLED = 80
+
+
+def measure_rows(school: School) -> Table:
+    """An export with planted faults: dropping what fails, and `phi-vision prepare`."""
+    columns = {}
+    ways = ("drop what fails", "prepare")
+    for name, loss in zip(ways, count_losses(school.folder), strict=True):
+        columns[name] = [
+            f"{loss.lost} of {loss.mendable}",
+            f"{loss.trusted} of {loss.hopeless}",
+        ]
+    names = ["rows lost that could be mended", "rows kept that are beyond mending"]
+    return lay_out(names, columns)
+
+
+def measure_picture(school: School) -> Table:
+    """The picture's tag as words, and as the picture: same steps, same labels."""
+    processor = load_processor(SMALL)
+    shown = median(count_image_tokens(school, processor))
+    columns = []
+    for way, tokens in (("words", 0.0), ("right", shown)):
+        graduate = school.graduate(way)
+        said = graduate.answer(school.held_out)
+        elsewhere = graduate.answer(school.swapped)
+        columns.append(
+            [
+                f"{tokens:.0f}",
+                f"{graduate.losses[0]:.1f}, then {fmean(graduate.losses[-10:]):.2f}",
+                f"{len(set(said))} of {len(said)}",
+                as_share(share_right(said, school.held_out)),
+                as_share(share_right(elsewhere, school.held_out)),
+                as_percent(median(errors_of_price(said, school.held_out))),
+            ]
+        )
+    names = [
+        "tokens that hold the picture",
+        "loss of an answer's token, first and last",
+        "different answers",
+        "category right",
+        "category right with another product's picture",
+        "median price error",
+    ]
+    return lay_out(names, {"tag as words": columns[0], "picture shown": columns[1]})
+
+
+def measure_fed(school: School) -> Table:
+    """Answers read off a pass that holds the true answer, and answers written out."""
+    columns = {}
+    for way, name in (("words", "blind model"), ("right", "model that sees")):
+        graduate = school.graduate(way)
+        for how, answers in (
+            ("answer fed in", graduate.read_fed(school.held_out)),
+            ("written", graduate.answer(school.held_out)),
+        ):
+            columns[f"{name}, {how}"] = [
+                as_share(share_right(answers, school.held_out)),
+                as_percent(median(errors_of_price(answers, school.held_out))),
+            ]
+    return lay_out(["category right", "median price error"], columns)
+
+
+def measure_supervision(school: School) -> Table:
+    """Everything labelled up to the padding, and only the answers."""
+    columns = {}
+    for way, name in (("padded", f"all of {PADDED_TO} tokens"), ("right", "the answer")):
+        graduate = school.graduate(way)
+        student = graduate.student
+        said = graduate.answer(school.held_out)
+        columns[name] = [
+            *map(as_percent, label_shares(student, way, school.training[:LABELLED])),
+            f"{fmean(graduate.losses[-10:]):.2f}",
+            f"{mean_loss(student, partial(shown_rows, student), school.held_out):.2f}",
+            as_share(share_right(said, school.held_out)),
+            as_percent(median(errors_of_price(said, school.held_out))),
+        ]
+    names = [
+        "labels on padding",
+        "labels on the prompt",
+        "labels on the answer",
+        "last loss the log shows",
+        "loss of an answer's token, held out",
+        "category right",
+        "median price error",
+    ]
+    return lay_out(names, columns)
+
+
+def measure_cutting(school: School) -> Table:
+    """What is left of the answers when rows end at a length, at the official crop size."""
+    columns = {}
+    for crops in (4, 16):
+        cutter = Phi3VImageProcessor(num_crops=crops, crop_size=OFFICIAL_CROP)
+        processor = Phi3VProcessor(cutter, load_processor(SMALL).tokenizer)
+        pictures = count_image_tokens(school, processor)
+        left = [
+            f"{sum(picture < limit for picture in pictures)} of {len(pictures)}"
+            for limit in (512, 1024, 2048)
+        ]
+        columns[f"{crops} crops"] = [f"{median(pictures):.0f}", *left]
+    names = [
+        "tokens of a picture, median",
+        "rows that keep their whole picture at 512",
+        "at 1,024",
+        "at 2,048",
+    ]
+    return lay_out(names, columns)
+
+
+def measure_targets(school: School) -> Table:
+    """Adapters on names that only CLIP has, and on the layers of the language model."""
+    with torch.device("meta"):
+        config = full_size_config(load_processor(SMALL).tokenizer)
+        full_size = Phi3VForCausalLM(config)
+    columns = {}
+    for way, targets in (("clip", CLIP_NAMES), ("lora", LORA_TARGETS)):
+        graduate = school.graduate(way)
+        student = graduate.student
+        said = graduate.answer(school.held_out)
+        moved, adapters = count_moved(student, school.training[:BATCH_SIZE])
+        columns[", ".join(targets)] = [
+            str(count_hits(full_size, targets, is_clip=False)),
+            str(count_hits(full_size, targets, is_clip=True)),
+            f"{moved} of {adapters}",
+            f"{mean_loss(student, partial(shown_rows, student), school.held_out):.2f}",
+            as_share(share_right(said, school.held_out)),
+        ]
+    names = [
+        "language-model layers hit, 4.15 B",
+        "CLIP layers hit, 4.15 B",
+        "adapter matrices with a gradient when the tag is words",
+        "loss of an answer's token, held out",
+        "category right",
+    ]
+    return lay_out(names, columns)
+
+
+def measure_split(school: School) -> Table:
+    """Rows dealt at random, and styles kept together; read by memory alone."""
+    everything = [*school.training, *school.held_out]
+    looks = look_at(everything)
+    columns = {}
+    for name, whole in (("rows at random", False), ("styles together", True)):
+        leak = measure_leak(everything, looks, whole=whole)
+        columns[name] = [
+            as_percent(leak.known),
+            as_percent(leak.price_error),
+            as_share(leak.category),
+        ]
+    names = [
+        "test rows whose title and price are in training",
+        "median price error of the nearest training picture",
+        "its category right",
+    ]
+    return lay_out(names, columns)
+
+
+def measure_prompt(school: School) -> Table:
+    """The right model, asked as it learnt and in other ways."""
+    graduate = school.graduate("right")
+    blanks = replace(PRODUCT, layout="walkthrough")
+    columns = {}
+    for name, template in (
+        ("other line breaks", blanks),
+        ("the walkthrough's question", TEMPLATES["walkthrough"]),
+        ("as it learnt", PRODUCT),
+    ):
+        student = replace(graduate.student, template=template)
+        said, _ = generate(student, shown_prompts(student, school.held_out))
+        columns[name] = [
+            as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
+            as_share(share_right(said, school.held_out)),
+            as_percent(median(errors_of_price(said, school.held_out))),
+        ]
+    return lay_out(["answers in the right form", "category right", "median price error"], columns)
+
+
+def measure_stop(school: School) -> Table:
+    """The right model, stopped at the token of the official config and at those it says."""
+    student = school.graduate("right").student
+    rows = shown_prompts(student, school.held_out)
+    columns = {}
+    for name, stops in (("</s> alone", OFFICIAL_STOP), ("its own", None)):
+        said, lengths = generate(student, rows, **({"eos_token_id": stops} if stops else {}))
+        columns[name] = [
+            f"{median(lengths):.0f}",
+            as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
+        ]
+    return lay_out(["tokens of an answer, median", "answers in the right form"], columns)
+
+
+def measure_checkpoint(school: School) -> Table:
+    """Which weights of one run are kept, by three ways to choose; few samples, many epochs."""
+    student = start_full(PRODUCT)
+    seen: list[tuple[float, float, float]] = []
+    weights: list[dict[str, torch.Tensor]] = []
+
+    def look(epoch: int) -> None:
+        said, _ = generate(student, shown_prompts(student, school.validation))
+        seen.append(
+            (
+                mean_loss(student, partial(shown_rows, student), school.training[:FEW]),
+                mean_loss(student, partial(shown_rows, student), school.validation),
+                median(errors_of_price(said, school.validation)),
+            )
+        )
+        state = student.model.state_dict()
+        weights.append({name: weight.clone() for name, weight in state.items()})
+
+    few = school.training[:FEW]
+    learn(student, partial(shown_rows, student), few, epochs=MANY_EPOCHS, after_epoch=look)
+    columns = {}
+    for place, name in enumerate(("training loss", "validation loss", "validation price error")):
+        chosen = min(range(len(seen)), key=lambda epoch, by=place: seen[epoch][by])  # type: ignore[misc]
+        student.model.load_state_dict(weights[chosen])
+        said, _ = generate(student, shown_prompts(student, school.test))
+        columns[f"lowest {name}"] = [
+            str(chosen + 1),
+            f"{seen[chosen][0]:.2f}",
+            f"{seen[chosen][1]:.2f}",
+            as_share(share_right(said, school.test)),
+            as_percent(median(errors_of_price(said, school.test))),
+        ]
+    names = ["epoch", "training loss", "validation loss", "test: category right", "test: price"]
+    return lay_out([*names[:-1], "test: median price error"], columns)
+
+
+def measure_together(school: School) -> Table:
+    """The public recipe as it stands: what its monitor shows, and what is so."""
+    columns = {}
+    for way, name in (("recipe", "public recipe"), ("right", "phi-vision")):
+        graduate = school.graduate(way)
+        fed, said = (f(school.held_out) for f in (graduate.read_fed, graduate.answer))
+        columns[name] = [
+            f"{graduate.losses[0]:.1f}, then {fmean(graduate.losses[-10:]):.2f}",
+            as_percent(median(errors_of_price(fed, school.held_out))),
+            as_percent(median(errors_of_price(said, school.held_out))),
+            as_share(share_right(said, school.held_out)),
+            as_share(share_right(graduate.answer(school.swapped), school.held_out)),
+            f"{len(set(said))} of {len(said)}",
+        ]
+    names = [
+        "its loss, first and last",
+        "median price error with the answer fed in",
+        "median price error",
+        "category right",
+        "category right with another product's picture",
+        "different answers",
+    ]
+    return lay_out(names, columns)
+
+
+def count_image_tokens(school: School, processor: Phi3VProcessor) -> list[int]:
+    """Count the tokens of each training picture, without decoding it."""
+    collator = AnswerCollator(processor=processor, template=PRODUCT)
+    return [collator.count_tokens(sample)[0] for sample in school.training]
+
+
+TABLES: dict[str, Callable[[School], Table]] = {
+    "rows": measure_rows,
+    "picture": measure_picture,
+    "fed": measure_fed,
+    "supervision": measure_supervision,
+    "cutting": measure_cutting,
+    "targets": measure_targets,
+    "split": measure_split,
+    "prompt": measure_prompt,
+    "stop": measure_stop,
+    "checkpoint": measure_checkpoint,
+    "together": measure_together,
+}
+"""Name -> measurement; the sections of the page, in its order."""
+
+
+def main() -> None:
+    """Measure, print and store the tables."""
+    parser = argparse.ArgumentParser(description="Measure the mistakes of the public recipe.")
+    parser.add_argument("catalog", type=Path, help="folder written by phi-vision sample")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
+    options = parser.parse_args()
+    school = School.open(options.catalog)
+    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name in options.only:
+        table = TABLES[name](school)
+        print(f"{name}\n{table.as_markdown()}", flush=True)
+        stored[name] = {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
+        text = json.dumps({each: stored[each] for each in TABLES if each in stored}, indent=1)
+        RESULTS.write_text(text + "\n", encoding="utf-8")
+        PAGE.write_text(table.put_into(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
