@@ -29,8 +29,8 @@ from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.plan.plan import make_plan
 from phi_vision.studio.catalog import write_catalog
-from phi_vision.train.plan import make_plan
 from phi_vision.train.recipes import RECIPES
 from phi_vision.train.trainer import train as run_recipe
 

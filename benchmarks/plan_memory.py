@@ -1,11 +1,11 @@
 """The plan's memory against what a training takes: a table of both, by way to train.
 
-    python -m benchmarks.plan_memory FOLDER [--models small large] [--methods full lora qlora]
+    python -m benchmarks.plan_memory FOLDER [--models small large wide] [--methods full lora qlora]
 
 What is compared is the largest resident size of the process (VmHWM): all that the machine had to
 hold at once, libraries included, which is what a process is killed for. PyTorch's own count would
 leave out what its allocator keeps and what the kernels take for themselves. Each training is a
-process of its own, since that figure never falls; FOLDER keeps the larger model and the samples.
+process of its own, since that figure never falls; FOLDER keeps the written models and the samples.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from transformers import AutoTokenizer
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.train.cards import find_card
-from phi_vision.train.lengths import weigh_data
-from phi_vision.train.needs import Needs, resident
+from phi_vision.plan.cards import find_card
+from phi_vision.plan.lengths import weigh_data
+from phi_vision.plan.needs import Needs, resident
 from phi_vision.train.recipe_file import load_recipe, to_yaml
 from phi_vision.train.recipes import RECIPES, Recipe
 from phi_vision.train.trainer import train
@@ -48,6 +48,22 @@ LARGE = Sizes(
     intermediate_size=2816,
 )
 """132 million weights: 5 GiB of memory in full training, a minute of one core."""
+
+WIDE = Sizes(
+    crop_size=224,
+    num_crops=4,
+    vision_width=384,
+    vision_layers=9,
+    vision_heads=6,
+    hidden_size=1536,
+    layers=5,
+    heads=12,
+    intermediate_size=4096,
+)
+"""169 million weights and rows three times as long: what no constant of the plan was fitted to."""
+
+SIZES = {"large": LARGE, "wide": WIDE}
+"""Models with random weights that are written for the comparison, beside the packaged small one."""
 
 MIB = 2**20
 
@@ -73,14 +89,14 @@ def write_samples(folder: Path, count: int) -> Path:
     return folder
 
 
-def write_large(folder: Path) -> Path:
-    """Write the larger model with random weights, if it is not there."""
+def write_model(folder: Path, sizes: Sizes) -> Path:
+    """Write a model with random weights, if it is not there."""
     if not (folder / "config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
         torch.manual_seed(0)
-        model = Phi3VForCausalLM(make_config(LARGE, tokenizer)).to(torch.bfloat16)
+        model = Phi3VForCausalLM(make_config(sizes, tokenizer)).to(torch.bfloat16)
         model.save_pretrained(folder)
-        make_processor(LARGE, tokenizer).save_pretrained(folder)
+        make_processor(sizes, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -121,9 +137,9 @@ def largest_resident_size() -> float:
 
 def compare(folder: Path, models: list[str], methods: list[str]) -> None:
     """Print a line for each way to train: planned, measured, and how far they are apart."""
-    sources = {"small": SMALL, "large": str(folder / "large")}
-    if "large" in models:
-        write_large(folder / "large")
+    sources = {"small": SMALL} | {
+        name: str(write_model(folder / name, SIZES[name])) for name in models if name in SIZES
+    }
     data = write_samples(folder / "samples", 8)
     kinds: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     ways = itertools.product(models, methods, kinds, (False, True))
@@ -155,7 +171,9 @@ def main() -> None:
     """Compare, or be one of the trainings that are measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--models", nargs="+", default=["small", "large"])
+    parser.add_argument(
+        "--models", nargs="+", choices=["small", *SIZES], default=["small", "large"]
+    )
     parser.add_argument("--methods", nargs="+", default=["full", "lora", "qlora"])
     parser.add_argument("--child", choices=TASKS, help=argparse.SUPPRESS)
     asked = parser.parse_args()

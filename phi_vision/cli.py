@@ -207,9 +207,9 @@ def train(options: argparse.Namespace) -> None:
     """Fine-tune a model on pictures with records."""
     recipe = chosen_recipe(options)
     if options.dry_run:
-        from phi_vision.train.plan import make_plan
+        from phi_vision.plan.plan import make_plan
+        from phi_vision.train.preparing import prepare
         from phi_vision.train.recipe_file import to_yaml
-        from phi_vision.train.trainer import prepare
 
         prepare(recipe)
         foretold = make_plan(recipe).as_text().splitlines()
@@ -233,7 +233,7 @@ def add_plan_options(parser: Parser) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Say what a training will take before it is spent: tokens, steps, memory, time, cards."""
-    from phi_vision.train.plan import make_plan
+    from phi_vision.plan.plan import make_plan
 
     print(make_plan(chosen_recipe(options), card=options.card).as_text(), end="")
 

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "intake": {"data", "readers"},
     "likeness": {"data", "studio"},
     "evaluate": {"data"},
-    "train": {"model", "data", "evaluate"},
+    "journal": {"data", "evaluate"},
+    "train": {"model", "data", "evaluate", "journal"},
+    "plan": {"model", "data", "train"},
     "deploy": {"model", "data"},
 }
 # A saved checkpoint carries the model files to machines that have transformers and no phi_vision;

@@ -5,8 +5,6 @@ The folder holds scores.json, predictions.jsonl and report.html, which `page.py`
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from phi_vision.data.sample import Sample
+from phi_vision.data.whole_files import replace_text
 from phi_vision.evaluate.metrics import METRICS
 from phi_vision.evaluate.page import as_page
 from phi_vision.evaluate.score import Figure, Scores
@@ -75,7 +74,7 @@ def write_report(scores: Scores, samples: Sequence[Sample], out: Path) -> Path:
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        _write_whole(out / name, text)
+        replace_text(out / name, text)
     return out / "report.html"
 
 
@@ -109,15 +108,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _jsonable(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)  # mkstemp makes files that only their owner reads
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise

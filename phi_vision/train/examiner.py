@@ -18,12 +18,13 @@ from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template
 from phi_vision.evaluate.metrics import METRICS
 from phi_vision.evaluate.score import Scores, score
+from phi_vision.journal.tracking import Tracking
 from phi_vision.model.answering import answer
 from phi_vision.train.learner import Learner, save_model
 from phi_vision.train.processes import divide, gather
 from phi_vision.train.recipes import VALIDATION_LOSS, Recipe
+from phi_vision.train.saving import MODEL
 from phi_vision.train.sharding import is_sharded
-from phi_vision.train.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Examiner(TrainerCallback):
             self.tracking.say("evaluating")
         elif control.should_training_stop:
             # Before the last checkpoint, which says that the run is complete.
-            save_model(self.learner, self.recipe.out / "model")
+            save_model(self.learner, self.recipe.out / MODEL)
 
     def on_evaluate(
         self,
@@ -75,7 +76,7 @@ class Examiner(TrainerCallback):
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
         is_best = self._is_better(metrics[best_metric_key(self.recipe)], state.best_metric)
         if is_best:
-            save_model(self.learner, self.recipe.out / "model")
+            save_model(self.learner, self.recipe.out / MODEL)
         seconds = metrics["eval_runtime"] + time.perf_counter() - start
         figures = {
             "epoch": metrics["epoch"],

@@ -24,13 +24,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the user's share of it is, or a file would be longer than is allowed."""
 
 
-def replace_text(file: Path, text: str) -> None:
-    """Write a text file so that a kill or a full disk leaves the former one."""
-    unfinished = file.with_name(f".{file.name}-new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
-
-
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a place to write a folder to, and put that in the place of the former one at the end.

@@ -5,19 +5,20 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phi_vision.train.machine import MachineMeter
+from phi_vision.journal.machine import MachineMeter
+from phi_vision.journal.tracking import Tracking
 from phi_vision.train.processes import world_size
+from phi_vision.train.recipes import Recipe
 from phi_vision.train.throughput import Throughput
-from phi_vision.train.tracking import Tracking
 
 
 class StepCallback(TrainerCallback):
     """Writes down what the Trainer logs of a step, and measures the rest."""
 
-    def __init__(self, tracking: Tracking) -> None:
+    def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
         self.tracking = tracking
         self.machine = MachineMeter()
-        is_paired = tracking.recipe.objective == "dpo"
+        is_paired = recipe.objective == "dpo"
         self.throughput = Throughput(rows_per_sample=2 if is_paired else 1, processes=world_size())
 
     def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:

@@ -22,10 +22,10 @@ import pytest
 import torch
 from transformers import TrainerState
 
+from phi_vision.journal.log_lines import MEASURED
 from phi_vision.model.checkpoint import load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.train.log_lines import MEASURED
 from phi_vision.train.recipes import Recipe
 from phi_vision.train.trainer import train
 

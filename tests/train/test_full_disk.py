@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from phi_vision.journal.tracking import Tracking
 from phi_vision.model.checkpoint import load_model
 from phi_vision.train.recipes import Recipe
 from phi_vision.train.saving import (
@@ -23,7 +24,6 @@ from phi_vision.train.saving import (
     replace_text,
     replacing_folder,
 )
-from phi_vision.train.tracking import Tracking
 from phi_vision.train.trainer import train
 
 MakeRecipe = Callable[..., Recipe]

@@ -17,8 +17,9 @@ from torch import nn
 from phi_vision.data.pairs import collate_pairs
 from phi_vision.model.checkpoint import load_model
 from phi_vision.train import preferences
+from phi_vision.train.preparing import prepare
 from phi_vision.train.recipes import Recipe
-from phi_vision.train.trainer import prepare, train
+from phi_vision.train.trainer import train
 
 LN_2 = math.log(2)
 """The loss while the model is still the one that it is compared with: -log sigmoid(0)."""

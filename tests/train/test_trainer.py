@@ -12,12 +12,13 @@ import pytest
 import torch
 from peft import PeftModel
 
+from phi_vision.journal.log_lines import MEASURED
+from phi_vision.journal.tracking import Tracking
 from phi_vision.model.checkpoint import load_model
-from phi_vision.train.log_lines import MEASURED
 from phi_vision.train.recipe_file import load_recipe
 from phi_vision.train.recipes import Recipe
-from phi_vision.train.tracking import Tracking
-from phi_vision.train.trainer import load_split, train
+from phi_vision.train.rows import load_split
+from phi_vision.train.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -72,7 +72,7 @@ def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
     make_recipe: MakeRecipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blind = [replace(sample, images=()) for sample in samples]
-    monkeypatch.setattr("phi_vision.train.trainer.load_samples", lambda *_, **__: blind)
+    monkeypatch.setattr("phi_vision.train.rows.load_samples", lambda *_, **__: blind)
     with pytest.raises(ValueError, match=r"no gradient reached .*img_processor.*layers\.\*"):
         train(make_recipe("full", validation_fraction=0.0))
 

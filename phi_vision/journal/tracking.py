@@ -19,21 +19,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATE_FILE, find_template
 from phi_vision.evaluate.score import Scores
-from phi_vision.train.answer_sheet import draw_answers
-from phi_vision.train.answers import ShownAnswer, show_answers
-from phi_vision.train.log_lines import (
+from phi_vision.journal.answer_sheet import draw_answers
+from phi_vision.journal.answers import ShownAnswer, show_answers
+from phi_vision.journal.log_lines import (
     best_evaluation,
     forget_after,
     name_evaluation,
     name_step,
     plain_figures,
 )
-from phi_vision.train.plots import draw_plots, write_picture
-from phi_vision.train.processes import is_main
-from phi_vision.train.recipes import Recipe
-from phi_vision.train.saving import MODEL
-from phi_vision.train.tensorboard_run import TensorboardRun
-from phi_vision.train.wandb_run import WandbRun
+from phi_vision.journal.plots import draw_plots, write_picture
+from phi_vision.journal.run_facts import RunFacts
+from phi_vision.journal.tensorboard_run import TensorboardRun
+from phi_vision.journal.wandb_run import WandbRun
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +60,16 @@ class Tracker(Protocol):
 
 
 class Tracking:
-    """Writes a run down; a context, so that it ends well on any way out."""
+    """Writes a run down; a context, so that it ends well on any way out.
 
-    def __init__(self, recipe: Recipe, *, first_step: int, total_steps: int) -> None:
-        self.recipe = recipe
+    With `writes` off nothing is written: of several processes one does.
+    """
+
+    def __init__(
+        self, facts: RunFacts, *, first_step: int, total_steps: int, writes: bool = True
+    ) -> None:
+        self.facts = facts
+        self.writes = writes
         self.first_step = first_step
         self.total_steps = total_steps
         self.bar = _progress_bar()
@@ -75,15 +79,15 @@ class Tracking:
         self._drawn = time.monotonic()
 
     def __enter__(self) -> Self:
-        if is_main():
+        if self.writes:
             self._open()
         return self
 
     def _open(self) -> None:
-        path = self.recipe.out / "log.jsonl"
+        path = self.facts.folder / "log.jsonl"
         forget_after(path, self.first_step)
         self._log = self._stack.enter_context(path.open("a", encoding="utf-8"))
-        self._tracker = _open_tracker(self.recipe, self.first_step)
+        self._tracker = _open_tracker(self.facts, self.first_step)
         self._stack.enter_context(self.bar)
         self._task = self.bar.add_task(
             "training", total=self.total_steps, completed=self.first_step, figures=""
@@ -101,8 +105,8 @@ class Tracking:
             return
         self._draw()
         if kind is None:
-            best = best_evaluation(self.recipe.out / "log.jsonl")
-            self._tell(lambda tracker: tracker.finish(self.recipe.out / MODEL, best))
+            best = best_evaluation(self.facts.folder / "log.jsonl")
+            self._tell(lambda tracker: tracker.finish(self.facts.model, best))
         self._tell(lambda tracker: tracker.close(failed=kind is not None))
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
@@ -146,19 +150,19 @@ class Tracking:
             self._draw()
 
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
-        template = find_template(str(self.recipe.out / TEMPLATE_FILE))
+        template = find_template(str(self.facts.folder / TEMPLATE_FILE))
         answers = show_answers(scores.answers, samples, template)
-        write_picture(draw_answers(answers, step), self.recipe.out / "plots" / "answers.png")
+        write_picture(draw_answers(answers, step), self.facts.folder / "plots" / "answers.png")
         self._tell(lambda tracker: tracker.show(step, answers))
 
     def _draw(self) -> None:
-        _attempt("drawing the plots", lambda: draw_plots(self.recipe.out))
+        _attempt("drawing the plots", lambda: draw_plots(self.facts.folder))
         self._drawn = time.monotonic()
 
     def _tell(self, what: Callable[[Tracker], None]) -> None:
         """Tell the tracker something; one that breaks is not told anything any more."""
         tracker = self._tracker
-        if tracker is not None and not _attempt(self.recipe.tracker, lambda: what(tracker)):
+        if tracker is not None and not _attempt(self.facts.tracker, lambda: what(tracker)):
             self._tracker = None
             with suppress(Exception):  # It may be too broken to be closed, and that was said.
                 tracker.close(failed=True)
@@ -168,16 +172,16 @@ class Tracking:
         self._log.flush()
 
 
-def _open_tracker(recipe: Recipe, first_step: int) -> Tracker | None:
+def _open_tracker(facts: RunFacts, first_step: int) -> Tracker | None:
     try:
-        return TRACKERS[recipe.tracker](recipe, first_step)
+        return TRACKERS[facts.tracker](facts, first_step)
     except ImportError as error:
         raise ValueError(
-            f"tracker {recipe.tracker} needs a library that is not installed ({error}); "
-            f"pip install 'phi-vision[{recipe.tracker}]', or use another tracker"
+            f"tracker {facts.tracker} needs a library that is not installed ({error}); "
+            f"pip install 'phi-vision[{facts.tracker}]', or use another tracker"
         ) from error
     except Exception as problem:
-        _say_left_out(recipe.tracker, problem)
+        _say_left_out(facts.tracker, problem)
         return None
 
 
@@ -211,9 +215,9 @@ def _progress_bar() -> Progress:
     )
 
 
-TRACKERS: dict[str, Callable[[Recipe, int], Tracker | None]] = {
-    "wandb": lambda recipe, _: WandbRun(recipe),
-    "tensorboard": lambda recipe, first_step: TensorboardRun(recipe, first_step=first_step),
-    "none": lambda recipe, first_step: None,
+TRACKERS: dict[str, Callable[[RunFacts, int], Tracker | None]] = {
+    "wandb": lambda facts, _: WandbRun(facts),
+    "tensorboard": lambda facts, first_step: TensorboardRun(facts, first_step=first_step),
+    "none": lambda facts, first_step: None,
 }
-"""Name -> what opens it, given the recipe and the steps that are already done."""
+"""Name -> what opens it, given the facts of a run and the steps that are already done."""

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from phi_vision.data.sample import Value, open_picture
-from phi_vision.train.answer_sheet import draw_answers
-from phi_vision.train.answers import ShownAnswer
-from phi_vision.train.recipe_file import to_yaml
-from phi_vision.train.recipes import Recipe
+from phi_vision.journal.answer_sheet import draw_answers
+from phi_vision.journal.answers import ShownAnswer
+from phi_vision.journal.run_facts import RunFacts
 
 
 class TensorboardRun:
@@ -20,9 +19,9 @@ class TensorboardRun:
         ImportError: TensorBoard is not installed.
     """
 
-    def __init__(self, recipe: Recipe, *, first_step: int) -> None:
-        self._writer = _open_writer(recipe.out / "tensorboard", first_step)
-        self._writer.add_text("recipe", f"```yaml\n{to_yaml(recipe)}```", first_step)
+    def __init__(self, facts: RunFacts, *, first_step: int) -> None:
+        self._writer = _open_writer(facts.folder / "tensorboard", first_step)
+        self._writer.add_text("recipe", f"```yaml\n{facts.recipe}```", first_step)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Add figures to the curves."""

@@ -18,18 +18,18 @@ from phi_vision.model.checkpoint import SMALL, load_config, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.train.ledger import Ledger
-from phi_vision.train.lengths import join, weigh
-from phi_vision.train.memory import (
+from phi_vision.plan.ledger import Ledger
+from phi_vision.plan.lengths import join, weigh
+from phi_vision.plan.memory import (
     BatchShape,
     Cost,
     Setting,
     cost_of_evaluation,
     cost_of_training,
 )
+from phi_vision.train.preparing import prepare
 from phi_vision.train.recipe_file import to_yaml
 from phi_vision.train.recipes import Recipe
-from phi_vision.train.trainer import prepare
 
 MakeRecipe = Callable[..., Recipe]
 

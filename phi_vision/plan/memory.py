@@ -18,9 +18,9 @@ from transformers.initialization import no_init_weights
 
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.train.fourbit import FourBitLinear, hold_in_four_bits
+from phi_vision.plan.fourbit import FourBitLinear, hold_in_four_bits
+from phi_vision.plan.ledger import Ledger
 from phi_vision.train.learner import choose_trained_parts
-from phi_vision.train.ledger import Ledger
 from phi_vision.train.recipes import Recipe
 
 NEW_TOKENS = 96

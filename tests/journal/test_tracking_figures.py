@@ -10,20 +10,20 @@ import torch
 
 from phi_vision.data.sample import Sample
 from phi_vision.evaluate.score import Answer
-from phi_vision.train.answers import judge
-from phi_vision.train.log_lines import (
+from phi_vision.journal.answers import judge
+from phi_vision.journal.log_lines import (
     MEASURED,
     best_evaluation,
     forget_after,
     name_evaluation,
     name_step,
 )
-from phi_vision.train.machine import MachineMeter
+from phi_vision.journal.machine import MachineMeter
+from phi_vision.journal.versions import fingerprint
 from phi_vision.train.recipes import Recipe
 from phi_vision.train.steps import learning_rates
 from phi_vision.train.throughput import Throughput, count
 from phi_vision.train.trainer import train
-from phi_vision.train.versions import fingerprint
 
 MakeRecipe = Callable[..., Recipe]
 PADDING = 0

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from phi_vision.train.cards import GIB, Card, seconds_of_a_step
-from phi_vision.train.learner import choose_precision
-from phi_vision.train.lengths import Load, heaviest, usual
-from phi_vision.train.memory import (
+from phi_vision.plan.cards import GIB, Card, seconds_of_a_step
+from phi_vision.plan.lengths import Load, heaviest, usual
+from phi_vision.plan.memory import (
     BatchShape,
     Cost,
     Setting,
     cost_of_evaluation,
     cost_of_training,
 )
+from phi_vision.train.learner import choose_precision
 from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from phi_vision.train.answer_sheet import caption
-from phi_vision.train.answers import ShownAnswer
-from phi_vision.train.curves import Curve, curve, read_log, smooth, thin
-from phi_vision.train.plots import PLOTS, draw_loss, draw_plots, draw_validation, write_picture
+from phi_vision.journal.answer_sheet import caption
+from phi_vision.journal.answers import ShownAnswer
+from phi_vision.journal.curves import Curve, curve, read_log, smooth, thin
+from phi_vision.journal.plots import PLOTS, draw_loss, draw_plots, draw_validation, write_picture
 
 STEPS = [
     {"step": step, "loss": 3.0 / step, "learning_rate": 1e-4, "grad_norm": 1.0}

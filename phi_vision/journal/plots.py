@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phi_vision.evaluate.metrics import METRICS
-from phi_vision.train.curves import Curve, Log, curve, read_log, smooth, thin
+from phi_vision.journal.curves import Curve, Log, curve, read_log, smooth, thin
 
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
 INK, SOFT, GRID = "#1f2430", "#5b6270", "#e9ebef"

@@ -17,9 +17,11 @@ from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.evaluate.score import Scores, score
+from phi_vision.journal.run_facts import RunFacts
+from phi_vision.journal.tracking import TRACKERS, Tracking
+from phi_vision.journal.wandb_run import is_logged_in
+from phi_vision.train.recipe_file import to_yaml
 from phi_vision.train.recipes import RECIPES, Recipe
-from phi_vision.train.tracking import TRACKERS, Tracking
-from phi_vision.train.wandb_run import is_logged_in
 
 MakeRun = Callable[[str], Recipe]
 TEMPLATE = TEMPLATES["product"]
@@ -77,9 +79,17 @@ def track(
     *,
     first_step: int = 0,
     kill_after: int = 4,
+    writes: bool = True,
 ) -> None:
     """Track steps up to the fourth, evaluated at the second and fourth; a kill is an exception."""
-    with Tracking(recipe, first_step=first_step, total_steps=4) as tracking:
+    facts = RunFacts(
+        folder=recipe.out,
+        model=recipe.out / "model",
+        data=recipe.data,
+        recipe=to_yaml(recipe),
+        tracker=recipe.tracker,
+    )
+    with Tracking(facts, first_step=first_step, total_steps=4, writes=writes) as tracking:
         for step in range(first_step + 1, 5):
             if step > kill_after:
                 raise KeyboardInterrupt
@@ -345,14 +355,12 @@ def test_plots_that_cannot_be_written_do_not_stop_a_run(
     assert "showing the answers broke" in caplog.text
 
 
-def test_only_the_first_process_writes(
-    make_run: MakeRun, write_down: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_a_tracking_that_does_not_write_writes_nothing(
+    make_run: MakeRun, write_down: Callable[..., None]
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = make_run("tensorboard")
     before = sorted(recipe.out.rglob("*"))
-    write_down(recipe)
+    write_down(recipe, writes=False)
     assert sorted(recipe.out.rglob("*")) == before
 
 

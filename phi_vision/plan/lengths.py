@@ -1,23 +1,22 @@
 """What samples weigh: their tokens and crops, read off the words and the pictures' heads."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
 from phi_vision.data.collate import AnswerCollator, picture_size
-from phi_vision.data.packing import original_context, pack_samples
+from phi_vision.data.packing import original_context
 from phi_vision.data.sample import Sample
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, resized_size
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.plan.memory import BatchShape
 from phi_vision.train import guards
-from phi_vision.train.memory import BatchShape
-from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
-from phi_vision.train.trainer import choose_template, load_split
+from phi_vision.train.rows import Steps, choose_template, count_steps, load_split, make_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +96,9 @@ class Load:
     """The training samples, each alone or packed."""
     shared_groups: int
 
-    def steps_per_epoch(self, recipe: Recipe) -> int:
-        """Count the optimizer steps of an epoch."""
-        batches = math.ceil(math.ceil(len(self.rows) / recipe.batch_size) / world_size())
-        return math.ceil(batches / recipe.gradient_accumulation)
-
-    def steps(self, recipe: Recipe) -> int:
-        """Count the optimizer steps of the run."""
-        steps = math.ceil(recipe.epochs * self.steps_per_epoch(recipe))
-        return min(steps, recipe.max_steps or steps)
+    def steps(self, recipe: Recipe) -> Steps:
+        """Count the optimizer steps."""
+        return count_steps(recipe, len(self.rows))
 
     def filled(self, recipe: Recipe) -> float:
         """Give the share of positions in batches of one length after the other that hold tokens."""
@@ -129,15 +122,14 @@ def weigh_data(recipe: Recipe) -> Load:
     )
     guards.check_samples(collator, [*training, *validation])
     weights = {id(sample): weigh(collator, sample) for sample in (*training, *validation)}
+    lengths = [weights[id(sample)].length for sample in training]
+    rows = make_rows(recipe, training, lengths, split_at=original_context(config))
     groups = [{sample.group for sample in part} for part in (training, validation)]
     return Load(
         config=config,
         training=[weights[id(sample)] for sample in training],
         validation=[weights[id(sample)] for sample in validation],
-        rows=[
-            [weights[id(sample)] for sample in row]
-            for row in _rows(recipe, config, training, weights)
-        ],
+        rows=[[weights[id(sample)] for sample in row] for row in rows],
         shared_groups=len(groups[0] & groups[1]),
     )
 
@@ -182,15 +174,6 @@ def _padded(size: tuple[int, int], cutter: Phi3VImageProcessor) -> tuple[int, in
     long, short = resized_size(longer, shorter, cutter.num_crops, side)
     short = math.ceil(short / side) * side
     return (long, short) if height > width else (short, long)
-
-
-def _rows(
-    recipe: Recipe, config: Phi3VConfig, samples: Sequence[Sample], weights: Mapping[int, Weight]
-) -> list[tuple[Sample, ...]]:
-    if recipe.pack_length is None:
-        return [(sample,) for sample in samples]
-    lengths = [weights[id(sample)].length for sample in samples]
-    return pack_samples(samples, lengths, recipe.pack_length, split_at=original_context(config))
 
 
 def _load_processor(model: str) -> Phi3VProcessor:

@@ -20,9 +20,8 @@ from urllib.parse import urlparse
 import wandb
 import yaml
 
-from phi_vision.train.answers import ShownAnswer
-from phi_vision.train.recipe_file import to_yaml
-from phi_vision.train.recipes import Recipe
+from phi_vision.journal.answers import ShownAnswer
+from phi_vision.journal.run_facts import RunFacts
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +44,12 @@ FINISH_SECONDS = 1800
 class WandbRun:
     """One run in W&B; a resumed run folder goes on in the same one."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, facts: RunFacts) -> None:
+        self.facts = facts
         self._stack = ExitStack()
-        self._stack.enter_context(_environment(_places(recipe.out)))
+        self._stack.enter_context(_environment(_places(facts.folder)))
         try:
-            self.run = _start(recipe)
+            self.run = _start(facts)
         except BaseException:
             self._stack.close()
             raise
@@ -81,7 +80,7 @@ class WandbRun:
         """Send the best weights, and what is known of them, as an artifact with alias `best`."""
         self.run.summary.update({f"best/{name}": value for name, value in best.items()})
         artifact = wandb.Artifact(
-            f"model-{self.run.id}", type="model", metadata={**best, "recipe": _config(self.recipe)}
+            f"model-{self.run.id}", type="model", metadata={**best, "recipe": _config(self.facts)}
         )
         add_files(artifact, [path for path in sorted(model.rglob("*")) if path.is_file()], model)
         self.run.log_artifact(artifact, aliases=["best"])
@@ -93,8 +92,8 @@ class WandbRun:
 
     def _log_data(self) -> None:
         """Say what the run learns from: the files where they are small, their content's hash."""
-        data = Path(self.recipe.data).resolve()
-        versions = self.recipe.out / "versions.json"
+        data = Path(self.facts.data).resolve()
+        versions = self.facts.folder / "versions.json"
         found = json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else {}
         artifact = wandb.Artifact(
             re.sub(r"[^\w.-]", "-", data.stem) or "data",
@@ -102,7 +101,7 @@ class WandbRun:
             metadata={"path": str(data), "data_sha256": found.get("data_sha256")},
         )
         files = [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file())
-        own = self.recipe.out.resolve()
+        own = self.facts.folder.resolve()
         files = [path for path in files if not path.is_relative_to(own)]
         add_files(artifact, files, data.parent if data.is_file() else data)
         with artifact.new_file("fingerprint.json") as file:
@@ -141,30 +140,30 @@ def is_logged_in() -> bool:
         return False
 
 
-def _start(recipe: Recipe) -> Any:
+def _start(facts: RunFacts) -> Any:
     """Start the run where it was wished, or offline if W&B does not answer."""
     wished = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
     try:
-        return _init(recipe, wished)
+        return _init(facts, wished)
     except wandb.Error as problem:
         if wished != "online":
             raise
         logger.warning("W&B did not answer (%s); this run is recorded offline", problem)
         # W&B's own process still holds the id of the run that could not start.
         wandb.teardown()
-        return _init(recipe, "offline")
+        return _init(facts, "offline")
 
 
-def _init(recipe: Recipe, mode: Any) -> Any:
+def _init(facts: RunFacts, mode: Any) -> Any:
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "phi-vision"),
-        name=os.environ.get("WANDB_NAME", recipe.out.name),
+        name=os.environ.get("WANDB_NAME", facts.folder.name),
         job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
         # The same folder is the same run, also after it was resumed.
-        id=_id(recipe.out),
+        id=_id(facts.folder),
         resume="allow" if mode == "online" else None,
-        dir=recipe.out.resolve(),
-        config=_config(recipe),
+        dir=facts.folder.resolve(),
+        config=_config(facts),
         mode=mode,
         reinit="create_new",
         settings=wandb.Settings(
@@ -177,9 +176,9 @@ def _init(recipe: Recipe, mode: Any) -> Any:
     )
 
 
-def _config(recipe: Recipe) -> dict[str, object]:
+def _config(facts: RunFacts) -> dict[str, object]:
     """Give the recipe as plain values, numbers as numbers, so that W&B can sort and filter."""
-    plain: dict[str, object] = yaml.safe_load(to_yaml(recipe))
+    plain: dict[str, object] = yaml.safe_load(facts.recipe)
     return plain
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from phi_vision.train.cards import CARDS, GIB, Card, find_card, this_machine
+from phi_vision.plan.cards import CARDS, GIB, Card, find_card, this_machine
+from phi_vision.plan.lengths import Spread, spread, weigh_data
+from phi_vision.plan.needs import Needs, resident
 from phi_vision.train.changes import CHANGES
-from phi_vision.train.lengths import Spread, spread, weigh_data
-from phi_vision.train.needs import Needs, resident
 from phi_vision.train.recipes import Recipe
+from phi_vision.train.rows import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,7 @@ class Plan:
     validation: int
     shared_groups: int
     """Groups on both sides of the split, which make validation look better than it is."""
-    steps: int
-    steps_per_epoch: int
+    steps: Steps
     rows: int
     """Rows of an epoch: samples, or what they are packed into."""
     filled: float
@@ -87,7 +87,7 @@ class Plan:
             "image tokens": self.image_tokens.as_text(),
             "text tokens": self.text_tokens.as_text(),
             "rows": self._say_rows(),
-            "steps": f"{self.steps}, {self.steps_per_epoch} an epoch",
+            "steps": f"{self.steps.in_all}, {self.steps.an_epoch} an epoch",
             "parameters": f"{self.trained:,} of {self.parameters:,} are trained "
             f"({self.trained / self.parameters:.2%})",
             "precision": self.precision,
@@ -144,7 +144,6 @@ def make_plan(recipe: Recipe, card: str | None = None) -> Plan:
         validation=len(load.validation),
         shared_groups=load.shared_groups,
         steps=load.steps(recipe),
-        steps_per_epoch=load.steps_per_epoch(recipe),
         rows=len(load.rows),
         filled=load.filled(recipe),
         image_tokens=spread([weight.image_tokens for weight in load.training]),
@@ -156,7 +155,7 @@ def make_plan(recipe: Recipe, card: str | None = None) -> Plan:
         worst_moment=here.moment,
         card=target.name,
         available=target.memory,
-        seconds=load.steps(recipe) * needs.seconds(recipe, target),
+        seconds=load.steps(recipe).in_all * needs.seconds(recipe, target),
         fits=_fitting_cards(recipe, needs),
         changes=_advise(recipe, needs, target),
     )

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from phi_vision.data.whole_files import replace_text
 from phi_vision.evaluate.score import Scores
-from phi_vision.train.curves import read_log
-from phi_vision.train.machine import MACHINE_FIGURES
-from phi_vision.train.saving import replace_text
+from phi_vision.journal.curves import read_log
+from phi_vision.journal.machine import MACHINE_FIGURES
 
 MEASURED = frozenset({"samples_per_second", "tokens_per_second", "seconds", *MACHINE_FIGURES})
 """Figures of the log that depend on the machine: all others are the same in an equal run."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from phi_vision.data.sample import Value
-from phi_vision.train.answers import ShownAnswer
-from phi_vision.train.plots import GREEN, SOFT, WIDTH, new_figure, to_png
+from phi_vision.journal.answers import ShownAnswer
+from phi_vision.journal.plots import GREEN, SOFT, WIDTH, new_figure, to_png
 
 COLUMNS, MOST_ROWS = 4, 3
 """Answers beside and below each other; more would be too small to read."""

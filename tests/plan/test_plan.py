@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phi_vision.train.cards import CARDS, GIB, Card, find_card, seconds_of_a_step
+from phi_vision.plan.cards import CARDS, GIB, Card, find_card, seconds_of_a_step
+from phi_vision.plan.lengths import Weight, heaviest, spread, usual
+from phi_vision.plan.memory import Cost
+from phi_vision.plan.plan import make_plan
 from phi_vision.train.changes import CHANGES
-from phi_vision.train.lengths import Weight, heaviest, spread, usual
-from phi_vision.train.memory import Cost
-from phi_vision.train.plan import make_plan
+from phi_vision.train.preparing import prepare
 from phi_vision.train.recipes import RECIPES, Recipe
-from phi_vision.train.trainer import prepare
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -22,7 +22,7 @@ def test_a_plan_counts_what_training_would_use(make_recipe: MakeRecipe) -> None:
     plan = make_plan(recipe, card="T4")
     assert (plan.training, plan.validation, plan.shared_groups) == (16, 4, 0)
     # 16 samples are 4 batches of 5 and so 2 steps an epoch; one and a half epochs are 3.
-    assert (plan.steps_per_epoch, plan.steps) == (2, 3)
+    assert (plan.steps.an_epoch, plan.steps.in_all) == (2, 3)
     # Pictures of one crop and its global view, 2 x 2 tokens each: 2 * 4 + 1 + 2 * 2.
     assert (plan.image_tokens.mean, plan.image_tokens.most) == (13, 13)
     prepared = prepare(recipe)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from phi_vision.model.checkpoint import fast_dtype
-from phi_vision.train.memory import Cost
+from phi_vision.plan.memory import Cost
 from phi_vision.train.recipes import Recipe
 
 GIB = 2**30
