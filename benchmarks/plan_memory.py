@@ -14,6 +14,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,7 @@ def largest_resident_size() -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def compare(folder: Path, models: list[str], methods: list[str]) -> None:
+def compare(folder: Path, runs: Path, models: list[str], methods: list[str]) -> None:
     """Print a line for each way to train: planned, measured, and how far they are apart."""
     sources = {"small": SMALL} | {
         name: str(write_model(folder / name, SIZES[name])) for name in models if name in SIZES
@@ -149,7 +150,7 @@ def compare(folder: Path, models: list[str], methods: list[str]) -> None:
             RECIPES[method](),
             model=sources[model],
             data=str(data),
-            out=folder / f"run{number}",
+            out=runs / f"run{number}",
             validation_fraction=0.0,
             batch_size=4,
             epochs=1.0,
@@ -180,7 +181,8 @@ def main() -> None:
     if asked.child:
         be_child(asked.child, load_recipe(asked.folder))
     else:
-        compare(asked.folder, asked.models, asked.methods)
+        with tempfile.TemporaryDirectory() as runs:
+            compare(asked.folder, Path(runs), asked.models, asked.methods)
 
 
 TASKS: dict[str, Callable[[Recipe], float]] = {"plan": plan_memory, "train": train_and_measure}

@@ -26,10 +26,18 @@ LIBRARIES_ON_A_CARD = 0.7 * GIB
 CUT_UP = 1.05
 """A card's memory is handed out in blocks; what lies unused between them is a few per cent."""
 
-HOLES = 0.75
-"""What a CPU's allocator holds in gaps, as a share of the weights in small tensors: measured with
-glibc on models of 7 and 132 million weights as 0.6 to 1.1, in all ways to train. With
-MALLOC_MMAP_THRESHOLD_=1048576 there are none, and a step takes a fifth more time."""
+HOLES_OF_WEIGHTS = 0.7
+"""What a CPU's allocator (glibc) holds in gaps between tensors that live on, as a share of the
+weights. Like the next two a fit to trainings of 7, 133 and 169 million weights
+(benchmarks/plan_memory.py, docs/log.md): where gaps open depends on the order of everything. With
+MALLOC_MMAP_THRESHOLD_=1048576 there are none, and small models train at half the speed."""
+
+HOLES_OF_ACTIVATIONS = 0.15
+"""The same as a share of the activations that are kept for the backward pass."""
+
+HOLES_WITH_CHECKPOINTING = 0.7
+"""The same where activations are computed twice: what a layer takes for a moment is torn to
+pieces by the gradients between."""
 
 LOADED_LATER = 60 * 2**20
 """What the libraries load, and keep for themselves, only when the first step is taken (CPU)."""
@@ -70,7 +78,7 @@ class Needs:
         cost = self._cost(setting, _compare(recipe, usual(self.load.rows, recipe.batch_size)))
         shared = _share_out(recipe, {part: float(size) for part, size in parts.items() if size})
         return Need(
-            parts=_with_libraries(recipe, card, shared, holes=HOLES * cost.scattered),
+            parts=_with_libraries(recipe, card, shared, holes=_count_holes(recipe, cost, parts)),
             moment=moment,
             precision=setting.precision,
             cost=cost,
@@ -152,6 +160,17 @@ def _with_libraries(
     if recipe.gradient_checkpointing:
         libraries += LOADED_WITH_CHECKPOINTING
     return {**parts, "holes": holes, "libraries": libraries}
+
+
+def _count_holes(recipe: Recipe, cost: Cost, parts: Mapping[str, int]) -> float:
+    """Estimate what the allocator of a CPU holds in gaps.
+
+    Of weights in 4 bits only the small tensors beside them leave gaps that were seen.
+    """
+    if recipe.quantization is not None:
+        return HOLES_OF_WEIGHTS * cost.scattered
+    share = HOLES_WITH_CHECKPOINTING if recipe.gradient_checkpointing else HOLES_OF_ACTIVATIONS
+    return HOLES_OF_WEIGHTS * parts["weights"] + share * parts["activations"]
 
 
 @cache

@@ -54,8 +54,8 @@ def prepare(recipe: Recipe) -> Prepared:
     lengths = _guard(recipe, learner, collator, [*training, *validation])
     learnt, examined = lengths[: len(training)], lengths[len(training) :]
     split_at = original_context(learner.model.config)
-    refuse_both_sides(validation, examined, most_rows=rows_examined(recipe), split_at=split_at)
     rows = make_rows(recipe, training, learnt, split_at=split_at)
+    refuse_both_sides(validation, examined, most_rows=rows_examined(recipe), split_at=split_at)
     return Prepared(
         learner=learner,
         collator=collator,

@@ -82,7 +82,7 @@ class Recipe:
 
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
     """AdamW with its state in float32 or in 8 bits; paged ones move it to main memory when the
-    card is full. All but adamw need bitsandbytes."""
+    card is full (on a CPU they are the plain ones). All but adamw need bitsandbytes."""
 
     train_language: bool = True
     """Train the decoder, word embeddings and head included: with lora adapters in its layers."""

@@ -24,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from phi_vision.data.pairs import SHARED_PIXELS
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
 from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
@@ -31,6 +32,9 @@ from phi_vision.train.recipes import Recipe
 SHARDED_LAYER = "Phi3DecoderLayer"
 """What is put together at a time. Not CLIP's layers: where one process has pictures in its batch
 and another has none, only one would ask for them, and wait for ever."""
+
+PICTURES = ("pixel_values", "mm_encoder_outputs", SHARED_PIXELS)
+"""The forms in which a batch brings its pictures to the decoder."""
 
 
 def check_can_be_sharded(recipe: Recipe) -> None:
@@ -164,7 +168,8 @@ def keep_vision_in_step(model: Phi3VForCausalLM | PeftModel) -> None:
 def _touch_vision(
     decoder: Phi3VModel, given: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if not (decoder.training and torch.is_grad_enabled()) or inputs["pixel_values"] is not None:
+    has_pictures = any(inputs.get(name) is not None for name in PICTURES)
+    if has_pictures or not (decoder.training and torch.is_grad_enabled()):
         return given, inputs
     vision = decoder.vision_embed_tokens
     touched = [weight.sum() * 0.0 for weight in vision.parameters() if weight.requires_grad]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from phi_vision.data.whole_files import replace_text
 from phi_vision.journal.tracking import Tracking
 from phi_vision.model.checkpoint import load_model
 from phi_vision.train.recipes import Recipe
@@ -21,7 +22,6 @@ from phi_vision.train.saving import (
     explain_full_disk,
     last_checkpoint,
     mend,
-    replace_text,
     replacing_folder,
 )
 from phi_vision.train.trainer import train

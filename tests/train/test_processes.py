@@ -30,7 +30,7 @@ from phi_vision.train.sharding import check_can_be_sharded, check_sharing
 from phi_vision.train.trainer import train
 
 WORKER = Path(__file__).with_name("two_processes.py")
-JOBS = ("ddp_full", "fsdp_full", "ddp_lora", "fsdp_dora", "fsdp_bf16")
+JOBS = ("ddp_full", "fsdp_full", "ddp_lora", "fsdp_dora", "fsdp_bf16", "ddp_dpo")
 AGAIN = ("fsdp_full", "fsdp_dora", "ddp_lora")
 
 
@@ -55,6 +55,7 @@ def half_text(tmp_path_factory: pytest.TempPathFactory, products: Path) -> Path:
     for number, row in enumerate(rows):
         picture = row.pop("image")
         row["images"] = [picture] if number % 3 or number >= 16 else []
+        row["rejected"] = f"Product: {row['title']}, Category: SHOES, Full Price: {number + 7}.0"
     folder = tmp_path_factory.mktemp("half_text")
     for name, part in (("train", rows[:16]), ("validation", rows[16:])):
         pq.write_table(pa.Table.from_pylist(part), folder / f"{name}-00000-of-00001.parquet")
@@ -86,7 +87,8 @@ def trained(
     lora = replace(lora, gradient_accumulation=2, eval_samples=0)
     dora = replace(lora, dora=True)
     bf16 = replace(lora, precision="bf16", gradient_checkpointing=True)
-    recipes = dict(zip(JOBS, (full, full, lora, dora, bf16), strict=True))
+    dpo = replace(lora, objective="dpo", dpo_beta=0.1)
+    recipes = dict(zip(JOBS, (full, full, lora, dora, bf16, dpo), strict=True))
     jobs = [write_job(folder, name, recipe) for name, recipe in recipes.items()]
     for name in AGAIN:
         again = write_job(folder, f"{name}_again", recipes[name])
@@ -95,7 +97,7 @@ def trained(
     jobs.append({**other, "second_process_has": {"seed": 7}})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     run_twice(folder)
-    for name in ("ddp_full", "ddp_lora", "fsdp_dora"):
+    for name in ("ddp_full", "ddp_lora", "fsdp_dora", "ddp_dpo"):
         accumulation = 2 * recipes[name].gradient_accumulation
         out = folder / f"one_{name}"
         train(replace(recipes[name], gradient_accumulation=accumulation, out=out))
@@ -128,6 +130,7 @@ def run_twice(folder: Path) -> None:
         ("fsdp_full", "ddp_full"),
         ("ddp_lora", "ddp_lora"),
         ("fsdp_dora", "fsdp_dora"),
+        ("ddp_dpo", "ddp_dpo"),
     ],
 )
 def test_two_processes_train_like_one(trained: Trained, job: str, single: str) -> None:
