@@ -125,8 +125,8 @@ class Recipe:
     arXiv:2402.12354; lora); 16 is usual."""
 
     quantization: Literal["nf4"] | None = None
-    """Hold the decoder's frozen weights in 4 bits (QLoRA, arXiv:2305.14314; lora). Needs
-    bitsandbytes."""
+    """Hold the decoder's frozen weights in 4 bits while it trains (QLoRA, arXiv:2305.14314; lora);
+    afterwards the adapters are put on the whole weights. Needs bitsandbytes."""
 
     dpo_beta: float | None = None
     """How dearly leaving the model it started from is paid for (dpo)."""

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CABLE = (
         for device in (f"{{{host}}}", "lo")
     ),
 )
+
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""Where torchrun and phi-vision are found, also where the environment was not activated."""
 
 
 @pytest.fixture
@@ -63,7 +67,7 @@ def test_two_hosts_train_one_sharded_model(
     started = [
         subprocess.Popen(
             ["ip", "netns", "exec", host, *(here.get(word, word) for word in [*words, *small])],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": host, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PATH": PATH, "GLOO_SOCKET_IFNAME": host, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
