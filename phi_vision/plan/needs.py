@@ -28,7 +28,7 @@ CUT_UP = 1.05
 
 HOLES_OF_WEIGHTS = 0.7
 """What a CPU's allocator (glibc) holds in gaps between tensors that live on, as a share of the
-weights. Like the next two a fit to trainings of 7, 133 and 169 million weights
+weights. Like the next three a fit to trainings of 7, 133 and 169 million weights
 (benchmarks/plan_memory.py, docs/log.md): where gaps open depends on the order of everything. With
 MALLOC_MMAP_THRESHOLD_=1048576 there are none, and small models train at half the speed."""
 
@@ -38,6 +38,9 @@ HOLES_OF_ACTIVATIONS = 0.15
 HOLES_WITH_CHECKPOINTING = 0.7
 """The same where activations are computed twice: what a layer takes for a moment is torn to
 pieces by the gradients between."""
+
+HOLES_BESIDE_4_BITS = 0.3
+"""The same beside weights in 4 bits."""
 
 LOADED_LATER = 60 * 2**20
 """What the libraries load, and keep for themselves, only when the first step is taken (CPU)."""
@@ -165,10 +168,11 @@ def _with_libraries(
 def _count_holes(recipe: Recipe, cost: Cost, parts: Mapping[str, int]) -> float:
     """Estimate what the allocator of a CPU holds in gaps.
 
-    Of weights in 4 bits only the small tensors beside them leave gaps that were seen.
+    Weights in 4 bits are few large tensors, which leave fewer.
     """
     if recipe.quantization is not None:
-        return HOLES_OF_WEIGHTS * cost.scattered
+        share = HOLES_BESIDE_4_BITS if recipe.gradient_checkpointing else 0.0
+        return HOLES_OF_WEIGHTS * cost.scattered + share * parts["activations"]
     share = HOLES_WITH_CHECKPOINTING if recipe.gradient_checkpointing else HOLES_OF_ACTIVATIONS
     return HOLES_OF_WEIGHTS * parts["weights"] + share * parts["activations"]
 
