@@ -49,13 +49,14 @@ def load_model(
     model = _load_weights(base or place, dtype, quantization)
     if base is not None:
         model = _attach_adapter(model, place)
-    processor = load_processor(place if _has_processor(place) else base or place)
-    return model.to(device or "cpu").eval(), processor
+    return model.to(device or "cpu").eval(), load_processor(place)
 
 
 def load_processor(source: str | Path) -> Phi3VProcessor:
-    """Load the processor of a checkpoint folder or hub id."""
+    """Load the processor of a checkpoint, an adapter (its own, else its base's) or a hub id."""
     place = resolve(source)
+    if not (Path(place) / "preprocessor_config.json").is_file():
+        place = adapter_base(place) or place
     try:
         image_processor = Phi3VImageProcessor.from_pretrained(place)
         tokenizer = AutoTokenizer.from_pretrained(place)
@@ -191,10 +192,6 @@ def _read_config(place: str) -> dict[str, Any]:
             "and give its folder."
         ) from problem
     return fields
-
-
-def _has_processor(place: str) -> bool:
-    return (Path(place) / "preprocessor_config.json").is_file()
 
 
 def _looks_like_hub_id(text: str) -> bool:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, median
 
 from phi_vision.data.collate import AnswerCollator, picture_size
@@ -12,7 +11,6 @@ from phi_vision.data.sample import Sample
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, resized_size
-from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.plan.memory import BatchShape
 from phi_vision.train import guards
 from phi_vision.train.recipes import Recipe
@@ -116,7 +114,7 @@ def weigh_data(recipe: Recipe) -> Load:
     training, validation = load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
     collator = AnswerCollator(
-        processor=_load_processor(recipe.model),
+        processor=load_processor(recipe.model),
         template=choose_template(recipe),
         max_length=recipe.max_length,
     )
@@ -174,9 +172,3 @@ def _padded(size: tuple[int, int], cutter: Phi3VImageProcessor) -> tuple[int, in
     long, short = resized_size(longer, shorter, cutter.num_crops, side)
     short = math.ceil(short / side) * side
     return (long, short) if height > width else (short, long)
-
-
-def _load_processor(model: str) -> Phi3VProcessor:
-    place = resolve(model)
-    has_own = (Path(place) / "preprocessor_config.json").is_file()
-    return load_processor(place if has_own else adapter_base(place) or place)

@@ -19,6 +19,7 @@ from phi_vision.plan.memory import (
 from phi_vision.train.learner import choose_precision
 from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
+from phi_vision.train.rows import rows_examined
 
 LIBRARIES_ON_A_CARD = 0.7 * GIB
 """What CUDA's own context and the kernels of PyTorch take of a card before the first tensor."""
@@ -98,9 +99,7 @@ class Needs:
         moments = {"a training step": cost.parts}
         if self.load.validation:
             alone = [[weight] for weight in self.load.validation]
-            # As many as trainer.py evaluates at a time.
-            rows = 1 if recipe.batch_size == 1 else 2 * recipe.batch_size
-            shape = _compare(recipe, heaviest(alone, rows))
+            shape = _compare(recipe, heaviest(alone, rows_examined(recipe)))
             writes = recipe.eval_samples > 0
             moments["an evaluation"] = cost_of_evaluation(setting, shape, writes=writes)
         worst = max(moments, key=lambda name: sum(moments[name].values()))
