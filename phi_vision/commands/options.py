@@ -1,6 +1,6 @@
 """Words of the command line to values: options, and complaints in one line that say what to do.
 
-Serves `cli.py` alone; knows argparse and dataclasses, and no room.
+Serves the commands alone; knows argparse and dataclasses, and no room.
 """
 
 import argparse

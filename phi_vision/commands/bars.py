@@ -1,12 +1,26 @@
-"""Progress bars on stderr, for `cli.py` alone; without a terminal they are silent."""
+"""Progress bars on stderr, silent without a terminal, and tables on stdout, for the commands."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from phi_vision.intake.download import Fetched
     from phi_vision.intake.prepare import Watcher
+
+
+TABLE_WIDTH = 150
+"""Columns of a table that does not go to a terminal."""
+
+
+def table_console() -> "Console":
+    """Open stdout for a table, as wide as the terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+"""`phi-vision evaluate`: judges whoever answers."""
+
+import argparse
+from pathlib import Path
+
+from phi_vision.commands.bars import progress_bar, table_console
+from phi_vision.commands.options import Parser, add_fields, given_fields
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision evaluate` takes: every field of a Trial is an option."""
+    from phi_vision.trial.settings import Trial
+
+    model = (
+        "run, checkpoint or adapter folder, hub id, phi-vision-small, ONNX folder, a server's "
+        "http://HOST:PORT/v1, or a .jsonl file of predictions"
+    )
+    parser.usage = "%(prog)s MODEL --data DATA [an option ...]"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    data = "folder of samples, with a train split for the rivals"
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+    add_fields(parser, Trial, {"": Trial(data=Path())}, skip=["data"])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Judge a model on a held-out part of the data, beside rivals, and write a report."""
+    from phi_vision.report.table import as_table
+    from phi_vision.trial.settings import Trial
+    from phi_vision.trial.trial import hold_trial
+
+    outcome = hold_trial(options.model, Trial(**given_fields(options, Trial)), bar=progress_bar)
+    table_console().print(as_table(outcome.scores))
+    print(outcome.scores.canary)
+    print(f"The report is {outcome.page}")
