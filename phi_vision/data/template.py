@@ -25,12 +25,17 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, get_args
 import yaml
 
 from phi_vision.data.sample import Record, Value
+from phi_vision.data.whole_files import replace_text
 
 END = "<|end|>"
 """The control token that closes an answer."""
 
 TEMPLATE_FILE = "template.yaml"
 """What a folder of samples or a run calls the template that it is worded with."""
+
+Kind = Literal["text", "category", "number"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""What a field holds: how it is written, judged and constrained."""
 
 Layout = Literal["chat", "walkthrough"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -57,7 +62,7 @@ class Slot(NamedTuple):
     """A field's place in the answer, and the words that follow it."""
 
     field: str
-    is_number: bool
+    kind: Kind
     until: str
 
 
@@ -76,7 +81,8 @@ class Template:
     """What the user asks about the picture."""
 
     answer: str
-    """The answer's form: `{field}` holds text, `{field:number}` a number."""
+    """The answer's form: `{field}` holds text, `{field:category}` one of few texts that repeat,
+    `{field:number}` a number."""
 
     layout: Layout
     """`chat`: the model's own chat format. `walkthrough`: the literal wording of the well-known
@@ -111,9 +117,16 @@ class Template:
         return tuple(slot.field for slot in self._parts[1])
 
     @property
-    def number_fields(self) -> tuple[str, ...]:
-        """Those of `fields` that hold numbers."""
-        return tuple(slot.field for slot in self._parts[1] if slot.is_number)
+    def kinds(self) -> dict[str, Kind]:
+        """What each of `fields` holds.
+
+        Output: {"title": "text", "category3_code": "category", "full_price": "number"}
+        """
+        return {slot.field: slot.kind for slot in self._parts[1]}
+
+    def fields_of(self, kind: Kind) -> tuple[str, ...]:
+        """Those of `fields` that hold one kind."""
+        return tuple(field for field, held in self.kinds.items() if held == kind)
 
     def prompt(self, processor: ChatProcessor, images: int = 1) -> str:
         r"""Write the question as the model reads it, up to where its answer begins.
@@ -175,6 +188,17 @@ class Template:
         except (ValueError, RecursionError):  # no number, no JSON, JSON nested without end
             return None
 
+    def spans(self, text: str) -> dict[str, tuple[int, int]]:
+        """Say where each field stands in an answer, as places of characters; {} if it is none.
+
+        Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0
+        Output: {"title": (9, 18), "category3_code": (30, 35), "full_price": (49, 54)}
+        """
+        match = self._pattern.match(text) if self.parse(text) is not None else None
+        if match is None:
+            return {}
+        return {field: match.span(place) for place, field in enumerate(self.fields, start=1)}
+
     @cached_property
     def _parts(self) -> tuple[str, tuple[Slot, ...]]:
         """The words before the first field, and the fields with the words after each."""
@@ -183,13 +207,15 @@ class Template:
             words[-1] += literal
             if field is None:
                 continue
-            if not field.isidentifier() or kind not in ("", "number") or conversion:
+            kind = kind or "text"
+            if not field.isidentifier() or kind not in KINDS or conversion:
                 raise ValueError(
                     f"template {self.name!r} has a place that is neither {{field}} nor "
-                    f"{{field:number}}: found field {field!r}, kind {kind!r}; rewrite it"
+                    f"{{field:category}} nor {{field:number}}: found field {field!r}, kind "
+                    f"{kind!r}; rewrite it"
                 )
             words.append("")
-            places.append((field, kind == "number"))
+            places.append((field, kind))
         slots = [Slot(*place, until) for place, until in zip(places, words[1:], strict=True)]
         return words[0], tuple(slots)
 
@@ -216,9 +242,9 @@ def _write(value: object, slot: Slot) -> str:
             f"field {slot.field!r} holds a {type(value).__name__}; text, a number, a truth value "
             "or None can be written; convert the column"
         )
-    if slot.is_number and _is_exact_number(value):
+    if slot.kind == "number" and _is_exact_number(value):
         return _escape(repr(float(value)), slot.until)
-    if not slot.is_number and isinstance(value, str) and value:
+    if slot.kind != "number" and isinstance(value, str) and value:
         return _escape(value, slot.until)
     return r"\=" + _escape(json.dumps(value, ensure_ascii=False), slot.until)
 
@@ -229,7 +255,7 @@ def _read(text: str, slot: Slot) -> Value:
         value: Value = json.loads(_unescape(text[2:]))
         return value
     text = _unescape(text)
-    return float(text) if slot.is_number else text
+    return float(text) if slot.kind == "number" else text
 
 
 def _is_exact_number(value: object) -> TypeGuard[int | float]:
@@ -264,7 +290,7 @@ def _unescape(text: str) -> str:
 PRODUCT = Template(
     name="product",
     question="Name the product in this picture, its category and its full price.",
-    answer="Product: {title}, Category: {category3_code}, Full Price: {full_price:number}",
+    answer="Product: {title}, Category: {category3_code:category}, Full Price: {full_price:number}",
     layout="chat",
 )
 
@@ -306,9 +332,9 @@ def find_template(words: str) -> Template:
 
 
 def write_template(template: Template, file: Path) -> None:
-    """Write a template so that `find_template` reads it."""
+    """Write a template so that `find_template` reads it; whole or not at all."""
     words = dataclasses.asdict(template)
-    file.write_text(yaml.safe_dump(words, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    replace_text(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
 
 
 def _read_template(file: Path) -> Template:

@@ -158,7 +158,7 @@ def _clean_record(row: Row, rules: Rules) -> tuple[dict[str, Value], list[str]]:
     record: dict[str, Value] = {}
     changes: list[str] = []
     fields = rules.template.fields if rules.template else ()
-    numbers = rules.template.number_fields if rules.template else ()
+    numbers = rules.template.fields_of("number") if rules.template else ()
     for field, column in rules.columns.fields_of(row).items():
         value, changed = _clean_value(row.values.get(column))
         if field in numbers:

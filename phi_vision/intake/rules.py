@@ -74,7 +74,7 @@ def find_rules(
         template: Template | None = _check_fields(asked, columns)
     else:
         template = None if columns.messages else _template_over(columns)
-    numbers = template.number_fields if template else ()
+    numbers = template.fields_of("number") if template else ()
     prices = (row.values.get(columns.fields.get(field, "")) for field in numbers for row in first)
     return Rules(
         columns=columns,

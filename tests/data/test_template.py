@@ -70,7 +70,7 @@ def test_an_ordinary_record_stands_as_it_is():
 
 def test_fields_come_from_the_answer():
     assert PRODUCT.fields == ("title", "category3_code", "full_price")
-    assert PRODUCT.number_fields == ("full_price",)
+    assert PRODUCT.fields_of("number") == ("full_price",)
 
 
 @pytest.mark.parametrize(

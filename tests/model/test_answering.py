@@ -15,7 +15,8 @@ NEW = 12
 def said(model: Phi3VForCausalLM, processor: Phi3VProcessor, asked: list[Asked]) -> list[str]:
     prompts = [prompt for prompt, _ in asked]
     pictures = [shown for _, shown in asked]
-    return answer(model, processor, prompts, pictures, max_new_tokens=NEW, batch_size=3)
+    answers = answer(model, processor, prompts, pictures, max_new_tokens=NEW, batch_size=3)
+    return [each.text for each in answers]
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_batched_answers_equal_single_answers_in_the_order_asked(
 def test_answers_hold_no_control_tokens_nor_the_prompt(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
 ) -> None:
-    (text,) = answer(model, processor, [ONE], [pictures[:1]], max_new_tokens=NEW)
+    (text,) = said(model, processor, [(ONE, pictures[:1])])
     assert text == text.strip()
     assert "<|" not in text
     assert "What is it?" not in text
@@ -122,10 +123,11 @@ def test_no_batch_straddles_the_border_while_it_answers(
     lengths = [97, 40, 96, 88, 84, 100, 88, 95]
     prompts = [prompt_of(length, processor) for length in lengths]
     together = answer(short_context, processor, prompts, [[]] * 8, max_new_tokens=NEW)
+    texts = [each.text for each in together]
     #                  never crosses, four cross underway,      beyond from the start
     assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
     alone = [
-        answer(short_context, processor, [prompt], [[]], max_new_tokens=NEW)[0]
+        answer(short_context, processor, [prompt], [[]], max_new_tokens=NEW)[0].text
         for prompt in prompts
     ]
-    assert together == alone
+    assert texts == alone

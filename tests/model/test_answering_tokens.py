@@ -1,0 +1,119 @@
+"""What an answer says of its tokens: where each ends, and how probable the model held it."""
+
+import pytest
+import torch
+from PIL import Image
+from toy_rows import NONE, ONE, TWO
+
+from phi_vision import Phi3VForCausalLM, Phi3VProcessor
+from phi_vision.data.reply import field_confidence
+from phi_vision.data.template import PRODUCT
+from phi_vision.model import answering
+from phi_vision.model.answering import Answered, answer
+
+NEW = 12
+TOLERANCE = 1e-4
+"""Of float32 logits up to about 30, added up in another order."""
+
+
+def ids_of(text: str, processor: Phi3VProcessor) -> list[int]:
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def read(text: str, processor: Phi3VProcessor) -> Answered:
+    """Read an answer as if it had been generated."""
+    ids = ids_of(text, processor)
+    return answering._read(processor, ids, [-0.5] * len(ids))
+
+
+def stop_at(model: Phi3VForCausalLM, token: int) -> None:
+    """Let a model that never stops by itself stop at a token that it writes."""
+    model.generation_config.eos_token_id = [token]
+
+
+def first_written(model: Phi3VForCausalLM, processor: Phi3VProcessor, count: int) -> list[int]:
+    inputs = processor(text=NONE, return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=count, do_sample=False)
+    written: list[int] = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    return written
+
+
+def test_the_probabilities_are_those_of_reading_the_answer(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    written = first_written(model, processor, NEW)
+    prompt = processor(text=NONE, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits_LV = model(torch.cat([prompt, torch.tensor([written])], dim=1)).logits[0]
+    expected = logits_LV[prompt.shape[1] - 1 : -1].log_softmax(-1)[range(NEW), written]
+    (said,) = answer(model, processor, [NONE], [[]], max_new_tokens=NEW)
+    assert said.logprobs == pytest.approx(expected.tolist(), abs=TOLERANCE)
+
+
+def test_in_a_batch_tokens_are_as_probable_as_alone(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
+) -> None:
+    a, b, c = pictures
+    asked = [(TWO, [b, c]), (NONE, []), (ONE, [a])]
+    prompts, shown = [prompt for prompt, _ in asked], [shown for _, shown in asked]
+    together = answer(model, processor, prompts, shown, max_new_tokens=NEW)
+    for (prompt, pictures_of_it), said in zip(asked, together, strict=True):
+        (alone,) = answer(model, processor, [prompt], [pictures_of_it], max_new_tokens=NEW)
+        assert said.ends == alone.ends
+        assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
+
+
+def test_the_token_that_ends_an_answer_counts_and_the_padding_after_it_does_not(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
+) -> None:
+    (cut,) = answer(model, processor, [NONE], [[]], max_new_tokens=NEW)
+    assert len(cut.logprobs) == NEW
+    written = first_written(model, processor, NEW)
+    stop = next(token for token in written[3:] if token not in written[:3])
+    stop_at(model, stop)
+    both = answer(model, processor, [NONE, ONE], [[], pictures[:1]], max_new_tokens=NEW)
+    ended, other = both
+    count = written.index(stop) + 1
+    assert len(ended.ends) == len(ended.logprobs) == count
+    assert ended.logprobs == pytest.approx(cut.logprobs[:count], abs=TOLERANCE)
+    assert len(other.ends) == len(other.logprobs)
+
+
+def test_each_token_ends_where_its_characters_do(processor: Phi3VProcessor) -> None:
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Wool Coat, 39", processor))
+    assert tokens == ["▁Wool", "▁Coat", ",", "▁", "3", "9"]
+    said = read("Wool Coat, 39<|end|>", processor)
+    assert (said.text, said.ends) == ("Wool Coat, 39", (4, 9, 10, 11, 12, 13, 13))
+
+
+def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
+    processor: Phi3VProcessor,
+) -> None:
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Aü茶B", processor))
+    assert tokens == ["▁A", "<0xC3>", "<0xBC>", "<0xE8>", "<0x8C>", "<0xB6>", "B"]
+    said = read("Aü茶B", processor)
+    assert (said.text, said.ends) == ("Aü茶B", (1, 1, 2, 2, 2, 3, 4))
+
+
+def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcessor) -> None:
+    said = read("  A b  <|end|>", processor)
+    assert said.text == "A b"
+    assert said.ends[-1] == 3
+    assert list(said.ends) == sorted(said.ends)
+    assert read("<|end|>", processor).ends == (0,)
+
+
+def test_a_torn_character_is_no_error(processor: Phi3VProcessor) -> None:
+    ids = ids_of("Aü", processor)[:-1]
+    said = answering._read(processor, ids, [-0.5] * len(ids))
+    assert said.text.startswith("A")
+    assert said.ends[-1] == len(said.text)
+
+
+def test_what_is_said_of_tokens_gives_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
+    said = read("Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>", processor)
+    confidence = field_confidence(PRODUCT, *said)
+    assert sorted(confidence) == ["category3_code", "full_price", "title"]
+    # Each token is held probable at exp(-0.5): "▁Wool" "▁Coat" and the "," that ends the title.
+    assert confidence["title"] == pytest.approx(torch.tensor(-1.5).exp().item())
