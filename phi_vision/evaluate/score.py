@@ -1,66 +1,106 @@
-"""score: what a function from samples to texts is worth, with intervals, baselines and the canary.
+"""score: what replies are worth, with intervals, beside rivals, with and without the picture.
 
-Takes a function and not a model, so that an adapter, an export and a server are judged alike.
+Takes replies and not a model, so that an adapter, an export, a server and a file are judged alike.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.reply import Reply
 from phi_vision.data.sample import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.evaluate.baselines import category_median, majority
-from phi_vision.evaluate.metrics import CATEGORY, METRICS, PRICE, Predicted, metrics_for
+from phi_vision.evaluate.bootstrap import Counts, Estimate, Figure, draw_groups
+from phi_vision.evaluate.calibration import Calibration, calibrations
+from phi_vision.evaluate.combining import Marks
+from phi_vision.evaluate.metrics import Metric, Predicted, headline_metrics, metrics_for
+from phi_vision.evaluate.slices import find_slices
+from phi_vision.evaluate.tree import find_tree
 
-Predict = Callable[[Sequence[Sample]], Sequence[str]]
-"""Samples -> one text each."""
+WHO = {
+    "model": "the model",
+    "constrained": "the model, limited to the template",
+    "base": "the model before fine-tuning",
+    "constant": "the same answer for all: the most frequent, the median",
+    "category_median": "the median of the category that the model names",
+    "nearest": "the nearest training picture, by the model's own vision tower",
+    "boosting": "gradient boosting on colours, shapes and edges",
+    "withheld": "the model, without a picture",
+    "twin": "a twin trained without pictures",
+    "blank": "the model, shown white pictures",
+    "shuffled": "the model, shown other samples' pictures",
+}
+"""Who answers -> in words; in the order in which tables show them."""
 
-Progress = Callable[[int, int], None]
-"""Called with how many samples are answered, of how many."""
-
-SAMPLES_PER_CALL = 64
-"""How many samples `predict` is given at once: enough for its batches, few enough for a bar."""
-
-RESAMPLES = 1000
-"""Of the bootstrap: the ends of a 95 % interval then move by about a tenth of its width."""
-
-CANARY_METRICS = ("title_fuzzy", "category_accuracy", "price_median_ape")
-"""One metric for each field that a picture should help with."""
-
-
-class Figure(NamedTuple):
-    """A measured value and its 95 % interval (NaN with fewer than two groups)."""
-
-    value: float
-    low: float
-    high: float
+Marked = Mapping[str, Marks]
+"""Metric -> a mark for each sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What was said about one sample."""
+    """What the model said about one sample."""
 
     id: str
+    group: str
     truth: Mapping[str, Value]
     text: str
+
     parsed: Mapping[str, Value] | None
+    """The fields of the answer; None where it could not be read."""
+
+    confidence: Mapping[str, float]
+    """Field -> probability the model gave to what it wrote; empty where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The model's figures on a part of the samples."""
+
+    by: str
+    """What the samples are parted by: a field, the picture's size, ..."""
+
+    name: str
+    samples: int
+    groups: int
+
+    figures: Mapping[str, Figure]
+    """Headline metric -> figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """Judged samples that training has all but seen, and what they do to the figures."""
+
+    found: Mapping[str, str]
+    """Sample -> what it has in common with training."""
+
+    without: Mapping[str, Figure]
+    """Metric -> the model's figure on the other samples; empty where there are none."""
+
+    effect: Mapping[str, Figure]
+    """Metric -> the figure on all samples minus that on the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """Everything an evaluation found."""
 
-    template: str
+    template: Template
     samples: int
     groups: int
     seed: int
 
+    metrics: Mapping[str, Metric]
+    """What was measured, in the order of the template's fields."""
+
     figures: Mapping[str, Mapping[str, Figure]]
-    """`model`, `majority`, `category_median`, `shuffled` -> metric -> figure; where it applies."""
+    """Who of `WHO` -> metric -> figure; where it applies."""
+
+    margins: Mapping[str, Mapping[str, Figure]]
+    """Rival -> metric -> by how much the model is better (below 0: worse), on the same draws."""
 
     answers: tuple[Answer, ...]
     """The model's, in the order of the samples."""
@@ -71,187 +111,195 @@ class Scores:
     canary: str
     """The same in words, with figures."""
 
-    floor: Mapping[str, float] = field(default_factory=dict)
+    slices: tuple[Slice, ...]
+
+    leaks: Leaks | None
+    """None where it was not looked for."""
+
+    calibrations: Mapping[str, Calibration]
+    """Field, or "record" for all of them -> how far its confidence can be trusted."""
+
+    floor: Mapping[str, float]
     """Metric -> the best value that noise in the data allows, where known."""
 
 
 def score(
-    predict: Predict,
+    replies: Mapping[str, Sequence[Reply]],
     samples: Sequence[Sample],
     template: Template,
     *,
-    baselines_from: Sequence[Sample],
-    shuffled: bool = True,
+    training: Sequence[Sample],
+    rivals: Mapping[str, Predicted] | None = None,
+    leaked: Mapping[str, str] | None = None,
+    target_precision: float | None = None,
     seed: int = 0,
     floor: Mapping[str, float] | None = None,
-    progress: Progress | None = None,
 ) -> Scores:
-    """Have samples answered and measure the answers.
+    """Judge replies about held-out samples.
 
     Args:
-        predict: Gives one text for each sample.
+        replies: Who of `WHO` -> a reply for each sample, in their order; "model" must be there.
         samples: Held-out samples whose records are the truth.
-        template: Reads the answers.
-        baselines_from: Training samples, from which the baselines know categories and prices.
-        shuffled: Also have the samples answered with each other's pictures (twice the time).
-        seed: Of the resampling and of the shuffle.
+        template: Reads the replies.
+        training: What the model learnt from: tells slices and trees of categories.
+        rivals: Who of `WHO` -> records that were made without any model; a rival that lacks a field
+            is not measured by it.
+        leaked: Sample -> what it has in common with training; None where nobody looked.
+        target_precision: Share of right answers wanted among those that are used; finds the
+            confidence from which on to use them.
+        seed: Of the draws.
         floor: Metric -> the best value that noise in the data allows, to show beside.
-        progress: Called after each group of samples.
 
     Raises:
-        ValueError: There are no samples, a record lacks a field of the template, or `predict`
-            gives another number of texts.
+        ValueError: There are no samples, a record lacks a field of the template, or there are not
+            as many replies as samples.
     """
-    if not samples or not baselines_from:
-        which = "to evaluate on" if not samples else "for the baselines"
+    if not samples or not training:
+        which = "to evaluate on" if not samples else "to learn from"
         raise ValueError(f"found no samples {which}; give at least one")
-    truth = [template.select(sample.record) for sample in samples]
-    asked = [*samples, *(shuffle_images(samples, seed=seed) if shuffled else [])]
-    texts = _answer(predict, asked, progress)
-    parsed = [template.parse(text) for text in texts]
-    model = parsed[: len(samples)]
-    answered = {"model": model, **_baselines(model, baselines_from, template)}
-    if shuffled:
-        answered["shuffled"] = parsed[len(samples) :]
-    measured = _measure(answered, truth, template, [sample.group for sample in samples], seed)
-    looks, canary = _canary(measured)
+    trees = {field: find_tree(field, training) for field in template.fields_of("category")}
+    metrics = metrics_for(template, trees)
+    answers = _read_answers(replies["model"], samples, template)
+    marked = _mark_all(metrics, replies, rivals or {}, samples, template)
+    groups = [sample.group for sample in samples]
+    counts = draw_groups(groups, seed=seed)
+    table = {
+        who: {name: _estimate(metrics[name], marks, counts) for name, marks in theirs.items()}
+        for who, theirs in marked.items()
+    }
+    margins = _margins(metrics, table)
+    looks, canary = _canary(headline_metrics(template), table, margins)
     return Scores(
-        template=template.name,
+        template=template,
         samples=len(samples),
-        groups=len({sample.group for sample in samples}),
+        groups=len(set(groups)),
         seed=seed,
-        figures={who: {m: _figure(e) for m, e in row.items()} for who, row in measured.items()},
-        answers=tuple(
-            Answer(id=sample.id, truth=record, text=text, parsed=read)
-            for sample, record, text, read in zip(samples, truth, texts, model, strict=False)
-        ),
+        metrics=metrics,
+        figures={who: _figures(row) for who, row in table.items()},
+        margins={who: _figures(row) for who, row in margins.items()},
+        answers=answers,
         looks=looks,
         canary=canary,
+        slices=_slices(metrics, marked["model"], counts, samples, training, template),
+        leaks=None if leaked is None else _leaks(metrics, marked["model"], counts, samples, leaked),
+        calibrations=calibrations(
+            answers, template, counts, groups=groups, target=target_precision, seed=seed
+        ),
         floor=dict(floor or {}),
     )
 
 
-def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
-    """Give every sample another group's pictures, as far as the sizes of the groups allow.
-
-    Samples are laid out group by group and the pictures moved on by the size of the largest group:
-    where that group is at most half of all, everyone's pictures come from another group.
-
-    Input:  samples a1 a2 b1 c1 (groups a, b, c)
-    Output: a1 with the pictures of b1, a2 of c1, b1 of a1, c1 of a2, or another such exchange
-    """
-    rng = np.random.default_rng(seed)
-    members = _members([sample.group for sample in samples])
-    order = np.concatenate([rng.permutation(members[g]) for g in rng.permutation(len(members))])
-    step = max(map(len, members))
-    # With a single group, any other sample's pictures have to do.
-    givers = np.roll(order, -(step if step < len(samples) else 1))
-    images = {int(to): samples[int(giver)].images for to, giver in zip(order, givers, strict=True)}
-    return [replace(sample, images=images[place]) for place, sample in enumerate(samples)]
+def verdict(margin: Figure) -> str:
+    """Say what a margin shows: "better", "worse" or "not told apart" (its interval holds 0)."""
+    if margin.low > 0:
+        return "better"
+    return "worse" if margin.high < 0 else "not told apart"
 
 
-class _Estimate(NamedTuple):
-    """A metric's value, and its values on the resamples, which all rows of a table share."""
-
-    value: float
-    resampled: NDArray[np.float64]
-
-
-_Table = Mapping[str, Mapping[str, _Estimate]]
-
-
-def _answer(
-    predict: Predict, samples: Sequence[Sample], progress: Progress | None
-) -> Sequence[str]:
-    texts: list[str] = []
-    for start in range(0, len(samples), SAMPLES_PER_CALL):
-        asked = samples[start : start + SAMPLES_PER_CALL]
-        answers = predict(asked)
-        if len(answers) != len(asked):
-            raise ValueError(
-                f"predict was asked about {len(asked)} samples and gave {len(answers)} texts; "
-                "it must give one text for each sample, in their order"
-            )
-        texts += answers
-        if progress is not None:
-            progress(len(texts), len(samples))
-    return texts
+def _read_answers(
+    replies: Sequence[Reply], samples: Sequence[Sample], template: Template
+) -> tuple[Answer, ...]:
+    _refuse_gaps("model", replies, samples)
+    return tuple(
+        Answer(
+            id=sample.id,
+            group=sample.group,
+            truth=template.select(sample.record),
+            text=reply.text,
+            parsed=template.parse(reply.text),
+            confidence=reply.confidence,
+        )
+        for sample, reply in zip(samples, replies, strict=True)
+    )
 
 
-def _baselines(
-    model: Predicted, training: Sequence[Sample], template: Template
-) -> dict[str, Predicted]:
-    answered: dict[str, Predicted] = {"majority": [majority(training, template)] * len(model)}
-    if {CATEGORY, PRICE} <= set(template.fields):
-        answered["category_median"] = category_median(model, training, template)
-    return answered
-
-
-def _measure(
-    answered: Mapping[str, Predicted],
-    truth: Sequence[Mapping[str, Value]],
+def _mark_all(
+    metrics: Mapping[str, Metric],
+    replies: Mapping[str, Sequence[Reply]],
+    rivals: Mapping[str, Predicted],
+    samples: Sequence[Sample],
     template: Template,
-    groups: Sequence[str],
-    seed: int,
-) -> _Table:
-    """Measure every row of answers by the metrics of the fields it has, on the same resamples."""
-    resamples = _resamples(groups, seed)
-    table: dict[str, dict[str, _Estimate]] = {}
-    for who, predicted in answered.items():
-        table[who] = {}
-        for name, metric in metrics_for(template).items():
-            # The median of the predicted category is a baseline for the price alone.
-            if who == "category_median" and metric.field != PRICE:
-                continue
-            marks = metric.mark(predicted, truth)
-            resampled = np.array([metric.combine(marks[places]) for places in resamples])
-            table[who][name] = _Estimate(metric.combine(marks), resampled)
-    return table
+) -> dict[str, Marked]:
+    """Mark what everybody said about every sample: replies by all metrics, rivals by some."""
+    truth = [template.select(sample.record) for sample in samples]
+    predicted: dict[str, Predicted] = dict(rivals)
+    for who, given in replies.items():
+        _refuse_gaps(who, given, samples)
+        predicted[who] = [template.parse(reply.text) for reply in given]
+    return {
+        who: {
+            name: metric.mark(predicted[who], truth)
+            for name, metric in metrics.items()
+            if who in replies or _answers_with(metric, predicted[who], template)
+        }
+        for who in WHO
+        if who in predicted
+    }
 
 
-def _resamples(groups: Sequence[str], seed: int) -> list[NDArray[np.intp]]:
-    """Draw whole groups with replacement: samples of one style are not independent evidence."""
-    rng = np.random.default_rng(seed)
-    members = _members(groups)
-    if len(members) < 2:
-        return []
-    return [
-        np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        for _ in range(RESAMPLES)
-    ]
+def _answers_with(metric: Metric, records: Predicted, template: Template) -> bool:
+    """Whether records have what a metric reads: its field, or all of them."""
+    fields = set(records[0] or ())
+    return fields >= set(template.fields) if metric.field is None else metric.field in fields
 
 
-def _members(groups: Sequence[str]) -> list[NDArray[np.intp]]:
-    places: dict[str, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    return [np.array(members) for members in places.values()]
+def _refuse_gaps(who: str, replies: Sequence[Reply], samples: Sequence[Sample]) -> None:
+    if len(replies) != len(samples):
+        raise ValueError(
+            f"{WHO[who]} was asked about {len(samples)} samples and gave {len(replies)} replies; "
+            "there must be one for each sample, in their order"
+        )
 
 
-def _figure(estimate: _Estimate) -> Figure:
-    known = estimate.resampled[~np.isnan(estimate.resampled)]
-    low, high = np.percentile(known, [2.5, 97.5]) if known.size else (math.nan, math.nan)
-    return Figure(estimate.value, float(low), float(high))
+def _estimate(metric: Metric, marks: Marks, counts: Counts) -> Estimate:
+    value = metric.combine(marks, np.ones((1, len(marks))))[0]
+    return Estimate(float(value), metric.combine(marks, counts))
 
 
-def _canary(measured: _Table) -> tuple[bool | None, str]:
+def _figures(row: Mapping[str, Estimate]) -> dict[str, Figure]:
+    return {name: estimate.figure() for name, estimate in row.items()}
+
+
+def _margins(
+    metrics: Mapping[str, Metric], table: Mapping[str, Mapping[str, Estimate]]
+) -> dict[str, dict[str, Estimate]]:
+    return {
+        who: {
+            name: better_by(metrics[name], table["model"][name], theirs)
+            for name, theirs in row.items()
+        }
+        for who, row in table.items()
+        if who != "model"
+    }
+
+
+def better_by(metric: Metric, one: Estimate, other: Estimate) -> Estimate:
+    """Say by how much the first is better than the second; both are of the same draws."""
+    if metric.better == "higher":
+        return one.minus(other)
+    if metric.better == "lower":
+        return other.minus(one)
+    distances = (Estimate(abs(each.value), np.abs(each.drawn)) for each in (other, one))
+    return next(distances).minus(next(distances))
+
+
+def _canary(
+    headline: Sequence[str],
+    table: Mapping[str, Mapping[str, Estimate]],
+    margins: Mapping[str, Mapping[str, Estimate]],
+) -> tuple[bool | None, str]:
     """Say whether other samples' pictures make the answers worse, and by how much."""
-    if "shuffled" not in measured:
+    if "shuffled" not in table:
         return None, "Not tested whether the pictures matter: the shuffled pass was left out."
-    harms, lines = [], []
-    for name in CANARY_METRICS:
-        if name in measured["model"]:
-            real, shuffled = measured["model"][name], measured["shuffled"][name]
-            harm = _figure(_harm(name, real, shuffled))
-            harms.append(harm)
-            lines.append(
-                f"{name} from {real.value:.3f} to {shuffled.value:.3f} "
-                f"(worse by {harm.value:.3f}, 95 %: {harm.low:.3f} to {harm.high:.3f})"
-            )
-    figures = "; ".join(lines)
-    if all(math.isnan(harm.low) for harm in harms):
+    harms = {name: margins["shuffled"][name].figure() for name in headline}
+    figures = "; ".join(
+        f"{name} from {table['model'][name].value:.3f} to {table['shuffled'][name].value:.3f} "
+        f"(worse by {harm.value:.3f}, 95 %: {harm.low:.3f} to {harm.high:.3f})"
+        for name, harm in harms.items()
+    )
+    if all(math.isnan(harm.low) for harm in harms.values()):
         return None, "Not tested whether the pictures matter: too few groups or fields."
-    if any(harm.low > 0 for harm in harms):
+    if any(harm.low > 0 for harm in harms.values()):
         return True, f"The pictures matter: with others' pictures {figures}."
     return False, (
         f"THE PICTURES DO NOT MATTER: answers are as good with other samples' pictures: {figures}. "
@@ -260,9 +308,54 @@ def _canary(measured: _Table) -> tuple[bool | None, str]:
     )
 
 
-def _harm(name: str, real: _Estimate, shuffled: _Estimate) -> _Estimate:
-    """How much worse the shuffled answers are, paired: both on the same resamples."""
-    sign = 1 if METRICS[name].higher_is_better else -1
-    return _Estimate(
-        sign * (real.value - shuffled.value), sign * (real.resampled - shuffled.resampled)
+def _slices(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    template: Template,
+) -> tuple[Slice, ...]:
+    return tuple(
+        Slice(
+            by=part.by,
+            name=part.name,
+            samples=int(part.places.sum()),
+            groups=len(
+                {each.group for each, is_in in zip(samples, part.places, strict=True) if is_in}
+            ),
+            figures=_figures(
+                _within(metrics, marked, counts, part.places, headline_metrics(template))
+            ),
+        )
+        for part in find_slices(samples, training, template)
     )
+
+
+def _leaks(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    samples: Sequence[Sample],
+    leaked: Mapping[str, str],
+) -> Leaks:
+    clean = np.array([sample.id not in leaked for sample in samples])
+    if clean.all() or not clean.any():
+        return Leaks(found=leaked, without={}, effect={})
+    without = _within(metrics, marked, counts, clean, list(metrics))
+    everything = {name: _estimate(metrics[name], marks, counts) for name, marks in marked.items()}
+    effect = {name: everything[name].minus(estimate) for name, estimate in without.items()}
+    return Leaks(found=leaked, without=_figures(without), effect=_figures(effect))
+
+
+def _within(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    places: NDArray[np.bool_],
+    names: Sequence[str],
+) -> dict[str, Estimate]:
+    """Estimate metrics on some of the samples, on the same draws."""
+    return {
+        name: _estimate(metrics[name], marked[name][places], counts[:, places]) for name in names
+    }
