@@ -5,24 +5,33 @@ predictor = Predictor("phi-vision-small")
 print(predictor.predict([Path("coat.jpg")])[0].record)
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
 from PIL.Image import Image
 
+from phi_vision.data.reply import Reply, field_confidence
 from phi_vision.data.sample import Sample, Value, open_picture
 from phi_vision.data.template import find_template
-from phi_vision.model.answering import answer
-from phi_vision.model.checkpoint import fast_dtype, load_model
+from phi_vision.deploy.onnx_model import GENAI_FILE, OnnxModel
+from phi_vision.model.answering import Generates, answer
+from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
+from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 T = TypeVar("T")
 
 BATCHES_AT_ONCE = 4
-"""Batches decoded together: enough to sort rows by length, few enough to hold in memory."""
+"""Batches decoded together where the order is the caller's: enough to sort rows by length, few
+enough to hold in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +47,21 @@ class Prediction:
     record: dict[str, Value] | None
     """The answer read by the template; None where it is not in the template's form."""
 
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    """Field -> probability (0 to 1) that the model gave to what it wrote there; empty where the
+    answer cannot be read."""
+
 
 class Predictor:
     """A loaded model with a wording, ready to answer.
 
     Args:
-        model: Run, checkpoint or adapter folder, hub id, or "phi-vision-small".
+        model: Run, checkpoint or adapter folder, hub id, "phi-vision-small", or a folder of graphs
+            for ONNX Runtime.
         template: Name of the wording, or a YAML file or a run that has one; the one the model was
             trained with.
-        device: Where it computes; a GPU where there is one.
-        dtype: Numbers it computes in; `fast_dtype` of the device unless given.
+        device: Where it computes; a GPU where there is one. Graphs compute on the CPU.
+        dtype: Numbers it computes in; `fast_dtype` of the device unless given. Graphs have theirs.
         batch_size: Most pictures answered together.
 
     Raises:
@@ -65,38 +79,83 @@ class Predictor:
     ) -> None:
         self.template = find_template(template)
         self.batch_size = batch_size
+        self.model: Generates
+        self.is_graph = (Path(model) / GENAI_FILE).is_file()
+        if self.is_graph:
+            self.name = f"ONNX folder {model}"
+            self.model, self.processor = OnnxModel(Path(model)), load_processor(model)
+            return
+        self.name = f"checkpoint {model}"
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         numbers = dtype or fast_dtype(place)
         self.model, self.processor = load_model(model, dtype=numbers, device=place)
 
-    def answer(self, samples: Sequence[Sample]) -> list[str]:
-        """Answer the question about each sample's pictures; what `evaluate.score` calls.
+    def replies(
+        self, samples: Sequence[Sample], *, grammar: str | None = None
+    ) -> Iterator[tuple[int, Reply]]:
+        """Answer the question about each sample's pictures, and yield replies as they are written.
 
-        Output: ["Product: Wool Coat, Category: COATS, Full Price: 390.0", ...]
+        The longest prompts come first: a machine that is too small for them shows it at once.
+
+        Input:  two samples, the second with the larger picture
+        Output: (1, Reply(text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
+                          confidence={"title": 0.81, "category3_code": 0.97, "full_price": 0.4})),
+                (0, Reply(...))
+
+        Args:
+            samples: What is asked about; one without pictures is asked in words alone.
+            grammar: All that may be written (`data.grammar.grammar_of`); anything unless given.
 
         Raises:
             ValueError: A picture cannot be read, or has an impossible shape; names the sample.
         """
-        texts = []
-        for some in self._portions(samples):
-            pictures = [sample.pictures() for sample in some]
-            for sample, shown in zip(some, pictures, strict=True):
-                for picture in shown:
-                    self._refuse_shape(picture, f"sample {sample.id!r}")
-            texts += self._ask(pictures)
-        return texts
+        lengths = [self._image_tokens(sample) for sample in samples]
+        order = sorted(range(len(samples)), key=lambda place: -lengths[place])
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            pictures = [self._pictures(samples[place]) for place in places]
+            yield from zip(places, self._ask(pictures, grammar), strict=True)
 
-    def predict(self, images: Sequence[str | Path | bytes | Image]) -> list[Prediction]:
+    def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Describe each sample's first picture by what the model's CLIP tower sees in it.
+
+        The mean over the patches of the global view, scaled to length 1, so that the dot product of
+        two is their cosine.
+
+        Output: (samples, width of the tower)
+
+        Raises:
+            ValueError: A sample has no picture, or one that cannot be read (named); or the model is
+                a folder of graphs, whose tower does not stand alone.
+        """
+        if not isinstance(self.model, torch.nn.Module):
+            raise ValueError(f"{self.name} does not tell what its tower sees; give a checkpoint")
+        tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
+        described = [np.empty((0, tower.vision_model.config.hidden_size), np.float32)]
+        for some in self._portions(samples):
+            views = [self._global_view(sample) for sample in some]
+            with torch.inference_mode():
+                features_NPD = tower(torch.cat(views).to(self.model.device))
+                means_ND = features_NPD.float().mean(dim=1)
+            described.append(torch.nn.functional.normalize(means_ND, dim=-1).cpu().numpy())
+        return np.concatenate(described)
+
+    def predict(
+        self, images: Sequence[str | Path | bytes | Image], *, grammar: str | None = None
+    ) -> list[Prediction]:
         """Read the record off each picture.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg",
                             text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
                             record={"title": "Wool Coat", "category3_code": "COATS",
-                                    "full_price": 390.0})]
+                                    "full_price": 390.0},
+                            confidence={"title": 0.81, "category3_code": 0.97,
+                                        "full_price": 0.4})]
 
         Args:
             images: Paths, encoded pictures or decoded ones.
+            grammar: All that may be written (`data.grammar.grammar_of`); anything unless given.
 
         Raises:
             ValueError: A picture cannot be read, or has an impossible shape; names the picture.
@@ -105,21 +164,72 @@ class Predictor:
             str(image) if isinstance(image, str | Path) else f"picture {number}"
             for number, image in enumerate(images, start=1)
         ]
-        texts = []
+        replies: list[Reply] = []
         for some in self._portions(list(zip(images, sources, strict=True))):
-            texts += self._ask([[self._open(image, source)] for image, source in some])
+            replies += self._ask([[self._open(image, source)] for image, source in some], grammar)
         return [
-            Prediction(source=source, text=text, record=self.template.parse(text))
-            for source, text in zip(sources, texts, strict=True)
+            Prediction(
+                source=source,
+                text=reply.text,
+                record=self.template.parse(reply.text),
+                confidence=reply.confidence,
+            )
+            for source, reply in zip(sources, replies, strict=True)
         ]
 
     def _portions(self, things: Sequence[T]) -> Iterator[Sequence[T]]:
         step = self.batch_size * BATCHES_AT_ONCE
         return (things[start : start + step] for start in range(0, len(things), step))
 
-    def _ask(self, pictures: Sequence[list[Image]]) -> list[str]:
+    def _ask(self, pictures: Sequence[list[Image]], grammar: str | None) -> list[Reply]:
         prompts = [self.template.prompt(self.processor, images=len(shown)) for shown in pictures]
-        return answer(self.model, self.processor, prompts, pictures, batch_size=self.batch_size)
+        answers = answer(
+            self.model,
+            self.processor,
+            prompts,
+            pictures,
+            batch_size=self.batch_size,
+            grammar=grammar,
+        )
+        return [
+            Reply(text=said.text, confidence=field_confidence(self.template, *said))
+            for said in answers
+        ]
+
+    def _pictures(self, sample: Sample) -> list[Image]:
+        pictures = sample.pictures()
+        for picture in pictures:
+            self._refuse_shape(picture, f"sample {sample.id!r}")
+        return pictures
+
+    def _global_view(self, sample: Sample) -> torch.Tensor:
+        """Prepare a sample's first picture as one crop: (1, 3, S, S)."""
+        if not sample.images:
+            raise ValueError(
+                f"sample {sample.id!r} has no picture to describe; leave it out of this comparison"
+            )
+        first = self._pictures(replace(sample, images=sample.images[:1]))
+        # With one crop the global view equals it; making all crops of a large picture takes long.
+        views: torch.Tensor = self.processor.image_processor(first, num_crops=1)["pixel_values"]
+        return views[:1]
+
+    def _image_tokens(self, sample: Sample) -> float:
+        """Count the image tokens of a sample's pictures without decoding them.
+
+        An EXIF orientation is left out: good enough to sort by. What cannot be shown counts as
+        endless, so that it comes first and is refused at once.
+        """
+        crops = self.processor.image_processor
+        tokens = 0
+        for encoded in sample.images:
+            try:
+                with PillowImage.open(io.BytesIO(encoded)) as picture:
+                    longer, shorter = max(picture.size), min(picture.size)
+                width, height = resized_size(longer, shorter, crops.num_crops, crops.crop_size)
+            except (OSError, ValueError):
+                return math.inf
+            tokens += crops.count_tokens(-(-height // crops.crop_size) * crops.crop_size, width)
+        return tokens
 
     def _open(self, image: str | Path | bytes | Image, source: str) -> Image:
         if isinstance(image, str | Path):

@@ -1,0 +1,170 @@
+"""The two graphs that onnxruntime-genai wants beside the decoder: pictures, words -> embeddings.
+
+Written without a loop over pictures and without looking at values, so that one trace holds for any
+number of pictures and crops. N pictures, K crops of the picture with most (global view included), S
+side of a crop in pixels, D width of a merged patch, T image tokens of all pictures, H hidden size.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from phi_vision.model.modeling_phi3_v import Phi3VImageEmbedding
+
+OPSET = 20
+"""Version of ONNX's operators: the first with GELU as one operator."""
+
+
+class VisionGraph(nn.Module):
+    """From crops to embeddings: what `Phi3VImageEmbedding` does, as one gather from a table.
+
+    Args:
+        embedding: The model's own, whose tower, separators and projection are used.
+    """
+
+    def __init__(self, embedding: Phi3VImageEmbedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
+        """Embed pictures.
+
+        Input:  pixel_values (N, K, 3, S, S), per picture its global view, its crops and then zeros;
+                image_sizes (N, 2), height and width after padding in pixels
+        Output: (T, H), picture by picture
+        """
+        embedding = self.embedding
+        grids_N2 = image_sizes // embedding.crop_size
+        used_NK = torch.arange(pixel_values.shape[1])[None] <= grids_N2.prod(1, keepdim=True)
+        features = embedding.img_processor(pixel_values.flatten(0, 1)[used_NK.flatten()])
+        patches = embedding._merge_2x2(features).flatten(0, 2)
+        separators = [embedding.sub_GN.flatten(0, 2), embedding.glb_GN.flatten(0, 1)]
+        table = torch.cat([*separators, patches])
+        side = embedding.patches // 2
+        arranged = table[_reading_order(grids_N2, side, used_NK.shape[1])]
+        projected: torch.Tensor = embedding.img_projection(arranged)
+        return projected
+
+
+def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.Tensor:
+    """Say which entry of the table each image token is.
+
+    The table holds `sub_GN`, `glb_GN`, then the merged patches of all crops in use.
+
+    Input:  one picture of 1 x 2 crops, 1 x 1 merged patches each: its global view is entry 2, its
+            crops are 3 and 4
+    Output: [3, 4, 0, 1, 2, 0]: the crops as one picture with the end of its row, the separator, the
+            global view with the end of its row
+    """
+    rows, columns = grids_N2[:, :1], grids_N2[:, 1:]
+    counts = rows * columns + 1
+    first = 2 + (counts.cumsum(0) - counts) * side**2
+    place = torch.arange(most_crops * side * (side + 1) + 1)[None]
+
+    line, at = place // (columns * side + 1), place % (columns * side + 1)
+    crop = line // side * columns + at // side + 1
+    patch = first + crop * side**2 + line % side * side + at % side
+    crops = torch.where(at == columns * side, 0, patch)
+
+    before = rows * side * (columns * side + 1)
+    line, at = (place - before - 1) // (side + 1), (place - before - 1) % (side + 1)
+    view = torch.where(at == side, 0, first + line * side + at)
+
+    order = torch.where(place < before, crops, torch.where(place == before, 1, view))
+    return order[place < before + 1 + side * (side + 1)]
+
+
+class WordGraph(nn.Module):
+    """From token ids to embeddings, with the pictures' in the places of the negative ids.
+
+    Args:
+        words: The model's table of embeddings.
+    """
+
+    def __init__(self, words: nn.Embedding) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+        """Embed words and put image tokens in the order of the text among them.
+
+        Input:  input_ids (B, L), image_features (T, H), T = 0 where the text goes on without
+        Output: (B, L, H)
+        """
+        is_image = input_ids < 0
+        embedded = self.words(input_ids.clamp(min=0))
+        # The first entry of the table stands for "no picture": with T = 0 it is the only one.
+        table = torch.cat([torch.zeros_like(embedded[:1, 0]), image_features])
+        number = is_image.flatten().long().cumsum(0).reshape(is_image.shape)
+        return torch.where(is_image[..., None], table[number * is_image], embedded)
+
+
+@torch.no_grad()
+def write_vision_graph(embedding: Phi3VImageEmbedding, file: Path) -> None:
+    """Trace the embedding of pictures into an ONNX file, with its weights beside it."""
+    size = embedding.crop_size
+    # Two pictures of unlike shape, so that the trace takes nothing for a constant.
+    pixels = torch.zeros(2, 5, 3, size, size)
+    sizes = torch.tensor([[2 * size, 2 * size], [size, 3 * size]])
+    shapes = {
+        "pixel_values": {0: Dim("num_images"), 1: Dim("max_num_crops")},
+        "image_sizes": {0: Dim("num_images")},
+    }
+    _write(VisionGraph(embedding), (pixels, sizes), shapes, "image_features", file)
+
+
+@torch.no_grad()
+def write_word_graph(words: nn.Embedding, file: Path) -> None:
+    """Trace the embedding of words into an ONNX file, with its weights beside it."""
+    ids = torch.tensor([[1, -1, -1, 5], [1, 3, 4, 5]])
+    features = torch.zeros(2, words.embedding_dim)
+    shapes = {
+        "input_ids": {0: Dim("batch_size"), 1: Dim("sequence_length")},
+        "image_features": {0: Dim("num_image_tokens")},
+    }
+    _write(WordGraph(words), (ids, features), shapes, "inputs_embeds", file)
+
+
+def _write(
+    graph: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    shapes: dict[str, dict[int, Dim]],
+    output: str,
+    file: Path,
+) -> None:
+    with _without_notes():
+        program = torch.onnx.export(
+            graph.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(shapes),
+            output_names=[output],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None
+    # The exporter notes in each node by which lines of which files of this machine it was made.
+    for node in program.model.graph:
+        node.metadata_props.clear()
+    program.save(file, external_data=True)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep quiet what the exporter says of itself: torchvision is missing, names are merged."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""How a predictor is put on trial: asked everything, judged, reported."""

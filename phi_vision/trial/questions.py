@@ -1,0 +1,83 @@
+"""What a model is asked in a trial: with its pictures, with others, with none, within a grammar."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from phi_vision.data.grammar import grammar_of
+from phi_vision.data.grammar import known_categories as known_of
+from phi_vision.data.sample import Sample
+from phi_vision.deploy.answerers import Answerer
+from phi_vision.deploy.served import Served
+from phi_vision.deploy.written import Written
+from phi_vision.evaluate.changed_pictures import blank_images, shuffle_images, withhold_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Samples to be asked about, and what limits the answers."""
+
+    samples: Sequence[Sample]
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Everything that a model is asked."""
+
+    questions: Mapping[str, Question]
+    """Who of `evaluate.score.WHO` -> what is asked."""
+
+    left_out: Mapping[str, str]
+    """Who -> why it is not asked."""
+
+
+def questions(
+    answerer: Answerer,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    *,
+    known_categories: bool,
+    seed: int,
+    skip: Sequence[str],
+) -> Questions:
+    """Lay out what a model is asked: as they are, with changed pictures, and within a grammar.
+
+    Args:
+        answerer: Who is asked.
+        samples: What it is judged on.
+        training: Tells the known categories.
+        known_categories: Limit constrained answers to these.
+        seed: Of the shuffle.
+        skip: Names of passes to leave out.
+    """
+    unable = _unable(answerer)
+    asked = {"model": Question(samples=samples)}
+    for who, change in CHANGES.items():
+        if who not in (*skip, *unable):
+            asked[who] = Question(samples=change(samples, seed))
+    if CONSTRAINED not in (*skip, *unable):
+        known = known_of(training, answerer.template) if known_categories else None
+        grammar = grammar_of(answerer.template, known)
+        asked[CONSTRAINED] = Question(samples=samples, grammar=grammar)
+    left_out = {who: why for who, why in unable.items() if who not in skip}
+    return Questions(questions=asked, left_out=left_out)
+
+
+def _unable(answerer: Answerer) -> dict[str, str]:
+    """Say what an answerer cannot be asked, and why."""
+    if isinstance(answerer, Written):
+        why = "a file holds no answers about other pictures"
+        return dict.fromkeys((*CHANGES, CONSTRAINED), why)
+    if isinstance(answerer, Served):
+        return {CONSTRAINED: "this server is not asked for constrained answers"}
+    return {}
+
+
+CONSTRAINED = "constrained"
+
+CHANGES: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
+    "shuffled": lambda samples, seed: shuffle_images(samples, seed=seed),
+    "blank": lambda samples, seed: blank_images(samples),
+    "withheld": lambda samples, seed: withhold_images(samples),
+}
+"""Who -> what is done to the pictures."""

@@ -1,0 +1,61 @@
+"""Answers that a buyer would try first, made without the model that is judged, or with its eyes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from phi_vision.data.sample import Sample
+from phi_vision.data.template import Template
+from phi_vision.deploy.predict import Predictor
+from phi_vision.evaluate.baselines import category_median, constant
+from phi_vision.evaluate.boosting import boost
+from phi_vision.evaluate.metrics import Predicted
+from phi_vision.evaluate.nearest import nearest
+
+NEAREST = "nearest"
+"""Who needs the vision tower of one."""
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def make_rivals(
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    template: Template,
+    *,
+    said: Predicted,
+    skip: Sequence[str],
+    seed: int,
+    bar: Bar,
+) -> dict[str, Predicted]:
+    """Have the rivals that need no model answer about samples.
+
+    Args:
+        samples: What they are asked about.
+        training: What they learn from.
+        template: Says which fields they answer with.
+        said: What the model said, for its categories.
+        skip: Names of rivals to leave out.
+        seed: Of the boosting.
+        bar: Shows how far it is.
+    """
+    made: dict[str, Predicted] = {}
+    if "constant" not in skip:
+        made["constant"] = constant(training, template, len(samples))
+    if "category_median" not in skip and {"category", "number"} <= set(template.kinds.values()):
+        made["category_median"] = category_median(said, training, template)
+    if "boosting" not in skip:
+        with bar("boosting") as advance:
+            made["boosting"] = boost(samples, training, template, seed=seed, progress=advance)
+    return made
+
+
+def nearest_of(
+    predictor: Predictor, samples: Sequence[Sample], training: Sequence[Sample], bar: Bar
+) -> Predicted:
+    """Answer each sample with what is known of the training picture that looks most like it."""
+    everything = [*training, *samples]
+    with bar("looking for the nearest picture") as advance:
+        features = predictor.features(everything)
+        advance(len(everything), len(everything))
+    known = len(training)
+    return nearest(features[known:], features[:known], training, predictor.template)

@@ -1,0 +1,164 @@
+"""A trial: whoever answers is asked everything, beside rivals, and a report is written.
+
+hold_trial("runs/coats", Trial(data=Path("catalog")))
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+from phi_vision.data.loading import load_samples
+from phi_vision.data.sample import Sample
+from phi_vision.data.template import Template
+from phi_vision.deploy.answerers import Answerer, find_answerer, find_wording
+from phi_vision.deploy.predict import Predictor
+from phi_vision.evaluate.changed_pictures import withhold_images
+from phi_vision.evaluate.score import Scores, score
+from phi_vision.report.folder import write_report
+from phi_vision.trial.facts import gather_facts, noise_floor, start_of
+from phi_vision.trial.hearing import Hearing
+from phi_vision.trial.leaks import find_leaks
+from phi_vision.trial.questions import Question, questions
+from phi_vision.trial.rivals import NEAREST, make_rivals, nearest_of
+from phi_vision.trial.settings import Trial
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows how far something is: called with what it is, gives what moves it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a trial found, and where it is written."""
+
+    scores: Scores
+    page: Path
+
+
+@contextmanager
+def no_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show nothing."""
+    yield lambda done, total: None
+
+
+def hold_trial(model: str, trial: Trial, *, bar: Bar = no_bar) -> Outcome:
+    """Ask, judge and report; what was answered before a kill is not asked again.
+
+    Args:
+        model: Run, checkpoint or adapter folder, hub id, folder for ONNX Runtime, address of a
+            server (http://…/v1), or a JSONL file of predictions.
+        trial: How to judge.
+        bar: Shows how far it is.
+
+    Raises:
+        ValueError: There is no such model, data or folder, or they do not fit.
+    """
+    out = report_folder(model, trial.out)
+    samples = load_samples(trial.data, split=trial.split)[: trial.limit]
+    training = load_samples(trial.data, split="train")
+    hearing = Hearing(answers=out / "answers", batch_size=trial.batch_size, bar=bar)
+    name, template = _hear_model(model, trial, hearing, samples, training)
+    _hear_others(model, trial, hearing, samples, training)
+    rivals = make_rivals(
+        samples,
+        training,
+        template,
+        said=[template.parse(reply.text) for reply in hearing.replies["model"]],
+        skip=trial.skip,
+        seed=trial.seed,
+        bar=bar,
+    )
+    leaked = None
+    if "leaks" not in trial.skip:
+        with bar("comparing pictures with training") as advance:
+            leaked = find_leaks(samples, training, progress=advance)
+    scores = score(
+        hearing.replies,
+        samples,
+        template,
+        training=training,
+        rivals=rivals | hearing.rivals,
+        leaked=leaked,
+        target_precision=trial.target_precision,
+        seed=trial.seed,
+        floor=noise_floor(trial.data, trial.split),
+    )
+    facts = gather_facts(
+        model,
+        name,
+        data=trial.data,
+        split=trial.split,
+        hearing=hearing,
+        samples=samples,
+        training=training,
+    )
+    return Outcome(scores=scores, page=write_report(scores, samples, facts, out))
+
+
+def report_folder(model: str, out: Path | None) -> Path:
+    """Say where a report goes: where it was told to, else into the run that is judged.
+
+    Raises:
+        ValueError: Neither is there, or the place is a file.
+    """
+    if out is None and not (Path(model) / "recipe.yaml").is_file():
+        raise ValueError(f"{model} is no run that a report could be put into; give --out DIR")
+    place = out or Path(model) / "report"
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"cannot write a report to {place}: found a file; give a folder")
+    return place
+
+
+def _hear_model(
+    model: str,
+    trial: Trial,
+    hearing: Hearing,
+    samples: list[Sample],
+    training: list[Sample],
+) -> tuple[str, Template]:
+    """Ask the model everything that it can be asked; it is let go of before others are loaded."""
+    answerer = find_answerer(model, template=trial.template, batch_size=trial.batch_size)
+    asked = questions(
+        answerer,
+        samples,
+        training,
+        known_categories=trial.known_categories,
+        seed=trial.seed,
+        skip=trial.skip,
+    )
+    hearing.left_out |= asked.left_out
+    for who, question in asked.questions.items():
+        hearing.ask(who, model, answerer, question)
+    if NEAREST not in trial.skip and _sees(answerer):
+        hearing.rivals[NEAREST] = nearest_of(answerer, samples, training, hearing.bar)
+    return answerer.name, answerer.template
+
+
+def _hear_others(
+    model: str,
+    trial: Trial,
+    hearing: Hearing,
+    samples: list[Sample],
+    training: list[Sample],
+) -> None:
+    """Ask the model before fine-tuning and the twin, one after the other, in the same wording."""
+    wording = find_wording(model, trial.template)
+    base = trial.base or start_of(model)
+    if base is None and "base" not in trial.skip:
+        hearing.left_out["base"] = "it is not known what the model started from; --base tells"
+    for who, words in (("base", base), ("twin", trial.twin)):
+        if words is None or who in trial.skip:
+            continue
+        other = find_answerer(words, template=wording, batch_size=trial.batch_size)
+        shown = withhold_images(samples) if who == "twin" else samples
+        hearing.ask(who, words, other, Question(samples=shown))
+        if NEAREST not in (*trial.skip, *hearing.rivals) and _sees(other):
+            hearing.rivals[NEAREST] = nearest_of(other, samples, training, hearing.bar)
+    if NEAREST not in (*trial.skip, *hearing.rivals):
+        hearing.left_out[NEAREST] = "no checkpoint with a vision tower is at hand; --base gives one"
+
+
+def _sees(answerer: Answerer) -> TypeGuard[Predictor]:
+    """Whether an answerer has a vision tower that can be asked by itself."""
+    return isinstance(answerer, Predictor) and not answerer.is_graph
