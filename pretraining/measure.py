@@ -53,7 +53,8 @@ def measure(pictures: int, seed: int) -> None:
             said = answer(
                 model, processor, prompts, [[images[at]] for at in shown], max_new_tokens=8
             )
-            figures.append(sum(map(str.__eq__, said, truth)) / len(truth))
+            pairs = zip(said, truth, strict=True)
+            figures.append(sum(each.text == words for each, words in pairs) / len(truth))
         print(f"{name:<9} {figures[0]:.2f} of {len(asked)}; with another picture {figures[1]:.2f}")
 
 
