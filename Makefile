@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 CODE := phi_vision pretraining benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test docs format clean
+.PHONY: help venv browser demo test docs format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -28,7 +28,12 @@ venv: .venv/.installed  ## create .venv with everything the project needs
 demo: venv  ## sample catalogue, fine-tuning, evaluation, one question before and after
 	./demo.sh
 
-test: venv  ## format, lint, types and every test: what the CI runs
+browser:  ## install Chromium, which the tests of the pages look with, where apt and root are there
+	@command -v chromium >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } || \
+		echo "No chromium: the tests of the pages will be skipped. Install it to run them."
+
+test: venv browser  ## format, lint, types and every test: what the CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE)  # strict, as pyproject.toml says

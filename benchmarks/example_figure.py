@@ -21,10 +21,10 @@ def make_figure(run: Path, data: Path, out: Path, places: list[int]) -> None:
     """Draw a card for each of the given places of the test split, one below the other."""
     samples = load_samples(data, split="test")
     chosen = [samples[place] for place in places]
-    answers = Predictor(run).answer(chosen)
+    replies = dict(Predictor(run).replies(chosen))
     figure = Image.new("RGB", (CARD[0], CARD[1] * len(chosen)), PAPER)
-    for row, (sample, text) in enumerate(zip(chosen, answers, strict=True)):
-        figure.paste(_card(sample, text), (0, row * CARD[1]))
+    for row, sample in enumerate(chosen):
+        figure.paste(_card(sample, replies[row].text), (0, row * CARD[1]))
     figure.save(out)
 
 

@@ -76,7 +76,8 @@ def ask(folder: Path, picture: Path, new_tokens: int) -> None:
     model, processor = load_model(folder)
     loaded, load_seconds = _peak_bytes(), time.perf_counter() - started
     started = time.perf_counter()
-    text = answer(model, processor, [QUESTION], [[Image.open(picture)]], max_new_tokens=new_tokens)
+    pictures = [[Image.open(picture)]]
+    (said,) = answer(model, processor, [QUESTION], pictures, max_new_tokens=new_tokens)
     answer_seconds = time.perf_counter() - started
     # Loading only maps the files; the weights come into memory where they are first used.
     answered = _peak_bytes()
@@ -90,7 +91,7 @@ def ask(folder: Path, picture: Path, new_tokens: int) -> None:
         load_seconds=round(load_seconds, 1),
         answer_seconds=round(answer_seconds, 1),
         new_tokens=new_tokens,
-        answer=text[0],
+        answer=said.text,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.plain_training import start_full
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import PRODUCT
-from phi_vision.evaluate.metrics import price_error
+from phi_vision.evaluate.metrics import relative_error
 
 TEST_SHARE = 0.1
 RANDOM_SPLITS = 20
@@ -41,7 +41,7 @@ def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool)
         for place, twin in zip(test.tolist(), nearest.tolist(), strict=True):
             truth, guess = samples[place].record, samples[twin].record
             known.append(_style(samples[place]) in styles)
-            errors.append(price_error(guess, truth))
+            errors.append(relative_error(guess["full_price"], truth["full_price"]))
             right.append(truth["category3_code"] == guess["category3_code"])
     return Leak(known=fmean(known), price_error=median(errors), category=fmean(right))
 

@@ -12,8 +12,8 @@ from benchmarks.wrong_ways import WAYS, Way, read_fed_answers, shown_prompts, sh
 from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import PRODUCT
-from phi_vision.evaluate.metrics import METRICS, price_error
-from phi_vision.evaluate.score import shuffle_images
+from phi_vision.evaluate.changed_pictures import shuffle_images
+from phi_vision.evaluate.metrics import metrics_for, relative_error
 
 EPOCHS = 2
 
@@ -78,10 +78,15 @@ class School:
 def share_right(answers: Sequence[str], samples: Sequence[Sample]) -> float:
     """Measure the share of answers that name the right category."""
     said = [PRODUCT.parse(text) for text in answers]
-    return METRICS["category_accuracy"](said, [sample.record for sample in samples])
+    accuracy = metrics_for(PRODUCT)["category3_code_accuracy"]
+    return accuracy(said, [sample.record for sample in samples])
 
 
 def errors_of_price(answers: Sequence[str], samples: Sequence[Sample]) -> list[float]:
     """Measure each relative price error; an answer in another form is wrong by 1."""
-    pairs = zip(answers, samples, strict=True)
-    return [price_error(PRODUCT.parse(text), sample.record) for text, sample in pairs]
+    said = [PRODUCT.parse(text) or {} for text in answers]
+    pairs = zip(said, samples, strict=True)
+    return [
+        relative_error(record.get("full_price"), sample.record["full_price"])
+        for record, sample in pairs
+    ]

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from phi_vision.data.sample import Sample, Value, open_picture
 from phi_vision.data.template import Template
-from phi_vision.evaluate.metrics import METRICS, PRICE
+from phi_vision.evaluate.metrics import is_right
 from phi_vision.evaluate.score import Answer
 
 MOST_SHOWN = 64
@@ -53,14 +53,14 @@ def show_answers(
             ground_truth=template.render(answer.truth),
             predicted=answer.text,
             said=answer.parsed or {},
-            is_right=judge(answer),
+            is_right=judge(answer, template),
         )
         for answer, sample in pairs
     ]
 
 
-def judge(answer: Answer) -> dict[str, bool]:
-    """Tell for each field whether it is right: equal, or a price within 10 %.
+def judge(answer: Answer, template: Template) -> dict[str, bool]:
+    """Tell for each field whether it is right: equal, or a number within 10 %.
 
     Input:  truth {"category3_code": "HATS", "full_price": 100.0}, said HATS and 120.0
     Output: {"category3_code": True, "full_price": False}
@@ -69,8 +69,7 @@ def judge(answer: Answer) -> dict[str, bool]:
     if said is None:
         return dict.fromkeys(answer.truth, False)
     return {
-        field: said.get(field) == true
-        or (field == PRICE and METRICS["price_within_10"]([said], [answer.truth]) == 1.0)
+        field: is_right(template.kinds[field], said.get(field), true)
         for field, true in answer.truth.items()
     }
 

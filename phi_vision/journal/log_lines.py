@@ -19,14 +19,14 @@ def plain_figures(scores: Scores) -> dict[str, dict[str, float | None]]:
     """Give the figures of the model, with its own and with shuffled pictures, and of the commonest
     answer, without intervals.
 
-    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "majority": {…}}
+    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}}
     """
     return {
         who: {
             name: None if math.isnan(figure.value) else round(figure.value, 6)
             for name, figure in scores.figures[who].items()
         }
-        for who in ("model", "shuffled", "majority")
+        for who in ("model", "shuffled", "constant")
         if who in scores.figures
     }
 
@@ -61,7 +61,7 @@ def name_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
 def best_evaluation(log: Path) -> dict[str, object]:
     """Find the evaluation whose weights are kept, by its figures.
 
-    Output: {"step": 40, "validation_loss": 0.61, "category_accuracy": 0.78, …}; {} without any
+    Output: {"step": 40, "validation_loss": 0.61, "parse_rate": 0.98, …}; {} without any
     """
     kept = [line for line in read_log(log).evaluations if line.get("is_best")]
     if not kept:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from phi_vision.evaluate.metrics import METRICS
+from phi_vision.evaluate.metrics import METRICS, PARSE_RATE
 from phi_vision.journal.curves import Curve, Log, curve, read_log, smooth, thin
 
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
@@ -23,8 +23,11 @@ INK, SOFT, GRID = "#1f2430", "#5b6270", "#e9ebef"
 PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}
 """Colour of each part of the model, where they learn at rates of their own."""
 
+DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
+"""Metrics that are drawn, two or three for each field; the log has all of them."""
+
 ANSWERED: Mapping[str, Mapping[str, Any]] = {
-    "majority": {"color": GRAY, "linestyle": ":", "label": "the commonest answer"},
+    "constant": {"color": GRAY, "linestyle": ":", "label": "the commonest answer"},
     "shuffled": {
         "color": ORANGE,
         "alpha": 0.6,
@@ -161,7 +164,7 @@ def draw_machine(log: Log) -> Figure | None:
 def draw_validation(log: Log) -> Figure | None:
     """Draw every metric of the written answers, with their own and with others' pictures."""
     scored = [line for line in log.evaluations if line.get("model")]
-    names = [name for name in METRICS if any(name in line["model"] for line in scored)]
+    names = [name for name in (scored[0]["model"] if scored else ()) if _better(name) is not None]
     if not names:
         return None
     figure, panels = _panels("Validation: what the model answers", len(names), columns=3)
@@ -169,10 +172,9 @@ def draw_validation(log: Log) -> Figure | None:
         for who, look in ANSWERED.items():
             axes.plot(*curve([{"step": e["step"], **e.get(who, {})} for e in scored], name), **look)
         _mark_kept(axes, log)
-        metric = METRICS[name]
-        better = "higher" if metric.higher_is_better else "lower"
+        better = _better(name)
         axes.set_title(f"{name.replace('_', ' ')} ({better} is better)", fontsize=9, color=INK)
-        axes.set_ylim(*((-0.04, 1.04) if metric.higher_is_better else (0.0, None)))
+        axes.set_ylim(*((-0.04, 1.04) if better == "higher" else (0.0, None)))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
         handles[::-1],
@@ -199,6 +201,21 @@ def draw_preferences(log: Log) -> Figure | None:
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     share.set_ylim(-0.04, 1.04)
     return figure
+
+
+def _better(name: str) -> str | None:
+    """Say which way of a metric is good, by its name; None for one that is not drawn.
+
+    Input:  "full_price_median_ape", "full_price_rmsle"
+    Output: "lower", None
+    """
+    if name == PARSE_RATE.name:
+        return PARSE_RATE.better
+    for measures in METRICS.values():
+        for short in DRAWN & measures.keys():
+            if name.endswith(f"_{short}"):
+                return measures[short].better
+    return None
 
 
 def new_figure(title: str, *, height: float) -> Figure:

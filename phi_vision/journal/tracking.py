@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATE_FILE, find_template
+from phi_vision.evaluate.metrics import headline_metrics
 from phi_vision.evaluate.score import Scores
 from phi_vision.journal.answer_sheet import draw_answers
 from phi_vision.journal.answers import ShownAnswer, show_answers
@@ -140,9 +141,12 @@ class Tracking:
         canary = {} if scores is None else {"looks": scores.looks, "canary": scores.canary}
         line = {"step": step, **figures, **values, **canary}
         self._write(line)
-        accuracy = values.get("model", {}).get("category_accuracy")
-        right = "" if accuracy is None else f", {accuracy:.0%} of categories right"
-        logger.info("step %d: validation loss %.4f%s", step, figures["validation_loss"], right)
+        told = "".join(
+            f", {name} {values['model'][name]:.3f}"
+            for name in (headline_metrics(scores.template) if scores is not None else ())
+            if values["model"][name] is not None
+        )
+        logger.info("step %d: validation loss %.4f%s", step, figures["validation_loss"], told)
         self._tell(lambda tracker: tracker.log(step, name_evaluation(line)))
         if scores is not None:
             _attempt("showing the answers", lambda: self._show(step, scores, samples))

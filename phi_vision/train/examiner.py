@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from phi_vision.data.reply import Reply
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template
-from phi_vision.evaluate.metrics import METRICS
+from phi_vision.evaluate.baselines import constant
+from phi_vision.evaluate.changed_pictures import shuffle_images
+from phi_vision.evaluate.metrics import metrics_for
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.journal.tracking import Tracking
 from phi_vision.model.answering import answer
@@ -93,19 +96,27 @@ class Examiner(TrainerCallback):
     def _is_better(self, value: float, best: float | None) -> bool:
         if best is None:
             return True
-        return value > best if higher_is_better(self.recipe) else value < best
+        higher = higher_is_better(self.recipe, self.template)
+        return value > best if higher else value < best
 
     def _examine(self) -> Scores:
+        seed = self.recipe.seed
+        is_shuffled = len(self.panel) > 1 and not self.recipe.withhold_images
+        shuffled = shuffle_images(self.panel, seed=seed) if is_shuffled else []
+        given = self._answer([*self.panel, *shuffled])
+        replies = {"model": given[: len(self.panel)]}
+        if is_shuffled:
+            replies["shuffled"] = given[len(self.panel) :]
         return score(
-            self._answer,
+            replies,
             self.panel,
             self.template,
-            baselines_from=self.training,
-            shuffled=len(self.panel) > 1,
-            seed=self.recipe.seed,
+            training=self.training,
+            rivals={"constant": constant(self.training, self.template, len(self.panel))},
+            seed=seed,
         )
 
-    def _answer(self, samples: Sequence[Sample]) -> list[str]:
+    def _answer(self, samples: Sequence[Sample]) -> list[Reply]:
         """Have each process answer a part; where layers are shared, all answer in step."""
         together = is_sharded(self.learner.model)
         answers = write_answers(
@@ -114,7 +125,8 @@ class Examiner(TrainerCallback):
             samples if together else divide(samples),
             batch_size=2 * self.recipe.batch_size,
         )
-        return answers if together else gather(answers)
+        texts = answers if together else gather(answers)
+        return [Reply(text=text) for text in texts]
 
 
 def _rewards(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -129,9 +141,10 @@ def best_metric_key(recipe: Recipe) -> str:
     return "eval_loss" if recipe.best_metric == VALIDATION_LOSS else f"eval_{recipe.best_metric}"
 
 
-def higher_is_better(recipe: Recipe) -> bool:
+def higher_is_better(recipe: Recipe, template: Template) -> bool:
     """Whether a higher value of the recipe's `best_metric` is the better one."""
-    return recipe.best_metric in METRICS and METRICS[recipe.best_metric].higher_is_better
+    metric = metrics_for(template).get(recipe.best_metric)
+    return metric is not None and metric.better == "higher"
 
 
 def choose(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -147,10 +160,11 @@ def write_answers(
     model = learner.model
     enabled = learner.precision != torch.float32
     with torch.autocast(model.device.type, dtype=learner.precision, enabled=enabled):
-        return answer(
+        answers = answer(
             model,
             learner.processor,
             [template.prompt(learner.processor, len(sample.images)) for sample in samples],
             [sample.pictures() for sample in samples],
             batch_size=batch_size,
         )
+    return [each.text for each in answers]

@@ -106,16 +106,17 @@ def check_prompt_is_inference_prompt(
 
 
 def check_best_metric(recipe: Recipe, template: Template) -> None:
-    """Refuse to choose the best weights by a metric of a field that the answers do not have.
+    """Refuse to choose the best weights by a metric that the answers do not have.
 
     Raises:
         ValueError: Names the metrics that there are.
     """
-    known = (VALIDATION_LOSS, *metrics_for(template))
+    metrics = metrics_for(template).values()
+    known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
     if recipe.best_metric not in known:
         raise ValueError(
-            f"best_metric is {recipe.best_metric}, but template {template.name!r} writes no such "
-            f"field; choose one of {', '.join(known)}"
+            f"best_metric is {recipe.best_metric}, but answers in the template {template.name!r} "
+            f"have no such metric to choose by; choose one of {', '.join(known)}"
         )
 
 

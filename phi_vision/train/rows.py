@@ -13,6 +13,7 @@ from phi_vision.data.loading import available_splits, load_samples, split_by_gro
 from phi_vision.data.packing import collate_packs, pack_samples, refuse_both_sides
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
+from phi_vision.evaluate.changed_pictures import withhold_images
 from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
 
@@ -33,28 +34,15 @@ class Steps(NamedTuple):
 def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """Load training and validation samples: the data's own `validation`, or whole groups held out.
 
+    They come without pictures where the recipe withholds them.
+
     Raises:
         ValueError: There is no data, or it cannot be split.
     """
-    if not recipe.data:
-        raise ValueError(
-            "no data given; name a folder or file of samples with --data "
-            "(`phi-vision sample --out FOLDER` draws some)"
-        )
-    splits = available_splits(recipe.data)
-    load = functools.partial(load_samples, recipe.data, group_column=recipe.group_column)
-    if "validation" in splits and "train" in splits and recipe.validation_fraction is None:
-        return load(split="train"), load(split="validation")
-    if splits and "train" not in splits:
-        raise ValueError(
-            f"{recipe.data} has no split 'train' to learn from; it has {', '.join(splits)}"
-        )
-    fraction = recipe.validation_fraction
-    return split_by_group(
-        load(split="train" if splits else None),
-        validation_fraction=VALIDATION_FRACTION if fraction is None else fraction,
-        seed=recipe.seed,
-    )
+    training, validation = _split(recipe)
+    if recipe.withhold_images:
+        return withhold_images(training), withhold_images(validation)
+    return training, validation
 
 
 def choose_template(recipe: Recipe) -> Template:
@@ -119,3 +107,25 @@ class RowDataset(Dataset[Row]):
 
     def __getitem__(self, place: int) -> Row:
         return self.rows[place]
+
+
+def _split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
+    if not recipe.data:
+        raise ValueError(
+            "no data given; name a folder or file of samples with --data "
+            "(`phi-vision sample --out FOLDER` draws some)"
+        )
+    splits = available_splits(recipe.data)
+    load = functools.partial(load_samples, recipe.data, group_column=recipe.group_column)
+    if "validation" in splits and "train" in splits and recipe.validation_fraction is None:
+        return load(split="train"), load(split="validation")
+    if splits and "train" not in splits:
+        raise ValueError(
+            f"{recipe.data} has no split 'train' to learn from; it has {', '.join(splits)}"
+        )
+    fraction = recipe.validation_fraction
+    return split_by_group(
+        load(split="train" if splits else None),
+        validation_fraction=VALIDATION_FRACTION if fraction is None else fraction,
+        seed=recipe.seed,
+    )

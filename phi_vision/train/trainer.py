@@ -235,7 +235,9 @@ def _training_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "eval_strategy": "steps" if held_out else "no",
         "eval_steps": (recipe.eval_every or prepared.steps.an_epoch) if held_out else None,
         "metric_for_best_model": best_metric_key(recipe) if held_out else None,
-        "greater_is_better": higher_is_better(recipe) if held_out else None,
+        "greater_is_better": (
+            higher_is_better(recipe, prepared.collator.template) if held_out else None
+        ),
         "restore_callback_states_from_checkpoint": True,
         "prediction_loss_only": True,
         "save_steps": recipe.save_every or prepared.steps.an_epoch,

@@ -23,8 +23,8 @@ EVALUATIONS: list[dict[str, Any]] = [
         "step": step,
         "validation_loss": 3.5 / step,
         "is_best": step == 5,
-        "model": {"category_accuracy": 0.6, "price_mae": 80.0},
-        "shuffled": {"category_accuracy": 0.2, "price_mae": None},
+        "model": {"category3_code_accuracy": 0.6, "full_price_mae": 80.0},
+        "shuffled": {"category3_code_accuracy": 0.2, "full_price_mae": None},
     }
     for step in (5, 10)
 ]

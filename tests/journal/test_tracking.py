@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.loading import load_samples
+from phi_vision.data.reply import Reply
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATES, write_template
+from phi_vision.evaluate.baselines import constant
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.journal.run_facts import RunFacts
 from phi_vision.journal.tracking import TRACKERS, Tracking
@@ -49,7 +51,10 @@ def scores(samples: list[Sample]) -> Scores:
         TEMPLATE.render({**sample.record, "full_price": 1.5 * price})
         for sample, price in zip(samples, prices, strict=True)
     ]
-    return score(lambda asked: texts * (len(asked) // 6), samples, TEMPLATE, baselines_from=samples)
+    given = [Reply(text=text) for text in texts]
+    rivals = {"constant": constant(samples, TEMPLATE, len(samples))}
+    replies = {"model": given, "shuffled": given}
+    return score(replies, samples, TEMPLATE, training=samples, rivals=rivals)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +162,8 @@ def test_wandb_offline_has_the_curves_and_the_recipe(offline_run: OfflineRun) ->
     assert [item["train/loss"] for item in history] == [5.0 / step for step in (1, 2, 3, 4)]
     assert [item.get("validation/loss") for item in history] == [None, 3.0, None, 1.5]
     assert history[0]["machine/cpu_percent"] == 90.0
-    assert history[1]["validation/category_accuracy"] == 1.0
-    assert history[1]["shuffled/price_within_10"] == 0.0
+    assert history[1]["validation/category3_code_accuracy"] == 1.0
+    assert history[1]["shuffled/full_price_within_10"] == 0.0
     assert records["exit"][0]["exit_code"] == 0
 
 
@@ -269,7 +274,7 @@ def test_tensorboard_has_curves_pictures_and_the_table(
     # The third step was done twice: what the stopped run wrote of it is hidden.
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
     assert [event.value for event in events.Scalars("validation/loss")] == [3.0, 1.5]
-    assert [event.value for event in events.Scalars("shuffled/price_within_10")] == [0.0, 0.0]
+    assert [event.value for event in events.Scalars("shuffled/full_price_within_10")] == [0.0, 0.0]
     sheets = events.Images("validation/pictures")
     assert [(sheet.step, sheet.width) for sheet in sheets] == [(2, 1152), (4, 1152)]
     (words, _) = events.Tensors("validation/answers/text_summary")
@@ -290,8 +295,8 @@ def test_without_a_tracker_the_folder_has_it_all(
     write_down(recipe, first_step=2)
     lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
-    assert lines[2]["model"]["category_accuracy"] == 1.0
-    assert lines[2]["majority"].keys() == lines[2]["shuffled"].keys() == lines[2]["model"].keys()
+    assert lines[2]["model"]["category3_code_accuracy"] == 1.0
+    assert lines[2]["constant"].keys() == lines[2]["shuffled"].keys() == lines[2]["model"].keys()
     names = {path.name for path in (recipe.out / "plots").iterdir()}
     curves = {"loss.png", "learning.png", "speed.png", "machine.png", "validation.png"}
     assert names == curves | {"answers.png"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from phi_vision.data.sample import Sample
+from phi_vision.data.template import Template
 from phi_vision.evaluate.score import Answer
 from phi_vision.journal.answers import judge
 from phi_vision.journal.log_lines import (
@@ -109,15 +110,15 @@ def test_trackers_get_figures_in_groups() -> None:
     }
     line = {
         "validation_loss": 1.5,
-        "model": {"price_mae": 80.0, "title_exact": None},
-        "shuffled": {"price_mae": 90.0},
+        "model": {"full_price_mae": 80.0, "title_exact": None},
+        "shuffled": {"full_price_mae": 90.0},
         "looks": True,
         "canary": "The pictures matter",
     }
     assert name_evaluation(line) == {
         "validation/loss": 1.5,
-        "validation/price_mae": 80.0,
-        "shuffled/price_mae": 90.0,
+        "validation/full_price_mae": 80.0,
+        "shuffled/full_price_mae": 90.0,
         "validation/looks": True,
     }
 
@@ -133,20 +134,23 @@ def test_trackers_get_figures_in_groups() -> None:
 )
 def test_each_field_is_right_or_wrong(said: dict[str, object] | None, expected: list[bool]) -> None:
     truth = {"title": "Hat", "full_price": 100.0}
-    answer = Answer(id="a", truth=truth, text="", parsed=said)  # type: ignore[arg-type]
-    assert list(judge(answer).values()) == expected
+    answer = Answer(id="a", group="g", truth=truth, text="", parsed=said, confidence={})  # type: ignore[arg-type]
+    template = Template(
+        name="t", question="?", answer="{title} for {full_price:number}", layout="chat"
+    )
+    assert list(judge(answer, template).values()) == expected
 
 
 def test_the_best_evaluation_is_the_last_that_was_kept(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = [
-        {"step": 2, "validation_loss": 3.0, "is_best": True, "model": {"price_mae": 9.0}},
-        {"step": 4, "validation_loss": 2.0, "is_best": True, "model": {"price_mae": 8.0}},
-        {"step": 6, "validation_loss": 2.5, "is_best": False, "model": {"price_mae": 7.0}},
+        {"step": 2, "validation_loss": 3.0, "is_best": True, "model": {"full_price_mae": 9.0}},
+        {"step": 4, "validation_loss": 2.0, "is_best": True, "model": {"full_price_mae": 8.0}},
+        {"step": 6, "validation_loss": 2.5, "is_best": False, "model": {"full_price_mae": 7.0}},
     ]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     best = best_evaluation(log)
-    assert best == {"step": 4, "epoch": None, "validation_loss": 2.0, "price_mae": 8.0}
+    assert best == {"step": 4, "epoch": None, "validation_loss": 2.0, "full_price_mae": 8.0}
 
 
 def test_a_resumed_log_forgets_what_is_done_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_each_evaluation_is_logged_with_shuffled_pictures(
     evaluations = [line for line in lines if "validation_loss" in line]
     assert [line["step"] for line in evaluations] == [1, 2]
     for line in evaluations:
-        assert line["model"].keys() == line["shuffled"].keys() >= {"parse_rate", "price_mae"}
+        assert line["model"].keys() == line["shuffled"].keys() >= {"parse_rate", "full_price_mae"}
         # A model this young says nothing that could depend on the picture.
         assert line["looks"] is False
     assert "CANARY at step 1" in caplog.text
@@ -80,8 +81,10 @@ def test_a_metric_of_a_field_that_is_not_written_chooses_nothing(
 ) -> None:
     wording = tmp_path / "template.yaml"
     wording.write_text("question: What is it?\nanswer: 'Product: {title}'\n")
-    recipe = make_recipe("lora", best_metric="price_mae", template=str(wording), eval_samples=2)
-    with pytest.raises(ValueError, match="best_metric is price_mae, but template"):
+    recipe = replace(
+        make_recipe("lora", eval_samples=2, template=str(wording)), best_metric="full_price_mae"
+    )
+    with pytest.raises(ValueError, match="full_price_mae, but answers"):
         train(recipe)
 
 

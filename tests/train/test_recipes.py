@@ -90,8 +90,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("lora", {"dpo_beta": 0.1}, "objective sft knows no preferences"),
         ("dpo", {"dpo_beta": None}, "objective dpo needs it"),
         ("dpo", {"pack_length": 512}, "pairs are not packed"),
-        ("lora", {"best_metric": "loss"}, "choose one of validation_loss, parse_rate"),
-        ("lora", {"best_metric": "price_mae", "eval_samples": 0}, "has no answers written"),
+        ("dpo", {"withhold_images": True}, "a twin without pictures is trained on answers"),
+        ("lora", {"best_metric": "full_price_mae", "eval_samples": 0}, "has no answers written"),
         ("lora", {"early_stopping": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
         (
             "full",
