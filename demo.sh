@@ -33,7 +33,7 @@ phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out ru
   --epochs 5 --batch-size 16 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --train-projector
 
 say "4. How good is it on pictures it has not seen?"
-phi-vision evaluate runs/demo/run --data runs/demo/catalog --split test --out runs/demo/report
+phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95
 
 say "5. The same picture again"
 phi-vision predict runs/demo/run runs/demo/picture.jpg | tee "$demo/after.txt"
@@ -44,4 +44,4 @@ echo "true     $(cat "$demo/truth.txt")"
 echo "before   $(sed 's/^[^:]*: //' "$demo/before.txt")"
 echo "after    $(sed 's/^[^:]*: //' "$demo/after.txt")"
 echo "model    $demo/run/model"
-echo "report   $PWD/$demo/report/report.html"
+echo "report   $PWD/$demo/run/report/report.html"

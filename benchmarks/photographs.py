@@ -24,6 +24,7 @@ RECIPE = (
     "train full --model phi-vision-small --epochs 6 --batch-size 16 --learning-rate 5e-4 "
     "--eval-samples 0 --tracker none"
 )
+BLIND = "--withhold-images --no-train-vision --no-train-projector"
 SHOWN = (
     "parse_rate",
     "title_exact",
@@ -56,13 +57,14 @@ def main() -> None:
 
 def hold(data: Path, folder: Path, seed: int) -> None:
     """Split, train a model and its twin, and evaluate, each as a user would type it."""
-    samples = folder / "samples"
-    phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
-    phi_vision(f"{RECIPE} --data {samples} --seed {seed} --out {folder / 'run'}")
-    twin = folder / "twin"
-    phi_vision(f"{RECIPE} --withhold-images --data {samples} --seed {seed} --out {twin}")
+    samples, run, twin = (folder / name for name in ("samples", "run", "twin"))
+    if not samples.is_dir():
+        phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
+    for way, out in (("", run), (BLIND, twin)):
+        if not out.is_dir():
+            phi_vision(f"{RECIPE} {way} --data {samples} --seed {seed} --out {out}")
     phi_vision(
-        f"evaluate {folder / 'run'} --twin {twin} --data {samples} --seed {seed} "
+        f"evaluate {run} --twin {twin} --data {samples} --seed {seed} "
         "--known-categories --target-precision 0.9"
     )
 

@@ -1,6 +1,6 @@
 """Why a price is wrong: errors of an evaluation by whether the title's words were read right.
 
-python -m benchmarks.price_errors runs/demo/report
+python -m benchmarks.price_errors runs/demo/run/report
 """
 
 import argparse

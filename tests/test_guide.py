@@ -2,19 +2,19 @@
 
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pages import FENCE, type_commands
 
 from benchmarks import leaks, plain_training, public_recipe, wrong_ways
 from benchmarks.full_size import full_size_config
 from benchmarks.plain_training import start_full, start_lora
 from benchmarks.public_recipe import RESULTS, TABLES
 from benchmarks.tables import Table
-from phi_vision.cli import command_parser, main
+from phi_vision.cli import command_parser
 from phi_vision.data.collate import IGNORED, AnswerCollator
 from phi_vision.data.loading import load_samples
 from phi_vision.data.sample import Sample
@@ -29,7 +29,6 @@ from phi_vision.train import guards
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
 MISTAKES = (DOCS / "mistakes.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 SMALLER = {
     "--rows 3040": "--rows 60",
     "--epochs 2": "--max-steps 2",
@@ -66,8 +65,7 @@ def test_the_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     for language, script in FENCE.findall(smaller(GUIDE)):
         if language == "bash":
-            for line in script.splitlines():
-                assert main(shlex.split(line, comments=True)[1:]) == 0, line
+            type_commands(script)
         elif language == "python":
             exec(compile(script, "guide.md", "exec"), {})
     for name in re.findall(r"`(runs/guide/[\w./-]+)`", GUIDE):

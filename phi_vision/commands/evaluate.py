@@ -25,10 +25,12 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Judge a model on a held-out part of the data, beside rivals, and write a report."""
     from phi_vision.report.table import as_table
+    from phi_vision.report.trust import explain_fills
     from phi_vision.trial.settings import Trial
     from phi_vision.trial.trial import hold_trial
 
     outcome = hold_trial(options.model, Trial(**given_fields(options, Trial)), bar=progress_bar)
     table_console().print(as_table(outcome.scores))
-    print(outcome.scores.canary)
+    for sentence in (outcome.scores.canary, *explain_fills(outcome.scores)):
+        print(sentence)
     print(f"The report is {outcome.page}")

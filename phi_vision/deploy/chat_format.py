@@ -82,7 +82,8 @@ def read_reply(answer: Mapping[str, Any], template: Template) -> Reply:
         raise ValueError(
             f"its answer has no choices[0].message.content: {answer!r:.200}"
         ) from error
-    if b"".join(parts) != content.encode(errors="surrogatepass"):
+    # Some servers, vLLM among them, also tell of the token that ended the answer.
+    if content.encode(errors="surrogatepass") not in (b"".join(parts), b"".join(parts[:-1])):
         return Reply(text=text)
     skipped = len(content) - len(content.lstrip())
     counted = _by_letters(parts, logprobs)

@@ -147,7 +147,8 @@ def _write_decoder(
         _write_plain_checkpoint(model, Path(workshop))
         tokenizer.save_pretrained(workshop)
         options = ["exclude_embeds=true", "shared_embeddings=false", f"filename={TEXT_FILE}"]
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
+        # -P: a user's script called like a library would be imported in its place, and run again.
+        command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
         command += ["-i", workshop, "-o", str(folder), "-c", workshop, "-p", precision]
         # The builder is a script that puts its own folder on the import path and prints.
         built = subprocess.run(

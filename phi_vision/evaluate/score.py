@@ -28,7 +28,7 @@ WHO = {
     "category_median": "the median of the category that the model names",
     "nearest": "the nearest training picture, by the model's own vision tower",
     "boosting": "gradient boosting on colours, shapes and edges",
-    "withheld": "the model, without a picture",
+    "withheld": "the model, without a picture: the same answer for all",
     "twin": "a twin trained without pictures",
     "blank": "the model, shown white pictures",
     "shuffled": "the model, shown other samples' pictures",
@@ -302,9 +302,9 @@ def _canary(
     if any(harm.low > 0 for harm in harms.values()):
         return True, f"The pictures matter: with others' pictures {figures}."
     return False, (
-        f"THE PICTURES DO NOT MATTER: answers are as good with other samples' pictures: {figures}. "
-        "The model has not learned to look, or the pictures do not reach it: train longer, or "
-        "check that pixel_values and image_sizes are passed."
+        "NO SIGN THAT THE PICTURES MATTER: answers are as good with other samples' pictures: "
+        f"{figures}. The model has not learned to look, or the pictures do not reach it: train "
+        "longer, or check that pixel_values and image_sizes are passed."
     )
 
 

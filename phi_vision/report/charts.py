@@ -102,7 +102,8 @@ def draw_lines(
     upwards = linear_axis(point[1] for point in points)
     if shares:
         across = share_axis()
-        upwards = linear_axis([0, *(point[1] for point in points)], words=across.words)
+        # At least a tenth high: where nothing is wrong, the line runs along the bottom.
+        upwards = linear_axis([0, 0.1, *(point[1] for point in points)], words=across.words)
     plane = Plane(across, upwards)
     drawn = "".join(_line(each, plane, at) for at, each in enumerate(series))
     if mark is not None:

@@ -9,14 +9,14 @@ from rich.table import Table
 from phi_vision.evaluate.comparison import Comparison
 from phi_vision.evaluate.metrics import Metric, headline_metrics
 from phi_vision.evaluate.score import verdict
-from phi_vision.report.words import ARROWS, write_interval, write_margin, write_number
+from phi_vision.report.words import ARROWS, name_metric, write_interval, write_margin, write_number
 
 
 def as_comparison_table(comparison: Comparison, *, every: bool = False) -> Table:
     """Lay a comparison out for the terminal: a row for each metric, a column for each entry.
 
     Input:  runs/lora reads 80 of 100 categories, runs/full 85
-    Output: category3_code_accuracy ↑          0.800           0.850
+    Output: category3 code: accuracy ↑         0.800           0.850
                                         0.720 to 0.880   +0.050, better
                                                        +0.010 to +0.090
 
@@ -38,19 +38,19 @@ def as_comparison_table(comparison: Comparison, *, every: bool = False) -> Table
     for name in shown:
         metric = comparison.metrics[name]
         cells = [_cell(comparison, who, metric) for who in comparison.names]
-        table.add_row(f"{name} {ARROWS[metric.better]}", *cells)
+        table.add_row(f"{name_metric(metric)} {ARROWS[metric.better]}", *cells)
     return table
 
 
 def sum_up(comparison: Comparison, other: str) -> dict[str, Sequence[str]]:
     """Sort the metrics by what the margin of an entry over the first shows.
 
-    Output: {"better": ["title_exact"], "worse": [], "not told apart": ["parse_rate", ...]}
+    Output: {"better": ["title: exactly right"], "worse": [], "not told apart": [...]}
     """
     found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
     for name, margin in comparison.margins[other].items():
         if not math.isnan(margin.value):
-            found[verdict(margin)].append(name)
+            found[verdict(margin)].append(name_metric(comparison.metrics[name]))
     return {word: tuple(names) for word, names in found.items()}
 
 

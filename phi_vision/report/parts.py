@@ -65,8 +65,8 @@ def report_leaks(findings: Findings) -> Section:
         anchor="leaks",
         title="Has training seen the answers?",
         short="Leaks",
-        lead="A judged sample leaks if training has nearly the same picture, its group, or its "
-        "title: then remembering can pass for seeing.",
+        lead="A judged sample leaks if training has nearly the same picture or its group: then "
+        "remembering can pass for seeing.",
         html=write_note("Nobody looked for leaks.") if leaks is None else _leaks(leaks, findings),
     )
 

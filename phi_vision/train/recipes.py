@@ -347,6 +347,11 @@ NEEDS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         "a twin without pictures is trained on answers, not on pairs; leave it out",
     ),
     (
+        "withhold_images",
+        lambda recipe: not (recipe.train_vision or recipe.train_projector),
+        "no gradient would reach tower and projector; set train_vision and train_projector off",
+    ),
+    (
         "pack_length",
         lambda recipe: recipe.objective == "sft",
         "pairs are not packed; leave it out",

@@ -3,10 +3,13 @@
 The file has one JSON object per line: first whose answers these are, then the answers.
 
     {"asked": "9f86d08…"}
-    {"place": 1, "id": "B-blue", "text": "Product: Sun Hat, ...", "confidence": {"title": 0.8}}
+    {"place": 1, "id": "B-blue", "text": "Product: Sun Hat, ...", "confidence": {"title": 0.8},
+     "seconds": 0.4}
 """
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ from phi_vision.data.sample import Sample
 from phi_vision.deploy.answerers import Answerer
 from phi_vision.deploy.written import Written
 
-KEYS = {"place", "id", "text", "confidence"}
+KEYS = {"place", "id", "text", "confidence", "seconds"}
 """What each line but the first holds; the place is the sample's, counted from 0."""
 
 Progress = Callable[[int, int], None]
@@ -63,12 +66,24 @@ def ask(
         show(len(questions) - len(unanswered), len(questions))
         if unanswered:
             asked = [samples[place] for place in unanswered]
+            before = time.perf_counter()
             for number, reply in answerer.replies(asked, grammar=grammar):
-                place = unanswered[number]
-                _append(kept, file, _line(place, samples[place], reply))
+                place, now = unanswered[number], time.perf_counter()
+                _append(kept, file, _line(place, samples[place], reply, now - before))
+                before = now
                 replies[place] = reply
                 show(len(replies), len(questions))
     return [replies[place] for place in places]
+
+
+def seconds_a_reply(file: Path) -> float:
+    """Say how long a reply took on average, of those that a file keeps; NaN of none.
+
+    Replies of one batch come at once: the first took all its time.
+    """
+    _, *rows = file.read_text(encoding="utf-8").splitlines()
+    taken = [float(json.loads(row)["seconds"]) for row in rows]
+    return sum(taken) / len(taken) if taken else math.nan
 
 
 def _first_places(samples: Sequence[Sample], *, alike: bool) -> list[int]:
@@ -126,9 +141,14 @@ def _damaged(place: str) -> ValueError:
     return ValueError(f"{place} is no answer of this evaluation; delete the file to ask again")
 
 
-def _line(place: int, sample: Sample, reply: Reply) -> dict[str, Any]:
-    confidence = dict(reply.confidence)
-    return {"place": place, "id": sample.id, "text": reply.text, "confidence": confidence}
+def _line(place: int, sample: Sample, reply: Reply, seconds: float) -> dict[str, Any]:
+    return {
+        "place": place,
+        "id": sample.id,
+        "text": reply.text,
+        "confidence": dict(reply.confidence),
+        "seconds": round(seconds, 6),
+    }
 
 
 @contextmanager

@@ -73,20 +73,24 @@ def start_of(model: str) -> str | None:
 
 
 def noise_floor(data: Path, split: str) -> Mapping[str, float]:
-    """Read the best reachable figures that `phi-vision sample` wrote beside its catalogue.
+    """Read the best reachable figures that `phi-vision sample` wrote beside its catalogue, if any.
 
     Output: {"category3_code_accuracy": 1.0, "full_price_median_ape": 0.05, "full_price_mae": 21.4}
     """
     file = data / "facts.json"
     if not file.is_file():
         return {}
-    facts = json.loads(file.read_text(encoding="utf-8"))
-    of_split = facts["splits"][split]
-    return {
-        "category3_code_accuracy": facts["category_ceiling"],
-        "full_price_median_ape": of_split["floor_median_ape"],
-        "full_price_mae": of_split["floor_mae"],
-    }
+    # Other data may have a file of that name, or splits that were drawn elsewhere.
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        of_split = facts["splits"][split]
+        return {
+            "category3_code_accuracy": facts["category_ceiling"],
+            "full_price_median_ape": of_split["floor_median_ape"],
+            "full_price_mae": of_split["floor_mae"],
+        }
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _describe_data(samples: Sequence[Sample], training: Sequence[Sample]) -> dict[str, str]:
@@ -121,10 +125,9 @@ def _tell_cost(log: Log | None, hearing: Hearing, training: int) -> dict[str, st
     told = {}
     if log is not None and log.steps:
         told["training"] = f"{_minutes(log, training):,.1f} minutes, {log.steps[-1]['step']} steps"
-    if "model" in hearing.seconds:
-        told["answering"] = (
-            f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
-        )
+    told["answering"] = (
+        f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
+    )
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     told["machine, now"] = f"{platform.machine()}, {torch.get_num_threads()} threads{card}"
     return told

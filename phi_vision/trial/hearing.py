@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from phi_vision.deploy.answerers import Answerer
 from phi_vision.evaluate.metrics import Predicted
 from phi_vision.journal.versions import fingerprint
 from phi_vision.model.checkpoint import resolve
-from phi_vision.trial.asking import ask
+from phi_vision.trial.asking import ask, seconds_a_reply
 from phi_vision.trial.questions import Question
 
 
@@ -38,7 +37,7 @@ class Hearing:
     """Who -> why it was not asked."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """Who -> seconds for each question; only where all were asked now."""
+    """Who -> seconds that a reply took, whenever it was given."""
 
     def ask(self, who: str, words: str, answerer: Answerer, question: Question) -> None:
         """Have samples answered, or read the replies that are already there.
@@ -51,26 +50,16 @@ class Hearing:
         """
         asked = _describe(words, answerer, question)
         file = self.answers / f"{who}-{asked[:12]}.jsonl"
-        is_new = not file.exists()
-        start = time.perf_counter()
-        total = 0
         with self.bar(f"answering: {who.replace('_', ' ')}") as advance:
-
-            def show(done: int, of: int) -> None:
-                nonlocal total
-                total = of
-                advance(done, of)
-
             self.replies[who] = ask(
                 answerer,
                 question.samples,
                 file,
                 fingerprint=asked,
                 grammar=question.grammar,
-                progress=show,
+                progress=advance,
             )
-        if is_new:
-            self.seconds[who] = (time.perf_counter() - start) / total
+        self.seconds[who] = seconds_a_reply(file)
 
 
 def _describe(words: str, answerer: Answerer, question: Question) -> str:
@@ -92,6 +81,7 @@ def _identify(words: str) -> list[str]:
             place = Path(resolve(words))
         except ValueError:  # a server's address
             return [words]
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*"))
+    # A model's files lie side by side; folders in it may be those that this trial writes.
+    files = [place] if place.is_file() else sorted(place.glob("*"))
     facts = ((file, file.stat()) for file in files if file.is_file())
     return [words, *(f"{file} {fact.st_size} {fact.st_mtime_ns}" for file, fact in facts)]

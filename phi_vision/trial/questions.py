@@ -49,8 +49,15 @@ def questions(
         known_categories: Limit constrained answers to these.
         seed: Of the shuffle.
         skip: Names of passes to leave out.
+
+    Raises:
+        ValueError: There are no categories to limit to, or whoever answers cannot be limited.
     """
     unable = _unable(answerer)
+    if known_categories and CONSTRAINED in unable:
+        raise ValueError(
+            f"known_categories cannot take effect: {unable[CONSTRAINED]}; leave it out"
+        )
     asked = {"model": Question(samples=samples)}
     for who, change in CHANGES.items():
         if who not in (*skip, *unable):

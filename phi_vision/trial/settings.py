@@ -36,7 +36,8 @@ class Trial:
     """Judge on the first samples only."""
 
     template: str | None = None
-    """Wording: product, walkthrough or a YAML file; unless given, that of the run, else product."""
+    """Wording: product, walkthrough, a YAML file or a run; unless given, that of the run that is
+    judged, else product."""
 
     batch_size: int = 16
     """Pictures read together."""
@@ -74,6 +75,14 @@ class Trial:
                 f"target_precision is {self.target_precision}; give a share between 0 and 1, "
                 "such as 0.95"
             )
+        for name, given, needed in (
+            ("known_categories", self.known_categories, "constrained"),
+            ("base", self.base, "base"),
+        ):
+            if given and needed in self.skip:
+                raise ValueError(
+                    f"{name} cannot take effect: {needed} is to be skipped; leave one of them out"
+                )
         for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -3,13 +3,13 @@
 hold_trial("runs/coats", Trial(data=Path("catalog")))
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from phi_vision.data.loading import load_samples
+from phi_vision.data.loading import available_splits, load_samples
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template
 from phi_vision.deploy.answerers import Answerer, find_answerer, find_wording
@@ -55,8 +55,7 @@ def hold_trial(model: str, trial: Trial, *, bar: Bar = no_bar) -> Outcome:
         ValueError: There is no such model, data or folder, or they do not fit.
     """
     out = report_folder(model, trial.out)
-    samples = load_samples(trial.data, split=trial.split)[: trial.limit]
-    training = load_samples(trial.data, split="train")
+    samples, training = _load(trial)
     hearing = Hearing(answers=out / "answers", batch_size=trial.batch_size, bar=bar)
     name, template = _hear_model(model, trial, hearing, samples, training)
     _hear_others(model, trial, hearing, samples, training)
@@ -110,6 +109,29 @@ def report_folder(model: str, out: Path | None) -> Path:
     return place
 
 
+def _load(trial: Trial) -> tuple[list[Sample], list[Sample]]:
+    """Load what is judged on, and what was learnt from."""
+    splits = available_splits(trial.data)
+    if "train" not in splits:
+        raise ValueError(
+            f"{trial.data} has no split 'train', which tells rivals, slices and leaks what was "
+            f"learnt from; found {', '.join(splits) or 'one file without splits'}; give a folder "
+            "that has it, such as `phi-vision prepare` makes"
+        )
+    samples = load_samples(trial.data, split=trial.split)[: trial.limit]
+    return samples, load_samples(trial.data, split="train")
+
+
+def _refuse_other_records(samples: Sequence[Sample], template: Template) -> None:
+    """Refuse what cannot be judged before anything is asked, which may take hours."""
+    for sample in samples:
+        try:
+            template.select(sample.record)
+        except ValueError as error:
+            what = "is a conversation and " if sample.messages else ""
+            raise ValueError(f"sample {sample.id!r} {what}cannot be judged: {error}") from error
+
+
 def _hear_model(
     model: str,
     trial: Trial,
@@ -119,6 +141,7 @@ def _hear_model(
 ) -> tuple[str, Template]:
     """Ask the model everything that it can be asked; it is let go of before others are loaded."""
     answerer = find_answerer(model, template=trial.template, batch_size=trial.batch_size)
+    _refuse_other_records([*samples, *training], answerer.template)
     asked = questions(
         answerer,
         samples,
@@ -130,8 +153,7 @@ def _hear_model(
     hearing.left_out |= asked.left_out
     for who, question in asked.questions.items():
         hearing.ask(who, model, answerer, question)
-    if NEAREST not in trial.skip and _sees(answerer):
-        hearing.rivals[NEAREST] = nearest_of(answerer, samples, training, hearing.bar)
+    _find_nearest(trial, hearing, answerer, samples, training)
     return answerer.name, answerer.template
 
 
@@ -153,10 +175,26 @@ def _hear_others(
         other = find_answerer(words, template=wording, batch_size=trial.batch_size)
         shown = withhold_images(samples) if who == "twin" else samples
         hearing.ask(who, words, other, Question(samples=shown))
-        if NEAREST not in (*trial.skip, *hearing.rivals) and _sees(other):
-            hearing.rivals[NEAREST] = nearest_of(other, samples, training, hearing.bar)
-    if NEAREST not in (*trial.skip, *hearing.rivals):
+        _find_nearest(trial, hearing, other, samples, training)
+    if NEAREST not in (*trial.skip, *hearing.rivals, *hearing.left_out):
         hearing.left_out[NEAREST] = "no checkpoint with a vision tower is at hand; --base gives one"
+
+
+def _find_nearest(
+    trial: Trial,
+    hearing: Hearing,
+    answerer: Answerer,
+    samples: list[Sample],
+    training: list[Sample],
+) -> None:
+    """Have a checkpoint find the nearest pictures, unless that is done already or cannot be."""
+    if NEAREST in (*trial.skip, *hearing.rivals, *hearing.left_out) or not _sees(answerer):
+        return
+    bare = next((sample.id for sample in (*samples, *training) if not sample.images), None)
+    if bare is None:
+        hearing.rivals[NEAREST] = nearest_of(answerer, samples, training, hearing.bar)
+    else:
+        hearing.left_out[NEAREST] = f"sample {bare!r} has no picture to be compared"
 
 
 def _sees(answerer: Answerer) -> TypeGuard[Predictor]:

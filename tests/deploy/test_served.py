@@ -2,15 +2,13 @@
 
 import asyncio
 import base64
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from math import exp
-from typing import Any
 
 import pytest
 from aiohttp import web
+from model_server import Body, message, serving
 from PIL import Image
 
 from phi_vision.data.reply import Reply
@@ -19,9 +17,6 @@ from phi_vision.data.template import TEMPLATES
 from phi_vision.deploy.chat_format import read_reply
 from phi_vision.deploy.patience import Patience
 from phi_vision.deploy.served import Served
-
-Body = dict[str, Any]
-Handler = Callable[[Body], Awaitable[web.Response | Body]]
 
 QUICK = Patience(attempts=4, first_wait=0.01, longest_wait=1.0, timeout=2.0)
 HASTY = Patience(attempts=2, first_wait=0.01, longest_wait=1.0, timeout=0.2)
@@ -44,11 +39,6 @@ def text_of(shade: int) -> str:
     return f"Product: Coat {shade}, Category: COATS, Full Price: {shade}.5"
 
 
-def message(content: str | None, tokens: Sequence[object] | None = None) -> Body:
-    logprobs = None if tokens is None else {"content": tokens}
-    return {"choices": [{"message": {"content": content}, "logprobs": logprobs}]}
-
-
 def pictures_of(body: Body) -> list[Image.Image]:
     content = body["messages"][0]["content"]
     if isinstance(content, str):
@@ -62,64 +52,6 @@ async def tell_shade(body: Body) -> Body:
     pixel = picture.getpixel((0, 0))
     assert isinstance(pixel, tuple)
     return message(text_of(int(pixel[0])))
-
-
-class Server:
-    """A server that answers as the handler says, and remembers what it was asked."""
-
-    def __init__(self, handler: Handler, models: object) -> None:
-        self.handler = handler
-        self.models = models
-        self.asked: list[Body] = []
-        self.keys: list[str | None] = []
-        self.now = self.most = 0
-        self.address = ""
-
-    async def complete(self, request: web.Request) -> web.StreamResponse:
-        self.keys.append(request.headers.get("Authorization"))
-        body = await request.json()
-        self.asked.append(body)
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            answer = await self.handler(body)
-        except ConnectionResetError:
-            assert request.transport is not None
-            request.transport.abort()
-            raise
-        finally:
-            self.now -= 1
-        return answer if isinstance(answer, web.Response) else web.json_response(answer)
-
-    async def list_models(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(self.models)
-
-    async def start(self) -> web.AppRunner:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", self.complete)
-        app.router.add_get("/v1/models", self.list_models)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        return runner
-
-
-@contextmanager
-def serving(handler: Handler = tell_shade, models: object = None) -> Iterator[Server]:
-    server = Server(handler, models or {"data": [{"id": "coats"}]})
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    runner = asyncio.run_coroutine_threadsafe(server.start(), loop).result()
-    try:
-        yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def replies_of(served: Served, samples: Sequence[Sample] = SAMPLES) -> list[Reply]:
@@ -137,7 +69,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_sample_gets_the_answer_about_its_own_picture() -> None:
-    with serving() as server:
+    with serving(tell_shade) as server:
         served = Served(server.address, patience=QUICK)
         assert [reply.text for reply in replies_of(served)] == [text_of(n) for n in range(5)]
         assert served.name == f"server {server.address}, model coats"
@@ -145,7 +77,7 @@ def test_every_sample_gets_the_answer_about_its_own_picture() -> None:
 
 
 def test_the_question_is_the_templates_and_nothing_is_drawn_by_lot() -> None:
-    with serving() as server:
+    with serving(tell_shade) as server:
         replies_of(Served(server.address, template="walkthrough"), SAMPLES[:1])
     (body,) = server.asked
     assert (body["model"], body["temperature"]) == ("coats", 0)
@@ -236,7 +168,7 @@ def test_what_was_answered_before_a_failure_is_handed_out() -> None:
 
 
 def test_who_stops_listening_breaks_the_questions_off() -> None:
-    with serving() as server:
+    with serving(tell_shade) as server:
         replies = Served(server.address, at_a_time=1, patience=QUICK).replies(SAMPLES * 100)
         next(replies)
         replies.close()  # type: ignore[attr-defined]
@@ -247,7 +179,7 @@ def test_a_loop_that_runs_already_is_no_hindrance() -> None:
     async def in_a_notebook(address: str) -> list[Reply]:
         return replies_of(Served(address, patience=QUICK))
 
-    with serving() as server:
+    with serving(tell_shade) as server:
         assert len(asyncio.run(in_a_notebook(server.address))) == 5
 
 
@@ -279,6 +211,20 @@ def test_letters_split_between_tokens_and_tokens_that_do_not_add_up_are_told_apa
     assert read_reply(message(text, split), template).confidence["title"] == pytest.approx(exp(-1))
     assert read_reply(message(text, split[:1]), template) == Reply(text=text)
     assert read_reply(message(None), template) == Reply(text="")
+
+
+def test_the_token_that_ended_the_answer_counts_where_a_server_tells_it() -> None:
+    text = "Product: Coat, Category: A, Full Price: 1.0"
+    tokens = [
+        {"token": part, "logprob": logprob, "bytes": list(part.encode())}
+        for part, logprob in ((text, -0.5), ("<|end|>", -0.25))
+    ]
+    template = TEMPLATES["product"]
+    reply = read_reply(message(text, tokens), template)
+    assert reply.text == text
+    assert reply.confidence["title"] == pytest.approx(exp(-0.5))
+    assert reply.confidence["full_price"] == pytest.approx(exp(-0.75))
+    assert read_reply(message(text, [*tokens, tokens[1]]), template) == Reply(text=text)
 
 
 def test_a_server_that_cannot_tell_probabilities_is_asked_without() -> None:
@@ -317,7 +263,7 @@ def test_pictures_arrive_as_they_are_meant() -> None:
 
 
 def test_a_broken_picture_is_named_before_it_is_sent() -> None:
-    with serving() as server:
+    with serving(tell_shade) as server:
         served = Served(server.address, patience=QUICK)
         with pytest.raises(ValueError, match=r"sample 'torn', picture 1: cannot read"):
             replies_of(served, [sample("torn", b"no picture")])
@@ -325,7 +271,7 @@ def test_a_broken_picture_is_named_before_it_is_sent() -> None:
 
 
 def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as server:
+    with serving(tell_shade) as server:
         replies_of(Served(server.address, patience=QUICK), SAMPLES[:1])
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         replies_of(Served(server.address, patience=QUICK), SAMPLES[:1])
@@ -333,7 +279,7 @@ def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_of_several_models_is_chosen_by_its_name() -> None:
-    with serving(models={"data": [{"id": "coats"}, {"id": "shop/hats"}]}) as server:
+    with serving(tell_shade, models={"data": [{"id": "coats"}, {"id": "shop/hats"}]}) as server:
         with pytest.raises(ValueError, match=r"has 2 models \(coats, shop/hats\); choose one"):
             Served(server.address, patience=QUICK)
         replies_of(Served(f"{server.address}/#shop/hats", patience=QUICK), SAMPLES[:1])
@@ -355,7 +301,7 @@ def test_what_is_no_address_is_refused(address: str, why: str) -> None:
 
 
 def test_what_is_no_such_server_is_refused_when_it_is_opened() -> None:
-    with serving(models=["coats"]) as server:
+    with serving(tell_shade, models=["coats"]) as server:
         with pytest.raises(ValueError, match=r"/v1/models lists no models: \['coats'\]"):
             Served(server.address, patience=HASTY)
         with pytest.raises(ValueError, match=r"HTTP 404: .*; give the address up to /v1"):
@@ -379,5 +325,8 @@ def test_an_answer_in_another_form_is_shown() -> None:
 
 
 def test_a_grammar_is_refused_at_once() -> None:
-    with serving() as server, pytest.raises(ValueError, match=r"cannot be limited to a grammar"):
+    with (
+        serving(tell_shade) as server,
+        pytest.raises(ValueError, match=r"cannot be limited to a grammar"),
+    ):
         Served(server.address, patience=QUICK).replies(SAMPLES, grammar='start: "a"')

@@ -90,7 +90,7 @@ def test_a_predictor_that_looks() -> None:
 def test_a_predictor_that_does_not_look_is_found_out(predict: Predict) -> None:
     scores = scores_of(predict)
     assert scores.looks is False
-    assert "THE PICTURES DO NOT MATTER" in scores.canary
+    assert "NO SIGN THAT THE PICTURES MATTER" in scores.canary
 
 
 def test_noise_is_not_taken_for_looking() -> None:

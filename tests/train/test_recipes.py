@@ -91,6 +91,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("dpo", {"dpo_beta": None}, "objective dpo needs it"),
         ("dpo", {"pack_length": 512}, "pairs are not packed"),
         ("dpo", {"withhold_images": True}, "a twin without pictures is trained on answers"),
+        ("full", {"withhold_images": True}, "no gradient would reach tower and projector"),
         ("lora", {"best_metric": "full_price_mae", "eval_samples": 0}, "has no answers written"),
         ("lora", {"early_stopping": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
         (

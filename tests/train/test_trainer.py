@@ -210,3 +210,14 @@ def test_a_column_that_the_template_needs_must_be_there(
     with pytest.raises(ValueError, match="needs the field 'full_price'"):
         train(recipe)
     assert not recipe.out.exists()
+
+
+def test_a_twin_learns_without_pictures(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", max_steps=2, eval_samples=4, eval_every=2, withhold_images=True)
+    run = train(recipe)
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    (evaluation,) = [line for line in lines if "model" in line]
+    assert "shuffled" not in evaluation
+    assert evaluation["looks"] is None
+    tokens = [line for line in lines if "loss" in line]
+    assert len(tokens) == 2

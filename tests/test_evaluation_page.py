@@ -1,0 +1,186 @@
+"""docs/evaluation.md: its commands run as written, on a small scale; its tables are the code's."""
+
+import json
+import math
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_server import Body, message, serving
+from pages import FENCE, numbers_beside, type_commands
+
+from phi_vision.cli import command_parser
+from phi_vision.data.grammar import DIGITS, LONGEST
+from phi_vision.data.template import PRODUCT, TEMPLATES
+from phi_vision.deploy.answerers import find_wording
+from phi_vision.deploy.onnx_export import PRECISIONS
+from phi_vision.deploy.patience import KEY_VARIABLE
+from phi_vision.evaluate.bootstrap import RESAMPLES
+from phi_vision.evaluate.metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
+from phi_vision.evaluate.nearest import NEIGHBOURS
+from phi_vision.evaluate.recalibration import CERTAINTY, FOLDS, choose_threshold, share_bound
+from phi_vision.evaluate.reliability import BINS
+from phi_vision.evaluate.score import WHO
+from phi_vision.evaluate.slices import LEAST, MOST
+from phi_vision.report.words import ARROWS
+from phi_vision.trial.settings import SKIPPABLE
+
+PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+SMALLER = {
+    "--rows 3040": "--rows 40",
+    "--epochs 5": "--max-steps 2 --eval-samples 0 --tracker none",
+    "--batch-size 16": "--batch-size 4",
+}
+"""What the page types -> what the test does instead; and 4 samples are judged, no more."""
+
+SERVER = "http://localhost:8000/v1"
+SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
+PROMISE = re.compile(r"^\| ([\d.]+) \| (\d+) \|$", re.MULTILINE)
+FACTS = [
+    "its 95 % interval",
+    f"with replacement, {RESAMPLES:,} times",
+    f"median of {NEIGHBOURS}.",
+    "counts as 0:",
+    "at most 10 % off",
+    f"on {FOLDS} folds",
+    f"over {BINS} bins",
+    "if 95 % of that",
+    f"at least {LEAST} samples, at most {MOST},",
+    "more than 4 decimals",
+    f"more than {LONGEST['text']} characters, categories of more than {LONGEST['category']};",
+    "from 0 to 1 for some",
+    "after 300 right answers the share of wrong ones may still be 1 %",
+]
+"""Every number of the page's prose, in the words around it."""
+
+
+def prose() -> str:
+    """The page without fences and tables, and its lines joined where a sentence goes on."""
+    return re.sub(r"^\|.*\n", "", FENCE.sub("", PAGE), flags=re.MULTILINE).replace("\n", " ")
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def metrics_table() -> str:
+    lines = [row("any", f"`{PARSE_RATE.name}`", ARROWS[PARSE_RATE.better], PARSE_RATE.words)]
+    lines += [
+        row(kind, f"`{short}`", ARROWS[measure.better], measure.words)
+        for kind, measures in METRICS.items()
+        for short, measure in measures.items()
+    ]
+    return "".join(lines)
+
+
+def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
+    assert f"|---|---|---|---|\n{metrics_table()}\n" in PAGE
+    named = (
+        "Of a text the first figure is `{text}`, of a category `{category}`, of a number `{number}`"
+    )
+    assert named.format(**HEADLINE) in PAGE
+    for name in re.findall(r"`((?:title|category3_code|full_price)_\w+)`", PAGE):
+        assert name in metrics_for(PRODUCT)
+
+
+def test_the_rivals_are_those_of_the_code_in_its_words() -> None:
+    lines = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE)
+    asked = {who: words for who, words in lines if who in WHO}
+    assert list(asked.items()) == [(who, WHO[who]) for who in WHO if who in SKIPPABLE]
+    assert {*asked, "leaks"} == set(SKIPPABLE)
+    assert "twin" in WHO
+
+
+def test_no_number_goes_unchecked() -> None:
+    assert numbers_beside(prose().replace("Phi-3", ""), FACTS) == []
+
+
+def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
+    assert len(PROMISE.findall(PAGE)) == 3
+    for target, needed in PROMISE.findall(PAGE):
+        wanted, count = float(target), int(needed)
+        assert count == math.ceil(math.log(1 - CERTAINTY) / math.log(wanted))
+        for answers, is_enough in ((count, True), (count - 1, False)):
+            sure, right = np.full(answers, 0.99), np.ones(answers, dtype=bool)
+            groups = [str(number) for number in range(answers)]
+            found = choose_threshold(sure, right, groups, wanted)
+            assert (found is not None) == is_enough
+    assert round(1 - CERTAINTY, 6) == 0.1
+    assert "kept in about nine evaluations of ten" in prose()
+    assert share_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(0.99, abs=1e-3)
+
+
+def test_what_the_grammar_cannot_write_is_what_the_page_says() -> None:
+    amount = re.compile(DIGITS)
+    assert amount.fullmatch("999999999.1234")
+    for refused in ("-1.0", "1000000000.0", "0.12345", "1e-05"):
+        assert not amount.fullmatch(refused)
+
+
+def test_every_option_and_name_of_the_page_exists() -> None:
+    named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
+    offered = {
+        option
+        for command in ("sample", "train", "evaluate", "compare", "predict")
+        for action in command_parser(command)._actions
+        for option in action.option_strings
+    }
+    assert named <= offered
+    assert f"`{KEY_VARIABLE}`" in PAGE
+    assert "`precision` is `{}`, `{}` or `{}`".format(*PRECISIONS) in PAGE
+    assert "`--template` tells it: {}, a YAML file".format(
+        ", ".join(f"`{name}`" for name in TEMPLATES)
+    ) in PAGE.replace("\n", " ")
+    assert find_wording("runs/judged/onnx", None) == "product"
+
+
+def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but what writes ONNX, which takes long and stands in a fence marked `sh`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+
+    async def say(_: Body) -> Body:
+        return message(SAID)
+
+    with serving(say) as server:
+        for language, script in FENCE.findall(smaller(PAGE).replace(SERVER, server.address)):
+            if language == "bash":
+                type_commands(script)
+            elif language == "python":
+                exec(compile(script, "evaluation.md", "exec"), {})
+    for name in re.findall(r"`(runs/judged/[\w./-]+)`", PAGE):
+        assert Path(name).exists() or name == "runs/judged/onnx", name  # left out, see above
+    kept = {file.name for file in Path("runs/judged/run/report").iterdir()}
+    assert kept == set(re.findall(r"^\| `runs/judged/run/report/([\w.]+)`", PAGE, re.MULTILINE))
+    shown = [questions(Path("runs/judged") / one) for one in ("run/report", "elsewhere")]
+    listed = re.findall(r"^- ([A-Z].*\?|In short|All figures)$", PAGE, re.MULTILINE)
+    for titles in shown:
+        assert titles == [title for title in listed if title in titles]
+    assert set(listed) == {title for titles in shown for title in titles}
+    last = scores_of("runs/judged/served")
+    assert last["figures"]["model"]["parse_rate"]["value"] == 1
+    assert set(last["facts"]["left_out"]) == {"constrained", "base", "nearest"}
+    assert set(scores_of("runs/judged/elsewhere")["calibrations"]) == {"full_price"}
+
+
+def smaller(page: str) -> str:
+    """Write the page's commands for a small catalogue, a few steps and a few answers."""
+    for large, small in SMALLER.items():
+        assert large in page, f"the page no longer types {large}"
+        page = page.replace(large, small)
+    return re.sub(r"^(phi-vision evaluate .*)$", r"\1 --limit 4", page, flags=re.MULTILINE)
+
+
+def questions(report: Path) -> list[str]:
+    """Read the titles of a report's sections, in their order."""
+    page = (report / "report.html").read_text(encoding="utf-8")
+    return [unescape(title) for title in re.findall(r"<h2>(.*?)</h2>", page)]
+
+
+def scores_of(report: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(report) / "scores.json").read_text(encoding="utf-8"))
+    return found
