@@ -29,8 +29,11 @@ def run(options: argparse.Namespace) -> None:
     from phi_vision.trial.settings import Trial
     from phi_vision.trial.trial import hold_trial
 
-    outcome = hold_trial(options.model, Trial(**given_fields(options, Trial)), bar=progress_bar)
+    trial = Trial(**given_fields(options, Trial))
+    outcome = hold_trial(options.model, trial, bar=progress_bar)
     table_console().print(as_table(outcome.scores))
     for sentence in (outcome.scores.canary, *explain_fills(outcome.scores)):
         print(sentence)
+    if trial.target_precision is not None and not outcome.scores.calibrations:
+        print("Nothing can be said of a precision: no answer came with a confidence.")
     print(f"The report is {outcome.page}")

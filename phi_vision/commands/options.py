@@ -180,7 +180,7 @@ def reader_of(kind: Any) -> dict[str, Any]:
     if get_origin(plain) is Literal:
         return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
     if get_origin(plain) is tuple:
-        return {"nargs": "+", "metavar": "NAME"}
+        return {"nargs": "+", "action": "extend", "metavar": "NAME"}
     return {
         "type": value_of(plain, or_none=types.NoneType in choices),
         "metavar": METAVARS[plain],

@@ -10,7 +10,9 @@ field of the record.
 
 import decimal
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,6 +36,8 @@ def load_samples(
 ) -> list[Sample]:
     """Load samples, all of them or those of one split.
 
+    Ids are unique: the second sample called A is called "A (2)".
+
     Input:  {"image": {"bytes": b"...", "path": "a.jpg"}, "product_code": "A-red", "title": "Coat"}
     Output: Sample(id="A-red", group="Coat", images=(b"...",),
                    record={"product_code": "A-red", "title": "Coat"})
@@ -48,10 +52,10 @@ def load_samples(
         ValueError: There is no such source, split or column, or it holds nothing that can be read.
     """
     path = Path(source)
-    samples = [
+    samples = _name_apart(
         _sample(row, number, path, group_column)
         for number, row in enumerate(_reader(path)(path, split))
-    ]
+    )
     if not samples:
         part = f" in the split {split!r}" if split else ""
         raise ValueError(f"{path} holds no samples{part}: its files have 0 rows; give other data")
@@ -200,6 +204,25 @@ def _sample(row: Row, number: int, source: Path, group_column: str | None) -> Sa
         messages=messages,
         rejected=str(row.get(REJECTED_COLUMN) or ""),
     )
+
+
+def _name_apart(samples: Iterable[Sample]) -> list[Sample]:
+    """Number samples of one id from the second on, so that answers can be laid beside them.
+
+    Input:  ids A B A A
+    Output: ids A, B, "A (2)", "A (3)"
+    """
+    apart: list[Sample] = []
+    taken: set[str] = set()
+    times: Counter[str] = Counter()
+    for sample in samples:
+        name = sample.id
+        while name in taken:
+            times[sample.id] += 1
+            name = f"{sample.id} ({times[sample.id] + 1})"
+        taken.add(name)
+        apart.append(sample if name == sample.id else replace(sample, id=name))
+    return apart
 
 
 def _rich_columns(names: Collection[str]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from phi_vision.evaluate.reliability import (
     risks,
 )
 
-RECORD = "record"
+RECORD = "whole record"
 """What the calibration of all fields together is called."""
 
 MOST_POINTS = 200

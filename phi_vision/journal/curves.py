@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+SMOOTHED = 0.06
+"""Width of the window that a loss is averaged over, as a share of the run."""
+
 MOST_POINTS = 2000
 """More steps than pixels cannot be seen; a longer run's steps are averaged in stretches."""
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phi_vision.evaluate.metrics import METRICS, PARSE_RATE
-from phi_vision.journal.curves import Curve, Log, curve, read_log, smooth, thin
+from phi_vision.journal.curves import SMOOTHED, Curve, Log, curve, read_log, smooth, thin
 
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
 INK, SOFT, GRID = "#1f2430", "#5b6270", "#e9ebef"
@@ -42,9 +42,6 @@ ANSWERED: Mapping[str, Mapping[str, Any]] = {
 
 WIDTH, DPI = 8.0, 144
 """A figure's width in inches and its dots per inch: 1152 pixels."""
-
-SMOOTHED = 0.06
-"""Share of a run that each point of a smoothed curve averages over."""
 
 STEEP = 20.0
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi_vision.evaluate.bootstrap import Figure
+from phi_vision.evaluate.metrics import is_right
 from phi_vision.report.axes import (
     ROOM,
     WIDTH,
@@ -167,7 +168,7 @@ def draw_numbers(points: Sequence[tuple[float, float]], *, title: str, x: str, y
     for point in points:
         left, down = plane.place(*point)
         dots += f'<circle cx="{left:g}" cy="{down:g}" r="2.4"/>'
-    near = sum(abs(said - true) <= NEAR * true for true, said in points)
+    near = sum(is_right("number", said, true) for true, said in points)
     told = f"{len(points)} points, of which {near} are within {NEAR:.0%} of the diagonal."
     drawn += f'<g fill="var(--series-2)" fill-opacity="0.6">{dots}</g>'
     return frame(plane, drawn, title=title, description=told, x=x, y=y, height=320)

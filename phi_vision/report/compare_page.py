@@ -171,6 +171,8 @@ def _sum_up(comparison: Comparison, other: str) -> str:
         items.append(f"{write_verdict(shows)} in {escape(name_metric(metric))}{by}")
     shown = sum_up(comparison, other)
     counts = [f"{word} in {len(names)}" for word, names in shown.items() if names]
+    if not counts:
+        return write_list(["Nothing can be told apart: there are too few groups for intervals."])
     return write_list(
         [*items, f"Of {_metrics(sum(map(len, shown.values())))} it is {join_words(counts)}."]
     )

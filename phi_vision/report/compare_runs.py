@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from phi_vision.evaluate.metrics import Metric
-from phi_vision.journal.curves import Curve, Line, smooth, thin
+from phi_vision.journal.curves import SMOOTHED, Curve, Line, smooth, thin
 from phi_vision.report.charts import Series, draw_lines
 from phi_vision.report.look import Section, write_chart, write_charts, write_note, write_table
 from phi_vision.report.reading import Report
@@ -15,9 +15,6 @@ Reports = Mapping[str, Report]
 
 Told = Mapping[str, object]
 """What -> how it was."""
-
-SMOOTHED = 0.06
-"""Share of a run that each point of a training loss averages over, as in the run's own plots."""
 
 MOST_POINTS = 200
 """Of a curve: a chart is 360 pixels wide."""

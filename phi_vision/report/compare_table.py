@@ -12,20 +12,19 @@ from phi_vision.evaluate.score import verdict
 from phi_vision.report.words import ARROWS, name_metric, write_interval, write_margin, write_number
 
 
-def as_comparison_table(comparison: Comparison, *, every: bool = False) -> Table:
+def as_comparison_table(comparison: Comparison) -> Table:
     """Lay a comparison out for the terminal: a row for each metric, a column for each entry.
 
     Input:  runs/lora reads 80 of 100 categories, runs/full 85
     Output: category3 code: accuracy ↑         0.800           0.850
                                         0.720 to 0.880   +0.050, better
                                                        +0.010 to +0.090
-
-    Args:
-        comparison: What `compare` found.
-        every: All metrics, not only one for each field and the parse rate.
     """
-    few = ("parse_rate", *headline_metrics(comparison.template))
-    shown = [name for name in comparison.metrics if every or name in few]
+    shown = [
+        name
+        for name in ("parse_rate", *headline_metrics(comparison.template))
+        if name in comparison.metrics
+    ]
     table = Table(
         title=f"{comparison.samples} samples in {comparison.groups} groups that all answered",
         caption=f"below: by how much it is better than {escape(comparison.first)}; 95 % intervals, "
@@ -43,13 +42,13 @@ def as_comparison_table(comparison: Comparison, *, every: bool = False) -> Table
 
 
 def sum_up(comparison: Comparison, other: str) -> dict[str, Sequence[str]]:
-    """Sort the metrics by what the margin of an entry over the first shows.
+    """Sort the metrics that have an interval by what the margin over the first entry shows.
 
     Output: {"better": ["title: exactly right"], "worse": [], "not told apart": [...]}
     """
     found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
     for name, margin in comparison.margins[other].items():
-        if not math.isnan(margin.value):
+        if not math.isnan(margin.low):
             found[verdict(margin)].append(name_metric(comparison.metrics[name]))
     return {word: tuple(names) for word, names in found.items()}
 

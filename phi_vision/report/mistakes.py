@@ -5,7 +5,7 @@ from collections import Counter
 from html import escape
 
 from phi_vision.evaluate.confusion import OTHERS, confusion
-from phi_vision.evaluate.metrics import as_number
+from phi_vision.evaluate.metrics import as_number, is_right
 from phi_vision.evaluate.score import Answer, Scores
 from phi_vision.report.charts import draw_counts, draw_numbers
 from phi_vision.report.facts import Findings
@@ -86,7 +86,7 @@ def _numbers(field: str, scores: Scores) -> str:
     pairs = [(as_number(answer.truth[field]), _said(answer, field)) for answer in scores.answers]
     true = [(number, said) for number, said in pairs if number is not None and number > 0]
     points = [(number, said) for number, said in true if said is not None and said > 0]
-    near = sum(abs(said - number) <= 0.1 * number for number, said in points)
+    near = sum(is_right("number", said, number) for number, said in points)
     left_out = len(true) - len(points)
     caption = f"{near} of {len(true)} samples are within 10 %."
     if left_out:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from phi_vision.evaluate.metrics import headline_metrics
-from phi_vision.journal.curves import Curve, Log, curve, smooth, thin
+from phi_vision.journal.curves import SMOOTHED, Curve, Log, curve, smooth, thin
 from phi_vision.report.charts import Series, draw_lines
 from phi_vision.report.facts import Findings
 from phi_vision.report.look import (
@@ -20,9 +20,6 @@ from phi_vision.report.words import name_metric, name_who
 
 POINTS = 200
 """Points of a drawn curve: a phone is 390 pixels wide."""
-
-SMOOTHED = 0.06
-"""Share of a run that each point of the training loss averages over."""
 
 
 def report_learning(findings: Findings) -> Section | None:

@@ -11,8 +11,6 @@ from phi_vision.evaluate.score import Scores, verdict
 from phi_vision.report.words import (
     ARROWS,
     UNKNOWN,
-    name_field,
-    name_measure,
     name_metric,
     name_who,
     write_interval,
@@ -27,7 +25,7 @@ SAID = {
 """Verdict on the model -> how a cell says it."""
 
 
-def as_table(scores: Scores, *, every: bool = False) -> Table:
+def as_table(scores: Scores) -> Table:
     """Lay scores out for the terminal: who answered, and one figure for each field.
 
     Input:  Scores of a model that reads 93 of 100 categories
@@ -35,15 +33,7 @@ def as_table(scores: Scores, *, every: bool = False) -> Table:
             the model              0.930
                                    0.880 – 0.970
             one answer for all     0.110 better
-
-    Args:
-        scores: What `score` found.
-        every: All metrics, a row each, and all who answered, a column each: some 200 columns wide.
     """
-    return _every(scores) if every else _headline(scores)
-
-
-def _headline(scores: Scores) -> Table:
     names = [*headline_metrics(scores.template), "parse_rate"]
     metrics = [scores.metrics[name] for name in names]
     table = _table(
@@ -62,27 +52,6 @@ def _headline(scores: Scores) -> Table:
         table.add_row(name_who(who), *cells)
     if scores.floor:
         table.add_row("[dim]best possible[/dim]", *(_floor(scores, metric) for metric in metrics))
-    return table
-
-
-def _every(scores: Scores) -> Table:
-    table = _table(scores, "below the model's figures their")
-    table.add_column("metric")
-    for who in scores.figures:
-        table.add_column(name_who(who), justify="right")
-    if scores.floor:
-        table.add_column("best possible", justify="right")
-    before: str | None = None
-    for name, metric in scores.metrics.items():
-        if metric.field != before:
-            table.add_section()
-            table.add_row(f"[bold]{escape(name_field(metric.field or ''))}[/bold]")
-            before = metric.field
-        model, *others = scores.figures.values()
-        cells = [_with_interval(model[name], metric)]
-        cells += [_cell(row.get(name), metric) for row in others]
-        cells += [_floor(scores, metric)] if scores.floor else []
-        table.add_row(f"{escape(name_measure(metric))} {ARROWS[metric.better]}", *cells)
     return table
 
 

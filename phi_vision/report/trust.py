@@ -50,7 +50,7 @@ def report_confidence(findings: Findings) -> Section | None:
 
 def name_judged(name: str, scores: Scores) -> str:
     """Say what a calibration is of: a field, or the whole record."""
-    whole = name == RECORD and RECORD not in scores.template.fields
+    whole = name == RECORD
     return "all fields at once" if whole else name_field(name)
 
 

@@ -38,7 +38,7 @@ class Throughput:
     def lap(self) -> dict[str, float]:
         """End a lap and begin the next.
 
-        Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7}
+        Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7, "seconds": 3.077}
         """
         # Reading the counts waits for a GPU, so they are read before the clock is.
         samples, tokens = int(self._samples) / self.rows_per_sample, int(self._tokens)
@@ -47,6 +47,7 @@ class Throughput:
         return {
             "samples_per_second": round(self.processes * samples / seconds, 3),
             "tokens_per_second": round(self.processes * tokens / seconds, 1),
+            "seconds": round(seconds, 3),
         }
 
     def _count(self, model: nn.Module, _: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def gather_facts(
         recipe=_read(run / RECIPE),
         versions=_tell_versions(run, samples),
         log=log,
-        cost=_tell_cost(log, hearing, len(training)),
+        cost=_tell_cost(log, hearing),
         left_out=hearing.left_out,
     )
 
@@ -70,6 +70,12 @@ def start_of(model: str) -> str | None:
         return adapter_base(resolve(model))
     except ValueError:  # a server's address
         return None
+
+
+def groups_of(model: str) -> str | None:
+    """Name the column that a run's recipe groups samples by; None where it leaves that open."""
+    column = _recipe(Path(model)).get("group_column")
+    return None if column is None else str(column)
 
 
 def noise_floor(data: Path, split: str) -> Mapping[str, float]:
@@ -116,7 +122,7 @@ def _tell_versions(run: Path, samples: Sequence[Sample]) -> dict[str, str]:
     return told
 
 
-def _tell_cost(log: Log | None, hearing: Hearing, training: int) -> dict[str, str]:
+def _tell_cost(log: Log | None, hearing: Hearing) -> dict[str, str]:
     """Say what training and answering took, on which machine.
 
     Output: {"training": "7.9 minutes, 760 steps", "answering": "0.11 s a sample, 16 together",
@@ -124,7 +130,7 @@ def _tell_cost(log: Log | None, hearing: Hearing, training: int) -> dict[str, st
     """
     told = {}
     if log is not None and log.steps:
-        told["training"] = f"{_minutes(log, training):,.1f} minutes, {log.steps[-1]['step']} steps"
+        told["training"] = f"{_minutes(log):,.1f} minutes, {log.steps[-1]['step']} steps"
     told["answering"] = (
         f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
     )
@@ -133,14 +139,9 @@ def _tell_cost(log: Log | None, hearing: Hearing, training: int) -> dict[str, st
     return told
 
 
-def _minutes(log: Log, training: int) -> float:
-    """Add up steps (samples since the last / samples a second) and evaluations."""
-    seconds, before = 0.0, 0.0
-    for line in log.steps:
-        if line.get("samples_per_second"):
-            seconds += (line["epoch"] - before) * training / line["samples_per_second"]
-        before = line["epoch"]
-    return float(seconds + sum(line.get("seconds", 0.0) for line in log.evaluations)) / 60
+def _minutes(log: Log) -> float:
+    """Add up steps and evaluations."""
+    return sum(float(line["seconds"]) for line in (*log.steps, *log.evaluations)) / 60
 
 
 def _recipe(run: Path) -> dict[str, Any]:

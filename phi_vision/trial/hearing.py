@@ -12,9 +12,12 @@ from phi_vision.data.reply import Reply
 from phi_vision.deploy.answerers import Answerer
 from phi_vision.evaluate.metrics import Predicted
 from phi_vision.journal.versions import fingerprint
-from phi_vision.model.checkpoint import resolve
+from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.trial.asking import ask, seconds_a_reply
 from phi_vision.trial.questions import Question
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows how far something is: called with what it is, gives what moves it."""
 
 
 @dataclass(kw_only=True)
@@ -25,7 +28,7 @@ class Hearing:
     """Folder for the replies; a killed trial goes on from there."""
 
     batch_size: int
-    bar: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+    bar: Bar
 
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     """Who -> a reply for each sample."""
@@ -62,18 +65,7 @@ class Hearing:
         self.seconds[who] = seconds_a_reply(file)
 
 
-def _describe(words: str, answerer: Answerer, question: Question) -> str:
-    """Hash what decides the replies: who answers, in which wording, about what, how limited."""
-    told = {
-        "answerer": _identify(words),
-        "template": dataclasses.asdict(answerer.template),
-        "samples": fingerprint(question.samples),
-        "grammar": question.grammar,
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _identify(words: str) -> list[str]:
+def identify(words: str) -> list[str]:
     """Tell one model from another in the same place: names, sizes and times of its files."""
     place = Path(words)
     if not place.is_file():
@@ -84,4 +76,17 @@ def _identify(words: str) -> list[str]:
     # A model's files lie side by side; folders in it may be those that this trial writes.
     files = [place] if place.is_file() else sorted(place.glob("*"))
     facts = ((file, file.stat()) for file in files if file.is_file())
-    return [words, *(f"{file} {fact.st_size} {fact.st_mtime_ns}" for file, fact in facts)]
+    told = [words, *(f"{file} {fact.st_size} {fact.st_mtime_ns}" for file, fact in facts)]
+    base = None if place.is_file() else adapter_base(str(place))
+    return told if base is None else [*told, *identify(base)]
+
+
+def _describe(words: str, answerer: Answerer, question: Question) -> str:
+    """Hash what decides the replies: who answers, in which wording, about what, how limited."""
+    told = {
+        "answerer": identify(words),
+        "template": dataclasses.asdict(answerer.template),
+        "samples": fingerprint(question.samples),
+        "grammar": question.grammar,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """Answers that a buyer would try first, made without the model that is judged, or with its eyes."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template
@@ -10,11 +9,10 @@ from phi_vision.evaluate.baselines import category_median, constant
 from phi_vision.evaluate.boosting import boost
 from phi_vision.evaluate.metrics import Predicted
 from phi_vision.evaluate.nearest import nearest
+from phi_vision.trial.hearing import Bar
 
 NEAREST = "nearest"
 """Who needs the vision tower of one."""
-
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def make_rivals(

@@ -32,6 +32,10 @@ class Trial:
     out: Path | None = None
     """Folder to write the report to; unless given, report/ in the run that is judged."""
 
+    group_column: str | None = None
+    """Column whose equal values belong together; unless given, that of the run's recipe, else the
+    data's own choice."""
+
     limit: int | None = None
     """Judge on the first samples only."""
 

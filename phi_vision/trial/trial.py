@@ -3,8 +3,9 @@
 hold_trial("runs/coats", Trial(data=Path("catalog")))
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -17,15 +18,12 @@ from phi_vision.deploy.predict import Predictor
 from phi_vision.evaluate.changed_pictures import withhold_images
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.report.folder import write_report
-from phi_vision.trial.facts import gather_facts, noise_floor, start_of
-from phi_vision.trial.hearing import Hearing
+from phi_vision.trial.facts import gather_facts, groups_of, noise_floor, start_of
+from phi_vision.trial.hearing import Bar, Hearing
 from phi_vision.trial.leaks import find_leaks
 from phi_vision.trial.questions import Question, questions
 from phi_vision.trial.rivals import NEAREST, make_rivals, nearest_of
 from phi_vision.trial.settings import Trial
-
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Shows how far something is: called with what it is, gives what moves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ def hold_trial(model: str, trial: Trial, *, bar: Bar = no_bar) -> Outcome:
         ValueError: There is no such model, data or folder, or they do not fit.
     """
     out = report_folder(model, trial.out)
-    samples, training = _load(trial)
+    samples, training = _load(trial, trial.group_column or groups_of(model))
     hearing = Hearing(answers=out / "answers", batch_size=trial.batch_size, bar=bar)
     name, template = _hear_model(model, trial, hearing, samples, training)
     _hear_others(model, trial, hearing, samples, training)
@@ -109,7 +107,7 @@ def report_folder(model: str, out: Path | None) -> Path:
     return place
 
 
-def _load(trial: Trial) -> tuple[list[Sample], list[Sample]]:
+def _load(trial: Trial, group_column: str | None) -> tuple[list[Sample], list[Sample]]:
     """Load what is judged on, and what was learnt from."""
     splits = available_splits(trial.data)
     if "train" not in splits:
@@ -118,8 +116,8 @@ def _load(trial: Trial) -> tuple[list[Sample], list[Sample]]:
             f"learnt from; found {', '.join(splits) or 'one file without splits'}; give a folder "
             "that has it, such as `phi-vision prepare` makes"
         )
-    samples = load_samples(trial.data, split=trial.split)[: trial.limit]
-    return samples, load_samples(trial.data, split="train")
+    load = functools.partial(load_samples, trial.data, group_column=group_column)
+    return load(split=trial.split)[: trial.limit], load(split="train")
 
 
 def _refuse_other_records(samples: Sequence[Sample], template: Template) -> None:

@@ -161,3 +161,10 @@ def test_conversations_are_loaded_with_their_pictures_or_without(tmp_path: Path)
     assert first.messages == (("user", "<image>What?"), ("assistant", "A hat."))
     assert (second.images, second.messages) == ((), (("assistant", "A hat."),))
     assert first.record == {"id": "a"}
+
+
+def test_samples_of_one_id_are_told_apart(tmp_path):
+    picture = {"bytes": b"x", "path": None}
+    rows = [{"image": picture, "id": id} for id in ("A", "B", "A", "A (2)", "A")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000.parquet")
+    assert [s.id for s in load_samples(tmp_path)] == ["A", "B", "A (2)", "A (2) (2)", "A (3)"]

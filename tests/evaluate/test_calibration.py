@@ -277,14 +277,14 @@ def test_each_field_is_judged_by_its_kind_and_the_record_by_all():
             said(4, readable=False, **sure),  # what it is sure of cannot be read
         ]
     )
-    assert list(found) == ["title", "category3_code", "full_price", "record"]
+    assert list(found) == ["title", "category3_code", "full_price", "whole record"]
     assert {name: each.accuracy for name, each in found.items()} == {
         "title": 0.75,
         "category3_code": 1.0,
         "full_price": 0.75,
-        "record": 0.5,
+        "whole record": 0.5,
     }
-    assert found["record"].bins[0].confidence == pytest.approx(0.5 * 0.9 * 0.8)
+    assert found["whole record"].bins[0].confidence == pytest.approx(0.5 * 0.9 * 0.8)
     assert {each.known for each in found.values()} == {4}
 
 

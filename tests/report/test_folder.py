@@ -42,8 +42,8 @@ def test_scores_hold_everything_but_answers_and_log(folder: Path, findings: Find
     assert found["metrics"]["full_price_mae"]["better"] == "lower"
     assert found["template"]["answer"] == scores.template.answer
     assert found["leaks"]["found"]["p7"] == "the same title as t7"
-    assert found["calibrations"]["record"]["bins"][0]["samples"] > 0
-    assert found["calibrations"]["record"]["fill"]["target"] == 0.9
+    assert found["calibrations"]["whole record"]["bins"][0]["samples"] > 0
+    assert found["calibrations"]["whole record"]["fill"]["target"] == 0.9
     assert found["slices"][0]["figures"]
     assert found["floor"] == {"full_price_median_ape": 0.03}
     assert found["facts"]["versions"]["torch"] == "2.13.0+cpu"

@@ -17,9 +17,9 @@ def scores() -> Scores:
     return toy_findings().scores
 
 
-def printed(scores: Scores, width: int, *, every: bool = False) -> str:
+def printed(scores: Scores, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(as_table(scores, every=every))
+    console.print(as_table(scores))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -32,13 +32,6 @@ def test_a_hundred_columns_are_enough_for_who_answered_and_a_figure_for_each_fie
     assert re.search(r"│ the category's median +│ +– │", text)
     assert re.search(r"│ best possible +│ +│ +│ +0\.030 │", text)
     assert "…" not in text
-
-
-def test_every_metric_is_shown_if_asked_for(scores: Scores):
-    text = printed(scores, 220, every=True)
-    assert len(as_table(scores, every=True).columns) == 1 + len(scores.figures) + 1
-    for name in ("ROUGE-L", "macro F1", "bias", "within 25 %"):
-        assert name in text
 
 
 def test_where_no_floor_is_known_none_is_shown(scores: Scores):

@@ -9,7 +9,8 @@ import pytest
 from phi_vision.data.loading import load_samples
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluate.score import WHO
-from phi_vision.trial.facts import start_of
+from phi_vision.trial.facts import groups_of, start_of
+from phi_vision.trial.hearing import identify
 from phi_vision.trial.settings import SKIPPABLE, Trial
 from phi_vision.trial.trial import hold_trial, report_folder
 
@@ -150,3 +151,21 @@ def test_everything_but_the_model_and_its_twin_can_be_skipped() -> None:
     assert all(
         name in help_text.read_text().split("Limit the constrained")[0] for name in SKIPPABLE
     )
+
+
+def test_groups_are_those_that_the_run_was_trained_with(tmp_path: Path) -> None:
+    assert groups_of(str(tmp_path)) is None
+    (tmp_path / "recipe.yaml").write_text("model: base\ngroup_column: brand\n")
+    assert groups_of(str(tmp_path)) == "brand"
+
+
+def test_another_base_below_an_adapter_is_asked_anew(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    (base / "weights").write_text("1")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = identify(str(adapter))
+    (base / "weights").write_text("22")
+    assert identify(str(adapter)) != before
+    assert identify("http://localhost:1/v1") == ["http://localhost:1/v1"]
