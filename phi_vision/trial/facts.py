@@ -130,18 +130,18 @@ def _tell_cost(log: Log | None, hearing: Hearing) -> dict[str, str]:
     """
     told = {}
     if log is not None and log.steps:
-        told["training"] = f"{_minutes(log):,.1f} minutes, {log.steps[-1]['step']} steps"
+        lines = (*log.steps, *log.evaluations)
+        # Logs of earlier versions do not tell how long a step took.
+        timed = all("seconds" in line for line in lines)
+        minutes = sum(line["seconds"] for line in lines) / 60 if timed else None
+        took = "" if minutes is None else f"{minutes:,.1f} minutes, "
+        told["training"] = f"{took}{log.steps[-1]['step']} steps"
     told["answering"] = (
         f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
     )
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     told["machine, now"] = f"{platform.machine()}, {torch.get_num_threads()} threads{card}"
     return told
-
-
-def _minutes(log: Log) -> float:
-    """Add up steps and evaluations."""
-    return sum(float(line["seconds"]) for line in (*log.steps, *log.evaluations)) / 60
 
 
 def _recipe(run: Path) -> dict[str, Any]:
