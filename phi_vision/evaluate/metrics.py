@@ -84,7 +84,10 @@ class Metric:
 
     def estimate(self, predicted: Predicted, true: Sequence[Record], counts: Counts) -> Estimate:
         """Measure predicted records against true ones, also on each draw of samples."""
-        marks = self.mark(predicted, true)
+        return self.of_marks(self.mark(predicted, true), counts)
+
+    def of_marks(self, marks: Marks, counts: Counts) -> Estimate:
+        """Turn the marks of samples into the figure, also on each draw of them."""
         once = np.ones((1, len(marks)))
         return Estimate(float(self.combine(marks, once)[0]), self.combine(marks, counts))
 

@@ -8,16 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phi_vision.data.reply import Reply
 from phi_vision.data.sample import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.evaluate.bootstrap import Counts, Estimate, Figure, draw_groups
+from phi_vision.evaluate.bootstrap import Estimate, Figure, draw_groups
 from phi_vision.evaluate.calibration import Calibration, calibrations
-from phi_vision.evaluate.combining import Marks
 from phi_vision.evaluate.metrics import Metric, Predicted, headline_metrics, metrics_for
-from phi_vision.evaluate.slices import find_slices
+from phi_vision.evaluate.subsets import (
+    Leaks,
+    Marked,
+    Slice,
+    figures_of,
+    judge_slices,
+    judge_without,
+)
 from phi_vision.evaluate.tree import find_tree
 
 WHO = {
@@ -35,9 +40,6 @@ WHO = {
 }
 """Who answers -> in words; in the order in which tables show them."""
 
-Marked = Mapping[str, Marks]
-"""Metric -> a mark for each sample."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -53,35 +55,6 @@ class Answer:
 
     confidence: Mapping[str, float]
     """Field -> probability the model gave to what it wrote; empty where that is not known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """The model's figures on a part of the samples."""
-
-    by: str
-    """What the samples are parted by: a field, the picture's size, ..."""
-
-    name: str
-    samples: int
-    groups: int
-
-    figures: Mapping[str, Figure]
-    """Headline metric -> figure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leaks:
-    """Judged samples that training has all but seen, and what they do to the figures."""
-
-    found: Mapping[str, str]
-    """Sample -> what it has in common with training."""
-
-    without: Mapping[str, Figure]
-    """Metric -> the model's figure on the other samples; empty where there are none."""
-
-    effect: Mapping[str, Figure]
-    """Metric -> the figure on all samples minus that on the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +137,7 @@ def score(
     groups = [sample.group for sample in samples]
     counts = draw_groups(groups, seed=seed)
     table = {
-        who: {name: _estimate(metrics[name], marks, counts) for name, marks in theirs.items()}
+        who: {name: metrics[name].of_marks(marks, counts) for name, marks in theirs.items()}
         for who, theirs in marked.items()
     }
     margins = _margins(metrics, table)
@@ -175,13 +148,15 @@ def score(
         groups=len(set(groups)),
         seed=seed,
         metrics=metrics,
-        figures={who: _figures(row) for who, row in table.items()},
-        margins={who: _figures(row) for who, row in margins.items()},
+        figures={who: figures_of(row) for who, row in table.items()},
+        margins={who: figures_of(row) for who, row in margins.items()},
         answers=answers,
         looks=looks,
         canary=canary,
-        slices=_slices(metrics, marked["model"], counts, samples, training, template),
-        leaks=None if leaked is None else _leaks(metrics, marked["model"], counts, samples, leaked),
+        slices=judge_slices(metrics, marked["model"], counts, samples, training, template),
+        leaks=None
+        if leaked is None
+        else judge_without(metrics, marked["model"], counts, samples, leaked),
         calibrations=calibrations(
             answers, template, counts, groups=groups, target=target_precision, seed=seed
         ),
@@ -251,15 +226,6 @@ def _refuse_gaps(who: str, replies: Sequence[Reply], samples: Sequence[Sample]) 
         )
 
 
-def _estimate(metric: Metric, marks: Marks, counts: Counts) -> Estimate:
-    value = metric.combine(marks, np.ones((1, len(marks))))[0]
-    return Estimate(float(value), metric.combine(marks, counts))
-
-
-def _figures(row: Mapping[str, Estimate]) -> dict[str, Figure]:
-    return {name: estimate.figure() for name, estimate in row.items()}
-
-
 def _margins(
     metrics: Mapping[str, Metric], table: Mapping[str, Mapping[str, Estimate]]
 ) -> dict[str, dict[str, Estimate]]:
@@ -306,56 +272,3 @@ def _canary(
         f"{figures}. The model has not learned to look, or the pictures do not reach it: train "
         "longer, or check that pixel_values and image_sizes are passed."
     )
-
-
-def _slices(
-    metrics: Mapping[str, Metric],
-    marked: Marked,
-    counts: Counts,
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    template: Template,
-) -> tuple[Slice, ...]:
-    return tuple(
-        Slice(
-            by=part.by,
-            name=part.name,
-            samples=int(part.places.sum()),
-            groups=len(
-                {each.group for each, is_in in zip(samples, part.places, strict=True) if is_in}
-            ),
-            figures=_figures(
-                _within(metrics, marked, counts, part.places, headline_metrics(template))
-            ),
-        )
-        for part in find_slices(samples, training, template)
-    )
-
-
-def _leaks(
-    metrics: Mapping[str, Metric],
-    marked: Marked,
-    counts: Counts,
-    samples: Sequence[Sample],
-    leaked: Mapping[str, str],
-) -> Leaks:
-    clean = np.array([sample.id not in leaked for sample in samples])
-    if clean.all() or not clean.any():
-        return Leaks(found=leaked, without={}, effect={})
-    without = _within(metrics, marked, counts, clean, list(metrics))
-    everything = {name: _estimate(metrics[name], marks, counts) for name, marks in marked.items()}
-    effect = {name: everything[name].minus(estimate) for name, estimate in without.items()}
-    return Leaks(found=leaked, without=_figures(without), effect=_figures(effect))
-
-
-def _within(
-    metrics: Mapping[str, Metric],
-    marked: Marked,
-    counts: Counts,
-    places: NDArray[np.bool_],
-    names: Sequence[str],
-) -> dict[str, Estimate]:
-    """Estimate metrics on some of the samples, on the same draws."""
-    return {
-        name: _estimate(metrics[name], marked[name][places], counts[:, places]) for name in names
-    }

@@ -17,7 +17,8 @@ from phi_vision.data.whole_files import replace_text
 from phi_vision.evaluate.bootstrap import Figure
 from phi_vision.evaluate.calibration import Bin, Calibration, Fill, Point
 from phi_vision.evaluate.metrics import Metric
-from phi_vision.evaluate.score import Answer, Leaks, Scores, Slice
+from phi_vision.evaluate.score import Answer, Scores
+from phi_vision.evaluate.subsets import Leaks, Slice
 from phi_vision.report.facts import Facts, Findings
 from phi_vision.report.page import as_page
 from phi_vision.report.summary import as_markdown

@@ -7,7 +7,8 @@ from itertools import groupby, islice
 
 from phi_vision.evaluate.bootstrap import Figure
 from phi_vision.evaluate.metrics import Metric, headline_metrics
-from phi_vision.evaluate.score import Leaks, Scores, Slice
+from phi_vision.evaluate.score import Scores
+from phi_vision.evaluate.subsets import Leaks, Slice
 from phi_vision.report.facts import Findings
 from phi_vision.report.look import (
     Section,

@@ -11,7 +11,8 @@ from phi_vision.data.reply import Reply
 from phi_vision.data.template import Template
 from phi_vision.evaluate.bootstrap import Figure
 from phi_vision.evaluate.calibration import Fill
-from phi_vision.evaluate.score import Answer, Slice, score
+from phi_vision.evaluate.score import Answer, score
+from phi_vision.evaluate.subsets import Slice
 from phi_vision.report.cards import badness
 from phi_vision.report.facts import Findings
 from phi_vision.report.page import SECTIONS, as_page
