@@ -66,7 +66,7 @@ def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatc
     model.eval()
     model(input_ids=ids)
     # Two passes of 2 samples and 4 tokens in two seconds, by two processes.
-    assert throughput.lap() == {"samples_per_second": 4.0, "tokens_per_second": 8.0}
+    assert throughput.lap() == {"samples_per_second": 4.0, "tokens_per_second": 8.0, "seconds": 2.0}
 
 
 def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) -> None:
