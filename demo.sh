@@ -30,7 +30,8 @@ phi-vision predict phi-vision-small runs/demo/picture.jpg | tee "$demo/before.tx
 
 say "3. Fine-tuning with LoRA"
 phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run \
-  --epochs 5 --batch-size 16 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --train-projector
+  --epochs 6 --batch-size 16 --learning-rate 2e-3 --lora-rank 32 --lora-alpha 64 --train-projector \
+  --best-metric full_price_median_ape --eval-samples 128
 
 say "4. How good is it on pictures it has not seen?"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95
