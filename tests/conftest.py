@@ -1,6 +1,5 @@
 """What several rooms' tests share: a tiny random checkpoint, drawn products, and no network."""
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,15 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageDraw
+from toy_products import product_rows
 
 from phi_vision.train.recipes import RECIPES, Recipe
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-COLORS = {"red": 100.0, "green": 250.0, "blue": 390.0, "black": 45.5}
-SHAPES = ("HATS", "BAGS")
 MakeRecipe = Callable[..., Recipe]
 
 
@@ -27,36 +24,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from phi_vision.model.tiny import write_tiny_checkpoint
 
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-def draw_product(color: str, shape: str, size: tuple[int, int]) -> bytes:
-    picture = Image.new("RGB", size, "white")
-    box = (8, 8, size[0] - 8, size[1] - 8)
-    draw = ImageDraw.Draw(picture)
-    (draw.ellipse if shape == "HATS" else draw.rectangle)(box, fill=color)
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    return encoded.getvalue()
-
-
-def product_rows(count: int) -> list[dict[str, object]]:
-    """Products in groups of two; every fourth picture stands upright."""
-    rows: list[dict[str, object]] = []
-    for number in range(count):
-        color, price = list(COLORS.items())[number % len(COLORS)]
-        shape = SHAPES[number // len(COLORS) % len(SHAPES)]
-        size = (40, 60) if number % 4 == 3 else (60, 40 + number)
-        rows.append(
-            {
-                "image": {"bytes": draw_product(color, shape, size), "path": None},
-                "id": f"p{number}",
-                "group_id": f"g{number // 2}",
-                "title": f"{color} {shape.lower()}" + " long" * (number % 3),
-                "category3_code": shape,
-                "full_price": price,
-            }
-        )
-    return rows
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import product_rows
+from toy_products import product_rows
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.trial.facts import noise_floor
