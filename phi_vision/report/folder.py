@@ -24,6 +24,7 @@ from phi_vision.report.page import as_page
 from phi_vision.report.summary import as_markdown
 
 PAGE_FILE = "report.html"
+PREDICTIONS_FILE, SCORES_FILE = "predictions.jsonl", "scores.json"
 
 KEPT_ELSEWHERE = {Scores: ("answers",), Facts: ("log",), Metric: ("mark", "combine")}
 """Class -> fields that scores.json leaves out: predictions.jsonl, the run's log.jsonl and the code
@@ -54,8 +55,8 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
     findings = Findings(scores=scores, samples=samples, facts=facts)
     summary = {**_jsonable(scores), "facts": _jsonable(facts)}
     files = {
-        "scores.json": json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "predictions.jsonl": "".join(_line(answer) for answer in scores.answers),
+        SCORES_FILE: json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        PREDICTIONS_FILE: "".join(_line(answer) for answer in scores.answers),
         "report.md": as_markdown(findings),
         PAGE_FILE: as_page(findings),
     }

@@ -13,11 +13,11 @@ from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.evaluate.comparison import Entry
 from phi_vision.evaluate.score import Answer
 from phi_vision.journal.curves import Log, read_log
+from phi_vision.report.folder import PREDICTIONS_FILE, SCORES_FILE
 
 REPORT_FOLDER = "report"
 """Where a run folder holds its report."""
 
-PREDICTIONS_FILE, SCORES_FILE = "predictions.jsonl", "scores.json"
 RECIPE_FILE, LOG_FILE, VERSIONS_FILE = "recipe.yaml", "log.jsonl", "versions.json"
 
 
