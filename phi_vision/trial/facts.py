@@ -14,10 +14,8 @@ from phi_vision.journal.curves import Log, read_log
 from phi_vision.journal.versions import versions
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.report.facts import Facts
+from phi_vision.report.reading import LOG_FILE, RECIPE_FILE, VERSIONS_FILE
 from phi_vision.trial.hearing import Hearing
-
-RECIPE, LOG, VERSIONS = "recipe.yaml", "log.jsonl", "versions.json"
-"""What a run's folder holds besides the model."""
 
 
 def gather_facts(
@@ -42,13 +40,13 @@ def gather_facts(
         training: The train split.
     """
     run = Path(model)
-    log = read_log(run / LOG) if (run / LOG).is_file() else None
+    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else None
     return Facts(
         model=name,
         data=str(data),
         split=split,
         data_card=_describe_data(samples, training),
-        recipe=_read(run / RECIPE),
+        recipe=_read(run / RECIPE_FILE),
         versions=_tell_versions(run, samples),
         log=log,
         cost=_tell_cost(log, hearing),
@@ -109,7 +107,7 @@ def _describe_data(samples: Sequence[Sample], training: Sequence[Sample]) -> dic
 def _tell_versions(run: Path, samples: Sequence[Sample]) -> dict[str, str]:
     """Give the versions of now; those of the training where they were others, and its data."""
     now = versions(samples)
-    trained = json.loads(_read(run / VERSIONS) or "{}")
+    trained = json.loads(_read(run / VERSIONS_FILE) or "{}")
     told = {name: found for name, found in now.items() if name != "data_sha256"}
     told |= {
         f"{name}, in training": found
@@ -145,7 +143,7 @@ def _tell_cost(log: Log | None, hearing: Hearing) -> dict[str, str]:
 
 
 def _recipe(run: Path) -> dict[str, Any]:
-    return yaml.safe_load(_read(run / RECIPE)) or {}
+    return yaml.safe_load(_read(run / RECIPE_FILE)) or {}
 
 
 def _read(file: Path) -> str:

@@ -18,6 +18,7 @@ from phi_vision.deploy.predict import Predictor
 from phi_vision.evaluate.changed_pictures import withhold_images
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.report.folder import write_report
+from phi_vision.report.reading import RECIPE_FILE, REPORT_FOLDER
 from phi_vision.trial.facts import gather_facts, groups_of, noise_floor, start_of
 from phi_vision.trial.hearing import Bar, Hearing
 from phi_vision.trial.leaks import find_leaks
@@ -99,9 +100,9 @@ def report_folder(model: str, out: Path | None) -> Path:
     Raises:
         ValueError: Neither is there, or the place is a file.
     """
-    if out is None and not (Path(model) / "recipe.yaml").is_file():
+    if out is None and not (Path(model) / RECIPE_FILE).is_file():
         raise ValueError(f"{model} is no run that a report could be put into; give --out DIR")
-    place = out or Path(model) / "report"
+    place = out or Path(model) / REPORT_FOLDER
     if place.exists() and not place.is_dir():
         raise ValueError(f"cannot write a report to {place}: found a file; give a folder")
     return place
