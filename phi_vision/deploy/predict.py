@@ -7,7 +7,9 @@ print(predictor.predict([Path("coat.jpg")])[0].record)
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +28,7 @@ from phi_vision.model.answering import Generates, answer
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
+from phi_vision.model.question import Answered, Listener, Question
 
 T = TypeVar("T")
 
@@ -177,29 +180,82 @@ class Predictor:
             for source, reply in zip(sources, replies, strict=True)
         ]
 
+    def stream(
+        self, image: str | Path | bytes | Image, *, grammar: str | None = None
+    ) -> Iterator[str]:
+        """Read the record off a picture, and yield the answer's text piece by piece.
+
+        Who stops listening (`close`, or leaving the loop) breaks the answer off.
+
+        Output: "Product:", " Wool", " Coat", ", Category:", ...
+
+        Args:
+            image: A path, an encoded picture or a decoded one.
+            grammar: As for `predict`.
+
+        Raises:
+            ValueError: The picture cannot be read, or has an impossible shape.
+        """
+        picture = self._open(image, str(image) if isinstance(image, str | Path) else "the picture")
+        return _on_a_thread(lambda listener: self._listen(picture, grammar, listener))
+
+    def question(
+        self,
+        pictures: Sequence[Image],
+        *,
+        grammar: str | None = None,
+        listener: Listener | None = None,
+    ) -> Question:
+        """Word the template's question about pictures that are shown together.
+
+        Args:
+            pictures: Decoded, of possible shapes.
+            grammar: One of `data.grammar.grammar_of`; anything may be written unless given.
+            listener: Hears the answer while it is written.
+        """
+        return Question(
+            prompt=self.template.prompt(self.processor, images=len(pictures)),
+            images=tuple(pictures),
+            grammar=grammar,
+            ends_itself=grammar is not None,
+            listener=listener,
+        )
+
+    def reply(self, said: Answered) -> Reply:
+        """Say how sure the model was of each field of an answer."""
+        confidence = field_confidence(self.template, said.text, said.ends, said.logprobs)
+        return Reply(text=said.text, confidence=confidence)
+
+    def refuse_shape(self, picture: Image, source: str) -> None:
+        """Refuse what the image processor would, but say whose picture it is.
+
+        Raises:
+            ValueError: The picture is so long and thin that one side would vanish.
+        """
+        crops = self.processor.image_processor
+        longer, shorter = max(picture.size), min(picture.size)
+        try:
+            resized_size(longer, shorter, crops.num_crops, crops.crop_size)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    def _listen(self, picture: Image, grammar: str | None, listener: Listener) -> None:
+        question = self.question([picture], grammar=grammar, listener=listener)
+        answer(self.model, self.processor, [question])
+
     def _portions(self, things: Sequence[T]) -> Iterator[Sequence[T]]:
         step = self.batch_size * BATCHES_AT_ONCE
         return (things[start : start + step] for start in range(0, len(things), step))
 
     def _ask(self, pictures: Sequence[list[Image]], grammar: str | None) -> list[Reply]:
-        prompts = [self.template.prompt(self.processor, images=len(shown)) for shown in pictures]
-        answers = answer(
-            self.model,
-            self.processor,
-            prompts,
-            pictures,
-            batch_size=self.batch_size,
-            grammar=grammar,
-        )
-        return [
-            Reply(text=said.text, confidence=field_confidence(self.template, *said))
-            for said in answers
-        ]
+        questions = [self.question(shown, grammar=grammar) for shown in pictures]
+        answers = answer(self.model, self.processor, questions, batch_size=self.batch_size)
+        return [self.reply(said) for said in answers]
 
     def _pictures(self, sample: Sample) -> list[Image]:
         pictures = sample.pictures()
         for picture in pictures:
-            self._refuse_shape(picture, f"sample {sample.id!r}")
+            self.refuse_shape(picture, f"sample {sample.id!r}")
         return pictures
 
     def _global_view(self, sample: Sample) -> torch.Tensor:
@@ -238,17 +294,29 @@ class Predictor:
             picture = _decode(image, source)
         else:
             picture = image
-        self._refuse_shape(picture, source)
+        self.refuse_shape(picture, source)
         return picture
 
-    def _refuse_shape(self, picture: Image, source: str) -> None:
-        """Refuse what the image processor would, but say whose picture it is."""
-        crops = self.processor.image_processor
-        longer, shorter = max(picture.size), min(picture.size)
+
+def _on_a_thread(write: Callable[[Listener], None]) -> Iterator[str]:
+    """Let an answer be written on a thread of its own, and yield its pieces as they come."""
+    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    is_wanted = True
+
+    def hear(piece: str) -> bool:
+        pieces.put(piece)
+        return is_wanted
+
+    with ThreadPoolExecutor(1, thread_name_prefix="answer") as thread:
+        writing = thread.submit(write, hear)
+        writing.add_done_callback(lambda _: pieces.put(None))
         try:
-            resized_size(longer, shorter, crops.num_crops, crops.crop_size)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+            while (piece := pieces.get()) is not None:
+                if piece:
+                    yield piece
+            writing.result()  # raises what went wrong
+        finally:
+            is_wanted = False
 
 
 def _decode(encoded: bytes, source: str) -> Image:

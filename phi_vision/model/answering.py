@@ -1,41 +1,20 @@
-"""Prompts and pictures to answers: greedy generation in batches, the only one in the house.
-
-Of each token it keeps how probable the model held it: what is sure of a field is made of that.
-"""
+"""Questions to answers: generation in batches, the only one in the house."""
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from PIL.Image import Image
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from .configuration_phi3_v import Phi3VConfig
-from .constraining import Constraint, begin, control_tokens
+from .constraining import begin
 from .processing_phi3_v import Phi3VProcessor
-
-MAX_NEW_TOKENS = 96
-"""Longest answer in tokens where nothing else is asked: three times an answer about a product."""
+from .question import Answered, Question
+from .writing import Row, Writing, reader_of
 
 ROOM_UNDER_GRAMMAR = 1024
-"""New tokens that a batch is expected to stay below under a grammar, which ends every answer
-itself: about ten times what is written in practice."""
-
-
-class Answered(NamedTuple):
-    """What was written in answer to one prompt, token by token."""
-
-    text: str
-    """Without control tokens and blanks around."""
-
-    ends: tuple[int, ...]
-    """For each token, how many characters of `text` are written after it. The token that ended the
-    answer comes last, unless the answer was cut."""
-
-    logprobs: tuple[float, ...]
-    """For each token, the natural logarithm of the probability that the model gave it, whatever a
-    grammar allowed."""
+"""New tokens that a row is expected to stay below under a grammar that ends every answer itself:
+about ten times what is written in practice."""
 
 
 class Generates(Protocol):
@@ -64,14 +43,11 @@ class Generates(Protocol):
 def answer(
     model: Generates,
     processor: Phi3VProcessor,
-    prompts: Sequence[str],
-    images: Sequence[Sequence[Image]],
+    questions: Sequence[Question],
     *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
-    grammar: str | None = None,
 ) -> list[Answered]:
-    """Answer each prompt about its pictures, in the order given.
+    """Answer questions, in the order given.
 
     Rows are batched by length, so that little is padded, and only with rows that leave the original
     context at the same new token, if ever: beyond it the whole batch is rotated by other factors.
@@ -79,83 +55,61 @@ def answer(
     Args:
         model: A Phi-3-Vision model, with or without an adapter, or its graphs.
         processor: Its processor.
-        prompts: Texts with `<|image_k|>` tags.
-        images: For each prompt its pictures.
-        max_new_tokens: Longest answer in tokens; under a grammar nothing is cut, so it has to be
-            one whose words end.
+        questions: Of any kinds: rows of a batch have nothing in common but the model.
         batch_size: Most rows generated together.
-        grammar: All that may be written, in llguidance's dialect of Lark; anything unless given.
 
     Raises:
-        ValueError: The grammar cannot be read.
+        ValueError: A grammar cannot be read, or tags and pictures do not match.
     """
     was_training = model.training
     model.eval()
-    rows = [
-        processor(text=prompt, images=list(pictures) or None, return_tensors="pt")
-        for prompt, pictures in zip(prompts, images, strict=True)
+    tokenizer = processor.tokenizer
+    encoded = [
+        processor(text=asked.prompt, images=list(asked.images) or None, return_tensors="pt")
+        for asked in questions
     ]
-    answers: dict[int, Answered] = {}
+    lengths = [each["input_ids"].shape[1] for each in encoded]
+    rows = [
+        _row(model, processor, asked, length)
+        for asked, length in zip(questions, lengths, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda place: lengths[place])
     limit = model.config.original_max_position_embeddings
-    lengths = [row["input_ids"].shape[1] for row in rows]
-    order = sorted(range(len(rows)), key=lambda row: lengths[row])
-    expected = max_new_tokens if grammar is None else max(max_new_tokens, ROOM_UNDER_GRAMMAR)
-    # New tokens until a row leaves the original context; -1 where its prompt is beyond already.
-    room = [min(max(limit - length, -1), expected) for length in lengths]
+    room = [_room(row, limit - length) for row, length in zip(rows, lengths, strict=True)]
     for chosen in _batches(order, room, batch_size):
-        batch = left_pad([rows[row] for row in chosen], processor.tokenizer.pad_token_id)
-        batch = {name: values.to(model.device) for name, values in batch.items()}
-        written = _generate(model, processor, batch, max_new_tokens, grammar)
-        answers.update(zip(chosen, written, strict=True))
+        batch = left_pad([encoded[place] for place in chosen], tokenizer.pad_token_id)
+        _generate(model, batch, [rows[place] for place in chosen])
     model.train(was_training)
-    return [answers[row] for row in range(len(rows))]
+    return [row.answered(length) for row, length in zip(rows, lengths, strict=True)]
 
 
-def _generate(
-    model: Generates,
-    processor: Phi3VProcessor,
-    batch: dict[str, torch.Tensor],
-    max_new_tokens: int,
-    grammar: str | None,
-) -> list[Answered]:
-    """Write the answers of one batch."""
+def _row(model: Generates, processor: Phi3VProcessor, question: Question, length: int) -> Row:
+    """Make ready to write the answer to a prompt of so many tokens."""
     stops = _stops(model)
-    rows, length = batch["input_ids"].shape
-    constraint = None
-    if grammar is not None:
-        start = begin(processor.tokenizer, grammar, model.config.vocab_size, stops)
-        constraint = Constraint(start, rows, stops)
-        max_new_tokens = model.config.max_position_embeddings - length
-    recorder = _Recorder(constraint)
-    ids = model.generate(
-        **batch,
-        max_new_tokens=max_new_tokens,
+    matcher = None
+    if question.grammar is not None:
+        size = model.config.vocab_size
+        matcher = begin(processor.tokenizer, question.grammar, size, stops).deep_copy()
+    left = model.config.max_position_embeddings - length
+    if left < 1:
+        raise ValueError(
+            f"the prompt is {length} tokens long, and the model reads at most "
+            f"{model.config.max_position_embeddings}, the answer included; shorten it"
+        )
+    limit = left if question.ends_itself else min(left, question.max_new_tokens)
+    reader = reader_of(processor.tokenizer)
+    return Row(question, reader, stops, matcher=matcher, limit=limit)
+
+
+def _generate(model: Generates, batch: dict[str, torch.Tensor], rows: Sequence[Row]) -> None:
+    """Write the answers of one batch into its rows."""
+    model.generate(
+        **{name: values.to(model.device) for name, values in batch.items()},
+        max_new_tokens=max(row.limit for row in rows),
         do_sample=False,
         num_beams=1,
-        logits_processor=LogitsProcessorList([recorder]),
+        logits_processor=LogitsProcessorList([Writing(rows, _stops(model)[0])]),
     )
-    logprobs = torch.stack(recorder.logprobs, dim=1).tolist()
-    return [
-        _read(processor, _until_stop(row, stops), of_row)
-        for row, of_row in zip(ids[:, length:].tolist(), logprobs, strict=True)
-    ]
-
-
-class _Recorder(LogitsProcessor):
-    """Notes how probable the model holds each token that is about to be chosen.
-
-    Looks at the logits as they pass: keeping them would take (B, L, V) numbers.
-    """
-
-    def __init__(self, constraint: Constraint | None) -> None:
-        self.constraint = constraint
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Note the likeliest of the tokens that are allowed: generation is greedy."""
-        allowed = scores if self.constraint is None else self.constraint(input_ids, scores)
-        self.logprobs.append(allowed.amax(dim=-1) - scores.logsumexp(dim=-1))
-        return allowed
 
 
 def _stops(model: Generates) -> tuple[int, ...]:
@@ -164,37 +118,13 @@ def _stops(model: Generates) -> tuple[int, ...]:
     return (stops,) if isinstance(stops, int) else tuple(stops)
 
 
-def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> list[int]:
-    """Cut the padding off: of `5 6 <|end|> pad pad` keep `5 6 <|end|>`."""
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
-    return list(ids[: end + 1])
+def _room(row: Row, left: int) -> int | None:
+    """Count the new tokens until a row leaves the original context; None where it never does.
 
-
-def _read(processor: Phi3VProcessor, ids: Sequence[int], logprobs: Sequence[float]) -> Answered:
-    """Decode an answer, and say where in it each token ends.
-
-    A character of several tokens is written by the last of them: what stands before decodes as
-    something else, which agrees with the whole only up to the character before.
+    -1 where its prompt is beyond already.
     """
-    controls = control_tokens(processor.tokenizer)
-    written = [
-        [token for token in ids[:count] if token not in controls]
-        for count in range(1, len(ids) + 1)
-    ]
-    decode = processor.tokenizer.backend_tokenizer.decode_batch
-    beginnings = decode(written, skip_special_tokens=False)
-    whole = beginnings[-1]
-    text = whole.strip()
-    blanks = len(whole) - len(whole.lstrip())
-    ends = [min(max(_agreeing(each, whole) - blanks, 0), len(text)) for each in beginnings]
-    # The decoder takes one torn character for a reason to tear those that touch it, too.
-    return Answered(text, tuple(accumulate(ends, max)), tuple(logprobs[: len(ids)]))
-
-
-def _agreeing(beginning: str, whole: str) -> int:
-    """Count the characters with which both begin."""
-    pairs = enumerate(zip(beginning, whole, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(beginning), len(whole)))
+    expected = min(row.limit, ROOM_UNDER_GRAMMAR) if row.question.ends_itself else row.limit
+    return None if left >= expected else max(left, -1)
 
 
 def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -219,10 +149,10 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
     return batch
 
 
-def _batches(order: Sequence[int], room: Sequence[int], batch_size: int) -> list[list[int]]:
+def _batches(order: Sequence[int], room: Sequence[int | None], batch_size: int) -> list[list[int]]:
     """Cut rows, in the given order, into batches of rows with equal room.
 
-    Input:  order `[3, 0, 1, 2]`, room `[8, 5, -1, 8]`, batch_size 16
+    Input:  order `[3, 0, 1, 2]`, room `[None, 5, -1, None]`, batch_size 16
     Output: `[[3, 0], [1], [2]]`
     """
     batches: list[list[int]] = []

@@ -28,58 +28,35 @@ FUEL = 10**9
 strangers, is used up by a bounded text that must not hold certain words."""
 
 
-class Constraint:
-    """Follows each row of a batch through a grammar while it is generated.
+def allow(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -> torch.Tensor:
+    """Set what the grammars cannot go on with to minus infinity, row by row.
 
-    Args:
-        start: A matcher that has read nothing yet.
-        rows: Rows of the batch.
-        stops: The tokens that end an answer; allowed where the grammar is complete.
+    Input:  scores (B, V), a matcher for each row that has a grammar
+    Output: (B, V); a matcher that has used up its work (`is_error`) changes nothing
     """
-
-    def __init__(self, start: LLMatcher, rows: int, stops: Sequence[int]) -> None:
-        self.matchers = [start.deep_copy() for _ in range(rows)]
-        self.stops = frozenset(stops)
-        self.over: set[int] = set()
-        self.has_begun = False
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Set what the grammar cannot go on with to minus infinity.
-
-        Input:  input_ids (B, L), scores (B, V)
-        Output: (B, V)
-        """
-        if self.has_begun:  # What stands there at the first call is the prompt.
-            self._follow(input_ids[:, -1].tolist())
-        self.has_begun = True
-        bits = allocate_token_bitmask(*scores.shape)
-        for row, matcher in enumerate(self.matchers):
-            if row not in self.over:
-                fill_next_token_bitmask(matcher, bits, row)
-                assert not matcher.is_error(), matcher.get_error()
-        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
-        allowed_BV = torch.from_numpy(allowed[:, : scores.shape[1]]).to(scores.device)
-        return scores.masked_fill(allowed_BV == 0, -torch.inf)
-
-    def _follow(self, chosen: Sequence[int]) -> None:
-        """Tell each matcher the token that its row went on with."""
-        for row, token in enumerate(chosen):
-            if row in self.over:
-                continue
-            if token in self.stops:
-                self.over.add(row)
-            elif not self.matchers[row].consume_token(token):
-                raise AssertionError(self.matchers[row].get_error())
+    if not any(matchers):
+        return scores_BV
+    bits = allocate_token_bitmask(*scores_BV.shape)
+    for row, matcher in enumerate(matchers):
+        if matcher is None:
+            bits[row] = -1
+        else:
+            fill_next_token_bitmask(matcher, bits, row)
+            if matcher.is_error():
+                bits[row] = -1
+    allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
+    allowed_BV = torch.from_numpy(allowed[:, : scores_BV.shape[1]]).to(scores_BV.device)
+    return scores_BV.masked_fill(allowed_BV == 0, -torch.inf)
 
 
-@lru_cache(maxsize=4)  # Reading a grammar takes about as long as writing an answer under it.
+@lru_cache(maxsize=16)  # Reading a grammar takes about as long as writing an answer under it.
 def begin(
     tokenizer: PreTrainedTokenizerFast,
     grammar: str,
     vocabulary_size: int,
     stops: tuple[int, ...],
 ) -> LLMatcher:
-    """Read a grammar for a vocabulary: what a `Constraint` starts from.
+    """Read a grammar for a vocabulary: give a matcher of which each row takes a `deep_copy`.
 
     Args:
         tokenizer: Says what each token writes.

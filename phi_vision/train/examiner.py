@@ -23,6 +23,7 @@ from phi_vision.evaluate.metrics import metrics_for
 from phi_vision.evaluate.score import Scores, score
 from phi_vision.journal.tracking import Tracking
 from phi_vision.model.answering import answer
+from phi_vision.model.question import Question
 from phi_vision.train.learner import Learner, save_model
 from phi_vision.train.processes import divide, gather
 from phi_vision.train.recipes import VALIDATION_LOSS, Recipe
@@ -160,11 +161,12 @@ def write_answers(
     model = learner.model
     enabled = learner.precision != torch.float32
     with torch.autocast(model.device.type, dtype=learner.precision, enabled=enabled):
-        answers = answer(
-            model,
-            learner.processor,
-            [template.prompt(learner.processor, len(sample.images)) for sample in samples],
-            [sample.pictures() for sample in samples],
-            batch_size=batch_size,
-        )
+        questions = [
+            Question(
+                prompt=template.prompt(learner.processor, len(sample.images)),
+                images=tuple(sample.pictures()),
+            )
+            for sample in samples
+        ]
+        answers = answer(model, learner.processor, questions, batch_size=batch_size)
     return [each.text for each in answers]

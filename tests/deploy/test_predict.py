@@ -1,5 +1,7 @@
 """Predictor: pictures in, predictions out, in order and by name."""
 
+import threading
+import time
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +16,8 @@ from phi_vision.data.reply import Reply
 from phi_vision.data.sample import Sample
 from phi_vision.deploy import predict
 from phi_vision.deploy.predict import Predictor
-from phi_vision.model.answering import Answered
+from phi_vision.model.answering import answer
+from phi_vision.model.question import Answered, Question
 
 SHADES = (0, 60, 120, 180, 240)
 
@@ -41,7 +44,7 @@ def said(predictor: Predictor, one: Sample) -> Reply:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model of random weights say little: it never stops by itself."""
-    monkeypatch.setattr(predict, "answer", partial(predict.answer, max_new_tokens=4))
+    monkeypatch.setattr(predict, "Question", partial(Question, max_new_tokens=4))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,9 @@ def test_image_tokens_are_counted_as_the_image_processor_makes_them(
 
 def test_a_sample_without_pictures_is_asked_in_words_alone(predictor: Predictor) -> None:
     prompt = predictor.template.prompt(predictor.processor, images=0)
-    alone = predict.answer(predictor.model, predictor.processor, [prompt], [[]])
+    alone = answer(
+        predictor.model, predictor.processor, [Question(prompt=prompt, max_new_tokens=4)]
+    )
     replies = dict(predictor.replies([sample("blind"), sample("seeing", encoded(0))]))
     assert "image" not in prompt
     assert replies[0].text == alone[0].text
@@ -165,13 +170,39 @@ def test_a_sample_of_two_pictures_is_asked_about_both(
 ) -> None:
     asked: list[str] = []
 
-    def listen(model: object, processor: object, prompts: list[str], *_: object, **__: object):  # type: ignore[no-untyped-def]
-        asked.extend(prompts)
-        return [Answered("", (0,), (0.0,))] * len(prompts)
+    def listen(model: object, processor: object, questions: list[Question], **_: object):  # type: ignore[no-untyped-def]
+        asked.extend(question.prompt for question in questions)
+        return [Answered("", (0,), (0.0,))] * len(questions)
 
     monkeypatch.setattr(predict, "answer", listen)
     said(predictor, sample("pair", encoded(0), encoded(60)))
     assert "<|image_1|>\n<|image_2|>\n" in asked[0]
+
+
+# Streaming.
+
+
+def test_the_pieces_of_a_stream_are_the_answer(predictor: Predictor) -> None:
+    pieces = list(predictor.stream(encoded(0)))
+    assert "".join(pieces) == predictor.predict([encoded(0)])[0].text
+    assert all(pieces)
+
+
+def test_a_stream_that_is_left_breaks_the_answer_off(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "Question", partial(Question, max_new_tokens=4000))
+    pieces = predictor.stream(encoded(0))
+    assert next(pieces)
+    started = time.monotonic()
+    pieces.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 2
+    assert "answer_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_stream_refuses_what_is_no_picture(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="cannot read a picture"):
+        predictor.stream(b"no picture")
 
 
 def test_no_pictures_give_no_predictions(predictor: Predictor) -> None:

@@ -7,16 +7,18 @@ from toy_rows import NONE, ONE, TWO, Inputs
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.model.answering import answer, left_pad
+from phi_vision.model.question import Question
 
 Asked = tuple[str, list[Image.Image]]
 NEW = 12
+SHORT = Question(prompt=NONE, max_new_tokens=1)
 
 
 def said(model: Phi3VForCausalLM, processor: Phi3VProcessor, asked: list[Asked]) -> list[str]:
-    prompts = [prompt for prompt, _ in asked]
-    pictures = [shown for _, shown in asked]
-    answers = answer(model, processor, prompts, pictures, max_new_tokens=NEW, batch_size=3)
-    return [each.text for each in answers]
+    questions = [
+        Question(prompt=prompt, images=tuple(shown), max_new_tokens=NEW) for prompt, shown in asked
+    ]
+    return [each.text for each in answer(model, processor, questions, batch_size=3)]
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_answers_hold_no_control_tokens_nor_the_prompt(
 def test_nothing_asked_is_nothing_answered(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
-    assert answer(model, processor, [], []) == []
+    assert answer(model, processor, []) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -72,14 +74,14 @@ def test_the_model_is_left_in_the_mode_it_was_in(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, training: bool
 ) -> None:
     model.train(training)
-    answer(model, processor, [NONE], [[]], max_new_tokens=1)
+    answer(model, processor, [SHORT])
     assert model.training is training
 
 
 def test_training_goes_on_after_answering(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, rows: list[Inputs]
 ) -> None:
-    answer(model, processor, [NONE], [[]], max_new_tokens=1)
+    answer(model, processor, [SHORT])
     model(**rows[0], labels=rows[0]["input_ids"]).loss.backward()
     assert model.lm_head.weight.grad is not None
 
@@ -121,13 +123,9 @@ def test_no_batch_straddles_the_border_while_it_answers(
 ) -> None:
     """Alone, each row crosses the border at its own new token; its batch has to as well."""
     lengths = [97, 40, 96, 88, 84, 100, 88, 95]
-    prompts = [prompt_of(length, processor) for length in lengths]
-    together = answer(short_context, processor, prompts, [[]] * 8, max_new_tokens=NEW)
-    texts = [each.text for each in together]
+    asked: list[Asked] = [(prompt_of(length, processor), []) for length in lengths]
+    questions = [Question(prompt=prompt, max_new_tokens=NEW) for prompt, _ in asked]
+    texts = [each.text for each in answer(short_context, processor, questions)]
     #                  never crosses, four cross underway,      beyond from the start
     assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
-    alone = [
-        answer(short_context, processor, [prompt], [[]], max_new_tokens=NEW)[0].text
-        for prompt in prompts
-    ]
-    assert texts == alone
+    assert texts == [said(short_context, processor, [one])[0] for one in asked]

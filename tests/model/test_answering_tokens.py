@@ -8,12 +8,20 @@ from toy_rows import NONE, ONE, TWO
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.data.reply import field_confidence
 from phi_vision.data.template import PRODUCT
-from phi_vision.model import answering
-from phi_vision.model.answering import Answered, answer
+from phi_vision.model.answering import answer
+from phi_vision.model.question import Answered, Question
+from phi_vision.model.writing import Reader, Row
 
 NEW = 12
 TOLERANCE = 1e-4
 """Of float32 logits up to about 30, added up in another order."""
+
+
+def plain(prompt: str, *pictures: Image.Image) -> Question:
+    return Question(prompt=prompt, images=pictures, max_new_tokens=NEW)
+
+
+PLAIN = plain(NONE)
 
 
 def ids_of(text: str, processor: Phi3VProcessor) -> list[int]:
@@ -23,8 +31,14 @@ def ids_of(text: str, processor: Phi3VProcessor) -> list[int]:
 
 def read(text: str, processor: Phi3VProcessor) -> Answered:
     """Read an answer as if it had been generated."""
-    ids = ids_of(text, processor)
-    return answering._read(processor, ids, [-0.5] * len(ids))
+    return read_ids(ids_of(text, processor), processor)
+
+
+def read_ids(ids: list[int], processor: Phi3VProcessor) -> Answered:
+    row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, limit=len(ids))
+    for token in ids:
+        row.take(token, -0.5)
+    return row.answered(prompt_tokens=0)
 
 
 def stop_at(model: Phi3VForCausalLM, token: int) -> None:
@@ -47,7 +61,7 @@ def test_the_probabilities_are_those_of_reading_the_answer(
     with torch.no_grad():
         logits_LV = model(torch.cat([prompt, torch.tensor([written])], dim=1)).logits[0]
     expected = logits_LV[prompt.shape[1] - 1 : -1].log_softmax(-1)[range(NEW), written]
-    (said,) = answer(model, processor, [NONE], [[]], max_new_tokens=NEW)
+    (said,) = answer(model, processor, [PLAIN])
     assert said.logprobs == pytest.approx(expected.tolist(), abs=TOLERANCE)
 
 
@@ -55,11 +69,9 @@ def test_in_a_batch_tokens_are_as_probable_as_alone(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
 ) -> None:
     a, b, c = pictures
-    asked = [(TWO, [b, c]), (NONE, []), (ONE, [a])]
-    prompts, shown = [prompt for prompt, _ in asked], [shown for _, shown in asked]
-    together = answer(model, processor, prompts, shown, max_new_tokens=NEW)
-    for (prompt, pictures_of_it), said in zip(asked, together, strict=True):
-        (alone,) = answer(model, processor, [prompt], [pictures_of_it], max_new_tokens=NEW)
+    asked = [plain(TWO, b, c), PLAIN, plain(ONE, a)]
+    for question, said in zip(asked, answer(model, processor, asked), strict=True):
+        (alone,) = answer(model, processor, [question])
         assert said.ends == alone.ends
         assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
 
@@ -67,12 +79,12 @@ def test_in_a_batch_tokens_are_as_probable_as_alone(
 def test_the_token_that_ends_an_answer_counts_and_the_padding_after_it_does_not(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
 ) -> None:
-    (cut,) = answer(model, processor, [NONE], [[]], max_new_tokens=NEW)
+    (cut,) = answer(model, processor, [PLAIN])
     assert len(cut.logprobs) == NEW
     written = first_written(model, processor, NEW)
     stop = next(token for token in written[3:] if token not in written[:3])
     stop_at(model, stop)
-    both = answer(model, processor, [NONE, ONE], [[], pictures[:1]], max_new_tokens=NEW)
+    both = answer(model, processor, [PLAIN, plain(ONE, pictures[0])])
     ended, other = both
     count = written.index(stop) + 1
     assert len(ended.ends) == len(ended.logprobs) == count
@@ -105,15 +117,14 @@ def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcesso
 
 
 def test_a_torn_character_is_no_error(processor: Phi3VProcessor) -> None:
-    ids = ids_of("Aü", processor)[:-1]
-    said = answering._read(processor, ids, [-0.5] * len(ids))
+    said = read_ids(ids_of("Aü", processor)[:-1], processor)
     assert said.text.startswith("A")
     assert said.ends[-1] == len(said.text)
 
 
 def test_what_is_said_of_tokens_gives_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
     said = read("Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>", processor)
-    confidence = field_confidence(PRODUCT, *said)
+    confidence = field_confidence(PRODUCT, said.text, said.ends, said.logprobs)
     assert sorted(confidence) == ["category3_code", "full_price", "title"]
     # Each token is held probable at exp(-0.5): "▁Wool" "▁Coat" and the "," that ends the title.
     assert confidence["title"] == pytest.approx(torch.tensor(-1.5).exp().item())

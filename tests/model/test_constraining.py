@@ -1,5 +1,7 @@
 """Writing under a grammar: nothing else is written, by whatever model, in whatever batch."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from PIL import Image
@@ -10,9 +12,17 @@ from phi_vision.data.grammar import grammar_of
 from phi_vision.data.template import PRODUCT
 from phi_vision.model.answering import answer
 from phi_vision.model.constraining import begin, control_tokens
+from phi_vision.model.question import Question
 
 COLOURS = 'start: "red" | "light green" | "Müller茶"'
 TOLERANCE = 1e-4
+
+
+def limited(grammar: str, prompt: str = NONE, pictures: Sequence[Image.Image] = ()) -> Question:
+    """Ask for an answer of a few tokens, which the grammar may lengthen."""
+    return Question(
+        prompt=prompt, images=tuple(pictures), max_new_tokens=2, grammar=grammar, ends_itself=True
+    )
 
 
 def test_a_model_of_random_weights_writes_only_what_its_template_reads(
@@ -20,10 +30,9 @@ def test_a_model_of_random_weights_writes_only_what_its_template_reads(
 ) -> None:
     a, b, c = pictures
     grammar = grammar_of(PRODUCT, {"category3_code": ["COATS", "HATS & CAPS", "N.A."]})
-    prompts = [ONE, TWO, NONE, ONE]
-    answers = answer(
-        model, processor, prompts, [[a], [b, c], [], [c]], max_new_tokens=2, grammar=grammar
-    )
+    asked = [(ONE, [a]), (TWO, [b, c]), (NONE, []), (ONE, [c])]
+    questions = [limited(grammar, *each) for each in asked]
+    answers = answer(model, processor, questions)
     records = [PRODUCT.parse(said.text) for said in answers]
     assert None not in records
     assert {record["category3_code"] for record in records if record} <= {
@@ -40,7 +49,7 @@ def test_answers_are_complete_and_among_those_allowed(
 ) -> None:
     torch.manual_seed(seed)
     torch.nn.init.normal_(model.lm_head.weight)
-    (said,) = answer(model, processor, [NONE], [[]], grammar=COLOURS)
+    (said,) = answer(model, processor, [limited(COLOURS)])
     assert said.text in ("red", "light green", "Müller茶")
     assert said.ends[-1] == len(said.text)
 
@@ -48,7 +57,7 @@ def test_answers_are_complete_and_among_those_allowed(
 def test_characters_of_several_tokens_can_be_written(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
-    (said,) = answer(model, processor, [NONE], [[]], grammar='start: "Müller茶🙂"')
+    (said,) = answer(model, processor, [limited('start: "Müller茶🙂"')])
     assert said.text == "Müller茶🙂"
 
 
@@ -57,10 +66,9 @@ def test_the_rows_of_a_batch_do_not_constrain_each_other(
 ) -> None:
     grammar = "start: /[a-z]{1,3}( [a-z]{1,5})?/"
     asked = [(ONE, [picture]) for picture in pictures] + [(NONE, [])]
-    prompts, shown = [prompt for prompt, _ in asked], [shown for _, shown in asked]
-    together = answer(model, processor, prompts, shown, grammar=grammar)
-    for prompt, pictures_of_it, said in zip(prompts, shown, together, strict=True):
-        (alone,) = answer(model, processor, [prompt], [pictures_of_it], grammar=grammar)
+    questions = [limited(grammar, *each) for each in asked]
+    for question, said in zip(questions, answer(model, processor, questions), strict=True):
+        (alone,) = answer(model, processor, [question])
         assert said.text == alone.text
         assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
 
@@ -71,7 +79,7 @@ def test_probabilities_are_those_without_the_grammar(
     ids = processor(text=NONE, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         expected = model(ids).logits[0, -1].log_softmax(-1)
-    (said,) = answer(model, processor, [NONE], [[]], grammar='start: "7"')
+    (said,) = answer(model, processor, [limited('start: "7"')])
     written = processor.tokenizer.convert_tokens_to_ids("7")
     assert said.logprobs[0] == pytest.approx(expected[written].item(), abs=TOLERANCE)
     assert len(said.logprobs) == 2, "the token that ends the answer counts"
@@ -84,7 +92,7 @@ def test_a_model_with_more_logits_than_tokens_writes_none_of_the_others(
     model.resize_token_embeddings(model.config.vocab_size + 20)
     with torch.no_grad():
         model.lm_head.weight[-20:] = 100.0
-    (said,) = answer(model, processor, [NONE], [[]], grammar="start: /[^x]{1,4}/")
+    (said,) = answer(model, processor, [limited("start: /[^x]{1,4}/")])
     assert 1 <= len(said.text) <= 4
 
 
@@ -92,7 +100,7 @@ def test_a_grammar_that_cannot_be_read_is_refused(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     with pytest.raises(ValueError, match=r"the grammar cannot be read: .*grammar_of"):
-        answer(model, processor, [NONE], [[]], grammar="start: unknown_rule")
+        answer(model, processor, [limited("start: unknown_rule")])
 
 
 def test_a_grammar_is_read_once_for_many_batches(

@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from phi_vision.model.answering import answer
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
+from phi_vision.model.question import Question
 from phi_vision.studio.drawing import draw, random_scene
 from phi_vision.studio.garment import random_garment
 
@@ -43,13 +44,14 @@ def test_the_packaged_base_names_what_it_is_shown() -> None:
     model, processor = load_model(SMALL, dtype=torch.float32)
     rng = random.Random("not in the pool")
     garments = [random_garment(rng) for _ in range(24)]
-    pictures = [[draw(garment, random_scene(rng))] for garment in garments]
+    pictures = [draw(garment, random_scene(rng)) for garment in garments]
     message = {
         "role": "user",
         "content": [{"type": "image"}, {"type": "text", "text": "Which kind?"}],
     }
     prompt = processor.apply_chat_template([message], add_generation_prompt=True)
-    said = answer(model, processor, [prompt] * 24, pictures, max_new_tokens=8)
+    questions = [Question(prompt=prompt, images=(one,), max_new_tokens=8) for one in pictures]
+    said = answer(model, processor, questions)
     # Measured 0.97 to 0.99 on hundreds; 20 of 24 leaves room for chance and fails a blind model.
     pairs = zip(said, garments, strict=True)
     assert sum(each.text == garment.kind for each, garment in pairs) >= 20
