@@ -13,6 +13,7 @@ import torch
 
 from phi_vision.model.answering import answer
 from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
+from phi_vision.model.question import Question
 from phi_vision.studio.drawing import draw, random_scene
 from phi_vision.studio.garment import CHOICES, Garment, random_garment
 from pretraining.market import facts
@@ -45,13 +46,13 @@ def measure(pictures: int, seed: int) -> None:
             "role": "user",
             "content": [{"type": "image"}, {"type": "text", "text": question}],
         }
-        prompts = [processor.apply_chat_template([message], add_generation_prompt=True)] * len(
-            asked
-        )
+        prompt = processor.apply_chat_template([message], add_generation_prompt=True)
         figures = []
         for shown in (asked, asked[1:] + asked[:1]):
             said = answer(
-                model, processor, prompts, [[images[at]] for at in shown], max_new_tokens=8
+                model,
+                processor,
+                [Question(prompt=prompt, images=(images[at],), max_new_tokens=8) for at in shown],
             )
             pairs = zip(said, truth, strict=True)
             figures.append(sum(each.text == words for each, words in pairs) / len(truth))

@@ -7,6 +7,7 @@ by one, and the official control tokens, which swallow the white space after the
 official do.
 """
 
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_bytes_as_words(tokenizer),
         bos_token="<s>",
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
@@ -97,6 +98,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=131072,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def _bytes_as_words(tokenizer: Tokenizer) -> Tokenizer:
+    """Take the flag "special" off the tokens of single bytes, which the trainer needed.
+
+    Whoever leaves special tokens out of an answer would lose the letters that are written in bytes.
+    """
+    described = json.loads(tokenizer.to_str())
+    flagged = described["added_tokens"]
+    described["added_tokens"] = [token for token in flagged if token["content"] not in BYTES]
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def _sentences() -> Iterator[str]:
