@@ -29,6 +29,7 @@ from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.model.question import Question
 from phi_vision.plan.plan import make_plan
 from phi_vision.studio.catalog import write_catalog
 from phi_vision.train.recipes import RECIPES
@@ -76,8 +77,9 @@ def ask(folder: Path, picture: Path, new_tokens: int) -> None:
     model, processor = load_model(folder)
     loaded, load_seconds = _peak_bytes(), time.perf_counter() - started
     started = time.perf_counter()
-    pictures = [[Image.open(picture)]]
-    (said,) = answer(model, processor, [QUESTION], pictures, max_new_tokens=new_tokens)
+    pictures = (Image.open(picture),)
+    question = Question(prompt=QUESTION, images=pictures, max_new_tokens=new_tokens)
+    (said,) = answer(model, processor, [question])
     answer_seconds = time.perf_counter() - started
     # Loading only maps the files; the weights come into memory where they are first used.
     answered = _peak_bytes()

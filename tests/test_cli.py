@@ -21,6 +21,7 @@ from phi_vision.commands.model import load_predictor
 from phi_vision.commands.predict import find_pictures
 from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.deploy import predict
+from phi_vision.model.question import Question
 from phi_vision.train import trainer  # noqa: F401  (its libraries greet on stdout when imported)
 from phi_vision.trial.facts import noise_floor
 
@@ -78,7 +79,7 @@ def encoded(*, shade: int = 128, size: tuple[int, int] = (40, 60)) -> bytes:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model of random weights say little: it never stops by itself."""
-    monkeypatch.setattr(predict, "answer", partial(predict.answer, max_new_tokens=4))
+    monkeypatch.setattr(predict, "Question", partial(Question, max_new_tokens=4))
 
 
 # Mistakes in the words themselves.

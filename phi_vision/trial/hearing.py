@@ -10,11 +10,11 @@ from pathlib import Path
 
 from phi_vision.data.reply import Reply
 from phi_vision.deploy.answerers import Answerer
+from phi_vision.deploy.identity import identify
 from phi_vision.evaluate.metrics import Predicted
 from phi_vision.journal.versions import fingerprint
-from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.trial.asking import ask, seconds_a_reply
-from phi_vision.trial.questions import Question
+from phi_vision.trial.rounds import Round
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows how far something is: called with what it is, gives what moves it."""
@@ -42,51 +42,35 @@ class Hearing:
     seconds: dict[str, float] = field(default_factory=dict)
     """Who -> seconds that a reply took, whenever it was given."""
 
-    def ask(self, who: str, words: str, answerer: Answerer, question: Question) -> None:
+    def ask(self, who: str, words: str, answerer: Answerer, asked: Round) -> None:
         """Have samples answered, or read the replies that are already there.
 
         Args:
             who: Of `evaluate.score.WHO`.
             words: What the answerer was found by.
             answerer: Who is asked.
-            question: What is asked.
+            asked: About what, how limited.
         """
-        asked = _describe(words, answerer, question)
-        file = self.answers / f"{who}-{asked[:12]}.jsonl"
+        described = _describe(words, answerer, asked)
+        file = self.answers / f"{who}-{described[:12]}.jsonl"
         with self.bar(f"answering: {who.replace('_', ' ')}") as advance:
             self.replies[who] = ask(
                 answerer,
-                question.samples,
+                asked.samples,
                 file,
-                fingerprint=asked,
-                grammar=question.grammar,
+                fingerprint=described,
+                grammar=asked.grammar,
                 progress=advance,
             )
         self.seconds[who] = seconds_a_reply(file)
 
 
-def identify(words: str) -> list[str]:
-    """Tell one model from another in the same place: names, sizes and times of its files."""
-    place = Path(words)
-    if not place.is_file():
-        try:
-            place = Path(resolve(words))
-        except ValueError:  # a server's address
-            return [words]
-    # A model's files lie side by side; folders in it may be those that this trial writes.
-    files = [place] if place.is_file() else sorted(place.glob("*"))
-    facts = ((file, file.stat()) for file in files if file.is_file())
-    told = [words, *(f"{file} {fact.st_size} {fact.st_mtime_ns}" for file, fact in facts)]
-    base = None if place.is_file() else adapter_base(str(place))
-    return told if base is None else [*told, *identify(base)]
-
-
-def _describe(words: str, answerer: Answerer, question: Question) -> str:
+def _describe(words: str, answerer: Answerer, asked: Round) -> str:
     """Hash what decides the replies: who answers, in which wording, about what, how limited."""
     told = {
         "answerer": identify(words),
         "template": dataclasses.asdict(answerer.template),
-        "samples": fingerprint(question.samples),
-        "grammar": question.grammar,
+        "samples": fingerprint(asked.samples),
+        "grammar": asked.grammar,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

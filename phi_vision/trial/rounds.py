@@ -13,25 +13,25 @@ from phi_vision.evaluate.changed_pictures import blank_images, shuffle_images, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """Samples to be asked about, and what limits the answers."""
+class Round:
+    """Samples that are asked about, and what limits the answers."""
 
     samples: Sequence[Sample]
     grammar: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class Rounds:
     """Everything that a model is asked."""
 
-    questions: Mapping[str, Question]
+    rounds: Mapping[str, Round]
     """Who of `evaluate.score.WHO` -> what is asked."""
 
     left_out: Mapping[str, str]
     """Who -> why it is not asked."""
 
 
-def questions(
+def rounds_for(
     answerer: Answerer,
     samples: Sequence[Sample],
     training: Sequence[Sample],
@@ -39,7 +39,7 @@ def questions(
     known_categories: bool,
     seed: int,
     skip: Sequence[str],
-) -> Questions:
+) -> Rounds:
     """Lay out what a model is asked: as they are, with changed pictures, and within a grammar.
 
     Args:
@@ -58,16 +58,16 @@ def questions(
         raise ValueError(
             f"known_categories cannot take effect: {unable[CONSTRAINED]}; leave it out"
         )
-    asked = {"model": Question(samples=samples)}
+    asked = {"model": Round(samples=samples)}
     for who, change in CHANGES.items():
         if who not in (*skip, *unable):
-            asked[who] = Question(samples=change(samples, seed))
+            asked[who] = Round(samples=change(samples, seed))
     if CONSTRAINED not in (*skip, *unable):
         known = known_of(training, answerer.template) if known_categories else None
         grammar = grammar_of(answerer.template, known)
-        asked[CONSTRAINED] = Question(samples=samples, grammar=grammar)
+        asked[CONSTRAINED] = Round(samples=samples, grammar=grammar)
     left_out = {who: why for who, why in unable.items() if who not in skip}
-    return Questions(questions=asked, left_out=left_out)
+    return Rounds(rounds=asked, left_out=left_out)
 
 
 def _unable(answerer: Answerer) -> dict[str, str]:

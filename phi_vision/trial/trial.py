@@ -22,8 +22,8 @@ from phi_vision.report.reading import RECIPE_FILE, REPORT_FOLDER
 from phi_vision.trial.facts import gather_facts, groups_of, noise_floor, start_of
 from phi_vision.trial.hearing import Bar, Hearing
 from phi_vision.trial.leaks import find_leaks
-from phi_vision.trial.questions import Question, questions
 from phi_vision.trial.rivals import NEAREST, make_rivals, nearest_of
+from phi_vision.trial.rounds import Round, rounds_for
 from phi_vision.trial.settings import Trial
 
 
@@ -141,7 +141,7 @@ def _hear_model(
     """Ask the model everything that it can be asked; it is let go of before others are loaded."""
     answerer = find_answerer(model, template=trial.template, batch_size=trial.batch_size)
     _refuse_other_records([*samples, *training], answerer.template)
-    asked = questions(
+    asked = rounds_for(
         answerer,
         samples,
         training,
@@ -150,8 +150,8 @@ def _hear_model(
         skip=trial.skip,
     )
     hearing.left_out |= asked.left_out
-    for who, question in asked.questions.items():
-        hearing.ask(who, model, answerer, question)
+    for who, round_ in asked.rounds.items():
+        hearing.ask(who, model, answerer, round_)
     _find_nearest(trial, hearing, answerer, samples, training)
     return answerer.name, answerer.template
 
@@ -173,7 +173,7 @@ def _hear_others(
             continue
         other = find_answerer(words, template=wording, batch_size=trial.batch_size)
         shown = withhold_images(samples) if who == "twin" else samples
-        hearing.ask(who, words, other, Question(samples=shown))
+        hearing.ask(who, words, other, Round(samples=shown))
         _find_nearest(trial, hearing, other, samples, training)
     if NEAREST not in (*trial.skip, *hearing.rivals, *hearing.left_out):
         hearing.left_out[NEAREST] = "no checkpoint with a vision tower is at hand; --base gives one"

@@ -8,9 +8,9 @@ import pytest
 
 from phi_vision.data.loading import load_samples
 from phi_vision.data.template import PRODUCT
+from phi_vision.deploy.identity import identify
 from phi_vision.evaluate.score import WHO
 from phi_vision.trial.facts import groups_of, start_of
-from phi_vision.trial.hearing import identify
 from phi_vision.trial.settings import SKIPPABLE, Trial
 from phi_vision.trial.trial import hold_trial, report_folder
 
