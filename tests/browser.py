@@ -1,4 +1,4 @@
-"""Opens a page from disk in headless Chromium and says what is wrong with how it looks.
+"""Opens a page in headless Chromium, from disk or a server, and says what is wrong with it.
 
 Uses the machine's own Chromium (`chromium` on the PATH, or what CHROMIUM names) through playwright,
 which downloads nothing then. `FAULTS` are questions to the page, each a function of JavaScript that
@@ -7,7 +7,7 @@ gives a list of faults in words; none is the wish.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,28 +64,49 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def opened(browser: Browser, file: Path, screen: Screen, scheme: Scheme) -> Iterator[Opened]:
     """Open a file; whatever else it asks for is refused and counts as a complaint."""
+    address = file.as_uri()
+    with _opened(browser, address, screen, scheme, lambda asked: asked == address) as seen:
+        yield seen
+
+
+@contextmanager
+def visited(browser: Browser, address: str, screen: Screen, scheme: Scheme) -> Iterator[Opened]:
+    """Open the page of a server, `http://host:port/`; nothing may be asked of another one."""
+    with _opened(browser, address, screen, scheme, lambda asked: asked.startswith(address)) as seen:
+        yield seen
+
+
+@contextmanager
+def _opened(
+    browser: Browser,
+    address: str,
+    screen: Screen,
+    scheme: Scheme,
+    is_ours: Callable[[str], bool],
+) -> Iterator[Opened]:
     context = browser.new_context(
         viewport={"width": screen.width, "height": screen.height},
         is_mobile=screen.is_phone,
         has_touch=screen.is_phone,
         color_scheme=scheme,
+        # Nothing is half faded in when it is looked at.
+        reduced_motion="reduce",
     )
     page = context.new_page()
     seen = Opened(page=page)
 
     def refuse(route: Route) -> None:
-        address = route.request.url
-        if address == file.as_uri():
+        if is_ours(route.request.url):
             route.continue_()
         else:
-            seen.complaints.append(f"the page asks for {address}")
+            seen.complaints.append(f"the page asks for {route.request.url}")
             route.abort()
 
     page.route("**/*", refuse)
     page.on("console", lambda message: seen.complaints.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: seen.complaints.append(f"error: {error}"))
     page.on("requestfailed", lambda request: seen.complaints.append(f"failed: {request.url[:80]}"))
-    page.goto(file.as_uri())
+    page.goto(address)
     yield seen
     context.close()
 
@@ -230,7 +251,8 @@ FAULTS: dict[str, str] = {
       return [contrast, element];
     }).filter(([contrast]) => contrast < 4.5)
       .map(([contrast, element]) => `${name(element)} has contrast ${contrast.toFixed(2)}`)""",
-    "pictures that do not show": """() => all('img').filter((picture) => picture.loading !== 'lazy'
+    "pictures that do not show": """() => all('img[src]').filter((picture) =>
+      picture.loading !== 'lazy'
       && !(picture.complete && picture.naturalWidth > 0)).map(name)""",
     "not said to those who cannot see": """() => [
       ...all('img:not([alt])').map((each) => name(each) + ' without alt'),
@@ -239,6 +261,15 @@ FAULTS: dict[str, str] = {
           && (each.hasAttribute('aria-label') || each.querySelector('title'))))
         .map((each) => name(each) + ' without role=img and title'),
     ]""",
+    "without a name": """() => all('button, input, select, textarea, a[href], [role=meter]')
+      .filter((control) => control.checkVisibility()
+        && !control.hasAttribute('aria-label') && !control.textContent.trim()
+        && ![...(control.labels ?? [])].some((label) => label.textContent.trim())
+        && !all('img[alt]', control).some((picture) => picture.alt.trim())).map(name)""",
+    "too small to touch": """() => all('button, input, select, textarea').filter((control) => {
+      const box = control.getBoundingClientRect();
+      return seen(control) && Math.min(box.width, box.height) < 24;  // WCAG 2.2, 2.5.8
+    }).map(name)""",
     "links to nowhere": """() => all('a[href^="#"]').filter((link) =>
       !document.getElementById(decodeURIComponent(link.getAttribute('href').slice(1)))).map(name)""",
     "ids given twice": """() => {

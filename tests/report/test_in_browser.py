@@ -31,6 +31,8 @@ FAULTY = {
     "too faint to read": "<p style='color: rgb(0 0 0 / 50%)'>Faint</p>",
     "pictures that do not show": "<img alt='broken' src='data:image/png;base64,AAAA'>",
     "not said to those who cannot see": "<svg width=20 height=20></svg>",
+    "without a name": "<button style='width: 50px; height: 30px'></button>",
+    "too small to touch": "<button style='height: 12px; padding: 0'>Tiny</button>",
     "links to nowhere": "<a href='#lost'>Lost</a>",
     "ids given twice": "<p id=one>One</p><p id=one>Two</p>",
     "headings out of order": "<h3>Third</h3>",

@@ -1,0 +1,1 @@
+"""The HTTP service: OpenAI-shaped answers, records with confidences, one page to try it on."""
