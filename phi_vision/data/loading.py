@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from phi_vision.data.parquet_rows import read_batches, read_schema
 from phi_vision.data.sample import Message, Record, Sample, Value
 from phi_vision.data.trl_rows import TRL_COLUMNS, as_conversation, is_from_trl
 
@@ -51,15 +51,63 @@ def load_samples(
     Raises:
         ValueError: There is no such source, split or column, or it holds nothing that can be read.
     """
-    path = Path(source)
-    samples = _name_apart(
-        _sample(row, number, path, group_column)
-        for number, row in enumerate(_reader(path)(path, split))
-    )
+    samples = _name_apart(iterate_samples(source, split=split, group_column=group_column))
     if not samples:
         part = f" in the split {split!r}" if split else ""
-        raise ValueError(f"{path} holds no samples{part}: its files have 0 rows; give other data")
+        raise ValueError(f"{source} holds no samples{part}: its files have 0 rows; give other data")
     return samples
+
+
+def iterate_samples(
+    source: str | Path, *, split: str | None = None, group_column: str | None = None
+) -> Iterator[Sample]:
+    """Load samples one after the other, so that a few are in memory, however many there are.
+
+    Ids are those of the source: telling apart samples of one id would take all ids.
+
+    Args:
+        source: As for `load_samples`.
+        split: As for `load_samples`.
+        group_column: As for `load_samples`.
+
+    Raises:
+        ValueError: As `load_samples`, but for a source of no rows, which yields nothing.
+    """
+    path = Path(source)
+    rows = _reader(path)(path, split)
+    return (as_sample(row, number, path, group_column) for number, row in enumerate(rows))
+
+
+def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
+    """Make a sample of a row.
+
+    Args:
+        row: Column -> cell.
+        number: Names the sample where no column does.
+        source: Folder or file that the row comes from; paths of pictures are relative to it.
+        group_column: As for `load_samples`.
+
+    Raises:
+        ValueError: The row has no picture where one is due, or is no sample for another reason.
+    """
+    rich = _rich_columns(row)
+    record = as_record(row, [name for name in row if name not in rich])
+    if group_column is not None and group_column not in record:
+        raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
+    name = _first(record, ID_COLUMNS) or str(number)
+    group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
+    if is_from_trl(row):
+        row = as_conversation(row, f"sample {name!r} in {source}")
+    images = _images(row, f"sample {name!r} in {source}", source)
+    messages = _messages(row, f"sample {name!r} in {source}")
+    return Sample(
+        id=name,
+        group=group or name,
+        images=images,
+        record=record,
+        messages=messages,
+        rejected=str(row.get(REJECTED_COLUMN) or ""),
+    )
 
 
 def available_splits(source: str | Path) -> list[str]:
@@ -172,38 +220,10 @@ def _read_file(file: Path, split: str | None) -> Iterator[Row]:
     """Yield the rows of one Parquet file, a batch at a time in memory."""
     if split is not None:
         raise ValueError(f"{file} is one file without splits; leave {split!r} out or give a folder")
-    try:
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            schema = parquet.schema_arrow
-            columns = [*_rich_columns(schema.names), *record_columns(schema)]
-            columns = [name for name in schema.names if name in columns]
-            for batch in parquet.iter_batches(batch_size=64, columns=columns):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"cannot read {file} as Parquet: {error}; fetch or write the file again"
-        ) from error
-
-
-def _sample(row: Row, number: int, source: Path, group_column: str | None) -> Sample:
-    rich = _rich_columns(row)
-    record = as_record(row, [name for name in row if name not in rich])
-    if group_column is not None and group_column not in record:
-        raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
-    name = _first(record, ID_COLUMNS) or str(number)
-    group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
-    if is_from_trl(row):
-        row = as_conversation(row, f"sample {name!r} in {source}")
-    images = _images(row, f"sample {name!r} in {source}", source)
-    messages = _messages(row, f"sample {name!r} in {source}")
-    return Sample(
-        id=name,
-        group=group or name,
-        images=images,
-        record=record,
-        messages=messages,
-        rejected=str(row.get(REJECTED_COLUMN) or ""),
-    )
+    schema = read_schema(file)
+    columns = [*_rich_columns(schema.names), *record_columns(schema)]
+    for batch in read_batches(file, [name for name in schema.names if name in columns]):
+        yield from batch.to_pylist()
 
 
 def _name_apart(samples: Iterable[Sample]) -> list[Sample]:

@@ -80,6 +80,7 @@ class Predictor:
         dtype: torch.dtype | None = None,
         batch_size: int = 16,
     ) -> None:
+        self.source = str(model)
         self.template = find_template(template)
         self.batch_size = batch_size
         self.model: Generates
@@ -275,16 +276,13 @@ class Predictor:
         An EXIF orientation is left out: good enough to sort by. What cannot be shown counts as
         endless, so that it comes first and is refused at once.
         """
-        crops = self.processor.image_processor
         tokens = 0
         for encoded in sample.images:
             try:
                 with PillowImage.open(io.BytesIO(encoded)) as picture:
-                    longer, shorter = max(picture.size), min(picture.size)
-                width, height = resized_size(longer, shorter, crops.num_crops, crops.crop_size)
+                    tokens += self.processor.calc_num_image_tokens_from_image_size(*picture.size)
             except (OSError, ValueError):
                 return math.inf
-            tokens += crops.count_tokens(-(-height // crops.crop_size) * crops.crop_size, width)
         return tokens
 
     def _open(self, image: str | Path | bytes | Image, source: str) -> Image:

@@ -102,7 +102,7 @@ def run_on_ray(
         ValueError: Ray is not installed.
     """
     remaining = iter(chunks)
-    with _open_ray(address) as ray:
+    with open_ray(address) as ray:
         while window := list(itertools.islice(remaining, RAY_WINDOW)):
             # One block for each chunk, as a block is what one task works on.
             given = ray.data.from_items(
@@ -114,19 +114,17 @@ def run_on_ray(
             yield from (row["made"] for row in rows)
 
 
-class _WorkOnRow:
-    """Calls `work` on the chunk of a Ray Data row; keeps its place."""
-
-    def __init__(self, work: Callable[[Given], Made]) -> None:
-        self.work = work
-
-    def __call__(self, row: dict[str, object]) -> dict[str, object]:
-        return {"place": row["place"], "made": self.work(row["chunk"])}  # type: ignore[arg-type]
-
-
 @contextmanager
-def _open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
-    """Give Ray, started or connected to; what was not running before is left again."""
+def open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
+    """Give Ray, started or connected to; what was not running before is left again.
+
+    Args:
+        address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
+
+    Raises:
+        ValueError: Ray is not installed.
+        ConnectionError: There is no cluster at the address.
+    """
     try:
         import ray
         import ray.data
@@ -143,6 +141,16 @@ def _open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
     finally:
         if not was_running:
             ray.shutdown()
+
+
+class _WorkOnRow:
+    """Calls `work` on the chunk of a Ray Data row; keeps its place."""
+
+    def __init__(self, work: Callable[[Given], Made]) -> None:
+        self.work = work
+
+    def __call__(self, row: dict[str, object]) -> dict[str, object]:
+        return {"place": row["place"], "made": self.work(row["chunk"])}  # type: ignore[arg-type]
 
 
 ENGINES = {"local": run_locally, "ray": run_on_ray}

@@ -1,0 +1,246 @@
+"""A catalogue becomes a table of predictions: one row for each, in order, none lost.
+
+    catalogue -> portions -> asked (by an engine) -> kept as parts -> joined into one Parquet file
+
+Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. Killed, it goes on where
+it was.
+"""
+
+import errno
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phi_vision.bulk.catalogue import Catalogue, open_catalogue
+from phi_vision.bulk.engines import ENGINES
+from phi_vision.bulk.inquiry import Inquiry, digest
+from phi_vision.bulk.job import Job
+from phi_vision.bulk.keeping import Keeper, fingerprint, gaps
+from phi_vision.bulk.portions import Portion, Span, portions
+from phi_vision.bulk.table import as_table, columns_of, kept_columns, refuse_place
+
+ROW_GROUP = 10_000
+"""Rows of a row group of the table: some megabytes, which are held in memory."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What systems say where a file cannot grow."""
+
+PACKAGES = ("phi-vision", "torch", "transformers")
+"""Whose versions may change an answer."""
+
+QUESTION_KEY = "question"
+"""Metadata of the table: the fingerprint of what was asked."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many rows are answered, of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What became of a catalogue."""
+
+    rows: int
+    """In the table, as many as in the catalogue."""
+
+    errors: Mapping[str, int]
+    """Why there is no answer -> rows."""
+
+    unreadable: int
+    """Answers that do not have the template's form."""
+
+    asked: int
+    """Rows that were asked about just now; the others were answered before."""
+
+    seconds: float
+    """What that took."""
+
+
+def predict_catalogue(
+    source: Path, inquiry: Inquiry, job: Job, progress: Progress | None = None
+) -> Outlook:
+    """Ask about every row of a catalogue and write the table.
+
+    Args:
+        source: Prepared folder, Parquet file or folder of pictures.
+        inquiry: Who is asked what.
+        job: How, and where the table goes.
+        progress: Called at the start and after each portion.
+
+    Raises:
+        ValueError: Something given does not go together, or the model answers nothing; what is
+            answered by then is kept.
+        OSError: The disk is full; what is answered by then is kept.
+    """
+    task = _plan(source, inquiry, job)
+    started, asked = time.perf_counter(), 0
+    if not task.is_done():
+        with _explained(task.keeper):
+            asked = _ask_all(task, progress or (lambda done, total: None))
+            _join(task)
+    task.keeper.remove()
+    seconds = time.perf_counter() - started
+    return _look_back(task, asked, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A job with all that was found out about it."""
+
+    catalogue: Catalogue
+    inquiry: Inquiry
+    job: Job
+    schema: pa.Schema
+    """Of the predictions."""
+
+    kept: Mapping[str, str]
+    """Name in the table -> column of the catalogue."""
+
+    keeper: Keeper
+    metadata: Mapping[str, str]
+    """What the table says of itself."""
+
+    def whole_schema(self) -> pa.Schema:
+        """List all columns of the table, with what is known of it as metadata."""
+        held = self.catalogue.schema
+        fields = [held.field(column).with_name(name) for name, column in self.kept.items()]
+        return pa.schema([*self.schema, *fields], metadata=dict(self.metadata))
+
+    def is_done(self) -> bool:
+        """Whether the table is there already.
+
+        Raises:
+            ValueError: There is another file.
+        """
+        out = self.job.out
+        if self.job.restart or not out.exists():
+            return False
+        try:
+            found = pq.read_schema(out)
+        except (OSError, pa.ArrowException):
+            found = pa.schema([])
+        told = (found.metadata or {}).get(QUESTION_KEY.encode(), b"").decode()
+        if told == self.metadata[QUESTION_KEY] and found.names == self.whole_schema().names:
+            return True
+        what = "other predictions" if told else "something else"
+        raise ValueError(
+            f"{out} is there already and holds {what} (another model, template, grammar, data, "
+            "version or --keep); give another --out, or --restart to replace it"
+        )
+
+
+def _plan(source: Path, inquiry: Inquiry, job: Job) -> _Task:
+    """Check everything that can be checked before a model is opened."""
+    catalogue = open_catalogue(source, job.split)
+    refuse_place(job.out, catalogue)
+    schema = columns_of(inquiry.template, has_splits=catalogue.has_splits)
+    versions = {package: version(package) for package in PACKAGES}
+    told = ", ".join(f"{package} {number}" for package, number in versions.items())
+    asked = {**inquiry.facts(), "data": digest(catalogue.identity()), "versions": told}
+    return _Task(
+        catalogue=catalogue,
+        inquiry=inquiry,
+        job=job,
+        schema=schema,
+        kept=kept_columns(job.keep, catalogue, schema),
+        keeper=Keeper(job.out, asked, restart=job.restart),
+        metadata={**asked, QUESTION_KEY: fingerprint(asked)},
+    )
+
+
+def _ask_all(task: _Task, progress: Progress) -> int:
+    """Ask about what is not answered yet, and keep it; return how many rows that were."""
+    keeper, rows = task.keeper, task.catalogue.rows
+    keeper.open()
+    done = keeper.spans()
+    answered = before = sum(span.stop - span.start for span in done)
+    progress(answered, rows)
+    engine = ENGINES[task.job.engine]
+    for portion, outcomes in engine(
+        task.inquiry.opening,
+        _portions(task, list(gaps(done, rows))),
+        grammar=task.inquiry.grammar,
+        workers=task.job.workers,
+        address=task.job.ray_address,
+    ):
+        keeper.add(portion.span, as_table(portion, outcomes, task.inquiry.template, task.schema))
+        answered += len(portion.entries)
+        progress(answered, rows)
+    return answered - before
+
+
+@contextmanager
+def _explained(keeper: Keeper) -> Iterator[None]:
+    """Say of a full disk what it costs and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(keeper.out.parent).free
+        raise OSError(
+            f"the disk is full ({free / 1e6:,.0f} MB are free): {error.strerror} while writing "
+            f"{keeper.out}; what was answered before stays in {keeper.folder}: free some space, "
+            "and the same command goes on from there"
+        ) from error
+
+
+def _portions(task: _Task, spans: list[Span]) -> Iterator[Portion]:
+    for span in spans:
+        yield from portions(task.catalogue.entries(span), span, task.job.portion)
+
+
+def _join(task: _Task) -> None:
+    """Write the table: whole, or not at all."""
+    unfinished = task.keeper.folder / "joined"
+    schema = task.whole_schema()
+    try:
+        with unfinished.open("wb") as sink, pq.ParquetWriter(sink, schema) as writer:
+            for table in _row_groups(task):
+                writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+        unfinished.replace(task.job.out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _row_groups(task: _Task) -> Iterator[pa.Table]:
+    """Read the parts in order, in pieces that do not tell where a part ended."""
+    waiting, start = task.schema.empty_table(), 0
+    for span in [*task.keeper.spans(), None]:
+        if span is not None:
+            waiting = pa.concat_tables([waiting, task.keeper.read(span)])
+        while waiting.num_rows >= ROW_GROUP or (span is None and waiting.num_rows):
+            table = waiting.slice(0, ROW_GROUP).combine_chunks()
+            waiting = waiting.slice(ROW_GROUP)
+            yield _with_kept_columns(table, start, task)
+            start += table.num_rows
+    assert start == task.catalogue.rows, f"{start} of {task.catalogue.rows} rows are answered"
+
+
+def _with_kept_columns(table: pa.Table, start: int, task: _Task) -> pa.Table:
+    if not task.kept:
+        return table
+    span = Span(start=start, stop=start + table.num_rows)
+    source = task.catalogue.columns(list(task.kept.values()), span).combine_chunks()
+    for name, column in task.kept.items():
+        table = table.append_column(name, source[column])
+    return table
+
+
+def _look_back(task: _Task, asked: int, seconds: float) -> Outlook:
+    """Count what stands in the table."""
+    errors: Counter[str] = Counter()
+    unreadable = rows = 0
+    with pq.ParquetFile(task.job.out) as parquet:
+        for batch in parquet.iter_batches(columns=["error", "readable"]):
+            rows += len(batch)
+            errors.update(reason for reason in batch["error"].to_pylist() if reason is not None)
+            unreadable += batch["readable"].to_pylist().count(False)
+    return Outlook(rows=rows, errors=errors, unreadable=unreadable, asked=asked, seconds=seconds)

@@ -1,0 +1,67 @@
+"""An answerer for tests: says what colour it sees, fails where it is told to, and takes notes."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from phi_vision.bulk.inquiry import Inquiry
+from phi_vision.data.reply import Reply
+from phi_vision.data.sample import Sample
+from phi_vision.data.template import PRODUCT, Template
+from phi_vision.deploy.answerers import Answerer
+
+
+class Painter:
+    """Answers about the last sample first.
+
+    Args:
+        notes: File to which the id of each sample is added that is answered.
+        fails_on: Ids at which it raises, also in the midst of others.
+        error: What it raises there.
+        says: Id -> answer, where another one is wanted.
+        template: Words the question.
+    """
+
+    name = "painter"
+
+    def __init__(
+        self,
+        notes: Path | None = None,
+        *,
+        fails_on: Sequence[str] = (),
+        error: Exception | None = None,
+        says: dict[str, str] | None = None,
+        template: Template = PRODUCT,
+    ) -> None:
+        self.template = template
+        self._notes, self._fails_on, self._says = notes, fails_on, says or {}
+        self._error = error or ValueError("the brush broke")
+
+    def replies(
+        self, samples: Sequence[Sample], *, grammar: str | None = None
+    ) -> Iterator[tuple[int, Reply]]:
+        for place, sample in reversed(list(enumerate(samples))):
+            (picture,) = sample.pictures()
+            if sample.id in self._fails_on:
+                raise self._error
+            colour = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+            if self._notes is not None:
+                with self._notes.open("a") as notes:
+                    notes.write(f"{sample.id}\n")
+            record = {"title": f"{colour}", "category3_code": "HATS", "full_price": 4.5}
+            text = self._says.get(sample.id, self.template.render(record))
+            yield place, Reply(text=text, confidence={"title": 0.5})
+
+
+def inquiry_to(answerer: Answerer) -> Inquiry:
+    """Ask an answerer that is there already."""
+    return Inquiry(
+        opening=partial(_identical, answerer),
+        name=answerer.name,
+        identity=[answerer.name],
+        template=answerer.template,
+    )
+
+
+def _identical(answerer: Answerer) -> Answerer:
+    return answerer
