@@ -53,7 +53,11 @@ QUEUE = 16
 """Questions that may wait while 64 clients ask: few enough that some are told to come again."""
 
 FLAT = 0.05
-"""Most that memory may grow from the second to the last third, as a share."""
+"""Most that memory may grow from the first to the last third of the load, as a share."""
+
+WARM_UP = 45.0
+"""Seconds of the same load beforehand: until then the allocator spreads pictures of all sizes over
+its arenas, and resident memory rises towards a level at which it stays."""
 
 PICTURES = 6
 
@@ -82,25 +86,34 @@ class Load:
 
 
 def run_load(
-    model: str, template: Template, *, seconds: float, clients: int, options: Sequence[str] = ()
+    model: str,
+    template: Template,
+    *,
+    seconds: float,
+    clients: int,
+    warm_up: float = 0.0,
+    options: Sequence[str] = (),
 ) -> Load:
     """Start a server, let the clients loose, and ask it to leave.
 
     Args:
         model: What `phi-vision serve` takes.
         template: Its wording.
-        seconds: How long the clients keep on; the first third warms up.
+        seconds: How long the clients keep on while memory is looked at.
         clients: How many there are.
+        warm_up: Seconds that they are there before.
         options: More words of the server's command line.
     """
     limits = ["--max-body-bytes", str(MAX_BODY), "--queue", str(QUEUE)]
     with serving(model, [*limits, *options]) as server:
-        seen = asyncio.run(_load(server, template, seconds, clients))
+        seen = asyncio.run(_load(server, template, (warm_up, seconds), clients))
         code, took = leave(server)
         return Load(**seen, exit_code=code, exit_seconds=took)
 
 
-async def _load(server: Server, template: Template, seconds: float, clients: int) -> dict[str, Any]:
+async def _load(
+    server: Server, template: Template, seconds: tuple[float, float], clients: int
+) -> dict[str, Any]:
     pictures = draw_pictures(PICTURES)
     good = good_requests(pictures, template)
     process = psutil.Process(server.process.pid)
@@ -117,7 +130,7 @@ async def _load(server: Server, template: Template, seconds: float, clients: int
         looks: list[Look] = []
         before, rest = await read_figures(server, session), look(process)
         watching = asyncio.create_task(watch(server, looks))
-        until = time.monotonic() + seconds
+        until = time.monotonic() + sum(seconds)
         await asyncio.gather(*(live(crowd, random.Random(n), until) for n in range(clients)))
         watching.cancel()
         health = await _seconds_of(server, session, Request(name="", path="/health", method="GET"))
@@ -126,7 +139,7 @@ async def _load(server: Server, template: Template, seconds: float, clients: int
     await asyncio.sleep(1.0)  # until closed connections are forgotten
     return {
         "tally": crowd.tally,
-        "looks": looks,
+        "looks": [each for each in looks if each.second >= seconds[0]],
         "before": before,
         "after": after,
         "rest": (rest, look(process)),
@@ -180,9 +193,9 @@ def promises_of(load: Load) -> list[Promise]:
     """Hold what was seen against what was promised."""
     tally, looks = load.tally, load.looks
     third = len(looks) // 3
-    second, last = looks[third : 2 * third], looks[2 * third :]
-    memory = median(each.memory for each in last) / median(each.memory for each in second) - 1
-    threads = [max(each.threads for each in part) for part in (second, last)]
+    first, last = looks[:third], looks[-third:]
+    memory = median(each.memory for each in last) / median(each.memory for each in first) - 1
+    threads = [max(each.threads for each in part) for part in (first, last)]
     files = [each.files for each in load.rest]
     odd = count_mismatches(load)
     faults = f"{tally.fault_count} faults{''.join(f'; {fault}' for fault in tally.faults[:3])}"
@@ -303,6 +316,7 @@ def main() -> int:
     )
     parser.add_argument("model", help="run, checkpoint or phi-vision-small")
     parser.add_argument("--seconds", type=float, default=60.0, help="of load, or of one round")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP, help="seconds of load before")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--throughput", action="store_true", help="what batching gains instead")
     parser.add_argument("--rounds", type=int, default=5, help="of throughput")
@@ -319,7 +333,13 @@ def main() -> int:
         promises, figures = [print_gain(gain)], {"gain": asdict(gain)}
     else:
         template = find_template(find_wording(options.model, None))
-        load = run_load(options.model, template, seconds=options.seconds, clients=options.clients)
+        load = run_load(
+            options.model,
+            template,
+            seconds=options.seconds,
+            clients=options.clients,
+            warm_up=options.warm_up,
+        )
         promises = promises_of(load)
         print_load(load, promises)
         figures = as_json(load)

@@ -14,7 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from phi_vision import __version__
-from phi_vision.commands import compare, evaluate, pairs, plan, predict, prepare, sample, train
+from phi_vision.commands import (
+    check,
+    compare,
+    evaluate,
+    export,
+    pairs,
+    plan,
+    predict,
+    prepare,
+    sample,
+    serve,
+    train,
+)
 from phi_vision.commands.options import Parser, one_of
 
 EXIT_MISTAKE = 2
@@ -107,5 +119,8 @@ COMMANDS = {
     "evaluate": Command(add_options=evaluate.add_options, run=evaluate.run),
     "compare": Command(add_options=compare.add_options, run=compare.run),
     "predict": Command(add_options=predict.add_options, run=predict.run),
+    "export": Command(add_options=export.add_options, run=export.run),
+    "check": Command(add_options=check.add_options, run=check.run),
+    "serve": Command(add_options=serve.add_options, run=serve.run),
 }
 """Name -> command."""

@@ -16,7 +16,6 @@ from phi_vision.cli import command_parser
 from phi_vision.data.grammar import DIGITS, LONGEST
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.deploy.answerers import find_wording
-from phi_vision.deploy.onnx_export import PRECISIONS
 from phi_vision.deploy.patience import KEY_VARIABLE
 from phi_vision.evaluate.bootstrap import RESAMPLES
 from phi_vision.evaluate.metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
@@ -25,6 +24,7 @@ from phi_vision.evaluate.recalibration import CERTAINTY, FOLDS, choose_threshold
 from phi_vision.evaluate.reliability import BINS
 from phi_vision.evaluate.score import WHO
 from phi_vision.evaluate.slices import LEAST, MOST
+from phi_vision.export.onnx_folder import PRECISIONS
 from phi_vision.report.words import ARROWS
 from phi_vision.trial.settings import SKIPPABLE
 
@@ -124,7 +124,7 @@ def test_every_option_and_name_of_the_page_exists() -> None:
     named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     offered = {
         option
-        for command in ("sample", "train", "evaluate", "compare", "predict")
+        for command in ("sample", "train", "evaluate", "compare", "predict", "export")
         for action in command_parser(command)._actions
         for option in action.option_strings
     }

@@ -6,7 +6,6 @@ Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. Killed
 it was.
 """
 
-import errno
 import shutil
 import time
 from collections import Counter
@@ -26,12 +25,10 @@ from phi_vision.bulk.job import Job
 from phi_vision.bulk.keeping import Keeper, fingerprint, gaps
 from phi_vision.bulk.portions import Portion, Span, portions
 from phi_vision.bulk.table import as_table, columns_of, kept_columns, refuse_place
+from phi_vision.data.whole_files import is_full_disk
 
 ROW_GROUP = 10_000
 """Rows of a row group of the table: some megabytes, which are held in memory."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What systems say where a file cannot grow."""
 
 PACKAGES = ("phi-vision", "torch", "transformers")
 """Whose versions may change an answer."""
@@ -182,7 +179,7 @@ def _explained(keeper: Keeper) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if not is_full_disk(error):
             raise
         free = shutil.disk_usage(keeper.out.parent).free
         raise OSError(

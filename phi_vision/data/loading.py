@@ -30,6 +30,9 @@ ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
 
+VALIDATION_FRACTION = 0.1
+"""What a training holds out of data without a `validation` split, where its recipe says nothing."""
+
 
 def load_samples(
     source: str | Path, *, split: str | None = None, group_column: str | None = None

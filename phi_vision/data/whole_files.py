@@ -1,6 +1,12 @@
-"""Text files that are there whole or not at all."""
+"""Files that are there whole or not at all, and disks that have no room for them."""
 
+import errno
+import os
+import re
 from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's share of it is, or a file would be longer than is allowed."""
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -12,3 +18,22 @@ def replace_text(file: Path, text: str) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that there is no room."""
+    if error is None:
+        return False
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    # safetensors and onnx are not written in Python, and a builder runs in a process of its own:
+    # they name the reason in words only.
+    number = re.search(r"\bos error (\d+)", str(error))
+    named = number is not None and int(number.group(1)) in NO_ROOM
+    words = any(os.strerror(reason) in str(error) for reason in NO_ROOM)
+    return named or words or is_full_disk(error.__cause__)
+
+
+def in_bytes(amount: float) -> str:
+    """Write a number of bytes: 1234567 -> "1.2 MB"."""
+    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"

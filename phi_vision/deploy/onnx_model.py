@@ -74,7 +74,7 @@ class OnnxModel:
         """Go on with each text by the likeliest token, like the model's own `generate`.
 
         Input:  input_ids and attention_mask (B, L), padded on the left; pixel_values (crops, 3, S,
-                S) and image_sizes (N, 2) as the processor returns them
+                S) or (N, K, 3, S, S) and image_sizes (N, 2) as the processor returns them
         Output: (B, L + new); what follows a stop token is padding
         """
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
@@ -149,7 +149,9 @@ class OnnxModel:
         tower = self.config.tower
         side = tower.image_size // tower.patch_size // 2
         rows, columns = (image_sizes // tower.image_size).unbind(1)
-        crops = pixel_values.split((rows * columns + 1).tolist())
+        counts = (rows * columns + 1).tolist()
+        # An image processor set to `pad_crops` has laid them out already.
+        crops = list(pixel_values) if pixel_values.ndim == 5 else pixel_values.split(counts)
         return {
             "pixel_values": torch.nn.utils.rnn.pad_sequence(crops, batch_first=True)
             .float()

@@ -1,64 +1,132 @@
-"""Model -> a folder that onnxruntime-genai loads as `phi3v`, in C#, C++, Java or Python.
+"""A model -> a folder that onnxruntime-genai loads as `phi3v`, in C#, C++, Java or Python.
 
     phi-3-v-vision.onnx     crops to embeddings       traced from `onnx_graphs.py`
     phi-3-v-embedding.onnx  words to embeddings       traced from `onnx_graphs.py`
-    phi-3-v-text.onnx       the decoder               built by onnxruntime-genai's own builder
+    phi-3-v-text.onnx       the decoder               built as `onnx_decoder.py` has it built
     genai_config.json       how the three belong together
     config.json, ...        the checkpoint's own, for `onnx_model.py`; no weights
+    template.yaml, README   the wording, and what is known of the model; with `export_onnx` alone
 
 Pictures must be prepared as `Phi3VImageProcessor` does it: GenAI's image processor in C++ cuts them
 otherwise.
 """
 
-import contextlib
 import copy
 import importlib.util
 import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerBase
+from torch import nn
 
-from phi_vision.deploy.onnx_graphs import write_vision_graph, write_word_graph
-from phi_vision.deploy.onnx_model import GENAI_FILE
+from phi_vision.data.sample import Sample
+from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
+from phi_vision.deploy.onnx_model import GENAI_FILE, OnnxModel
+from phi_vision.export.folders import new_folder, refuse_used_folder
+from phi_vision.export.merging import find_weights, open_source, refuse_few_bits
+from phi_vision.export.model_card import Form, write_card
+from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
+from phi_vision.export.onnx_graphs import write_vision_graph, write_word_graph
+from phi_vision.export.onnx_proof import ROUNDING, ask, compare_answers
+from phi_vision.export.proof import Proof, proof_samples
+from phi_vision.model.checkpoint import adapter_base, load_config
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VImageEmbedding
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.model.question import Answered
 
 PRECISIONS = ("fp32", "int8", "int4")
 """Numbers that the decoder's weights can be written in; of whole numbers, 32 share a scale.
 Pictures and words are embedded in float32 whatever is chosen."""
 
+BYTES_OF_A_WEIGHT = {"fp32": 4.0, "int8": 1.2, "int4": 0.7}
+"""About what a weight of the decoder takes on disk, scales included."""
+
 VISION_FILE = "phi-3-v-vision.onnx"
 EMBEDDING_FILE = "phi-3-v-embedding.onnx"
-TEXT_FILE = "phi-3-v-text.onnx"
 
-DECODER_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-    "rms_norm_eps",
-    "sliding_window",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
-"""What a Phi-3 decoder without pictures takes over from our config."""
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime_genai")
+"""What writing takes beyond what the model needs."""
+
+USE = """
+```sh
+pip install 'phi-vision[onnx]'
+phi-vision predict FOLDER photo.jpg
+```
+
+Other applications load the folder with onnxruntime-genai (model type `phi3v`) and ask PROMPT. They
+must prepare pictures as `image_processing_phi3_v.py` in this folder does: the image processor of
+onnxruntime-genai cuts them otherwise, and the model then sees something it did not learn from.
+Keys and values are reserved for `max_length`: set it to the prompt's length and that of an answer.
+"""
+"""How the folder is asked, for its card; PROMPT stands for the question as JSON."""
+
+
+def export_onnx(
+    source: str,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    data: Path | None = None,
+    samples: int = 4,
+) -> Proof:
+    """Write a run as a folder for onnxruntime-genai, once it is known how its graphs answer.
+
+    An adapter is merged. The model and the graphs are asked the same about real samples, both in
+    float32 on the CPU, one after the other: never are both in memory, nor the model twice.
+
+    Args:
+        source: Run, checkpoint or adapter folder, hub id, or "phi-vision-small".
+        out: Where to; must not exist, or be empty.
+        precision: One of `PRECISIONS`.
+        data: Folder of samples to ask about; that of the run's recipe unless given.
+        samples: How many to ask about; 0 writes without asking.
+
+    Returns:
+        What the comparison found. At int8 and int4 whatever it found is kept.
+
+    Raises:
+        ValueError: There is no such model, data or precision, the folder holds something, what
+            writes graphs is not installed, or at fp32 the graphs answer otherwise.
+        OSError: The disk is full, or onnxruntime-genai's builder failed.
+    """
+    _refuse(precision)
+    refuse_used_folder(out)
+    chosen, template = proof_samples(source, data, samples)
+    place = find_weights(source)
+    needed = bytes_needed(load_config(adapter_base(place) or place), precision)
+    with new_folder(out, needed=needed) as unfinished:
+        with tempfile.TemporaryDirectory(dir=unfinished) as workshop:
+            processor, expected = _take_apart(source, unfinished, Path(workshop), chosen, template)
+            _put_together(processor, unfinished, Path(workshop), precision)
+        found = ask(OnnxModel(unfinished), processor, chosen, template) if chosen else []
+        proof = compare_answers(expected, found, allowed=ROUNDING if precision == "fp32" else None)
+        proof.refuse()
+        write_template(template, unfinished / TEMPLATE_FILE)
+        form = describe(precision, template.prompt(processor))
+        write_card(source, unfinished, template=template, proof=proof, form=form)
+    return proof
+
+
+def describe(precision: str, prompt: str) -> Form:
+    """Say in the card what was written and how it is asked.
+
+    Args:
+        precision: Numbers of the decoder's weights.
+        prompt: The question about one picture, as the model reads it.
+    """
+    return Form(
+        library="onnxruntime-genai",
+        holds=(
+            f"Graphs for onnxruntime-genai, its decoder in {precision}, the rest in fp32; no "
+            "weights that could be trained further."
+        ),
+        use=USE.replace("PROMPT", json.dumps(prompt, ensure_ascii=False)),
+    )
 
 
 def write_onnx(
@@ -81,18 +149,20 @@ def write_onnx(
     Raises:
         ValueError: The precision or the folder cannot be used, the model is quantised, or what
             writes graphs is not installed.
+        OSError: The disk is full, or onnxruntime-genai's builder failed.
     """
-    _refuse(model, folder, precision)
-    whole = merge(model)
-    with _new_folder(folder) as unfinished:
-        _write_decoder(whole, processor.tokenizer, unfinished, precision)
-        image_embedding = _as_fp32(whole.model.vision_embed_tokens)
-        write_vision_graph(image_embedding, unfinished / VISION_FILE)
-        write_word_graph(_as_fp32(whole.model.embed_tokens), unfinished / EMBEDDING_FILE)
-        _complete_genai_config(unfinished / GENAI_FILE)
-        whole.config.save_pretrained(unfinished)
-        whole.generation_config.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
+    _refuse(precision)
+    refuse_used_folder(folder)
+    refuse_few_bits(model)
+    needed = bytes_needed(model.config, precision)
+    with (
+        new_folder(folder, needed=needed) as unfinished,
+        tempfile.TemporaryDirectory(dir=unfinished) as workshop,
+    ):
+        whole = merge(model)
+        _write_decoder_parts(whole, processor, unfinished, Path(workshop))
+        _write_graphs(whole.model.vision_embed_tokens, whole.model.embed_tokens, unfinished)
+        _put_together(processor, unfinished, Path(workshop), precision)
 
 
 def merge(model: Phi3VForCausalLM | PeftModel) -> Phi3VForCausalLM:
@@ -104,20 +174,22 @@ def merge(model: Phi3VForCausalLM | PeftModel) -> Phi3VForCausalLM:
     return merged
 
 
-def _refuse(model: Phi3VForCausalLM | PeftModel, folder: Path, precision: str) -> None:
+def bytes_needed(config: Phi3VConfig, precision: str) -> int:
+    """Say what writing takes on disk: the graphs, and meanwhile the decoder in float32."""
+    with torch.device("meta"):
+        weights = dict(Phi3VForCausalLM(config).named_parameters())
+    sizes: dict[str, int] = {name: values.numel() for name, values in weights.items()}
+    embedded = sum(sizes[name] for name in sizes if "embed_tokens" in name)
+    decoder = sum(sizes[name] for name in sizes if "vision_embed_tokens" not in name)
+    return round(4 * embedded + (4 + BYTES_OF_A_WEIGHT[precision]) * decoder)
+
+
+def _refuse(precision: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(
             f"no precision {precision!r} for ONNX; choose from {', '.join(PRECISIONS)}"
         )
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty; choose another folder, or remove it")
-    for name, weights in model.named_parameters():
-        if not weights.is_floating_point():
-            raise ValueError(
-                f"the model is held in fewer bits ({name} is {weights.dtype}), from which no graph "
-                "can be written; load it without quantization"
-            )
-    for library in ("onnx", "onnxscript", "onnxruntime_genai"):
+    for library in LIBRARIES:
         if importlib.util.find_spec(library) is None:
             raise ValueError(
                 f"writing ONNX needs {library}, which is not installed; "
@@ -125,71 +197,53 @@ def _refuse(model: Phi3VForCausalLM | PeftModel, folder: Path, precision: str) -
             )
 
 
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder beside the one wanted, and rename it at the end."""
-    unfinished = folder.with_name(f".{folder.name}-new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        unfinished.replace(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+def _take_apart(
+    source: str, folder: Path, workshop: Path, samples: Sequence[Sample], template: Template
+) -> tuple[Phi3VProcessor, list[Answered]]:
+    """Load the model, ask it, and write what the graphs are made of.
 
-
-def _write_decoder(
-    model: Phi3VForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str
-) -> None:
-    """Have the decoder built from a plain Phi-3 checkpoint, which needs none of our code."""
-    with tempfile.TemporaryDirectory(dir=folder) as workshop:
-        _write_plain_checkpoint(model, Path(workshop))
-        tokenizer.save_pretrained(workshop)
-        options = ["exclude_embeds=true", "shared_embeddings=false", f"filename={TEXT_FILE}"]
-        # -P: a user's script called like a library would be imported in its place, and run again.
-        command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
-        command += ["-i", workshop, "-o", str(folder), "-c", workshop, "-p", precision]
-        # The builder is a script that puts its own folder on the import path and prints.
-        built = subprocess.run(
-            [*command, "--extra_options", *options],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-        if built.returncode:
-            last = built.stderr.strip().splitlines()[-3:]
-            raise RuntimeError(f"onnxruntime-genai could not build the decoder: {' / '.join(last)}")
-
-
-def _write_plain_checkpoint(model: Phi3VForCausalLM, folder: Path) -> None:
-    with torch.device("meta"):
-        decoder = Phi3ForCausalLM(decoder_config(model.config))
-    weights = {
-        name: values.to("cpu", torch.float32)
-        for name, values in model.state_dict().items()
-        if "vision_embed_tokens" not in name
-    }
-    decoder.load_state_dict(weights, assign=True)
-    decoder.generation_config.eos_token_id = model.generation_config.eos_token_id
-    decoder.save_pretrained(folder)
-
-
-def decoder_config(config: Phi3VConfig) -> Phi3Config:
-    """Give the config of the decoder alone, worded for onnxruntime-genai's builder.
-
-    The builder reads the kind of rotation under its old name too, and computes the attention factor
-    from it: `yarn` and `longrope` differ in nothing else.
+    The model is let go of on return: building the decoder takes all the memory there is.
     """
-    fields = config.to_dict()
-    rope = dict(config.rope_parameters)
-    if rope["rope_type"] == "longrope":
-        rope["type"] = "yarn" if "attention_factor" in rope else "longrope"
-    return Phi3Config(**{name: fields[name] for name in DECODER_FIELDS}, rope_parameters=rope)
+    # In float32 before the adapter is attached: it holds more than bfloat16, and what was trained
+    # whole, as a projector is, would take the base's numbers.
+    model, processor = open_source(source, dtype=torch.float32)
+    expected = ask(model, processor, samples, template) if samples else []
+    whole = model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
+    _write_decoder_parts(whole, processor, folder, workshop)
+    images, words = whole.model.vision_embed_tokens, whole.model.embed_tokens
+    del model, whole  # Tracing holds its part several times: the decoder must be gone.
+    _write_graphs(images, words, folder)
+    return processor, expected
+
+
+def _write_decoder_parts(
+    whole: Phi3VForCausalLM, processor: Phi3VProcessor, folder: Path, workshop: Path
+) -> None:
+    """Write what the builder starts from, and what is kept of the checkpoint beside the graphs."""
+    write_plain_checkpoint(whole, processor.tokenizer, workshop)
+    whole.config.save_pretrained(folder)
+    whole.generation_config.save_pretrained(folder)
+
+
+def _write_graphs(images: Phi3VImageEmbedding, words: nn.Embedding, folder: Path) -> None:
+    """Write the graphs that are traced."""
+    write_vision_graph(_as_fp32(images), folder / VISION_FILE)
+    write_word_graph(_as_fp32(words), folder / EMBEDDING_FILE)
+
+
+def _put_together(processor: Phi3VProcessor, folder: Path, workshop: Path, precision: str) -> None:
+    """Have the decoder built, and describe all three graphs."""
+    build_decoder(workshop, folder, precision)
+    _complete_genai_config(folder / GENAI_FILE)
+    # The builder leaves a tokenizer of its own wording.
+    processor.save_pretrained(folder)
 
 
 def _as_fp32(module: Any) -> Any:
-    """Copy a part of the model in float32, on the CPU."""
+    """Give a part of the model in float32 on the CPU; a copy, unless that is what it is."""
+    weights = next(module.parameters())
+    if weights.device.type == "cpu" and weights.dtype == torch.float32:
+        return module
     return copy.deepcopy(module).to("cpu", torch.float32)
 
 

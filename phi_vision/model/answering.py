@@ -80,7 +80,7 @@ def answer(
         batch = left_pad([encoded[place] for place in chosen], tokenizer.pad_token_id)
         _generate(model, batch, [rows[place] for place in chosen])
     model.train(was_training)
-    return [row.answered(length) for row, length in zip(rows, lengths, strict=True)]
+    return [row.answered() for row in rows]
 
 
 def _row(model: Generates, processor: Phi3VProcessor, question: Question, length: int) -> Row:
@@ -98,7 +98,7 @@ def _row(model: Generates, processor: Phi3VProcessor, question: Question, length
         )
     limit = left if question.ends_itself else min(left, question.max_new_tokens)
     reader = reader_of(processor.tokenizer)
-    return Row(question, reader, stops, matcher=matcher, limit=limit)
+    return Row(question, reader, stops, matcher=matcher, prompt_tokens=length, limit=limit)
 
 
 def _generate(model: Generates, batch: dict[str, torch.Tensor], rows: Sequence[Row]) -> None:

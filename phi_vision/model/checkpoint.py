@@ -58,7 +58,8 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
     if not (Path(place) / "preprocessor_config.json").is_file():
         place = adapter_base(place) or place
     try:
-        image_processor = Phi3VImageProcessor.from_pretrained(place)
+        # A folder written for other engines asks for padding crops; ours join crops of rows.
+        image_processor = Phi3VImageProcessor.from_pretrained(place, pad_crops=False)
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as problem:
         raise ValueError(

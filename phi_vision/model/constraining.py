@@ -27,6 +27,10 @@ FUEL = 10**9
 """How much llguidance may work on one token. Its default, for servers that read grammars of
 strangers, is used up by a bounded text that must not hold certain words."""
 
+OF_STRANGERS = "%json"
+"""What stands in a grammar that comes from a stranger's JSON schema, and in none of our own: that
+one must do with the default, since a schema can ask for endless work."""
+
 
 def allow(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -> torch.Tensor:
     """Set what the grammars cannot go on with to minus infinity, row by row.
@@ -68,9 +72,14 @@ def begin(
         ValueError: The grammar cannot be read.
     """
     vocabulary = _vocabulary(tokenizer, vocabulary_size, stops)
-    limits = LLParserLimits(
-        initial_lexer_fuel=FUEL, step_lexer_fuel=FUEL, step_max_items=FUEL, max_lexer_states=FUEL
-    )
+    limits = LLParserLimits()
+    if OF_STRANGERS not in grammar:
+        limits = LLParserLimits(
+            initial_lexer_fuel=FUEL,
+            step_lexer_fuel=FUEL,
+            step_max_items=FUEL,
+            max_lexer_states=FUEL,
+        )
     matcher = LLMatcher(vocabulary, grammar, limits=limits, log_level=0)
     if matcher.is_error():
         reason = matcher.get_error().strip().splitlines()[0]

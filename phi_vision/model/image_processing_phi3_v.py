@@ -24,8 +24,16 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.processing_utils import ImagesKwargs
 
 WHITE = (255, 255, 255)
+
+
+class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """What may be said of crops when loading and in a call."""
+
+    num_crops: int
+    pad_crops: bool
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
@@ -38,9 +46,12 @@ class Phi3VImageProcessor(BaseImageProcessor):
         image_mean: Mean of each channel, of values in 0..1.
         image_std: Standard deviation of each channel.
         do_convert_rgb: Convert palette, gray, alpha and CMYK pictures; the official value is True.
+        pad_crops: Give every picture as many crops as there are at most, zeros at the end: the
+            official form, which other engines expect. Our model takes both, and runs no zeros.
     """
 
     model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012
+    valid_kwargs = Phi3VImagesKwargs
 
     def __init__(
         self,
@@ -50,6 +61,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = tuple(OPENAI_CLIP_MEAN),
         image_std: Sequence[float] = tuple(OPENAI_CLIP_STD),
         do_convert_rgb: bool = True,
+        pad_crops: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -59,6 +71,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.do_convert_rgb = do_convert_rgb
+        self.pad_crops = pad_crops
 
     @property
     def backend(self) -> str:
@@ -70,6 +83,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         images: Any,
         *,
         num_crops: int | None = None,
+        pad_crops: bool | None = None,
         return_tensors: str | None = None,
         **_: Any,
     ) -> BatchFeature:
@@ -77,8 +91,9 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
         Input:  one PIL picture or a list, each of any size and mode
         Output: `pixel_values` (K, 3, S, S) float32: per picture the global view, then its crops row
-                by row, no padding crops; `image_sizes` (N, 2): height and width after padding, in
-                pixels; `num_img_tokens` (N,): how many image tokens each picture becomes.
+                by row, no padding crops; with `pad_crops` (N, 1 + num_crops, 3, S, S);
+                `image_sizes` (N, 2): height and width after padding, in pixels;
+                `num_img_tokens` (N,): how many image tokens each picture becomes.
 
         Raises:
             ValueError: A picture is so long and thin that one side would vanish.
@@ -87,8 +102,13 @@ class Phi3VImageProcessor(BaseImageProcessor):
         limit = num_crops or self.num_crops
         padded = [pad_to_crops(_as_rgb(picture), limit, self.crop_size) for picture in pictures]
         sizes = [(picture.height, picture.width) for picture in padded]
+        cut = [self._cut(picture) for picture in padded]
+        if self.pad_crops if pad_crops is None else pad_crops:
+            pixel_values = torch.stack([_fill(crops, 1 + limit) for crops in cut])
+        else:
+            pixel_values = torch.cat(cut)
         data = {
-            "pixel_values": torch.cat([self._cut(picture) for picture in padded]),
+            "pixel_values": pixel_values,
             "image_sizes": torch.tensor(sizes, dtype=torch.long),
             "num_img_tokens": torch.tensor([self.count_tokens(*size) for size in sizes]),
         }
@@ -103,6 +123,19 @@ class Phi3VImageProcessor(BaseImageProcessor):
         rows, columns = height // self.crop_size, width // self.crop_size
         side = math.isqrt(self.num_img_tokens)
         return (rows * columns + 1) * self.num_img_tokens + 1 + (rows + 1) * side
+
+    def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
+        """Count the image tokens of a picture of `width` x `height` pixels, before it is resized.
+
+        Engines that lay out the text themselves ask by this name, which is the official one.
+
+        Input:  500, 333 (at most 4 crops)
+        Output: 757
+        """
+        size = self.crop_size
+        longer, shorter = resized_size(max(width, height), min(width, height), self.num_crops, size)
+        padded = math.ceil(shorter / size) * size
+        return self.count_tokens(*((longer, padded) if width < height else (padded, longer)))
 
     def _cut(self, picture: Image.Image) -> torch.Tensor:
         """Normalise and cut a padded picture: (1 + rows * columns, 3, S, S), global view first."""
@@ -158,6 +191,12 @@ def pad_to_crops(picture: Image.Image, num_crops: int, crop_size: int) -> Image.
     canvas = Image.new("RGB", (width, padded_height), WHITE)
     canvas.paste(picture, (0, (padded_height - height) // 2))
     return canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas
+
+
+def _fill(crops_NCHW: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Add crops of zeros: (N, 3, S, S) -> (wanted, 3, S, S)."""
+    missing = crops_NCHW.new_zeros(wanted - len(crops_NCHW), *crops_NCHW.shape[1:])
+    return torch.cat([crops_NCHW, missing])
 
 
 def _as_rgb(picture: Any) -> Image.Image:

@@ -19,7 +19,6 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.models.phi3.modeling_phi3 import (
     Phi3Attention,
@@ -307,7 +306,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -385,6 +384,19 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         self.generation_config.eos_token_id = missing + stops
         if self.generation_config.pad_token_id is None:
             self.generation_config.pad_token_id = self.config.pad_token_id
+
+
+def _keep(hidden_BLH: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+    """Keep the positions whose logits are wanted, as transformers from 5.21 on does it.
+
+    Input:  (B, L, H) and how many of the last (0: all), a (B, L) mask, or places (K) or (B, K)
+    Output: (B, K, H); under a mask (kept of all rows, H)
+    """
+    if isinstance(kept, int):
+        return hidden_BLH[:, -kept:]
+    if kept.ndim == 2 and kept.dtype != torch.bool:
+        return torch.take_along_dim(hidden_BLH, kept[..., None], dim=1)
+    return hidden_BLH[kept] if kept.ndim == 2 else hidden_BLH[:, kept]
 
 
 def _positions(attention_mask_BL: torch.Tensor) -> torch.Tensor:

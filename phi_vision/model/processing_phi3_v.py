@@ -17,6 +17,9 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 # `<|image_1|>` names a picture of its text; `<|image|>` shows the next one.
 IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
 
+# More pictures than a context holds.
+MOST_PICTURES = 1000
+
 # The official template, for contents that are strings or lists of blocks. It also says `<s>`, since
 # trainers tokenize its words without adding special tokens.
 CHAT_TEMPLATE = (
@@ -59,6 +62,8 @@ class Phi3VProcessor(ProcessorMixin):
 
     valid_processor_kwargs = Phi3VProcessorKwargs
     image_token = "<|image|>"
+    # Engines that lay out the text themselves look the tags up here, under the official name.
+    img_tokens = tuple(f"<|image_{number}|>" for number in range(1, MOST_PICTURES + 1))
 
     def __init__(
         self,
@@ -122,6 +127,11 @@ class Phi3VProcessor(ProcessorMixin):
         """Spell a picture as its placeholders and the `<s>` with which the text goes on."""
         count = int(image_inputs["num_img_tokens"][image_idx])
         return self.image_token * count + str(self.tokenizer.bos_token)
+
+    def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
+        """Count the image tokens of a picture of `width` x `height` pixels, without the picture."""
+        count: int = self.image_processor.calc_num_image_tokens_from_image_size(width, height)
+        return count
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Write the processor, and `preprocessor_config.json` for engines that read only that."""

@@ -1,5 +1,6 @@
 """Question and answer: what a model is asked in one row of a batch, and what it wrote there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -21,6 +22,27 @@ class Listener(Protocol):
         All pieces joined are the answer's text: held back are halves of characters, blanks that may
         be the last, and what may become a stop word.
         """
+
+
+class Answered(NamedTuple):
+    """What was written in answer to one question, token by token."""
+
+    text: str
+    """Without control tokens and blanks around."""
+
+    ends: tuple[int, ...]
+    """For each token, how many characters of `text` are written after it. The token that ended the
+    answer comes last, unless the answer was cut."""
+
+    logprobs: tuple[float, ...]
+    """For each token, the natural logarithm of the probability that the model gave it, whatever a
+    grammar or a temperature made of it."""
+
+    ended: Ended = "stop"
+    """Why there is no more."""
+
+    prompt_tokens: int = 0
+    """Length of the prompt, image tokens included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +79,6 @@ class Question:
     listener: Listener | None = None
     """Hears the answer while it is written."""
 
-
-class Answered(NamedTuple):
-    """What was written in answer to one question, token by token."""
-
-    text: str
-    """Without control tokens and blanks around."""
-
-    ends: tuple[int, ...]
-    """For each token, how many characters of `text` are written after it. The token that ended the
-    answer comes last, unless the answer was cut."""
-
-    logprobs: tuple[float, ...]
-    """For each token, the natural logarithm of the probability that the model gave it, whatever a
-    grammar or a temperature made of it."""
-
-    ended: Ended = "stop"
-    """Why there is no more."""
-
-    prompt_tokens: int = 0
-    """Length of the prompt, image tokens included."""
+    finished: Callable[[Answered], object] | None = None
+    """Told of the whole answer as soon as it is over, while others of its batch may go on. Called
+    on the thread that writes."""

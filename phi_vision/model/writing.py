@@ -51,6 +51,7 @@ class Row:
         reader: Reads the tokens.
         stops: The tokens that end an answer.
         matcher: Follows the question's grammar, if it has one.
+        prompt_tokens: Length of the prompt, image tokens included.
         limit: Most tokens.
     """
 
@@ -61,10 +62,12 @@ class Row:
         stops: Sequence[int],
         *,
         matcher: LLMatcher | None,
+        prompt_tokens: int,
         limit: int,
     ) -> None:
         self.question = question
         self.matcher = matcher
+        self.prompt_tokens = prompt_tokens
         self.limit = limit
         self.ended: Ended | None = None
         self._reader = reader
@@ -94,19 +97,20 @@ class Row:
             self.ended = "stop"
         elif len(self._tokens) >= self.limit:
             self.ended = "length"
-        if self.matcher is not None and self.ended is None:
-            followed = self.matcher.consume_token(token)
-            assert followed, self.matcher.get_error()
-        if self.question.stop or self.question.listener:
-            self._tell()
+        if (
+            self.matcher is not None
+            and self.ended is None
+            and not self.matcher.consume_token(token)
+        ):
+            self.ended = "length"
+        self._tell()
 
     def give_up(self) -> None:
         """End the answer where its grammar has used up the work that it may take."""
         self.ended = "length"
-        if self.question.listener:
-            self._tell()
+        self._tell()
 
-    def answered(self, prompt_tokens: int) -> Answered:
+    def answered(self) -> Answered:
         """Say what was written.
 
         A character of several tokens is written by the last of them: what stands before decodes as
@@ -121,11 +125,16 @@ class Row:
         # The decoder takes one torn character for a reason to tear those that touch it, too.
         rising = tuple(accumulate(ends, max))
         ended = self.ended or "length"
-        return Answered(text, rising, tuple(self._logprobs), ended, prompt_tokens)
+        return Answered(text, rising, tuple(self._logprobs), ended, self.prompt_tokens)
 
     def _tell(self) -> None:
-        """Look for stop words, and let the listener hear what is new."""
-        whole = self._words(self._tokens)
+        """Look for stop words, and let those who listen hear what is new."""
+        if self.question.stop or self.question.listener:
+            self._hear(self._words(self._tokens))
+        if self.ended and self.question.finished:
+            self.question.finished(self.answered())
+
+    def _hear(self, whole: str) -> None:
         if self.ended is None and any(word in whole for word in self.question.stop):
             self.ended = "stop"
         if self.question.listener is None:

@@ -24,6 +24,7 @@ from phi_vision.report.page import as_page
 from phi_vision.report.summary import as_markdown
 
 PAGE_FILE = "report.html"
+SUMMARY_FILE = "report.md"
 PREDICTIONS_FILE, SCORES_FILE = "predictions.jsonl", "scores.json"
 
 KEPT_ELSEWHERE = {Scores: ("answers",), Facts: ("log",), Metric: ("mark", "combine")}
@@ -57,7 +58,7 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
     files = {
         SCORES_FILE: json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         PREDICTIONS_FILE: "".join(_line(answer) for answer in scores.answers),
-        "report.md": as_markdown(findings),
+        SUMMARY_FILE: as_markdown(findings),
         PAGE_FILE: as_page(findings),
     }
     out.mkdir(parents=True, exist_ok=True)

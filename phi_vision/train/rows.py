@@ -9,16 +9,18 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from phi_vision.data.collate import AnswerCollator, Batch, select_answers
-from phi_vision.data.loading import available_splits, load_samples, split_by_group
+from phi_vision.data.loading import (
+    VALIDATION_FRACTION,
+    available_splits,
+    load_samples,
+    split_by_group,
+)
 from phi_vision.data.packing import collate_packs, pack_samples, refuse_both_sides
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.evaluate.changed_pictures import withhold_images
 from phi_vision.train.processes import world_size
 from phi_vision.train.recipes import Recipe
-
-VALIDATION_FRACTION = 0.1
-"""Held out where the data has no `validation` split of its own."""
 
 Row = tuple[Sample, ...]
 """What one row of a batch holds: a sample, or several packed."""

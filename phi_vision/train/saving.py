@@ -5,23 +5,20 @@ once it is complete. What is in it, the model's and the Trainer's own functions 
 """
 
 import contextlib
-import errno
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from phi_vision.data.whole_files import in_bytes, is_full_disk
+
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 
 STATE_FILE = "trainer_state.json"
 """How far a checkpoint got. The Trainer writes it last: a checkpoint without it is not whole."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's share of it is, or a file would be longer than is allowed."""
 
 
 @contextlib.contextmanager
@@ -84,7 +81,7 @@ def explain_full_disk(out: Path) -> Iterator[None]:
 
 
 def _describe_full_disk(out: Path, free: int) -> str:
-    found = f"the disk is full: the run in {out} could not be saved ({_size(free)} are free"
+    found = f"the disk is full: the run in {out} could not be saved ({in_bytes(free)} are free"
     checkpoint = last_checkpoint(out)
     if checkpoint is None:
         return f"{found}); it had no checkpoint yet, so free some space and start it with --resume"
@@ -93,21 +90,17 @@ def _describe_full_disk(out: Path, free: int) -> str:
         kept += f", and so are the best weights so far in {out / MODEL}"
     taken = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     return (
-        f"{found}, a checkpoint takes {_size(taken)}); {kept}; "
+        f"{found}, a checkpoint takes {in_bytes(taken)}); {kept}; "
         "free some space and go on with --resume"
     )
 
 
-def _is_full_disk(error: OSError | RuntimeError | SafetensorError) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in NO_ROOM
-    if isinstance(error, RuntimeError):
-        # torch.save's writer in C++ drops the reason: its file just did not grow as it should.
-        writer = "inline_container.cc" in str(error) or "PytorchStreamWriter" in str(error)
-        return writer and "PytorchStreamReader" not in str(error)
-    # safetensors names the reason in words only: "I/O error: No space left … (os error 28)".
-    number = re.search(r"os error (\d+)", str(error))
-    return number is not None and int(number.group(1)) in NO_ROOM
+def _is_full_disk(error: Exception) -> bool:
+    # torch.save's writer in C++ drops the reason: its file just did not grow as it should.
+    writer = "inline_container.cc" in str(error) or "PytorchStreamWriter" in str(error)
+    reader = "PytorchStreamReader" in str(error)
+    cut = isinstance(error, RuntimeError) and writer and not reader
+    return cut or is_full_disk(error)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
@@ -142,8 +135,3 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _size(amount: float) -> str:
-    """Write a number of bytes: 1234567 -> "1.2 MB"."""
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"

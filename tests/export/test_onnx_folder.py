@@ -20,15 +20,18 @@ from peft import LoraConfig, get_peft_model
 from phi_vision.data.reply import field_confidence
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import Template, write_template
-from phi_vision.deploy import onnx_export, onnx_model
-from phi_vision.deploy.onnx_export import decoder_config, merge, write_onnx
-from phi_vision.deploy.onnx_graphs import VisionGraph, WordGraph
-from phi_vision.deploy.onnx_model import OnnxModel
+from phi_vision.deploy import onnx_model
+from phi_vision.deploy.onnx_model import GENAI_FILE, OnnxModel
 from phi_vision.deploy.predict import Predictor
-from phi_vision.model.answering import Answered, answer
+from phi_vision.export import onnx_folder
+from phi_vision.export.onnx_decoder import TEXT_FILE, decoder_config, write_plain_checkpoint
+from phi_vision.export.onnx_folder import export_onnx, merge, write_onnx
+from phi_vision.export.onnx_graphs import VisionGraph, WordGraph
+from phi_vision.model.answering import Generates, answer
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.model.question import Answered, Question
 
 Loaded = tuple[Phi3VForCausalLM, Phi3VProcessor]
 
@@ -84,13 +87,16 @@ def loaded() -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def folder(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(products: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     written = tmp_path_factory.mktemp("onnx") / "small"
     with pytest.MonkeyPatch.context() as patch:
         # Whoever exports from a script called like a library must not have it run in its place.
         patch.chdir(written.parent)
         Path("onnx.py").write_text("raise SystemExit('this is no library')")
-        write_onnx(*loaded, written)
+        proof = export_onnx(SMALL, written, data=products, samples=3)
+    assert (proof.samples, proof.same_answers) == (3, 3)
+    assert proof.largest_difference < LOGPROB_TOLERANCE
+    assert {"README.md", "template.yaml"} <= {file.name for file in written.iterdir()}
     write_template(TEMPLATE, written / "template.yaml")
     return written
 
@@ -100,19 +106,17 @@ def graphs(folder: Path) -> OnnxModel:
     return OnnxModel(folder)
 
 
+def question(processor: Phi3VProcessor, about: Sample, **settings: object) -> Question:
+    pictures = tuple(about.pictures())
+    prompt = TEMPLATE.prompt(processor, images=len(pictures))
+    return Question(prompt=prompt, images=pictures, **settings)  # type: ignore[arg-type]
+
+
 def ask(
-    model: object, processor: Phi3VProcessor, *, batch_size: int = 4, grammar: str | None = None
+    model: Generates, processor: Phi3VProcessor, *, batch_size: int = 4, **settings: object
 ) -> list[Answered]:
-    pictures = [each.pictures() for each in SAMPLES]
-    prompts = [TEMPLATE.prompt(processor, images=len(shown)) for shown in pictures]
-    return answer(
-        model,  # type: ignore[arg-type]
-        processor,
-        prompts,
-        pictures,
-        batch_size=batch_size,
-        grammar=grammar,
-    )
+    questions = [question(processor, about, **settings) for about in SAMPLES]
+    return answer(model, processor, questions, batch_size=batch_size)
 
 
 def assert_same(found: list[Answered], expected: list[Answered]) -> None:
@@ -131,9 +135,57 @@ def test_graphs_answer_like_the_model_alone_and_in_batches(
 
 
 def test_graphs_answer_like_the_model_under_a_grammar(loaded: Loaded, graphs: OnnxModel) -> None:
-    found = ask(graphs, loaded[1], grammar=GRAMMAR)
-    assert_same(found, ask(*loaded, grammar=GRAMMAR))
+    found = ask(graphs, loaded[1], grammar=GRAMMAR, ends_itself=True)
+    assert_same(found, ask(*loaded, grammar=GRAMMAR, ends_itself=True))
     assert all(TEMPLATE.parse(each.text) for each in found)
+
+
+@pytest.mark.parametrize(("num_crops", "longest"), [(4, 213), (16, 609)])
+def test_graphs_answer_like_the_model_whatever_number_of_crops_a_picture_has(
+    loaded: Loaded, graphs: OnnxModel, num_crops: int, longest: int
+) -> None:
+    cutter = copy.deepcopy(loaded[1].image_processor)
+    cutter.num_crops = num_crops
+    processor = Phi3VProcessor(cutter, loaded[1].tokenizer)
+    expected = ask(loaded[0], processor)
+    assert max(each.prompt_tokens for each in expected) == longest
+    assert_same(ask(graphs, processor), expected)
+
+
+def test_rows_of_a_batch_are_drawn_stopped_cut_and_heard_each_in_its_own_way(
+    loaded: Loaded, graphs: OnnxModel
+) -> None:
+    def asked(heard: list[str], cancelled: list[str]) -> list[Question]:
+        def hear(piece: str) -> bool:
+            heard.append(piece)
+            return True
+
+        def give_up(piece: str) -> bool:
+            cancelled.append(piece)
+            return len(cancelled) < 3
+
+        settings: list[dict[str, object]] = [
+            {"temperature": 1.0, "top_p": 0.9, "seed": 7},
+            {"stop": (" ",)},
+            {"max_new_tokens": 2},
+            {"listener": hear},
+            {"listener": give_up},
+            {"grammar": GRAMMAR, "ends_itself": True},
+        ]
+        processor = loaded[1]
+        return [question(processor, SAMPLES[0], **each) for each in settings]
+
+    told: list[list[str]] = []
+    answers = []
+    for model in (loaded[0], graphs):
+        told += [[], []]
+        answers.append(answer(model, loaded[1], asked(*told[-2:])))
+    expected, found = answers
+    assert_same(found, expected)
+    assert [each.ended for each in found] == [each.ended for each in expected]
+    assert [each.ended for each in found[1:5]] == ["stop", "length", "stop", "cancelled"]
+    assert told[:2] == told[2:]
+    assert "".join(told[0]) == found[3].text
 
 
 def test_an_answer_longer_than_what_is_reserved_goes_on(
@@ -156,20 +208,61 @@ def test_an_answer_goes_on_past_the_original_context(loaded: Loaded, graphs: Onn
     assert torch.equal(found, expected)
 
 
+@pytest.fixture(scope="module")
+def rounded(loaded: Loaded, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with its decoder in four bits; the other graphs are never quantised."""
+    written = tmp_path_factory.mktemp("rounded")
+    shutil.copytree(folder, written / "int4")
+    (written / "plain").mkdir()
+    write_plain_checkpoint(loaded[0], loaded[1].tokenizer, written / "plain")
+    onnx_folder._put_together(loaded[1], written / "int4", written / "plain", "int4")
+    return written / "int4"
+
+
 def test_a_decoder_in_four_bits_is_a_fifth_as_large_and_says_much_the_same(
-    loaded: Loaded, folder: Path, tmp_path: Path
+    loaded: Loaded, folder: Path, rounded: Path
 ) -> None:
-    # The graphs of pictures and words are those of the other folder: only the decoder is quantised.
-    shutil.copytree(folder, tmp_path / "int4")
-    onnx_export._write_decoder(loaded[0], loaded[1].tokenizer, tmp_path / "int4", "int4")
-    onnx_export._complete_genai_config(tmp_path / "int4" / "genai_config.json")
-    weights = f"{onnx_export.TEXT_FILE}.data"
-    small, large = (place / weights for place in (tmp_path / "int4", folder))
+    small, large = (place / f"{TEXT_FILE}.data" for place in (rounded, folder))
     assert small.stat().st_size < large.stat().st_size / 5
-    found = ask(OnnxModel(tmp_path / "int4"), loaded[1])
+    found = ask(OnnxModel(rounded), loaded[1])
     for one, other in zip(found, ask(*loaded), strict=True):
         # 0.14 at most was measured: 15 steps between the weights of a block are coarse.
         assert one.logprobs[0] == pytest.approx(other.logprobs[0], abs=0.3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_rounded_decoder_is_reported_at_int4_and_refused_at_fp32(
+    rounded: Path,
+    tiny_checkpoint: Path,
+    products: Path,
+    tmp_path: Path,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build_another(checkpoint: Path, unfinished: Path, precision: str) -> None:
+        for file in rounded.glob("phi-3-v-text*"):
+            shutil.copyfile(file, unfinished / file.name)
+        shutil.copyfile(rounded / GENAI_FILE, unfinished / GENAI_FILE)
+
+    def copy_graphs(images: object, words: object, unfinished: Path) -> None:
+        for name in (onnx_folder.VISION_FILE, onnx_folder.EMBEDDING_FILE):
+            for file in rounded.glob(f"{name}*"):
+                shutil.copyfile(file, unfinished / file.name)
+
+    monkeypatch.setattr(onnx_folder, "build_decoder", build_another)
+    monkeypatch.setattr(onnx_folder, "_write_graphs", copy_graphs)
+    out = tmp_path / "out"
+    if precision == "fp32":
+        with pytest.raises(ValueError, match="does not answer as the model does"):
+            export_onnx(SMALL, out, data=products, samples=2)
+        assert not list(tmp_path.iterdir())
+        return
+    proof = export_onnx(SMALL, out, data=products, samples=2, precision=precision)
+    assert (proof.samples, proof.allowed) == (2, None)
+    assert 0.001 < proof.largest_difference < 1
+    card = (out / "README.md").read_text()
+    assert "decoder in int4" in card
+    assert proof.words() in card
 
 
 def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: Loaded) -> None:
@@ -180,7 +273,8 @@ def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: 
     expected = ask(*loaded)
     read = 0
     for place, reply in replies:
-        confidence = field_confidence(TEMPLATE, *expected[place])
+        said = expected[place]
+        confidence = field_confidence(TEMPLATE, said.text, said.ends, said.logprobs)
         assert reply.text == expected[place].text
         assert reply.confidence == pytest.approx(confidence, abs=LOGPROB_TOLERANCE)
         read += bool(confidence)
@@ -290,8 +384,7 @@ def test_a_writing_that_fails_leaves_nothing(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_export, "_write_decoder", lambda *_: None)
-    monkeypatch.setattr(onnx_export, "write_vision_graph", fail)
+    monkeypatch.setattr(onnx_folder, "write_vision_graph", fail)
     with pytest.raises(KeyboardInterrupt):
         write_onnx(*loaded, tmp_path / "new")
     assert not list(tmp_path.iterdir())

@@ -35,10 +35,10 @@ def read(text: str, processor: Phi3VProcessor) -> Answered:
 
 
 def read_ids(ids: list[int], processor: Phi3VProcessor) -> Answered:
-    row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, limit=len(ids))
+    row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=len(ids))
     for token in ids:
         row.take(token, -0.5)
-    return row.answered(prompt_tokens=0)
+    return row.answered()
 
 
 def stop_at(model: Phi3VForCausalLM, token: int) -> None:

@@ -1,6 +1,7 @@
 """Rows of one batch: each with its own grammar, dice, limit, stop words and listener."""
 
 import functools
+import json
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def asked(ear: Ear | None = None, **settings: object) -> Question:
 
 def spell(text: str, processor: Phi3VProcessor, question: Question) -> Row:
     """Write a text into a row token by token, until the row is over."""
-    row = Row(question, Reader(processor.tokenizer), [], matcher=None, limit=1000)
+    row = Row(question, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=1000)
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
         if row.ended is None:
             row.take(token, -0.5)
@@ -98,7 +99,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     counts = torch.zeros(4)
     for seed in range(2000):
         question = asked(temperature=0.5, top_p=0.99, seed=seed)
-        row = Row(question, None, [], matcher=None, limit=1)  # type: ignore[arg-type]
+        row = Row(question, None, [], matcher=None, prompt_tokens=0, limit=1)  # type: ignore[arg-type]
         counts[row.choose(scores)] += 1
     expected = (scores / 0.5).softmax(-1)  # 0.02, 0.12, 0.87, 0: the third and second reach 0.99
     expected[0] = 0
@@ -121,7 +122,7 @@ def test_pieces_joined_are_the_answer(model: Phi3VForCausalLM, processor: Phi3VP
 def test_every_letter_is_told_once_and_soon(processor: Phi3VProcessor, text: str) -> None:
     ear = Ear()
     row = spell(text + "!", processor, asked(ear))
-    assert "".join(ear.pieces) == row.answered(0).text == (text + "!").strip()
+    assert "".join(ear.pieces) == row.answered().text == (text + "!").strip()
     assert sum(bool(piece) for piece in ear.pieces) > 1
 
 
@@ -131,7 +132,7 @@ def test_a_stop_word_ends_the_answer_and_is_never_told(
 ) -> None:
     ear = Ear()
     row = spell("A Wool Coat, red", processor, asked(ear, stop=stop))
-    said = row.answered(0)
+    said = row.answered()
     first = min(place for word in stop if (place := "A Wool Coat, red".find(word)) >= 0)
     assert said.text == "A Wool Coat, red"[:first].rstrip() == "".join(ear.pieces)
     assert said.ended == "stop"
@@ -144,8 +145,7 @@ def test_the_beginning_of_a_stop_word_that_does_not_come_is_told(
     ear = Ear()
     row = spell("A Wool Coat", processor, asked(ear, stop=("Coats",)))
     assert "Coat" not in "".join(ear.pieces)
-    row.ended = "length"
-    row._tell()
+    row.give_up()
     assert "".join(ear.pieces) == "A Wool Coat"
 
 
@@ -164,6 +164,36 @@ def test_when_nobody_listens_the_batch_ends(
     answers = answer(model, processor, [asked(Ear(2)), asked(Ear(4))])
     assert [said.ended for said in answers] == ["cancelled", "cancelled"]
     assert len(steps) == 4
+
+
+def test_a_row_that_is_over_says_so_before_its_batch_is(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    order: list[str] = []
+    questions = [
+        asked(finished=lambda said: order.append(f"long, {len(said.ends)} tokens")),
+        asked(max_new_tokens=2, finished=lambda said: order.append(said.ended)),
+        asked(Ear(3), finished=lambda said: order.append(said.ended)),
+    ]
+    answer(model, processor, questions)
+    assert order == ["length", "cancelled", f"long, {NEW} tokens"]
+
+
+STRANGE = {
+    "endless": {"$defs": {"n": {"anyOf": [{"$ref": "#/$defs/n"}]}}, "$ref": "#/$defs/n"},
+    "wide": {"type": "object", "properties": {f"p{n}": {"type": "null"} for n in range(3000)}},
+}
+
+
+@pytest.mark.parametrize("schema", STRANGE.values(), ids=STRANGE)
+def test_a_grammar_that_asks_for_too_much_ends_its_own_row_alone(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, schema: dict[str, object]
+) -> None:
+    grammar = f"start: %json {json.dumps(schema)}"
+    cut, other = answer(model, processor, [asked(grammar=grammar), PLAIN])
+    assert cut.ended == "length"
+    assert len(cut.ends) < NEW
+    assert other.text == answer(model, processor, [PLAIN])[0].text
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(

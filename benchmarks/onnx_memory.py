@@ -1,0 +1,111 @@
+"""What writing ONNX takes: peak memory on a cut of the full size.
+
+    python -m benchmarks.onnx_memory write CUT --layers 2       official sizes, random weights
+    python -m benchmarks.onnx_memory export CUT --data DATA     this process: loads, asks, traces
+    python -m benchmarks.onnx_memory plain CUT --out PLAIN      what the builder starts from
+    python -m benchmarks.onnx_memory build PLAIN --precision int4     the builder's process
+
+Two cuts of unlike depth tell what a layer adds. The builder is measured from a process of its own:
+a child is counted with what its parent held when it began. Each prints one JSON object of figures.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from benchmarks.full_size import NUM_CROPS, full_size_config
+from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
+from phi_vision.export.onnx_folder import PRECISIONS, export_onnx
+from phi_vision.model.checkpoint import SMALL, load_model, resolve
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+
+
+def write(asked: argparse.Namespace) -> dict[str, object]:
+    """Write a checkpoint of the official sizes with few decoder layers."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
+    config = full_size_config(tokenizer)
+    config.num_hidden_layers = asked.layers
+    torch.set_default_dtype(torch.bfloat16)
+    Phi3VForCausalLM(config).save_pretrained(asked.folder)
+    cutter = Phi3VImageProcessor(num_crops=NUM_CROPS)
+    Phi3VProcessor(cutter, tokenizer).save_pretrained(asked.folder)
+    return {"checkpoint_bytes": _weights_in(asked.folder)}
+
+
+def export(asked: argparse.Namespace) -> dict[str, object]:
+    """Export a checkpoint; the peak is that of everything but the builder."""
+    with tempfile.TemporaryDirectory(dir=asked.folder.parent) as scratch:
+        proof = export_onnx(
+            str(asked.folder),
+            Path(scratch) / "out",
+            precision=asked.precision,
+            data=asked.data,
+            samples=asked.samples,
+        )
+    return {"peak_bytes": _peak(resource.RUSAGE_SELF), "proof": proof.words()}
+
+
+def plain(asked: argparse.Namespace) -> dict[str, object]:
+    """Write the decoder alone, in float32."""
+    model, processor = load_model(asked.folder)
+    asked.out.mkdir(parents=True)
+    write_plain_checkpoint(model, processor.tokenizer, asked.out)
+    return {"decoder_bytes": _weights_in(asked.out)}
+
+
+def build(asked: argparse.Namespace) -> dict[str, object]:
+    """Have the decoder's graph built."""
+    with tempfile.TemporaryDirectory(dir=asked.folder.parent) as scratch:
+        build_decoder(asked.folder, Path(scratch), asked.precision)
+        written = sum(file.stat().st_size for file in Path(scratch).glob("*.onnx*"))
+    return {
+        "decoder_bytes": _weights_in(asked.folder),
+        "graph_bytes": written,
+        "peak_bytes": _peak(resource.RUSAGE_CHILDREN),
+    }
+
+
+def _weights_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _peak(who: int) -> int:
+    """Give the largest resident size, mapped files included."""
+    return resource.getrusage(who).ru_maxrss * 1024
+
+
+TASKS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
+    "write": write,
+    "export": export,
+    "plain": plain,
+    "build": build,
+}
+
+
+def main() -> None:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=2, help="decoder layers of the cut")
+    parser.add_argument("--out", type=Path, help="folder for the plain checkpoint")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--data", type=Path, help="samples to ask about")
+    parser.add_argument("--samples", type=int, default=0, help="how many")
+    asked = parser.parse_args()
+    started = time.perf_counter()
+    figures = TASKS[asked.task](asked)
+    print(json.dumps(figures | {"seconds": round(time.perf_counter() - started, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What quantising costs: a run and its ONNX folders, judged by the same `evaluate`.
+
+    python -m benchmarks.quantised RUN --data DATA --out FOLDER --limit 305
+
+Exports the run as fp32, int8 and int4, judges all four on the same samples, and prints one table:
+bytes of weights on disk, seconds a reply takes, and metrics with what quantising takes off them,
+paired, in 95 % intervals. The run itself computes in the numbers that `phi-vision evaluate` would
+choose here. What was exported or judged before is not done again.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.tables import Table, lay_out
+from phi_vision.evaluate.comparison import Comparison, compare
+from phi_vision.export.onnx_folder import PRECISIONS, export_onnx
+from phi_vision.model.checkpoint import adapter_base, resolve
+from phi_vision.report.reading import Report, read_report
+from phi_vision.report.words import write_margin, write_number
+from phi_vision.trial.settings import SKIPPABLE, Trial
+from phi_vision.trial.trial import hold_trial
+
+TORCH = "torch"
+METRICS = {
+    "title_exact": "titles exactly right",
+    "title_chrf": "titles: chrF",
+    "category3_code_accuracy": "categories right",
+    "full_price_median_ape": "price: median error",
+    "full_price_within_10": "prices within 10 %",
+}
+"""Of products; a row of the table each. Another template's metrics are printed by `compare`."""
+
+WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
+
+
+def export_all(run: str, data: Path, out: Path) -> dict[str, str]:
+    """Write the folders that are not there yet, and say who is to be judged."""
+    judged = {TORCH: run}
+    for precision in PRECISIONS:
+        folder = out / precision
+        if not folder.exists():
+            proof = export_onnx(run, folder, precision=precision, data=data)
+            print(f"{precision}: {proof.words()}", flush=True)
+        judged[precision] = str(folder)
+    return judged
+
+
+def judge(
+    judged: Mapping[str, str], data: Path, out: Path, *, limit: int | None, batch_size: int
+) -> dict[str, Report]:
+    """Evaluate everyone on the same samples, in the run's wording."""
+    reports = {}
+    for name, model in judged.items():
+        folder = out / f"report-{name}"
+        trial = Trial(
+            data=data,
+            out=folder,
+            limit=limit,
+            template=judged[TORCH],
+            batch_size=batch_size,
+            skip=SKIPPABLE,
+        )
+        hold_trial(model, trial)
+        reports[name] = read_report(folder)
+        print(f"{name}: {reports[name].cost['answering']}", flush=True)
+    return reports
+
+
+def lay_out_figures(
+    comparison: Comparison, reports: Mapping[str, Report], judged: Mapping[str, str]
+) -> Table:
+    """Put sizes, times and metrics side by side."""
+    names = dict(zip(reports, comparison.names, strict=True))
+    first = [answer.text for answer in comparison.answers[comparison.first]]
+    columns = {}
+    for name, entry in names.items():
+        said = [answer.text for answer in comparison.answers[entry]]
+        same = sum(one == other for one, other in zip(first, said, strict=True))
+        figures = [_figure(comparison, entry, metric) for metric in METRICS]
+        seconds = reports[name].cost["answering"].split()[0]
+        size = f"{_bytes_of_weights(judged[name]) / 1e6:.0f} MB"
+        columns[name] = [size, seconds, f"{same} of {len(said)}", *figures]
+    rows = ["weights on disk", "seconds a reply", f"answers as {TORCH}'s", *METRICS.values()]
+    return lay_out(rows, columns)
+
+
+def _figure(comparison: Comparison, entry: str, name: str) -> str:
+    """Write a metric, and by how much it is better than the first entry's."""
+    metric = comparison.metrics[name]
+    value = write_number(comparison.figures[entry][name].value, metric.decimals)
+    if entry == comparison.first:
+        return value
+    by, interval = write_margin(comparison.margins[entry][name], metric.decimals)
+    return f"{value} ({by}; {interval})" if interval else f"{value} ({by})"
+
+
+def _bytes_of_weights(model: str) -> int:
+    """Count the bytes of a model's weights, those of an adapter's base included."""
+    place = resolve(model)
+    folders = [Path(place), *([Path(base)] if (base := adapter_base(place)) else [])]
+    return sum(
+        file.stat().st_size for folder in folders for kind in WEIGHTS for file in folder.glob(kind)
+    )
+
+
+def main() -> None:
+    """Export, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="run, checkpoint or adapter folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder of samples")
+    parser.add_argument("--out", type=Path, required=True, help="folder for exports and reports")
+    parser.add_argument("--limit", type=int, help="judge on the first samples only")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures read together")
+    asked = parser.parse_args()
+    judged = export_all(asked.run, asked.data, asked.out)
+    reports = judge(judged, asked.data, asked.out, limit=asked.limit, batch_size=asked.batch_size)
+    comparison = compare([report.entry for report in reports.values()])
+    print(f"{comparison.samples} samples in {comparison.groups} groups")
+    print(lay_out_figures(comparison, reports, judged).as_markdown(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The model card says what is known, and that the rest is not."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phi_vision.data.template import PRODUCT
+from phi_vision.export.model_card import Form, write_card
+from phi_vision.export.proof import Proof
+
+PROVEN = Proof(samples=4, same_answers=4, tokens=96, largest_difference=2e-5, allowed=1e-3)
+FORM = Form(library="transformers", holds="Whole weights.", use="Ask it.")
+
+
+def card_of(source: Path | str, folder: Path, proof: Proof = PROVEN) -> str:
+    write_card(str(source), folder, template=PRODUCT, proof=proof, form=FORM)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "coats"
+    (folder / "report").mkdir(parents=True)
+    recipe = {"method": "qlora", "model": "phi-vision-small", "data": "/home/anna/catalogs/coats"}
+    recipe |= {"out": "/home/anna/runs/coats", "quantization": "nf4", "lora_rank": 16}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "versions.json").write_text('{"torch": "2.13.0", "data_sha256": "9671"}')
+    (folder / "report" / "report.md").write_text("# Evaluation of it\n\n| the model | 0.845 |\n")
+    return folder
+
+
+def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: Path) -> None:
+    card = card_of(run, tmp_path)
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["license"] == "mit"
+    assert header["pipeline_tag"] == "image-text-to-text"
+    assert header["library_name"] == "transformers"
+    assert "base_model" not in header, "phi-vision-small is on no hub"
+    for words in (
+        "# coats\n",
+        "Made from phi-vision-small with phi-vision (qlora).",
+        "Whole weights.",
+        "## Use\n\nAsk it.\n",
+        PRODUCT.question,
+        "| `full_price` | number |",
+        "Of the run, before it was exported.\n\n| the model | 0.845 |",
+        "Learnt from `coats` (sha256 of its samples `9671`).",
+        "trained beside weights in nf4, and is merged into whole ones",
+        "lora_rank: 16",
+        "4 of 4 samples answered alike",
+        "The base, phi-vision-small, is under the licence `mit`.",
+    ):
+        assert words in card, words
+    assert "anna" not in card, "folders of the machine it was trained on"
+
+
+def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    nothing = Proof(samples=0, same_answers=0, tokens=0, largest_difference=0.0, allowed=None)
+    card = card_of(tiny_checkpoint, tmp_path, nothing)
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "unknown"
+    for words in (
+        "Not evaluated: there are no figures on how often it is right.",
+        "How it was trained is not known",
+        "This folder was not verified: no sample was asked about.",
+        "No licence is stated beside the weights.",
+    ):
+        assert words in card, words

@@ -1,0 +1,152 @@
+"""An export that is stopped, or has no room, leaves nothing; the next one starts clean."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_adapters import write_adapter
+
+from phi_vision.data.whole_files import is_full_disk
+from phi_vision.export import hf_folder
+from phi_vision.export.folders import new_folder
+from phi_vision.export.hf_folder import export_hf
+from phi_vision.model.checkpoint import load_model
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def adapter(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return write_adapter(tiny_checkpoint, tmp_path / "adapter")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB, for weights of 1.6."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def export_and_stop(adapter: Path, out: Path, sign: signal.Signals) -> None:
+    """Export in a process that is sent a signal while it writes the weights."""
+    torch.set_num_threads(1)  # What PyTorch's own workers do, as threads do not outlive a fork.
+    merged_weights = hf_folder.merged_weights
+
+    def half(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        for place, weight in enumerate(merged_weights(model)):
+            if place == 20:
+                os.kill(os.getpid(), sign)
+            yield weight
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hf_folder, "merged_weights", half)
+        try:
+            export_hf(str(adapter), out, samples=0)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+@pytest.mark.parametrize(
+    ("sign", "code", "leaves"),
+    [(signal.SIGINT, 130, []), (signal.SIGKILL, -signal.SIGKILL, [".out-new"])],
+)
+def test_an_export_that_is_stopped_leaves_no_folder_and_the_next_one_cleans_up(
+    adapter: Path, tmp_path: Path, sign: signal.Signals, code: int, leaves: list[str]
+) -> None:
+    out = tmp_path / "exports" / "out"
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=export_and_stop, args=(adapter, out, sign))
+    child.start()
+    child.join()
+    assert child.exitcode == code
+    assert [file.name for file in out.parent.iterdir()] == leaves
+    export_hf(str(adapter), out, samples=0)
+    assert [file.name for file in out.parent.iterdir()] == ["out"]
+    load_model(out)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    adapter: Path, small_disk: Path
+) -> None:
+    with pytest.raises(OSError, match=r"no room for .*: 1.0 MB are free, and 1.6 MB or more are"):
+        export_hf(str(adapter), small_disk / "out", samples=0)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(small_disk: Path) -> None:
+    def fill() -> None:
+        with new_folder(small_disk / "out") as folder:
+            for number in range(3):
+                (folder / str(number)).write_bytes(bytes(MEGABYTE // 2))
+
+    with pytest.raises(OSError, match=r"the disk has no room for .* nothing was left there"):
+        fill()
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_file_that_may_not_grow_leaves_nothing(adapter: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"no room for .* Free some space, or choose a folder"):
+            export_hf(str(adapter), tmp_path / "out", samples=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_target_that_holds_something_is_never_written_over(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty; choose another folder, or remove it"):
+        export_hf(str(adapter), tmp_path / "out", samples=0)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    with pytest.raises(ValueError, match="is a file; choose another place"):
+        export_hf(str(adapter), tmp_path / "out" / "mine.txt", samples=0)
+
+
+def test_an_empty_target_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+    assert (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_a_failed_proof_leaves_nothing(
+    adapter: Path, products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the merge had lost the adapter."""
+
+    def lose(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(hf_folder.base_weights(model).items())
+
+    monkeypatch.setattr(hf_folder, "merged_weights", lose)
+    with pytest.raises(ValueError, match="what was written does not answer as the model does"):
+        export_hf(str(adapter), tmp_path / "out", data=products, samples=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("words", "is_full"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", True),
+        ("the builder ended: OSError: [Errno 28] No space left on device", True),
+        ("Error while deserializing: header too large", False),
+    ],
+)
+def test_a_full_disk_is_known_by_its_words_too(words: str, is_full: bool) -> None:
+    assert is_full_disk(RuntimeError(words)) is is_full

@@ -1,0 +1,161 @@
+"""Proof: samples that were not learnt, what rounding explains, and that a lost adapter is seen."""
+
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from toy_adapters import write_adapter
+from toy_products import product_rows
+
+from phi_vision.data.loading import load_samples, split_by_group
+from phi_vision.data.template import PRODUCT
+from phi_vision.export.proof import Proof, compare, is_torn, observe, proof_samples
+from phi_vision.model.checkpoint import load_model
+from phi_vision.model.question import Answered
+
+
+def proof(**changes: object) -> Proof:
+    found = {"samples": 4, "same_answers": 4, "tokens": 96, "largest_difference": 2e-5}
+    return Proof(**{"allowed": 1e-3, **found, **changes})  # type: ignore[arg-type]
+
+
+def run_of(folder: Path, **recipe: object) -> str:
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": "base", "seed": 3, **recipe}))
+    return str(folder)
+
+
+# Which samples.
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen"),
+    [
+        (["train", "validation", "test"], "test"),
+        (["train", "validation"], "validation"),
+    ],
+)
+def test_samples_come_from_the_split_that_nothing_learns_from(
+    tmp_path: Path, splits: list[str], chosen: str
+) -> None:
+    rows = product_rows(12)
+    for place, split in enumerate(splits):
+        part = pa.Table.from_pylist(rows[4 * place : 4 * place + 4])
+        pq.write_table(part, tmp_path / f"{split}-0.parquet")
+    samples, template = proof_samples(run_of(tmp_path / "run", data=str(tmp_path)), None, 2)
+    assert samples == load_samples(tmp_path, split=chosen)[:2]
+    assert template == PRODUCT
+
+
+def test_without_such_a_split_they_are_those_that_the_run_held_out(
+    products: Path, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path / "run", data=str(products), validation_fraction=0.3)
+    learnt, held_out = split_by_group(load_samples(products), validation_fraction=0.3, seed=3)
+    samples, _ = proof_samples(run, None, 99)
+    assert samples == held_out
+    assert not {sample.group for sample in samples} & {sample.group for sample in learnt}
+
+
+def test_a_run_that_never_saw_pictures_is_asked_without(products: Path, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", data=str(products), withhold_images=True)
+    samples, _ = proof_samples(run, None, 1)
+    assert samples[0].images == ()
+
+
+def test_the_wording_is_the_runs_else_the_datas(products: Path, tmp_path: Path) -> None:
+    words = {"question": "What?", "answer": "It is {title}", "name": "own"}
+    data, run = tmp_path / "data", run_of(tmp_path / "run")
+    data.mkdir()
+    (data / "train-0.parquet").write_bytes(next(products.glob("*.parquet")).read_bytes())
+    (data / "template.yaml").write_text(yaml.safe_dump(words))
+    assert proof_samples(run, data, 0)[1].question == "What?"
+    (Path(run) / "template.yaml").write_text(yaml.safe_dump({**words, "question": "Who?"}))
+    assert proof_samples(run, data, 0)[1].question == "Who?"
+
+
+def test_data_that_is_gone_is_asked_for(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", data="catalogs/coats")
+    with pytest.raises(ValueError, match="learnt from catalogs/coats, which is not here; name"):
+        proof_samples(run, None, 4)
+    assert proof_samples(run, None, 0)[0] == []
+    with pytest.raises(ValueError, match="no data given; name samples with --data, or leave"):
+        proof_samples("phi-vision-small", None, 4)
+
+
+# What is found.
+
+
+def test_a_lost_adapter_is_seen(tiny_checkpoint: Path, products: Path, tmp_path: Path) -> None:
+    samples = load_samples(products)[:2]
+    adapted = load_model(write_adapter(tiny_checkpoint, tmp_path))
+    before = observe(*adapted, samples, PRODUCT)
+    assert before.effect is not None
+    assert before.effect > 0.1
+    without = observe(*load_model(tiny_checkpoint), samples, PRODUCT)
+    lost = compare(before, without, dtype=torch.float32)
+    assert lost.largest_difference == pytest.approx(before.effect)
+    with pytest.raises(ValueError, match=r"does not answer as the model does: .* please report"):
+        lost.refuse()
+    again = compare(before, observe(*adapted, samples, PRODUCT), dtype=torch.float32)
+    assert (again.largest_difference, again.same_answers) == (0, 2)
+    again.refuse()
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"largest_difference": 2e-3}, False),
+        ({"largest_difference": math.nan}, False),
+        ({"same_answers": 3}, False),
+        ({"same_answers": 3, "torn": 1}, True),
+        ({"same_answers": 0, "largest_difference": 9.0, "allowed": None}, True),
+        ({"samples": 0, "same_answers": 0}, True),
+    ],
+)
+def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], holds: bool) -> None:
+    found = proof(**changes)
+    if holds:
+        found.refuse()
+    else:
+        with pytest.raises(ValueError, match="does not answer as the model does"):
+            found.refuse()
+
+
+def test_a_proof_says_what_was_compared() -> None:
+    assert proof(effect=14.2).words() == (
+        "4 of 4 samples answered alike; logits of 96 tokens differ by 2e-05 at most "
+        "(rounding explains 0.001; the adapter moves them by up to 14.2)"
+    )
+    assert proof(same_answers=3, torn=1, allowed=None, compared="log-probabilities").words() == (
+        "3 of 4 samples answered alike, 1 where two words were equally likely; "
+        "log-probabilities of 96 tokens differ by 2e-05 at most"
+    )
+    assert proof(samples=0).words() == "not verified: no sample was asked about"
+
+
+def said(text: str, ends: tuple[int, ...], *probabilities: float) -> Answered:
+    logprobs = tuple(math.log(probability) for probability in probabilities)
+    return Answered(text=text, ends=ends, logprobs=logprobs, ended="stop", prompt_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "torn"),
+    [
+        # The probabilities are those of the tokens; the answers part at the first other one.
+        (said("a b", (1, 3, 3), 0.9, 0.5, 0.9), said("a c", (1, 3, 3), 0.9, 0.5, 0.9), True),
+        (said("a b", (1, 3, 3), 0.9, 0.6, 0.9), said("a c", (1, 3, 3), 0.9, 0.5, 0.9), False),
+        (said("a b", (1, 3, 3), 0.3, 0.9, 0.9), said("a c", (1, 3, 3), 0.3, 0.5, 0.9), False),
+        (said("a", (1, 1), 0.9, 0.5), said("a c", (1, 3, 3), 0.9, 0.5, 0.9), True),
+        (said("a", (1, 1), 0.9, 0.9), said("a", (1, 1), 0.9, 0.9), False),
+    ],
+)
+def test_rounding_may_turn_an_answer_only_where_two_words_are_as_likely(
+    before: Answered, after: Answered, torn: bool
+) -> None:
+    assert is_torn(before, after, 0.01) is torn

@@ -1,0 +1,64 @@
+"""`phi-vision check`: tables to read, and an exit that says whether a folder can be used."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from phi_vision.commands import check as command
+from phi_vision.commands.options import Parser
+from phi_vision.export.engines import ENGINES
+from phi_vision.model.checkpoint import load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an export writes of a small checkpoint."""
+    place = tmp_path_factory.mktemp("whole") / "model"
+    model, processor = load_model(tiny_checkpoint)
+    processor.image_processor.pad_crops = True
+    model.save_pretrained(place)
+    processor.save_pretrained(place)
+    described = json.loads((place / "config.json").read_text())
+    code = described["auto_map"]
+    code["AutoModelForImageTextToText"] = code["AutoModelForCausalLM"]
+    (place / "config.json").write_text(json.dumps(described))
+    return place
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = Parser(prog="phi-vision check")
+    command.add_options(parser)
+    return parser.read(words)
+
+
+def test_the_command_names_every_engine() -> None:
+    assert tuple(ENGINES) == command.ENGINES
+
+
+def test_a_folder_that_one_engine_can_use_is_enough(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.run(options(str(folder)))
+    printed = capsys.readouterr().out
+    assert "transformers: has all it needs" in printed
+    assert "vllm: lacks 2 of 25" in printed
+    assert "13 that others need too" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_an_engine_asked_for_by_name_must_have_all(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.run(options(str(folder), "--engine", "transformers-alone"))
+    with pytest.raises(ValueError, match="vllm lacks 2 of what it needs"):
+        command.run(options(str(folder), "--engine", "vllm"))
+    assert "transformers: " not in capsys.readouterr().out
+
+
+def test_a_folder_that_nobody_can_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"transformers lacks 2, .*the tables say what to do"):
+        command.run(options(str(tmp_path)))
+    with pytest.raises(ValueError, match="no such folder"):
+        command.run(options(str(tmp_path / "lost")))
