@@ -26,7 +26,7 @@ def commands(script: str) -> list[list[str]]:
     for line in joined(script):
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
         if words[:1] == ["phi-vision"]:
-            ends = [words.index(word) for word in ("|", ">", "&&", ";") if word in words]
+            ends = [words.index(word) for word in ("|", ">", "&&", "&", ";") if word in words]
             found.append(words[1 : min(ends, default=None)])
     return found
 

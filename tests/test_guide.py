@@ -85,7 +85,7 @@ def smaller(page: str) -> str:
 def test_every_option_of_the_guide_exists() -> None:
     offered = {
         option
-        for command in ("prepare", "sample", "plan", "train", "evaluate", "predict")
+        for command in ("prepare", "sample", "plan", "train", "evaluate", "predict", "export")
         for action in command_parser(command)._actions
         for option in action.option_strings
     }

@@ -79,7 +79,7 @@ def test_the_worked_picture_is_what_the_image_processor_makes_of_it() -> None:
 def test_every_option_and_precision_of_the_page_exists() -> None:
     offered = {
         option
-        for command in ("sample", "export", "evaluate")
+        for command in ("sample", "export", "check", "evaluate")
         for action in command_parser(command)._actions
         for option in action.option_strings
     }

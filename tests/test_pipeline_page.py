@@ -40,7 +40,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_pipeline_answers_as_predict_does(names: dict[str, Any]) -> None:
     folder = names["folder"] / "runs" / "pipeline"
-    predictor = Predictor(folder / "model", device="cpu", dtype=names["ask"].model.dtype)
+    predictor = Predictor(folder / "whole", device="cpu", dtype=names["ask"].model.dtype)
     (prediction,) = predictor.predict([folder / "photo0.png"])
     assert names["answer"].strip() == prediction.text.strip()
     assert names["record"] == prediction.record

@@ -3,7 +3,6 @@
 Only a few rows are in memory at a time, and reading begins at any place.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +150,7 @@ class ParquetCatalogue:
 
     def identity(self) -> list[str]:
         """Tell the files from others."""
-        facts = [f"{s.file.name} {_state(s.file.stat())}" for s in self._stretches]
+        facts = [f"{s.file.name} {_state(s.file)}" for s in self._stretches]
         return [f"split {self._split}", *facts]
 
     def _parts(self, span: Span) -> Iterator[tuple[Stretch, int, int]]:
@@ -225,7 +224,7 @@ class PictureFolder:
 
     def identity(self) -> list[str]:
         """Tell the pictures from others."""
-        return [f"{name} {_state((self._source / name).stat())}" for name in self._names]
+        return [f"{name} {_state(self._source / name)}" for name in self._names]
 
 
 def _has_parquet(folder: Path) -> bool:
@@ -276,5 +275,9 @@ def _name(row: Mapping[str, object], place: int) -> str:
     return next((str(value) for value in found if value not in (None, "")), str(place))
 
 
-def _state(facts: os.stat_result) -> str:
+def _state(file: Path) -> str:
+    try:
+        facts = file.stat()
+    except OSError as error:  # A link that leads nowhere is an entry that cannot be read.
+        return str(error.strerror)
     return f"{facts.st_size} {facts.st_mtime_ns}"

@@ -18,8 +18,8 @@ WAITING = 2
 """Portions that a worker of a cluster has: one at work, and one that waits, with its pictures."""
 
 LIVES = 2
-"""So often a worker that died is started again, and its portion given to it once more: a machine
-may leave the cluster, but what kills every worker would kill them for ever."""
+"""So often a worker that died is started again, and its portions given to it again: a machine may
+leave the cluster, but what kills every worker would kill them for ever."""
 
 Open = Callable[[], Answerer]
 """Opens whoever is asked; travels to the workers."""

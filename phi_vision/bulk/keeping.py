@@ -59,9 +59,13 @@ class Keeper:
             )
 
     def open(self) -> None:
-        """Make the folder, with what is asked in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, with what is asked in it.
+
+        Parts without it are what a removal that was killed left: to which question is not known.
+        """
         if self._held() is None:
+            self.remove()
+            self.folder.mkdir(parents=True)
             text = json.dumps(self._asked, indent=2, ensure_ascii=False)
             replace_text(self.folder / ASKED_FILE, text + "\n")
 

@@ -81,6 +81,9 @@ def portions(entries: Iterator[Entry], span: Span, size: int) -> Iterator[Portio
         entries: Those of the span, in order.
         span: Where they are.
         size: Most entries of a portion.
+
+    Raises:
+        ValueError: There are fewer entries than the span has places, or more.
     """
     start, held, size_held = span.start, list[Entry](), 0
     for entry in entries:

@@ -6,6 +6,7 @@ Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. Killed
 it was.
 """
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -35,6 +36,9 @@ PACKAGES = ("phi-vision", "torch", "transformers")
 
 QUESTION_KEY = "question"
 """Metadata of the table: the fingerprint of what was asked."""
+
+KEPT_KEY = "kept"
+"""Metadata of the table: which columns of the catalogue were copied, under which names."""
 
 Progress = Callable[[int, int], None]
 """Called with how many rows are answered, of how many."""
@@ -123,10 +127,14 @@ class _Task:
             found = pq.read_schema(out)
         except (OSError, pa.ArrowException):
             found = pa.schema([])
-        told = (found.metadata or {}).get(QUESTION_KEY.encode(), b"").decode()
-        if told == self.metadata[QUESTION_KEY] and found.names == self.whole_schema().names:
+        told = found.metadata or {}
+        same = all(
+            told.get(key.encode()) == self.metadata[key].encode()
+            for key in (QUESTION_KEY, KEPT_KEY)
+        )
+        if same and found.names == self.whole_schema().names:
             return True
-        what = "other predictions" if told else "something else"
+        what = "other predictions" if QUESTION_KEY.encode() in told else "something else"
         raise ValueError(
             f"{out} is there already and holds {what} (another model, template, grammar, data, "
             "version or --keep); give another --out, or --restart to replace it"
@@ -141,14 +149,15 @@ def _plan(source: Path, inquiry: Inquiry, job: Job) -> _Task:
     versions = {package: version(package) for package in PACKAGES}
     told = ", ".join(f"{package} {number}" for package, number in versions.items())
     asked = {**inquiry.facts(), "data": digest(catalogue.identity()), "versions": told}
+    kept = kept_columns(job.keep, catalogue, schema)
     return _Task(
         catalogue=catalogue,
         inquiry=inquiry,
         job=job,
         schema=schema,
-        kept=kept_columns(job.keep, catalogue, schema),
+        kept=kept,
         keeper=Keeper(job.out, asked, restart=job.restart),
-        metadata={**asked, QUESTION_KEY: fingerprint(asked)},
+        metadata={**asked, QUESTION_KEY: fingerprint(asked), KEPT_KEY: json.dumps(kept)},
     )
 
 

@@ -20,6 +20,22 @@ def replace_text(file: Path, text: str) -> None:
         raise
 
 
+def refuse_used_folder(folder: Path, *, otherwise: str = "remove it") -> None:
+    """Refuse a target that holds something: nothing is ever written over.
+
+    Args:
+        folder: Where something new is to be written.
+        otherwise: What can be done beside choosing another folder.
+
+    Raises:
+        ValueError: It does, or is a file.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; choose another folder, or {otherwise}")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another place for the folder")
+
+
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, says that there is no room."""
     if error is None:

@@ -48,9 +48,9 @@ class Answerer(Protocol):
 def find_answerer(words: str, *, template: str | None = None, batch_size: int = 16) -> Answerer:
     """Find out who is meant, and make ready to ask.
 
-    Input:  "runs/coats", "phi-vision-small", "coats-onnx", "http://localhost:8000/v1",
+    Input:  "runs/coats", "phi-vision-small", "runs/coats-onnx", "http://localhost:8000/v1",
             "predictions.jsonl"
-    Output: Predictor,    Predictor,          Predictor,    Served,
+    Output: Predictor,    Predictor,          Predictor,         Served,
             Written
 
     Args:

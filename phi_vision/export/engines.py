@@ -6,9 +6,8 @@ Each list was drawn up from the engine's own code and from runs: docs/deploy-vll
 from collections.abc import Callable
 from pathlib import Path
 
-from phi_vision.deploy.onnx_model import GENAI_FILE
+from phi_vision.data.template import END
 from phi_vision.export.engines_files import (
-    END,
     class_members,
     code_findings,
     json_findings,
@@ -16,13 +15,14 @@ from phi_vision.export.engines_files import (
     picture_settings,
     read_config,
     reference_of,
+    stop_finding,
     stop_findings,
     template_findings,
     token_ids,
     tokenizer_findings,
 )
 from phi_vision.export.engines_folder import Finding, Folder
-from phi_vision.export.engines_graphs import genai_stop_findings, graph_findings
+from phi_vision.export.engines_graphs import WRITE, describe_graphs, graph_findings
 from phi_vision.export.engines_weights import EXPORT, weight_findings
 from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 
@@ -94,9 +94,11 @@ def for_vllm(folder: Folder) -> list[Finding]:
 def for_genai(folder: Folder) -> list[Finding]:
     """onnxruntime-genai: graphs, words, and the picture settings for whoever prepares pictures."""
     findings = [*json_findings(folder), *graph_findings(folder)]
-    if not folder.fields(GENAI_FILE):
+    described = describe_graphs(folder)
+    if not described:
         return findings
-    findings += genai_stop_findings(folder, token_ids(folder).get(END))
+    stops = described.get("eos_token_id")
+    findings.append(stop_finding(token_ids(folder).get(END), stops, WRITE))
     config, read = read_config(folder)
     if config is None:
         return findings + read

@@ -7,8 +7,10 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from phi_vision.data.template import END
 from phi_vision.export.engines_folder import Finding, Folder, some
-from phi_vision.export.engines_weights import ADAPTER, EXPORT
+from phi_vision.export.engines_weights import EXPORT
+from phi_vision.model.checkpoint import ADAPTER_CONFIG
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -24,7 +26,6 @@ TOKENIZER_CLASSES = (
 MAY_IMPORT = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
 """Libraries on every machine that has transformers for pictures."""
 
-END = "<|end|>"
 PICTURES = "preprocessor_config.json"
 
 
@@ -41,7 +42,7 @@ def read_config(folder: Folder) -> tuple[Phi3VConfig | None, list[Finding]]:
     fields = folder.fields("config.json")
     kind, architectures = fields.get("model_type"), fields.get("architectures")
     if not fields:
-        what = "an adapter" if folder.has(ADAPTER) else some(folder.names())
+        what = "an adapter" if folder.has(ADAPTER_CONFIG) else some(folder.names())
         found = f"no readable config.json, but {what}"
         return None, [_needed("config.json", found, ok=False)]
     named = kind == Phi3VConfig.model_type and architectures == ["Phi3VForCausalLM"]
@@ -91,16 +92,20 @@ def stop_findings(folder: Folder, config: Phi3VConfig) -> list[Finding]:
     """Find out whether an answer ends where the model ends it."""
     name = "generation_config.json"
     written = folder.fields(name).get("eos_token_id") if folder.has(name) else config.eos_token_id
-    stops = written if isinstance(written, list) else [written]
     end = token_ids(folder).get(END)
-    return [
-        _needed(
-            f"{END} among the tokens that end an answer",
-            f"{END} is {end}; answers end at {', '.join(map(str, stops))}",
-            end is not None and end in stops,
-            f"write eos_token_id with {end} into {name}, or answers run on",
-        )
-    ]
+    advice = f"write eos_token_id with {end} into {name}, or answers run on"
+    return [stop_finding(end, written, advice)]
+
+
+def stop_finding(end: int | None, written: Any, advice: str) -> Finding:
+    """Hold what ends an answer, a token or several as a file has it, against the model's own."""
+    stops = written if isinstance(written, list) else [written]
+    return _needed(
+        f"{END} among the tokens that end an answer",
+        f"{END} is {end}; answers end at {', '.join(map(str, stops))}",
+        end is not None and end in stops,
+        advice,
+    )
 
 
 def picture_findings(folder: Folder, config: Phi3VConfig) -> list[Finding]:
@@ -206,13 +211,10 @@ def class_members(folder: Folder, reference: str) -> set[str]:
 def token_ids(folder: Folder) -> dict[str, int]:
     """Give every token of tokenizer.json with its id; none where it cannot be read."""
     fields = folder.fields("tokenizer.json")
-    vocabulary = fields.get("model", {}).get("vocab", {})
+    model = fields.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
     added = {token["content"]: token["id"] for token in fields.get("added_tokens", [])}
     return {**vocabulary, **added} if isinstance(vocabulary, dict) else added
-
-
-def _needed(need: str, found: str, ok: bool = True, advice: str = EXPORT) -> Finding:
-    return Finding(need=need, found=found, ok=ok, advice=advice)
 
 
 def reference_of(fields: dict[str, Any], auto: str) -> str:
@@ -221,6 +223,10 @@ def reference_of(fields: dict[str, Any], auto: str) -> str:
     reference = named.get(auto) if isinstance(named, dict) else None
     # A tokenizer's or image processor's can be a pair: slow and fast, of which one may be null.
     return str((reference or [""])[-1] if isinstance(reference, list) else reference or "")
+
+
+def _needed(need: str, found: str, ok: bool = True, advice: str = EXPORT) -> Finding:
+    return Finding(need=need, found=found, ok=ok, advice=advice)
 
 
 def _why_not_there(folder: Folder, reference: str) -> str:

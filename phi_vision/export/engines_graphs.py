@@ -15,8 +15,8 @@ WRITE = "write it anew: phi-vision export RUN --format onnx --out DIR"
 
 def graph_findings(folder: Folder) -> list[Finding]:
     """Find out whether onnxruntime-genai has what it loads; only graphs are read, no weights."""
-    described = folder.fields(GENAI_FILE).get("model")
-    if not isinstance(described, dict):
+    described = describe_graphs(folder)
+    if not described:
         found = f"no readable {GENAI_FILE}: not a folder of graphs"
         return [Finding(need=GENAI_FILE, found=found, ok=False, advice=WRITE)]
     kind = described.get("type")
@@ -28,18 +28,10 @@ def graph_findings(folder: Folder) -> list[Finding]:
     ]
 
 
-def genai_stop_findings(folder: Folder, end: int | None) -> list[Finding]:
-    """Find out whether generation ends at the model's own end of a turn."""
-    stops = folder.fields(GENAI_FILE).get("model", {}).get("eos_token_id")
-    listed = stops if isinstance(stops, list) else [stops]
-    return [
-        Finding(
-            need="<|end|> among the tokens that end an answer",
-            found=f"<|end|> is {end}; answers end at {', '.join(map(str, listed))}",
-            ok=end is not None and end in listed,
-            advice=WRITE,
-        )
-    ]
+def describe_graphs(folder: Folder) -> dict[str, Any]:
+    """Give what genai_config.json says of the model; nothing where it says none."""
+    described = folder.fields(GENAI_FILE).get("model")
+    return described if isinstance(described, dict) else {}
 
 
 def _part(folder: Folder, name: str, described: Any) -> Finding:
@@ -90,7 +82,8 @@ def _look_into(file: Path, described: dict[str, Any]) -> tuple[list[str], int]:
 
 def _room(folder: Folder, described: dict[str, Any]) -> Finding:
     """Look at how much room for keys and values is reserved as soon as it generates."""
-    length = folder.fields(GENAI_FILE).get("search", {}).get("max_length")
+    search = folder.fields(GENAI_FILE).get("search")
+    length = search.get("max_length") if isinstance(search, dict) else None
     context = described.get("context_length")
     fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
     return Finding(

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from phi_vision.export.engines_folder import Finding, Folder, StoredTensor, read_header, some
+from phi_vision.export.shards import INDEX
+from phi_vision.model.checkpoint import ADAPTER_CONFIG
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 
-INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
-ADAPTER = "adapter_config.json"
 FLOATS = {"BF16", "F16", "F32"}
 """Kinds of number, in safetensors' words, that every engine here reads."""
 
@@ -62,12 +62,12 @@ def expected_shapes(config: Phi3VConfig) -> dict[str, tuple[int, ...]]:
 
 def _no_adapter(folder: Folder) -> Finding:
     """Refuse an adapter: alone it is no model, and beside weights some engines overlook it."""
-    there = folder.has(ADAPTER)
+    there = folder.has(ADAPTER_CONFIG)
     whole = bool(_shards(folder))
     found = "an adapter beside the weights" if whole else "an adapter without its base's weights"
     return Finding(
         need="no adapter left to merge",
-        found=f"{found} ({ADAPTER})" if there else "none",
+        found=f"{found} ({ADAPTER_CONFIG})" if there else "none",
         ok=not there,
         advice="merge it: phi-vision export RUN --out DIR",
     )

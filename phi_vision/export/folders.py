@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from phi_vision.data.whole_files import in_bytes, is_full_disk
+from phi_vision.data.whole_files import in_bytes, is_full_disk, refuse_used_folder
 
 
 @contextlib.contextmanager
@@ -37,18 +37,6 @@ def new_folder(folder: Path, *, needed: int = 0) -> Iterator[Path]:
         if isinstance(error, Exception) and is_full_disk(error):
             raise OSError(_describe_full_disk(folder, max(needed, written))) from error
         raise
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Refuse a target that holds something: nothing is ever written over.
-
-    Raises:
-        ValueError: It does, or is a file.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose another folder, or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another place for the folder")
 
 
 def _refuse_small_disk(folder: Path, needed: int) -> None:

@@ -24,7 +24,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
-from phi_vision.export.folders import new_folder, refuse_used_folder
+from phi_vision.data.whole_files import refuse_used_folder
+from phi_vision.export.folders import new_folder
 from phi_vision.export.merging import base_weights, merged_weights, open_source
 from phi_vision.export.model_card import Form, name_base, write_card
 from phi_vision.export.proof import Proof, compare, observe, proof_samples
@@ -84,15 +85,17 @@ def export_hf(
     """
     refuse_used_folder(out)
     asked, template = proof_samples(source, data, samples)
+    before = observe(*open_source(source), asked, template)
+    # One model in memory at a time, and each opened anew: the pages of its files that answering
+    # read count as long as it is held, and merging needs some memory besides.
+    gc.collect()
     model, processor = open_source(source)
-    before = observe(model, processor, asked, template)
     shapes = base_weights(model)
     dtype = next(iter(shapes.values())).dtype
     plan = plan_shards(shapes, max_shard_size)
     with new_folder(out, needed=sum(weight.nbytes for weight in shapes.values())) as folder:
         write_shards(merged_weights(model), shapes, plan, folder)
         write_description(source, model, processor, folder, dtype=dtype)
-        # One model in memory at a time: the pages of the first count as long as it is held.
         del model, shapes
         gc.collect()
         after = observe(*load_model(folder), asked, template)
@@ -175,9 +178,11 @@ def _tokenizer_of(source: str, processor: Phi3VProcessor) -> Path:
 
     A base that is gone, or whose words are others, leaves what lies beside the weights.
     """
-    origin = source
+    origin, seen = source, {source}
     vocabulary = processor.tokenizer.get_vocab()
-    while (base := name_base(origin)) is not None:
+    # A run moved to where its base was would be named as its own base, for ever.
+    while (base := name_base(origin)) is not None and base not in seen:
+        seen.add(base)
         try:
             found = AutoTokenizer.from_pretrained(_tokenizer_files(base))
         except (ValueError, OSError):

@@ -17,13 +17,19 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from phi_vision.deploy.onnx_model import GENAI_FILE
-from phi_vision.model.checkpoint import adapter_base, load_config, load_model, resolve
+from phi_vision.model.checkpoint import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    first_line,
+    load_config,
+    load_model,
+    resolve,
+)
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.report.reading import RECIPE_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 Weights = dict[str, torch.Tensor]
 
@@ -107,7 +113,7 @@ def refuse_misfit(network: Phi3VForCausalLM, adapter: Path, base: str) -> None:
         wanted = _shapes_of(PeftModel(network, config))
     except (OSError, TypeError, ValueError, SafetensorError) as problem:
         raise ValueError(
-            f"the adapter in {adapter} cannot be merged into {base}: {_first_line(problem)} "
+            f"the adapter in {adapter} cannot be merged into {base}: {first_line(problem)} "
             "Is it whole, and made for this base?"
         ) from problem
     for name in sorted(wanted.keys() | found.keys()):
@@ -230,8 +236,3 @@ def _shapes_of(model: PeftModel) -> dict[str, tuple[int, ...]]:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "nothing" if shape is None else " x ".join(map(str, shape))
-
-
-def _first_line(problem: Exception) -> str:
-    line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
-    return f"{line}."

@@ -3,6 +3,7 @@
 Nothing is guessed: what is not known is left out, or said to be unknown.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,14 @@ def write_card(source: str, folder: Path, *, template: Template, proof: Proof, f
     recipe = read_recipe(source)
     base = name_base(source)
     parts = [
-        _header(base, form),
+        _header(source, base, form),
         _introduce(source, base, template, recipe, form),
         f"## Use\n\n{form.use.strip()}\n",
         _word(template),
         _judge(Path(source)),
         _train(Path(source), recipe),
         _verify(proof),
-        _license(base),
+        _license(source, base),
     ]
     replace_text(folder / CARD_FILE, "\n".join(part for part in parts if part))
 
@@ -75,10 +76,10 @@ def name_base(source: str) -> str | None:
     return adapter_base(resolve(source))
 
 
-def licence_of(base: str | None) -> str:
-    """Read the licence in the header of a base's own card; "unknown" where there is none."""
+def licence_of(source: str) -> str:
+    """Read the licence in the header of a checkpoint's own card; "unknown" where there is none."""
     try:
-        file = Path(resolve(base or "")) / CARD_FILE
+        file = Path(resolve(source)) / CARD_FILE
         header = file.read_text(encoding="utf-8").split("---\n")[1]
         return str(yaml.safe_load(header)["license"])
     # No such folder, no card, no header, no licence in it: all the same to whoever reads this.
@@ -86,10 +87,10 @@ def licence_of(base: str | None) -> str:
         return UNKNOWN_LICENCE
 
 
-def _header(base: str | None, form: Form) -> str:
+def _header(source: str, base: str | None, form: Form) -> str:
     """Write the header; hubs take a base only by its id there."""
     data = ModelCardData(
-        license=licence_of(base),
+        license=licence_of(base or source),
         base_model=base if base and _is_hub_id(base) else None,
         pipeline_tag="image-text-to-text",
         library_name=form.library,
@@ -138,7 +139,7 @@ def _train(run: Path, recipe: Mapping[str, Any]) -> str:
     facts = [f"Learnt from `{Path(str(recipe['data'])).name}`"]
     versions = run / VERSIONS_FILE
     if versions.is_file():
-        held = yaml.safe_load(versions.read_text(encoding="utf-8"))
+        held = json.loads(versions.read_text(encoding="utf-8"))
         digest = held.get("data_sha256")
         facts[0] += f" (sha256 of its samples `{digest}`)" if digest else ""
         names = (f"{name} {number}" for name, number in held.items() if name != "data_sha256")
@@ -159,15 +160,15 @@ def _train(run: Path, recipe: Mapping[str, Any]) -> str:
 
 def _verify(proof: Proof) -> str:
     return (
-        "## Held against the run\n\nThe folder was loaded again and asked about samples that the "
-        f"run did not learn from: {proof.words()}.\n"
+        "## Held against the run\n\nThe folder was loaded again and asked about samples, of those "
+        f"held out from training where there are any: {proof.words()}.\n"
         if proof.samples
         else f"## Held against the run\n\nThis folder was {proof.words()}.\n"
     )
 
 
-def _license(base: str | None) -> str:
-    licence = licence_of(base)
+def _license(source: str, base: str | None) -> str:
+    licence = licence_of(base or source)
     if licence == UNKNOWN_LICENCE:
         told = (
             f"The licence of {_short(base)} is not stated beside its weights; look it up before "
@@ -175,8 +176,10 @@ def _license(base: str | None) -> str:
             if base
             else "No licence is stated beside the weights."
         )
+    elif base:
+        told = f"The base, {_short(base)}, is under the licence `{licence}`."
     else:
-        told = f"The base, {_short(str(base))}, is under the licence `{licence}`."
+        told = f"It was exported from a checkpoint under the licence `{licence}`."
     return f"## Licence\n\n{told}\n"
 
 

@@ -25,8 +25,9 @@ from torch import nn
 
 from phi_vision.data.sample import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
+from phi_vision.data.whole_files import refuse_used_folder
 from phi_vision.deploy.onnx_model import GENAI_FILE, OnnxModel
-from phi_vision.export.folders import new_folder, refuse_used_folder
+from phi_vision.export.folders import new_folder
 from phi_vision.export.merging import find_weights, open_source, refuse_few_bits
 from phi_vision.export.model_card import Form, write_card
 from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint

@@ -123,7 +123,7 @@ def proof_samples(
     """Choose samples that the model did not learn from, and the template it answers in.
 
     They are the first of the data's test split, else of its validation split, else of the groups
-    that the run's recipe held out.
+    that the run's recipe held out. Where nothing was held out, any will do.
 
     Args:
         source: Run, checkpoint or adapter folder, or hub id.
@@ -267,12 +267,12 @@ def _template(source: str | Path, data: Path | None) -> Template:
 
 
 def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
-    splits, column = available_splits(data), recipe.get("group_column")
+    splits = available_splits(data)
     for split in HELD_OUT:
         if split in splits:
-            return load_samples(data, split=split, group_column=column)
+            return load_samples(data, split=split)
     rest = "train" if "train" in splits else None
-    samples = load_samples(data, split=rest, group_column=column)
+    samples = load_samples(data, split=rest, group_column=recipe.get("group_column"))
     if not recipe:
         return samples
     fraction = recipe.get("validation_fraction")

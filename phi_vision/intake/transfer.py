@@ -16,11 +16,10 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
+from phi_vision.data.public_addresses import PrivateAddressError, guarded_socket
 from phi_vision.intake.addresses import (
     NO_WEB_ADDRESS,
     PRIVATE,
-    PrivateAddressError,
-    guarded_socket,
 )
 
 HEAD = 32

@@ -20,6 +20,9 @@ from .processing_phi3_v import Phi3VProcessor
 
 SMALL = "phi-vision-small"
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft writes beside the weights of an adapter; only an adapter's folder has it."""
+
 
 def load_model(
     source: str | Path,
@@ -63,7 +66,7 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as problem:
         raise ValueError(
-            f"No processor in {place}: {_first_line(problem)} Copy preprocessor_config.json and "
+            f"No processor in {place}: {first_line(problem)} Copy preprocessor_config.json and "
             "the tokenizer files of the base checkpoint there."
         ) from problem
     return Phi3VProcessor(image_processor, tokenizer)
@@ -109,7 +112,7 @@ def resolve(source: str | Path) -> str:
 
 def adapter_base(place: str) -> str | None:
     """Name the base checkpoint of an adapter folder; None for a folder that is no adapter."""
-    described = Path(place) / "adapter_config.json"
+    described = Path(place) / ADAPTER_CONFIG
     if not described.is_file():
         return None
     base = json.loads(described.read_text())["base_model_name_or_path"]
@@ -120,6 +123,12 @@ def adapter_base(place: str) -> str | None:
             f"{place} is an adapter of {base!r}, which is not there. Put it there, or write "
             "where it is as base_model_name_or_path in adapter_config.json."
         ) from problem
+
+
+def first_line(problem: Exception) -> str:
+    """Give the first line of an error, ended by a full stop."""
+    line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
+    return line + "."
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -150,7 +159,7 @@ def _load_weights(
         )
     except (OSError, RuntimeError, SafetensorError) as problem:
         raise ValueError(
-            f"The weights in {place} do not load: {_first_line(problem)} "
+            f"The weights in {place} do not load: {first_line(problem)} "
             "Is every shard there, whole?"
         ) from problem
     missing = sorted(report["missing_keys"])
@@ -168,7 +177,7 @@ def _attach_adapter(model: Phi3VForCausalLM, place: str) -> PeftModel:
         return PeftModel.from_pretrained(model, place)
     except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
         raise ValueError(
-            f"The adapter in {place} does not load: {_first_line(problem)} "
+            f"The adapter in {place} does not load: {first_line(problem)} "
             "Is it whole, and made for this base?"
         ) from problem
 
@@ -185,11 +194,11 @@ def _read_config(place: str) -> dict[str, Any]:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
         if Path(place).is_dir():
             raise ValueError(
-                f"{place} is no checkpoint: {_first_line(problem)} Copy config.json there again."
+                f"{place} is no checkpoint: {first_line(problem)} Copy config.json there again."
             ) from problem
         raise ValueError(
             f"{place!r} is no folder here, and fetching it from the hub failed: "
-            f"{_first_line(problem)} Check the name and the network, or download the checkpoint "
+            f"{first_line(problem)} Check the name and the network, or download the checkpoint "
             "and give its folder."
         ) from problem
     return fields
@@ -204,9 +213,3 @@ def _looks_like_hub_id(text: str) -> bool:
         and owner not in (".", "..", "~")
         and (not Path(owner).is_dir())
     )
-
-
-def _first_line(problem: Exception) -> str:
-    """Give the first sentence-ending line of an error, ended by a full stop."""
-    line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
-    return line + "."

@@ -75,6 +75,7 @@ class Row:
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._told = 0
+        self._whole: Answered | None = None
         self._dice = _dice(question.seed)
 
     def choose(self, scores_V: torch.Tensor) -> int:
@@ -116,6 +117,8 @@ class Row:
         A character of several tokens is written by the last of them: what stands before decodes as
         something else, which agrees with the whole only up to the character before.
         """
+        if self._whole is not None:
+            return self._whole
         counts = range(1, len(self._tokens) + 1)
         beginnings = self._reader.read([self._tokens[:count] for count in counts])
         whole = beginnings[-1] if beginnings else ""
@@ -132,7 +135,8 @@ class Row:
         if self.question.stop or self.question.listener:
             self._hear(self._words(self._tokens))
         if self.ended and self.question.finished:
-            self.question.finished(self.answered())
+            self._whole = self.answered()
+            self.question.finished(self._whole)
 
     def _hear(self, whole: str) -> None:
         if self.ended is None and any(word in whole for word in self.question.stop):

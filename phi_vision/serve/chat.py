@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from phi_vision.model.question import Answered, Question
 from phi_vision.serve.engine import Ticket
-from phi_vision.serve.errors import ApiError, as_body
+from phi_vision.serve.errors import ApiError, as_body, let_go
 from phi_vision.serve.json_grammar import ANY_OBJECT, grammar_of_schema
 from phi_vision.serve.prompting import characters_of, pictures_of
 from phi_vision.serve.schemas import (
@@ -222,6 +222,7 @@ async def _events(
             yield event(usage=usage)
         yield LAST_EVENT
     except ApiError as error:
+        let_go(error)
         yield f"data: {json.dumps(as_body(error))}\n\n"
     finally:
         ticket.cancel()

@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, Protocol
 
+import torch
+
 from phi_vision.model.answering import Generates, answer
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.model.question import Answered, Question
@@ -53,7 +55,7 @@ class Ticket:
     """
 
     def __init__(self, question: Question, leave: Callable[["Ticket", ApiError], None]) -> None:
-        self.question = replace(question, listener=self._hear, finished=self._finish)
+        self._question = question
         self.spoken = False
         self.given_up = False
         self._leave = leave
@@ -61,6 +63,14 @@ class Ticket:
         self._done: asyncio.Future[Answered] = self._loop.create_future()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
+
+    def question(self) -> Question:
+        """Give the question, such that the ticket hears of its answer.
+
+        Not kept: with the ticket it would be a circle, and its pictures would take room until the
+        garbage collector comes by.
+        """
+        return replace(self._question, listener=self._hear, finished=self._finish)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield the pieces of the answer as they are written; joined they are its text.
@@ -123,7 +133,8 @@ class Ticket:
         return not self.given_up
 
     def _finish(self, answered: Answered) -> None:
-        self.from_any_thread(self.succeed, answered)
+        if answered.ended != "cancelled":  # Whoever gave it up says why there is no answer.
+            self.from_any_thread(self.succeed, answered)
 
     def _end(self) -> None:
         self._pieces.put_nowait(None)
@@ -163,6 +174,7 @@ class Engine:
         self._running: Sequence[Ticket] = ()
         self._changed = threading.Condition()
         self._closing = False
+        self._lost = False
         self._seconds_of_batch = FIRST_GUESS
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
@@ -180,17 +192,19 @@ class Engine:
         """Whether questions that are handed in will be answered."""
         if self._closing:
             return "draining"
-        return "ok" if self._thread.is_alive() else "failed"
+        return "ok" if self._thread.is_alive() and not self._lost else "failed"
 
     async def submit(self, question: Question) -> Ticket:
         """Hand a question in.
 
         Raises:
-            ApiError: Too many wait (429), or the server stops (503).
+            ApiError: Too many wait (429), or the server stops or has lost its device (503).
         """
         with self._changed:
             if self._closing:
                 raise self._refusal(_stopping())
+            if self._lost:
+                raise self._refusal(_without_device())
             # While the model rests, the next batch only waits for its last questions.
             next_batch = 0 if self._running else self._batch_size
             if len(self._waiting) >= self._queue + next_batch:
@@ -210,12 +224,8 @@ class Engine:
         """
         with self._changed:
             self._closing = True
-            turned_away = list(self._waiting)
-            self._waiting.clear()
-            self._figures.waiting.set(0)
             self._changed.notify_all()
-        for ticket in turned_away:
-            ticket.from_any_thread(ticket.fail, self._refusal(_stopping()))
+            self._turn_away(_stopping)
         if self._thread.is_alive():
             self._thread.join(drain)
         for ticket in self._running:
@@ -223,6 +233,13 @@ class Engine:
             ticket.from_any_thread(ticket.fail, _stopping())
         if self._thread.is_alive():
             self._thread.join(BREAKING_OFF)
+
+    def _turn_away(self, why: Callable[[], ApiError]) -> None:
+        """Send away what waits; called by whoever holds the lock."""
+        for ticket in self._waiting:
+            ticket.from_any_thread(ticket.fail, self._refusal(why()))
+        self._waiting.clear()
+        self._figures.waiting.set(0)
 
     def _forget(self, ticket: Ticket, why: ApiError) -> None:
         """Give a place in the queue back, if the ticket has one."""
@@ -249,7 +266,7 @@ class Engine:
         )
 
     def _work(self) -> None:
-        while batch := self._take_batch():
+        while not self._lost and (batch := self._take_batch()):
             began = time.monotonic()
             self._figures.running.set(len(batch))
             self._figures.batch_sizes.observe(len(batch))
@@ -259,6 +276,7 @@ class Engine:
             seconds = time.monotonic() - began
             self._figures.batch_seconds.observe(seconds)
             self._seconds_of_batch += NEW_BATCH_COUNTS * (seconds - self._seconds_of_batch)
+            del batch  # Or its pictures would take room until there is another batch.
 
     def _take_batch(self) -> list[Ticket]:
         """Wait for questions, a little longer for more of them, and take them; [] at the end."""
@@ -288,13 +306,14 @@ class Engine:
             answers = answer(
                 self._predictor.model,
                 self._predictor.processor,
-                [ticket.question for ticket in batch],
+                [ticket.question() for ticket in batch],
                 batch_size=self._batch_size,
             )
         except ValueError as error:
             if len(batch) > 1 and not any(ticket.spoken for ticket in batch):
                 for ticket in batch:  # One of them is bad; the others are none the worse for it.
-                    self._answer([ticket])
+                    if not ticket.is_over:
+                        self._answer([ticket])
             elif len(batch) > 1:
                 self._break(batch, error)
             else:
@@ -314,10 +333,21 @@ class Engine:
         for ticket in batch:
             broken = ApiError(500, message, kind="server_error", code="internal_error")
             ticket.from_any_thread(ticket.fail, broken)
+        # Not what a GPU raises when it is only out of memory: this process cannot use it again.
+        if isinstance(error, torch.AcceleratorError):
+            LOG.error("the device is lost; start the server again")
+            with self._changed:
+                self._lost = True
+                self._turn_away(_without_device)
 
     def _count(self, answered: Answered) -> None:
         self._figures.tokens.labels(direction="in").inc(answered.prompt_tokens)
         self._figures.tokens.labels(direction="out").inc(len(answered.logprobs))
+
+
+def _without_device() -> ApiError:
+    message = "the device that the model computes on has failed; the server has to be started again"
+    return ApiError(503, message, kind="server_error", code="device_lost", retry_after=60.0)
 
 
 def _stopping() -> ApiError:

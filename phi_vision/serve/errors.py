@@ -79,6 +79,15 @@ def as_body(error: ApiError) -> dict[str, dict[str, str | None]]:
     }
 
 
+def let_go(error: ApiError) -> None:
+    """Forget where an error was raised, once it is told.
+
+    Whoever failed may hold it, and its trace leads back there and to the pictures that were asked
+    about: only the garbage collector would open that circle.
+    """
+    error.__traceback__ = None
+
+
 def install_handlers(app: FastAPI) -> None:
     """Let an app tell its callers of errors in this shape, those of the framework included.
 
@@ -88,6 +97,7 @@ def install_handlers(app: FastAPI) -> None:
 
     async def tell(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
+        let_go(error)
         return as_response(error)
 
     async def tell_invalid(request: Request, error: Exception) -> JSONResponse:

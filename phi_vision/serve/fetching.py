@@ -2,36 +2,27 @@
 
 A caller chooses the address, so this machine's own network must stay out of reach: no redirects, no
 proxies, and every connection is judged by the address it is about to be opened to, whatever a name
-server said before (`is_public`).
+server said before.
 """
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from phi_vision.data.public_addresses import PrivateAddressError, guarded_socket
 from phi_vision.serve.errors import ApiError
 from phi_vision.serve.settings import Settings
 
 USUAL_PORTS = (80, 443)
 """What may be asked of a host that was allowed without a port."""
 
-# `is_global` leaves these open: a cloud's metadata service, and what may lead to any IPv4 address.
-_CLOSED = [
-    ipaddress.ip_network(network) for network in ("168.63.129.16/32", "64:ff9b::/96", "2002::/16")
-]
 _CHUNK = 1 << 16
 # Compression gains nothing on pictures and can hide a bomb, so none is asked for and none undone.
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "phi-vision"}
-
-
-class PrivateAddressError(OSError):
-    """A connection was about to be opened to an address that is not public."""
 
 
 async def fetch_picture(
@@ -113,19 +104,6 @@ def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
     return f"{name}:{port}" in known or (port in USUAL_PORTS and bool(known & {name, host}))
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet.
-
-    Input:  "93.184.215.14", "127.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "169.254.169.254"
-    Output: True,            False,       False,             False,          False
-    """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    closed = any(ip in network for network in _CLOSED)
-    return ip.is_global and not ip.is_multicast and not closed
-
-
 def _session(url: URL, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     """Open a session for one picture, which is guarded unless its host is allowed as an address."""
     connector = aiohttp.TCPConnector(
@@ -151,18 +129,6 @@ def _is_literal(url: URL) -> bool:
     except ValueError:
         return False
     return True
-
-
-def guarded_socket(target: Sequence[Any]) -> socket.socket:
-    """Make the socket for a connection, unless its target is not public.
-
-    The connection is opened to this very address, so a name server that answers differently the
-    second time has no second time.
-    """
-    family, kind, protocol, _, address = target
-    if not is_public(address[0]):
-        raise PrivateAddressError
-    return socket.socket(family, kind, protocol)
 
 
 async def _read(response: aiohttp.ClientResponse, settings: Settings, param: str | None) -> bytes:

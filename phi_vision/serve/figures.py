@@ -61,7 +61,7 @@ class Figures:
         self.timed_out = self._counter("timed_out", "Questions that took too long.")
         self.refused = Counter(
             "phi_vision_refused",
-            "Requests refused, by the code that was told.",
+            "Requests turned away at the door or the queue, by the code that was told.",
             ["code"],
             registry=self.registry,
         )

@@ -103,13 +103,20 @@ class Pictures:
 
     def _refuse_if_full(self, size: int) -> None:
         most = self._settings.max_held_bytes
-        sizes = (width * height for width, height in (one.size for one in self._alive.values()))
-        held = self._decoding + BYTES_PER_PIXEL * sum(sizes)
+        held = self._held()
         if held and held + size > most:
             message = f"pictures under way take {held:,} of {most:,} bytes; come again soon"
             raise ApiError(
                 429, message, kind="rate_limit_error", code="pictures_waiting", retry_after=1.0
             )
+
+    def _held(self) -> int:
+        """Count the bytes of all pictures under way."""
+        # Listed at once, since other threads drop pictures meanwhile; and here, since an error that
+        # was raised here would hold them.
+        alive = [reference() for reference in self._alive.valuerefs()]
+        pixels = sum(picture.width * picture.height for picture in alive if picture is not None)
+        return self._decoding + BYTES_PER_PIXEL * pixels
 
     def _judge(self, encoded: bytes, param: str | None) -> int:
         """Refuse a picture for what its header says; else tell how many bytes it will take."""

@@ -78,6 +78,9 @@ def serve(
 ) -> None:
     """Answer requests until told to stop.
 
+    Takes the process over: its signals, its logging, and its garbage collector, which no longer
+    looks at what is loaded by now.
+
     Args:
         predictor: Who answers.
         settings: Limits and the key.

@@ -26,18 +26,6 @@ MAY_DIFFER_ON_RESUME = {"out", "tracker", "num_workers"}
 """Fields of a recipe that do not change what is computed."""
 
 
-def refuse_used_folder(out: Path) -> None:
-    """Refuse to start a run in a folder that holds something.
-
-    Raises:
-        ValueError: It does; says how to go on with the run in it.
-    """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ValueError(
-            f"{out} is not empty; choose another --out, or continue the run there with --resume"
-        )
-
-
 def find_checkpoint(recipe: Recipe) -> Path | None:
     """Find the last whole checkpoint of the recipe's run; None if it was stopped before the first.
 

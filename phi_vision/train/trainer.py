@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from phi_vision.data.whole_files import refuse_used_folder
 from phi_vision.journal.run_facts import RunFacts
 from phi_vision.journal.tracking import Tracking
 from phi_vision.train.examiner import Examiner, best_metric_key, higher_is_better
@@ -38,12 +39,7 @@ from phi_vision.train.processes import OwnRandomness, is_main, joined, world_siz
 from phi_vision.train.recipe_file import to_yaml
 from phi_vision.train.recipes import Recipe
 from phi_vision.train.rows import RowDataset, collate_rows, rows_examined
-from phi_vision.train.run_folder import (
-    find_checkpoint,
-    refuse_used_folder,
-    state_of,
-    write_description,
-)
+from phi_vision.train.run_folder import find_checkpoint, state_of, write_description
 from phi_vision.train.saving import MODEL, explain_full_disk
 from phi_vision.train.sharding import SharingGuard, describe_sharding, put_in_force
 from phi_vision.train.steps import StepCallback
@@ -89,7 +85,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     loading = explain_out_of_memory(recipe, doing=lambda: "loading data and model")
     with joined(recipe), explain_full_disk(recipe.out), loading:
         if not resume:
-            refuse_used_folder(recipe.out)
+            refuse_used_folder(recipe.out, otherwise="continue the run there with --resume")
         return _run(recipe, find_checkpoint(recipe) if resume else None)
 
 

@@ -113,10 +113,16 @@ def test_a_file_and_a_folder_of_pictures_are_catalogues_too(shop: Path, tmp_path
     for name in ("b.png", "a.jpg", "notes.txt"):
         (photos / name).write_bytes(WHOLE)
     (photos / "c.png").mkdir()
+    (photos / "d.png").symlink_to("nowhere.png")
     outlook = predict(photos, tmp_path / "photos.parquet", Painter())
     found = [(row["id"], row["error"]) for row in read(tmp_path / "photos.parquet")]
-    assert found == [("a.jpg", None), ("b.png", None), ("c.png", "no picture")]
-    assert outlook.errors == {"no picture": 1}
+    assert found == [
+        ("a.jpg", None),
+        ("b.png", None),
+        ("c.png", "no picture"),
+        ("d.png", "no picture"),
+    ]
+    assert outlook.errors == {"no picture": 2}
 
 
 def test_what_cannot_be_answered_is_a_row_with_a_reason(tmp_path: Path) -> None:
@@ -296,6 +302,13 @@ def test_a_part_that_a_power_cut_emptied_is_asked_again(shop: Path, tmp_path: Pa
     assert predict(shop, out, Painter()).asked == ROWS
 
 
+def test_parts_without_their_question_are_asked_again(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    break_off(shop, out)
+    (tmp_path / ".out.parquet.parts" / "asked.json").unlink()  # as a removal that was killed may
+    assert predict(shop, out, Painter()).asked == ROWS
+
+
 def test_a_finished_table_is_not_asked_again_nor_overwritten(shop: Path, tmp_path: Path) -> None:
     out, notes = tmp_path / "out.parquet", tmp_path / "notes"
     first = predict(shop, out, Painter())
@@ -303,6 +316,9 @@ def test_a_finished_table_is_not_asked_again_nor_overwritten(shop: Path, tmp_pat
     assert (again.asked, again.rows, notes.exists()) == (0, first.rows, False)
     with pytest.raises(ValueError, match="holds other predictions"):
         predict(shop, out, Painter(), keep=("group_id",))
+    predict(shop, out, Painter(), keep=("id=name",), restart=True)
+    with pytest.raises(ValueError, match="or --keep"):
+        predict(shop, out, Painter(), keep=("title=name",))
     pq.write_table(pa.table({"a": [1]}), out)
     with pytest.raises(ValueError, match="holds something else"):
         predict(shop, out, Painter())

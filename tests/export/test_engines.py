@@ -12,8 +12,9 @@ import torch
 from phi_vision.deploy.onnx_model import GENAI_FILE
 from phi_vision.export.engines import ENGINES, check
 from phi_vision.export.engines_folder import Finding, lacking, read_header, some
-from phi_vision.export.engines_weights import ADAPTER, INDEX, expected_shapes
-from phi_vision.model.checkpoint import load_model, load_processor
+from phi_vision.export.engines_weights import expected_shapes
+from phi_vision.export.shards import INDEX
+from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -171,12 +172,12 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
 
 
 def test_an_adapter_is_to_be_merged_alone_and_beside_weights(folder: Path) -> None:
-    (folder / ADAPTER).write_text("{}")
+    (folder / ADAPTER_CONFIG).write_text("{}")
     beside = complaint(folder, "transformers")
     assert beside.found == "an adapter beside the weights (adapter_config.json)"
     assert "phi-vision export RUN" in beside.advice
     for file in folder.iterdir():
-        if file.name != ADAPTER:
+        if file.name != ADAPTER_CONFIG:
             file.unlink()
     found = [finding.found for finding in lacking(check(folder)["vllm"])]
     assert found[0] == "no readable config.json, but an adapter"
@@ -337,7 +338,9 @@ def test_a_graph_without_the_inputs_that_are_named_is_refused(graphs: Path) -> N
     assert complaint(graphs, "onnxruntime-genai").found == "vision.onnx has no image_sizes"
 
 
-@pytest.mark.parametrize("field", ["model__type", "model__eos_token_id", "search__max_length"])
+@pytest.mark.parametrize(
+    "field", ["model__type", "model__eos_token_id", "search__max_length", "model", "search"]
+)
 def test_a_description_of_something_else_is_refused(graphs: Path, field: str) -> None:
     change(graphs / GENAI_FILE, **{field: 131072})
     assert complaint(graphs, "onnxruntime-genai")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from phi_vision.data.template import PRODUCT
-from phi_vision.export.model_card import Form, write_card
+from phi_vision.export.model_card import Form, licence_of, write_card
 from phi_vision.export.proof import Proof
 
 PROVEN = Proof(samples=4, same_answers=4, tokens=96, largest_difference=2e-5, allowed=1e-3)
@@ -14,6 +14,7 @@ FORM = Form(library="transformers", holds="Whole weights.", use="Ask it.")
 
 
 def card_of(source: Path | str, folder: Path, proof: Proof = PROVEN) -> str:
+    folder.mkdir(exist_ok=True)
     write_card(str(source), folder, template=PRODUCT, proof=proof, form=FORM)
     return (folder / "README.md").read_text(encoding="utf-8")
 
@@ -53,6 +54,18 @@ def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: P
     ):
         assert words in card, words
     assert "anna" not in card, "folders of the machine it was trained on"
+
+
+def test_a_checkpoint_keeps_its_own_licence_and_takes_nobody_elses(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = card_of("phi-vision-small", tmp_path)
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
+    assert "It was exported from a checkpoint under the licence `mit`." in card
+    # A card that happens to lie where the command is typed.
+    monkeypatch.chdir(tmp_path)
+    assert licence_of(str(tiny_checkpoint)) == "unknown"
+    assert "`mit`" not in card_of(tiny_checkpoint, tmp_path / "coats")
 
 
 def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_readers_of_transformers_4_and_5_find_the_numbers_of_the_weights(exporte
     assert fields["auto_map"] == {
         "AutoConfig": "configuration_phi3_v.Phi3VConfig",
         "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM",
+        "AutoModelForImageTextToText": "modeling_phi3_v.Phi3VForCausalLM",
     }
     assert load_config(exported).dtype == torch.float32
 
@@ -189,6 +190,17 @@ def test_a_full_training_is_exported_with_the_tokenizer_of_its_base(
     export_hf(str(run), tmp_path / "alone", samples=0)
     own = run / "model" / "tokenizer.json"
     assert (tmp_path / "alone" / "tokenizer.json").read_bytes() == own.read_bytes()
+
+
+def test_a_run_that_bears_the_name_of_its_base_is_exported(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_checkpoint, run / "model")
+    (run / "recipe.yaml").write_text(f"model: {run}\nmethod: full\ndata: gone\n")
+    export_hf(str(run), tmp_path / "out", samples=0)
+    own = run / "model" / "tokenizer.json"
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == own.read_bytes()
 
 
 # Away from home.

@@ -61,6 +61,14 @@ def test_without_such_a_split_they_are_those_that_the_run_held_out(
     assert not {sample.group for sample in samples} & {sample.group for sample in learnt}
 
 
+def test_other_data_with_a_test_split_needs_no_groups(products: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test-0.parquet").write_bytes(next(products.glob("*.parquet")).read_bytes())
+    run = run_of(tmp_path / "run", data="gone", group_column="style")
+    assert len(proof_samples(run, data, 2)[0]) == 2
+
+
 def test_a_run_that_never_saw_pictures_is_asked_without(products: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data=str(products), withhold_images=True)
     samples, _ = proof_samples(run, None, 1)

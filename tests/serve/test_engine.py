@@ -1,11 +1,14 @@
 """Engine: what waits is answered together, and what goes wrong goes wrong for one alone."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from served_apps import Gated
 
@@ -201,6 +204,54 @@ def test_a_crash_fails_its_batch_and_the_thread_goes_on(
     ] * 2
     (line,) = [record for record in caplog.records if record.message == "a batch failed"]
     assert vars(line)["facts"]["error"] == "RuntimeError: out of memory"
+
+
+def test_a_lost_device_is_told_instead_of_answering_with_errors_for_ever(
+    gated: Gated, question: Question
+) -> None:
+    async def lose() -> tuple[list[int], str]:
+        async with running(gated, batch_size=1) as (engine, figures):
+            gated.model.gate.clear()
+            gated.model.failure = torch.AcceleratorError("an illegal memory access")
+            tickets = [await engine.submit(question) for _ in range(2)]
+            await until(lambda: figure(figures, "questions_running") == 1)
+            gated.model.gate.set()
+            statuses = []
+            for asking in (*(ticket.result() for ticket in tickets), engine.submit(question)):
+                with pytest.raises(ApiError) as refusal:
+                    await asking
+                statuses.append(refusal.value.status)
+            return statuses, engine.status
+
+    assert asyncio.run(lose()) == ([500, 503, 503], "failed")
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_pictures_are_let_go_with_their_question(
+    gated: Gated, question: Question, is_given_up: bool
+) -> None:
+    async def ask() -> bool:
+        async with running(gated) as (engine, figures):
+            shown = question.images[0].copy()
+            alive = weakref.ref(shown)
+            ticket = await engine.submit(replace(question, images=(shown,)))
+            del shown
+            if is_given_up:
+                await anext(aiter(ticket))
+                ticket.cancel()
+            else:
+                await ticket.result()
+            del ticket
+            await until(lambda: figure(figures, "questions_running") == 0)
+            await until(lambda: alive() is None, seconds=1.0)
+            return True
+
+    gc.collect()
+    gc.disable()  # It comes by too seldom: new pictures would be refused for the room of old ones.
+    try:
+        assert asyncio.run(ask())
+    finally:
+        gc.enable()
 
 
 def test_closing_lets_what_is_written_end_and_sends_away_what_waits(

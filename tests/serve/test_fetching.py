@@ -9,14 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from phi_vision.data.public_addresses import PrivateAddressError, guarded_socket
 from phi_vision.serve.errors import ApiError
-from phi_vision.serve.fetching import (
-    PrivateAddressError,
-    fetch_picture,
-    guarded_socket,
-    is_allowed,
-    is_public,
-)
+from phi_vision.serve.fetching import fetch_picture, is_allowed
 from phi_vision.serve.settings import Settings
 
 
@@ -181,29 +176,3 @@ def test_a_host_is_allowed_with_its_port(
     host: str, port: int, allowed: list[str], expected: bool
 ) -> None:
     assert is_allowed(host, port, allowed) is expected
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("93.184.215.14", True),
-        ("2606:4700::1111", True),
-        ("127.0.0.1", False),
-        ("10.1.2.3", False),
-        ("100.64.0.1", False),
-        ("168.63.129.16", False),
-        ("169.254.169.254", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("::", False),
-        ("::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("64:ff9b::a00:1", False),
-        ("2002:a00:1::", False),
-        ("fe80::1%eth0", False),
-        ("fc00::1", False),
-        ("ff02::1", False),
-    ],
-)
-def test_what_is_public(address: str, expected: bool) -> None:
-    assert is_public(address) is expected

@@ -131,7 +131,7 @@ def test_a_folder_in_use_is_refused_untouched(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora")
     recipe.out.mkdir()
     (recipe.out / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="is not empty; choose another --out"):
+    with pytest.raises(ValueError, match="is not empty; choose another folder, or continue"):
         train(recipe)
     assert [file.name for file in recipe.out.iterdir()] == ["thesis.txt"]
 

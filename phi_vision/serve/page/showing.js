@@ -31,7 +31,7 @@ export function show(panel, photo, acts) {
   panel.replaceChildren(...STATES[photo.state](photo, acts));
 }
 
-// What changes while waiting, called every second; the rest stays, so that nothing flickers.
+// What changes while waiting, called four times a second; the rest stays, so that nothing flickers.
 export function tick(panel, photo, now) {
   const seconds = Math.floor((now - photo.since) / 1000);
   const left = Math.max(Math.ceil((photo.until - now) / 1000), 0);
