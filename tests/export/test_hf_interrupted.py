@@ -44,6 +44,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def export_and_stop(adapter: Path, out: Path, sign: signal.Signals) -> None:
     """Export in a process that is sent a signal while it writes the weights."""
     torch.set_num_threads(1)  # What PyTorch's own workers do, as threads do not outlive a fork.
+    # Whatever runs the tests in the background may have had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     merged_weights = hf_folder.merged_weights
 
     def half(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
