@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.intake import addresses, download, transfer
+from phi_vision.data import public_addresses
+from phi_vision.intake import download, transfer
 from phi_vision.intake.addresses import PRIVATE
 from phi_vision.intake.download import Fetched, Limits, fetch
 from phi_vision.intake.transfer import is_picture, read_retry_after
@@ -493,7 +494,7 @@ def test_this_machine_is_not_reached_by_ipv6(shop: Shop, tmp_path: Path, host: s
 def only_2_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 stand for the internet, and 127.0.0.2 for what must not be reached."""
     closed = [ipaddress.IPv4Network("127.0.0.2/32")]
-    monkeypatch.setattr(addresses, "_CLOSED_V4", closed)
+    monkeypatch.setattr(public_addresses, "_CLOSED_V4", closed)
 
 
 @pytest.mark.usefixtures("only_2_is_private")
