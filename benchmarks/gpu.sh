@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The full-size model on one GPU, in one call: writes random weights, trains, answers.
-#   bash benchmarks/gpu.sh FOLDER      about 9 GB of disk; prints one JSON line of figures a run
+# The full-size model on one GPU, in one call: writes random weights, trains, exports, serves.
+#   bash benchmarks/gpu.sh FOLDER      about 18 GB of disk; prints the figures of each run
 set -euo pipefail
-folder=${1:?"give a folder with 9 GB of room"}
+folder=${1:?"give a folder with 18 GB of room"}
 python -m benchmarks.full_size write "$folder"
 for recipe in lora qlora; do
     for batch in 1 8 32; do
@@ -11,3 +11,5 @@ for recipe in lora qlora; do
 done
 python -m benchmarks.full_size train "$folder" --recipe full --batch-size 1 --steps 2
 python -m benchmarks.plan_memory --gpu
+python -m benchmarks.export_memory "$folder" --workshop "$folder-export" --samples 1
+python -m benchmarks.serve_load "$folder" --throughput --seconds 20 --rounds 3 --clients 64
