@@ -26,7 +26,7 @@ from phi_vision.bulk.job import Job
 from phi_vision.bulk.keeping import Keeper, fingerprint, gaps
 from phi_vision.bulk.portions import Portion, Span, portions
 from phi_vision.bulk.table import as_table, columns_of, kept_columns, refuse_place
-from phi_vision.data.whole_files import is_full_disk
+from phi_vision.data.whole_files import in_bytes, is_full_disk
 
 ROW_GROUP = 10_000
 """Rows of a row group of the table: some megabytes, which are held in memory."""
@@ -192,7 +192,7 @@ def _explained(keeper: Keeper) -> Iterator[None]:
             raise
         free = shutil.disk_usage(keeper.out.parent).free
         raise OSError(
-            f"the disk is full ({free / 1e6:,.0f} MB are free): {error.strerror} while writing "
+            f"the disk is full ({in_bytes(free)} are free): {error.strerror} while writing "
             f"{keeper.out}; what was answered before stays in {keeper.folder}: free some space, "
             "and the same command goes on from there"
         ) from error

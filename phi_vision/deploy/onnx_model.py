@@ -30,7 +30,7 @@ class OnnxModel:
     """Graphs in the place of a model.
 
     Args:
-        folder: What `write_onnx` wrote.
+        folder: What `phi-vision export --format onnx` wrote.
 
     Raises:
         ValueError: The folder holds something else, or onnxruntime-genai is not installed.

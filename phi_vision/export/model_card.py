@@ -15,10 +15,10 @@ from huggingface_hub.errors import HFValidationError
 
 from phi_vision.data.template import Template
 from phi_vision.data.whole_files import replace_text
-from phi_vision.export.proof import Proof, read_recipe
+from phi_vision.export.proof import Proof
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.report.folder import SUMMARY_FILE
-from phi_vision.report.reading import REPORT_FOLDER, VERSIONS_FILE
+from phi_vision.report.reading import REPORT_FOLDER, VERSIONS_FILE, read_recipe
 
 CARD_FILE = "README.md"
 

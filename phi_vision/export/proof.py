@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from peft import PeftModel
 
 from phi_vision.data.collate import AnswerCollator, select_answers
@@ -24,7 +23,7 @@ from phi_vision.model.answering import answer
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.model.question import Answered, Question
-from phi_vision.report.reading import RECIPE_FILE
+from phi_vision.report.reading import read_recipe
 
 HELD_OUT = ("test", "validation")
 """Splits that no training learns from, the better one first."""
@@ -244,18 +243,6 @@ def _question(collator: AnswerCollator, sample: Sample) -> Question:
     prompt = collator.pieces(sample)[0].text
     shown = len(IMAGE_TAG.findall(prompt))
     return Question(prompt=prompt, images=tuple(sample.pictures()[:shown]))
-
-
-def read_recipe(source: str | Path) -> Mapping[str, Any]:
-    """Read how a run was trained; {} for what is no run."""
-    file = Path(source) / RECIPE_FILE
-    if not file.is_file():
-        return {}
-    try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    return recipe if isinstance(recipe, dict) else {}
 
 
 def _template(source: str | Path, data: Path | None) -> Template:

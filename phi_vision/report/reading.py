@@ -64,7 +64,7 @@ def read_report(folder: Path) -> Report:
             name=str(folder), template=template, answers=read_answers(report, template=template)
         ),
         folder=report,
-        recipe=_read_recipe(run / RECIPE_FILE, facts.get("recipe", "")),
+        recipe=read_recipe(run, facts.get("recipe", "")),
         versions=_read_json(versions) if versions.is_file() else facts.get("versions", {}),
         cost=facts.get("cost", {}),
         log=read_log(log) if log.is_file() else None,
@@ -142,10 +142,22 @@ def _read_json(file: Path) -> dict[str, Any]:
     return held
 
 
-def _read_recipe(file: Path, told: str) -> dict[str, object]:
-    words = file.read_text(encoding="utf-8") if file.is_file() else told
+def read_recipe(run: str | Path, told: str = "") -> Mapping[str, Any]:
+    """Read how a run was trained.
+
+    Args:
+        run: Its folder.
+        told: The recipe as YAML from elsewhere, where the folder has none.
+
+    Returns:
+        Field -> value; {} where nothing tells.
+
+    Raises:
+        ValueError: The file is no YAML.
+    """
+    file = Path(run) / RECIPE_FILE
     try:
-        recipe = yaml.safe_load(words)
-    except yaml.YAMLError as error:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8") if file.is_file() else told)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     return recipe if isinstance(recipe, dict) else {}

@@ -3,9 +3,7 @@
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_disks import MEGABYTE, mounted
 from toy_adapters import write_adapter
 
 from phi_vision.data.whole_files import is_full_disk
@@ -20,8 +19,6 @@ from phi_vision.export import hf_folder
 from phi_vision.export.folders import new_folder
 from phi_vision.export.hf_folder import export_hf
 from phi_vision.model.checkpoint import load_model
-
-MEGABYTE = 1 << 20
 
 
 @pytest.fixture
@@ -32,13 +29,8 @@ def adapter(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB, for weights of 1.6."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "small", megabytes=1) as folder:
+        yield folder
 
 
 def export_and_stop(adapter: Path, out: Path, sign: signal.Signals) -> None:

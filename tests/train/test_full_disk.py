@@ -5,7 +5,6 @@ import errno
 import json
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from small_disks import MEGABYTE, mounted
 
 from phi_vision.data.whole_files import replace_text
 from phi_vision.journal.tracking import Tracking
@@ -27,19 +27,13 @@ from phi_vision.train.saving import (
 from phi_vision.train.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
-MEGABYTE = 1 << 20
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "small", megabytes=64) as folder:
+        yield folder
 
 
 @contextlib.contextmanager
