@@ -25,7 +25,7 @@ venv: .venv/.installed  ## create .venv with everything the project needs
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: venv  ## sample catalogue, fine-tuning, evaluation, one question before and after
+demo: venv  ## sample catalog, fine-tuning, evaluation, one question before and after
 	./demo.sh
 
 browser:  ## install Chromium, which the tests of the pages look with, where apt and root are there

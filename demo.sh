@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole path, as a newcomer would type it: draw a catalogue, fine-tune the packaged small model
-# on it, judge the result, and ask about one picture before and after. `make demo` runs this.
+# The whole path, as a newcomer would type it: draw a catalog, fine-tune the packaged small model
+# on it, judge the result, and ask about one image before and after. `make demo` runs this.
 set -euo pipefail
 cd "$(dirname "$0")"
 PATH="$PWD/.venv/bin:$PATH"
@@ -10,37 +10,37 @@ rm -rf "$demo"
 mkdir -p "$demo"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-say "1. A catalogue of product pictures with records, drawn for you"
+say "1. A catalog of product images with records, drawn for you"
 phi-vision sample --rows 3040 --seed 0 --out runs/demo/catalog
 
-# One held-out picture as a file, and what is true of it.
+# One held-out image as a file, and what is true of it.
 python - >"$demo/truth.txt" <<'PYTHON'
 from pathlib import Path
 
-from phi_vision.data.loading import load_samples
+from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import TEMPLATES
 
 sample = load_samples("runs/demo/catalog", split="test")[0]
-Path("runs/demo/picture.jpg").write_bytes(sample.images[0])
+Path("runs/demo/image.jpg").write_bytes(sample.images[0])
 print(TEMPLATES["product"].render(sample.record))
 PYTHON
 
-say "2. What does the small model say about a picture it was never taught?"
-phi-vision predict phi-vision-small runs/demo/picture.jpg | tee "$demo/before.txt"
+say "2. What does the small model say about an image it was never taught?"
+phi-vision predict phi-vision-small runs/demo/image.jpg | tee "$demo/before.txt"
 
 say "3. Fine-tuning with LoRA"
 phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run \
   --epochs 6 --batch-size 16 --learning-rate 2e-3 --lora-rank 32 --lora-alpha 64 --train-projector \
   --best-metric full_price_median_ape --eval-samples 128
 
-say "4. How good is it on pictures it has not seen?"
+say "4. How good is it on images it has not seen?"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95
 
-say "5. The same picture again"
-phi-vision predict runs/demo/run runs/demo/picture.jpg | tee "$demo/after.txt"
+say "5. The same image again"
+phi-vision predict runs/demo/run runs/demo/image.jpg | tee "$demo/after.txt"
 
 say "Summary, after $((SECONDS / 60)) min $((SECONDS % 60)) s"
-echo "picture  $demo/picture.jpg"
+echo "image  $demo/image.jpg"
 echo "true     $(cat "$demo/truth.txt")"
 echo "before   $(sed 's/^[^:]*: //' "$demo/before.txt")"
 echo "after    $(sed 's/^[^:]*: //' "$demo/after.txt")"

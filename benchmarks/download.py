@@ -1,4 +1,4 @@
-"""How many pictures a second of CPU time fetches: ours beside img2dataset, on a loopback server.
+"""How many images a second of CPU time fetches: ours beside img2dataset, on a loopback server.
 
     python -m venv elsewhere && elsewhere/bin/pip install img2dataset
     python -m benchmarks.download compare --img2dataset elsewhere/bin/python
@@ -6,7 +6,7 @@
 A process of its own serves drawn JPEGs; ours and img2dataset in three settings fetch them in turn,
 several rounds, each into an empty folder. CPU time is that of the fetching process and all its
 children, as the system counts it (`wait4`). Starting up (imports, pools) is measured by runs over a
-single picture, and figures are given with and without it. The line printed last is one JSON object.
+single image, and figures are given with and without it. The line printed last is one JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from statistics import median
 
 from PIL import Image
 
-from phi_vision.intake.download import Limits, fetch
+from phi_vision.prepare.fetch import Limits, fetch
 
 OURS = "phi-vision"
 CALL = "import json, sys, img2dataset; img2dataset.download(**json.loads(sys.argv[1]))"
@@ -44,20 +44,20 @@ SETTINGS: dict[str, dict[str, object]] = {
 class Cost:
     """What one run took."""
 
-    pictures: int
+    images: int
     seconds: float
     cpu_seconds: float
 
 
-def compare(python: Path, pictures: int, rounds: int, connections: int) -> None:
+def compare(python: Path, images: int, rounds: int, connections: int) -> None:
     """Run all contestants in turn and print what each got out of a second."""
-    with serving(pictures) as port, tempfile.TemporaryDirectory() as scratch:
+    with serving(images) as port, tempfile.TemporaryDirectory() as scratch:
         runs: dict[str, list[Cost]] = {name: [] for name in (OURS, *SETTINGS)}
         starts: dict[str, list[Cost]] = {name: [] for name in runs}
         for number in range(rounds):
             # There and back, so that whatever drifts on the machine meets all alike.
             for name in runs if number % 2 == 0 else reversed(runs):
-                for costs, count in ((starts, 1), (runs, pictures)):
+                for costs, count in ((starts, 1), (runs, images)):
                     with tempfile.TemporaryDirectory(dir=scratch) as folder:
                         urls = [f"http://127.0.0.1:{port}/{i}.jpg" for i in range(count)]
                         cost = measure(name, python, urls, Path(folder), connections)
@@ -67,9 +67,9 @@ def compare(python: Path, pictures: int, rounds: int, connections: int) -> None:
 
 
 @contextmanager
-def serving(pictures: int) -> Iterator[int]:
+def serving(images: int) -> Iterator[int]:
     """Run the server in a process of its own, and give its port."""
-    command = [sys.executable, "-m", "benchmarks.download", "serve", str(pictures)]
+    command = [sys.executable, "-m", "benchmarks.download", "serve", str(images)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -97,11 +97,11 @@ def measure(name: str, python: Path, urls: list[str], folder: Path, connections:
     cost = run(command, len(urls))
     kept = [file for file in out.rglob("*") if file.suffix == ".jpg" or len(file.name) == 64]
     if len(kept) != len(urls):
-        raise ValueError(f"{name} kept {len(kept)} of {len(urls)} pictures: {' '.join(command)}")
+        raise ValueError(f"{name} kept {len(kept)} of {len(urls)} images: {' '.join(command)}")
     return cost
 
 
-def run(command: list[str], pictures: int) -> Cost:
+def run(command: list[str], images: int) -> Cost:
     """Run a process to its end; its CPU time includes that of the children it waited for."""
     # img2dataset's libraries look for newer versions of themselves when they are imported.
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
@@ -115,24 +115,24 @@ def run(command: list[str], pictures: int) -> Cost:
             output.seek(0)
             raise ValueError(f"{' '.join(command)} failed: {output.read().decode()[-2000:]}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Cost(pictures=pictures, seconds=seconds, cpu_seconds=cpu_seconds)
+    return Cost(images=images, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
 def report(runs: dict[str, list[Cost]], starts: dict[str, list[Cost]]) -> None:
-    """Print medians over the rounds, and how many times the others' pictures ours gets."""
+    """Print medians over the rounds, and how many times the others' images ours gets."""
     figures: dict[str, dict[str, float]] = {}
     for name, costs in runs.items():
         start = median(cost.cpu_seconds for cost in starts[name])
         wall = median(cost.seconds for cost in starts[name])
         figures[name] = {
-            "pictures_per_second": median(c.pictures / c.seconds for c in costs),
-            "pictures_per_cpu_second": median(c.pictures / c.cpu_seconds for c in costs),
+            "images_per_second": median(c.images / c.seconds for c in costs),
+            "images_per_cpu_second": median(c.images / c.cpu_seconds for c in costs),
             "start_cpu_seconds": start,
-            "pictures_per_second_less_start": median(
-                (c.pictures - 1) / (c.seconds - wall) for c in costs
+            "images_per_second_less_start": median(
+                (c.images - 1) / (c.seconds - wall) for c in costs
             ),
-            "pictures_per_cpu_second_less_start": median(
-                (c.pictures - 1) / (c.cpu_seconds - start) for c in costs
+            "images_per_cpu_second_less_start": median(
+                (c.images - 1) / (c.cpu_seconds - start) for c in costs
             ),
         }
     for name, values in figures.items():
@@ -150,9 +150,9 @@ def fetch_list(listed: Path, out: Path, connections: int) -> None:
         assert fetched.reason is None, fetched
 
 
-def serve(pictures: int) -> None:
+def serve(images: int) -> None:
     """Serve `/0.jpg`, `/1.jpg`, ... until stopped; the first line printed is the port."""
-    answers = [_answer(number) for number in range(pictures)]
+    answers = [_answer(number) for number in range(images)]
 
     class Server(asyncio.Protocol):
         """Answers requests as they come, on connections that stay open if the client wishes."""
@@ -195,20 +195,20 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     comparing = commands.add_parser("compare", help="run all contestants")
     comparing.add_argument("--img2dataset", type=Path, required=True, help="a Python that has it")
-    comparing.add_argument("--pictures", type=int, default=3000)
+    comparing.add_argument("--images", type=int, default=3000)
     comparing.add_argument("--rounds", type=int, default=5)
     comparing.add_argument("--connections", type=int, default=64, help="at a time, for all")
     serving_ = commands.add_parser("serve", help="only the server")
-    serving_.add_argument("pictures", type=int)
+    serving_.add_argument("images", type=int)
     fetching = commands.add_parser("fetch", help="only our download")
     fetching.add_argument("listed", type=Path)
     fetching.add_argument("out", type=Path)
     fetching.add_argument("connections", type=int)
     options = parser.parse_args()
     if options.command == "compare":
-        compare(options.img2dataset, options.pictures, options.rounds, options.connections)
+        compare(options.img2dataset, options.images, options.rounds, options.connections)
     elif options.command == "serve":
-        serve(options.pictures)
+        serve(options.images)
     else:
         fetch_list(options.listed, options.out, options.connections)
 

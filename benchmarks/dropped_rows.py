@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image
 
-from phi_vision.intake.prepare import Preparation, prepare
-from phi_vision.likeness.export import write_export
+from phi_vision.prepare.pipeline import PrepareConfig, prepare
+from phi_vision.synthetic.corrupted_export import write_export
 
 SPOILT = 0.2
 """Share of the rows with a fault: enough of each kind to count."""
@@ -34,13 +34,13 @@ class Loss:
 
 
 def count_losses(catalog: Path) -> tuple[Loss, Loss]:
-    """Spoil a drawn catalogue, read it both ways, and count: dropping what fails, and `prepare`."""
+    """Spoil a drawn catalog, read it both ways, and count: dropping what fails, and `prepare`."""
     with tempfile.TemporaryDirectory() as scratch:
         table = write_export(
             catalog, Path(scratch) / "export", rate=SPOILT, seed=0, encoding="utf-8-sig"
         )
         rows, outcomes = _faults(table.with_name("faults.jsonl"))
-        prepare(str(table), Preparation(out=Path(scratch) / "prepared"))
+        prepare(str(table), PrepareConfig(out=Path(scratch) / "prepared"))
         rejected = pq.read_table(Path(scratch) / "prepared" / "rejected.parquet")
         refused = set(rejected["row"].to_pylist())
         dropped = _drop_what_fails(table)

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from phi_vision.data.loading import load_samples
-from phi_vision.data.sample import Sample
-from phi_vision.intake.duplicates import Trait, group_rows
-from phi_vision.intake.looks import look_of
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.samples import Sample
+from phi_vision.io.hashing import perceptual_hash
+from phi_vision.prepare.dedup import Trait, group_rows
 
 TOLERANCES = (0, 2, 3, 4, 5, 6, 8, 10)
 
@@ -25,13 +25,13 @@ Look = int | None
 
 def measure(samples: Sequence[Sample]) -> None:
     """Print the shares of copies and of different products within each tolerance."""
-    pictures = [sample.pictures()[0].convert("RGB") for sample in samples]
-    looks = [look_of(picture) for picture in pictures]
+    images = [sample.open_images()[0].convert("RGB") for sample in samples]
+    looks = [perceptual_hash(image) for image in images]
     flat = looks.count(None)
-    print(f"{len(samples)} pictures, {flat} of them flat, of {len(set(_groups(samples)))} products")
+    print(f"{len(samples)} images, {flat} of them flat, of {len(set(_groups(samples)))} products")
     print(f"{'bits that differ, at most':32s}" + "".join(f"{each:>9d}" for each in TOLERANCES))
     for name, change in CHANGES.items():
-        apart = _apart(looks, [look_of(change(picture)) for picture in pictures])
+        apart = _apart(looks, [perceptual_hash(change(image)) for image in images])
         shares = ((apart <= tolerance).mean() for tolerance in TOLERANCES)
         print(f"{name:32s}" + "".join(f"{share:9.1%}" for share in shares))
     apart = _different(looks, _groups(samples))
@@ -113,7 +113,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
         _halved(_brighter(_cropped(image, 0.02), 0.95))
     ),
 }
-"""What is done to a picture -> the copy, all of which should be found."""
+"""What is done to an image -> the copy, all of which should be found."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture at the head of the README: held-out products, what the model wrote, what is true.
+"""The image at the head of the README: held-out products, what the model wrote, what is true.
 
 python -m benchmarks.example_figure runs/demo/run runs/demo/catalog docs/example.png
 """
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from phi_vision.data.loading import load_samples
-from phi_vision.data.sample import Sample
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
-from phi_vision.deploy.predict import Predictor
+from phi_vision.inference.local import Predictor
 
-CARD, PICTURE, MARGIN = (920, 190), 150, 20
+CARD, IMAGE, MARGIN = (920, 190), 150, 20
 INK, QUIET, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 
 
@@ -30,20 +30,18 @@ def make_figure(run: Path, data: Path, out: Path, places: list[int]) -> None:
 
 def _card(sample: Sample, text: str) -> Image.Image:
     card = Image.new("RGB", CARD, PAPER)
-    card.paste(
-        ImageOps.pad(sample.pictures()[0], (PICTURE, PICTURE), color=PAPER), (MARGIN, MARGIN)
-    )
+    card.paste(ImageOps.pad(sample.open_images()[0], (IMAGE, IMAGE), color=PAPER), (MARGIN, MARGIN))
     draw = ImageDraw.Draw(card)
     lines = (("model", text, INK), ("true", TEMPLATES["product"].render(sample.record), QUIET))
     for row, (who, words, colour) in enumerate(lines):
         top = 52 + 50 * row
-        draw.text((PICTURE + 2 * MARGIN, top), who, QUIET, ImageFont.load_default(15))
-        draw.text((PICTURE + 5 * MARGIN, top), words, colour, ImageFont.load_default(15))
+        draw.text((IMAGE + 2 * MARGIN, top), who, QUIET, ImageFont.load_default(15))
+        draw.text((IMAGE + 5 * MARGIN, top), words, colour, ImageFont.load_default(15))
     return card
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the README's picture.")
+    parser = argparse.ArgumentParser(description="Draw the README's image.")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("data", type=Path, help="folder of samples")
     parser.add_argument("out", type=Path, help="PNG file to write")

@@ -20,14 +20,14 @@ from peft import LoraConfig, PeftModel
 
 from phi_vision.model.checkpoint import load_config
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.studio.catalog import write_catalog
+from phi_vision.synthetic.catalog import write_catalog
 
 TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 EXPORT = """
 import sys
 from pathlib import Path
-from phi_vision.export.hf_folder import export_hf
+from phi_vision.export.hf import export_hf
 source, out, data, samples = sys.argv[1:]
 print(export_hf(source, Path(out), data=Path(data), samples=int(samples)).words())
 """

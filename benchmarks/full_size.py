@@ -1,7 +1,7 @@
 """The full-size model with random weights: does it fit, load, answer and train?
 
     python -m benchmarks.full_size write FOLDER        4.15 B parameters, two bf16 shards, 8.3 GB
-    python -m benchmarks.full_size ask FOLDER PICTURE  loads it, reports peak memory, answers once
+    python -m benchmarks.full_size ask FOLDER IMAGE  loads it, reports peak memory, answers once
     python -m benchmarks.full_size train FOLDER        steps of a recipe, on a GPU or a CPU
 
 Every line printed last is one JSON object of figures. With random weights the answer is noise; its
@@ -23,17 +23,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from phi_vision.model.answering import answer
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.model.question import Question
-from phi_vision.plan.plan import make_plan
-from phi_vision.studio.catalog import write_catalog
-from phi_vision.train.recipes import RECIPES
-from phi_vision.train.trainer import train as run_recipe
+from phi_vision.synthetic.catalog import write_catalog
+from phi_vision.training.estimate import make_plan
+from phi_vision.training.recipes import RECIPES
+from phi_vision.training.trainer import train as run_recipe
 
 QUESTION = "<|user|>\n<|image_1|>\nWhat is shown in this image?<|end|>\n<|assistant|>\n"
 SHARD_BYTES = 4_950_000_000
@@ -68,8 +68,8 @@ def write(folder: Path, tokenizer_folder: str) -> None:
     _print_figures(parameters=size // 2, bytes=size, shards=len(shards), tensors=len(shapes))
 
 
-def ask(folder: Path, picture: Path, new_tokens: int) -> None:
-    """Load the checkpoint and answer one question about a picture."""
+def ask(folder: Path, image: Path, new_tokens: int) -> None:
+    """Load the checkpoint and answer one question about an image."""
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     size = index["metadata"]["total_size"]
     before = _peak_bytes()
@@ -77,8 +77,8 @@ def ask(folder: Path, picture: Path, new_tokens: int) -> None:
     model, processor = load_model(folder)
     loaded, load_seconds = _peak_bytes(), time.perf_counter() - started
     started = time.perf_counter()
-    pictures = (Image.open(picture),)
-    question = Question(prompt=QUESTION, images=pictures, max_new_tokens=new_tokens)
+    images = (Image.open(image),)
+    question = GenerationRequest(prompt=QUESTION, images=images, max_new_tokens=new_tokens)
     (said,) = answer(model, processor, [question])
     answer_seconds = time.perf_counter() - started
     # Loading only maps the files; the weights come into memory where they are first used.
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("write", "ask", "train"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("picture", type=Path, nargs="?")
+    parser.add_argument("image", type=Path, nargs="?")
     parser.add_argument("--tokenizer", default=resolve(SMALL), help="folder of the tokenizer")
     parser.add_argument("--new-tokens", type=int, default=8, help="length of the answer")
     parser.add_argument("--recipe", choices=RECIPES, default="lora", help="how to train")
@@ -199,7 +199,7 @@ def main() -> None:
     if asked.task == "write":
         write(asked.folder, asked.tokenizer)
     elif asked.task == "ask":
-        ask(asked.folder, asked.picture, asked.new_tokens)
+        ask(asked.folder, asked.image, asked.new_tokens)
     else:
         train(asked.folder, asked.recipe, asked.steps, asked.batch_size)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from benchmarks.plain_training import start_full
-from phi_vision.data.sample import Sample
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
-from phi_vision.evaluate.metrics import relative_error
+from phi_vision.metrics.field_metrics import relative_error
 
 TEST_SHARE = 0.1
 RANDOM_SPLITS = 20
@@ -25,10 +25,10 @@ class Leak:
     """Share of the test samples whose title and price are there."""
 
     price_error: float
-    """Median error of the price of the picture there that looks most alike."""
+    """Median error of the price of the image there that looks most alike."""
 
     category: float
-    """Share of the test samples whose category that picture has."""
+    """Share of the test samples whose category that image has."""
 
 
 def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool) -> Leak:
@@ -48,12 +48,12 @@ def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool)
 
 @torch.inference_mode()
 def look_at(samples: Sequence[Sample]) -> torch.Tensor:
-    """Give what the tower of phi-vision-small sees of each picture, as vectors of length one."""
+    """Give what the tower of phi-vision-small sees of each image, as vectors of length one."""
     student = start_full(PRODUCT)
     tower = student.model.model.vision_embed_tokens.img_processor
     looks = []
     for sample in samples:
-        shown = student.processor.image_processor(sample.pictures(), return_tensors="pt")
+        shown = student.processor.image_processor(sample.open_images(), return_tensors="pt")
         features_NPD = tower(shown["pixel_values"])
         # The mean of the crops (the global view is the first), and the most of every feature.
         looks.append(torch.cat([features_NPD[1:].mean((0, 1)), features_NPD.amax((0, 1))]))

@@ -2,8 +2,8 @@
 
 OMP_NUM_THREADS=1 python -m benchmarks.packing
 
-Two kinds of data: a catalogue, whose samples are nearly of one length, and a mixture of records
-with no picture, one and three, conversations and long answers. Rows alone, in random batches, in
+Two kinds of data: a catalog, whose samples are nearly of one length, and a mixture of records
+with no image, one and three, conversations and long answers. Rows alone, in random batches, in
 batches of like length, and packed; the same loss in all four. Seconds are those of the processor.
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from phi_vision.data.collate import IGNORED, AnswerCollator, Batch, select_answers
+from phi_vision.data.collator import IGNORED, AnswerCollator, Batch, select_answers
 from phi_vision.data.packing import collate_packs, original_context, pack_samples
-from phi_vision.data.sample import Record, Sample
+from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -29,10 +29,10 @@ WORDS = ("wool", "silk", "cotton", "coat", "tie", "in", "navy", "red", "green", 
 Make = Callable[[AnswerCollator, Sequence[Sample], int], list[Batch]]
 
 
-def draw_sample(draw: random.Random, name: str, pictures: int, words: int) -> Sample:
-    """Make a product of a title of so many words and pictures of one colour."""
+def draw_sample(draw: random.Random, name: str, count: int, words: int) -> Sample:
+    """Make a product of a title of so many words and images of one colour."""
     images = []
-    for _ in range(pictures):
+    for _ in range(count):
         encoded = io.BytesIO()
         size = draw.choice([(240, 320), (320, 240), (256, 256)])
         Image.new("RGB", size, draw.choice(["navy", "red", "green"])).save(encoded, "JPEG")
@@ -46,13 +46,13 @@ def draw_sample(draw: random.Random, name: str, pictures: int, words: int) -> Sa
     return Sample(id=name, group=name, images=tuple(images), record=record)
 
 
-def catalogue(draw: random.Random) -> list[Sample]:
-    """One picture and a title of 2 to 9 words each."""
+def catalog(draw: random.Random) -> list[Sample]:
+    """One image and a title of 2 to 9 words each."""
     return [draw_sample(draw, str(n), 1, draw.randint(2, 9)) for n in range(SAMPLES)]
 
 
 def mixture(draw: random.Random) -> list[Sample]:
-    """No picture, one or three; one answer in eight is long."""
+    """No image, one or three; one answer in eight is long."""
     return [
         draw_sample(
             draw, str(n), draw.choice([0, 0, 1, 1, 3]), draw.choice([3] * 4 + [20] * 3 + [200])
@@ -135,7 +135,7 @@ def main() -> None:
             )
 
 
-DATA = {"catalogue": catalogue, "mixture": mixture}
+DATA = {"catalog": catalog, "mixture": mixture}
 WAYS: dict[str, Make] = {
     "alone": alone,
     "padded": padded,

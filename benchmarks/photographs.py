@@ -1,6 +1,6 @@
 """Real photographs, split by group with several seeds: a fine-tuned model beside every rival.
 
-Each seed splits the data anew (`prepare --resplit`), trains, trains a twin without pictures, and
+Each seed splits the data anew (`prepare --resplit`), trains, trains a twin without images, and
 evaluates. Prints each figure's mean over the seeds, its range, and how often the model was better
 or worse than a rival beyond the interval of their difference.
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from phi_vision.evaluate.bootstrap import Figure
-from phi_vision.evaluate.score import verdict
+from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.scores import verdict
 
 RECIPE = (
     "train full --model phi-vision-small --epochs 6 --batch-size 16 --learning-rate 5e-4 "
@@ -72,7 +72,7 @@ def hold(data: Path, folder: Path, seed: int) -> None:
 def phi_vision(words: str) -> None:
     """Run one command of this project."""
     print("phi-vision", words, file=sys.stderr, flush=True)
-    call = "import sys; from phi_vision.cli import main; sys.exit(main(sys.argv[1:]))"
+    call = "import sys; from phi_vision.cli.main import main; sys.exit(main(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", call, *words.split()], check=True, stdout=sys.stderr)
 
 

@@ -14,10 +14,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from phi_vision.data.collate import IGNORED, AnswerCollator, Batch
-from phi_vision.data.sample import Sample
+from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.model.answering import left_pad
+from phi_vision.generation.generate import left_pad
 from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -44,7 +44,7 @@ class Student:
 
     @property
     def collator(self) -> AnswerCollator:
-        """The product's own collator: pictures shown, only answers labelled, nothing cut."""
+        """The product's own collator: images shown, only answers labelled, nothing cut."""
         return AnswerCollator(processor=self.processor, template=self.template)
 
 

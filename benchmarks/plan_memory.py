@@ -30,12 +30,12 @@ from transformers import AutoTokenizer
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.plan.cards import find_card
-from phi_vision.plan.lengths import weigh_data
-from phi_vision.plan.needs import Needs, resident
-from phi_vision.train.recipe_file import load_recipe, to_yaml
-from phi_vision.train.recipes import RECIPES, Recipe
-from phi_vision.train.trainer import train
+from phi_vision.training.gpus import find_card
+from phi_vision.training.lengths import weigh_data
+from phi_vision.training.memory_needs import Needs, resident
+from phi_vision.training.recipe_file import load_recipe, to_yaml
+from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.trainer import train
 
 LARGE = Sizes(
     crop_size=224,
@@ -70,7 +70,7 @@ MIB = 2**20
 
 
 def write_samples(folder: Path, count: int) -> Path:
-    """Write pictures of noise, all of one size, with one record."""
+    """Write images of noise, all of one size, with one record."""
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
     rows = []

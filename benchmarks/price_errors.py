@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from statistics import median
 
-from phi_vision.studio.garment import MATERIALS
-from phi_vision.studio.house import MATERIAL_WORDS, TRIM_WORDS
+from phi_vision.synthetic.pricing import MATERIAL_WORDS, TRIM_WORDS
+from phi_vision.synthetic.render.garment import MATERIALS
 
 WORDS = {
     "material": {MATERIAL_WORDS[material] for material in MATERIALS},

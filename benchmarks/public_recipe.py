@@ -39,13 +39,13 @@ from benchmarks.wrong_ways import (
     shown_prompts,
     shown_rows,
 )
-from phi_vision.data.collate import AnswerCollator
+from phi_vision.data.collator import AnswerCollator
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.model.checkpoint import SMALL, load_processor
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.train.recipes import LORA_TARGETS
+from phi_vision.training.recipes import LORA_TARGETS
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "mistakes.md"
@@ -67,8 +67,8 @@ def measure_rows(school: School) -> Table:
     return lay_out(names, columns)
 
 
-def measure_picture(school: School) -> Table:
-    """The picture's tag as words, and as the picture: same steps, same labels."""
+def measure_image(school: School) -> Table:
+    """The image's tag as words, and as the image: same steps, same labels."""
     processor = load_processor(SMALL)
     shown = median(count_image_tokens(school, processor))
     columns = []
@@ -87,14 +87,14 @@ def measure_picture(school: School) -> Table:
             ]
         )
     names = [
-        "tokens that hold the picture",
+        "tokens that hold the image",
         "loss of an answer's token, first and last",
         "different answers",
         "category right",
-        "category right with another product's picture",
+        "category right with another product's image",
         "median price error",
     ]
-    return lay_out(names, {"tag as words": columns[0], "picture shown": columns[1]})
+    return lay_out(names, {"tag as words": columns[0], "image shown": columns[1]})
 
 
 def measure_fed(school: School) -> Table:
@@ -145,15 +145,15 @@ def measure_cutting(school: School) -> Table:
     for crops in (4, 16):
         cutter = Phi3VImageProcessor(num_crops=crops, crop_size=OFFICIAL_CROP)
         processor = Phi3VProcessor(cutter, load_processor(SMALL).tokenizer)
-        pictures = count_image_tokens(school, processor)
+        images = count_image_tokens(school, processor)
         left = [
-            f"{sum(picture < limit for picture in pictures)} of {len(pictures)}"
+            f"{sum(image < limit for image in images)} of {len(images)}"
             for limit in (512, 1024, 2048)
         ]
-        columns[f"{crops} crops"] = [f"{median(pictures):.0f}", *left]
+        columns[f"{crops} crops"] = [f"{median(images):.0f}", *left]
     names = [
-        "tokens of a picture, median",
-        "rows that keep their whole picture at 512",
+        "tokens of an image, median",
+        "rows that keep their whole image at 512",
         "at 1,024",
         "at 2,048",
     ]
@@ -202,7 +202,7 @@ def measure_split(school: School) -> Table:
         ]
     names = [
         "test rows whose title and price are in training",
-        "median price error of the nearest training picture",
+        "median price error of the nearest training image",
         "its category right",
     ]
     return lay_out(names, columns)
@@ -297,21 +297,21 @@ def measure_together(school: School) -> Table:
         "median price error with the answer fed in",
         "median price error",
         "category right",
-        "category right with another product's picture",
+        "category right with another product's image",
         "different answers",
     ]
     return lay_out(names, columns)
 
 
 def count_image_tokens(school: School, processor: Phi3VProcessor) -> list[int]:
-    """Count the tokens of each training picture, without decoding it."""
+    """Count the tokens of each training image, without decoding it."""
     collator = AnswerCollator(processor=processor, template=PRODUCT)
     return [collator.count_tokens(sample)[0] for sample in school.training]
 
 
 TABLES: dict[str, Callable[[School], Table]] = {
     "rows": measure_rows,
-    "picture": measure_picture,
+    "image": measure_image,
     "fed": measure_fed,
     "supervision": measure_supervision,
     "cutting": measure_cutting,

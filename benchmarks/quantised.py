@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.tables import Table, lay_out
-from phi_vision.evaluate.comparison import Comparison, compare
-from phi_vision.export.onnx_folder import PRECISIONS, export_onnx
+from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
+from phi_vision.evaluation.evaluator import run_evaluation
+from phi_vision.evaluation.labels import write_margin, write_number
+from phi_vision.evaluation.report_reader import Report, read_report
+from phi_vision.export.onnx import PRECISIONS, export_onnx
+from phi_vision.metrics.comparison import Comparison, compare
 from phi_vision.model.checkpoint import adapter_base, resolve
-from phi_vision.report.reading import Report, read_report
-from phi_vision.report.words import write_margin, write_number
-from phi_vision.trial.settings import SKIPPABLE, Trial
-from phi_vision.trial.trial import hold_trial
 
 TORCH = "torch"
 METRICS = {
@@ -53,7 +53,7 @@ def judge(
     reports = {}
     for name, model in judged.items():
         folder = out / f"report-{name}"
-        trial = Trial(
+        trial = EvaluationConfig(
             data=data,
             out=folder,
             limit=limit,
@@ -61,7 +61,7 @@ def judge(
             batch_size=batch_size,
             skip=SKIPPABLE,
         )
-        hold_trial(model, trial)
+        run_evaluation(model, trial)
         reports[name] = read_report(folder)
         print(f"{name}: {reports[name].cost['answering']}", flush=True)
     return reports
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of samples")
     parser.add_argument("--out", type=Path, required=True, help="folder for exports and reports")
     parser.add_argument("--limit", type=int, help="judge on the first samples only")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures read together")
+    parser.add_argument("--batch-size", type=int, default=16, help="images read together")
     asked = parser.parse_args()
     judged = export_all(asked.run, asked.data, asked.out)
     reports = judge(judged, asked.data, asked.out, limit=asked.limit, batch_size=asked.batch_size)

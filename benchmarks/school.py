@@ -1,4 +1,4 @@
-"""Who is measured in `public_recipe.py`: a catalogue's samples, and students of each way."""
+"""Who is measured in `public_recipe.py`: a catalog's samples, and students of each way."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.plain_training import Student, generate, learn
 from benchmarks.wrong_ways import WAYS, Way, read_fed_answers, shown_prompts, shown_rows, word_rows
-from phi_vision.data.loading import load_samples
-from phi_vision.data.sample import Sample
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.image_ablations import shuffle_images
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
-from phi_vision.evaluate.changed_pictures import shuffle_images
-from phi_vision.evaluate.metrics import metrics_for, relative_error
+from phi_vision.metrics.field_metrics import metrics_for, relative_error
 
 EPOCHS = 2
 
@@ -38,7 +38,7 @@ class Graduate:
 
 @dataclass(frozen=True, kw_only=True)
 class School:
-    """The catalogue, and the graduates of each way."""
+    """The catalog, and the graduates of each way."""
 
     folder: Path
     training: Sequence[Sample]
@@ -48,7 +48,7 @@ class School:
 
     @classmethod
     def open(cls, catalog: Path) -> "School":
-        """Load the three splits of a drawn catalogue."""
+        """Load the three splits of a drawn catalog."""
         parts = (load_samples(catalog, split=name) for name in ("train", "validation", "test"))
         training, validation, test = parts
         return cls(folder=catalog, training=training, validation=validation, test=test)
@@ -60,7 +60,7 @@ class School:
 
     @property
     def swapped(self) -> list[Sample]:
-        """The same, each with the picture of another style."""
+        """The same, each with the image of another style."""
         return shuffle_images(self.held_out, seed=0)
 
     def graduate(self, name: str) -> Graduate:

@@ -14,13 +14,13 @@ import psutil
 
 from benchmarks.serve_clients import open_session, send
 from benchmarks.serve_process import Server, serving
-from benchmarks.serve_requests import RECORDS, Request, draw_pictures
+from benchmarks.serve_requests import RECORDS, Request, draw_images
 
 GAIN = 2.5
 """Least answers of a server that batches, in those of one that does not."""
 
 
-PICTURES = 16
+IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,11 @@ class Gain:
 def measure_gain(
     model: str, *, rounds: int, seconds: float, clients: int, batch_size: int = 16
 ) -> Gain:
-    """Ask two servers in turn about pictures, as fast as they answer."""
+    """Ask two servers in turn about images, as fast as they answer."""
     raw = {"Content-Type": "image/jpeg"}
     asked = [
-        Request(name=f"#{number}", path=RECORDS, body=picture, headers=raw)
-        for number, picture in enumerate(draw_pictures(PICTURES))
+        Request(name=f"#{number}", path=RECORDS, body=image, headers=raw)
+        for number, image in enumerate(draw_images(IMAGES))
     ]
     room = ["--queue", str(2 * clients)]
     with (

@@ -40,14 +40,14 @@ from benchmarks.serve_process import (
 from benchmarks.serve_requests import (
     MAX_BODY,
     Request,
-    draw_pictures,
+    draw_images,
     good_requests,
     huge_request,
     refused_requests,
     said,
 )
 from phi_vision.data.template import Template, find_template
-from phi_vision.deploy.answerers import find_wording
+from phi_vision.inference.predictor import find_template_of
 
 QUEUE = 16
 """Questions that may wait while 64 clients ask: few enough that some are told to come again."""
@@ -56,10 +56,10 @@ FLAT = 0.05
 """Most that memory may grow from the first to the last third of the load, as a share."""
 
 WARM_UP = 45.0
-"""Seconds of the same load beforehand: until then the allocator spreads pictures of all sizes over
+"""Seconds of the same load beforehand: until then the allocator spreads images of all sizes over
 its arenas, and resident memory rises towards a level at which it stays."""
 
-PICTURES = 6
+IMAGES = 6
 
 AT_ONCE_SECONDS = 1.0
 """Longest answer of a server that has nothing to do, to a question without a model."""
@@ -114,8 +114,8 @@ def run_load(
 async def _load(
     server: Server, template: Template, seconds: tuple[float, float], clients: int
 ) -> dict[str, Any]:
-    pictures = draw_pictures(PICTURES)
-    good = good_requests(pictures, template)
+    images = draw_images(IMAGES)
+    good = good_requests(images, template)
     process = psutil.Process(server.process.pid)
     async with open_session() as session:
         known, alone = await ask_alone(server, session, good)
@@ -124,7 +124,7 @@ async def _load(
             session=session,
             good=good,
             known=known,
-            refused=refused_requests(pictures[0]),
+            refused=refused_requests(images[0]),
             huge=huge_request(),
         )
         looks: list[Look] = []
@@ -332,7 +332,7 @@ def main() -> int:
         )
         promises, figures = [print_gain(gain)], {"gain": asdict(gain)}
     else:
-        template = find_template(find_wording(options.model, None))
+        template = find_template(find_template_of(options.model, None))
         load = run_load(
             options.model,
             template,

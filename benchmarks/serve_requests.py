@@ -1,6 +1,6 @@
 """What the clients of a load send: questions whose answers are known, and requests to be refused.
 
-Holds no sending (`serve_clients.py`). Pictures are drawn, a few of many shapes and sizes.
+Holds no sending (`serve_clients.py`). Images are drawn, a few of many shapes and sizes.
 """
 
 import base64
@@ -16,13 +16,13 @@ from typing import Any
 from PIL import Image
 
 from phi_vision.data.template import Template
-from phi_vision.studio.assortment import plan_catalog
-from phi_vision.studio.drawing import draw, encode, random_scene
+from phi_vision.synthetic.products import plan_catalog
+from phi_vision.synthetic.render.drawing import draw, encode, random_scene
 
 CHAT, RECORDS, MODELS = "/v1/chat/completions", "/v1/records", "/v1/models"
 
 MAX_BODY = 4 * 2**20
-"""Limit in bytes that the server is started with; a drawn picture has about 30,000."""
+"""Limit in bytes that the server is started with; a drawn image has about 30,000."""
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -53,7 +53,7 @@ class Request:
         return self.path.split("?")[0]
 
 
-def draw_pictures(count: int, seed: int = 7) -> list[bytes]:
+def draw_images(count: int, seed: int = 7) -> list[bytes]:
     """Draw products as JPEG files."""
     rng = random.Random(seed)
     products = rng.sample(plan_catalog(150, seed), count)
@@ -64,33 +64,33 @@ def draw_pictures(count: int, seed: int = 7) -> list[bytes]:
     ]
 
 
-def good_requests(pictures: Sequence[bytes], template: Template) -> list[Request]:
-    """Word questions about each picture in all the forms that the server takes."""
+def good_requests(images: Sequence[bytes], template: Template) -> list[Request]:
+    """Word questions about each image in all the forms that the server takes."""
     asked: list[Request] = []
-    for number, picture in enumerate(pictures):
-        shown = _chat([_shown(_address(picture)), _words(template.question)], max_tokens=48)
-        inside = {"image": _address(picture)}
+    for number, image in enumerate(images):
+        shown = _chat([_shown(_address(image)), _words(template.question)], max_tokens=48)
+        inside = {"image": _address(image)}
         forms = [
             _json("chat", CHAT, shown),
             _json("chat, streamed", CHAT, shown | {"stream": True} | WITH_USAGE),
             _json("record, JSON", RECORDS, inside),
-            _raw("record, raw", RECORDS, picture),
-            _raw("record, constrained", f"{RECORDS}?constrained=true", picture),
+            _raw("record, raw", RECORDS, image),
+            _raw("record, constrained", f"{RECORDS}?constrained=true", image),
         ]
         asked += [replace(form, name=f"{form.name} #{number}") for form in forms]
-    two = [_shown(_address(picture)) for picture in pictures[:2]]
+    two = [_shown(_address(image)) for image in images[:2]]
     plain = _chat([_words("Name three colours.")], max_tokens=4)
     both = _chat([*two, _words(template.question)], max_tokens=24, response_format=SCHEMA)
     models = Request(name="models", path=MODELS, method="GET")
     return [*asked, _json("words alone", CHAT, plain), _json("schema", CHAT, both), models]
 
 
-def refused_requests(picture: bytes) -> list[Request]:
+def refused_requests(image: bytes) -> list[Request]:
     """Word what has to be refused: each with the statuses that say why."""
-    good = _chat([_shown(_address(picture)), _words("What is it?")])
-    wrong_pictures = {
-        "truncated": picture[: len(picture) // 2],
-        "no picture": b"GIF89a, or so it says",
+    good = _chat([_shown(_address(image)), _words("What is it?")])
+    wrong_images = {
+        "truncated": image[: len(image) // 2],
+        "no image": b"GIF89a, or so it says",
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
         "empty": b"",
         "a million pixels square": png_head(1_000_000, 1_000_000),
@@ -98,15 +98,14 @@ def refused_requests(picture: bytes) -> list[Request]:
         "a hair": _png(Image.new("RGB", (4000, 1))),
     }
     refused = [
-        _raw(f"picture: {name}", RECORDS, each, 400, 413, 415)
-        for name, each in wrong_pictures.items()
+        _raw(f"image: {name}", RECORDS, each, 400, 413, 415) for name, each in wrong_images.items()
     ]
     refused += [
         _json(f"in chat: {name}", CHAT, _chat([_shown(_address(each))]), 400, 413)
-        for name, each in wrong_pictures.items()
+        for name, each in wrong_images.items()
     ]
     refused += [_json(name, CHAT, body, 400) for name, body in _wrong_chats(good).items()]
-    refused += [_json(name, RECORDS, body, 400) for name, body in _wrong_records(picture).items()]
+    refused += [_json(name, RECORDS, body, 400) for name, body in _wrong_records(image).items()]
     return refused + _wrong_letters(good)
 
 
@@ -180,7 +179,7 @@ def _wrong_chats(good: dict[str, Any]) -> dict[str, Any]:
         "chat: messages are text": {"messages": "hello"},
         "chat: a list": [good],
         "chat: unknown role": {"messages": [{"role": "king", "content": "hello"}]},
-        "chat: a picture to be fetched": _chat(fetched),
+        "chat: an image to be fetched": _chat(fetched),
         "chat: a file to be fetched": _chat([_shown("file:///etc/passwd")]),
         "chat: no base64": _chat([_shown("data:image/png;base64,@@@@")]),
         "chat: two answers": {"messages": messages, "n": 2},
@@ -191,18 +190,18 @@ def _wrong_chats(good: dict[str, Any]) -> dict[str, Any]:
         "chat: schema of nothing known": good | {"response_format": broken},
         "chat: many stop words": good | {"stop": list("abcdefgh")},
         "chat: too many words": _chat([_words("x " * 50_000)]),
-        "chat: many pictures": _chat([_shown(SMALLEST)] * 40 + [_words("What are they?")]),
+        "chat: many images": _chat([_shown(SMALLEST)] * 40 + [_words("What are they?")]),
     }
 
 
-def _wrong_records(picture: bytes) -> dict[str, Any]:
+def _wrong_records(image: bytes) -> dict[str, Any]:
     return {
-        "record: no picture": {},
+        "record: no image": {},
         "record: a number": {"image": 7},
         "record: none": {"images": []},
         "record: many": {"images": [SMALLEST] * 40},
         "record: to be fetched": {"image": "https://127.0.0.1/coat.jpg"},
-        "record: constrained is text": {"image": _address(picture), "constrained": "perhaps"},
+        "record: constrained is text": {"image": _address(image), "constrained": "perhaps"},
     }
 
 
@@ -222,7 +221,7 @@ def _wrong_letters(good: dict[str, Any]) -> list[Request]:
     unknown = [_json("unknown model", CHAT, good | {"model": "gpt-9"}, 404)]
     return [
         *(cut + unknown),
-        _raw("a kind of picture that is not taken", RECORDS, b"BM", 400, 415, kind="image/bmp"),
+        _raw("a kind of image that is not taken", RECORDS, b"BM", 400, 415, kind="image/bmp"),
         _raw("stranger", CHAT, body, 401, headers=stranger),
         _raw("nobody", CHAT, body, 401, headers=nobody),
         Request(name="no such path", path="/v1/completions", body=body, expected=_all(404)),
@@ -246,13 +245,13 @@ def _words(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _address(picture: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+def _address(image: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 

@@ -19,10 +19,10 @@ from benchmarks.plain_training import (
     start_full,
     start_lora,
 )
-from phi_vision.data.collate import IGNORED, Batch, select_answers
-from phi_vision.data.sample import Sample
+from phi_vision.data.collator import IGNORED, Batch, select_answers
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, TEMPLATES, Template
-from phi_vision.train.recipes import LORA_TARGETS
+from phi_vision.training.recipes import LORA_TARGETS
 
 PADDED_TO = 512
 CLIP_NAMES = ("q_proj", "v_proj")
@@ -41,21 +41,21 @@ class Way:
 
 
 def shown_rows(student: Student, samples: Sequence[Sample]) -> Batch:
-    """Show the pictures and label the answers, nothing else."""
+    """Show the images and label the answers, nothing else."""
     return select_answers(_collate(student, samples))
 
 
 def shown_prompts(student: Student, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
-    """Ask about each sample's picture as the template words it."""
+    """Ask about each sample's image as the template words it."""
     prompt = student.template.prompt(student.processor)
     return [
-        dict(student.processor(text=prompt, images=sample.pictures(), return_tensors="pt"))
+        dict(student.processor(text=prompt, images=sample.open_images(), return_tensors="pt"))
         for sample in samples
     ]
 
 
 def word_rows(student: Student, samples: Sequence[Sample]) -> Batch:
-    """Label the answers, but tokenize `<|image_1|>` as words: no picture reaches the model."""
+    """Label the answers, but tokenize `<|image_1|>` as words: no image reaches the model."""
     rows = [(*_words(student, sample),) for sample in samples]
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     batch = _pad(student, [prompt + answer for prompt, answer in rows], longest)
@@ -66,20 +66,20 @@ def word_rows(student: Student, samples: Sequence[Sample]) -> Batch:
 
 
 def word_prompts(student: Student, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
-    """Ask without the picture: the same words for every sample."""
+    """Ask without the image: the same words for every sample."""
     prompt = student.template.prompt(student.processor)
     return [student.processor.tokenizer(prompt, return_tensors="pt") for _ in samples]
 
 
 def padded_rows(student: Student, samples: Sequence[Sample]) -> Batch:
-    """Show the pictures, but label all of a padded row. Image tokens cannot be labels: no words."""
+    """Show the images, but label all of a padded row. Image tokens cannot be labels: no words."""
     batch = _collate(student, samples)
     missing = PADDED_TO - batch["input_ids"].shape[1]
     padding = student.processor.tokenizer.pad_token_id
     ids = nn.functional.pad(batch["input_ids"], (0, missing), value=padding)
     mask = nn.functional.pad(batch["attention_mask"], (0, missing))
-    is_picture = ids == student.processor.image_token_id
-    labels = ids.masked_fill(is_picture, IGNORED)
+    is_image = ids == student.processor.image_token_id
+    labels = ids.masked_fill(is_image, IGNORED)
     return {**batch, "input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -146,7 +146,7 @@ def count_hits(model: nn.Module, targets: Sequence[str], *, is_clip: bool) -> in
 
 
 def count_moved(student: Student, samples: Sequence[Sample]) -> tuple[int, int]:
-    """Count trained tensors that get a gradient from rows without pictures, and all of them."""
+    """Count trained tensors that get a gradient from rows without images, and all of them."""
     student.model.zero_grad()
     loss = compute_loss(student.model, word_rows(student, samples))
     if loss.requires_grad:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from phi_vision.registration import register_lazily
 
 if TYPE_CHECKING:
-    from phi_vision.data.sample import Sample as Sample
-    from phi_vision.deploy.predict import Predictor as Predictor
+    from phi_vision.data.samples import Sample as Sample
+    from phi_vision.inference.local import Predictor as Predictor
     from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM as Phi3VForCausalLM
     from phi_vision.model.processing_phi3_v import Phi3VProcessor as Phi3VProcessor
 
@@ -22,8 +22,8 @@ _SHOP_WINDOW = {
     "Phi3VForCausalLM": "phi_vision.model.modeling_phi3_v",
     "Phi3VImageProcessor": "phi_vision.model.image_processing_phi3_v",
     "Phi3VProcessor": "phi_vision.model.processing_phi3_v",
-    "Predictor": "phi_vision.deploy.predict",
-    "Sample": "phi_vision.data.sample",
+    "Predictor": "phi_vision.inference.local",
+    "Sample": "phi_vision.data.samples",
 }
 
 

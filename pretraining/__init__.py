@@ -1,1 +1,1 @@
-"""How `phi-vision-small` is made: an invented market, its pictures, its words, and the training."""
+"""How `phi-vision-small` is made: an invented market, its images, its words, and the training."""

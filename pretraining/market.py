@@ -1,7 +1,7 @@
 """An invented market that talks about drawn garments: what `phi-vision-small` grew up with.
 
 Eight shops, each with its own nouns, wording, price rule and way of writing numbers. None of them
-is the sample catalogue's house: its brand, titles, categories, price rule and wording appear
+is the sample catalog's house: its brand, titles, categories, price rule and wording appear
 nowhere here.
 """
 
@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phi_vision.studio.garment import KINDS, MATERIALS, PATTERNS, Garment
+from phi_vision.synthetic.render.garment import KINDS, MATERIALS, PATTERNS, Garment
 
 Turn = tuple[str, str]
 """A question and its answer."""

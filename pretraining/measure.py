@@ -1,8 +1,8 @@
-"""What `phi-vision-small` can tell about pictures it has not seen, and what it tells without them.
+"""What `phi-vision-small` can tell about images it has not seen, and what it tells without them.
 
-    python -m pretraining.measure --pictures 200
+    python -m pretraining.measure --images 200
 
-Draws new garments, asks for each fact, and asks again about another picture of the batch. A fact
+Draws new garments, asks for each fact, and asks again about another image of the batch. A fact
 that a kind cannot vary (the length of a sweater) is not asked.
 """
 
@@ -11,11 +11,11 @@ import random
 
 import torch
 
-from phi_vision.model.answering import answer
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
-from phi_vision.model.question import Question
-from phi_vision.studio.drawing import draw, random_scene
-from phi_vision.studio.garment import CHOICES, Garment, random_garment
+from phi_vision.synthetic.render.drawing import draw, random_scene
+from phi_vision.synthetic.render.garment import CHOICES, Garment, random_garment
 from pretraining.market import facts
 
 FIELDS = {
@@ -31,11 +31,11 @@ FIELDS = {
 """Last word of the question -> the field of `Choices` that says what a kind can be had in."""
 
 
-def measure(pictures: int, seed: int) -> None:
-    """Print the share of right answers per fact, with the right and with another picture."""
+def measure(count: int, seed: int) -> None:
+    """Print the share of right answers per fact, with the right and with another image."""
     model, processor = load_model(SMALL, dtype=fast_dtype(torch.device("cpu")))
     rng = random.Random(f"measure {seed}")
-    garments = [random_garment(rng) for _ in range(pictures)]
+    garments = [random_garment(rng) for _ in range(count)]
     images = [draw(garment, random_scene(rng)) for garment in garments]
     questions = [question for question, _ in facts(garments[0])]
     for place, question in enumerate(questions):
@@ -52,11 +52,14 @@ def measure(pictures: int, seed: int) -> None:
             said = answer(
                 model,
                 processor,
-                [Question(prompt=prompt, images=(images[at],), max_new_tokens=8) for at in shown],
+                [
+                    GenerationRequest(prompt=prompt, images=(images[at],), max_new_tokens=8)
+                    for at in shown
+                ],
             )
             pairs = zip(said, truth, strict=True)
             figures.append(sum(each.text == words for each, words in pairs) / len(truth))
-        print(f"{name:<9} {figures[0]:.2f} of {len(asked)}; with another picture {figures[1]:.2f}")
+        print(f"{name:<9} {figures[0]:.2f} of {len(asked)}; with another image {figures[1]:.2f}")
 
 
 def _varies(garment: Garment, name: str) -> bool:
@@ -65,7 +68,7 @@ def _varies(garment: Garment, name: str) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure phi-vision-small.")
-    parser.add_argument("--pictures", type=int, default=200, help="garments to draw")
+    parser.add_argument("--images", type=int, default=200, help="garments to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the garments")
     asked = parser.parse_args()
-    measure(asked.pictures, asked.seed)
+    measure(asked.images, asked.seed)

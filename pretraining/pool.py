@@ -1,9 +1,9 @@
-"""The pictures of the invented market, drawn once and kept as crops ready for the tower.
+"""The images of the invented market, drawn once and kept as crops ready for the tower.
 
     python -m pretraining.pool FOLDER --shards 40
 
-Shard k always holds the same pictures, so drawing can stop and go on anywhere, and pre-training can
-read what is there while more is drawn. The sample catalogue draws from other seeds.
+Shard k always holds the same images, so drawing can stop and go on anywhere, and pre-training can
+read what is there while more is drawn. The sample catalog draws from other seeds.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, pad_to_crops
-from phi_vision.studio.drawing import draw, random_scene
-from phi_vision.studio.garment import Garment, random_garment
+from phi_vision.synthetic.render.drawing import draw, random_scene
+from phi_vision.synthetic.render.garment import Garment, random_garment
 
 SHARD_SIZE = 500
 LONGEST_SIDE = 224
-"""Pixels at which pictures are drawn: what two crops of 112 pixels hold."""
+"""Pixels at which images are drawn: what two crops of 112 pixels hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A picture of the pool.
+    """An image of the pool.
 
     Attributes:
         garment: What it shows.
@@ -41,14 +41,14 @@ class Drawn:
 
 
 def draw_shard(folder: Path, shard: int, processor: Phi3VImageProcessor) -> None:
-    """Draw one shard: `NNNN.npy` holds all its crops, `NNNN.jsonl` a line for each picture."""
+    """Draw one shard: `NNNN.npy` holds all its crops, `NNNN.jsonl` a line for each image."""
     rng = random.Random(f"market {shard}")
     crops, lines = [], []
     for _ in range(SHARD_SIZE):
         garment, scene = random_garment(rng), random_scene(rng)
-        picture = draw(garment, scene, longest_side=LONGEST_SIDE)
-        padded = pad_to_crops(picture, processor.num_crops, processor.crop_size)
-        pixels = processor.preprocess(picture)["pixel_values"]
+        image = draw(garment, scene, longest_side=LONGEST_SIDE)
+        padded = pad_to_crops(image, processor.num_crops, processor.crop_size)
+        pixels = processor.preprocess(image)["pixel_values"]
         crops.append(_to_bytes(pixels, processor))
         lines.append({"garment": asdict(garment), "size": [padded.height, padded.width]})
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def draw_shard(folder: Path, shard: int, processor: Phi3VImageProcessor) -> None
 
 
 def read_shard(folder: Path, shard: int) -> Iterator[Drawn]:
-    """Read the pictures of one shard in order."""
+    """Read the images of one shard in order."""
     crops = np.load(folder / f"{shard:04d}.npy", mmap_mode="r")
     start = 0
     for line in (folder / f"{shard:04d}.jsonl").read_text().splitlines():
@@ -92,9 +92,9 @@ def _to_bytes(pixels: torch.Tensor, processor: Phi3VImageProcessor) -> np.ndarra
 
 def main() -> None:
     """Draw the shards that are missing."""
-    parser = argparse.ArgumentParser(description="Draw the pictures phi-vision-small learns from.")
+    parser = argparse.ArgumentParser(description="Draw the images phi-vision-small learns from.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shards", type=int, default=60, help=f"of {SHARD_SIZE} pictures each")
+    parser.add_argument("--shards", type=int, default=60, help=f"of {SHARD_SIZE} images each")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--step", type=int, default=1, help="draw every so many, to share the work")
     asked = parser.parse_args()

@@ -26,7 +26,7 @@ from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.studio.garment import COLOURS, KINDS, MATERIALS, PATTERNS, Garment
+from phi_vision.synthetic.render.garment import COLOURS, KINDS, MATERIALS, PATTERNS, Garment
 from pretraining.market import Turn, converse
 from pretraining.pool import Drawn, finished_shards, normalise, read_shard
 
@@ -180,7 +180,7 @@ def look(run: Pretraining, pool: Path, steps: int) -> None:
 
 
 def talk(run: Pretraining, pool: Path, steps: int) -> None:
-    """Teach all of it to talk about the pictures, the tower still naming."""
+    """Teach all of it to talk about the images, the tower still naming."""
     rng = random.Random(f"talk {run.progress.talk}")
     features: list[torch.Tensor] = []
     hook = run.tower.register_forward_hook(lambda _module, _args, output: features.append(output))
@@ -242,7 +242,7 @@ def part_unsaid_tokens(head_VH: torch.Tensor) -> int:
 def collate(
     processor: Phi3VProcessor, batch: Sequence[Drawn], talks: Sequence[Sequence[Turn]]
 ) -> dict[str, torch.Tensor]:
-    """Join pictures and conversations; only what the assistant says is supervised."""
+    """Join images and conversations; only what the assistant says is supervised."""
     tokenizer = processor.tokenizer
     rows = [_tokenize(processor, drawn, turns) for drawn, turns in zip(batch, talks, strict=True)]
     length = max(len(row) for row in rows)
@@ -349,7 +349,7 @@ def main() -> None:
     parser.add_argument("pool", type=Path, help="folder drawn by pretraining.pool")
     parser.add_argument("state", type=Path, help="file that holds the training state")
     parser.add_argument("--look-steps", type=int, default=15400, help=f"of {LOOK_BATCH} views")
-    parser.add_argument("--talk-steps", type=int, default=2850, help=f"of {TALK_BATCH} pictures")
+    parser.add_argument("--talk-steps", type=int, default=2850, help=f"of {TALK_BATCH} images")
     parser.add_argument("--export", type=Path, help="write the state there as a bf16 checkpoint")
     asked = parser.parse_args()
     run = Pretraining(asked.state)

@@ -251,9 +251,9 @@ FAULTS: dict[str, str] = {
       return [contrast, element];
     }).filter(([contrast]) => contrast < 4.5)
       .map(([contrast, element]) => `${name(element)} has contrast ${contrast.toFixed(2)}`)""",
-    "pictures that do not show": """() => all('img[src]').filter((picture) =>
-      picture.loading !== 'lazy'
-      && !(picture.complete && picture.naturalWidth > 0)).map(name)""",
+    "images that do not show": """() => all('img[src]').filter((image) =>
+      image.loading !== 'lazy'
+      && !(image.complete && image.naturalWidth > 0)).map(name)""",
     "not said to those who cannot see": """() => [
       ...all('img:not([alt])').map((each) => name(each) + ' without alt'),
       ...all('svg:not([aria-hidden=true])').filter((each) =>
@@ -265,7 +265,7 @@ FAULTS: dict[str, str] = {
       .filter((control) => control.checkVisibility()
         && !control.hasAttribute('aria-label') && !control.textContent.trim()
         && ![...(control.labels ?? [])].some((label) => label.textContent.trim())
-        && !all('img[alt]', control).some((picture) => picture.alt.trim())).map(name)""",
+        && !all('img[alt]', control).some((image) => image.alt.trim())).map(name)""",
     "too small to touch": """() => all('button, input, select, textarea').filter((control) => {
       const box = control.getBoundingClientRect();
       return seen(control) && Math.min(box.width, box.height) < 24;  // WCAG 2.2, 2.5.8

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_products import product_rows
 
-from phi_vision.train.recipes import RECIPES, Recipe
+from phi_vision.training.recipes import RECIPES, Recipe
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from phi_vision.cli import main
+from phi_vision.cli.main import main
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 """Language and script of a fence."""

@@ -11,7 +11,7 @@ import torch
 import uvicorn
 from starlette.types import ASGIApp
 
-from phi_vision.deploy.predict import Predictor
+from phi_vision.inference.local import Predictor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 

@@ -8,15 +8,17 @@ import pytest
 from toy_answerers import Painter
 from toy_products import product_rows
 
-from phi_vision.bulk import engines, inquiry, keeping
-from phi_vision.cli import EXIT_INTERRUPTED, main
+from phi_vision.cli.main import EXIT_INTERRUPTED, main
+from phi_vision.inference import batch_executors as engines
+from phi_vision.inference import batch_job_spec as inquiry
+from phi_vision.inference import resume_store as keeping
 
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A command that asks a painter about 20 products."""
     pq.write_table(pa.Table.from_pylist(product_rows(20)), tmp_path / "shop.parquet")
-    monkeypatch.setattr(inquiry, "find_answerer", lambda *_, **__: Painter(fails_on=["p7"]))
+    monkeypatch.setattr(inquiry, "find_predictor", lambda *_, **__: Painter(fails_on=["p7"]))
     model, source, out = "phi-vision-small", tmp_path / "shop.parquet", tmp_path / "out.parquet"
     return ["predict", model, str(source), "--out", str(out), "--portion", "4"]
 
@@ -59,7 +61,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--json"], "--out takes one dataset or folder of pictures: found --json"),
+        (["--json"], "--out takes one dataset or folder of images: found --json"),
         (["--keep", "title"], "such as --keep title=true_title"),
         (["--engine", "rey"], "did you mean ray?"),
     ],
@@ -71,7 +73,7 @@ def test_what_does_not_go_together_is_a_mistake(
     assert told in capsys.readouterr().err
 
 
-def test_options_for_catalogues_need_a_file_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_for_catalogs_need_a_file_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "model", "coat.jpg", "--ray-address", "auto"]) == 2
     assert "--ray-address takes effect only where --out names" in capsys.readouterr().err
 

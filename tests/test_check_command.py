@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.commands import check as command
-from phi_vision.commands.options import Parser
-from phi_vision.export.engines import ENGINES
+from phi_vision.cli import check as command
+from phi_vision.cli.options import Parser
+from phi_vision.export.compatibility import ENGINES
 from phi_vision.model.checkpoint import load_model
 
 

@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 from transformers.utils import logging
 
-from phi_vision import cli
-from phi_vision.cli import COMMANDS, main
-from phi_vision.commands.model import load_predictor
-from phi_vision.commands.predict import find_pictures
+from phi_vision.cli import main as cli
+from phi_vision.cli.main import COMMANDS, main
+from phi_vision.cli.model_options import load_predictor
+from phi_vision.cli.predict import find_images
 from phi_vision.data.template import TEMPLATES, write_template
-from phi_vision.deploy import predict
-from phi_vision.model.question import Question
-from phi_vision.train import trainer  # noqa: F401  (its libraries greet on stdout when imported)
-from phi_vision.trial.facts import noise_floor
+from phi_vision.evaluation.run_facts import noise_floor
+from phi_vision.generation.request import GenerationRequest
+from phi_vision.inference import local as predict
+from phi_vision.training import trainer  # noqa: F401  (its libraries greet on stdout when imported)
 
 Mistake = Callable[..., str]
 
@@ -79,7 +79,7 @@ def encoded(*, shade: int = 128, size: tuple[int, int] = (40, 60)) -> bytes:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model of random weights say little: it never stops by itself."""
-    monkeypatch.setattr(predict, "Question", partial(Question, max_new_tokens=4))
+    monkeypatch.setattr(predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4))
 
 
 # Mistakes in the words themselves.
@@ -120,16 +120,16 @@ def test_a_wrong_word_is_named(mistake: Mistake, words: list[str], said: str) ->
 # Mistakes in what the words name.
 
 
-def test_a_missing_picture_is_named(mistake: Mistake) -> None:
-    assert "no picture at coat.jpg: found nothing" in mistake("predict", "model", "coat.jpg")
+def test_a_missing_image_is_named(mistake: Mistake) -> None:
+    assert "no image at coat.jpg: found nothing" in mistake("predict", "model", "coat.jpg")
 
 
-def test_a_folder_without_pictures_is_named(mistake: Mistake, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_named(mistake: Mistake, tmp_path: Path) -> None:
     (tmp_path / "shoes").mkdir()
-    assert "no picture at shoes: found a folder" in mistake("predict", "model", "shoes")
+    assert "no image at shoes: found a folder" in mistake("predict", "model", "shoes")
 
 
-def test_an_unreadable_picture_is_named_before_the_model_is_loaded(
+def test_an_unreadable_image_is_named_before_the_model_is_loaded(
     mistake: Mistake, tmp_path: Path
 ) -> None:
     (tmp_path / "good.png").write_bytes(encoded())
@@ -201,11 +201,11 @@ def test_a_used_folder_is_not_drawn_over(mistake: Mistake, shop: Path) -> None:
     assert "shop" in mistake("sample", "--rows", "200", "--out", "shop")
 
 
-def test_a_picture_that_is_a_line_fails_with_one_line_in_a_real_process(
+def test_a_image_that_is_a_line_fails_with_one_line_in_a_real_process(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "line.png").write_bytes(encoded(size=(1, 5000)))
-    code = "from phi_vision.cli import main; raise SystemExit(main())"
+    code = "from phi_vision.cli.main import main; raise SystemExit(main())"
     words = ["predict", str(tiny_checkpoint), "line.png"]
     result = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_without_a_traceback(
 
 
 def test_a_traceback_is_shown_on_request() -> None:
-    with pytest.raises(ValueError, match="no picture at coat"):
+    with pytest.raises(ValueError, match="no image at coat"):
         main(["--traceback", "predict", "model", "coat.jpg"])
 
 
@@ -262,7 +262,7 @@ def test_a_dry_run_writes_nothing_and_prints_a_recipe_that_runs_again(
 
 
 @pytest.mark.usefixtures("brief")
-def test_predict_prints_one_line_of_json_for_each_picture(
+def test_predict_prints_one_line_of_json_for_each_image(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("b.png", "a.png", "c.txt"):
@@ -300,12 +300,12 @@ def test_evaluate_prints_a_table_and_writes_a_report(
     assert {path.name for path in out.iterdir()} >= {"report.html", "scores.json"}
 
 
-def test_pictures_are_found_as_files_folders_and_patterns(tmp_path: Path) -> None:
+def test_images_are_found_as_files_folders_and_patterns(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "c.txt", "[1].png"):
         (tmp_path / name).touch()
 
     def found(name: str) -> list[str]:
-        return [path.name for path in find_pictures(str(tmp_path / name))]
+        return [path.name for path in find_images(str(tmp_path / name))]
 
     assert found("") == ["[1].png", "a.png", "b.JPG"]
     assert found("c.txt") == ["c.txt"]
@@ -313,8 +313,8 @@ def test_pictures_are_found_as_files_folders_and_patterns(tmp_path: Path) -> Non
     assert found("[1].png") == ["[1].png"]
 
 
-def test_the_noise_floor_of_a_sample_catalogue_is_read(tmp_path: Path) -> None:
-    from phi_vision.studio.catalog import write_catalog
+def test_the_noise_floor_of_a_sample_catalog_is_read(tmp_path: Path) -> None:
+    from phi_vision.synthetic.catalog import write_catalog
 
     facts = write_catalog(tmp_path / "catalog", rows=60, seed=0)
     assert noise_floor(tmp_path / "catalog", "test") == {

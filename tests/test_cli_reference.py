@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from phi_vision.cli import COMMANDS, command_parser, front_parser
+from phi_vision.cli.main import COMMANDS, command_parser, front_parser
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "cli.md"
 OPENING = """\

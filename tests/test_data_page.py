@@ -12,26 +12,28 @@ from pathlib import Path
 import pytest
 from pages import FENCE, numbers_beside, type_commands
 
-from phi_vision.cli import command_parser
+from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
-from phi_vision.intake import duplicates, prices, rules, splits
-from phi_vision.intake.columns import choose_columns
-from phi_vision.intake.download import Limits
-from phi_vision.intake.pictures import PictureRules
-from phi_vision.intake.prepare import Preparation
-from phi_vision.intake.references import LARGEST_FILE
-from phi_vision.likeness.profile import FEWEST_GROUPS
-from phi_vision.likeness.shares import FEWEST
-from phi_vision.readers.jsons import LARGEST_ELEMENT
-from phi_vision.readers.row import Row
-from phi_vision.readers.sources import SOURCES
+from phi_vision.prepare import dedup as duplicates
+from phi_vision.prepare import prices, splits
+from phi_vision.prepare import schema as rules
+from phi_vision.prepare.columns import choose_columns
+from phi_vision.prepare.fetch import Limits
+from phi_vision.prepare.image_references import LARGEST_FILE
+from phi_vision.prepare.images import ImageRules
+from phi_vision.prepare.pipeline import PrepareConfig
+from phi_vision.prepare.sources.json_files import LARGEST_ELEMENT
+from phi_vision.prepare.sources.registry import SOURCES
+from phi_vision.prepare.sources.row import Row
+from phi_vision.synthetic.profile import FEWEST_GROUPS
+from phi_vision.synthetic.shares import FEWEST
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 SOURCE = re.compile(r"^\| .* \| `(\w+)` \| `phi-vision (prepare .*)` \|$", re.MULTILINE)
 PRICE = re.compile(r"\| `([\w ()]+)` \| ([^|]+?) (?=\|)")
 PORT = "8000"
 
-PLAN, TAKEN, LIMITS = Preparation(out=Path()), PictureRules(), Limits()
+PLAN, TAKEN, LIMITS = PrepareConfig(out=Path()), ImageRules(), Limits()
 FACTS = [
     f"first {rules.FIRST_ROWS:,} rows",
     "at least 80 % distinct",

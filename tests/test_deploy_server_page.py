@@ -11,9 +11,9 @@ from pathlib import Path
 import docstring_parser
 from pages import FENCE
 
-from phi_vision.cli import command_parser
-from phi_vision.serve.figures import Figures
-from phi_vision.serve.settings import Settings
+from phi_vision.cli.main import command_parser
+from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.settings import Settings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-server.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.cli import command_parser, front_parser
+from phi_vision.cli.main import command_parser, front_parser
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,21 +12,21 @@ import pytest
 from model_server import Body, message, serving
 from pages import FENCE, numbers_beside, type_commands
 
-from phi_vision.cli import command_parser
-from phi_vision.data.grammar import DIGITS, LONGEST
+from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.deploy.answerers import find_wording
-from phi_vision.deploy.patience import KEY_VARIABLE
-from phi_vision.evaluate.bootstrap import RESAMPLES
-from phi_vision.evaluate.metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
-from phi_vision.evaluate.nearest import NEIGHBOURS
-from phi_vision.evaluate.recalibration import CERTAINTY, FOLDS, choose_threshold, share_bound
-from phi_vision.evaluate.reliability import BINS
-from phi_vision.evaluate.score import WHO
-from phi_vision.evaluate.slices import LEAST, MOST
-from phi_vision.export.onnx_folder import PRECISIONS
-from phi_vision.report.words import ARROWS
-from phi_vision.trial.settings import SKIPPABLE
+from phi_vision.data.template_grammar import DIGITS, LONGEST
+from phi_vision.evaluation.config import SKIPPABLE
+from phi_vision.evaluation.labels import ARROWS
+from phi_vision.evaluation.nearest_neighbour import NEIGHBOURS
+from phi_vision.export.onnx import PRECISIONS
+from phi_vision.inference.predictor import find_template_of
+from phi_vision.inference.retry_policy import KEY_VARIABLE
+from phi_vision.metrics.bootstrap import RESAMPLES
+from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
+from phi_vision.metrics.recalibration import CERTAINTY, FOLDS, choose_threshold, share_bound
+from phi_vision.metrics.reliability import BINS
+from phi_vision.metrics.scores import WHO
+from phi_vision.metrics.slices import LEAST, MOST
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -134,7 +134,7 @@ def test_every_option_and_name_of_the_page_exists() -> None:
     assert "`--template` tells it: {}, a YAML file".format(
         ", ".join(f"`{name}`" for name in TEMPLATES)
     ) in PAGE.replace("\n", " ")
-    assert find_wording("runs/judged/onnx", None) == "product"
+    assert find_template_of("runs/judged/onnx", None) == "product"
 
 
 def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def smaller(page: str) -> str:
-    """Write the page's commands for a small catalogue, a few steps and a few answers."""
+    """Write the page's commands for a small catalog, a few steps and a few answers."""
     for large, small in SMALLER.items():
         assert large in page, f"the page no longer types {large}"
         page = page.replace(large, small)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.cli import main
-from phi_vision.commands import export
-from phi_vision.export.onnx_folder import PRECISIONS
+from phi_vision.cli.main import export, main
+from phi_vision.export.onnx import PRECISIONS
 
 
 def test_the_command_exports_and_says_how_near_it_came(

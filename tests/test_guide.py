@@ -14,17 +14,17 @@ from benchmarks.full_size import full_size_config
 from benchmarks.plain_training import start_full, start_lora
 from benchmarks.public_recipe import RESULTS, TABLES
 from benchmarks.tables import Table
-from phi_vision.cli import command_parser
-from phi_vision.data.collate import IGNORED, AnswerCollator
-from phi_vision.data.loading import load_samples
-from phi_vision.data.sample import Sample
+from phi_vision.cli.main import command_parser
+from phi_vision.data.collator import IGNORED, AnswerCollator
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
 from phi_vision.model.checkpoint import SMALL, load_processor
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.studio.catalog import write_catalog
-from phi_vision.train import guards
+from phi_vision.synthetic.catalog import write_catalog
+from phi_vision.training import checks as guards
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def test_the_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def smaller(page: str) -> str:
-    """Write the guide's commands for a small catalogue and a few steps."""
+    """Write the guide's commands for a small catalog and a few steps."""
     for large, small in SMALLER.items():
         assert large in page, f"the guide no longer types {large}"
         page = page.replace(large, small)
@@ -119,7 +119,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return load_samples(folder)
 
 
-def test_a_picture_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> None:
+def test_a_image_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> None:
     small = load_processor(SMALL)
     counted = {"4 crops": 4, "16 crops": 16}
     for place, crops in enumerate(counted.values(), start=1):
@@ -130,7 +130,7 @@ def test_a_picture_has_as_many_tokens_as_the_page_says(samples: list[Sample]) ->
         assert int(MEASURED["cutting"].rows[0][place]) in tokens
     collator = AnswerCollator(processor=small, template=PRODUCT)
     shown = {collator.count_tokens(sample)[0] for sample in samples}
-    assert int(MEASURED["picture"].rows[0][2]) in shown
+    assert int(MEASURED["image"].rows[0][2]) in shown
 
 
 def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
@@ -142,26 +142,26 @@ def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
             assert MEASURED["targets"].rows[row][place] == str(hits)
 
 
-def test_words_for_a_picture_hold_no_image_token_and_are_refused(samples: list[Sample]) -> None:
+def test_words_for_a_image_hold_no_image_token_and_are_refused(samples: list[Sample]) -> None:
     student = start_full(PRODUCT)
     batch = wrong_ways.recipe_rows(student, samples[:2])
     assert batch["input_ids"].shape == (2, wrong_ways.PADDED_TO)
     assert not (batch["input_ids"] == student.processor.image_token_id).any()
     refused(
         lambda: guards.check_images_are_shown(batch, samples[:2], student.processor),
-        "pictures but the batch has no pixel_values",
+        "images but the batch has no pixel_values",
     )
     refused(lambda: guards.check_supervision(batch), "labels are on padding, so the model would")
 
 
-def test_a_padded_row_is_labelled_everywhere_but_on_its_picture(samples: list[Sample]) -> None:
+def test_a_padded_row_is_labelled_everywhere_but_on_its_image(samples: list[Sample]) -> None:
     student = start_full(PRODUCT)
     batch = wrong_ways.padded_rows(student, samples[:2])
-    is_picture = batch["input_ids"] == student.processor.image_token_id
-    assert torch.equal(batch["labels"] == IGNORED, is_picture)
+    is_image = batch["input_ids"] == student.processor.image_token_id
+    assert torch.equal(batch["labels"] == IGNORED, is_image)
 
 
-def test_adapters_in_clip_alone_have_no_gradient_without_a_picture(samples: list[Sample]) -> None:
+def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[Sample]) -> None:
     student = start_lora(PRODUCT, wrong_ways.CLIP_NAMES)
     loss = plain_training.compute_loss(student.model, wrong_ways.word_rows(student, samples[:2]))
     assert not loss.requires_grad

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from pages import FENCE, type_commands
 
-from phi_vision.bulk.portions import Reason
-from phi_vision.bulk.table import columns_of
-from phi_vision.cli import command_parser
+from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
+from phi_vision.inference.batch_table import columns_of
+from phi_vision.inference.batches import Reason
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-laptop.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -39,7 +39,7 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def smaller(page: str) -> str:
-    """Write the page's commands for a small catalogue and a few steps."""
+    """Write the page's commands for a small catalog and a few steps."""
     for large, small in SMALLER.items():
         assert large in page, f"the page no longer types {large}"
         page = page.replace(large, small)

@@ -14,8 +14,8 @@ pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'"
 import onnxruntime
 import onnxruntime_genai
 
-from phi_vision.cli import command_parser
-from phi_vision.export.onnx_folder import PRECISIONS
+from phi_vision.cli.main import command_parser
+from phi_vision.export.onnx import PRECISIONS
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, resized_size
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-onnx.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_the_program_in_cpp_writes_what_python_writes(place: Path) -> None:
     assert said.stdout.strip() == (place / "runs/onnx/expected.txt").read_text()
 
 
-def test_the_worked_picture_is_what_the_image_processor_makes_of_it() -> None:
+def test_the_worked_image_is_what_the_image_processor_makes_of_it() -> None:
     cutter = Phi3VImageProcessor(num_crops=4)
     assert resized_size(500, 333, 4, 336) == (672, 447)
     assert cutter.count_tokens(672, 672) == 757

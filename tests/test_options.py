@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from phi_vision.commands.options import Parser, add_fields, describe_starts, suggestion
+from phi_vision.cli.options import Parser, add_fields, describe_starts, suggestion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pages import FENCE, type_commands
 
-from phi_vision.deploy.predict import Predictor
+from phi_vision.inference.local import Predictor
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-pipeline.md").read_text(encoding="utf-8")
 ALONE = "\n## Without phi-vision\n"
@@ -51,7 +51,7 @@ def test_answers_of_a_batch_are_those_of_each_alone(names: dict[str, Any]) -> No
     assert names["records"][0] == names["record"]
 
 
-def test_sampling_several_pictures_and_earlier_turns_work(names: dict[str, Any]) -> None:
+def test_sampling_several_images_and_earlier_turns_work(names: dict[str, Any]) -> None:
     for said in (names["sampled"][0]["generated_text"], names["went_on"]):
         assert isinstance(said, str)
     assert names["compared"][0]["generated_text"]

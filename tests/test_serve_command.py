@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.cli import main
-from phi_vision.commands.options import Parser
-from phi_vision.commands.serve import KEY_VARIABLE, add_options, chosen_settings, find_key
-from phi_vision.serve.settings import Settings
+from phi_vision.cli.main import main
+from phi_vision.cli.options import Parser
+from phi_vision.cli.serve import KEY_VARIABLE, add_options, chosen_settings, find_key
+from phi_vision.serving.settings import Settings
 
 
 def settings_of(*words: str) -> Settings:

@@ -9,9 +9,9 @@ import pytest
 from model_server import Body, message, serving
 from pages import FENCE, numbers_beside
 
-from phi_vision.commands.check import ENGINES
-from phi_vision.export import engines
-from phi_vision.export.engines_weights import expected_shapes
+from phi_vision.cli.check import ENGINES
+from phi_vision.export import compatibility as engines
+from phi_vision.export.compatibility_weights import expected_shapes
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 
@@ -50,7 +50,7 @@ def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     facts = [
         f"{total / 1e9:.1f} GB of the card",
         f"{cached / 1000:.0f} KB for each token",
-        f"{engines.SHORT_CONTEXT:,} tokens, picture included",
+        f"{engines.SHORT_CONTEXT:,} tokens, image included",
         f"short ones hold up to {engines.SHORT_CONTEXT:,}",
         f"at most {most_tokens(4)} tokens with 4 crops, {most_tokens(16):,} with 16",
         "transformers below\n5.21",

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from phi_vision.bulk.inquiry import Inquiry
-from phi_vision.data.reply import Reply
-from phi_vision.data.sample import Sample
+from phi_vision.data.prediction import Reply
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
-from phi_vision.deploy.answerers import Answerer
+from phi_vision.inference.batch_job_spec import JobSpec
+from phi_vision.inference.predictor import Answerer
 
 
 class Painter:
@@ -41,10 +41,10 @@ class Painter:
         self, samples: Sequence[Sample], *, grammar: str | None = None
     ) -> Iterator[tuple[int, Reply]]:
         for place, sample in reversed(list(enumerate(samples))):
-            (picture,) = sample.pictures()
+            (image,) = sample.open_images()
             if sample.id in self._fails_on:
                 raise self._error
-            colour = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+            colour = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
             if self._notes is not None:
                 with self._notes.open("a") as notes:
                     notes.write(f"{sample.id}\n")
@@ -53,9 +53,9 @@ class Painter:
             yield place, Reply(text=text, confidence={"title": 0.5})
 
 
-def inquiry_to(answerer: Answerer) -> Inquiry:
+def inquiry_to(answerer: Answerer) -> JobSpec:
     """Ask an answerer that is there already."""
-    return Inquiry(
+    return JobSpec(
         opening=partial(_identical, answerer),
         name=answerer.name,
         identity=[answerer.name],

@@ -1,4 +1,4 @@
-"""Products for tests: pictures of one shape in one colour, and what is true of them."""
+"""Products for tests: images of one shape in one colour, and what is true of them."""
 
 import io
 
@@ -9,17 +9,17 @@ SHAPES = ("HATS", "BAGS")
 
 
 def draw_product(color: str, shape: str, size: tuple[int, int]) -> bytes:
-    picture = Image.new("RGB", size, "white")
+    image = Image.new("RGB", size, "white")
     box = (8, 8, size[0] - 8, size[1] - 8)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     (draw.ellipse if shape == "HATS" else draw.rectangle)(box, fill=color)
     encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
+    image.save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def product_rows(count: int) -> list[dict[str, object]]:
-    """Products in groups of two; every fourth picture stands upright."""
+    """Products in groups of two; every fourth image stands upright."""
     rows: list[dict[str, object]] = []
     for number in range(count):
         color, price = list(COLORS.items())[number % len(COLORS)]

@@ -1,1 +1,1 @@
-"""What the model learns from: pictures with records, drawn or loaded, and the words around them."""
+"""What the model learns from: images with records, drawn or loaded, and the words around them."""

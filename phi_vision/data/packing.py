@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from phi_vision.data.collate import IGNORED, AnswerCollator, Batch
-from phi_vision.data.sample import Sample
+from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.samples import Sample
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 
 MOST_NAMED = 5
@@ -57,7 +57,7 @@ def collate_packs(collator: AnswerCollator, packs: Sequence[Sequence[Sample]]) -
                             1  9  6  7  2  0  0  0                    0  1  2  3  4  0  0  0
             `labels`        -  -  8  2  -  5  4  2    `sample_ids`    "a, b"
                             -  -  -  7  2  -  -  -                    "c"
-            and pictures as `AnswerCollator` gives them; no `attention_mask`.
+            and images as `AnswerCollator` gives them; no `attention_mask`.
 
     Raises:
         ValueError: As the collator does.
@@ -77,9 +77,9 @@ def collate_packs(collator: AnswerCollator, packs: Sequence[Sequence[Sample]]) -
         "position_ids": _join(positions, counts, 0),
         "labels": _join(_unpad(apart["labels"], lengths), counts, IGNORED),
     }
-    pictures = {name: apart[name] for name in ("pixel_values", "image_sizes") if name in apart}
+    images = {name: apart[name] for name in ("pixel_values", "image_sizes") if name in apart}
     names = [", ".join(sample.id for sample in pack) for pack in packs]
-    return cast(Batch, {**rows, **pictures, "use_cache": False, "sample_ids": names})
+    return cast(Batch, {**rows, **images, "use_cache": False, "sample_ids": names})
 
 
 def original_context(config: Phi3VConfig) -> int:
@@ -139,7 +139,7 @@ def _name(samples: Sequence[Sample], lengths: Sequence[int], places: Sequence[in
 
 def _fit(places: Sequence[int], lengths: Sequence[int], pack_length: int) -> list[list[int]]:
     """Put each sample, the longest first, into the fullest pack that still holds it."""
-    # Neighbours in a catalogue are often alike and of one length. In one pack they would be learnt
+    # Neighbours in a catalog are often alike and of one length. In one pack they would be learnt
     # from in one step; a fixed shuffle parts them, and the sort leaves equals as they lie.
     shuffled = random.Random(len(places)).sample(places, len(places))
     packs: list[list[int]] = []

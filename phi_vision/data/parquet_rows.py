@@ -1,4 +1,4 @@
-"""Parquet files a few rows at a time, from any place on: a catalogue never fills the memory.
+"""Parquet files a few rows at a time, from any place on: a catalog never fills the memory.
 
 Knows nothing of samples (`loading.py`).
 """
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_AT_ONCE = 16
-"""Rows decoded together: pictures may have many megabytes each."""
+"""Rows decoded together: images may have many megabytes each."""
 
 BUFFER = 2**20
 """Bytes of a file that are read ahead."""

@@ -24,8 +24,8 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, get_args
 
 import yaml
 
-from phi_vision.data.sample import Record, Value
-from phi_vision.data.whole_files import replace_text
+from phi_vision.data.samples import Record, Value
+from phi_vision.io.atomic import write_text_atomic
 
 END = "<|end|>"
 """The control token that closes an answer."""
@@ -78,7 +78,7 @@ class Template:
     """Under which `TEMPLATES` and the command line know it."""
 
     question: str
-    """What the user asks about the picture."""
+    """What the user asks about the image."""
 
     answer: str
     """The answer's form: `{field}` holds text, `{field:category}` one of few texts that repeat,
@@ -334,7 +334,7 @@ def find_template(words: str) -> Template:
 def write_template(template: Template, file: Path) -> None:
     """Write a template so that `find_template` reads it; whole or not at all."""
     words = dataclasses.asdict(template)
-    replace_text(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
+    write_text_atomic(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
 
 
 def _read_template(file: Path) -> Template:

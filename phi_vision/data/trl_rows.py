@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from phi_vision.data.sample import PICTURE_MARK
+from phi_vision.data.samples import IMAGE_MARK
 
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 """The prompt may also stand in front of both answers instead of in its own column."""
@@ -54,12 +54,12 @@ def _turns(cell: object, role: str, sample: str) -> list[dict[str, str]]:
 
 
 def _words(content: object) -> str:
-    r"""Read what is said in a turn, where pictures may stand among the words.
+    r"""Read what is said in a turn, where images may stand among the words.
 
     Input:  [{"type": "image"}, {"type": "text", "text": "What is it?"}]
     Output: "<image>\nWhat is it?"
     """
     if isinstance(content, str):
         return content
-    parts = [PICTURE_MARK if part["type"] == "image" else part["text"] for part in content]  # type: ignore[attr-defined]
+    parts = [IMAGE_MARK if part["type"] == "image" else part["text"] for part in content]  # type: ignore[attr-defined]
     return "\n".join(parts)

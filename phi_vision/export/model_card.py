@@ -14,11 +14,11 @@ from huggingface_hub import ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from phi_vision.data.template import Template
-from phi_vision.data.whole_files import replace_text
-from phi_vision.export.proof import Proof
+from phi_vision.evaluation.report import SUMMARY_FILE
+from phi_vision.evaluation.report_reader import REPORT_FOLDER, VERSIONS_FILE, read_recipe
+from phi_vision.export.verify import Proof
+from phi_vision.io.atomic import write_text_atomic
 from phi_vision.model.checkpoint import adapter_base, resolve
-from phi_vision.report.folder import SUMMARY_FILE
-from phi_vision.report.reading import REPORT_FOLDER, VERSIONS_FILE, read_recipe
 
 CARD_FILE = "README.md"
 
@@ -65,7 +65,7 @@ def write_card(source: str, folder: Path, *, template: Template, proof: Proof, f
         _verify(proof),
         _license(source, base),
     ]
-    replace_text(folder / CARD_FILE, "\n".join(part for part in parts if part))
+    write_text_atomic(folder / CARD_FILE, "\n".join(part for part in parts if part))
 
 
 def name_base(source: str) -> str | None:
@@ -113,7 +113,7 @@ def _introduce(
 def _word(template: Template) -> str:
     kinds = "\n".join(f"| `{field}` | {kind} |" for field, kind in template.kinds.items())
     return (
-        "## Question and answer\n\n"
+        "## GenerationRequest and answer\n\n"
         "It was trained to answer one question in one form; other questions are outside of what "
         "it learnt.\n\n"
         f"```text\n{template.question}\n{template.answer}\n```\n\n"

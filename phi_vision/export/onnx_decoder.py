@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, PreTrainedTokenizerBase
 
-from phi_vision.export.shards import plan_shards, write_shards
+from phi_vision.export.weight_shards import plan_shards, write_shards
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 
@@ -37,7 +37,7 @@ DECODER_FIELDS = (
     "eos_token_id",
     "pad_token_id",
 )
-"""What a Phi-3 decoder without pictures takes over from our config."""
+"""What a Phi-3 decoder without images takes over from our config."""
 
 KILLED = -9
 """Return code of a process that the system ended, as it does when memory runs out."""

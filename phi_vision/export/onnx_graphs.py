@@ -1,8 +1,8 @@
-"""The two graphs that onnxruntime-genai wants beside the decoder: pictures, words -> embeddings.
+"""The two graphs that onnxruntime-genai wants beside the decoder: images, words -> embeddings.
 
-Written without a loop over pictures and without looking at values, so that one trace holds for any
-number of pictures and crops. N pictures, K crops of the picture with most (global view included), S
-side of a crop in pixels, D width of a merged patch, T image tokens of all pictures, H hidden size.
+Written without a loop over images and without looking at values, so that one trace holds for any
+number of images and crops. N images, K crops of the image with most (global view included), S
+side of a crop in pixels, D width of a merged patch, T image tokens of all images, H hidden size.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ class VisionGraph(nn.Module):
         self.embedding = embedding
 
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
-        """Embed pictures.
+        """Embed images.
 
-        Input:  pixel_values (N, K, 3, S, S), per picture its global view, its crops and then zeros;
+        Input:  pixel_values (N, K, 3, S, S), per image its global view, its crops and then zeros;
                 image_sizes (N, 2), height and width after padding in pixels
-        Output: (T, H), picture by picture
+        Output: (T, H), image by image
         """
         embedding = self.embedding
         grids_N2 = image_sizes // embedding.crop_size
@@ -57,9 +57,9 @@ def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.
 
     The table holds `sub_GN`, `glb_GN`, then the merged patches of all crops in use.
 
-    Input:  one picture of 1 x 2 crops, 1 x 1 merged patches each: its global view is entry 2, its
+    Input:  one image of 1 x 2 crops, 1 x 1 merged patches each: its global view is entry 2, its
             crops are 3 and 4
-    Output: [3, 4, 0, 1, 2, 0]: the crops as one picture with the end of its row, the separator, the
+    Output: [3, 4, 0, 1, 2, 0]: the crops as one image with the end of its row, the separator, the
             global view with the end of its row
     """
     rows, columns = grids_N2[:, :1], grids_N2[:, 1:]
@@ -81,7 +81,7 @@ def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.
 
 
 class WordGraph(nn.Module):
-    """From token ids to embeddings, with the pictures' in the places of the negative ids.
+    """From token ids to embeddings, with the images' in the places of the negative ids.
 
     Args:
         words: The model's table of embeddings.
@@ -99,7 +99,7 @@ class WordGraph(nn.Module):
         """
         is_image = input_ids < 0
         embedded = self.words(input_ids.clamp(min=0))
-        # The first entry of the table stands for "no picture": with T = 0 it is the only one.
+        # The first entry of the table stands for "no image": with T = 0 it is the only one.
         table = torch.cat([torch.zeros_like(embedded[:1, 0]), image_features])
         number = is_image.flatten().long().cumsum(0).reshape(is_image.shape)
         return torch.where(is_image[..., None], table[number * is_image], embedded)
@@ -107,9 +107,9 @@ class WordGraph(nn.Module):
 
 @torch.no_grad()
 def write_vision_graph(embedding: Phi3VImageEmbedding, file: Path) -> None:
-    """Trace the embedding of pictures into an ONNX file, with its weights beside it."""
+    """Trace the embedding of images into an ONNX file, with its weights beside it."""
     size = embedding.crop_size
-    # Two pictures of unlike shape, so that the trace takes nothing for a constant.
+    # Two images of unlike shape, so that the trace takes nothing for a constant.
     pixels = torch.zeros(2, 5, 3, size, size)
     sizes = torch.tensor([[2 * size, 2 * size], [size, 3 * size]])
     shapes = {

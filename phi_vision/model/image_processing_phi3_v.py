@@ -1,16 +1,16 @@
-"""Pictures to crops: the official "HD transform", number for number.
+"""Images to crops: the official "HD transform", number for number.
 
-Worked by hand for a picture 500 wide and 333 high, crops of 336 pixels, at most 4 of them:
+Worked by hand for an image 500 wide and 333 high, crops of 336 pixels, at most 4 of them:
 
     ratio  = 500 / 333 = 1.50
     scale  = 2, the largest with scale * ceil(scale / ratio) <= 4:  2 * ceil(1.33) = 4
     resize   to 2 * 336 = 672 wide and int(672 / 1.50) = 447 high (bilinear)
     pad      447 -> 672, the next multiple of 336: white, 112 above and 113 below
     cut      2 x 2 crops of 336, row by row, and in front of them a global view:
-             the padded picture shrunk to 336 x 336 (bicubic)
+             the padded image shrunk to 336 x 336 (bicubic)
     tokens   (2*2 + 1) * 144 + 1 + (2 + 1) * 12 = 757
 
-A portrait picture is transposed, worked as a landscape, and transposed back, so its padding lies
+A portrait image is transposed, worked as a landscape, and transposed back, so its padding lies
 left and right. Shapes: N images, K crops over all images, S the side of a crop in pixels.
 """
 
@@ -37,16 +37,16 @@ class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
-    """Turns PIL pictures into normalised crops.
+    """Turns PIL images into normalised crops.
 
     Args:
-        num_crops: Most crops of a picture, besides its global view (16 in Phi-3, 4 in Phi-3.5).
+        num_crops: Most crops of an image, besides its global view (16 in Phi-3, 4 in Phi-3.5).
         crop_size: Side of a crop in pixels; the tower's `image_size`.
         num_img_tokens: Image tokens of a crop after the 2x2 merge: `(crop_size / patch / 2) ** 2`.
         image_mean: Mean of each channel, of values in 0..1.
         image_std: Standard deviation of each channel.
-        do_convert_rgb: Convert palette, gray, alpha and CMYK pictures; the official value is True.
-        pad_crops: Give every picture as many crops as there are at most, zeros at the end: the
+        do_convert_rgb: Convert palette, gray, alpha and CMYK images; the official value is True.
+        pad_crops: Give every image as many crops as there are at most, zeros at the end: the
             official form, which other engines expect. Our model takes both, and runs no zeros.
     """
 
@@ -87,22 +87,22 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         **_: Any,
     ) -> BatchFeature:
-        """Cut pictures into crops.
+        """Cut images into crops.
 
-        Input:  one PIL picture or a list, each of any size and mode
-        Output: `pixel_values` (K, 3, S, S) float32: per picture the global view, then its crops row
+        Input:  one PIL image or a list, each of any size and mode
+        Output: `pixel_values` (K, 3, S, S) float32: per image the global view, then its crops row
                 by row, no padding crops; with `pad_crops` (N, 1 + num_crops, 3, S, S);
                 `image_sizes` (N, 2): height and width after padding, in pixels;
-                `num_img_tokens` (N,): how many image tokens each picture becomes.
+                `num_img_tokens` (N,): how many image tokens each image becomes.
 
         Raises:
-            ValueError: A picture is so long and thin that one side would vanish.
+            ValueError: An image is so long and thin that one side would vanish.
         """
-        pictures = self.fetch_images(images if isinstance(images, (list, tuple)) else [images])
+        loaded = self.fetch_images(images if isinstance(images, (list, tuple)) else [images])
         limit = num_crops or self.num_crops
-        padded = [pad_to_crops(_as_rgb(picture), limit, self.crop_size) for picture in pictures]
-        sizes = [(picture.height, picture.width) for picture in padded]
-        cut = [self._cut(picture) for picture in padded]
+        padded = [pad_to_crops(_as_rgb(image), limit, self.crop_size) for image in loaded]
+        sizes = [(image.height, image.width) for image in padded]
+        cut = [self._cut(image) for image in padded]
         if self.pad_crops if pad_crops is None else pad_crops:
             pixel_values = torch.stack([_fill(crops, 1 + limit) for crops in cut])
         else:
@@ -115,7 +115,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def count_tokens(self, height: int, width: int) -> int:
-        """Count the image tokens of a padded picture of `height` x `width` pixels.
+        """Count the image tokens of a padded image of `height` x `width` pixels.
 
         Each crop and the global view give `num_img_tokens`; a learnt separator ends each row of
         merged patches, and one stands between the crops and the global view.
@@ -125,7 +125,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return (rows * columns + 1) * self.num_img_tokens + 1 + (rows + 1) * side
 
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
-        """Count the image tokens of a picture of `width` x `height` pixels, before it is resized.
+        """Count the image tokens of an image of `width` x `height` pixels, before it is resized.
 
         Engines that lay out the text themselves ask by this name, which is the official one.
 
@@ -137,10 +137,10 @@ class Phi3VImageProcessor(BaseImageProcessor):
         padded = math.ceil(shorter / size) * size
         return self.count_tokens(*((longer, padded) if width < height else (padded, longer)))
 
-    def _cut(self, picture: Image.Image) -> torch.Tensor:
-        """Normalise and cut a padded picture: (1 + rows * columns, 3, S, S), global view first."""
+    def _cut(self, image: Image.Image) -> torch.Tensor:
+        """Normalise and cut a padded image: (1 + rows * columns, 3, S, S), global view first."""
         size = self.crop_size
-        pixels_HWC = torch.from_numpy(np.asarray(picture).copy())
+        pixels_HWC = torch.from_numpy(np.asarray(image).copy())
         pixels_CHW = pixels_HWC.permute(2, 0, 1).to(torch.float32).div(255)
         mean = torch.tensor(self.image_mean, dtype=torch.float32).view(3, 1, 1)
         std = torch.tensor(self.image_std, dtype=torch.float32).view(3, 1, 1)
@@ -155,7 +155,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
 
 def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
-    """Give the (width, height) in pixels to which a landscape picture is resized.
+    """Give the (width, height) in pixels to which a landscape image is resized.
 
     Raises:
         ValueError: The height would be zero.
@@ -169,27 +169,27 @@ def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tup
     new_height = int(new_width / ratio)
     if new_height < 1:
         raise ValueError(
-            f"The picture is {width} pixels long and {height} thick: cut into at most "
+            f"The image is {width} pixels long and {height} thick: cut into at most "
             f"{num_crops} crops of {crop_size} pixels nothing of its thickness is left. "
             "Crop it, or drop the sample."
         )
     return new_width, new_height
 
 
-def pad_to_crops(picture: Image.Image, num_crops: int, crop_size: int) -> Image.Image:
-    """Resize and pad an RGB picture so that both sides are multiples of `crop_size`.
+def pad_to_crops(image: Image.Image, num_crops: int, crop_size: int) -> Image.Image:
+    """Resize and pad an RGB image so that both sides are multiples of `crop_size`.
 
     Input:  500 x 333, num_crops 4, crop_size 336
-    Output: 672 x 672, the picture in rows 112..558, white elsewhere
+    Output: 672 x 672, the image in rows 112..558, white elsewhere
     """
-    portrait = picture.width < picture.height
+    portrait = image.width < image.height
     if portrait:
-        picture = picture.transpose(Image.Transpose.TRANSPOSE)
-    width, height = resized_size(picture.width, picture.height, num_crops, crop_size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    width, height = resized_size(image.width, image.height, num_crops, crop_size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     padded_height = math.ceil(height / crop_size) * crop_size
     canvas = Image.new("RGB", (width, padded_height), WHITE)
-    canvas.paste(picture, (0, (padded_height - height) // 2))
+    canvas.paste(image, (0, (padded_height - height) // 2))
     return canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas
 
 
@@ -199,14 +199,13 @@ def _fill(crops_NCHW: torch.Tensor, wanted: int) -> torch.Tensor:
     return torch.cat([crops_NCHW, missing])
 
 
-def _as_rgb(picture: Any) -> Image.Image:
-    """Convert a picture to RGB the official way: alpha dropped, 16-bit gray clipped."""
-    if isinstance(picture, (np.ndarray, torch.Tensor)):
+def _as_rgb(image: Any) -> Image.Image:
+    """Convert an image to RGB the official way: alpha dropped, 16-bit gray clipped."""
+    if isinstance(image, (np.ndarray, torch.Tensor)):
         raise ValueError(
-            f"Pictures are read as PIL images; got {type(picture).__name__}. "
-            "Use PIL.Image.fromarray."
+            f"Images are read as PIL images; got {type(image).__name__}. Use PIL.Image.fromarray."
         )
-    rgb: Image.Image = picture.convert("RGB")
+    rgb: Image.Image = image.convert("RGB")
     return rgb
 
 

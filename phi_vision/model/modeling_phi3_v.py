@@ -98,12 +98,12 @@ class Phi3VImageEmbedding(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
-        """Embed pictures.
+        """Embed images.
 
-        Input:  pixel_values (N, 3, S, S), per picture its global view and then its crops, and
-                image_sizes (pictures, 2), height and width after padding in pixels. The official
-                (pictures, num_crops + 1, 3, S, S) with zero crops at the end is taken as well.
-        Output: per picture its image tokens (T, H).
+        Input:  pixel_values (N, 3, S, S), per image its global view and then its crops, and
+                image_sizes (images, 2), height and width after padding in pixels. The official
+                (images, num_crops + 1, 3, S, S) with zero crops at the end is taken as well.
+        Output: per image its image tokens (T, H).
         """
         grids = [(h // self.crop_size, w // self.crop_size) for h, w in image_sizes.tolist()]
         if pixel_values.ndim == 5:
@@ -127,10 +127,10 @@ class Phi3VImageEmbedding(nn.Module):
         return list(projected.split([rows.shape[0] for rows in arranged]))
 
     def _arrange(self, features_NPD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """Lay the merged patches of one picture out as rows of text.
+        """Lay the merged patches of one image out as rows of text.
 
         Input:  (1 + R*C, P*P, D), global view first
-        Output: (T, 4D): the crops as one picture, each row of merged patches ended by `sub_GN`; one
+        Output: (T, 4D): the crops as one image, each row of merged patches ended by `sub_GN`; one
                 `glb_GN`; the global view the same way.
         """
         merged = self._merge_2x2(features_NPD)
@@ -154,7 +154,7 @@ class Phi3VImageEmbedding(nn.Module):
 
 
 class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
-    """The Phi-3 decoder, with pictures among its words."""
+    """The Phi-3 decoder, with images among its words."""
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
@@ -164,14 +164,14 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
     def get_image_features(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed pictures; `pooler_output` holds one (T, H) tensor for each.
+        """Embed images; `pooler_output` holds one (T, H) tensor for each.
 
         Raises:
             ValueError: `image_sizes` are missing, or do not describe the crops.
         """
         if image_sizes is None:
             raise ValueError(
-                "pixel_values came without image_sizes, so the pictures would be ignored; pass "
+                "pixel_values came without image_sizes, so the images would be ignored; pass "
                 "both as the processor returned them."
             )
         return BaseModelOutputWithPooling(
@@ -190,7 +190,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Run the decoder over words (B, L) and pictures; see `Phi3VForCausalLM.forward`."""
+        """Run the decoder over words (B, L) and images; see `Phi3VForCausalLM.forward`."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if pixel_values is not None:
@@ -217,8 +217,8 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         """Put image tokens where the placeholders stand."""
         if input_ids is None:
             raise ValueError(
-                "Pictures came with inputs_embeds but without input_ids, so nothing says where "
-                "they belong; pass input_ids, or embeddings that already hold the pictures."
+                "Images came with inputs_embeds but without input_ids, so nothing says where "
+                "they belong; pass input_ids, or embeddings that already hold the images."
             )
         where = input_ids == self.config.image_token_id
         if int(where.sum()) != features_TH.shape[0]:
@@ -232,7 +232,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         return embeds_BLH.masked_scatter(where[..., None], features_TH)
 
     def _refuse_unseen(self, input_ids: torch.Tensor) -> None:
-        """Refuse placeholders without pictures: the answer would be a guess."""
+        """Refuse placeholders without images: the answer would be a guess."""
         unseen = int((input_ids == self.config.image_token_id).sum())
         if unseen:
             raise ValueError(
@@ -257,7 +257,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
     def get_image_features(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed pictures; see `Phi3VModel.get_image_features`."""
+        """Embed images; see `Phi3VModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
@@ -284,16 +284,16 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
                 mask pack several samples into one row.
             past_key_values: Cache of earlier positions.
             inputs_embeds: (B, L, H) instead of `input_ids`.
-            pixel_values: (N, 3, S, S), the crops of all pictures of the batch in order.
-            image_sizes: (pictures, 2), height and width after padding in pixels.
-            mm_encoder_outputs: What `get_image_features` gave, to encode pictures once.
+            pixel_values: (N, 3, S, S), the crops of all images of the batch in order.
+            image_sizes: (images, 2), height and width after padding in pixels.
+            mm_encoder_outputs: What `get_image_features` gave, to encode images once.
             labels: (B, L); -100 where nothing is to be learnt. The loss is the mean cross-entropy.
             logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
             **kwargs: Passed to the decoder and the loss, such as `shift_labels` and
                 `num_items_in_batch`.
 
         Raises:
-            ValueError: Placeholders and pictures do not match.
+            ValueError: Placeholders and images do not match.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -332,7 +332,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
 
         Beyond `original_max_position_embeddings` every position is rotated by other factors, so
         keys cached before are stale. The cache is emptied once and the whole text is read again,
-        with its pictures, which is what Phi-3.5's official code does (Phi-3's goes on with stale
+        with its images, which is what Phi-3.5's official code does (Phi-3's goes on with stale
         keys).
 
         Raises:

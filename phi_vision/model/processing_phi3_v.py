@@ -1,8 +1,8 @@
-"""Pictures and words to what the model reads: `input_ids`, `pixel_values`, `image_sizes`.
+"""Images and words to what the model reads: `input_ids`, `pixel_values`, `image_sizes`.
 
     processor(text="<|user|>\\n<|image_1|>\\nWhat is it?<|end|>\\n<|assistant|>\\n", images=photo)
 
-Each tag `<|image_k|>` becomes as many placeholder ids as its picture has image tokens, followed by
+Each tag `<|image_k|>` becomes as many placeholder ids as its image has image tokens, followed by
 `<s>`: the official processor tokenizes the text between tags piece by piece, and its tokenizer
 begins each piece with `<s>`. The model was trained on that, so it stays.
 """
@@ -14,11 +14,11 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-# `<|image_1|>` names a picture of its text; `<|image|>` shows the next one.
+# `<|image_1|>` names an image of its text; `<|image|>` shows the next one.
 IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
 
-# More pictures than a context holds.
-MOST_PICTURES = 1000
+# More images than a context holds.
+MOST_IMAGES = 1000
 
 # The official template, for contents that are strings or lists of blocks. It also says `<s>`, since
 # trainers tokenize its words without adding special tokens.
@@ -55,7 +55,7 @@ class Phi3VProcessor(ProcessorMixin):
     in the call changes it.
 
     Args:
-        image_processor: Cuts pictures into crops.
+        image_processor: Cuts images into crops.
         tokenizer: Knows `<|image|>`, `<|user|>`, `<|assistant|>` and `<|end|>`.
         chat_template: Jinja template of a conversation; the official wording unless given.
     """
@@ -63,7 +63,7 @@ class Phi3VProcessor(ProcessorMixin):
     valid_processor_kwargs = Phi3VProcessorKwargs
     image_token = "<|image|>"
     # Engines that lay out the text themselves look the tags up here, under the official name.
-    img_tokens = tuple(f"<|image_{number}|>" for number in range(1, MOST_PICTURES + 1))
+    img_tokens = tuple(f"<|image_{number}|>" for number in range(1, MOST_IMAGES + 1))
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class Phi3VProcessor(ProcessorMixin):
         audio: Any = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, Any, Any]:
-        """Put the pictures into the order in which the texts show them.
+        """Put the images into the order in which the texts show them.
 
         Input:  `["<|image_2|> or <|image_1|>?", "Hello"]`, `[[a, b], []]`
         Output: `["<|image|> or <|image|>?", "Hello"]`, `[b, a]`
 
         Raises:
-            ValueError: A tag names no picture, a picture is named by no tag, or the number of lists
-                of pictures is not the number of texts.
+            ValueError: A tag names no image, an image is named by no tag, or the number of lists
+                of images is not the number of texts.
         """
         if text is None:
             laid_out: tuple[Any, Any, Any, Any]
@@ -110,26 +110,26 @@ class Phi3VProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if images is not None:
             images = self.image_processor.fetch_images(images)
-        pictures_of_rows = _group_by_text(images, len(texts))
+        images_of_rows = _group_by_text(images, len(texts))
         shown = [
-            _order_by_tags(row, words, pictures)
-            for row, (words, pictures) in enumerate(zip(texts, pictures_of_rows, strict=True))
+            _order_by_tags(row, words, shown_there)
+            for row, (words, shown_there) in enumerate(zip(texts, images_of_rows, strict=True))
         ]
         texts = [IMAGE_TAG.sub(self.image_token, words) for words in texts]
         if kwargs.get(
             "add_special_tokens", kwargs.get("text_kwargs", {}).get("add_special_tokens", True)
         ):
             texts = [words.removeprefix(self.tokenizer.bos_token) for words in texts]
-        ordered = [picture for pictures in shown for picture in pictures]
+        ordered = [image for row_images in shown for image in row_images]
         return ordered or None, texts, None, None
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """Spell a picture as its placeholders and the `<s>` with which the text goes on."""
+        """Spell an image as its placeholders and the `<s>` with which the text goes on."""
         count = int(image_inputs["num_img_tokens"][image_idx])
         return self.image_token * count + str(self.tokenizer.bos_token)
 
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
-        """Count the image tokens of a picture of `width` x `height` pixels, without the picture."""
+        """Count the image tokens of an image of `width` x `height` pixels, without the image."""
         count: int = self.image_processor.calc_num_image_tokens_from_image_size(width, height)
         return count
 
@@ -141,7 +141,7 @@ class Phi3VProcessor(ProcessorMixin):
 
 
 def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
-    """Give each text its list of pictures.
+    """Give each text its list of images.
 
     Input:  `photo`, `[a, b]` beside one text, or `[[a, b], []]` beside two
     Output: `[[photo]]`, `[[a, b]]`, `[[a, b], []]`
@@ -156,35 +156,35 @@ def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
         rows = [list(images)]
     else:
         raise ValueError(
-            f"Got {texts} texts and a flat list of {len(images)} pictures; give a list of lists, "
-            "one list of pictures for each text (an empty one for a text without)."
+            f"Got {texts} texts and a flat list of {len(images)} images; give a list of lists, "
+            "one list of images for each text (an empty one for a text without)."
         )
     if len(rows) != texts:
         raise ValueError(
-            f"Got {texts} texts but {len(rows)} lists of pictures; give one list for each."
+            f"Got {texts} texts but {len(rows)} lists of images; give one list for each."
         )
     return rows
 
 
-def _order_by_tags(row: int, words: str, pictures: Sequence[Any]) -> list[Any]:
-    """Give the pictures in the order in which the tags of one text show them."""
+def _order_by_tags(row: int, words: str, images: Sequence[Any]) -> list[Any]:
+    """Give the images in the order in which the tags of one text show them."""
     tags = [match.group(1) for match in IMAGE_TAG.finditer(words)]
     if any(tag is None for tag in tags) and any(tag is not None for tag in tags):
         raise ValueError(f"Text {row} mixes <|image|> with numbered tags; number all of them.")
     numbers = [place if tag is None else int(tag) for place, tag in enumerate(tags, start=1)]
     for number in numbers:
-        if not 1 <= number <= len(pictures):
+        if not 1 <= number <= len(images):
             raise ValueError(
-                f"Text {row} shows <|image_{number}|> but was given {len(pictures)} picture(s); "
-                "give the picture or remove the tag."
+                f"Text {row} shows <|image_{number}|> but was given {len(images)} image(s); "
+                "give the image or remove the tag."
             )
-    for number in range(1, len(pictures) + 1):
+    for number in range(1, len(images) + 1):
         if number not in numbers:
             raise ValueError(
-                f"Text {row} was given {len(pictures)} picture(s) but never shows picture "
+                f"Text {row} was given {len(images)} image(s) but never shows image "
                 f"{number}; write <|image_{number}|> where it belongs."
             )
-    return [pictures[number - 1] for number in numbers]
+    return [images[number - 1] for number in numbers]
 
 
 Phi3VProcessor.register_for_auto_class("AutoProcessor")

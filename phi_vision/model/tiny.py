@@ -28,7 +28,7 @@ class Sizes:
     patch_size: int = 14
     """Side of a patch in pixels."""
     num_crops: int = 1
-    """Most crops of a picture, besides its global view."""
+    """Most crops of an image, besides its global view."""
     vision_width: int = 32
     """Width of the CLIP tower."""
     vision_layers: int = 3

@@ -9,10 +9,10 @@ import pytest
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from phi_vision.data import grammar
-from phi_vision.data.grammar import BLANKS, LONGEST, UNSAFE, grammar_of, known_categories
-from phi_vision.data.sample import Sample, Value
+from phi_vision.data import template_grammar as grammar
+from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import PRODUCT, Template
+from phi_vision.data.template_grammar import BLANKS, LONGEST, UNSAFE, grammar_of, known_categories
 
 END = 256
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collate import IGNORED, AnswerCollator, picture_size, select_answers
-from phi_vision.data.sample import Message, Record, Sample
+from phi_vision.data.collator import IGNORED, AnswerCollator, image_size, select_answers
+from phi_vision.data.samples import Message, Record, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 
 def encode(size: tuple[int, int], orientation: int = 1) -> bytes:
-    picture, encoded = Image.new("RGB", size, "navy"), io.BytesIO()
-    exif = picture.getexif()
+    image, encoded = Image.new("RGB", size, "navy"), io.BytesIO()
+    exif = image.getexif()
     exif[0x0112] = orientation
-    picture.save(encoded, "JPEG", exif=exif)
+    image.save(encoded, "JPEG", exif=exif)
     return encoded.getvalue()
 
 
@@ -44,7 +44,7 @@ def test_only_the_answer_and_its_end_are_labelled(processor: Phi3VProcessor, nam
         learnt = labels[labels != IGNORED]
         assert processor.tokenizer.decode(learnt).strip() == answer
         # What comes before is what the model will be asked, token for token.
-        asked = processor(text=template.prompt(processor), images=sample.pictures())["input_ids"]
+        asked = processor(text=template.prompt(processor), images=sample.open_images())["input_ids"]
         assert ids[: len(asked[0])].tolist() == list(asked[0])
         assert labels[: len(asked[0])].eq(IGNORED).all()
         assert int((labels != IGNORED).int().argmax()) == len(asked[0])
@@ -59,7 +59,7 @@ def test_padding_is_on_the_right_and_not_labelled(processor: Phi3VProcessor) -> 
     assert batch["labels"][padding].eq(IGNORED).all()
 
 
-def test_samples_with_two_pictures_and_with_none_share_a_batch(processor: Phi3VProcessor) -> None:
+def test_samples_with_two_images_and_with_none_share_a_batch(processor: Phi3VProcessor) -> None:
     collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([make_sample((60, 40), (40, 40)), make_sample(), make_sample((40, 90))])
     assert len(batch["image_sizes"]) == 3
@@ -67,7 +67,7 @@ def test_samples_with_two_pictures_and_with_none_share_a_batch(processor: Phi3VP
     assert shown[0] > shown[2] > shown[1] == 0
 
 
-def test_a_batch_without_pictures_has_no_pixels(processor: Phi3VProcessor) -> None:
+def test_a_batch_without_images_has_no_pixels(processor: Phi3VProcessor) -> None:
     batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])([make_sample()])
     assert set(batch) == {"input_ids", "attention_mask", "labels", "sample_ids"}
 
@@ -102,13 +102,13 @@ def test_counted_tokens_are_those_of_the_row(
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60))])
-def test_the_size_of_a_picture_follows_its_orientation(
+def test_the_size_of_a_image_follows_its_orientation(
     orientation: int, size: tuple[int, int]
 ) -> None:
     encoded = encode((60, 40), orientation)
-    assert picture_size(encoded) == size
-    (picture,) = Sample(id="s", group="g", images=(encoded,), record={}).pictures()
-    assert picture.size == size
+    assert image_size(encoded) == size
+    (image,) = Sample(id="s", group="g", images=(encoded,), record={}).open_images()
+    assert image.size == size
 
 
 def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
@@ -117,10 +117,10 @@ def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
         collate([make_sample((60, 40))])
 
 
-def test_bytes_that_are_no_picture_name_their_sample(processor: Phi3VProcessor) -> None:
+def test_bytes_that_are_no_image_name_their_sample(processor: Phi3VProcessor) -> None:
     collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
     broken = Sample(id="s7", group="g", images=(b"text",), record=make_sample().record)
-    with pytest.raises(ValueError, match="sample 's7', picture 1: cannot read a picture"):
+    with pytest.raises(ValueError, match="sample 's7', image 1: cannot read an image"):
         collate.count_tokens(broken)
 
 
@@ -169,29 +169,29 @@ def test_of_a_conversation_all_that_the_assistant_says_is_learnt(
     assert batch["image_sizes"].shape == (2, 2)
     assert sum(collate.count_tokens(sample)) == len(ids)
     # What comes before each answer is what the model would be asked, token for token.
-    for turns, picture_count in ((3, 1), (5, 2)):
+    for turns, image_count in ((3, 1), (5, 2)):
         words = [{"role": role, "content": text} for role, text in said[: turns - 1]]
         for place, message in enumerate(words):
             message["content"] = message["content"].replace(
                 "<image>", f"<|image_{place // 2 + 1}|>"
             )
         prompt = processor.apply_chat_template(words, add_generation_prompt=True)
-        shown = sample.pictures()[:picture_count]
+        shown = sample.open_images()[:image_count]
         asked = processor(text=prompt, images=shown)["input_ids"][0]
         assert ids[: len(asked)].tolist() == list(asked)
         assert learnt[len(asked)]
         assert not learnt[len(asked) - 1]
 
 
-def test_pictures_without_a_mark_come_before_the_first_question(processor: Phi3VProcessor) -> None:
-    picture = encode((60, 40))
+def test_images_without_a_mark_come_before_the_first_question(processor: Phi3VProcessor) -> None:
+    image = encode((60, 40))
     collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
-    bare = collate([talk(picture, said=[("user", "What?"), ("assistant", "A hat.")])])
-    marked = collate([talk(picture, said=[("user", "<image>\nWhat?"), ("assistant", "A hat.")])])
+    bare = collate([talk(image, said=[("user", "What?"), ("assistant", "A hat.")])])
+    marked = collate([talk(image, said=[("user", "<image>\nWhat?"), ("assistant", "A hat.")])])
     assert torch.equal(bare["input_ids"], marked["input_ids"])
 
 
-def test_records_and_conversations_without_pictures_share_a_batch(
+def test_records_and_conversations_without_images_share_a_batch(
     processor: Phi3VProcessor,
 ) -> None:
     words = talk(said=[("user", "Which colour is the sky?"), ("assistant", "Blue.")])
@@ -205,7 +205,7 @@ def test_records_and_conversations_without_pictures_share_a_batch(
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ([("user", "<image><image>"), ("assistant", "A hat.")], "2 <image> marks for 1 pictures"),
+        ([("user", "<image><image>"), ("assistant", "A hat.")], "2 <image> marks for 1 images"),
         ([("user", "What?"), ("assistant", "A."), ("user", "Oh")], "the last word is the user's"),
         ([("user", "What?"), ("assistant", "A.<|end|>")], "control token <|end|>"),
     ],

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phi_vision.data.loading import available_splits, load_samples, split_by_group
-from phi_vision.data.sample import Sample
+from phi_vision.data.dataset import available_splits, load_samples, split_by_group
+from phi_vision.data.samples import Sample
 
 SHARED = Path(os.environ.get("PHI_VISION_SHARED", Path(__file__).parents[3] / "shared"))
 STOREFRONT = SHARED / "data" / "storefront-fashion"
 
-PICTURE = {"bytes": b"jpeg", "path": "a.jpg"}
-COAT = {"image": PICTURE, "product_code": 7, "title": "Coat", "full_price": 390.0}
+IMAGE = {"bytes": b"jpeg", "path": "a.jpg"}
+COAT = {"image": IMAGE, "product_code": 7, "title": "Coat", "full_price": 390.0}
 
 
 def write(file: Path, *rows: dict) -> Path:
@@ -44,7 +44,7 @@ def test_the_group_is_the_named_column_or_group_id_or_title_or_the_id(tmp_path: 
 
 
 def test_without_an_id_column_the_row_number_is_the_id(tmp_path: Path):
-    file = write(tmp_path / "one.parquet", {"image": PICTURE}, {"image": PICTURE})
+    file = write(tmp_path / "one.parquet", {"image": IMAGE}, {"image": IMAGE})
     assert [(sample.id, sample.group) for sample in load_samples(file)] == [("0", "0"), ("1", "1")]
 
 
@@ -57,10 +57,10 @@ def test_only_plain_values_enter_the_record(tmp_path: Path):
     assert sample.record["day"] == "2026-01-02"
 
 
-def test_several_pictures_and_pictures_in_files(tmp_path: Path):
+def test_several_images_and_images_in_files(tmp_path: Path):
     (tmp_path / "b.jpg").write_bytes(b"from a file")
-    pictures = [PICTURE, {"bytes": None, "path": "b.jpg"}]
-    (sample,) = load_samples(write(tmp_path / "one.parquet", {"images": pictures, "n": 1}))
+    images = [IMAGE, {"bytes": None, "path": "b.jpg"}]
+    (sample,) = load_samples(write(tmp_path / "one.parquet", {"images": images, "n": 1}))
     assert sample.images == (b"jpeg", b"from a file")
 
 
@@ -95,8 +95,8 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path):
         (coat, {"split": "train"}, "without splits"),
         (coat, {"group_column": "style"}, "has product_code, ti"),
         (write(tmp_path / "x.parquet", no_image), {}, "no image column.*imageurl"),
-        (write(tmp_path / "y.parquet", null_image), {}, "sample '7' .*no picture"),
-        (write(tmp_path / "z.parquet", lost_image), {}, "no picture at .*no.jpg"),
+        (write(tmp_path / "y.parquet", null_image), {}, "sample '7' .*no image"),
+        (write(tmp_path / "z.parquet", lost_image), {}, "no image at .*no.jpg"),
     ]
     for source, options, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -145,14 +145,14 @@ def test_real_photos_load():
     assert len(samples) == 61
     assert len({sample.group for sample in samples}) == 23
     assert samples[0].id == "24-WG02"
-    assert max(samples[0].pictures()[0].size) <= 512
+    assert max(samples[0].open_images()[0].size) <= 512
 
 
-def test_conversations_are_loaded_with_their_pictures_or_without(tmp_path: Path) -> None:
+def test_conversations_are_loaded_with_their_images_or_without(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A hat."}]
-    pictures = [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}]
+    images = [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}]
     rows = [
-        {"id": "a", "images": pictures, "messages": said},
+        {"id": "a", "images": images, "messages": said},
         {"id": "b", "images": [], "messages": said[1:]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
@@ -164,7 +164,7 @@ def test_conversations_are_loaded_with_their_pictures_or_without(tmp_path: Path)
 
 
 def test_samples_of_one_id_are_told_apart(tmp_path):
-    picture = {"bytes": b"x", "path": None}
-    rows = [{"image": picture, "id": id} for id in ("A", "B", "A", "A (2)", "A")]
+    image = {"bytes": b"x", "path": None}
+    rows = [{"image": image, "id": id} for id in ("A", "B", "A", "A (2)", "A")]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000.parquet")
     assert [s.id for s in load_samples(tmp_path)] == ["A", "B", "A (2)", "A (2) (2)", "A (3)"]

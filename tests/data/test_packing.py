@@ -9,22 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collate import IGNORED, AnswerCollator, select_answers
+from phi_vision.data.collator import IGNORED, AnswerCollator, select_answers
 from phi_vision.data.packing import (
     collate_packs,
     original_context,
     pack_samples,
     refuse_both_sides,
 )
-from phi_vision.data.sample import Sample
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_config, load_processor
 
 
-def make_samples(names: Sequence[str], pictures: int = 0) -> list[Sample]:
+def make_samples(names: Sequence[str], count: int = 0) -> list[Sample]:
     encoded = io.BytesIO()
     Image.new("RGB", (60, 40), "navy").save(encoded, "PNG")
-    images = (encoded.getvalue(),) * pictures
+    images = (encoded.getvalue(),) * count
     record = {"category3_code": "TIES", "full_price": 9.5}
     return [Sample(id=n, group=n, images=images, record={"title": n, **record}) for n in names]
 
@@ -74,7 +74,7 @@ def test_neighbours_of_one_length_are_parted() -> None:
     packs = pack_samples(samples, [10] * 100, 40, split_at=4096)
     assert len(packs) == 25
     whole = sum(int(row[3].id) - int(row[0].id) == 3 for row in packs)
-    assert whole == 0, "four neighbours of the catalogue in one row"
+    assert whole == 0, "four neighbours of the catalog in one row"
 
 
 def test_sides_of_the_original_context_share_no_row() -> None:
@@ -117,14 +117,14 @@ def test_a_packed_row_is_its_samples_one_after_another(collator: AnswerCollator)
     assert batch["position_ids"].tolist() == expected
 
 
-def test_pictures_keep_the_order_of_the_rows(collator: AnswerCollator) -> None:
+def test_images_keep_the_order_of_the_rows(collator: AnswerCollator) -> None:
     one, two, none = (*make_samples(["one"], 1), *make_samples(["two"], 2), *make_samples(["no"]))
     batch = collate_packs(collator, [(one, none), (two,)])
     apart = collator([one, none, two])
     assert torch.equal(batch["pixel_values"], apart["pixel_values"])
     assert torch.equal(batch["image_sizes"], apart["image_sizes"])
-    is_picture = batch["input_ids"] == collator.processor.image_token_id
-    assert is_picture.sum(dim=1).tolist() == [13, 26]
+    is_image = batch["input_ids"] == collator.processor.image_token_id
+    assert is_image.sum(dim=1).tolist() == [13, 26]
 
 
 def test_no_label_crosses_the_border_between_samples(collator: AnswerCollator) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collate import AnswerCollator
-from phi_vision.data.pairs import check_pairs, collate_pairs, tokenize_rejected
-from phi_vision.data.sample import Message, Sample
+from phi_vision.data.collator import AnswerCollator
+from phi_vision.data.preference_collator import check_pairs, collate_pairs, tokenize_rejected
+from phi_vision.data.samples import Message, Sample
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.model.checkpoint import load_processor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -24,9 +24,9 @@ def draw(width: int, height: int) -> bytes:
     return encoded.getvalue()
 
 
-def sample(name: str, *pictures: bytes, rejected: str = WRONG) -> Sample:
+def sample(name: str, *images: bytes, rejected: str = WRONG) -> Sample:
     record = {"title": f"Coat {name}", "category3_code": "COATS", "full_price": 390.0}
-    return Sample(id=name, group=name, images=pictures, record=record, rejected=rejected)
+    return Sample(id=name, group=name, images=images, record=record, rejected=rejected)
 
 
 def conversation(*turns: tuple[str, str], rejected: str) -> Sample:
@@ -73,7 +73,7 @@ def test_both_rows_of_a_pair_have_the_prompt_of_inference(collator, samples):
     for place, each in enumerate(samples):
         asked = collator.processor(
             text=PRODUCT.prompt(collator.processor, len(each.images)),
-            images=each.pictures() or None,
+            images=each.open_images() or None,
         )["input_ids"][0]
         for row in (place, place + 3):
             start = int(pairs["completion_mask"][row].argmax())
@@ -95,7 +95,7 @@ def test_image_tokens_stand_at_the_same_places_on_both_sides(collator, samples):
     assert torch.equal(right, wrong)
 
 
-def test_a_picture_is_in_the_batch_once(collator, samples):
+def test_a_image_is_in_the_batch_once(collator, samples):
     pairs, rows = collate_pairs(collator, samples), collator(samples)
     assert torch.equal(pairs["shared_pixel_values"], rows["pixel_values"])
     assert torch.equal(pairs["shared_image_sizes"], rows["image_sizes"])

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from phi_vision.data.public_addresses import PrivateAddressError, guarded_socket, is_public
+from phi_vision.io.ssrf import PrivateAddressError, guarded_socket, is_public
 
 # fmt: off
 PUBLIC = [

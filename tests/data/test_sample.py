@@ -1,4 +1,4 @@
-"""Decoding pictures."""
+"""Decoding images."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phi_vision.data.sample import Sample, open_picture
+from phi_vision.data.samples import Sample, open_image
 
 
 def encoded(size=(6, 4), *, format="PNG", mode="RGB", orientation=None) -> bytes:
@@ -22,30 +22,30 @@ def sample_of(*images: bytes) -> Sample:
     return Sample(id="A-red", group="A", images=images, record={})
 
 
-def test_pictures_come_in_order_and_in_their_own_mode():
-    first, second = sample_of(encoded((6, 4)), encoded((3, 9), mode="L")).pictures()
+def test_images_come_in_order_and_in_their_own_mode():
+    first, second = sample_of(encoded((6, 4)), encoded((3, 9), mode="L")).open_images()
     assert (first.size, first.mode) == ((6, 4), "RGB")
     assert (second.size, second.mode) == ((3, 9), "L")
 
 
 def test_exif_orientation_is_applied():
-    assert open_picture(encoded((6, 4), format="JPEG")).size == (6, 4)
-    assert open_picture(encoded((6, 4), format="JPEG", orientation=6)).size == (4, 6)
+    assert open_image(encoded((6, 4), format="JPEG")).size == (6, 4)
+    assert open_image(encoded((6, 4), format="JPEG", orientation=6)).size == (4, 6)
 
 
-def test_a_picture_of_one_by_5000_pixels_opens(tmp_path: Path):
+def test_a_image_of_one_by_5000_pixels_opens(tmp_path: Path):
     (tmp_path / "thin.png").write_bytes(encoded((1, 5000)))
-    assert open_picture(tmp_path / "thin.png").size == (1, 5000)
+    assert open_image(tmp_path / "thin.png").size == (1, 5000)
 
 
 @pytest.mark.parametrize("broken", [b"", b"<html>not found</html>", encoded((200, 200))[:60]])
-def test_an_unreadable_picture_names_the_sample(broken):
-    with pytest.raises(ValueError, match="sample 'A-red', picture 2: cannot read a picture from"):
-        sample_of(encoded(), broken).pictures()
+def test_an_unreadable_image_names_the_sample(broken):
+    with pytest.raises(ValueError, match="sample 'A-red', image 2: cannot read an image from"):
+        sample_of(encoded(), broken).open_images()
 
 
 def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no picture at .*gone.png: found nothing there"):
-        open_picture(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"no image at .*gone.png: found nothing there"):
+        open_image(tmp_path / "gone.png")
     with pytest.raises(ValueError, match="found a folder there"):
-        open_picture(tmp_path)
+        open_image(tmp_path)

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phi_vision.data.loading import load_samples
-from phi_vision.data.sample import Message, Sample
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.samples import Message, Sample
 
-PICTURE = {"bytes": b"jpeg", "path": None}
+IMAGE = {"bytes": b"jpeg", "path": None}
 ASKED = [{"role": "user", "content": "What is it?"}]
 RIGHT = [{"role": "assistant", "content": "A hat."}]
 WRONG = [{"role": "assistant", "content": "A bag."}]
@@ -22,11 +22,11 @@ def load(folder: Path, **row: object) -> Sample:
 
 
 def test_a_rejected_answer_is_no_field_of_the_record(tmp_path):
-    sample = load(tmp_path, image=PICTURE, title="Hat", rejected="Product: Bag")
+    sample = load(tmp_path, image=IMAGE, title="Hat", rejected="Product: Bag")
     assert sample.rejected == "Product: Bag"
     assert sample.record == {"title": "Hat"}
-    assert load(tmp_path, image=PICTURE, title="Hat").rejected == ""
-    assert load(tmp_path, image=PICTURE, title="Hat", rejected=None).rejected == ""
+    assert load(tmp_path, image=IMAGE, title="Hat").rejected == ""
+    assert load(tmp_path, image=IMAGE, title="Hat", rejected=None).rejected == ""
 
 
 @pytest.mark.parametrize(
@@ -38,28 +38,28 @@ def test_a_rejected_answer_is_no_field_of_the_record(tmp_path):
     ],
 )
 def test_preferences_of_trl_become_a_conversation(tmp_path, row):
-    sample = load(tmp_path, images=[PICTURE], id="a", **row)
+    sample = load(tmp_path, images=[IMAGE], id="a", **row)
     assert sample.messages == (Message("user", "What is it?"), Message("assistant", "A hat."))
     assert sample.rejected == "A bag."
     assert sample.images == (b"jpeg",)
     assert sample.record == {"id": "a"}
 
 
-def test_pictures_among_the_words_are_marked(tmp_path):
+def test_images_among_the_words_are_marked(tmp_path):
     parts = [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]
     asked = [{"role": "user", "content": parts}]
-    sample = load(tmp_path, image=PICTURE, prompt=asked, chosen="A hat.", rejected="A bag.")
+    sample = load(tmp_path, image=IMAGE, prompt=asked, chosen="A hat.", rejected="A bag.")
     assert sample.messages[0].content == "<image>\nWhat is it?"
 
 
 def test_answers_to_different_prompts_are_refused(tmp_path):
     other = [{"role": "user", "content": "What else?"}]
     with pytest.raises(ValueError, match=r"'0' in .*no two answers to one prompt.*the last turn"):
-        load(tmp_path, image=PICTURE, chosen=ASKED + RIGHT, rejected=other + WRONG)
+        load(tmp_path, image=IMAGE, chosen=ASKED + RIGHT, rejected=other + WRONG)
     with pytest.raises(ValueError, match="no two answers to one prompt"):
-        load(tmp_path, image=PICTURE, chosen=ASKED, rejected=ASKED)
+        load(tmp_path, image=IMAGE, chosen=ASKED, rejected=ASKED)
 
 
 def test_what_is_neither_text_nor_turns_is_refused(tmp_path):
     with pytest.raises(ValueError, match="its preference holds 7; write a text"):
-        load(tmp_path, image=PICTURE, prompt="What?", chosen=7, rejected=8)
+        load(tmp_path, image=IMAGE, prompt="What?", chosen=7, rejected=8)

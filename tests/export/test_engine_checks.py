@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from phi_vision.deploy.onnx_model import GENAI_FILE
-from phi_vision.export.engines import ENGINES, check
-from phi_vision.export.engines_folder import Finding, lacking, read_header, some
-from phi_vision.export.engines_weights import expected_shapes
-from phi_vision.export.shards import INDEX
+from phi_vision.export.compatibility import ENGINES, check
+from phi_vision.export.compatibility_folder import Finding, lacking, read_header, some
+from phi_vision.export.compatibility_weights import expected_shapes
+from phi_vision.export.weight_shards import INDEX
+from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 
 def save_whole(checkpoint: Path, folder: Path) -> Path:
-    """Write what an export writes: weights in shards, words, pictures, and the code."""
+    """Write what an export writes: weights in shards, words, images, and the code."""
     model, processor = load_model(checkpoint)
     processor.image_processor.pad_crops = True
     model.save_pretrained(folder, max_shard_size="300KB")

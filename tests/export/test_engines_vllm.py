@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
 from phi_vision.data.template import PRODUCT
-from phi_vision.deploy.predict import Predictor
-from phi_vision.export import engines
+from phi_vision.export import compatibility as engines
+from phi_vision.inference.local import Predictor
 from phi_vision.model import modeling_phi3_v
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
@@ -44,19 +44,19 @@ def processor(folder: Path) -> Phi3VProcessor:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     noise = torch.randint(0, 256, (20, 24, 3), generator=torch.Generator().manual_seed(0))
-    picture = Image.fromarray(noise.to(torch.uint8).numpy())
-    return [picture.resize((60, 50)), picture.resize((30, 200))]
+    image = Image.fromarray(noise.to(torch.uint8).numpy())
+    return [image.resize((60, 50)), image.resize((30, 200))]
 
 
-def test_pictures_are_processed_beside_a_dummy_text_of_tags(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_images_are_processed_beside_a_dummy_text_of_tags(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     text = "".join(processor.img_tokens[:2])
     assert text == "<|image_1|><|image_2|>"
-    made = processor(text=text, images=pictures, truncation=False, return_tensors="pt")
-    # A row for a picture, so that rows can be cached, and joined with those of other requests.
+    made = processor(text=text, images=images, truncation=False, return_tensors="pt")
+    # A row for an image, so that rows can be cached, and joined with those of other requests.
     assert made["pixel_values"].shape == (2, 5, 3, 56, 56)
     assert made["image_sizes"].tolist() == [[112, 112], [224, 56]]
 
@@ -70,7 +70,7 @@ def test_tokens_are_counted_by_size_alone(processor: Phi3VProcessor, size: tuple
 
 
 @pytest.mark.parametrize("num_crops", [1, 4, 16])
-def test_the_longest_picture_of_vllms_memory_test_can_be_cut(num_crops: int) -> None:
+def test_the_longest_image_of_vllms_memory_test_can_be_cut(num_crops: int) -> None:
     crops = Phi3VImageProcessor(num_crops=num_crops, pad_crops=True)
     made = crops(Image.new("RGB", (50, 8000)), return_tensors="pt")
     assert made["pixel_values"].shape == (1, num_crops + 1, 3, 336, 336)
@@ -79,18 +79,18 @@ def test_the_longest_picture_of_vllms_memory_test_can_be_cut(num_crops: int) -> 
 
 
 def test_a_text_laid_out_by_vllm_is_the_text_of_the_processor(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     """vLLM tokenizes what stands between tags piece by piece, and writes placeholders between."""
     chunks = re.split(r"<\|image_\d+\|>", QUESTION)
     ids: list[int] = []
     for place, chunk in enumerate(chunks):
         ids += processor.tokenizer(chunk).input_ids
-        if place < len(pictures):
-            width, height = pictures[place].size
+        if place < len(images):
+            width, height = images[place].size
             count = processor.calc_num_image_tokens_from_image_size(width=width, height=height)
             ids += [processor.image_token_id] * count
-    made = processor(text=QUESTION, images=pictures)
+    made = processor(text=QUESTION, images=images)
     assert made["input_ids"] == [ids]
 
 
@@ -102,13 +102,13 @@ def test_tags_look_the_same_alone_and_in_a_text(processor: Phi3VProcessor) -> No
 
 
 def test_num_crops_given_to_the_server_holds_for_cutting_and_counting(
-    folder: Path, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
+    folder: Path, images: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As vLLM does it with --mm-processor-kwargs: when loading, and again in the call."""
     loaded = AutoProcessor.from_pretrained(folder, num_crops=2)
     made = loaded(
         text="<|image_1|>",
-        images=pictures[:1],
+        images=images[:1],
         num_crops=2,
         truncation=False,
         return_tensors="pt",
@@ -126,7 +126,7 @@ def test_padding_can_be_asked_for_where_a_folder_does_not(tiny_checkpoint: Path)
     assert plain(Image.new("RGB", (9, 9)), return_tensors="pt")["pixel_values"].ndim == 4
 
 
-def test_a_chat_becomes_numbered_tags_in_the_order_of_the_pictures(
+def test_a_chat_becomes_numbered_tags_in_the_order_of_the_images(
     processor: Phi3VProcessor,
 ) -> None:
     blocks = [{"type": "image"}, {"type": "text", "text": "One. "}, {"type": "image"}]
@@ -139,10 +139,10 @@ def test_a_chat_becomes_numbered_tags_in_the_order_of_the_pictures(
 
 
 def test_padded_crops_give_the_features_of_the_others_bit_for_bit(
-    folder: Path, pictures: list[Image.Image]
+    folder: Path, images: list[Image.Image]
 ) -> None:
     model, processor = load_model(folder)
-    both = [processor.image_processor(pictures, pad_crops=padded) for padded in (False, True)]
+    both = [processor.image_processor(images, pad_crops=padded) for padded in (False, True)]
     with torch.no_grad():
         flat, padded = (
             model.get_image_features(made["pixel_values"], made["image_sizes"]).pooler_output
@@ -152,9 +152,9 @@ def test_padded_crops_give_the_features_of_the_others_bit_for_bit(
     assert all(torch.equal(a, b) for a, b in zip(flat, padded, strict=True))
 
 
-def test_padding_crops_are_zeros_behind_the_others(pictures: list[Image.Image]) -> None:
+def test_padding_crops_are_zeros_behind_the_others(images: list[Image.Image]) -> None:
     crops = Phi3VImageProcessor(num_crops=4, crop_size=56, num_img_tokens=4)
-    square = pictures[0].resize((56, 56))
+    square = images[0].resize((56, 56))
     wide = square.resize((112, 56))
     flat = crops(wide, return_tensors="pt", num_crops=2)["pixel_values"]
     padded = crops(wide, return_tensors="pt", num_crops=3, pad_crops=True)["pixel_values"][0]
@@ -164,11 +164,11 @@ def test_padding_crops_are_zeros_behind_the_others(pictures: list[Image.Image]) 
 
 
 def test_our_rooms_join_crops_whatever_the_folder_asks_for(
-    folder: Path, pictures: list[Image.Image]
+    folder: Path, images: list[Image.Image]
 ) -> None:
     assert not load_processor(folder).image_processor.pad_crops
     predictor = Predictor(folder, template=PRODUCT.name, device="cpu", dtype=torch.float32)
-    assert len(predictor.predict(pictures)) == 2
+    assert len(predictor.predict(images)) == 2
 
 
 # Code that travels must run on the transformers that vLLM has, not only on ours.

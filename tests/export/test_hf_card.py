@@ -7,7 +7,7 @@ import yaml
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.export.model_card import Form, licence_of, write_card
-from phi_vision.export.proof import Proof
+from phi_vision.export.verify import Proof
 
 PROVEN = Proof(samples=4, same_answers=4, tokens=96, largest_difference=2e-5, allowed=1e-3)
 FORM = Form(library="transformers", holds="Whole weights.", use="Ask it.")

@@ -16,12 +16,12 @@ from toy_adapters import write_adapter
 from transformers import GenerationConfig
 
 import phi_vision
-from phi_vision.data.loading import load_samples
+from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import PRODUCT, find_template
-from phi_vision.export.hf_folder import export_hf
+from phi_vision.export.hf import export_hf
 from phi_vision.model.checkpoint import load_config, load_model, load_processor
-from phi_vision.train.recipes import Recipe
-from phi_vision.train.trainer import train
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
 TESTS = Path(__file__).parents[1]
@@ -209,14 +209,14 @@ def test_a_run_that_bears_the_name_of_its_base_is_exported(
 def test_the_cards_own_code_answers_alike_on_a_machine_without_phi_vision(
     exported: Path, products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_samples(products)[0].pictures()[0].save(exported / "photo.jpg")
+    load_samples(products)[0].open_images()[0].save(exported / "photo.jpg")
     (code,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     command = [sys.executable, "-c", FAR_FROM_HOME + code]
     ran = subprocess.run(command, cwd=exported, capture_output=True)
     assert ran.returncode == 0, ran.stderr
     model, processor = load_model(exported)
-    picture = Image.open(exported / "photo.jpg")
-    inputs = processor(text=PRODUCT.prompt(processor), images=picture, return_tensors="pt")
+    image = Image.open(exported / "photo.jpg")
+    inputs = processor(text=PRODUCT.prompt(processor), images=image, return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=96)[0, inputs["input_ids"].shape[1] :]
     assert ran.stdout.decode().strip() == processor.decode(ids).split("<|")[0].strip()

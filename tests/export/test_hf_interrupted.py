@@ -14,10 +14,10 @@ import torch
 from small_disks import MEGABYTE, mounted
 from toy_adapters import write_adapter
 
-from phi_vision.data.whole_files import is_full_disk
-from phi_vision.export import hf_folder
-from phi_vision.export.folders import new_folder
-from phi_vision.export.hf_folder import export_hf
+from phi_vision.export import hf as hf_folder
+from phi_vision.export.hf import export_hf
+from phi_vision.export.new_folder import new_folder
+from phi_vision.io.atomic import is_full_disk
 from phi_vision.model.checkpoint import load_model
 
 

@@ -11,11 +11,11 @@ import yaml
 from toy_adapters import write_adapter
 from toy_products import product_rows
 
-from phi_vision.data.loading import load_samples, split_by_group
+from phi_vision.data.dataset import load_samples, split_by_group
 from phi_vision.data.template import PRODUCT
-from phi_vision.export.proof import Proof, compare, is_torn, observe, proof_samples
+from phi_vision.export.verify import Proof, compare, is_torn, observe, proof_samples
+from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_model
-from phi_vision.model.question import Answered
 
 
 def proof(**changes: object) -> Proof:
@@ -69,7 +69,7 @@ def test_other_data_with_a_test_split_needs_no_groups(products: Path, tmp_path: 
     assert len(proof_samples(run, data, 2)[0]) == 2
 
 
-def test_a_run_that_never_saw_pictures_is_asked_without(products: Path, tmp_path: Path) -> None:
+def test_a_run_that_never_saw_images_is_asked_without(products: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data=str(products), withhold_images=True)
     samples, _ = proof_samples(run, None, 1)
     assert samples[0].images == ()
@@ -147,9 +147,9 @@ def test_a_proof_says_what_was_compared() -> None:
     assert proof(samples=0).words() == "not verified: no sample was asked about"
 
 
-def said(text: str, ends: tuple[int, ...], *probabilities: float) -> Answered:
+def said(text: str, ends: tuple[int, ...], *probabilities: float) -> Generation:
     logprobs = tuple(math.log(probability) for probability in probabilities)
-    return Answered(text=text, ends=ends, logprobs=logprobs, ended="stop", prompt_tokens=1)
+    return Generation(text=text, ends=ends, logprobs=logprobs, ended="stop", prompt_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,6 @@ def said(text: str, ends: tuple[int, ...], *probabilities: float) -> Answered:
     ],
 )
 def test_rounding_may_turn_an_answer_only_where_two_words_are_as_likely(
-    before: Answered, after: Answered, torn: bool
+    before: Generation, after: Generation, torn: bool
 ) -> None:
     assert is_torn(before, after, 0.01) is torn

@@ -17,21 +17,21 @@ pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'"
 
 from peft import LoraConfig, get_peft_model
 
-from phi_vision.data.reply import field_confidence
-from phi_vision.data.sample import Sample
+from phi_vision.data.prediction import field_confidence
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, write_template
-from phi_vision.deploy import onnx_model
-from phi_vision.deploy.onnx_model import GENAI_FILE, OnnxModel
-from phi_vision.deploy.predict import Predictor
-from phi_vision.export import onnx_folder
+from phi_vision.export import onnx as onnx_folder
+from phi_vision.export.onnx import export_onnx, merge, write_onnx
 from phi_vision.export.onnx_decoder import TEXT_FILE, decoder_config, write_plain_checkpoint
-from phi_vision.export.onnx_folder import export_onnx, merge, write_onnx
 from phi_vision.export.onnx_graphs import VisionGraph, WordGraph
-from phi_vision.model.answering import Generates, answer
+from phi_vision.generation.generate import Generates, answer
+from phi_vision.generation.request import Generation, GenerationRequest
+from phi_vision.inference import onnx_predictor as onnx_model
+from phi_vision.inference.local import Predictor
+from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.model.question import Answered, Question
 
 Loaded = tuple[Phi3VForCausalLM, Phi3VProcessor]
 
@@ -56,18 +56,18 @@ PRICE: /[1-9][0-9]{1,3}\.0/
 
 def product(shade: int, size: tuple[int, int]) -> Image.Image:
     """A coloured rectangle on white: enough for the small checkpoint to name something."""
-    picture = Image.new("RGB", size, "white")
+    image = Image.new("RGB", size, "white")
     width, height = size
     color = (shade, 255 - shade, shade // 2)
-    picture.paste(color, (width // 4, height // 6, 3 * width // 4, 5 * height // 6))
-    return picture
+    image.paste(color, (width // 4, height // 6, 3 * width // 4, 5 * height // 6))
+    return image
 
 
-def sample(name: str, *pictures: Image.Image) -> Sample:
+def sample(name: str, *shown: Image.Image) -> Sample:
     images = []
-    for picture in pictures:
+    for image in shown:
         encoded = BytesIO()
-        picture.save(encoded, "PNG")
+        image.save(encoded, "PNG")
         images.append(encoded.getvalue())
     return Sample(id=name, group=name, images=tuple(images), record={})
 
@@ -106,20 +106,20 @@ def graphs(folder: Path) -> OnnxModel:
     return OnnxModel(folder)
 
 
-def question(processor: Phi3VProcessor, about: Sample, **settings: object) -> Question:
-    pictures = tuple(about.pictures())
-    prompt = TEMPLATE.prompt(processor, images=len(pictures))
-    return Question(prompt=prompt, images=pictures, **settings)  # type: ignore[arg-type]
+def question(processor: Phi3VProcessor, about: Sample, **settings: object) -> GenerationRequest:
+    images = tuple(about.open_images())
+    prompt = TEMPLATE.prompt(processor, images=len(images))
+    return GenerationRequest(prompt=prompt, images=images, **settings)  # type: ignore[arg-type]
 
 
 def ask(
     model: Generates, processor: Phi3VProcessor, *, batch_size: int = 4, **settings: object
-) -> list[Answered]:
+) -> list[Generation]:
     questions = [question(processor, about, **settings) for about in SAMPLES]
     return answer(model, processor, questions, batch_size=batch_size)
 
 
-def assert_same(found: list[Answered], expected: list[Answered]) -> None:
+def assert_same(found: list[Generation], expected: list[Generation]) -> None:
     assert [each.text for each in found] == [each.text for each in expected]
     assert [each.ends for each in found] == [each.ends for each in expected]
     for one, other in zip(found, expected, strict=True):
@@ -141,7 +141,7 @@ def test_graphs_answer_like_the_model_under_a_grammar(loaded: Loaded, graphs: On
 
 
 @pytest.mark.parametrize(("num_crops", "longest"), [(4, 213), (16, 609)])
-def test_graphs_answer_like_the_model_whatever_number_of_crops_a_picture_has(
+def test_graphs_answer_like_the_model_whatever_number_of_crops_a_image_has(
     loaded: Loaded, graphs: OnnxModel, num_crops: int, longest: int
 ) -> None:
     cutter = copy.deepcopy(loaded[1].image_processor)
@@ -155,7 +155,7 @@ def test_graphs_answer_like_the_model_whatever_number_of_crops_a_picture_has(
 def test_rows_of_a_batch_are_drawn_stopped_cut_and_heard_each_in_its_own_way(
     loaded: Loaded, graphs: OnnxModel
 ) -> None:
-    def asked(heard: list[str], cancelled: list[str]) -> list[Question]:
+    def asked(heard: list[str], cancelled: list[str]) -> list[GenerationRequest]:
         def hear(piece: str) -> bool:
             heard.append(piece)
             return True
@@ -282,11 +282,11 @@ def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: 
 
 
 @pytest.mark.parametrize(
-    ("picture", "why"),
-    [(b"no picture", "cannot"), (sample("", product(0, (9000, 1))).images[0], "thick")],
+    ("image", "why"),
+    [(b"no image", "cannot"), (sample("", product(0, (9000, 1))).images[0], "thick")],
 )
-def test_a_sample_with_a_bad_picture_is_named(folder: Path, picture: bytes, why: str) -> None:
-    bad = Sample(id="coat 7", group="", images=(picture,), record={})
+def test_a_sample_with_a_bad_image_is_named(folder: Path, image: bytes, why: str) -> None:
+    bad = Sample(id="coat 7", group="", images=(image,), record={})
     with pytest.raises(ValueError, match=rf"sample 'coat 7'.*{why}"):
         list(Predictor(folder).replies([*SAMPLES, bad]))
 
@@ -305,7 +305,7 @@ def test_the_folder_is_described_for_applications_that_load_it_themselves(folder
         assert (folder / described["model"][part]["filename"]).is_file()
 
 
-def test_pictures_are_laid_out_as_the_model_does_it(loaded: Loaded) -> None:
+def test_images_are_laid_out_as_the_model_does_it(loaded: Loaded) -> None:
     embedding = loaded[0].model.vision_embed_tokens
     size = embedding.crop_size
     grids = [(2, 2), (1, 4), (1, 1), (4, 1)]
@@ -317,7 +317,7 @@ def test_pictures_are_laid_out_as_the_model_does_it(loaded: Loaded) -> None:
         assert torch.equal(VisionGraph(embedding)(padded, sizes), expected)
 
 
-def test_pictures_stand_where_ids_are_negative() -> None:
+def test_images_stand_where_ids_are_negative() -> None:
     words = nn.Embedding.from_pretrained(torch.tensor([[0.0], [1.0], [2.0]]))
     graph = WordGraph(words)
     ids = torch.tensor([[1, -1, -1], [-1, 2, 0]])

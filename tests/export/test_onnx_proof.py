@@ -10,16 +10,17 @@ import torch
 
 pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'")
 
-from phi_vision.export import onnx_decoder, onnx_folder
+from phi_vision.export import onnx as onnx_folder
+from phi_vision.export import onnx_decoder
+from phi_vision.export.onnx import bytes_needed, export_onnx
 from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
-from phi_vision.export.onnx_folder import bytes_needed, export_onnx
-from phi_vision.export.onnx_proof import compare_answers
+from phi_vision.export.onnx_verify import compare_answers
+from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_config, load_model
-from phi_vision.model.question import Answered
 
 
-def said(text: str, ends: list[int], logprobs: list[float]) -> Answered:
-    return Answered(text, tuple(ends), tuple(logprobs))
+def said(text: str, ends: list[int], logprobs: list[float]) -> Generation:
+    return Generation(text, tuple(ends), tuple(logprobs))
 
 
 COAT = said("Wool Coat", [4, 9, 9], [-0.1, -0.6, -0.1])

@@ -45,7 +45,7 @@ class Case:
     def expected(self) -> dict[str, torch.Tensor]:
         return load_file(self.folder / "expected.safetensors")
 
-    def pictures(self) -> list[Image.Image]:
+    def open_images(self) -> list[Image.Image]:
         samples = self.facts.get("samples", [self.facts])
         return [Image.open(self.folder / entry["file"]) for s in samples for entry in s["images"]]
 
@@ -53,11 +53,11 @@ class Case:
         return Phi3VImageProcessor(num_crops=self.facts["num_crops"])
 
     def pixels(self) -> dict[str, torch.Tensor]:
-        """Give `pixel_values` and `image_sizes`, or nothing for a case without pictures."""
-        pictures = self.pictures()
-        if not pictures:
+        """Give `pixel_values` and `image_sizes`, or nothing for a case without images."""
+        images = self.open_images()
+        if not images:
             return {}
-        made = self.image_processor()(pictures, return_tensors="pt")
+        made = self.image_processor()(images, return_tensors="pt")
         return {name: made[name] for name in ("pixel_values", "image_sizes")}
 
     def model(self, attention: str = "eager") -> Phi3VForCausalLM:
@@ -114,5 +114,5 @@ def official(version: str) -> Path:
 _CASES = [read_case(folder.name) for folder in sorted((GOLDEN / "cases").iterdir())]
 SINGLE = [case for case in _CASES if "samples" not in case.facts]
 BATCHES = [case for case in _CASES if "samples" in case.facts]
-WITH_PICTURES = [case for case in SINGLE if case.facts["images"]]
+WITH_IMAGES = [case for case in SINGLE if case.facts["images"]]
 CROSSING = [case for case in SINGLE if "_cross_" in case.name]

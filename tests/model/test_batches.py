@@ -46,14 +46,14 @@ def test_rows_of_a_batch_equal_the_rows_alone(
             torch.testing.assert_close(real, model(**alone).logits[0], **SAME)
 
 
-def test_a_row_depends_on_its_own_pictures_only(
+def test_a_row_depends_on_its_own_images_only(
     model: Phi3VForCausalLM, batch_of_rows: Callable[[str], Inputs]
 ) -> None:
     batch = batch_of_rows("right")
     with torch.no_grad():
         before = model(**batch).logits
         batch["pixel_values"] = batch["pixel_values"].clone()
-        batch["pixel_values"][:5] = 0.5  # the first row's picture: a global view and 2 x 2 crops
+        batch["pixel_values"][:5] = 0.5  # the first row's image: a global view and 2 x 2 crops
         after = model(**batch).logits
     assert (before[0] - after[0]).abs().max() > 0.1
     torch.testing.assert_close(before[1:], after[1:], **SAME)
@@ -141,7 +141,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(
 
 
 def pad_as_officially(inputs: Inputs, slots: int) -> Inputs:
-    """Turn ragged crops into the official `(pictures, slots, 3, S, S)` with zeros at the end."""
+    """Turn ragged crops into the official `(images, slots, 3, S, S)` with zeros at the end."""
     counts = [(h // 56) * (w // 56) + 1 for h, w in inputs["image_sizes"].tolist()]
     pieces = inputs["pixel_values"].split(counts)
     padded = torch.zeros(len(pieces), slots, *inputs["pixel_values"].shape[1:])
@@ -208,7 +208,7 @@ def test_rows_packed_by_restarting_positions_equal_the_rows_alone(
 
 
 def test_the_callers_inputs_stay_as_they_are(model: Phi3VForCausalLM, rows: list[Inputs]) -> None:
-    """Phi-3's official code overwrites the placeholders, so that a second call sees no picture."""
+    """Phi-3's official code overwrites the placeholders, so that a second call sees no image."""
     before = {name: values.clone() for name, values in rows[1].items()}
     with torch.no_grad():
         first, second = model(**rows[1]).logits, model(**rows[1]).logits
@@ -233,7 +233,7 @@ def test_a_bfloat16_model_with_a_float32_projection_works(
 def test_pixel_values_without_image_sizes_are_refused(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
-    """The official code ignores the picture."""
+    """The official code ignores the image."""
     inputs = {name: values for name, values in rows[0].items() if name != "image_sizes"}
     with pytest.raises(ValueError, match="pixel_values came without image_sizes"):
         model(**inputs)
@@ -241,7 +241,7 @@ def test_pixel_values_without_image_sizes_are_refused(
         model.generate(**inputs, max_new_tokens=1)
 
 
-def test_placeholders_without_pictures_are_refused(
+def test_placeholders_without_images_are_refused(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     ids, mask = rows[0]["input_ids"], rows[0]["attention_mask"]
@@ -252,7 +252,7 @@ def test_placeholders_without_pictures_are_refused(
         model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1)
 
 
-def test_a_text_cut_through_a_picture_is_refused_with_both_counts(
+def test_a_text_cut_through_a_image_is_refused_with_both_counts(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     cut = rows[0] | {name: rows[0][name][:, :20] for name in ("input_ids", "attention_mask")}
@@ -267,10 +267,10 @@ def test_crops_that_do_not_fit_image_sizes_are_refused(
         model(**rows[0] | {"pixel_values": rows[0]["pixel_values"][1:]})
 
 
-def test_pictures_beside_bare_embeddings_are_refused(
+def test_images_beside_bare_embeddings_are_refused(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
-    """The official code ignores the picture."""
+    """The official code ignores the image."""
     embeds = model.get_input_embeddings()(rows[0]["input_ids"])
     inputs = {name: values for name, values in rows[0].items() if name != "input_ids"}
     with pytest.raises(ValueError, match="without input_ids"):

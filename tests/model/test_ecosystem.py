@@ -50,9 +50,9 @@ def ask(tiny_checkpoint: Path) -> Any:
     return pipeline("image-text-to-text", model=str(tiny_checkpoint))
 
 
-def chat(picture: Any) -> list[dict[str, Any]]:
-    kind = "image" if isinstance(picture, PILImage.Image) else "path"
-    content = [{"type": "image", kind: picture}, {"type": "text", "text": "What is it?"}]
+def chat(image: Any) -> list[dict[str, Any]]:
+    kind = "image" if isinstance(image, PILImage.Image) else "path"
+    content = [{"type": "image", kind: image}, {"type": "text", "text": "What is it?"}]
     return [{"role": "user", "content": content}]
 
 
@@ -60,21 +60,21 @@ def answer_to(found: Any) -> str:
     return str(found["generated_text"][-1]["content"])
 
 
-def test_a_pipeline_answers_a_chat_about_a_picture_or_its_path(
-    ask: Any, pictures: list[PILImage.Image], tmp_path: Path
+def test_a_pipeline_answers_a_chat_about_a_image_or_its_path(
+    ask: Any, images: list[PILImage.Image], tmp_path: Path
 ) -> None:
-    pictures[0].save(tmp_path / "photo.png")
+    images[0].save(tmp_path / "photo.png")
     options = {"max_new_tokens": 6, "do_sample": False}
-    from_picture = ask(text=chat(pictures[0]), generate_kwargs=options)[0]
+    from_image = ask(text=chat(images[0]), generate_kwargs=options)[0]
     from_path = ask(text=chat(str(tmp_path / "photo.png")), generate_kwargs=options)[0]
-    assert answer_to(from_picture) == answer_to(from_path)
-    assert from_picture["generated_text"][-1]["role"] == "assistant"
+    assert answer_to(from_image) == answer_to(from_path)
+    assert from_image["generated_text"][-1]["role"] == "assistant"
 
 
 def test_a_pipeline_gives_the_same_answers_in_batches(
-    ask: Any, pictures: list[PILImage.Image]
+    ask: Any, images: list[PILImage.Image]
 ) -> None:
-    chats = [chat(picture) for picture in pictures]
+    chats = [chat(image) for image in images]
     chats[1][0]["content"][1]["text"] = "And this, which needs a somewhat longer question?"
     options = {"max_new_tokens": 6, "do_sample": False}
     alone = [answer_to(ask(text=one, generate_kwargs=options)[0]) for one in chats]
@@ -85,7 +85,7 @@ def test_a_pipeline_gives_the_same_answers_in_batches(
 # TRL
 
 
-def examples(form: str, pictures: list[PILImage.Image]) -> Dataset:
+def examples(form: str, images: list[PILImage.Image]) -> Dataset:
     """Make a two-row dataset, as `messages` or as `prompt` and `completion`."""
     asked = {"role": "user", "content": "What is it?"}
     said = {"role": "assistant", "content": "A coat, 390.0"}
@@ -94,17 +94,17 @@ def examples(form: str, pictures: list[PILImage.Image]) -> Dataset:
         if form == "messages"
         else {"prompt": [asked], "completion": [said]}
     )
-    rows = [{"images": [picture], **words} for picture in pictures[:2]]
+    rows = [{"images": [image], **words} for image in images[:2]]
     turns = List({"role": Value("string"), "content": Value("string")})
     features = Features({"images": List(Image())} | dict.fromkeys(words, turns))
     return Dataset.from_list(rows, features=features)
 
 
 @pytest.mark.parametrize("form", ["messages", "prompt and completion"])
-def test_trl_takes_a_training_step_on_pictures(
+def test_trl_takes_a_training_step_on_images(
     model: Phi3VForCausalLM,
     processor: Phi3VProcessor,
-    pictures: list[PILImage.Image],
+    images: list[PILImage.Image],
     tmp_path: Path,
     form: str,
 ) -> None:
@@ -123,7 +123,7 @@ def test_trl_takes_a_training_step_on_pictures(
     trainer = SFTTrainer(
         model=model,
         args=settings,
-        train_dataset=examples(form, pictures),
+        train_dataset=examples(form, images),
         processing_class=processor,
     )
     result = trainer.train()
@@ -208,7 +208,7 @@ def test_a_saved_adapter_comes_back_the_same(
     assert torch.equal(logits_of(again.eval(), rows[1]), expected)
 
 
-def test_an_adapted_model_generates_about_pictures(adapted: PeftModel, rows: list[Inputs]) -> None:
+def test_an_adapted_model_generates_about_images(adapted: PeftModel, rows: list[Inputs]) -> None:
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     found = adapted.generate(**rows[1], **options)
     assert torch.equal(found, adapted.merge_and_unload().generate(**rows[1], **options))

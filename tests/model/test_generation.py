@@ -50,15 +50,15 @@ def test_generation_equals_reading_everything_afresh_each_step(
         assert tokens_after(row, model)[0] == fresh_readings(model, row, NEW)
 
 
-def test_without_a_cache_the_picture_is_seen_at_every_step(
+def test_without_a_cache_the_image_is_seen_at_every_step(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
-    """Phi-3's official code loses the picture after the first step."""
+    """Phi-3's official code loses the image after the first step."""
     for row in rows:
         assert tokens_after(row, model, use_cache=False) == tokens_after(row, model)
 
 
-def test_pictures_are_encoded_once(
+def test_images_are_encoded_once(
     model: Phi3VForCausalLM, batch_of_rows: Callable[[str], Inputs]
 ) -> None:
     runs: list[int] = []
@@ -67,15 +67,15 @@ def test_pictures_are_encoded_once(
     assert runs == [1]
 
 
-def test_beams_keep_the_pictures_of_their_row(
+def test_beams_keep_the_images_of_their_row(
     model: Phi3VForCausalLM, rows: list[Inputs], batch_of_rows: Callable[[str], Inputs]
 ) -> None:
-    """The official code repeats pictures one by one, so beams see those of other tags."""
+    """The official code repeats images one by one, so beams see those of other tags."""
     together = tokens_after(batch_of_rows("left"), model, num_beams=3)
     assert together == [tokens_after(row, model, num_beams=3)[0] for row in rows]
 
 
-def test_several_answers_to_a_row_see_all_its_pictures(
+def test_several_answers_to_a_row_see_all_its_images(
     model: Phi3VForCausalLM, rows: list[Inputs], batch_of_rows: Callable[[str], Inputs]
 ) -> None:
     several = {"num_beams": 3, "num_return_sequences": 2}
@@ -131,9 +131,9 @@ def test_generation_stops_at_any_of_its_stop_tokens(
 # The border of the original context, 96 positions in `short_context`.
 
 
-def long_row(processor: Phi3VProcessor, pictures: list[Image.Image], length: int) -> Inputs:
-    """Make a row with two pictures that is exactly `length` long."""
-    inputs = dict(processor(text=TWO, images=pictures[:2], return_tensors="pt"))
+def long_row(processor: Phi3VProcessor, images: list[Image.Image], length: int) -> Inputs:
+    """Make a row with two images that is exactly `length` long."""
+    inputs = dict(processor(text=TWO, images=images[:2], return_tensors="pt"))
     short = length - inputs["input_ids"].shape[1]
     filler = torch.arange(300, 300 + short)[None]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], filler], dim=1)
@@ -156,11 +156,11 @@ CACHES: dict[str, dict[str, Any]] = {
 def test_generation_across_the_border_equals_reading_afresh(
     short_context: Phi3VForCausalLM,
     processor: Phi3VProcessor,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     length: int,
     cache: str,
 ) -> None:
-    inputs = long_row(processor, pictures, length)
+    inputs = long_row(processor, images, length)
     if length > 96 and cache == "filled in pieces":
         # Its first pieces would be rotated for a short text and the last for a long one.
         with pytest.raises(ValueError, match=r"past 96 tokens.*without prefill_chunk_size"):
@@ -181,9 +181,9 @@ def test_the_border_matters_to_this_toy(
     model: Phi3VForCausalLM,
     short_context: Phi3VForCausalLM,
     processor: Phi3VProcessor,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
-    before, after = (long_row(processor, pictures, length) for length in (96, 97))
+    before, after = (long_row(processor, images, length) for length in (96, 97))
     with torch.no_grad():
         within = short_context(**before).logits[0, -1]
         beyond = short_context(**after).logits[0, 95]
@@ -197,14 +197,14 @@ def test_the_border_matters_to_this_toy(
 def test_a_left_padded_batch_crosses_the_border_as_if_nothing_were_cached(
     short_context: Phi3VForCausalLM,
     processor: Phi3VProcessor,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     extra: int,
     options: dict[str, Any],
 ) -> None:
     """Padding has no positions: the border lies where the longest row's real tokens cross it."""
     pad = processor.tokenizer.pad_token_id
-    longest = long_row(processor, pictures, 92)
-    other = processor(text=ONE, images=pictures[2], return_tensors="pt")
+    longest = long_row(processor, images, 92)
+    other = processor(text=ONE, images=images[2], return_tensors="pt")
     padding = 92 + extra - other["input_ids"].shape[1]
     batch = {
         "input_ids": torch.cat(

@@ -1,4 +1,4 @@
-"""Pictures to crops: the official pixels, the sizes of 1,548 shapes, odd modes, errors."""
+"""Images to crops: the official pixels, the sizes of 1,548 shapes, odd modes, errors."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_cases import BATCHES, GOLDEN, WITH_PICTURES, Case
+from golden_cases import BATCHES, GOLDEN, WITH_IMAGES, Case
 from PIL import Image
 
 from phi_vision import Phi3VImageProcessor
@@ -15,20 +15,20 @@ from phi_vision.model.image_processing_phi3_v import pad_to_crops, resized_size
 # The official tensor and ours differ at most in the last bit of a bicubic sum.
 PIXELS = {"atol": 1e-5, "rtol": 0.0}
 HD_SIZES = json.loads((GOLDEN / "processor" / "hd_sizes.json").read_text())["rows"]
-ALL = WITH_PICTURES + BATCHES
+ALL = WITH_IMAGES + BATCHES
 GRAYS = [0, 60, 120, 180]
 
 
-def split_pictures(case: Case) -> list[torch.Tensor]:
-    """Give the crops of each picture of a case, (1 + rows * columns, 3, 336, 336)."""
-    made = case.image_processor()(case.pictures(), return_tensors="pt")
+def split_images(case: Case) -> list[torch.Tensor]:
+    """Give the crops of each image of a case, (1 + rows * columns, 3, 336, 336)."""
+    made = case.image_processor()(case.open_images(), return_tensors="pt")
     counts = [(h // 336) * (w // 336) + 1 for h, w in made["image_sizes"].tolist()]
     return list(made["pixel_values"].split(counts))
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_sizes_and_token_counts_are_the_official_ones(case: Case) -> None:
-    made = case.image_processor()(case.pictures(), return_tensors="pt")
+    made = case.image_processor()(case.open_images(), return_tensors="pt")
     expected = case.expected()
     assert made["image_sizes"].tolist() == expected["image_sizes"].tolist()
     if "num_img_tokens" in expected:
@@ -36,23 +36,23 @@ def test_sizes_and_token_counts_are_the_official_ones(case: Case) -> None:
     assert made["pixel_values"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("case", WITH_PICTURES, ids=lambda case: case.name)
-def test_the_resized_and_padded_picture_is_the_official_one_bit_for_bit(case: Case) -> None:
+@pytest.mark.parametrize("case", WITH_IMAGES, ids=lambda case: case.name)
+def test_the_resized_and_padded_image_is_the_official_one_bit_for_bit(case: Case) -> None:
     mean = torch.tensor(case.image_processor().image_mean).view(3, 1, 1)
     std = torch.tensor(case.image_processor().image_std).view(3, 1, 1)
-    for crops, checks in zip(split_pictures(case), case.facts["image_checks"], strict=True):
+    for crops, checks in zip(split_images(case), case.facts["image_checks"], strict=True):
         rows, columns = checks["crops_grid"]
         pixels = ((crops[1:] * std + mean) * 255).round().to(torch.uint8)
         pixels = pixels.reshape(rows, columns, 3, 336, 336).permute(0, 3, 1, 4, 2)
-        picture = pixels.reshape(rows * 336, columns * 336, 3).contiguous().numpy()
-        found = hashlib.sha256(picture.tobytes()).hexdigest()
+        image = pixels.reshape(rows * 336, columns * 336, 3).contiguous().numpy()
+        found = hashlib.sha256(image.tobytes()).hexdigest()
         assert found == checks["hd_image_uint8_hwc_sha256"]
 
 
-@pytest.mark.parametrize("case", WITH_PICTURES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", WITH_IMAGES, ids=lambda case: case.name)
 def test_pixel_values_are_the_official_ones_without_the_padding_crops(case: Case) -> None:
     expected = case.expected()
-    for place, crops in enumerate(split_pictures(case)):
+    for place, crops in enumerate(split_images(case)):
         local, used = crops[1:], len(crops) - 1
         sampled = local[:, :, 15::34, 15::34]
         official = expected["pixel_crops_strided"][place]
@@ -110,10 +110,10 @@ def test_padding_is_white_above_and_below_a_landscape_and_beside_a_portrait() ->
 
 
 def test_crops_come_row_by_row_after_the_global_view() -> None:
-    picture = Image.new("RGB", (672, 672))
+    image = Image.new("RGB", (672, 672))
     for gray, corner in zip(GRAYS, [(0, 0), (336, 0), (0, 336), (336, 336)], strict=True):
-        picture.paste(Image.new("RGB", (336, 336), (gray,) * 3), corner)
-    crops = Phi3VImageProcessor(num_crops=4)(picture, return_tensors="pt")["pixel_values"]
+        image.paste(Image.new("RGB", (336, 336), (gray,) * 3), corner)
+    crops = Phi3VImageProcessor(num_crops=4)(image, return_tensors="pt")["pixel_values"]
     assert crops.shape == (5, 3, 336, 336)
     red = crops[1:, 0].mean(dim=(1, 2)) * 0.26862954 + 0.48145466
     assert (red * 255).round().tolist() == GRAYS
@@ -127,21 +127,21 @@ def test_only_crops_that_show_something_are_made() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = Image.new("L", (40, 30), 200)
-    picture = Image.new(mode, (40, 30)) if mode == "I;16" else picture.convert("RGB").convert(mode)
-    made = Phi3VImageProcessor(num_crops=1)(picture, return_tensors="pt")
+    image = Image.new("L", (40, 30), 200)
+    image = Image.new(mode, (40, 30)) if mode == "I;16" else image.convert("RGB").convert(mode)
+    made = Phi3VImageProcessor(num_crops=1)(image, return_tensors="pt")
     assert made["pixel_values"].shape == (2, 3, 336, 336)
 
 
 def test_num_crops_of_one_call_wins_over_the_processors() -> None:
-    picture = Image.new("RGB", (100, 100))
+    image = Image.new("RGB", (100, 100))
     processor = Phi3VImageProcessor(num_crops=16)
-    assert processor(picture, num_crops=1, return_tensors="pt")["num_img_tokens"].tolist() == [313]
-    assert processor(picture, return_tensors="pt")["num_img_tokens"].tolist() == [2509]
+    assert processor(image, num_crops=1, return_tensors="pt")["num_img_tokens"].tolist() == [313]
+    assert processor(image, return_tensors="pt")["num_img_tokens"].tolist() == [2509]
 
 
 @pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
-def test_a_picture_too_thin_to_resize_is_refused_with_its_size(size: tuple[int, int]) -> None:
+def test_a_image_too_thin_to_resize_is_refused_with_its_size(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="5000 pixels long and 1 thick"):
         Phi3VImageProcessor(num_crops=4)(Image.new("RGB", size))
 

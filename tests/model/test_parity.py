@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import BATCHES, CROSSING, SINGLE, WITH_PICTURES, Case, as_ours
+from golden_cases import BATCHES, CROSSING, SINGLE, WITH_IMAGES, Case, as_ours
 
 LOGITS = {"atol": 1e-4, "rtol": 0.0}
 LOSS = 1e-5
@@ -164,7 +164,7 @@ def test_only_phi3_past_its_original_context_departs_from_a_fresh_reading(case: 
         assert off.abs().max() > 1.0
 
 
-@pytest.mark.parametrize("case", WITH_PICTURES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", WITH_IMAGES, ids=lambda case: case.name)
 def test_the_official_prompt_comes_back_without_usable_placeholders(case: Case) -> None:
     """Ours comes back as it was given, which every test of greedy tokens asserts."""
     returned = case.facts["gen"]["image_ids_in_returned_prompt"]
@@ -221,7 +221,7 @@ def test_a_left_padded_batch_generates_what_the_official_rows_generate(
     assert tokens == [sample["gen_single"] for sample in case.facts["samples"]]
 
 
-@pytest.mark.parametrize("case", WITH_PICTURES[::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", WITH_IMAGES[::4], ids=lambda case: case.name)
 def test_sdpa_computes_the_official_logits(case: Case) -> None:
     expected = case.expected()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Words and pictures to ids: the official ids, batches, chats, and errors that say which."""
+"""Words and images to ids: the official ids, batches, chats, and errors that say which."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ OFFICIAL_WORDS = json.loads((GOLDEN / "processor" / "tokenization.json").read_te
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def official_processor(request: pytest.FixtureRequest) -> Phi3VProcessor:
-    """A processor around an official tokenizer; a picture has 313 image tokens."""
+    """A processor around an official tokenizer; an image has 313 image tokens."""
     tokenizer = AutoTokenizer.from_pretrained(official(request.param))
     return Phi3VProcessor(Phi3VImageProcessor(num_crops=1), tokenizer)
 
@@ -30,7 +30,7 @@ def processor_for(case: Case) -> Phi3VProcessor:
 @pytest.mark.parametrize("case", SINGLE, ids=lambda case: case.name)
 def test_ids_of_every_golden_case_are_the_official_ones(case: Case) -> None:
     processor, expected = processor_for(case), case.expected()
-    shown = case.pictures() or None
+    shown = case.open_images() or None
     for text, name in (("train_text", "input_ids"), ("prompt", "prompt_input_ids")):
         made = processor(text=case.facts[text], images=shown, return_tensors="pt")
         assert made["input_ids"].tolist() == as_ours(expected[name]).tolist()
@@ -59,18 +59,18 @@ def test_words_alone_get_the_official_ids(official_processor: Phi3VProcessor) ->
         assert tokenizer(text)["input_ids"] == entry["input_ids"], text
         assert bare == entry["input_ids_no_special"], text
         if "<|image" in text:
-            continue  # a tag without its picture, an error here: see below
+            continue  # a tag without its image, an error here: see below
         once = entry["input_ids"][text.startswith("<s>") :]
         assert official_processor(text=text)["input_ids"] == [once], text
 
 
-def test_words_around_pictures_get_the_official_ids(official_processor: Phi3VProcessor) -> None:
-    picture = Image.new("RGB", (336, 336))
+def test_words_around_images_get_the_official_ids(official_processor: Phi3VProcessor) -> None:
+    image = Image.new("RGB", (336, 336))
     for entry in OFFICIAL_WORDS["with_images"]:
         expected: list[int] = []
         for run in entry["input_ids_runlength"]:
             expected += [run] if isinstance(run, int) else [IMAGE_TOKEN_ID] * run[1]
-        made = official_processor(text=entry["text"], images=[picture] * entry["num_images"])
+        made = official_processor(text=entry["text"], images=[image] * entry["num_images"])
         assert made["input_ids"] == [expected], entry["text"]
 
 
@@ -101,10 +101,10 @@ def shape(made: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(values.shape) for name, values in made.items()}
 
 
-def test_a_text_with_its_picture_gives_what_the_model_takes(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_a_text_with_its_image_gives_what_the_model_takes(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    for shown in (pictures[0], pictures[:1], [pictures[:1]]):
+    for shown in (images[0], images[:1], [images[:1]]):
         made = processor(text=ONE, images=shown, return_tensors="pt")
         length = made["input_ids"].shape[1]
         assert shape(made) == {
@@ -116,18 +116,18 @@ def test_a_text_with_its_picture_gives_what_the_model_takes(
         assert (made["input_ids"] == processor.image_token_id).sum() == (4 + 1) * 4 + 1 + 3 * 2
 
 
-def test_each_picture_ends_with_a_bos_as_in_training(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_each_image_ends_with_a_bos_as_in_training(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    ids = processor(text="<|image_1|>", images=pictures[2])["input_ids"][0]
+    ids = processor(text="<|image_1|>", images=images[2])["input_ids"][0]
     bos, placeholder = processor.tokenizer.bos_token_id, processor.image_token_id
     assert ids == [bos, *[placeholder] * 27, bos]
 
 
-def test_a_batch_takes_rows_with_any_number_of_pictures(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_a_batch_takes_rows_with_any_number_of_images(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    a, b, c = pictures
+    a, b, c = images
     made = processor(text=[ONE, TWO, NONE], images=[[a], [b, c], []], return_tensors="pt")
     alone = [
         processor(text=text, images=shown, return_tensors="pt")
@@ -150,21 +150,21 @@ def test_rows_are_padded_on_the_left_unless_asked_otherwise(processor: Phi3VProc
     assert right[0, [0, -1]].tolist() == [1, 0]
 
 
-def test_tags_out_of_order_show_the_picture_they_name(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_tags_out_of_order_show_the_image_they_name(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    """The official code shows pictures in list order, whatever the tags say."""
-    a, b = pictures[:2]
+    """The official code shows images in list order, whatever the tags say."""
+    a, b = images[:2]
     swapped = processor(text="<|image_2|> or <|image_1|>?", images=[a, b], return_tensors="pt")
     plain = processor(text="<|image_1|> or <|image_2|>?", images=[b, a], return_tensors="pt")
     assert all(torch.equal(swapped[name], plain[name]) for name in plain)
 
 
-def test_a_repeated_tag_shows_its_picture_again(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_a_repeated_tag_shows_its_image_again(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     """The official processor accepts it and the official model then fails."""
-    a, b = pictures[:2]
+    a, b = images[:2]
     text = "<|image_1|> <|image_2|> <|image_1|>"
     again = processor(text=text, images=[a, b], return_tensors="pt")
     thrice = processor(
@@ -174,58 +174,58 @@ def test_a_repeated_tag_shows_its_picture_again(
 
 
 def test_leading_zeros_and_unnumbered_tags_are_understood(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    expected = processor(text=TWO, images=pictures[:2])["input_ids"]
+    expected = processor(text=TWO, images=images[:2])["input_ids"]
     for spelled in ("<|image_0{}|>", "<|image|>"):
         text = TWO.replace("<|image_1|>", spelled.format(1)).replace(
             "<|image_2|>", spelled.format(2)
         )
-        assert processor(text=text, images=pictures[:2])["input_ids"] == expected
+        assert processor(text=text, images=images[:2])["input_ids"] == expected
 
 
 @pytest.mark.parametrize(
     ("text", "count", "complaint"),
     [
-        ("Look: <|image_1|>", 0, r"Text 0 shows <\|image_1\|> but was given 0 picture"),
-        ("<|image_1|> <|image_3|>", 2, r"Text 0 shows <\|image_3\|> but was given 2 picture"),
-        ("<|image_0|>", 1, r"Text 0 shows <\|image_0\|> but was given 1 picture"),
+        ("Look: <|image_1|>", 0, r"Text 0 shows <\|image_1\|> but was given 0 image"),
+        ("<|image_1|> <|image_3|>", 2, r"Text 0 shows <\|image_3\|> but was given 2 image"),
+        ("<|image_0|>", 1, r"Text 0 shows <\|image_0\|> but was given 1 image"),
         (
             "<|image_1|> alone",
             2,
-            r"given 2 picture\(s\) but never shows picture 2; write <\|image_2",
+            r"given 2 image\(s\) but never shows image 2; write <\|image_2",
         ),
-        ("no tag at all", 1, r"given 1 picture\(s\) but never shows picture 1"),
+        ("no tag at all", 1, r"given 1 image\(s\) but never shows image 1"),
         ("<|image_1|> <|image|>", 2, r"Text 0 mixes <\|image\|> with numbered tags"),
     ],
 )
-def test_a_tag_or_picture_without_the_other_is_an_error_that_says_which(
+def test_a_tag_or_image_without_the_other_is_an_error_that_says_which(
     processor: Phi3VProcessor,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     text: str,
     count: int,
     complaint: str,
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        processor(text=text, images=pictures[:count] or None)
+        processor(text=text, images=images[:count] or None)
 
 
 def test_an_error_names_the_text_of_a_batch(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     with pytest.raises(ValueError, match=r"Text 1 shows <\|image_1\|> but was given 0"):
-        processor(text=[ONE, ONE], images=[[pictures[0]], []])
-    with pytest.raises(ValueError, match="2 texts and a flat list of 1 pictures"):
-        processor(text=[ONE, NONE], images=[pictures[0]])
-    with pytest.raises(ValueError, match="2 texts but 1 lists of pictures"):
-        processor(text=[ONE, ONE], images=[[pictures[0]]])
+        processor(text=[ONE, ONE], images=[[images[0]], []])
+    with pytest.raises(ValueError, match="2 texts and a flat list of 1 images"):
+        processor(text=[ONE, NONE], images=[images[0]])
+    with pytest.raises(ValueError, match="2 texts but 1 lists of images"):
+        processor(text=[ONE, ONE], images=[[images[0]]])
 
 
-def test_a_text_that_would_be_cut_through_a_picture_is_refused(
-    processor: Phi3VProcessor, pictures: list[Image.Image]
+def test_a_text_that_would_be_cut_through_a_image_is_refused(
+    processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     with pytest.raises(ValueError, match="truncat"):
-        processor(text=ONE, images=pictures[0], truncation=True, max_length=20)
+        processor(text=ONE, images=images[0], truncation=True, max_length=20)
 
 
 CHAT = [
@@ -249,12 +249,12 @@ def test_blocks_of_a_chat_become_numbered_tags(processor: Phi3VProcessor) -> Non
     )
 
 
-def test_a_chat_with_pictures_becomes_the_models_inputs(
-    processor: Phi3VProcessor, pictures: list[Image.Image], tmp_path: Any
+def test_a_chat_with_images_becomes_the_models_inputs(
+    processor: Phi3VProcessor, images: list[Image.Image], tmp_path: Any
 ) -> None:
-    pictures[1].save(tmp_path / "b.png")
+    images[1].save(tmp_path / "b.png")
     content = [
-        {"type": "image", "image": pictures[0]},
+        {"type": "image", "image": images[0]},
         {"type": "image", "path": str(tmp_path / "b.png")},
         {"type": "text", "text": "Which is dearer?"},
     ]
@@ -266,7 +266,7 @@ def test_a_chat_with_pictures_becomes_the_models_inputs(
         return_tensors="pt",
     )
     words = processor.apply_chat_template(CHAT, add_generation_prompt=True)
-    expected = processor(text=words, images=pictures[:2], return_tensors="pt")
+    expected = processor(text=words, images=images[:2], return_tensors="pt")
     assert made.keys() == expected.keys()
     assert all(torch.equal(made[name], expected[name]) for name in expected)
 

@@ -9,12 +9,12 @@ from PIL import Image
 from toy_rows import NONE, ONE
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
-from phi_vision.model.answering import answer
-from phi_vision.model.question import Question
-from phi_vision.model.writing import Reader, Row
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import GenerationRequest
+from phi_vision.generation.sampling import Reader, Row
 
 NEW = 24
-PLAIN = Question(prompt=NONE, max_new_tokens=NEW)
+PLAIN = GenerationRequest(prompt=NONE, max_new_tokens=NEW)
 
 
 class Ear:
@@ -29,11 +29,11 @@ class Ear:
         return len(self.pieces) < self.calls
 
 
-def asked(ear: Ear | None = None, **settings: object) -> Question:
-    return Question(**{"prompt": NONE, "max_new_tokens": NEW, "listener": ear, **settings})  # type: ignore[arg-type]
+def asked(ear: Ear | None = None, **settings: object) -> GenerationRequest:
+    return GenerationRequest(**{"prompt": NONE, "max_new_tokens": NEW, "listener": ear, **settings})  # type: ignore[arg-type]
 
 
-def spell(text: str, processor: Phi3VProcessor, question: Question) -> Row:
+def spell(text: str, processor: Phi3VProcessor, question: GenerationRequest) -> Row:
     """Write a text into a row token by token, until the row is over."""
     row = Row(question, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=1000)
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -43,14 +43,14 @@ def spell(text: str, processor: Phi3VProcessor, question: Question) -> Row:
 
 
 def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
-    model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     questions = [
         PLAIN,
         asked(max_new_tokens=3),
         asked(temperature=1.0, seed=7),
         asked(grammar='start: "light green"'),
-        Question(prompt=ONE, images=(pictures[0],), max_new_tokens=NEW),
+        GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=NEW),
         asked(Ear(2)),
     ]
     together = answer(model, processor, questions)
@@ -65,11 +65,11 @@ def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
 
 
 def test_prompts_are_counted_with_their_image_tokens(
-    model: Phi3VForCausalLM, processor: Phi3VProcessor, pictures: list[Image.Image]
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    question = Question(prompt=ONE, images=(pictures[0],), max_new_tokens=1)
+    question = GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=1)
     (said,) = answer(model, processor, [question])
-    ids = processor(text=ONE, images=[pictures[0]], return_tensors="pt")["input_ids"]
+    ids = processor(text=ONE, images=[images[0]], return_tensors="pt")["input_ids"]
     assert said.prompt_tokens == ids.shape[1]
 
 

@@ -131,7 +131,7 @@ def test_the_aliases_of_the_official_module_tree_are_tolerated(official_folder: 
     assert not report["unexpected_keys"]
 
 
-def test_an_official_folder_answers_about_a_picture(official_folder: Path) -> None:
+def test_an_official_folder_answers_about_a_image(official_folder: Path) -> None:
     tokenizer_files = official(official_folder.name)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tokenizer_files / name, official_folder)
@@ -141,8 +141,8 @@ def test_an_official_folder_answers_about_a_picture(official_folder: Path) -> No
     assert type(AutoImageProcessor.from_pretrained(official_folder)) is Phi3VImageProcessor
     assert processor.image_processor.num_crops == NUM_CROPS[official_folder.name]
     model = AutoModelForCausalLM.from_pretrained(official_folder, dtype=torch.float32)
-    picture = Image.new("RGB", (336, 336))
-    inputs = processor(text=QUESTION, images=picture, num_crops=1, return_tensors="pt")
+    image = Image.new("RGB", (336, 336))
+    inputs = processor(text=QUESTION, images=image, num_crops=1, return_tensors="pt")
     assert model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
@@ -270,9 +270,9 @@ def test_a_saved_processor_comes_back_the_same(processor: Phi3VProcessor, tmp_pa
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
     assert again.chat_template == processor.chat_template
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
-    picture = Image.linear_gradient("L")
+    image = Image.linear_gradient("L")
     found, expected = (
-        p(text=QUESTION, images=picture, return_tensors="pt") for p in (again, processor)
+        p(text=QUESTION, images=image, return_tensors="pt") for p in (again, processor)
     )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

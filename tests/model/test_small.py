@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from phi_vision.model.answering import answer
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
-from phi_vision.model.question import Question
-from phi_vision.studio.drawing import draw, random_scene
-from phi_vision.studio.garment import random_garment
+from phi_vision.synthetic.render.drawing import draw, random_scene
+from phi_vision.synthetic.render.garment import random_garment
 
 MEGABYTE = 1_000_000
 
@@ -44,13 +44,15 @@ def test_the_packaged_base_names_what_it_is_shown() -> None:
     model, processor = load_model(SMALL, dtype=torch.float32)
     rng = random.Random("not in the pool")
     garments = [random_garment(rng) for _ in range(24)]
-    pictures = [draw(garment, random_scene(rng)) for garment in garments]
+    images = [draw(garment, random_scene(rng)) for garment in garments]
     message = {
         "role": "user",
         "content": [{"type": "image"}, {"type": "text", "text": "Which kind?"}],
     }
     prompt = processor.apply_chat_template([message], add_generation_prompt=True)
-    questions = [Question(prompt=prompt, images=(one,), max_new_tokens=8) for one in pictures]
+    questions = [
+        GenerationRequest(prompt=prompt, images=(one,), max_new_tokens=8) for one in images
+    ]
     said = answer(model, processor, questions)
     # Measured 0.97 to 0.99 on hundreds; 20 of 24 leaves room for chance and fails a blind model.
     pairs = zip(said, garments, strict=True)

@@ -38,10 +38,10 @@ def test_its_config_is_in_the_official_form(tiny_checkpoint: Path) -> None:
     assert "vision_config" not in config
 
 
-def test_its_parts_fit_together(tiny_checkpoint: Path, pictures: list) -> None:
+def test_its_parts_fit_together(tiny_checkpoint: Path, images: list) -> None:
     model, processor = load_model(tiny_checkpoint)
     assert len(processor.tokenizer) == model.config.vocab_size
-    inputs = processor(text=ONE, images=pictures[:1], return_tensors="pt")
+    inputs = processor(text=ONE, images=images[:1], return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits
     assert logits.shape == (*inputs["input_ids"].shape, model.config.vocab_size)

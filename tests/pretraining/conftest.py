@@ -19,7 +19,7 @@ def crop_maker() -> Phi3VImageProcessor:
 def drawn_pool(
     tmp_path_factory: pytest.TempPathFactory, crop_maker: Phi3VImageProcessor
 ) -> Iterator[Path]:
-    """Shards 0 and 1 of three pictures each."""
+    """Shards 0 and 1 of three images each."""
     folder = tmp_path_factory.mktemp("pool")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "SHARD_SIZE", 3)

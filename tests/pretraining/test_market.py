@@ -1,4 +1,4 @@
-"""The market: it says what can be seen, and nothing of what the sample catalogue asks."""
+"""The market: it says what can be seen, and nothing of what the sample catalog asks."""
 
 import random
 import re
@@ -7,8 +7,15 @@ from dataclasses import replace
 import pytest
 
 from phi_vision.data.template import TEMPLATES
-from phi_vision.studio.garment import COLOURS, KINDS, MATERIALS, PATTERNS, Garment, random_garment
-from phi_vision.studio.house import BRAND, RANGES
+from phi_vision.synthetic.pricing import BRAND, RANGES
+from phi_vision.synthetic.render.garment import (
+    COLOURS,
+    KINDS,
+    MATERIALS,
+    PATTERNS,
+    Garment,
+    random_garment,
+)
 from pretraining.market import _GROUPS, NOUNS, SHOPS, converse
 
 # Words of a fact, and the value they give away.
@@ -106,17 +113,17 @@ def test_a_shop_prices_what_is_visible() -> None:
     assert len(prices) > 4, "the shops agree on the price"
 
 
-# What it must not know: the sample catalogue's house.
+# What it must not know: the sample catalog's house.
 
 
-def test_no_category_of_the_sample_catalogue_is_a_word_of_the_market() -> None:
+def test_no_category_of_the_sample_catalog_is_a_word_of_the_market() -> None:
     categories = {entry.category.casefold() for entry in RANGES.values()}
     departments = {entry.department.casefold() for entry in RANGES.values()}
     words = {noun.casefold() for nouns in NOUNS.values() for noun in nouns} | set(_GROUPS)
     assert not words & (categories | departments)
 
 
-def test_no_shop_words_its_entries_like_the_catalogue_s_template() -> None:
+def test_no_shop_words_its_entries_like_the_catalog_s_template() -> None:
     labels = ("Product", "Category", "Full Price")
     assert all(f"{label}: " in TEMPLATES["product"].answer for label in labels)
     for shop in SHOPS:

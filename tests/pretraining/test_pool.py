@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
-from phi_vision.studio.drawing import draw, random_scene
-from phi_vision.studio.garment import random_garment
+from phi_vision.synthetic.render.drawing import draw, random_scene
+from phi_vision.synthetic.render.garment import random_garment
 from pretraining.pool import LONGEST_SIDE, draw_shard, finished_shards, normalise, read_shard
 
 
@@ -54,7 +54,7 @@ def test_an_unfinished_shard_is_not_read(drawn_pool: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-def test_a_picture_has_its_global_view_and_the_crops_of_its_size(
+def test_a_image_has_its_global_view_and_the_crops_of_its_size(
     drawn_pool: Path, shard: int
 ) -> None:
     for drawn in read_shard(drawn_pool, shard):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.studio.garment import KINDS, random_garment
+from phi_vision.synthetic.render.garment import KINDS, random_garment
 from pretraining import pretrain
 from pretraining.market import converse
 from pretraining.pool import read_shard
@@ -19,7 +19,7 @@ from pretraining.pretrain import ATTRIBUTES, Pretraining, Progress, collate, loo
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few layers and two pictures a step; no state is written unless asked for."""
+    """A few layers and two images a step; no state is written unless asked for."""
     sizes = replace(pretrain.SMALL_SIZES, vision_layers=2, layers=1)
     monkeypatch.setattr(pretrain, "SMALL_SIZES", sizes)
     monkeypatch.setattr(pretrain, "LOOK_BATCH", 2)
@@ -118,7 +118,7 @@ def test_only_what_the_assistant_says_is_labelled(drawn_pool: Path, tmp_path: Pa
         assert [text.strip() for text in spoken] == [answer for _, answer in turns]
 
 
-def test_pictures_fill_their_places_in_the_text(drawn_pool: Path, tmp_path: Path) -> None:
+def test_images_fill_their_places_in_the_text(drawn_pool: Path, tmp_path: Path) -> None:
     run = Pretraining(tmp_path / "state.pt")
     batch = list(read_shard(drawn_pool, 1))
     inputs = collate(run.processor, batch, [[("Which kind?", d.garment.kind)] for d in batch])

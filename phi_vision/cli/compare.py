@@ -1,0 +1,37 @@
+"""`phi-vision compare`: evaluations side by side."""
+
+import argparse
+from pathlib import Path
+
+from phi_vision.cli.options import Parser, at_least
+from phi_vision.cli.progress import table_console
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision compare` takes."""
+    runs = "run that was evaluated, or folder of a report; the others are compared with the first"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
+    page = "page to write (default: %(default)s)"
+    parser.add_argument(
+        "--out", type=Path, default=Path("comparison.html"), metavar="FILE.html", help=page
+    )
+    seed = "of the draws behind the intervals (default: %(default)s)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Put evaluations of the same samples side by side, with intervals of their differences."""
+    from phi_vision.evaluation.comparison_report import write_comparison
+    from phi_vision.evaluation.comparison_table import as_comparison_table, sum_up
+    from phi_vision.evaluation.report_reader import read_report
+    from phi_vision.metrics.comparison import compare
+
+    reports = [read_report(folder) for folder in options.runs]
+    comparison = compare([report.entry for report in reports], seed=options.seed)
+    page = write_comparison(comparison, reports, options.out)
+    table_console().print(as_comparison_table(comparison))
+    for other in comparison.names[1:]:
+        for found, metrics in sum_up(comparison, other).items():
+            if metrics:
+                print(f"{other}, {found}: {', '.join(metrics)}")
+    print(f"The comparison is {page}")

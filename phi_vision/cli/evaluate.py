@@ -1,0 +1,39 @@
+"""`phi-vision evaluate`: judges whoever answers."""
+
+import argparse
+from pathlib import Path
+
+from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.progress import progress_bar, table_console
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision evaluate` takes: every field of a Trial is an option."""
+    from phi_vision.evaluation.config import EvaluationConfig
+
+    model = (
+        "run, checkpoint or adapter folder, hub id, phi-vision-small, ONNX folder, a server's "
+        "http://HOST:PORT/v1, or a .jsonl file of predictions"
+    )
+    parser.usage = "%(prog)s MODEL --data DATA [an option ...]"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    data = "folder of samples, with a train split for the rivals"
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+    add_fields(parser, EvaluationConfig, {"": EvaluationConfig(data=Path())}, skip=["data"])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Judge a model on a held-out part of the data, beside rivals, and write a report."""
+    from phi_vision.evaluation.calibration_section import explain_fills
+    from phi_vision.evaluation.config import EvaluationConfig
+    from phi_vision.evaluation.evaluator import run_evaluation
+    from phi_vision.evaluation.report_table import as_table
+
+    trial = EvaluationConfig(**given_fields(options, EvaluationConfig))
+    outcome = run_evaluation(options.model, trial, bar=progress_bar)
+    table_console().print(as_table(outcome.scores))
+    for sentence in (outcome.scores.canary, *explain_fills(outcome.scores)):
+        print(sentence)
+    if trial.target_precision is not None and not outcome.scores.calibrations:
+        print("Nothing can be said of a precision: no answer came with a confidence.")
+    print(f"The report is {outcome.page}")

@@ -1,0 +1,80 @@
+"""`phi-vision export`: makes a run into a folder for another engine."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phi_vision.cli.options import Parser, at_least, one_of
+
+if TYPE_CHECKING:
+    from phi_vision.export.verify import Proof
+
+PRECISIONS = ("fp32", "int8", "int4")
+"""As `export.onnx_folder` has them, which takes seconds to open; a test compares."""
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision export` takes."""
+    parser.usage = "%(prog)s RUN --out DIR [--format hf|onnx] [an option ...]"
+    run = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
+    parser.add_argument("run", metavar="RUN", help=run)
+    out = "folder to write; must not exist, or be empty"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
+    kind = (
+        "hf: whole weights in the official layout, for transformers, vLLM and others; "
+        "onnx: graphs for ONNX Runtime (default: %(default)s)"
+    )
+    parser.add_argument("--format", type=one_of(FORMATS), default="hf", metavar="NAME", help=kind)
+    precision = "onnx: numbers of the decoder's weights, fp32, int8 or int4 (default: fp32)"
+    parser.add_argument("--precision", type=one_of(PRECISIONS), metavar="NAME", help=precision)
+    data = "samples to hold the folder against the run with (default: the data it learnt from)"
+    parser.add_argument("--data", type=Path, metavar="DATA", help=data)
+    samples = "how many of those that it did not learn from; 0: none (default: %(default)s)"
+    parser.add_argument("--samples", type=at_least(0), default=4, metavar="N", help=samples)
+    size = "hf: longest file of weights (default: 5GB)"
+    parser.add_argument("--max-shard-size", metavar="SIZE", help=size)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write a run as a folder for another engine, held against the run before it has its name."""
+    proof = FORMATS[options.format](options)
+    print(f"{options.out}: {proof.words()}")
+
+
+def _export_hf(options: argparse.Namespace) -> "Proof":
+    from phi_vision.export.hf import export_hf
+
+    _refuse(options, "precision", "onnx")
+    return export_hf(
+        options.run,
+        options.out,
+        data=options.data,
+        samples=options.samples,
+        max_shard_size=options.max_shard_size or "5GB",
+    )
+
+
+def _export_onnx(options: argparse.Namespace) -> "Proof":
+    from phi_vision.export.onnx import export_onnx
+
+    _refuse(options, "max_shard_size", "hf")
+    return export_onnx(
+        options.run,
+        options.out,
+        precision=options.precision or "fp32",
+        data=options.data,
+        samples=options.samples,
+    )
+
+
+def _refuse(options: argparse.Namespace, name: str, kind: str) -> None:
+    """Refuse an option that the format has no use for."""
+    if getattr(options, name) is not None:
+        raise ValueError(
+            f"--{name.replace('_', '-')} has no effect with --format {options.format}; leave it "
+            f"out, or write --format {kind}"
+        )
+
+
+FORMATS = {"hf": _export_hf, "onnx": _export_onnx}
+"""Name -> what writes it."""

@@ -1,0 +1,41 @@
+"""`phi-vision pairs`: puts wrong answers beside right ones."""
+
+import argparse
+from pathlib import Path
+
+from phi_vision.cli.options import Parser, accepted_by, at_least
+from phi_vision.cli.progress import progress_bar
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision pairs` takes."""
+    from phi_vision.data.template import TEMPLATES, find_template
+
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of samples")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    wording = f"{', '.join(TEMPLATES)} or a YAML file (default: the data's own, else product)"
+    parser.add_argument("--template", type=accepted_by(find_template), metavar="NAME", help=wording)
+    pairs = "wrong answers beside each right one (default: %(default)s)"
+    parser.add_argument("--pairs-per-sample", type=at_least(1), default=1, metavar="N", help=pairs)
+    seed = "same seed, same pairs (default: %(default)s)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Put a plausible wrong answer beside each right one, to train preferences on (dpo)."""
+    from phi_vision.prepare.preference_pairs import write_pairs
+
+    with progress_bar("pairing") as advance:
+        made = write_pairs(
+            options.data,
+            options.out,
+            template=options.template,
+            pairs_per_sample=options.pairs_per_sample,
+            seed=options.seed,
+            progress=advance,
+        )
+    for field, count in made.changed.items():
+        print(f"  wrong {field + ':':<18}{count:>6}")
+    if made.left_out:
+        print(f"  left out: {made.left_out} samples for which the catalog has nothing else to say")
+    print(f"{sum(made.splits.values())} pairs are in {made.folder}")

@@ -1,0 +1,206 @@
+"""`phi-vision predict`: reads the record off images, or off all rows of a catalog."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phi_vision.cli.model_options import add_model_options, load_predictor
+from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from phi_vision.data.template import Template
+    from phi_vision.inference.batch import BatchSummary
+    from phi_vision.inference.batch_config import BatchConfig
+    from phi_vision.inference.local import Prediction
+
+SECONDS_APART = 30
+"""Between two lines that say how far a catalog is, where no terminal shows a bar."""
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision predict` takes; every field of a Job is an option as well."""
+    from phi_vision.inference.batch_config import BatchConfig
+
+    parser.usage = (
+        "%(prog)s MODEL IMAGE ... [an option ...]\n"
+        "       %(prog)s MODEL DATASET --out FILE [an option ...]"
+    )
+    add_model_options(parser)
+    images = "image, folder or 'glob*.jpg'; with --out one dataset or folder of images"
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    constrained = "write nothing but the template's form, so that every answer can be read"
+    parser.add_argument("--constrained", action="store_true", help=constrained)
+    known = "as --constrained, and no category that this data's train split does not know"
+    parser.add_argument("--categories-of", type=Path, metavar="DATA", help=known)
+    out = (
+        "write predictions of a whole catalog to this Parquet file; MODEL may then be a server's "
+        "http://HOST:PORT/v1, and the options below take effect"
+    )
+    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=out)
+    add_fields(parser, BatchConfig, {"": BatchConfig(out=Path())}, skip=["out"])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read the record off each image, or off each row of a catalog."""
+    from phi_vision.inference.batch_config import BatchConfig
+
+    given = given_fields(options, BatchConfig)
+    if "out" in given:
+        predict_catalog(options, BatchConfig(**given))
+    elif given:
+        raise ValueError(
+            f"--{next(iter(given)).replace('_', '-')} takes effect only where --out names a "
+            "Parquet file for the predictions of a whole catalog"
+        )
+    else:
+        predict_images(options)
+
+
+def predict_images(options: argparse.Namespace) -> None:
+    """Print the record of each image."""
+    from phi_vision.data.samples import open_image
+
+    images = [image for name in options.images for image in find_images(name)]
+    for image in images:  # All of them, before the model is loaded and anything is printed.
+        open_image(image)
+    predictor = load_predictor(options)
+    grammar = chosen_grammar(options, predictor.template)
+    write = as_json if options.json else as_line
+    for start in range(0, len(images), options.batch_size):
+        some = images[start : start + options.batch_size]
+        for prediction in predictor.predict(some, grammar=grammar):
+            print(write(prediction), flush=True)
+
+
+def predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
+    """Write the records of a whole catalog, and say what became of its rows."""
+    from phi_vision.data.template import find_template
+    from phi_vision.inference.batch import predict_catalog as run_job
+    from phi_vision.inference.batch_job_spec import inquire_of
+    from phi_vision.inference.predictor import find_template_of
+
+    if len(options.images) != 1 or options.json:
+        found = "--json" if options.json else f"{len(options.images)} sources"
+        raise ValueError(f"--out takes one dataset or folder of images: found {found}")
+    template = find_template(find_template_of(options.model, options.template))
+    inquiry = inquire_of(
+        options.model,
+        template=options.template,
+        grammar=chosen_grammar(options, template),
+        batch_size=options.batch_size,
+    )
+    with shown_progress() as progress:
+        outlook = run_job(Path(options.images[0]), inquiry, job, progress)
+    print(f"{job.out}: {in_words(outlook)}", file=sys.stderr)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how far a catalog is: a bar on a terminal, else a line now and then.
+
+    Who presses Ctrl-C is told what is kept.
+    """
+    latest, told_at = (0, 0), 0.0
+    with progress_bar("rows") as move:
+
+        def show(done: int, total: int) -> None:
+            nonlocal latest, told_at
+            latest = done, total
+            move(done, total)
+            if not sys.stderr.isatty() and time.monotonic() - told_at > SECONDS_APART:
+                told_at = time.monotonic()
+                print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
+
+        try:
+            yield show
+        except KeyboardInterrupt:
+            kept = f"{latest[0]:,} of {latest[1]:,} rows are answered and kept"
+            print(f"Interrupted: {kept}; the same command goes on from there.", file=sys.stderr)
+            raise
+
+
+def in_words(outlook: "BatchSummary") -> str:
+    """Say what became of a catalog, in one line.
+
+    Output: 3,040 rows, 12 not in the template's form, 9 errors (5 no image, 4 unreadable
+            image), 3,040 answered now, 12.3 rows/s
+    """
+    errors = sum(outlook.errors.values())
+    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(outlook.errors.items()))
+    told = [f"{outlook.rows:,} rows", f"{outlook.unreadable:,} not in the template's form"]
+    told.append(f"{errors:,} error{'s' * (errors != 1)}" + (f" ({reasons})" if reasons else ""))
+    if outlook.asked:
+        speed = outlook.asked / outlook.seconds
+        told.append(f"{outlook.asked:,} answered now, {speed:.3g} rows/s")
+    return ", ".join(told)
+
+
+def chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
+    """Say what may be written: anything, unless the user limits it."""
+    from phi_vision.data.dataset import iterate_samples
+    from phi_vision.data.template_grammar import grammar_of, known_categories
+
+    if options.categories_of is not None:
+        # Without images: only what the records say counts, and it may be millions.
+        training = iterate_samples(options.categories_of, split="train")
+        records = [replace(sample, images=()) for sample in training]
+        return grammar_of(template, known_categories(records, template))
+    return grammar_of(template) if options.constrained else None
+
+
+def find_images(name: str) -> list[Path]:
+    """Find the images that a word of the command line means.
+
+    Input:  coat.jpg     shoes/                           'shoes/*.png'
+    Output: that file    the images in it, by name      the files that match, by name
+
+    Raises:
+        ValueError: There is none.
+    """
+    from phi_vision.inference.batch_sources import IMAGE_ENDINGS
+
+    path = Path(name)
+    pattern = str(
+        path.relative_to(path.anchor)
+    )  # Path.glob takes no pattern that begins at the root.
+    if path.is_dir():
+        found = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
+    else:
+        found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
+    if not found:
+        what = f"a folder without any ({', '.join(sorted(IMAGE_ENDINGS))})"
+        raise ValueError(
+            f"no image at {name}: found {what if path.is_dir() else 'nothing'}; "
+            "give an image, a folder of images or a pattern like 'shoes/*.jpg'"
+        )
+    return found
+
+
+def as_json(prediction: "Prediction") -> str:
+    """Write a prediction as one line of JSON."""
+    fields = {
+        "image": prediction.source,
+        "record": prediction.record,
+        "confidence": dict(prediction.confidence),
+        "text": prediction.text,
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def as_line(prediction: "Prediction") -> str:
+    """Write a prediction as one line to read.
+
+    Output: coat.jpg: title=Wool Coat, category3_code=COATS, full_price=390.0
+    """
+    if prediction.record is None:
+        return f"{prediction.source}: no record in the answer {prediction.text!r}"
+    fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())
+    return f"{prediction.source}: {fields}"

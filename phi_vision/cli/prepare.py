@@ -1,0 +1,36 @@
+"""`phi-vision prepare`: any catalog becomes a dataset of samples."""
+
+import argparse
+from pathlib import Path
+
+from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.progress import preparation_bars
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision prepare` takes: every field of a PrepareConfig is an option."""
+    from phi_vision.prepare.pipeline import PrepareConfig
+
+    parser.usage = "%(prog)s SOURCE --out DIR [--map PART=COLUMN ...] [an option ...]"
+    source = "file, folder, pattern of tar shards, or hub id"
+    parser.add_argument("source", metavar="SOURCE", help=source)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_fields(parser, PrepareConfig, {"": PrepareConfig(out=Path())}, skip=["out"])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Turn any catalog into a clean dataset of samples, and say what became of every row."""
+    from phi_vision.prepare.pipeline import PrepareConfig
+    from phi_vision.prepare.pipeline import prepare as run_preparation
+
+    given = given_fields(options, PrepareConfig)
+    with preparation_bars() as watcher:
+        outcome = run_preparation(options.source, PrepareConfig(**given), watcher)
+    facts = outcome.facts
+    for reason, rows in dict(facts["rejected"]).items():
+        print(f"  rejected: {rows:>6}  {reason}")
+    for split, (samples, groups) in dict(facts["splits"]).items():
+        print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
+    print(f"{facts['samples']} samples of {facts['rows']} rows are in {outcome.folder}", end="")
+    print("" if outcome.changed else ", as they were before")
+    print(f"The card is {outcome.folder / 'card.html'}")

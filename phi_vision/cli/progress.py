@@ -1,0 +1,89 @@
+"""Progress bars on stderr, silent without a terminal, and tables on stdout, for the commands."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from phi_vision.prepare.fetch import Fetched
+    from phi_vision.prepare.pipeline import Watcher
+
+
+TABLE_WIDTH = 150
+"""Columns of a table that does not go to a terminal."""
+
+
+def table_console() -> "Console":
+    """Open stdout for a table, as wide as the terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar and yield what moves it: called with how many are done, of how many."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def preparation_bars() -> "Iterator[Watcher]":
+    """Show what a source was taken for, then how many images are fetched and rows cleaned."""
+    from rich import progress
+    from rich.console import Console
+
+    from phi_vision.prepare.pipeline import Watcher
+
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.completed}, {task.fields[rate]:.0f}/s, {task.fields[failures]}"),
+        progress.TimeElapsedColumn(),
+    )
+    hidden = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        fetching, cleaning = (
+            bar.add_task(what, total=None, visible=False, rate=0.0, failures="")
+            for what in ("fetching images", "cleaning rows")
+        )
+
+        def show(task: progress.TaskID, done: int, failures: str) -> None:
+            seconds = bar.tasks[task].elapsed or 1.0
+            bar.update(task, completed=done, rate=done / seconds, failures=failures, visible=True)
+
+        def show_columns(columns: Mapping[str, str]) -> None:
+            for part, column in columns.items():
+                line = "  " + " ".join(f"{part}: {column}".split())
+                # The card has all of it.
+                console.print(
+                    line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis"
+                )
+
+        count = {"fetched": 0, "failed": 0}
+
+        def count_fetched(fetched: "Fetched") -> None:
+            count["fetched"] += 1
+            count["failed"] += fetched.file is None
+            show(fetching, count["fetched"], f"{count['failed']} failed")
+
+        def count_cleaned(samples: int, rejected: int) -> None:
+            show(cleaning, samples + rejected, f"{rejected} rejected")
+
+        yield Watcher(columns=show_columns, fetched=count_fetched, cleaned=count_cleaned)

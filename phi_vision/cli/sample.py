@@ -1,0 +1,59 @@
+"""`phi-vision sample`: draws a catalog, of our own or like another."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from phi_vision.cli.options import Parser, at_least, value_of
+from phi_vision.cli.progress import progress_bar
+
+
+def add_options(parser: Parser) -> None:
+    """Declare what `phi-vision sample` takes."""
+    rows = "how many products to draw (default: %(default)s)"
+    parser.add_argument("--rows", type=at_least(1), default=3040, metavar="N", help=rows)
+    seed = "same seed, same bytes (default: %(default)s)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    like = "resemble this dataset, or the profile.json of one, without anything real in it"
+    parser.add_argument("--like", type=Path, metavar="DATASET", help=like)
+    faults = (
+        "write the catalog as a shop's export (products.csv and images) with faults planted in "
+        "this share of the rows, listed in faults.jsonl"
+    )
+    parser.add_argument("--faults", type=value_of(float), metavar="RATE", help=faults)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw a sample catalog: product images with their records."""
+    if options.faults is None:
+        draw_sample(options, options.out)
+        return
+    from phi_vision.synthetic.corrupted_export import write_export
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.out.parent) as folder:
+        draw_sample(options, Path(folder) / "clean")
+        table = write_export(
+            Path(folder) / "clean", options.out, rate=options.faults, seed=options.seed
+        )
+    print(f"The export is {table}; its faults are listed in {table.parent / 'faults.jsonl'}")
+
+
+def draw_sample(options: argparse.Namespace, out: Path) -> None:
+    """Draw a catalog of our own, or one like another."""
+    with progress_bar("drawing") as advance:
+        if options.like is None:
+            from phi_vision.synthetic.catalog import write_catalog
+
+            write_catalog(out, rows=options.rows, seed=options.seed, progress=advance)
+        else:
+            from phi_vision.synthetic.generate import write_likeness
+
+            write_likeness(
+                options.like, out, rows=options.rows, seed=options.seed, progress=advance
+            )
+    if out == options.out:
+        print(f"{options.rows} products are in {out}")
+        if options.like is not None:
+            print(f"How close they are to {options.like} is told in {out / 'likeness.md'}")

@@ -1,1 +1,0 @@
-"""How it works for a living: from a checkpoint to answers."""

@@ -1,1 +1,0 @@
-"""How we know: pure functions of generated text. Runs without torch."""

@@ -1,0 +1,1 @@
+"""Evaluation of a predictor: predictions, ablations, baselines, report."""

@@ -1,0 +1,76 @@
+"""PredictionCollector: who was asked what in a trial, what came back, and how long it took."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phi_vision.data.prediction import Reply
+from phi_vision.evaluation.ablations import Round
+from phi_vision.evaluation.prediction_cache import ask, seconds_a_reply
+from phi_vision.inference.model_fingerprint import identify
+from phi_vision.inference.predictor import Answerer
+from phi_vision.metrics.field_metrics import Predicted
+from phi_vision.training.tracking.versions import fingerprint
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows how far something is: called with what it is, gives what moves it."""
+
+
+@dataclass(kw_only=True)
+class PredictionCollector:
+    """Collects replies; each is on disk as soon as it is given."""
+
+    answers: Path
+    """Folder for the replies; a killed trial goes on from there."""
+
+    batch_size: int
+    bar: Bar
+
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
+    """Who -> a reply for each sample."""
+
+    rivals: dict[str, Predicted] = field(default_factory=dict)
+    """Who -> records that were made with the help of a model that was loaded for its replies."""
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Who -> why it was not asked."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Who -> seconds that a reply took, whenever it was given."""
+
+    def ask(self, who: str, words: str, answerer: Answerer, asked: Round) -> None:
+        """Have samples answered, or read the replies that are already there.
+
+        Args:
+            who: Of `evaluate.score.WHO`.
+            words: What the answerer was found by.
+            answerer: Who is asked.
+            asked: About what, how limited.
+        """
+        described = _describe(words, answerer, asked)
+        file = self.answers / f"{who}-{described[:12]}.jsonl"
+        with self.bar(f"answering: {who.replace('_', ' ')}") as advance:
+            self.replies[who] = ask(
+                answerer,
+                asked.samples,
+                file,
+                fingerprint=described,
+                grammar=asked.grammar,
+                progress=advance,
+            )
+        self.seconds[who] = seconds_a_reply(file)
+
+
+def _describe(words: str, answerer: Answerer, asked: Round) -> str:
+    """Hash what decides the replies: who answers, in which wording, about what, how limited."""
+    told = {
+        "answerer": identify(words),
+        "template": dataclasses.asdict(answerer.template),
+        "samples": fingerprint(asked.samples),
+        "grammar": asked.grammar,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,70 @@
+"""Comparison -> a table for the terminal."""
+
+import math
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from phi_vision.evaluation.labels import (
+    ARROWS,
+    name_metric,
+    write_interval,
+    write_margin,
+    write_number,
+)
+from phi_vision.metrics.comparison import Comparison
+from phi_vision.metrics.field_metrics import Metric, headline_metrics
+from phi_vision.metrics.scores import verdict
+
+
+def as_comparison_table(comparison: Comparison) -> Table:
+    """Lay a comparison out for the terminal: a row for each metric, a column for each entry.
+
+    Input:  runs/lora reads 80 of 100 categories, runs/full 85
+    Output: category3 code: accuracy ↑         0.800           0.850
+                                        0.720 to 0.880   +0.050, better
+                                                       +0.010 to +0.090
+    """
+    shown = [
+        name
+        for name in ("parse_rate", *headline_metrics(comparison.template))
+        if name in comparison.metrics
+    ]
+    table = Table(
+        title=f"{comparison.samples} samples in {comparison.groups} groups that all answered",
+        caption=f"below: by how much it is better than {escape(comparison.first)}; 95 % intervals, "
+        "paired",
+        show_lines=True,
+    )
+    table.add_column("metric", overflow="fold")
+    for name in comparison.names:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for name in shown:
+        metric = comparison.metrics[name]
+        cells = [_cell(comparison, who, metric) for who in comparison.names]
+        table.add_row(f"{name_metric(metric)} {ARROWS[metric.better]}", *cells)
+    return table
+
+
+def sum_up(comparison: Comparison, other: str) -> dict[str, Sequence[str]]:
+    """Sort the metrics that have an interval by what the margin over the first entry shows.
+
+    Output: {"better": ["title: exactly right"], "worse": [], "not told apart": [...]}
+    """
+    found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for name, margin in comparison.margins[other].items():
+        if not math.isnan(margin.low):
+            found[verdict(margin)].append(name_metric(comparison.metrics[name]))
+    return {word: tuple(names) for word, names in found.items()}
+
+
+def _cell(comparison: Comparison, who: str, metric: Metric) -> str:
+    figure = comparison.figures[who][metric.name]
+    value = write_number(figure.value, metric.decimals)
+    if who == comparison.first:
+        return f"{value}\n[dim]{write_interval(figure, metric.decimals)}[/dim]"
+    margin = comparison.margins[who][metric.name]
+    by, interval = write_margin(margin, metric.decimals)
+    shows = f", {verdict(margin)}" if interval else ""
+    return f"{value}\n[dim]{by}{shows}\n{interval}[/dim]"

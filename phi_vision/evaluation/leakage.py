@@ -1,0 +1,145 @@
+"""What judged samples have in common with training, so that their answers may be mere memory."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from phi_vision.data.samples import Sample
+from phi_vision.io.hashing import perceptual_hash
+from phi_vision.prepare.dedup import (
+    NEAR_IMAGE,
+    SAME_GROUP,
+    SAME_IMAGE,
+    Looks,
+    Ties,
+    Trait,
+    group_rows,
+    near_pairs,
+)
+from phi_vision.prepare.pipeline import PrepareConfig
+
+Progress = Callable[[int, int], None]
+"""Called with how many samples were looked at, of how many."""
+
+
+def find_leaks(
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Find samples that training has all but seen: the same image, a near one, the same group.
+
+    They are told as `phi-vision prepare` does by default, save that long chains of near images
+    are not cut: a chain leaks at each of its links. Titles tie nothing here, as different styles
+    may share one; `evaluate.slices` parts the samples by it.
+
+    Input:  sample "a" with the image of training sample "x" and the group of "y"; sample "b"
+    Output: {"a": "same image as x, same group as y"}
+
+    Args:
+        samples: To judge on.
+        training: What the model learnt from.
+        progress: Called as it goes.
+
+    Returns:
+        Sample id -> what it has in common with which training samples, for those that have.
+
+    Raises:
+        ValueError: An image cannot be decoded; names the sample.
+    """
+    traits = list(_traits([*training, *samples], progress))
+    # Near images are told below; a tolerance here would only cost time.
+    ties = group_rows(traits, tolerance=0).ties
+    twins = {
+        SAME_IMAGE: _twins(ties[SAME_IMAGE], len(training)),
+        NEAR_IMAGE: _near_twins(traits, len(training)),
+        SAME_GROUP: _twins(ties[SAME_GROUP], len(training)),
+    }
+    leaks = {}
+    for place, sample in enumerate(samples, start=len(training)):
+        found = {kind: twin[place] for kind, twin in twins.items() if place in twin}
+        if SAME_IMAGE in found:
+            found.pop(NEAR_IMAGE, None)
+        if found:
+            words = (f"{kind} as {training[twin].id}" for kind, twin in found.items())
+            leaks[sample.id] = ", ".join(words)
+    return leaks
+
+
+def _traits(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Trait]:
+    # Decoding leaves Python to other threads, and `map` keeps the order.
+    with ThreadPoolExecutor() as pool:
+        for number, (sample, seen) in enumerate(
+            zip(samples, pool.map(_look, samples), strict=True)
+        ):
+            yield Trait(
+                number=number,
+                id=sample.id,
+                title=None,
+                group=sample.group,
+                digests=tuple(digest for digest, _ in seen),
+                looks=tuple(look for _, look in seen),
+            )
+            if progress is not None:
+                progress(number + 1, len(samples))
+
+
+def _look(sample: Sample) -> list[tuple[str, int | None]]:
+    """Describe each image: by its pixels, and how it looks."""
+    return [(_digest(image), perceptual_hash(image)) for image in sample.open_images()]
+
+
+def _digest(image: Image.Image) -> str:
+    """Name an image's size and pixels, whatever kind of file held them."""
+    size = f"{image.width}x{image.height}:".encode()
+    return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
+
+
+def _twins(ties: Ties, trained: int) -> dict[int, int]:
+    """Map each row after the trained ones to the first trained one that it shares a key with.
+
+    Input:  rows 0 1 2 2 hold keys 7 7 8 7, of which rows 0 and 1 are trained
+    Output: {2: 0}
+    """
+    first: dict[int, int] = {}
+    twins: dict[int, int] = {}
+    for row, key in zip(ties.rows.tolist(), ties.keys.tolist(), strict=True):
+        if row < trained:
+            first.setdefault(key, row)
+        elif key in first:
+            twins[row] = min(first[key], twins.get(row, trained))
+    return twins
+
+
+def _near_twins(traits: Sequence[Trait], trained: int) -> dict[int, int]:
+    """Map each row after the trained ones to the trained one that it looks most like, if any does.
+
+    Of those that are equally alike, the first.
+    """
+    holders: dict[int, list[int]] = {}
+    for place, trait in enumerate(traits):
+        for look in trait.looks:
+            if look is not None:
+                holders.setdefault(look, []).append(place)
+    looks: Looks = np.array(list(holders), dtype=np.uint64)
+    nearest: dict[int, tuple[int, int]] = {}
+    for one, other in _close(looks):
+        apart = (one ^ other).bit_count()
+        trained_one = min(holders[other])
+        if trained_one < trained:
+            for place in holders[one]:
+                if place >= trained:
+                    nearest[place] = min((apart, trained_one), nearest.get(place, (65, 0)))
+    return {place: twin for place, (_, twin) in nearest.items()}
+
+
+def _close(looks: Looks) -> Iterable[tuple[int, int]]:
+    """Give each look with itself and with those near it, in both orders."""
+    pairs = looks[near_pairs(looks, PrepareConfig.tolerance)].tolist()
+    yield from ((look, look) for look in looks.tolist())
+    for one, other in pairs:
+        yield one, other
+        yield other, one

@@ -1,0 +1,150 @@
+"""What is known of a model besides its answers: recipe, data, versions, learning curves, cost."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from phi_vision.data.samples import Sample
+from phi_vision.evaluation.collect import PredictionCollector
+from phi_vision.evaluation.metadata import Facts
+from phi_vision.evaluation.report_reader import LOG_FILE, RECIPE_FILE, VERSIONS_FILE
+from phi_vision.model.checkpoint import adapter_base, resolve
+from phi_vision.training.tracking.curves import Log, read_log
+from phi_vision.training.tracking.versions import versions
+
+
+def gather_facts(
+    model: str,
+    name: str,
+    *,
+    data: Path,
+    split: str,
+    hearing: PredictionCollector,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+) -> Facts:
+    """Put together what a report tells besides figures.
+
+    Args:
+        model: What the answerer was found by; a run's folder tells most.
+        name: What it calls itself.
+        data: Folder of samples.
+        split: Part of them that was judged on.
+        hearing: Who was asked, and how long it took.
+        samples: What was judged on.
+        training: The train split.
+    """
+    run = Path(model)
+    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else None
+    return Facts(
+        model=name,
+        data=str(data),
+        split=split,
+        data_card=_describe_data(samples, training),
+        recipe=_read(run / RECIPE_FILE),
+        versions=_tell_versions(run, samples),
+        log=log,
+        cost=_tell_cost(log, hearing),
+        left_out=hearing.left_out,
+    )
+
+
+def start_of(model: str) -> str | None:
+    """Name what a run or an adapter was fine-tuned from; None where that is not known.
+
+    A model with random weights is no start that could be asked.
+    """
+    recipe = _recipe(Path(model))
+    if recipe:
+        return None if recipe.get("random_weights") else str(recipe["model"])
+    if Path(model).is_file():
+        return None
+    try:
+        return adapter_base(resolve(model))
+    except ValueError:  # a server's address
+        return None
+
+
+def groups_of(model: str) -> str | None:
+    """Name the column that a run's recipe groups samples by; None where it leaves that open."""
+    column = _recipe(Path(model)).get("group_column")
+    return None if column is None else str(column)
+
+
+def noise_floor(data: Path, split: str) -> Mapping[str, float]:
+    """Read the best reachable figures that `phi-vision sample` wrote beside its catalog, if any.
+
+    Output: {"category3_code_accuracy": 1.0, "full_price_median_ape": 0.05, "full_price_mae": 21.4}
+    """
+    file = data / "facts.json"
+    if not file.is_file():
+        return {}
+    # Other data may have a file of that name, or splits that were drawn elsewhere.
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        of_split = facts["splits"][split]
+        return {
+            "category3_code_accuracy": facts["category_ceiling"],
+            "full_price_median_ape": of_split["floor_median_ape"],
+            "full_price_mae": of_split["floor_mae"],
+        }
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _describe_data(samples: Sequence[Sample], training: Sequence[Sample]) -> dict[str, str]:
+    return {
+        what: f"{len(part):,} samples in {len({each.group for each in part}):,} groups"
+        for what, part in (("judged on", samples), ("training", training))
+    }
+
+
+def _tell_versions(run: Path, samples: Sequence[Sample]) -> dict[str, str]:
+    """Give the versions of now; those of the training where they were others, and its data."""
+    now = versions(samples)
+    trained = json.loads(_read(run / VERSIONS_FILE) or "{}")
+    told = {name: found for name, found in now.items() if name != "data_sha256"}
+    told |= {
+        f"{name}, in training": found
+        for name, found in trained.items()
+        if name != "data_sha256" and found != now.get(name)
+    }
+    told["data judged on, sha256"] = now["data_sha256"]
+    if "data_sha256" in trained:
+        told["data learnt from, sha256"] = trained["data_sha256"]
+    return told
+
+
+def _tell_cost(log: Log | None, hearing: PredictionCollector) -> dict[str, str]:
+    """Say what training and answering took, on which machine.
+
+    Output: {"training": "7.9 minutes, 760 steps", "answering": "0.11 s a sample, 16 together",
+             "machine": "x86_64, 2 threads"}
+    """
+    told = {}
+    if log is not None and log.steps:
+        lines = (*log.steps, *log.evaluations)
+        # Logs of earlier versions do not tell how long a step took.
+        timed = all("seconds" in line for line in lines)
+        minutes = sum(line["seconds"] for line in lines) / 60 if timed else None
+        took = "" if minutes is None else f"{minutes:,.1f} minutes, "
+        told["training"] = f"{took}{log.steps[-1]['step']} steps"
+    told["answering"] = (
+        f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
+    )
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    told["machine, now"] = f"{platform.machine()}, {torch.get_num_threads()} threads{card}"
+    return told
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return yaml.safe_load(_read(run / RECIPE_FILE)) or {}
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

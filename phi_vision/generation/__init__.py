@@ -1,0 +1,1 @@
+"""Requests to text: batches of mixed requests, sampling, constrained decoding, streaming."""

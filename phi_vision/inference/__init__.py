@@ -1,0 +1,1 @@
+"""Predictors (checkpoint, ONNX, OpenAI-compatible server, file) and batch prediction."""

@@ -1,0 +1,181 @@
+"""A folder of graphs that generates: what `model.answering` needs of a model, without its weights.
+
+Answers, their confidence and their grammar are therefore made by the very code that makes a
+checkpoint's. B rows, L columns, V tokens of the vocabulary, N images, K crops of the largest.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig
+
+from phi_vision.model.checkpoint import load_config
+
+GENAI_FILE = "genai_config.json"
+
+SEGMENT = 256
+"""New tokens for which keys and values are reserved at once. Who writes more reads the whole text
+again: rare, and cheaper than memory for answers that nobody writes."""
+
+LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Changes the logits (B, V) of the texts so far (B, L)."""
+
+
+class OnnxModel:
+    """Graphs in the place of a model.
+
+    Args:
+        folder: What `phi-vision export --format onnx` wrote.
+
+    Raises:
+        ValueError: The folder holds something else, or onnxruntime-genai is not installed.
+    """
+
+    device = torch.device("cpu")
+    training = False
+
+    def __init__(self, folder: Path) -> None:
+        self._genai = _import_genai()
+        if not (folder / GENAI_FILE).is_file() or not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder} is no ONNX folder of ours: {GENAI_FILE} or config.json is missing; "
+                "give one that phi-vision wrote"
+            )
+        self.config = load_config(folder)
+        self.generation_config = GenerationConfig.from_pretrained(folder)
+        self._graphs = self._genai.Model(_with_threads(self._genai, folder))
+
+    def eval(self) -> Self:
+        """Do nothing: graphs do not train."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Refuse to train."""
+        assert not mode
+        return self
+
+    def generate(
+        self,
+        *,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        max_new_tokens: int,
+        logits_processor: Sequence[LogitsProcessor] = (),
+        do_sample: bool = False,
+        num_beams: int = 1,
+    ) -> torch.Tensor:
+        """Go on with each text by the likeliest token, like the model's own `generate`.
+
+        Input:  input_ids and attention_mask (B, L), padded on the left; pixel_values (crops, 3, S,
+                S) or (N, K, 3, S, S) and image_sizes (N, 2) as the processor returns them
+        Output: (B, L + new); what follows a stop token is padding
+        """
+        assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
+        images = self._images(pixel_values, image_sizes)
+        texts_BL, last = input_ids, input_ids.shape[1] + max_new_tokens
+        going_on = True
+        while going_on and texts_BL.shape[1] < last:
+            new = texts_BL.shape[1] - attention_mask.shape[1]
+            mask_BL = torch.nn.functional.pad(attention_mask, (0, new), value=1)
+            room = self._room(int(mask_BL.sum(1).max()), last - texts_BL.shape[1])
+            texts_BL = self._write(texts_BL, mask_BL, images, room, logits_processor)
+            stops = torch.tensor(self.generation_config.eos_token_id)
+            ended_B = torch.isin(texts_BL[:, input_ids.shape[1] :], stops).any(1)
+            going_on = not bool(ended_B.all())
+        return texts_BL
+
+    def _room(self, longest: int, wanted: int) -> int:
+        """Say how many tokens can be written before everything must be read again.
+
+        Beyond the original context all positions are rotated by other factors, and what was cached
+        before is stale. The graphs do not notice; see the model's `prepare_inputs_for_generation`.
+        """
+        limit = self.config.original_max_position_embeddings
+        # The first token beyond the limit is still chosen by a text within it.
+        left = limit + 1 - longest if longest <= limit else wanted
+        return min(wanted, left, SEGMENT)
+
+    def _write(
+        self,
+        texts_BL: torch.Tensor,
+        mask_BL: torch.Tensor,
+        images: dict[str, NDArray[Any]],
+        room: int,
+        logits_processor: Sequence[LogitsProcessor],
+    ) -> torch.Tensor:
+        """Read the texts and write at most `room` tokens to each."""
+        ids_BL = self._right_pad(texts_BL, mask_BL)
+        options = self._genai.GeneratorParams(self._graphs)
+        options.set_search_options(max_length=ids_BL.shape[1] + room, batch_size=len(ids_BL))
+        generator = self._genai.Generator(self._graphs, options)
+        inputs = self._genai.NamedTensors()
+        for name, values in {"input_ids": ids_BL, **images}.items():
+            inputs[name] = values
+        generator.set_inputs(inputs)
+        while not generator.is_done():
+            logits = generator.get_logits()
+            scores_BV = torch.from_numpy(logits[:, -1].copy())
+            for process in logits_processor:
+                scores_BV = process(texts_BL, scores_BV)
+            generator.set_logits(scores_BV.numpy().reshape(logits.shape))
+            generator.generate_next_token()
+            chosen_B = torch.from_numpy(generator.get_next_tokens().astype(np.int64))
+            texts_BL = torch.cat([texts_BL, chosen_B[:, None]], dim=1)
+        return texts_BL
+
+    def _right_pad(self, texts_BL: torch.Tensor, mask_BL: torch.Tensor) -> NDArray[np.int32]:
+        """Move padding to the right, where the graphs expect it, and make placeholders negative."""
+        # A stable sort by "is padding" keeps the words in their order.
+        order_BL = torch.sort(1 - mask_BL, dim=1, stable=True).indices
+        length = int(mask_BL.sum(1).max())
+        pad = self.generation_config.pad_token_id
+        ids_BL = texts_BL.masked_fill(mask_BL == 0, pad).gather(1, order_BL)[:, :length]
+        ids_BL = torch.where(ids_BL == self.config.image_token_id, -1, ids_BL)
+        return np.ascontiguousarray(ids_BL.numpy().astype(np.int32))
+
+    def _images(
+        self, pixel_values: torch.Tensor | None, image_sizes: torch.Tensor | None
+    ) -> dict[str, NDArray[Any]]:
+        """Lay crops out as (N, K, 3, S, S), with zeros where an image has fewer than K."""
+        if pixel_values is None or image_sizes is None:
+            return {}
+        tower = self.config.tower
+        side = tower.image_size // tower.patch_size // 2
+        rows, columns = (image_sizes // tower.image_size).unbind(1)
+        counts = (rows * columns + 1).tolist()
+        # An image processor set to `pad_crops` has laid them out already.
+        crops = list(pixel_values) if pixel_values.ndim == 5 else pixel_values.split(counts)
+        return {
+            "pixel_values": torch.nn.utils.rnn.pad_sequence(crops, batch_first=True)
+            .float()
+            .numpy(),
+            "image_sizes": image_sizes.numpy().astype(np.int64),
+            "num_image_tokens": ((rows * columns + 1) * side**2 + 1 + (rows + 1) * side).numpy(),
+        }
+
+
+def _import_genai() -> Any:
+    try:
+        import onnxruntime_genai
+    except ImportError as error:
+        raise ValueError(
+            "an ONNX folder needs onnxruntime-genai, which is not installed; "
+            "pip install 'phi-vision[onnx]'"
+        ) from error
+    return onnxruntime_genai
+
+
+def _with_threads(genai: Any, folder: Path) -> Any:
+    """Let the graphs compute on as many threads as PyTorch would."""
+    session = {"session_options": {"intra_op_num_threads": torch.get_num_threads()}}
+    parts = {"decoder": session, "embedding": session, "vision": session}
+    config = genai.Config(str(folder))
+    config.overlay(json.dumps({"model": parts}))
+    return config

@@ -1,0 +1,1 @@
+"""What every package needs from the outside world: atomic files, HTTP, hashing, formatting."""

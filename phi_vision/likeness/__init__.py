@@ -1,1 +1,0 @@
-"""How sample data comes to resemble a real dataset, without one real title, code or picture."""

@@ -1,0 +1,274 @@
+"""score: what replies are worth, with intervals, beside rivals, with and without the image.
+
+Takes replies and not a model, so that an adapter, an export, a server and a file are judged alike.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from phi_vision.data.prediction import Reply
+from phi_vision.data.samples import Sample, Value
+from phi_vision.data.template import Template
+from phi_vision.metrics.bootstrap import Estimate, Figure, draw_groups
+from phi_vision.metrics.calibration import Calibration, calibrations
+from phi_vision.metrics.category_hierarchy import find_tree
+from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
+from phi_vision.metrics.subsets import (
+    Leaks,
+    Marked,
+    Slice,
+    figures_of,
+    judge_slices,
+    judge_without,
+)
+
+WHO = {
+    "model": "the model",
+    "constrained": "the model, limited to the template",
+    "base": "the model before fine-tuning",
+    "constant": "the same answer for all: the most frequent, the median",
+    "category_median": "the median of the category that the model names",
+    "nearest": "the nearest training image, by the model's own vision tower",
+    "boosting": "gradient boosting on colours, shapes and edges",
+    "withheld": "the model, without an image: the same answer for all",
+    "twin": "a twin trained without images",
+    "blank": "the model, shown white images",
+    "shuffled": "the model, shown other samples' images",
+}
+"""Who answers -> in words; in the order in which tables show them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said about one sample."""
+
+    id: str
+    group: str
+    truth: Mapping[str, Value]
+    text: str
+
+    parsed: Mapping[str, Value] | None
+    """The fields of the answer; None where it could not be read."""
+
+    confidence: Mapping[str, float]
+    """Field -> probability the model gave to what it wrote; empty where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Everything an evaluation found."""
+
+    template: Template
+    samples: int
+    groups: int
+    seed: int
+
+    metrics: Mapping[str, Metric]
+    """What was measured, in the order of the template's fields."""
+
+    figures: Mapping[str, Mapping[str, Figure]]
+    """Who of `WHO` -> metric -> figure; where it applies."""
+
+    margins: Mapping[str, Mapping[str, Figure]]
+    """Rival -> metric -> by how much the model is better (below 0: worse), on the same draws."""
+
+    answers: tuple[Answer, ...]
+    """The model's, in the order of the samples."""
+
+    looks: bool | None
+    """Whether answers get worse with other samples' images; None where that was not tested."""
+
+    canary: str
+    """The same in words, with figures."""
+
+    slices: tuple[Slice, ...]
+
+    leaks: Leaks | None
+    """None where it was not looked for."""
+
+    calibrations: Mapping[str, Calibration]
+    """Field, or "record" for all of them -> how far its confidence can be trusted."""
+
+    floor: Mapping[str, float]
+    """Metric -> the best value that noise in the data allows, where known."""
+
+
+def score(
+    replies: Mapping[str, Sequence[Reply]],
+    samples: Sequence[Sample],
+    template: Template,
+    *,
+    training: Sequence[Sample],
+    rivals: Mapping[str, Predicted] | None = None,
+    leaked: Mapping[str, str] | None = None,
+    target_precision: float | None = None,
+    seed: int = 0,
+    floor: Mapping[str, float] | None = None,
+) -> Scores:
+    """Judge replies about held-out samples.
+
+    Args:
+        replies: Who of `WHO` -> a reply for each sample, in their order; "model" must be there.
+        samples: Held-out samples whose records are the truth.
+        template: Reads the replies.
+        training: What the model learnt from: tells slices and trees of categories.
+        rivals: Who of `WHO` -> records that were made without any model; a rival that lacks a field
+            is not measured by it.
+        leaked: Sample -> what it has in common with training; None where nobody looked.
+        target_precision: Share of right answers wanted among those that are used; finds the
+            confidence from which on to use them.
+        seed: Of the draws.
+        floor: Metric -> the best value that noise in the data allows, to show beside.
+
+    Raises:
+        ValueError: There are no samples, a record lacks a field of the template, or there are not
+            as many replies as samples.
+    """
+    if not samples or not training:
+        which = "to evaluate on" if not samples else "to learn from"
+        raise ValueError(f"found no samples {which}; give at least one")
+    trees = {field: find_tree(field, training) for field in template.fields_of("category")}
+    metrics = metrics_for(template, trees)
+    answers = _read_answers(replies["model"], samples, template)
+    marked = _mark_all(metrics, replies, rivals or {}, samples, template)
+    groups = [sample.group for sample in samples]
+    counts = draw_groups(groups, seed=seed)
+    table = {
+        who: {name: metrics[name].of_marks(marks, counts) for name, marks in theirs.items()}
+        for who, theirs in marked.items()
+    }
+    margins = _margins(metrics, table)
+    looks, canary = _canary(headline_metrics(template), table, margins)
+    return Scores(
+        template=template,
+        samples=len(samples),
+        groups=len(set(groups)),
+        seed=seed,
+        metrics=metrics,
+        figures={who: figures_of(row) for who, row in table.items()},
+        margins={who: figures_of(row) for who, row in margins.items()},
+        answers=answers,
+        looks=looks,
+        canary=canary,
+        slices=judge_slices(metrics, marked["model"], counts, samples, training, template),
+        leaks=None
+        if leaked is None
+        else judge_without(metrics, marked["model"], counts, samples, leaked),
+        calibrations=calibrations(
+            answers, template, counts, groups=groups, target=target_precision, seed=seed
+        ),
+        floor=dict(floor or {}),
+    )
+
+
+def verdict(margin: Figure) -> str:
+    """Say what a margin shows: "better", "worse" or "not told apart" (its interval holds 0)."""
+    if margin.low > 0:
+        return "better"
+    return "worse" if margin.high < 0 else "not told apart"
+
+
+def _read_answers(
+    replies: Sequence[Reply], samples: Sequence[Sample], template: Template
+) -> tuple[Answer, ...]:
+    _refuse_gaps("model", replies, samples)
+    return tuple(
+        Answer(
+            id=sample.id,
+            group=sample.group,
+            truth=template.select(sample.record),
+            text=reply.text,
+            parsed=template.parse(reply.text),
+            confidence=reply.confidence,
+        )
+        for sample, reply in zip(samples, replies, strict=True)
+    )
+
+
+def _mark_all(
+    metrics: Mapping[str, Metric],
+    replies: Mapping[str, Sequence[Reply]],
+    rivals: Mapping[str, Predicted],
+    samples: Sequence[Sample],
+    template: Template,
+) -> dict[str, Marked]:
+    """Mark what everybody said about every sample: replies by all metrics, rivals by some."""
+    truth = [template.select(sample.record) for sample in samples]
+    predicted: dict[str, Predicted] = dict(rivals)
+    for who, given in replies.items():
+        _refuse_gaps(who, given, samples)
+        predicted[who] = [template.parse(reply.text) for reply in given]
+    return {
+        who: {
+            name: metric.mark(predicted[who], truth)
+            for name, metric in metrics.items()
+            if who in replies or _answers_with(metric, predicted[who], template)
+        }
+        for who in WHO
+        if who in predicted
+    }
+
+
+def _answers_with(metric: Metric, records: Predicted, template: Template) -> bool:
+    """Whether records have what a metric reads: its field, or all of them."""
+    fields = set(records[0] or ())
+    return fields >= set(template.fields) if metric.field is None else metric.field in fields
+
+
+def _refuse_gaps(who: str, replies: Sequence[Reply], samples: Sequence[Sample]) -> None:
+    if len(replies) != len(samples):
+        raise ValueError(
+            f"{WHO[who]} was asked about {len(samples)} samples and gave {len(replies)} replies; "
+            "there must be one for each sample, in their order"
+        )
+
+
+def _margins(
+    metrics: Mapping[str, Metric], table: Mapping[str, Mapping[str, Estimate]]
+) -> dict[str, dict[str, Estimate]]:
+    return {
+        who: {
+            name: better_by(metrics[name], table["model"][name], theirs)
+            for name, theirs in row.items()
+        }
+        for who, row in table.items()
+        if who != "model"
+    }
+
+
+def better_by(metric: Metric, one: Estimate, other: Estimate) -> Estimate:
+    """Say by how much the first is better than the second; both are of the same draws."""
+    if metric.better == "higher":
+        return one.minus(other)
+    if metric.better == "lower":
+        return other.minus(one)
+    distances = (Estimate(abs(each.value), np.abs(each.drawn)) for each in (other, one))
+    return next(distances).minus(next(distances))
+
+
+def _canary(
+    headline: Sequence[str],
+    table: Mapping[str, Mapping[str, Estimate]],
+    margins: Mapping[str, Mapping[str, Estimate]],
+) -> tuple[bool | None, str]:
+    """Say whether other samples' images make the answers worse, and by how much."""
+    if "shuffled" not in table:
+        return None, "Not tested whether the images matter: the shuffled pass was left out."
+    harms = {name: margins["shuffled"][name].figure() for name in headline}
+    figures = "; ".join(
+        f"{name} from {table['model'][name].value:.3f} to {table['shuffled'][name].value:.3f} "
+        f"(worse by {harm.value:.3f}, 95 %: {harm.low:.3f} to {harm.high:.3f})"
+        for name, harm in harms.items()
+    )
+    if all(math.isnan(harm.low) for harm in harms.values()):
+        return None, "Not tested whether the images matter: too few groups or fields."
+    if any(harm.low > 0 for harm in harms.values()):
+        return True, f"The images matter: with others' images {figures}."
+    return False, (
+        "NO SIGN THAT THE IMAGES MATTER: answers are as good with other samples' images: "
+        f"{figures}. The model has not learned to look, or the images do not reach it: train "
+        "longer, or check that pixel_values and image_sizes are passed."
+    )

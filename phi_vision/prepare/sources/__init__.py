@@ -1,0 +1,1 @@
+"""Sources: one reader per format."""

@@ -1,0 +1,226 @@
+"""Any catalog opened as a Source: SOURCES, and how its kind is told from what lies there.
+
+Holds no reading: files are read by `tables.py`, folders of images by `folders.py`, tar shards by
+`tars.py`, the hub by `hub.py`.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from phi_vision.prepare.sources.conversations import turn_column, with_conversations
+from phi_vision.prepare.sources.encoding import detect_encoding
+from phi_vision.prepare.sources.folders import IMAGE_ENDINGS, metadata_files, open_images
+from phi_vision.prepare.sources.hub import HUB_ID, open_hub
+from phi_vision.prepare.sources.json_files import holds_lines, json_rows, read_json_lines
+from phi_vision.prepare.sources.lines import PACKING_ERRORS, open_bytes
+from phi_vision.prepare.sources.parts import DESCRIPTIONS, ending_of, visible_files
+from phi_vision.prepare.sources.row import Source
+from phi_vision.prepare.sources.tables import (
+    ARROW_ENDINGS,
+    CSV_ENDINGS,
+    DATASET_DICT,
+    JSON_ENDINGS,
+    JSON_LINES_ENDINGS,
+    PARQUET_ENDINGS,
+    STATE,
+    open_arrow,
+    open_csv,
+    open_json,
+    open_json_lines,
+    open_llava,
+    open_parquet,
+)
+from phi_vision.prepare.sources.webdataset import is_pattern, open_webdataset
+
+# First bytes of files that look like tables by their names, or have no ending at all.
+_MARKS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+_FOREIGN = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV in UTF-8",
+    b"%PDF": "a PDF; export the table as CSV",
+    b"<!doctype html": "a web page, as a failed download leaves; fetch the file itself",
+    b"<html": "a web page, as a failed download leaves; fetch the file itself",
+    b"<?xml": "XML; export it as CSV or JSON",
+    b"\xff\xd8\xff": "a JPEG image; give its folder",
+    b"\x89PNG": "a PNG image; give its folder",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+}
+
+
+def open_source(
+    name: str,
+    *,
+    kind: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Source:
+    """Open a catalog of any kind; nothing but its form and its first row is read yet.
+
+    Input:  "export/products.csv"                 "owner/photos"
+    Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
+
+    Args:
+        name: A file, a folder, a pattern of tar shards, or the id of a data set on the hub.
+        kind: One of `SOURCES`; None to tell it from what lies there.
+        split: Only this one of its splits.
+        revision: Of a hub id: a branch, tag or commit.
+        streaming: Of a hub id: read it over the network without keeping it.
+
+    Raises:
+        ValueError: There is no such source, kind or split, it cannot be read, or it has no rows.
+    """
+    if kind is not None and kind not in SOURCES:
+        close = difflib.get_close_matches(kind, SOURCES, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"no kind of source {kind!r}: {meant}There are {', '.join(SOURCES)}")
+    kind = kind or detect_kind(name)
+    if kind == "hub":
+        source = open_hub(name, split=split, revision=revision, streaming=streaming)
+    elif revision is not None or streaming:
+        setting = "a revision" if revision is not None else "streaming"
+        raise ValueError(
+            f"{setting} has no effect on {name}: it is read as {kind} from this machine, always "
+            "row by row; leave it out, or name the kind 'hub'"
+        )
+    else:
+        source = SOURCES[kind](name, split=split)
+    if next(source.rows(), None) is None:
+        facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
+        raise ValueError(f"{name} holds no rows: found only its form ({facts}); give other data")
+    return with_conversations(source)
+
+
+def detect_kind(name: str) -> str:
+    """Tell which of the `SOURCES` reads a source.
+
+    Raises:
+        ValueError: There is nothing by this name, or nothing that can be read.
+    """
+    if "://" in name:
+        raise ValueError(f"cannot read {name} over the network: download it and give the file")
+    if is_pattern(name):
+        return "webdataset"
+    path = Path(name)
+    if path.is_dir():
+        return _kind_of_folder(path)
+    if path.is_file():
+        return _kind_of_file(path)
+    # `data/produts.csv` looks like a hub id and is a path with a slip.
+    is_path = path.parent != Path() and path.parent.is_dir()
+    if HUB_ID.fullmatch(name) and not is_path and ending_of(path) not in _ENDINGS:
+        return "hub"
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    meant = f"did you mean {path.parent / close[0]}?" if close else "check the path"
+    raise ValueError(
+        f"no data at {name}: there is no such file or folder; {meant} "
+        "(a data set on the hub is named owner/name)"
+    )
+
+
+def _kind_of_file(file: Path) -> str:
+    try:
+        with open_bytes(file) as stream:
+            head = stream.read1(4096)
+    except PACKING_ERRORS:
+        head = b""
+    if not head:
+        raise ValueError(f"{file} is empty: found 0 bytes; give a file with rows")
+    for mark, kind in _MARKS.items():
+        if head.startswith(mark):
+            return kind
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for mark, meaning in _FOREIGN.items():
+        if start[: len(mark)].lower() == mark.lower():
+            raise ValueError(f"cannot read {file}: it is {meaning}")
+    if head[257:262] == b"ustar":
+        return "webdataset"
+    ending = ending_of(file)
+    if ending in (*JSON_ENDINGS, *JSON_LINES_ENDINGS):
+        return _kind_of_json(file, ending)
+    if ending in _ENDINGS:
+        return _ENDINGS[ending]
+    raise ValueError(
+        f"cannot read {file}: found a {ending or 'nameless kind of'} file; give one ending in "
+        f"{', '.join(_ENDINGS)}, or name its kind: {', '.join(SOURCES)}"
+    )
+
+
+def _kind_of_json(file: Path, ending: str) -> str:
+    """Tell lists from lines, whatever the ending says, and conversations from records."""
+    encoding = detect_encoding(file).name
+    if ending in JSON_LINES_ENDINGS or holds_lines(file, encoding):
+        kind = "jsonl"
+        rows: Iterator[object] = (row for _, row in read_json_lines(file, encoding))
+    else:
+        kind = "json"
+        rows = json_rows(file, encoding)[0]
+    first = next((row for row in islice(rows, 20) if isinstance(row, dict)), {})
+    return "llava" if turn_column(first) else kind
+
+
+def _kind_of_folder(folder: Path) -> str:
+    if (folder / DATASET_DICT).is_file() or (folder / STATE).is_file():
+        return "arrow"
+    if metadata_files(folder):
+        return "folder"
+    endings: set[str] = set()
+    tables: dict[str, Path] = {}
+    for file in visible_files(folder):
+        ending = ending_of(file)
+        endings.add(ending)
+        at_top = file.parent == folder and file.name not in DESCRIPTIONS
+        if at_top and ending in _TABLE_ENDINGS:
+            tables.setdefault(_TABLE_ENDINGS[ending], file)
+    for kind, known in _SHARDS.items():
+        if endings & set(known):
+            return kind
+    if len(tables) > 1:
+        raise ValueError(
+            f"cannot tell what to read in {folder}: found "
+            f"{', '.join(file.name for file in tables.values())}; give one of the files, or name "
+            f"the kind: {', '.join(tables)}"
+        )
+    for kind, file in tables.items():
+        return kind if kind == "csv" else _kind_of_json(file, ending_of(file))
+    if endings & set(IMAGE_ENDINGS):
+        return "folder"
+    raise ValueError(
+        f"no data in {folder}: found {', '.join(sorted(endings)[:8]) or 'nothing'}; give a folder "
+        "with tables, images or tar shards"
+    )
+
+
+_ENDINGS = {
+    **dict.fromkeys(CSV_ENDINGS, "csv"),
+    **dict.fromkeys(JSON_ENDINGS, "json"),
+    **dict.fromkeys(JSON_LINES_ENDINGS, "jsonl"),
+    **dict.fromkeys(PARQUET_ENDINGS, "parquet"),
+    **dict.fromkeys(ARROW_ENDINGS, "arrow"),
+    ".tar": "webdataset",
+}
+_TABLE_ENDINGS = {
+    ending: kind
+    for ending, kind in _ENDINGS.items()
+    if kind in ("csv", "json", "jsonl") and ending != ".txt"
+}
+
+_SHARDS = {"parquet": PARQUET_ENDINGS, "arrow": ARROW_ENDINGS, "webdataset": (".tar",)}
+"""Kinds that a folder holds for certain where it has files with these endings."""
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "csv": open_csv,
+    "json": open_json,
+    "jsonl": open_json_lines,
+    "parquet": open_parquet,
+    "arrow": open_arrow,
+    "hub": open_hub,
+    "folder": open_images,
+    "llava": open_llava,
+    "webdataset": open_webdataset,
+}
+"""Kind -> function that opens a source of it."""

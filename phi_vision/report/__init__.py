@@ -1,1 +1,0 @@
-"""What people look at: pages, charts and tables. Runs without torch."""

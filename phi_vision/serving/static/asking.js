@@ -1,0 +1,104 @@
+// Asks the server: POST /v1/records with the bytes of one photo. All that can go wrong becomes a
+// Refusal; stopping by the signal is an AbortError, as fetch throws it.
+
+import { Refusal, sentenceOf, sizeOf } from "./wording.js";
+
+const MANY_BYTES = 5_000_000; // above it, a connection that breaks may be a server that had enough
+const LONGEST_DETAIL = 2_000; // characters of an answer that is not understood
+
+const STATUSES = {
+  400: "image",
+  401: "key",
+  403: "forbidden",
+  404: "missing",
+  405: "missing",
+  408: "slow",
+  413: "large",
+  415: "image",
+  422: "image",
+  429: "busy",
+  502: "away",
+  503: "closing",
+  504: "slow",
+};
+
+// What a file is by its first bytes: its name may lie, and some systems give no type.
+export async function typeOf(file) {
+  let head;
+  try {
+    head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
+  } catch {
+    throw new Refusal("unreadable", { said: `“${file.name}” could not be opened.` });
+  }
+  const text = String.fromCharCode(...head);
+  if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
+  if (text.startsWith("\x89PNG\r\n")) return "image/png";
+  if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
+  if (/^image\/(jpeg|png|webp)$/u.test(file.type) && file.size) return file.type;
+  const found = file.size ? file.type || "of an unknown kind" : "empty";
+  throw new Refusal("kind", { said: `“${file.name}” is ${found}.` });
+}
+
+// Gives the answer as the server wrote it, read: {record, kinds, confidence, text, seconds, …}.
+export async function ask(file, { type, key, constrained, signal }) {
+  const headers = { "content-type": type, accept: "application/json" };
+  if (key) headers.authorization = `Bearer ${key}`;
+  const address = constrained ? "v1/records?constrained=true" : "v1/records";
+  const [response, text] = await send(address, { method: "POST", headers, body: file, signal });
+  const body = parse(text);
+  if (!response.ok) throw refusalOf(response, body, text, key);
+  if (!isAnswer(body)) throw new Refusal("garbage", { detail: text.slice(0, LONGEST_DETAIL) });
+  return body;
+}
+
+async function send(address, request) {
+  try {
+    const response = await fetch(address, { ...request, cache: "no-store" });
+    return [response, await response.text()];
+  } catch (problem) {
+    if (request.signal.aborted) throw problem;
+    // A server may close the line while a body that is too large is still on its way.
+    const size = request.body.size;
+    const said = size > MANY_BYTES ? `Perhaps ${sizeOf(size)} are more than it takes.` : "";
+    throw new Refusal("away", { said });
+  }
+}
+
+function refusalOf(response, body, text, key) {
+  const { status, headers } = response;
+  const kind = STATUSES[status] ?? (status >= 500 ? "broken" : "image");
+  const message = body?.error?.message;
+  // What the server says of keys is meant for programs.
+  const wrongKey = key ? "The key that was given is not accepted." : "";
+  const said = typeof message === "string" ? sentenceOf(message) : "";
+  return new Refusal(kind, {
+    said: kind === "key" ? wrongKey : said,
+    detail: said || kind === "key" ? "" : `${status} ${text}`.slice(0, LONGEST_DETAIL),
+    number: status >= 500 ? (headers.get("x-request-id") ?? "") : "",
+    wait: waitOf(headers.get("retry-after")),
+  });
+}
+
+// Retry-After is a number of seconds or a date (RFC 9110, 10.2.3); null where it is neither.
+function waitOf(words) {
+  if (words === null) return null;
+  const seconds = /^\d+(\.\d+)?$/u.test(words)
+    ? Number(words)
+    : (Date.parse(words) - Date.now()) / 1000;
+  return Number.isFinite(seconds) ? Math.max(seconds, 0) : null;
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+function isAnswer(body) {
+  return isObject(body) && typeof body.text === "string"
+    && (body.record === null || isObject(body.record));
+}

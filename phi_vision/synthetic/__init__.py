@@ -1,0 +1,1 @@
+"""Sample data: the drawn catalog, and data modelled on yours."""

@@ -1,0 +1,1 @@
+"""Product images, drawn as vector graphics."""

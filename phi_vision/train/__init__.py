@@ -1,1 +1,0 @@
-"""How it learns: a recipe becomes a model, an adapter and a run."""

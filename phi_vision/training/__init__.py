@@ -1,0 +1,1 @@
+"""Training: recipes, adapters, checks, trainer, checkpoints, memory estimate."""

@@ -1,0 +1,283 @@
+"""The model as a training takes it, and as it is saved: which parts learn, in which numbers.
+
+Full training and adapters differ only here.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.training import checks as guards
+from phi_vision.training.checkpointing import replacing_folder
+from phi_vision.training.distributed import is_main
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.sharding import whole_weights
+
+PROJECTION = ("img_projection.0", "img_projection.2")
+"""The two linear layers from vision features to words, saved whole beside adapters. Named one by
+one, since the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow."""
+
+TOWER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""All linear layers of the CLIP tower; the decoder has none of these names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainableModel:
+    """A model ready to be trained, with what it takes to use and to save it."""
+
+    model: Phi3VForCausalLM | PeftModel
+    processor: Phi3VProcessor
+    base: str
+    """The checkpoint that adapters belong to, named as the user named it."""
+    precision: torch.dtype
+    """In which the matrix products are computed."""
+    saved_dtype: torch.dtype
+    """In which full weights are saved: that of the checkpoint they came from."""
+
+
+def make_learner(recipe: Recipe) -> TrainableModel:
+    """Load the model and make the parts trainable that the recipe names.
+
+    Weights that are trained are held in float32. Under adapters the frozen ones are held in the
+    precision of the arithmetic, which halves their memory in bf16, or in 4 bits.
+
+    Raises:
+        ValueError: There is no such model, or the recipe does not fit it.
+    """
+    precision = choose_precision(recipe.precision)
+    quantization = describe_quantization(precision) if recipe.quantization else None
+    model, processor = load_model(recipe.model, quantization=quantization)
+    saved_dtype = model.dtype
+    base = (
+        model.peft_config["default"].base_model_name_or_path
+        if isinstance(model, PeftModel)
+        else None
+    )
+    if isinstance(model, PeftModel) and recipe.method == "full":
+        model = model.merge_and_unload()
+    if recipe.random_weights:
+        model = Phi3VForCausalLM(model.config)
+    if precision == torch.bfloat16 and not torch.cuda.is_available():
+        # The fused attention's backward in bf16 on a CPU is two to five times slower than the
+        # plain one (docs/log.md); in float32 and on a GPU it is the fused one that wins.
+        model.set_attn_implementation("eager")
+    return TrainableModel(
+        model=choose_trained_parts(model, recipe, precision),
+        processor=processor,
+        base=base or recipe.model,
+        precision=precision,
+        saved_dtype=saved_dtype,
+    )
+
+
+def choose_trained_parts(
+    model: Phi3VForCausalLM | PeftModel, recipe: Recipe, precision: torch.dtype
+) -> Phi3VForCausalLM | PeftModel:
+    """Attach adapters or thaw weights as the recipe says, and freeze the rest.
+
+    Looks at no values, so it also works on a model without storage (the meta device).
+
+    Raises:
+        ValueError: The recipe names layers that the model does not have, or other adapters.
+    """
+    if recipe.method == "lora":
+        model = _with_adapters(_cast(model, precision), recipe)
+    else:
+        _thaw_weights(model.float(), recipe)
+    _freeze_unused_layers(model)
+    return model
+
+
+def list_trained(model: nn.Module) -> dict[str, int]:
+    """Count the trained weights of each kind of module; layer numbers are `*`.
+
+    Input:  a decoder of six layers with adapters of rank 16 on `o_proj`
+    Output: {"model.layers.*.self_attn.o_proj (lora)": 98304}
+    """
+    counts: dict[str, int] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            kind = describe_weight(name)
+            counts[kind] = counts.get(kind, 0) + weight.numel()
+    return counts
+
+
+def describe_weight(name: str) -> str:
+    """Name the kind of module that a weight belongs to, and how it is trained.
+
+    Input:  base_model.model.model.layers.3.self_attn.o_proj.lora_A.default.weight
+    Output: model.layers.*.self_attn.o_proj (lora)
+    """
+    name = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+    module, adapter, _ = name.partition(".lora_")
+    if not adapter:
+        module = re.sub(r"\.(weight|bias)$", "", name)
+    return re.sub(r"\.\d+\.", ".*.", module) + (" (lora)" if adapter else "")
+
+
+def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
+    """Say how frozen weights are held in 4 bits: the decoder's alone, the head and tower whole.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "quantization nf4 needs bitsandbytes, which is not installed; "
+            "pip install 'phi-vision[quant]', or use lora"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision,
+        # Names are matched from their beginning; `vision_embed_tokens` alone would not be found.
+        llm_int8_skip_modules=["lm_head", "model.vision_embed_tokens"],
+    )
+
+
+def choose_precision(wished: str) -> torch.dtype:
+    """Choose the arithmetic: bf16 where the machine multiplies in it, not where it emulates it."""
+    if wished != "auto":
+        return torch.bfloat16 if wished == "bf16" else torch.float32
+    return fast_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def save_model(learner: TrainableModel, folder: Path) -> None:
+    """Save adapter or weights with the processor, ready to load; whole or not at all.
+
+    Every process calls this, as each may hold a part of the weights; the first writes.
+    """
+    weights = whole_weights(learner.model)
+    if not is_main():
+        return
+    with replacing_folder(folder) as unfinished:
+        if isinstance(learner.model, PeftModel):
+            _save_adapter(learner.model, weights, learner.base, unfinished)
+        else:
+            _save_weights(learner.model, weights, learner.saved_dtype, unfinished)
+        learner.processor.save_pretrained(unfinished)
+
+
+def _cast(model: Phi3VForCausalLM | PeftModel, precision: torch.dtype) -> Any:
+    if not _is_quantized(model):
+        return model.to(precision)
+    for module in model.modules():
+        if module.__class__.__name__ == "Linear4bit":
+            # bitsandbytes 0.50 packs the weights anew for inference at the first evaluation, and
+            # then trains on without gradients through them.
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _is_quantized(model: Phi3VForCausalLM | PeftModel) -> bool:
+    config: Any = model.config
+    return "quantization_config" in config.to_dict()
+
+
+def _with_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> PeftModel:
+    """Put fresh adapters on a model, or go on with those that it came with."""
+    described = _describe_adapters(model, recipe)
+    if isinstance(model, PeftModel):
+        guards.check_same_adapters(model.peft_config["default"], described, recipe.model)
+        adapted = model
+        found = adapted.peft_config["default"]
+        found.inference_mode = False
+        # Or PEFT looks on the hub for a base that is known by another name here.
+        found.base_model_name_or_path = resolve(found.base_model_name_or_path)
+        adapted.set_requires_grad("default", requires_grad=True)
+    else:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5.23 for checkpointing by its former name.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(model, described)
+    guards.check_adapters_are_attached(adapted, recipe)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return adapted
+
+
+def _describe_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> LoraConfig:
+    targets = [*(recipe.lora_targets or ())] if recipe.train_language else []
+    if not isinstance(model, PeftModel):
+        guards.check_adapter_targets(model, targets)
+    targets += TOWER_TARGETS if recipe.train_vision else []
+    unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_dora=recipe.dora,
+        use_rslora=recipe.rslora,
+        target_modules=targets,
+        exclude_modules=unused or None,
+        modules_to_save=list(PROJECTION) if recipe.train_projector else None,
+    )
+
+
+def _thaw_weights(model: Phi3VForCausalLM, recipe: Recipe) -> None:
+    model.requires_grad_(recipe.train_language)
+    vision = model.model.vision_embed_tokens
+    vision.requires_grad_(recipe.train_projector)
+    vision.img_processor.requires_grad_(recipe.train_vision)
+
+
+def _freeze_unused_layers(model: Phi3VForCausalLM | PeftModel) -> None:
+    """Freeze what CLIP has but nothing reads: its last layer and the norm after it."""
+    for name in _unused_modules(model):
+        model.get_submodule(name).requires_grad_(False)
+
+
+def _unused_modules(model: Phi3VForCausalLM | PeftModel) -> list[str]:
+    config: Any = model.config
+    layers = config.vision_config.num_hidden_layers
+    last = f"img_processor.vision_model.encoder.layers.{layers - 1}"
+    norm = "img_processor.vision_model.post_layernorm"
+    return [
+        name
+        for name, _ in model.named_modules()
+        if f".{last}." in f".{name}." or name.endswith(norm)
+    ]
+
+
+def _save_adapter(
+    model: PeftModel, weights: Mapping[str, torch.Tensor], base: str, folder: Path
+) -> None:
+    """Save an adapter that names its base as the user did, not where that lay on this machine."""
+    described = model.peft_config["default"]
+    loaded_from = described.base_model_name_or_path
+    described.base_model_name_or_path = base
+    # PEFT would look for the base on the hub, to see whether the vocabulary grew. It did not.
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+    described.base_model_name_or_path = loaded_from
+    (folder / "README.md").unlink(missing_ok=True)  # a model card of blanks to fill in
+
+
+def _save_weights(
+    model: Phi3VForCausalLM, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path
+) -> None:
+    """Save full weights in the official layout and in `dtype`; training holds them in float32."""
+    converted = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    model.save_pretrained(folder, state_dict=converted)
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.use_cache = True  # the Trainer switches it off
+    config.save_pretrained(folder)

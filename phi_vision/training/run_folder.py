@@ -1,0 +1,83 @@
+"""The folder of a run: free for a new one, or the one to go on in; and what describes it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import TrainerState
+
+from phi_vision.data.template import TEMPLATE_FILE, write_template
+from phi_vision.io.atomic import write_text_atomic
+from phi_vision.training.checkpointing import STATE_FILE, last_checkpoint, mend
+from phi_vision.training.distributed import (
+    check_alike,
+    check_folder_is_shared,
+    check_same_processes,
+    is_main,
+    wait_for_all,
+)
+from phi_vision.training.recipe_file import load_recipe, to_yaml
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import Prepared
+from phi_vision.training.tracking.versions import versions
+
+MAY_DIFFER_ON_RESUME = {"out", "tracker", "num_workers"}
+"""Fields of a recipe that do not change what is computed."""
+
+
+def find_checkpoint(recipe: Recipe) -> Path | None:
+    """Find the last whole checkpoint of the recipe's run; None if it was stopped before the first.
+
+    Raises:
+        ValueError: There is no run, or it has another recipe.
+    """
+    described = recipe.out / "recipe.yaml"
+    if not described.is_file():
+        raise ValueError(f"no run to resume in {recipe.out}: it has no recipe.yaml; check --out")
+    before, now = (dataclasses.asdict(each) for each in (load_recipe(described), recipe))
+    changed = [
+        name for name in now if now[name] != before[name] and name not in MAY_DIFFER_ON_RESUME
+    ]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"the run in {recipe.out} has {name} {before[name]}, this recipe {now[name]}; resume "
+            f"with {described}, or start anew in another --out"
+        )
+    if is_main():
+        mend(recipe.out)
+    wait_for_all()
+    checkpoint = last_checkpoint(recipe.out)
+    if checkpoint is not None:
+        check_same_processes(checkpoint)
+    return checkpoint
+
+
+def state_of(checkpoint: Path | None) -> TrainerState:
+    """Read how far a checkpoint got; nowhere without one."""
+    if checkpoint is None:
+        return TrainerState()
+    return TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+
+
+def write_description(recipe: Recipe, prepared: Prepared) -> None:
+    """Write recipe, versions and template into the folder; of several processes one does.
+
+    Raises:
+        ValueError: The processes were given different recipes or data, or share no folder.
+    """
+    found = versions([*prepared.training, *prepared.validation])
+    # Nobody writes before all have looked whether the folder is free.
+    check_alike({**dataclasses.asdict(recipe), **found})
+    if is_main():
+        _write_files(recipe, prepared, found)
+    check_folder_is_shared(recipe.out, recipe.out / "recipe.yaml")
+
+
+def _write_files(recipe: Recipe, prepared: Prepared, found: Mapping[str, str]) -> None:
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    # First, and never a half: without it a run cannot be resumed.
+    write_text_atomic(recipe.out / "recipe.yaml", to_yaml(recipe))
+    write_text_atomic(recipe.out / "versions.json", json.dumps(found, indent=2) + "\n")
+    write_template(prepared.collator.template, recipe.out / TEMPLATE_FILE)

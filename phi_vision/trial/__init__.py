@@ -1,1 +1,0 @@
-"""How a predictor is put on trial: asked everything, judged, reported."""

@@ -1,0 +1,166 @@
+"""Gradient boosting on simple image features."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import Template
+from phi_vision.evaluation.boosting import boost
+from phi_vision.evaluation.image_features import describe, image_features
+
+TEMPLATE = Template(
+    name="t",
+    question="?",
+    answer="{title}: {shape:category}, {colour:category}, {price:number}",
+    layout="chat",
+)
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def drawn(shape, colour, size, canvas=80):
+    image = Image.new("RGB", (canvas, canvas), "white")
+    low, high = canvas / 2 - size / 2, canvas / 2 + size / 2 - 1
+    pen = ImageDraw.Draw(image)
+    draw = pen.ellipse if shape == "disc" else pen.rectangle
+    draw((low, low, high, high), fill=COLOURS[colour])
+    return encoded(image)
+
+
+def sample(number, images=None, **changed):
+    """A disc or a square, red or blue; the larger, the dearer, and squares cost twice as much."""
+    rng = np.random.default_rng(number)
+    shape, colour = rng.choice(["disc", "square"]), rng.choice(["red", "blue"])
+    size = int(rng.integers(20, 70))
+    price = size * (20.0 if shape == "square" else 10.0)
+    record = {"title": f"A {shape}", "shape": str(shape), "colour": str(colour), "price": price}
+    image = drawn(shape, colour, size) if images is None else None
+    return Sample(
+        id=str(number),
+        group=str(number),
+        images=(image,) if images is None else images,
+        record=record | changed,
+    )
+
+
+TRAINING = [sample(number) for number in range(160)]
+ASKED = [sample(number) for number in range(1000, 1030)]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return boost(ASKED, TRAINING, TEMPLATE, seed=0)
+
+
+def test_it_learns_categories_numbers_and_the_usual_text_from_images(answers):
+    truth = [each.record for each in ASKED]
+    assert list(answers[0]) == ["title", "shape", "colour", "price"]
+    for field in ("title", "shape", "colour"):
+        right = [said[field] == true[field] for said, true in zip(answers, truth, strict=True)]
+        assert np.mean(right) >= 0.9, field
+    errors = [
+        abs(said["price"] / true["price"] - 1) for said, true in zip(answers, truth, strict=True)
+    ]
+    assert np.median(errors) < 0.1
+
+
+def test_the_same_seed_gives_the_same_answers(answers):
+    assert boost(ASKED, TRAINING, TEMPLATE, seed=0) == answers
+
+
+def test_it_does_not_look_at_the_truth(answers):
+    blind = [sample(int(each.id), title="?", shape="?", colour="?", price=-1.0) for each in ASKED]
+    assert boost(blind, TRAINING, TEMPLATE, seed=0) == answers
+
+
+def test_progress_counts_images_and_then_fields_up_to_the_end():
+    told = []
+    boost(ASKED, TRAINING, TEMPLATE, seed=0, progress=lambda *step: told.append(step))
+    assert told[0] == (1, 190 * 4)
+    assert told[-3:] == [(190 * 2, 190 * 4), (190 * 3, 190 * 4), (190 * 4, 190 * 4)]
+    assert sorted(told) == told
+
+
+def test_numbers_stay_within_what_was_learnt_and_may_be_negative_zero_or_missing():
+    training = [
+        sample(number, price=price)
+        for number, price in enumerate([-5.0, 0.0, 3.0, None, float("nan"), True] * 10)
+    ]
+    numbers = [answer["price"] for answer in boost(ASKED, training, TEMPLATE, seed=0)]
+    assert all(-5.0 <= number <= 3.0 for number in numbers)
+
+
+def test_where_nothing_can_be_learnt_it_says_what_is_most_frequent():
+    training = [sample(n, title="T", shape="disc", colour=None, price=None) for n in range(3)]
+    (answer,) = boost(ASKED[:1], training, TEMPLATE, seed=0)
+    assert answer == {"title": "T", "shape": "disc", "colour": None, "price": None}
+
+
+def test_a_template_of_texts_alone_has_its_usual_text():
+    words = Template(name="t", question="?", answer="{title}", layout="chat")
+    common = max({"A disc", "A square"}, key=[each.record["title"] for each in TRAINING].count)
+    assert boost(ASKED[:2], TRAINING, words, seed=0) == [{"title": common}] * 2
+
+
+def test_samples_without_a_image_are_answered_too():
+    asked = [*ASKED[:3], sample(1, images=())]
+    answers = boost(asked, TRAINING, TEMPLATE, seed=0)
+    assert answers[:3] == boost(ASKED[:3], TRAINING, TEMPLATE, seed=0)
+    assert answers[3]["shape"] in ("disc", "square")
+    nobody = [sample(number, images=()) for number in range(40)]
+    assert boost(nobody[:2], nobody, TEMPLATE, seed=0)[0]["shape"] in ("disc", "square")
+
+
+def test_asked_about_nothing_it_answers_nothing():
+    assert boost([], TRAINING[:5], TEMPLATE, seed=0) == []
+
+
+def test_a_image_that_cannot_be_read_is_named():
+    with pytest.raises(ValueError, match="sample '7', image 1: cannot read an image"):
+        boost([sample(7, images=(b"no image",))], TRAINING[:5], TEMPLATE, seed=0)
+
+
+def test_the_features_of_a_square_worked_by_hand():
+    parts = describe(drawn("square", "red", 40))
+    encoded_bytes = len(drawn("square", "red", 40))
+    assert parts["size"] == pytest.approx(np.log([80, 80, 1, encoded_bytes / 6400]))
+    #                        width height left top  filled log ratio
+    assert parts["box"] == pytest.approx([0.5, 0.5, 0.25, 0.25, 1, 0])
+    assert parts["outline"].tolist() == [1] * 64
+    #                                   brightness        red-green  yellow-blue
+    assert parts["colour_grid"][:3] == pytest.approx([(200 + 30 + 30) / 3, 170, 115 - 30])
+    assert parts["colours"][:18].sum() == pytest.approx(1)
+    assert parts["texture"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA", "CMYK", "I;16", "1"])
+def test_images_of_every_mode_have_the_same_number_of_features(mode):
+    image = Image.new("L", (50, 30), 255)
+    ImageDraw.Draw(image).rectangle((10, 10, 20, 20), fill=0)
+    wide = image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)
+    asked = sample(1, images=(encoded(wide, "TIFF"),))
+    assert image_features([asked, TRAINING[0]]).shape == (2, 543)
+    assert np.isfinite(image_features([asked])).all()
+
+
+def test_what_is_transparent_shows_white_paper():
+    clear = Image.new("RGBA", (80, 80), (0, 0, 0, 0))
+    ImageDraw.Draw(clear).rectangle((20, 20, 59, 59), fill=(200, 30, 30, 255))
+    seen, paper = describe(encoded(clear)), describe(drawn("square", "red", 40))
+    for part in ("box", "colour_grid", "outline", "colours", "gradients"):
+        assert seen[part] == pytest.approx(paper[part]), part
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
+@pytest.mark.parametrize("colour", ["white", "black"])
+def test_flat_and_tiny_images_have_features_too(size, colour):
+    image = encoded(Image.new("RGB", size, colour))
+    assert np.isfinite(image_features([sample(1, images=(image,))])).all()

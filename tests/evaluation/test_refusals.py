@@ -1,0 +1,137 @@
+"""Trials say what cannot be done before anything is asked, and do without what they can."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toy_products import product_rows
+
+from phi_vision.data.template import PRODUCT
+from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
+from phi_vision.evaluation.evaluator import run_evaluation
+from phi_vision.evaluation.run_facts import noise_floor
+
+Row = dict[str, object]
+Lay = Callable[..., Path]
+
+LITTLE = tuple(name for name in SKIPPABLE if name not in ("constant", "nearest"))
+"""What is skipped where something else is looked at."""
+
+
+@pytest.fixture
+def lay(tmp_path: Path) -> Lay:
+    """Lay out a folder of samples: `lay(train=rows, test=rows)`."""
+
+    def write(**splits: list[Row]) -> Path:
+        folder = tmp_path / "shop"
+        folder.mkdir()
+        for split, rows in splits.items():
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Path:
+    """A file of right answers about all products."""
+    rows = product_rows(8)
+    lines = [
+        {"id": row["id"], "record": {name: row[name] for name in PRODUCT.fields}} for row in rows
+    ]
+    file = tmp_path / "said.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, said: Path, tmp_path: Path):
+    folder = lay(test=product_rows(8))
+    trial = EvaluationConfig(data=folder, out=tmp_path / "report")
+    with pytest.raises(ValueError, match=r"no split 'train', .*; found test; give a folder"):
+        run_evaluation(str(said), trial)
+    file = EvaluationConfig(data=next(folder.iterdir()), out=tmp_path / "report")
+    with pytest.raises(ValueError, match="found one file without splits; give a folder"):
+        run_evaluation(str(said), file)
+
+
+def test_samples_without_a_field_are_refused_before_anything_is_asked(
+    lay: Lay, tiny_checkpoint: Path, tmp_path: Path
+):
+    without = [
+        {name: value for name, value in row.items() if name != "full_price"}
+        for row in product_rows(4)
+    ]
+    talk = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "A hat"}]
+    trial = EvaluationConfig(data=lay(train=product_rows(4), test=without), out=tmp_path / "report")
+    with pytest.raises(ValueError, match=r"sample 'p0' cannot be judged: .* needs the field"):
+        run_evaluation(str(tiny_checkpoint), trial)
+    pq.write_table(
+        pa.Table.from_pylist([row | {"messages": talk} for row in without]),
+        tmp_path / "shop" / "test-00000-of-00001.parquet",
+    )
+    with pytest.raises(ValueError, match="sample 'p0' is a conversation and cannot be judged"):
+        run_evaluation(str(tiny_checkpoint), trial)
+    assert not (tmp_path / "report").exists()
+
+
+def test_samples_without_images_leave_only_the_nearest_out(
+    lay: Lay, tiny_checkpoint: Path, tmp_path: Path
+):
+    rows = [
+        {name: value for name, value in row.items() if name != "image"}
+        | {"images": [row["image"]] if place else []}
+        for place, row in enumerate(product_rows(4))
+    ]
+    trial = EvaluationConfig(data=lay(train=rows, test=rows), out=tmp_path / "report", skip=LITTLE)
+    outcome = run_evaluation(str(tiny_checkpoint), trial)
+    assert list(outcome.scores.figures) == ["model", "constant"]
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]["left_out"]
+    assert told["nearest"] == "sample 'p0' has no image to be compared"
+
+
+def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
+    lay: Lay, tiny_checkpoint: Path, tmp_path: Path
+):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    skip = (*(name for name in LITTLE if name != "shuffled"), "nearest")
+    trial = EvaluationConfig(
+        data=lay(train=product_rows(4), test=product_rows(4)), out=model / "report", skip=skip
+    )
+    for _ in range(2):
+        run_evaluation(str(model), trial)
+        kept = sorted(file.name.split("-")[0] for file in (model / "report" / "answers").iterdir())
+        assert kept == ["model", "shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"known_categories": True, "skip": ("constrained",)},
+            "known_categories cannot take effect: constrained is to be skipped",
+        ),
+        ({"base": "m", "skip": ("base",)}, "base cannot take effect: base is to be skipped"),
+    ],
+)
+def test_what_cannot_take_effect_is_refused(fields: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(data=Path("shop"), **fields)  # type: ignore[arg-type]
+
+
+def test_a_file_of_answers_cannot_be_limited_to_categories(lay: Lay, said: Path, tmp_path: Path):
+    folder = lay(train=product_rows(8), test=product_rows(8))
+    trial = EvaluationConfig(data=folder, out=tmp_path / "report", known_categories=True)
+    with pytest.raises(ValueError, match="known_categories cannot take effect: a file holds no"):
+        run_evaluation(str(said), trial)
+
+
+@pytest.mark.parametrize("words", ["no JSON", "[]", '{"splits": {}}', '{"splits": {"test": 1}}'])
+def test_another_file_of_facts_knows_no_noise_floor(words: str, tmp_path: Path):
+    (tmp_path / "facts.json").write_text(words)
+    assert noise_floor(tmp_path, "test") == {}

@@ -1,0 +1,173 @@
+"""Trials: everything that is asked, what is left out and why, and what is written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.template import PRODUCT
+from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
+from phi_vision.evaluation.evaluator import report_folder, run_evaluation
+from phi_vision.evaluation.run_facts import groups_of, start_of
+from phi_vision.inference.model_fingerprint import identify
+from phi_vision.metrics.scores import WHO
+
+QUICK = {"skip": ("boosting", "nearest", "leaks", "blank", "withheld", "constrained")}
+
+
+@pytest.fixture
+def shop(products: Path, tmp_path: Path) -> Path:
+    """A folder whose one split serves as training and to be judged on."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}-00000-of-00001.parquet").write_bytes(
+            next(products.glob("**/*.parquet")).read_bytes()
+        )
+    return folder
+
+
+@pytest.fixture
+def answers(products: Path, tmp_path: Path) -> Path:
+    """A file of right answers."""
+    lines = [
+        {"id": sample.id, "record": PRODUCT.select(sample.record)}
+        for sample in load_samples(products)
+    ]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def figures(report: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    found = json.loads((report / "scores.json").read_text())["figures"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_checkpoint_is_asked_everything(
+    shop: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    trial = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, base=str(tiny_checkpoint))
+    outcome = run_evaluation(str(tiny_checkpoint), trial)
+    assert outcome.page == tmp_path / "report" / "report.html"
+    assert set(outcome.scores.figures) == set(WHO) - {"twin"}
+    assert outcome.scores.figures["constrained"]["parse_rate"].value == 1.0
+    # The same model before and after: the difference is nothing, and known to be nothing.
+    assert set(outcome.scores.margins["base"].values()) >= {(0.0, 0.0, 0.0)}
+    assert outcome.scores.leaks is not None
+    assert len(outcome.scores.leaks.found) == 4
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]
+    assert told["left_out"] == {}
+    assert set(told["cost"]) == {"answering", "machine, now"}
+
+
+def test_a_twin_is_asked_without_images(shop: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    trial = EvaluationConfig(
+        data=shop, out=tmp_path, limit=4, twin=str(tiny_checkpoint), skip=QUICK["skip"][:4]
+    )
+    outcome = run_evaluation(str(tiny_checkpoint), trial)
+    figures = outcome.scores.figures
+    assert figures["twin"] == figures["withheld"]
+    assert len(list((tmp_path / "answers").glob("twin-*.jsonl"))) == 1
+    (file,) = (tmp_path / "answers").glob("twin-*.jsonl")
+    assert len(file.read_text().splitlines()) == 2  # the head, and one question for all
+
+
+def test_a_file_of_answers_is_judged_like_a_model(
+    shop: Path, answers: Path, tmp_path: Path
+) -> None:
+    outcome = run_evaluation(
+        str(answers), EvaluationConfig(data=shop, out=tmp_path / "report", **QUICK)
+    )
+    assert list(outcome.scores.figures) == ["model", "constant", "category_median"]
+    assert outcome.scores.figures["model"]["title_exact"].value == 1.0
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]["left_out"]
+    assert told["shuffled"] == "a file holds no answers about other images"
+    assert "base" in told
+
+
+def test_judging_again_asks_nothing(
+    shop: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, **QUICK)
+    first = run_evaluation(str(tiny_checkpoint), trial)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("phi_vision.inference.local.answer", refuse)
+    again = run_evaluation(str(tiny_checkpoint), trial)
+    assert again.scores.figures == first.scores.figures
+    with pytest.raises(AssertionError, match="asked again"):
+        run_evaluation(
+            str(tiny_checkpoint), EvaluationConfig(data=shop, out=trial.out, limit=5, **QUICK)
+        )
+
+
+def test_a_report_goes_into_the_run_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: phi-vision-small\n")
+    assert report_folder(str(tmp_path), None) == tmp_path / "report"
+    assert report_folder(str(tmp_path), tmp_path / "other") == tmp_path / "other"
+    with pytest.raises(ValueError, match="is no run that a report could be put into; give --out"):
+        report_folder("phi-vision-small", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="found a file; give a folder"):
+        report_folder("phi-vision-small", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "start"),
+    [("model: base\n", "base"), ("model: base\nrandom_weights: true\n", None)],
+)
+def test_a_run_tells_what_it_started_from(tmp_path: Path, recipe: str, start: str | None) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert start_of(str(tmp_path)) == start
+
+
+def test_what_is_no_run_may_start_from_nothing_known(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").touch()
+    for words in (str(tiny_checkpoint), str(tmp_path / "said.jsonl"), "http://localhost:1/v1"):
+        assert start_of(words) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"skip": ("shufled",)}, r"cannot skip 'shufled' \(did you mean shuffled\?\)"),
+        ({"target_precision": 95.0}, "target_precision is 95.0; give a share between 0 and 1"),
+        ({"limit": 0}, "limit is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_said(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(data=Path("shop"), **fields)  # type: ignore[arg-type]
+
+
+def test_everything_but_the_model_and_its_twin_can_be_skipped() -> None:
+    assert set(SKIPPABLE) == set(WHO) - {"model", "twin"} | {"leaks"}
+    help_text = Path(__file__).parents[2] / "phi_vision" / "evaluation" / "config.py"
+    assert all(
+        name in help_text.read_text().split("Limit the constrained")[0] for name in SKIPPABLE
+    )
+
+
+def test_groups_are_those_that_the_run_was_trained_with(tmp_path: Path) -> None:
+    assert groups_of(str(tmp_path)) is None
+    (tmp_path / "recipe.yaml").write_text("model: base\ngroup_column: brand\n")
+    assert groups_of(str(tmp_path)) == "brand"
+
+
+def test_another_base_below_an_adapter_is_asked_anew(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    (base / "weights").write_text("1")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = identify(str(adapter))
+    (base / "weights").write_text("22")
+    assert identify(str(adapter)) != before
+    assert identify("http://localhost:1/v1") == ["http://localhost:1/v1"]

@@ -1,0 +1,132 @@
+"""Answering: batches change no answer, order is kept, the model is left as it was."""
+
+import pytest
+import torch
+from PIL import Image
+from toy_rows import NONE, ONE, TWO, Inputs
+
+from phi_vision import Phi3VForCausalLM, Phi3VProcessor
+from phi_vision.generation.generate import answer, left_pad
+from phi_vision.generation.request import GenerationRequest
+
+Asked = tuple[str, list[Image.Image]]
+NEW = 12
+SHORT = GenerationRequest(prompt=NONE, max_new_tokens=1)
+
+
+def said(model: Phi3VForCausalLM, processor: Phi3VProcessor, asked: list[Asked]) -> list[str]:
+    questions = [
+        GenerationRequest(prompt=prompt, images=tuple(shown), max_new_tokens=NEW)
+        for prompt, shown in asked
+    ]
+    return [each.text for each in answer(model, processor, questions, batch_size=3)]
+
+
+@pytest.fixture
+def asked(images: list[Image.Image]) -> list[Asked]:
+    """Prompts with one, two and no images; neither sorted by length nor of one kind."""
+    a, b, c = images
+    return [(TWO, [b, c]), (NONE, []), (ONE, [a]), (ONE, [c]), (TWO, [c, b])]
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Notes the lengths of the prompts of each batch that is generated."""
+    seen: list[list[int]] = []
+    generate = Phi3VForCausalLM.generate
+
+    def note(self: Phi3VForCausalLM, **batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch["attention_mask"].sum(dim=1).tolist())
+        return generate(self, **batch)
+
+    monkeypatch.setattr(Phi3VForCausalLM, "generate", note)
+    return seen
+
+
+def test_batched_answers_equal_single_answers_in_the_order_asked(
+    model: Phi3VForCausalLM,
+    processor: Phi3VProcessor,
+    asked: list[Asked],
+    batches: list[list[int]],
+) -> None:
+    together = said(model, processor, asked)
+    assert [len(lengths) for lengths in batches] == [3, 2]
+    assert together == [said(model, processor, [one])[0] for one in asked]
+    assert len(set(together)) == len(asked), "the toy model says the same to everyone"
+
+
+def test_answers_hold_no_control_tokens_nor_the_prompt(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
+) -> None:
+    (text,) = said(model, processor, [(ONE, images[:1])])
+    assert text == text.strip()
+    assert "<|" not in text
+    assert "What is it?" not in text
+
+
+def test_nothing_asked_is_nothing_answered(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    assert answer(model, processor, []) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_it_was_in(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, training: bool
+) -> None:
+    model.train(training)
+    answer(model, processor, [SHORT])
+    assert model.training is training
+
+
+def test_training_goes_on_after_answering(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, rows: list[Inputs]
+) -> None:
+    answer(model, processor, [SHORT])
+    model(**rows[0], labels=rows[0]["input_ids"]).loss.backward()
+    assert model.lm_head.weight.grad is not None
+
+
+def test_left_padding_keeps_the_ends_of_rows_aligned() -> None:
+    crops = torch.ones(3, 3, 56, 56)
+    rows = [
+        {"input_ids": torch.tensor([[1, 5]])},
+        {
+            "input_ids": torch.tensor([[1, 6, 7]]),
+            "pixel_values": crops,
+            "image_sizes": torch.tensor([[56, 112]]),
+        },
+    ]
+    batch = left_pad(rows, pad_token_id=9)
+    assert batch["input_ids"].tolist() == [[9, 1, 5], [1, 6, 7]]
+    assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert torch.equal(batch["pixel_values"], crops)
+    assert batch["image_sizes"].tolist() == [[56, 112]]
+
+
+def test_rows_without_images_make_a_batch_without_images() -> None:
+    batch = left_pad([{"input_ids": torch.tensor([[1, 5]])}], pad_token_id=9)
+    assert sorted(batch) == ["attention_mask", "input_ids"]
+
+
+# The border of the original context, 96 positions in `short_context`.
+
+
+def prompt_of(length: int, processor: Phi3VProcessor) -> str:
+    """Word a prompt that is exactly `length` tokens long."""
+    frame = "<|user|>\n{}<|end|>\n<|assistant|>\n"
+    rest = len(processor(text=frame.format("?"))["input_ids"][0]) - 1
+    return frame.format("?" * (length - rest))
+
+
+def test_no_batch_straddles_the_border_while_it_answers(
+    short_context: Phi3VForCausalLM, processor: Phi3VProcessor, batches: list[list[int]]
+) -> None:
+    """Alone, each row crosses the border at its own new token; its batch has to as well."""
+    lengths = [97, 40, 96, 88, 84, 100, 88, 95]
+    asked: list[Asked] = [(prompt_of(length, processor), []) for length in lengths]
+    questions = [GenerationRequest(prompt=prompt, max_new_tokens=NEW) for prompt, _ in asked]
+    texts = [each.text for each in answer(short_context, processor, questions)]
+    #                  never crosses, four cross underway,      beyond from the start
+    assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
+    assert texts == [said(short_context, processor, [one])[0] for one in asked]

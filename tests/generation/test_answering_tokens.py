@@ -1,0 +1,130 @@
+"""What an answer says of its tokens: where each ends, and how probable the model held it."""
+
+import pytest
+import torch
+from PIL import Image
+from toy_rows import NONE, ONE, TWO
+
+from phi_vision import Phi3VForCausalLM, Phi3VProcessor
+from phi_vision.data.prediction import field_confidence
+from phi_vision.data.template import PRODUCT
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import Generation, GenerationRequest
+from phi_vision.generation.sampling import Reader, Row
+
+NEW = 12
+TOLERANCE = 1e-4
+"""Of float32 logits up to about 30, added up in another order."""
+
+
+def plain(prompt: str, *images: Image.Image) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, images=images, max_new_tokens=NEW)
+
+
+PLAIN = plain(NONE)
+
+
+def ids_of(text: str, processor: Phi3VProcessor) -> list[int]:
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def read(text: str, processor: Phi3VProcessor) -> Generation:
+    """Read an answer as if it had been generated."""
+    return read_ids(ids_of(text, processor), processor)
+
+
+def read_ids(ids: list[int], processor: Phi3VProcessor) -> Generation:
+    row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=len(ids))
+    for token in ids:
+        row.take(token, -0.5)
+    return row.answered()
+
+
+def stop_at(model: Phi3VForCausalLM, token: int) -> None:
+    """Let a model that never stops by itself stop at a token that it writes."""
+    model.generation_config.eos_token_id = [token]
+
+
+def first_written(model: Phi3VForCausalLM, processor: Phi3VProcessor, count: int) -> list[int]:
+    inputs = processor(text=NONE, return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=count, do_sample=False)
+    written: list[int] = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    return written
+
+
+def test_the_probabilities_are_those_of_reading_the_answer(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    written = first_written(model, processor, NEW)
+    prompt = processor(text=NONE, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits_LV = model(torch.cat([prompt, torch.tensor([written])], dim=1)).logits[0]
+    expected = logits_LV[prompt.shape[1] - 1 : -1].log_softmax(-1)[range(NEW), written]
+    (said,) = answer(model, processor, [PLAIN])
+    assert said.logprobs == pytest.approx(expected.tolist(), abs=TOLERANCE)
+
+
+def test_in_a_batch_tokens_are_as_probable_as_alone(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
+) -> None:
+    a, b, c = images
+    asked = [plain(TWO, b, c), PLAIN, plain(ONE, a)]
+    for question, said in zip(asked, answer(model, processor, asked), strict=True):
+        (alone,) = answer(model, processor, [question])
+        assert said.ends == alone.ends
+        assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
+
+
+def test_the_token_that_ends_an_answer_counts_and_the_padding_after_it_does_not(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
+) -> None:
+    (cut,) = answer(model, processor, [PLAIN])
+    assert len(cut.logprobs) == NEW
+    written = first_written(model, processor, NEW)
+    stop = next(token for token in written[3:] if token not in written[:3])
+    stop_at(model, stop)
+    both = answer(model, processor, [PLAIN, plain(ONE, images[0])])
+    ended, other = both
+    count = written.index(stop) + 1
+    assert len(ended.ends) == len(ended.logprobs) == count
+    assert ended.logprobs == pytest.approx(cut.logprobs[:count], abs=TOLERANCE)
+    assert len(other.ends) == len(other.logprobs)
+
+
+def test_each_token_ends_where_its_characters_do(processor: Phi3VProcessor) -> None:
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Wool Coat, 39", processor))
+    assert tokens == ["▁Wool", "▁Coat", ",", "▁", "3", "9"]
+    said = read("Wool Coat, 39<|end|>", processor)
+    assert (said.text, said.ends) == ("Wool Coat, 39", (4, 9, 10, 11, 12, 13, 13))
+
+
+def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
+    processor: Phi3VProcessor,
+) -> None:
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Aü茶B", processor))
+    assert tokens == ["▁A", "<0xC3>", "<0xBC>", "<0xE8>", "<0x8C>", "<0xB6>", "B"]
+    said = read("Aü茶B", processor)
+    assert (said.text, said.ends) == ("Aü茶B", (1, 1, 2, 2, 2, 3, 4))
+
+
+def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcessor) -> None:
+    said = read("  A b  <|end|>", processor)
+    assert said.text == "A b"
+    assert said.ends[-1] == 3
+    assert list(said.ends) == sorted(said.ends)
+    assert read("<|end|>", processor).ends == (0,)
+
+
+def test_a_torn_character_is_no_error(processor: Phi3VProcessor) -> None:
+    said = read_ids(ids_of("Aü", processor)[:-1], processor)
+    assert said.text.startswith("A")
+    assert said.ends[-1] == len(said.text)
+
+
+def test_what_is_said_of_tokens_gives_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
+    said = read("Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>", processor)
+    confidence = field_confidence(PRODUCT, said.text, said.ends, said.logprobs)
+    assert sorted(confidence) == ["category3_code", "full_price", "title"]
+    # Each token is held probable at exp(-0.5): "▁Wool" "▁Coat" and the "," that ends the title.
+    assert confidence["title"] == pytest.approx(torch.tensor(-1.5).exp().item())

@@ -1,0 +1,242 @@
+"""Predictor: images in, predictions out, in order and by name."""
+
+import threading
+import time
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from phi_vision.data.prediction import Reply
+from phi_vision.data.samples import Sample
+from phi_vision.data.template_grammar import grammar_of
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import Generation, GenerationRequest
+from phi_vision.inference import local as predict
+from phi_vision.inference.local import Predictor
+
+SHADES = (0, 60, 120, 180, 240)
+
+
+def image(shade: int, size: tuple[int, int] = (40, 60)) -> Image.Image:
+    return Image.new("RGB", size, (shade, 255 - shade, 0))
+
+
+def encoded(shade: int, size: tuple[int, int] = (40, 60)) -> bytes:
+    buffer = BytesIO()
+    image(shade, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(name: str, *images: bytes) -> Sample:
+    return Sample(id=name, group=name, images=images, record={})
+
+
+def said(predictor: Predictor, one: Sample) -> Reply:
+    ((_, reply),) = predictor.replies([one])
+    return reply
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a model of random weights say little: it never stops by itself."""
+    monkeypatch.setattr(predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4))
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_checkpoint: Path) -> Predictor:
+    return Predictor(tiny_checkpoint, dtype=torch.float32, device="cpu", batch_size=2)
+
+
+def test_paths_bytes_and_images_are_answered_alike(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "coat.png").write_bytes(encoded(60))
+    path = tmp_path / "coat.png"
+    predictions = predictor.predict([path, str(path), encoded(60), image(60)])
+    assert len({prediction.text for prediction in predictions}) == 1
+    sources = [prediction.source for prediction in predictions]
+    assert sources == [str(path), str(path), "image 3", "image 4"]
+
+
+def test_each_sample_gets_the_reply_that_it_gets_alone(predictor: Predictor) -> None:
+    samples = [sample(str(shade), encoded(shade)) for shade in SHADES]
+    replies = dict(predictor.replies(samples))
+    assert sorted(replies) == list(range(len(samples)))
+    for place, each in enumerate(samples):
+        assert replies[place].text == said(predictor, each).text
+
+
+def test_predictions_come_in_the_order_asked(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "BATCHES_AT_ONCE", 1)
+    together = predictor.predict([image(shade) for shade in SHADES])
+    alone = [predictor.predict([image(shade)])[0] for shade in SHADES]
+    assert [each.text for each in together] == [each.text for each in alone]
+
+
+def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
+    sizes = [(60, 50), (40, 160), (500, 20), (50, 50), (30, 90)]
+    samples = [sample(str(size), encoded(0, size)) for size in sizes]
+    opened: list[str] = []
+    decode = Sample.open_images
+
+    def note(self: Sample) -> list[Image.Image]:
+        opened.append(self.id)
+        return decode(self)
+
+    monkeypatch.setattr(Sample, "open_images", note)
+    replies = predictor.replies(samples)
+    first = [next(replies)[0] for _ in range(2)]
+    assert len(opened) == 2, "images of later batches are decoded too early"
+    order = [*first, *(place for place, _ in replies)]
+    lengths = [predictor._image_tokens(samples[place]) for place in order]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) > 2
+
+
+def test_image_tokens_are_counted_as_the_image_processor_makes_them(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
+    crops = predictor.processor.image_processor
+    for size in [(60, 50), (160, 40), (500, 20), (56, 56)]:
+        made = crops(image(0, size))["num_img_tokens"]
+        assert predictor._image_tokens(sample("one", encoded(0, size))) == made[0], size
+
+
+def test_a_sample_without_images_is_asked_in_words_alone(predictor: Predictor) -> None:
+    prompt = predictor.template.prompt(predictor.processor, images=0)
+    alone = answer(
+        predictor.model, predictor.processor, [GenerationRequest(prompt=prompt, max_new_tokens=4)]
+    )
+    replies = dict(predictor.replies([sample("blind"), sample("seeing", encoded(0))]))
+    assert "image" not in prompt
+    assert replies[0].text == alone[0].text
+
+
+def test_under_a_grammar_every_reply_can_be_read_and_is_sure_of_something(
+    predictor: Predictor,
+) -> None:
+    grammar = grammar_of(predictor.template, {"category3_code": ["COATS", "HATS"]})
+    samples = [sample(str(shade), encoded(shade)) for shade in SHADES[:2]]
+    for _, reply in predictor.replies(samples, grammar=grammar):
+        record = predictor.template.parse(reply.text)
+        assert record is not None
+        assert record["category3_code"] in ("COATS", "HATS")
+        assert sorted(reply.confidence) == sorted(predictor.template.fields)
+        assert all(0.0 <= sure <= 1.0 for sure in reply.confidence.values())
+    (prediction,) = predictor.predict([image(0)], grammar=grammar)
+    assert prediction.record is not None
+    assert sorted(prediction.confidence) == sorted(predictor.template.fields)
+
+
+def test_features_are_of_length_one_and_tell_images_apart(predictor: Predictor) -> None:
+    samples = [sample(str(shade), encoded(shade), encoded(0)) for shade in SHADES]
+    features = predictor.features(samples)
+    assert features.dtype == np.float32
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1.0, abs=1e-5)
+    alone = predictor.features([sample("first image", encoded(120))])
+    assert features[2] == pytest.approx(alone[0], abs=1e-5)
+    assert np.abs(features[0] - features[4]).max() > 1e-3
+    assert predictor.features([]).shape == (0, features.shape[1])
+
+
+def test_a_sample_without_images_has_no_features(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"sample 'blind' has no image"):
+        predictor.features([sample("blind")])
+
+
+def test_a_prediction_holds_the_record_or_none(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["Product: Coat, Category: COATS, Full Price: 390.0", "A coat."]
+    answers = [Generation(text, (len(text), len(text)), (-0.5, 0.0)) for text in texts]
+    monkeypatch.setattr(predict, "answer", lambda *_, **__: answers)
+    good, bad = predictor.predict([image(0), image(60)])
+    assert good.record == {"title": "Coat", "category3_code": "COATS", "full_price": 390.0}
+    assert good.confidence["title"] == pytest.approx(0.61, abs=0.01)
+    assert (bad.text, bad.record, bad.confidence) == ("A coat.", None, {})
+
+
+def test_a_sample_of_two_images_is_asked_about_both(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def listen(model: object, processor: object, questions: list[GenerationRequest], **_: object):  # type: ignore[no-untyped-def]
+        asked.extend(question.prompt for question in questions)
+        return [Generation("", (0,), (0.0,))] * len(questions)
+
+    monkeypatch.setattr(predict, "answer", listen)
+    said(predictor, sample("pair", encoded(0), encoded(60)))
+    assert "<|image_1|>\n<|image_2|>\n" in asked[0]
+
+
+# Streaming.
+
+
+def test_the_pieces_of_a_stream_are_the_answer(predictor: Predictor) -> None:
+    pieces = list(predictor.stream(encoded(0)))
+    assert "".join(pieces) == predictor.predict([encoded(0)])[0].text
+    assert all(pieces)
+
+
+def test_a_stream_that_is_left_breaks_the_answer_off(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4000)
+    )
+    pieces = predictor.stream(encoded(0))
+    assert next(pieces)
+    started = time.monotonic()
+    pieces.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 2
+    assert "answer_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_stream_refuses_what_is_no_image(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="cannot read an image"):
+        predictor.stream(b"no image")
+
+
+def test_no_images_give_no_predictions(predictor: Predictor) -> None:
+    assert predictor.predict([]) == []
+    assert list(predictor.replies([])) == []
+
+
+def test_an_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"image 2: cannot read an image"):
+        predictor.predict([image(0), b"no image"])
+    with pytest.raises(ValueError, match=r"no image at .*coat\.png"):
+        predictor.predict([tmp_path / "coat.png"])
+    with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
+        said(predictor, sample("torn", b"no image"))
+
+
+def test_a_image_that_is_a_line_is_named(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"image 2: .*5000"):
+        predictor.predict([image(0), image(0, size=(1, 5000))])
+    with pytest.raises(ValueError, match=r"sample 'line': .*5000"):
+        said(predictor, sample("line", encoded(0, size=(5000, 1))))
+
+
+def test_what_cannot_be_shown_is_refused_before_anything_is_asked(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "answer", lambda *_, **__: pytest.fail("asked"))
+    samples = [*(sample(str(shade), encoded(shade)) for shade in SHADES), sample("torn", b"-")]
+    with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
+        list(predictor.replies(samples))
+
+
+def test_an_unknown_template_is_refused_before_loading() -> None:
+    with pytest.raises(ValueError, match=r"no template 'poem'; choose from product"):
+        Predictor("no-such-model", template="poem")

@@ -1,0 +1,372 @@
+"""Predicting: a row for each row, in order, whatever fails; and killed, it goes on where it was."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toy_answerers import Painter, inquiry_to
+from toy_products import draw_product, product_rows
+
+from phi_vision.data.template import Template
+from phi_vision.inference.batch import BatchSummary, predict_catalog
+from phi_vision.inference.batch_config import BatchConfig
+
+ROWS = 20
+WHOLE = draw_product("red", "HATS", (60, 40))
+
+
+def write_shop(folder: Path, rows: list[dict[str, object]], split: str = "train") -> Path:
+    folder.mkdir(exist_ok=True)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=7)
+    return folder
+
+
+def shown(image: bytes | None, name: str) -> dict[str, object]:
+    cell = None if image is None else {"bytes": image, "path": None}
+    return {"image": cell, "id": name, "title": "Coat", "full_price": 1.0}
+
+
+def predict(source: Path, out: Path, painter: Painter, **job: Any) -> BatchSummary:
+    return predict_catalog(
+        source, inquiry_to(painter), BatchConfig(out=out, **({"portion": 3} | job))
+    )
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
+    return rows
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.name.startswith("."))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_shop(tmp_path / "shop", product_rows(ROWS))
+
+
+def test_rows_come_in_the_order_of_the_source_with_typed_columns(
+    shop: Path, tmp_path: Path
+) -> None:
+    outlook = predict(shop, tmp_path / "out.parquet", Painter())
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["id"].to_pylist() == [f"p{number}" for number in range(ROWS)]
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "id": "string",
+        "split": "string",
+        "title": "string",
+        "category3_code": "string",
+        "full_price": "double",
+        "confidence_title": "double",
+        "confidence_category3_code": "double",
+        "confidence_full_price": "double",
+        "readable": "bool",
+        "text": "string",
+        "error": "string",
+        "error_detail": "string",
+    }
+    assert table.slice(0, 1).to_pylist() == [
+        {
+            "id": "p0",
+            "split": "train",
+            "title": "(255, 0, 0)",
+            "category3_code": "HATS",
+            "full_price": 4.5,
+            "confidence_title": 0.5,
+            "confidence_category3_code": None,
+            "confidence_full_price": None,
+            "readable": True,
+            "text": "Product: (255, 0, 0), Category: HATS, Full Price: 4.5",
+            "error": None,
+            "error_detail": None,
+        }
+    ]
+    assert (outlook.rows, outlook.asked, outlook.errors) == (ROWS, ROWS, {})
+    assert hidden(tmp_path) == []
+
+
+def test_all_splits_follow_each_other_or_one_is_chosen(shop: Path, tmp_path: Path) -> None:
+    write_shop(shop, product_rows(5), "test")
+    predict(shop, tmp_path / "all.parquet", Painter())
+    splits = [row["split"] for row in read(tmp_path / "all.parquet")]
+    assert splits == ["train"] * ROWS + ["test"] * 5
+    predict(shop, tmp_path / "test.parquet", Painter(), split="test")
+    assert [row["id"] for row in read(tmp_path / "test.parquet")] == ["p0", "p1", "p2", "p3", "p4"]
+
+
+def test_a_file_and_a_folder_of_images_are_catalogs_too(shop: Path, tmp_path: Path) -> None:
+    (file,) = shop.glob("*.parquet")
+    predict(file, tmp_path / "file.parquet", Painter())
+    assert "split" not in pq.read_schema(tmp_path / "file.parquet").names
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("b.png", "a.jpg", "notes.txt"):
+        (photos / name).write_bytes(WHOLE)
+    (photos / "c.png").mkdir()
+    (photos / "d.png").symlink_to("nowhere.png")
+    outlook = predict(photos, tmp_path / "photos.parquet", Painter())
+    found = [(row["id"], row["error"]) for row in read(tmp_path / "photos.parquet")]
+    assert found == [
+        ("a.jpg", None),
+        ("b.png", None),
+        ("c.png", "no image"),
+        ("d.png", "no image"),
+    ]
+    assert outlook.errors == {"no image": 2}
+
+
+def test_what_cannot_be_answered_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    images = [shown(WHOLE, f"good{number}") for number in range(6)]
+    images[1] = shown(None, "missing")
+    images[2] = shown(WHOLE[:60], "cut")
+    images[4] = shown(WHOLE, "heavy")
+    images[5]["image"] = {"bytes": None, "path": "gone.png"}
+    source = write_shop(tmp_path / "shop", images)
+    painter = Painter(fails_on=["heavy"], error=MemoryError())
+    outlook = predict(source, tmp_path / "out.parquet", painter, portion=6)
+    rows = read(tmp_path / "out.parquet")
+    assert [(row["id"], row["error"], row["text"] is None) for row in rows] == [
+        ("good0", None, False),
+        ("missing", "no image", True),
+        ("cut", "unreadable image", True),
+        ("good3", None, False),
+        ("heavy", "no answer", True),
+        ("good5", "no image", True),
+    ]
+    assert "sample 'cut', image 1: cannot read" in rows[2]["error_detail"]
+    assert rows[4]["error_detail"] == "MemoryError"
+    assert "no image at" in rows[5]["error_detail"]
+    assert rows[2]["readable"] is None
+    assert outlook.errors == {"no image": 2, "unreadable image": 1, "no answer": 1}
+    assert outlook.asked == 6
+
+
+def test_answers_in_no_form_or_with_values_of_other_kinds_keep_their_text(
+    shop: Path, tmp_path: Path
+) -> None:
+    said = {
+        "p0": "A red hat.",
+        "p1": r'Product: \=390, Category: \=null, Full Price: \="on request"',
+        "p2": "Product: \ud83d, Category: HATS, Full Price: \\=1" + "0" * 400,
+    }
+    outlook = predict(shop, tmp_path / "out.parquet", Painter(says=said))
+    first, second, third = read(tmp_path / "out.parquet")[:3]
+    assert (first["readable"], first["title"], first["text"]) == (False, None, "A red hat.")
+    assert (second["readable"], second["title"], second["full_price"]) == (True, "390", None)
+    assert second["category3_code"] is None
+    assert second["text"] == said["p1"]
+    assert (third["title"], third["full_price"]) == (r"\ud83d", None)
+    assert (outlook.unreadable, outlook.errors) == (1, {})
+
+
+def test_columns_are_kept_under_their_names_or_others(shop: Path, tmp_path: Path) -> None:
+    keep = ("group_id", "full_price=true_price")
+    predict(shop, tmp_path / "out.parquet", Painter(), keep=keep)
+    rows = read(tmp_path / "out.parquet")
+    assert [row["group_id"] for row in rows[:4]] == ["g0", "g0", "g1", "g1"]
+    assert [row["true_price"] for row in rows[:4]] == [100.0, 250.0, 390.0, 45.5]
+    assert {row["full_price"] for row in rows} == {4.5}
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"keep": ("full_price",)}, "such as --keep full_price=true_full_price"),
+        ({"keep": ("group_id", "title=group_id")}, "cannot keep 'title' as 'group_id'"),
+        ({"keep": ("brand",)}, "it has id, group_id, title, category3_code, full_price"),
+        ({"split": "tset"}, "no split 'tset' in"),
+        ({"workers": 2}, "--workers 2 cannot take effect"),
+        ({"portion": 0}, "portion is 0; give at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_asked(
+    shop: Path, tmp_path: Path, job: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        predict(shop, tmp_path / "out.parquet", Painter(tmp_path / "notes"), **job)
+    assert not (tmp_path / "notes").exists()
+
+
+def test_places_and_templates_that_would_mix_things_up_are_refused(
+    shop: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"out is to be a \.parquet file"):
+        predict(shop, tmp_path / "out", Painter())
+    with pytest.raises(ValueError, match="would be taken for one of them"):
+        predict(shop, shop / "out.parquet", Painter())
+    form = "{text}, {full_price:number}"
+    template = Template(name="t", question="What?", answer=form, layout="chat")
+    with pytest.raises(ValueError, match=r"has a field 'text'.*such as text_read"):
+        predict(shop, tmp_path / "out.parquet", Painter(template=template))
+    with pytest.raises(ValueError, match="no catalog at"):
+        predict(tmp_path / "none", tmp_path / "out.parquet", Painter())
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "words.parquet")
+    with pytest.raises(ValueError, match="no image column in"):
+        predict(tmp_path / "words.parquet", tmp_path / "out.parquet", Painter())
+
+
+def test_a_model_that_answers_nothing_is_an_error_and_not_a_table_of_errors(
+    shop: Path, tmp_path: Path
+) -> None:
+    names = [f"p{number}" for number in range(10, ROWS)]
+    with pytest.raises(ValueError, match="none of 10 questions about the rows 10 to 19"):
+        predict(shop, tmp_path / "out.parquet", Painter(fails_on=names), portion=10)
+    notes = tmp_path / "notes"
+    predict(shop, tmp_path / "out.parquet", Painter(notes), portion=10)
+    assert sorted(notes.read_text().split()) == sorted(names)
+
+
+def test_the_table_does_not_tell_in_which_portions_it_was_asked(shop: Path, tmp_path: Path) -> None:
+    for portion in (1, 3, 64):
+        predict(shop, tmp_path / f"{portion}.parquet", Painter(), portion=portion)
+    contents = {(tmp_path / f"{portion}.parquet").read_bytes() for portion in (1, 3, 64)}
+    assert len(contents) == 1
+
+
+# Going on
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from toy_answerers import Painter, inquiry_to
+from phi_vision.inference.batch_config import BatchConfig
+from phi_vision.inference.batch import predict_catalog
+
+def kill_at_half(done, total):
+    if done >= total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+source, out, notes = map(Path, sys.argv[1:])
+predict_catalog(source, inquiry_to(Painter(notes)), BatchConfig(out=out, portion=3), kill_at_half)
+"""
+
+
+def test_killed_it_goes_on_and_ends_with_the_very_same_file(shop: Path, tmp_path: Path) -> None:
+    out, notes = tmp_path / "out.parquet", tmp_path / "notes"
+    tests = Path(__file__).parents[1]
+    words = [sys.executable, "-c", CHILD, str(shop), str(out), str(notes)]
+    killed = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert hidden(tmp_path) == [".out.parquet.parts"]
+    asked = len(notes.read_text().split())
+    assert asked < ROWS
+    outlook = predict(shop, out, Painter(notes))
+    assert outlook.asked == ROWS - asked
+    assert sorted(notes.read_text().split()) == sorted(row["id"] for row in read(out))
+    predict(shop, tmp_path / "alone.parquet", Painter())
+    assert out.read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+
+
+def break_off(shop: Path, out: Path, **job: Any) -> None:
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_catalog(shop, inquiry_to(Painter()), BatchConfig(out=out, portion=3, **job), stop)
+
+
+def test_parts_of_another_question_are_refused_unless_forgotten(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    break_off(shop, out)
+    other = replace(Painter().template, question="What?")
+    with pytest.raises(ValueError, match="another template; give the former again"):
+        predict(shop, out, Painter(template=other))
+    named = Painter()
+    named.name = "sculptor"
+    with pytest.raises(ValueError, match="another model;"):
+        predict(shop, out, named)
+    write_shop(shop, product_rows(5), "test")
+    with pytest.raises(ValueError, match=r"another data;.*--restart"):
+        predict(shop, out, Painter())
+    assert predict(shop, out, Painter(), restart=True).asked == ROWS + 5
+
+
+def test_a_part_that_a_power_cut_emptied_is_asked_again(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    break_off(shop, out)
+    (part,) = (tmp_path / ".out.parquet.parts").glob("*.parquet")
+    part.write_bytes(b"")
+    assert predict(shop, out, Painter()).asked == ROWS
+
+
+def test_parts_without_their_question_are_asked_again(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    break_off(shop, out)
+    (tmp_path / ".out.parquet.parts" / "asked.json").unlink()  # as a removal that was killed may
+    assert predict(shop, out, Painter()).asked == ROWS
+
+
+def test_a_finished_table_is_not_asked_again_nor_overwritten(shop: Path, tmp_path: Path) -> None:
+    out, notes = tmp_path / "out.parquet", tmp_path / "notes"
+    first = predict(shop, out, Painter())
+    again = predict(shop, out, Painter(notes))
+    assert (again.asked, again.rows, notes.exists()) == (0, first.rows, False)
+    with pytest.raises(ValueError, match="holds other predictions"):
+        predict(shop, out, Painter(), keep=("group_id",))
+    predict(shop, out, Painter(), keep=("id=name",), restart=True)
+    with pytest.raises(ValueError, match="or --keep"):
+        predict(shop, out, Painter(), keep=("title=name",))
+    pq.write_table(pa.table({"a": [1]}), out)
+    with pytest.raises(ValueError, match="holds something else"):
+        predict(shop, out, Painter())
+    assert predict(shop, out, Painter(notes), restart=True).asked == ROWS
+
+
+def test_a_full_disk_costs_nothing_that_was_answered(shop: Path, tmp_path: Path) -> None:
+    out, notes = tmp_path / "out.parquet", tmp_path / "notes"
+    long = {f"p{number}": os.urandom(20_000).hex() for number in (9, 10)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"the disk is full .*the same command goes on"):
+            predict(shop, out, Painter(notes, says=long))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not out.exists()
+    outlook = predict(shop, out, Painter(notes, says=long))
+    assert outlook.asked == ROWS - 9
+    assert not [name for name in hidden(tmp_path) if name != ".out.parquet.parts"]
+
+
+def test_only_a_full_disk_is_called_one(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=os.strerror(errno.ENOTDIR)):
+        predict(shop, tmp_path / "file" / "out.parquet", Painter())
+
+
+# Memory
+
+
+def test_memory_does_not_grow_with_the_catalog(tmp_path: Path) -> None:
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary())])), ("id", pa.string())])
+    file, process, held = tmp_path / "shop.parquet", psutil.Process(), list[int]()
+    with pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, 2000, 50):
+            cells = [{"bytes": WHOLE + os.urandom(100_000)} for _ in range(50)]
+            names = [f"p{start + place}" for place in range(50)]
+            writer.write_batch(pa.record_batch([cells, names], schema=schema))
+    predict_catalog(
+        file,
+        inquiry_to(Painter()),
+        BatchConfig(out=tmp_path / "out.parquet", portion=20),
+        lambda done, total: held.append(process.memory_info().rss // 1_000_000),
+    )
+    # 200 MB of images, of which a row group of 5 MB, a portion and what is read ahead are held.
+    assert max(held) - held[0] < 60, held

@@ -1,0 +1,115 @@
+"""Written: a file of answers from elsewhere, held to the samples that are judged."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from phi_vision.data.prediction import Reply
+from phi_vision.data.samples import Sample
+from phi_vision.inference.predictions_file import Written
+
+COAT = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
+HAT = {"title": "Sun Hat", "category3_code": "HATS", "full_price": 45}
+SAMPLES = [Sample(id=name, group=name, images=(), record={}) for name in ("A-red", "7")]
+
+
+def write(folder: Path, *lines: str | Mapping[str, object]) -> Path:
+    file = folder / "answers.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts), encoding="utf-8")
+    return file
+
+
+def test_texts_and_records_are_found_by_the_samples_ids(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        {"id": 7, "record": {"colour": "blue", **HAT}, "confidence": {"full_price": 1}},
+        {"id": "A-red", "text": f" {COAT}\n", "record": {}},
+    )
+    written = Written(file)
+    assert written.name == f"file {file}"
+    assert dict(written.replies(SAMPLES)) == {
+        0: Reply(text=COAT),
+        1: Reply(
+            text="Product: Sun Hat, Category: HATS, Full Price: 45.0",
+            confidence={"full_price": 1.0},
+        ),
+    }
+
+
+def test_the_predictions_of_a_report_are_such_a_file(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": sample.id,
+            "group": sample.group,
+            "truth": HAT,
+            "text": COAT,
+            "parsed": HAT,
+            "confidence": {"title": 0.5},
+        }
+        for sample in SAMPLES
+    ]
+    replies = dict(Written(write(tmp_path, *rows)).replies(SAMPLES))
+    assert replies == dict.fromkeys((0, 1), Reply(text=COAT, confidence={"title": 0.5}))
+
+
+def test_no_record_is_an_answer_that_cannot_be_read(tmp_path: Path) -> None:
+    file = write(tmp_path, {"id": "A-red", "record": None, "confidence": None})
+    assert list(Written(file).replies(SAMPLES[:1])) == [(0, Reply(text=""))]
+
+
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    line = json.dumps({"id": "A-red", "text": COAT})
+    file.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
+    assert list(Written(file).replies(SAMPLES[:1])) == [(0, Reply(text=COAT))]
+
+
+def test_other_samples_may_be_in_the_file_but_none_may_be_missing(tmp_path: Path) -> None:
+    file = write(tmp_path, {"id": "A-red", "text": COAT}, {"id": "a-blue", "text": COAT})
+    written = Written(file)
+    assert list(written.replies(SAMPLES[:1])) == [(0, Reply(text=COAT))]
+    expected = r"no answer about 1 of 2 samples, such as '7'; it holds 1 others, such as 'a-blue'"
+    with pytest.raises(ValueError, match=expected):
+        written.replies(SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"id": "B", "text": "Prod', "line 2 is no JSON: .*found"),
+        ("[]", "line 2 names no sample"),
+        ({"image": "coat.jpg", "text": COAT}, "line 2 names no sample: .*coat.jpg"),
+        ({"id": "A-red", "text": COAT}, "line 2: a second answer about 'A-red'"),
+        ({"id": "B", "answer": COAT}, "line 2 holds no answer: found id, answer; write `text`"),
+        ({"id": "B", "record": {"title": "Hat"}}, "line 2: template 'product' needs the field"),
+        ({"id": "B", "record": [1]}, "line 2 holds no answer"),
+        ({"id": "B", "text": COAT, "confidence": {"price": 1}}, "line 2: confidence is for price"),
+        ({"id": "B", "text": COAT, "confidence": {"title": 85}}, "line 2: .* title is 85; give a"),
+        ({"id": "B", "text": COAT, "confidence": {"title": "high"}}, "title is 'high'"),
+        ('{"id": "B", "text": "x", "confidence": {"title": NaN}}', "title is nan"),
+    ],
+)
+def test_a_line_that_is_no_answer_is_named(
+    tmp_path: Path, line: str | Mapping[str, object], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        Written(write(tmp_path, {"id": "A-red", "text": COAT}, line))
+
+
+def test_a_file_without_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no answers"):
+        Written(write(tmp_path, "\n"))
+    with pytest.raises(ValueError, match=r"no answers at .*: No such file"):
+        Written(tmp_path / "none.jsonl")
+    (tmp_path / "utf16.jsonl").write_bytes('{"id": "é"}'.encode("utf-16"))
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        Written(tmp_path / "utf16.jsonl")
+
+
+def test_answers_already_given_cannot_be_limited(tmp_path: Path) -> None:
+    written = Written(write(tmp_path, {"id": "A-red", "text": COAT}))
+    with pytest.raises(ValueError, match="cannot be limited to a grammar"):
+        written.replies(SAMPLES[:1], grammar='start: "a"')

@@ -1,0 +1,299 @@
+"""Confidence: measured by hand, then on simulated models of which the truth is known."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from phi_vision.data.template import TEMPLATES
+from phi_vision.metrics.bootstrap import draw_groups
+from phi_vision.metrics.calibration import Calibration, Point, calibrate, calibrations
+from phi_vision.metrics.recalibration import (
+    Line,
+    choose_threshold,
+    correlation,
+    cross_fit,
+    fit_line,
+    independent_samples,
+    share_bound,
+)
+from phi_vision.metrics.reliability import calibration_error, in_bins
+
+PRODUCT = TEMPLATES["product"]
+
+
+def measure(confidence, right, *, groups=None, target=None, seed=0, draws=1000) -> Calibration:
+    confidence, right = np.array(confidence, dtype=float), np.array(right, dtype=bool)
+    groups = groups or [str(number) for number in range(len(right))]
+    counts = draw_groups(groups, seed=seed, draws=draws)
+    return calibrate(confidence, right, groups, counts, target=target, seed=seed)
+
+
+def world(count, seed, *, too_sure=False, together=1):
+    """Draw confidences, the true probabilities, answers and groups that are right or wrong alike.
+
+    The true log-odds are normal around 1.8; who is too sure doubles them and adds 1.
+    """
+    draw = np.random.default_rng(seed)
+    odds = draw.normal(1.8, 1.8, count // together).repeat(together) + draw.normal(0, 0.3, count)
+    shared, own = draw.random(count // together).repeat(together), draw.random(count)
+    luck = np.where(draw.random(count) < 0.5, shared, own)
+    truth, sure = (1 / (1 + np.exp(-each)) for each in (odds, 2 * odds + 1 if too_sure else odds))
+    groups = [str(number // together) for number in range(count)]
+    return sure, truth, luck < truth, groups
+
+
+def test_figures_worked_by_hand():
+    # Two bins are filled: 0.9 of ten (7 right), 0.6 of ten (5 right).
+    found = measure([0.9] * 10 + [0.6] * 10, [1] * 7 + [0] * 3 + [1] * 5 + [0] * 5)
+    assert found.raw_error.value == pytest.approx((0.2 + 0.1) / 2)
+    assert found.raw_brier.value == pytest.approx(
+        (7 * 0.1**2 + 3 * 0.9**2 + 5 * 0.4**2 + 5 * 0.6**2) / 20
+    )
+    assert found.accuracy == pytest.approx(0.6)
+    assert [(each.confidence, each.right, each.samples) for each in found.bins] == [
+        (pytest.approx(0.6), 0.5, 10),
+        (pytest.approx(0.9), 0.7, 10),
+    ]
+    assert found.bins[1].low == pytest.approx(0.348, abs=1e-3)  # Clopper-Pearson, 7 of 10
+    assert found.bins[1].high == pytest.approx(0.933, abs=1e-3)
+    assert found.curve == (Point(0.5, 0.3), Point(1.0, 0.4))
+    assert found.words == ""
+    assert found.fill is None
+
+
+def test_risk_of_the_most_confident_and_its_area():
+    found = measure([0.7, 0.9, 0.7, math.nan], [0, 1, 1, 0])
+    # 0.9 is right; one of the two of 0.7 is; what nobody knows comes last and is wrong.
+    assert found.curve == (Point(1 / 4, 0.0), Point(3 / 4, 1 / 3), Point(1.0, 2 / 4))
+    assert found.aurc == pytest.approx((0 + 0.5 / 2 + 1 / 3 + 2 / 4) / 4)
+    assert (found.samples, found.known, found.accuracy) == (4, 3, pytest.approx(2 / 3))
+
+
+def test_bins_are_of_equal_size_and_equal_confidences_share_one():
+    confidence = np.array([*np.arange(1, 9) / 10, 0.9, 0.9, 0.9, *[1.0] * 9])
+    expected = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, *[7] * 9]
+    assert in_bins(confidence).tolist() == expected
+    order = np.random.default_rng(0).permutation(20)
+    assert in_bins(confidence[order]).tolist() == np.array(expected)[order].tolist()
+    assert np.bincount(in_bins(np.random.default_rng(0).random(100))).tolist() == [10] * 10
+
+
+def test_a_curve_of_many_samples_is_thinned_with_both_ends():
+    found = measure(np.arange(1, 1001) / 1001, np.ones(1000))
+    assert len(found.curve) == 200
+    assert (found.curve[0], found.curve[-1]) == (Point(0.001, 0.0), Point(1.0, 0.0))
+
+
+def test_a_line_is_what_was_drawn_with():
+    sure, _, right, _ = world(20_000, 0, too_sure=True)
+    line = fit_line(sure, right)
+    assert line.slope == pytest.approx(0.5, abs=0.03)
+    assert line.intercept == pytest.approx(-0.5, abs=0.05)
+    assert Line(0.5, 0).apply(np.array([0.5, 0.9])) == pytest.approx([0.5, 0.75])
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, 0.95), (False, 0.05)])
+def test_a_line_makes_nothing_certain_of_few_answers(right, expected):
+    confidence = np.linspace(0.2, 1.0, 18)
+    line = fit_line(confidence, np.full(18, right))
+    assert line.apply(confidence) == pytest.approx(np.full(18, expected), abs=1e-3)
+
+
+def test_bounds_of_shares_are_the_exact_ones():
+    shares, independent = np.array([1.0, 0.0, 0.7]), np.array([45.0, 45.0, 10.0])
+    assert share_bound(shares, independent, 0.1) == pytest.approx([0.95, 0.0, 0.448], abs=1e-3)
+    assert share_bound(shares, independent, 0.9) == pytest.approx([1.0, 0.05, 0.884], abs=1e-3)
+
+
+def test_samples_of_a_group_count_as_fewer_where_they_are_right_together():
+    assert independent_samples(list("aab"), 1.0) == pytest.approx(1.8)
+    assert independent_samples(list("aab"), 0.0) == pytest.approx(3.0)
+    surprise = np.array([0.5, 0.5, -0.5, -0.5])
+    assert correlation(surprise, list("aabb")) == 1.0
+    assert correlation(surprise, list("abab")) == 0.0
+    assert correlation(surprise, list("abcd")) == 1.0  # nothing to measure it by
+
+
+def test_a_threshold_is_proven_and_not_only_measured():
+    probability = np.array([0.99] * 44 + [0.9, 0.6])
+    right = np.array([True] * 45 + [False])
+    groups = [str(number) for number in range(46)]
+    assert choose_threshold(probability, right, groups, 0.95) == 0.9
+    assert choose_threshold(probability[1:], right[1:], groups[1:], 0.95) is None
+    assert choose_threshold(probability[1:], right[1:], groups[1:], 0.9) == 0.6
+
+
+def test_answers_of_one_probability_are_used_together_or_not_at_all():
+    right = np.array([True] * 45 + [False] * 5)
+    groups = [str(number) for number in range(50)]
+    assert choose_threshold(np.full(50, 0.9), right, groups, 0.95) is None
+
+
+def test_no_sample_is_measured_by_what_its_own_group_taught():
+    sure, _, right, groups = world(200, 0, together=4)
+    before = cross_fit(sure, right, groups, target=0.8, seed=0)
+    for chosen in ("0", "17", "49"):
+        own = np.array([group == chosen for group in groups])
+        after = cross_fit(sure, np.where(own, ~right, right), groups, target=0.8, seed=0)
+        assert (after.probability[own] == before.probability[own]).all()
+        assert (after.filled[own] == before.filled[own]).all()
+        assert (after.probability != before.probability).any()
+
+
+def test_an_honest_model_is_told_from_one_that_is_too_sure():
+    for seed in range(5):
+        sure, _, right, groups = world(600, seed)
+        honest = measure(sure, right, groups=groups)
+        assert honest.raw_error.low < 0.01
+        assert honest.raw_error.value < 2 * honest.noise
+        assert 0.7 < honest.slope < 1.4
+        sure, _, right, groups = world(600, seed, too_sure=True)
+        bold = measure(sure, right, groups=groups)
+        assert bold.raw_error.low > 0.03
+        assert bold.raw_error.value > 2 * bold.noise
+        assert 0.35 < bold.slope < 0.7
+        assert bold.error.value < 2 * bold.noise
+        assert bold.brier.value < bold.raw_brier.value
+        assert bold.apply(0.99) < 0.96
+
+
+@pytest.mark.parametrize("too_sure", [False, True])
+def test_intervals_of_the_error_hold_the_true_one(too_sure):
+    sure, truth, _, _ = world(200_000, 99, too_sure=too_sure)
+    expected = np.abs(sure - truth).mean()  # 0, or 0.115
+    held = 0
+    for seed in range(60):
+        sure, _, right, groups = world(300, seed, too_sure=too_sure)
+        counts = draw_groups(groups, seed=seed, draws=300)
+        found = calibration_error(sure, right, counts)
+        assert found.low <= found.value <= found.high
+        held += found.low <= expected <= found.high
+    # 95 % are promised; 54 of 60 or more have a probability of 0.97.
+    assert held >= 54
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_a_promised_precision_is_kept_in_nine_evaluations_of_ten(together):
+    kept, held, used, runs = 0, 0, [], 60
+    sure, truth, _, _ = world(100_000, 99, too_sure=True)
+    for seed in range(runs):
+        mine, _, right, groups = world(300, seed, too_sure=True, together=together)
+        found = measure(mine, right, groups=groups, target=0.9, seed=seed, draws=10)
+        assert found.fill is not None
+        if found.fill.threshold is None:
+            kept, held = kept + 1, held + 1
+            continue
+        filled = Line(found.slope, found.intercept).apply(sure) >= found.fill.threshold
+        precision = truth[filled].mean()
+        kept += precision >= 0.9
+        held += found.fill.precision.low <= precision <= found.fill.precision.high
+        used.append((found.fill.coverage.value, filled.mean()))
+    # Of 60, 49 or more have a probability of 0.98 where the true share is 0.9.
+    assert kept >= 49
+    assert held >= 53
+    # About 0.7 of all could be used if the truth were known; a fifth fewer samples promise less.
+    measured, true = np.mean(used, axis=0)
+    assert 0.4 < measured < true < 0.7
+
+
+def test_silence_is_never_used_and_counts_as_not_filled():
+    sure, _, right, _ = world(400, 3)
+    sure[:200], right[:200] = math.nan, False
+    found = measure(sure, right, target=0.9)
+    assert found.fill is not None
+    assert 0.1 < found.fill.coverage.value < 0.5
+    assert found.fill.precision.value > 0.85
+    assert (found.samples, found.known) == (400, 200)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "groups", "words"),
+    [
+        ([], [], [], "The confidence of no answer is known."),
+        ([math.nan] * 3, [1, 0, 0], list("abc"), "The confidence of no answer is known."),
+        ([0.9], [1], ["a"], "all answers are of one group"),
+        ([0.9, 0.8, 0.3], [1, 1, 0], ["a"] * 3, "all answers are of one group"),
+        ([0.9, 0.8, math.nan], [1, 1, 0], list("aab"), "all answers are of one group"),
+        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 45 of the most confident answers"),
+        ([0.9] * 30, [1] * 30, [], "at least 45 of the most confident answers"),
+        ([0.0] * 30, [0] * 30, [], "No threshold is known to give a precision of 0.95"),
+    ],
+)
+def test_too_little_is_said_in_words(confidence, right, groups, words):
+    found = measure(confidence, right, groups=groups, target=0.95)
+    assert words in found.words
+    assert found.fill is not None
+    assert found.fill.threshold is None
+    assert found.fill.coverage == (0, 0, 0)
+    assert math.isnan(found.fill.precision.value)
+    assert len(found.bins) <= found.known
+
+
+def test_answers_that_are_all_right_can_all_be_used():
+    found = measure([0.9] * 100, [1] * 100, target=0.95)
+    assert found.words == ""
+    assert found.fill is not None
+    assert found.fill.coverage.value == 1
+    assert found.fill.precision.value == 1
+    assert found.fill.precision.low == pytest.approx(0.964, abs=1e-3)  # 0.025^(1/100)
+    assert found.apply(0.9) == pytest.approx(101 / 102, abs=1e-3)
+
+
+def test_a_target_that_cannot_be_proven_is_refused():
+    with pytest.raises(ValueError, match=r"target precision is 1\.0; give a share above 0"):
+        measure([0.9], [1], target=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    id: str
+    truth: dict
+    parsed: dict | None
+    confidence: dict = field(default_factory=dict)
+
+
+def said(number, *, name="Coat", price=100.0, readable=True, **confidence) -> Said:
+    truth = {"title": "Coat", "category3_code": "COATS", "full_price": 100.0}
+    parsed = truth | {"title": name, "full_price": price} if readable else None
+    return Said(id=f"s{number}", truth=truth, parsed=parsed, confidence=confidence)
+
+
+def judge(answers) -> dict[str, Calibration]:
+    groups = [answer.id for answer in answers]
+    counts = draw_groups(groups, seed=0)
+    return calibrations(answers, PRODUCT, counts, groups=groups, target=None, seed=0)
+
+
+def test_each_field_is_judged_by_its_kind_and_the_record_by_all():
+    sure = {"title": 0.5, "category3_code": 0.9, "full_price": 0.8}
+    found = judge(
+        [
+            said(0, **sure),
+            said(1, price=109.0, **sure),  # 9 % off is right
+            said(2, price=120.0, **sure),
+            said(3, name="Shirt", **sure),
+            said(4, readable=False, **sure),  # what it is sure of cannot be read
+        ]
+    )
+    assert list(found) == ["title", "category3_code", "full_price", "whole record"]
+    assert {name: each.accuracy for name, each in found.items()} == {
+        "title": 0.75,
+        "category3_code": 1.0,
+        "full_price": 0.75,
+        "whole record": 0.5,
+    }
+    assert found["whole record"].bins[0].confidence == pytest.approx(0.5 * 0.9 * 0.8)
+    assert {each.known for each in found.values()} == {4}
+
+
+def test_fields_without_any_confidence_are_left_out():
+    assert judge([said(0, category3_code=0.5), said(1)])["category3_code"].known == 1
+    assert list(judge([said(0, category3_code=0.5), said(1)])) == ["category3_code"]
+    assert judge([said(0), said(1)]) == {}
+
+
+def test_what_is_no_probability_is_refused_with_its_sample():
+    with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; give a prob"):
+        judge([said(0, full_price=1.5), said(1)])

@@ -1,0 +1,97 @@
+"""The table of what is taken for what."""
+
+import numpy as np
+
+from phi_vision.metrics.confusion import OTHERS, UNREAD, confusion
+from phi_vision.metrics.scores import Answer
+
+
+def answers(*pairs):
+    """Answers from (true, said); None was not readable."""
+    return [
+        Answer(
+            id=str(place),
+            group=str(place),
+            truth={"kind": true},
+            text="",
+            parsed=None if said is None else {"kind": said},
+            confidence={},
+        )
+        for place, (true, said) in enumerate(pairs)
+    ]
+
+
+PAIRS = [
+    ("COAT", "COAT"), ("COAT", "HAT"), ("COAT", "COAT"), ("COAT", None),
+    ("HAT",  "HAT"),  ("HAT",  "COAT"), ("HAT", "HAT"),
+    ("BAG",  "BAG"),  ("BAG",  "HAT"),
+    ("BELT", "COAT"),
+]  # fmt: skip
+
+
+def test_counts_by_hand():
+    found = confusion(answers(*PAIRS), "kind")
+    assert found.labels == ("COAT", "HAT", "BAG", "BELT")
+    assert found.said == ("COAT", "HAT", "BAG", "BELT", UNREAD)
+    np.testing.assert_array_equal(
+        found.counts,
+        [
+            [2, 1, 0, 0, 1],
+            [1, 2, 0, 0, 0],
+            [0, 1, 1, 0, 0],
+            [1, 0, 0, 0, 0],
+        ],
+    )
+
+
+def test_rare_categories_are_pooled():
+    found = confusion(answers(*PAIRS, ("HAT", "BELT")), "kind", most=2)
+    assert found.labels == ("COAT", "HAT", OTHERS)
+    assert found.said == ("COAT", "HAT", OTHERS, UNREAD)
+    np.testing.assert_array_equal(
+        found.counts,
+        [
+            [2, 1, 0, 1],
+            [1, 2, 1, 0],
+            [1, 1, 1, 0],
+        ],
+    )
+
+
+def test_a_category_that_is_never_true_has_a_column_and_no_row():
+    found = confusion(answers(("COAT", "COAT"), ("COAT", "TENT")), "kind")
+    assert found.labels == ("COAT",)
+    assert found.said == ("COAT", OTHERS)
+    np.testing.assert_array_equal(found.counts, [[1, 1]])
+
+
+def test_the_columns_begin_with_the_rows_so_that_what_is_right_is_on_the_diagonal():
+    found = confusion(answers(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", most=1)
+    assert found.said[: len(found.labels)] == found.labels == ("HAT", OTHERS)
+    # What was said belongs to the pool here, and so does one of the true ones.
+    np.testing.assert_array_equal(found.counts, [[0, 2], [0, 1]])
+
+
+def test_a_category_called_like_the_pool_stays_itself():
+    found = confusion(answers((OTHERS, OTHERS), ("COAT", "COAT"), (OTHERS, "TENT")), "kind")
+    assert found.labels == (OTHERS, "COAT")
+    assert found.said == (OTHERS, "COAT", OTHERS)
+    np.testing.assert_array_equal(found.counts, [[1, 0, 1], [0, 1, 0]])
+
+
+def test_a_field_left_out_was_not_readable_and_nothing_can_be_true():
+    lacks = answers(("COAT", "COAT"), (None, "COAT"))
+    lacks[0].parsed.clear()
+    found = confusion(lacks, "kind")
+    assert found.labels == ("COAT", "None")
+    np.testing.assert_array_equal(found.counts, [[0, 0, 1], [1, 0, 0]])
+
+
+def test_equally_frequent_categories_stand_in_the_order_of_their_names():
+    assert confusion(answers(("b", "b"), ("c", "c"), ("a", "a")), "kind").labels == ("a", "b", "c")
+
+
+def test_no_answers_make_an_empty_table():
+    found = confusion([], "kind")
+    assert found.labels == found.said == ()
+    assert found.counts.shape == (0, 0)

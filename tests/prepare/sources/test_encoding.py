@@ -1,0 +1,107 @@
+"""Encodings are found although some lines are written in another one, and guesses are shown."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from phi_vision.prepare.sources.encoding import detect_encoding
+from phi_vision.prepare.sources.lines import damage
+from phi_vision.prepare.sources.registry import open_source
+from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.synthetic.catalog import write_catalog
+from phi_vision.synthetic.corrupted_export import read_faults, write_export
+
+OWN = {
+    "cp1252": (
+        "Béret",
+        "Robe d’été",
+        "Crème à l'eau",
+        "£260.00",
+        "1.299,50 €",
+        "Straße",
+        "NESTLÉ®",
+    ),
+    "cp1250": ("Płaszcz żółty", "łączkę", "ściągacz", "Košile růžová", "Příliš žluťoučký"),
+    "cp1251": ("Пальто женское", "Платье красное", "Сапоги", "Юбка чёрная"),
+}
+FOREIGN = ("Jacket ÍÝé", "Mantel Größe", "Płaszcz żółty", "Robe d’été – noire", "Пальто")
+"""Their UTF-8 holds 8D and 9D, which cp1252 has not and cp1250 has."""
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "catalog"
+    write_catalog(folder, rows=60, seed=3)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(3, 9))
+def test_one_line_of_utf8_does_not_tip_an_export(catalog: Path, tmp_path: Path, seed: int) -> None:
+    table = write_export(catalog, tmp_path / "export", rate=0.9, seed=seed, encoding="cp1252")
+    source = open_source(str(table))
+    assert source.detected["encoding"] == "cp1252"
+    foreign = [f.row for f in read_faults(table.parent) if f.fault == "line in another encoding"]
+    broken = [piece for piece in source.rows() if isinstance(piece, Broken)]
+    read = [p.number for p in broken if p.reason == "is UTF-8 in a file that is cp1252"]
+    assert foreign
+    assert read == foreign
+
+
+@pytest.mark.parametrize("encoding", OWN)
+def test_lines_of_utf8_have_no_vote(tmp_path: Path, encoding: str) -> None:
+    """However many there are, as long as most special characters are the file's own."""
+    file = tmp_path / "products.csv"
+    for seed in range(60):
+        rng = random.Random(seed)
+        own = [f"{n};{rng.choice(OWN[encoding])};{n},50\n" for n in range(rng.randint(6, 60))]
+        planted = [f"x;{rng.choice(FOREIGN)};9\n" for _ in range(rng.randint(1, 1 + len(own) // 8))]
+        lines = [line.encode(encoding) for line in own] + [line.encode() for line in planted]
+        rng.shuffle(lines)
+        file.write_bytes(b"sku;title;price\n" + b"".join(lines))
+        found = detect_encoding(file)
+        assert found.name in (encoding, "utf-8"), f"seed {seed}"
+        if found.name == encoding:
+            rows = list(open_source(str(file)).rows())
+            kept = sorted(";".join(map(str, r.values.values())) for r in rows if isinstance(r, Row))
+            assert kept == sorted(line.strip() for line in own), f"seed {seed}"
+            raw = sorted(row.raw for row in rows if isinstance(row, Broken))
+            assert raw == sorted(planted), f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "meant"),
+    [
+        ("CafÃ©", "cp1252", "Café"),
+        ("x;Robe dâ€™Ã©tÃ©", "cp1252", "x;Robe d’été"),
+        ("PÅ‚aszcz Å¼Ã³Å‚ty", "cp1252", "Płaszcz żółty"),
+        ("Ă©tĂ©", "cp1250", "été"),
+        ("GrГ¶Гџe", "cp1251", "Größe"),
+        ("PÅ‚aszcz", "cp1252", "Płaszcz"),
+    ],
+)
+def test_utf8_that_would_pass_for_letters_is_found(text: str, encoding: str, meant: str) -> None:
+    fault = damage(text, encoding)
+    assert fault is not None
+    assert fault.reason == f"is UTF-8 in a file that is {encoding}"
+    assert fault.raw == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("NESTLÉ® 250g", "cp1252"), ("weiß™", "cp1252"), ("ROSÉ’S", "cp1252"), ("通", "gb18030")],
+)
+def test_text_that_is_utf8_by_chance_is_left_alone(text: str, encoding: str) -> None:
+    text.encode(encoding).decode()  # that is what makes it a chance
+    assert damage(text, encoding) is None
+
+
+def test_what_a_guess_shows_fits_into_a_line(tmp_path: Path) -> None:
+    words = ["aé" * 200, "a" * 400 + "é" + "b" * 400, "Béret", "dé\x85jà", "Crème", "à", "ü\x1b[2J"]
+    file = tmp_path / "products.csv"
+    file.write_bytes("\n".join(words).encode("latin-1"))
+    shown = detect_encoding(file).guessed_from
+    assert shown is not None
+    assert shown.isprintable()
+    assert len(shown) <= 60
+    assert len(shown.split(" · ")) == 3

@@ -1,0 +1,222 @@
+"""One row: clean, or set aside with a reason and all that it held."""
+
+import datetime
+import decimal
+import json
+from collections.abc import Mapping
+
+import pytest
+from catalogs import image
+
+from phi_vision.data.samples import Message, Value
+from phi_vision.data.template import TEMPLATES
+from phi_vision.prepare.cleaning import (
+    Clean,
+    RawRow,
+    Rejected,
+    clean,
+    clean_chunk,
+    values_as_json,
+)
+from phi_vision.prepare.columns import Columns
+from phi_vision.prepare.images import ImageRules
+from phi_vision.prepare.schema import Rules
+from phi_vision.prepare.sources.row import Broken, Row
+
+PRODUCT = {"title": "Coat", "category3_code": "COATS", "full_price": "390"}
+COLUMNS = Columns(
+    image=("photo",),
+    id="sku",
+    group="style",
+    split="part",
+    messages=None,
+    fields={name: name for name in (*PRODUCT, "note", "sale_price")},
+)
+RULES = Rules(
+    columns=COLUMNS,
+    template=TEMPLATES["product"],
+    images=ImageRules(),
+    decimal=".",
+    prices=frozenset({"sale_price"}),
+)
+TALK = Rules(
+    columns=Columns(
+        image=("images",), id=None, group=None, split=None, messages="messages", fields={}
+    ),
+    template=None,
+    images=ImageRules(),
+    decimal=None,
+)
+
+
+def gathered(values: Mapping[str, object], images: int = 1, **more: str) -> RawRow:
+    row = Row(number=7, origin="a.csv line 9", values=values)
+    return RawRow(row=row, encoded=tuple(image(n) for n in range(images)), **more)
+
+
+def cleaned(**values: object) -> Clean:
+    found = clean(gathered(PRODUCT | values), RULES)
+    assert isinstance(found, Clean), found
+    return found
+
+
+def refused(found: RawRow, rules: Rules = RULES) -> tuple[str, str]:
+    row = clean(found, rules)
+    assert isinstance(row, Rejected), row
+    return row.reason, row.detail
+
+
+def talked(*turns: object, images: int = 1) -> Clean | Rejected:
+    return clean(gathered({"messages": list(turns)}, images), TALK)
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_texts_are_tidied_and_prices_read() -> None:
+    found = cleaned(title="Gobi&trade;  Tee ", full_price="£1,234.50", sku=" S1 ", part="val")
+    assert found.record["title"] == "Gobi™ Tee"
+    assert found.record["full_price"] == 1234.5
+    assert (found.id, found.group, found.split) == ("S1", None, "validation")
+    assert "entities unescaped" in found.changes
+    assert "full_price as thousands comma" in found.changes
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (5,                                          5),
+        (True,                                       True),
+        (2**63 - 1,                                  2**63 - 1),
+        (2**63,                                      "9223372036854775808"),
+        (-(2**70),                                   "-1180591620717411303424"),
+        (float("nan"),                               None),
+        (decimal.Decimal("5.10"),                    5.1),
+        (decimal.Decimal("NaN"),                     None),
+        (datetime.date(2026, 1, 31),                 "2026-01-31"),
+        (datetime.datetime(2026, 1, 31, 12, 30),     "2026-01-31T12:30:00"),
+        (datetime.timedelta(hours=1),                "1:00:00"),
+        ([1, "a", None],                             '[1, "a", null]'),
+        ({"a": {"b": datetime.date(2026, 1, 1)}},    '{"a": {"b": "2026-01-01"}}'),
+        (["<|end|>"],                                '["< |end|>"]'),
+        (b"\xff",                                    None),
+        ({"bytes": b"\xff", "path": None},           None),
+        ("  ",                                       None),
+        ("half \ud83d",                              "half \ufffd"),
+        ("/etc/passwd",                              "/etc/passwd"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_value_becomes_one_that_a_record_holds(given: object, kept: Value) -> None:
+    found = cleaned(note=given).record["note"]
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+def test_a_price_beside_the_templates_is_read_or_left_empty() -> None:
+    assert cleaned(sale_price="€ 12").record["sale_price"] == 12.0
+    odd = cleaned(sale_price="ask us")
+    assert odd.record["sale_price"] is None
+    assert "sale_price not understood, left empty" in odd.changes
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"title": " "}, "title is empty"),
+        ({"full_price": None}, "full_price is empty"),
+        ({"full_price": "N/A"}, "full_price says there is none"),
+        ({"full_price": "cheap"}, "full_price is no number"),
+        ({"category3_code": float("nan")}, "category3_code is empty"),
+    ],
+)
+def test_a_record_lacks_nothing_that_the_template_names(
+    values: Mapping[str, object], reason: str
+) -> None:
+    assert refused(gathered({**PRODUCT, **values}))[0] == reason
+
+
+def test_a_image_that_is_not_at_hand_is_the_reason() -> None:
+    found = gathered(PRODUCT, images=0, problem="not fetched, HTTP 404: http://a.b/c")
+    assert refused(found) == ("not fetched, HTTP 404", "http://a.b/c")
+    assert refused(gathered(PRODUCT, images=0)) == ("no image", "")
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", float("nan")])
+def test_an_id_that_says_nothing_is_none(nothing: object) -> None:
+    assert cleaned(sku=nothing, style=nothing).id is None
+    assert cleaned(sku=nothing, style=nothing).group is None
+
+
+def test_ids_of_any_kind_are_text_that_a_file_can_hold() -> None:
+    assert cleaned(sku=12).id == "12"
+    assert cleaned(sku="half \ud83d").id == "half \\ud83d"
+
+
+def test_conversations_keep_their_lines_and_lose_control_tokens() -> None:
+    found = talked(
+        said("system", "Be brief."), said("user", "<image>\nWhat?"), said("assistant", "A <|end|>")
+    )
+    assert isinstance(found, Clean)
+    assert found.messages == (
+        Message("system", "Be brief."),
+        Message("user", "<image>\nWhat?"),
+        Message("assistant", "A < |end|>"),
+    )
+    assert found.changes == ("control tokens neutralised",)
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([], "the conversation does not end with an answer"),
+        ([said("user", "Hi")], "the conversation does not end with an answer"),
+        ([said("user", "<image> <image>"), said("assistant", "A")], "marks and images differ"),
+        ([said("robot", "Hi")], "no conversation"),
+        (["Hi", "Hello"], "no conversation"),
+        ([{"role": ["user"], "content": "Hi"}], "no conversation"),
+        ([{"role": "user", "content": None}], "no conversation"),
+    ],
+)
+def test_conversations_that_cannot_be_learnt_are_refused(turns: list[object], reason: str) -> None:
+    found = talked(*turns)
+    assert isinstance(found, Rejected)
+    assert found.reason == reason
+
+
+def test_a_conversation_needs_no_image() -> None:
+    found = talked(said("user", "Hi"), said("assistant", "Hello"), images=0)
+    assert isinstance(found, Clean)
+    assert found.images == ()
+
+
+def test_original_values_are_kept_whatever_they_are() -> None:
+    values = {
+        "photo": b"\xff\xd8",
+        "deep": {"bytes": b"\xff", "on": datetime.date(2026, 1, 1)},
+        "list": [float("nan"), float("inf"), 2**70, None, True],
+        "half": "\ud83d",
+        "both": "\ud83d\ude00",
+    }
+    text = values_as_json(values)
+    text.encode("utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "photo": {"base64": "/9g="},
+        "deep": {"bytes": {"base64": "/w=="}, "on": "2026-01-01"},
+        "list": ["nan", "inf", 2**70, None, True],
+        "half": "\ud83d",
+        "both": "😀",
+    }
+
+
+def test_a_chunk_keeps_its_order_with_what_could_not_be_read() -> None:
+    broken = Broken(number=8, origin="a.csv line 10", reason="found more cells", raw="a;b;c")
+    first, second = clean_chunk([gathered(PRODUCT), broken], RULES)
+    assert isinstance(first, Clean)
+    assert second == Rejected(
+        number=8,
+        origin="a.csv line 10",
+        reason="found more cells",
+        detail="",
+        values='{"raw": "a;b;c"}',
+    )

@@ -1,0 +1,111 @@
+"""What all rows of a source are measured by, found in its first rows."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from phi_vision.data.template import TEMPLATES
+from phi_vision.prepare.images import ImageRules
+from phi_vision.prepare.prices import DecimalMark
+from phi_vision.prepare.schema import Rules, find_rules
+from phi_vision.prepare.sources.row import Broken, Row, Source
+
+SHOP = {"photo": b"x", "name": "Coat", "type": "COATS", "price": "390"}
+
+
+def find(
+    *rows: Mapping[str, object],
+    mapping: tuple[str, ...] = (),
+    template: str | None = None,
+    decimal: DecimalMark | None = None,
+) -> Rules:
+    pieces: list[Row | Broken] = [
+        Broken(number=0, origin="line 1", reason="odd", raw="?"),
+        *(Row(number=n, origin=f"line {n}", values=row) for n, row in enumerate(rows, start=1)),
+    ]
+    source = Source(name="shop", kind="csv", rows=lambda: iter(pieces), folder=None)
+    return find_rules(
+        source,
+        mapping=mapping,
+        template_name=template,
+        decimal=decimal,
+        images=ImageRules(),
+    )
+
+
+def test_the_products_template_is_taken_where_all_its_fields_are() -> None:
+    assert find(SHOP).template == TEMPLATES["product"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "question", "answer"),
+    [
+        ("price", "the product and its category", "Product: {title}, Category: {category3_code}"),
+        ("type", "the product and its full price", "Product: {title}, Full Price: "),
+    ],
+)
+def test_else_one_over_the_fields_that_are(missing: str, question: str, answer: str) -> None:
+    found = find({name: cell for name, cell in SHOP.items() if name != missing}).template
+    assert found is not None
+    assert found.question == f"Name {question} in this image."
+    assert found.answer.startswith(answer)
+
+
+def test_a_source_that_says_nothing_known_is_refused_with_what_it_has() -> None:
+    with pytest.raises(ValueError, match=r"no column was recognised as title, .*; found zz, qq"):
+        find({"photo": b"x", "zz": "Coat", "qq": "1"})
+
+
+def test_a_chosen_template_must_find_its_fields() -> None:
+    few = {"photo": b"x", "name": "Coat"}
+    with pytest.raises(ValueError, match="needs category3_code, full_price; found name; name them"):
+        find(few, template="walkthrough")
+    assert find(SHOP, template="walkthrough").template == TEMPLATES["walkthrough"]
+
+
+def test_what_the_user_says_wins() -> None:
+    row = SHOP | {"label": "Best coat"}
+    rules = find(row, mapping=("title=label", "full_price=price"))
+    assert rules.columns.fields["title"] == "label"
+    assert rules.columns.fields["name"] == "name"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "complaint"),
+    [
+        (("title",), "--map title: write PART=COLUMN"),
+        (("=name",), "--map =name: write PART=COLUMN"),
+        (("title=",), "--map title=: write PART=COLUMN"),
+        (("title=name", "title=type"), "--map title=type: title is 'name' already; give it once"),
+        (("title=Nmae",), "there is no column 'Nmae'; found photo, name, type, price"),
+        (("group_id=type",), "no field can be called 'group_id'"),
+        (("images=photo",), "no field can be called 'images'"),
+    ],
+)
+def test_mappings_that_mean_nothing_are_refused(mapping: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        find(SHOP, mapping=mapping)
+
+
+def test_a_column_name_may_hold_an_equals_sign() -> None:
+    assert find(SHOP | {"a=b": "x"}, mapping=("title=a=b",)).columns.fields["title"] == "a=b"
+
+
+def test_the_decimal_mark_is_told_by_the_other_prices() -> None:
+    continental = [SHOP | {"price": price} for price in ("12,50", "8,95", "1.234")]
+    assert find(*continental).decimal == ","
+    assert find(*continental, decimal=".").decimal == "."
+
+
+def test_other_prices_are_those_that_mostly_are_some() -> None:
+    rows = [SHOP | {"sale_price": "5.00", "price_note": "from stock"} for _ in range(3)]
+    assert find(*rows).prices == {"full_price", "sale_price"}
+
+
+def test_links_are_noticed() -> None:
+    assert find(SHOP | {"photo": "https://a.b/c.jpg"}).has_links
+    assert not find(SHOP).has_links
+
+
+def test_conversations_need_no_template() -> None:
+    assert find({"messages": [{"role": "user", "content": "Hi"}]}).template is None

@@ -1,0 +1,262 @@
+"""Splits: shares in every category, nothing that moves, and what a random split would leak."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from phi_vision.prepare.dedup import (
+    NEAR_IMAGE,
+    SAME_GROUP,
+    SAME_IMAGE,
+    SAME_TITLE,
+    Trait,
+    group_rows,
+)
+from phi_vision.prepare.splits import (
+    ANY,
+    GroupFacts,
+    Leaks,
+    assign_splits,
+    group_facts,
+    keep_splits,
+    leak_report,
+)
+
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+MANY_SHARES: list[dict[str, float]] = [
+    SHARES,
+    {"train": 0.9, "validation": 0.05, "test": 0.05},
+    {"train": 0.7, "validation": 0.0, "test": 0.3},
+    {"train": 0.34, "validation": 0.33, "test": 0.33},
+    {"train": 0.6137, "validation": 0.25, "test": 0.1363},
+    {"train": 1.0},
+]
+
+
+def facts(category: str | None, count: int, first: int = 0) -> list[GroupFacts]:
+    return [
+        GroupFacts(name=f"{category}-{number}", category=category, rows=1)
+        for number in range(first, first + count)
+    ]
+
+
+def shuffled(groups: list[GroupFacts], seed: int) -> list[GroupFacts]:
+    return random.Random(seed).sample(groups, len(groups))
+
+
+def rows_of(table: Sequence[tuple[str | None, str | None]]) -> list[Trait]:
+    """Rows with a title and a group each."""
+    return [
+        Trait(number=number, id=f"r{number}", title=title, group=group, digests=(), looks=())
+        for number, (title, group) in enumerate(table)
+    ]
+
+
+def split_rows(rows: Sequence[Trait], seed: int = 0) -> list[str]:
+    groups = group_rows(rows)
+    splits = assign_splits(group_facts(groups, ["all"] * len(rows)), SHARES, seed=seed)
+    return [splits[groups.names[group]] for group in groups.of]
+
+
+@pytest.mark.parametrize("shares", MANY_SHARES, ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_each_split_of_each_category_is_within_one_group_of_its_share(
+    shares: Mapping[str, float], seed: int
+) -> None:
+    sizes = {"coats": 1, "shirts": 2, "hats": 3, "bags": 11, "shoes": 57, None: 240}
+    groups = shuffled([g for name, size in sizes.items() for g in facts(name, size)], seed)
+    splits = assign_splits(groups, shares, seed=seed)
+    seen: Counter[tuple[str | None, str]] = Counter()
+    total: Counter[str | None] = Counter()
+    for group in groups:  # after each group, not only after the last
+        total[group.category] += 1
+        seen[group.category, splits[group.name]] += 1
+        for name, share in shares.items():
+            exact = share * total[group.category]
+            assert abs(seen[group.category, name] - exact) < 1 + 1e-6
+
+
+def test_four_splits_are_within_two_groups_of_their_shares() -> None:
+    shares = {"train": 0.4, "more": 0.4, "validation": 0.19, "test": 0.01}
+    for seed in range(30):
+        seen: Counter[str] = Counter()
+        for count, split in enumerate(
+            assign_splits(facts("a", 300), shares, seed=seed).values(), start=1
+        ):
+            seen[split] += 1
+            assert all(abs(seen[name] - share * count) < 2 for name, share in shares.items())
+
+
+def test_tiny_categories_are_tested_as_often_as_large_ones() -> None:
+    for size in (1, 2, 3):
+        groups = [g for number in range(3000) for g in facts(f"category {number}", size)]
+        counts = Counter(assign_splits(groups, SHARES, seed=0).values())
+        for name, share in SHARES.items():
+            # Five standard deviations of as many independent draws, which these vary less than.
+            exact = share * len(groups)
+            assert abs(counts[name] - exact) < 5 * (exact * (1 - share)) ** 0.5
+
+
+def test_the_same_groups_and_seed_give_the_same_splits_and_another_seed_others() -> None:
+    groups = facts("coats", 40) + facts(None, 40)
+    first = assign_splits(groups, SHARES, seed=1)
+    assert assign_splits(groups, dict(reversed(SHARES.items())), seed=1) == first
+    assert assign_splits(groups, SHARES, seed=2) != first
+    # Written out, so that another version or machine cannot split otherwise unseen.
+    letters = "".join(first[f"coats-{number}"][1] for number in range(20))
+    assert letters == "rrarrrrerrrrarrrrerr"  # train, validation, test
+
+
+def test_no_category_is_not_the_category_none() -> None:
+    groups = [*facts("None", 300), *facts(None, 300)]
+    splits = [*assign_splits(groups, SHARES, seed=0).values()]
+    assert splits[:300] != splits[300:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_single_group_is_for_training(seed: int) -> None:
+    assert assign_splits(facts("coats", 1), SHARES, seed=seed) == {"coats-0": "train"}
+
+
+def test_no_groups_have_no_splits() -> None:
+    assert assign_splits([], SHARES, seed=0) == {}
+
+
+def test_groups_added_at_the_end_move_nothing() -> None:
+    groups = shuffled(facts("coats", 50) + facts("hats", 3), seed=0)
+    before = assign_splits(groups, SHARES, seed=0)
+    after = assign_splits(
+        [*groups, *facts("coats", 50, first=50), *facts("bags", 9)], SHARES, seed=0
+    )
+    assert {name: after[name] for name in before} == before
+
+
+def test_kept_groups_stay_and_the_others_are_as_without_them() -> None:
+    groups = facts("coats", 50)
+    free = assign_splits(groups, SHARES, seed=0)
+    kept = {"coats-3": "test", "coats-4": "validation"}
+    assert assign_splits(groups, SHARES, seed=0, kept=kept) == {**free, **kept}
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{}, {"train": 0.8, "test": 0.1}, {"train": 1.2, "test": -0.2}, {"train": float("nan")}],
+    ids=str,
+)
+def test_shares_that_do_not_add_up_to_one_are_an_error(shares: Mapping[str, float]) -> None:
+    with pytest.raises(ValueError, match="give shares of 0 or more that add up to 1"):
+        assign_splits(facts("a", 3), shares, seed=0)
+
+
+def test_a_kept_group_in_a_split_without_a_share_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rows in the split 'dev' and no share for it"):
+        assign_splits(facts("a", 3), SHARES, seed=0, kept={"a-1": "dev"})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_added_at_the_end_move_only_rows_of_groups_that_they_join(seed: int) -> None:
+    draw = random.Random(seed)
+    table = [
+        (
+            draw.choice([None, f"t{draw.randrange(150)}"]),
+            draw.choice([None, f"{draw.randrange(150)}"]),
+        )
+        for _ in range(200)
+    ]
+    before = split_rows(rows_of(table[:120]))
+    after = split_rows(rows_of(table))
+    part, whole = group_rows(rows_of(table[:120])), group_rows(rows_of(table))
+    joined = 0
+    for row in range(120):
+        if part.names[part.of[row]] == whole.names[whole.of[row]]:
+            assert before[row] == after[row]
+        else:
+            joined += 1
+            first = int(whole.names[whole.of[row]][1:])
+            assert after[row] == before[first]
+    assert joined
+
+
+def test_a_joined_group_keeps_its_place_and_its_category() -> None:
+    groups = group_rows(rows_of([("a", None), ("b", "1"), ("c", None), ("a", "1")]))
+    categories = ["coats", "hats", None, "hats"]
+    assert group_facts(groups, categories) == [
+        GroupFacts(name="r0", category="coats", rows=3),
+        GroupFacts(name="r0", category="hats", rows=0),
+        GroupFacts(name="r2", category=None, rows=1),
+    ]
+
+
+def test_where_groups_of_two_splits_are_joined_the_earlier_one_wins() -> None:
+    rows = [("r0", "r0"), ("r1", "r0"), ("r2", "r0"), ("r3", "r3"), ("new", "r0"), ("n2", "n2")]
+    earlier = {"r0": "validation", "r1": "test", "r2": "test", "r3": "test", "gone": "train"}
+    kept = keep_splits(rows, earlier)
+    assert kept.splits == {"r0": "validation", "r3": "test"}
+    assert kept.moved == 2
+
+
+def leak(leaks: Leaks, kind: str, split: str) -> tuple[int, float]:
+    (found,) = (each for each in leaks.found if (each.kind, each.split) == (kind, split))
+    return found.rows, found.at_random
+
+
+def hundred_pairs() -> list[Trait]:
+    """Rows in pairs: 100 of one image, 100 of near images, 100 of one title, 100 of nothing."""
+    draw = random.Random(0)
+    rows = []
+    for number in range(800):
+        pair, kind = number // 2, number // 200
+        if number % 2 == 0:
+            look = draw.getrandbits(64)
+        rows.append(
+            Trait(
+                number=number,
+                id=f"r{number}",
+                title=f"title {pair}" if kind == 2 else None,
+                group=None,
+                digests=(f"{pair}" if kind == 0 else f"{pair} {number}",),
+                looks=(look ^ (number % 2) if kind == 1 else look if kind == 0 else None,),
+            )
+        )
+    return rows
+
+
+def test_nothing_leaks_where_groups_are_kept_together() -> None:
+    rows = hundred_pairs()
+    leaks = leak_report(group_rows(rows), split_rows(rows), SHARES, seed=0)
+    assert leaks.sizes == Counter(split_rows(rows))
+    assert len(leaks.found) == 2 * 5
+    assert all(each.rows == 0 for each in leaks.found)
+
+
+def test_a_random_split_leaks_what_can_be_reckoned() -> None:
+    leaks = leak_report(group_rows(hundred_pairs()), split_rows(hundred_pairs()), SHARES, seed=0)
+    # Each of 200 rows is in test by 0.1, and its twin in training by 0.8: 16 rows of each kind.
+    # Twenty splits of variance below 16 have an average with a standard deviation below 0.9.
+    for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE):
+        assert leak(leaks, kind, "test")[1] == pytest.approx(16, abs=3)
+    assert leak(leaks, SAME_GROUP, "test") == (0, 0)
+    assert leak(leaks, ANY, "test")[1] == pytest.approx(48, abs=5)
+
+
+def test_leaks_of_a_given_split_are_counted_by_kind() -> None:
+    rows = hundred_pairs()
+    splits = ["train", "test"] * 400
+    found = leak_report(group_rows(rows), splits, SHARES, seed=0)
+    assert [leak(found, kind, "test")[0] for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE)] == [
+        *(100, 100, 100)
+    ]
+    assert leak(found, ANY, "test")[0] == 300
+
+
+def test_a_row_that_leaks_in_two_ways_counts_once_among_any() -> None:
+    rows = [
+        Trait(number=n, id=f"r{n}", title="coat", group="g", digests=("p",), looks=(7,))
+        for n in range(2)
+    ]
+    found = leak_report(group_rows(rows), ["train", "test"], SHARES, seed=0)
+    counts = {each.kind: each.rows for each in found.found}
+    # Its image is in training itself, so no near one is looked for.
+    assert counts == {SAME_IMAGE: 1, NEAR_IMAGE: 0, SAME_TITLE: 1, SAME_GROUP: 1, ANY: 1}

@@ -1,0 +1,287 @@
+"""POST /v1/chat/completions over ASGI: forms of questions, limits, errors."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from jsonschema_rs import validate
+from starlette.testclient import TestClient
+
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.app import create_app
+from phi_vision.serving.settings import Settings
+
+Body = dict[str, Any]
+URL = "/v1/chat/completions"
+SETTINGS = Settings(max_tokens=32, max_images=2, max_prompt_characters=500, batch_wait=0.0)
+SOLD = {
+    "type": "object",
+    "properties": {"sold": {"type": "boolean"}},
+    "required": ["sold"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def client(small: Predictor) -> Iterator[TestClient]:
+    with TestClient(create_app(small, SETTINGS)) as client:
+        yield client
+
+
+@pytest.fixture
+def asked(address: str) -> Body:
+    parts = [
+        {"type": "image_url", "image_url": {"url": address}},
+        {"type": "text", "text": "Describe it."},
+    ]
+    return {"messages": [{"role": "user", "content": parts}], "max_tokens": 12}
+
+
+def events(text: str) -> list[Body]:
+    lines = text.strip().split("\n\n")
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def refusal(client: TestClient, body: Body) -> tuple[int, str | None, str | None, str]:
+    response = client.post(URL, json=body)
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return response.status_code, error["param"], error["code"], error["message"]
+
+
+def words(*turns: str) -> Body:
+    return {"messages": [{"role": "user", "content": turn} for turn in turns], "max_tokens": 4}
+
+
+def test_a_question_gets_an_answer_with_its_usage(client: TestClient, asked: Body) -> None:
+    answer = client.post(URL, json=asked).json()
+    (choice,) = answer["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"]
+    assert choice["finish_reason"] in ("stop", "length")
+    assert choice["logprobs"] is None
+    assert answer["model"] == "phi-vision-small"
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["prompt_tokens"] > 50  # the image's
+
+
+def test_a_stream_tells_the_same_in_pieces(client: TestClient, asked: Body) -> None:
+    whole = client.post(URL, json=asked | {"logprobs": True}).json()
+    options = {"stream": True, "logprobs": True, "stream_options": {"include_usage": True}}
+    response = client.post(URL, json=asked | options)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, last = events(response.text)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[-1] == {}
+    text = "".join(delta.get("content", "") for delta in deltas)
+    assert text == whole["choices"][0]["message"]["content"]
+    end = chunks[-1]["choices"][0]
+    assert end["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert end["logprobs"] == whole["choices"][0]["logprobs"]
+    assert (last["choices"], last["usage"]) == ([], whole["usage"])
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+
+
+def test_usage_is_left_out_of_streams_that_did_not_ask(client: TestClient, asked: Body) -> None:
+    assert all("usage" not in event for event in events(_stream(client, asked)))
+
+
+def _stream(client: TestClient, asked: Body) -> str:
+    return client.post(URL, json=asked | {"stream": True}).text
+
+
+def test_the_bytes_of_the_tokens_are_the_answer(client: TestClient, asked: Body) -> None:
+    (choice,) = client.post(URL, json=asked | {"logprobs": True}).json()["choices"]
+    tokens = choice["logprobs"]["content"]
+    assert (
+        b"".join(bytes(token["bytes"]) for token in tokens).decode()
+        == (choice["message"]["content"])
+    )
+    assert all(token["logprob"] <= 0 and token["top_logprobs"] == [] for token in tokens)
+
+
+def test_answers_end_at_their_limit_or_a_stop_word(client: TestClient, asked: Body) -> None:
+    (whole,) = client.post(URL, json=asked).json()["choices"]
+    (cut,) = client.post(URL, json=asked | {"max_tokens": 2}).json()["choices"]
+    assert cut["finish_reason"] == "length"
+    assert whole["message"]["content"].startswith(cut["message"]["content"])
+    first, second = whole["message"]["content"].split()[:2]
+    (stopped,) = client.post(URL, json=asked | {"stop": [second, "zzz"]}).json()["choices"]
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["message"]["content"] == first
+    assert "".join(
+        event["choices"][0]["delta"].get("content", "")
+        for event in events(_stream(client, asked | {"stop": second}))
+    ) == (first)
+
+
+def test_json_is_what_the_schema_takes(client: TestClient, asked: Body) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "sold", "schema": SOLD}}
+    (choice,) = client.post(URL, json=asked | {"response_format": wanted}).json()["choices"]
+    validate(SOLD, json.loads(choice["message"]["content"]))
+    anything = asked | {"response_format": {"type": "json_object"}, "max_tokens": 32}
+    (choice,) = client.post(URL, json=anything).json()["choices"]
+    assert choice["message"]["content"].startswith("{")
+
+
+def test_seeds_decide_what_is_drawn(client: TestClient, asked: Body) -> None:
+    drawn = asked | {"temperature": 1.5, "max_tokens": 8}
+
+    def text(seed: int) -> str:
+        answer = client.post(URL, json=drawn | {"seed": seed}).json()
+        return str(answer["choices"][0]["message"]["content"])
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_two_images_and_earlier_turns_are_seen(
+    client: TestClient, small: Predictor, asked: Body
+) -> None:
+    (turn,) = asked["messages"]
+    said = [
+        {"role": "system", "content": "Answer in one word."},
+        turn,
+        {"role": "assistant", "content": "A hat."},
+        turn,
+    ]
+    once = client.post(URL, json=asked).json()["usage"]["prompt_tokens"]
+    twice = client.post(URL, json={**asked, "messages": said}).json()["usage"]["prompt_tokens"]
+    assert twice > 2 * once
+
+
+def test_what_is_unknown_is_ignored(client: TestClient, asked: Body) -> None:
+    more = {"user": "me", "metadata": {"a": 1}, "n": 1, "tools": [], "logit_bias": None, "top_p": 1}
+    assert client.post(URL, json=asked | more).status_code == 200
+
+
+def test_what_is_not_supported_is_named(client: TestClient, asked: Body) -> None:
+    for name, value in {
+        "tools": [{"type": "function"}],
+        "n": 2,
+        "audio": {"voice": "alloy"},
+        "top_logprobs": 3,
+        "frequency_penalty": 0.5,
+        "modalities": ["text", "audio"],
+    }.items():
+        status, param, _, message = refusal(client, asked | {name: value})
+        assert (status, param) == (400, name)
+        assert "not supported here; leave it out" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"model": "gpt-4o"}, "model", "model_not_found"),
+        ({"max_tokens": 33}, "max_tokens", "integer_above_max_value"),
+        ({"max_tokens": 0}, "max_tokens", None),
+        ({"max_completion_tokens": 1000}, "max_completion_tokens", "integer_above_max_value"),
+        ({"temperature": 2.5}, "temperature", None),
+        ({"temperature": "1"}, "temperature", None),
+        ({"seed": 2**63}, "seed", None),
+        ({"stop": ["a"] * 5}, "stop.list[constrained-str]", None),
+        ({"stop": ""}, None, None),
+        ({"messages": []}, "messages", None),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", None),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", None),
+        (words("a" * 300, "b" * 300), "messages", "string_above_max_length"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}},
+            "response_format.json_schema.schema",
+            "invalid_json_schema",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_by_its_name(
+    client: TestClient, changes: Body, param: str | None, code: str | None
+) -> None:
+    status, found, told, message = refusal(client, words("hello") | changes)
+    assert status == (404 if code == "model_not_found" else 400)
+    assert told == code
+    assert message
+    if param is not None and "[" not in param:
+        assert found == param
+
+
+def test_images_are_refused_by_their_place(client: TestClient, asked: Body, address: str) -> None:
+    (turn,) = asked["messages"]
+    shown = turn["content"][0]
+    many = [{"role": "user", "content": [shown, shown, shown]}]
+    assert refusal(client, {"messages": many})[:3] == (400, "messages", "too_many_images")
+    torn = {"type": "image_url", "image_url": {"url": address[:-200]}}
+    said = [{"role": "user", "content": [shown, torn]}]
+    status, param, code, _ = refusal(client, {"messages": said})
+    assert (status, param) == (400, "messages.0.content.1.image_url.url")
+    assert code in ("invalid_image", "invalid_image_url")
+    system = [{"role": "system", "content": [shown]}, turn]
+    assert refusal(client, {"messages": system})[0] == 400
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'{"messages": NaN}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "x"}], "model": "\\udfff"}',
+        b'{"messages": [{"role": "\\udfff", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}",
+        b'{"messages": ' + b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_broken_bodies_are_refused(client: TestClient, content: bytes) -> None:
+    response = client.post(URL, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
+    small: Predictor, asked: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small.model.config, "max_position_embeddings", 60)
+    with TestClient(create_app(small, SETTINGS)) as client:
+        status, param, code, message = refusal(client, asked)
+        assert (status, param, code) == (400, "messages", "context_length_exceeded")
+        assert "at most 60 tokens; the question has " in message
+        assert client.post(URL, json=words("hello")).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_an_error_before_or_in_the_stream(
+    small: Predictor,
+) -> None:
+    endless = words("hello") | {
+        "max_tokens": 3000,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"schema": {"type": "string", "minLength": 9000}},
+        },
+    }
+    settings = replace(SETTINGS, timeout=0.4, max_tokens=3000)
+    with TestClient(create_app(small, settings)) as client:
+        assert refusal(client, endless)[:3] == (504, None, "timeout")
+        response = client.post(URL, json=endless | {"stream": True})
+        assert response.status_code == 200
+        *_, last = response.text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+
+
+def test_the_key_is_described_and_demanded(small: Predictor) -> None:
+    app = create_app(small, replace(SETTINGS, key="hunter2-hunter2"))
+    with TestClient(app) as client:
+        assert refusal(client, words("hello"))[:1] == (401,)
+        client.headers["authorization"] = "Bearer hunter2-hunter2"
+        assert client.post(URL, json=words("hello")).status_code == 200
+        described = client.get("/openapi.json").json()
+    assert described["security"] == [{"key": []}]
+    limits = described["components"]["schemas"]["ChatRequest"]["properties"]["max_tokens"]
+    assert limits["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 32}
+    assert "422" not in str(described["paths"])

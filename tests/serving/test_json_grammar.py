@@ -1,0 +1,110 @@
+"""JSON schemas of strangers: kept to, or refused in words, and never for long."""
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from jsonschema_rs import validate
+
+from phi_vision.generation.generate import answer
+from phi_vision.generation.request import GenerationRequest
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.json_grammar import LONGEST, grammar_of_schema
+
+Schema = dict[str, Any]
+
+
+def node(inside: object, *required: str) -> Schema:
+    kind = {"type": "object", "properties": {"next": inside}, "additionalProperties": False}
+    return {"$defs": {"node": {**kind, "required": [*required]}}, "$ref": "#/$defs/node"}
+
+
+SELF = {"$ref": "#/$defs/node"}
+PRODUCT = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 12},
+        "size": {"enum": ["S", "M", "L"]},
+        "sold": {"type": "boolean"},
+    },
+    "required": ["title", "size", "sold"],
+    "additionalProperties": False,
+}
+
+
+def nested(levels: int) -> Schema:
+    schema: Schema = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        PRODUCT,
+        node({"anyOf": [SELF, {"type": "null"}]}, "next"),
+        {"enum": ["S", 1, None, {"a": []}]},
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
+    ],
+    ids=["product", "chain", "enum", "list"],
+)
+def test_answers_are_what_the_schema_takes(small: Predictor, schema: Schema) -> None:
+    question = GenerationRequest(
+        prompt="<s><|user|>\nSay it.<|end|>\n<|assistant|>\n",
+        grammar=grammar_of_schema(schema),
+        temperature=1.5,
+        seed=3,
+        max_new_tokens=200,
+    )
+    (answered,) = answer(small.model, small.processor, [question])
+    assert answered.ended == "stop"
+    validate(schema, json.loads(answered.text))
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"$ref": "#"}, "at # contains itself and so never ends"),
+        (node(SELF, "next"), "contains itself"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "at # contains itself"),
+        ({"anyOf": [{"type": "string"}, node(SELF, "next")]}, "names no schema"),
+        ({"$ref": "#/nowhere"}, r"\$ref '#/nowhere' names no schema in it"),
+        ({"$ref": "http://127.0.0.1/x.json"}, "names no schema in it"),
+        ({"not": {"type": "string"}}, r'Unimplemented keys: \["not"\]'),
+        ({"type": "string", "pattern": "("}, "regex parse error: .* unclosed group"),
+        ({"type": "klingon"}, "Invalid type: klingon"),
+        ({"type": 5, "required": [{}], "properties": [1]}, "cannot be kept to"),
+        ({"enum": []}, "anyOf is empty"),
+        ({"properties": {"\ud800": {}}}, "cannot be kept to"),
+        (nested(100), "more than 64 levels deep"),
+        ({"enum": [f"{number:05}" for number in range(LONGEST // 8)]}, "at most 50,000 are read"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_refused_in_words(schema: Schema, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        grammar_of_schema(schema)
+
+
+def test_what_may_contain_itself_need_not(small: Predictor) -> None:
+    grammar_of_schema(node(SELF))
+    grammar_of_schema({"type": "array", "items": {"$ref": "#"}})
+    grammar_of_schema({"type": "object", "additionalProperties": {"$ref": "#"}})
+
+
+def test_schemas_made_to_take_long_do_not() -> None:
+    last = {"type": "string"}
+    places = [(place * 617) % 1361 for place in range(1361)]
+    chain = {f"a{place}": {"$ref": f"#/$defs/a{place + 1}"} for place in places}
+    choices = [{"properties": {f"p{number}": {}}} for number in range(4)]
+    for schema in (
+        {"$defs": {**chain, "a1361": last}, "$ref": "#/$defs/a0"},
+        {"allOf": [{"anyOf": choices}] * 12},
+        {"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"},
+    ):
+        began = time.process_time()
+        with suppress(ValueError):
+            grammar_of_schema(schema)
+        assert time.process_time() - began < 5

@@ -1,0 +1,112 @@
+"""What a server puts up with, what it tells callers, and what it writes down."""
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from phi_vision.serving.errors import ApiError, as_response, unexpected
+from phi_vision.serving.request_log import JsonLines
+from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.settings import LIMITS, Settings
+
+# Settings
+
+
+@pytest.mark.parametrize(("name", "least", "most"), LIMITS)
+def test_a_setting_that_cannot_work_is_refused(name: str, least: float, most: float) -> None:
+    for value in (least - 1, most + 1, float("nan")):
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is"):
+            Settings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["", "https://shop.example", "shop.example/coats", "*.example"])
+def test_a_host_is_a_name(host: str) -> None:
+    with pytest.raises(ValueError, match="which is no host"):
+        Settings(allow_hosts=(host,))
+
+
+# The key
+
+
+@pytest.mark.parametrize("key", ["", "with blank", "line\nend", "clé"])
+def test_a_key_that_no_header_carries_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="the key is empty or has blanks"):
+        Settings(key=key)
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "hunter2" not in repr(Settings(key="hunter2"))
+
+
+# What a caller is told
+
+
+def test_an_error_has_the_shape_of_openai() -> None:
+    error = ApiError(429, "64 wait", kind="rate_limit_error", code="queue_full", retry_after=1.2)
+    response = as_response(error)
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "2"
+    assert json.loads(bytes(response.body)) == {
+        "error": {
+            "message": "64 wait",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "queue_full",
+        }
+    }
+
+
+# What is written down
+
+
+def logged(caplog: pytest.LogCaptureFixture, happen: Callable[[], object]) -> dict[str, object]:
+    with caplog.at_level(logging.INFO):
+        happen()
+    line = JsonLines().format(caplog.records[-1])
+    assert "\n" not in line
+    read: dict[str, object] = json.loads(line)
+    return read
+
+
+def test_what_nobody_expected_is_logged_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        try:
+            raise ValueError("a wool coat")
+        except ValueError as error:
+            unexpected(error, "req-1")
+
+    line = logged(caplog, fail)
+    assert (line["level"], line["id"], line["error"]) == ("error", "req-1", "ValueError")
+    assert str(line["at"]).startswith("['test_limits.py:")
+
+
+def test_a_library_s_traceback_is_logged_without_its_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        try:
+            raise KeyError("a wool coat")
+        except KeyError:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
+
+    line = logged(caplog, fail)
+    assert line["what"] == "Exception in ASGI application\n"
+    assert (line["from"], line["error"]) == ("uvicorn.error", "KeyError")
+
+
+def test_the_words_of_the_system_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    line = logged(caplog, lambda: unexpected(MemoryError("of 3 GiB"), "req-1"))
+    assert line["error"] == "MemoryError: of 3 GiB"
+
+
+def test_figures_are_what_prometheus_reads() -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    figures, others = Figures(), Figures()
+    figures.tokens.labels(direction="in").inc(757)
+    families = {family.name: family for family in text_string_to_metric_families(figures.text())}
+    (total, *_) = families["phi_vision_tokens"].samples
+    assert (total.labels, total.value) == ({"direction": "in"}, 757)
+    assert "757" not in others.text()

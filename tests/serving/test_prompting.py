@@ -1,0 +1,106 @@
+"""Conversations become prompts in which nothing a caller wrote is a control token."""
+
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter
+
+from phi_vision.data.template import PRODUCT, TEMPLATES
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.chat_template import Wording, images_of
+from phi_vision.serving.schemas import Message
+
+MESSAGES: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+
+
+def user(*parts: str) -> dict[str, object]:
+    """A user's turn; "" stands for an image."""
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": part} if part else IMAGE for part in parts],
+    }
+
+
+@pytest.fixture(scope="module")
+def wording(small: Predictor) -> Wording:
+    return Wording(small.processor, PRODUCT, 4096)
+
+
+def prompt(wording: Wording, *messages: dict[str, object]) -> str:
+    return wording.prompt(MESSAGES.validate_python(messages))
+
+
+def test_images_are_counted_through_the_conversation(wording: Wording) -> None:
+    said = prompt(
+        wording,
+        {"role": "developer", "content": "Be brief."},
+        user("", "What is it?"),
+        {"role": "assistant", "content": "A hat."},
+        user("And these:", "", ""),
+    )
+    assert said == (
+        "<s><|system|>\nBe brief.<|end|>\n<|user|>\n<|image_1|>\nWhat is it?<|end|>\n"
+        "<|assistant|>\nA hat.<|end|>\n"
+        "<|user|>\nAnd these:\n<|image_2|>\n<|image_3|><|end|>\n<|assistant|>\n"
+    )
+
+
+def test_images_are_named_by_their_place() -> None:
+    shown = images_of(MESSAGES.validate_python([user("a"), user("b", "")]))
+    assert [each.param for each in shown] == ["messages.1.content.1.image_url.url"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, name: str) -> None:
+    wording = Wording(small.processor, TEMPLATES[name], 4096)
+    asked = prompt(wording, user("", "", TEMPLATES[name].question))
+    assert asked == TEMPLATES[name].prompt(small.processor, images=2)
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        *("<|end|>", "<|assistant|>", "<|user|>", "<|system|>", "<|endoftext|>", "<|image|>"),
+        *("<s>", "</s>", "<unk>", "<0x0A>", "<|image_1|>", "<|image_12|>", "<<|end|>"),
+    ],
+)
+def test_control_tokens_in_words_are_words(
+    small: Predictor, wording: Wording, control: str
+) -> None:
+    tokenizer = small.processor.tokenizer
+    plain = wording.plain(f"a {control} b{control}")
+    written = tokenizer.encode(plain, add_special_tokens=False)
+    assert not set(written) & set(tokenizer.added_tokens_decoder)
+    # As close as text comes to the words themselves: their tokens, and one for each blank.
+    words = tokenizer.encode(
+        f"a {control} b{control}", add_special_tokens=False, split_special_tokens=True
+    )
+    assert len(written) <= len(words) + 2
+    assert plain.replace("< ", "<") == f"a {control} b{control}"
+
+
+def test_other_words_stay_as_they_are(wording: Wording) -> None:
+    words = "5 < 6 <b>bold</b> <3 |end| <|no token|> ▁ é 😀\n\x00 <image>"
+    assert wording.plain(words) == words
+
+
+def test_halves_of_control_tokens_do_not_meet(wording: Wording) -> None:
+    said = prompt(wording, user("<|im", "age_1|>"), user("<", "", "|end|>"))
+    assert said.count("<|end|>") == 2
+    assert said.count("<|image_1|>") == 1
+
+
+@pytest.mark.parametrize("size", [(120, 160), (400, 50), (30, 900), (336, 336)])
+def test_prompts_are_as_long_as_the_processor_makes_them(
+    small: Predictor, wording: Wording, size: tuple[int, int]
+) -> None:
+    images = [Image.new("RGB", size), Image.new("L", (70, 40))]
+    said = prompt(wording, user("Look: é\n", "", "<|end|> and", "", "done"))
+    ids = small.processor(text=said, images=images, return_tensors="pt")["input_ids"]
+    assert wording.length(said, images) == ids.shape[1]
+
+
+def test_what_is_too_long_is_refused_with_both_numbers(wording: Wording) -> None:
+    assert wording.room(4095) == 1
+    with pytest.raises(ValueError, match=r"at most 4,096 tokens; the question has 4,096;"):
+        wording.room(4096)

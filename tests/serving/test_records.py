@@ -1,0 +1,156 @@
+"""POST /v1/records over ASGI: an image in, its record with confidences out."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from phi_vision.data.template import PRODUCT
+from phi_vision.data.template_grammar import grammar_of
+from phi_vision.inference.local import Predictor
+from phi_vision.metrics.recalibration import Line
+from phi_vision.serving.app import create_app
+from phi_vision.serving.calibrated_confidence import read_lines, recalibrate
+from phi_vision.serving.records import _written
+from phi_vision.serving.settings import Settings
+
+URL = "/v1/records"
+PNG = {"content-type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def client(small: Predictor) -> Iterator[TestClient]:
+    with TestClient(create_app(small, Settings(batch_wait=0.0, max_images=2))) as client:
+        yield client
+
+
+def test_a_record_is_what_the_predictor_reads(
+    client: TestClient, small: Predictor, photo: bytes
+) -> None:
+    (expected,) = small.predict([photo], grammar=grammar_of(PRODUCT))
+    answer = client.post(f"{URL}?constrained=true", content=photo, headers=PNG).json()
+    assert answer["id"].startswith("rec-")
+    assert (answer["object"], answer["model"]) == ("record", "phi-vision-small")
+    assert (answer["text"], answer["record"]) == (expected.text, expected.record)
+    assert answer["confidence"] == pytest.approx(expected.confidence, rel=1e-3)
+    assert answer["calibrated"] is False
+    assert answer["kinds"] == {
+        "title": "text",
+        "category3_code": "category",
+        "full_price": "number",
+    }
+    assert 0 < answer["seconds"] < 30
+    assert answer["usage"]["prompt_tokens"] > 50
+
+
+def test_bytes_json_and_a_list_of_one_are_the_same_question(
+    client: TestClient, photo: bytes, address: str
+) -> None:
+    answers = [
+        client.post(URL, content=photo, headers=PNG),
+        client.post(URL, json={"image": address}),
+        client.post(URL, json={"images": [address], "constrained": False}),
+    ]
+    assert len({answer.json()["text"] for answer in answers}) == 1
+
+
+def test_an_answer_in_another_form_has_no_record(client: TestClient, photo: bytes) -> None:
+    answer = client.post(URL, content=photo, headers=PNG).json()
+    if answer["record"] is None:
+        assert answer["confidence"] == {}
+    assert answer["text"]
+
+
+def test_several_images_are_shown_together(client: TestClient, address: str) -> None:
+    one, two = (
+        client.post(URL, json={"images": [address] * count}).json()["usage"]["prompt_tokens"]
+        for count in (1, 2)
+    )
+    assert two > one + 50
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, None),
+        ({"image": "x", "images": ["x"]}, None),
+        ({"images": []}, "images"),
+        ({"images": ["x"] * 3}, "images"),
+        ({"image": 3}, "image"),
+        ({"image": "no address"}, "image"),
+        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"images": ["data:image/png;base64,AAAA"]}, "images.0"),
+        ({"image": "x", "constrained": "yes"}, "constrained"),
+        ({"image": "x", "colour": "red"}, "colour"),
+        ([], None),
+    ],
+)
+def test_other_questions_are_refused(client: TestClient, body: object, param: str | None) -> None:
+    response = client.post(URL, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_other_kinds_of_bodies_are_refused(client: TestClient, photo: bytes) -> None:
+    for kind, status in {"image/gif": 415, "text/plain": 415, "": 415, "image/jpeg": 200}.items():
+        response = client.post(URL, content=photo, headers={"content-type": kind})
+        assert response.status_code == status, kind
+    assert client.post(URL, content=b"GIF89a", headers=PNG).status_code == 400
+    assert client.post(URL, content=b"{", headers={"content-type": "application/json"}).json()[
+        "error"
+    ]["code"] == ("invalid_json")
+    assert client.post(f"{URL}?constrained=yes", content=photo, headers=PNG).status_code == 400
+    assert client.post(URL, json={"image": "x", "model": "other"}).status_code == 404
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert [_written(value) for value in (math.nan, math.inf, 1.5, True, "a", None)] == [
+        *(None, None, 1.5, True, "a", None)
+    ]
+
+
+def scores(**changes: Any) -> dict[str, Any]:
+    line = {"slope": 0.5, "intercept": 0.0}
+    return {
+        "template": asdict(PRODUCT),
+        "calibrations": dict.fromkeys((*PRODUCT.fields, "whole record"), line),
+    } | changes
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "report").mkdir()
+    return tmp_path
+
+
+def test_confidence_is_corrected_as_the_evaluation_found(run: Path) -> None:
+    (run / "report" / "scores.json").write_text(json.dumps(scores()))
+    lines = read_lines(run, PRODUCT)
+    assert lines == dict.fromkeys(PRODUCT.fields, Line(0.5, 0.0))
+    assert recalibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
+
+
+def test_confidence_stays_as_it_is_where_too_little_is_known(run: Path) -> None:
+    unknown = {"slope": None, "intercept": None}
+    other = asdict(PRODUCT) | {"question": "What is it?"}
+    for held in (
+        scores(calibrations={}),
+        scores(calibrations=dict.fromkeys(PRODUCT.fields, unknown)),
+        scores(template=other),
+    ):
+        (run / "report" / "scores.json").write_text(json.dumps(held))
+        assert read_lines(run, PRODUCT) == {}
+    assert read_lines(run / "nowhere", PRODUCT) == {}
+    assert recalibrate({"title": 0.9}, {}) == {"title": 0.9}
+
+
+@pytest.mark.parametrize("held", ["{", "[]", '{"template": 3, "calibrations": {}}', "{}"])
+def test_damaged_scores_are_refused_before_anything_is_served(run: Path, held: str) -> None:
+    (run / "report" / "scores.json").write_text(held)
+    with pytest.raises(ValueError, match=r"cannot read .*scores.json: .*; evaluate again"):
+        read_lines(run, PRODUCT)

@@ -1,0 +1,354 @@
+"""Guards: what comes through to the app, and what does not."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.responses import StreamingResponse
+from starlette.testclient import TestClient
+
+from phi_vision.serving.errors import ApiError, install_handlers
+from phi_vision.serving.middleware import Guards
+from phi_vision.serving.request_log import JsonLines
+from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.settings import MIB, Settings
+
+SMALL = Settings(max_body_bytes=MIB, body_timeout=0.3)
+LOCKED = replace(SMALL, key="hunter2-hunter2")
+
+
+class Order(BaseModel):
+    size: int
+
+
+def toy_app(settings: Settings, figures: Figures | None = None) -> FastAPI:
+    """An app with one path of each kind."""
+    app = FastAPI(openapi_url=None)
+    install_handlers(app)
+    app.add_middleware(Guards, settings=settings, figures=figures or Figures())
+
+    @app.get("/health")
+    async def health() -> str:
+        return "ok"
+
+    @app.post("/v1/orders/{shop}")
+    async def order(shop: str, order: Order, request: Request) -> int:
+        request.state.tokens = (7, order.size)
+        return order.size
+
+    @app.post("/v1/bytes")
+    async def count(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/v1/full")
+    async def full() -> None:
+        raise ApiError(429, "64 wait", kind="rate_limit_error", code="queue_full", retry_after=2)
+
+    @app.get("/v1/broken")
+    async def broken() -> None:
+        raise ValueError("a wool coat")
+
+    @app.get("/v1/breaks-off")
+    async def breaks_off() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"begun"
+            raise ValueError("a wool coat")
+
+        return StreamingResponse(pieces())
+
+    @app.get("/v1/slow")
+    async def slow(request: Request) -> str:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.01)
+        return "nobody hears this"
+
+    return app
+
+
+@pytest.fixture
+def client() -> TestClient:
+    return TestClient(toy_app(SMALL), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def locked() -> TestClient:
+    return TestClient(toy_app(LOCKED))
+
+
+# The key
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer hunter2-hunter2", "bearer hunter2-hunter2", "BEARER  hunter2-hunter2"]
+)
+def test_the_key_opens(locked: TestClient, header: str) -> None:
+    assert locked.post("/v1/bytes", headers={"authorization": header}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("", "none was sent"),
+        ("Bearer", "none was sent"),
+        ("Bearer ", "none was sent"),
+        ("Bearer hunter2", "another one was sent"),
+        ("Bearer clé", "another one was sent"),
+        ("Basic hunter2-hunter2", "another one was sent"),
+        ("hunter2-hunter2", "none was sent"),
+    ],
+)
+def test_anything_else_does_not(locked: TestClient, header: str, said: str) -> None:
+    answer = locked.post("/v1/bytes", headers={"authorization": header.encode("latin-1")})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    error = answer.json()["error"]
+    assert said in error["message"]
+    assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+
+
+def test_two_keys_are_none(locked: TestClient) -> None:
+    twice = [("authorization", "Bearer hunter2-hunter2"), ("authorization", "Bearer x")]
+    assert locked.post("/v1/bytes", headers=twice).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/full", "/metrics", "/no/such", "/page/../metrics"])
+def test_nothing_but_health_and_the_page_is_open(locked: TestClient, path: str) -> None:
+    assert locked.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/icon.svg"])
+def test_the_page_asks_for_no_key(locked: TestClient, path: str) -> None:
+    assert locked.get(path).status_code == 404  # This app has none.
+    assert locked.get("/health").status_code == 200
+
+
+# The body
+
+
+def test_a_body_at_the_limit_comes_through(client: TestClient) -> None:
+    assert client.post("/v1/bytes", content=b"x" * MIB).json() == MIB
+
+
+def test_a_larger_one_is_refused_by_its_length(client: TestClient) -> None:
+    refused_as_too_large(client, b"x" * (MIB + 1))
+
+
+def test_a_larger_one_in_pieces_is_refused_when_it_becomes_too_large(client: TestClient) -> None:
+    refused_as_too_large(client, (b"x" * 4096 for _ in range(257)))
+
+
+def refused_as_too_large(client: TestClient, content: bytes | Iterator[bytes]) -> None:
+    answer = client.post("/v1/bytes", content=content)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+# Ids and headers
+
+
+@pytest.mark.parametrize("given", ["a1", "550e8400-e29b-41d4-a716-446655440000", "x" * 64])
+def test_a_safe_id_is_kept(client: TestClient, given: str) -> None:
+    assert client.get("/health", headers={"x-request-id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", 'a"b', "a\tset-cookie: b", "é", "a\x00"])
+def test_another_is_replaced(client: TestClient, given: str) -> None:
+    headers = {"x-request-id": given.encode("latin-1")}
+    assert client.get("/health", headers=headers).headers["x-request-id"].startswith("req-")
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/full", "/v1/broken", "/no/such"])
+def test_every_answer_has_headers_of_safety(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert "x-request-id" in headers
+
+
+# Errors in one shape
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "param"),
+    [
+        ("GET", "/no/such", "", 404, "not_found", None),
+        ("GET", "/v1/bytes", "", 405, "method_not_allowed", None),
+        ("HEAD", "/v1/bytes", "", 405, None, None),
+        ("OPTIONS", "/v1/bytes", "", 405, "method_not_allowed", None),
+        ("TRACE", "/v1/bytes", "", 405, "method_not_allowed", None),
+        ("GET", "/v1/full", "", 429, "queue_full", None),
+        ("POST", "/v1/orders/a", '{"size": 3', 400, "invalid_json", None),
+        ("POST", "/v1/orders/a", "[]", 400, None, None),
+        ("POST", "/v1/orders/a", '{"size": "coat"}', 400, None, "size"),
+        ("GET", "/v1/broken", "", 500, "internal_error", None),
+    ],
+)
+def test_every_error_is_told_in_one_shape(
+    client: TestClient,
+    method: str,
+    path: str,
+    body: str,
+    status: int,
+    code: str | None,
+    param: str | None,
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.request(method, path, content=body, headers=headers)
+    assert answer.status_code == status
+    if method != "HEAD":
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["code"], error["param"]) == (code, param)
+        assert "coat" not in error["message"]
+
+
+# The log and the figures
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, object]]]:
+    caplog.set_level(logging.INFO, "phi_vision.serving")
+    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
+
+
+def test_a_request_is_one_line(
+    client: TestClient, lines: Callable[[], list[dict[str, object]]]
+) -> None:
+    client.post("/v1/orders/a?secret=1", json={"size": 3}, headers={"x-request-id": "a1"})
+    (line,) = (line for line in lines() if line["what"] == "request")
+    del line["time"]
+    assert line.pop("milliseconds") is not None
+    assert line == {
+        "level": "info",
+        "what": "request",
+        "id": "a1",
+        "method": "POST",
+        "path": "/v1/orders/a",
+        "status": 200,
+        "bytes_in": 10,
+        "bytes_out": 1,
+        "tokens_in": 7,
+        "tokens_out": 3,
+    }
+
+
+def test_nothing_secret_is_written_down(
+    locked: TestClient, lines: Callable[[], list[dict[str, object]]]
+) -> None:
+    headers = {"authorization": "Bearer hunter2-hunter2"}
+    locked.post("/v1/orders/a", json={"size": 3, "words": "a wool coat"}, headers=headers)
+    locked.post("/v1/orders/a", json={"size": "a wool coat"}, headers=headers)
+    locked.post("/v1/orders/a", headers={"authorization": "Bearer another"})
+    written = json.dumps(lines())
+    assert written.count('"what": "request"') == 3
+    for secret in ("hunter2", "wool", "another"):
+        assert secret not in written
+
+
+def test_figures_know_routes_but_no_addresses() -> None:
+    figures = Figures()
+    client = TestClient(toy_app(SMALL, figures))
+    client.post("/v1/orders/a", json={"size": 3})
+    client.post("/v1/orders/b", json={"size": 3})
+    client.get("/made/up")
+    client.post("/v1/bytes", content=b"x" * (MIB + 1))
+    text = figures.text()
+    assert 'phi_vision_requests_total{route="/v1/orders/{shop}",status="200"} 2.0' in text
+    assert 'phi_vision_requests_total{route="other",status="404"} 1.0' in text
+    assert 'phi_vision_refused_total{code="request_too_large"} 1.0' in text
+    assert "phi_vision_requests_running 0.0" in text
+    assert "made" not in text
+
+
+# Over a real connection
+
+
+@contextlib.contextmanager
+def listening(settings: Settings, figures: Figures | None = None) -> Iterator[int]:
+    """Serve the toy app on a thread; yields its port."""
+    app = toy_app(settings, figures)
+    server = uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def say(port: int, *pieces: bytes, hang_up: bool = False) -> bytes:
+    """Send bytes as they are, and read what comes until the other side closes or falls silent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        with contextlib.suppress(TimeoutError):
+            while not hang_up and (piece := connection.recv(65536)):
+                answer += piece
+        return answer
+
+
+def post(*headers: str) -> bytes:
+    lines = ["POST /v1/bytes HTTP/1.1", "host: here", "connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def test_broken_requests_over_a_real_connection() -> None:
+    large = f"content-length: {MIB + 1}"
+    figures = Figures()
+    with listening(SMALL, figures) as port:
+        # Refused before it is sent, so that nobody who asks first sends 20 MB in vain.
+        assert b"HTTP/1.1 413" in say(port, post(large, "expect: 100-continue"))
+        # Sent all the same, the answer still arrives.
+        assert b" 413 " in say(port, post(large), b"x" * (MIB + 1))
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        assert b" 413 " in say(port, post("transfer-encoding: chunked"), chunk * 17, b"0\r\n\r\n")
+        # Announces more than comes: waited for, not for ever.
+        assert b" 408 " in say(port, post("content-length: 10"), b"x")
+        # Announces less than comes: the rest is no request.
+        answer = say(port, post("content-length: 1"), b"xyz\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b" 400 " in say(port, post("content-length: 1", "content-length: 2"), b"xx")
+        assert b" 400 " in say(port, post("content-length: -1"))
+        assert b" 400 " in say(port, post("x-request-id: a\r\n b: c\x00"))
+        say(port, post("content-length: 10"), b"x", hang_up=True)
+        say(port, b"GET /v1/slow HTTP/1.1\r\nhost: here\r\n\r\n", hang_up=True)
+    text = figures.text()
+    assert 'phi_vision_requests_total{route="/v1/slow",status="499"} 1.0' in text
+    assert 'phi_vision_requests_total{route="other",status="499"} 1.0' in text
+    assert 'phi_vision_refused_total{code="slow_request"} 1.0' in text
+
+
+def test_an_answer_that_breaks_is_broken_off() -> None:
+    with listening(SMALL) as port:
+        answer = say(port, b"GET /v1/breaks-off HTTP/1.1\r\nhost: here\r\n\r\n")
+    assert b"begun" in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+
+
+def test_no_more_is_held_at_once_than_allowed() -> None:
+    tight = replace(SMALL, max_held_bytes=MIB, body_timeout=2)
+    with listening(tight) as port:
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(post(f"content-length: {MIB}") + b"x" * (MIB - 1000))
+            time.sleep(0.2)  # Until all of that has arrived.
+            answer = say(port, post("content-length: 2000"), b"x" * 2000)
+            assert answer.startswith(b"HTTP/1.1 429")
+            assert b"retry-after: 1" in answer
+            slow.sendall(b"x" * 1000)
+            assert b" 200 " in slow.recv(65536)
+        assert b" 200 " in say(port, post("content-length: 2000"), b"x" * 2000)

@@ -1,0 +1,117 @@
+"""Each guard fires at what it guards against, and says what to do."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import TEMPLATES
+from phi_vision.model.checkpoint import load_model, load_processor
+from phi_vision.training import checks as guards
+from phi_vision.training.adapters import make_learner
+from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.trainer import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def collator(tiny_checkpoint: Path) -> AnswerCollator:
+    return AnswerCollator(processor=load_processor(tiny_checkpoint), template=TEMPLATES["product"])
+
+
+@pytest.fixture
+def samples(products: Path) -> list[Sample]:
+    return load_samples(products)[:4]
+
+
+@pytest.fixture
+def batch(collator: AnswerCollator, samples: list[Sample]) -> Batch:
+    return collator(samples)
+
+
+def test_a_good_batch_passes(collator: AnswerCollator, samples: list[Sample], batch: Batch) -> None:
+    guards.check_samples(collator, samples)
+    guards.check_images_are_shown(batch, samples, collator.processor)
+    guards.check_supervision(batch)
+    guards.check_prompt_is_inference_prompt(collator, samples[0], batch)
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "image_sizes"])
+def test_missing_image_inputs_are_refused(
+    collator: AnswerCollator, samples: list[Sample], batch: Batch, name: str
+) -> None:
+    del batch[name]
+    with pytest.raises(ValueError, match=f"4 images but the batch has no {name}"):
+        guards.check_images_are_shown(batch, samples, collator.processor)
+
+
+def test_missing_image_positions_are_refused(
+    collator: AnswerCollator, samples: list[Sample], batch: Batch
+) -> None:
+    batch["input_ids"][batch["input_ids"] == collator.processor.image_token_id] = 5
+    with pytest.raises(ValueError, match="but the text has 0 of them"):
+        guards.check_images_are_shown(batch, samples, collator.processor)
+
+
+def test_supervised_padding_is_refused(batch: Batch) -> None:
+    batch["labels"][batch["attention_mask"] == 0] = 0
+    with pytest.raises(ValueError, match="labels are on padding"):
+        guards.check_supervision(batch)
+
+
+def test_a_row_without_labels_is_refused(batch: Batch) -> None:
+    batch["labels"][1] = IGNORED
+    with pytest.raises(ValueError, match="1 of 4 rows have no label"):
+        guards.check_supervision(batch)
+
+
+def test_a_supervised_prompt_is_refused(batch: Batch) -> None:
+    real = batch["attention_mask"] == 1
+    batch["labels"] = torch.where(real, batch["input_ids"], IGNORED)
+    with pytest.raises(ValueError, match="100% of all tokens are labelled"):
+        guards.check_supervision(batch)
+
+
+def test_another_prompt_than_at_inference_is_refused(
+    collator: AnswerCollator, samples: list[Sample], batch: Batch
+) -> None:
+    batch["input_ids"][0, 0] += 1
+    with pytest.raises(ValueError, match=r"sample 'p0' trains after \d+ prompt tokens"):
+        guards.check_prompt_is_inference_prompt(collator, samples[0], batch)
+
+
+def test_samples_that_would_be_cut_stop_before_the_first_step(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", max_length=30)
+    with pytest.raises(ValueError, match="20 of 20 samples have more than max_length 30 tokens"):
+        train(recipe)
+    assert not recipe.out.exists()
+
+
+def test_an_adapter_that_misses_the_language_model_is_refused(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", lora_targets=("q_proj", "v_proj"))
+    names = "down_proj, gate_up_proj, o_proj, qkv_proj"
+    with pytest.raises(
+        ValueError, match=f"no language-model layer.*the language model has {names}"
+    ):
+        train(recipe)
+    assert not recipe.out.exists()
+
+
+def test_a_target_that_matches_nothing_is_refused(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match="no linear layer is named gate_proj"):
+        make_learner(make_recipe("lora", lora_targets=("qkv_proj", "gate_proj")))
+
+
+def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:
+    model, _ = load_model(tiny_checkpoint)
+    with pytest.raises(ValueError, match="no language-model layer carries an adapter"):
+        guards.check_adapters_are_attached(model, RECIPES["lora"]())
+    adapted = replace(RECIPES["lora"](), train_language=False, train_vision=True)
+    with pytest.raises(ValueError, match="no layer of the CLIP tower carries an adapter"):
+        guards.check_adapters_are_attached(model, adapted)

@@ -1,0 +1,273 @@
+"""What learns under each recipe: which parts, in which numbers, how fast; and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import bitsandbytes
+import pytest
+import torch
+from peft import PeftModel
+
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.template import TEMPLATES
+from phi_vision.model.checkpoint import load_model
+from phi_vision.training.adapters import (
+    choose_precision,
+    describe_weight,
+    list_trained,
+    make_learner,
+    save_model,
+)
+from phi_vision.training.eval_callback import write_answers
+from phi_vision.training.optim import describe_optimizer, group_weights
+from phi_vision.training.recipes import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+DECODER = {
+    "model.layers.*.self_attn.qkv_proj",
+    "model.layers.*.self_attn.o_proj",
+    "model.layers.*.mlp.gate_up_proj",
+    "model.layers.*.mlp.down_proj",
+}
+TOWER = {
+    f"model.vision_embed_tokens.img_processor.vision_model.encoder.layers.*.{name}"
+    for name in (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+        "mlp.fc1",
+        "mlp.fc2",
+    )
+}
+PROJECTION = {f"model.vision_embed_tokens.img_projection.{at}" for at in (0, 2)}
+
+
+def adapters(modules: set[str]) -> set[str]:
+    return {f"{module} (lora)" for module in modules}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, {"tower", "separators", "projection", "decoder"}),
+        ({"train_vision": False}, {"separators", "projection", "decoder"}),
+        ({"train_vision": False, "train_projector": False}, {"decoder"}),
+        ({"train_language": False}, {"tower", "separators", "projection"}),
+        ({"train_language": False, "train_vision": False}, {"separators", "projection"}),
+    ],
+)
+def test_full_trains_the_parts_it_names(
+    make_recipe: MakeRecipe, changes: dict[str, bool], trained: set[str]
+) -> None:
+    model = make_learner(make_recipe("full", **changes)).model
+    part_of = {
+        "vision_embed_tokens.img_processor": "tower",
+        "GN": "separators",
+        "img_projection": "projection",
+    }
+    found = set()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            # The last of the tiny tower's three layers, and the norm after it, are never run.
+            assert "encoder.layers.2." not in name
+            assert "post_layernorm" not in name
+            found.add(next((part for key, part in part_of.items() if key in name), "decoder"))
+    assert found == trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, adapters(DECODER)),
+        ({"train_vision": True}, adapters(DECODER | TOWER)),
+        ({"train_vision": True, "train_language": False}, adapters(TOWER)),
+        ({"train_projector": True}, adapters(DECODER) | PROJECTION),
+        ({"lora_targets": ("o_proj",)}, {"model.layers.*.self_attn.o_proj (lora)"}),
+    ],
+)
+def test_lora_adapts_the_parts_it_names(
+    make_recipe: MakeRecipe, changes: dict[str, object], trained: set[str]
+) -> None:
+    model = make_learner(make_recipe("lora", **changes)).model
+    assert set(list_trained(model)) == trained
+    assert not any("encoder.layers.2." in n for n, w in model.named_parameters() if w.requires_grad)
+
+
+def test_the_count_of_trained_weights_is_rank_times_widths(make_recipe: MakeRecipe) -> None:
+    counts = list_trained(make_learner(make_recipe("lora", lora_rank=8)).model)
+    # Two layers; o_proj is 64 x 64, gate_up_proj 64 x 256.
+    assert counts["model.layers.*.self_attn.o_proj (lora)"] == 2 * 8 * (64 + 64)
+    assert counts["model.layers.*.mlp.gate_up_proj (lora)"] == 2 * 8 * (64 + 256)
+    with_lengths = list_trained(make_learner(make_recipe("dora", lora_rank=8)).model)
+    assert with_lengths["model.layers.*.self_attn.o_proj (lora)"] == 2 * (8 * (64 + 64) + 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("lm_head.weight", "lm_head"),
+        ("model.layers.11.input_layernorm.weight", "model.layers.*.input_layernorm"),
+        (
+            "base_model.model.model.layers.0.mlp.down_proj.lora_B.default.weight",
+            "model.layers.*.mlp.down_proj (lora)",
+        ),
+        (
+            "base_model.model.model.vision_embed_tokens.img_projection.2.modules_to_save.default.bias",
+            "model.vision_embed_tokens.img_projection.2",
+        ),
+    ],
+)
+def test_a_weight_is_described_by_its_kind_of_module(name: str, kind: str) -> None:
+    assert describe_weight(name) == kind
+
+
+def test_bf16_holds_frozen_weights_in_bf16_and_trained_ones_in_float32(
+    make_recipe: MakeRecipe,
+) -> None:
+    learner = make_learner(make_recipe("lora", precision="bf16", train_projector=True))
+    for name, weight in learner.model.named_parameters():
+        expected = torch.float32 if weight.requires_grad else torch.bfloat16
+        assert weight.dtype == expected, name
+
+
+def test_qlora_holds_the_decoder_in_4_bits_and_the_rest_whole(make_recipe: MakeRecipe) -> None:
+    model = make_learner(make_recipe("qlora", train_vision=True)).model
+    in_4_bits = {
+        describe_weight(f"{name}.weight").replace(".base_layer", "")
+        for name, module in model.named_modules()
+        if isinstance(module, bitsandbytes.nn.Linear4bit)
+    }
+    assert in_4_bits == DECODER
+
+
+def test_qlora_s_gradients_survive_an_evaluation(make_recipe: MakeRecipe) -> None:
+    """bitsandbytes packs 4-bit weights anew at the first evaluation, and loses gradients then."""
+    recipe = make_recipe("qlora", precision="bf16", lora_dropout=0.0)
+    learner = make_learner(recipe)
+    model = learner.model
+    ids = torch.arange(20, 60)[None]
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(input_ids=ids, labels=ids).loss.backward()
+        return {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # zero at first, which would leave half of the gradients zero
+            torch.nn.init.normal_(weight, std=0.02)
+    before = gradients()
+    samples = load_samples(recipe.data)[:2]
+    write_answers(learner, TEMPLATES["product"], samples, batch_size=2)
+    after = gradients()
+    assert len(before) == 16
+    for name, gradient in before.items():
+        assert torch.equal(gradient, after[name]), name
+
+
+def test_random_weights_are_fresh_but_of_the_seed(
+    make_recipe: MakeRecipe, tiny_checkpoint: Path
+) -> None:
+    recipe = make_recipe("full", random_weights=True)
+    torch.manual_seed(1)
+    first = make_learner(recipe).model.state_dict()
+    torch.manual_seed(1)
+    second = make_learner(recipe).model.state_dict()
+    stored = load_model(tiny_checkpoint)[0].state_dict()
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(first[name], second[name])
+    assert not torch.equal(first[name], stored[name])
+
+
+@pytest.fixture
+def adapter(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
+    """An adapter with trained projector, whose second matrices are no zeros."""
+    learner = make_learner(make_recipe("lora", train_projector=True))
+    for name, weight in learner.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    save_model(learner, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_training_an_adapter_further_goes_on_with_its_weights(
+    make_recipe: MakeRecipe, adapter: Path, tiny_checkpoint: Path
+) -> None:
+    learner = make_learner(make_recipe("lora", model=str(adapter), train_projector=True))
+    stored = load_model(adapter)[0].state_dict()
+    assert set(list_trained(learner.model)) == adapters(DECODER) | PROJECTION
+    for name, weight in learner.model.state_dict().items():
+        assert torch.equal(weight, stored[name]), name
+    assert learner.base == str(tiny_checkpoint)
+
+
+def test_an_adapter_of_another_shape_is_not_trained_further(
+    make_recipe: MakeRecipe, adapter: Path
+) -> None:
+    with pytest.raises(ValueError, match="was made with lora_rank 16, this recipe has 8"):
+        make_learner(make_recipe("lora", model=str(adapter), train_projector=True, lora_rank=8))
+    with pytest.raises(ValueError, match="was made with train_projector"):
+        make_learner(make_recipe("lora", model=str(adapter)))
+
+
+def test_full_merges_an_adapter_and_trains_the_sum(make_recipe: MakeRecipe, adapter: Path) -> None:
+    learner = make_learner(make_recipe("full", model=str(adapter)))
+    assert not isinstance(learner.model, PeftModel)
+
+
+def test_targets_in_the_tower_are_refused_with_the_decoder_s_names(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match=r"reach no language-model layer.*gate_up_proj"):
+        make_learner(make_recipe("lora", lora_targets=("q_proj", "v_proj")))
+    with pytest.raises(ValueError, match="no linear layer is named qkv"):
+        make_learner(make_recipe("lora", lora_targets=("qkv",)))
+
+
+def test_each_part_learns_at_its_own_rate(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        "full",
+        learning_rate=1e-4,
+        projector_learning_rate=3e-4,
+        vision_learning_rate=1e-5,
+        weight_decay=0.1,
+    )
+    groups = group_weights(recipe, make_learner(recipe).model)
+    found = {(group["name"], group["lr"], group["weight_decay"]) for group in groups}
+    assert found == {
+        (name, rate, decay)
+        for name, rate in {"language": 1e-4, "projector": 3e-4, "vision": 1e-5}.items()
+        for decay in (0.0, 0.1)
+    }
+
+
+def test_lora_plus_learns_the_second_matrices_faster(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", learning_rate=1e-4, loraplus_ratio=16.0)
+    model = make_learner(recipe).model
+    rates = {id(w): g["lr"] for g in group_weights(recipe, model) for w in g["params"]}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert rates[id(weight)] == pytest.approx(16e-4 if "lora_B" in name else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adamw", "AdamW"),
+        ("adamw_8bit", "AdamW8bit"),
+        ("paged_adamw", "PagedAdamW32bit"),
+        ("paged_adamw_8bit", "PagedAdamW8bit"),
+    ],
+)
+def test_the_optimizer_is_the_one_that_was_asked_for(
+    make_recipe: MakeRecipe, name: str, kind: str
+) -> None:
+    recipe = make_recipe("lora", optimizer=name)
+    found, settings = describe_optimizer(recipe, make_learner(recipe).model)
+    assert found.__name__ == kind
+    found(**settings)
+
+
+def test_the_wished_precision_is_taken_and_auto_is_one_of_both() -> None:
+    assert choose_precision("fp32") == torch.float32
+    assert choose_precision("bf16") == torch.bfloat16
+    assert choose_precision("auto") in (torch.float32, torch.bfloat16)

@@ -1,0 +1,115 @@
+"""Recipes: written as YAML and read again, and refused where they make no sense."""
+
+import ast
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from phi_vision.training import recipes
+from phi_vision.training.recipe_file import load_recipe, to_yaml
+from phi_vision.training.recipes import RECIPES, Recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_written_as_yaml_reads_back_equal(name: str, tmp_path: Path) -> None:
+    recipe = replace(RECIPES[name](), data="Ärmel: # 1", max_steps=7, learning_rate=1e-5)
+    assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
+
+
+def test_every_field_says_what_it_does() -> None:
+    (recipe,) = (
+        node
+        for node in ast.parse(Path(recipes.__file__).read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == "Recipe"
+    )
+    following = zip(recipe.body, recipe.body[1:], strict=False)
+    documented = {
+        first.target.id
+        for first, second in following
+        if isinstance(first, ast.AnnAssign)
+        and isinstance(first.target, ast.Name)
+        and isinstance(second, ast.Expr)
+    }
+    assert documented == {field.name for field in fields(Recipe)}
+
+
+def test_fields_left_out_are_those_of_the_method(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "method: lora\nlora_rank: 4\n"))
+    assert recipe == replace(RECIPES["lora"](), lora_rank=4)
+
+
+def test_a_number_in_the_form_1e_4_is_a_number(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, "method: full\nlearning_rate: 1e-4")).learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: lora\nlearning_rat: 1", "no field 'learning_rat'; did you mean 'learning_rate'?"),
+        ("method: laro", "field 'method' is 'laro'; it takes full or lora"),
+        ("batch_size: 8", "field 'method' is missing; choose one of full, lora"),
+        ("method: lora\nbatch_size: many", "'batch_size' is 'many'; it takes a whole number"),
+        ("method: lora\nbatch_size: true", "'batch_size' is True; it takes a whole number"),
+        ("method: lora\nbatch_size: null", "'batch_size' is None; it takes a whole number"),
+        ("method: lora\nlora_targets: qkv_proj", "it takes a list of names or null"),
+        ("method: [a", "is no YAML"),
+        ("just words", "holds a str, not fields"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"recipe\.yaml") as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("full", {"lora_rank": 8}, "method full trains no adapters"),
+        ("lora", {"lora_rank": None}, "method lora needs it"),
+        ("lora", {"lora_targets": ()}, "lora_targets is empty"),
+        ("lora", {"train_language": False}, "there would be no adapter"),
+        ("full", {"quantization": "nf4"}, "weights in 4 bits cannot be trained"),
+        ("full", {"dora": True}, "method full trains no adapters"),
+        ("full", {"loraplus_ratio": 16.0}, "method full trains no adapters"),
+        ("lora", {"vision_learning_rate": 1e-5}, "the CLIP tower is not trained"),
+        ("lora", {"projector_learning_rate": 1e-5}, "the projector is not trained"),
+        ("lora", {"dpo_beta": 0.1}, "objective sft knows no preferences"),
+        ("dpo", {"dpo_beta": None}, "objective dpo needs it"),
+        ("dpo", {"pack_length": 512}, "pairs are not packed"),
+        ("dpo", {"withhold_images": True}, "a twin without images is trained on answers"),
+        ("full", {"withhold_images": True}, "no gradient would reach tower and projector"),
+        ("lora", {"best_metric": "full_price_mae", "eval_samples": 0}, "has no answers written"),
+        ("lora", {"early_stopping": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
+        (
+            "full",
+            {"train_language": False, "train_projector": False, "train_vision": False},
+            "nothing would learn",
+        ),
+        ("lora", {"random_weights": True}, "lora does not save the weights below"),
+        ("lora", {"validation_fraction": 0.0, "eval_every": 5}, "nothing to evaluate"),
+        ("lora", {"batch_size": 0}, "must be at least 1"),
+        ("lora", {"learning_rate": 0.0}, "must be more than 0"),
+        ("lora", {"learning_rate": float("nan")}, "must be more than 0"),
+        ("lora", {"warmup_fraction": 1.0}, "it is a share"),
+        ("lora", {"template": "produkt"}, "choose from product, walkthrough"),
+    ],
+)
+def test_a_setting_that_cannot_take_effect_is_refused(
+    name: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES[name](), **changes)  # type: ignore[arg-type]

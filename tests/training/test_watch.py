@@ -1,0 +1,237 @@
+"""What looks while it trains: it stops at the right moment and names samples, parts or settings."""
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from phi_vision.data.collator import AnswerCollator, Batch, select_answers
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.packing import collate_packs
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import TEMPLATES
+from phi_vision.training.adapters import TrainableModel, make_learner
+from phi_vision.training.callbacks import (
+    LossGuard,
+    check_finite,
+    check_gradients,
+    explain_out_of_memory,
+    find_broken_rows,
+)
+from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.trainer import train
+
+MakeRecipe = Callable[..., Recipe]
+NAN = float("nan")
+
+
+@pytest.fixture
+def samples(products: Path) -> list[Sample]:
+    return load_samples(products)[:4]
+
+
+@pytest.fixture
+def learner(make_recipe: MakeRecipe) -> TrainableModel:
+    return make_learner(make_recipe("lora"))
+
+
+@pytest.fixture
+def collator(learner: TrainableModel) -> AnswerCollator:
+    return AnswerCollator(processor=learner.processor, template=TEMPLATES["product"])
+
+
+def spoil_image(batch: Batch, *images: int) -> Batch:
+    """Make images of a batch NaN; each is one crop and its global view."""
+    for image in images:
+        batch["pixel_values"][2 * image : 2 * image + 2] = NAN
+    return batch
+
+
+def test_a_trainable_part_without_gradient_is_named() -> None:
+    model = nn.ModuleDict({"seen": nn.Linear(2, 1), "unseen": nn.Linear(2, 1)})
+    model["seen"](torch.ones(1, 2)).sum().backward()
+    with pytest.raises(ValueError, match=r"no gradient reached unseen\.bias, unseen\.weight"):
+        check_gradients(model)
+    check_gradients(model["seen"])
+
+
+def test_the_zero_half_of_a_fresh_adapter_counts_as_one_with_the_other() -> None:
+    layer = nn.ModuleDict({"lora_A": nn.Linear(2, 2), "lora_B": nn.Linear(2, 2, bias=False)})
+    layer["lora_A"].requires_grad_(False).weight.requires_grad_(True)
+    layer["lora_A"].weight.grad = torch.zeros(2, 2)
+    layer["lora_B"].weight.grad = torch.ones(2, 2)
+    check_gradients(nn.ModuleDict({"qkv_proj": layer}))
+
+
+def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
+    make_recipe: MakeRecipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = [replace(sample, images=()) for sample in samples]
+    monkeypatch.setattr("phi_vision.training.rows.load_samples", lambda *_, **__: blind)
+    with pytest.raises(ValueError, match=r"no gradient reached .*img_processor.*layers\.\*"):
+        train(make_recipe("full", validation_fraction=0.0))
+
+
+def test_the_guard_takes_the_names_of_samples_before_the_model_sees_them(
+    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+) -> None:
+    guard = LossGuard(learner.model)
+    learner.model(**select_answers(collator(samples))).loss.backward()
+    assert guard.since_step == ["p0", "p1", "p2", "p3"]
+    assert guard.describe().startswith("step 1, at a batch of 4 rows of ")
+
+
+def test_a_broken_loss_names_the_samples_that_cause_it(
+    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+) -> None:
+    LossGuard(learner.model)
+    batch = spoil_image(select_answers(collator(samples)), 1, 3)
+    with pytest.raises(ValueError, match=r"nan in step 1: of the 4 rows .* only 'p1', 'p3' caused"):
+        learner.model(**batch)
+    learner.model.eval()
+    with pytest.raises(ValueError, match=r"in the evaluation before step 1.*only 'p1', 'p3'"):
+        learner.model(**batch)
+
+
+def test_a_broken_loss_of_packed_rows_names_the_row(
+    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+) -> None:
+    LossGuard(learner.model)
+    packs = [tuple(samples[:3]), tuple(samples[3:])]
+    batch = spoil_image(select_answers(collate_packs(collator, packs)), 1)
+    with pytest.raises(ValueError, match=r"only 'p0, p1, p2' caused it; without pack"):
+        learner.model(**batch)
+
+
+def test_a_loss_that_all_samples_break_is_not_laid_on_one(
+    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+) -> None:
+    LossGuard(learner.model)
+    batch = spoil_image(select_answers(collator(samples)), 0, 1, 2, 3)
+    with pytest.raises(ValueError, match=r"all of its samples .*'p0', 'p1', 'p2', 'p3'.*too large"):
+        learner.model(**batch)
+
+
+def test_broken_weights_are_told_from_broken_samples(
+    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+) -> None:
+    LossGuard(learner.model)
+    name, weight = next((n, w) for n, w in learner.model.named_parameters() if w.requires_grad)
+    weight.data[0, 0] = NAN
+    with pytest.raises(ValueError, match=f"{name} holds values that are no numbers.*learning_rate"):
+        learner.model(**select_answers(collator(samples)))
+
+
+def test_rows_are_found_in_selected_and_in_all_logits() -> None:
+    labels = torch.tensor([[-100, 1, 0], [-100, -100, 1], [-100, 0, -100]])
+    logits = torch.zeros(3, 3, 2)
+    logits[1, 1] = NAN  # the position before the label
+    logits[2, 1] = NAN  # predicts nothing that is learnt
+    keep = torch.tensor([[True, True, False], [False, True, False], [True, False, False]])
+    assert find_broken_rows({"labels": labels}, logits) == [1]
+    assert find_broken_rows({"labels": labels, "logits_to_keep": keep}, logits[keep]) == [1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss", NAN), ("grad_norm", float("inf"))])
+def test_figures_of_a_step_must_be_numbers(name: str, value: float) -> None:
+    check_finite(name, 0.5, 3, [])
+    rows = [f"p{number}" for number in range(10)]
+    with pytest.raises(ValueError, match=rf"the {name} is {value} at step 3 .*'p7' and 2 more"):
+        check_finite(name, value, 3, rows)
+
+
+def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpoint(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collate = AnswerCollator.__call__
+    seen: list[str] = []
+
+    def spoil_the_second_epoch(self: AnswerCollator, samples: list[Sample]) -> Batch:
+        names = [sample.id for sample in samples]
+        seen.extend(names)
+        batch = collate(self, samples)
+        # The guards look at the first batch before the first epoch does.
+        is_second = "p5" in names and seen.count("p5") == 3
+        return spoil_image(batch, names.index("p5")) if is_second else batch
+
+    monkeypatch.setattr(AnswerCollator, "__call__", spoil_the_second_epoch)
+    recipe = make_recipe("lora", epochs=3.0, save_every=1, eval_every=1)
+    with pytest.raises(ValueError, match=r"of the 8 rows in the batch only 'p5' caused it"):
+        train(recipe)
+    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    last = max(line["step"] for line in lines)
+    assert 2 <= last <= 3
+    monkeypatch.undo()
+    assert train(recipe, resume=True).steps == 6
+
+
+def test_a_gradient_that_is_no_number_stops_before_anything_is_saved(
+    make_recipe: MakeRecipe,
+) -> None:
+    recipe = make_recipe("full", max_steps=3, learning_rate=1e30, warmup_fraction=0.0, save_every=1)
+    with pytest.raises(ValueError, match=r"learning_rate"):
+        train(recipe)
+    assert not (recipe.out / "checkpoints" / "checkpoint-3").exists()
+
+
+def test_lack_of_main_memory_names_the_plan_and_the_settings() -> None:
+    recipe = replace(RECIPES["full"](), data="shop")
+    with (
+        pytest.raises(ValueError, match="out of memory in main memory in step 3") as caught,
+        explain_out_of_memory(recipe, doing=lambda: "step 3"),
+    ):
+        torch.empty(1 << 55)
+    words = str(caught.value)
+    assert "`phi-vision plan RECIPE`" in words
+    for setting in (
+        "--batch-size 4 --gradient-accumulation 2, --gradient-checkpointing",
+        "adamw_8bit",
+        "the recipe to lora",
+    ):
+        assert setting in words
+
+
+def test_lack_of_memory_on_a_gpu_advises_only_what_is_not_yet_done(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    recipe = replace(
+        RECIPES["qlora"](),
+        out=tmp_path,
+        batch_size=1,
+        gradient_checkpointing=True,
+        pack_length=4096,
+    )
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has …")
+    with (
+        pytest.raises(ValueError, match=r"on the GPU \(2.50 GiB more were asked for\)") as caught,
+        explain_out_of_memory(recipe),
+    ):
+        raise error
+    words = str(caught.value)
+    assert f"phi-vision plan {tmp_path / 'recipe.yaml'}" in words
+    assert "--pack-length to less than 4096" in words
+    for done in ("accumulation", "checkpointing", "nf4"):
+        assert done not in words
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+def test_every_kind_of_lack_of_memory_is_explained(error: Exception) -> None:
+    with pytest.raises(ValueError, match="out of memory"), explain_out_of_memory(RECIPES["lora"]()):
+        raise error
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(RECIPES["lora"]()):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -1,0 +1,126 @@
+"""Plots of a run: drawn from the log alone, whole at any moment, and of what there is."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from phi_vision.training.tracking.curves import Curve, curve, read_log, smooth, thin
+from phi_vision.training.tracking.plots import (
+    PLOTS,
+    draw_loss,
+    draw_plots,
+    draw_validation,
+    write_image,
+)
+from phi_vision.training.tracking.prediction_sheet import caption
+from phi_vision.training.tracking.prediction_table import ShownAnswer
+
+STEPS = [
+    {"step": step, "loss": 3.0 / step, "learning_rate": 1e-4, "grad_norm": 1.0}
+    for step in range(1, 11)
+]
+EVALUATIONS: list[dict[str, Any]] = [
+    {
+        "step": step,
+        "validation_loss": 3.5 / step,
+        "is_best": step == 5,
+        "model": {"category3_code_accuracy": 0.6, "full_price_mae": 80.0},
+        "shuffled": {"category3_code_accuracy": 0.2, "full_price_mae": None},
+    }
+    for step in (5, 10)
+]
+
+
+def write_log(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
+    write_log(tmp_path, STEPS)
+    assert [path.name for path in draw_plots(tmp_path)] == ["loss.png", "learning.png"]
+    write_log(tmp_path, [*STEPS, *EVALUATIONS])
+    drawn = draw_plots(tmp_path)
+    assert [path.name for path in drawn] == ["loss.png", "learning.png", "validation.png"]
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.width == 1152
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_an_empty_log_draws_nothing(tmp_path: Path, name: str) -> None:
+    write_log(tmp_path, [])
+    assert PLOTS[name](read_log(tmp_path / "log.jsonl")) is None
+
+
+def test_one_broken_step_and_no_evaluation_still_draw(tmp_path: Path) -> None:
+    write_log(tmp_path, [{"step": 1, "loss": math.nan, "grad_norm": math.inf}, *STEPS[1:2]])
+    assert [path.name for path in draw_plots(tmp_path)] == ["loss.png", "learning.png"]
+
+
+def test_the_canary_is_drawn_beside_the_model(tmp_path: Path) -> None:
+    write_log(tmp_path, EVALUATIONS)
+    figure = draw_validation(read_log(tmp_path / "log.jsonl"))
+    assert figure is not None
+    accuracy, price = figure.axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
+    assert lines["own images"] == [0.6, 0.6]
+    assert lines["others' images"] == [0.2, 0.2]
+    assert list(accuracy.lines[-1].get_xdata()) == [5, 5], "the evaluation whose weights are kept"
+    assert "lower is better" in price.get_title()
+
+
+def test_a_steep_loss_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    scales = []
+    for lowest in (1.0, 0.01):
+        write_log(tmp_path, [{"step": 1, "loss": 3.0}, {"step": 2, "loss": lowest}])
+        figure = draw_loss(read_log(tmp_path / "log.jsonl"))
+        assert figure is not None
+        scales.append(figure.axes[0].get_yscale())
+    assert scales == ["linear", "log"]
+
+
+def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(b"old", tmp_path / "plots" / "loss.png")
+
+    def fail_half_way(file: Path, data: bytes) -> None:
+        with file.open("wb") as part:
+            part.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail_half_way)
+    with pytest.raises(OSError, match="No space left"):
+        write_image(b"new", path)
+    assert path.read_bytes() == b"old"
+
+
+def test_curves_are_picked_smoothed_and_thinned() -> None:
+    lines = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 2.0}]
+    assert curve(lines, "loss") == Curve([1, 3], [2.5, 2.0])
+    assert smooth([0, 6, 3, 3], 3) == [3, 3, 4, 3]
+    assert smooth([0, 6, 3], 0) == [0, 6, 3]
+    assert thin(Curve([1, 2, 3, 4, 5], [1, 3, 5, 5, 9]), most=3) == Curve([1.5, 3.5, 5], [2, 5, 9])
+    assert thin(Curve([], [])) == Curve([], [])
+
+
+def test_captions_say_what_is_wrong_and_what_is_true() -> None:
+    answer = ShownAnswer(
+        id="p0",
+        image=None,
+        truth={"title": "Wool Hat", "category3_code": "HATS", "full_price": 100.0},
+        ground_truth="",
+        predicted="",
+        said={"title": "Wool Hat", "category3_code": "BAGS", "full_price": 105.0},
+        is_right={"title": True, "category3_code": False, "full_price": True},
+    )
+    assert [text for text, _ in caption(answer)] == [
+        "✓ Wool Hat",
+        "✗ BAGS",
+        "    true: HATS",
+        "✓ 105.00",
+        "    true: 100.00",
+    ]

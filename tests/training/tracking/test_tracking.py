@@ -1,0 +1,397 @@
+"""What a run writes down, in its folder, in W&B and in TensorBoard: read back from the files."""
+
+import functools
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+
+from phi_vision.data.dataset import load_samples
+from phi_vision.data.prediction import Reply
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import TEMPLATES, write_template
+from phi_vision.metrics.constant_baselines import constant
+from phi_vision.metrics.scores import Scores, score
+from phi_vision.training.recipe_file import to_yaml
+from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.tracking.run_metadata import RunFacts
+from phi_vision.training.tracking.tracker import TRACKERS, Tracking
+from phi_vision.training.tracking.wandb import is_logged_in
+
+MakeRun = Callable[[str], Recipe]
+TEMPLATE = TEMPLATES["product"]
+
+
+class OfflineRun(NamedTuple):
+    """A run that W&B wrote without a login: where it lies, and what W&B's own reader finds."""
+
+    recipe: Recipe
+    folder: Path
+    home: Path
+    records: dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def samples(products: Path) -> list[Sample]:
+    return load_samples(products)[:6]
+
+
+@pytest.fixture(scope="module")
+def scores(samples: list[Sample]) -> Scores:
+    """Answers that name each title and category, and prices that are 50 % too high."""
+    prices = [100.0, 250.0, 390.0, 45.5, 100.0, 250.0]
+    texts = [
+        TEMPLATE.render({**sample.record, "full_price": 1.5 * price})
+        for sample, price in zip(samples, prices, strict=True)
+    ]
+    given = [Reply(text=text) for text in texts]
+    rivals = {"constant": constant(samples, TEMPLATE, len(samples))}
+    replies = {"model": given, "shuffled": given}
+    return score(replies, samples, TEMPLATE, training=samples, rivals=rivals)
+
+
+@pytest.fixture(scope="module")
+def make_run(products: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """Make a recipe and the folder of its run as a training leaves it before the first step."""
+
+    def make(tracker: str) -> Recipe:
+        out = tmp_path_factory.mktemp("run")
+        (out / "model").mkdir()
+        (out / "model" / "adapter_model.safetensors").write_bytes(b"weights")
+        (out / "versions.json").write_text('{"data_sha256": "abc"}')
+        write_template(TEMPLATE, out / "template.yaml")
+        return replace(RECIPES["lora"](), data=str(products), out=out, tracker=tracker)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def write_down(samples: list[Sample], scores: Scores) -> Callable[..., None]:
+    return functools.partial(track, samples, scores)
+
+
+def track(
+    samples: Sequence[Sample],
+    scores: Scores,
+    recipe: Recipe,
+    *,
+    first_step: int = 0,
+    kill_after: int = 4,
+    writes: bool = True,
+) -> None:
+    """Track steps up to the fourth, evaluated at the second and fourth; a kill is an exception."""
+    facts = RunFacts(
+        folder=recipe.out,
+        model=recipe.out / "model",
+        data=recipe.data,
+        recipe=to_yaml(recipe),
+        tracker=recipe.tracker,
+    )
+    with Tracking(facts, first_step=first_step, total_steps=4, writes=writes) as tracking:
+        for step in range(first_step + 1, 5):
+            if step > kill_after:
+                raise KeyboardInterrupt
+            tracking.step(step, {"loss": 5.0 / step, **OTHER_FIGURES})
+            if step % 2 == 0:
+                figures = {"validation_loss": 6.0 / step, "is_best": True, "seconds": 1.0}
+                tracking.evaluation(step, figures, scores, samples)
+
+
+OTHER_FIGURES = {
+    "grad_norm": 1.0,
+    "learning_rate": 1e-4,
+    "samples_per_second": 5.0,
+    "tokens_per_second": 600.0,
+    "cpu_percent": 90.0,
+    "memory_mib": 700.0,
+}
+
+
+def logged_steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def inspect_wandb(run: Path) -> dict[str, list[Any]]:
+    """Read an offline run with W&B's own reader: kind of record -> records."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    records: dict[str, list[Any]] = {}
+    for record in map(json.loads, lines):
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def leave_wandb_alone(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Take W&B's login away, and give it a home in which whatever it leaves outside would lie."""
+    patch.setenv("HOME", str(home))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        patch.delenv(name, raising=False)
+    patch.chdir(home)
+
+
+@pytest.fixture(scope="module")
+def offline_run(
+    make_run: MakeRun,
+    samples: list[Sample],
+    scores: Scores,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OfflineRun:
+    recipe, home = make_run("wandb"), tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_wandb_alone(patch, home)
+        track(samples, scores, recipe)
+    (folder,) = (recipe.out / "wandb").glob("offline-run-*")
+    return OfflineRun(recipe, folder, home, inspect_wandb(folder))
+
+
+def test_wandb_offline_has_the_curves_and_the_recipe(offline_run: OfflineRun) -> None:
+    recipe, records = offline_run.recipe, offline_run.records
+    config = records["run"][0]["config"]["update"]
+    assert config["learning_rate"] == recipe.learning_rate
+    assert config["lora_targets"] == list(recipe.lora_targets or ())
+    history = [record["item"] for record in records["history"]]
+    assert [item["_step"] for item in history] == [1, 2, 3, 4]
+    # An evaluation shares its step with the training's own figures, and does not replace them.
+    assert [item["train/loss"] for item in history] == [5.0 / step for step in (1, 2, 3, 4)]
+    assert [item.get("validation/loss") for item in history] == [None, 3.0, None, 1.5]
+    assert history[0]["machine/cpu_percent"] == 90.0
+    assert history[1]["validation/category3_code_accuracy"] == 1.0
+    assert history[1]["shuffled/full_price_within_10"] == 0.0
+    assert records["exit"][0]["exit_code"] == 0
+
+
+def test_wandb_offline_has_data_and_best_model_as_artifacts(offline_run: OfflineRun) -> None:
+    artifacts = {record["type"]: record for record in offline_run.records["artifact"]}
+    assert "best" in artifacts["model"]["aliases"]
+    assert json.loads(artifacts["model"]["metadata"])["step"] == 4
+    assert json.loads(artifacts["dataset"]["metadata"])["data_sha256"] == "abc"
+    names = {
+        kind: [file["path"] for file in artifacts[kind]["manifest"]["contents"]]
+        for kind in ("dataset", "model")
+    }
+    assert names["dataset"] == ["fingerprint.json", "train-00000-of-00001.parquet"]
+    assert names["model"] == ["adapter_model.safetensors"]
+
+
+def test_every_file_that_wandb_will_send_is_there_and_nothing_lies_outside(
+    offline_run: OfflineRun,
+) -> None:
+    for artifact in offline_run.records["artifact"]:
+        for file in artifact["manifest"]["contents"]:
+            assert Path(file["local_path"]).stat().st_size == int(file["size"])
+    sent = [file["path"] for record in offline_run.records["files"] for file in record["files"]]
+    assert [path for path in sent if not (offline_run.folder / "files" / path).is_file()] == []
+    outside = [path for path in offline_run.home.rglob("*") if path.is_file()]
+    assert [path for path in outside if path.name != "settings"] == []
+
+
+def test_wandb_shows_each_evaluation_in_one_table(
+    offline_run: OfflineRun, samples: list[Sample]
+) -> None:
+    history = [record["item"] for record in offline_run.records["history"]]
+    key = "validation/answers"
+    assert [item.get(f"{key}._type") for item in history] == [None, "table-file"] * 2
+    table = json.loads((offline_run.folder / "files" / history[1][f"{key}.path"]).read_text())
+    right = [f"{field} right" for field in ("title", "category3_code", "full_price")]
+    assert table["columns"] == ["Image", "Ground truth", "Predicted", *right, "Sample", "Step"]
+    assert table["data"][0][1:] == [
+        "Product: red hats, Category: HATS, Full Price: 100.0",
+        "Product: red hats, Category: HATS, Full Price: 150.0",
+        True,
+        True,
+        False,
+        "p0",
+        2,
+    ]
+    # The table's own images wait beside it, and plain ones can be looked at right away.
+    tables = [a for a in offline_run.records["artifact"] if a["type"] == "run_table"]
+    assert len(tables) == 2
+    waiting = [f for f in tables[0]["manifest"]["contents"] if f["path"].startswith("media/images")]
+    assert len(waiting) == len({sample.images for sample in samples})
+    plain = sorted(offline_run.folder.glob("files/media/images/validation/images_2_*.jpg"))
+    images = [*plain, *(file["local_path"] for file in waiting)]
+    assert {Image.open(path).size for path in images} == {(224, 224)}
+
+
+def test_a_resumed_run_goes_on_in_the_same_wandb_run(
+    make_run: MakeRun,
+    write_down: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave_wandb_alone(monkeypatch, tmp_path)
+    recipe = make_run("wandb")
+    with pytest.raises(KeyboardInterrupt):
+        write_down(recipe, kill_after=3)
+    write_down(recipe, first_step=2)
+    runs = sorted((recipe.out / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    records = [inspect_wandb(run) for run in runs]
+    assert len({each["run"][0]["run_id"] for each in records}) == 1
+    steps = [[record["item"]["_step"] for record in each["history"]] for each in records]
+    assert steps == [[1, 2, 3], [3, 4]]
+    assert [each["exit"][0].get("exit_code", 0) for each in records] == [1, 0]
+    # Of the stopped run no weights are the best yet.
+    kinds = [{artifact["type"] for artifact in each["artifact"]} for each in records]
+    assert ["model" in each for each in kinds] == [False, True]
+    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+
+
+def test_a_disabled_wandb_writes_nothing_of_its_own(
+    make_run: MakeRun,
+    write_down: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    leave_wandb_alone(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    recipe = make_run("wandb")
+    write_down(recipe)
+    assert not list((recipe.out / "wandb").glob("*run*"))
+    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert "broke" not in caplog.text
+
+
+def test_tensorboard_has_curves_images_and_the_table(
+    make_run: MakeRun, write_down: Callable[..., None]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = make_run("tensorboard")
+    with pytest.raises(KeyboardInterrupt):
+        write_down(recipe, kill_after=3)
+    write_down(recipe, first_step=2)
+    events = EventAccumulator(str(recipe.out / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    # The third step was done twice: what the stopped run wrote of it is hidden.
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("validation/loss")] == [3.0, 1.5]
+    assert [event.value for event in events.Scalars("shuffled/full_price_within_10")] == [0.0, 0.0]
+    sheets = events.Images("validation/images")
+    assert [(sheet.step, sheet.width) for sheet in sheets] == [(2, 1152), (4, 1152)]
+    (words, _) = events.Tensors("validation/answers/text_summary")
+    lines = words.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[0] == "| Sample | Ground truth | Predicted | title | category3_code | full_price |"
+    assert lines[2].startswith("| p0 | Product: red hats")
+    assert lines[2].endswith("| ✓ | ✓ | ✗ |")
+    assert events.Tensors("recipe/text_summary")
+    assert events.Tensors("best/text_summary")
+
+
+def test_without_a_tracker_the_folder_has_it_all(
+    make_run: MakeRun, write_down: Callable[..., None]
+) -> None:
+    recipe = make_run("none")
+    with pytest.raises(KeyboardInterrupt):
+        write_down(recipe, kill_after=3)
+    write_down(recipe, first_step=2)
+    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
+    assert lines[2]["model"]["category3_code_accuracy"] == 1.0
+    assert lines[2]["constant"].keys() == lines[2]["shuffled"].keys() == lines[2]["model"].keys()
+    names = {path.name for path in (recipe.out / "plots").iterdir()}
+    curves = {"loss.png", "learning.png", "speed.png", "machine.png", "validation.png"}
+    assert names == curves | {"answers.png"}
+
+
+class BrokenTracker:
+    """Breaks at whatever it is told."""
+
+    def log(self, *_: object, **__: object) -> None:
+        raise ConnectionError("the cable is cut")
+
+    show = finish = close = log
+
+
+def test_a_broken_tracker_is_left_out_and_the_run_goes_on(
+    make_run: MakeRun,
+    write_down: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", lambda recipe, first_step: BrokenTracker())
+    recipe = make_run("wandb")
+    with caplog.at_level(logging.WARNING):
+        write_down(recipe)
+    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert caplog.text.count("wandb broke (ConnectionError: the cable is cut)") == 1
+
+
+def test_a_tracker_that_cannot_start_is_left_out(
+    make_run: MakeRun,
+    write_down: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(recipe: Recipe, first_step: int) -> None:
+        raise OSError("no room for a socket")
+
+    monkeypatch.setitem(TRACKERS, "wandb", fail)
+    recipe = make_run("wandb")
+    write_down(recipe)
+    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert "wandb broke (OSError: no room for a socket)" in caplog.text
+
+
+def test_a_tracker_that_is_not_installed_is_the_users_mistake(
+    make_run: MakeRun, write_down: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'phi-vision\[tensorboard\]'"):
+        write_down(make_run("tensorboard"))
+
+
+def test_plots_that_cannot_be_written_do_not_stop_a_run(
+    make_run: MakeRun, write_down: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_run("none")
+    (recipe.out / "plots").write_text("a file where the folder should be")
+    write_down(recipe)
+    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert "drawing the plots broke" in caplog.text
+    assert "showing the answers broke" in caplog.text
+
+
+def test_a_tracking_that_does_not_write_writes_nothing(
+    make_run: MakeRun, write_down: Callable[..., None]
+) -> None:
+    recipe = make_run("tensorboard")
+    before = sorted(recipe.out.rglob("*"))
+    write_down(recipe, writes=False)
+    assert sorted(recipe.out.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "expected"),
+    [
+        ({}, "", False),
+        ({"WANDB_API_KEY": "k" * 40}, "", True),
+        ({}, "machine api.wandb.ai login user password kkk", True),
+        ({}, "machine example.org login user password kkk", False),
+        ({"WANDB_BASE_URL": "https://example.org"}, "machine example.org login u password k", True),
+        ({}, "no netrc at all", False),
+    ],
+)
+def test_a_login_is_found_in_the_environment_or_in_netrc(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    netrc: str,
+    expected: bool,
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "netrc"
+    file.write_text(netrc)
+    monkeypatch.setenv("NETRC", str(file))
+    assert is_logged_in() == expected
