@@ -22,9 +22,9 @@ from phi_vision.prepare.fetch import Limits
 from phi_vision.prepare.image_references import LARGEST_FILE
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.pipeline import PrepareConfig
-from phi_vision.prepare.sources.json_files import LARGEST_ELEMENT
+from phi_vision.prepare.sources.json_files import MAX_ELEMENT
 from phi_vision.prepare.sources.registry import SOURCES
-from phi_vision.prepare.sources.row import Row
+from phi_vision.prepare.sources.rows import Row
 from phi_vision.synthetic.profile import FEWEST_GROUPS
 from phi_vision.synthetic.shares import FEWEST
 
@@ -37,7 +37,7 @@ PLAN, TAKEN, LIMITS = PrepareConfig(out=Path()), ImageRules(), Limits()
 FACTS = [
     f"first {rules.FIRST_ROWS:,} rows",
     "at least 80 % distinct",
-    f"read whole, up to {LARGEST_ELEMENT // 2**20} MB",
+    f"read whole, up to {MAX_ELEMENT // 2**20} MB",
     f"its file may have {LARGEST_FILE // 10**6} MB",
     f"{LIMITS.total} at a time and {PLAN.per_host} from one host",
     f"take {LIMITS.timeout:g} seconds, {LIMITS.max_bytes // 10**6} MB and",

@@ -17,8 +17,7 @@ from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.images import CleanImage, clean_image
 from phi_vision.prepare.prices import read_price
 from phi_vision.prepare.schema import Rules
-from phi_vision.prepare.sources.parts import house_split, storable
-from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow, canonical_split, storable
 from phi_vision.prepare.text import neutralise, tidy
 
 LARGEST_INTEGER = 2**63 - 1
@@ -76,10 +75,10 @@ class Rejected:
     """The original values, as JSON."""
 
 
-def clean_chunk(chunk: Sequence[RawRow | Broken], rules: Rules) -> list[Clean | Rejected]:
+def clean_chunk(chunk: Sequence[RawRow | UnreadableRow], rules: Rules) -> list[Clean | Rejected]:
     """Clean rows, one after the other."""
     return [
-        reject(piece, piece.reason) if isinstance(piece, Broken) else clean(piece, rules)
+        reject(piece, piece.reason) if isinstance(piece, UnreadableRow) else clean(piece, rules)
         for piece in chunk
     ]
 
@@ -106,7 +105,7 @@ def clean(found: RawRow, rules: Rules) -> Clean | Rejected:
         row=row,
         id=_words(row, columns.id),
         group=_words(row, columns.group),
-        split=house_split(_words(row, columns.split) or row.split or "") or None,
+        split=canonical_split(_words(row, columns.split) or row.split or "") or None,
         record=record,
         messages=messages,
         images=images,
@@ -114,14 +113,14 @@ def clean(found: RawRow, rules: Rules) -> Clean | Rejected:
     )
 
 
-def reject(piece: Row | Broken, complaint: str) -> Rejected:
+def reject(piece: Row | UnreadableRow, complaint: str) -> Rejected:
     """Set a row aside.
 
     Input:  "unreadable image: image file is truncated (3 bytes not processed)"
     Output: reason "unreadable image", the rest as detail
     """
     reason, _, detail = complaint.partition(": ")
-    values = {"raw": piece.raw} if isinstance(piece, Broken) else piece.values
+    values = {"raw": piece.raw} if isinstance(piece, UnreadableRow) else piece.values
     return Rejected(
         number=piece.number,
         origin=storable(piece.origin),

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from phi_vision.data.template import Template
 from phi_vision.prepare.image_references import is_url
-from phi_vision.prepare.sources.parts import storable
-from phi_vision.prepare.sources.row import Row
+from phi_vision.prepare.sources.rows import Row, storable
 
 IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
 LONGEST_PATH = 4096

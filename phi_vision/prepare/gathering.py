@@ -11,7 +11,7 @@ from phi_vision.prepare.cleaning import RawRow
 from phi_vision.prepare.columns import Columns, cells_of
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import read_reference, url_of
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 CHUNK = 32
 """Rows given to an engine at once: a tenth of a second of work, and a few megabytes."""
@@ -45,7 +45,7 @@ def prefetch(
 
 def gather(
     source: Source, columns: Columns, cache: Path, limits: Limits, failed: dict[str, str]
-) -> Iterator[list[RawRow | Broken]]:
+) -> Iterator[list[RawRow | UnreadableRow]]:
     """Yield the source's rows in chunks, each row with its images or with why it has none."""
     rows = source.rows()
     while chunk := list(itertools.islice(rows, CHUNK)):

@@ -32,7 +32,7 @@ from phi_vision.prepare.replacing import is_same, replacement, restore
 from phi_vision.prepare.schema import Rules, find_rules
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Source
+from phi_vision.prepare.sources.rows import Source, UnreadableRow
 from phi_vision.prepare.staging import Stage, Staged
 
 SHOWN = 24
@@ -240,7 +240,7 @@ def _write(
     source: Source,
     how: PrepareConfig,
     rules: Rules,
-    chunks: Iterator[list[RawRow | Broken]],
+    chunks: Iterator[list[RawRow | UnreadableRow]],
     folder: Path,
     watcher: Watcher,
 ) -> dict[str, object]:
@@ -279,7 +279,7 @@ def _write(
 def _clean_all(
     how: PrepareConfig,
     rules: Rules,
-    chunks: Iterator[list[RawRow | Broken]],
+    chunks: Iterator[list[RawRow | UnreadableRow]],
     stage: Stage,
     rejected: RejectedRows,
     watcher: Watcher,

@@ -9,7 +9,7 @@ from phi_vision.prepare.columns import Columns, cells_of, choose_columns
 from phi_vision.prepare.image_references import is_url
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, read_price
-from phi_vision.prepare.sources.row import Row, Source
+from phi_vision.prepare.sources.rows import Row, Source
 
 FIRST_ROWS = 1000
 """Rows looked at to find out what each column is."""

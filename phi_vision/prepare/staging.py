@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from phi_vision.data.samples import Value
 from phi_vision.prepare.buffered import ROWS, RowWriter
 from phi_vision.prepare.cleaning import Clean, values_as_json
-from phi_vision.prepare.sources.parts import storable
+from phi_vision.prepare.sources.rows import storable
 from phi_vision.prepare.statistics import Tally
 
 _SCHEMA = pa.schema(

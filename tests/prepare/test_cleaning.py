@@ -21,7 +21,7 @@ from phi_vision.prepare.cleaning import (
 from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.schema import Rules
-from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
 PRODUCT = {"title": "Coat", "category3_code": "COATS", "full_price": "390"}
 COLUMNS = Columns(
@@ -210,7 +210,7 @@ def test_original_values_are_kept_whatever_they_are() -> None:
 
 
 def test_a_chunk_keeps_its_order_with_what_could_not_be_read() -> None:
-    broken = Broken(number=8, origin="a.csv line 10", reason="found more cells", raw="a;b;c")
+    broken = UnreadableRow(number=8, origin="a.csv line 10", reason="found more cells", raw="a;b;c")
     first, second = clean_chunk([gathered(PRODUCT), broken], RULES)
     assert isinstance(first, Clean)
     assert second == Rejected(

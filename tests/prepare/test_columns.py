@@ -6,7 +6,7 @@ import pytest
 
 from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.prepare.columns import Columns, choose_columns, field_name
-from phi_vision.prepare.sources.row import Row
+from phi_vision.prepare.sources.rows import Row
 
 PRODUCT = TEMPLATES["product"]
 

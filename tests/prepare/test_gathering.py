@@ -8,7 +8,7 @@ from phi_vision.prepare.cleaning import RawRow
 from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.fetch import Limits
 from phi_vision.prepare.gathering import CHUNK, gather, prefetch
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 COLUMNS = Columns(
     image=("front", "back"), id=None, group=None, split=None, messages=None, fields={}
@@ -19,9 +19,11 @@ NOWHERE = "http://127.0.0.1:9/a.jpg"
 
 def gathered(
     folder: Path, *values: object, columns: Columns = COLUMNS, failed: dict[str, str] | None = None
-) -> list[RawRow | Broken]:
-    pieces: list[Row | Broken] = [
-        value if isinstance(value, Broken) else Row(number=n, origin=f"line {n}", values=value)  # type: ignore[arg-type]
+) -> list[RawRow | UnreadableRow]:
+    pieces: list[Row | UnreadableRow] = [
+        value
+        if isinstance(value, UnreadableRow)
+        else Row(number=n, origin=f"line {n}", values=value)  # type: ignore[arg-type]
         for n, value in enumerate(values)
     ]
     source = Source(name="shop", kind="json", rows=lambda: iter(pieces), folder=folder)
@@ -69,7 +71,7 @@ def test_links_that_were_not_fetched_before_are_fetched_now(tmp_path: Path) -> N
 
 
 def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
-    broken = Broken(number=1, origin="line 1", reason="odd", raw="?")
+    broken = UnreadableRow(number=1, origin="line 1", reason="odd", raw="?")
     rows: list[object] = [{"front": image(n % 3)} for n in range(2 * CHUNK)]
     found = gathered(tmp_path, rows[0], broken, *rows[2:])
     assert found[1] == broken

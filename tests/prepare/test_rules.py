@@ -8,7 +8,7 @@ from phi_vision.data.template import TEMPLATES
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prices import DecimalMark
 from phi_vision.prepare.schema import Rules, find_rules
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 SHOP = {"photo": b"x", "name": "Coat", "type": "COATS", "price": "390"}
 
@@ -19,8 +19,8 @@ def find(
     template: str | None = None,
     decimal: DecimalMark | None = None,
 ) -> Rules:
-    pieces: list[Row | Broken] = [
-        Broken(number=0, origin="line 1", reason="odd", raw="?"),
+    pieces: list[Row | UnreadableRow] = [
+        UnreadableRow(number=0, origin="line 1", reason="odd", raw="?"),
         *(Row(number=n, origin=f"line {n}", values=row) for n, row in enumerate(rows, start=1)),
     ]
     source = Source(name="shop", kind="csv", rows=lambda: iter(pieces), folder=None)

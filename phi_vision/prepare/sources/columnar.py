@@ -1,23 +1,74 @@
-"""Rows out of Parquet and Arrow files, a batch at a time in memory, images left encoded."""
+"""Parquet and Arrow, read batch by batch with images left encoded."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.prepare.sources.parts import Fault, Found
+from phi_vision.prepare.sources.rows import (
+    INFO_FILE,
+    FilePart,
+    Found,
+    Reader,
+    Source,
+    UnreadableRow,
+    canonical_split,
+    choose_parts,
+    file_source,
+    find_parts,
+    read_json_object,
+    read_notes,
+)
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
+ARROW_SUFFIXES = (".arrow", ".feather")
+DATASET_DICT = "dataset_dict.json"
+STATE = "state.json"
 BATCH = 64
-"""Rows in memory: of photographs of a few MB, some hundred MB."""
+"""Rows in memory: some hundred MB of photographs."""
 
 LabelNames = Mapping[str, list[str]]
-"""Column -> what its numbers stand for."""
+"""Column -> names of its class labels."""
 
-# What pyarrow raises for values that Python cannot hold: text that is not UTF-8, the year 300000.
+# Raised for values that Python cannot hold: text that is not UTF-8, the year 300000.
 _UNREADABLE = (ValueError, OverflowError)
 _ARROW_FILE_MARK = b"ARROW1"  # a file with an index at its end; without it, a stream
+
+
+def open_parquet(name: str, *, split: str | None = None) -> Source:
+    """Open a Parquet file or a folder of them, `data/<split>-*.parquet` or deeper.
+
+    Raises:
+        ValueError: There is no such file or split, or the only file is no Parquet.
+    """
+    parts = find_parts(Path(name), PARQUET_SUFFIXES, split)
+    _check_readable(parts, read_parquet, "Parquet")
+    return file_source(name, "parquet", parts, read_parquet, {"files": str(len(parts))})
+
+
+def open_arrow(name: str, *, split: str | None = None) -> Source:
+    """Open an Arrow file, or a folder saved by `datasets`: one dataset, or a DatasetDict.
+
+    Raises:
+        ValueError: There is no such file or split, or the only file is no Arrow.
+    """
+    path = Path(name)
+    if (path / DATASET_DICT).is_file():
+        splits = read_json_object(path / DATASET_DICT).get("splits")
+        names = [str(each) for each in splits] if isinstance(splits, list) else []
+        found = [part for each in names for part in _saved_parts(path / each, each)]
+        parts = choose_parts(found, split, name)
+    elif (path / STATE).is_file():
+        parts = choose_parts(_saved_parts(path, None), split, name)
+    else:
+        parts = find_parts(path, ARROW_SUFFIXES, split)
+    _check_readable(parts, read_arrow, "Arrow")
+    first = parts[0].file.parent
+    notes = read_notes(first) if (first / INFO_FILE).is_file() else {}
+    detected = {"files": str(len(parts))}
+    return file_source(name, "arrow", parts, read_arrow, detected, notes=notes)
 
 
 def read_parquet(file: Path) -> Iterator[Found]:
@@ -37,7 +88,7 @@ def read_arrow(file: Path) -> Iterator[Found]:
 def read_batches(
     batches: Iterable[pa.RecordBatch | pa.Table], names: LabelNames
 ) -> Iterator[Found]:
-    """Yield the rows of batches; one whose values Python cannot hold is a fault.
+    """Yield the rows of batches; one whose values Python cannot hold is unreadable.
 
     Input:  a batch of {"label": [0, -1]}, names={"label": ["coat", "hat"]}
     Output: (" row 1", {"label": "coat"}), (" row 2", {"label": None})
@@ -47,11 +98,14 @@ def read_batches(
         for start in range(0, batch.num_rows, BATCH):
             for row in _python_rows(batch.slice(start, BATCH)):
                 number += 1
-                yield f" row {number}", row if isinstance(row, Fault) else _named(row, names)
+                yield (
+                    f" row {number}",
+                    row if isinstance(row, UnreadableRow) else _named(row, names),
+                )
 
 
 def label_names(features: object) -> dict[str, list[str]]:
-    """Read the names of class labels out of the features that `datasets` writes down.
+    """Read class-label names from the features of `datasets`.
 
     Input:  {"label": {"_type": "ClassLabel", "names": ["coat", "hat"]}, "title": {…}}
     Output: {"label": ["coat", "hat"]}
@@ -65,13 +119,13 @@ def label_names(features: object) -> dict[str, list[str]]:
 
 
 def schema_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Read the names of class labels out of the metadata of a Parquet or Arrow file."""
+    """Read class-label names from the metadata of a Parquet or Arrow file."""
     written = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        said = json.loads(written)
+        metadata = json.loads(written)
     except ValueError:
-        return {}  # metadata of another program; the labels stay numbers, as in any other file
-    info = said.get("info") if isinstance(said, dict) else None
+        return {}  # of another program; the labels stay numbers
+    info = metadata.get("info") if isinstance(metadata, dict) else None
     return label_names(info.get("features") if isinstance(info, dict) else None)
 
 
@@ -98,7 +152,7 @@ def _arrow_batches(file: Path) -> _Batches:
 
 
 def _until_unreadable(batches: _Batches, kind: str) -> Iterator[Found]:
-    """Yield the rows of a file up to the end, or to where it is damaged, which is a fault."""
+    """Yield the rows of a file up to its end, or to where it is damaged."""
     number = 0
     while True:
         try:
@@ -106,21 +160,24 @@ def _until_unreadable(batches: _Batches, kind: str) -> Iterator[Found]:
         except StopIteration:
             return
         except (OSError, pa.ArrowException) as error:
-            yield f" row {number + 1}", Fault(reason=f"cannot be read as {kind}", raw=str(error))
+            yield (
+                f" row {number + 1}",
+                UnreadableRow(reason=f"cannot be read as {kind}", raw=str(error)),
+            )
             return
         for _, found in read_batches([batch], names):
             number += 1
             yield f" row {number}", found
 
 
-def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | Fault]:
+def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | UnreadableRow]:
     try:
         # Unchecked, offsets of a damaged file lead anywhere in memory, and the process ends.
         batch.validate(full=True)
-        rows: list[dict[str, object] | Fault] = batch.to_pylist()
+        rows: list[dict[str, object] | UnreadableRow] = batch.to_pylist()
     except _UNREADABLE as error:
         if batch.num_rows == 1:
-            return [Fault(reason="holds values that cannot be read", raw=str(error))]
+            return [UnreadableRow(reason="holds values that cannot be read", raw=str(error))]
         return [
             row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))
         ]
@@ -133,3 +190,30 @@ def _named(row: dict[str, object], names: LabelNames) -> dict[str, object]:
         if isinstance(label, int):
             row[column] = known[label] if 0 <= label < len(known) else None
     return row
+
+
+def _check_readable(parts: Sequence[FilePart], read: Reader, kind: str) -> None:
+    """Raise ValueError for a single file that is not of its kind; among several, skip it."""
+    _, found = next(read(parts[0].file), ("", None))
+    if len(parts) == 1 and isinstance(found, UnreadableRow) and found.reason.endswith(f"as {kind}"):
+        raise ValueError(
+            f"cannot read {parts[0].file} as {kind}: {found.raw}; fetch or write the file again"
+        )
+
+
+def _saved_parts(folder: Path, split: str | None) -> list[FilePart]:
+    """List the files of one saved dataset in their stated order."""
+    state = read_json_object(folder / STATE)
+    listed = state.get("_data_files")
+    files = listed if isinstance(listed, list) else []
+    # Only names: a saved dataset has its files beside it.
+    names = [Path(str(file["filename"])).name for file in files if isinstance(file, dict)]
+    stated = split or (str(state["_split"]) if state.get("_split") else None)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise ValueError(
+            f"the dataset in {folder} is incomplete: {STATE} names {len(names)} files, of which "
+            f"{', '.join(missing) or 'none'} could not be found; save it again"
+        )
+    canonical = stated and canonical_split(stated)
+    return [FilePart(file=folder / name, split=canonical) for name in names]

@@ -1,40 +1,41 @@
-"""Any catalog opened as a Source: SOURCES, and how its kind is told from what lies there.
-
-Holds no reading: files are read by `tables.py`, folders of images by `folders.py`, tar shards by
-`tars.py`, the hub by `hub.py`.
-"""
+"""SOURCES: every kind of catalog, and how the kind is detected."""
 
 import difflib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.prepare.sources.conversations import turn_column, with_conversations
-from phi_vision.prepare.sources.encoding import detect_encoding
-from phi_vision.prepare.sources.folders import IMAGE_ENDINGS, metadata_files, open_images
-from phi_vision.prepare.sources.hub import HUB_ID, open_hub
-from phi_vision.prepare.sources.json_files import holds_lines, json_rows, read_json_lines
-from phi_vision.prepare.sources.lines import PACKING_ERRORS, open_bytes
-from phi_vision.prepare.sources.parts import DESCRIPTIONS, ending_of, visible_files
-from phi_vision.prepare.sources.row import Source
-from phi_vision.prepare.sources.tables import (
-    ARROW_ENDINGS,
-    CSV_ENDINGS,
+from phi_vision.prepare.sources.columnar import (
+    ARROW_SUFFIXES,
     DATASET_DICT,
-    JSON_ENDINGS,
-    JSON_LINES_ENDINGS,
-    PARQUET_ENDINGS,
+    PARQUET_SUFFIXES,
     STATE,
     open_arrow,
-    open_csv,
+    open_parquet,
+)
+from phi_vision.prepare.sources.conversations import turn_column, with_conversations
+from phi_vision.prepare.sources.delimited import CSV_SUFFIXES, open_csv
+from phi_vision.prepare.sources.hub import HUB_ID, open_hub
+from phi_vision.prepare.sources.image_folder import (
+    IMAGE_SUFFIXES,
+    metadata_files,
+    open_image_folder,
+)
+from phi_vision.prepare.sources.json_files import (
+    JSON_LINES_SUFFIXES,
+    JSON_SUFFIXES,
+    holds_lines,
+    json_rows,
     open_json,
     open_json_lines,
     open_llava,
-    open_parquet,
+    read_json_lines,
 )
+from phi_vision.prepare.sources.rows import DESCRIPTIONS, Source, suffix_of, visible_files
+from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS, detect_encoding, open_bytes
 from phi_vision.prepare.sources.webdataset import is_pattern, open_webdataset
 
-# First bytes of files that look like tables by their names, or have no ending at all.
+# Magic bytes.
 _MARKS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 _FOREIGN = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV, or unpack it",
@@ -58,17 +59,17 @@ def open_source(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Source:
-    """Open a catalog of any kind; nothing but its form and its first row is read yet.
+    """Open a catalog of any kind, reading only its format and first row.
 
     Input:  "export/products.csv"                 "owner/photos"
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
     Args:
-        name: A file, a folder, a pattern of tar shards, or the id of a data set on the hub.
-        kind: One of `SOURCES`; None to tell it from what lies there.
-        split: Only this one of its splits.
-        revision: Of a hub id: a branch, tag or commit.
-        streaming: Of a hub id: read it over the network without keeping it.
+        name: A file, a folder, a pattern of tar shards, or the id of a hub dataset.
+        kind: One of `SOURCES`; detected by default.
+        split: Read only this split.
+        revision: Branch, tag or commit of a hub id.
+        streaming: Read a hub id over the network without storing it.
 
     Raises:
         ValueError: There is no such source, kind or split, it cannot be read, or it has no rows.
@@ -90,12 +91,12 @@ def open_source(
         source = SOURCES[kind](name, split=split)
     if next(source.rows(), None) is None:
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
-        raise ValueError(f"{name} holds no rows: found only its form ({facts}); give other data")
+        raise ValueError(f"{name} holds no rows: found only its format ({facts}); give other data")
     return with_conversations(source)
 
 
 def detect_kind(name: str) -> str:
-    """Tell which of the `SOURCES` reads a source.
+    """Detect which of the `SOURCES` reads a source.
 
     Raises:
         ValueError: There is nothing by this name, or nothing that can be read.
@@ -111,14 +112,14 @@ def detect_kind(name: str) -> str:
         return _kind_of_file(path)
     # `data/produts.csv` looks like a hub id and is a path with a slip.
     is_path = path.parent != Path() and path.parent.is_dir()
-    if HUB_ID.fullmatch(name) and not is_path and ending_of(path) not in _ENDINGS:
+    if HUB_ID.fullmatch(name) and not is_path and suffix_of(path) not in _SUFFIXES:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
     meant = f"did you mean {path.parent / close[0]}?" if close else "check the path"
     raise ValueError(
         f"no data at {name}: there is no such file or folder; {meant} "
-        "(a data set on the hub is named owner/name)"
+        "(a hub dataset is named owner/name)"
     )
 
 
@@ -126,7 +127,7 @@ def _kind_of_file(file: Path) -> str:
     try:
         with open_bytes(file) as stream:
             head = stream.read1(4096)
-    except PACKING_ERRORS:
+    except COMPRESSION_ERRORS:
         head = b""
     if not head:
         raise ValueError(f"{file} is empty: found 0 bytes; give a file with rows")
@@ -139,21 +140,21 @@ def _kind_of_file(file: Path) -> str:
             raise ValueError(f"cannot read {file}: it is {meaning}")
     if head[257:262] == b"ustar":
         return "webdataset"
-    ending = ending_of(file)
-    if ending in (*JSON_ENDINGS, *JSON_LINES_ENDINGS):
-        return _kind_of_json(file, ending)
-    if ending in _ENDINGS:
-        return _ENDINGS[ending]
+    suffix = suffix_of(file)
+    if suffix in (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES):
+        return _kind_of_json(file, suffix)
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
     raise ValueError(
-        f"cannot read {file}: found a {ending or 'nameless kind of'} file; give one ending in "
-        f"{', '.join(_ENDINGS)}, or name its kind: {', '.join(SOURCES)}"
+        f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
+        f"{', '.join(_SUFFIXES)}, or name its kind: {', '.join(SOURCES)}"
     )
 
 
-def _kind_of_json(file: Path, ending: str) -> str:
-    """Tell lists from lines, whatever the ending says, and conversations from records."""
+def _kind_of_json(file: Path, suffix: str) -> str:
+    """Tell lists from lines, regardless of the suffix, and conversations from records."""
     encoding = detect_encoding(file).name
-    if ending in JSON_LINES_ENDINGS or holds_lines(file, encoding):
+    if suffix in JSON_LINES_SUFFIXES or holds_lines(file, encoding):
         kind = "jsonl"
         rows: Iterator[object] = (row for _, row in read_json_lines(file, encoding))
     else:
@@ -168,16 +169,16 @@ def _kind_of_folder(folder: Path) -> str:
         return "arrow"
     if metadata_files(folder):
         return "folder"
-    endings: set[str] = set()
+    suffixes: set[str] = set()
     tables: dict[str, Path] = {}
     for file in visible_files(folder):
-        ending = ending_of(file)
-        endings.add(ending)
+        suffix = suffix_of(file)
+        suffixes.add(suffix)
         at_top = file.parent == folder and file.name not in DESCRIPTIONS
-        if at_top and ending in _TABLE_ENDINGS:
-            tables.setdefault(_TABLE_ENDINGS[ending], file)
+        if at_top and suffix in _TABLE_SUFFIXES:
+            tables.setdefault(_TABLE_SUFFIXES[suffix], file)
     for kind, known in _SHARDS.items():
-        if endings & set(known):
+        if suffixes & set(known):
             return kind
     if len(tables) > 1:
         raise ValueError(
@@ -186,31 +187,31 @@ def _kind_of_folder(folder: Path) -> str:
             f"the kind: {', '.join(tables)}"
         )
     for kind, file in tables.items():
-        return kind if kind == "csv" else _kind_of_json(file, ending_of(file))
-    if endings & set(IMAGE_ENDINGS):
+        return kind if kind == "csv" else _kind_of_json(file, suffix_of(file))
+    if suffixes & set(IMAGE_SUFFIXES):
         return "folder"
     raise ValueError(
-        f"no data in {folder}: found {', '.join(sorted(endings)[:8]) or 'nothing'}; give a folder "
+        f"no data in {folder}: found {', '.join(sorted(suffixes)[:8]) or 'nothing'}; give a folder "
         "with tables, images or tar shards"
     )
 
 
-_ENDINGS = {
-    **dict.fromkeys(CSV_ENDINGS, "csv"),
-    **dict.fromkeys(JSON_ENDINGS, "json"),
-    **dict.fromkeys(JSON_LINES_ENDINGS, "jsonl"),
-    **dict.fromkeys(PARQUET_ENDINGS, "parquet"),
-    **dict.fromkeys(ARROW_ENDINGS, "arrow"),
+_SUFFIXES = {
+    **dict.fromkeys(CSV_SUFFIXES, "csv"),
+    **dict.fromkeys(JSON_SUFFIXES, "json"),
+    **dict.fromkeys(JSON_LINES_SUFFIXES, "jsonl"),
+    **dict.fromkeys(PARQUET_SUFFIXES, "parquet"),
+    **dict.fromkeys(ARROW_SUFFIXES, "arrow"),
     ".tar": "webdataset",
 }
-_TABLE_ENDINGS = {
-    ending: kind
-    for ending, kind in _ENDINGS.items()
-    if kind in ("csv", "json", "jsonl") and ending != ".txt"
+_TABLE_SUFFIXES = {
+    suffix: kind
+    for suffix, kind in _SUFFIXES.items()
+    if kind in ("csv", "json", "jsonl") and suffix != ".txt"
 }
 
-_SHARDS = {"parquet": PARQUET_ENDINGS, "arrow": ARROW_ENDINGS, "webdataset": (".tar",)}
-"""Kinds that a folder holds for certain where it has files with these endings."""
+_SHARDS = {"parquet": PARQUET_SUFFIXES, "arrow": ARROW_SUFFIXES, "webdataset": (".tar",)}
+"""Kinds that a folder holds for certain where it has files with these suffixes."""
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "csv": open_csv,
@@ -219,7 +220,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "parquet": open_parquet,
     "arrow": open_arrow,
     "hub": open_hub,
-    "folder": open_images,
+    "folder": open_image_folder,
     "llava": open_llava,
     "webdataset": open_webdataset,
 }

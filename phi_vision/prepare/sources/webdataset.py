@@ -1,38 +1,36 @@
-"""Sources that are WebDataset shards: tar files whose members belong together by their names."""
+"""WebDataset shards: tar files whose members are grouped into rows by name."""
 
 import json
 import lzma
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 
-from phi_vision.prepare.sources.dataset_notes import read_notes
-from phi_vision.prepare.sources.folders import IMAGE_ENDINGS
+from phi_vision.prepare.sources.image_folder import IMAGE_SUFFIXES
 from phi_vision.prepare.sources.json_files import checked
-from phi_vision.prepare.sources.lines import PACKING_ERRORS
-from phi_vision.prepare.sources.parts import (
-    Fault,
+from phi_vision.prepare.sources.rows import (
+    FilePart,
     Found,
-    Part,
+    Source,
+    UnreadableRow,
     choose_parts,
+    file_source,
     find_parts,
-    number_rows,
     split_of,
 )
-from phi_vision.prepare.sources.row import Source
+from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
 
-LARGEST_MEMBER = 200 * 2**20
-"""Bytes; what is larger is no image and no record."""
+MAX_MEMBER = 200 * 2**20
+"""Bytes; anything larger is neither an image nor a record."""
 
 TEXT_COLUMNS = {"txt": "caption", "text": "caption", "caption": "caption", "cls": "category"}
-"""Ending of a text member -> column; other endings are columns of their own name."""
+"""Suffix of a text member -> column; other suffixes are columns of their own name."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_DAMAGED = (tarfile.TarError, lzma.LZMAError, OSError, *PACKING_ERRORS)
+_DAMAGED = (tarfile.TarError, lzma.LZMAError, OSError, *COMPRESSION_ERRORS)
 _PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # gzip, bzip2, xz
 _END_MARK = 1024  # bytes of zeros that close a tar
 
@@ -51,47 +49,42 @@ def open_webdataset(name: str, *, split: str | None = None) -> Source:
         ValueError: There is no such shard or split, or some of a range are missing.
     """
     parts, folder = _find_shards(name, split)
-    splits = list(dict.fromkeys(part.split for part in parts if part.split))
-    return Source(
-        name=name,
-        kind="webdataset",
-        rows=partial(number_rows, parts, read_tar, folder),
-        folder=folder,
-        detected={
-            "shards": str(len(parts)),
-            **({"splits": ", ".join(splits)} if splits else {}),
-        },
-        notes=read_notes(folder) if Path(name).is_dir() else {},
-    )
+    detected = {"shards": str(len(parts))}
+    return file_source(name, "webdataset", parts, read_tar, detected, folder=folder)
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name stands for several shards."""
+    """Whether a name is a pattern of several shards."""
     return name.endswith((".tar", ".tar.gz", ".tgz")) and any(sign in name for sign in "{*?[")
 
 
 def read_tar(file: Path) -> Iterator[Found]:
-    """Yield the rows of one shard; where it is cut off, what came before is kept."""
-    key, members = None, list[tuple[str, bytes | Fault]]()
+    """Yield the rows of one shard; if it is truncated, the rows before that are kept."""
+    key, members = None, list[tuple[str, bytes | UnreadableRow]]()
     try:
-        for member_key, ending, content in _members(file):
+        for member_key, suffix, content in _members(file):
             if member_key != key:
                 if key is not None:
                     yield f": {key}", _values(key, members)
                 key, members = member_key, []
-            members.append((ending, content))
+            members.append((suffix, content))
     except _DAMAGED as error:
         # The row in hand may lack members, and half a row must not look like a whole one.
         where = "" if key is None else f": {key}"
-        yield where, Fault(reason="the tar is cut off or damaged", raw=str(error))
+        yield where, UnreadableRow(reason="the tar is cut off or damaged", raw=str(error))
         return
     if key is not None:
         yield f": {key}", _values(key, members)
     if not _has_end_mark(file):
-        yield "", Fault(reason="the tar has no end mark, so members may be missing", raw=file.name)
+        yield (
+            "",
+            UnreadableRow(
+                reason="the tar has no end mark, so members may be missing", raw=file.name
+            ),
+        )
 
 
-def _find_shards(name: str, split: str | None) -> tuple[list[Part], Path]:
+def _find_shards(name: str, split: str | None) -> tuple[list[FilePart], Path]:
     if not is_pattern(name):
         path = Path(name)
         return find_parts(path, (".tar",), split), path if path.is_dir() else path.parent
@@ -104,12 +97,12 @@ def _find_shards(name: str, split: str | None) -> tuple[list[Part], Path]:
             f"{', '.join(missing[:3])}; put them there or name fewer"
         )
     folder = _common_folder(files)
-    parts = [Part(file=file, split=split_of(file, folder)) for file in files]
+    parts = [FilePart(file=file, split=split_of(file, folder)) for file in files]
     return choose_parts(parts, split, name), folder
 
 
 def _expand(name: str) -> list[str]:
-    """Write out ranges and choices in braces, as shells do.
+    """Expand ranges and choices in braces, as shells do.
 
     Input:  "s-{08..10}.tar"                       "{train,val}.tar"
     Output: "s-08.tar", "s-09.tar", "s-10.tar"     "train.tar", "val.tar"
@@ -141,41 +134,42 @@ def _common_folder(files: Sequence[Path]) -> Path:
     return shared
 
 
-def _members(file: Path) -> Iterator[tuple[str, str, bytes | Fault]]:
-    """Yield key, ending and content of a shard's files, in one pass and never written to disk."""
+def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
+    """Yield key, suffix and content of a shard's files in one pass, never written to disk."""
     with tarfile.open(file, "r|*") as shard:
         for member in shard:
             # tarfile remembers every header it has read, 1 GB for a million; typeshed does not
             # know the list that it keeps them in.
             shard.members = []  # type: ignore[attr-defined]
             folder, _, base = member.name.rpartition("/")
-            stem, _, ending = base.partition(".")
+            stem, _, suffix = base.partition(".")
             if not member.isfile() or not stem or base.startswith("__"):
                 continue
             key = f"{folder}/{stem}" if folder else stem
-            if member.size > LARGEST_MEMBER:
-                content: bytes | Fault = Fault(
-                    reason="a member larger than 200 MB", raw=member.name
-                )
+            if member.size > MAX_MEMBER:
+                reason = "a member larger than 200 MB"
+                content: bytes | UnreadableRow = UnreadableRow(reason=reason, raw=member.name)
             else:
                 stream = shard.extractfile(member)
                 content = stream.read() if stream else b""
-            yield key.removeprefix("./"), ending.lower(), content
+            yield key.removeprefix("./"), suffix.lower(), content
 
 
-def _values(key: str, members: Sequence[tuple[str, bytes | Fault]]) -> dict[str, object] | Fault:
+def _values(
+    key: str, members: Sequence[tuple[str, bytes | UnreadableRow]]
+) -> dict[str, object] | UnreadableRow:
     values: dict[str, object] = {"key": key}
     images: list[bytes] = []
-    for ending, content in members:
-        if isinstance(content, Fault):
+    for suffix, content in members:
+        if isinstance(content, UnreadableRow):
             return content
-        if "." + ending.rpartition(".")[2] in IMAGE_ENDINGS:
+        if "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
             images.append(content)
             continue
-        said = _columns(ending, content)
-        if isinstance(said, Fault):
-            return said
-        values |= said
+        columns = _read_member(suffix, content)
+        if isinstance(columns, UnreadableRow):
+            return columns
+        values |= columns
     if images:
         column = "image" if len(images) == 1 else "images"
         # A record often names its image; the image itself is here.
@@ -184,28 +178,26 @@ def _values(key: str, members: Sequence[tuple[str, bytes | Fault]]) -> dict[str,
     return values
 
 
-def _columns(ending: str, content: bytes) -> Mapping[str, object] | Fault:
-    """Read one member that is no image."""
-    if ending.rpartition(".")[2] == "json":
+def _read_member(suffix: str, content: bytes) -> Mapping[str, object] | UnreadableRow:
+    """Read one member that is not an image."""
+    if suffix.rpartition(".")[2] == "json":
+        raw = content.decode("utf-8", "backslashreplace")
         try:
-            said = json.loads(content)
+            record = checked(json.loads(content), raw)
         except (ValueError, RecursionError):
-            return Fault(reason="broken JSON", raw=content.decode("utf-8", "backslashreplace"))
-        said = checked(said, content.decode("utf-8", "backslashreplace"))
-        if isinstance(said, Fault):
-            return said
-        if not isinstance(said, dict):
-            return Fault(reason="JSON that is not an object", raw=str(said))
-        return said
+            return UnreadableRow(reason="broken JSON", raw=raw)
+        if isinstance(record, dict | UnreadableRow):
+            return record
+        return UnreadableRow(reason="JSON that is not an object", raw=str(record))
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        return {ending or "file": content}  # an array or a sound: kept, though no field
-    return {TEXT_COLUMNS.get(ending, ending or "file"): text}
+        return {suffix or "file": content}  # an array or a sound: kept, though no field
+    return {TEXT_COLUMNS.get(suffix, suffix or "file"): text}
 
 
 def _has_end_mark(file: Path) -> bool:
-    """Whether a tar ends as it should; cut between two members, nothing else tells."""
+    """Whether a tar has its end marker: the only sign if it was cut between two members."""
     with file.open("rb") as stream:
         if stream.read(2).startswith(_PACKED):
             return True  # its packing has a check sum of its own

@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
 IMAGE = b"\xff\xd8\xff not really an image"  # decoding it would fail
 
@@ -74,8 +74,8 @@ def test_one_damaged_file_of_several_is_one_broken_row(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing")
     write(tmp_path / "c.parquet", "C")
     found = list(open_source(str(tmp_path)).rows())
-    assert [type(row) for row in found] == [Row, Broken, Row]
-    assert isinstance(found[1], Broken)
+    assert [type(row) for row in found] == [Row, UnreadableRow, Row]
+    assert isinstance(found[1], UnreadableRow)
     assert found[1].reason == "cannot be read as Parquet"
 
 
@@ -89,7 +89,7 @@ def test_text_that_is_no_utf8_breaks_its_row_only(tmp_path: Path) -> None:
     column = pa.array([b"A", b"Caf\xe9", b"C"]).view(pa.string())
     pq.write_table(pa.table({"sku": column}), tmp_path / "p.parquet")
     found = list(open_source(str(tmp_path / "p.parquet")).rows())
-    assert [type(row) for row in found] == [Row, Broken, Row]
+    assert [type(row) for row in found] == [Row, UnreadableRow, Row]
     assert [row.number for row in found] == [0, 1, 2]
 
 
@@ -145,7 +145,7 @@ def test_arrow_files_and_streams_are_read_and_a_cut_one_keeps_its_rows(
         file.write_bytes(file.read_bytes()[:30_000])
         found = list(open_source(str(file)).rows())
         assert len(found) in (1001, 2001)
-        assert isinstance(found[-1], Broken)
+        assert isinstance(found[-1], UnreadableRow)
 
 
 def test_damaged_offsets_break_rows_and_do_not_end_the_process(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_damaged_offsets_break_rows_and_do_not_end_the_process(tmp_path: Path) -
     assert file.read_bytes().count(offsets) == 1
     file.write_bytes(file.read_bytes().replace(offsets, wrong))
     found = list(open_source(str(file)).rows())
-    assert [type(row) for row in found] == [Row, Row, Broken, Broken]
+    assert [type(row) for row in found] == [Row, Row, UnreadableRow, UnreadableRow]
 
 
 def test_images_that_were_read_are_not_kept(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 ASKED = {"role": "user", "content": "<image>\nWhat is it?"}
 ANSWERED = {"role": "assistant", "content": "A coat."}
@@ -91,8 +91,10 @@ def test_faults_of_turns_break_their_row_only(tmp_path: Path) -> None:
         {"conversations": TURNS},
     ]
     source = planted(tmp_path, rows)
-    assert [(row.number, row.reason) for row in source.rows() if isinstance(row, Broken)] == [
-        (1, "a turn of an unknown speaker, 'ghost'"),
+    assert [
+        (row.number, row.reason) for row in source.rows() if isinstance(row, UnreadableRow)
+    ] == [
+        (1, "a turn of an unknown role, 'ghost'"),
         (2, "a turn without text"),
         (3, "holds no turns"),
         (4, "a turn is not an object"),

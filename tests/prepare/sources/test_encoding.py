@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.prepare.sources.encoding import detect_encoding
-from phi_vision.prepare.sources.lines import damage
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow
+from phi_vision.prepare.sources.text_files import damage, detect_encoding
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.corrupted_export import read_faults, write_export
 
@@ -42,7 +41,7 @@ def test_one_line_of_utf8_does_not_tip_an_export(catalog: Path, tmp_path: Path, 
     source = open_source(str(table))
     assert source.detected["encoding"] == "cp1252"
     foreign = [f.row for f in read_faults(table.parent) if f.fault == "line in another encoding"]
-    broken = [piece for piece in source.rows() if isinstance(piece, Broken)]
+    broken = [piece for piece in source.rows() if isinstance(piece, UnreadableRow)]
     read = [p.number for p in broken if p.reason == "is UTF-8 in a file that is cp1252"]
     assert foreign
     assert read == foreign
@@ -65,7 +64,7 @@ def test_lines_of_utf8_have_no_vote(tmp_path: Path, encoding: str) -> None:
             rows = list(open_source(str(file)).rows())
             kept = sorted(";".join(map(str, r.values.values())) for r in rows if isinstance(r, Row))
             assert kept == sorted(line.strip() for line in own), f"seed {seed}"
-            raw = sorted(row.raw for row in rows if isinstance(row, Broken))
+            raw = sorted(row.raw for row in rows if isinstance(row, UnreadableRow))
             assert raw == sorted(planted), f"seed {seed}"
 
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 
 def plant(folder: Path, *names: str) -> None:
@@ -38,7 +38,7 @@ def test_the_folder_of_a_image_is_its_category(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_told(tmp_path: Path) -> None:
     plant(tmp_path, "coats/a.jpg", "coats/film.mp4")
     broken = list(open_source(str(tmp_path)).rows())[1]
-    assert broken == Broken(
+    assert broken == UnreadableRow(
         number=1, origin="coats/film.mp4", reason="not an image by its name", raw="coats/film.mp4"
     )
 
@@ -74,7 +74,7 @@ def test_metadata_csv_gives_the_rows(tmp_path: Path) -> None:
         {"image": "more/b.jpg", "title": "Coat"},
         {"image": "gone.jpg", "title": "Bag"},  # for the cleaning to judge
     ]
-    broken = [(row.origin, row.reason) for row in source.rows() if isinstance(row, Broken)]
+    broken = [(row.origin, row.reason) for row in source.rows() if isinstance(row, UnreadableRow)]
     assert broken == [
         ("metadata.csv line 4", "names no image"),
         ("c.jpg", "an image that the metadata does not name"),

@@ -7,7 +7,7 @@ import pytest
 
 from phi_vision.prepare.sources import json_files as jsons
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 ROWS = [{"sku": "A", "price": 1.5}, {"sku": "B", "price": None}, {"sku": "C", "tags": ["x"]}]
 
@@ -23,7 +23,9 @@ def values(source: Source) -> list[dict[str, object]]:
 
 
 def faults(source: Source) -> list[tuple[str, str, str]]:
-    return [(row.origin, row.reason, row.raw) for row in source.rows() if isinstance(row, Broken)]
+    return [
+        (row.origin, row.reason, row.raw) for row in source.rows() if isinstance(row, UnreadableRow)
+    ]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -136,7 +138,7 @@ def test_an_object_too_large_to_parse_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsons, "CHUNK", 64)
-    monkeypatch.setattr(jsons, "LARGEST_ELEMENT", 1000)
+    monkeypatch.setattr(jsons, "MAX_ELEMENT", 1000)
     with pytest.raises(ValueError, match="convert the file to JSON Lines"):
         planted(tmp_path, json.dumps({"products": [{"sku": "A"}] * 1000}))
 
@@ -166,5 +168,5 @@ def test_towers_of_brackets_break_one_row_and_no_run(
     first, second = open_source(str(file)).rows()
     assert isinstance(first, Row)
     assert first.values == {"sku": "A", "x": [[1]]}
-    assert isinstance(second, Broken)
+    assert isinstance(second, UnreadableRow)
     assert second.reason in ("nested too deep", "broken JSON")

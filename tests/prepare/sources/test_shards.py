@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(256)) * 8
 
@@ -74,8 +74,10 @@ def test_several_images_of_one_name_are_a_list(tmp_path: Path) -> None:
 def test_broken_json_breaks_its_row_only(tmp_path: Path) -> None:
     members = sample("1") | {"2.jpg": IMAGE, "2.json": '{"title": '} | sample("3")
     rows = list(open_source(str(write_shard(tmp_path / "s.tar", members))).rows())
-    assert rows[1] == Broken(number=1, origin="s.tar: 2", reason="broken JSON", raw='{"title": ')
-    assert [type(row) for row in rows] == [Row, Broken, Row]
+    assert rows[1] == UnreadableRow(
+        number=1, origin="s.tar: 2", reason="broken JSON", raw='{"title": '
+    )
+    assert [type(row) for row in rows] == [Row, UnreadableRow, Row]
 
 
 def test_several_shards_are_counted_through_and_have_splits(tmp_path: Path) -> None:
@@ -113,19 +115,19 @@ def test_a_cut_shard_keeps_its_whole_rows_and_the_next_shard(tmp_path: Path, mod
     cut.write_bytes(whole[: 10 * (512 + 2560 + 4 * 512) + 1000] if mode == "w" else whole[:-200])
     write_shard(tmp_path / "s-1.tar", sample("x"))
     rows = list(open_source(str(tmp_path)).rows())
-    broken = [row for row in rows if isinstance(row, Broken)]
+    broken = [row for row in rows if isinstance(row, UnreadableRow)]
     assert [row.reason for row in broken] == ["the tar is cut off or damaged"]
     assert broken[0].origin.startswith("s-0.tar: 0")
     assert len(rows) > 10
     assert rows[-1].origin == "s-1.tar: x"
     for row in rows:  # half a row does not look like a whole one
-        assert isinstance(row, Broken) or {"image", "title", "caption"} <= set(row.values)
+        assert isinstance(row, UnreadableRow) or {"image", "title", "caption"} <= set(row.values)
 
 
 def test_a_shard_cut_between_two_members_is_told(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "s.tar", sample("1") | sample("2"))
     shard.write_bytes(shard.read_bytes()[: 512 + 2560])
     rows = list(open_source(str(shard)).rows())
-    assert [type(row) for row in rows] == [Row, Broken]
-    assert isinstance(rows[1], Broken)
+    assert [type(row) for row in rows] == [Row, UnreadableRow]
+    assert isinstance(rows[1], UnreadableRow)
     assert rows[1].reason == "the tar has no end mark, so members may be missing"

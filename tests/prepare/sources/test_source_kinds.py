@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.prepare.sources.registry import SOURCES, detect_kind, open_source
-from phi_vision.prepare.sources.row import Row
+from phi_vision.prepare.sources.rows import Row
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from phi_vision.prepare.sources.delimited import open_csv
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.row import Broken, Row, Source
-from phi_vision.prepare.sources.tables import open_csv
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 
 def planted(folder: Path, content: str | bytes, name: str = "products.csv") -> Source:
@@ -21,7 +21,9 @@ def values(source: Source) -> list[dict[str, object]]:
 
 
 def faults(source: Source) -> list[tuple[str, str, str]]:
-    return [(row.origin, row.reason, row.raw) for row in source.rows() if isinstance(row, Broken)]
+    return [
+        (row.origin, row.reason, row.raw) for row in source.rows() if isinstance(row, UnreadableRow)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_packed_files_are_read_and_a_cut_one_keeps_what_is_whole(tmp_path: Path)
     assert len(values(planted(tmp_path, whole, "products.csv.gz"))) == 20_000
     cut = planted(tmp_path, whole[: len(whole) // 2], "cut.csv.gz")
     assert 4_000 < len(values(cut)) < 16_000
-    assert faults(cut)[-1][1] == "the packed file is cut off"
+    assert faults(cut)[-1][1] == "the compressed file is truncated"
 
 
 def test_a_folder_of_tables_is_one_source_with_splits(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources that are folders of images: with metadata.csv or .jsonl, or sorted into categories."""
+"""Folders of images: with metadata.csv or .jsonl, or sorted into one folder per category."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,41 +6,43 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from phi_vision.prepare.sources.columnar import read_parquet
-from phi_vision.prepare.sources.dataset_notes import read_notes
-from phi_vision.prepare.sources.delimited import detect_form, read_table
-from phi_vision.prepare.sources.encoding import detect_encoding
+from phi_vision.prepare.sources.delimited import detect_format, read_table
 from phi_vision.prepare.sources.json_files import read_json_lines
-from phi_vision.prepare.sources.parts import (
+from phi_vision.prepare.sources.rows import (
     SPLIT_NAMES,
-    Fault,
     Found,
-    broken,
+    Row,
+    Source,
+    UnreadableRow,
+    canonical_split,
     check_split,
-    house_split,
+    located,
+    read_notes,
     split_rank,
     visible_files,
 )
-from phi_vision.prepare.sources.row import Broken, Row, Source
+from phi_vision.prepare.sources.text_files import detect_encoding
 
-IMAGE_ENDINGS = (
+IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ico", ".ppm"),
 )
-"""Of files that are taken for images; what they hold is looked at when they are cleaned."""
+"""Suffixes of files taken for images; their content is checked when they are cleaned."""
 
 METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 FILE_COLUMN = "file_name"
+UNNAMED = "an image that the metadata does not name"
 FILES_COLUMN = "file_names"
 
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
 
 
-def open_images(name: str, *, split: str | None = None) -> Source:
+def open_image_folder(name: str, *, split: str | None = None) -> Source:
     """Open a folder of images.
 
-    With a metadata file, in the folder or in each split's, its rows are the rows, and images
-    that it does not name are broken ones. Without, each image is a row, and the name of its
+    With a metadata file, in the folder or in each split's, its rows are the rows, and images that
+    it does not name are unreadable rows. Without one, each image is a row, and the name of its
     folder is its category.
 
     Input:  photos/train/coats/7.jpg
@@ -52,38 +54,37 @@ def open_images(name: str, *, split: str | None = None) -> Source:
     root = Path(name)
     if not root.is_dir():
         raise ValueError(f"no folder of images at {name}: there is no such folder; check the path")
-    if not any(is_image(file) for file in visible_files(root)) and not metadata_files(root):
+    metadata = metadata_files(root)
+    if not metadata and not any(is_image(file) for file in visible_files(root)):
         raise ValueError(
-            f"{name} holds no images: found no file ending in {', '.join(IMAGE_ENDINGS[:6])}, "
+            f"{name} holds no images: found no file ending in {', '.join(IMAGE_SUFFIXES[:6])}, "
             "…, and no metadata.csv; give another folder"
         )
-    metadata = metadata_files(root)
     for file in metadata:
         _check_names_files(file)
     splits = _split_folders(root)
     check_split(split, list(dict.fromkeys(splits.values())), name)
-    kept = None if split is None else house_split(split)
     names = ", ".join(file.relative_to(root).as_posix() for file in metadata)
-    told = {"metadata": names} if names else {"category": "the name of an image's folder"}
+    detected = {"metadata": names} if names else {"category": "the name of an image's folder"}
     if splits:
-        told["splits"] = ", ".join(dict.fromkeys(splits.values()))
+        detected["splits"] = ", ".join(dict.fromkeys(splits.values()))
     return Source(
         name=name,
         kind="folder",
-        rows=partial(_read, root, metadata, splits, kept),
+        rows=partial(_read, root, metadata, splits, split and canonical_split(split)),
         folder=root,
-        detected=told,
+        detected=detected,
         notes=read_notes(root),
     )
 
 
 def is_image(file: Path) -> bool:
     """Whether a file is an image by its name."""
-    return file.suffix.lower() in IMAGE_ENDINGS
+    return file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def metadata_files(root: Path) -> list[Path]:
-    """The metadata files of a folder: its own, else those of the folders in it."""
+    """List the metadata files of a folder: its own, else those of its subfolders."""
     for pattern in ("", "*/"):
         found = [file for name in METADATA_NAMES for file in sorted(root.glob(pattern + name))]
         if found:
@@ -92,7 +93,7 @@ def metadata_files(root: Path) -> list[Path]:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """Map the folders that are splits to their splits: only if all folders with files are."""
+    """Map folder -> split, if every folder is named for a split."""
     folders = [
         entry.name
         for entry in sorted(root.iterdir())
@@ -100,38 +101,34 @@ def _split_folders(root: Path) -> dict[str, str]:
     ]
     if not folders or any(name.lower() not in SPLIT_NAMES for name in folders):
         return {}
-    splits = {name: house_split(name) for name in folders}
+    splits = {name: canonical_split(name) for name in folders}
     return dict(sorted(splits.items(), key=lambda pair: split_rank(pair[1])))
 
 
 def _read(
     root: Path, metadata: Sequence[Path], splits: Mapping[str, str], kept: str | None
-) -> Iterator[Row | Broken]:
+) -> Iterator[Row | UnreadableRow]:
     found = _described(root, metadata) if metadata else _sorted_into_folders(root, bool(splits))
     number = 0
     for place, origin, values in found:
         split = splits.get(PurePosixPath(place).parts[0]) if place else None
-        if kept is not None and split != kept:
-            continue
-        if isinstance(values, Fault):
-            yield broken(number, origin, values)
-        else:
-            yield Row(number=number, origin=origin, values=values, split=split)
-        number += 1
+        if kept is None or split == kept:
+            yield located(number, origin, values, split)
+            number += 1
 
 
-Placed = tuple[str, str, Mapping[str, object] | Fault]
-"""Path in the source that tells the split, origin, values."""
+Placed = tuple[str, str, Mapping[str, object] | UnreadableRow]
+"""Path that determines the split, origin, values."""
 
 
 def _described(root: Path, metadata: Sequence[Path]) -> Iterator[Placed]:
-    """Yield the rows of the metadata files, then the images that they do not name."""
+    """Yield the rows of the metadata files, then the images missing from them."""
     named: set[str] = set()
     for file in metadata:
         below = file.parent.relative_to(root).as_posix()
         for place, values in _read_metadata(file):
-            row = values if isinstance(values, Fault) else _with_images(values, below)
-            images = [] if isinstance(row, Fault) else _images(row)
+            row = values if isinstance(values, UnreadableRow) else _with_images(values, below)
+            images = [] if isinstance(row, UnreadableRow) else _images(row)
             named.update(images)
             place_in_source = below if below != "." else "".join(images[:1])
             yield place_in_source, f"{file.relative_to(root).as_posix()}{place}", row
@@ -139,26 +136,25 @@ def _described(root: Path, metadata: Sequence[Path]) -> Iterator[Placed]:
     for file in visible_files(root):
         path = file.relative_to(root).as_posix()
         if is_image(file) and path not in named and folders & set(file.parents):
-            fault = Fault(reason="an image that the metadata does not name", raw=path)
-            yield path, path, fault
+            yield path, path, UnreadableRow(reason=UNNAMED, raw=path)
 
 
 def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[Placed]:
     for file in visible_files(root):
-        path = file.relative_to(root)
         if _BESIDE.match(file.name):
             continue
+        relative = file.relative_to(root)
+        path = relative.as_posix()
         if not is_image(file):
-            fault = Fault(reason="not an image by its name", raw=path.as_posix())
-            yield path.as_posix(), path.as_posix(), fault
+            yield path, path, UnreadableRow(reason="not an image by its name", raw=path)
             continue
-        folders = path.parts[in_splits:-1]
-        values = {"image": path.as_posix()}
+        folders = relative.parts[in_splits:-1]
+        values = {"image": path}
         if folders:
             values["category"] = folders[-1]
         if len(folders) > 1:
             values["folder"] = "/".join(folders)
-        yield path.as_posix(), path.as_posix(), values
+        yield path, path, values
 
 
 def _read_metadata(file: Path) -> Iterator[Found]:
@@ -166,12 +162,14 @@ def _read_metadata(file: Path) -> Iterator[Found]:
         return read_parquet(file)
     if file.suffix == ".jsonl":
         return read_json_lines(file, detect_encoding(file).name)
-    return read_table(file, detect_form(file))
+    return read_table({file: detect_format(file)}, file)
 
 
 def _check_names_files(file: Path) -> None:
-    """Refuse a metadata file that does not say which row is about which image."""
-    first = next((row for _, row in _read_metadata(file) if not isinstance(row, Fault)), None)
+    """Raise ValueError for a metadata file without a column of file names."""
+    first = next(
+        (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow)), None
+    )
     if first is not None and not any(map(_is_file_column, first)):
         raise ValueError(
             f"{file} does not name its images: found the columns {', '.join(first)}; "
@@ -183,8 +181,8 @@ def _is_file_column(name: str) -> bool:
     return name.endswith((FILE_COLUMN, FILES_COLUMN))
 
 
-def _with_images(row: Mapping[str, object], below: str) -> dict[str, object] | Fault:
-    """Make paths that begin at the metadata's folder begin at the source's.
+def _with_images(row: Mapping[str, object], below: str) -> dict[str, object] | UnreadableRow:
+    """Rebase paths from the metadata file's folder to the source's.
 
     Input:  {"file_name": "7.jpg", "title": "Coat"}, below="train"
     Output: {"image": "train/7.jpg", "title": "Coat"}
@@ -201,7 +199,7 @@ def _with_images(row: Mapping[str, object], below: str) -> dict[str, object] | F
             column = name.removesuffix(FILE_COLUMN).rstrip("_") or "image"
             values[column] = _from_root(cell.strip(), below)
     if not _images({name: values[name] for name in values if name not in row}):
-        return Fault(reason="names no image", raw=str(dict(row)))
+        return UnreadableRow(reason="names no image", raw=str(dict(row)))
     return values
 
 

@@ -1,0 +1,338 @@
+"""Row, UnreadableRow and Source: the output of every reader, and the files a source consists of.
+
+Holds no parsing: a reader takes one file and yields `(place, values or UnreadableRow)`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Split name in a file or folder -> canonical split name."""
+
+SPLIT_ORDER = ("train", "validation", "test")
+INFO_FILE = "dataset_info.json"
+DESCRIPTIONS = (
+    *(INFO_FILE, "dataset_infos.json", "dataset_dict.json", "state.json"),
+    *("prepared.json", "rejected.parquet"),
+)
+"""Files beside the data that hold no rows: those of `datasets` and of a prepared folder."""
+
+MAX_RAW = 100_000
+"""Characters of an unreadable piece that are kept; anything longer is binary, not a row."""
+
+MAX_NOTE = 2000
+NOTES = ("license", "description", "homepage", "citation")
+
+_SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # file names of the `datasets` library
+_NOT_SPLITS = ("part", "data", "shard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One raw row of a source."""
+
+    number: int
+    """Position in the source, from 0."""
+
+    origin: str
+    """Human-readable location: `products.csv line 14`, `shard-3.tar: 000012`."""
+
+    values: Mapping[str, object]
+    """Column -> raw value: text from CSV, typed values elsewhere. An image is bytes, a path,
+    a data URI, a URL, the struct `{"bytes": …, "path": …}` of `datasets`, or a list of these."""
+
+    split: str | None = None
+    """The source's own split, if it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableRow:
+    """A piece of a source that cannot be parsed; the rows around it can."""
+
+    reason: str
+    """Short, and identical for all of its kind: `found more cells than columns`."""
+
+    raw: str
+    """The offending text."""
+
+    number: int = -1
+    """Position in the source, counted together with the rows."""
+
+    origin: str = ""
+    """Human-readable location."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A catalog whose rows can be iterated any number of times, always in the same order."""
+
+    name: str
+    """As given by the user."""
+
+    kind: str
+    """Key of `SOURCES`."""
+
+    rows: Callable[[], Iterator[Row | UnreadableRow]]
+    """Starts from the first row at every call."""
+
+    folder: Path | None
+    """Root of relative image paths, which must stay inside it; None for a hub id."""
+
+    detected: Mapping[str, str] = field(default_factory=dict)
+    """Detected format, for display: `{"encoding": "cp1252"}`."""
+
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """`license`, `description`, `homepage`, `citation`, where the source states them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePart:
+    """One file of a source."""
+
+    file: Path
+    split: str | None = None
+    """Split according to its name or folder."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Hive-style columns in its path: `category=coat/part-0.parquet`."""
+
+
+Found = tuple[str, Mapping[str, object] | UnreadableRow]
+"""Location within the file, with its separator (` line 14`, `: 000012`), and the parsed values."""
+
+Reader = Callable[[Path], Iterator[Found]]
+
+
+def find_parts(path: Path, suffixes: Sequence[str], split: str | None) -> list[FilePart]:
+    """List the files of a source in the order of their splits.
+
+    Input:  a folder with data/train-00000-of-00001.parquet and data/val-00000-of-00001.parquet
+    Output: [FilePart(file=…/train-…, split="train"), FilePart(file=…/val-…, split="validation")]
+
+    Args:
+        path: A file, which has no split, or a folder, searched recursively.
+        suffixes: Accepted file suffixes such as (".csv", ".tsv"); `.csv.gz` is accepted with them.
+        split: Keep only this split.
+
+    Raises:
+        ValueError: There is no such path, file or split.
+    """
+    if path.is_file():
+        return choose_parts([FilePart(file=path)], split, str(path))
+    if not path.is_dir():
+        raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
+    files = [file for file in visible_files(path) if suffix_of(file) in suffixes]
+    files = [file for file in files if file.name not in DESCRIPTIONS]
+    if not files:
+        raise ValueError(
+            f"no data in {path}: found no file ending in {', '.join(suffixes)}; "
+            "give a folder that has them, or one file"
+        )
+    parts = []
+    for file in files:
+        folders = file.relative_to(path).parts[:-1]
+        columns = dict(name.split("=", 1) for name in folders if "=" in name.strip("="))
+        parts.append(FilePart(file=file, split=split_of(file, path), columns=columns))
+    return choose_parts(parts, split, str(path))
+
+
+def choose_parts(parts: Sequence[FilePart], split: str | None, name: str) -> list[FilePart]:
+    """Sort parts by split and keep one split, if given.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    ordered = sorted(parts, key=lambda part: split_rank(part.split))
+    check_split(split, list(dict.fromkeys(part.split for part in ordered if part.split)), name)
+    return [part for part in ordered if split is None or part.split == canonical_split(split)]
+
+
+def check_split(split: str | None, splits: Sequence[str], name: str) -> None:
+    """Raise ValueError, listing the available splits, if a source does not have `split`."""
+    if split is not None and canonical_split(split) not in splits:
+        found = f"it has {', '.join(splits)}" if splits else "it is not divided into splits"
+        raise ValueError(f"no split {split!r} in {name}: {found}; leave the split out or name one")
+
+
+def canonical_split(split: str) -> str:
+    """Map `val`, `dev` -> `validation` and the like; unknown names stay."""
+    return SPLIT_NAMES.get(split.lower(), split)
+
+
+def split_rank(split: str | None) -> tuple[int, str]:
+    """Sort key: train, validation, test, then the others by name."""
+    known = SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER)
+    return known, split or ""
+
+
+def split_of(file: Path, root: Path) -> str | None:
+    """Derive the split of a file from its name, else from its folders below the root.
+
+    Input:  train-00000-of-00002.parquet   val/part-3.tar   photos_sft-00000-of-00001.parquet
+    Output: "train"                        "validation"     "photos_sft"
+    """
+    folders = reversed(file.relative_to(root).parts[:-1])
+    for name in (re.split(r"[-_.]", file.name)[0], *folders):
+        if name.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[name.lower()]
+    shard = _SHARD.match(file.name)
+    return shard["split"] if shard and shard["split"].lower() not in _NOT_SPLITS else None
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield all non-hidden files below a folder, sorted by name."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith((".", "_")):
+            continue
+        if entry.is_dir():
+            # A linked folder may lead out of the source, or in a circle.
+            if not entry.is_symlink():
+                yield from visible_files(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def suffix_of(file: Path) -> str:
+    """Return a file's suffix without its compression: `.csv` for `Products.CSV.gz`."""
+    name = file.name.lower()
+    return ".tar" if name.endswith(".tgz") else Path(name.removesuffix(".gz")).suffix
+
+
+def file_source(
+    name: str,
+    kind: str,
+    parts: Sequence[FilePart],
+    read: Reader,
+    detected: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Source:
+    """Build the Source that reads `parts` one after the other."""
+    path = Path(name)
+    root = folder or (path if path.is_dir() else path.parent)
+    splits = ", ".join(dict.fromkeys(part.split for part in parts if part.split))
+    return Source(
+        name=name,
+        kind=kind,
+        rows=partial(number_rows, parts, read, root),
+        folder=root,
+        detected={**detected, **({"splits": splits} if splits else {})},
+        # The README beside a single file in a folder of downloads may describe anything.
+        notes={**(notes or {}), **(read_notes(path) if path.is_dir() else {})},
+    )
+
+
+def number_rows(
+    parts: Sequence[FilePart], read: Reader, root: Path
+) -> Iterator[Row | UnreadableRow]:
+    """Read parts one after the other, numbering their rows.
+
+    Input:  products.csv with (" line 2", {"sku": "A"}), (" line 3", UnreadableRow(…))
+    Output: Row(number=0, origin="products.csv line 2", values={"sku": "A"}),
+            UnreadableRow(number=1, origin="products.csv line 3", reason=…, raw=…)
+    """
+    number = 0
+    for part in parts:
+        name = part.file.relative_to(root).as_posix()
+        for place, found in read(part.file):
+            values = {**part.columns, **found} if isinstance(found, Mapping) else found
+            yield located(number, name + place, values, part.split)
+            number += 1
+
+
+def located(
+    number: int, origin: str, found: Mapping[str, object] | UnreadableRow, split: str | None
+) -> Row | UnreadableRow:
+    """Attach number and origin to parsed values, or to an unreadable piece."""
+    if isinstance(found, UnreadableRow):
+        return replace(found, number=number, origin=origin, raw=storable(found.raw))
+    return Row(number=number, origin=origin, values=found, split=split)
+
+
+def storable(raw: str) -> str:
+    r"""Escape undecodable bytes and cap the length, so that any file can store the text.
+
+    Input:  "caf\udce9"
+    Output: "caf\\xe9"
+    """
+    kept = raw[:MAX_RAW]
+    # Undecodable bytes travel as lone surrogates (PEP 383), which no UTF-8 file may hold; other
+    # lone surrogates come out of JSON escapes.
+    text = "".join(
+        f"\\x{ord(sign) - 0xDC00:02x}" if "\udc80" <= sign <= "\udcff" else sign for sign in kept
+    )
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(raw) == len(kept) else f"{text}… ({len(raw) - len(kept):,} characters more)"
+
+
+def read_notes(folder: Path) -> dict[str, str]:
+    """Read licence and description from dataset_info.json and the head of README.md.
+
+    Input:  README.md beginning with "---", "license: cc-by-4.0", "---", "# Coats", "Photos."
+    Output: {"license": "cc-by-4.0", "description": "Photos."}
+    """
+    readme, info = folder / "README.md", folder / INFO_FILE
+    notes: dict[str, str] = {}
+    if readme.is_file():
+        with readme.open(encoding="utf-8-sig", errors="replace") as stream:
+            notes = _read_card(stream.read(100_000))
+    return notes | (select_notes(read_json_object(info)) if info.is_file() else {})
+
+
+def _read_card(text: str) -> dict[str, str]:
+    """Read the YAML head of a data card, and its first paragraph as the description."""
+    body, head = text, {}
+    if text.startswith("---\n") and "\n---" in text[3:]:
+        written, _, body = text[4:].partition("\n---")
+        try:
+            head = yaml.safe_load(written)
+        except yaml.YAMLError:
+            head = {}  # a malformed head says nothing about the rows
+    paragraphs = [part.strip() for part in body.split("\n\n")]
+    plain = [part for part in paragraphs if part and part[0] not in "#<[!|-`"]
+    notes = {"description": " ".join(plain[0].split())} if plain else {}
+    return notes | (select_notes(head) if isinstance(head, dict) else {})
+
+
+def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Keep non-empty notes; an unlisted licence goes by its own name.
+
+    Input:  {"license": "other", "license_name": "custom terms", "homepage": ""}
+    Output: {"license": "custom terms"}
+    """
+    found = {name: metadata.get(name) for name in NOTES}
+    if found["license"] in (None, "", "other") and metadata.get("license_name"):
+        found["license"] = metadata["license_name"]
+    return {
+        name: (", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip()[
+            :MAX_NOTE
+        ]
+        for name, value in found.items()
+        if value
+    }
+
+
+def read_json_object(file: Path) -> dict[str, object]:
+    """Read a small JSON metadata file.
+
+    Raises:
+        ValueError: It holds no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {file}: {error}; write the dataset again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"cannot read {file}: found no object in it; write the dataset again")
+    return content

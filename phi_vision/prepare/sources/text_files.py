@@ -1,0 +1,272 @@
+"""Text files of any encoding, gzipped or not, read line by line however long or damaged they are.
+
+The encoding comes from a byte-order mark, or from decoding the whole file, because exports hide
+their first `é` behind a hundred thousand rows; a guess is reported with words from the file. Pieces
+of UTF-8 in a file of another encoding have no vote: their lines are rejected when read (`damage`).
+"""
+
+import codecs
+import gzip
+import io
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+from charset_normalizer import from_bytes
+
+from phi_vision.prepare.sources.rows import UnreadableRow
+
+MAX_LINE = 64 * 2**20
+"""Characters: room for a dozen images as data URIs."""
+
+COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+"""Raised when a compressed file is truncated or damaged."""
+
+# UTF-32 first: its mark begins with that of UTF-16.
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Most exports are Western Windows: the others must fit clearly better than it.
+WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
+CHUNK = 2**20
+MAX_EXCERPTS, EXCERPTS_PER_CHUNK = 2000, 100
+MAX_SNIPPETS, MAX_SNIPPET = 3, 18
+
+GOOD_FIT = 0.4
+"""Plausibility of 1 is reached by letters inside words only; a wrong encoding stays below 0."""
+
+MIN_CERTAIN = 3
+"""Multi-byte UTF-8 letters that a line of another encoding does not hold by accident."""
+
+_SPECIAL = re.compile("[^\x00-\x7f]")
+_COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
+# The last part keeps a character of several bytes in one piece.
+_EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}[\x80-\xff]{0,3}")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+Line = tuple[int, str | UnreadableRow]
+"""Line number, from 1, and the line with its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """The encoding of a file."""
+
+    name: str
+    """Python codec: `utf-8`, `cp1252`."""
+
+    guessed_from: str | None = None
+    """Words with special characters as decoded; None if nothing was guessed."""
+
+    def described(self) -> dict[str, str]:
+        """Describe it: {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}."""
+        guess = {"encoding guessed from": self.guessed_from} if self.guessed_from else {}
+        return {"encoding": self.name, **guess}
+
+
+def open_bytes(file: Path) -> io.BufferedReader:
+    """Open a file for reading, decompressed if its magic bytes are those of gzip."""
+    with file.open("rb") as start:
+        compressed = start.read(2) == b"\x1f\x8b"
+    # GzipFile is a BufferedIOBase with read1, the only part of BufferedReader that is used.
+    return cast(io.BufferedReader, gzip.open(file)) if compressed else file.open("rb")
+
+
+def open_text(file: Path, encoding: str) -> io.TextIOWrapper:
+    """Open a text file; undecodable bytes are kept for `damage` to find."""
+    # PEP 383 keeps single bytes, of which UTF-16 and UTF-32 have none.
+    errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+    return io.TextIOWrapper(open_bytes(file), encoding=encoding, errors=errors)
+
+
+def read_lines(file: Path, encoding: str) -> Iterator[Line]:
+    """Yield the lines of a file; an overlong line or a truncated end is unreadable."""
+    number = 0
+    try:
+        with open_text(file, encoding) as stream:
+            while line := stream.readline(MAX_LINE):
+                number += 1
+                if len(line) < MAX_LINE or line.endswith("\n"):
+                    yield number, line
+                    continue
+                while (rest := stream.readline(MAX_LINE)) and not rest.endswith("\n"):
+                    pass
+                yield number, UnreadableRow(reason="a line longer than 64 MB", raw=line)
+    except COMPRESSION_ERRORS as error:
+        yield number + 1, UnreadableRow(reason="the compressed file is truncated", raw=str(error))
+
+
+def damage(text: str, encoding: str) -> UnreadableRow | None:
+    """Detect bytes of another encoding, or NUL bytes.
+
+    Input:  "CafÃ© crÃ¨me", encoding="cp1252"
+    Output: UnreadableRow(reason="is UTF-8 in a file that is cp1252", raw="Café crème")
+    """
+    if "\0" in text:
+        return UnreadableRow(reason="holds NUL bytes", raw=text)
+    if text.isascii():
+        return None
+    meant = None if encoding.startswith("utf") else _decode_as_utf_8(text, encoding)
+    if meant is not None:
+        return UnreadableRow(reason=f"is UTF-8 in a file that is {encoding}", raw=meant)
+    lost = re.compile("\ufffd") if encoding.startswith(("utf-16", "utf-32")) else _UNDECODED
+    if lost.search(text):
+        return UnreadableRow(reason=f"holds bytes that are not {encoding}", raw=text)
+    return None
+
+
+def detect_encoding(file: Path) -> Encoding:
+    """Detect the encoding of a text file, reading all of it once.
+
+    A file that is UTF-8 but for a few bytes is UTF-8: only the rows with these bytes are rejected.
+
+    Raises:
+        ValueError: No known encoding gives readable text.
+    """
+    head = next(_chunks(file), b"")
+    for mark, name in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return Encoding(name=name)
+    if wide := _utf_16_without_mark(head):
+        return Encoding(name=wide)
+    special, undecoded, excerpts = 0, 0, list[bytes]()
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for chunk in _chunks(file):
+        text = decoder.decode(chunk)
+        if text.isascii():
+            continue
+        bad = len(_UNDECODED.findall(text))
+        undecoded += bad
+        special += len(_SPECIAL.findall(text)) - bad
+        if bad and len(excerpts) < MAX_EXCERPTS:
+            votes = (m[0] for m in _EXCERPT.finditer(chunk) if _read_as_utf_8(m[0]) is None)
+            excerpts += islice(votes, EXCERPTS_PER_CHUNK)
+    if special >= undecoded:  # also when both are 0: plain ASCII
+        return Encoding(name="utf-8")
+    return _guess_encoding(b"\n".join(excerpts), file)
+
+
+def _guess_encoding(excerpts: bytes, file: Path) -> Encoding:
+    fits = {
+        name: _plausibility(excerpts.decode(name, "replace")) - handicap
+        for name, handicap in WESTERN.items()
+    }
+    found: str | None = max(WESTERN, key=lambda name: fits[name])
+    if not _looks_western(excerpts) or max(fits.values()) < GOOD_FIT:
+        best = from_bytes(excerpts).best()
+        found = best.encoding if best else None
+    if found is None:
+        raise ValueError(
+            f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
+            f"{excerpts[:60]!r}; save the file as UTF-8"
+        )
+    return Encoding(name=found, guessed_from=_snippets(excerpts.decode(found, "replace")))
+
+
+def _snippets(text: str) -> str:
+    """Pick a few words with special characters: "A;Béret\\nB;Coat £90" -> "Béret · £90"."""
+    found: dict[str, None] = {}
+    for word in re.finditer(r'[^\s;,|"]*[^\x00-\x7f][^\s;,|"]*', text):
+        special = _SPECIAL.search(word[0])
+        start = max(0, special.start() - MAX_SNIPPET // 2) if special else 0
+        snippet = word[0][start : start + MAX_SNIPPET]
+        if snippet.isprintable() and "\ufffd" not in snippet:
+            found[snippet] = None
+        if len(found) == MAX_SNIPPETS:
+            break
+    return " · ".join(found)
+
+
+def _looks_western(excerpts: bytes) -> bool:
+    """Whether special letters stand alone among plain ones; other scripts cluster them."""
+    words = re.findall(rb"[^\s,;|]*[\x80-\xff][^\s,;|]*", excerpts)
+    words = [word for word in words if len(word) > 2]
+    special = sum(len(re.findall(rb"[\x80-\xff]", word)) for word in words)
+    return special / max(1, sum(map(len, words))) <= 0.45  # żółty has 3 of 5, and is rare
+
+
+def _utf_16_without_mark(head: bytes) -> str | None:
+    """Detect UTF-16 without a mark: every second byte of plain text is 0."""
+    pairs = len(head) // 2
+    if pairs < 4:
+        return None
+    even, odd = head[0::2].count(0) / pairs, head[1::2].count(0) / pairs
+    if max(even, odd) < 0.4 or min(even, odd) > 0.1:
+        return None
+    return "utf-16-be" if even > odd else "utf-16-le"
+
+
+def _read_as_utf_8(data: bytes) -> str | None:
+    """Decode bytes as UTF-8; None if they are not, or are plain ASCII."""
+    try:
+        return None if data.isascii() else data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _decode_as_utf_8(text: str, encoding: str) -> str | None:
+    """Decode as UTF-8 a text that was decoded with a single-byte encoding.
+
+    `NESTLÉ®` in cp1252 is by chance UTF-8 too, of a letter that cp1252 does not have. So one of the
+    letters must be known to the encoding of the file, or there must be several, or the text must
+    make no sense in that encoding.
+    """
+    try:
+        data = text.encode(encoding, "surrogateescape")
+    except UnicodeEncodeError:
+        return None  # not decoded by `open_text`
+    meant = _read_as_utf_8(data) if len(data) == len(text) else None
+    if meant is None:
+        return None
+    special = "".join(_SPECIAL.findall(meant))
+    known = bool(special.encode(encoding, "ignore"))
+    return meant if known or len(special) >= MIN_CERTAIN or _plausibility(text) < GOOD_FIT else None
+
+
+def _plausibility(text: str) -> float:
+    """Score special characters by their neighbours, on average from -3 to 1.
+
+    Input:  "Béret £90", "BĂ©ret Ł90"
+    Output: 1.0, 0.33
+    """
+    scores = [
+        _score(text[match.start() - 1 : match.start()], match[0], text[match.end() :][:1])
+        for match in _SPECIAL.finditer(text)
+    ]
+    return sum(scores) / max(1, len(scores))
+
+
+def _score(before: str, sign: str, after: str) -> float:
+    """Score one character: `é` belongs among letters, `£` beside a digit."""
+    kind = unicodedata.category(sign)
+    if sign == "\ufffd" or kind in ("Cc", "Cs"):
+        return -3
+    if kind == "Ll":
+        return 1 if before.isalpha() or after.isalpha() else 0.5  # à
+    if kind == "Lu":
+        if before.islower():
+            return -2
+        return 0 if before.isupper() and after.islower() else 1
+    if kind == "Sc":
+        return 1 if before.isdigit() or after.isdigit() or " " in (before, after) else -1
+    if sign != "’" and before.isalpha() and after.isalpha():
+        return -1
+    return 0.5 if sign in _COMMON_MARKS else 0
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    try:
+        with open_bytes(file) as stream:
+            while chunk := stream.read1(CHUNK):
+                yield chunk
+    except COMPRESSION_ERRORS:
+        return  # the reader of the rows reports a truncated file
