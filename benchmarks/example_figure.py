@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 
 CARD, IMAGE, MARGIN = (920, 190), 150, 20
 INK, QUIET, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
@@ -21,7 +21,7 @@ def make_figure(run: Path, data: Path, out: Path, places: list[int]) -> None:
     """Draw a card for each of the given places of the test split, one below the other."""
     samples = load_samples(data, split="test")
     chosen = [samples[place] for place in places]
-    replies = dict(Predictor(run).replies(chosen))
+    replies = dict(LocalPredictor(run).predict_samples(chosen))
     figure = Image.new("RGB", (CARD[0], CARD[1] * len(chosen)), PAPER)
     for row, sample in enumerate(chosen):
         figure.paste(_card(sample, replies[row].text), (0, row * CARD[1]))

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
@@ -79,7 +79,7 @@ def ask(folder: Path, image: Path, new_tokens: int) -> None:
     started = time.perf_counter()
     images = (Image.open(image),)
     question = GenerationRequest(prompt=QUESTION, images=images, max_new_tokens=new_tokens)
-    (said,) = answer(model, processor, [question])
+    (said,) = generate(model, processor, [question])
     answer_seconds = time.perf_counter() - started
     # Loading only maps the files; the weights come into memory where they are first used.
     answered = _peak_bytes()

@@ -47,7 +47,7 @@ from benchmarks.serve_requests import (
     said,
 )
 from phi_vision.data.template import Template, find_template
-from phi_vision.inference.predictor import find_template_of
+from phi_vision.inference.predictor import resolve_template
 
 QUEUE = 16
 """Questions that may wait while 64 clients ask: few enough that some are told to come again."""
@@ -332,7 +332,7 @@ def main() -> int:
         )
         promises, figures = [print_gain(gain)], {"gain": asdict(gain)}
     else:
-        template = find_template(find_template_of(options.model, None))
+        template = find_template(resolve_template(options.model, None))
         load = run_load(
             options.model,
             template,

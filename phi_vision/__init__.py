@@ -11,7 +11,7 @@ from phi_vision.registration import register_lazily
 
 if TYPE_CHECKING:
     from phi_vision.data.samples import Sample as Sample
-    from phi_vision.inference.local import Predictor as Predictor
+    from phi_vision.inference.local import LocalPredictor as LocalPredictor
     from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM as Phi3VForCausalLM
     from phi_vision.model.processing_phi3_v import Phi3VProcessor as Phi3VProcessor
 
@@ -22,7 +22,7 @@ _SHOP_WINDOW = {
     "Phi3VForCausalLM": "phi_vision.model.modeling_phi3_v",
     "Phi3VImageProcessor": "phi_vision.model.image_processing_phi3_v",
     "Phi3VProcessor": "phi_vision.model.processing_phi3_v",
-    "Predictor": "phi_vision.inference.local",
+    "LocalPredictor": "phi_vision.inference.local",
     "Sample": "phi_vision.data.samples",
 }
 

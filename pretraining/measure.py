@@ -11,7 +11,7 @@ import random
 
 import torch
 
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
 from phi_vision.synthetic.render.drawing import draw, random_scene
@@ -49,7 +49,7 @@ def measure(count: int, seed: int) -> None:
         prompt = processor.apply_chat_template([message], add_generation_prompt=True)
         figures = []
         for shown in (asked, asked[1:] + asked[:1]):
-            said = answer(
+            said = generate(
                 model,
                 processor,
                 [

@@ -11,7 +11,7 @@ import torch
 import uvicorn
 from starlette.types import ASGIApp
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 
@@ -64,7 +64,7 @@ class GatedModel:
 class Gated:
     """A predictor's model and processor, with a gate before the model."""
 
-    predictor: Predictor
+    predictor: LocalPredictor
     model: Any = field(init=False)
     processor: Phi3VProcessor = field(init=False)
 

@@ -18,7 +18,7 @@ from phi_vision.inference import resume_store as keeping
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A command that asks a painter about 20 products."""
     pq.write_table(pa.Table.from_pylist(product_rows(20)), tmp_path / "shop.parquet")
-    monkeypatch.setattr(inquiry, "find_predictor", lambda *_, **__: Painter(fails_on=["p7"]))
+    monkeypatch.setattr(inquiry, "load_predictor", lambda *_, **__: Painter(fails_on=["p7"]))
     model, source, out = "phi-vision-small", tmp_path / "shop.parquet", tmp_path / "out.parquet"
     return ["predict", model, str(source), "--out", str(out), "--portion", "4"]
 

@@ -19,7 +19,7 @@ from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
 from phi_vision.evaluation.nearest_neighbour import NEIGHBOURS
 from phi_vision.export.onnx import PRECISIONS
-from phi_vision.inference.predictor import find_template_of
+from phi_vision.inference.predictor import resolve_template
 from phi_vision.inference.retry_policy import KEY_VARIABLE
 from phi_vision.metrics.bootstrap import RESAMPLES
 from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
@@ -134,7 +134,7 @@ def test_every_option_and_name_of_the_page_exists() -> None:
     assert "`--template` tells it: {}, a YAML file".format(
         ", ".join(f"`{name}`" for name in TEMPLATES)
     ) in PAGE.replace("\n", " ")
-    assert find_template_of("runs/judged/onnx", None) == "product"
+    assert resolve_template("runs/judged/onnx", None) == "product"
 
 
 def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pages import FENCE, type_commands
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-pipeline.md").read_text(encoding="utf-8")
 ALONE = "\n## Without phi-vision\n"
@@ -40,7 +40,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_pipeline_answers_as_predict_does(names: dict[str, Any]) -> None:
     folder = names["folder"] / "runs" / "pipeline"
-    predictor = Predictor(folder / "whole", device="cpu", dtype=names["ask"].model.dtype)
+    predictor = LocalPredictor(folder / "whole", device="cpu", dtype=names["ask"].model.dtype)
     (prediction,) = predictor.predict([folder / "photo0.png"])
     assert names["answer"].strip() == prediction.text.strip()
     assert names["record"] == prediction.record

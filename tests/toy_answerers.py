@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
 from phi_vision.inference.batch_job_spec import JobSpec
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.predictor import Predictor
 
 
 class Painter:
@@ -37,9 +37,9 @@ class Painter:
         self._notes, self._fails_on, self._says = notes, fails_on, says or {}
         self._error = error or ValueError("the brush broke")
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         for place, sample in reversed(list(enumerate(samples))):
             (image,) = sample.open_images()
             if sample.id in self._fails_on:
@@ -50,10 +50,10 @@ class Painter:
                     notes.write(f"{sample.id}\n")
             record = {"title": f"{colour}", "category3_code": "HATS", "full_price": 4.5}
             text = self._says.get(sample.id, self.template.render(record))
-            yield place, Reply(text=text, confidence={"title": 0.5})
+            yield place, Prediction(text=text, confidence={"title": 0.5})
 
 
-def inquiry_to(answerer: Answerer) -> JobSpec:
+def inquiry_to(answerer: Predictor) -> JobSpec:
     """Ask an answerer that is there already."""
     return JobSpec(
         opening=partial(_identical, answerer),
@@ -63,5 +63,5 @@ def inquiry_to(answerer: Answerer) -> JobSpec:
     )
 
 
-def _identical(answerer: Answerer) -> Answerer:
+def _identical(answerer: Predictor) -> Predictor:
     return answerer

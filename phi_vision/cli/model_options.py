@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from phi_vision.cli.options import Parser, accepted_by, at_least
 
 if TYPE_CHECKING:
-    from phi_vision.inference.local import Predictor
+    from phi_vision.inference.local import LocalPredictor
 
 
 def add_model_options(parser: Parser) -> None:
@@ -26,10 +26,10 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
 
 
-def load_predictor(options: argparse.Namespace) -> "Predictor":
+def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
     """Load the model that was asked for; a run is asked in the wording it was trained with."""
-    from phi_vision.inference.local import Predictor
-    from phi_vision.inference.predictor import find_template_of
+    from phi_vision.inference.local import LocalPredictor
+    from phi_vision.inference.predictor import resolve_template
 
-    template = find_template_of(options.model, options.template)
-    return Predictor(options.model, template=template, batch_size=options.batch_size)
+    template = resolve_template(options.model, options.template)
+    return LocalPredictor(options.model, template=template, batch_size=options.batch_size)

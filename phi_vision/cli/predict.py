@@ -85,12 +85,12 @@ def predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
     from phi_vision.data.template import find_template
     from phi_vision.inference.batch import predict_catalog as run_job
     from phi_vision.inference.batch_job_spec import inquire_of
-    from phi_vision.inference.predictor import find_template_of
+    from phi_vision.inference.predictor import resolve_template
 
     if len(options.images) != 1 or options.json:
         found = "--json" if options.json else f"{len(options.images)} sources"
         raise ValueError(f"--out takes one dataset or folder of images: found {found}")
-    template = find_template(find_template_of(options.model, options.template))
+    template = find_template(resolve_template(options.model, options.template))
     inquiry = inquire_of(
         options.model,
         template=options.template,

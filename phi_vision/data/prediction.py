@@ -1,57 +1,99 @@
-"""Reply: what was answered about a sample, and how sure of each field the model was.
+"""Prediction: the text that a model generated for a sample, the record in it, and its confidence.
 
-The noun between whoever answers (a model here, a graph, a server, a file) and whoever judges.
+The one noun between the predictors (a checkpoint, ONNX graphs, a server, a file) and the metrics.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Self
 
+from phi_vision.data.samples import Value
 from phi_vision.data.template import Template
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
-    """An answer as it was written."""
+class Prediction:
+    """The output of a model for one sample."""
 
     text: str
-    """Without control tokens and blanks around."""
+    """The generated text, without control tokens and surrounding whitespace."""
+
+    record: dict[str, Value] | None
+    """The text parsed by the template; None where it does not parse."""
 
     confidence: Mapping[str, float] = field(default_factory=dict)
-    """Field -> probability (0 to 1) that the model gave to what it wrote there; empty where that is
-    not known, or where the answer cannot be read."""
+    """Field -> probability (0 to 1) of its generated value; empty where that is unknown or the text
+    does not parse."""
+
+    finish_reason: Literal["stop", "length", "cancelled"] | None = field(
+        default=None, compare=False
+    )
+    """Why generation ended; None where that is unknown."""
+
+    seconds: float | None = field(default=None, compare=False)
+    """Wall time of the prediction, of a batch its share; None where that is unknown."""
+
+    source: str = field(default="", compare=False)
+    """Id of the sample, path of the image, or "image N" for the N-th image without a path."""
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        template: Template,
+        *,
+        confidence: Mapping[str, float] | None = None,
+        finish_reason: Literal["stop", "length", "cancelled"] | None = None,
+        seconds: float | None = None,
+        source: str = "",
+    ) -> Self:
+        """Build a prediction from its text.
+
+        Input:  "Product: Coat, Category: COATS, Full Price: 390.0" and the template "product"
+        Output: Prediction(text="Product: Coat, …", record={"title": "Coat",
+                           "category3_code": "COATS", "full_price": 390.0})
+        """
+        return cls(
+            text=text,
+            record=template.parse(text),
+            confidence=confidence or {},
+            finish_reason=finish_reason,
+            seconds=seconds,
+            source=source,
+        )
 
 
 def field_confidence(
-    template: Template, text: str, ends: Sequence[int], logprobs: Sequence[float]
+    template: Template, text: str, token_ends: Sequence[int], logprobs: Sequence[float]
 ) -> dict[str, float]:
-    """Multiply the probabilities of the tokens that write a field and that end it.
+    """Multiply the probabilities of the tokens of each field, its closing token included.
 
     A token counts where it holds a character of the field, or the one right after it: "39" and
-    "390" differ only in whether the number ends. The model's probability of the whole value, given
-    what stands before it.
+    "390" differ only in whether the number ends. The product is the model's probability of the
+    whole value, given the text before it.
 
-    Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logarithms -0.1 -0.7 0.0 -0.2
+    Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logprobs -0.1 -0.7 0.0 -0.2
     Output: {"title": 0.41, ...}, the exponential of -0.7 + 0.0 - 0.2
 
     Args:
-        template: Reads the answer.
-        text: The answer.
-        ends: For each token, how many characters of the answer are written after it; the token
-            that ended the answer, which writes none, comes last.
+        template: Parses the text.
+        text: The generated text.
+        token_ends: For each token, the length of the text up to and including it; the stop token,
+            which adds no text, comes last.
         logprobs: The natural logarithm of each token's probability.
 
     Returns:
-        Field -> probability; {} where the answer cannot be read.
+        Field -> probability; {} where the text does not parse.
     """
-    starts = [0, *ends[:-1]]
+    starts = [0, *token_ends[:-1]]
     found = {}
     for name, (start, end) in template.spans(text).items():
         total = 0.0
-        for began, ended, logprob in zip(starts, ends, logprobs, strict=True):
-            writes = began < end and ended > start
-            closes = began <= end and (ended > end or began == ended == len(text))
-            if writes or closes:
+        for first, last, logprob in zip(starts, token_ends, logprobs, strict=True):
+            is_inside = first < end and last > start
+            is_closing = first <= end and (last > end or first == last == len(text))
+            if is_inside or is_closing:
                 total += logprob
         found[name] = math.exp(min(total, 0.0))
     return found

@@ -8,8 +8,8 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.data.template_grammar import known_categories as known_of
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.inference.predictions_file import Written
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.predictions_file import FilePredictor
+from phi_vision.inference.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Rounds:
 
 
 def rounds_for(
-    answerer: Answerer,
+    answerer: Predictor,
     samples: Sequence[Sample],
     training: Sequence[Sample],
     *,
@@ -70,9 +70,9 @@ def rounds_for(
     return Rounds(rounds=asked, left_out=left_out)
 
 
-def _unable(answerer: Answerer) -> dict[str, str]:
+def _unable(answerer: Predictor) -> dict[str, str]:
     """Say what an answerer cannot be asked, and why."""
-    if isinstance(answerer, Written):
+    if isinstance(answerer, FilePredictor):
         why = "a file holds no answers about other images"
         return dict.fromkeys((*CHANGES, CONSTRAINED), why)
     if isinstance(answerer, OpenAIPredictor):

@@ -7,7 +7,7 @@ from phi_vision.data.template import Template
 from phi_vision.evaluation.boosting import boost
 from phi_vision.evaluation.collect import Bar
 from phi_vision.evaluation.nearest_neighbour import nearest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.metrics.constant_baselines import category_median, constant
 from phi_vision.metrics.field_metrics import Predicted
 
@@ -48,7 +48,7 @@ def make_rivals(
 
 
 def nearest_of(
-    predictor: Predictor, samples: Sequence[Sample], training: Sequence[Sample], bar: Bar
+    predictor: LocalPredictor, samples: Sequence[Sample], training: Sequence[Sample], bar: Bar
 ) -> Predicted:
     """Answer each sample with what is known of the training image that looks most like it."""
     everything = [*training, *samples]

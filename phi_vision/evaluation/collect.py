@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.evaluation.ablations import Round
 from phi_vision.evaluation.prediction_cache import ask, seconds_a_reply
 from phi_vision.inference.model_fingerprint import identify
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.predictor import Predictor
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.training.tracking.versions import fingerprint
 
@@ -30,7 +30,7 @@ class PredictionCollector:
     batch_size: int
     bar: Bar
 
-    replies: dict[str, list[Reply]] = field(default_factory=dict)
+    replies: dict[str, list[Prediction]] = field(default_factory=dict)
     """Who -> a reply for each sample."""
 
     rivals: dict[str, Predicted] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class PredictionCollector:
     seconds: dict[str, float] = field(default_factory=dict)
     """Who -> seconds that a reply took, whenever it was given."""
 
-    def ask(self, who: str, words: str, answerer: Answerer, asked: Round) -> None:
+    def ask(self, who: str, words: str, answerer: Predictor, asked: Round) -> None:
         """Have samples answered, or read the replies that are already there.
 
         Args:
@@ -65,7 +65,7 @@ class PredictionCollector:
         self.seconds[who] = seconds_a_reply(file)
 
 
-def _describe(words: str, answerer: Answerer, asked: Round) -> str:
+def _describe(words: str, answerer: Predictor, asked: Round) -> str:
     """Hash what decides the replies: who answers, in which wording, about what, how limited."""
     told = {
         "answerer": identify(words),

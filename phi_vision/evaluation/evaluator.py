@@ -22,8 +22,8 @@ from phi_vision.evaluation.leakage import find_leaks
 from phi_vision.evaluation.report import write_report
 from phi_vision.evaluation.report_reader import RECIPE_FILE, REPORT_FOLDER
 from phi_vision.evaluation.run_facts import gather_facts, groups_of, noise_floor, start_of
-from phi_vision.inference.local import Predictor
-from phi_vision.inference.predictor import Answerer, find_predictor, find_template_of
+from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
 from phi_vision.metrics.scores import Scores, score
 
 
@@ -139,7 +139,7 @@ def _hear_model(
     training: list[Sample],
 ) -> tuple[str, Template]:
     """Ask the model everything that it can be asked; it is let go of before others are loaded."""
-    answerer = find_predictor(model, template=trial.template, batch_size=trial.batch_size)
+    answerer = load_predictor(model, template=trial.template, batch_size=trial.batch_size)
     _refuse_other_records([*samples, *training], answerer.template)
     asked = rounds_for(
         answerer,
@@ -164,14 +164,14 @@ def _hear_others(
     training: list[Sample],
 ) -> None:
     """Ask the model before fine-tuning and the twin, one after the other, in the same wording."""
-    wording = find_template_of(model, trial.template)
+    wording = resolve_template(model, trial.template)
     base = trial.base or start_of(model)
     if base is None and "base" not in trial.skip:
         hearing.left_out["base"] = "it is not known what the model started from; --base tells"
     for who, words in (("base", base), ("twin", trial.twin)):
         if words is None or who in trial.skip:
             continue
-        other = find_predictor(words, template=wording, batch_size=trial.batch_size)
+        other = load_predictor(words, template=wording, batch_size=trial.batch_size)
         shown = withhold_images(samples) if who == "twin" else samples
         hearing.ask(who, words, other, Round(samples=shown))
         _find_nearest(trial, hearing, other, samples, training)
@@ -182,7 +182,7 @@ def _hear_others(
 def _find_nearest(
     trial: EvaluationConfig,
     hearing: PredictionCollector,
-    answerer: Answerer,
+    answerer: Predictor,
     samples: list[Sample],
     training: list[Sample],
 ) -> None:
@@ -196,6 +196,6 @@ def _find_nearest(
         hearing.left_out[NEAREST] = f"sample {bare!r} has no image to be compared"
 
 
-def _sees(answerer: Answerer) -> TypeGuard[Predictor]:
+def _sees(answerer: Predictor) -> TypeGuard[LocalPredictor]:
     """Whether an answerer has a vision tower that can be asked by itself."""
-    return isinstance(answerer, Predictor) and not answerer.is_graph
+    return isinstance(answerer, LocalPredictor) and not answerer.is_onnx

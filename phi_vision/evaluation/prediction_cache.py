@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
-from phi_vision.inference.predictions_file import Written
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.predictions_file import FilePredictor
+from phi_vision.inference.predictor import Predictor
 
 KEYS = {"place", "id", "text", "confidence", "seconds"}
 """What each line but the first holds; the place is the sample's, counted from 0."""
@@ -28,14 +28,14 @@ Progress = Callable[[int, int], None]
 
 
 def ask(
-    answerer: Answerer,
+    answerer: Predictor,
     samples: Sequence[Sample],
     file: Path,
     *,
     fingerprint: str,
     grammar: str | None = None,
     progress: Progress | None = None,
-) -> list[Reply]:
+) -> list[Prediction]:
     """Ask about every sample that the file holds no reply for, and return all replies.
 
     Samples that show the very same images are one question, asked once: white images of one
@@ -57,7 +57,7 @@ def ask(
         ValueError: The file holds replies of another fingerprint, or something else, or cannot be
             written; a sample cannot be asked about.
     """
-    places = _first_places(samples, alike=not isinstance(answerer, Written))
+    places = _first_places(samples, alike=not isinstance(answerer, FilePredictor))
     questions = sorted(set(places))
     with _open(file) as kept:
         replies = _read(kept, file, fingerprint, samples)
@@ -67,7 +67,7 @@ def ask(
         if unanswered:
             asked = [samples[place] for place in unanswered]
             before = time.perf_counter()
-            for number, reply in answerer.replies(asked, grammar=grammar):
+            for number, reply in answerer.predict_samples(asked, grammar=grammar):
                 place, now = unanswered[number], time.perf_counter()
                 _append(kept, file, _line(place, samples[place], reply, now - before))
                 before = now
@@ -100,7 +100,7 @@ def _first_places(samples: Sequence[Sample], *, alike: bool) -> list[int]:
 
 def _read(
     kept: IO[bytes], file: Path, fingerprint: str, samples: Sequence[Sample]
-) -> dict[int, Reply]:
+) -> dict[int, Prediction]:
     """Read what an earlier run has asked, and leave the file ready for the next line."""
     kept.seek(0)
     # A kill in the middle of a line leaves its beginning: that reply is asked for again.
@@ -123,7 +123,7 @@ def _read(
     for number, row in enumerate(rows, start=2):
         if row.keys() != KEYS or ids.get(row["place"]) != row["id"]:
             raise _damaged(f"{file}, line {number}")
-        replies[row["place"]] = Reply(text=row["text"], confidence=row["confidence"])
+        replies[row["place"]] = Prediction(text=row["text"], confidence=row["confidence"])
     return replies
 
 
@@ -141,7 +141,7 @@ def _damaged(place: str) -> ValueError:
     return ValueError(f"{place} is no answer of this evaluation; delete the file to ask again")
 
 
-def _line(place: int, sample: Sample, reply: Reply, seconds: float) -> dict[str, Any]:
+def _line(place: int, sample: Sample, reply: Prediction, seconds: float) -> dict[str, Any]:
     return {
         "place": place,
         "id": sample.id,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.export.verify import Proof
-from phi_vision.generation.generate import Generates, answer
+from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -23,7 +23,7 @@ ASKED_TOGETHER = 4
 
 
 def ask(
-    model: Generates, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
+    model: GenerativeModel, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
 ) -> list[Generation]:
     """Ask about each sample's images in the template's words."""
     questions = []
@@ -31,7 +31,7 @@ def ask(
         images = tuple(sample.open_images())
         prompt = template.prompt(processor, images=len(images))
         questions.append(GenerationRequest(prompt=prompt, images=images))
-    return answer(model, processor, questions, batch_size=ASKED_TOGETHER)
+    return generate(model, processor, questions, batch_size=ASKED_TOGETHER)
 
 
 def compare_answers(
@@ -68,6 +68,6 @@ def compare_answers(
 
 def _shared_tokens(one: Generation, other: Generation) -> int:
     """Count the tokens up to which two answers say the same."""
-    pairs = enumerate(zip(one.ends, other.ends, strict=False))
-    shorter = min(len(one.ends), len(other.ends))
+    pairs = enumerate(zip(one.token_ends, other.token_ends, strict=False))
+    shorter = min(len(one.token_ends), len(other.token_ends))
     return next((at for at, (a, b) in pairs if one.text[:a] != other.text[:b]), shorter)

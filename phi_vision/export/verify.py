@@ -19,9 +19,9 @@ from phi_vision.data.dataset import (
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.evaluation.report_reader import read_recipe
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.inference.predictor import find_template_of
+from phi_vision.inference.predictor import resolve_template
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
@@ -166,7 +166,7 @@ def observe(
     logits = [predict_truth(model, collator, sample) for sample in samples]
     questions = [_question(collator, sample) for sample in samples]
     # One at a time: keys and values of several full-size rows weigh as much as many layers.
-    answers = answer(model, processor, questions, batch_size=1)
+    answers = generate(model, processor, questions, batch_size=1)
     if not isinstance(model, PeftModel):
         return Seen(logits, answers, None)
     with model.disable_adapter():
@@ -234,8 +234,8 @@ def is_torn(before: Generation, after: Generation, allowed: float) -> bool:
 
 def _pieces(said: Generation) -> list[str]:
     """Cut an answer into what each of its tokens wrote."""
-    starts = (0, *said.ends[:-1])
-    return [said.text[start:end] for start, end in zip(starts, said.ends, strict=True)]
+    starts = (0, *said.token_ends[:-1])
+    return [said.text[start:end] for start, end in zip(starts, said.token_ends, strict=True)]
 
 
 def _question(collator: AnswerCollator, sample: Sample) -> GenerationRequest:
@@ -250,7 +250,7 @@ def _template(source: str | Path, data: Path | None) -> Template:
     own = data is not None and (data / TEMPLATE_FILE).is_file()
     if not (Path(source) / TEMPLATE_FILE).is_file() and own:
         return find_template(str(data))
-    return find_template(find_template_of(str(source), None))
+    return find_template(resolve_template(str(source), None))
 
 
 def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:

@@ -17,7 +17,7 @@ ROOM_UNDER_GRAMMAR = 1024
 about ten times what is written in practice."""
 
 
-class Generates(Protocol):
+class GenerativeModel(Protocol):
     """What is asked of a model that answers; graphs have it as well as weights."""
 
     config: Phi3VConfig
@@ -40,8 +40,8 @@ class Generates(Protocol):
 
 
 @torch.inference_mode()
-def answer(
-    model: Generates,
+def generate(
+    model: GenerativeModel,
     processor: Phi3VProcessor,
     questions: Sequence[GenerationRequest],
     *,
@@ -80,11 +80,11 @@ def answer(
         batch = left_pad([encoded[place] for place in chosen], tokenizer.pad_token_id)
         _generate(model, batch, [rows[place] for place in chosen])
     model.train(was_training)
-    return [row.answered() for row in rows]
+    return [row.generation() for row in rows]
 
 
 def _row(
-    model: Generates, processor: Phi3VProcessor, question: GenerationRequest, length: int
+    model: GenerativeModel, processor: Phi3VProcessor, question: GenerationRequest, length: int
 ) -> Row:
     """Make ready to write the answer to a prompt of so many tokens."""
     stops = _stops(model)
@@ -98,12 +98,12 @@ def _row(
             f"the prompt is {length} tokens long, and the model reads at most "
             f"{model.config.max_position_embeddings}, the answer included; shorten it"
         )
-    limit = left if question.ends_itself else min(left, question.max_new_tokens)
+    limit = left if question.finite_grammar else min(left, question.max_new_tokens)
     reader = reader_of(processor.tokenizer)
     return Row(question, reader, stops, matcher=matcher, prompt_tokens=length, limit=limit)
 
 
-def _generate(model: Generates, batch: dict[str, torch.Tensor], rows: Sequence[Row]) -> None:
+def _generate(model: GenerativeModel, batch: dict[str, torch.Tensor], rows: Sequence[Row]) -> None:
     """Write the answers of one batch into its rows."""
     model.generate(
         **{name: values.to(model.device) for name, values in batch.items()},
@@ -114,7 +114,7 @@ def _generate(model: Generates, batch: dict[str, torch.Tensor], rows: Sequence[R
     )
 
 
-def _stops(model: Generates) -> tuple[int, ...]:
+def _stops(model: GenerativeModel) -> tuple[int, ...]:
     """Name the tokens that end an answer, as `generate` takes them: one or several."""
     stops = model.generation_config.eos_token_id
     return (stops,) if isinstance(stops, int) else tuple(stops)
@@ -125,7 +125,7 @@ def _room(row: Row, left: int) -> int | None:
 
     -1 where its prompt is beyond already.
     """
-    expected = min(row.limit, ROOM_UNDER_GRAMMAR) if row.question.ends_itself else row.limit
+    expected = min(row.limit, ROOM_UNDER_GRAMMAR) if row.question.finite_grammar else row.limit
     return None if left >= expected else max(left, -1)
 
 

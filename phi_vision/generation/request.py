@@ -9,7 +9,7 @@ from PIL.Image import Image
 MAX_NEW_TOKENS = 96
 """Longest answer in tokens where nothing else is asked: three times an answer about a product."""
 
-Ended = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled"]
 """Why an answer is over: the model (or a stop word) ended it, its limit cut it, nobody listens."""
 
 
@@ -30,7 +30,7 @@ class Generation(NamedTuple):
     text: str
     """Without control tokens and blanks around."""
 
-    ends: tuple[int, ...]
+    token_ends: tuple[int, ...]
     """For each token, how many characters of `text` are written after it. The token that ended the
     answer comes last, unless the answer was cut."""
 
@@ -38,7 +38,7 @@ class Generation(NamedTuple):
     """For each token, the natural logarithm of the probability that the model gave it, whatever a
     grammar or a temperature made of it."""
 
-    ended: Ended = "stop"
+    finish_reason: FinishReason = "stop"
     """Why there is no more."""
 
     prompt_tokens: int = 0
@@ -61,7 +61,7 @@ class GenerationRequest:
     grammar: str | None = None
     """All that may be written, as llguidance reads it; anything unless given."""
 
-    ends_itself: bool = False
+    finite_grammar: bool = False
     """Whether the grammar has no endless words: then `max_new_tokens` does not count."""
 
     temperature: float = 0.0
@@ -76,9 +76,9 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     """Words that end the answer; they are not part of it."""
 
-    listener: OnToken | None = None
+    on_token: OnToken | None = None
     """Hears the answer while it is written."""
 
-    finished: Callable[[Generation], object] | None = None
+    on_finish: Callable[[Generation], object] | None = None
     """Told of the whole answer as soon as it is over, while others of its batch may go on. Called
     on the thread that writes."""

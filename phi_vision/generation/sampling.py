@@ -13,7 +13,7 @@ from llguidance import LLMatcher
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
 from phi_vision.generation.constrained import BYTE_TOKEN, allow, control_tokens
-from phi_vision.generation.request import Ended, Generation, GenerationRequest
+from phi_vision.generation.request import FinishReason, Generation, GenerationRequest
 
 
 class Reader:
@@ -69,7 +69,7 @@ class Row:
         self.matcher = matcher
         self.prompt_tokens = prompt_tokens
         self.limit = limit
-        self.ended: Ended | None = None
+        self.finish_reason: FinishReason | None = None
         self._reader = reader
         self._stops = frozenset(stops)
         self._tokens: list[int] = []
@@ -91,27 +91,27 @@ class Row:
         return int(tokens_V[drawn])
 
     def take(self, token: int, logprob: float) -> None:
-        """Write a token down, tell the listener, and see whether the answer is over."""
+        """Write a token down, tell the on_token, and see whether the answer is over."""
         self._tokens.append(token)
         self._logprobs.append(logprob)
         if token in self._stops:
-            self.ended = "stop"
+            self.finish_reason = "stop"
         elif len(self._tokens) >= self.limit:
-            self.ended = "length"
+            self.finish_reason = "length"
         if (
             self.matcher is not None
-            and self.ended is None
+            and self.finish_reason is None
             and not self.matcher.consume_token(token)
         ):
-            self.ended = "length"
+            self.finish_reason = "length"
         self._tell()
 
     def give_up(self) -> None:
         """End the answer where its grammar has used up the work that it may take."""
-        self.ended = "length"
+        self.finish_reason = "length"
         self._tell()
 
-    def answered(self) -> Generation:
+    def generation(self) -> Generation:
         """Say what was written.
 
         A character of several tokens is written by the last of them: what stands before decodes as
@@ -127,26 +127,26 @@ class Row:
         ends = [min(max(_agreeing(each, whole) - blanks, 0), len(text)) for each in beginnings]
         # The decoder takes one torn character for a reason to tear those that touch it, too.
         rising = tuple(accumulate(ends, max))
-        ended = self.ended or "length"
+        ended = self.finish_reason or "length"
         return Generation(text, rising, tuple(self._logprobs), ended, self.prompt_tokens)
 
     def _tell(self) -> None:
         """Look for stop words, and let those who listen hear what is new."""
-        if self.question.stop or self.question.listener:
+        if self.question.stop or self.question.on_token:
             self._hear(self._words(self._tokens))
-        if self.ended and self.question.finished:
-            self._whole = self.answered()
-            self.question.finished(self._whole)
+        if self.finish_reason and self.question.on_finish:
+            self._whole = self.generation()
+            self.question.on_finish(self._whole)
 
     def _hear(self, whole: str) -> None:
-        if self.ended is None and any(word in whole for word in self.question.stop):
-            self.ended = "stop"
-        if self.question.listener is None:
+        if self.finish_reason is None and any(word in whole for word in self.question.stop):
+            self.finish_reason = "stop"
+        if self.question.on_token is None:
             return
-        final = self._cut(whole) if self.ended else self._settled()
+        final = self._cut(whole) if self.finish_reason else self._settled()
         piece, self._told = final[self._told :], max(self._told, len(final))
-        if not self.question.listener(piece) and self.ended is None:
-            self.ended = "cancelled"
+        if not self.question.on_token(piece) and self.finish_reason is None:
+            self.finish_reason = "cancelled"
 
     def _settled(self) -> str:
         """Give the part of the text that no further token can change."""
@@ -188,22 +188,22 @@ class Writing(LogitsProcessor):
         Input:  input_ids (B, L), scores (B, V)
         Output: (B, V)
         """
-        matchers = [None if row.ended else row.matcher for row in self.rows]
+        matchers = [None if row.finish_reason else row.matcher for row in self.rows]
         allowed_BV = allow(matchers, scores)
         for row, matcher in zip(self.rows, matchers, strict=True):
             if matcher is not None and matcher.is_error():
                 row.give_up()
         chosen = [
-            self.stop if row.ended else row.choose(allowed_V)
+            self.stop if row.finish_reason else row.choose(allowed_V)
             for row, allowed_V in zip(self.rows, allowed_BV, strict=True)
         ]
         chosen_B1 = torch.tensor(chosen, device=scores.device)[:, None]
         logprobs_B = scores.gather(1, chosen_B1)[:, 0] - scores.logsumexp(dim=-1)
         for row, token, logprob in zip(self.rows, chosen, logprobs_B.tolist(), strict=True):
-            if row.ended is None:
+            if row.finish_reason is None:
                 row.take(token, logprob)
         ending = [
-            self.stop if row.ended else token for row, token in zip(self.rows, chosen, strict=True)
+            self.stop if row.finish_reason else token for row, token in zip(self.rows, chosen, strict=True)
         ]
         next_B1 = torch.tensor(ending, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from phi_vision.inference.batch_requests import ask_portion
 from phi_vision.inference.batches import Outcome, Portion
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.predictor import Predictor
 from phi_vision.prepare.executors import open_ray
 
 WAITING = 2
@@ -21,7 +21,7 @@ LIVES = 2
 """So often a worker that died is started again, and its portions given to it again: a machine may
 leave the cluster, but what kills every worker would kill them for ever."""
 
-Open = Callable[[], Answerer]
+Open = Callable[[], Predictor]
 """Opens whoever is asked; travels to the workers."""
 
 
@@ -51,7 +51,7 @@ def ask_here(
             f"{found} cannot take effect: the engine local asks in this process, one portion after "
             "the other; use --engine ray"
         )
-    answerer: Answerer | None = None
+    answerer: Predictor | None = None
     for portion in portions:
         answerer = answerer or opening()
         yield portion, ask_portion(answerer, portion, grammar)

@@ -11,7 +11,7 @@ from pathlib import Path
 from phi_vision.data.template import Template, find_template
 from phi_vision.inference.batch_executors import Open
 from phi_vision.inference.model_fingerprint import identify
-from phi_vision.inference.predictor import find_predictor, find_template_of
+from phi_vision.inference.predictor import load_predictor, resolve_template
 from phi_vision.model.checkpoint import SMALL
 
 
@@ -49,10 +49,10 @@ def inquire_of(
     """Prepare to ask whoever is meant; nothing is opened before there is something to ask.
 
     Args:
-        words: As `find_predictor` takes them, but for a file of answers.
-        template: As for `find_predictor`.
+        words: As `load_predictor` takes them, but for a file of answers.
+        template: As for `load_predictor`.
         grammar: All that may be written (`data.grammar.grammar_of`); anything unless given.
-        batch_size: As for `find_predictor`.
+        batch_size: As for `load_predictor`.
 
     Raises:
         ValueError: A file of answers is meant, or there is no such template.
@@ -62,10 +62,10 @@ def inquire_of(
             f"{words} is a file of answers that were given elsewhere, so there is nobody to ask; "
             "give a model or a server"
         )
-    wording = _whole_path(find_template_of(words, template))
+    wording = _whole_path(resolve_template(words, template))
     return JobSpec(
         opening=partial(
-            find_predictor, _whole_path(words), template=wording, batch_size=batch_size
+            load_predictor, _whole_path(words), template=wording, batch_size=batch_size
         ),
         name=words,
         identity=identify(words),

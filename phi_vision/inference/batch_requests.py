@@ -6,8 +6,8 @@ import torch
 
 from phi_vision.data.samples import Sample
 from phi_vision.inference.batches import Failure, Outcome, Portion
-from phi_vision.inference.local import Predictor
-from phi_vision.inference.predictor import Answerer
+from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.predictor import LocalPredictor
 from phi_vision.inference.retry_policy import PASSING, ServerError
 
 AWAY = PASSING - {500} | {0, 401, 403, 404}
@@ -17,10 +17,10 @@ TELLING = 8
 """So many questions that all fail have a common cause, which is not in the images."""
 
 
-def ask_portion(answerer: Answerer, portion: Portion, grammar: str | None = None) -> list[Outcome]:
+def ask_portion(answerer: Predictor, portion: Portion, grammar: str | None = None) -> list[Outcome]:
     """Ask about every entry that can be asked about; one that fails is asked about alone.
 
-    Output: [Reply(...), Failure(reason="unreadable image", detail="..."), Reply(...)]
+    Output: [Prediction(...), Failure(reason="unreadable image", detail="..."), Prediction(...)]
 
     Raises:
         ValueError: The answerer answers nothing: a server is away, or all questions fail.
@@ -39,12 +39,12 @@ def ask_portion(answerer: Answerer, portion: Portion, grammar: str | None = None
 
 
 def _ask(
-    answerer: Answerer, samples: Mapping[int, Sample], grammar: str | None
+    answerer: Predictor, samples: Mapping[int, Sample], grammar: str | None
 ) -> dict[int, Outcome]:
     places, outcomes = list(samples), dict[int, Outcome]()
     problem = "it gave no reply"
     try:
-        for number, reply in answerer.replies(list(samples.values()), grammar=grammar):
+        for number, reply in answerer.predict_samples(list(samples.values()), grammar=grammar):
             outcomes[places[number]] = reply
     except Exception as error:
         if _is_about_all(error):
@@ -56,7 +56,7 @@ def _ask(
 
 
 def _ask_apart(
-    answerer: Answerer, left: Mapping[int, Sample], grammar: str | None, problem: str
+    answerer: Predictor, left: Mapping[int, Sample], grammar: str | None, problem: str
 ) -> dict[int, Outcome]:
     """Put aside what nobody can look at, and ask about the others: again, or half by half."""
     if not left:
@@ -74,16 +74,16 @@ def _ask_apart(
     return outcomes
 
 
-def _look(answerer: Answerer, sample: Sample) -> Failure | None:
+def _look(answerer: Predictor, sample: Sample) -> Failure | None:
     """Say what is wrong with a sample's images, if anything is."""
     try:
         images = sample.open_images()
     except ValueError as error:
         return Failure("unreadable image", str(error))
     try:
-        if isinstance(answerer, Predictor):
+        if isinstance(answerer, LocalPredictor):
             for image in images:
-                answerer.refuse_shape(image, f"sample {sample.id!r}")
+                answerer.check_shape(image, f"sample {sample.id!r}")
     except ValueError as error:
         return Failure("impossible shape", str(error))
     return None

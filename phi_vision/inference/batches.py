@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 
 Reason = Literal["no image", "unreadable image", "impossible shape", "no answer"]
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
     """In a sentence, to act on."""
 
 
-Outcome = Reply | Failure
+Outcome = Prediction | Failure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from phi_vision.data.prediction import Reply, field_confidence
+from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, Template
 
@@ -57,12 +57,12 @@ def request_of(sample: Sample, template: Template, model: str) -> dict[str, Any]
     }
 
 
-def read_reply(answer: Mapping[str, Any], template: Template) -> Reply:
+def read_reply(answer: Mapping[str, Any], template: Template) -> Prediction:
     """Take the reply out of an answer's body.
 
     Input:  {"choices": [{"message": {"content": "Product: Coat, …"}, "logprobs": {"content": [
              {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
-    Output: Reply(text="Product: Coat, …", confidence={"title": 0.81, …})
+    Output: Prediction(text="Product: Coat, …", confidence={"title": 0.81, …})
 
     Returns:
         The reply; without confidence where the server tells no probabilities, or tells them of
@@ -84,12 +84,12 @@ def read_reply(answer: Mapping[str, Any], template: Template) -> Reply:
         ) from error
     # Some servers, vLLM among them, also tell of the token that ended the answer.
     if content.encode(errors="surrogatepass") not in (b"".join(parts), b"".join(parts[:-1])):
-        return Reply(text=text)
+        return Prediction(text=text)
     skipped = len(content) - len(content.lstrip())
     counted = _by_letters(parts, logprobs)
     ends = [min(max(end - skipped, 0), len(text)) for end, _ in counted]
     totals = [total for _, total in counted]
-    return Reply(text=text, confidence=field_confidence(template, text, ends, totals))
+    return Prediction(text=text, confidence=field_confidence(template, text, ends, totals))
 
 
 def _as_address(encoded: bytes, image: Image.Image) -> str:

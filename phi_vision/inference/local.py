@@ -1,7 +1,7 @@
-"""Predictor: a checkpoint that answers about images, one by one or by the thousand.
+"""LocalPredictor: a checkpoint that answers about images, one by one or by the thousand.
 
-from phi_vision import Predictor
-predictor = Predictor("phi-vision-small")
+from phi_vision import LocalPredictor
+predictor = LocalPredictor("phi-vision-small")
 print(predictor.predict([Path("coat.jpg")])[0].record)
 """
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL.Image import Image
 
-from phi_vision.data.prediction import Reply, field_confidence
+from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample, Value, open_image
 from phi_vision.data.template import find_template
-from phi_vision.generation.generate import Generates, answer
+from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
@@ -55,7 +55,7 @@ class Prediction:
     answer cannot be read."""
 
 
-class Predictor:
+class LocalPredictor:
     """A loaded model with a wording, ready to answer.
 
     Args:
@@ -83,9 +83,9 @@ class Predictor:
         self.source = str(model)
         self.template = find_template(template)
         self.batch_size = batch_size
-        self.model: Generates
-        self.is_graph = (Path(model) / GENAI_FILE).is_file()
-        if self.is_graph:
+        self.model: GenerativeModel
+        self.is_onnx = (Path(model) / GENAI_FILE).is_file()
+        if self.is_onnx:
             self.name = f"ONNX folder {model}"
             self.model, self.processor = OnnxModel(Path(model)), load_processor(model)
             return
@@ -94,17 +94,17 @@ class Predictor:
         numbers = dtype or fast_dtype(place)
         self.model, self.processor = load_model(model, dtype=numbers, device=place)
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         """Answer the question about each sample's images, and yield replies as they are written.
 
         The longest prompts come first: a machine that is too small for them shows it at once.
 
         Input:  two samples, the second with the larger image
-        Output: (1, Reply(text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
+        Output: (1, Prediction(text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
                           confidence={"title": 0.81, "category3_code": 0.97, "full_price": 0.4})),
-                (0, Reply(...))
+                (0, Prediction(...))
 
         Args:
             samples: What is asked about; one without images is asked in words alone.
@@ -168,7 +168,7 @@ class Predictor:
             str(image) if isinstance(image, str | Path) else f"image {number}"
             for number, image in enumerate(images, start=1)
         ]
-        replies: list[Reply] = []
+        replies: list[Prediction] = []
         for some in self._portions(list(zip(images, sources, strict=True))):
             replies += self._ask([[self._open(image, source)] for image, source in some], grammar)
         return [
@@ -198,36 +198,36 @@ class Predictor:
             ValueError: The image cannot be read, or has an impossible shape.
         """
         opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
-        return _on_a_thread(lambda listener: self._listen(opened, grammar, listener))
+        return _on_a_thread(lambda on_token: self._listen(opened, grammar, on_token))
 
     def question(
         self,
         images: Sequence[Image],
         *,
         grammar: str | None = None,
-        listener: OnToken | None = None,
+        on_token: OnToken | None = None,
     ) -> GenerationRequest:
         """Word the template's question about images that are shown together.
 
         Args:
             images: Decoded, of possible shapes.
             grammar: One of `data.grammar.grammar_of`; anything may be written unless given.
-            listener: Hears the answer while it is written.
+            on_token: Hears the answer while it is written.
         """
         return GenerationRequest(
             prompt=self.template.prompt(self.processor, images=len(images)),
             images=tuple(images),
             grammar=grammar,
-            ends_itself=grammar is not None,
-            listener=listener,
+            finite_grammar=grammar is not None,
+            on_token=on_token,
         )
 
-    def reply(self, said: Generation) -> Reply:
+    def reply(self, said: Generation) -> Prediction:
         """Say how sure the model was of each field of an answer."""
-        confidence = field_confidence(self.template, said.text, said.ends, said.logprobs)
-        return Reply(text=said.text, confidence=confidence)
+        confidence = field_confidence(self.template, said.text, said.token_ends, said.logprobs)
+        return Prediction(text=said.text, confidence=confidence)
 
-    def refuse_shape(self, image: Image, source: str) -> None:
+    def check_shape(self, image: Image, source: str) -> None:
         """Refuse what the image processor would, but say whose image it is.
 
         Raises:
@@ -240,23 +240,23 @@ class Predictor:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
-    def _listen(self, image: Image, grammar: str | None, listener: OnToken) -> None:
-        question = self.question([image], grammar=grammar, listener=listener)
-        answer(self.model, self.processor, [question])
+    def _listen(self, image: Image, grammar: str | None, on_token: OnToken) -> None:
+        question = self.request([image], grammar=grammar, on_token=on_token)
+        generate(self.model, self.processor, [question])
 
     def _portions(self, things: Sequence[T]) -> Iterator[Sequence[T]]:
         step = self.batch_size * BATCHES_AT_ONCE
         return (things[start : start + step] for start in range(0, len(things), step))
 
-    def _ask(self, images: Sequence[list[Image]], grammar: str | None) -> list[Reply]:
-        questions = [self.question(shown, grammar=grammar) for shown in images]
-        answers = answer(self.model, self.processor, questions, batch_size=self.batch_size)
-        return [self.reply(said) for said in answers]
+    def _ask(self, images: Sequence[list[Image]], grammar: str | None) -> list[Prediction]:
+        questions = [self.request(shown, grammar=grammar) for shown in images]
+        answers = generate(self.model, self.processor, questions, batch_size=self.batch_size)
+        return [self.to_prediction(said) for said in answers]
 
     def _images(self, sample: Sample) -> list[Image]:
         images = sample.open_images()
         for image in images:
-            self.refuse_shape(image, f"sample {sample.id!r}")
+            self.check_shape(image, f"sample {sample.id!r}")
         return images
 
     def _global_view(self, sample: Sample) -> torch.Tensor:
@@ -292,7 +292,7 @@ class Predictor:
             opened = _decode(image, source)
         else:
             opened = image
-        self.refuse_shape(opened, source)
+        self.check_shape(opened, source)
         return opened
 
 

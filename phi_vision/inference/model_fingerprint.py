@@ -12,7 +12,7 @@ def identify(words: str) -> list[str]:
     Output: ["runs/coats", "runs/coats/model/config.json 2711 1763683200000000000", ...]
 
     Args:
-        words: As `find_predictor` takes them; of a server there are only these.
+        words: As `load_predictor` takes them; of a server there are only these.
     """
     place = Path(words)
     if not place.is_file():

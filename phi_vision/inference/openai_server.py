@@ -1,7 +1,7 @@
 """OpenAIPredictor: a running server as an answerer, asked over HTTP as OpenAI's is.
 
 served = OpenAIPredictor("http://localhost:8000/v1")
-for place, reply in served.replies(samples): print(samples[place].id, reply.text)
+for place, reply in served.predict_samples(samples): print(samples[place].id, reply.text)
 
 The form of requests and answers is in `chat_format.py`.
 """
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
 from phi_vision.inference.chat_completions import read_reply, request_of
@@ -67,14 +67,14 @@ class OpenAIPredictor:
         self.model = url.fragment or self._find_model()
         self.name = f"server {self.address}, model {self.model}"
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         """Ask about every sample, several at a time, and yield replies as they come.
 
         Input:  two samples
-        Output: (1, Reply(text="Product: Wool Coat, ...", confidence={"title": 0.81, ...})),
-                (0, Reply(...))
+        Output: (1, Prediction(text="Product: Wool Coat, ...", confidence={"title": 0.81, ...})),
+                (0, Prediction(...))
 
         Args:
             samples: What is asked about; their images are decoded when it is their turn.
@@ -113,7 +113,7 @@ class OpenAIPredictor:
         async with open_session(patience) as session:
             put(await request(session, self.address / "models", None, patience))
 
-    async def _ask_all(self, samples: Sequence[Sample], put: Put[tuple[int, Reply]]) -> None:
+    async def _ask_all(self, samples: Sequence[Sample], put: Put[tuple[int, Prediction]]) -> None:
         places = iter(range(len(samples)))
 
         async def take_turns(session: aiohttp.ClientSession) -> None:
@@ -130,7 +130,7 @@ class OpenAIPredictor:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, session: aiohttp.ClientSession, sample: Sample) -> Reply:
+    async def _ask(self, session: aiohttp.ClientSession, sample: Sample) -> Prediction:
         # Decoding and encoding images takes long enough to hold the others up.
         body = await asyncio.to_thread(request_of, sample, self.template, self.model)
         try:

@@ -1,4 +1,4 @@
-"""Written: answers that were given elsewhere, one JSON object per line, as if they were given now.
+"""FilePredictor: answers that were given elsewhere, one JSON object per line, as if they were given now.
 
     {"id": "A-red", "text": "Product: Wool Coat, Category: COATS, Full Price: 390.0"}
     {"id": "B-blue", "record": {"title": "Sun Hat", "category3_code": "HATS", "full_price": 45.5},
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, find_template
 
@@ -36,23 +36,23 @@ class Written:
         self.template = find_template(template)
         self.name = f"file {file}"
         self._file = file
-        self._replies: dict[str, Reply] = {}
+        self._replies: dict[str, Prediction] = {}
         for number, line in enumerate(_lines(file), start=1):
             if line.strip():
                 self._take(line, f"{file}, line {number}")
         if not self._replies:
             raise ValueError(f"{file} holds no answers: found no line; write one for each sample")
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         """Look up what was answered about each sample.
 
         The file may hold answers about others, too: fewer samples may be judged than were asked
         about.
 
         Input:  samples A-red and B-blue
-        Output: (0, Reply(text="Product: Wool Coat, ...")), (1, Reply(text="Product: Sun Hat, ..."))
+        Output: (0, Prediction(text="Product: Wool Coat, ...")), (1, Prediction(text="Product: Sun Hat, ..."))
 
         Args:
             samples: Found by their ids.
@@ -96,7 +96,7 @@ class Written:
             raise ValueError(
                 f"{place}: a second answer about {sample!r}; leave one line for each sample"
             )
-        self._replies[sample] = Reply(
+        self._replies[sample] = Prediction(
             text=_text(row, self.template, place),
             confidence=_confidence(row.get("confidence"), self.template, place),
         )

@@ -1,88 +1,93 @@
-"""Answerers: whoever can be asked about samples, found by one word of the command line.
+"""Predictor: one protocol for a checkpoint, ONNX graphs, an OpenAI-compatible server and a file.
 
-A model here, a graph for ONNX Runtime, a server, a file of answers: asked and judged alike.
+predictor = load_predictor("runs/coats")
+for index, prediction in predictor.predict_samples(samples):
+    print(samples[index].id, prediction.record)
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.inference.predictions_file import Written
+from phi_vision.inference.predictions_file import FilePredictor
 
-PLAIN_WORDING = "product"
-"""Template for whoever brings none along."""
+DEFAULT_TEMPLATE = "product"
+"""Template of a model that comes without one."""
 
 
-class Answerer(Protocol):
-    """Whoever can be asked the template's question about samples."""
+class Predictor(Protocol):
+    """A source of predictions."""
 
     template: Template
-    """Words the question and reads the answer."""
+    """Builds the prompt and parses the generated text."""
 
     name: str
-    """What it is, for the report: "checkpoint runs/coats", "server http://localhost:8000/v1"."""
+    """For reports: "checkpoint runs/coats", "server http://localhost:8000/v1, model coats"."""
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
-        """Ask about every sample, and yield each reply as it comes, in any order.
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Yield (index of the sample, prediction) in any order, as soon as each is available.
 
         Input:  [coat, hat]
-        Output: (1, Reply(text="Product: Sun Hat, ...")), (0, Reply(text="Product: Coat, ..."))
+        Output: (1, Prediction(text="Product: Sun Hat, ...")),
+                (0, Prediction(text="Product: Coat, ..."))
 
         Args:
-            samples: What is asked about; one without images is asked in words alone.
-            grammar: All that may be written, as a Lark grammar; None for anything.
+            samples: Samples to predict; one without images is prompted with text alone.
+            grammar: Lark grammar that constrains the text; None for free generation.
 
         Raises:
-            ValueError: A sample cannot be asked about (named), or a grammar cannot be kept to.
+            ValueError: A sample has an unusable image (its id is in the message), or the grammar
+                is not supported.
         """
         ...
 
 
-def find_predictor(words: str, *, template: str | None = None, batch_size: int = 16) -> Answerer:
-    """Find out who is meant, and make ready to ask.
+def load_predictor(
+    model: str, *, template: str | None = None, batch_size: int = 16
+) -> Predictor:
+    """Load the predictor that a model's name stands for.
 
-    Input:  "runs/coats", "phi-vision-small", "runs/coats-onnx", "http://localhost:8000/v1",
-            "predictions.jsonl"
-    Output: Predictor,    Predictor,          Predictor,         OpenAIPredictor,
-            Written
+    Input:  "runs/coats", "phi-vision-small", "runs/coats-onnx"     LocalPredictor
+            "http://localhost:8000/v1"                              OpenAIPredictor
+            "predictions.jsonl"                                     FilePredictor
 
     Args:
-        words: Run, checkpoint or adapter folder, hub id, folder for ONNX Runtime, address of a
-            server that speaks as OpenAI's does, or JSONL file of answers.
-        template: As `find_template` takes it; unless given, see `find_template_of`.
-        batch_size: Images read together; of a server, asked about at a time.
+        model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL of an OpenAI-compatible
+            server, or JSONL file of predictions.
+        template: Name or file of a template (see `find_template`); by default `resolve_template`.
+        batch_size: Samples per batch; for a server, concurrent requests.
 
     Raises:
-        ValueError: There is nothing of the kind, or it cannot be opened.
+        ValueError: There is no such model, or it cannot be loaded.
     """
-    wording = find_template_of(words, template)
-    if words.startswith(("http://", "https://")):
-        return OpenAIPredictor(words, template=wording, at_a_time=batch_size)
-    if Path(words).suffix == ".jsonl":
-        return Written(Path(words), template=wording)
-    return Predictor(words, template=wording, batch_size=batch_size)
+    chosen = resolve_template(model, template)
+    if model.startswith(("http://", "https://")):
+        return OpenAIPredictor(model, template=chosen, at_a_time=batch_size)
+    if Path(model).suffix == ".jsonl":
+        return FilePredictor(Path(model), template=chosen)
+    return LocalPredictor(model, template=chosen, batch_size=batch_size)
 
 
-def find_template_of(words: str, template: str | None) -> str:
-    """Say which template an answerer is asked in, in words that `find_template` takes.
+def resolve_template(model: str, template: str | None = None) -> str:
+    """Return the name or file of the template to use with a model.
 
     Input:  ("runs/coats", "walkthrough"), ("runs/coats", None),       ("phi-vision-small", None)
     Output: "walkthrough",                 "runs/coats/template.yaml", "product"
 
     Args:
-        words: Who is asked.
-        template: What the user chose. Without a choice it is the template that lies in the run, or
-            beside the file of answers, else the plain one.
+        model: As for `load_predictor`.
+        template: The user's choice; by default the template in the run folder or beside the file of
+            predictions, else `DEFAULT_TEMPLATE`.
     """
     if template is not None:
         return template
-    place = Path(words).parent if Path(words).suffix == ".jsonl" else Path(words)
-    file = place / TEMPLATE_FILE
-    return str(file) if file.is_file() else PLAIN_WORDING
+    folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
+    file = folder / TEMPLATE_FILE
+    return str(file) if file.is_file() else DEFAULT_TEMPLATE

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Estimate, Figure, draw_groups
@@ -97,7 +97,7 @@ class Scores:
 
 
 def score(
-    replies: Mapping[str, Sequence[Reply]],
+    replies: Mapping[str, Sequence[Prediction]],
     samples: Sequence[Sample],
     template: Template,
     *,
@@ -172,7 +172,7 @@ def verdict(margin: Figure) -> str:
 
 
 def _read_answers(
-    replies: Sequence[Reply], samples: Sequence[Sample], template: Template
+    replies: Sequence[Prediction], samples: Sequence[Sample], template: Template
 ) -> tuple[Answer, ...]:
     _refuse_gaps("model", replies, samples)
     return tuple(
@@ -190,7 +190,7 @@ def _read_answers(
 
 def _mark_all(
     metrics: Mapping[str, Metric],
-    replies: Mapping[str, Sequence[Reply]],
+    replies: Mapping[str, Sequence[Prediction]],
     rivals: Mapping[str, Predicted],
     samples: Sequence[Sample],
     template: Template,
@@ -218,7 +218,7 @@ def _answers_with(metric: Metric, records: Predicted, template: Template) -> boo
     return fields >= set(template.fields) if metric.field is None else metric.field in fields
 
 
-def _refuse_gaps(who: str, replies: Sequence[Reply], samples: Sequence[Sample]) -> None:
+def _refuse_gaps(who: str, replies: Sequence[Prediction], samples: Sequence[Sample]) -> None:
     if len(replies) != len(samples):
         raise ValueError(
             f"{WHO[who]} was asked about {len(samples)} samples and gave {len(replies)} replies; "

@@ -1,6 +1,6 @@
 """create_app: everything a server answers, as one ASGI application.
 
-app = create_app(Predictor("runs/coats"), Settings())
+app = create_app(LocalPredictor("runs/coats"), Settings())
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import JSONResponse, Response
 
 from phi_vision import __version__
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Engine
 from phi_vision.serving.calibrated_confidence import read_lines
 from phi_vision.serving.chat import chat_routes
@@ -49,7 +49,7 @@ OF_EVERYTHING = (401, 408, 413, 500)
 OF_QUESTIONS = (400, *OF_EVERYTHING, 404, 415, 429, 503, 504)
 
 
-def create_app(predictor: Predictor, settings: Settings) -> FastAPI:
+def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
     """Build the application around a loaded model; its lifespan starts and ends the model's thread.
 
     Raises:
@@ -86,7 +86,7 @@ def create_app(predictor: Predictor, settings: Settings) -> FastAPI:
     return app
 
 
-def _service_of(predictor: Predictor, settings: Settings) -> Service:
+def _service_of(predictor: LocalPredictor, settings: Settings) -> Service:
     figures = Figures()
     context = predictor.model.config.max_position_embeddings
     return Service(

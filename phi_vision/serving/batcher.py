@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from phi_vision.generation.generate import Generates, answer
+from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.serving.errors import ApiError, name_of, places_of
@@ -42,7 +42,7 @@ prompts on a CPU takes a while. Then the process may end without it."""
 class Loaded(Protocol):
     """What is asked of a `Predictor`."""
 
-    model: Generates
+    model: GenerativeModel
     processor: Phi3VProcessor
 
 
@@ -72,7 +72,7 @@ class PendingRequest:
         Not kept: with the ticket it would be a circle, and its images would take room until the
         garbage collector comes by.
         """
-        return replace(self._question, listener=self._hear, finished=self._finish)
+        return replace(self._question, on_token=self._hear, on_finish=self._finish)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield the pieces of the answer as they are written; joined they are its text.
@@ -135,7 +135,7 @@ class PendingRequest:
         return not self.given_up
 
     def _finish(self, answered: Generation) -> None:
-        if answered.ended != "cancelled":  # Whoever gave it up says why there is no answer.
+        if answered.finish_reason != "cancelled":  # Whoever gave it up says why there is no answer.
             self.from_any_thread(self.succeed, answered)
 
     def _end(self) -> None:
@@ -305,7 +305,7 @@ class Engine:
         Each ticket hears of its own answer as soon as that is over.
         """
         try:
-            answers = answer(
+            answers = generate(
                 self._predictor.model,
                 self._predictor.processor,
                 [ticket.question() for ticket in batch],

@@ -100,7 +100,7 @@ def logprobs_of(answered: Generation) -> Logprobs:
                      {"token": "at", "logprob": -0.2, "bytes": [97, 116]},
                      {"token": "", "logprob": -0.3, "bytes": []}]
     """
-    words = [answered.text[start:end] for start, end in pairwise((0, *answered.ends))]
+    words = [answered.text[start:end] for start, end in pairwise((0, *answered.token_ends))]
     return Logprobs(
         content=[
             TokenLogprob(token=word, logprob=logprob, bytes=list(word.encode()))
@@ -231,7 +231,7 @@ async def _events(
 
 
 def _finish_reason(answered: Generation) -> FinishReason:
-    return "stop" if answered.ended == "stop" else "length"
+    return "stop" if answered.finish_reason == "stop" else "length"
 
 
 def _new_id() -> str:

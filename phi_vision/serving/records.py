@@ -115,7 +115,7 @@ def _shown(asked: RecordRequest) -> list[Shown]:
 
 def _word(images: tuple[Image, ...], constrained: bool, service: Service) -> GenerationRequest:
     grammar = grammar_of(service.predictor.template) if constrained else None
-    question = service.predictor.question(images, grammar=grammar)
+    question = service.predictor.request(images, grammar=grammar)
     service.check_length(question, "images")
     return question
 
@@ -129,7 +129,7 @@ def _record_of(
 ) -> RecordAnswer:
     template = service.predictor.template
     record = template.parse(answered.text)
-    confidence = field_confidence(template, answered.text, answered.ends, answered.logprobs)
+    confidence = field_confidence(template, answered.text, answered.token_ends, answered.logprobs)
     return RecordAnswer(
         id=f"rec-{uuid.uuid4().hex}",
         created=int(time.time()),

@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.app import create_app
 from phi_vision.serving.request_log import LOGGING
 from phi_vision.serving.settings import Settings
@@ -70,7 +70,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def serve(
-    predictor: Predictor,
+    predictor: LocalPredictor,
     settings: Settings,
     *,
     listener: socket.socket,

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from starlette.requests import Request
 
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Engine, PendingRequest
 from phi_vision.serving.chat_template import Shown, Wording
 from phi_vision.serving.errors import ApiError
@@ -27,7 +27,7 @@ class Service:
     name: str
     """How callers call the model."""
 
-    predictor: Predictor
+    predictor: LocalPredictor
     settings: Settings
     figures: Figures
     engine: Engine

@@ -15,10 +15,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_vision.data.image_ablations import shuffle_images
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.field_metrics import metrics_for
@@ -117,7 +117,7 @@ class GenerationEvalCallback(TrainerCallback):
             seed=seed,
         )
 
-    def _answer(self, samples: Sequence[Sample]) -> list[Reply]:
+    def _answer(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Have each process answer a part; where layers are shared, all answer in step."""
         together = is_sharded(self.learner.model)
         answers = write_answers(
@@ -127,7 +127,7 @@ class GenerationEvalCallback(TrainerCallback):
             batch_size=2 * self.recipe.batch_size,
         )
         texts = answers if together else gather(answers)
-        return [Reply(text=text) for text in texts]
+        return [Prediction(text=text) for text in texts]
 
 
 def _rewards(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -168,5 +168,5 @@ def write_answers(
             )
             for sample in samples
         ]
-        answers = answer(model, learner.processor, questions, batch_size=batch_size)
+        answers = generate(model, learner.processor, questions, batch_size=batch_size)
     return [each.text for each in answers]

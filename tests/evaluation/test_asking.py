@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.evaluation.prediction_cache import ask, seconds_a_reply
-from phi_vision.inference.predictions_file import Written
+from phi_vision.inference.predictions_file import FilePredictor
 
 PORTION = 4
 
@@ -39,9 +39,9 @@ class Clerk:
         self.fails_after = fails_after
         self.grammars: list[str | None] = []
 
-    def replies(
+    def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
-    ) -> Iterator[tuple[int, Reply]]:
+    ) -> Iterator[tuple[int, Prediction]]:
         self.grammars.append(grammar)
         order = list(range(len(samples)))[::-1]
         for start in range(0, len(order), PORTION):
@@ -58,8 +58,8 @@ class Clerk:
         return self.notes.read_text().split() if self.notes.exists() else []
 
 
-def reply_to(each: Sample) -> Reply:
-    return Reply(text=f"é\n{each.images}", confidence={"title": 1 / 3})
+def reply_to(each: Sample) -> Prediction:
+    return Prediction(text=f"é\n{each.images}", confidence={"title": 1 / 3})
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_file_of_answers_is_asked_about_every_sample(tmp_path: Path) -> None:
     file = tmp_path / "written.jsonl"
     file.write_text("".join(json.dumps({"id": n, "text": n}) + "\n" for n in ("a", "b")))
     replies = ask(
-        Written(file), [sample("a"), sample("b")], tmp_path / "answers.jsonl", fingerprint="f"
+        FilePredictor(file), [sample("a"), sample("b")], tmp_path / "answers.jsonl", fingerprint="f"
     )
     assert [reply.text for reply in replies] == ["a", "b"]
 

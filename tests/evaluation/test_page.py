@@ -7,7 +7,7 @@ import pytest
 from toy_findings import toy_findings
 from toy_reports import HOSTILE
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.template import Template
 from phi_vision.evaluation.calibration_section import explain_fill, explain_fills
 from phi_vision.evaluation.data_section import report_slices
@@ -161,7 +161,7 @@ def test_any_template_has_a_page(answer: str, findings: Findings):
     kinds = {"text": HOSTILE, "category": "<i>A</i>", "number": None}
     record = {field: kinds[kind] for field, kind in template.kinds.items()}
     samples = [replace(sample, record=record) for sample in findings.samples[:9]]
-    replies = {"model": [Reply(text=template.render(record))] * 8 + [Reply(text="?")]}
+    replies = {"model": [Prediction(text=template.render(record))] * 8 + [Prediction(text="?")]}
     scores = score(replies, samples, template, training=samples)
     page = as_page(replace(findings, scores=scores, samples=samples))
     assert "nan" not in words(page.split("</style>")[1])

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from toy_reports import HOSTILE, PRODUCT, toy_log
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.evaluation.metadata import Facts, Findings
 from phi_vision.metrics.scores import score
@@ -65,10 +65,10 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
 
 
 def _least(
-    replies: Sequence[Reply], samples: Sequence[Sample], training: Sequence[Sample]
+    replies: Sequence[Prediction], samples: Sequence[Sample], training: Sequence[Sample]
 ) -> Findings:
     """Texts of a file from elsewhere, and nothing else."""
-    texts = [Reply(text=reply.text) for reply in replies]
+    texts = [Prediction(text=reply.text) for reply in replies]
     facts = Facts(
         model="predictions.jsonl",
         data="catalog",
@@ -100,10 +100,10 @@ def _sample(name: str, number: int) -> Sample:
     )
 
 
-def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Reply:
+def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Prediction:
     """Answer right with the probability of a share, and a little surer where it is."""
     if rng.random() < 0.05:
-        return Reply(text=HOSTILE)
+        return Prediction(text=HOSTILE)
     right = rng.random(3) < share
     price = float(str(sample.record["full_price"]))
     said = {
@@ -112,7 +112,7 @@ def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Reply:
         "full_price": price if right[2] else round(price * rng.lognormal(0, 0.6), 2),
     }
     sure = np.clip(0.5 + 0.3 * right + 0.2 * rng.random(3), 0, 1)
-    return Reply(
+    return Prediction(
         text=PRODUCT.render(said),
         confidence=dict(zip(PRODUCT.fields, map(float, sure), strict=True)),
     )

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.export import compatibility as engines
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.model import modeling_phi3_v
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
@@ -167,7 +167,7 @@ def test_our_rooms_join_crops_whatever_the_folder_asks_for(
     folder: Path, images: list[Image.Image]
 ) -> None:
     assert not load_processor(folder).image_processor.pad_crops
-    predictor = Predictor(folder, template=PRODUCT.name, device="cpu", dtype=torch.float32)
+    predictor = LocalPredictor(folder, template=PRODUCT.name, device="cpu", dtype=torch.float32)
     assert len(predictor.predict(images)) == 2
 
 

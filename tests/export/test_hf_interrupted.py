@@ -138,7 +138,7 @@ def test_a_failed_proof_leaves_nothing(
     ("words", "is_full"),
     [
         ("Error while serializing: I/O error: No space left on device (os error 28)", True),
-        ("the builder ended: OSError: [Errno 28] No space left on device", True),
+        ("the builder finish_reason: OSError: [Errno 28] No space left on device", True),
         ("Error while deserializing: header too large", False),
     ],
 )

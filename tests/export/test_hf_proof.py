@@ -147,9 +147,9 @@ def test_a_proof_says_what_was_compared() -> None:
     assert proof(samples=0).words() == "not verified: no sample was asked about"
 
 
-def said(text: str, ends: tuple[int, ...], *probabilities: float) -> Generation:
+def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Generation:
     logprobs = tuple(math.log(probability) for probability in probabilities)
-    return Generation(text=text, ends=ends, logprobs=logprobs, ended="stop", prompt_tokens=1)
+    return Generation(text=text, token_ends=ends, logprobs=logprobs, finish_reason="stop", prompt_tokens=1)
 
 
 @pytest.mark.parametrize(

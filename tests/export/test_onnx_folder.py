@@ -24,10 +24,10 @@ from phi_vision.export import onnx as onnx_folder
 from phi_vision.export.onnx import export_onnx, merge, write_onnx
 from phi_vision.export.onnx_decoder import TEXT_FILE, decoder_config, write_plain_checkpoint
 from phi_vision.export.onnx_graphs import VisionGraph, WordGraph
-from phi_vision.generation.generate import Generates, answer
+from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference import onnx_predictor as onnx_model
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -113,15 +113,15 @@ def question(processor: Phi3VProcessor, about: Sample, **settings: object) -> Ge
 
 
 def ask(
-    model: Generates, processor: Phi3VProcessor, *, batch_size: int = 4, **settings: object
+    model: GenerativeModel, processor: Phi3VProcessor, *, batch_size: int = 4, **settings: object
 ) -> list[Generation]:
     questions = [question(processor, about, **settings) for about in SAMPLES]
-    return answer(model, processor, questions, batch_size=batch_size)
+    return generate(model, processor, questions, batch_size=batch_size)
 
 
 def assert_same(found: list[Generation], expected: list[Generation]) -> None:
     assert [each.text for each in found] == [each.text for each in expected]
-    assert [each.ends for each in found] == [each.ends for each in expected]
+    assert [each.token_ends for each in found] == [each.token_ends for each in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=LOGPROB_TOLERANCE)
 
@@ -135,8 +135,8 @@ def test_graphs_answer_like_the_model_alone_and_in_batches(
 
 
 def test_graphs_answer_like_the_model_under_a_grammar(loaded: Loaded, graphs: OnnxModel) -> None:
-    found = ask(graphs, loaded[1], grammar=GRAMMAR, ends_itself=True)
-    assert_same(found, ask(*loaded, grammar=GRAMMAR, ends_itself=True))
+    found = ask(graphs, loaded[1], grammar=GRAMMAR, finite_grammar=True)
+    assert_same(found, ask(*loaded, grammar=GRAMMAR, finite_grammar=True))
     assert all(TEMPLATE.parse(each.text) for each in found)
 
 
@@ -168,9 +168,9 @@ def test_rows_of_a_batch_are_drawn_stopped_cut_and_heard_each_in_its_own_way(
             {"temperature": 1.0, "top_p": 0.9, "seed": 7},
             {"stop": (" ",)},
             {"max_new_tokens": 2},
-            {"listener": hear},
-            {"listener": give_up},
-            {"grammar": GRAMMAR, "ends_itself": True},
+            {"on_token": hear},
+            {"on_token": give_up},
+            {"grammar": GRAMMAR, "finite_grammar": True},
         ]
         processor = loaded[1]
         return [question(processor, SAMPLES[0], **each) for each in settings]
@@ -179,11 +179,11 @@ def test_rows_of_a_batch_are_drawn_stopped_cut_and_heard_each_in_its_own_way(
     answers = []
     for model in (loaded[0], graphs):
         told += [[], []]
-        answers.append(answer(model, loaded[1], asked(*told[-2:])))
+        answers.append(generate(model, loaded[1], asked(*told[-2:])))
     expected, found = answers
     assert_same(found, expected)
-    assert [each.ended for each in found] == [each.ended for each in expected]
-    assert [each.ended for each in found[1:5]] == ["stop", "length", "stop", "cancelled"]
+    assert [each.finish_reason for each in found] == [each.finish_reason for each in expected]
+    assert [each.finish_reason for each in found[1:5]] == ["stop", "length", "stop", "cancelled"]
     assert told[:2] == told[2:]
     assert "".join(told[0]) == found[3].text
 
@@ -266,15 +266,15 @@ def test_a_rounded_decoder_is_reported_at_int4_and_refused_at_fp32(
 
 
 def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: Loaded) -> None:
-    answerer = Predictor(folder, template=str(folder), batch_size=2)
-    replies = list(answerer.replies(SAMPLES))
+    answerer = LocalPredictor(folder, template=str(folder), batch_size=2)
+    replies = list(answerer.predict_samples(SAMPLES))
     places = [place for place, _ in replies]
     assert (places[0], places[-1], sorted(places)) == (3, 4, [0, 1, 2, 3, 4])  # the longest first
     expected = ask(*loaded)
     read = 0
     for place, reply in replies:
         said = expected[place]
-        confidence = field_confidence(TEMPLATE, said.text, said.ends, said.logprobs)
+        confidence = field_confidence(TEMPLATE, said.text, said.token_ends, said.logprobs)
         assert reply.text == expected[place].text
         assert reply.confidence == pytest.approx(confidence, abs=LOGPROB_TOLERANCE)
         read += bool(confidence)
@@ -288,7 +288,7 @@ def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: 
 def test_a_sample_with_a_bad_image_is_named(folder: Path, image: bytes, why: str) -> None:
     bad = Sample(id="coat 7", group="", images=(image,), record={})
     with pytest.raises(ValueError, match=rf"sample 'coat 7'.*{why}"):
-        list(Predictor(folder).replies([*SAMPLES, bad]))
+        list(LocalPredictor(folder).predict_samples([*SAMPLES, bad]))
 
 
 def test_graphs_tell_nothing_of_the_machine_that_wrote_them(folder: Path) -> None:

@@ -6,7 +6,7 @@ from PIL import Image
 from toy_rows import NONE, ONE, TWO, Inputs
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
-from phi_vision.generation.generate import answer, left_pad
+from phi_vision.generation.generate import generate, left_pad
 from phi_vision.generation.request import GenerationRequest
 
 Asked = tuple[str, list[Image.Image]]
@@ -19,7 +19,7 @@ def said(model: Phi3VForCausalLM, processor: Phi3VProcessor, asked: list[Asked])
         GenerationRequest(prompt=prompt, images=tuple(shown), max_new_tokens=NEW)
         for prompt, shown in asked
     ]
-    return [each.text for each in answer(model, processor, questions, batch_size=3)]
+    return [each.text for each in generate(model, processor, questions, batch_size=3)]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_answers_hold_no_control_tokens_nor_the_prompt(
 def test_nothing_asked_is_nothing_answered(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
-    assert answer(model, processor, []) == []
+    assert generate(model, processor, []) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -75,14 +75,14 @@ def test_the_model_is_left_in_the_mode_it_was_in(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, training: bool
 ) -> None:
     model.train(training)
-    answer(model, processor, [SHORT])
+    generate(model, processor, [SHORT])
     assert model.training is training
 
 
 def test_training_goes_on_after_answering(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, rows: list[Inputs]
 ) -> None:
-    answer(model, processor, [SHORT])
+    generate(model, processor, [SHORT])
     model(**rows[0], labels=rows[0]["input_ids"]).loss.backward()
     assert model.lm_head.weight.grad is not None
 
@@ -126,7 +126,7 @@ def test_no_batch_straddles_the_border_while_it_answers(
     lengths = [97, 40, 96, 88, 84, 100, 88, 95]
     asked: list[Asked] = [(prompt_of(length, processor), []) for length in lengths]
     questions = [GenerationRequest(prompt=prompt, max_new_tokens=NEW) for prompt, _ in asked]
-    texts = [each.text for each in answer(short_context, processor, questions)]
+    texts = [each.text for each in generate(short_context, processor, questions)]
     #                  never crosses, four cross underway,      beyond from the start
     assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
     assert texts == [said(short_context, processor, [one])[0] for one in asked]

@@ -8,7 +8,7 @@ from toy_rows import NONE, ONE, TWO
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.data.prediction import field_confidence
 from phi_vision.data.template import PRODUCT
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.generation.sampling import Reader, Row
 
@@ -38,7 +38,7 @@ def read_ids(ids: list[int], processor: Phi3VProcessor) -> Generation:
     row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=len(ids))
     for token in ids:
         row.take(token, -0.5)
-    return row.answered()
+    return row.generation()
 
 
 def stop_at(model: Phi3VForCausalLM, token: int) -> None:
@@ -61,7 +61,7 @@ def test_the_probabilities_are_those_of_reading_the_answer(
     with torch.no_grad():
         logits_LV = model(torch.cat([prompt, torch.tensor([written])], dim=1)).logits[0]
     expected = logits_LV[prompt.shape[1] - 1 : -1].log_softmax(-1)[range(NEW), written]
-    (said,) = answer(model, processor, [PLAIN])
+    (said,) = generate(model, processor, [PLAIN])
     assert said.logprobs == pytest.approx(expected.tolist(), abs=TOLERANCE)
 
 
@@ -70,33 +70,33 @@ def test_in_a_batch_tokens_are_as_probable_as_alone(
 ) -> None:
     a, b, c = images
     asked = [plain(TWO, b, c), PLAIN, plain(ONE, a)]
-    for question, said in zip(asked, answer(model, processor, asked), strict=True):
-        (alone,) = answer(model, processor, [question])
-        assert said.ends == alone.ends
+    for question, said in zip(asked, generate(model, processor, asked), strict=True):
+        (alone,) = generate(model, processor, [question])
+        assert said.token_ends == alone.token_ends
         assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
 
 
 def test_the_token_that_ends_an_answer_counts_and_the_padding_after_it_does_not(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    (cut,) = answer(model, processor, [PLAIN])
+    (cut,) = generate(model, processor, [PLAIN])
     assert len(cut.logprobs) == NEW
     written = first_written(model, processor, NEW)
     stop = next(token for token in written[3:] if token not in written[:3])
     stop_at(model, stop)
-    both = answer(model, processor, [PLAIN, plain(ONE, images[0])])
+    both = generate(model, processor, [PLAIN, plain(ONE, images[0])])
     ended, other = both
     count = written.index(stop) + 1
-    assert len(ended.ends) == len(ended.logprobs) == count
+    assert len(ended.token_ends) == len(ended.logprobs) == count
     assert ended.logprobs == pytest.approx(cut.logprobs[:count], abs=TOLERANCE)
-    assert len(other.ends) == len(other.logprobs)
+    assert len(other.token_ends) == len(other.logprobs)
 
 
 def test_each_token_ends_where_its_characters_do(processor: Phi3VProcessor) -> None:
     tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Wool Coat, 39", processor))
     assert tokens == ["▁Wool", "▁Coat", ",", "▁", "3", "9"]
     said = read("Wool Coat, 39<|end|>", processor)
-    assert (said.text, said.ends) == ("Wool Coat, 39", (4, 9, 10, 11, 12, 13, 13))
+    assert (said.text, said.token_ends) == ("Wool Coat, 39", (4, 9, 10, 11, 12, 13, 13))
 
 
 def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
@@ -105,26 +105,26 @@ def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
     tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Aü茶B", processor))
     assert tokens == ["▁A", "<0xC3>", "<0xBC>", "<0xE8>", "<0x8C>", "<0xB6>", "B"]
     said = read("Aü茶B", processor)
-    assert (said.text, said.ends) == ("Aü茶B", (1, 1, 2, 2, 2, 3, 4))
+    assert (said.text, said.token_ends) == ("Aü茶B", (1, 1, 2, 2, 2, 3, 4))
 
 
 def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcessor) -> None:
     said = read("  A b  <|end|>", processor)
     assert said.text == "A b"
-    assert said.ends[-1] == 3
-    assert list(said.ends) == sorted(said.ends)
-    assert read("<|end|>", processor).ends == (0,)
+    assert said.token_ends[-1] == 3
+    assert list(said.token_ends) == sorted(said.token_ends)
+    assert read("<|end|>", processor).token_ends == (0,)
 
 
 def test_a_torn_character_is_no_error(processor: Phi3VProcessor) -> None:
     said = read_ids(ids_of("Aü", processor)[:-1], processor)
     assert said.text.startswith("A")
-    assert said.ends[-1] == len(said.text)
+    assert said.token_ends[-1] == len(said.text)
 
 
 def test_what_is_said_of_tokens_gives_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
     said = read("Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>", processor)
-    confidence = field_confidence(PRODUCT, said.text, said.ends, said.logprobs)
+    confidence = field_confidence(PRODUCT, said.text, said.token_ends, said.logprobs)
     assert sorted(confidence) == ["category3_code", "full_price", "title"]
     # Each token is held probable at exp(-0.5): "▁Wool" "▁Coat" and the "," that ends the title.
     assert confidence["title"] == pytest.approx(torch.tensor(-1.5).exp().item())

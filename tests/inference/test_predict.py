@@ -1,4 +1,4 @@
-"""Predictor: images in, predictions out, in order and by name."""
+"""LocalPredictor: images in, predictions out, in order and by name."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference import local as predict
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 
 SHADES = (0, 60, 120, 180, 240)
 
@@ -36,8 +36,8 @@ def sample(name: str, *images: bytes) -> Sample:
     return Sample(id=name, group=name, images=images, record={})
 
 
-def said(predictor: Predictor, one: Sample) -> Reply:
-    ((_, reply),) = predictor.replies([one])
+def said(predictor: LocalPredictor, one: Sample) -> Prediction:
+    ((_, reply),) = predictor.predict_samples([one])
     return reply
 
 
@@ -48,11 +48,11 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_checkpoint: Path) -> Predictor:
-    return Predictor(tiny_checkpoint, dtype=torch.float32, device="cpu", batch_size=2)
+def predictor(tiny_checkpoint: Path) -> LocalPredictor:
+    return LocalPredictor(tiny_checkpoint, dtype=torch.float32, device="cpu", batch_size=2)
 
 
-def test_paths_bytes_and_images_are_answered_alike(predictor: Predictor, tmp_path: Path) -> None:
+def test_paths_bytes_and_images_are_answered_alike(predictor: LocalPredictor, tmp_path: Path) -> None:
     (tmp_path / "coat.png").write_bytes(encoded(60))
     path = tmp_path / "coat.png"
     predictions = predictor.predict([path, str(path), encoded(60), image(60)])
@@ -61,16 +61,16 @@ def test_paths_bytes_and_images_are_answered_alike(predictor: Predictor, tmp_pat
     assert sources == [str(path), str(path), "image 3", "image 4"]
 
 
-def test_each_sample_gets_the_reply_that_it_gets_alone(predictor: Predictor) -> None:
+def test_each_sample_gets_the_reply_that_it_gets_alone(predictor: LocalPredictor) -> None:
     samples = [sample(str(shade), encoded(shade)) for shade in SHADES]
-    replies = dict(predictor.replies(samples))
+    replies = dict(predictor.predict_samples(samples))
     assert sorted(replies) == list(range(len(samples)))
     for place, each in enumerate(samples):
         assert replies[place].text == said(predictor, each).text
 
 
 def test_predictions_come_in_the_order_asked(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "BATCHES_AT_ONCE", 1)
     together = predictor.predict([image(shade) for shade in SHADES])
@@ -79,7 +79,7 @@ def test_predictions_come_in_the_order_asked(
 
 
 def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
     sizes = [(60, 50), (40, 160), (500, 20), (50, 50), (30, 90)]
@@ -92,7 +92,7 @@ def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
         return decode(self)
 
     monkeypatch.setattr(Sample, "open_images", note)
-    replies = predictor.replies(samples)
+    replies = predictor.predict_samples(samples)
     first = [next(replies)[0] for _ in range(2)]
     assert len(opened) == 2, "images of later batches are decoded too early"
     order = [*first, *(place for place, _ in replies)]
@@ -102,7 +102,7 @@ def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
 
 
 def test_image_tokens_are_counted_as_the_image_processor_makes_them(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
     crops = predictor.processor.image_processor
@@ -111,22 +111,22 @@ def test_image_tokens_are_counted_as_the_image_processor_makes_them(
         assert predictor._image_tokens(sample("one", encoded(0, size))) == made[0], size
 
 
-def test_a_sample_without_images_is_asked_in_words_alone(predictor: Predictor) -> None:
+def test_a_sample_without_images_is_asked_in_words_alone(predictor: LocalPredictor) -> None:
     prompt = predictor.template.prompt(predictor.processor, images=0)
-    alone = answer(
+    alone = generate(
         predictor.model, predictor.processor, [GenerationRequest(prompt=prompt, max_new_tokens=4)]
     )
-    replies = dict(predictor.replies([sample("blind"), sample("seeing", encoded(0))]))
+    replies = dict(predictor.predict_samples([sample("blind"), sample("seeing", encoded(0))]))
     assert "image" not in prompt
     assert replies[0].text == alone[0].text
 
 
 def test_under_a_grammar_every_reply_can_be_read_and_is_sure_of_something(
-    predictor: Predictor,
+    predictor: LocalPredictor,
 ) -> None:
     grammar = grammar_of(predictor.template, {"category3_code": ["COATS", "HATS"]})
     samples = [sample(str(shade), encoded(shade)) for shade in SHADES[:2]]
-    for _, reply in predictor.replies(samples, grammar=grammar):
+    for _, reply in predictor.predict_samples(samples, grammar=grammar):
         record = predictor.template.parse(reply.text)
         assert record is not None
         assert record["category3_code"] in ("COATS", "HATS")
@@ -137,7 +137,7 @@ def test_under_a_grammar_every_reply_can_be_read_and_is_sure_of_something(
     assert sorted(prediction.confidence) == sorted(predictor.template.fields)
 
 
-def test_features_are_of_length_one_and_tell_images_apart(predictor: Predictor) -> None:
+def test_features_are_of_length_one_and_tell_images_apart(predictor: LocalPredictor) -> None:
     samples = [sample(str(shade), encoded(shade), encoded(0)) for shade in SHADES]
     features = predictor.features(samples)
     assert features.dtype == np.float32
@@ -148,13 +148,13 @@ def test_features_are_of_length_one_and_tell_images_apart(predictor: Predictor) 
     assert predictor.features([]).shape == (0, features.shape[1])
 
 
-def test_a_sample_without_images_has_no_features(predictor: Predictor) -> None:
+def test_a_sample_without_images_has_no_features(predictor: LocalPredictor) -> None:
     with pytest.raises(ValueError, match=r"sample 'blind' has no image"):
         predictor.features([sample("blind")])
 
 
 def test_a_prediction_holds_the_record_or_none(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["Product: Coat, Category: COATS, Full Price: 390.0", "A coat."]
     answers = [Generation(text, (len(text), len(text)), (-0.5, 0.0)) for text in texts]
@@ -166,7 +166,7 @@ def test_a_prediction_holds_the_record_or_none(
 
 
 def test_a_sample_of_two_images_is_asked_about_both(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -182,14 +182,14 @@ def test_a_sample_of_two_images_is_asked_about_both(
 # Streaming.
 
 
-def test_the_pieces_of_a_stream_are_the_answer(predictor: Predictor) -> None:
+def test_the_pieces_of_a_stream_are_the_answer(predictor: LocalPredictor) -> None:
     pieces = list(predictor.stream(encoded(0)))
     assert "".join(pieces) == predictor.predict([encoded(0)])[0].text
     assert all(pieces)
 
 
 def test_a_stream_that_is_left_breaks_the_answer_off(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4000)
@@ -202,17 +202,17 @@ def test_a_stream_that_is_left_breaks_the_answer_off(
     assert "answer_0" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_stream_refuses_what_is_no_image(predictor: Predictor) -> None:
+def test_a_stream_refuses_what_is_no_image(predictor: LocalPredictor) -> None:
     with pytest.raises(ValueError, match="cannot read an image"):
         predictor.stream(b"no image")
 
 
-def test_no_images_give_no_predictions(predictor: Predictor) -> None:
+def test_no_images_give_no_predictions(predictor: LocalPredictor) -> None:
     assert predictor.predict([]) == []
-    assert list(predictor.replies([])) == []
+    assert list(predictor.predict_samples([])) == []
 
 
-def test_an_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(predictor: LocalPredictor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image 2: cannot read an image"):
         predictor.predict([image(0), b"no image"])
     with pytest.raises(ValueError, match=r"no image at .*coat\.png"):
@@ -221,7 +221,7 @@ def test_an_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> N
         said(predictor, sample("torn", b"no image"))
 
 
-def test_a_image_that_is_a_line_is_named(predictor: Predictor) -> None:
+def test_a_image_that_is_a_line_is_named(predictor: LocalPredictor) -> None:
     with pytest.raises(ValueError, match=r"image 2: .*5000"):
         predictor.predict([image(0), image(0, size=(1, 5000))])
     with pytest.raises(ValueError, match=r"sample 'line': .*5000"):
@@ -229,14 +229,14 @@ def test_a_image_that_is_a_line_is_named(predictor: Predictor) -> None:
 
 
 def test_what_cannot_be_shown_is_refused_before_anything_is_asked(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "answer", lambda *_, **__: pytest.fail("asked"))
     samples = [*(sample(str(shade), encoded(shade)) for shade in SHADES), sample("torn", b"-")]
     with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
-        list(predictor.replies(samples))
+        list(predictor.predict_samples(samples))
 
 
 def test_an_unknown_template_is_refused_before_loading() -> None:
     with pytest.raises(ValueError, match=r"no template 'poem'; choose from product"):
-        Predictor("no-such-model", template="poem")
+        LocalPredictor("no-such-model", template="poem")

@@ -11,7 +11,7 @@ from aiohttp import web
 from model_server import Body, message, serving
 from PIL import Image
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.inference.chat_completions import read_reply
@@ -54,8 +54,8 @@ async def tell_shade(body: Body) -> Body:
     return message(text_of(int(pixel[0])))
 
 
-def replies_of(served: OpenAIPredictor, samples: Sequence[Sample] = SAMPLES) -> list[Reply]:
-    found = dict(served.replies(samples))
+def replies_of(served: OpenAIPredictor, samples: Sequence[Sample] = SAMPLES) -> list[Prediction]:
+    found = dict(served.predict_samples(samples))
     return [found[place] for place in range(len(samples))]
 
 
@@ -73,7 +73,7 @@ def test_every_sample_gets_the_answer_about_its_own_image() -> None:
         served = OpenAIPredictor(server.address, patience=QUICK)
         assert [reply.text for reply in replies_of(served)] == [text_of(n) for n in range(5)]
         assert served.name == f"server {server.address}, model coats"
-        assert list(served.replies([])) == []
+        assert list(served.predict_samples([])) == []
 
 
 def test_the_question_is_the_templates_and_nothing_is_drawn_by_lot() -> None:
@@ -161,7 +161,7 @@ def test_what_was_answered_before_a_failure_is_handed_out() -> None:
 
     with serving(fail_third) as server:
         served = OpenAIPredictor(server.address, at_a_time=1, patience=QUICK)
-        replies = served.replies(SAMPLES)
+        replies = served.predict_samples(SAMPLES)
         assert [next(replies)[0], next(replies)[0]] == [0, 1]
         with pytest.raises(ValueError, match=r"sample 's2': .*HTTP 400"):
             next(replies)
@@ -169,7 +169,7 @@ def test_what_was_answered_before_a_failure_is_handed_out() -> None:
 
 def test_who_stops_listening_breaks_the_questions_off() -> None:
     with serving(tell_shade) as server:
-        replies = OpenAIPredictor(server.address, at_a_time=1, patience=QUICK).replies(
+        replies = OpenAIPredictor(server.address, at_a_time=1, patience=QUICK).predict_samples(
             SAMPLES * 100
         )
         next(replies)
@@ -178,7 +178,7 @@ def test_who_stops_listening_breaks_the_questions_off() -> None:
 
 
 def test_a_loop_that_runs_already_is_no_hindrance() -> None:
-    async def in_a_notebook(address: str) -> list[Reply]:
+    async def in_a_notebook(address: str) -> list[Prediction]:
         return replies_of(OpenAIPredictor(address, patience=QUICK))
 
     with serving(tell_shade) as server:
@@ -211,8 +211,8 @@ def test_letters_split_between_tokens_and_tokens_that_do_not_add_up_are_told_apa
     split = [{"token": "?", "logprob": -0.5, "bytes": list(part)} for part in (before, after)]
     template = TEMPLATES["product"]
     assert read_reply(message(text, split), template).confidence["title"] == pytest.approx(exp(-1))
-    assert read_reply(message(text, split[:1]), template) == Reply(text=text)
-    assert read_reply(message(None), template) == Reply(text="")
+    assert read_reply(message(text, split[:1]), template) == Prediction(text=text)
+    assert read_reply(message(None), template) == Prediction(text="")
 
 
 def test_the_token_that_ended_the_answer_counts_where_a_server_tells_it() -> None:
@@ -226,7 +226,7 @@ def test_the_token_that_ended_the_answer_counts_where_a_server_tells_it() -> Non
     assert reply.text == text
     assert reply.confidence["title"] == pytest.approx(exp(-0.5))
     assert reply.confidence["full_price"] == pytest.approx(exp(-0.75))
-    assert read_reply(message(text, [*tokens, tokens[1]]), template) == Reply(text=text)
+    assert read_reply(message(text, [*tokens, tokens[1]]), template) == Prediction(text=text)
 
 
 def test_a_server_that_cannot_tell_probabilities_is_asked_without() -> None:
@@ -331,4 +331,4 @@ def test_a_grammar_is_refused_at_once() -> None:
         serving(tell_shade) as server,
         pytest.raises(ValueError, match=r"cannot be limited to a grammar"),
     ):
-        OpenAIPredictor(server.address, patience=QUICK).replies(SAMPLES, grammar='start: "a"')
+        OpenAIPredictor(server.address, patience=QUICK).predict_samples(SAMPLES, grammar='start: "a"')

@@ -1,4 +1,4 @@
-"""Written: a file of answers from elsewhere, held to the samples that are judged."""
+"""FilePredictor: a file of answers from elsewhere, held to the samples that are judged."""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
-from phi_vision.inference.predictions_file import Written
+from phi_vision.inference.predictions_file import FilePredictor
 
 COAT = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
 HAT = {"title": "Sun Hat", "category3_code": "HATS", "full_price": 45}
@@ -28,11 +28,11 @@ def test_texts_and_records_are_found_by_the_samples_ids(tmp_path: Path) -> None:
         {"id": 7, "record": {"colour": "blue", **HAT}, "confidence": {"full_price": 1}},
         {"id": "A-red", "text": f" {COAT}\n", "record": {}},
     )
-    written = Written(file)
+    written = FilePredictor(file)
     assert written.name == f"file {file}"
-    assert dict(written.replies(SAMPLES)) == {
-        0: Reply(text=COAT),
-        1: Reply(
+    assert dict(written.predict_samples(SAMPLES)) == {
+        0: Prediction(text=COAT),
+        1: Prediction(
             text="Product: Sun Hat, Category: HATS, Full Price: 45.0",
             confidence={"full_price": 1.0},
         ),
@@ -51,29 +51,29 @@ def test_the_predictions_of_a_report_are_such_a_file(tmp_path: Path) -> None:
         }
         for sample in SAMPLES
     ]
-    replies = dict(Written(write(tmp_path, *rows)).replies(SAMPLES))
-    assert replies == dict.fromkeys((0, 1), Reply(text=COAT, confidence={"title": 0.5}))
+    replies = dict(FilePredictor(write(tmp_path, *rows)).predict_samples(SAMPLES))
+    assert replies == dict.fromkeys((0, 1), Prediction(text=COAT, confidence={"title": 0.5}))
 
 
 def test_no_record_is_an_answer_that_cannot_be_read(tmp_path: Path) -> None:
     file = write(tmp_path, {"id": "A-red", "record": None, "confidence": None})
-    assert list(Written(file).replies(SAMPLES[:1])) == [(0, Reply(text=""))]
+    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [(0, Prediction(text=""))]
 
 
 def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     line = json.dumps({"id": "A-red", "text": COAT})
     file.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
-    assert list(Written(file).replies(SAMPLES[:1])) == [(0, Reply(text=COAT))]
+    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [(0, Prediction(text=COAT))]
 
 
 def test_other_samples_may_be_in_the_file_but_none_may_be_missing(tmp_path: Path) -> None:
     file = write(tmp_path, {"id": "A-red", "text": COAT}, {"id": "a-blue", "text": COAT})
-    written = Written(file)
-    assert list(written.replies(SAMPLES[:1])) == [(0, Reply(text=COAT))]
+    written = FilePredictor(file)
+    assert list(written.predict_samples(SAMPLES[:1])) == [(0, Prediction(text=COAT))]
     expected = r"no answer about 1 of 2 samples, such as '7'; it holds 1 others, such as 'a-blue'"
     with pytest.raises(ValueError, match=expected):
-        written.replies(SAMPLES)
+        written.predict_samples(SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -96,20 +96,20 @@ def test_a_line_that_is_no_answer_is_named(
     tmp_path: Path, line: str | Mapping[str, object], why: str
 ) -> None:
     with pytest.raises(ValueError, match=why):
-        Written(write(tmp_path, {"id": "A-red", "text": COAT}, line))
+        FilePredictor(write(tmp_path, {"id": "A-red", "text": COAT}, line))
 
 
 def test_a_file_without_answers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no answers"):
-        Written(write(tmp_path, "\n"))
+        FilePredictor(write(tmp_path, "\n"))
     with pytest.raises(ValueError, match=r"no answers at .*: No such file"):
-        Written(tmp_path / "none.jsonl")
+        FilePredictor(tmp_path / "none.jsonl")
     (tmp_path / "utf16.jsonl").write_bytes('{"id": "é"}'.encode("utf-16"))
     with pytest.raises(ValueError, match="no UTF-8 text"):
-        Written(tmp_path / "utf16.jsonl")
+        FilePredictor(tmp_path / "utf16.jsonl")
 
 
 def test_answers_already_given_cannot_be_limited(tmp_path: Path) -> None:
-    written = Written(write(tmp_path, {"id": "A-red", "text": COAT}))
+    written = FilePredictor(write(tmp_path, {"id": "A-red", "text": COAT}))
     with pytest.raises(ValueError, match="cannot be limited to a grammar"):
-        written.replies(SAMPLES[:1], grammar='start: "a"')
+        written.predict_samples(SAMPLES[:1], grammar='start: "a"')

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from phi_vision.data.image_ablations import shuffle_images
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
 from phi_vision.metrics.bootstrap import Estimate, Figure
@@ -55,8 +55,8 @@ def guess(samples: Sequence[Sample]) -> list[str]:
     return [PRODUCT.render(SAMPLES[3].record)] * len(samples)
 
 
-def replies_of(texts: Sequence[str]) -> list[Reply]:
-    return [Reply(text=text) for text in texts]
+def replies_of(texts: Sequence[str]) -> list[Prediction]:
+    return [Prediction(text=text) for text in texts]
 
 
 def scores_of(
@@ -174,8 +174,8 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero(margin: Figure, words: 
 
 
 def test_answers_keep_text_reading_and_confidence() -> None:
-    replies = [Reply(text="?"), *replies_of(look(SAMPLES[1:]))]
-    replies[1] = Reply(text=replies[1].text, confidence={"title": 0.5})
+    replies = [Prediction(text="?"), *replies_of(look(SAMPLES[1:]))]
+    replies[1] = Prediction(text=replies[1].text, confidence={"title": 0.5})
     scores = score({"model": replies}, SAMPLES, PRODUCT, training=SAMPLES)
     first, second = scores.answers[:2]
     assert (first.id, first.group, first.text, first.parsed) == ("0", "g0", "?", None)

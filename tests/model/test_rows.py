@@ -1,4 +1,4 @@
-"""Rows of one batch: each with its own grammar, dice, limit, stop words and listener."""
+"""Rows of one batch: each with its own grammar, dice, limit, stop words and on_token."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from PIL import Image
 from toy_rows import NONE, ONE
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.generation.sampling import Reader, Row
 
@@ -30,14 +30,14 @@ class Ear:
 
 
 def asked(ear: Ear | None = None, **settings: object) -> GenerationRequest:
-    return GenerationRequest(**{"prompt": NONE, "max_new_tokens": NEW, "listener": ear, **settings})  # type: ignore[arg-type]
+    return GenerationRequest(**{"prompt": NONE, "max_new_tokens": NEW, "on_token": ear, **settings})  # type: ignore[arg-type]
 
 
 def spell(text: str, processor: Phi3VProcessor, question: GenerationRequest) -> Row:
     """Write a text into a row token by token, until the row is over."""
     row = Row(question, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=1000)
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        if row.ended is None:
+        if row.finish_reason is None:
             row.take(token, -0.5)
     return row
 
@@ -53,22 +53,22 @@ def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
         GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=NEW),
         asked(Ear(2)),
     ]
-    together = answer(model, processor, questions)
+    together = generate(model, processor, questions)
     for question, said in zip(questions[:-1], together, strict=False):
-        (alone,) = answer(model, processor, [question])
-        assert (said.text, said.ended, said.ends) == (alone.text, alone.ended, alone.ends)
-    assert [said.ended for said in together] == [
+        (alone,) = generate(model, processor, [question])
+        assert (said.text, said.finish_reason, said.token_ends) == (alone.text, alone.finish_reason, alone.token_ends)
+    assert [said.finish_reason for said in together] == [
         *("length", "length", "length", "stop", "length", "cancelled")
     ]
-    assert [len(said.ends) for said in together][:2] == [NEW, 3]
-    assert len(together[-1].ends) == 2
+    assert [len(said.token_ends) for said in together][:2] == [NEW, 3]
+    assert len(together[-1].token_ends) == 2
 
 
 def test_prompts_are_counted_with_their_image_tokens(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     question = GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=1)
-    (said,) = answer(model, processor, [question])
+    (said,) = generate(model, processor, [question])
     ids = processor(text=ONE, images=[images[0]], return_tensors="pt")["input_ids"]
     assert said.prompt_tokens == ids.shape[1]
 
@@ -81,7 +81,7 @@ def test_a_seed_draws_the_same_answer_again_and_another_seed_another(
 ) -> None:
     seeds = [1, 2, 1, None, None]
     questions = [asked(temperature=1.0, seed=seed) for seed in seeds]
-    texts = [said.text for said in answer(model, processor, questions)]
+    texts = [said.text for said in generate(model, processor, questions)]
     assert texts[0] == texts[2]
     assert len({texts[0], texts[1], texts[3], texts[4]}) == 4
 
@@ -90,7 +90,7 @@ def test_a_seed_draws_the_same_answer_again_and_another_seed_another(
 def test_cold_dice_and_a_narrow_choice_are_greedy(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, settings: dict[str, float]
 ) -> None:
-    greedy, drawn = answer(model, processor, [PLAIN, asked(seed=1, **settings)])
+    greedy, drawn = generate(model, processor, [PLAIN, asked(seed=1, **settings)])
     assert drawn.text == greedy.text
 
 
@@ -113,7 +113,7 @@ def test_pieces_joined_are_the_answer(model: Phi3VForCausalLM, processor: Phi3VP
     """Random weights write torn characters and blanks, which is the hard case."""
     for seed in range(12):
         ear = Ear()
-        (said,) = answer(model, processor, [asked(ear, temperature=1.5, seed=seed)])
+        (said,) = generate(model, processor, [asked(ear, temperature=1.5, seed=seed)])
         assert "".join(ear.pieces) == said.text
         assert len(ear.pieces) == NEW
 
@@ -122,7 +122,7 @@ def test_pieces_joined_are_the_answer(model: Phi3VForCausalLM, processor: Phi3VP
 def test_every_letter_is_told_once_and_soon(processor: Phi3VProcessor, text: str) -> None:
     ear = Ear()
     row = spell(text + "!", processor, asked(ear))
-    assert "".join(ear.pieces) == row.answered().text == (text + "!").strip()
+    assert "".join(ear.pieces) == row.generation().text == (text + "!").strip()
     assert sum(bool(piece) for piece in ear.pieces) > 1
 
 
@@ -132,11 +132,11 @@ def test_a_stop_word_ends_the_answer_and_is_never_told(
 ) -> None:
     ear = Ear()
     row = spell("A Wool Coat, red", processor, asked(ear, stop=stop))
-    said = row.answered()
+    said = row.generation()
     first = min(place for word in stop if (place := "A Wool Coat, red".find(word)) >= 0)
     assert said.text == "A Wool Coat, red"[:first].rstrip() == "".join(ear.pieces)
-    assert said.ended == "stop"
-    assert max(said.ends) == len(said.text)
+    assert said.finish_reason == "stop"
+    assert max(said.token_ends) == len(said.text)
 
 
 def test_the_beginning_of_a_stop_word_that_does_not_come_is_told(
@@ -161,8 +161,8 @@ def test_when_nobody_listens_the_batch_ends(
         return forward(self, *inputs, **named)
 
     monkeypatch.setattr(Phi3VForCausalLM, "forward", count)
-    answers = answer(model, processor, [asked(Ear(2)), asked(Ear(4))])
-    assert [said.ended for said in answers] == ["cancelled", "cancelled"]
+    answers = generate(model, processor, [asked(Ear(2)), asked(Ear(4))])
+    assert [said.finish_reason for said in answers] == ["cancelled", "cancelled"]
     assert len(steps) == 4
 
 
@@ -171,11 +171,11 @@ def test_a_row_that_is_over_says_so_before_its_batch_is(
 ) -> None:
     order: list[str] = []
     questions = [
-        asked(finished=lambda said: order.append(f"long, {len(said.ends)} tokens")),
-        asked(max_new_tokens=2, finished=lambda said: order.append(said.ended)),
-        asked(Ear(3), finished=lambda said: order.append(said.ended)),
+        asked(on_finish=lambda said: order.append(f"long, {len(said.token_ends)} tokens")),
+        asked(max_new_tokens=2, on_finish=lambda said: order.append(said.finish_reason)),
+        asked(Ear(3), on_finish=lambda said: order.append(said.finish_reason)),
     ]
-    answer(model, processor, questions)
+    generate(model, processor, questions)
     assert order == ["length", "cancelled", f"long, {NEW} tokens"]
 
 
@@ -190,10 +190,10 @@ def test_a_grammar_that_asks_for_too_much_ends_its_own_row_alone(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, schema: dict[str, object]
 ) -> None:
     grammar = f"start: %json {json.dumps(schema)}"
-    cut, other = answer(model, processor, [asked(grammar=grammar), PLAIN])
-    assert cut.ended == "length"
-    assert len(cut.ends) < NEW
-    assert other.text == answer(model, processor, [PLAIN])[0].text
+    cut, other = generate(model, processor, [asked(grammar=grammar), PLAIN])
+    assert cut.finish_reason == "length"
+    assert len(cut.token_ends) < NEW
+    assert other.text == generate(model, processor, [PLAIN])[0].text
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(
@@ -201,4 +201,4 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(
 ) -> None:
     model.config.max_position_embeddings = 10
     with pytest.raises(ValueError, match=r"tokens long, and the model reads at most 10"):
-        answer(model, processor, [PLAIN])
+        generate(model, processor, [PLAIN])

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.synthetic.render.drawing import draw, random_scene
@@ -53,7 +53,7 @@ def test_the_packaged_base_names_what_it_is_shown() -> None:
     questions = [
         GenerationRequest(prompt=prompt, images=(one,), max_new_tokens=8) for one in images
     ]
-    said = answer(model, processor, questions)
+    said = generate(model, processor, questions)
     # Measured 0.97 to 0.99 on hundreds; 20 of 24 leaves room for chance and fails a blind model.
     pairs = zip(said, garments, strict=True)
     assert sum(each.text == garment.kind for each, garment in pairs) >= 20

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from toy_products import draw_product
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 
 
 @pytest.fixture(scope="session")
-def small() -> Predictor:
+def small() -> LocalPredictor:
     """Trained weights: where the likeliest token is hardly likelier than the next, sums in another
     order, as in a batch, make it another."""
     torch.set_num_threads(1)
-    return Predictor("phi-vision-small", dtype=torch.float32)
+    return LocalPredictor("phi-vision-small", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")

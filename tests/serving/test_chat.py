@@ -9,7 +9,7 @@ import pytest
 from jsonschema_rs import validate
 from starlette.testclient import TestClient
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.app import create_app
 from phi_vision.serving.settings import Settings
 
@@ -25,7 +25,7 @@ SOLD = {
 
 
 @pytest.fixture(scope="module")
-def client(small: Predictor) -> Iterator[TestClient]:
+def client(small: LocalPredictor) -> Iterator[TestClient]:
     with TestClient(create_app(small, SETTINGS)) as client:
         yield client
 
@@ -140,7 +140,7 @@ def test_seeds_decide_what_is_drawn(client: TestClient, asked: Body) -> None:
 
 
 def test_two_images_and_earlier_turns_are_seen(
-    client: TestClient, small: Predictor, asked: Body
+    client: TestClient, small: LocalPredictor, asked: Body
 ) -> None:
     (turn,) = asked["messages"]
     said = [
@@ -245,7 +245,7 @@ def test_broken_bodies_are_refused(client: TestClient, content: bytes) -> None:
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
-    small: Predictor, asked: Body, monkeypatch: pytest.MonkeyPatch
+    small: LocalPredictor, asked: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small.model.config, "max_position_embeddings", 60)
     with TestClient(create_app(small, SETTINGS)) as client:
@@ -256,7 +256,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
 
 
 def test_an_answer_that_takes_too_long_is_an_error_before_or_in_the_stream(
-    small: Predictor,
+    small: LocalPredictor,
 ) -> None:
     endless = words("hello") | {
         "max_tokens": 3000,
@@ -274,7 +274,7 @@ def test_an_answer_that_takes_too_long_is_an_error_before_or_in_the_stream(
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
-def test_the_key_is_described_and_demanded(small: Predictor) -> None:
+def test_the_key_is_described_and_demanded(small: LocalPredictor) -> None:
     app = create_app(small, replace(SETTINGS, key="hunter2-hunter2"))
     with TestClient(app) as client:
         assert refusal(client, words("hello"))[:1] == (401,)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from served_apps import Gated
 
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Engine
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.server_metrics import Figures
@@ -37,13 +37,13 @@ async def running(gated: Gated, **changes: float) -> AsyncIterator[tuple[Engine,
 
 
 @pytest.fixture
-def gated(small: Predictor) -> Gated:
+def gated(small: LocalPredictor) -> Gated:
     return Gated(small)
 
 
 @pytest.fixture
-def question(small: Predictor, image: Image.Image) -> GenerationRequest:
-    return replace(small.question([image]), max_new_tokens=8)
+def question(small: LocalPredictor, image: Image.Image) -> GenerationRequest:
+    return replace(small.request([image]), max_new_tokens=8)
 
 
 def figure(figures: Figures, name: str) -> float:
@@ -67,7 +67,7 @@ def test_what_arrives_together_is_answered_together_and_as_alone(
         replace(question, stop=("o",), max_new_tokens=20),
         replace(question, grammar='start: "Yes" | "No"'),
     ]
-    alone = [answer(gated.model, gated.processor, [each])[0] for each in questions]
+    alone = [generate(gated.model, gated.processor, [each])[0] for each in questions]
 
     async def ask() -> list[str]:
         async with running(gated) as (engine, _):
@@ -96,7 +96,7 @@ def test_pieces_are_heard_as_they_are_written_and_joined_are_the_text(
 def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(
     gated: Gated, question: GenerationRequest
 ) -> None:
-    endless = replace(question, grammar=ENDLESS, ends_itself=True)
+    endless = replace(question, grammar=ENDLESS, finite_grammar=True)
 
     async def ask() -> bool:
         async with running(gated) as (engine, _):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jsonschema_rs import validate
 
-from phi_vision.generation.generate import answer
+from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.json_grammar import LONGEST, grammar_of_schema
 
 Schema = dict[str, Any]
@@ -51,7 +51,7 @@ def nested(levels: int) -> Schema:
     ],
     ids=["product", "chain", "enum", "list"],
 )
-def test_answers_are_what_the_schema_takes(small: Predictor, schema: Schema) -> None:
+def test_answers_are_what_the_schema_takes(small: LocalPredictor, schema: Schema) -> None:
     question = GenerationRequest(
         prompt="<s><|user|>\nSay it.<|end|>\n<|assistant|>\n",
         grammar=grammar_of_schema(schema),
@@ -59,8 +59,8 @@ def test_answers_are_what_the_schema_takes(small: Predictor, schema: Schema) -> 
         seed=3,
         max_new_tokens=200,
     )
-    (answered,) = answer(small.model, small.processor, [question])
-    assert answered.ended == "stop"
+    (answered,) = generate(small.model, small.processor, [question])
+    assert answered.finish_reason == "stop"
     validate(schema, json.loads(answered.text))
 
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_kept_to_is_refused_in_words(schema: Schema, why: str) ->
         grammar_of_schema(schema)
 
 
-def test_what_may_contain_itself_need_not(small: Predictor) -> None:
+def test_what_may_contain_itself_need_not(small: LocalPredictor) -> None:
     grammar_of_schema(node(SELF))
     grammar_of_schema({"type": "array", "items": {"$ref": "#"}})
     grammar_of_schema({"type": "object", "additionalProperties": {"$ref": "#"}})

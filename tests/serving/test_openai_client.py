@@ -15,7 +15,7 @@ from served_apps import running, wait_until
 from toy_products import draw_product
 
 from phi_vision.data.samples import Sample
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.serving.app import create_app
 from phi_vision.serving.settings import Settings
@@ -34,7 +34,7 @@ class Sold(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def app(small: Predictor) -> FastAPI:
+def app(small: LocalPredictor) -> FastAPI:
     settings = Settings(key=KEY, queue=2, batch_size=4, max_tokens=3000, timeout=15.0)
     return create_app(small, settings)
 
@@ -185,7 +185,7 @@ def test_too_many_are_told_when_to_come_again(server: str, asked: dict[str, Any]
 
 
 def test_what_breaks_in_a_stream_is_an_error_of_the_client(
-    small: Predictor, asked: dict[str, Any]
+    small: LocalPredictor, asked: dict[str, Any]
 ) -> None:
     with running(create_app(small, Settings(timeout=0.5, max_tokens=3000))) as server:
         client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
@@ -198,7 +198,7 @@ def test_what_breaks_in_a_stream_is_an_error_of_the_client(
 
 
 def test_an_evaluation_finds_the_predictors_own_answers(
-    small: Predictor, server: str, monkeypatch: pytest.MonkeyPatch
+    small: LocalPredictor, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     shades = ("red", "navy", "black")
@@ -211,8 +211,8 @@ def test_an_evaluation_finds_the_predictors_own_answers(
         )
         for shade in shades
     ]
-    own = dict(small.replies(samples))
-    served = dict(OpenAIPredictor(f"{server}/v1", at_a_time=2).replies(samples))
+    own = dict(small.predict_samples(samples))
+    served = dict(OpenAIPredictor(f"{server}/v1", at_a_time=2).predict_samples(samples))
     for place, reply in own.items():
         assert served[place].text == reply.text
         assert served[place].confidence == pytest.approx(reply.confidence, rel=1e-3)

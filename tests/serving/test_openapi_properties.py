@@ -26,7 +26,7 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 from starlette.testclient import TestClient
 from toy_products import draw_product
 
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.app import create_app
 from phi_vision.serving.settings import Settings
 
@@ -47,17 +47,17 @@ QUICK = settings(
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_checkpoint: Path) -> Predictor:
-    return Predictor(tiny_checkpoint, dtype=torch.float32)
+def predictor(tiny_checkpoint: Path) -> LocalPredictor:
+    return LocalPredictor(tiny_checkpoint, dtype=torch.float32)
 
 
-def make_app(predictor: Predictor, *, max_tokens: int) -> FastAPI:
+def make_app(predictor: LocalPredictor, *, max_tokens: int) -> FastAPI:
     limits = Settings(key=KEY, max_tokens=max_tokens, max_body_bytes=200_000, batch_wait=0.0)
     return create_app(predictor, limits)
 
 
 @pytest.fixture(scope="module")
-def client(predictor: Predictor) -> Iterator[TestClient]:
+def client(predictor: LocalPredictor) -> Iterator[TestClient]:
     app = make_app(predictor, max_tokens=48)
     with TestClient(app, headers=BEARER, raise_server_exceptions=False) as client:
         yield client
@@ -75,7 +75,7 @@ PLAN = {
 }
 
 
-def test_every_route_behaves_as_the_description_says(predictor: Predictor) -> None:
+def test_every_route_behaves_as_the_description_says(predictor: LocalPredictor) -> None:
     app = make_app(predictor, max_tokens=8)
     plan = SchemathesisConfig.from_dict(PLAN)
     described = schemathesis.openapi.from_asgi("/openapi.json", app, config=plan, headers=BEARER)

@@ -10,8 +10,8 @@ from browser import DESKTOP, PHONE, Opened, chromium, visited
 from page_stage import carried, choose, done, faults, photo, said, serving
 from playwright.sync_api import Browser, expect
 
-from phi_vision.generation.generate import Generates
-from phi_vision.inference.local import Predictor
+from phi_vision.generation.generate import GenerativeModel
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.model.checkpoint import SMALL
 from phi_vision.serving.app import create_app
 from phi_vision.serving.settings import Settings
@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 class Held:
     """A model that answers when it is let."""
 
-    def __init__(self, model: Generates) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         self.model, self.free = model, threading.Event()
         self.free.set()
 
@@ -39,14 +39,14 @@ class Held:
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    predictor = Predictor(SMALL, device="cpu")
+def predictor() -> LocalPredictor:
+    predictor = LocalPredictor(SMALL, device="cpu")
     predictor.model = Held(predictor.model)
     return predictor
 
 
 @pytest.fixture(scope="module")
-def real(browser: Browser, predictor: Predictor) -> Iterator[Opened]:
+def real(browser: Browser, predictor: LocalPredictor) -> Iterator[Opened]:
     settings = Settings(max_body_bytes=2**20)
     with (
         serving(create_app(predictor, settings)) as address,
@@ -59,7 +59,7 @@ def sample() -> bytes:
     return resources.files("phi_vision.serving").joinpath("static", "sample.jpg").read_bytes()
 
 
-def test_the_real_server_reads_a_dropped_photo(real: Opened, predictor: Predictor):
+def test_the_real_server_reads_a_dropped_photo(real: Opened, predictor: LocalPredictor):
     page = real.page
     dropped = carried(page, sample(), "tote.jpg", "image/jpeg")
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
@@ -89,7 +89,7 @@ def test_the_real_server_s_refusal_is_shown(content: bytes, title: str, words: s
     assert faults(real) == []
 
 
-def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: Predictor):
+def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: LocalPredictor):
     page = real.page
     assert isinstance(predictor.model, Held)
     predictor.model.free.clear()
@@ -104,7 +104,7 @@ def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: P
     assert "phi_vision_cancelled_total 1.0" in figures
 
 
-def test_the_real_server_s_key_is_asked_for(browser: Browser, predictor: Predictor):
+def test_the_real_server_s_key_is_asked_for(browser: Browser, predictor: LocalPredictor):
     app = create_app(predictor, Settings(key="sesame"))
     with serving(app) as address, visited(browser, address, PHONE, "dark") as seen:
         choose(seen.page, sample())

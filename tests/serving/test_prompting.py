@@ -5,7 +5,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.chat_template import Wording, images_of
 from phi_vision.serving.schemas import Message
 
@@ -22,7 +22,7 @@ def user(*parts: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def wording(small: Predictor) -> Wording:
+def wording(small: LocalPredictor) -> Wording:
     return Wording(small.processor, PRODUCT, 4096)
 
 
@@ -51,7 +51,7 @@ def test_images_are_named_by_their_place() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, name: str) -> None:
+def test_the_templates_question_is_asked_as_it_was_trained(small: LocalPredictor, name: str) -> None:
     wording = Wording(small.processor, TEMPLATES[name], 4096)
     asked = prompt(wording, user("", "", TEMPLATES[name].question))
     assert asked == TEMPLATES[name].prompt(small.processor, images=2)
@@ -65,7 +65,7 @@ def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, nam
     ],
 )
 def test_control_tokens_in_words_are_words(
-    small: Predictor, wording: Wording, control: str
+    small: LocalPredictor, wording: Wording, control: str
 ) -> None:
     tokenizer = small.processor.tokenizer
     plain = wording.plain(f"a {control} b{control}")
@@ -92,7 +92,7 @@ def test_halves_of_control_tokens_do_not_meet(wording: Wording) -> None:
 
 @pytest.mark.parametrize("size", [(120, 160), (400, 50), (30, 900), (336, 336)])
 def test_prompts_are_as_long_as_the_processor_makes_them(
-    small: Predictor, wording: Wording, size: tuple[int, int]
+    small: LocalPredictor, wording: Wording, size: tuple[int, int]
 ) -> None:
     images = [Image.new("RGB", size), Image.new("L", (70, 40))]
     said = prompt(wording, user("Look: é\n", "", "<|end|> and", "", "done"))

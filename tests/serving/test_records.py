@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.metrics.recalibration import Line
 from phi_vision.serving.app import create_app
 from phi_vision.serving.calibrated_confidence import read_lines, recalibrate
@@ -24,13 +24,13 @@ PNG = {"content-type": "image/png"}
 
 
 @pytest.fixture(scope="module")
-def client(small: Predictor) -> Iterator[TestClient]:
+def client(small: LocalPredictor) -> Iterator[TestClient]:
     with TestClient(create_app(small, Settings(batch_wait=0.0, max_images=2))) as client:
         yield client
 
 
 def test_a_record_is_what_the_predictor_reads(
-    client: TestClient, small: Predictor, photo: bytes
+    client: TestClient, small: LocalPredictor, photo: bytes
 ) -> None:
     (expected,) = small.predict([photo], grammar=grammar_of(PRODUCT))
     answer = client.post(f"{URL}?constrained=true", content=photo, headers=PNG).json()

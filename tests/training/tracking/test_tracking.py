@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.dataset import load_samples
-from phi_vision.data.prediction import Reply
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.metrics.constant_baselines import constant
@@ -51,7 +51,7 @@ def scores(samples: list[Sample]) -> Scores:
         TEMPLATE.render({**sample.record, "full_price": 1.5 * price})
         for sample, price in zip(samples, prices, strict=True)
     ]
-    given = [Reply(text=text) for text in texts]
+    given = [Prediction(text=text) for text in texts]
     rivals = {"constant": constant(samples, TEMPLATE, len(samples))}
     replies = {"model": given, "shuffled": given}
     return score(replies, samples, TEMPLATE, training=samples, rivals=rivals)
