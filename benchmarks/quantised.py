@@ -72,10 +72,10 @@ def lay_out_figures(
 ) -> Table:
     """Put sizes, times and metrics side by side."""
     names = dict(zip(reports, comparison.names, strict=True))
-    first = [answer.text for answer in comparison.answers[comparison.first]]
+    first = [answer.prediction.text for answer in comparison.answers[comparison.first]]
     columns = {}
     for name, entry in names.items():
-        said = [answer.text for answer in comparison.answers[entry]]
+        said = [answer.prediction.text for answer in comparison.answers[entry]]
         same = sum(one == other for one, other in zip(first, said, strict=True))
         figures = [_figure(comparison, entry, metric) for metric in METRICS]
         seconds = reports[name].cost["answering"].split()[0]

@@ -50,7 +50,10 @@ class Painter:
                     notes.write(f"{sample.id}\n")
             record = {"title": f"{colour}", "category3_code": "HATS", "full_price": 4.5}
             text = self._says.get(sample.id, self.template.render(record))
-            yield place, Prediction(text=text, confidence={"title": 0.5})
+            yield (
+                place,
+                Prediction.parse(text, self.template, source=sample.id, confidence={"title": 0.5}),
+            )
 
 
 def inquiry_to(answerer: Predictor) -> JobSpec:

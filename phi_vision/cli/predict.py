@@ -15,10 +15,10 @@ from phi_vision.cli.options import Parser, add_fields, given_fields
 from phi_vision.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from phi_vision.data.prediction import Prediction
     from phi_vision.data.template import Template
     from phi_vision.inference.batch import BatchSummary
     from phi_vision.inference.batch_config import BatchConfig
-    from phi_vision.inference.local import Prediction
 
 SECONDS_APART = 30
 """Between two lines that say how far a catalog is, where no terminal shows a bar."""

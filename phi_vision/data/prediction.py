@@ -64,6 +64,18 @@ class Prediction:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredPrediction:
+    """A prediction beside the true record of its sample."""
+
+    id: str
+    group: str
+    truth: Mapping[str, Value]
+    """The fields of the template."""
+
+    prediction: Prediction
+
+
 def field_confidence(
     template: Template, text: str, token_ends: Sequence[int], logprobs: Sequence[float]
 ) -> dict[str, float]:

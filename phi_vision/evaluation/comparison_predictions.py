@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.evaluation.labels import name_field, write_value
 from phi_vision.evaluation.page_components import Section, write_details, write_table
 from phi_vision.metrics.comparison import (
@@ -12,7 +13,6 @@ from phi_vision.metrics.comparison import (
     find_disagreements,
     is_right_in,
 )
-from phi_vision.metrics.scores import Answer
 
 SHOWN, FOLDED = 8, 32
 """How many samples are shown at once, a screen or two, and how many more when asked for."""
@@ -84,8 +84,8 @@ def _rows(comparison: Comparison, found: Disagreement) -> list[list[str]]:
     return rows
 
 
-def _said(comparison: Comparison, field: str, answer: Answer) -> str:
+def _said(comparison: Comparison, field: str, answer: ScoredPrediction) -> str:
     sign = "✓" if is_right_in(comparison.template, field, answer) else "✗"
-    if answer.parsed is None:
-        return f"{sign} not readable: {escape(answer.text[:80]) or '(nothing)'}"
-    return f"{sign} {escape(write_value(answer.parsed.get(field)))}"
+    if answer.prediction.record is None:
+        return f"{sign} not readable: {escape(answer.prediction.text[:80]) or '(nothing)'}"
+    return f"{sign} {escape(write_value(answer.prediction.record.get(field)))}"

@@ -4,13 +4,14 @@ import math
 from collections import Counter
 from html import escape
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.evaluation.figures import draw_counts, draw_numbers
 from phi_vision.evaluation.labels import name_field, write_percent
 from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page_components import Section, write_chart, write_charts, write_list
 from phi_vision.metrics.confusion import OTHERS, confusion
 from phi_vision.metrics.field_metrics import as_number, is_right
-from phi_vision.metrics.scores import Answer, Scores
+from phi_vision.metrics.scores import Scores
 
 FREQUENT = 5
 """How many of the most frequent mistakes are told in words."""
@@ -70,9 +71,10 @@ def _tell_mistakes(field: str, scores: Scores) -> list[str]:
     """
     true = Counter(answer.truth[field] for answer in scores.answers)
     mistakes = Counter(
-        (answer.truth[field], answer.parsed[field])
+        (answer.truth[field], answer.prediction.record[field])
         for answer in scores.answers
-        if answer.parsed is not None and answer.parsed[field] != answer.truth[field]
+        if answer.prediction.record is not None
+        and answer.prediction.record[field] != answer.truth[field]
     )
     return [
         f"{escape(str(truth))} was taken for {escape(str(said))} {count}×, in "
@@ -99,5 +101,7 @@ def _numbers(field: str, scores: Scores) -> str:
     return write_chart(chart, title=name, caption=caption)
 
 
-def _said(answer: Answer, field: str) -> float | None:
-    return None if answer.parsed is None else as_number(answer.parsed.get(field))
+def _said(answer: ScoredPrediction, field: str) -> float | None:
+    return (
+        None if answer.prediction.record is None else as_number(answer.prediction.record.get(field))
+    )

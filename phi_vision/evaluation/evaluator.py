@@ -62,7 +62,7 @@ def run_evaluation(model: str, trial: EvaluationConfig, *, bar: Bar = no_bar) ->
         samples,
         training,
         template,
-        said=[template.parse(reply.text) for reply in hearing.replies["model"]],
+        said=[reply.record for reply in hearing.replies["model"]],
         skip=trial.skip,
         seed=trial.seed,
         bar=bar,

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
+from phi_vision.data.template import Template
 from phi_vision.inference.predictions_file import FilePredictor
 from phi_vision.inference.predictor import Predictor
 
@@ -60,7 +61,7 @@ def ask(
     places = _first_places(samples, alike=not isinstance(answerer, FilePredictor))
     questions = sorted(set(places))
     with _open(file) as kept:
-        replies = _read(kept, file, fingerprint, samples)
+        replies = _read(kept, file, fingerprint, samples, answerer.template)
         unanswered = [place for place in questions if place not in replies]
         show = progress or (lambda done, total: None)
         show(len(questions) - len(unanswered), len(questions))
@@ -99,7 +100,7 @@ def _first_places(samples: Sequence[Sample], *, alike: bool) -> list[int]:
 
 
 def _read(
-    kept: IO[bytes], file: Path, fingerprint: str, samples: Sequence[Sample]
+    kept: IO[bytes], file: Path, fingerprint: str, samples: Sequence[Sample], template: Template
 ) -> dict[int, Prediction]:
     """Read what an earlier run has asked, and leave the file ready for the next line."""
     kept.seek(0)
@@ -123,7 +124,13 @@ def _read(
     for number, row in enumerate(rows, start=2):
         if row.keys() != KEYS or ids.get(row["place"]) != row["id"]:
             raise _damaged(f"{file}, line {number}")
-        replies[row["place"]] = Prediction(text=row["text"], confidence=row["confidence"])
+        replies[row["place"]] = Prediction.parse(
+            row["text"],
+            template,
+            confidence=row["confidence"],
+            seconds=row["seconds"],
+            source=row["id"],
+        )
     return replies
 
 

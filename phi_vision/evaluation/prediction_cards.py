@@ -8,6 +8,7 @@ from html import escape
 
 from PIL import Image
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Kind, Template
 from phi_vision.evaluation.labels import name_field, write_value
@@ -15,7 +16,6 @@ from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page_components import Section
 from phi_vision.metrics.distances import edit_similarity
 from phi_vision.metrics.field_metrics import is_right, relative_error
-from phi_vision.metrics.scores import Answer
 
 TYPICAL = 12
 """How many samples are shown that were drawn at random: an honest impression, no choice."""
@@ -29,7 +29,7 @@ THUMBNAIL = 280
 LONGEST = 400
 """Letters of a value that are shown; a model that cannot stop must not fill the page."""
 
-Shown = tuple[Answer, Sample]
+Shown = tuple[ScoredPrediction, Sample]
 
 
 def report_cases(findings: Findings) -> Section:
@@ -53,22 +53,22 @@ def report_cases(findings: Findings) -> Section:
     )
 
 
-def badness(answer: Answer, template: Template) -> float:
+def badness(answer: ScoredPrediction, template: Template) -> float:
     """Say how bad an answer is, from 0 to 1 on average over its fields; 1 if it cannot be read.
 
     Input:  a right category, and a price of 150 where 100 is true
     Output: 0.25
     """
-    if answer.parsed is None:
+    if answer.prediction.record is None:
         return 1.0
     return sum(_badness(field, kind, answer) for field, kind in template.kinds.items()) / len(
         template.kinds
     )
 
 
-def _badness(field: str, kind: Kind, answer: Answer) -> float:
-    assert answer.parsed is not None
-    said, true = answer.parsed.get(field), answer.truth[field]
+def _badness(field: str, kind: Kind, answer: ScoredPrediction) -> float:
+    assert answer.prediction.record is not None
+    said, true = answer.prediction.record.get(field), answer.truth[field]
     if said == true:
         return 0.0
     if kind == "text":
@@ -84,15 +84,15 @@ def _write_cards(shown: Iterable[Shown], template: Template) -> str:
     return f'<div class="cases">{cards}</div>'
 
 
-def _write_card(answer: Answer, sample: Sample, template: Template) -> str:
+def _write_card(answer: ScoredPrediction, sample: Sample, template: Template) -> str:
     image = "".join(_thumbnail(image, sample.id) for image in _first(sample))
     name = f'<p class="id">{escape(sample.id)}</p>'
-    if answer.parsed is None:
+    if answer.prediction.record is None:
         facts = "".join(
             f"<dt>{escape(name_field(field))}</dt><dd>{_show(value)}</dd>"
             for field, value in answer.truth.items()
         )
-        said = escape(_cut(answer.text)) or "(nothing)"
+        said = escape(_cut(answer.prediction.text)) or "(nothing)"
         unread = f'<p class="unread"><b class="wrong">✗ Not readable:</b> {said}</p>'
         return (
             f'<figure class="case">{image}<figcaption><dl>{facts}</dl>{unread}{name}</figcaption>'
@@ -102,14 +102,14 @@ def _write_card(answer: Answer, sample: Sample, template: Template) -> str:
     return f'<figure class="case">{image}<figcaption><dl>{facts}</dl>{name}</figcaption></figure>'
 
 
-def _write_field(field: str, kind: Kind, answer: Answer) -> str:
+def _write_field(field: str, kind: Kind, answer: ScoredPrediction) -> str:
     """Write a field's answer, and the truth under it where it is not the same."""
-    assert answer.parsed is not None
-    true, said = answer.truth[field], answer.parsed.get(field)
+    assert answer.prediction.record is not None
+    true, said = answer.truth[field], answer.prediction.record.get(field)
     right = is_right(kind, said, true)
     mark = '<b class="right">✓</b>' if right else '<b class="wrong">✗</b>'
     truth = "" if said == true else f'<span class="truth">really {_show(true)}</span>'
-    sure = answer.confidence.get(field)
+    sure = answer.prediction.confidence.get(field)
     told = "" if sure is None else f" · {100 * sure:.0f} % sure"
     name = f"{escape(name_field(field))}{told}"
     return f"<dt>{name}</dt><dd>{mark}{_show(said)}{truth}</dd>"

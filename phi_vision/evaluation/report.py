@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.evaluation.markdown_report import as_markdown
@@ -20,7 +21,7 @@ from phi_vision.io.atomic import write_text_atomic
 from phi_vision.metrics.bootstrap import Figure
 from phi_vision.metrics.calibration import Bin, Calibration, Fill, Point
 from phi_vision.metrics.field_metrics import Metric
-from phi_vision.metrics.scores import Answer, Scores
+from phi_vision.metrics.scores import Scores
 from phi_vision.metrics.subsets import Leaks, Slice
 
 PAGE_FILE = "report.html"
@@ -68,9 +69,17 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
     return out / PAGE_FILE
 
 
-def _line(answer: Answer) -> str:
+def _line(answer: ScoredPrediction) -> str:
     """Write an answer as one line; with ASCII alone no character in it can end the line."""
-    return json.dumps(_jsonable(answer), ensure_ascii=True, allow_nan=False) + "\n"
+    line = {
+        "id": answer.id,
+        "group": answer.group,
+        "truth": answer.truth,
+        "text": answer.prediction.text,
+        "parsed": answer.prediction.record,
+        "confidence": answer.prediction.confidence,
+    }
+    return json.dumps(_jsonable(line), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def _jsonable(value: Any) -> Any:
@@ -82,7 +91,7 @@ def _jsonable(value: Any) -> Any:
     match value:
         case Figure() | Bin() | Point():
             return _jsonable(value._asdict())
-        case Scores() | Facts() | Metric() | Answer() | Slice() | Leaks() | Calibration() | Fill():
+        case Scores() | Facts() | Metric() | Slice() | Leaks() | Calibration() | Fill():
             left_out = KEPT_ELSEWHERE.get(type(value), ())
             kept = [each.name for each in fields(value) if each.name not in left_out]
             return {name: _jsonable(getattr(value, name)) for name in kept}

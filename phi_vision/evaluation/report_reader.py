@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Value
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.evaluation.report import PREDICTIONS_FILE, SCORES_FILE
 from phi_vision.metrics.comparison import Entry
-from phi_vision.metrics.scores import Answer
 from phi_vision.training.tracking.curves import Log, read_log
 
 REPORT_FOLDER = "report"
@@ -71,7 +71,7 @@ def read_report(folder: Path) -> Report:
     )
 
 
-def read_answers(report: Path, *, template: Template) -> tuple[Answer, ...]:
+def read_answers(report: Path, *, template: Template) -> tuple[ScoredPrediction, ...]:
     """Read what was said about each sample; the texts are parsed anew.
 
     Raises:
@@ -92,17 +92,19 @@ def read_answers(report: Path, *, template: Template) -> tuple[Answer, ...]:
     return tuple(answers)
 
 
-def _answer(line: Mapping[str, Any], template: Template) -> Answer:
+def _answer(line: Mapping[str, Any], template: Template) -> ScoredPrediction:
     truth: dict[str, Value] = template.select(line["truth"])
-    text = str(line["text"])
-    return Answer(
+    return ScoredPrediction(
         id=str(line["id"]),
         group=str(line["group"]),
         truth=truth,
-        text=text,
         # The text and not the kept record: JSON has no NaN and no infinity, a text has.
-        parsed=template.parse(text),
-        confidence=line.get("confidence") or {},
+        prediction=Prediction.parse(
+            str(line["text"]),
+            template,
+            confidence=line.get("confidence"),
+            source=str(line["id"]),
+        ),
     )
 
 

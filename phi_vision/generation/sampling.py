@@ -203,7 +203,8 @@ class Writing(LogitsProcessor):
             if row.finish_reason is None:
                 row.take(token, logprob)
         ending = [
-            self.stop if row.finish_reason else token for row, token in zip(self.rows, chosen, strict=True)
+            self.stop if row.finish_reason else token
+            for row, token in zip(self.rows, chosen, strict=True)
         ]
         next_B1 = torch.tensor(ending, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)

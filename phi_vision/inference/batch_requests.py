@@ -7,7 +7,7 @@ import torch
 from phi_vision.data.samples import Sample
 from phi_vision.inference.batches import Failure, Outcome, Portion
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.inference.predictor import LocalPredictor
+from phi_vision.inference.predictor import Predictor
 from phi_vision.inference.retry_policy import PASSING, ServerError
 
 AWAY = PASSING - {500} | {0, 401, 403, 404}

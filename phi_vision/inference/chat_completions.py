@@ -84,12 +84,13 @@ def read_reply(answer: Mapping[str, Any], template: Template) -> Prediction:
         ) from error
     # Some servers, vLLM among them, also tell of the token that ended the answer.
     if content.encode(errors="surrogatepass") not in (b"".join(parts), b"".join(parts[:-1])):
-        return Prediction(text=text)
+        return Prediction.parse(text, template)
     skipped = len(content) - len(content.lstrip())
     counted = _by_letters(parts, logprobs)
     ends = [min(max(end - skipped, 0), len(text)) for end, _ in counted]
     totals = [total for _, total in counted]
-    return Prediction(text=text, confidence=field_confidence(template, text, ends, totals))
+    confidence = field_confidence(template, text, ends, totals)
+    return Prediction.parse(text, template, confidence=confidence)
 
 
 def _as_address(encoded: bytes, image: Image.Image) -> str:

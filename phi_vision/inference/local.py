@@ -8,9 +8,10 @@ print(predictor.predict([Path("coat.jpg")])[0].record)
 import io
 import math
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from PIL import Image as PillowImage
 from PIL.Image import Image
 
 from phi_vision.data.prediction import Prediction, field_confidence
-from phi_vision.data.samples import Sample, Value, open_image
+from phi_vision.data.samples import Sample, open_image
 from phi_vision.data.template import find_template
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest, OnToken
@@ -35,24 +36,6 @@ T = TypeVar("T")
 BATCHES_AT_ONCE = 4
 """Batches decoded together where the order is the caller's: enough to sort rows by length, few
 enough to hold in memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a model said about one image."""
-
-    source: str
-    """The image's path; where it has none, its place in the list, counted from 1."""
-
-    text: str
-    """The answer as it was generated."""
-
-    record: dict[str, Value] | None
-    """The answer read by the template; None where it is not in the template's form."""
-
-    confidence: Mapping[str, float] = field(default_factory=dict)
-    """Field -> probability (0 to 1) that the model gave to what it wrote there; empty where the
-    answer cannot be read."""
 
 
 class LocalPredictor:
@@ -118,7 +101,8 @@ class LocalPredictor:
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
             images = [self._images(samples[place]) for place in places]
-            yield from zip(places, self._ask(images, grammar), strict=True)
+            ids = [samples[place].id for place in places]
+            yield from zip(places, self._predict(images, ids, grammar), strict=True)
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Describe each sample's first image by what the model's CLIP tower sees in it.
@@ -168,18 +152,11 @@ class LocalPredictor:
             str(image) if isinstance(image, str | Path) else f"image {number}"
             for number, image in enumerate(images, start=1)
         ]
-        replies: list[Prediction] = []
+        predictions: list[Prediction] = []
         for some in self._portions(list(zip(images, sources, strict=True))):
-            replies += self._ask([[self._open(image, source)] for image, source in some], grammar)
-        return [
-            Prediction(
-                source=source,
-                text=reply.text,
-                record=self.template.parse(reply.text),
-                confidence=reply.confidence,
-            )
-            for source, reply in zip(sources, replies, strict=True)
-        ]
+            opened = [[self._open(image, source)] for image, source in some]
+            predictions += self._predict(opened, [source for _, source in some], grammar)
+        return predictions
 
     def stream(
         self, image: str | Path | bytes | Image, *, grammar: str | None = None
@@ -200,7 +177,7 @@ class LocalPredictor:
         opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
         return _on_a_thread(lambda on_token: self._listen(opened, grammar, on_token))
 
-    def question(
+    def request(
         self,
         images: Sequence[Image],
         *,
@@ -222,10 +199,20 @@ class LocalPredictor:
             on_token=on_token,
         )
 
-    def reply(self, said: Generation) -> Prediction:
-        """Say how sure the model was of each field of an answer."""
-        confidence = field_confidence(self.template, said.text, said.token_ends, said.logprobs)
-        return Prediction(text=said.text, confidence=confidence)
+    def to_prediction(
+        self, generation: Generation, *, seconds: float | None = None, source: str = ""
+    ) -> Prediction:
+        """Parse a generation, and estimate the confidence in each field."""
+        return Prediction.parse(
+            generation.text,
+            self.template,
+            confidence=field_confidence(
+                self.template, generation.text, generation.token_ends, generation.logprobs
+            ),
+            finish_reason=generation.finish_reason,
+            seconds=seconds,
+            source=source,
+        )
 
     def check_shape(self, image: Image, source: str) -> None:
         """Refuse what the image processor would, but say whose image it is.
@@ -241,17 +228,24 @@ class LocalPredictor:
             raise ValueError(f"{source}: {error}") from error
 
     def _listen(self, image: Image, grammar: str | None, on_token: OnToken) -> None:
-        question = self.request([image], grammar=grammar, on_token=on_token)
-        generate(self.model, self.processor, [question])
+        request = self.request([image], grammar=grammar, on_token=on_token)
+        generate(self.model, self.processor, [request])
 
     def _portions(self, things: Sequence[T]) -> Iterator[Sequence[T]]:
         step = self.batch_size * BATCHES_AT_ONCE
         return (things[start : start + step] for start in range(0, len(things), step))
 
-    def _ask(self, images: Sequence[list[Image]], grammar: str | None) -> list[Prediction]:
-        questions = [self.request(shown, grammar=grammar) for shown in images]
-        answers = generate(self.model, self.processor, questions, batch_size=self.batch_size)
-        return [self.to_prediction(said) for said in answers]
+    def _predict(
+        self, images: Sequence[list[Image]], sources: Sequence[str], grammar: str | None
+    ) -> list[Prediction]:
+        start = time.perf_counter()
+        requests = [self.request(shown, grammar=grammar) for shown in images]
+        made = generate(self.model, self.processor, requests, batch_size=self.batch_size)
+        seconds = (time.perf_counter() - start) / max(1, len(made))
+        return [
+            self.to_prediction(each, seconds=seconds, source=source)
+            for each, source in zip(made, sources, strict=True)
+        ]
 
     def _images(self, sample: Sample) -> list[Image]:
         images = sample.open_images()

@@ -1,4 +1,4 @@
-"""FilePredictor: answers that were given elsewhere, one JSON object per line, as if they were given now.
+"""FilePredictor: predictions from a JSONL file, one JSON object per line.
 
     {"id": "A-red", "text": "Product: Wool Coat, Category: COATS, Full Price: 390.0"}
     {"id": "B-blue", "record": {"title": "Sun Hat", "category3_code": "HATS", "full_price": 45.5},
@@ -19,7 +19,7 @@ SHOWN = 3
 """So many ids are named where many are meant."""
 
 
-class Written:
+class FilePredictor:
     """A file of answers.
 
     Args:
@@ -52,7 +52,8 @@ class Written:
         about.
 
         Input:  samples A-red and B-blue
-        Output: (0, Prediction(text="Product: Wool Coat, ...")), (1, Prediction(text="Product: Sun Hat, ..."))
+        Output: (0, Prediction(text="Product: Wool Coat, ...")),
+                (1, Prediction(text="Product: Sun Hat, ..."))
 
         Args:
             samples: Found by their ids.
@@ -96,8 +97,10 @@ class Written:
             raise ValueError(
                 f"{place}: a second answer about {sample!r}; leave one line for each sample"
             )
-        self._replies[sample] = Prediction(
-            text=_text(row, self.template, place),
+        self._replies[sample] = Prediction.parse(
+            _text(row, self.template, place),
+            self.template,
+            source=sample,
             confidence=_confidence(row.get("confidence"), self.template, place),
         )
 

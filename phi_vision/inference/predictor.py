@@ -49,9 +49,7 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(
-    model: str, *, template: str | None = None, batch_size: int = 16
-) -> Predictor:
+def load_predictor(model: str, *, template: str | None = None, batch_size: int = 16) -> Predictor:
     """Load the predictor that a model's name stands for.
 
     Input:  "runs/coats", "phi-vision-small", "runs/coats-onnx"     LocalPredictor

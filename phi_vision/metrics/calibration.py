@@ -5,13 +5,13 @@ five folds of whole groups, fitted and chosen on four, measured on the fifth.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from phi_vision.data.samples import Value
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Counts, Figure
 from phi_vision.metrics.field_metrics import is_right
@@ -43,26 +43,6 @@ RECORD = "whole record"
 
 MOST_POINTS = 200
 """Of a curve: more cannot be told apart in a chart."""
-
-
-class Judged(Protocol):
-    """What is asked of an answer."""
-
-    @property
-    def id(self) -> str:
-        """Which sample was asked about."""
-
-    @property
-    def truth(self) -> Mapping[str, Value]:
-        """Field -> the true value."""
-
-    @property
-    def parsed(self) -> Mapping[str, Value] | None:
-        """Field -> what was answered; None where that could not be read."""
-
-    @property
-    def confidence(self) -> Mapping[str, float]:
-        """Field -> probability; without those of which it is not known."""
 
 
 class Bin(NamedTuple):
@@ -173,7 +153,7 @@ class Calibration:
 
 
 def calibrations(
-    answers: Sequence[Judged],
+    answers: Sequence[ScoredPrediction],
     template: Template,
     counts: Counts,
     *,
@@ -277,11 +257,11 @@ def calibrate(
     )
 
 
-def _confidence(answer: Judged, field: str) -> float:
+def _confidence(answer: ScoredPrediction, field: str) -> float:
     """The confidence in a field, NaN where it is not known or the answer cannot be read."""
-    if answer.parsed is None or field not in answer.confidence:
+    if answer.prediction.record is None or field not in answer.prediction.confidence:
         return math.nan
-    confidence = answer.confidence[field]
+    confidence = answer.prediction.confidence[field]
     if not 0 <= confidence <= 1:
         raise ValueError(
             f"the confidence in {field!r} of sample {answer.id!r} is {confidence}; give a "
@@ -290,10 +270,10 @@ def _confidence(answer: Judged, field: str) -> float:
     return confidence
 
 
-def _is_right(answer: Judged, field: str, template: Template) -> bool:
-    if answer.parsed is None:
+def _is_right(answer: ScoredPrediction, field: str, template: Template) -> bool:
+    if answer.prediction.record is None:
         return False
-    return is_right(template.kinds[field], answer.parsed[field], answer.truth[field])
+    return is_right(template.kinds[field], answer.prediction.record[field], answer.truth[field])
 
 
 def _bins(probability: Numbers, right: Flags, groups: Names, alike: float) -> tuple[Bin, ...]:

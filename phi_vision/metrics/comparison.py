@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Counts, Estimate, Figure, draw_groups
 from phi_vision.metrics.field_metrics import Metric, is_right, metrics_for
-from phi_vision.metrics.scores import Answer, better_by
+from phi_vision.metrics.scores import better_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Entry:
     """Names the entry in tables and messages, such as "runs/lora"."""
 
     template: Template
-    answers: Sequence[Answer]
+    answers: Sequence[ScoredPrediction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Comparison:
     template: Template
     """Of the first entry."""
 
-    answers: Mapping[str, tuple[Answer, ...]]
+    answers: Mapping[str, tuple[ScoredPrediction, ...]]
     """Entry -> its answers, in the same order of samples everywhere. The first entry is the one
     that the others are measured against."""
 
@@ -83,7 +84,7 @@ class Disagreement:
     """In which fields."""
 
     truth: Record
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, ScoredPrediction]
     """Entry -> what it said."""
 
 
@@ -177,11 +178,11 @@ def find_changes(comparison: Comparison, other: str) -> dict[str, Change]:
     return changes
 
 
-def is_right_in(template: Template, field: str, answer: Answer) -> bool:
+def is_right_in(template: Template, field: str, answer: ScoredPrediction) -> bool:
     """Whether an answer reads one field right: texts and categories equal, numbers within 10 %."""
-    if answer.parsed is None or field not in answer.parsed:
+    if answer.prediction.record is None or field not in answer.prediction.record:
         return False
-    return is_right(template.kinds[field], answer.parsed[field], answer.truth[field])
+    return is_right(template.kinds[field], answer.prediction.record[field], answer.truth[field])
 
 
 def _check_names(entries: Sequence[Entry]) -> None:
@@ -194,7 +195,7 @@ def _check_names(entries: Sequence[Entry]) -> None:
         raise ValueError(f"{twice[0]!r} is given twice; give each entry once")
 
 
-def _shared(entries: Sequence[Entry]) -> dict[str, tuple[Answer, ...]]:
+def _shared(entries: Sequence[Entry]) -> dict[str, tuple[ScoredPrediction, ...]]:
     """Give each entry's answers about the samples that all have, in the order of the first."""
     by_id = {}
     for entry in entries:
@@ -237,7 +238,7 @@ def _metrics(entries: Sequence[Entry]) -> dict[str, Metric]:
     }
 
 
-def _check_alike(shared: Mapping[str, Sequence[Answer]], fields: Sequence[str]) -> None:
+def _check_alike(shared: Mapping[str, Sequence[ScoredPrediction]], fields: Sequence[str]) -> None:
     """Refuse samples that changed between the evaluations: the same id must mean the same."""
     first, *others = shared
     for other in others:
@@ -250,7 +251,9 @@ def _check_alike(shared: Mapping[str, Sequence[Answer]], fields: Sequence[str]) 
                     )
 
 
-def _facts(one: Answer, two: Answer, fields: Sequence[str]) -> Iterator[tuple[str, object, object]]:
+def _facts(
+    one: ScoredPrediction, two: ScoredPrediction, fields: Sequence[str]
+) -> Iterator[tuple[str, object, object]]:
     yield "group", one.group, two.group
     for field in fields:
         yield field, one.truth[field], two.truth[field]
@@ -261,8 +264,8 @@ def _are_nan(*values: object) -> bool:
 
 
 def _measure(
-    answers: Sequence[Answer], metrics: Mapping[str, Metric], counts: Counts
+    answers: Sequence[ScoredPrediction], metrics: Mapping[str, Metric], counts: Counts
 ) -> dict[str, Estimate]:
-    said = [answer.parsed for answer in answers]
+    said = [answer.prediction.record for answer in answers]
     true = [answer.truth for answer in answers]
     return {name: metric.estimate(said, true, counts) for name, metric in metrics.items()}

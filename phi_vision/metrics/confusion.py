@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Value
-from phi_vision.metrics.scores import Answer
 
 OTHERS = "all others"
 """Categories too rare for a row of their own, and said ones that are never true."""
@@ -38,7 +38,7 @@ class Confusion:
     """Samples, of shape (labels, said)."""
 
 
-def confusion(answers: Sequence[Answer], field: str, most: int = 20) -> Confusion:
+def confusion(answers: Sequence[ScoredPrediction], field: str, most: int = 20) -> Confusion:
     """Count what was said for what.
 
     Args:
@@ -53,8 +53,8 @@ def confusion(answers: Sequence[Answer], field: str, most: int = 20) -> Confusio
     counts = np.zeros((others + 1, others + 2), dtype=np.int64)
     for answer in answers:
         said = unread
-        if answer.parsed is not None and field in answer.parsed:
-            said = places.get(answer.parsed[field], others)
+        if answer.prediction.record is not None and field in answer.prediction.record:
+            said = places.get(answer.prediction.record[field], others)
         counts[places.get(answer.truth[field], others), said] += 1
     labels = np.array([*map(str, values), OTHERS, UNREAD])
     rows, columns = np.arange(others + 1), np.arange(others + 2)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample, Value
+from phi_vision.data.prediction import Prediction, ScoredPrediction
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Estimate, Figure, draw_groups
 from phi_vision.metrics.calibration import Calibration, calibrations
@@ -42,22 +42,6 @@ WHO = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the model said about one sample."""
-
-    id: str
-    group: str
-    truth: Mapping[str, Value]
-    text: str
-
-    parsed: Mapping[str, Value] | None
-    """The fields of the answer; None where it could not be read."""
-
-    confidence: Mapping[str, float]
-    """Field -> probability the model gave to what it wrote; empty where that is not known."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Everything an evaluation found."""
 
@@ -75,7 +59,7 @@ class Scores:
     margins: Mapping[str, Mapping[str, Figure]]
     """Rival -> metric -> by how much the model is better (below 0: worse), on the same draws."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[ScoredPrediction, ...]
     """The model's, in the order of the samples."""
 
     looks: bool | None
@@ -173,16 +157,14 @@ def verdict(margin: Figure) -> str:
 
 def _read_answers(
     replies: Sequence[Prediction], samples: Sequence[Sample], template: Template
-) -> tuple[Answer, ...]:
+) -> tuple[ScoredPrediction, ...]:
     _refuse_gaps("model", replies, samples)
     return tuple(
-        Answer(
+        ScoredPrediction(
             id=sample.id,
             group=sample.group,
             truth=template.select(sample.record),
-            text=reply.text,
-            parsed=template.parse(reply.text),
-            confidence=reply.confidence,
+            prediction=reply,
         )
         for sample, reply in zip(samples, replies, strict=True)
     )
@@ -200,7 +182,7 @@ def _mark_all(
     predicted: dict[str, Predicted] = dict(rivals)
     for who, given in replies.items():
         _refuse_gaps(who, given, samples)
-        predicted[who] = [template.parse(reply.text) for reply in given]
+        predicted[who] = [prediction.record for prediction in given]
     return {
         who: {
             name: metric.mark(predicted[who], truth)

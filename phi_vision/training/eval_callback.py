@@ -127,7 +127,7 @@ class GenerationEvalCallback(TrainerCallback):
             batch_size=2 * self.recipe.batch_size,
         )
         texts = answers if together else gather(answers)
-        return [Prediction(text=text) for text in texts]
+        return [Prediction.parse(text, self.template) for text in texts]
 
 
 def _rewards(metrics: Mapping[str, float]) -> dict[str, float]:

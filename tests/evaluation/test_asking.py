@@ -59,7 +59,7 @@ class Clerk:
 
 
 def reply_to(each: Sample) -> Prediction:
-    return Prediction(text=f"é\n{each.images}", confidence={"title": 1 / 3})
+    return Prediction.parse(f"é\n{each.images}", TEMPLATES["product"], confidence={"title": 1 / 3})
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.metrics.comparison import (
     Change,
@@ -16,32 +17,29 @@ from phi_vision.metrics.comparison import (
     find_changes,
     find_disagreements,
 )
-from phi_vision.metrics.scores import Answer
 
 PRODUCT = TEMPLATES["product"]
 
 
 def answer(
     number: int, said: Mapping[str, object] | None = None, *, template: Template = PRODUCT
-) -> Answer:
+) -> ScoredPrediction:
     """An answer about sample `number`: right but for what is said otherwise."""
     truth = {"title": f"Coat {number}", "category3_code": "AB"[number % 2], "full_price": 100.0}
     text = "" if said == {} else template.render({**truth, **(said or {})})
-    return Answer(
+    return ScoredPrediction(
         id=f"s{number}",
         group=f"g{number // 2}",
         truth=truth,
-        text=text,
-        parsed=template.parse(text),
-        confidence={},
+        prediction=Prediction.parse(text, template),
     )
 
 
-def entry(name: str, answers: Sequence[Answer], template: Template = PRODUCT) -> Entry:
+def entry(name: str, answers: Sequence[ScoredPrediction], template: Template = PRODUCT) -> Entry:
     return Entry(name=name, template=template, answers=answers)
 
 
-def wrong_at(*places: int) -> list[Answer]:
+def wrong_at(*places: int) -> list[ScoredPrediction]:
     return [
         answer(number, {"category3_code": "C"} if number in places else None)
         for number in range(40)

@@ -63,9 +63,9 @@ def test_predictions_tell_what_was_said_and_how_sure_the_model_was(
             "id": answer.id,
             "group": answer.group,
             "truth": answer.truth,
-            "text": answer.text,
-            "parsed": answer.parsed,
-            "confidence": answer.confidence,
+            "text": answer.prediction.text,
+            "parsed": answer.prediction.record,
+            "confidence": answer.prediction.confidence,
         }
 
 
@@ -105,7 +105,11 @@ def test_an_interrupted_write_leaves_the_old_report(
 
 def test_values_that_json_does_not_know_are_null(findings: Findings, tmp_path: Path):
     first, *others = findings.scores.answers
-    unknown = replace(first, truth={**first.truth, "full_price": float("nan")}, parsed=None)
+    unknown = replace(
+        first,
+        truth={**first.truth, "full_price": float("nan")},
+        prediction=replace(first.prediction, record=None),
+    )
     scores = replace(findings.scores, answers=(unknown, *others))
     write_report(scores, findings.samples, findings.facts, tmp_path)
     line = (tmp_path / "predictions.jsonl").read_text().splitlines()[0]

@@ -7,7 +7,8 @@ import pytest
 from toy_findings import toy_findings
 from toy_reports import HOSTILE
 
-from phi_vision.data.prediction import Prediction
+from phi_vision.data.prediction import Prediction, ScoredPrediction
+from phi_vision.data.samples import Record
 from phi_vision.data.template import Template
 from phi_vision.evaluation.calibration_section import explain_fill, explain_fills
 from phi_vision.evaluation.data_section import report_slices
@@ -17,7 +18,7 @@ from phi_vision.evaluation.prediction_cards import badness
 from phi_vision.evaluation.results_section import report_headline, report_rivals
 from phi_vision.metrics.bootstrap import Figure
 from phi_vision.metrics.calibration import Fill
-from phi_vision.metrics.scores import Answer, score
+from phi_vision.metrics.scores import score
 from phi_vision.metrics.subsets import Slice
 
 
@@ -120,7 +121,7 @@ def test_cases_show_images_truth_and_what_was_said(page: str):
 
 def test_an_answer_that_cannot_be_read_is_shown_as_it_was_written(findings: Findings):
     first, *others = findings.scores.answers
-    unread = replace(first, parsed=None, text="Lovely! " * 100 + "<b>")
+    unread = replace(first, prediction=Prediction(text="Lovely! " * 100 + "<b>", record=None))
     scores = replace(findings.scores, answers=(unread, *others))
     cases = section(as_page(replace(findings, scores=scores)), "cases")
     assert "✗ Not readable:</b> Lovely! Lovely!" in cases
@@ -132,11 +133,15 @@ def test_badness_is_a_mean_over_fields(findings: Findings):
         name="toy", question="?", answer="{kind:category}: {price:number}", layout="chat"
     )
     truth = {"kind": "A", "price": 100.0}
-    fields = {"id": "1", "group": "1", "truth": truth, "text": "", "confidence": {}}
-    assert badness(Answer(parsed=truth, **fields), template) == 0.0
-    assert badness(Answer(parsed={"kind": "A", "price": 150.0}, **fields), template) == 0.25
-    assert badness(Answer(parsed={"kind": "B", "price": 900.0}, **fields), template) == 1.0
-    assert badness(Answer(parsed=None, **fields), template) == 1.0
+
+    def scored(record: Record | None) -> ScoredPrediction:
+        prediction = Prediction(text="", record=record)
+        return ScoredPrediction(id="1", group="1", truth=truth, prediction=prediction)
+
+    assert badness(scored(truth), template) == 0.0
+    assert badness(scored({"kind": "A", "price": 150.0}), template) == 0.25
+    assert badness(scored({"kind": "B", "price": 900.0}), template) == 1.0
+    assert badness(scored(None), template) == 1.0
 
 
 def test_what_nobody_knows_has_no_section():
@@ -161,7 +166,8 @@ def test_any_template_has_a_page(answer: str, findings: Findings):
     kinds = {"text": HOSTILE, "category": "<i>A</i>", "number": None}
     record = {field: kinds[kind] for field, kind in template.kinds.items()}
     samples = [replace(sample, record=record) for sample in findings.samples[:9]]
-    replies = {"model": [Prediction(text=template.render(record))] * 8 + [Prediction(text="?")]}
+    texts = [template.render(record)] * 8 + ["?"]
+    replies = {"model": [Prediction.parse(text, template) for text in texts]}
     scores = score(replies, samples, template, training=samples)
     page = as_page(replace(findings, scores=scores, samples=samples))
     assert "nan" not in words(page.split("</style>")[1])

@@ -57,8 +57,8 @@ def test_the_report_inside_a_run_tells_the_same(run: Path):
 
 def test_texts_are_parsed_anew_for_json_holds_no_infinity(run: Path):
     first, second = read_report(run).entry.answers
-    assert first.parsed == TRUTH
-    assert second.parsed == {**TRUTH, "full_price": math.inf}
+    assert first.prediction.record == TRUTH
+    assert second.prediction.record == {**TRUTH, "full_price": math.inf}
     assert first.confidence == {}
 
 

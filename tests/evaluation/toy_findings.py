@@ -68,7 +68,7 @@ def _least(
     replies: Sequence[Prediction], samples: Sequence[Sample], training: Sequence[Sample]
 ) -> Findings:
     """Texts of a file from elsewhere, and nothing else."""
-    texts = [Prediction(text=reply.text) for reply in replies]
+    texts = [Prediction.parse(reply.text, PRODUCT) for reply in replies]
     facts = Facts(
         model="predictions.jsonl",
         data="catalog",
@@ -103,7 +103,7 @@ def _sample(name: str, number: int) -> Sample:
 def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Prediction:
     """Answer right with the probability of a share, and a little surer where it is."""
     if rng.random() < 0.05:
-        return Prediction(text=HOSTILE)
+        return Prediction.parse(HOSTILE, PRODUCT)
     right = rng.random(3) < share
     price = float(str(sample.record["full_price"]))
     said = {
@@ -112,7 +112,8 @@ def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Prediction
         "full_price": price if right[2] else round(price * rng.lognormal(0, 0.6), 2),
     }
     sure = np.clip(0.5 + 0.3 * right + 0.2 * rng.random(3), 0, 1)
-    return Prediction(
-        text=PRODUCT.render(said),
+    return Prediction.parse(
+        PRODUCT.render(said),
+        PRODUCT,
         confidence=dict(zip(PRODUCT.fields, map(float, sure), strict=True)),
     )

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import TEMPLATES
 from phi_vision.evaluation.report_reader import Report
 from phi_vision.metrics.comparison import Entry
-from phi_vision.metrics.scores import Answer
 from phi_vision.training.tracking.curves import Log
 
 PRODUCT = TEMPLATES["product"]
@@ -61,7 +61,9 @@ def _report(
     )
 
 
-def _answer(number: int, rng: np.random.Generator, right: float, readable: bool) -> Answer:
+def _answer(
+    number: int, rng: np.random.Generator, right: float, readable: bool
+) -> ScoredPrediction:
     truth: Record = {
         "title": HOSTILE if number == 5 else f"Embroidered cotton jersey hooded top {number}",
         "category3_code": ["COATS", "BAGS", "SILK SCARVES AND STOLES"][number % 3],
@@ -74,11 +76,9 @@ def _answer(number: int, rng: np.random.Generator, right: float, readable: bool)
     }
     text = PRODUCT.render(said)
     text = text if readable or rng.random() < right else HOSTILE
-    return Answer(
+    return ScoredPrediction(
         id=f"p-{number:05}",
         group=f"g{number // 3}",
         truth=truth,
-        text=text,
-        parsed=PRODUCT.parse(text),
-        confidence={},
+        prediction=Prediction.parse(text, PRODUCT),
     )

@@ -149,7 +149,9 @@ def test_a_proof_says_what_was_compared() -> None:
 
 def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Generation:
     logprobs = tuple(math.log(probability) for probability in probabilities)
-    return Generation(text=text, token_ends=ends, logprobs=logprobs, finish_reason="stop", prompt_tokens=1)
+    return Generation(
+        text=text, token_ends=token_ends, logprobs=logprobs, finish_reason="stop", prompt_tokens=1
+    )
 
 
 @pytest.mark.parametrize(

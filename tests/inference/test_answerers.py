@@ -8,7 +8,7 @@ from phi_vision.data.template import PRODUCT, TEMPLATES, write_template
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.inference.predictions_file import FilePredictor
-from phi_vision.inference.predictor import LocalPredictor, load_predictor, resolve_template
+from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
 
 
 def test_a_folder_with_weights_is_a_predictor(tiny_checkpoint: Path) -> None:
@@ -53,5 +53,5 @@ def test_the_wording_is_the_users_choice_or_lies_with_the_answerer(tmp_path: Pat
 
 def test_all_answerers_keep_to_the_protocol() -> None:
     """The type checker holds this; run, it only says that the names exist."""
-    kinds: list[type[LocalPredictor]] = [LocalPredictor, OpenAIPredictor, FilePredictor]
+    kinds: list[type[Predictor]] = [LocalPredictor, OpenAIPredictor, FilePredictor]
     assert all(callable(kind.predict_samples) for kind in kinds)

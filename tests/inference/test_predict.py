@@ -52,7 +52,9 @@ def predictor(tiny_checkpoint: Path) -> LocalPredictor:
     return LocalPredictor(tiny_checkpoint, dtype=torch.float32, device="cpu", batch_size=2)
 
 
-def test_paths_bytes_and_images_are_answered_alike(predictor: LocalPredictor, tmp_path: Path) -> None:
+def test_paths_bytes_and_images_are_answered_alike(
+    predictor: LocalPredictor, tmp_path: Path
+) -> None:
     (tmp_path / "coat.png").write_bytes(encoded(60))
     path = tmp_path / "coat.png"
     predictions = predictor.predict([path, str(path), encoded(60), image(60)])

@@ -211,8 +211,8 @@ def test_letters_split_between_tokens_and_tokens_that_do_not_add_up_are_told_apa
     split = [{"token": "?", "logprob": -0.5, "bytes": list(part)} for part in (before, after)]
     template = TEMPLATES["product"]
     assert read_reply(message(text, split), template).confidence["title"] == pytest.approx(exp(-1))
-    assert read_reply(message(text, split[:1]), template) == Prediction(text=text)
-    assert read_reply(message(None), template) == Prediction(text="")
+    assert read_reply(message(text, split[:1]), template) == Prediction.parse(text, template)
+    assert read_reply(message(None), template) == Prediction.parse("", template)
 
 
 def test_the_token_that_ended_the_answer_counts_where_a_server_tells_it() -> None:
@@ -226,7 +226,9 @@ def test_the_token_that_ended_the_answer_counts_where_a_server_tells_it() -> Non
     assert reply.text == text
     assert reply.confidence["title"] == pytest.approx(exp(-0.5))
     assert reply.confidence["full_price"] == pytest.approx(exp(-0.75))
-    assert read_reply(message(text, [*tokens, tokens[1]]), template) == Prediction(text=text)
+    assert read_reply(message(text, [*tokens, tokens[1]]), template) == Prediction.parse(
+        text, template
+    )
 
 
 def test_a_server_that_cannot_tell_probabilities_is_asked_without() -> None:
@@ -331,4 +333,6 @@ def test_a_grammar_is_refused_at_once() -> None:
         serving(tell_shade) as server,
         pytest.raises(ValueError, match=r"cannot be limited to a grammar"),
     ):
-        OpenAIPredictor(server.address, patience=QUICK).predict_samples(SAMPLES, grammar='start: "a"')
+        OpenAIPredictor(server.address, patience=QUICK).predict_samples(
+            SAMPLES, grammar='start: "a"'
+        )

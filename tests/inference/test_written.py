@@ -8,6 +8,7 @@ import pytest
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
+from phi_vision.data.template import PRODUCT
 from phi_vision.inference.predictions_file import FilePredictor
 
 COAT = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
@@ -31,9 +32,10 @@ def test_texts_and_records_are_found_by_the_samples_ids(tmp_path: Path) -> None:
     written = FilePredictor(file)
     assert written.name == f"file {file}"
     assert dict(written.predict_samples(SAMPLES)) == {
-        0: Prediction(text=COAT),
-        1: Prediction(
-            text="Product: Sun Hat, Category: HATS, Full Price: 45.0",
+        0: Prediction.parse(COAT, PRODUCT),
+        1: Prediction.parse(
+            "Product: Sun Hat, Category: HATS, Full Price: 45.0",
+            PRODUCT,
             confidence={"full_price": 1.0},
         ),
     }
@@ -52,25 +54,31 @@ def test_the_predictions_of_a_report_are_such_a_file(tmp_path: Path) -> None:
         for sample in SAMPLES
     ]
     replies = dict(FilePredictor(write(tmp_path, *rows)).predict_samples(SAMPLES))
-    assert replies == dict.fromkeys((0, 1), Prediction(text=COAT, confidence={"title": 0.5}))
+    assert replies == dict.fromkeys(
+        (0, 1), Prediction.parse(COAT, PRODUCT, confidence={"title": 0.5})
+    )
 
 
 def test_no_record_is_an_answer_that_cannot_be_read(tmp_path: Path) -> None:
     file = write(tmp_path, {"id": "A-red", "record": None, "confidence": None})
-    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [(0, Prediction(text=""))]
+    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [
+        (0, Prediction.parse("", PRODUCT))
+    ]
 
 
 def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     line = json.dumps({"id": "A-red", "text": COAT})
     file.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
-    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [(0, Prediction(text=COAT))]
+    assert list(FilePredictor(file).predict_samples(SAMPLES[:1])) == [
+        (0, Prediction.parse(COAT, PRODUCT))
+    ]
 
 
 def test_other_samples_may_be_in_the_file_but_none_may_be_missing(tmp_path: Path) -> None:
     file = write(tmp_path, {"id": "A-red", "text": COAT}, {"id": "a-blue", "text": COAT})
     written = FilePredictor(file)
-    assert list(written.predict_samples(SAMPLES[:1])) == [(0, Prediction(text=COAT))]
+    assert list(written.predict_samples(SAMPLES[:1])) == [(0, Prediction.parse(COAT, PRODUCT))]
     expected = r"no answer about 1 of 2 samples, such as '7'; it holds 1 others, such as 'a-blue'"
     with pytest.raises(ValueError, match=expected):
         written.predict_samples(SAMPLES)

@@ -1,11 +1,11 @@
 """Confidence: measured by hand, then on simulated models of which the truth is known."""
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES
 from phi_vision.metrics.bootstrap import draw_groups
 from phi_vision.metrics.calibration import Calibration, Point, calibrate, calibrations
@@ -246,18 +246,11 @@ def test_a_target_that_cannot_be_proven_is_refused():
         measure([0.9], [1], target=1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    id: str
-    truth: dict
-    parsed: dict | None
-    confidence: dict = field(default_factory=dict)
-
-
-def said(number, *, name="Coat", price=100.0, readable=True, **confidence) -> Said:
+def said(number, *, name="Coat", price=100.0, readable=True, **confidence) -> ScoredPrediction:
     truth = {"title": "Coat", "category3_code": "COATS", "full_price": 100.0}
     parsed = truth | {"title": name, "full_price": price} if readable else None
-    return Said(id=f"s{number}", truth=truth, parsed=parsed, confidence=confidence)
+    prediction = Prediction(text="", record=parsed, confidence=confidence)
+    return ScoredPrediction(id=f"s{number}", group="", truth=truth, prediction=prediction)
 
 
 def judge(answers) -> dict[str, Calibration]:

@@ -2,20 +2,18 @@
 
 import numpy as np
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.metrics.confusion import OTHERS, UNREAD, confusion
-from phi_vision.metrics.scores import Answer
 
 
 def answers(*pairs):
     """Answers from (true, said); None was not readable."""
     return [
-        Answer(
+        ScoredPrediction(
             id=str(place),
             group=str(place),
             truth={"kind": true},
-            text="",
-            parsed=None if said is None else {"kind": said},
-            confidence={},
+            prediction=Prediction(text="", record=None if said is None else {"kind": said}),
         )
         for place, (true, said) in enumerate(pairs)
     ]
@@ -81,7 +79,7 @@ def test_a_category_called_like_the_pool_stays_itself():
 
 def test_a_field_left_out_was_not_readable_and_nothing_can_be_true():
     lacks = answers(("COAT", "COAT"), (None, "COAT"))
-    lacks[0].parsed.clear()
+    lacks[0].prediction.record.clear()
     found = confusion(lacks, "kind")
     assert found.labels == ("COAT", "None")
     np.testing.assert_array_equal(found.counts, [[0, 0, 1], [1, 0, 0]])

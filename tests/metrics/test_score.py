@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -56,7 +57,7 @@ def guess(samples: Sequence[Sample]) -> list[str]:
 
 
 def replies_of(texts: Sequence[str]) -> list[Prediction]:
-    return [Prediction(text=text) for text in texts]
+    return [Prediction.parse(text, PRODUCT) for text in texts]
 
 
 def scores_of(
@@ -174,13 +175,18 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero(margin: Figure, words: 
 
 
 def test_answers_keep_text_reading_and_confidence() -> None:
-    replies = [Prediction(text="?"), *replies_of(look(SAMPLES[1:]))]
-    replies[1] = Prediction(text=replies[1].text, confidence={"title": 0.5})
+    replies = [Prediction.parse("?", PRODUCT), *replies_of(look(SAMPLES[1:]))]
+    replies[1] = replace(replies[1], confidence={"title": 0.5})
     scores = score({"model": replies}, SAMPLES, PRODUCT, training=SAMPLES)
     first, second = scores.answers[:2]
-    assert (first.id, first.group, first.text, first.parsed) == ("0", "g0", "?", None)
-    assert second.parsed == second.truth == SAMPLES[1].record
-    assert second.confidence == {"title": 0.5}
+    assert (first.id, first.group, first.prediction.text, first.prediction.record) == (
+        "0",
+        "g0",
+        "?",
+        None,
+    )
+    assert second.prediction.record == second.truth == SAMPLES[1].record
+    assert second.prediction.confidence == {"title": 0.5}
 
 
 def test_intervals_resample_groups_and_not_samples() -> None:

@@ -56,7 +56,11 @@ def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
     together = generate(model, processor, questions)
     for question, said in zip(questions[:-1], together, strict=False):
         (alone,) = generate(model, processor, [question])
-        assert (said.text, said.finish_reason, said.token_ends) == (alone.text, alone.finish_reason, alone.token_ends)
+        assert (said.text, said.finish_reason, said.token_ends) == (
+            alone.text,
+            alone.finish_reason,
+            alone.token_ends,
+        )
     assert [said.finish_reason for said in together] == [
         *("length", "length", "length", "stop", "length", "cancelled")
     ]

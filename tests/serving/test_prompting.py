@@ -51,7 +51,9 @@ def test_images_are_named_by_their_place() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_question_is_asked_as_it_was_trained(small: LocalPredictor, name: str) -> None:
+def test_the_templates_question_is_asked_as_it_was_trained(
+    small: LocalPredictor, name: str
+) -> None:
     wording = Wording(small.processor, TEMPLATES[name], 4096)
     asked = prompt(wording, user("", "", TEMPLATES[name].question))
     assert asked == TEMPLATES[name].prompt(small.processor, images=2)

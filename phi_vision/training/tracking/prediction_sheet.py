@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from phi_vision.data.samples import Value
 from phi_vision.training.tracking.plots import GREEN, SOFT, WIDTH, new_figure, to_png
-from phi_vision.training.tracking.prediction_table import ShownAnswer
+from phi_vision.training.tracking.prediction_table import ShownPrediction
 
 COLUMNS, MOST_ROWS = 4, 3
 """Answers beside and below each other; more would be too small to read."""
@@ -18,7 +18,7 @@ POINTS = 7.5
 """Size of the letters; lines are half as high again."""
 
 
-def draw_answers(answers: Sequence[ShownAnswer], step: int) -> bytes:
+def draw_answers(answers: Sequence[ShownPrediction], step: int) -> bytes:
     """Draw the first answers of an evaluation as the bytes of a PNG file.
 
     Output: of each its image; below it "✓ HATS" in green, or "✗ BAGS" in red with "HATS" in gray.
@@ -59,20 +59,21 @@ def draw_answers(answers: Sequence[ShownAnswer], step: int) -> bytes:
     return to_png(figure)
 
 
-def caption(answer: ShownAnswer) -> Iterator[tuple[str, str]]:
+def caption(answer: ShownPrediction) -> Iterator[tuple[str, str]]:
     """Word the fields of an answer, each with its colour.
 
     Input:  truth {"category3_code": "HATS"}, said {"category3_code": "BAGS"}
     Output: ("✗ BAGS", red) ("true: HATS", gray)
     """
-    if not answer.said:
-        yield _short(f"✗ {answer.predicted or '(nothing)'}"), WRONG
-    for field, true in answer.truth.items():
+    record = answer.scored.prediction.record
+    if record is None:
+        yield _short(f"✗ {answer.scored.prediction.text or '(nothing)'}"), WRONG
+    for field, true in answer.scored.truth.items():
         if answer.is_right[field]:
-            yield _short(f"✓ {_word(answer.said[field])}"), GREEN
-        elif answer.said:
-            yield _short(f"✗ {_word(answer.said.get(field))}"), WRONG
-        if not answer.is_right[field] or answer.said[field] != true:
+            yield _short(f"✓ {_word((record or {})[field])}"), GREEN
+        elif record is not None:
+            yield _short(f"✗ {_word(record.get(field))}"), WRONG
+        if not answer.is_right[field] or (record or {})[field] != true:
             yield _short(f"    true: {_word(true)}"), SOFT
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from phi_vision.data.samples import Sample, Value, open_image
+from phi_vision.data.prediction import ScoredPrediction
+from phi_vision.data.samples import Sample, open_image
 from phi_vision.data.template import Template
 from phi_vision.metrics.field_metrics import is_right
-from phi_vision.metrics.scores import Answer
 
 MOST_SHOWN = 64
 """Answers that each evaluation shows; all are in no tracker, but in the run's log as figures."""
@@ -19,53 +19,43 @@ SHOWN_SIZE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownAnswer:
-    """What was said about one sample, beside the truth."""
+class ShownPrediction:
+    """A scored prediction with the image of its sample."""
 
-    id: str
+    scored: ScoredPrediction
     image: Image.Image | None
     """The first image on a white square; None where the sample has none."""
 
-    truth: Mapping[str, Value]
     ground_truth: str
-    """The truth in the words that the model should have said."""
-
-    predicted: str
-    """What it said."""
-
-    said: Mapping[str, Value]
-    """Its fields; empty where it could not be read."""
+    """The true record as the template renders it."""
 
     is_right: Mapping[str, bool]
-    """Field -> whether it is right."""
+    """Field -> whether its value is right."""
 
 
 def show_answers(
-    answers: Sequence[Answer], samples: Sequence[Sample], template: Template
-) -> list[ShownAnswer]:
+    answers: Sequence[ScoredPrediction], samples: Sequence[Sample], template: Template
+) -> list[ShownPrediction]:
     """Lay answers beside the samples they are about, the first `MOST_SHOWN` of them."""
     pairs = list(zip(answers, samples, strict=True))[:MOST_SHOWN]
     return [
-        ShownAnswer(
-            id=answer.id,
+        ShownPrediction(
+            scored=answer,
             image=_shrink(sample.images[0]) if sample.images else None,
-            truth=answer.truth,
             ground_truth=template.render(answer.truth),
-            predicted=answer.text,
-            said=answer.parsed or {},
             is_right=judge(answer, template),
         )
         for answer, sample in pairs
     ]
 
 
-def judge(answer: Answer, template: Template) -> dict[str, bool]:
+def judge(answer: ScoredPrediction, template: Template) -> dict[str, bool]:
     """Tell for each field whether it is right: equal, or a number within 10 %.
 
     Input:  truth {"category3_code": "HATS", "full_price": 100.0}, said HATS and 120.0
     Output: {"category3_code": True, "full_price": False}
     """
-    said = answer.parsed
+    said = answer.prediction.record
     if said is None:
         return dict.fromkeys(answer.truth, False)
     return {

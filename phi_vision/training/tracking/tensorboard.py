@@ -8,7 +8,7 @@ import numpy as np
 
 from phi_vision.data.samples import Value, open_image
 from phi_vision.training.tracking.prediction_sheet import draw_answers
-from phi_vision.training.tracking.prediction_table import ShownAnswer
+from phi_vision.training.tracking.prediction_table import ShownPrediction
 from phi_vision.training.tracking.run_metadata import RunFacts
 
 
@@ -28,7 +28,7 @@ class TensorboardRun:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
-    def show(self, step: int, answers: Sequence[ShownAnswer]) -> None:
+    def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
         """Write answers down as a table in words, and as a sheet of images."""
         sheet = np.asarray(open_image(draw_answers(answers, step)).convert("RGB"))
         self._writer.add_image("validation/images", sheet, step, dataformats="HWC")
@@ -45,7 +45,7 @@ class TensorboardRun:
         self._writer.close()
 
 
-def to_markdown(answers: Sequence[ShownAnswer]) -> str:
+def to_markdown(answers: Sequence[ShownPrediction]) -> str:
     """Write answers as a table.
 
     Output: | Sample | Ground truth | Predicted | title | category3_code |
@@ -57,7 +57,7 @@ def to_markdown(answers: Sequence[ShownAnswer]) -> str:
     rows.append(["---"] * len(rows[0]))
     for answer in answers:
         marks = ["✓" if answer.is_right[field] else "✗" for field in fields]
-        rows.append([answer.id, answer.ground_truth, answer.predicted, *marks])
+        rows.append([answer.scored.id, answer.ground_truth, answer.scored.prediction.text, *marks])
     return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows)
 
 

@@ -29,7 +29,7 @@ from phi_vision.training.tracking.log_lines import (
 )
 from phi_vision.training.tracking.plots import draw_plots, write_image
 from phi_vision.training.tracking.prediction_sheet import draw_answers
-from phi_vision.training.tracking.prediction_table import ShownAnswer, show_answers
+from phi_vision.training.tracking.prediction_table import ShownPrediction, show_answers
 from phi_vision.training.tracking.run_metadata import RunFacts
 from phi_vision.training.tracking.tensorboard import TensorboardRun
 from phi_vision.training.tracking.wandb import WandbRun
@@ -50,7 +50,7 @@ class Tracker(Protocol):
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Add figures, named `train/loss`, `validation/loss`, `machine/cpu_percent`, …"""
 
-    def show(self, step: int, answers: Sequence[ShownAnswer]) -> None:
+    def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
         """Show what was answered at an evaluation."""
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 import wandb
 import yaml
 
-from phi_vision.training.tracking.prediction_table import ShownAnswer
+from phi_vision.training.tracking.prediction_table import ShownPrediction
 from phi_vision.training.tracking.run_metadata import RunFacts
 
 logger = logging.getLogger(__name__)
@@ -64,15 +64,15 @@ class WandbRun:
         """Add figures to the curves."""
         self.run.log(dict(figures), step=step)
 
-    def show(self, step: int, answers: Sequence[ShownAnswer]) -> None:
+    def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
         """Send answers as a table with one right/wrong column for each field."""
         fields = list(answers[0].is_right) if answers else []
         columns = ["Image", "Ground truth", "Predicted", *(f"{field} right" for field in fields)]
         table = wandb.Table(columns=[*columns, "Sample", "Step"])
         for answer in answers:
             right = (answer.is_right[field] for field in fields)
-            words = (answer.ground_truth, answer.predicted)
-            table.add_data(_image(answer), *words, *right, answer.id, step)
+            words = (answer.ground_truth, answer.scored.prediction.text)
+            table.add_data(_image(answer), *words, *right, answer.scored.id, step)
         plain = [_image(each) for each in answers[:PLAIN_IMAGES] if each.image is not None]
         self.run.log({ANSWERS: table, "validation/images": plain}, step=step)
 
@@ -191,11 +191,11 @@ def _id(out: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _image(answer: ShownAnswer) -> Any:
+def _image(answer: ShownPrediction) -> Any:
     """Wrap an image anew for each use, since W&B moves the file of one that it was given."""
     if answer.image is None:
         return None
-    caption = f"{answer.predicted} (true: {answer.ground_truth})"
+    caption = f"{answer.scored.prediction.text} (true: {answer.ground_truth})"
     return wandb.Image(answer.image, caption=caption, file_type="jpg")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.training.tracking.curves import Curve, curve, read_log, smooth, thin
 from phi_vision.training.tracking.plots import (
     PLOTS,
@@ -18,7 +19,7 @@ from phi_vision.training.tracking.plots import (
     write_image,
 )
 from phi_vision.training.tracking.prediction_sheet import caption
-from phi_vision.training.tracking.prediction_table import ShownAnswer
+from phi_vision.training.tracking.prediction_table import ShownPrediction
 
 STEPS = [
     {"step": step, "loss": 3.0 / step, "learning_rate": 1e-4, "grad_norm": 1.0}
@@ -108,13 +109,19 @@ def test_curves_are_picked_smoothed_and_thinned() -> None:
 
 
 def test_captions_say_what_is_wrong_and_what_is_true() -> None:
-    answer = ShownAnswer(
+    scored = ScoredPrediction(
         id="p0",
-        image=None,
+        group="g0",
         truth={"title": "Wool Hat", "category3_code": "HATS", "full_price": 100.0},
+        prediction=Prediction(
+            text="",
+            record={"title": "Wool Hat", "category3_code": "BAGS", "full_price": 105.0},
+        ),
+    )
+    answer = ShownPrediction(
+        scored=scored,
+        image=None,
         ground_truth="",
-        predicted="",
-        said={"title": "Wool Hat", "category3_code": "BAGS", "full_price": 105.0},
         is_right={"title": True, "category3_code": False, "full_price": True},
     )
     assert [text for text, _ in caption(answer)] == [

@@ -51,7 +51,7 @@ def scores(samples: list[Sample]) -> Scores:
         TEMPLATE.render({**sample.record, "full_price": 1.5 * price})
         for sample, price in zip(samples, prices, strict=True)
     ]
-    given = [Prediction(text=text) for text in texts]
+    given = [Prediction.parse(text, TEMPLATE) for text in texts]
     rivals = {"constant": constant(samples, TEMPLATE, len(samples))}
     replies = {"model": given, "shuffled": given}
     return score(replies, samples, TEMPLATE, training=samples, rivals=rivals)

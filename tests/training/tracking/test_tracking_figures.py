@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.metrics.scores import Answer
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.steps import learning_rates
 from phi_vision.training.throughput import Throughput, count
@@ -134,7 +134,9 @@ def test_trackers_get_figures_in_groups() -> None:
 )
 def test_each_field_is_right_or_wrong(said: dict[str, object] | None, expected: list[bool]) -> None:
     truth = {"title": "Hat", "full_price": 100.0}
-    answer = Answer(id="a", group="g", truth=truth, text="", parsed=said, confidence={})  # type: ignore[arg-type]
+    answer = ScoredPrediction(
+        id="a", group="g", truth=truth, prediction=Prediction(text="", record=said)
+    )  # type: ignore[arg-type]
     template = Template(
         name="t", question="?", answer="{title} for {full_price:number}", layout="chat"
     )
