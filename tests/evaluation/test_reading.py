@@ -59,7 +59,7 @@ def test_texts_are_parsed_anew_for_json_holds_no_infinity(run: Path):
     first, second = read_report(run).entry.answers
     assert first.prediction.record == TRUTH
     assert second.prediction.record == {**TRUTH, "full_price": math.inf}
-    assert first.confidence == {}
+    assert first.prediction.confidence == {}
 
 
 def test_a_report_by_itself_tells_what_it_holds(run: Path, tmp_path: Path):

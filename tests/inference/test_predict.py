@@ -160,7 +160,7 @@ def test_a_prediction_holds_the_record_or_none(
 ) -> None:
     texts = ["Product: Coat, Category: COATS, Full Price: 390.0", "A coat."]
     answers = [Generation(text, (len(text), len(text)), (-0.5, 0.0)) for text in texts]
-    monkeypatch.setattr(predict, "answer", lambda *_, **__: answers)
+    monkeypatch.setattr(predict, "generate", lambda *_, **__: answers)
     good, bad = predictor.predict([image(0), image(60)])
     assert good.record == {"title": "Coat", "category3_code": "COATS", "full_price": 390.0}
     assert good.confidence["title"] == pytest.approx(0.61, abs=0.01)
@@ -176,7 +176,7 @@ def test_a_sample_of_two_images_is_asked_about_both(
         asked.extend(question.prompt for question in questions)
         return [Generation("", (0,), (0.0,))] * len(questions)
 
-    monkeypatch.setattr(predict, "answer", listen)
+    monkeypatch.setattr(predict, "generate", listen)
     said(predictor, sample("pair", encoded(0), encoded(60)))
     assert "<|image_1|>\n<|image_2|>\n" in asked[0]
 
@@ -233,7 +233,7 @@ def test_a_image_that_is_a_line_is_named(predictor: LocalPredictor) -> None:
 def test_what_cannot_be_shown_is_refused_before_anything_is_asked(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "answer", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(predict, "generate", lambda *_, **__: pytest.fail("asked"))
     samples = [*(sample(str(shade), encoded(shade)) for shade in SHADES), sample("torn", b"-")]
     with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
         list(predictor.predict_samples(samples))
