@@ -8,7 +8,7 @@ from statistics import fmean, median
 import torch
 from torch import nn
 
-from benchmarks.plain_training import start_full
+from benchmarks.baseline_loop import start_full
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
 from phi_vision.metrics.field_metrics import relative_error
@@ -49,11 +49,11 @@ def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool)
 @torch.inference_mode()
 def look_at(samples: Sequence[Sample]) -> torch.Tensor:
     """Give what the tower of phi-vision-small sees of each image, as vectors of length one."""
-    student = start_full(PRODUCT)
-    tower = student.model.model.vision_embed_tokens.img_processor
+    setup = start_full(PRODUCT)
+    tower = setup.model.model.vision_embed_tokens.img_processor
     looks = []
     for sample in samples:
-        shown = student.processor.image_processor(sample.open_images(), return_tensors="pt")
+        shown = setup.processor.image_processor(sample.open_images(), return_tensors="pt")
         features_NPD = tower(shown["pixel_values"])
         # The mean of the crops (the global view is the first), and the most of every feature.
         looks.append(torch.cat([features_NPD[1:].mean((0, 1)), features_NPD.amax((0, 1))]))

@@ -18,19 +18,15 @@ from statistics import fmean, median
 
 import torch
 
-from benchmarks.dropped_rows import count_losses
-from benchmarks.full_size import full_size_config
-from benchmarks.leaks import look_at, measure_leak
-from benchmarks.plain_training import (
+from benchmarks.ablation_runs import AblationRuns, errors_of_price, share_right
+from benchmarks.baseline_loop import (
     BATCH_SIZE,
     generate,
     learn,
     mean_loss,
     start_full,
 )
-from benchmarks.school import School, errors_of_price, share_right
-from benchmarks.tables import Table, as_percent, as_share, lay_out
-from benchmarks.wrong_ways import (
+from benchmarks.broken_recipes import (
     CLIP_NAMES,
     PADDED_TO,
     count_hits,
@@ -39,6 +35,10 @@ from benchmarks.wrong_ways import (
     shown_prompts,
     shown_rows,
 )
+from benchmarks.dropped_rows import count_losses
+from benchmarks.full_size import full_size_config
+from benchmarks.leaks import look_at, measure_leak
+from benchmarks.tables import Table, as_percent, as_share, lay_out
 from phi_vision.data.collator import AnswerCollator
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.model.checkpoint import SMALL, load_processor
@@ -54,146 +54,146 @@ FEW, MANY_EPOCHS = 160, 12
 LABELLED = 80
 
 
-def measure_rows(school: School) -> Table:
+def measure_rows(ablation_runs: AblationRuns) -> Table:
     """An export with planted faults: dropping what fails, and `phi-vision prepare`."""
     columns = {}
     ways = ("drop what fails", "prepare")
-    for name, loss in zip(ways, count_losses(school.folder), strict=True):
+    for name, loss in zip(ways, count_losses(ablation_runs.folder), strict=True):
         columns[name] = [
             f"{loss.lost} of {loss.mendable}",
             f"{loss.trusted} of {loss.hopeless}",
         ]
-    names = ["rows lost that could be mended", "rows kept that are beyond mending"]
+    names = ["repairable rows lost", "unusable rows kept"]
     return lay_out(names, columns)
 
 
-def measure_image(school: School) -> Table:
+def measure_image(ablation_runs: AblationRuns) -> Table:
     """The image's tag as words, and as the image: same steps, same labels."""
     processor = load_processor(SMALL)
-    shown = median(count_image_tokens(school, processor))
+    shown = median(count_image_tokens(ablation_runs, processor))
     columns = []
     for way, tokens in (("words", 0.0), ("right", shown)):
-        graduate = school.graduate(way)
-        said = graduate.answer(school.held_out)
-        elsewhere = graduate.answer(school.swapped)
+        trained = ablation_runs.trained(way)
+        said = trained.answer(ablation_runs.held_out)
+        elsewhere = trained.answer(ablation_runs.swapped)
         columns.append(
             [
                 f"{tokens:.0f}",
-                f"{graduate.losses[0]:.1f}, then {fmean(graduate.losses[-10:]):.2f}",
+                f"{trained.losses[0]:.1f}, then {fmean(trained.losses[-10:]):.2f}",
                 f"{len(set(said))} of {len(said)}",
-                as_share(share_right(said, school.held_out)),
-                as_share(share_right(elsewhere, school.held_out)),
-                as_percent(median(errors_of_price(said, school.held_out))),
+                as_share(share_right(said, ablation_runs.held_out)),
+                as_share(share_right(elsewhere, ablation_runs.held_out)),
+                as_percent(median(errors_of_price(said, ablation_runs.held_out))),
             ]
         )
     names = [
-        "tokens that hold the image",
-        "loss of an answer's token, first and last",
-        "different answers",
-        "category right",
-        "category right with another product's image",
+        "image tokens",
+        "loss per completion token, first and last",
+        "distinct predictions",
+        "category accuracy",
+        "category accuracy, shuffled images",
         "median price error",
     ]
-    return lay_out(names, {"tag as words": columns[0], "image shown": columns[1]})
+    return lay_out(names, {"tag as text": columns[0], "image shown": columns[1]})
 
 
-def measure_fed(school: School) -> Table:
+def measure_fed(ablation_runs: AblationRuns) -> Table:
     """Answers read off a pass that holds the true answer, and answers written out."""
     columns = {}
-    for way, name in (("words", "blind model"), ("right", "model that sees")):
-        graduate = school.graduate(way)
+    for way, name in (("words", "blind model"), ("right", "sighted model")):
+        trained = ablation_runs.trained(way)
         for how, answers in (
-            ("answer fed in", graduate.read_fed(school.held_out)),
-            ("written", graduate.answer(school.held_out)),
+            ("teacher forcing", trained.read_fed(ablation_runs.held_out)),
+            ("generated", trained.answer(ablation_runs.held_out)),
         ):
             columns[f"{name}, {how}"] = [
-                as_share(share_right(answers, school.held_out)),
-                as_percent(median(errors_of_price(answers, school.held_out))),
+                as_share(share_right(answers, ablation_runs.held_out)),
+                as_percent(median(errors_of_price(answers, ablation_runs.held_out))),
             ]
-    return lay_out(["category right", "median price error"], columns)
+    return lay_out(["category accuracy", "median price error"], columns)
 
 
-def measure_supervision(school: School) -> Table:
+def measure_supervision(ablation_runs: AblationRuns) -> Table:
     """Everything labelled up to the padding, and only the answers."""
     columns = {}
-    for way, name in (("padded", f"all of {PADDED_TO} tokens"), ("right", "the answer")):
-        graduate = school.graduate(way)
-        student = graduate.student
-        said = graduate.answer(school.held_out)
+    for way, name in (("padded", f"all {PADDED_TO} tokens"), ("right", "completion only")):
+        trained = ablation_runs.trained(way)
+        setup = trained.setup
+        said = trained.answer(ablation_runs.held_out)
         columns[name] = [
-            *map(as_percent, label_shares(student, way, school.training[:LABELLED])),
-            f"{fmean(graduate.losses[-10:]):.2f}",
-            f"{mean_loss(student, partial(shown_rows, student), school.held_out):.2f}",
-            as_share(share_right(said, school.held_out)),
-            as_percent(median(errors_of_price(said, school.held_out))),
+            *map(as_percent, label_shares(setup, way, ablation_runs.training[:LABELLED])),
+            f"{fmean(trained.losses[-10:]):.2f}",
+            f"{mean_loss(setup, partial(shown_rows, setup), ablation_runs.held_out):.2f}",
+            as_share(share_right(said, ablation_runs.held_out)),
+            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
         ]
     names = [
         "labels on padding",
         "labels on the prompt",
-        "labels on the answer",
-        "last loss the log shows",
-        "loss of an answer's token, held out",
-        "category right",
+        "labels on the completion",
+        "last logged loss",
+        "loss per completion token, held out",
+        "category accuracy",
         "median price error",
     ]
     return lay_out(names, columns)
 
 
-def measure_cutting(school: School) -> Table:
+def measure_cutting(ablation_runs: AblationRuns) -> Table:
     """What is left of the answers when rows end at a length, at the official crop size."""
     columns = {}
     for crops in (4, 16):
         cutter = Phi3VImageProcessor(num_crops=crops, crop_size=OFFICIAL_CROP)
         processor = Phi3VProcessor(cutter, load_processor(SMALL).tokenizer)
-        images = count_image_tokens(school, processor)
+        images = count_image_tokens(ablation_runs, processor)
         left = [
             f"{sum(image < limit for image in images)} of {len(images)}"
             for limit in (512, 1024, 2048)
         ]
         columns[f"{crops} crops"] = [f"{median(images):.0f}", *left]
     names = [
-        "tokens of an image, median",
-        "rows that keep their whole image at 512",
+        "tokens per image, median",
+        "rows with all image tokens at 512",
         "at 1,024",
         "at 2,048",
     ]
     return lay_out(names, columns)
 
 
-def measure_targets(school: School) -> Table:
+def measure_targets(ablation_runs: AblationRuns) -> Table:
     """Adapters on names that only CLIP has, and on the layers of the language model."""
     with torch.device("meta"):
         config = full_size_config(load_processor(SMALL).tokenizer)
         full_size = Phi3VForCausalLM(config)
     columns = {}
     for way, targets in (("clip", CLIP_NAMES), ("lora", LORA_TARGETS)):
-        graduate = school.graduate(way)
-        student = graduate.student
-        said = graduate.answer(school.held_out)
-        moved, adapters = count_moved(student, school.training[:BATCH_SIZE])
+        trained = ablation_runs.trained(way)
+        setup = trained.setup
+        said = trained.answer(ablation_runs.held_out)
+        moved, adapters = count_moved(setup, ablation_runs.training[:BATCH_SIZE])
         columns[", ".join(targets)] = [
             str(count_hits(full_size, targets, is_clip=False)),
             str(count_hits(full_size, targets, is_clip=True)),
             f"{moved} of {adapters}",
-            f"{mean_loss(student, partial(shown_rows, student), school.held_out):.2f}",
-            as_share(share_right(said, school.held_out)),
+            f"{mean_loss(setup, partial(shown_rows, setup), ablation_runs.held_out):.2f}",
+            as_share(share_right(said, ablation_runs.held_out)),
         ]
     names = [
         "language-model layers hit, 4.15 B",
         "CLIP layers hit, 4.15 B",
-        "adapter matrices with a gradient when the tag is words",
-        "loss of an answer's token, held out",
-        "category right",
+        "adapter matrices with a gradient, tag as text",
+        "loss per completion token, held out",
+        "category accuracy",
     ]
     return lay_out(names, columns)
 
 
-def measure_split(school: School) -> Table:
+def measure_split(ablation_runs: AblationRuns) -> Table:
     """Rows dealt at random, and styles kept together; read by memory alone."""
-    everything = [*school.training, *school.held_out]
+    everything = [*ablation_runs.training, *ablation_runs.held_out]
     looks = look_at(everything)
     columns = {}
-    for name, whole in (("rows at random", False), ("styles together", True)):
+    for name, whole in (("random rows", False), ("grouped by style", True)):
         leak = measure_leak(everything, looks, whole=whole)
         columns[name] = [
             as_percent(leak.known),
@@ -202,114 +202,114 @@ def measure_split(school: School) -> Table:
         ]
     names = [
         "test rows whose title and price are in training",
-        "median price error of the nearest training image",
-        "its category right",
+        "median price error, nearest neighbour",
+        "category accuracy, nearest neighbour",
     ]
     return lay_out(names, columns)
 
 
-def measure_prompt(school: School) -> Table:
+def measure_prompt(ablation_runs: AblationRuns) -> Table:
     """The right model, asked as it learnt and in other ways."""
-    graduate = school.graduate("right")
+    trained = ablation_runs.trained("right")
     blanks = replace(PRODUCT, layout="walkthrough")
     columns = {}
     for name, template in (
         ("other line breaks", blanks),
-        ("the walkthrough's question", TEMPLATES["walkthrough"]),
-        ("as it learnt", PRODUCT),
+        ("walkthrough prompt", TEMPLATES["walkthrough"]),
+        ("training prompt", PRODUCT),
     ):
-        student = replace(graduate.student, template=template)
-        said, _ = generate(student, shown_prompts(student, school.held_out))
+        setup = replace(trained.setup, template=template)
+        said, _ = generate(setup, shown_prompts(setup, ablation_runs.held_out))
         columns[name] = [
             as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
-            as_share(share_right(said, school.held_out)),
-            as_percent(median(errors_of_price(said, school.held_out))),
+            as_share(share_right(said, ablation_runs.held_out)),
+            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
         ]
-    return lay_out(["answers in the right form", "category right", "median price error"], columns)
+    return lay_out(["parse rate", "category accuracy", "median price error"], columns)
 
 
-def measure_stop(school: School) -> Table:
+def measure_stop(ablation_runs: AblationRuns) -> Table:
     """The right model, stopped at the token of the official config and at those it says."""
-    student = school.graduate("right").student
-    rows = shown_prompts(student, school.held_out)
+    setup = ablation_runs.trained("right").setup
+    rows = shown_prompts(setup, ablation_runs.held_out)
     columns = {}
-    for name, stops in (("</s> alone", OFFICIAL_STOP), ("its own", None)):
-        said, lengths = generate(student, rows, **({"eos_token_id": stops} if stops else {}))
+    for name, stops in (("</s> only", OFFICIAL_STOP), ("own stop tokens", None)):
+        said, lengths = generate(setup, rows, **({"eos_token_id": stops} if stops else {}))
         columns[name] = [
             f"{median(lengths):.0f}",
             as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
         ]
-    return lay_out(["tokens of an answer, median", "answers in the right form"], columns)
+    return lay_out(["generated tokens, median", "parse rate"], columns)
 
 
-def measure_checkpoint(school: School) -> Table:
+def measure_checkpoint(ablation_runs: AblationRuns) -> Table:
     """Which weights of one run are kept, by three ways to choose; few samples, many epochs."""
-    student = start_full(PRODUCT)
+    setup = start_full(PRODUCT)
     seen: list[tuple[float, float, float]] = []
     weights: list[dict[str, torch.Tensor]] = []
 
     def look(epoch: int) -> None:
-        said, _ = generate(student, shown_prompts(student, school.validation))
+        said, _ = generate(setup, shown_prompts(setup, ablation_runs.validation))
         seen.append(
             (
-                mean_loss(student, partial(shown_rows, student), school.training[:FEW]),
-                mean_loss(student, partial(shown_rows, student), school.validation),
-                median(errors_of_price(said, school.validation)),
+                mean_loss(setup, partial(shown_rows, setup), ablation_runs.training[:FEW]),
+                mean_loss(setup, partial(shown_rows, setup), ablation_runs.validation),
+                median(errors_of_price(said, ablation_runs.validation)),
             )
         )
-        state = student.model.state_dict()
+        state = setup.model.state_dict()
         weights.append({name: weight.clone() for name, weight in state.items()})
 
-    few = school.training[:FEW]
-    learn(student, partial(shown_rows, student), few, epochs=MANY_EPOCHS, after_epoch=look)
+    few = ablation_runs.training[:FEW]
+    learn(setup, partial(shown_rows, setup), few, epochs=MANY_EPOCHS, after_epoch=look)
     columns = {}
     for place, name in enumerate(("training loss", "validation loss", "validation price error")):
         chosen = min(range(len(seen)), key=lambda epoch, by=place: seen[epoch][by])  # type: ignore[misc]
-        student.model.load_state_dict(weights[chosen])
-        said, _ = generate(student, shown_prompts(student, school.test))
+        setup.model.load_state_dict(weights[chosen])
+        said, _ = generate(setup, shown_prompts(setup, ablation_runs.test))
         columns[f"lowest {name}"] = [
             str(chosen + 1),
             f"{seen[chosen][0]:.2f}",
             f"{seen[chosen][1]:.2f}",
-            as_share(share_right(said, school.test)),
-            as_percent(median(errors_of_price(said, school.test))),
+            as_share(share_right(said, ablation_runs.test)),
+            as_percent(median(errors_of_price(said, ablation_runs.test))),
         ]
-    names = ["epoch", "training loss", "validation loss", "test: category right", "test: price"]
-    return lay_out([*names[:-1], "test: median price error"], columns)
+    names = ["epoch", "training loss", "validation loss", "test category accuracy", "test: price"]
+    return lay_out([*names[:-1], "test median price error"], columns)
 
 
-def measure_together(school: School) -> Table:
+def measure_together(ablation_runs: AblationRuns) -> Table:
     """The public recipe as it stands: what its monitor shows, and what is so."""
     columns = {}
     for way, name in (("recipe", "public recipe"), ("right", "phi-vision")):
-        graduate = school.graduate(way)
-        fed, said = (f(school.held_out) for f in (graduate.read_fed, graduate.answer))
+        trained = ablation_runs.trained(way)
+        fed, said = (f(ablation_runs.held_out) for f in (trained.read_fed, trained.answer))
         columns[name] = [
-            f"{graduate.losses[0]:.1f}, then {fmean(graduate.losses[-10:]):.2f}",
-            as_percent(median(errors_of_price(fed, school.held_out))),
-            as_percent(median(errors_of_price(said, school.held_out))),
-            as_share(share_right(said, school.held_out)),
-            as_share(share_right(graduate.answer(school.swapped), school.held_out)),
+            f"{trained.losses[0]:.1f}, then {fmean(trained.losses[-10:]):.2f}",
+            as_percent(median(errors_of_price(fed, ablation_runs.held_out))),
+            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
+            as_share(share_right(said, ablation_runs.held_out)),
+            as_share(share_right(trained.answer(ablation_runs.swapped), ablation_runs.held_out)),
             f"{len(set(said))} of {len(said)}",
         ]
     names = [
-        "its loss, first and last",
-        "median price error with the answer fed in",
+        "logged loss, first and last",
+        "median price error, teacher forcing",
         "median price error",
-        "category right",
-        "category right with another product's image",
-        "different answers",
+        "category accuracy",
+        "category accuracy, shuffled images",
+        "distinct predictions",
     ]
     return lay_out(names, columns)
 
 
-def count_image_tokens(school: School, processor: Phi3VProcessor) -> list[int]:
+def count_image_tokens(ablation_runs: AblationRuns, processor: Phi3VProcessor) -> list[int]:
     """Count the tokens of each training image, without decoding it."""
     collator = AnswerCollator(processor=processor, template=PRODUCT)
-    return [collator.count_tokens(sample)[0] for sample in school.training]
+    return [collator.count_tokens(sample)[0] for sample in ablation_runs.training]
 
 
-TABLES: dict[str, Callable[[School], Table]] = {
+TABLES: dict[str, Callable[[AblationRuns], Table]] = {
     "rows": measure_rows,
     "image": measure_image,
     "fed": measure_fed,
@@ -331,10 +331,10 @@ def main() -> None:
     parser.add_argument("catalog", type=Path, help="folder written by phi-vision sample")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     options = parser.parse_args()
-    school = School.open(options.catalog)
+    ablation_runs = AblationRuns.open(options.catalog)
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in options.only:
-        table = TABLES[name](school)
+        table = TABLES[name](ablation_runs)
         print(f"{name}\n{table.as_markdown()}", flush=True)
         stored[name] = {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
         text = json.dumps({each: stored[each] for each in TABLES if each in stored}, indent=1)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from pages import FENCE, type_commands
 
-from benchmarks import leaks, plain_training, public_recipe, wrong_ways
+from benchmarks import baseline_loop, broken_recipes, leaks, public_recipe
+from benchmarks.baseline_loop import start_full, start_lora
 from benchmarks.full_size import full_size_config
-from benchmarks.plain_training import start_full, start_lora
 from benchmarks.public_recipe import RESULTS, TABLES
 from benchmarks.tables import Table
 from phi_vision.cli.main import command_parser
@@ -43,14 +43,14 @@ MEASURED = {
     for name, table in json.loads(RESULTS.read_text(encoding="utf-8")).items()
 }
 FACTS = [
-    f"{wrong_ways.PADDED_TO}",
+    f"{broken_recipes.PADDED_TO}",
     f"crops of {public_recipe.OFFICIAL_CROP} pixels",
-    f"rank {plain_training.RANK}",
+    f"rank {baseline_loop.RANK}",
     f"{leaks.RANDOM_SPLITS} splits",
-    f"room for {plain_training.MOST_NEW_TOKENS} tokens",
+    f"room for {baseline_loop.MAX_NEW_TOKENS} tokens",
     f"{public_recipe.FEW} products, {public_recipe.MANY_EPOCHS} epochs",
-    "642 products to learn from, 158 of other styles",
-    "1,024 is what TRL takes by default",
+    "642 training products, 158 test products of other styles",
+    "1,024 is the default of TRL",
     "wrong by 100 %",
 ]
 """Every number in the prose of docs/mistakes.md; those of a table are measured with it."""
@@ -137,36 +137,36 @@ def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
     with torch.device("meta"):
         model = Phi3VForCausalLM(full_size_config(load_processor(SMALL).tokenizer))
     for row, is_clip in ((0, False), (1, True)):
-        for place, targets in enumerate((wrong_ways.CLIP_NAMES, public_recipe.LORA_TARGETS), 1):
-            hits = wrong_ways.count_hits(model, targets, is_clip=is_clip)
+        for place, targets in enumerate((broken_recipes.CLIP_NAMES, public_recipe.LORA_TARGETS), 1):
+            hits = broken_recipes.count_hits(model, targets, is_clip=is_clip)
             assert MEASURED["targets"].rows[row][place] == str(hits)
 
 
 def test_words_for_a_image_hold_no_image_token_and_are_refused(samples: list[Sample]) -> None:
-    student = start_full(PRODUCT)
-    batch = wrong_ways.recipe_rows(student, samples[:2])
-    assert batch["input_ids"].shape == (2, wrong_ways.PADDED_TO)
-    assert not (batch["input_ids"] == student.processor.image_token_id).any()
+    setup = start_full(PRODUCT)
+    batch = broken_recipes.recipe_rows(setup, samples[:2])
+    assert batch["input_ids"].shape == (2, broken_recipes.PADDED_TO)
+    assert not (batch["input_ids"] == setup.processor.image_token_id).any()
     refused(
-        lambda: guards.check_images_are_shown(batch, samples[:2], student.processor),
+        lambda: guards.check_images_are_shown(batch, samples[:2], setup.processor),
         "images but the batch has no pixel_values",
     )
     refused(lambda: guards.check_supervision(batch), "labels are on padding, so the model would")
 
 
 def test_a_padded_row_is_labelled_everywhere_but_on_its_image(samples: list[Sample]) -> None:
-    student = start_full(PRODUCT)
-    batch = wrong_ways.padded_rows(student, samples[:2])
-    is_image = batch["input_ids"] == student.processor.image_token_id
+    setup = start_full(PRODUCT)
+    batch = broken_recipes.padded_rows(setup, samples[:2])
+    is_image = batch["input_ids"] == setup.processor.image_token_id
     assert torch.equal(batch["labels"] == IGNORED, is_image)
 
 
 def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[Sample]) -> None:
-    student = start_lora(PRODUCT, wrong_ways.CLIP_NAMES)
-    loss = plain_training.compute_loss(student.model, wrong_ways.word_rows(student, samples[:2]))
+    setup = start_lora(PRODUCT, broken_recipes.CLIP_NAMES)
+    loss = baseline_loop.compute_loss(setup.model, broken_recipes.word_rows(setup, samples[:2]))
     assert not loss.requires_grad
     refused(
-        lambda: guards.check_adapter_targets(start_full(PRODUCT).model, wrong_ways.CLIP_NAMES),
+        lambda: guards.check_adapter_targets(start_full(PRODUCT).model, broken_recipes.CLIP_NAMES),
         "reach no language-model layer, only the vision tower",
     )
 
@@ -174,19 +174,21 @@ def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[S
 def test_a_fed_answer_is_the_guess_after_each_true_token(
     samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wrong_ways, "FAST", torch.float32)  # In bf16 a batch may tip a close guess.
-    student = start_full(PRODUCT)
-    fed = wrong_ways.read_fed_answers(student, wrong_ways.shown_rows, samples[:3])
+    monkeypatch.setattr(
+        broken_recipes, "FAST", torch.float32
+    )  # In bf16 a batch may tip a close guess.
+    setup = start_full(PRODUCT)
+    fed = broken_recipes.read_fed_answers(setup, broken_recipes.shown_rows, samples[:3])
     for sample, said in zip(samples[:3], fed, strict=True):
-        batch = student.collator([sample])
+        batch = setup.collator([sample])
         with torch.inference_mode():
-            logits = student.model(
+            logits = setup.model(
                 input_ids=batch["input_ids"],
                 pixel_values=batch["pixel_values"],
                 image_sizes=batch["image_sizes"],
             ).logits
         guesses = logits[0, :-1].argmax(dim=-1)[batch["labels"][0, 1:] != IGNORED]
-        assert said == student.processor.decode(guesses, skip_special_tokens=True)
+        assert said == setup.processor.decode(guesses, skip_special_tokens=True)
 
 
 def refused(check: Callable[[], None], words: str) -> None:

@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks.plain_training import Student, generate, learn
-from benchmarks.wrong_ways import WAYS, Way, read_fed_answers, shown_prompts, shown_rows, word_rows
+from benchmarks.baseline_loop import Setup, generate, learn
+from benchmarks.broken_recipes import (
+    RECIPES,
+    BrokenRecipe,
+    read_fed_answers,
+    shown_prompts,
+    shown_rows,
+    word_rows,
+)
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.samples import Sample
@@ -19,35 +26,35 @@ EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graduate:
-    """A student after its training, and how it got there."""
+class TrainedModel:
+    """A setup after its training, and how it got there."""
 
-    student: Student
-    way: Way
+    setup: Setup
+    way: BrokenRecipe
     losses: Sequence[float]
 
     def answer(self, samples: Sequence[Sample]) -> list[str]:
         """Write answers, asked in the way it was trained."""
-        return generate(self.student, self.way.prompts(self.student, samples))[0]
+        return generate(self.setup, self.way.prompts(self.setup, samples))[0]
 
     def read_fed(self, samples: Sequence[Sample]) -> list[str]:
         """Guess each token of the answers, each after all true ones before it."""
         rows = shown_rows if self.way.prompts is shown_prompts else word_rows
-        return read_fed_answers(self.student, rows, samples)
+        return read_fed_answers(self.setup, rows, samples)
 
 
 @dataclass(frozen=True, kw_only=True)
-class School:
-    """The catalog, and the graduates of each way."""
+class AblationRuns:
+    """The catalog, and the models of each way."""
 
     folder: Path
     training: Sequence[Sample]
     validation: Sequence[Sample]
     test: Sequence[Sample]
-    graduates: dict[str, Graduate] = field(default_factory=dict)
+    models: dict[str, TrainedModel] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, catalog: Path) -> "School":
+    def open(cls, catalog: Path) -> "AblationRuns":
         """Load the three splits of a drawn catalog."""
         parts = (load_samples(catalog, split=name) for name in ("train", "validation", "test"))
         training, validation, test = parts
@@ -55,7 +62,7 @@ class School:
 
     @property
     def held_out(self) -> list[Sample]:
-        """Samples of styles that no graduate has seen."""
+        """Samples of styles that no trained has seen."""
         return [*self.validation, *self.test]
 
     @property
@@ -63,16 +70,16 @@ class School:
         """The same, each with the image of another style."""
         return shuffle_images(self.held_out, seed=0)
 
-    def graduate(self, name: str) -> Graduate:
-        """Train in a way of `WAYS`, or remember who was."""
-        if name not in self.graduates:
-            way = WAYS[name]
-            student = way.start(way.template)
+    def trained(self, name: str) -> TrainedModel:
+        """Train in a way of `RECIPES`, or remember who was."""
+        if name not in self.models:
+            way = RECIPES[name]
+            setup = way.start(way.template)
             started = time.process_time()
-            losses = learn(student, partial(way.rows, student), self.training, epochs=EPOCHS)
+            losses = learn(setup, partial(way.rows, setup), self.training, epochs=EPOCHS)
             print(f"trained {name}: {time.process_time() - started:.0f} s", file=sys.stderr)
-            self.graduates[name] = Graduate(student=student, way=way, losses=losses)
-        return self.graduates[name]
+            self.models[name] = TrainedModel(setup=setup, way=way, losses=losses)
+        return self.models[name]
 
 
 def share_right(answers: Sequence[str], samples: Sequence[Sample]) -> float:

@@ -1,7 +1,7 @@
 """The least that fine-tuning takes: a loop, a start, answers written out. It refuses nothing.
 
 For measurements that must be able to do what `phi-vision train` lets nobody do. The wrong ways
-themselves are in `wrong_ways.py`.
+themselves are in `broken_recipes.py`.
 """
 
 import math
@@ -29,12 +29,12 @@ BATCH_SIZE, WARMUP, LEARNING_RATE, LORA_LEARNING_RATE = 8, 0.05, 1e-3, 3e-3
 RANK, ALPHA = 32, 64
 """Of the adapters, as in `make demo`."""
 
-MOST_NEW_TOKENS = 96
+MAX_NEW_TOKENS = 96
 FAST = fast_dtype(torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Student:
+class Setup:
     """A model with its processor and its wording."""
 
     model: Phi3VForCausalLM | PeftModel
@@ -48,14 +48,14 @@ class Student:
         return AnswerCollator(processor=self.processor, template=self.template)
 
 
-def start_full(template: Template) -> Student:
+def start_full(template: Template) -> Setup:
     """Load phi-vision-small with everything but the CLIP tower to be trained."""
     model, processor = _load_small(torch.float32)
     model.model.vision_embed_tokens.img_processor.requires_grad_(False)
-    return Student(model=model, processor=processor, template=template)
+    return Setup(model=model, processor=processor, template=template)
 
 
-def start_lora(template: Template, targets: Sequence[str]) -> Student:
+def start_lora(template: Template, targets: Sequence[str]) -> Setup:
     """Load phi-vision-small with new adapters in the layers of these names."""
     model, processor = _load_small(FAST)
     described = LoraConfig(
@@ -65,13 +65,13 @@ def start_lora(template: Template, targets: Sequence[str]) -> Student:
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-    return Student(
+    return Setup(
         model=adapted, processor=processor, template=template, learning_rate=LORA_LEARNING_RATE
     )
 
 
 def learn(
-    student: Student,
+    setup: Setup,
     rows: Rows,
     samples: Sequence[Sample],
     *,
@@ -80,14 +80,14 @@ def learn(
 ) -> list[float]:
     """Train, and give the loss of every step: AdamW, warm-up, cosine."""
     steps = epochs * math.ceil(len(samples) / BATCH_SIZE)
-    trained = [weight for weight in student.model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=student.learning_rate, weight_decay=0.0, fused=True)
+    trained = [weight for weight in setup.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=setup.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     losses = []
     for epoch in range(1, epochs + 1):
-        student.model.train()
+        setup.model.train()
         for some in _batches(samples, seed=epoch):
-            loss = compute_loss(student.model, rows(some))
+            loss = compute_loss(setup.model, rows(some))
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -106,31 +106,31 @@ def compute_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def mean_loss(student: Student, rows: Rows, samples: Sequence[Sample]) -> float:
+def mean_loss(setup: Setup, rows: Rows, samples: Sequence[Sample]) -> float:
     """Compute the mean loss of a labelled token over samples."""
-    student.model.eval()
+    setup.model.eval()
     total, labels = 0.0, 0
     for start in range(0, len(samples), BATCH_SIZE):
         batch = rows(samples[start : start + BATCH_SIZE])
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
-        total, labels = total + count * compute_loss(student.model, batch).item(), labels + count
+        total, labels = total + count * compute_loss(setup.model, batch).item(), labels + count
     return total / labels
 
 
 @torch.inference_mode()
 def generate(
-    student: Student, rows: Sequence[dict[str, torch.Tensor]], **generation: Any
+    setup: Setup, rows: Sequence[dict[str, torch.Tensor]], **generation: Any
 ) -> tuple[list[str], list[int]]:
     """Generate the answer to each row, greedily; also how many tokens each took."""
-    student.model.eval()
-    padding = student.processor.tokenizer.pad_token_id
+    setup.model.eval()
+    padding = setup.processor.tokenizer.pad_token_id
     texts, lengths = list[str](), list[int]()
     for start in range(0, len(rows), 2 * BATCH_SIZE):
         batch = left_pad(rows[start : start + 2 * BATCH_SIZE], padding)
-        options = {"max_new_tokens": MOST_NEW_TOKENS, "do_sample": False, **generation}
+        options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, **generation}
         with torch.autocast("cpu", dtype=FAST, enabled=torch.bfloat16 == FAST):
-            ids = student.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
-        texts += student.processor.batch_decode(ids, skip_special_tokens=True)
+            ids = setup.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        texts += setup.processor.batch_decode(ids, skip_special_tokens=True)
         lengths += (ids != padding).sum(dim=1).tolist()
     return [text.strip() for text in texts], lengths
 
