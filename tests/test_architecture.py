@@ -152,3 +152,33 @@ def test_no_function_is_too_long_to_read_at_a_glance(file: Path) -> None:
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1
             assert lines <= LONGEST_FUNCTION, f"{relative(file)}: {node.name} has {lines} lines"
+
+
+OWNERS = {
+    "io/atomic.py": {"tempfile", "fcntl", "filecmp"},
+    "io/hashing.py": {"hashlib", "imagehash"},
+}
+"""Module -> what no other module of the package imports."""
+
+
+def renames(node: ast.AST) -> bool:
+    """Whether a call renames a file or folder: `a.rename(b)`, `a.replace(b)`, `shutil.move(a, b)`.
+
+    `text.replace(old, new)` has two arguments.
+    """
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    alone = len(node.args) == 1 and not node.keywords
+    of_a_module = isinstance(node.func.value, ast.Name) and node.func.value.id in ("os", "shutil")
+    moves = of_a_module and node.func.attr in ("rename", "replace", "move")
+    return moves or (alone and node.func.attr in ("rename", "replace"))
+
+
+@pytest.mark.parametrize("file", ROOM_FILES, ids=relative)
+def test_files_are_renamed_and_content_is_hashed_in_one_module(file: Path) -> None:
+    place = str(file.relative_to(PACKAGE))
+    imported = {name.split(".")[0] for name in imports_of(file)}
+    for owner, modules in OWNERS.items():
+        assert place == owner or not imported & modules, f"use phi_vision/{owner}"
+    found = [node.lineno for node in ast.walk(ast.parse(file.read_text())) if renames(node)]  # type: ignore[attr-defined]
+    assert place == "io/atomic.py" or not found, f"lines {found}: use phi_vision/io/atomic.py"

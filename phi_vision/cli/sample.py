@@ -1,7 +1,6 @@
 """`phi-vision sample`: draws a catalog, of our own or like another."""
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from phi_vision.cli.options import Parser, at_least, value_of
@@ -29,14 +28,13 @@ def run(options: argparse.Namespace) -> None:
     if options.faults is None:
         draw_sample(options, options.out)
         return
+    from phi_vision.io.atomic import temporary_folder
     from phi_vision.synthetic.corrupted_export import write_export
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.out.parent) as folder:
-        draw_sample(options, Path(folder) / "clean")
-        table = write_export(
-            Path(folder) / "clean", options.out, rate=options.faults, seed=options.seed
-        )
+    with temporary_folder(options.out.parent) as folder:
+        clean = folder / "clean"
+        draw_sample(options, clean)
+        table = write_export(clean, options.out, rate=options.faults, seed=options.seed)
     print(f"The export is {table}; its faults are listed in {table.parent / 'faults.jsonl'}")
 
 

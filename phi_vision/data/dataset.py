@@ -9,7 +9,6 @@ field of the record.
 """
 
 import decimal
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ import pyarrow as pa
 from phi_vision.data.parquet_rows import read_batches, read_schema
 from phi_vision.data.samples import Message, Record, Sample, Value
 from phi_vision.data.trl_rows import TRL_COLUMNS, as_conversation, is_from_trl
+from phi_vision.io.hashing import sha256
 
 Row = Mapping[str, object]
 
@@ -182,7 +182,7 @@ def split_by_group(
 
 
 def _hash(group: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).hexdigest()
+    return sha256(f"{seed}:{group}")
 
 
 def record_columns(schema: pa.Schema) -> list[str]:

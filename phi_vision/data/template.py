@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, get_args
 import yaml
 
 from phi_vision.data.samples import Record, Value
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 
 END = "<|end|>"
 """The control token that closes an answer."""
@@ -334,7 +334,7 @@ def find_template(words: str) -> Template:
 def write_template(template: Template, file: Path) -> None:
     """Write a template so that `find_template` reads it; whole or not at all."""
     words = dataclasses.asdict(template)
-    write_text_atomic(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
+    write_text(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
 
 
 def _read_template(file: Path) -> Template:

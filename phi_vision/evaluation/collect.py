@@ -1,8 +1,6 @@
 """PredictionCollector: who was asked what in a trial, what came back, and how long it took."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from phi_vision.evaluation.ablations import Round
 from phi_vision.evaluation.prediction_cache import ask, seconds_a_reply
 from phi_vision.inference.model_fingerprint import identify
 from phi_vision.inference.predictor import Predictor
+from phi_vision.io.hashing import digest
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.training.tracking.versions import fingerprint
 
@@ -73,4 +72,4 @@ def _describe(words: str, answerer: Predictor, asked: Round) -> str:
         "samples": fingerprint(asked.samples),
         "grammar": asked.grammar,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return digest(told)

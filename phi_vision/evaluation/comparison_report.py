@@ -35,7 +35,7 @@ from phi_vision.evaluation.page_components import (
     write_verdict,
 )
 from phi_vision.evaluation.report_reader import Report
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 from phi_vision.metrics.bootstrap import Figure
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
@@ -64,7 +64,7 @@ def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Pat
     if out.is_dir():
         raise ValueError(f"cannot write a page to {out}: found a folder; give a file, as a.html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(out, as_comparison_page(comparison, reports))
+    write_text(out, as_comparison_page(comparison, reports))
     return out
 
 

@@ -4,7 +4,6 @@ Numbers that say how large, what shape, what colours and what texture; for gradi
 (`boosting.py`). The frozen tower's own features are another thing and come from the checkpoint.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phi_vision.data.samples import Sample, open_image
+from phi_vision.io.hashing import sha256
 
 Features = NDArray[np.float32]
 Pixels = NDArray[np.float64]
@@ -87,7 +87,7 @@ def describe(encoded: bytes) -> dict[str, Pixels]:
 
 def _remembered(sample: Sample) -> Features:
     encoded = sample.images[0]
-    key = hashlib.sha256(encoded).digest()
+    key = sha256(encoded)
     if key not in _SEEN:
         try:
             parts = describe(encoded)
@@ -214,4 +214,4 @@ PARTS: dict[str, Callable[[Near], Pixels]] = {
 }
 """Name -> what is measured of the product's own rectangle, brought to SIDE × SIDE pixels."""
 
-_SEEN: dict[bytes, Features] = {}
+_SEEN: dict[str, Features] = {}

@@ -1,14 +1,12 @@
 """What judged samples have in common with training, so that their answers may be mere memory."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from phi_vision.data.samples import Sample
-from phi_vision.io.hashing import perceptual_hash
+from phi_vision.io.hashing import perceptual_hash, pixel_digest
 from phi_vision.prepare.dedup import (
     NEAR_IMAGE,
     SAME_GROUP,
@@ -89,13 +87,7 @@ def _traits(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Tr
 
 def _look(sample: Sample) -> list[tuple[str, int | None]]:
     """Describe each image: by its pixels, and how it looks."""
-    return [(_digest(image), perceptual_hash(image)) for image in sample.open_images()]
-
-
-def _digest(image: Image.Image) -> str:
-    """Name an image's size and pixels, whatever kind of file held them."""
-    size = f"{image.width}x{image.height}:".encode()
-    return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
+    return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
 
 
 def _twins(ties: Ties, trained: int) -> dict[int, int]:

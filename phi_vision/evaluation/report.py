@@ -17,7 +17,7 @@ from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.evaluation.markdown_report import as_markdown
 from phi_vision.evaluation.metadata import Facts, Findings
 from phi_vision.evaluation.page import as_page
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 from phi_vision.metrics.bootstrap import Figure
 from phi_vision.metrics.calibration import Bin, Calibration, Fill, Point
 from phi_vision.metrics.field_metrics import Metric
@@ -64,7 +64,7 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        write_text_atomic(out / name, text)
+        write_text(out / name, text)
     write_template(scores.template, out / TEMPLATE_FILE)
     return out / PAGE_FILE
 

@@ -26,10 +26,9 @@ from transformers import AutoTokenizer, GenerationConfig
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.export.merge import base_weights, merged_weights, open_source
 from phi_vision.export.model_card import Form, name_base, write_card
-from phi_vision.export.new_folder import new_folder
 from phi_vision.export.verify import Proof, compare, observe, proof_samples
 from phi_vision.export.weight_shards import plan_shards, write_shards
-from phi_vision.io.atomic import check_folder_is_free
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -93,7 +92,9 @@ def export_hf(
     shapes = base_weights(model)
     dtype = next(iter(shapes.values())).dtype
     plan = plan_shards(shapes, max_shard_size)
-    with new_folder(out, needed=sum(weight.nbytes for weight in shapes.values())) as folder:
+    with atomic_folder(
+        out, needed_bytes=sum(weight.nbytes for weight in shapes.values())
+    ) as folder:
         write_shards(merged_weights(model), shapes, plan, folder)
         write_description(source, model, processor, folder, dtype=dtype)
         del model, shapes

@@ -17,7 +17,7 @@ from phi_vision.data.template import Template
 from phi_vision.evaluation.report import SUMMARY_FILE
 from phi_vision.evaluation.report_reader import REPORT_FOLDER, VERSIONS_FILE, read_recipe
 from phi_vision.export.verify import Proof
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 from phi_vision.model.checkpoint import adapter_base, resolve
 
 CARD_FILE = "README.md"
@@ -65,7 +65,7 @@ def write_card(source: str, folder: Path, *, template: Template, proof: Proof, f
         _verify(proof),
         _license(source, base),
     ]
-    write_text_atomic(folder / CARD_FILE, "\n".join(part for part in parts if part))
+    write_text(folder / CARD_FILE, "\n".join(part for part in parts if part))
 
 
 def name_base(source: str) -> str | None:

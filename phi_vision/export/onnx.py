@@ -14,7 +14,6 @@ otherwise.
 import copy
 import importlib.util
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,13 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
 from phi_vision.export.merge import find_weights, open_source, refuse_few_bits
 from phi_vision.export.model_card import Form, write_card
-from phi_vision.export.new_folder import new_folder
 from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
 from phi_vision.export.onnx_graphs import write_vision_graph, write_word_graph
 from phi_vision.export.onnx_verify import ROUNDING, ask, compare_answers
 from phi_vision.export.verify import Proof, proof_samples
 from phi_vision.generation.request import Generation
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
-from phi_vision.io.atomic import check_folder_is_free
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free, temporary_folder
 from phi_vision.model.checkpoint import adapter_base, load_config
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VImageEmbedding
@@ -100,10 +98,10 @@ def export_onnx(
     chosen, template = proof_samples(source, data, samples)
     place = find_weights(source)
     needed = bytes_needed(load_config(adapter_base(place) or place), precision)
-    with new_folder(out, needed=needed) as unfinished:
-        with tempfile.TemporaryDirectory(dir=unfinished) as workshop:
-            processor, expected = _take_apart(source, unfinished, Path(workshop), chosen, template)
-            _put_together(processor, unfinished, Path(workshop), precision)
+    with atomic_folder(out, needed_bytes=needed) as unfinished:
+        with temporary_folder(unfinished) as workshop:
+            processor, expected = _take_apart(source, unfinished, workshop, chosen, template)
+            _put_together(processor, unfinished, workshop, precision)
         found = ask(OnnxModel(unfinished), processor, chosen, template) if chosen else []
         proof = compare_answers(expected, found, allowed=ROUNDING if precision == "fp32" else None)
         proof.refuse()
@@ -157,13 +155,13 @@ def write_onnx(
     refuse_few_bits(model)
     needed = bytes_needed(model.config, precision)
     with (
-        new_folder(folder, needed=needed) as unfinished,
-        tempfile.TemporaryDirectory(dir=unfinished) as workshop,
+        atomic_folder(folder, needed_bytes=needed) as unfinished,
+        temporary_folder(unfinished) as workshop,
     ):
         whole = merge(model)
-        _write_decoder_parts(whole, processor, unfinished, Path(workshop))
+        _write_decoder_parts(whole, processor, unfinished, workshop)
         _write_graphs(whole.model.vision_embed_tokens, whole.model.embed_tokens, unfinished)
-        _put_together(processor, unfinished, Path(workshop), precision)
+        _put_together(processor, unfinished, workshop, precision)
 
 
 def merge(model: Phi3VForCausalLM | PeftModel) -> Phi3VForCausalLM:

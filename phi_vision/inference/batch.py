@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 
 from phi_vision.inference.batch_config import BatchConfig
 from phi_vision.inference.batch_executors import ENGINES
-from phi_vision.inference.batch_job_spec import JobSpec, digest
+from phi_vision.inference.batch_job_spec import JobSpec
 from phi_vision.inference.batch_sources import Catalog, open_catalog
 from phi_vision.inference.batch_table import as_table, columns_of, kept_columns, refuse_place
 from phi_vision.inference.batches import Portion, Span, portions
 from phi_vision.inference.resume_store import ResumeStore, fingerprint, gaps
-from phi_vision.io.atomic import format_bytes, is_full_disk
+from phi_vision.io.atomic import atomic_file, is_full_disk
+from phi_vision.io.formatting import format_bytes
+from phi_vision.io.hashing import digest
 
 ROW_GROUP = 10_000
 """Rows of a row group of the table: some megabytes, which are held in memory."""
@@ -148,7 +150,7 @@ def _plan(source: Path, inquiry: JobSpec, job: BatchConfig) -> _Task:
     schema = columns_of(inquiry.template, has_splits=catalog.has_splits)
     versions = {package: version(package) for package in PACKAGES}
     told = ", ".join(f"{package} {number}" for package, number in versions.items())
-    asked = {**inquiry.facts(), "data": digest(catalog.identity()), "versions": told}
+    asked = {**inquiry.facts(), "data": digest(catalog.identity())[:16], "versions": told}
     kept = kept_columns(job.keep, catalog, schema)
     return _Task(
         catalog=catalog,
@@ -205,15 +207,14 @@ def _portions(task: _Task, spans: list[Span]) -> Iterator[Portion]:
 
 def _join(task: _Task) -> None:
     """Write the table: whole, or not at all."""
-    unfinished = task.keeper.folder / "joined"
     schema = task.whole_schema()
-    try:
-        with unfinished.open("wb") as sink, pq.ParquetWriter(sink, schema) as writer:
-            for table in _row_groups(task):
-                writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-        unfinished.replace(task.job.out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_file(task.job.out, unfinished=task.keeper.folder / "joined") as unfinished,
+        unfinished.open("wb") as sink,
+        pq.ParquetWriter(sink, schema) as writer,
+    ):
+        for table in _row_groups(task):
+            writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
 
 
 def _row_groups(task: _Task) -> Iterator[pa.Table]:

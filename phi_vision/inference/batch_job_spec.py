@@ -1,7 +1,6 @@
 """JobSpec: who is asked, in which wording, and what may be answered."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from phi_vision.data.template import Template, find_template
 from phi_vision.inference.batch_executors import Open
 from phi_vision.inference.model_fingerprint import identify
 from phi_vision.inference.predictor import load_predictor, resolve_template
+from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
 
 
@@ -37,9 +37,9 @@ class JobSpec:
     def facts(self) -> dict[str, str]:
         """Say what decides the answers, each in words that change with it."""
         return {
-            "model": f"{self.name} {digest(self.identity)}",
+            "model": f"{self.name} {digest(self.identity)[:16]}",
             "template": json.dumps(dataclasses.asdict(self.template), ensure_ascii=False),
-            "grammar": digest([self.grammar]) if self.grammar is not None else "none",
+            "grammar": digest([self.grammar])[:16] if self.grammar is not None else "none",
         }
 
 
@@ -72,11 +72,6 @@ def inquire_of(
         template=find_template(wording),
         grammar=grammar,
     )
-
-
-def digest(words: Sequence[str | None]) -> str:
-    """Name a list of words in 16 letters: enough to tell two from each other."""
-    return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()[:16]
 
 
 def _whole_path(words: str) -> str:

@@ -7,10 +7,8 @@
 A part is there whole or not at all, so that a kill or a full disk costs what was under way.
 """
 
-import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.inference.batches import Span
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_bytes, write_text
+from phi_vision.io.hashing import digest
 
 ASKED_FILE = "asked.json"
 
@@ -29,7 +28,7 @@ Asked = Mapping[str, str]
 
 def fingerprint(asked: Asked) -> str:
     """Name a question to a catalog in 64 letters."""
-    return hashlib.sha256(json.dumps(dict(asked), sort_keys=True).encode()).hexdigest()
+    return digest(dict(asked))
 
 
 class ResumeStore:
@@ -67,7 +66,7 @@ class ResumeStore:
             self.remove()
             self.folder.mkdir(parents=True)
             text = json.dumps(self._asked, indent=2, ensure_ascii=False)
-            write_text_atomic(self.folder / ASKED_FILE, text + "\n")
+            write_text(self.folder / ASKED_FILE, text + "\n")
 
     def spans(self) -> list[Span]:
         """List what is answered, in order; no place twice."""
@@ -91,13 +90,7 @@ class ResumeStore:
         written = io.BytesIO()
         pq.write_table(table, written)
         file = self._file(span)
-        unfinished = file.with_name(f".{file.name}-{os.getpid()}")
-        try:
-            unfinished.write_bytes(written.getbuffer())
-            unfinished.replace(file)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        write_bytes(file, written.getbuffer())
 
     def read(self, span: Span) -> pa.Table:
         """Read a part."""

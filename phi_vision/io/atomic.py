@@ -1,55 +1,301 @@
-"""Files that are there whole or not at all, and disks that have no room for them."""
+"""Atomic files and folders: each appears whole, or what was there before stays.
 
+The only module that renames, replaces or makes temporary folders. New content is written to a
+hidden sibling, flushed to the disk and then renamed, so a kill, an error or a full disk leaves the
+old file or folder; the next writer removes the hidden leftovers.
+"""
+
+import ctypes
 import errno
+import filecmp
 import os
 import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's share of it is, or a file would be longer than is allowed."""
+from phi_vision.io.formatting import format_bytes
+
+if os.name == "posix":
+    import fcntl
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk or the user's quota is full, or a file would exceed the size limit."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""The file system has no locks."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Constants of Linux's renameat2(2)."""
+
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
-def write_text_atomic(file: Path, text: str) -> None:
-    """Write a text file so that a kill or a full disk leaves the former one."""
-    unfinished = file.with_name(f".{file.name}-new")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+@contextmanager
+def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield an empty hidden folder to fill, and publish it as `folder` at the end.
 
-
-def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
-    """Refuse a target that holds something: nothing is ever written over.
+    If the block raises or removes the hidden folder, `folder` stays as it was. On Linux an
+    existing folder is replaced in one step.
 
     Args:
-        folder: Where something new is to be written.
-        otherwise: What can be done beside choosing another folder.
+        folder: The target; a symbolic link is followed.
+        replace: Whether `folder` may hold something, which is then replaced.
+        needed_bytes: Size of what will be written, as far as it is known.
 
     Raises:
-        ValueError: It does, or is a file.
+        ValueError: The folder is in use, or another process is writing it.
+        OSError: The disk is full; the message gives the free and the needed space.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose another folder, or {otherwise}")
+    folder = folder.resolve()
+    check_folder_is_free(folder, or_replace=replace)
+    if needed_bytes > _free_bytes(folder):
+        raise OSError(_describe_full_disk(folder, needed_bytes))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        _recover(folder)
+        unfinished, _ = _siblings(folder)
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            if unfinished.exists():
+                _publish_folder(unfinished, folder)
+        except BaseException as error:
+            if isinstance(error, Exception) and is_full_disk(error):
+                written = folder_bytes(unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise OSError(_describe_full_disk(folder, max(needed_bytes, written))) from error
+            raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Clean up after a killed writer: restore a folder it had moved aside, remove leftovers.
+
+    Raises:
+        ValueError: Another process is writing the folder.
+    """
+    folder = folder.resolve()
+    if any(sibling.exists() for sibling in _siblings(folder)):
+        with _lock(folder):
+            _recover(folder)
+
+
+@contextmanager
+def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]:
+    """Yield a path to write to, and publish that file as `file` at the end.
+
+    If the block raises or leaves no file there, `file` stays as it was.
+
+    Args:
+        file: The target; an existing file is replaced.
+        unfinished: The path to yield, on the same disk; by default a hidden sibling.
+    """
+    unfinished = unfinished or file.with_name(f".{file.name}.{os.getpid()}-new")
+    try:
+        yield unfinished
+        if unfinished.exists():
+            publish_file(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def publish_file(unfinished: Path, file: Path, *, flush: bool = True) -> None:
+    """Rename a complete file to its final name.
+
+    Args:
+        unfinished: The complete file.
+        file: Its name, on the same disk; an existing file is replaced.
+        flush: Whether to wait until the content is on the disk. Without, a power cut may leave an
+            empty file.
+    """
+    if flush:
+        _fsync(unfinished)
+    unfinished.replace(file)
+    if flush:
+        _fsync(file.parent)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically."""
+    with atomic_file(file) as unfinished:
+        unfinished.write_bytes(content)
+
+
+@contextmanager
+def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[Path]:
+    """Yield a new folder in `parent` that is removed at the end.
+
+    Folders of this prefix that killed processes left more than a day ago are removed, too.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.glob(f"{prefix}*"):
+        if folder.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def check_folder_is_free(
+    folder: Path, *, otherwise: str = "remove it", or_replace: bool = False
+) -> None:
+    """Check that a target folder does not exist or is empty.
+
+    Args:
+        folder: Where new content will be written.
+        otherwise: What the user can do instead of choosing another folder.
+        or_replace: Whether a folder with content is acceptable.
+
+    Raises:
+        ValueError: The folder holds something, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another place for the folder")
+    first = min((path.name for path in folder.iterdir()), default=None) if folder.is_dir() else None
+    if first is not None and not or_replace:
+        raise ValueError(
+            f"{folder} is not empty (it holds {first}); choose another folder, or {otherwise}"
+        )
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says that there is no room."""
+    """Whether an error, or its cause, means that the disk or quota is full."""
     if error is None:
         return False
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
         return True
-    # safetensors and onnx are not written in Python, and a builder runs in a process of its own:
-    # they name the reason in words only.
-    number = re.search(r"\bos error (\d+)", str(error))
-    named = number is not None and int(number.group(1)) in NO_ROOM
-    words = any(os.strerror(reason) in str(error) for reason in NO_ROOM)
-    return named or words or is_full_disk(error.__cause__)
+    # The writers of safetensors, onnx and torch give the reason only as text, or not at all:
+    # torch's says that a file did not grow as expected.
+    text = str(error)
+    number = re.search(r"\bos error (\d+)", text)
+    return (
+        (number is not None and int(number.group(1)) in _FULL_DISK)
+        or any(os.strerror(code) in text for code in _FULL_DISK)
+        or (
+            isinstance(error, RuntimeError)
+            and ("inline_container.cc" in text or "PytorchStreamWriter" in text)
+            and "PytorchStreamReader" not in text
+        )
+        or is_full_disk(error.__cause__)
+    )
 
 
-def format_bytes(amount: float) -> str:
-    """Write a number of bytes: 1234567 -> "1.2 MB"."""
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    if not (one.is_dir() and other.is_dir()):
+        return False
+    names, others = (
+        sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+        for folder in (one, other)
+    )
+    return names == others and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names
+    )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the total size of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _siblings(folder: Path) -> tuple[Path, Path]:
+    """Return where the new folder is written, and where the old one is moved aside."""
+    return folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
+
+
+def _recover(folder: Path) -> None:
+    unfinished, old = _siblings(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (unfinished, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _publish_folder(unfinished: Path, folder: Path) -> None:
+    for path in (*unfinished.rglob("*"), unfinished):
+        _fsync(path)
+    if not folder.exists() or not any(folder.iterdir()):
+        unfinished.replace(folder)
+    elif not _exchange(unfinished, folder):
+        # Two steps where the system cannot exchange names; `recover` undoes the first.
+        _, old = _siblings(folder)
+        folder.rename(old)
+        unfinished.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    _fsync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; return False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _fsync(path: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a lock that the system releases when this process ends, however it ends."""
+    if os.name != "posix":
+        yield
+        return
+    lock = folder.with_name(f".{folder.name}.lock")
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A writer that has just ended removed the file that this lock was taken on.
+            is_held = lock.exists() and lock.stat().st_ino == os.fstat(held.fileno()).st_ino
+        except BlockingIOError:
+            is_held = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            is_held = True
+        if not is_held:
+            raise ValueError(
+                f"{folder} is being written by another process; wait for it, or choose another "
+                "folder"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _describe_full_disk(folder: Path, needed: int) -> str:
+    return (
+        f"the disk has no room for {folder}: {format_bytes(_free_bytes(folder))} are free, and "
+        f"{format_bytes(needed)} or more are needed; nothing was left there. Free some space, or "
+        "choose a folder on another disk"
+    )

@@ -1,9 +1,14 @@
-"""How an image looks, in 64 bits that its copies share: a perceptual hash for product photos.
+"""Digests of bytes, texts, files, values and pixels, and the perceptual hash of product photos.
 
-Holds no judgement of how many bits may differ (`duplicates.py`).
+The only module that imports hashlib. How many bits of two perceptual hashes may differ is decided
+where they are compared (`prepare/dedup.py`).
 """
 
+import hashlib
+import json
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,29 +17,69 @@ from PIL import Image
 Pixels = npt.NDArray[np.float64]
 
 
+def sha256(content: bytes | memoryview | str | Path) -> str:
+    """Hash bytes, a text or the content of a file to 64 hexadecimal digits.
+
+    A text may hold lone surrogates, as file names and JSON do.
+    """
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(content, str):
+        content = content.encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of_all(pieces: Iterable[str]) -> str:
+    """Hash the concatenation of texts without joining them."""
+    total = hashlib.sha256()
+    for piece in pieces:
+        total.update(piece.encode())
+    return total.hexdigest()
+
+
+def hash_bits(content: bytes | str, bits: int = 64) -> int:
+    """Hash to an integer of so many bits, the same on every machine.
+
+    Of ten million texts, two share their 64 bits with a probability of three in a million.
+    """
+    return int(sha256(content), 16) >> (256 - bits)
+
+
+def digest(value: object) -> str:
+    """Hash a value that JSON can hold; the order of the keys does not matter."""
+    return sha256(json.dumps(value, sort_keys=True))
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Hash the size and RGB pixels of an image, whatever file format held them."""
+    size = f"{image.width}x{image.height}:".encode()
+    return sha256(size + image.convert("RGB").tobytes())
+
+
 def perceptual_hash(image: Image.Image) -> int | None:
-    """Describe how an image looks in 64 bits: few of them differ between copies of one image.
+    """Hash the appearance of an image to 64 bits, few of which differ between copies.
 
-    The image is cut to where its content is, so that a margin more or less does not count, and
-    brought to 32×32 pixels. 52 bits say which slow waves of brightness are stronger than the middle
-    one (the perceptual hash of discrete cosines), 12 say how bright, blue and red it is on
-    average, so that one shirt in two colours is two looks.
+    The image is cropped to its content, so that the width of the margin does not matter, and scaled
+    to 32×32 pixels. 52 bits compare the slowest waves of brightness with their median (pHash, a
+    discrete cosine transform), 12 bits hold the average brightness, blue and red, so that one
+    shirt in two colours has two hashes. Copies differ in 0 to 4 bits, other products in 20 to 40.
 
-    Input:  a product photo, and the same at half the size
-    Output: two numbers that differ in about 0 to 4 of their 64 bits; other products in 20 to 40
+    `imagehash.phash` is no replacement: it has no colour and no crop (CHANGES in
+    benchmarks/duplicates.py).
 
     Returns:
         The bits, or None for a flat image, in which no colour channel spans 16 of its 256
-        levels: all of those would look alike.
+        levels: their hashes would all be alike.
     """
     rgb = image.convert("RGB")
-    small = rgb.resize((_WAVES, _WAVES), Image.Resampling.LANCZOS, box=_content_box(rgb))
+    small = rgb.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, box=_content_box(rgb))
     pixels = np.asarray(small, dtype=np.float64)
     if np.ptp(pixels, axis=(0, 1)).max() < 16:
         return None
     brightness, blue, red = (pixels @ np.array(weights) for weights in _YCBCR)
     spectrum = _cosines() @ brightness @ _cosines().T
-    # Rounded, so that waves that are absent are equal on every machine.
+    # Rounded, so that absent waves are equal on every machine.
     waves = np.round([spectrum[place] for place in _SLOW_WAVES], 3)
     bits = [bool(wave > np.median(waves)) for wave in waves]
     bits += [bool(brightness.mean() > level) for level in (60, 100, 140, 180)]
@@ -42,11 +87,16 @@ def perceptual_hash(image: Image.Image) -> int | None:
     return sum(1 << place for place, bit in enumerate(bits) if bit)
 
 
-def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
-    """Find where an image differs from its border's usual colour, as a box in its pixels.
+def hamming(one: int, other: int) -> int:
+    """Count the bits in which two hashes differ."""
+    return (one ^ other).bit_count()
 
-    Reaches 1.7 standard deviations of the difference to each side of its middle: unlike the first
-    and last pixel that differ, this hardly moves when the image is written again. An even block
+
+def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
+    """Return the box, in pixels, in which an image differs from the usual colour of its border.
+
+    Reaches 1.7 standard deviations of the difference to each side of its mean: unlike the first
+    and last pixel that differ, this hardly moves when the image is encoded again. An even block
     has its edges at 1.73 deviations.
 
     Input:  a black square of 50×50 pixels in the middle of 100×100 white ones
@@ -56,7 +106,7 @@ def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
     pixels = np.asarray(rgb.resize((grid, grid), Image.Resampling.BOX), dtype=np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     difference = np.abs(pixels - np.median(border, axis=0)).max(axis=2)
-    # Up to 16 levels are paper, shadow and compression; from 64 on it is all the same.
+    # Up to 16 levels are paper, shadow and compression; from 64 on all differences count alike.
     weights = np.clip(difference - 16, 0, 48)
     if not weights.any():
         return (0, 0, rgb.width, rgb.height)
@@ -64,10 +114,10 @@ def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
     for axis, side in ((0, rgb.width), (1, rgb.height)):
         share = weights.sum(axis=axis) / weights.sum()
         places = np.arange(grid) + 0.5
-        middle = (share * places).sum()
+        mean = (share * places).sum()
         # At least one cell wide, or a single hair would leave an empty box.
-        reach = max(1.7 * float(np.sqrt((share * (places - middle) ** 2).sum())), 0.5)
-        ends = np.clip([middle - reach, middle + reach], 0, grid) * side / grid
+        reach = max(1.7 * float(np.sqrt((share * (places - mean) ** 2).sum())), 0.5)
+        ends = np.clip([mean - reach, mean + reach], 0, grid) * side / grid
         spans.append((float(ends[0]), float(ends[1])))
     (left, right), (top, bottom) = spans
     return (left, top, right, bottom)
@@ -75,13 +125,13 @@ def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
 
 @cache
 def _cosines() -> Pixels:
-    """The discrete cosine transform (type II) as a matrix: rows are waves, columns are places."""
-    places = np.arange(_WAVES)
-    waves = np.cos(np.pi * (2 * places[None, :] + 1) * places[:, None] / (2 * _WAVES))
+    """Return the discrete cosine transform (type II) as a matrix, one wave a row."""
+    places = np.arange(_SIDE)
+    waves = np.cos(np.pi * (2 * places[None, :] + 1) * places[:, None] / (2 * _SIDE))
     return np.asarray(waves, dtype=np.float64)
 
 
-_WAVES = 32  # pixels a side before the transform: what a thumbnail of an icon still holds
+_SIDE = 32  # pixels before the transform: an icon's thumbnail still has as many
 _YCBCR = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))  # ITU-R BT.601
 # By rising frequency along the diagonals, without the mean: the 52 slowest waves.
 _SLOW_WAVES = sorted(

@@ -5,7 +5,6 @@ Works on numbers, about a quarter of a kilobyte a row. Holds no opening of image
 and no splitting (`splits.py`).
 """
 
-import hashlib
 import itertools
 import math
 import unicodedata
@@ -15,6 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from phi_vision.io.hashing import hash_bits
 
 Places = npt.NDArray[np.int64]
 Looks = npt.NDArray[np.uint64]
@@ -175,13 +176,13 @@ def _read(rows: Iterable[Trait]) -> tuple[list[str], dict[str, Ties], Looks]:
         last = row.number
         ids.append(row.id)
         for digest in row.digests:
-            images.add(place, _hash(digest))
+            images.add(place, hash_bits(digest))
         for look in row.looks:
             if look is not None:
                 looks.add(place, look)
         for keys, text in ((titles, _normal(row.title)), (groups, (row.group or "").strip())):
             if text.casefold() not in _SAYS_NOTHING:
-                keys.add(place, _hash(text))
+                keys.add(place, hash_bits(text))
     near, values = looks.ties()
     ties = {
         SAME_IMAGE: images.ties()[0],
@@ -319,12 +320,6 @@ def _first_of_each(count: int, edges: Places) -> Places:
         while not np.array_equal(above := first[first], first):
             first = above
     return first
-
-
-def _hash(text: str) -> int:
-    """64 bits of a text: among ten million, two meet by chance three times in a million."""
-    encoded = text.encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
 
 
 def _normal(title: str | None) -> str:

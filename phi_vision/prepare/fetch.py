@@ -8,12 +8,8 @@ transfers in one event loop. One transfer is described in `transfer.py`.
 """
 
 import asyncio
-import hashlib
 import random
-import shutil
-import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +21,8 @@ from typing import Self
 
 from yarl import URL
 
+from phi_vision.io.atomic import temporary_folder
+from phi_vision.io.hashing import sha256
 from phi_vision.prepare.transfer import HEAD, Outcome, is_image, open_session, transfer
 from phi_vision.prepare.urls import read_url
 
@@ -35,7 +33,6 @@ _BURST = 256  # addresses read from the catalog between two looks at what has ar
 _MOMENT = 0.001  # seconds
 _TICK = 0.1  # seconds between two looks, which is also how often a progress bar moves
 _LOOKUPS = 32  # names resolved at once: slow name servers must not hold up the others
-_ABANDONED = 24 * 3600.0  # seconds after which a killed run's unfinished files are cleared away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +186,7 @@ class _Ledger:
         return image.fetched
 
     def _enter(self, url: str) -> None:
-        digest = hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()
+        digest = sha256(url)
         image = self._known.get(digest)
         if image is None:
             image = _Image(url=url, digest=digest, file=self._cache / digest[:2] / digest)
@@ -248,6 +245,7 @@ class _Downloads:
     def __init__(self, cache: Path, limits: Limits) -> None:
         self.finished: deque[_Image] = deque()
         self._cache = cache
+        self._scratch = temporary_folder(cache, prefix="unfinished-")
         self._limits = limits
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="downloads", daemon=True)
@@ -268,7 +266,8 @@ class _Downloads:
     def __enter__(self) -> Self:
         """Make room on the disk and start the thread."""
         try:
-            self._unfinished = _make_unfinished(self._cache)
+            # Every run has its own, so that runs may share a cache.
+            self._unfinished = self._scratch.__enter__()
         except OSError as error:
             self._loop.close()
             raise self._unwritable(error) from error
@@ -285,7 +284,7 @@ class _Downloads:
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         self._loop.close()
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._scratch.__exit__(kind, error, trace)
 
     def submit(self, image: _Image) -> None:
         """Send an image on its way; it comes back in `finished`."""
@@ -456,15 +455,3 @@ class _Downloads:
         self.finished.append(image)
         if image is self._awaited:
             self._bell.set()
-
-
-def _make_unfinished(cache: Path) -> Path:
-    """Make a folder for unfinished files beside the finished ones, and clear away old ones.
-
-    Every run has its own, so that runs may share a cache.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    for folder in cache.glob("unfinished-*"):
-        if folder.stat().st_mtime < time.time() - _ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))

@@ -4,7 +4,6 @@ Bytes become an image that every reader decodes alike. Where the bytes come from
 (`references.py`, `download.py`), and so is what counts as a duplicate (`duplicates.py`).
 """
 
-import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from phi_vision.io.hashing import perceptual_hash
+from phi_vision.io.hashing import perceptual_hash, pixel_digest
 
 _JPEG_SIDE = 65_500
 
@@ -115,12 +114,11 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
     if changes:
         encoded = _jpeg(image, rules.quality)
     rgb = image.convert("RGB")
-    size = f"{image.width}x{image.height}:".encode()
     return CleanImage(
         encoded=encoded,
         width=image.width,
         height=image.height,
-        digest=hashlib.sha256(size + rgb.tobytes()).hexdigest(),
+        digest=pixel_digest(rgb),
         look=perceptual_hash(rgb),
         changes=tuple(changes),
     )

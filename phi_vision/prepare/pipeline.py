@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
+from phi_vision.io.atomic import atomic_folder, recover, same_content
 from phi_vision.prepare.assignment import Repeat, Verdict, judge, source_splits
 from phi_vision.prepare.cleaning import RawRow, Rejected, clean_chunk
 from phi_vision.prepare.data_card import Shown, as_html, as_markdown
@@ -28,7 +29,6 @@ from phi_vision.prepare.fetch import Fetched, Limits
 from phi_vision.prepare.gathering import gather, prefetch
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prices import DecimalMark
-from phi_vision.prepare.replacing import is_same, replacement, restore
 from phi_vision.prepare.schema import Rules, find_rules
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards
 from phi_vision.prepare.sources.registry import open_source
@@ -193,7 +193,7 @@ def prepare(name: str, how: PrepareConfig, watcher: Watcher | None = None) -> Ou
             gives the three most common reasons), or OUT holds something else.
     """
     watcher = watcher or Watcher()
-    restore(how.out)
+    recover(how.out)
     _refuse_other_folders(how.out, Path(name))
     source = open_source(
         name, kind=how.kind, split=how.split, revision=how.revision, streaming=how.streaming
@@ -213,10 +213,10 @@ def prepare(name: str, how: PrepareConfig, watcher: Watcher | None = None) -> Ou
     failed = (
         prefetch(source, rules.columns, cache, limits, watcher.fetched) if rules.has_links else {}
     )
-    with replacement(how.out) as folder:
+    with atomic_folder(how.out, replace=True) as folder:
         chunks = gather(source, rules.columns, cache, limits, failed)
         facts = _write(source, how, rules, chunks, folder, watcher)
-        changed = not is_same(folder, how.out)
+        changed = not same_content(folder, how.out)
         if not changed:
             shutil.rmtree(folder)
     return Outcome(folder=how.out, facts=facts, changed=changed)

@@ -28,9 +28,9 @@ from phi_vision.data.dataset import (
 )
 from phi_vision.data.samples import Record
 from phi_vision.data.template import TEMPLATE_FILE, find_template, write_template
+from phi_vision.io.atomic import atomic_folder
 from phi_vision.prepare.buffered import ROWS
 from phi_vision.prepare.hard_negatives import Catalog, learn
-from phi_vision.prepare.replacing import replacement
 from phi_vision.prepare.shards import Shards
 
 MANIFEST = "pairs.json"
@@ -97,7 +97,7 @@ def write_pairs(
     known = files.get("train") or next(iter(files.values()))
     maker = _Maker(learn(_records(known), wording), seed)
     total = sum(pq.read_metadata(file).num_rows for those in files.values() for file in those)
-    with replacement(out) as folder:
+    with atomic_folder(out, replace=True) as folder:
         (folder / "data").mkdir()
         for split, those in files.items():
             columns = record_columns(schemas[split])

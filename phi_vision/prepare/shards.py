@@ -13,6 +13,7 @@ from typing import Self
 import pyarrow as pa
 
 from phi_vision.data.samples import Value
+from phi_vision.io.atomic import publish_file
 from phi_vision.prepare.buffered import BYTES, RowWriter
 from phi_vision.prepare.cleaning import Rejected
 from phi_vision.prepare.columns import RESERVED
@@ -122,7 +123,8 @@ class Shards:
         """Name the files as `datasets` does, which needs their number: train-00000-of-00002."""
         count = len(self._files)
         for number, file in enumerate(self._files):
-            file.rename(self.folder / f"{self.split}-{number:05d}-of-{count:05d}.parquet")
+            name = f"{self.split}-{number:05d}-of-{count:05d}.parquet"
+            publish_file(file, self.folder / name)
 
 
 class RejectedRows:

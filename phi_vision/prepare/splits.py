@@ -4,7 +4,6 @@ Groups of each category are dealt out in the order in which they appear, so that
 in every split by its share, and rows added at the end move nothing that is there.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from phi_vision.io.hashing import hash_bits
 from phi_vision.prepare.dedup import NEAR_IMAGE, SAME_IMAGE, Groups
 
 RANDOM_SPLITS = 20
@@ -228,8 +228,7 @@ class _Order:
 
 def _uniform(seed: str) -> float:
     """Turn a text into a number from 0 up to below 1."""
-    digest = hashlib.sha256(seed.encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return hash_bits(seed, 48) / 2**48
 
 
 def leak_report(

@@ -4,7 +4,6 @@ Images go to disk at once; of each sample only what grouping needs stays in memo
 kilobyte.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.samples import Value
+from phi_vision.io.hashing import digest
 from phi_vision.prepare.buffered import ROWS, RowWriter
 from phi_vision.prepare.cleaning import Clean, values_as_json
 from phi_vision.prepare.sources.rows import storable
@@ -152,7 +152,7 @@ def _fingerprint(*parts: str) -> str:
 
     Two of ten million rows have the same by chance three times in a million.
     """
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return digest(parts)[:16]
 
 
 def _text(value: Value) -> str | None:

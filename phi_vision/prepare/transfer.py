@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
+from phi_vision.io.atomic import publish_file
 from phi_vision.io.ssrf import PrivateAddressError, guarded_socket
 from phi_vision.prepare.urls import (
     NO_WEB_ADDRESS,
@@ -206,7 +207,7 @@ async def _store(
                     return too_large
                 part.write(chunk)
                 chunk = await content.readany()
-        unfinished.replace(file)
+        publish_file(unfinished, file, flush=False)
     finally:
         unfinished.unlink(missing_ok=True)
     return Outcome()

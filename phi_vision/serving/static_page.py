@@ -4,13 +4,14 @@ Nothing is fetched from elsewhere and nothing runs that is not one of these file
 works where there is no network but the server. All it knows is `POST /v1/records`.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+
+from phi_vision.io.hashing import sha256
 
 FILES: dict[str, str] = {
     "index.html": "text/html; charset=utf-8",
@@ -54,7 +55,7 @@ def add_page(app: FastAPI) -> None:
 
 def _answer_with(name: str) -> Answer:
     content = resources.files("phi_vision.serving").joinpath("static", name).read_bytes()
-    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    tag = f'"{sha256(content)[:16]}"'
     headers = HEADERS | {"etag": tag}
 
     async def answer(request: Request) -> Response:

@@ -8,8 +8,6 @@ Run it with `phi-vision sample --out DIR`.
 import json
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from statistics import fmean, median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.synthetic.products import PRICE_NOISE, SPLITS, Product, plan_catalog
 from phi_vision.synthetic.render.drawing import draw, encode, random_scene
 from phi_vision.synthetic.render.garment import Garment
@@ -82,21 +81,14 @@ def write_catalog(
     Raises:
         ValueError: `rows` is too small, or `out` is in use.
     """
-    out = out.absolute()
-    check_free(out)
+    check_folder_is_free(out)
     products = plan_catalog(rows, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
-    try:
+    with atomic_folder(out) as unfinished:
         facts = _facts(products, seed)
         _write_splits(unfinished / "data", products, seed, progress)
         text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
         (unfinished / "facts.json").write_text(text + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(_card(facts), encoding="utf-8")
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return facts
 
 
@@ -171,21 +163,6 @@ def _photograph(garment: Garment, seed: str) -> bytes:
     # Each image from its own seed, so that the order of drawing does not matter.
     scene = random_scene(random.Random(seed))
     return encode(draw(garment, scene), scene)
-
-
-def check_free(out: Path) -> None:
-    """Refuse a place where something lies already.
-
-    Raises:
-        ValueError: It is a file, or a folder that holds something.
-    """
-    if out.is_file():
-        raise ValueError(f"{out} is a file; name a new folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(
-            f"{out} is not empty (it holds {next(iter(sorted(out.iterdir()))).name}); "
-            "remove it or name a new folder"
-        )
 
 
 def _card(facts: CatalogFacts) -> str:

@@ -8,8 +8,6 @@ import csv
 import io
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS, files_by_split
-from phi_vision.synthetic.catalog import check_free
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.synthetic.corruptions import FAULTS, Fault, Line, Parts
 
 Encoding = Literal["cp1252", "utf-8-sig"]
@@ -84,21 +82,14 @@ def write_export(
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"the rate of faults is {rate}; give a share from 0 to 1, such as 0.1")
-    out = out.absolute()
-    check_free(out)
+    check_folder_is_free(out)
     files = [file for files in files_by_split(dataset).values() for file in files]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
-    try:
+    with atomic_folder(out) as unfinished:
         rng = random.Random(f"export {seed}")
         chosen = rng.choice(ENCODINGS) if encoding is None else encoding
         writer = _Writer(unfinished, files[0], chosen)
         with writer.file, writer.account:
             writer.write(_rows(files), rate, rng)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out / "products.csv"
 
 

@@ -6,8 +6,6 @@ among them, and says how close they came.
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.catalog import check_free
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.synthetic.fidelity import Closeness, Privacy, measure_closeness
 from phi_vision.synthetic.invented_words import Inventor, Planned
 from phi_vision.synthetic.privacy import PATH_COLUMN, SecretKeeper, Secrets
@@ -74,19 +72,12 @@ def write_likeness(
         ValueError: The dataset cannot be read or has too few groups, `out` is in use, or something
             real was found in what was drawn; then nothing is written.
     """
-    out = out.absolute()
-    check_free(out)
+    check_folder_is_free(out)
     model = _open(dataset)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
-    try:
+    with atomic_folder(out) as unfinished:
         redrawn = _write_rows(unfinished / "data", model, rows, seed, progress)
         closeness = _judge(unfinished, model, rows, redrawn)
         _write_papers(unfinished, model.profile, closeness)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return closeness
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.reading import Seen, Shot, hash_text
+from phi_vision.io.hashing import hash_bits
+from phi_vision.synthetic.reading import Seen, Shot
 
 NEAR = 2
 """Bits of the look in which a copy may differ. Scaling and encoding again change no more than that;
@@ -89,7 +90,7 @@ class SecretKeeper:
 
 
 def _hash(text: Value) -> int:
-    return hash_text(" ".join(html.unescape(str(text)).casefold().split()))
+    return hash_bits(" ".join(html.unescape(str(text)).casefold().split()))
 
 
 def _sorted(hashes: "array[int]") -> Hashes:

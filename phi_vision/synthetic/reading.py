@@ -6,7 +6,6 @@ that memory stays bounded and colours of a style stay together.
 
 import datetime
 import decimal
-import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,21 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from phi_vision.data.dataset import GROUP_COLUMNS, IMAGE_COLUMNS, files_by_split
 from phi_vision.data.samples import Value
+from phi_vision.io.hashing import hash_bits, perceptual_hash
 
 MOST_ROWS = 100_000
 """Rows kept in memory, about 2 kB each. Shares measured on so many are right to half a per cent."""
 
 _BATCH = 64
-_FLAT = 6
-"""Grey levels between the darkest and the lightest spot below which an image has no look: its
-hash would be chance."""
 _WHOLE_RANGE = 2**64
 
 
@@ -120,12 +116,6 @@ def can_resemble(kind: pa.DataType) -> bool:
     return bool(text or number or time or types.is_boolean(kind))
 
 
-def hash_text(text: str) -> int:
-    """Hash a text to 64 bits, the same on every machine."""
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8])
-
-
 def inspect_image(encoded: bytes, path: str | None) -> Shot:
     """Take an image's outer facts.
 
@@ -135,6 +125,7 @@ def inspect_image(encoded: bytes, path: str | None) -> Shot:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height, name = *image.size, image.format or "JPEG"
+            image.draft("RGB", (64, 64))  # a JPEG is decoded at a fraction of its size
             look = perceptual_hash(image)
     # Decoders fail in their own ways, and for the user they are one thing.
     except Exception as error:
@@ -142,23 +133,11 @@ def inspect_image(encoded: bytes, path: str | None) -> Shot:
             f"cannot read the image {path!r} ({len(encoded)} bytes): {error}; "
             "run `phi-vision prepare` on the source, which sets such rows aside"
         ) from error
-    digest = int.from_bytes(hashlib.sha256(encoded).digest()[:8])
+    digest = hash_bits(encoded)
     return Shot(
         width=width, height=height, size=len(encoded), format=name, path=path,
         digest=digest, look=look,
     )  # fmt: skip
-
-
-def perceptual_hash(image: Image.Image) -> int | None:
-    """Hash what an image looks like: 64 signs of the brightness from spot to spot (dHash).
-
-    Copies that were scaled or encoded again differ in no more than a bit or two.
-    """
-    image.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
-    spots = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    if int(spots.max()) - int(spots.min()) < _FLAT:
-        return None
-    return int.from_bytes(np.packbits(spots[:, 1:] > spots[:, :-1]).tobytes())
 
 
 def _schema(file: Path) -> pa.Schema:
@@ -196,7 +175,7 @@ def _seen(row: Mapping[str, Any], number: int, split: str, dataset: Path) -> See
     }
     name = next((str(record[c]) for c in GROUP_COLUMNS if record.get(c) not in (None, "")), "")
     shots = tuple(_shot(each, dataset) for each in images if each is not None)
-    group = hash_text(name or f"row {number}")
+    group = hash_bits(name or f"row {number}")
     return Seen(split=split, group=group, record=record, shots=shots)
 
 

@@ -5,7 +5,6 @@ the categories ("Trench Coat", "Tees", "navy"); a category of no known word alwa
 kind of thing.
 """
 
-import hashlib
 import io
 import itertools
 import random
@@ -16,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from phi_vision.io.hashing import hash_bits
 from phi_vision.synthetic.amounts import Amounts, measure_amounts
 from phi_vision.synthetic.code_patterns import Pattern
 from phi_vision.synthetic.reading import Seen, Shot
@@ -157,7 +157,7 @@ def choose_garment(texts: Iterable[str], colour: str, fallback: str, seed: str) 
     rng = random.Random(f"garment {seed}")
     words = [word for text in texts for word in reversed(_words(text))]
     known = next((_KINDS[word] for word in words if word in _KINDS), None)
-    kind = known or KINDS[int(hashlib.sha256(fallback.encode()).hexdigest(), 16) % len(KINDS)]
+    kind = known or KINDS[hash_bits(fallback, 256) % len(KINDS)]
     garment = random_garment(rng, kind)
     materials = [word for word in words if word in _MATERIALS_OF[kind]]
     if materials:

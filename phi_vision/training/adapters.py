@@ -17,11 +17,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from phi_vision.io.atomic import atomic_folder
 from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training import checks as guards
-from phi_vision.training.checkpointing import replacing_folder
 from phi_vision.training.distributed import is_main
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.sharding import whole_weights
@@ -164,7 +164,7 @@ def save_model(learner: TrainableModel, folder: Path) -> None:
     weights = whole_weights(learner.model)
     if not is_main():
         return
-    with replacing_folder(folder) as unfinished:
+    with atomic_folder(folder, replace=True) as unfinished:
         if isinstance(learner.model, PeftModel):
             _save_adapter(learner.model, weights, learner.base, unfinished)
         else:

@@ -12,34 +12,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from phi_vision.io.atomic import format_bytes, is_full_disk
+from phi_vision.io.atomic import folder_bytes, is_full_disk, recover
+from phi_vision.io.formatting import format_bytes
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 
 STATE_FILE = "trainer_state.json"
 """How far a checkpoint got. The Trainer writes it last: a checkpoint without it is not whole."""
-
-
-@contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give a place to write a folder to, and put that in the place of the former one at the end.
-
-    A folder cannot be exchanged in one act. Whoever is killed between the two renames leaves none,
-    but the former one beside it: `mend` puts it back.
-    """
-    unfinished, former = _beside(folder)
-    _put_back(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        yield unfinished
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(former)
-    unfinished.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -57,7 +37,7 @@ def mend(out: Path) -> None:
 
     Half-written checkpoints would count among those that are kept, and push a whole one out.
     """
-    _put_back(out / MODEL)
+    recover(out / MODEL)
     _discard_half_written(out)
 
 
@@ -73,11 +53,12 @@ def explain_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         free = shutil.disk_usage(out if out.exists() else Path.cwd()).free
         _discard_half_written(out)
-        raise OSError(_describe_full_disk(out, free)) from error
+        # An atomic folder already wraps the error of the library that wrote into it.
+        raise OSError(_describe_full_disk(out, free)) from error.__cause__ or error
 
 
 def _describe_full_disk(out: Path, free: int) -> str:
@@ -88,35 +69,15 @@ def _describe_full_disk(out: Path, free: int) -> str:
     kept = f"{checkpoint.name} is whole"
     if (out / MODEL).exists():
         kept += f", and so are the best weights so far in {out / MODEL}"
-    taken = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    taken = folder_bytes(checkpoint)
     return (
         f"{found}, a checkpoint takes {format_bytes(taken)}); {kept}; "
         "free some space and go on with --resume"
     )
 
 
-def _is_full_disk(error: Exception) -> bool:
-    # torch.save's writer in C++ drops the reason: its file just did not grow as it should.
-    writer = "inline_container.cc" in str(error) or "PytorchStreamWriter" in str(error)
-    reader = "PytorchStreamReader" in str(error)
-    cut = isinstance(error, RuntimeError) and writer and not reader
-    return cut or is_full_disk(error)
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Where the new folder is written, and where the former one waits: hidden, on the same disk."""
-    return folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
-
-
-def _put_back(folder: Path) -> None:
-    _, former = _beside(folder)
-    if former.exists() and not folder.exists():
-        former.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
-
-
 def _discard_half_written(out: Path) -> None:
-    for folder in [*_checkpoints(out), *_beside(out / MODEL)[:1]]:
+    for folder in _checkpoints(out):
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
 

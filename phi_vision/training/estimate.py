@@ -5,13 +5,13 @@
 Loads no weights: memory.py takes a step of the model without storage, cards.py knows the speeds.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from phi_vision.training.gpus import CARDS, GIB, Card, find_card, this_machine
+from phi_vision.io.formatting import format_duration, format_gib
+from phi_vision.training.gpus import CARDS, Card, find_card, this_machine
 from phi_vision.training.lengths import Spread, spread, weigh_data
 from phi_vision.training.memory_needs import Needs, resident
 from phi_vision.training.recipes import Recipe
@@ -91,9 +91,9 @@ class Plan:
             "parameters": f"{self.trained:,} of {self.parameters:,} are trained "
             f"({self.trained / self.parameters:.2%})",
             "precision": self.precision,
-            "memory": f"{_gib(self.memory)} at most, in {self.worst_moment}",
-            **{f"  {part}": _gib(size) for part, size in self.memory_parts.items()},
-            "time": f"about {_duration(self.seconds)} for the steps on {self.card}, besides "
+            "memory": f"{format_gib(self.memory)} at most, in {self.worst_moment}",
+            **{f"  {part}": format_gib(size) for part, size in self.memory_parts.items()},
+            "time": f"about {format_duration(self.seconds)} for the steps on {self.card}, besides "
             "evaluations",
             "fits": self._say_fit(),
         }
@@ -107,13 +107,13 @@ class Plan:
     def _say_fit(self) -> str:
         verdict = "yes" if self.is_fitting else "NO"
         fitting = ", ".join(self.fits) or "none"
-        return f"{verdict}, {self.card} has {_gib(self.available)}; cards that do: {fitting}"
+        return f"{verdict}, {self.card} has {format_gib(self.available)}; cards that do: {fitting}"
 
     def _advise(self) -> list[str]:
         if self.is_fitting:
             return []
         lines = [
-            f"change {change.words}: {_gib(change.memory)}, {_gib(change.saved)} less"
+            f"change {change.words}: {format_gib(change.memory)}, {format_gib(change.saved)} less"
             for change in self.changes
         ]
         if not self.changes or self.changes[-1].memory > self.available:
@@ -179,15 +179,3 @@ def _advise(recipe: Recipe, needs: Needs, card: Card) -> list[Change]:
             changes.append(Change(words=words, memory=memory, saved=before - memory))
             recipe, before = changed, memory
     return changes
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    """Write a time for people: 7384 -> `2 h 3 min`."""
-    minutes = math.ceil(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from phi_vision.io.formatting import GIB
 from phi_vision.model.checkpoint import fast_dtype
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import Recipe
 
-GIB = 2**30
 UTILISATION = 0.4
 """Share of a card's matrix products that a training like this one reaches; 0.3-0.5 is usual."""
 

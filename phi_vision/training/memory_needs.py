@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from phi_vision.io.formatting import GIB
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
-from phi_vision.training.gpus import GIB, Card, seconds_of_a_step
+from phi_vision.training.gpus import Card, seconds_of_a_step
 from phi_vision.training.lengths import Load, heaviest, usual
 from phi_vision.training.memory import (
     BatchShape,

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import TrainerState
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 from phi_vision.training.checkpointing import STATE_FILE, last_checkpoint, mend
 from phi_vision.training.distributed import (
     check_alike,
@@ -78,6 +78,6 @@ def write_description(recipe: Recipe, prepared: Prepared) -> None:
 def _write_files(recipe: Recipe, prepared: Prepared, found: Mapping[str, str]) -> None:
     recipe.out.mkdir(parents=True, exist_ok=True)
     # First, and never a half: without it a run cannot be resumed.
-    write_text_atomic(recipe.out / "recipe.yaml", to_yaml(recipe))
-    write_text_atomic(recipe.out / "versions.json", json.dumps(found, indent=2) + "\n")
+    write_text(recipe.out / "recipe.yaml", to_yaml(recipe))
+    write_text(recipe.out / "versions.json", json.dumps(found, indent=2) + "\n")
     write_template(prepared.collator.template, recipe.out / TEMPLATE_FILE)

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from phi_vision.data.samples import open_image
-from phi_vision.io.hashing import perceptual_hash
 from phi_vision.prepare.images import ImageRules, clean_image
 
 RULES = ImageRules()
@@ -328,56 +327,3 @@ def test_cleaning_again_changes_nothing() -> None:
     twice = clean_image(once.encoded, RULES)
     assert twice.encoded == once.encoded
     assert twice.changes == ()
-
-
-def product(colour: str, seed: int) -> Image.Image:
-    """A drawn thing of random parts on white paper."""
-    chance = np.random.default_rng(seed)
-    image = Image.new("RGB", (400, 400), "white")
-    draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle((100, 80, 300, 340), radius=30, fill=colour)
-    for _ in range(12):
-        x, y, width, height = chance.integers((90, 70, 20, 20), (260, 300, 120, 120)).tolist()
-        shade = tuple(chance.integers(0, 255, 3).tolist())
-        draw.ellipse((x, y, x + width, y + height), fill=shade)
-    return image
-
-
-def bits_apart(first: Image.Image, second: Image.Image) -> int:
-    looks = perceptual_hash(first), perceptual_hash(second)
-    assert looks[0] is not None
-    assert looks[1] is not None
-    return (looks[0] ^ looks[1]).bit_count()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_copies_look_alike_and_other_products_do_not(seed: int) -> None:
-    original, other = product("navy", seed), product("navy", seed + 100)
-    rewritten = Image.open(io.BytesIO(file_of(original, "JPEG", quality=40)))
-    copies = [
-        rewritten,
-        original.resize((150, 150), Image.Resampling.BICUBIC),
-        original.resize((800, 800)),
-        original.crop((4, 8, 396, 398)),
-        original.crop((70, 50, 400, 400)),  # white paper cut away
-    ]
-    assert max(bits_apart(original, copy) for copy in copies) <= 6
-    assert bits_apart(original, other) > 12
-
-
-def test_two_colours_of_one_product_are_two_looks() -> None:
-    assert bits_apart(product("navy", 1), product("orange", 1)) > 12
-
-
-def test_a_flat_image_has_no_look() -> None:
-    assert perceptual_hash(Image.new("RGB", (100, 100), "red")) is None
-    assert perceptual_hash(Image.effect_noise((200, 200), 4)) is None
-    assert perceptual_hash(Image.new("L", (1, 1))) is None
-
-
-def test_a_look_has_64_bits_and_is_the_same_in_grey_and_rgb() -> None:
-    grey = photo().convert("L")
-    look = perceptual_hash(grey)
-    assert look == perceptual_hash(grey.convert("RGB"))
-    assert look is not None
-    assert 0 <= look < 2**64

@@ -255,7 +255,7 @@ def test_too_few_rows_are_refused(tmp_path: Path, rows: int) -> None:
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"not empty .*notes.txt.*name a new folder"):
+    with pytest.raises(ValueError, match=r"not empty .*notes.txt.*choose another folder"):
         write_catalog(tmp_path, rows=3, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -14,13 +14,11 @@ import torch
 from safetensors import SafetensorError
 from small_disks import MEGABYTE, mounted
 
-from phi_vision.io.atomic import write_text_atomic
 from phi_vision.model.checkpoint import load_model
 from phi_vision.training.checkpointing import (
     explain_full_disk,
     last_checkpoint,
     mend,
-    replacing_folder,
 )
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.tracking.tracker import Tracking
@@ -152,16 +150,6 @@ def test_full_disks_and_full_quotas_are_one_to_the_user(tmp_path: Path, number: 
         raise OSError(number, "No space left on device")
 
 
-def test_a_text_is_the_former_one_or_the_new_one(tmp_path: Path) -> None:
-    file = tmp_path / "log.jsonl"
-    write_text_atomic(file, "former")
-    with longest_file(100) as limit:
-        limit()
-        with pytest.raises(OSError, match="too large"):
-            write_text_atomic(file, "x" * 1000)
-    assert file.read_text() == "former"
-
-
 def test_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
     def checkpoint(step: int, state: str | None) -> None:
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
@@ -182,14 +170,3 @@ def test_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
     assert found is not None
     assert found.name == "checkpoint-10"
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-
-
-def test_a_folder_is_exchanged_whole_or_not_at_all(tmp_path: Path) -> None:
-    for number in range(2):
-        with replacing_folder(tmp_path / "model") as new:
-            new.mkdir()
-            (new / "weights").write_text(str(number))
-    with contextlib.suppress(KeyboardInterrupt), replacing_folder(tmp_path / "model") as new:
-        new.mkdir()
-        raise KeyboardInterrupt
-    assert contents(tmp_path) == {"model/weights": b"1"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phi_vision.io.atomic import write_text_atomic
+from phi_vision.io.atomic import write_text
 from phi_vision.metrics.scores import Scores
 from phi_vision.training.tracking.curves import read_log
 from phi_vision.training.tracking.machine_meter import MACHINE_FIGURES
@@ -83,4 +83,4 @@ def forget_after(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:  # the line the kill fell into
             break
-    write_text_atomic(log, "".join(kept))
+    write_text(log, "".join(kept))

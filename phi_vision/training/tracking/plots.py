@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from phi_vision.io.atomic import write_bytes
 from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE
 from phi_vision.training.tracking.curves import SMOOTHED, Curve, Log, curve, read_log, smooth, thin
 
@@ -64,9 +65,8 @@ def draw_plots(folder: Path) -> list[Path]:
 def write_image(encoded: bytes, path: Path) -> Path:
     """Write an image so that whoever looks sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(encoded)
-    return part.replace(path)
+    write_bytes(path, encoded)
+    return path
 
 
 def to_png(figure: Figure) -> bytes:

@@ -1,12 +1,12 @@
 """What a run depends on besides its recipe: versions.json."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from phi_vision.data.samples import Sample
+from phi_vision.io.hashing import sha256, sha256_of_all
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "phi-vision")
 
@@ -22,9 +22,9 @@ def versions(samples: Sequence[Sample]) -> dict[str, str]:
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Hash ids, records and images of samples, in order."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        words = json.dumps([sample.id, sample.group, dict(sample.record)], ensure_ascii=True)
-        images = [hashlib.sha256(image).hexdigest() for image in sample.images]
-        digest.update(json.dumps([words, images]).encode())
-    return digest.hexdigest()
+    return sha256_of_all(map(_describe, samples))
+
+
+def _describe(sample: Sample) -> str:
+    record = json.dumps([sample.id, sample.group, dict(sample.record)], ensure_ascii=True)
+    return json.dumps([record, [sha256(image) for image in sample.images]])

@@ -1,0 +1,66 @@
+"""Numbers, sizes, durations and lists as text for messages, tables and reports."""
+
+import math
+from collections.abc import Sequence
+
+GIB = 2**30
+MISSING = "–"
+"""Stands for a number that does not exist."""
+
+
+def format_number(value: float, decimals: int) -> str:
+    """Format a number with thousands separators and a true minus sign.
+
+    Input:  -1234.567, 2
+    Output: −1,234.57
+    """
+    return f"{value:,.{decimals}f}".replace("-", "−") if math.isfinite(value) else MISSING
+
+
+def format_signed(value: float, decimals: int) -> str:
+    """Format a number with its sign; what rounds to 0 has none.
+
+    Input:  0.05, 2
+    Output: +0.05
+    """
+    text = f"{abs(value):,.{decimals}f}"
+    if not any(digit in text for digit in "123456789"):
+        return text
+    return ("−" if value < 0 else "+") + text
+
+
+def format_percent(share: float, decimals: int = 1) -> str:
+    """Format a share as a percentage.
+
+    Input:  0.9345
+    Output: 93.5 %
+    """
+    return f"{100 * share:.{decimals}f} %" if math.isfinite(share) else MISSING
+
+
+def format_bytes(size: float) -> str:
+    """Format a file or disk size: 1234567 -> "1.2 MB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def format_gib(size: float) -> str:
+    """Format a memory size: 1610612736 -> "1.50 GiB"."""
+    return f"{size / GIB:.2f} GiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration: 7384 -> "2 h 4 min"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def format_count(number: int, noun: str, plural: str | None = None) -> str:
+    """Format a count with its noun: 1, "error" -> "1 error"; 3040, "row" -> "3,040 rows"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """Join a list as in a sentence: ["a", "b", "c"] -> "a, b and c"."""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,0 +1,47 @@
+"""Numbers, sizes, durations and lists as text."""
+
+import math
+
+import pytest
+
+from phi_vision.io.formatting import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_gib,
+    format_number,
+    format_percent,
+    format_signed,
+    join_words,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (format_number(-1234.567, 2), "−1,234.57"),
+        (format_number(math.nan, 2), "–"),
+        (format_signed(0.05, 2), "+0.05"),
+        (format_signed(-0.05, 2), "−0.05"),
+        (format_signed(-0.001, 2), "0.00"),
+        (format_percent(0.9345), "93.5 %"),
+        (format_percent(0.25, 0), "25 %"),
+        (format_percent(math.inf), "–"),
+        (format_bytes(1_234_567), "1.2 MB"),
+        (format_bytes(8_290_000_000), "8.3 GB"),
+        (format_gib(3 * 2**29), "1.50 GiB"),
+        (format_duration(61.4), "61 s"),
+        (format_duration(119.9 * 60), "2 h 0 min"),
+        (format_duration(7384), "2 h 4 min"),
+        (format_duration(150), "3 min"),
+        (format_count(1, "error"), "1 error"),
+        (format_count(3040, "row"), "3,040 rows"),
+        (format_count(2, "category", "categories"), "2 categories"),
+        (join_words([]), ""),
+        (join_words(["a"]), "a"),
+        (join_words(["a", "b"], "or"), "a or b"),
+        (join_words(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_values_are_formatted(text: str, expected: str) -> None:
+    assert text == expected
