@@ -98,7 +98,7 @@ def run_load(
 
     Args:
         model: What `phi-vision serve` takes.
-        template: Its wording.
+        template: Its prompt template.
         seconds: How long the clients keep on while memory is looked at.
         clients: How many there are.
         warm_up: Seconds that they are there before.
@@ -185,8 +185,8 @@ async def _figures_at_rest(server: Server, session: aiohttp.ClientSession) -> Fi
 
 def still_busy(figures: Figures) -> float:
     """Count the questions that wait or are being answered."""
-    waiting = total(figures, "phi_vision_questions_waiting")
-    return waiting + total(figures, "phi_vision_questions_running")
+    waiting = total(figures, "phi_vision_requests_queued")
+    return waiting + total(figures, "phi_vision_requests_running")
 
 
 def promises_of(load: Load) -> list[Promise]:
@@ -268,7 +268,7 @@ def _counted_as(route: str, status: int) -> str:
 
 def mean_batch(before: Figures, after: Figures) -> float:
     """Questions that were answered together, on the mean of all batches in between."""
-    name = "phi_vision_batch_questions"
+    name = "phi_vision_batch_size"
     counts, sums = (
         [total(each, f"{name}_{what}") for each in (before, after)] for what in ("count", "sum")
     )

@@ -12,7 +12,7 @@ import docstring_parser
 from pages import FENCE
 
 from phi_vision.cli.main import command_parser
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-server.md").read_text(encoding="utf-8")
@@ -45,10 +45,10 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert f"phi-vision-small answers at http://127.0.0.1:{port}" in done.stdout
+    assert f"serving phi-vision-small at http://127.0.0.1:{port}" in done.stdout
     assert '"object":"record"' in done.stdout
     assert "Product: " in done.stdout.splitlines()[-1]
-    assert '"what": "drained"' in done.stderr
+    assert '"event": "drained"' in done.stderr
 
 
 def test_the_table_of_limits_is_what_the_settings_are() -> None:
@@ -72,8 +72,8 @@ def test_the_table_of_figures_is_what_is_counted() -> None:
 
 
 def figures_table() -> str:
-    rows = ["| figure | what |", "|---|---|"]
-    for metric in Figures().registry.collect():
+    rows = ["| metric | what |", "|---|---|"]
+    for metric in ServerMetrics().registry.collect():
         if metric.name.startswith("phi_vision_"):
             name = f"{metric.name}_total" if metric.type == "counter" else metric.name
             rows.append(f"| `{name}` | {metric.documentation.rstrip('.')} |")
@@ -92,6 +92,6 @@ def test_every_option_of_the_page_exists() -> None:
 
 
 def test_every_alert_watches_a_figure_that_exists() -> None:
-    counted = set(re.findall(r"^# TYPE (\w+)", Figures().text(), re.MULTILINE))
+    counted = set(re.findall(r"^# TYPE (\w+)", ServerMetrics().text(), re.MULTILINE))
     watched = {name.removesuffix("_bucket") for name in re.findall(r"\bphi_vision_\w+", PAGE)}
     assert watched - {"phi_vision"} <= counted

@@ -8,14 +8,14 @@ import pytest
 
 from phi_vision.cli.main import main
 from phi_vision.cli.options import Parser
-from phi_vision.cli.serve import KEY_VARIABLE, add_options, chosen_settings, find_key
+from phi_vision.cli.serve import KEY_VARIABLE, add_options, find_key, settings_from
 from phi_vision.serving.settings import Settings
 
 
 def settings_of(*words: str) -> Settings:
     parser = Parser(prog="phi-vision serve")
     add_options(parser)
-    return chosen_settings(parser.read(["a/run", *words]))
+    return settings_from(parser.read(["a/run", *words]))
 
 
 def test_every_setting_but_the_key_is_an_option() -> None:
@@ -46,7 +46,7 @@ def test_an_empty_key_is_not_taken_for_none(
 ) -> None:
     (tmp_path / "key").touch()
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    with pytest.raises(ValueError, match=r"there is no key in .*key: found nothing"):
+    with pytest.raises(ValueError, match=r"there is no key in .*key, which is empty"):
         find_key(tmp_path / "key")
     monkeypatch.setenv(KEY_VARIABLE, "")
     with pytest.raises(ValueError, match="there is no key in PHI_VISION_KEY"):
@@ -64,7 +64,7 @@ def test_two_keys_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["serve", "a/run", "--port", "70000"], "--port is 70,000; give a number from 0 to 65,535"),
+        (["serve", "a/run", "--port", "70000"], "--port is 70,000; set a number from 0 to 65,535"),
         (["serve", "a/run", "--key", "x"], "unknown option --key"),
         (["serve", "a/run", "--key-file", "no/such"], "No such file or directory: 'no/such'"),
     ],
@@ -87,5 +87,5 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(
         port = other.getsockname()[1]
         assert main(["serve", "no/such/model", "--port", str(port)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"phi-vision: error: cannot listen at port {port} of 127.0.0.1: Addr")
+    assert error.startswith(f"phi-vision: error: cannot listen on port {port} of 127.0.0.1: Addr")
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`phi-vision serve`: answers over HTTP."""
+"""`phi-vision serve`: an HTTP server for a model."""
 
 import argparse
 import os
@@ -14,30 +14,29 @@ if TYPE_CHECKING:
     from phi_vision.serving.settings import Settings
 
 KEY_VARIABLE = "PHI_VISION_KEY"
-"""Where the key is looked for, unless a file is given; an option would show it to everybody who
-lists the processes of the machine."""
+"""Environment variable of the key. An option would show the key in the list of processes."""
 
 LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
-"""What the service needs beyond what everything needs."""
+"""Packages of the extra `serve`."""
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision serve` takes."""
+    """Declare the options of `phi-vision serve`."""
     from phi_vision.serving.settings import Settings
 
     add_model_options(parser)
     add_fields(parser, Settings, {"": Settings()}, skip={"key", "batch_size"})
     key = (
-        "file whose first line callers must send as a bearer token "
-        f"(default: what {KEY_VARIABLE} holds; without either nobody is asked for a key)"
+        "file whose first line is the API key, sent by clients as a bearer token "
+        f"(default: {KEY_VARIABLE}; without either no key is required)"
     )
     parser.add_argument("--key-file", type=Path, metavar="FILE", help=key)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Answer over HTTP: OpenAI's chat, records with confidences, and a page to try it on."""
-    settings = chosen_settings(options)
-    demand_libraries()
+    """Serve a model over HTTP: OpenAI's chat API, records with confidence, and a demo page."""
+    settings = settings_from(options)
+    check_libraries()
 
     from phi_vision.serving.server import bind, is_loopback, serve
 
@@ -45,35 +44,35 @@ def run(options: argparse.Namespace) -> None:
         predictor = load_predictor(options)
         if settings.key is None and not is_loopback(listener):
             print(
-                f"warning: whoever reaches {settings.host} can use this server; "
-                f"give --key-file or {KEY_VARIABLE}",
+                f"warning: anyone who can connect to {settings.host} can use this server; "
+                f"set --key-file or {KEY_VARIABLE}",
                 file=sys.stderr,
             )
 
-        def announce(address: str) -> None:
-            print(f"{options.model} answers at {address} (Ctrl-C ends)", flush=True)
+        def announce(url: str) -> None:
+            print(f"serving {options.model} at {url} (Ctrl-C to stop)", flush=True)
 
         serve(predictor, settings, listener=listener, announce=announce)
 
 
-def demand_libraries() -> None:
-    """Say what to install before anything is loaded.
+def check_libraries() -> None:
+    """Check that the extra is installed, before anything is loaded.
 
     Raises:
-        ValueError: A library is not installed.
+        ValueError: A package is missing.
     """
     if missing := [library for library in LIBRARIES if find_spec(library) is None]:
         raise ValueError(
-            f"the service needs {', '.join(missing)}, which is not installed; "
+            f"the server needs {', '.join(missing)}, which is not installed; "
             "pip install 'phi-vision[serve]'"
         )
 
 
-def chosen_settings(options: argparse.Namespace) -> "Settings":
-    """Put together what was given and the defaults.
+def settings_from(options: argparse.Namespace) -> "Settings":
+    """Build the settings from the options and the key.
 
     Raises:
-        ValueError: A setting cannot work, or the key cannot be read.
+        ValueError: A value is out of range, or the key cannot be read.
     """
     from phi_vision.serving.settings import Settings
 
@@ -82,10 +81,10 @@ def chosen_settings(options: argparse.Namespace) -> "Settings":
 
 
 def find_key(file: Path | None) -> str | None:
-    """Read the key from its file, or from the environment.
+    """Read the key from its file or from the environment.
 
     Raises:
-        ValueError: Both are there and differ, or the one that is there is empty.
+        ValueError: Both are set and differ, or the key is empty.
     """
     from_environment = os.environ.get(KEY_VARIABLE)
     if file is None:
@@ -94,7 +93,9 @@ def find_key(file: Path | None) -> str | None:
         lines = file.read_text(encoding="utf-8").splitlines()
         key, where = lines[0].strip() if lines else "", str(file)
     if key is not None and not key:
-        raise ValueError(f"there is no key in {where}: found nothing; put one there, or unset it")
+        raise ValueError(
+            f"there is no key in {where}, which is empty; write one there, or unset it"
+        )
     if file is not None and from_environment not in (None, key):
         raise ValueError(f"{KEY_VARIABLE} and {file} hold different keys; keep one of them")
     return key

@@ -1,4 +1,4 @@
-"""create_app: everything a server answers, as one ASGI application.
+"""create_app: all routes and the page of a server as one ASGI application.
 
 app = create_app(LocalPredictor("runs/coats"), Settings())
 """
@@ -10,165 +10,198 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from phi_vision import __version__
-from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.batcher import Engine
-from phi_vision.serving.calibrated_confidence import read_lines
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.chat import chat_routes
-from phi_vision.serving.chat_template import Wording
-from phi_vision.serving.errors import install_handlers
-from phi_vision.serving.image_inputs import Images
-from phi_vision.serving.middleware import Guards
-from phi_vision.serving.records import record_routes
-from phi_vision.serving.schemas import ErrorAnswer, Health, Model, ModelList
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.chat_template import ChatTemplate
+from phi_vision.serving.image_inputs import ImageReader
+from phi_vision.serving.middleware import install_middleware
+from phi_vision.serving.records import load_calibration, record_routes
+from phi_vision.serving.schemas import ErrorResponse, Health, Model, ModelList
+from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.service import Service
 from phi_vision.serving.settings import Settings
-from phi_vision.serving.static_page import add_page
 
-FIGURES_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""What Prometheus calls its form."""
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-REFUSALS = {
-    400: "the request is not what this server answers; `param` says which part of it",
-    401: "no key was sent, or another one",
+ERRORS = {
+    400: "the request is invalid; `param` is the path of the field",
+    401: "the API key is missing or wrong",
     404: "there is no such model",
-    408: "the request did not arrive in time",
-    413: "the request or an image is too large",
+    408: "the request body was not received in time",
+    413: "the request body or an image is too large",
     415: "the body is neither JSON nor an image",
-    429: "too many questions wait; ask again after the seconds that Retry-After says",
-    500: "something went wrong here",
-    503: "the server is stopping",
-    504: "there was no answer in time",
+    429: "the queue is full; retry after the seconds in Retry-After",
+    500: "internal server error",
+    503: "the server is shutting down",
+    504: "the request timed out",
 }
-"""Status -> when it is answered."""
+"""Status -> OpenAPI description."""
 
-OF_EVERYTHING = (401, 408, 413, 500)
-OF_QUESTIONS = (400, *OF_EVERYTHING, 404, 415, 429, 503, 504)
+MIDDLEWARE_ERRORS = (401, 408, 413, 500)
+GENERATION_ERRORS = (400, *MIDDLEWARE_ERRORS, 404, 415, 429, 503, 504)
+
+STATIC_FOLDER = Path(__file__).with_name("static")
+
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    # Revalidated each time, so that a new version of the package shows its new page immediately.
+    "cache-control": "no-cache",
+}
+"""Headers of the page's files: only they run, and nothing is loaded from elsewhere."""
 
 
-def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
-    """Build the application around a loaded model; its lifespan starts and ends the model's thread.
+class PageFiles(StaticFiles):
+    """Serves the page's files with `PAGE_HEADERS`."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file, or 304 if the client's copy is current."""
+        response = await super().get_response(path, scope)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+def create_app(predictor: Predictor, settings: Settings) -> FastAPI:
+    """Create the application for a loaded model; its lifespan starts and ends the model's thread.
 
     Raises:
-        ValueError: The report of the run that is served is damaged.
+        ValueError: The evaluation report of the served run is damaged.
     """
-    service = _service_of(predictor, settings)
-    lines = read_lines(Path(predictor.source), predictor.template)
+    metrics = ServerMetrics()
+    context = predictor.model.config.max_position_embeddings
+    service = Service(
+        name=settings.name or Path(predictor.source).resolve().name,
+        predictor=predictor,
+        settings=settings,
+        batcher=Batcher(predictor, settings, metrics),
+        images=ImageReader(settings),
+        chat_template=ChatTemplate(predictor.processor, predictor.template, context),
+    )
+    calibration = load_calibration(Path(predictor.source), predictor.template)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        service.batcher.start()
         yield
-        if not service.engine.closing:  # `running.py` closes it before it stops to listen
-            await asyncio.to_thread(service.engine.close, settings.drain)
+        if not service.batcher.is_closing:  # `server` closes it while still accepting connections.
+            await asyncio.to_thread(service.batcher.close, settings.drain)
         service.images.close()
 
     app = FastAPI(
         title="phi-vision",
         version=__version__,
-        summary="Reads a product photo and writes its record.",
-        docs_url=None,  # They would load from elsewhere.
+        summary="Predicts the record of a product from its photos.",
+        docs_url=None,  # Both pages load scripts from elsewhere.
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.engine = service.engine
-    install_handlers(app)
-    questions = _described(OF_QUESTIONS)
-    app.include_router(chat_routes(service, questions))
-    app.include_router(record_routes(service, lines, questions))
-    app.include_router(_other_routes(service))
+    app.state.batcher = service.batcher
+    install_middleware(app, settings, metrics)
+    errors = _error_responses(GENERATION_ERRORS)
+    app.include_router(chat_routes(service, errors))
+    app.include_router(record_routes(service, calibration, errors))
+    app.include_router(_model_routes(service))
+    app.include_router(_operations_routes(service, metrics))
     add_page(app)
-    _describe(app, settings)
-    app.add_middleware(Guards, settings=settings, figures=service.figures)
+    _adapt_openapi(app, settings)
     return app
 
 
-def _service_of(predictor: LocalPredictor, settings: Settings) -> Service:
-    figures = Figures()
-    context = predictor.model.config.max_position_embeddings
-    return Service(
-        name=settings.name or Path(predictor.source).resolve().name,
-        predictor=predictor,
-        settings=settings,
-        figures=figures,
-        engine=Engine(
-            predictor,
-            queue=settings.queue,
-            batch_size=settings.batch_size,
-            batch_wait=settings.batch_wait,
-            timeout=settings.timeout,
-            figures=figures,
-        ),
-        images=Images(settings),
-        wording=Wording(predictor.processor, predictor.template, context),
-    )
+def add_page(app: FastAPI) -> None:
+    """Serve the page at `/` and its files below `/page`."""
+    files = PageFiles(directory=STATIC_FOLDER)
+
+    async def index(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
+
+    app.router.add_route("/", index, methods=["GET"], include_in_schema=False)
+    app.mount("/page", files)
 
 
-def _other_routes(service: Service) -> APIRouter:
+def _model_routes(service: Service) -> APIRouter:
     routes = APIRouter()
-    everything = _described(OF_EVERYTHING)
     model = Model(id=service.name, created=service.created)
 
-    @routes.get("/v1/models", responses=everything, operation_id="list_models")
+    @routes.get(
+        "/v1/models", responses=_error_responses(MIDDLEWARE_ERRORS), operation_id="list_models"
+    )
     async def list_models() -> ModelList:
-        """List the models that can be asked."""
+        """List the served models."""
         return ModelList(data=[model])
 
     @routes.get(
-        "/v1/models/{name:path}", responses=_described((*OF_EVERYTHING, 404)), operation_id="model"
+        "/v1/models/{name:path}",
+        responses=_error_responses((*MIDDLEWARE_ERRORS, 404)),
+        operation_id="model",
     )
     async def find_model(name: str) -> Model:
         """Describe a model."""
-        service.require_model(name)
+        service.check_model(name)
         return model
-
-    @routes.get(
-        "/health",
-        response_model=Health,
-        responses={503: {"model": Health, "description": "it takes no more questions"}},
-        operation_id="health",
-    )
-    async def health() -> Response:
-        """Say whether questions are answered."""
-        status = service.engine.status
-        return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
-
-    @routes.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **everything},
-        operation_id="metrics",
-    )
-    async def metrics() -> Response:
-        """Tell figures in Prometheus' form."""
-        return Response(service.figures.text(), media_type=FIGURES_TYPE)
 
     return routes
 
 
-def _described(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
+def _operations_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get(
+        "/health",
+        response_model=Health,
+        responses={503: {"model": Health, "description": "the server accepts no requests"}},
+        operation_id="health",
+    )
+    async def health() -> Response:
+        """Return whether the server accepts requests."""
+        status = service.batcher.status
+        return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: text, **_error_responses(MIDDLEWARE_ERRORS)},
+        operation_id="metrics",
+    )
+    async def read_metrics() -> Response:
+        """Return metrics in Prometheus' text format."""
+        return Response(metrics.text(), media_type=METRICS_TYPE)
+
+    return routes
+
+
+def _error_responses(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": ErrorAnswer, "description": REFUSALS[status]}
+        status: {"model": ErrorResponse, "description": ERRORS[status]}
         for status in sorted(statuses)
     }
 
 
-def _describe(app: FastAPI, settings: Settings) -> None:
-    """Let the description tell this server's limits and its key; and no 422, a 400 here."""
-    described = app.openapi()
-    components = described["components"]
-    for route in described["paths"].values():
+def _adapt_openapi(app: FastAPI, settings: Settings) -> None:
+    """Add this server's limits and key to the OpenAPI description; remove 422, here 400."""
+    openapi = app.openapi()
+    components = openapi["components"]
+    for route in openapi["paths"].values():
         for operation in route.values():
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
-    asked = components["schemas"]["ChatRequest"]["properties"]
+    properties = components["schemas"]["ChatRequest"]["properties"]
     for name in ("max_tokens", "max_completion_tokens"):
-        asked[name]["anyOf"][0]["maximum"] = settings.max_tokens
+        properties[name]["anyOf"][0]["maximum"] = settings.max_tokens
     if settings.key is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        described["security"] = [{"key": []}]
-        described["paths"]["/health"]["get"]["security"] = []
+        openapi["security"] = [{"key": []}]
+        openapi["paths"]["/health"]["get"]["security"] = []

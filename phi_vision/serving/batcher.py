@@ -1,10 +1,10 @@
-"""Engine: one thread that owns the model, and the questions that wait for it.
+"""Dynamic batching: one thread that owns the model, and the queue of requests in front of it.
 
-ticket = await engine.submit(question)
-async for piece in ticket: ...
-answered = await ticket.result()
+pending = await batcher.submit(request)
+async for chunk in pending: ...
+generation = await pending.result()
 
-What waits is answered together. Nothing here knows HTTP but the errors, which are the callers'.
+Knows nothing of HTTP but the errors that clients receive.
 """
 
 import asyncio
@@ -22,336 +22,294 @@ import torch
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.serving.errors import ApiError, name_of, places_of
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.errors import ApiError
+from phi_vision.serving.request_log import error_fields
+from phi_vision.serving.server_metrics import ServerMetrics
+from phi_vision.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-NEW_BATCH_COUNTS = 0.3
-"""How much the last batch counts in the mean seconds of a batch: three batches make the most of
-it."""
+SMOOTHING = 0.3
+"""Weight of the last batch in the moving average of batch durations."""
 
-FIRST_GUESS = 1.0
-"""Seconds of a batch before there was one."""
+INITIAL_BATCH_SECONDS = 1.0
 
-BREAKING_OFF = 30.0
-"""Seconds it is waited for a batch that was broken off: until its next token, which with many long
-prompts on a CPU takes a while. Then the process may end without it."""
+ABORT_TIMEOUT = 30.0
+"""Seconds to wait at shutdown for an aborted batch, which ends with its next token."""
 
 
-class Loaded(Protocol):
-    """What is asked of a `Predictor`."""
+class LoadedModel(Protocol):
+    """The parts of a `Predictor` that the batcher uses."""
 
     model: GenerativeModel
     processor: Phi3VProcessor
 
 
 class PendingRequest:
-    """One question under way; belongs to the event loop on which it was handed in.
+    """A submitted request; belongs to the event loop that submitted it.
 
     Args:
-        question: What is asked.
-        leave: Told once, and why, if there will be no answer.
-    """
-
-    def __init__(
-        self, question: GenerationRequest, leave: Callable[["PendingRequest", ApiError], None]
-    ) -> None:
-        self._question = question
-        self.spoken = False
-        self.given_up = False
-        self._leave = leave
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[Generation] = self._loop.create_future()
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def question(self) -> GenerationRequest:
-        """Give the question, such that the ticket hears of its answer.
-
-        Not kept: with the ticket it would be a circle, and its images would take room until the
-        garbage collector comes by.
-        """
-        return replace(self._question, on_token=self._hear, on_finish=self._finish)
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        """Yield the pieces of the answer as they are written; joined they are its text.
-
-        Raises:
-            ApiError: As `result`.
-        """
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-        await self.result()
-
-    async def result(self) -> Generation:
-        """Wait for the whole answer.
-
-        Raises:
-            ApiError: It took too long (504), the question is a bad one (400), the server stops
-                (503) or broke (500).
-        """
-        return await asyncio.shield(self._done)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is an answer, or an error instead of one."""
-        return self._done.done()
-
-    def cancel(self) -> None:
-        """Give the question up, if it is not over: its row is free for others."""
-        self.fail(ApiError(499, "the caller hung up", code="cancelled"))
-
-    def expire_after(self, seconds: float) -> None:
-        """Give the question up if it is not over by then."""
-        message = f"no answer within {seconds:g} seconds; ask for less, or later"
-        error = ApiError(504, message, kind="timeout_error", code="timeout")
-        self._timer = self._loop.call_later(seconds, self.fail, error)
-
-    def succeed(self, answered: Generation) -> None:
-        """Hand the answer over."""
-        if not self._done.done():
-            self._done.set_result(answered)
-            self._end()
-
-    def fail(self, error: ApiError) -> None:
-        """Hand an error over instead of an answer."""
-        if not self._done.done():
-            self._done.set_exception(error)
-            self._done.exception()  # Looked at, for those who listen to pieces alone.
-            self.given_up = True
-            self._end()
-            self._leave(self, error)
-
-    def from_any_thread(self, call: Callable[..., None], *values: object) -> None:
-        """Let something happen on the ticket's event loop."""
-        with suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
-            self._loop.call_soon_threadsafe(call, *values)
-
-    def _hear(self, piece: str) -> bool:
-        self.spoken = True
-        if piece:
-            self.from_any_thread(self._pieces.put_nowait, piece)
-        return not self.given_up
-
-    def _finish(self, answered: Generation) -> None:
-        if answered.finish_reason != "cancelled":  # Whoever gave it up says why there is no answer.
-            self.from_any_thread(self.succeed, answered)
-
-    def _end(self) -> None:
-        self._pieces.put_nowait(None)
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-class Engine:
-    """Answers questions in batches, on a thread of its own.
-
-    Args:
-        predictor: The loaded model.
-        queue: Most questions waiting.
-        batch_size: Most questions answered together.
-        batch_wait: Seconds a question waits for others.
-        timeout: Seconds for one answer, waiting included.
-        figures: Where it counts.
+        request: What to generate.
+        timeout: Seconds after which it fails with 504.
+        on_failure: Called once if there will be no generation.
     """
 
     def __init__(
         self,
-        predictor: Loaded,
-        *,
-        queue: int,
-        batch_size: int,
-        batch_wait: float,
+        request: GenerationRequest,
         timeout: float,
-        figures: Figures,
+        on_failure: Callable[["PendingRequest", ApiError], None],
     ) -> None:
+        self._request = request
+        self._on_failure = on_failure
+        self.started = False
+        self.aborted = False
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[Generation] = self._loop.create_future()
+        self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
+        message = f"no response within {timeout:g} seconds; request fewer tokens, or retry later"
+        error = ApiError(504, message, code="timeout")
+        self._timer = self._loop.call_later(timeout, self.fail, error)
+
+    def generation_request(self) -> GenerationRequest:
+        """Return the request with callbacks that report to this object.
+
+        Built anew: a stored one would make a reference cycle, which keeps its images in memory
+        until the garbage collector runs.
+        """
+        return replace(self._request, listener=self._on_token, finished=self._on_finished)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Stream the text in chunks; raises as `result`."""
+        while (chunk := await self._chunks.get()) is not None:
+            yield chunk
+        await self.result()
+
+    async def result(self) -> Generation:
+        """Wait for the whole generation.
+
+        Raises:
+            ApiError: The request timed out (504) or is invalid (400), or the server is shutting
+                down (503) or failed (500).
+        """
+        return await asyncio.shield(self._done)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a generation or an error."""
+        return self._done.done()
+
+    def cancel(self) -> None:
+        """Abort the request unless it is done; its row of the batch becomes free."""
+        self.fail(ApiError(499, "the client disconnected", code="cancelled"))
+
+    def succeed(self, generation: Generation) -> None:
+        """Set the generation."""
+        if not self.is_done:
+            self._done.set_result(generation)
+            self._end()
+
+    def fail(self, error: ApiError) -> None:
+        """Set an error instead of a generation."""
+        if not self.is_done:
+            self._done.set_exception(error)
+            self._done.exception()  # Marks it as retrieved, for callers that only read chunks.
+            self.aborted = True
+            self._end()
+            self._on_failure(self, error)
+
+    def call_soon(self, function: Callable[..., None], *values: object) -> None:
+        """Call a function on the request's event loop, from any thread."""
+        with suppress(RuntimeError):  # The loop is closed.
+            self._loop.call_soon_threadsafe(function, *values)
+
+    def _on_token(self, piece: str) -> bool:
+        self.started = True
+        if piece:
+            self.call_soon(self._chunks.put_nowait, piece)
+        return not self.aborted
+
+    def _on_finished(self, generation: Generation) -> None:
+        if generation.ended != "cancelled":
+            self.call_soon(self.succeed, generation)
+
+    def _end(self) -> None:
+        self._chunks.put_nowait(None)
+        self._timer.cancel()
+
+
+class Batcher:
+    """Generates queued requests in batches, on a thread of its own.
+
+    Args:
+        predictor: The loaded model.
+        settings: `queue`, `batch_size`, `batch_wait` and `timeout`.
+        metrics: To update.
+    """
+
+    def __init__(self, predictor: LoadedModel, settings: Settings, metrics: ServerMetrics) -> None:
         self._predictor = predictor
-        self._queue = queue
-        self._batch_size = batch_size
-        self._batch_wait = batch_wait
-        self._timeout = timeout
-        self._figures = figures
-        self._waiting: deque[PendingRequest] = deque()
+        self._settings = settings
+        self._metrics = metrics
+        self._queue: deque[PendingRequest] = deque()
         self._running: Sequence[PendingRequest] = ()
         self._changed = threading.Condition()
-        self._closing = False
-        self._lost = False
-        self._seconds_of_batch = FIRST_GUESS
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self.is_closing = False
+        self._device_lost = False
+        self._batch_seconds = INITIAL_BATCH_SECONDS
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread.start()
 
     @property
-    def closing(self) -> bool:
-        """Whether no more questions are taken."""
-        return self._closing
-
-    @property
     def status(self) -> Literal["ok", "draining", "failed"]:
-        """Whether questions that are handed in will be answered."""
-        if self._closing:
+        """The server's health."""
+        if self.is_closing:
             return "draining"
-        return "ok" if self._thread.is_alive() and not self._lost else "failed"
+        return "ok" if self._thread.is_alive() and not self._device_lost else "failed"
 
-    async def submit(self, question: GenerationRequest) -> PendingRequest:
-        """Hand a question in.
+    async def submit(self, request: GenerationRequest) -> PendingRequest:
+        """Queue a request.
 
         Raises:
-            ApiError: Too many wait (429), or the server stops or has lost its device (503).
+            ApiError: The queue is full (429), or the server is shutting down or has lost its device
+                (503).
         """
         with self._changed:
-            if self._closing:
-                raise self._refusal(_stopping())
-            if self._lost:
-                raise self._refusal(_without_device())
-            # While the model rests, the next batch only waits for its last questions.
-            next_batch = 0 if self._running else self._batch_size
-            if len(self._waiting) >= self._queue + next_batch:
-                raise self._refusal(self._full())
-            ticket = PendingRequest(question, self._forget)
-            ticket.expire_after(self._timeout)
-            self._waiting.append(ticket)
-            self._figures.waiting.set(len(self._waiting))
+            # An idle model's next batch does not count towards the limit of the queue.
+            free = 0 if self._running else self._settings.batch_size
+            if self.is_closing:
+                raise self._rejected(_draining())
+            if self._device_lost:
+                raise self._rejected(_device_lost())
+            if len(self._queue) >= self._settings.queue + free:
+                raise self._rejected(self._queue_full())
+            pending = PendingRequest(request, self._settings.timeout, self._remove)
+            self._queue.append(pending)
+            self._metrics.requests_queued.set(len(self._queue))
             self._changed.notify_all()
-        return ticket
+        return pending
 
     def close(self, drain: float) -> None:
-        """Stop: send away what waits, and let what is being answered end within so many seconds.
+        """Reject queued requests, and wait for the running batch to finish within `drain` seconds.
 
-        After them it is broken off, which takes until the next token. May be called again, and from
-        any thread; it waits, so an event loop calls it on another one.
+        Afterwards it is aborted, which takes until its next token. Blocks; may be called repeatedly
+        and from any thread.
         """
         with self._changed:
-            self._closing = True
+            self.is_closing = True
             self._changed.notify_all()
-            self._turn_away(_stopping)
+            self._reject_queue(_draining)
         if self._thread.is_alive():
             self._thread.join(drain)
-        for ticket in self._running:
-            ticket.given_up = True  # At once: the loop may be busy, or closed.
-            ticket.from_any_thread(ticket.fail, _stopping())
+        for pending in self._running:
+            pending.aborted = True  # Immediately: the loop may be busy or closed.
+            pending.call_soon(pending.fail, _draining())
         if self._thread.is_alive():
-            self._thread.join(BREAKING_OFF)
+            self._thread.join(ABORT_TIMEOUT)
 
-    def _turn_away(self, why: Callable[[], ApiError]) -> None:
-        """Send away what waits; called by whoever holds the lock."""
-        for ticket in self._waiting:
-            ticket.from_any_thread(ticket.fail, self._refusal(why()))
-        self._waiting.clear()
-        self._figures.waiting.set(0)
+    def _reject_queue(self, error: Callable[[], ApiError]) -> None:
+        """Reject all queued requests, each with an error of its own; the caller holds the lock."""
+        for pending in self._queue:
+            pending.call_soon(pending.fail, self._rejected(error()))
+        self._queue.clear()
+        self._metrics.requests_queued.set(0)
 
-    def _forget(self, ticket: PendingRequest, why: ApiError) -> None:
-        """Give a place in the queue back, if the ticket has one."""
-        counters = {"cancelled": self._figures.cancelled, "timeout": self._figures.timed_out}
-        if why.code in counters:
-            counters[why.code].inc()
+    def _remove(self, pending: PendingRequest, error: ApiError) -> None:
+        counters = {"cancelled": self._metrics.cancelled, "timeout": self._metrics.timed_out}
+        if error.code in counters:
+            counters[error.code].inc()
         with self._changed:
             with suppress(ValueError):
-                self._waiting.remove(ticket)
-            self._figures.waiting.set(len(self._waiting))
+                self._queue.remove(pending)
+            self._metrics.requests_queued.set(len(self._queue))
 
-    def _refusal(self, error: ApiError) -> ApiError:
-        self._figures.refused.labels(code=error.code).inc()
+    def _rejected(self, error: ApiError) -> ApiError:
+        self._metrics.rejected.labels(code=error.code).inc()
         return error
 
-    def _full(self) -> ApiError:
-        batches = len(self._waiting) / self._batch_size + 1
-        return ApiError(
-            429,
-            f"{len(self._waiting)} questions wait already; ask again later",
-            kind="rate_limit_error",
-            code="queue_full",
-            retry_after=batches * self._seconds_of_batch,
-        )
+    def _queue_full(self) -> ApiError:
+        message = f"{len(self._queue)} requests are queued already; retry later"
+        batches = len(self._queue) / self._settings.batch_size + 1
+        seconds = batches * self._batch_seconds
+        return ApiError(429, message, code="queue_full", retry_after=seconds)
 
-    def _work(self) -> None:
-        while not self._lost and (batch := self._take_batch()):
-            began = time.monotonic()
-            self._figures.running.set(len(batch))
-            self._figures.batch_sizes.observe(len(batch))
-            self._answer(batch)
+    def _run(self) -> None:
+        while not self._device_lost and (batch := self._next_batch()):
+            start = time.monotonic()
+            self._metrics.requests_running.set(len(batch))
+            self._metrics.batch_size.observe(len(batch))
+            self._generate(batch)
             self._running = ()
-            self._figures.running.set(0)
-            seconds = time.monotonic() - began
-            self._figures.batch_seconds.observe(seconds)
-            self._seconds_of_batch += NEW_BATCH_COUNTS * (seconds - self._seconds_of_batch)
-            del batch  # Or its images would take room until there is another batch.
+            self._metrics.requests_running.set(0)
+            seconds = time.monotonic() - start
+            self._metrics.batch_seconds.observe(seconds)
+            self._batch_seconds += SMOOTHING * (seconds - self._batch_seconds)
+            del batch  # Or its images stay in memory until the next batch.
 
-    def _take_batch(self) -> list[PendingRequest]:
-        """Wait for questions, a little longer for more of them, and take them; [] at the end."""
+    def _next_batch(self) -> list[PendingRequest]:
+        """Wait for requests, then `batch_wait` seconds for others; [] when closing."""
         batch: list[PendingRequest] = []
+        size = self._settings.batch_size
         with self._changed:
             while not batch:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if self._closing:
+                self._changed.wait_for(lambda: self._queue or self.is_closing)
+                if self.is_closing:
                     return []
                 self._changed.wait_for(
-                    lambda: len(self._waiting) >= self._batch_size or self._closing,
-                    self._batch_wait,
+                    lambda: len(self._queue) >= size or self.is_closing, self._settings.batch_wait
                 )
-                count = min(self._batch_size, len(self._waiting))
-                taken = [self._waiting.popleft() for _ in range(count)]
-                batch = [ticket for ticket in taken if not ticket.given_up]
+                taken = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
+                batch = [pending for pending in taken if not pending.aborted]
             self._running = batch
-            self._figures.waiting.set(len(self._waiting))
+            self._metrics.requests_queued.set(len(self._queue))
         return batch
 
-    def _answer(self, batch: Sequence[PendingRequest]) -> None:
-        """Answer a batch, whatever happens: the thread has to outlive it.
-
-        Each ticket hears of its own answer as soon as that is over.
-        """
+    def _generate(self, batch: Sequence[PendingRequest]) -> None:
+        """Generate a batch; requests finish one by one, and no error ends the thread."""
+        requests = [pending.generation_request() for pending in batch]
+        size = self._settings.batch_size
         try:
-            answers = generate(
-                self._predictor.model,
-                self._predictor.processor,
-                [ticket.question() for ticket in batch],
-                batch_size=self._batch_size,
+            generations = answer(
+                self._predictor.model, self._predictor.processor, requests, batch_size=size
             )
         except ValueError as error:
-            if len(batch) > 1 and not any(ticket.spoken for ticket in batch):
-                for ticket in batch:  # One of them is bad; the others are none the worse for it.
-                    if not ticket.is_over:
-                        self._answer([ticket])
-            elif len(batch) > 1:
-                self._break(batch, error)
+            if len(batch) == 1:
+                invalid = ApiError(400, f"the request is invalid: {error}")
+                batch[0].call_soon(batch[0].fail, invalid)
+            elif any(pending.started for pending in batch):
+                self._fail_batch(batch, error)
             else:
-                (ticket,) = batch
-                refused = ApiError(400, f"the question cannot be answered: {error}")
-                ticket.from_any_thread(ticket.fail, refused)
+                for pending in batch:  # One request is invalid; the others are retried alone.
+                    if not pending.is_done:
+                        self._generate([pending])
         except Exception as error:
-            self._break(batch, error)
+            self._fail_batch(batch, error)
         else:
-            for answered in answers:
-                self._count(answered)
+            for generation in generations:
+                self._metrics.tokens.labels(direction="in").inc(generation.prompt_tokens)
+                self._metrics.tokens.labels(direction="out").inc(len(generation.logprobs))
 
-    def _break(self, batch: Sequence[PendingRequest], error: Exception) -> None:
-        facts = {"error": name_of(error), "at": places_of(error), "questions": len(batch)}
-        LOG.error("a batch failed", extra={"facts": facts})
-        message = "the model failed on this batch of questions; ask again"
-        for ticket in batch:
-            broken = ApiError(500, message, kind="server_error", code="internal_error")
-            ticket.from_any_thread(ticket.fail, broken)
-        # Not what a GPU raises when it is only out of memory: this process cannot use it again.
+    def _fail_batch(self, batch: Sequence[PendingRequest], error: Exception) -> None:
+        LOG.error("batch failed", extra={"fields": error_fields(error) | {"requests": len(batch)}})
+        for pending in batch:
+            failure = ApiError(500, "the model failed on this batch; retry", code="internal_error")
+            pending.call_soon(pending.fail, failure)
+        # Unlike out-of-memory errors, this one makes the GPU unusable for the whole process.
         if isinstance(error, torch.AcceleratorError):
-            LOG.error("the device is lost; start the server again")
+            LOG.error("the device is lost; restart the server")
             with self._changed:
-                self._lost = True
-                self._turn_away(_without_device)
-
-    def _count(self, answered: Generation) -> None:
-        self._figures.tokens.labels(direction="in").inc(answered.prompt_tokens)
-        self._figures.tokens.labels(direction="out").inc(len(answered.logprobs))
+                self._device_lost = True
+                self._reject_queue(_device_lost)
 
 
-def _without_device() -> ApiError:
-    message = "the device that the model computes on has failed; the server has to be started again"
-    return ApiError(503, message, kind="server_error", code="device_lost", retry_after=60.0)
+def _device_lost() -> ApiError:
+    message = "the server's compute device failed and the server must be restarted"
+    return ApiError(503, message, code="device_lost", retry_after=60.0)
 
 
-def _stopping() -> ApiError:
-    message = "the server is stopping; ask another, or this one later"
-    return ApiError(503, message, kind="server_error", code="draining", retry_after=5.0)
+def _draining() -> ApiError:
+    message = "the server is shutting down; send the request to another server, or retry later"
+    return ApiError(503, message, code="draining", retry_after=5.0)

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: questions and answers in OpenAI's form, whole or piece by piece."""
+"""POST /v1/chat/completions: OpenAI's chat completions, whole or streamed."""
 
 import asyncio
 import json
@@ -11,30 +11,27 @@ from typing import Any
 from fastapi import APIRouter
 from PIL.Image import Image
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.serving.batcher import PendingRequest
-from phi_vision.serving.chat_template import characters_of, images_of
-from phi_vision.serving.errors import ApiError, as_body, let_go
+from phi_vision.serving.chat_template import count_characters, image_fields
+from phi_vision.serving.errors import ApiError
 from phi_vision.serving.json_grammar import ANY_OBJECT, grammar_of_schema
 from phi_vision.serving.schemas import (
-    AnswerMessage,
     ChatChunk,
     ChatCompletion,
     ChatRequest,
     Choice,
     ChunkChoice,
+    CompletionMessage,
     Delta,
     FinishReason,
     Logprobs,
-    ObjectFormat,
     SchemaFormat,
     TokenLogprob,
 )
 from phi_vision.serving.service import Service, usage_of
-
-LAST_EVENT = "data: [DONE]\n\n"
 
 STREAM = {
     "text/event-stream": {
@@ -46,193 +43,165 @@ STREAM = {
         }
     }
 }
-"""How an answer in pieces is described."""
+"""OpenAPI description of a streamed response."""
 
 
-def chat_routes(service: Service, refusals: dict[int | str, dict[str, Any]]) -> APIRouter:
-    """Make the route.
+def chat_routes(service: Service, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """Create the route.
 
     Args:
-        service: Who answers.
-        refusals: Descriptions of all errors that a question can meet.
+        service: The loaded model.
+        errors: OpenAPI descriptions of the error responses.
     """
     routes = APIRouter()
 
     @routes.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses={**refusals, 200: {"content": STREAM}},
+        responses={**errors, 200: {"content": STREAM}},
         operation_id="complete_chat",
     )
-    async def complete_chat(asked: ChatRequest, request: Request) -> Response:
-        """Answer a conversation about images."""
-        question = await _question_of(asked, service)
-        if asked.stream:
-            return await _stream(question, asked, request, service)
-        async with service.ask(question, request) as ticket:
-            answered = await ticket.result()
-        completion = ChatCompletion(
-            id=_new_id(),
+    async def complete_chat(body: ChatRequest, request: Request) -> Response | ChatCompletion:
+        """Generate the next message of a conversation with images."""
+        generation_request = await _generation_request(body, service)
+        async with service.submit(generation_request, request) as pending:
+            if body.stream:
+                # Errors before the first chunk still get a status of their own.
+                chunks = aiter(pending)
+                first = await anext(chunks, "")
+                events = _events(first, chunks, pending, body, request, service)
+                return StreamingResponse(events, media_type="text/event-stream")
+            generation = await pending.result()
+        choice = Choice(
+            message=CompletionMessage(content=generation.text),
+            logprobs=logprobs_of(generation) if body.logprobs else None,
+            finish_reason=_finish_reason(generation),
+        )
+        return ChatCompletion(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=service.name,
-            choices=[
-                Choice(
-                    message=AnswerMessage(content=answered.text),
-                    logprobs=logprobs_of(answered) if asked.logprobs else None,
-                    finish_reason=_finish_reason(answered),
-                )
-            ],
-            usage=usage_of(answered, request),
+            choices=[choice],
+            usage=usage_of(generation, request),
         )
-        return JSONResponse(completion.model_dump())
 
     return routes
 
 
-def logprobs_of(answered: Generation) -> Logprobs:
-    """Say what each token wrote and how likely it was.
+def logprobs_of(generation: Generation) -> Logprobs:
+    """List each token's text and log-probability.
 
-    A character that several tokens write is the last one's; the others, and the one that ended the
-    answer, write nothing.
+    A character of several tokens belongs to the last; the others, and the one that ended the
+    completion, have no text.
 
     Input:  text "Hat", ends (1, 3, 3), logprobs (-0.1, -0.2, -0.3)
     Output: content [{"token": "H", "logprob": -0.1, "bytes": [72]},
                      {"token": "at", "logprob": -0.2, "bytes": [97, 116]},
                      {"token": "", "logprob": -0.3, "bytes": []}]
     """
-    words = [answered.text[start:end] for start, end in pairwise((0, *answered.token_ends))]
+    texts = [generation.text[start:end] for start, end in pairwise((0, *generation.ends))]
     return Logprobs(
         content=[
-            TokenLogprob(token=word, logprob=logprob, bytes=list(word.encode()))
-            for word, logprob in zip(words, answered.logprobs, strict=True)
+            TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
+            for text, logprob in zip(texts, generation.logprobs, strict=True)
         ]
     )
 
 
-async def _question_of(asked: ChatRequest, service: Service) -> GenerationRequest:
-    """Check a request and make its question.
+async def _generation_request(body: ChatRequest, service: Service) -> GenerationRequest:
+    """Validate a request and build its prompt.
 
     Raises:
-        ApiError: It goes beyond a limit, or asks for what cannot be done.
+        ApiError: It exceeds a limit, or is not supported.
     """
-    service.require_model(asked.model)
-    limit = _limit(asked, service)
-    count, most = characters_of(asked.messages), service.settings.max_prompt_characters
-    if count > most:
-        message = f"the messages have {count:,} characters; at most {most:,} are read"
+    settings = service.settings
+    service.check_model(body.model)
+    for param in ("max_completion_tokens", "max_tokens"):
+        if (wanted := getattr(body, param) or 0) > settings.max_tokens:
+            message = f"{wanted:,} tokens are requested; the limit is {settings.max_tokens:,}"
+            raise ApiError(400, message, param=param, code="integer_above_max_value")
+    count, limit = count_characters(body.messages), settings.max_prompt_characters
+    if count > limit:
+        message = f"the messages have {count:,} characters; the limit is {limit:,}"
         raise ApiError(400, message, param="messages", code="string_above_max_length")
-    if asked.messages[-1].role == "assistant":
-        message = "the last message is the assistant's; end with the user's"
+    if body.messages[-1].role == "assistant":
+        message = "the last message is the assistant's; end with a user message"
         raise ApiError(400, message, param="messages")
-    images = await service.open_images(images_of(asked.messages), "messages")
-    # Long schemas and conversations take long enough to hold the other callers up.
-    return await asyncio.to_thread(_word, asked, images, limit, service)
+    images = await service.read_images(image_fields(body.messages), "messages")
+    # On a thread: long schemas and conversations would block the event loop.
+    return await asyncio.to_thread(_build, body, images, service)
 
 
-def _word(
-    asked: ChatRequest, images: Sequence[Image], limit: int, service: Service
-) -> GenerationRequest:
-    stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    question = GenerationRequest(
-        prompt=service.wording.prompt(asked.messages),
+def _build(body: ChatRequest, images: Sequence[Image], service: Service) -> GenerationRequest:
+    prompt = service.chat_template.prompt(body.messages)
+    service.chat_template.check_length(prompt, images, "messages")
+    return GenerationRequest(
+        prompt=prompt,
         images=tuple(images),
-        max_new_tokens=limit,
-        grammar=_grammar_of(asked),
-        temperature=asked.temperature or 0.0,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        seed=asked.seed,
-        stop=tuple(stop),
+        max_new_tokens=(
+            body.max_completion_tokens or body.max_tokens or service.settings.max_tokens
+        ),
+        grammar=_grammar(body),
+        temperature=body.temperature or 0.0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     )
-    service.check_length(question, "messages")
-    return question
 
 
-def _limit(asked: ChatRequest, service: Service) -> int:
-    """Say how many tokens the answer may have: as many as the server allows, unless asked."""
-    most = service.settings.max_tokens
-    for name, wanted in (
-        ("max_completion_tokens", asked.max_completion_tokens),
-        ("max_tokens", asked.max_tokens),
-    ):
-        if wanted is not None and wanted > most:
-            message = f"{wanted:,} tokens are wanted; this server writes at most {most:,}"
-            raise ApiError(400, message, param=name, code="integer_above_max_value")
-    return asked.max_completion_tokens or asked.max_tokens or most
-
-
-def _grammar_of(asked: ChatRequest) -> str | None:
-    wanted = asked.response_format
-    if isinstance(wanted, ObjectFormat):
-        return grammar_of_schema(ANY_OBJECT)
-    if not isinstance(wanted, SchemaFormat):
+def _grammar(body: ChatRequest) -> str | None:
+    response_format = body.response_format
+    if response_format is None or response_format.type == "text":
         return None
+    if not isinstance(response_format, SchemaFormat):
+        return grammar_of_schema(ANY_OBJECT)
     try:
-        return grammar_of_schema(wanted.json_schema.schema_)
+        return grammar_of_schema(response_format.json_schema.schema_)
     except ValueError as error:
         param = "response_format.json_schema.schema"
-        message = f"the schema cannot be used: {error}"
+        message = f"the schema is invalid: {error}"
         raise ApiError(400, message, param=param, code="invalid_json_schema") from error
 
 
-async def _stream(
-    question: GenerationRequest, asked: ChatRequest, request: Request, service: Service
-) -> Response:
-    """Answer in pieces, from the first one on: what goes wrong before has a status of its own."""
-    async with service.ask(question, request) as ticket:
-        pieces = aiter(ticket)
-        first = await anext(pieces, "")
-    events = _events(ticket, _chained(first, pieces), asked, request, service)
-    return StreamingResponse(events, media_type="text/event-stream")
-
-
-async def _chained(first: str, others: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for piece in others:
-        yield piece
-
-
 async def _events(
-    ticket: PendingRequest,
-    pieces: AsyncIterator[str],
-    asked: ChatRequest,
+    first: str,
+    chunks: AsyncIterator[str],
+    pending: PendingRequest,
+    body: ChatRequest,
     request: Request,
     service: Service,
 ) -> AsyncIterator[str]:
-    name, created = _new_id(), int(time.time())
-    telling = bool(asked.stream_options and asked.stream_options.include_usage)
+    completion_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def event(*choices: ChunkChoice, **more: Any) -> str:
+    def event(*choices: ChunkChoice, **fields: Any) -> str:
         chunk = ChatChunk(
-            id=name, created=created, model=service.name, choices=list(choices), **more
+            id=completion_id, created=created, model=service.name, choices=list(choices), **fields
         )
-        # OpenAI's chunks have a usage only where it was asked for, then null in all but the last.
-        left_out = None if telling else {"usage"}
-        return f"data: {chunk.model_dump_json(exclude=left_out)}\n\n"
+        # As OpenAI's: `usage` exists only on request, and is null in all chunks but the last.
+        data = chunk.model_dump_json(exclude=None if include_usage else {"usage"})
+        return f"data: {data}\n\n"
 
     try:
         yield event(ChunkChoice(delta=Delta(role="assistant", content="")))
-        async for piece in pieces:
-            if piece:
-                yield event(ChunkChoice(delta=Delta(content=piece)))
-        answered = await ticket.result()
-        logprobs = logprobs_of(answered) if asked.logprobs else None
-        usage = usage_of(answered, request)
-        yield event(
-            ChunkChoice(delta=Delta(), logprobs=logprobs, finish_reason=_finish_reason(answered))
-        )
-        if telling:
+        if first:
+            yield event(ChunkChoice(delta=Delta(content=first)))
+        async for text in chunks:
+            yield event(ChunkChoice(delta=Delta(content=text)))
+        generation = await pending.result()
+        logprobs = logprobs_of(generation) if body.logprobs else None
+        reason = _finish_reason(generation)
+        usage = usage_of(generation, request)
+        yield event(ChunkChoice(delta=Delta(), logprobs=logprobs, finish_reason=reason))
+        if include_usage:
             yield event(usage=usage)
-        yield LAST_EVENT
+        yield "data: [DONE]\n\n"
     except ApiError as error:
-        let_go(error)
-        yield f"data: {json.dumps(as_body(error))}\n\n"
+        error.__traceback__ = None  # Its frames would keep the images in memory.
+        yield f"data: {json.dumps(error.body())}\n\n"
     finally:
-        ticket.cancel()
+        pending.cancel()
 
 
-def _finish_reason(answered: Generation) -> FinishReason:
-    return "stop" if answered.finish_reason == "stop" else "length"
-
-
-def _new_id() -> str:
-    return f"chatcmpl-{uuid.uuid4().hex}"
+def _finish_reason(generation: Generation) -> FinishReason:
+    return "stop" if generation.ended == "stop" else "length"

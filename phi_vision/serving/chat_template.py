@@ -1,7 +1,4 @@
-"""Conversations to prompts: messages in OpenAI's form, worded as the model reads them.
-
-Nothing a caller writes becomes a control token, and nothing is cut off.
-"""
+"""Messages in OpenAI's form to prompts: neutralizes control tokens, truncates nothing."""
 
 import copy
 import re
@@ -12,143 +9,130 @@ from PIL.Image import Image
 
 from phi_vision.data.template import Template
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
-from phi_vision.serving.schemas import ImagePart, Message, TextPart, UserMessage
+from phi_vision.serving.errors import ApiError
+from phi_vision.serving.schemas import ImagePart, Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """An image that a message shows."""
+class ImageUrlField:
+    """The URL of an image in a request, and the path of the field that holds it."""
 
     url: str
-
     param: str
-    """Where it stands, such as `messages.0.content.1.image_url.url`."""
 
 
-class Wording:
-    """Words prompts for one model.
+class ChatTemplate:
+    """Builds prompts for one model.
 
     Args:
         processor: The model's.
-        template: The wording that it was trained with.
-        context: Most tokens that the model reads and writes in all.
+        template: The prompt template the model was trained with.
+        context: Maximum number of prompt and generated tokens together.
     """
 
     def __init__(self, processor: Phi3VProcessor, template: Template, context: int) -> None:
         self._processor = processor
         self._template = template
         self._context = context
-        # A copy: the thread that owns the model sets the padding of the processor's own.
+        # A copy: the model's thread changes the padding of the processor's own.
         self._tokenizer = copy.deepcopy(processor.tokenizer.backend_tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        controls = [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
-        self._controls = re.compile(
-            "|".join(
-                f"{re.escape(control[:1])}(?={re.escape(control[1:])})"
-                for control in sorted(controls)
-            )
-            + f"|<(?={IMAGE_TAG.pattern[1:]})"
-        )
+        tokens = sorted(t.content for t in processor.tokenizer.added_tokens_decoder.values())
+        patterns = [f"{re.escape(token[:1])}(?={re.escape(token[1:])})" for token in tokens]
+        self._controls = re.compile("|".join([*patterns, f"<(?={IMAGE_TAG.pattern[1:]})"]))
 
-    def plain(self, words: str) -> str:
-        """Put a blank into all that the tokenizer or the processor takes for a control token.
+    def neutralize(self, text: str) -> str:
+        """Insert a space after the first character of each control token and image tag.
 
-        Behind its first character, as the data that models learn from is prepared: what is left are
-        the tokens of the words themselves, and one for the blank.
+        As in the training data: the text keeps its own tokens, plus one per space.
 
         Input:  "5 < 6 <b> <|end|> </s> <|image_1|>"
         Output: "5 < 6 <b> < |end|> < /s> < |image_1|>"
         """
-        return self._controls.sub(lambda match: f"{match.group()} ", words)
+        return self._controls.sub(r"\g<0> ", text)
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """Word a conversation up to where the answer begins.
+        """Format a conversation up to the start of the assistant's turn.
 
-        The template's own question about images is asked in the very form that the model was
-        trained on, which is not always that of a conversation.
+        The template's own question about images is formatted exactly as in training, which may
+        differ from the chat format.
 
         Input:  a user's image and "What is it?"
         Output: <|user|>\\n<|image_1|>\\nWhat is it?<|end|>\\n<|assistant|>\\n
         """
-        images = len(images_of(messages))
-        if len(messages) == 1 and isinstance(messages[0], UserMessage):
-            content = messages[0].content
-            words = [content] if isinstance(content, str) else [_words(part) for part in content]
-            if words == [None] * images + [self._template.question]:
-                return self._template.prompt(self._processor, images=images)
+        if len(messages) == 1 and messages[0].role == "user":
+            *images, text = _parts(messages[0])
+            if text == self._template.question and all(isinstance(i, ImagePart) for i in images):
+                return self._template.prompt(self._processor, images=len(images))
         number = 0
         turns = []
         for message in messages:
             lines = []
             for part in _parts(message):
-                if isinstance(part, str):
-                    lines.append(self.plain(part))
-                else:
-                    number += 1
-                    lines.append(f"<|image_{number}|>")
+                number += isinstance(part, ImagePart)
+                lines.append(
+                    self.neutralize(part) if isinstance(part, str) else f"<|image_{number}|>"
+                )
             role = "system" if message.role == "developer" else message.role
             turns.append({"role": role, "content": "\n".join(lines)})
-        worded: str = self._processor.apply_chat_template(
+        prompt: str = self._processor.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
-        return worded
+        return prompt
 
     def length(self, prompt: str, images: Sequence[Image]) -> int:
-        """Count the tokens of a prompt with its images, as the processor would.
+        """Count the tokens of a prompt with its images, exactly as the processor does.
 
         Raises:
-            ValueError: An image has an impossible shape.
+            ValueError: An image's aspect ratio is too extreme for the image processor.
         """
         counts = [
             self._processor.calc_num_image_tokens_from_image_size(*image.size) for image in images
         ]
         image_token, bos = self._processor.image_token, str(self._processor.tokenizer.bos_token)
 
-        def spelt(tag: re.Match[str]) -> str:
+        def expand(tag: re.Match[str]) -> str:
             return image_token * counts[int(tag.group(1)) - 1] + bos
 
-        text = IMAGE_TAG.sub(spelt, prompt.removeprefix(bos))
+        text = IMAGE_TAG.sub(expand, prompt.removeprefix(bos))
         return len(self._tokenizer.encode(text).ids)
 
-    def room(self, length: int) -> int:
-        """Count the tokens that are left for an answer to a prompt of so many.
+    def check_length(self, prompt: str, images: Sequence[Image], param: str) -> None:
+        """Check that a prompt leaves context for at least one token; slow for long prompts.
 
         Raises:
-            ValueError: None is left; says how many the model reads.
+            ApiError: It does not, or an image's aspect ratio is too extreme (400).
         """
-        left = self._context - length
-        if left < 1:
-            raise ValueError(
-                f"this model reads and writes at most {self._context:,} tokens; the question has "
-                f"{length:,}; ask less, or show fewer images"
+        try:
+            length = self.length(prompt, images)
+        except ValueError as error:
+            raise ApiError(400, str(error), param=param, code="impossible_shape") from error
+        if length >= self._context:
+            message = (
+                f"the model's context is {self._context:,} tokens; the prompt has {length:,}; "
+                "shorten the text or send fewer images"
             )
-        return left
+            raise ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def images_of(messages: Sequence[Message]) -> list[Shown]:
-    """List the images of a conversation, in the order in which they are shown."""
+def image_fields(messages: Sequence[Message]) -> list[ImageUrlField]:
+    """List the images of a conversation, in order."""
     return [
-        Shown(url=part.image_url.url, param=f"messages.{place}.content.{number}.image_url.url")
-        for place, message in enumerate(messages)
-        for number, part in enumerate(_parts(message))
+        ImageUrlField(url=part.image_url.url, param=f"messages.{i}.content.{j}.image_url.url")
+        for i, message in enumerate(messages)
+        for j, part in enumerate(_parts(message))
         if isinstance(part, ImagePart)
     ]
 
 
-def characters_of(messages: Sequence[Message]) -> int:
-    """Count the characters of a conversation's words."""
-    return sum(
-        len(part) for message in messages for part in _parts(message) if isinstance(part, str)
-    )
+def count_characters(messages: Sequence[Message]) -> int:
+    """Count the text characters of a conversation."""
+    parts = [part for message in messages for part in _parts(message)]
+    return sum(len(part) for part in parts if isinstance(part, str))
 
 
 def _parts(message: Message) -> list[str | ImagePart]:
-    content = message.content or ""
-    parts = [content] if isinstance(content, str) else content
-    return [part if isinstance(part, str | ImagePart) else part.text for part in parts]
-
-
-def _words(part: TextPart | ImagePart) -> str | None:
-    """The words of a part; None for an image."""
-    return None if isinstance(part, ImagePart) else str(part.text)
+    if isinstance(message.content, str | None):
+        return [message.content or ""]
+    return [part if isinstance(part, ImagePart) else part.text for part in message.content]

@@ -1,8 +1,6 @@
-"""Guards: stand between the network and the app. They see every request first, every answer last.
+"""ASGI middleware, one class per concern; `install_middleware` adds them in order.
 
-Requests get an id, need the key, arrive whole, in time and within the limit before the app hears of
-them; answers get headers of safety, a line in the log, and their figures. Knows nothing of what is
-asked.
+RequestLog > SecurityHeaders > ErrorResponses > Authentication > BodyLimit > the app's routes
 """
 
 import asyncio
@@ -14,238 +12,254 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from phi_vision.serving.errors import ApiError, as_response, unexpected
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.errors import ApiError, install_handlers, internal_error
+from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-OPEN = re.compile(r"/health|/|/page/[a-z0-9_-]+\.[a-z0-9]+|/favicon\.ico")
-"""Paths for which no key is asked: whoever watches the server, and the page that asks for the key.
-"""
+PUBLIC_PATHS = re.compile(r"/health|/|/page/[a-z0-9_-]+\.[a-z0-9]+|/favicon\.ico")
+"""Paths that need no key: health checks, and the page that asks its user for the key."""
 
-SAFETY = {
+SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-"""Headers of every answer that does not say otherwise."""
+"""Headers of every response that does not set them itself."""
 
-HUNG_UP = 499
-"""Stands for a status, in log and figures, where a caller did not wait for one (as in nginx)."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in log and metrics of a request whose client disconnected (nginx's convention)."""
 
 LINGER = 1.0
-"""Seconds for the rest of a request that is refused to arrive."""
+"""Seconds to receive the rest of a rejected request's body."""
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_UNKNOWN = (
-    "other"  # A route that is none: addresses that strangers make up must not become figures.
-)
+SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+def install_middleware(app: FastAPI, settings: Settings, metrics: ServerMetrics) -> None:
+    """Add all middleware and error handlers to an app."""
+    install_handlers(app)
+    app.add_middleware(BodyLimit, settings=settings)  # The one added last sees requests first.
+    app.add_middleware(Authentication, key=settings.key)
+    app.add_middleware(ErrorResponses, metrics=metrics)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog, metrics=metrics)
 
 
 @dataclass
-class Passage:
-    """What is noted of one request on its way through."""
+class Exchange:
+    """State of a request and its response, under "exchange" in the ASGI scope's state."""
 
     id: str
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
-    sent: int = 0
-    received: int = 0
-    arrived: bool = False
-    ended: bool = False
-    hung_up: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+    received: bool = False
+    sent: bool = False
+    disconnected: bool = False
 
 
-class Guards:
-    """ASGI middleware: `app.add_middleware(Guards, settings=settings, figures=figures)`.
+class RequestLog:
+    """Gives each request an id, logs it as one line, and updates the HTTP metrics.
 
-    It leaves `request_id` in `request.state`, and reads there `tokens`, a pair of those read and
-    those written, where the app tells them.
-
-    Args:
-        app: What is guarded.
-        settings: The key and the limits.
-        figures: Where requests are counted.
+    A route adds token counts to the line through `request.state.tokens`, a pair (in, out).
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, figures: Figures) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
         self._app = app
-        self._settings = settings
-        self._figures = figures
-        self._held = 0
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through, or refuse it."""
-        if scope["type"] != "http":  # the app's start and end; there are no web sockets
+        """Process one request."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        passage = Passage(id=_request_id(Headers(scope=scope)))
-        scope.setdefault("state", {})["request_id"] = passage.id
-        with self._figures.requests_running.track_inprogress():
-            try:
-                await self._guard(scope, receive, _noting(passage, send), passage)
-            finally:
-                self._note(scope, passage)
+        given = Headers(scope=scope).get("x-request-id", "")
+        exchange = Exchange(given if SAFE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}")
+        scope.setdefault("state", {})["exchange"] = exchange
 
-    async def _guard(self, scope: Scope, receive: Receive, send: Send, passage: Passage) -> None:
-        """Answer whatever happens, as long as the answer has not begun."""
-        try:
-            self._demand_key(scope)
-            body = await self._whole_body(scope, receive, passage)
-            try:
-                await self._app(scope, _replaying(body, receive, passage), send)
-            finally:
-                self._held -= len(body)
-        except Exception as error:
-            if isinstance(error, ApiError):
-                refusal = error
-                self._figures.refused.labels(code=error.code or str(error.status)).inc()
+        async def observe_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                exchange.disconnected |= not exchange.sent
             else:
-                refusal = unexpected(error, passage.id)
-            if passage.status:
-                raise  # The answer has begun: all that is left is to break it off.
-            if refusal.status != 408:  # That one has had its time.
-                await _let_arrive(scope, receive, passage)
-            await as_response(refusal)(scope, receive, send)
+                exchange.bytes_in += len(message.get("body", b""))
+                exchange.received = not message.get("more_body", False)
+            return message
 
-    def _demand_key(self, scope: Scope) -> None:
-        key = self._settings.key
-        if key is None or (OPEN.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD")):
-            return
-        given = Headers(scope=scope).getlist("authorization")
-        scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
-        # As bytes, because letters beyond ASCII cannot be compared in constant time.
-        fits = hmac.compare_digest(token.strip().encode(), key.encode())
-        if scheme.lower() != "bearer" or not fits:
-            found = "another one was sent" if token else "none was sent"
-            raise ApiError(
-                401,
-                f"this server asks for a key; {found}. Send the header Authorization: Bearer KEY",
-                kind="authentication_error",
-                code="invalid_api_key",
-            )
+        async def observe_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = exchange.id
+            elif message["type"] == "http.response.body":
+                exchange.bytes_out += len(message.get("body", b""))
+                exchange.sent = not message.get("more_body", False)
+            await send(message)
 
-    async def _whole_body(self, scope: Scope, receive: Receive, passage: Passage) -> bytes:
-        """Receive a body to its end, unless it is too large, too slow, or there is no room."""
-        self._refuse_length(Headers(scope=scope).get("content-length"))
-        seconds = self._settings.body_timeout
-        body = bytearray()
-        try:
-            async with asyncio.timeout(seconds):
-                while await self._append(body, receive, passage):
-                    pass
-        except TimeoutError as error:
-            self._held -= len(body)
-            words = f"the request did not arrive within {seconds:g} s"
-            raise ApiError(408, words, code="slow_request") from error
-        except BaseException:
-            self._held -= len(body)
-            raise
-        return bytes(body)
+        with self._metrics.requests_in_progress.track_inprogress():
+            try:
+                await self._app(scope, observe_receive, observe_send)
+            finally:
+                self._record(scope, exchange)
 
-    async def _append(self, body: bytearray, receive: Receive, passage: Passage) -> bool:
-        """Receive one more piece, and tell whether there are others."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            passage.hung_up = True
-            raise ApiError(400, "the caller hung up before all was sent", code="hung_up")
-        passage.arrived = not message.get("more_body", False)
-        piece = message.get("body", b"")
-        body += piece
-        self._held += len(piece)
-        passage.received += len(piece)
-        self._refuse_length(str(len(body)))
-        if self._held > max(self._settings.max_held_bytes, len(body)):
-            words = "too much is being sent at once; come again soon"
-            raise ApiError(
-                429, words, kind="rate_limit_error", code="bodies_waiting", retry_after=1.0
-            )
-        return not passage.arrived
-
-    def _refuse_length(self, length: str | None) -> None:
-        """Refuse a body by its length, as announced or as counted."""
-        most = self._settings.max_body_bytes
-        if length is not None and length.isdecimal() and int(length[:20]) > most:
-            message = f"the request is larger than {most:,} bytes; send a smaller image"
-            raise ApiError(413, message, code="request_too_large")
-
-    def _note(self, scope: Scope, passage: Passage) -> None:
-        """Count a request, and write its line in the log."""
-        seconds = time.perf_counter() - passage.started
-        route = getattr(scope.get("route"), "path", _UNKNOWN)
-        status = HUNG_UP if passage.hung_up else passage.status
-        self._figures.requests.labels(route=route, status=str(status)).inc()
-        self._figures.seconds.labels(route=route).observe(seconds)
-        facts: dict[str, object] = {
-            "id": passage.id,
+    def _record(self, scope: Scope, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.started
+        # Not the path: paths that clients make up must not become metrics.
+        route = getattr(scope.get("route"), "path", "other")
+        status = CLIENT_CLOSED_REQUEST if exchange.disconnected else exchange.status
+        self._metrics.requests.labels(route=route, status=str(status)).inc()
+        self._metrics.request_seconds.labels(route=route).observe(seconds)
+        fields: dict[str, object] = {
+            "id": exchange.id,
             "method": scope["method"][:20],
             "path": scope["path"][:200],
             "status": status,
             "milliseconds": round(seconds * 1000, 1),
-            "bytes_in": passage.received,
-            "bytes_out": passage.sent,
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
         }
         if tokens := scope["state"].get("tokens"):
-            facts["tokens_in"], facts["tokens_out"] = tokens
-        LOG.info("request", extra={"facts": facts})
+            fields["tokens_in"], fields["tokens_out"] = tokens
+        LOG.info("request", extra={"fields": fields})
 
 
-def _request_id(headers: Headers) -> str:
-    """Take the id that a proxy or caller gave, if it is safe to repeat, else make one."""
-    given = headers.get("x-request-id", "")
-    return given if _SAFE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+class SecurityHeaders:
+    """Adds `SECURITY_HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process one request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
-async def _let_arrive(scope: Scope, receive: Receive, passage: Passage) -> None:
-    """Let what is still being sent arrive, and drop it.
+class ErrorResponses:
+    """Turns errors of the middleware below it, and unexpected ones, into JSON responses."""
 
-    Whoever is in the middle of sending when the connection is closed does not read the answer. One
-    who asks before sending waits for it and need not be waited for.
-    """
-    if "expect" in Headers(scope=scope):
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER):
-            while not (passage.arrived or passage.hung_up):
-                message = await receive()
-                passage.hung_up = message["type"] == "http.disconnect"
-                passage.arrived = not message.get("more_body", False)
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
 
-
-def _noting(passage: Passage, send: Send) -> Send:
-    """Send as before, adding headers and noting what is sent."""
-
-    async def note(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            passage.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = passage.id
-            for name, value in SAFETY.items():
-                headers.setdefault(name, value)
-        elif message["type"] == "http.response.body":
-            passage.sent += len(message.get("body", b""))
-            passage.ended = not message.get("more_body", False)
-        await send(message)
-
-    return note
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process one request; once its response has begun, an error closes the connection."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            exchange: Exchange = scope["state"]["exchange"]
+            if isinstance(error, ApiError):
+                returned = error
+                self._metrics.rejected.labels(code=error.code or str(error.status)).inc()
+            else:
+                returned = internal_error(error, exchange.id)
+            if exchange.status:
+                raise
+            # A client that is still sending reads no response before it has sent everything; one
+            # that sent `Expect: 100-continue` has not begun.
+            if returned.status != 408 and "expect" not in Headers(scope=scope):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER):
+                        while not (exchange.received or exchange.disconnected):
+                            await receive()
+            await returned.response()(scope, receive, send)
 
 
-def _replaying(body: bytes, receive: Receive, passage: Passage) -> Receive:
-    """Receive a body that is here already, and after it whatever the network tells."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+class Authentication:
+    """Requires the key as a bearer token on all but `PUBLIC_PATHS`."""
 
-    async def replay() -> Message:
-        if pending:
-            return pending.pop()
-        message = await receive()
-        if message["type"] == "http.disconnect" and not passage.ended:
-            passage.hung_up = True
-        return message
+    def __init__(self, app: ASGIApp, *, key: str | None) -> None:
+        self._app = app
+        self._key = key
 
-    return replay
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process one request."""
+        if self._key is not None and scope["type"] == "http":
+            public = PUBLIC_PATHS.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD")
+            if not public:
+                self._authenticate(Headers(scope=scope).getlist("authorization"), self._key)
+        await self._app(scope, receive, send)
+
+    def _authenticate(self, headers: list[str], key: str) -> None:
+        scheme, _, token = (headers[0] if len(headers) == 1 else "").partition(" ")
+        # As bytes: `compare_digest` takes no non-ASCII text.
+        equal = hmac.compare_digest(token.strip().encode(), key.encode())
+        if scheme.lower() != "bearer" or not equal:
+            raise ApiError(
+                401,
+                f"this server requires an API key; {'a wrong one' if token else 'none'} was sent. "
+                "Send the header Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+
+
+class BodyLimit:
+    """Receives bodies whole before the app runs, within the limits of size, time and memory."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._check_length(Headers(scope=scope).get("content-length", ""))
+        body = bytearray()
+        timeout = self._settings.body_timeout
+        try:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._receive_into(body, receive)
+            except TimeoutError as error:
+                message = f"the request body was not received within {timeout:g} s"
+                raise ApiError(408, message, code="slow_request") from error
+            pending: list[Message] = [{"type": "http.request", "body": body}]
+
+            async def replay() -> Message:
+                return pending.pop() if pending else await receive()
+
+            await self._app(scope, replay, send)
+        finally:
+            self._held -= len(body)
+
+    async def _receive_into(self, body: bytearray, receive: Receive) -> None:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "the client disconnected during its request", code="hung_up")
+            more = message.get("more_body", False)
+            chunk = message.get("body", b"")
+            body += chunk
+            self._held += len(chunk)
+            self._check_length(str(len(body)))
+            if self._held > max(self._settings.max_held_bytes, len(body)):
+                full = "too many request bodies are in flight; retry soon"
+                raise ApiError(429, full, code="bodies_waiting", retry_after=1.0)
+
+    def _check_length(self, length: str) -> None:
+        """Check a body's length, declared or counted."""
+        limit = self._settings.max_body_bytes
+        if length.isdecimal() and int(length[:20]) > limit:
+            message = f"the request body exceeds {limit:,} bytes; send a smaller image"
+            raise ApiError(413, message, code="request_too_large")

@@ -1,149 +1,168 @@
-"""POST /v1/records: an image in, its record with confidences out."""
+"""POST /v1/records: images in, their record with a confidence for each field out."""
 
 import asyncio
-import math
+import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import Image
 from pydantic import BeforeValidator, ValidationError
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from phi_vision.data.prediction import field_confidence
-from phi_vision.data.samples import Value
+from phi_vision.data.template import Template
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.generation.request import Generation, GenerationRequest
+from phi_vision.evaluation.report import SCORES_FILE
+from phi_vision.evaluation.report_reader import REPORT_FOLDER
+from phi_vision.generation.request import GenerationRequest
 from phi_vision.metrics.recalibration import Line
-from phi_vision.serving.calibrated_confidence import recalibrate
-from phi_vision.serving.chat_template import Shown
+from phi_vision.serving.chat_template import ImageUrlField
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.schemas import RecordAnswer, RecordRequest
+from phi_vision.serving.schemas import RecordRequest, RecordResponse
 from phi_vision.serving.service import Service, usage_of
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-"""What a request may be instead of JSON. Which of them does not count: images tell it."""
+"""Content types of a single image; its actual format is detected from its bytes."""
 
-
-def _true_or_false(value: object) -> object:
-    """Read a word of an address; the others that pydantic takes are in no description."""
-    words: dict[object, bool] = {"true": True, "false": False}
-    if isinstance(value, bool):
-        return value
-    if value not in words:
-        raise PydanticCustomError("true_or_false", "it is neither true nor false")
-    return words[value]
-
-
-Constrained = Annotated[bool, BeforeValidator(_true_or_false), Query()]
+# Pydantic would also take "yes", "1" and others, which the OpenAPI description does not allow.
+Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Query()]
 
 
 def record_routes(
-    service: Service, lines: Mapping[str, Line], refusals: dict[int | str, dict[str, Any]]
+    service: Service, calibration: Mapping[str, Line], errors: dict[int | str, dict[str, Any]]
 ) -> APIRouter:
-    """Make the route.
+    """Create the route.
 
     Args:
-        service: Who answers.
-        lines: Field -> how confidence in it is recalibrated; {} tells it as it is.
-        refusals: Descriptions of all errors that a question can meet.
+        service: The loaded model.
+        calibration: As `load_calibration` returns it.
+        errors: OpenAPI descriptions of the error responses.
     """
     routes = APIRouter()
 
     @routes.post(
         "/v1/records",
-        responses=refusals,
-        openapi_extra={"requestBody": _body(service.settings.max_images)},
+        responses=errors,
+        openapi_extra={"requestBody": _describe_body(service.settings.max_images)},
         operation_id="read_record",
     )
-    async def read_record(request: Request, constrained: Constrained = False) -> RecordAnswer:
-        """Read the record off an image, or off several of one product."""
-        began = time.monotonic()
-        images, only_form = await _read_request(request, service)
-        question = await asyncio.to_thread(_word, images, only_form or constrained, service)
-        async with service.ask(question, request) as ticket:
-            answered = await ticket.result()
-        return _record_of(answered, request, service, lines, began)
+    async def read_record(request: Request, constrained: Constrained = False) -> RecordResponse:
+        """Predict the record of one product from its images."""
+        start = time.monotonic()
+        images, always = await _read_body(request, service)
+        generation_request = await asyncio.to_thread(_build, images, constrained or always, service)
+        async with service.submit(generation_request, request) as pending:
+            generation = await pending.result()
+        template, text = service.predictor.template, generation.text
+        confidence = field_confidence(template, text, generation.ends, generation.logprobs)
+        return RecordResponse(
+            id=f"rec-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=service.name,
+            text=text,
+            record=template.parse(text),
+            kinds=template.kinds,
+            confidence=calibrate(confidence, calibration),
+            calibrated=bool(calibration),
+            seconds=time.monotonic() - start,
+            usage=usage_of(generation, request),
+        )
 
     return routes
 
 
-def _body(most: int) -> dict[str, Any]:
-    """Describe what a request may be."""
-    asked = RecordRequest.model_json_schema()
-    asked["properties"]["images"]["maxItems"] = most
-    image = {"type": "string", "format": "binary"}
-    content = {"application/json": {"schema": asked}}
-    content |= {kind: {"schema": image} for kind in IMAGE_TYPES}
+def load_calibration(run: Path, template: Template) -> dict[str, Line]:
+    """Load the calibration of each field's confidence from a run's evaluation.
+
+    Input:  runs/coats, whose report/scores.json has calibrations
+    Output: {"title": Line(slope=0.7, intercept=-0.42), "category3_code": Line(...), ...}
+
+    Returns:
+        Field -> calibration, for all fields of the template; {} if the run was not evaluated with
+        this template, or one of its fields could not be calibrated.
+
+    Raises:
+        ValueError: The scores are damaged.
+    """
+    file = run / REPORT_FOLDER / SCORES_FILE
+    if not file.is_file():
+        return {}
+    try:
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        used, fitted = scores["template"], scores["calibrations"]
+        if (used["question"], used["answer"]) != (template.question, template.answer):
+            return {}
+        pairs = {
+            field: (each["slope"], each["intercept"])
+            for field in template.fields
+            if (each := fitted.get(field)) is not None
+        }
+        if len(pairs) < len(template.fields) or any(None in pair for pair in pairs.values()):
+            return {}
+        return {field: Line(float(a), float(b)) for field, (a, b) in pairs.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read {file}: {error!r}; run the evaluation again") from error
+
+
+def calibrate(confidence: Mapping[str, float], calibration: Mapping[str, Line]) -> dict[str, float]:
+    """Calibrate each field's confidence; returns it unchanged without calibrations.
+
+    Input:  {"title": 0.9}, {"title": Line(slope=0.5, intercept=0.0)}
+    Output: {"title": 0.75}
+    """
+    if not calibration:
+        return dict(confidence)
+    return {
+        field: float(calibration[field].apply(np.array([raw]))[0])
+        for field, raw in confidence.items()
+    }
+
+
+def _describe_body(max_images: int) -> dict[str, Any]:
+    schema = RecordRequest.model_json_schema()
+    schema["properties"]["images"]["maxItems"] = max_images
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {"application/json": {"schema": schema}, **dict.fromkeys(IMAGE_TYPES, binary)}
     return {"required": True, "content": content}
 
 
-async def _read_request(request: Request, service: Service) -> tuple[tuple[Image, ...], bool]:
-    """Read the images, and whether nothing but the template's form may be written.
+async def _read_body(request: Request, service: Service) -> tuple[tuple[Image, ...], bool]:
+    """Read the images, and whether decoding is constrained.
 
     Raises:
-        ApiError: It is neither JSON nor an image (415), or an image cannot be read.
-        RequestValidationError: The JSON has another form.
+        ApiError: The body is neither JSON nor an image (415), or an image cannot be read.
+        RequestValidationError: The JSON does not match the schema.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in IMAGE_TYPES:
-        return (await service.images.read(await request.body()),), False
-    if kind != "application/json":
-        found = kind[:80] or "none"
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await request.body()
+    if content_type in IMAGE_TYPES:
+        return (await service.images.read(body),), False
+    if content_type != "application/json":
+        found = content_type[:80] or "none"
         message = f"the Content-Type is {found}; send application/json, {', '.join(IMAGE_TYPES)}"
         raise ApiError(415, message, code="unsupported_media_type")
     try:
-        asked = RecordRequest.model_validate_json(await request.body())
+        parsed = RecordRequest.model_validate_json(body)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError(
             [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         ) from error
-    service.require_model(asked.model)
-    return await service.open_images(_shown(asked), "images"), asked.constrained
+    service.check_model(parsed.model)
+    fields = [
+        ImageUrlField(url=url, param=f"images.{i}") for i, url in enumerate(parsed.images)
+    ] or [ImageUrlField(url=parsed.image, param="image")]
+    return await service.read_images(fields, "images"), parsed.constrained
 
 
-def _shown(asked: RecordRequest) -> list[Shown]:
-    if asked.images:
-        return [Shown(url=url, param=f"images.{place}") for place, url in enumerate(asked.images)]
-    return [Shown(url=asked.image, param="image")]
-
-
-def _word(images: tuple[Image, ...], constrained: bool, service: Service) -> GenerationRequest:
+def _build(images: Sequence[Image], constrained: bool, service: Service) -> GenerationRequest:
     grammar = grammar_of(service.predictor.template) if constrained else None
-    question = service.predictor.request(images, grammar=grammar)
-    service.check_length(question, "images")
-    return question
-
-
-def _record_of(
-    answered: Generation,
-    request: Request,
-    service: Service,
-    lines: Mapping[str, Line],
-    began: float,
-) -> RecordAnswer:
-    template = service.predictor.template
-    record = template.parse(answered.text)
-    confidence = field_confidence(template, answered.text, answered.token_ends, answered.logprobs)
-    return RecordAnswer(
-        id=f"rec-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=service.name,
-        text=answered.text,
-        record=None if record is None else {name: _written(each) for name, each in record.items()},
-        kinds=template.kinds,
-        confidence=recalibrate(confidence, lines),
-        calibrated=bool(lines),
-        seconds=time.monotonic() - began,
-        usage=usage_of(answered, request),
-    )
-
-
-def _written(value: Value) -> Value:
-    """Take a value as JSON has it: a number that is none, or endless, is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    generation_request = service.predictor.question(images, grammar=grammar)
+    service.chat_template.check_length(generation_request.prompt, images, "images")
+    return generation_request

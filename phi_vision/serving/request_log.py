@@ -1,61 +1,76 @@
-"""What a server writes down: one line of JSON for each thing that happened, to stderr.
+"""The server's log on stderr: one JSON object per line and event.
 
-{"time": "2026-11-21T12:00:00.125Z", "level": "info", "what": "request", "id": "req-5f…",
+{"time": "2026-11-21T12:00:00.125Z", "level": "info", "event": "request", "id": "req-5f…",
  "method": "POST", "path": "/v1/records", "status": 200, "milliseconds": 412.5, …}
 
-Never in it: images, questions, answers, keys.
+It never contains images, prompts, predictions or keys.
 """
 
 import json
 import logging
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from phi_vision.serving.errors import name_of, places_of
+SAFE_MESSAGES = (OSError, RuntimeError, MemoryError)
+"""Errors whose messages come from the system or from torch. Others may quote the request."""
 
 
-class JsonLines(logging.Formatter):
-    """Writes what is logged as JSON: one object on one line, whatever the words contain."""
+class JsonFormatter(logging.Formatter):
+    """Formats log records as JSON, one line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line.
+        """Format one record.
 
-        Input:  LOG.info("request", extra={"facts": {"id": "req-1", "status": 200}})
-        Output: {"time": "…Z", "level": "info", "what": "request", "id": "req-1", "status": 200}
+        Input:  LOG.info("request", extra={"fields": {"id": "req-1", "status": 200}})
+        Output: {"time": "…Z", "level": "info", "event": "request", "id": "req-1", "status": 200}
         """
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "what": record.getMessage(),
+            "event": record.getMessage(),
         }
         if record.name.partition(".")[0] != "phi_vision":
-            line["from"] = record.name
+            line["logger"] = record.name
         if record.exc_info and record.exc_info[1] is not None:
-            # Not as Python prints it: the words of an error may quote what was asked.
-            line["error"] = name_of(record.exc_info[1])
-            line["at"] = places_of(record.exc_info[1])
-        return json.dumps(line | vars(record).get("facts", {}), ensure_ascii=False, default=str)
+            line |= error_fields(record.exc_info[1])
+        return json.dumps(line | vars(record).get("fields", {}), ensure_ascii=False, default=str)
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Describe an error for the log, with its message only where that cannot quote a request.
+
+    Output: {"error": "RuntimeError: CUDA out of memory",
+             "traceback": ["batcher.py:120 run", "generate.py:88 generate"]}
+    """
+    kind = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return {
+        "error": f"{kind}: {str(error)[:500]}" if isinstance(error, SAFE_MESSAGES) else kind,
+        "traceback": [f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames],
+    }
 
 
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"lines": {"()": JsonLines}},
+    "formatters": {"json": {"()": JsonFormatter}},
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "lines",
+            "formatter": "json",
             "stream": "ext://sys.stderr",
         }
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "phi_vision": {"level": "INFO"},
-        # What uvicorn says of its own life is said better here; of requests Guards tells.
+        # uvicorn's lifecycle and access lines would repeat ours.
         "uvicorn": {"level": "WARNING"},
-        # Its warnings quote addresses that callers gave.
+        # aiohttp's warnings quote URLs of requests.
         "aiohttp": {"level": "ERROR"},
     },
 }
-"""For `logging.config.dictConfig`: everything that anybody logs becomes such lines."""
+"""For `logging.config.dictConfig`: formats every library's log records as such lines."""

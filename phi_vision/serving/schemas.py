@@ -1,14 +1,13 @@
-"""What requests and answers look like: what is checked and what is described, in one place.
+"""Requests and responses of the API: validation and OpenAPI description in one place.
 
-Nothing is converted on the way in: "1" is no number. What a request holds besides is ignored, as
-OpenAI's own server does, unless it asks for what this one cannot do: that is refused.
+Nothing is coerced: "1" is not a number. Unknown fields are ignored, as OpenAI's server does; known
+ones that are not supported are rejected.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,10 +23,10 @@ from phi_vision.data.template import Kind
 
 @dataclass(frozen=True)
 class Only:
-    """The mark of a part that must be left out, or be as good as left out.
+    """Marks an unsupported field, which must be left out or have a value without effect.
 
     Args:
-        values: What it may be.
+        values: Those values.
     """
 
     values: tuple[object, ...]
@@ -35,7 +34,7 @@ class Only:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Refuse everything else, in words."""
+        """Reject all other values."""
 
         def check(value: object) -> object:
             if not any(type(value) is type(each) and value == each for each in self.values):
@@ -47,56 +46,51 @@ class Only:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe it; to JSON 0 and 0.0 are one number."""
+        """Describe the values; 0 and 0.0 are the same number in JSON."""
         return {"enum": [value for value in self.values if not isinstance(value, float)]}
 
 
-def whole_number(value: object) -> object:
-    """Read 3.0 as 3: to JSON both are one number."""
+def _integer(value: object) -> object:
+    """Read 3.0 as 3: the same number in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def whole_characters(text: str) -> str:
-    """Refuse halves of characters, which JSON can spell and nothing else can hold."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise PydanticCustomError("torn", "it holds half a character (a lone surrogate)")
-    return text
-
-
-Count = Annotated[int, Field(ge=1), BeforeValidator(whole_number)]
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(whole_number)]
-"""Torch takes 64 bits."""
-
-Text = Annotated[str, AfterValidator(whole_characters)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _is_none(value: object) -> bool:
     return value is None
 
 
-class Request(BaseModel):
-    """How all that callers send is read."""
+Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integer)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+ModelName = Annotated[str | None, Field(description="the name that /v1/models lists, or nothing")]
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+class Request(BaseModel):
+    """Settings of all request schemas."""
+
+    # With any limit of length pydantic checks that strings have no lone surrogates, which JSON can
+    # spell and UTF-8 cannot encode.
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, str_min_length=0)
 
 
 class TextPart(Request):
-    """Words of a message."""
+    """Text of a message."""
 
     type: Literal["text"]
-    text: Text
+    text: str
 
 
 class ImageUrl(Request):
-    """Where an image is."""
+    """Location of an image."""
 
-    url: Text = Field(
-        description="data:image/jpeg;base64,… (PNG and WebP too), or an http(s) address where the "
-        "server allows its host"
+    url: str = Field(
+        description="data:image/jpeg;base64,… (also PNG, WebP), or an http(s) URL if the server "
+        "allows its host"
     )
     detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="without effect: images are cut as the model was trained"
+        None, description="ignored: images are cropped as in training"
     )
 
 
@@ -111,97 +105,86 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class SystemMessage(Request):
-    """What holds for the whole conversation."""
+    """Instructions for the whole conversation."""
 
     role: Literal["system", "developer"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
 
 
 class UserMessage(Request):
-    """What the user says and shows."""
+    """Text and images of the user."""
 
     role: Literal["user"]
-    content: Text | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1)]
 
 
 class AssistantMessage(Request):
-    """What was answered before."""
+    """An earlier response."""
 
     role: Literal["assistant"]
-    content: Text | list[TextPart] | None = None
+    content: str | list[TextPart] | None = None
     tool_calls: Annotated[Any, Only((None, []))] = None
     function_call: Annotated[Any, Only((None,))] = None
 
 
-Message = Annotated[
-    SystemMessage | UserMessage | AssistantMessage,
-    Field(discriminator="role"),
-]
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class PlainFormat(Request):
-    """An answer in words."""
+class BasicFormat(Request):
+    """Free text, or any JSON object."""
 
-    type: Literal["text"]
-
-
-class ObjectFormat(Request):
-    """An answer that is one JSON object."""
-
-    type: Literal["json_object"]
+    type: Literal["text", "json_object"]
 
 
 class NamedSchema(Request):
-    """What JSON is wanted."""
+    """A JSON schema of the response."""
 
-    name: Text | None = None
-    description: Text | None = None
-    schema_: dict[Text, Any] = Field(alias="schema", description="a JSON schema")
-    strict: bool | None = Field(None, description="without effect: schemas are always kept to")
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema", description="a JSON schema")
+    strict: bool | None = Field(None, description="ignored: schemas are always enforced")
 
 
 class SchemaFormat(Request):
-    """An answer that is the JSON a schema takes."""
+    """JSON that matches a schema."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
 class StreamOptions(Request):
-    """What else a stream tells."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
-Stop = Annotated[Text, Field(min_length=1, max_length=200)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ChatRequest(Request):
-    """A question in OpenAI's form."""
+    """OpenAI's request for a chat completion."""
 
     messages: list[Message] = Field(min_length=1, max_length=256)
-    model: Text | None = Field(None, description="the name that /v1/models gives, or nothing")
+    model: ModelName = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
-    max_completion_tokens: Count | None = Field(None, description="goes before max_tokens")
+    max_completion_tokens: Count | None = Field(None, description="overrides max_tokens")
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
-        None, description="0, the likeliest answer, unless given: a record is wanted"
+        None, description="default 0: greedy decoding"
     )
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     seed: Seed | None = Field(
-        None, description="the same seed draws the same answer, alone or in a batch"
+        None, description="makes sampling deterministic, whatever else is in the batch"
     )
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    logprobs: bool | None = Field(
-        None, description="with them a stream tells all in its last chunk"
-    )
+    logprobs: bool | None = Field(None, description="a stream returns all in its last chunk")
     top_logprobs: Annotated[Any, Only((None, 0, 0.0))] = None
-    response_format: (
-        Annotated[PlainFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
-    ) = None
+    response_format: Annotated[BasicFormat | SchemaFormat, Field(discriminator="type")] | None = (
+        None
+    )
     n: Annotated[Any, Only((None, 1, 1.0))] = None
-    user: Text | None = None
+    user: str | None = None
     tools: Annotated[Any, Only((None, []))] = None
     tool_choice: Annotated[Any, Only((None, "none", "auto"))] = None
     functions: Annotated[Any, Only((None, []))] = None
@@ -215,22 +198,22 @@ class ChatRequest(Request):
 
 
 class TokenLogprob(BaseModel):
-    """A token of an answer."""
+    """A generated token."""
 
-    token: str = Field(description='what it writes; "" for one that ends the answer')
+    token: str = Field(description='its text; "" for one that ends the completion')
     logprob: float
-    bytes: list[Annotated[int, Field(ge=0, le=255)]]
+    bytes: list[Byte]
     top_logprobs: list[None] = Field(default=[], max_length=0)
 
 
 class Logprobs(BaseModel):
-    """The tokens of an answer, in order; their bytes are the answer."""
+    """The tokens of a completion in order; their bytes joined are its text."""
 
     content: list[TokenLogprob]
 
 
-class AnswerMessage(BaseModel):
-    """What was answered."""
+class CompletionMessage(BaseModel):
+    """The generated message."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -241,24 +224,24 @@ FinishReason = Literal["stop", "length"]
 
 
 class Choice(BaseModel):
-    """The only answer there is."""
+    """The only completion."""
 
     index: Literal[0] = 0
-    message: AnswerMessage
+    message: CompletionMessage
     logprobs: Logprobs | None = None
     finish_reason: FinishReason
 
 
 class Usage(BaseModel):
-    """Tokens read and written."""
+    """Token counts."""
 
-    prompt_tokens: int = Field(description="those that images became included")
+    prompt_tokens: int = Field(description="including image tokens")
     completion_tokens: int
     total_tokens: int
 
 
 class ChatCompletion(BaseModel):
-    """An answer in OpenAI's form."""
+    """OpenAI's chat completion."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -269,14 +252,14 @@ class ChatCompletion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds."""
+    """The text that a chunk adds."""
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=_is_none)
     content: str | None = Field(default=None, exclude_if=_is_none)
 
 
 class ChunkChoice(BaseModel):
-    """The only answer there is, continued."""
+    """The next part of the only completion."""
 
     index: Literal[0] = 0
     delta: Delta
@@ -296,51 +279,49 @@ class ChatChunk(BaseModel):
 
 
 class RecordRequest(Request):
-    """Images whose record is wanted: one, or several of one product."""
+    """One image of a product, or several."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["images"]}]},
     )
 
-    image: Text = Field("", description="data:image/jpeg;base64,… (PNG and WebP too)")
-    images: list[Text] = Field([], min_length=1, description="several, instead of `image`")
+    image: str = Field("", description="data:image/jpeg;base64,… (also PNG, WebP)")
+    images: list[str] = Field([], min_length=1, description="several, instead of `image`")
     constrained: bool = Field(
-        False, description="write nothing but the template's form, so that it can be read"
+        False, description="constrain decoding to the template, so that the text always parses"
     )
-    model: Text | None = Field(None, description="the name that /v1/models gives, or nothing")
+    model: ModelName = None
 
     @model_validator(mode="after")
-    def _holds_one_of_both(self) -> Self:
+    def _has_image_or_images(self) -> Self:
         if len({"image", "images"} & self.model_fields_set) != 1:
-            raise PydanticCustomError("one_of", "give either `image` or `images`")
+            raise PydanticCustomError("one_of", "send either `image` or `images`")
         return self
 
 
-class RecordAnswer(BaseModel):
-    """What was read off images."""
+class RecordResponse(BaseModel):
+    """The predicted record."""
 
     id: str
     object: Literal["record"] = "record"
     created: int
     model: str
-    text: str = Field(description="the answer as it was written")
+    text: str = Field(description="the generated text, verbatim")
     record: dict[str, str | int | float | bool | None] | None = Field(
-        description="null where the answer is not in the template's form"
+        description="null if the text does not parse with the template"
     )
-    kinds: dict[str, Kind] = Field(description="what each field holds")
-    confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        description="how likely each field is right; {} without a record"
+    kinds: dict[str, Kind] = Field(description="type of each field")
+    confidence: dict[str, Probability] = Field(
+        description="probability that each field is right; {} without a record"
     )
-    calibrated: bool = Field(
-        description="whether confidence was corrected by what an evaluation found"
-    )
-    seconds: Annotated[float, Field(ge=0)] = Field(description="from request to answer")
+    calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
+    seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage
 
 
 class Model(BaseModel):
-    """A model that can be asked."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -349,19 +330,19 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models that can be asked: one."""
+    """All served models: one."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class Health(BaseModel):
-    """How the server is."""
+    """State of the server."""
 
     status: Literal["ok", "draining", "failed"]
 
 
-class ErrorFacts(BaseModel):
+class ErrorDetail(BaseModel):
     """What went wrong."""
 
     message: str
@@ -370,7 +351,7 @@ class ErrorFacts(BaseModel):
     code: str | None
 
 
-class ErrorAnswer(BaseModel):
-    """An error, in OpenAI's form."""
+class ErrorResponse(BaseModel):
+    """An error in OpenAI's shape."""
 
-    error: ErrorFacts
+    error: ErrorDetail

@@ -1,10 +1,10 @@
-"""Runs a server in this process until it is told to stop, and then lets its answers end.
+"""Runs a server in this process until a signal, then shuts down gracefully.
 
 listener = bind(settings)
 serve(predictor, settings, listener=listener, announce=print)
 
-The first SIGTERM or SIGINT: /health says that it drains, new questions and waiting ones are refused
-with 503, answers under way end. The second one ends the process at once.
+On the first SIGTERM or SIGINT /health reports draining, new and queued requests are rejected with
+503, and running generations finish. A second signal ends the process immediately.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.app import create_app
@@ -26,37 +25,36 @@ from phi_vision.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-FLUSH = 5
-"""Seconds for the last bytes of answers that have ended to reach slow callers."""
+FLUSH_TIMEOUT = 5
+"""Seconds to send the last bytes of finished responses to slow clients."""
 
 BACKLOG = 2048
-"""Connections that the system keeps until they are taken up."""
+"""Connections that the system queues until they are accepted."""
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the port: before the model is loaded, because that takes longer than being refused.
+    """Reserve the port, before the model is loaded: a busy port fails immediately.
 
     Raises:
-        OSError: The port is in use, or the host is none of this machine's.
+        OSError: The port is busy, or the host is not an address of this machine.
     """
     host, port = settings.host, settings.port
+    listener = None
     try:
         target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(*target[:2])
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    try:
-        # Or the port stays closed for a minute after a server that had it has ended.
+        # Without it the port stays busy for a minute after the previous server has ended.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(target[4])
     except OSError as error:
-        listener.close()
-        raise _cannot_listen(host, port, error) from error
+        if listener is not None:
+            listener.close()
+        raise _listen_error(host, port, error) from error
     return listener
 
 
-def address_of(listener: socket.socket) -> str:
-    """Say where a server answers.
+def url_of(listener: socket.socket) -> str:
+    """Return a server's URL.
 
     Output: http://127.0.0.1:8000, http://[::1]:8000
     """
@@ -65,7 +63,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only programs on this machine can reach a server."""
+    """Whether only programs on this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
@@ -76,45 +74,28 @@ def serve(
     listener: socket.socket,
     announce: Callable[[str], None],
 ) -> None:
-    """Answer requests until told to stop.
+    """Serve requests until a signal.
 
-    Takes the process over: its signals, its logging, and its garbage collector, which no longer
-    looks at what is loaded by now.
+    Takes over the process: its signal handlers, its logging and its garbage collector, which
+    ignores all objects loaded so far.
 
     Args:
-        predictor: Who answers.
+        predictor: The loaded model.
         settings: Limits and the key.
         listener: From `bind`.
-        announce: Told where the server answers, as soon as it can be reached.
+        announce: Called with the URL once the server accepts connections.
 
     Raises:
-        OSError: Another program listens at the port by now.
+        OSError: Another program listens on the port meanwhile.
     """
     app = create_app(predictor, settings)
 
     def drain() -> None:
-        app.state.engine.close(settings.drain)
+        app.state.batcher.close(settings.drain)
 
-    run_app(app, drain, listener, announce)
-
-
-def run_app(
-    app: ASGIApp,
-    drain: Callable[[], None],
-    listener: socket.socket,
-    announce: Callable[[str], None],
-) -> None:
-    """Run an app as `serve` does.
-
-    Args:
-        app: Answers requests; also while `drain` is running.
-        drain: Returns when nothing is under way any more; called on a thread.
-        listener: From `bind`.
-        announce: Told where the server answers.
-    """
     config = uvicorn.Config(
         app,
-        http="h11",  # the one whose ways with broken requests the tests know
+        http="h11",  # The parser whose handling of malformed requests is tested.
         ws="none",
         lifespan="on",
         log_config=LOGGING,
@@ -122,44 +103,43 @@ def run_app(
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=FLUSH,
+        timeout_graceful_shutdown=FLUSH_TIMEOUT,
     )
-    logging.captureWarnings(True)  # they become lines like everything else
+    logging.captureWarnings(True)
     with listener:
         try:
             listener.listen(BACKLOG)
         except OSError as error:
             host, port = listener.getsockname()[:2]
-            raise _cannot_listen(host, port, error) from error
-        # What is loaded by now stays: to look through it again and again for what nobody needs any
-        # more takes time, at the end of the process most of all.
+            raise _listen_error(host, port, error) from error
+        # Scanning the loaded model's objects again and again would only cost time.
         gc.freeze()
-        announce(address_of(listener))
+        announce(url_of(listener))
         _DrainingServer(config, drain).run(sockets=[listener])
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn's server; told to stop it goes on listening until all answers have ended.
+    """uvicorn's server, accepting connections until all generations have finished.
 
-    uvicorn itself would close its door first, and whoever asks for /health would learn nothing; and
-    it would end by the signal instead of with exit code 0.
+    uvicorn itself would close the socket first, so that /health could not report draining, and
+    would exit by the signal instead of with code 0.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
         super().__init__(config)
         self._drain = drain
-        self._told_to_stop = False
+        self._is_draining = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the first signal, and die of the second as if nobody had handled it."""
-        if self._told_to_stop:
+        """Note the first signal; let the second one end the process."""
+        if self._is_draining:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
-        self._told_to_stop = True
+        self._is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to close; uvicorn asks ten times a second, and can wait for the answer."""
-        if not self._told_to_stop:
+        """Return whether to shut down; uvicorn awaits this ten times a second."""
+        if not self._is_draining:
             return await super().on_tick(counter)
         LOG.info("draining")
         await asyncio.to_thread(self._drain)
@@ -167,9 +147,9 @@ class _DrainingServer(uvicorn.Server):
         return True
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
-    why = error.strerror or str(error)
+def _listen_error(host: str, port: int, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
     return OSError(
-        f"cannot listen at port {port} of {host}: {why}; end what listens there, or choose another "
-        "--port or --host"
+        f"cannot listen on port {port} of {host}: {reason}; end the program that listens there, or "
+        "choose another --port or --host"
     )

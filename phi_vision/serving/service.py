@@ -1,4 +1,4 @@
-"""Service: what the routes of one server share, and the steps that all questions go through."""
+"""Service: the loaded model with everything the routes share."""
 
 import asyncio
 import time
@@ -10,100 +10,84 @@ from PIL.Image import Image
 from starlette.requests import Request
 
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.batcher import Engine, PendingRequest
-from phi_vision.serving.chat_template import Shown, Wording
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.batcher import Batcher, PendingRequest
+from phi_vision.serving.chat_template import ChatTemplate, ImageUrlField
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.image_inputs import Images
+from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.schemas import Usage
-from phi_vision.serving.server_metrics import Figures
 from phi_vision.serving.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One loaded model and all that stands around it."""
+    """One loaded model, and the steps that all requests share."""
 
     name: str
-    """How callers call the model."""
+    """The model's name in the API."""
 
     predictor: LocalPredictor
     settings: Settings
-    figures: Figures
-    engine: Engine
-    images: Images
-    wording: Wording
+    batcher: Batcher
+    images: ImageReader
+    chat_template: ChatTemplate
 
     created: int = field(default_factory=lambda: int(time.time()))
-    """When it was loaded, in seconds since 1970."""
+    """Unix time at which the model was loaded."""
 
-    def require_model(self, name: str | None) -> None:
-        """Refuse to answer in another model's name (404)."""
+    def check_model(self, name: str | None) -> None:
+        """Reject requests for another model (404)."""
         if name not in (None, self.name):
-            raise ApiError(
-                404,
-                f"there is no model {name!r:.200} here; this server has {self.name!r}",
-                param="model",
-                code="model_not_found",
-            )
+            message = f"there is no model {name!r:.200} here; this server has {self.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
 
-    async def open_images(self, shown: Sequence[Shown], param: str) -> tuple[Image, ...]:
-        """Fetch and decode images, in their order.
+    async def read_images(self, fields: Sequence[ImageUrlField], param: str) -> tuple[Image, ...]:
+        """Fetch and decode images, in order.
 
         Args:
-            shown: Where they are.
-            param: What to blame for too many.
+            fields: Their URLs.
+            param: The field to report if there are too many.
 
         Raises:
             ApiError: There are too many, or one cannot be read.
         """
-        most = self.settings.max_images
-        if len(shown) > most:
-            message = f"{len(shown)} images are shown; at most {most} are looked at"
+        limit = self.settings.max_images
+        if len(fields) > limit:
+            message = f"the request has {len(fields)} images; the limit is {limit}"
             raise ApiError(400, message, param=param, code="too_many_images")
-        return tuple([await self.images.read(one.url, param=one.param) for one in shown])
-
-    def check_length(self, question: GenerationRequest, param: str) -> None:
-        """Refuse a question that leaves no room for an answer; takes a while."""
-        try:
-            length = self.wording.length(question.prompt, question.images)
-        except ValueError as error:
-            raise ApiError(400, str(error), param=param, code="impossible_shape") from error
-        try:
-            self.wording.room(length)
-        except ValueError as error:
-            raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
+        return tuple([await self.images.read(each.url, param=each.param) for each in fields])
 
     @asynccontextmanager
-    async def ask(
-        self, question: GenerationRequest, request: Request
+    async def submit(
+        self, generation_request: GenerationRequest, request: Request
     ) -> AsyncIterator[PendingRequest]:
-        """Hand a question in; a caller who hangs up inside gives it up.
+        """Submit a request; cancels it if its client disconnects or the block raises.
 
         Raises:
-            ApiError: As `Engine.submit`.
+            ApiError: As `Batcher.submit`.
         """
-        ticket = await self.engine.submit(question)
+        pending = await self.batcher.submit(generation_request)
 
-        async def notice() -> None:
+        async def cancel_on_disconnect() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-            ticket.cancel()
+            pending.cancel()
 
-        noticing = asyncio.create_task(notice())
+        watcher = asyncio.create_task(cancel_on_disconnect())
         try:
-            yield ticket
+            yield pending
         except BaseException:
-            ticket.cancel()
+            pending.cancel()
             raise
         finally:
-            noticing.cancel()
+            watcher.cancel()
             with suppress(asyncio.CancelledError):
-                await noticing
+                await watcher
 
 
-def usage_of(answered: Generation, request: Request) -> Usage:
-    """Count an answer's tokens, and tell the log of them."""
-    read, written = answered.prompt_tokens, len(answered.logprobs)
-    request.state.tokens = (read, written)
-    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+def usage_of(generation: Generation, request: Request) -> Usage:
+    """Count a generation's tokens, also for the request's log line."""
+    prompt, completion = generation.prompt_tokens, len(generation.logprobs)
+    request.state.tokens = (prompt, completion)
+    total = prompt + completion
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)

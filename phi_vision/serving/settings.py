@@ -1,6 +1,6 @@
-"""Settings: where one server listens and what it puts up with; its fields are options of `serve`.
+"""Settings: the address, key and limits of a server; all but `key` are options of `serve`.
 
-Holds no reading of the command line; a value that cannot work is refused where it is set.
+Knows nothing of the command line; a value out of range is rejected where it is set.
 """
 
 from dataclasses import dataclass, field
@@ -8,116 +8,115 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 MIB = 2**20
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-"""Pillow itself takes a larger image for an attack."""
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Pillow itself treats a larger image as an attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where a server listens, and its limits."""
+    """Address and limits of a server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for all networks."""
+    """Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all networks."""
 
     port: int = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
 
     name: str | None = None
-    """Name of the model as callers see it; that of its folder unless given."""
+    """Model name in the API; the folder's name by default."""
 
     key: str | None = field(default=None, repr=False)
-    """What callers must send as a bearer token; nothing is asked of them unless given."""
+    """API key that requests must send as a bearer token; None disables authentication."""
 
     max_body_bytes: int = 20 * MIB
-    """Most bytes of one request; also of one image fetched from a host."""
+    """Maximum size of a request body, and of an image fetched from a host, in bytes."""
 
     max_pixels: int = 50_000_000
-    """Most pixels of one image."""
+    """Maximum number of pixels of an image."""
 
     max_aspect: float = 20.0
-    """Longest side of an image, in shortest sides."""
+    """Maximum aspect ratio of an image (longer side / shorter side)."""
 
     max_images: int = 4
-    """Most images of one question."""
+    """Maximum number of images per request."""
 
     max_held_bytes: int = 2048 * MIB
-    """Most bytes held at once for all questions under way: bodies, and apart from them decoded
-    images; beyond it callers are told to come again."""
+    """Memory for the request bodies in flight, and as much again for their decoded images, in
+    bytes; above it requests are rejected with 429."""
 
     max_tokens: int = 1024
-    """Most tokens of one answer."""
+    """Maximum number of generated tokens per request."""
 
     max_prompt_characters: int = 20_000
-    """Most characters of one question."""
+    """Maximum number of prompt characters per request."""
 
     queue: int = 64
-    """Most questions waiting; beyond it callers are told to come again."""
+    """Maximum number of queued requests; above it requests are rejected with 429."""
 
     timeout: float = 120.0
-    """Seconds for one answer, waiting included."""
+    """Timeout of a request in seconds, from queueing to the last token."""
 
     body_timeout: float = 30.0
-    """Seconds for a request to arrive."""
+    """Timeout for receiving a request body, in seconds."""
 
     fetch_timeout: float = 10.0
-    """Seconds for an image to be fetched from a host."""
+    """Timeout for fetching an image from a host, in seconds."""
 
     drain: float = 30.0
-    """Seconds for answers under way to end when the server is told to stop."""
+    """Seconds that running generations have to finish at shutdown."""
 
     batch_size: int = 16
-    """Most questions answered together."""
+    """Maximum number of requests per batch."""
 
     batch_wait: float = 0.008
-    """Seconds a question waits for others to be answered together with it."""
+    """Seconds that a request waits for others to fill its batch."""
 
     allow_hosts: tuple[str, ...] = ()
-    """Hosts that images may be fetched from, such as shop.example or 10.0.0.5:8080; none unless
-    given, so that images come inside requests."""
+    """Hosts that images may be fetched from, such as shop.example or 10.0.0.5:8080; by default
+    none, images must be sent inside the request."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Validate all values.
 
         Raises:
-            ValueError: Names the setting, what was found and what it takes.
+            ValueError: A value is out of range; names the option, the value and the range.
         """
-        for name, least, most in LIMITS:
+        for name, (minimum, maximum) in LIMITS.items():
             value = getattr(self, name)
-            if not least <= value <= most:
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} is {value:,}; give a number from {least} to {most:,}")
+            if not minimum <= value <= maximum:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {value:,}; set a number from {minimum} to "
+                    f"{maximum:,}"
+                )
         for host in self.allow_hosts:
             if not host or set(host) & set("/@?#* \t"):
                 raise ValueError(
-                    f"--allow-hosts has {host!r}, which is no host; give a name such as "
-                    "shop.example, with a port if it is not the usual one, and no path"
+                    f"--allow-hosts has {host!r}, which is not a host; write a name such as "
+                    "shop.example, with a port unless it is 80 or 443, and without a path"
                 )
-        if self.key is not None and not _is_token(self.key):
+        key = self.key
+        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(
-                "the key is empty or has blanks, control characters or letters beyond ASCII, which "
-                "a header cannot carry; give one such as `openssl rand -hex 32` writes"
+                "the key is empty or has spaces, control characters or non-ASCII letters, which an "
+                "HTTP header cannot carry; create one with `openssl rand -hex 32`"
             )
 
 
-def _is_token(key: str) -> bool:
-    return key.isascii() and key.isprintable() and bool(key) and " " not in key
-
-
-LIMITS: tuple[tuple[str, float, float], ...] = (
-    ("port", 0, 65_535),
-    ("max_body_bytes", 1024, 1024 * MIB),
-    ("max_pixels", 1, MOST_PIXELS),
-    ("max_aspect", 1, 1000),
-    ("max_images", 1, 64),
-    ("max_held_bytes", MIB, 2**50),
-    ("max_tokens", 1, 1_000_000),
-    ("max_prompt_characters", 1, 10_000_000),
-    ("queue", 1, 100_000),
-    ("timeout", 0.001, 86_400),
-    ("body_timeout", 0.001, 86_400),
-    ("fetch_timeout", 0.001, 86_400),
-    ("drain", 0, 86_400),
-    ("batch_size", 1, 4096),
-    ("batch_wait", 0, 10),
-)
-"""Setting, and the least and most it takes."""
+LIMITS: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "max_body_bytes": (1024, 1024 * MIB),
+    "max_pixels": (1, MAX_PIXELS),
+    "max_aspect": (1, 1000),
+    "max_images": (1, 64),
+    "max_held_bytes": (MIB, 2**50),
+    "max_tokens": (1, 1_000_000),
+    "max_prompt_characters": (1, 10_000_000),
+    "queue": (1, 100_000),
+    "timeout": (0.001, 86_400),
+    "body_timeout": (0.001, 86_400),
+    "fetch_timeout": (0.001, 86_400),
+    "drain": (0, 86_400),
+    "batch_size": (1, 4096),
+    "batch_wait": (0, 10),
+}
+"""Setting -> (minimum, maximum)."""

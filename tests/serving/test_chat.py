@@ -251,7 +251,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
     with TestClient(create_app(small, SETTINGS)) as client:
         status, param, code, message = refusal(client, asked)
         assert (status, param, code) == (400, "messages", "context_length_exceeded")
-        assert "at most 60 tokens; the question has " in message
+        assert "context is 60 tokens; the prompt has " in message
         assert client.post(URL, json=words("hello")).status_code == 200
 
 

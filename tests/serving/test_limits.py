@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from phi_vision.serving.errors import ApiError, as_response, unexpected
-from phi_vision.serving.request_log import JsonLines
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.errors import ApiError, internal_error
+from phi_vision.serving.request_log import JsonFormatter
+from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import LIMITS, Settings
 
 # Settings
 
 
-@pytest.mark.parametrize(("name", "least", "most"), LIMITS)
+@pytest.mark.parametrize(("name", "least", "most"), [(n, *r) for n, r in LIMITS.items()])
 def test_a_setting_that_cannot_work_is_refused(name: str, least: float, most: float) -> None:
     for value in (least - 1, most + 1, float("nan")):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is"):
@@ -23,7 +23,7 @@ def test_a_setting_that_cannot_work_is_refused(name: str, least: float, most: fl
 
 @pytest.mark.parametrize("host", ["", "https://shop.example", "shop.example/coats", "*.example"])
 def test_a_host_is_a_name(host: str) -> None:
-    with pytest.raises(ValueError, match="which is no host"):
+    with pytest.raises(ValueError, match="which is not a host"):
         Settings(allow_hosts=(host,))
 
 
@@ -32,7 +32,7 @@ def test_a_host_is_a_name(host: str) -> None:
 
 @pytest.mark.parametrize("key", ["", "with blank", "line\nend", "clé"])
 def test_a_key_that_no_header_carries_is_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="the key is empty or has blanks"):
+    with pytest.raises(ValueError, match="the key is empty or has spaces"):
         Settings(key=key)
 
 
@@ -44,8 +44,8 @@ def test_the_key_is_not_shown() -> None:
 
 
 def test_an_error_has_the_shape_of_openai() -> None:
-    error = ApiError(429, "64 wait", kind="rate_limit_error", code="queue_full", retry_after=1.2)
-    response = as_response(error)
+    error = ApiError(429, "64 wait", code="queue_full", retry_after=1.2)
+    response = error.response()
     assert response.status_code == 429
     assert response.headers["retry-after"] == "2"
     assert json.loads(bytes(response.body)) == {
@@ -64,7 +64,7 @@ def test_an_error_has_the_shape_of_openai() -> None:
 def logged(caplog: pytest.LogCaptureFixture, happen: Callable[[], object]) -> dict[str, object]:
     with caplog.at_level(logging.INFO):
         happen()
-    line = JsonLines().format(caplog.records[-1])
+    line = JsonFormatter().format(caplog.records[-1])
     assert "\n" not in line
     read: dict[str, object] = json.loads(line)
     return read
@@ -75,11 +75,11 @@ def test_what_nobody_expected_is_logged_without_its_words(caplog: pytest.LogCapt
         try:
             raise ValueError("a wool coat")
         except ValueError as error:
-            unexpected(error, "req-1")
+            internal_error(error, "req-1")
 
     line = logged(caplog, fail)
     assert (line["level"], line["id"], line["error"]) == ("error", "req-1", "ValueError")
-    assert str(line["at"]).startswith("['test_limits.py:")
+    assert str(line["traceback"]).startswith("['test_limits.py:")
 
 
 def test_a_library_s_traceback_is_logged_without_its_words(
@@ -92,21 +92,21 @@ def test_a_library_s_traceback_is_logged_without_its_words(
             logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
 
     line = logged(caplog, fail)
-    assert line["what"] == "Exception in ASGI application\n"
-    assert (line["from"], line["error"]) == ("uvicorn.error", "KeyError")
+    assert line["event"] == "Exception in ASGI application\n"
+    assert (line["logger"], line["error"]) == ("uvicorn.error", "KeyError")
 
 
 def test_the_words_of_the_system_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    line = logged(caplog, lambda: unexpected(MemoryError("of 3 GiB"), "req-1"))
+    line = logged(caplog, lambda: internal_error(MemoryError("of 3 GiB"), "req-1"))
     assert line["error"] == "MemoryError: of 3 GiB"
 
 
 def test_figures_are_what_prometheus_reads() -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
-    figures, others = Figures(), Figures()
-    figures.tokens.labels(direction="in").inc(757)
-    families = {family.name: family for family in text_string_to_metric_families(figures.text())}
+    metrics, others = ServerMetrics(), ServerMetrics()
+    metrics.tokens.labels(direction="in").inc(757)
+    families = {family.name: family for family in text_string_to_metric_families(metrics.text())}
     (total, *_) = families["phi_vision_tokens"].samples
     assert (total.labels, total.value) == ({"direction": "in"}, 757)
     assert "757" not in others.text()

@@ -62,7 +62,7 @@ def asked(address: str) -> dict[str, Any]:
     }
 
 
-def figure(server: str, name: str) -> float:
+def metric(server: str, name: str) -> float:
     text = httpx.get(f"{server}/metrics", headers={"authorization": f"Bearer {KEY}"}).text
     lines = [line for line in text.splitlines() if line.startswith(f"phi_vision_{name} ")]
     return float(lines[0].split()[1])
@@ -136,25 +136,25 @@ def test_asked_together_or_alone_the_answers_are_the_same(
         return answer.choices[0].message.content, answer.usage
 
     alone = [ask(question) for question in questions]
-    batches = figure(server, "batch_questions_count")
+    batches = metric(server, "batch_size_count")
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(ask, questions)) == alone
-    assert figure(server, "batch_questions_count") - batches < 3
+    assert metric(server, "batch_size_count") - batches < 3
 
 
 def test_who_hangs_up_frees_the_row(
     client: openai.OpenAI, server: str, asked: dict[str, Any]
 ) -> None:
-    cancelled = figure(server, "cancelled_total")
+    cancelled = metric(server, "cancelled_total")
     endless = {**asked, "max_tokens": 3000, "response_format": ENDLESS}
     with client.chat.completions.create(**endless, stream=True) as stream:
         next(stream), next(stream)
-        assert figure(server, "questions_running") == 1
-    wait_until(lambda: figure(server, "questions_running") == 0, 5)
+        assert metric(server, "requests_running") == 1
+    wait_until(lambda: metric(server, "requests_running") == 0, 5)
     with pytest.raises(openai.APITimeoutError):  # before anything was said, too
         client.with_options(timeout=0.3).chat.completions.create(**endless)
-    wait_until(lambda: figure(server, "questions_running") == 0, 5)
-    assert figure(server, "cancelled_total") == cancelled + 2
+    wait_until(lambda: metric(server, "requests_running") == 0, 5)
+    assert metric(server, "cancelled_total") == cancelled + 2
     assert client.chat.completions.create(**asked).choices[0].message.content
 
 
@@ -181,7 +181,7 @@ def test_too_many_are_told_when_to_come_again(server: str, asked: dict[str, Any]
     waits = asyncio.run(crowd())
     assert len(waits) >= 4  # at most two batches of four are not refused
     assert all(wait is not None and int(wait) >= 1 for wait in waits)
-    wait_until(lambda: figure(server, "questions_running") == 0, 5)
+    wait_until(lambda: metric(server, "requests_running") == 0, 5)
 
 
 def test_what_breaks_in_a_stream_is_an_error_of_the_client(
@@ -193,7 +193,7 @@ def test_what_breaks_in_a_stream_is_an_error_of_the_client(
         with pytest.raises(openai.APIStatusError) as late:
             client.chat.completions.create(**endless)
         assert late.value.status_code == 504
-        with pytest.raises(openai.APIError, match=r"no answer within 0\.5 seconds"):
+        with pytest.raises(openai.APIError, match=r"no response within 0\.5 seconds"):
             list(client.chat.completions.create(**endless, stream=True))
 
 

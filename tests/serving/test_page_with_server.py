@@ -100,8 +100,8 @@ def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: L
     predictor.model.free.set()
     page.get_by_role("button", name="Ask again").click()
     done(page)
-    figures = page.request.get(page.url + "metrics").text()
-    assert "phi_vision_cancelled_total 1.0" in figures
+    metrics = page.request.get(page.url + "metrics").text()
+    assert "phi_vision_cancelled_total 1.0" in metrics
 
 
 def test_the_real_server_s_key_is_asked_for(browser: Browser, predictor: LocalPredictor):

@@ -15,8 +15,8 @@ from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.metrics.recalibration import Line
 from phi_vision.serving.app import create_app
-from phi_vision.serving.calibrated_confidence import read_lines, recalibrate
-from phi_vision.serving.records import _written
+from phi_vision.serving.records import calibrate, load_calibration
+from phi_vision.serving.schemas import RecordResponse
 from phi_vision.serving.settings import Settings
 
 URL = "/v1/records"
@@ -109,9 +109,10 @@ def test_other_kinds_of_bodies_are_refused(client: TestClient, photo: bytes) -> 
 
 
 def test_numbers_that_json_does_not_have_are_null() -> None:
-    assert [_written(value) for value in (math.nan, math.inf, 1.5, True, "a", None)] == [
-        *(None, None, 1.5, True, "a", None)
-    ]
+    values = (math.nan, math.inf, 1.5, True, "a", None)
+    response = RecordResponse.model_construct(record=dict(enumerate(values)))
+    written = json.loads(response.model_dump_json(include={"record"}, warnings=False))
+    assert list(written["record"].values()) == [None, None, 1.5, True, "a", None]
 
 
 def scores(**changes: Any) -> dict[str, Any]:
@@ -130,9 +131,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_confidence_is_corrected_as_the_evaluation_found(run: Path) -> None:
     (run / "report" / "scores.json").write_text(json.dumps(scores()))
-    lines = read_lines(run, PRODUCT)
+    lines = load_calibration(run, PRODUCT)
     assert lines == dict.fromkeys(PRODUCT.fields, Line(0.5, 0.0))
-    assert recalibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
+    assert calibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
 
 
 def test_confidence_stays_as_it_is_where_too_little_is_known(run: Path) -> None:
@@ -144,13 +145,13 @@ def test_confidence_stays_as_it_is_where_too_little_is_known(run: Path) -> None:
         scores(template=other),
     ):
         (run / "report" / "scores.json").write_text(json.dumps(held))
-        assert read_lines(run, PRODUCT) == {}
-    assert read_lines(run / "nowhere", PRODUCT) == {}
-    assert recalibrate({"title": 0.9}, {}) == {"title": 0.9}
+        assert load_calibration(run, PRODUCT) == {}
+    assert load_calibration(run / "nowhere", PRODUCT) == {}
+    assert calibrate({"title": 0.9}, {}) == {"title": 0.9}
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"template": 3, "calibrations": {}}', "{}"])
 def test_damaged_scores_are_refused_before_anything_is_served(run: Path, held: str) -> None:
     (run / "report" / "scores.json").write_text(held)
-    with pytest.raises(ValueError, match=r"cannot read .*scores.json: .*; evaluate again"):
-        read_lines(run, PRODUCT)
+    with pytest.raises(ValueError, match=r"cannot read .*scores.json: .*; run the eval"):
+        load_calibration(run, PRODUCT)

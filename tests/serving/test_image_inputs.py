@@ -12,7 +12,7 @@ from PIL import Image
 
 from phi_vision.data.samples import open_image
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.image_inputs import Images, read_data_uri
+from phi_vision.serving.image_inputs import ImageReader, read_data_uri
 from phi_vision.serving.settings import MIB, Settings
 
 RED = Image.new("RGB", (60, 40), "red")
@@ -65,30 +65,34 @@ GOOD: dict[str, tuple[bytes, tuple[int, int]]] = {
     "at the aspect": (encoded(Image.new("RGB", (200, 10))), (200, 10)),
 }
 BAD: dict[str, tuple[bytes, int, str]] = {
-    "bomb": (png(30_000, 30_000), 413, "more than 178,956,970 pixels; at most 50,000,000"),
-    "smaller bomb": (png(8000, 8000), 413, "has 8,000 × 8,000 pixels; at most 50,000,000"),
-    "large text": (png(9, 9, swollen(b"zTXt")), 400, "cannot read an image from"),
-    "much text": (png(9, 9, swollen(b"zTXt", 99)), 400, "cannot read an image from"),
-    "large profile": (png(9, 9, swollen(b"iCCP")), 400, "cannot read an image from"),
-    "pixels missing": (png(300, 300), 400, "cannot read an image from"),
-    "no pixels": (png(0, 9), 400, "cannot read an image from"),
-    "cut JPEG": (NOISE[:-3000], 400, "cut off; send a whole PNG, JPEG or WebP"),
-    "cut header": (NOISE[:12], 400, "cannot read an image from 12 bytes"),
+    "bomb": (png(30_000, 30_000), 413, "more than 178,956,970 pixels; the limit is 50,000,000"),
+    "smaller bomb": (png(8000, 8000), 413, "has 8,000 × 8,000 pixels; the limit is 50,000,000"),
+    "large text": (png(9, 9, swollen(b"zTXt")), 400, "cannot decode an image from"),
+    "much text": (png(9, 9, swollen(b"zTXt", 99)), 400, "cannot decode an image from"),
+    "large profile": (png(9, 9, swollen(b"iCCP")), 400, "cannot decode an image from"),
+    "pixels missing": (png(300, 300), 400, "cannot decode an image from"),
+    "no pixels": (png(0, 9), 400, "cannot decode an image from"),
+    "cut JPEG": (NOISE[:-3000], 400, "truncated; send a complete PNG, JPEG or WebP"),
+    "cut header": (NOISE[:12], 400, "cannot decode an image from 12 bytes"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "41 bytes, an SVG; send"),
     "gif": (encoded(RED, "GIF"), 400, ", a GIF; send"),
     "tiff": (encoded(RED, "TIFF"), 400, ", a TIFF; send"),
     "html": (b"<!DOCTYPE html>", 400, ", a web page; send"),
     "nothing": (b"", 400, "the image is empty"),
-    "garbage": (b"\0" * 100, 400, "cannot read an image from 100 bytes; send"),
-    "film": (encoded(RED, "WEBP", **FILM), 400, "the image moves (2 frames)"),
-    "film of PNG": (encoded(RED, "PNG", **FILM), 400, "the image moves (2 frames)"),
-    "thread": (encoded(Image.new("RGB", (5000, 1))), 400, "5,000 × 1 pixels, a shape beyond 20"),
+    "garbage": (b"\0" * 100, 400, "cannot decode an image from 100 bytes; send"),
+    "film": (encoded(RED, "WEBP", **FILM), 400, "the image is animated (2 frames)"),
+    "film of PNG": (encoded(RED, "PNG", **FILM), 400, "the image is animated (2 frames)"),
+    "thread": (
+        encoded(Image.new("RGB", (5000, 1))),
+        400,
+        "1 pixels, an aspect ratio above 20",
+    ),
 }
 
 
 def read(source: str | bytes, settings: Settings | None = None) -> Image.Image:
     async def read_one() -> Image.Image:
-        images = Images(settings or Settings())
+        images = ImageReader(settings or Settings())
         try:
             return await images.read(source, param="image")
         finally:
@@ -153,14 +157,14 @@ def test_a_data_uri_is_read_as_programs_write_it(uri: str) -> None:
         ("data:image/png;base64", "is not in base64"),
         ("data:", "is not in base64"),
         ("data:image/png;base64,", "the image is empty"),
-        ("data:image/png;base64,AAAA!", "base64 cannot be read"),
-        ("data:image/png;base64,A", "base64 cannot be read"),
-        ("data:image/png;base64,AA=AAA", "base64 cannot be read"),
-        ("data:image/png;base64,Käse", "base64 cannot be read"),
-        ("data:image/png;base64,\ud800", "base64 cannot be read"),
+        ("data:image/png;base64,AAAA!", "base64 is invalid or truncated"),
+        ("data:image/png;base64,A", "base64 is invalid or truncated"),
+        ("data:image/png;base64,AA=AAA", "base64 is invalid or truncated"),
+        ("data:image/png;base64,Käse", "base64 is invalid or truncated"),
+        ("data:image/png;base64,\ud800", "base64 is invalid or truncated"),
         (f"data:text/html;base64,{PLAIN}", "holds text/html; send"),
-        (PLAIN, "found something without a scheme"),
-        ("", "found something without a scheme"),
+        (PLAIN, "found a string without a scheme"),
+        ("", "found a string without a scheme"),
         ("file:///etc/passwd", "found file:"),
         ("ftp://shop.example/coat.jpg", "found ftp:"),
         ("blob:null/1", "found blob:"),
@@ -182,7 +186,7 @@ def test_no_more_images_are_held_than_memory_allows() -> None:
     large = encoded(Image.new("L", (500, 500)))  # one million bytes as it is counted
 
     async def read_three() -> None:
-        images = Images(Settings(max_held_bytes=2 * MIB))
+        images = ImageReader(Settings(max_held_bytes=2 * MIB))
         held = [await images.read(large) for _ in range(2)]
         with pytest.raises(ApiError, match="2,000,000 of 2,097,152 bytes") as refusal:
             await images.read(large)

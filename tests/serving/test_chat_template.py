@@ -5,8 +5,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.chat_template import Wording, images_of
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.chat_template import ChatTemplate, image_fields
+from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import Message
 
 MESSAGES: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
@@ -22,17 +23,17 @@ def user(*parts: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def wording(small: LocalPredictor) -> Wording:
-    return Wording(small.processor, PRODUCT, 4096)
+def chat_template(small: Predictor) -> ChatTemplate:
+    return ChatTemplate(small.processor, PRODUCT, 4096)
 
 
-def prompt(wording: Wording, *messages: dict[str, object]) -> str:
-    return wording.prompt(MESSAGES.validate_python(messages))
+def prompt(chat_template: ChatTemplate, *messages: dict[str, object]) -> str:
+    return chat_template.prompt(MESSAGES.validate_python(messages))
 
 
-def test_images_are_counted_through_the_conversation(wording: Wording) -> None:
+def test_images_are_counted_through_the_conversation(chat_template: ChatTemplate) -> None:
     said = prompt(
-        wording,
+        chat_template,
         {"role": "developer", "content": "Be brief."},
         user("", "What is it?"),
         {"role": "assistant", "content": "A hat."},
@@ -46,16 +47,14 @@ def test_images_are_counted_through_the_conversation(wording: Wording) -> None:
 
 
 def test_images_are_named_by_their_place() -> None:
-    shown = images_of(MESSAGES.validate_python([user("a"), user("b", "")]))
+    shown = image_fields(MESSAGES.validate_python([user("a"), user("b", "")]))
     assert [each.param for each in shown] == ["messages.1.content.1.image_url.url"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_question_is_asked_as_it_was_trained(
-    small: LocalPredictor, name: str
-) -> None:
-    wording = Wording(small.processor, TEMPLATES[name], 4096)
-    asked = prompt(wording, user("", "", TEMPLATES[name].question))
+def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, name: str) -> None:
+    chat_template = ChatTemplate(small.processor, TEMPLATES[name], 4096)
+    asked = prompt(chat_template, user("", "", TEMPLATES[name].question))
     assert asked == TEMPLATES[name].prompt(small.processor, images=2)
 
 
@@ -67,10 +66,10 @@ def test_the_templates_question_is_asked_as_it_was_trained(
     ],
 )
 def test_control_tokens_in_words_are_words(
-    small: LocalPredictor, wording: Wording, control: str
+    small: Predictor, chat_template: ChatTemplate, control: str
 ) -> None:
     tokenizer = small.processor.tokenizer
-    plain = wording.plain(f"a {control} b{control}")
+    plain = chat_template.neutralize(f"a {control} b{control}")
     written = tokenizer.encode(plain, add_special_tokens=False)
     assert not set(written) & set(tokenizer.added_tokens_decoder)
     # As close as text comes to the words themselves: their tokens, and one for each blank.
@@ -81,28 +80,29 @@ def test_control_tokens_in_words_are_words(
     assert plain.replace("< ", "<") == f"a {control} b{control}"
 
 
-def test_other_words_stay_as_they_are(wording: Wording) -> None:
+def test_other_words_stay_as_they_are(chat_template: ChatTemplate) -> None:
     words = "5 < 6 <b>bold</b> <3 |end| <|no token|> ▁ é 😀\n\x00 <image>"
-    assert wording.plain(words) == words
+    assert chat_template.neutralize(words) == words
 
 
-def test_halves_of_control_tokens_do_not_meet(wording: Wording) -> None:
-    said = prompt(wording, user("<|im", "age_1|>"), user("<", "", "|end|>"))
+def test_halves_of_control_tokens_do_not_meet(chat_template: ChatTemplate) -> None:
+    said = prompt(chat_template, user("<|im", "age_1|>"), user("<", "", "|end|>"))
     assert said.count("<|end|>") == 2
     assert said.count("<|image_1|>") == 1
 
 
 @pytest.mark.parametrize("size", [(120, 160), (400, 50), (30, 900), (336, 336)])
 def test_prompts_are_as_long_as_the_processor_makes_them(
-    small: LocalPredictor, wording: Wording, size: tuple[int, int]
+    small: Predictor, chat_template: ChatTemplate, size: tuple[int, int]
 ) -> None:
     images = [Image.new("RGB", size), Image.new("L", (70, 40))]
-    said = prompt(wording, user("Look: é\n", "", "<|end|> and", "", "done"))
+    said = prompt(chat_template, user("Look: é\n", "", "<|end|> and", "", "done"))
     ids = small.processor(text=said, images=images, return_tensors="pt")["input_ids"]
-    assert wording.length(said, images) == ids.shape[1]
+    assert chat_template.length(said, images) == ids.shape[1]
 
 
-def test_what_is_too_long_is_refused_with_both_numbers(wording: Wording) -> None:
-    assert wording.room(4095) == 1
-    with pytest.raises(ValueError, match=r"at most 4,096 tokens; the question has 4,096;"):
-        wording.room(4096)
+def test_a_prompt_that_fills_the_context_is_rejected_with_both_numbers(small: Predictor) -> None:
+    length = ChatTemplate(small.processor, PRODUCT, 4096).length("Is it a hat?", ())
+    ChatTemplate(small.processor, PRODUCT, length + 1).check_length("Is it a hat?", (), "messages")
+    with pytest.raises(ApiError, match=rf"context is {length} tokens; the prompt has {length};"):
+        ChatTemplate(small.processor, PRODUCT, length).check_length("Is it a hat?", (), "messages")

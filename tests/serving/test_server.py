@@ -17,7 +17,7 @@ from typing import IO, Any
 import httpx
 import pytest
 
-from phi_vision.serving.server import address_of, bind, is_loopback
+from phi_vision.serving.server import bind, is_loopback, url_of
 from phi_vision.serving.settings import Settings
 
 TOKENS = 300
@@ -41,7 +41,7 @@ class Child:
         )
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
-        self.address = self.first_line.partition(" answers at ")[2].partition(" ")[0]
+        self.address = self.first_line.partition(" at ")[2].partition(" ")[0]
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; tells exit code and what it wrote to stderr."""
@@ -106,7 +106,7 @@ def test_the_first_signal_lets_answers_end(tiny_checkpoint: Path, tmp_path: Path
     (tmp_path / "key").write_text("hunter2-hunter2\n")
     words = (tiny_checkpoint, "--host", "0.0.0.0", "--key-file", tmp_path / "key")
     with child(*words) as server, httpx.Client(base_url=server.address) as client:
-        assert server.first_line.startswith(f"{tiny_checkpoint} answers at http://0.0.0.0:")
+        assert server.first_line.startswith(f"serving {tiny_checkpoint} at http://0.0.0.0:")
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/v1/models").status_code == 401
         streamed = Streamed(server.address, TOKENS)
@@ -125,9 +125,10 @@ def test_the_first_signal_lets_answers_end(tiny_checkpoint: Path, tmp_path: Path
         code, written = server.end()
     assert code == 0
     lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
-    assert [line["what"] for line in lines if line["what"] != "request"] == ["draining", "drained"]
-    assert {line["status"] for line in lines if line["what"] == "request"} == {200, 401, 503}
-    assert "warning: whoever reaches" not in written
+    events = [line["event"] for line in lines]
+    assert [event for event in events if event != "request"] == ["draining", "drained"]
+    assert {line["status"] for line in lines if line["event"] == "request"} == {200, 401, 503}
+    assert "warning: anyone" not in written
     for secret in ("What is it", "hunter2"):
         assert secret not in written
 
@@ -137,7 +138,7 @@ def test_the_second_signal_ends_at_once(tiny_checkpoint: Path) -> None:
     with child(*words) as server, httpx.Client(base_url=server.address) as client:
         streamed = threading.Thread(target=ask_in_vain, args=(server.address,))
         streamed.start()
-        while "questions_running 0.0" in client.get("/metrics").text:
+        while "requests_running 0.0" in client.get("/metrics").text:
             time.sleep(0.01)
         server.process.send_signal(signal.SIGINT)
         assert health_after(client, 200).status_code == 503
@@ -145,7 +146,9 @@ def test_the_second_signal_ends_at_once(tiny_checkpoint: Path) -> None:
         code, written = server.end()
         streamed.join(20)
     assert code == -signal.SIGINT
-    assert "warning: whoever reaches 0.0.0.0 can use this server; give --key-file" in written
+    assert (
+        "warning: anyone who can connect to 0.0.0.0 can use this server; set --key-file" in written
+    )
 
 
 def ask_in_vain(address: str) -> None:
@@ -157,14 +160,14 @@ def ask_in_vain(address: str) -> None:
 
 
 def test_a_host_of_another_machine_is_refused() -> None:
-    with pytest.raises(OSError, match=r"cannot listen at port 0 of 192.0.2.1: .*another --port or"):
+    with pytest.raises(OSError, match=r"cannot listen on port 0 of 192.0.2.1: .*another --port or"):
         bind(Settings(host="192.0.2.1", port=0))
 
 
 def test_an_address_is_told_as_it_is_typed() -> None:
     for host, expected in (("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")):
         with bind(Settings(host=host, port=0)) as listener:
-            assert address_of(listener) == f"{expected}{listener.getsockname()[1]}"
+            assert url_of(listener) == f"{expected}{listener.getsockname()[1]}"
             assert is_loopback(listener)
     with bind(Settings(host="0.0.0.0", port=0)) as listener:
         assert not is_loopback(listener)

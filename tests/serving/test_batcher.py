@@ -1,4 +1,4 @@
-"""Engine: what waits is answered together, and what goes wrong goes wrong for one alone."""
+"""Batcher: what waits is answered together, and what goes wrong goes wrong for one alone."""
 
 import asyncio
 import gc
@@ -6,6 +6,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,26 +15,27 @@ from served_apps import Gated
 
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.batcher import Engine
+from phi_vision.inference.local import Predictor
+from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.server_metrics import Figures
+from phi_vision.serving.server_metrics import ServerMetrics
+from phi_vision.serving.settings import Settings
 
 ENDLESS = "start: /[ab]{3000}/"
 """As good as endless: seconds even for a small model."""
 
 
 @asynccontextmanager
-async def running(gated: Gated, **changes: float) -> AsyncIterator[tuple[Engine, Figures]]:
-    figures = Figures()
-    limits = {"queue": 8, "batch_size": 4, "batch_wait": 0.02, "timeout": 20.0} | changes
-    engine = Engine(gated, figures=figures, **limits)  # type: ignore[arg-type]
-    engine.start()
+async def running(gated: Gated, **changes: float) -> AsyncIterator[tuple[Batcher, ServerMetrics]]:
+    metrics = ServerMetrics()
+    limits: dict[str, Any] = {"queue": 8, "batch_size": 4, "batch_wait": 0.02, "timeout": 20.0}
+    batcher = Batcher(gated, Settings(**limits | changes), metrics)
+    batcher.start()
     try:
-        yield engine, figures
+        yield batcher, metrics
     finally:
         gated.model.gate.set()
-        await asyncio.to_thread(engine.close, 0.0)
+        await asyncio.to_thread(batcher.close, 0.0)
 
 
 @pytest.fixture
@@ -46,8 +48,8 @@ def question(small: LocalPredictor, image: Image.Image) -> GenerationRequest:
     return replace(small.request([image]), max_new_tokens=8)
 
 
-def figure(figures: Figures, name: str) -> float:
-    value = figures.registry.get_sample_value(f"phi_vision_{name}")
+def metric(metrics: ServerMetrics, name: str) -> float:
+    value = metrics.registry.get_sample_value(f"phi_vision_{name}")
     assert value is not None
     return value
 
@@ -70,9 +72,9 @@ def test_what_arrives_together_is_answered_together_and_as_alone(
     alone = [generate(gated.model, gated.processor, [each])[0] for each in questions]
 
     async def ask() -> list[str]:
-        async with running(gated) as (engine, _):
-            tickets = [await engine.submit(each) for each in questions]
-            return [(await ticket.result()).text for ticket in tickets]
+        async with running(gated) as (batcher, _):
+            pending = [await batcher.submit(each) for each in questions]
+            return [(await each.result()).text for each in pending]
 
     gated.model.batches.clear()
     assert asyncio.run(ask()) == [each.text for each in alone]
@@ -83,10 +85,10 @@ def test_pieces_are_heard_as_they_are_written_and_joined_are_the_text(
     gated: Gated, question: GenerationRequest
 ) -> None:
     async def listen() -> tuple[list[str], str]:
-        async with running(gated) as (engine, _):
-            ticket = await engine.submit(question)
-            pieces = [piece async for piece in ticket]
-            return pieces, (await ticket.result()).text
+        async with running(gated) as (batcher, _):
+            each = await batcher.submit(question)
+            pieces = [piece async for piece in each]
+            return pieces, (await each.result()).text
 
     pieces, text = asyncio.run(listen())
     assert len(pieces) > 1
@@ -99,10 +101,10 @@ def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(
     endless = replace(question, grammar=ENDLESS, finite_grammar=True)
 
     async def ask() -> bool:
-        async with running(gated) as (engine, _):
-            long, short = [await engine.submit(each) for each in (endless, question)]
+        async with running(gated) as (batcher, _):
+            long, short = [await batcher.submit(each) for each in (endless, question)]
             await short.result()
-            return long.is_over
+            return long.is_done
 
     gated.model.batches.clear()
     assert asyncio.run(ask()) is False
@@ -113,20 +115,20 @@ def test_no_more_wait_than_allowed_and_the_next_is_told_when_to_come(
     gated: Gated, question: GenerationRequest
 ) -> None:
     async def crowd() -> ApiError:
-        async with running(gated, queue=2, batch_size=1) as (engine, figures):
+        async with running(gated, queue=2, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
-            tickets = [await engine.submit(question)]
-            await until(lambda: figure(figures, "questions_running") == 1)
-            tickets += [await engine.submit(question) for _ in range(2)]
-            assert figure(figures, "questions_waiting") == 2
+            pending = [await batcher.submit(question)]
+            await until(lambda: metric(metrics, "requests_running") == 1)
+            pending += [await batcher.submit(question) for _ in range(2)]
+            assert metric(metrics, "requests_queued") == 2
             with pytest.raises(ApiError) as refusal:
-                await engine.submit(question)
-            tickets[1].cancel()
-            tickets[1] = await engine.submit(question)  # its place in the queue
+                await batcher.submit(question)
+            pending[1].cancel()
+            pending[1] = await batcher.submit(question)  # its place in the queue
             gated.model.gate.set()
-            assert len({(await ticket.result()).text for ticket in tickets}) == 1
-            assert figures.registry.get_sample_value(
-                "phi_vision_refused_total", {"code": "queue_full"}
+            assert len({(await each.result()).text for each in pending}) == 1
+            assert metrics.registry.get_sample_value(
+                "phi_vision_rejected_total", {"code": "queue_full"}
             )
             return refusal.value
 
@@ -141,12 +143,12 @@ def test_an_answer_that_takes_too_long_is_broken_off(
     endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
 
     async def wait() -> tuple[ApiError, float]:
-        async with running(gated, timeout=0.5) as (engine, figures):
-            ticket = await engine.submit(endless)
+        async with running(gated, timeout=0.5) as (batcher, metrics):
+            each = await batcher.submit(endless)
             with pytest.raises(ApiError) as late:
-                await ticket.result()
-            await until(lambda: figure(figures, "questions_running") == 0)
-            return late.value, figure(figures, "timed_out_total")
+                await each.result()
+            await until(lambda: metric(metrics, "requests_running") == 0)
+            return late.value, metric(metrics, "timed_out_total")
 
     error, counted = asyncio.run(wait())
     assert (error.status, error.code, counted) == (504, "timeout", 1)
@@ -156,13 +158,13 @@ def test_who_hangs_up_leaves_the_row_to_others(gated: Gated, question: Generatio
     endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
 
     async def hang_up() -> tuple[float, str]:
-        async with running(gated) as (engine, figures):
-            ticket = await engine.submit(endless)
-            await anext(aiter(ticket))
-            ticket.cancel()
-            after = await engine.submit(question)
+        async with running(gated) as (batcher, metrics):
+            each = await batcher.submit(endless)
+            await anext(aiter(each))
+            each.cancel()
+            after = await batcher.submit(question)
             async with asyncio.timeout(5):
-                return figure(figures, "cancelled_total"), (await after.result()).text
+                return metric(metrics, "cancelled_total"), (await after.result()).text
 
     cancelled, text = asyncio.run(hang_up())
     assert cancelled == 1
@@ -173,8 +175,8 @@ def test_a_bad_question_fails_alone(gated: Gated, question: GenerationRequest) -
     bad = replace(question, grammar="no grammar at all")
 
     async def ask() -> tuple[str, ApiError, str]:
-        async with running(gated) as (engine, _):
-            first, second, third = [await engine.submit(q) for q in (question, bad, question)]
+        async with running(gated) as (batcher, _):
+            first, second, third = [await batcher.submit(q) for q in (question, bad, question)]
             with pytest.raises(ApiError) as refusal:
                 await second.result()
             return (await first.result()).text, refusal.value, (await third.result()).text
@@ -188,42 +190,42 @@ def test_a_crash_fails_its_batch_and_the_thread_goes_on(
     gated: Gated, question: GenerationRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def crash() -> list[ApiError]:
-        async with running(gated) as (engine, _):
+        async with running(gated) as (batcher, _):
             gated.model.failure = RuntimeError("out of memory")
-            tickets = [await engine.submit(question) for _ in range(2)]
+            pending = [await batcher.submit(question) for _ in range(2)]
             errors = []
-            for ticket in tickets:
+            for each in pending:
                 with pytest.raises(ApiError) as broken:
-                    await ticket.result()
+                    await each.result()
                 errors.append(broken.value)
             gated.model.failure = None
-            assert (await (await engine.submit(question)).result()).text
-            assert engine.status == "ok"
+            assert (await (await batcher.submit(question)).result()).text
+            assert batcher.status == "ok"
             return errors
 
     assert [(error.status, error.code) for error in asyncio.run(crash())] == [
         (500, "internal_error")
     ] * 2
-    (line,) = [record for record in caplog.records if record.message == "a batch failed"]
-    assert vars(line)["facts"]["error"] == "RuntimeError: out of memory"
+    (line,) = [record for record in caplog.records if record.message == "batch failed"]
+    assert vars(line)["fields"]["error"] == "RuntimeError: out of memory"
 
 
 def test_a_lost_device_is_told_instead_of_answering_with_errors_for_ever(
     gated: Gated, question: GenerationRequest
 ) -> None:
     async def lose() -> tuple[list[int], str]:
-        async with running(gated, batch_size=1) as (engine, figures):
+        async with running(gated, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
             gated.model.failure = torch.AcceleratorError("an illegal memory access")
-            tickets = [await engine.submit(question) for _ in range(2)]
-            await until(lambda: figure(figures, "questions_running") == 1)
+            pending = [await batcher.submit(question) for _ in range(2)]
+            await until(lambda: metric(metrics, "requests_running") == 1)
             gated.model.gate.set()
             statuses = []
-            for asking in (*(ticket.result() for ticket in tickets), engine.submit(question)):
+            for asking in (*(each.result() for each in pending), batcher.submit(question)):
                 with pytest.raises(ApiError) as refusal:
                     await asking
                 statuses.append(refusal.value.status)
-            return statuses, engine.status
+            return statuses, batcher.status
 
     assert asyncio.run(lose()) == ([500, 503, 503], "failed")
 
@@ -233,18 +235,18 @@ def test_images_are_let_go_with_their_question(
     gated: Gated, question: GenerationRequest, is_given_up: bool
 ) -> None:
     async def ask() -> bool:
-        async with running(gated) as (engine, figures):
+        async with running(gated) as (batcher, metrics):
             shown = question.images[0].copy()
             alive = weakref.ref(shown)
-            ticket = await engine.submit(replace(question, images=(shown,)))
+            each = await batcher.submit(replace(question, images=(shown,)))
             del shown
             if is_given_up:
-                await anext(aiter(ticket))
-                ticket.cancel()
+                await anext(aiter(each))
+                each.cancel()
             else:
-                await ticket.result()
-            del ticket
-            await until(lambda: figure(figures, "questions_running") == 0)
+                await each.result()
+            del each
+            await until(lambda: metric(metrics, "requests_running") == 0)
             await until(lambda: alive() is None, seconds=1.0)
             return True
 
@@ -260,22 +262,22 @@ def test_closing_lets_what_is_written_end_and_sends_away_what_waits(
     gated: Gated, question: GenerationRequest
 ) -> None:
     async def close() -> tuple[str, list[int]]:
-        async with running(gated, batch_size=1) as (engine, figures):
+        async with running(gated, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
-            written = await engine.submit(question)
-            await until(lambda: figure(figures, "questions_running") == 1)
-            waiting = await engine.submit(question)
-            closing = asyncio.create_task(asyncio.to_thread(engine.close, 10.0))
-            await until(lambda: engine.closing)
+            written = await batcher.submit(question)
+            await until(lambda: metric(metrics, "requests_running") == 1)
+            waiting = await batcher.submit(question)
+            closing = asyncio.create_task(asyncio.to_thread(batcher.close, 10.0))
+            await until(lambda: batcher.is_closing)
             refusals = []
-            for asking in (waiting.result(), engine.submit(question)):
+            for asking in (waiting.result(), batcher.submit(question)):
                 with pytest.raises(ApiError) as refusal:
                     await asking
                 refusals.append(refusal.value.status)
-            assert engine.status == "draining"
+            assert batcher.status == "draining"
             gated.model.gate.set()
             await closing
-            engine.close(0.0)  # once more, as the app's end does
+            batcher.close(0.0)  # once more, as the app's end does
             return (await written.result()).text, refusals
 
     text, refusals = asyncio.run(close())
@@ -287,12 +289,12 @@ def test_closing_breaks_off_what_does_not_end(gated: Gated, question: Generation
     endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
 
     async def close() -> ApiError:
-        async with running(gated) as (engine, _):
-            ticket = await engine.submit(endless)
-            await anext(aiter(ticket))
-            await asyncio.to_thread(engine.close, 0.05)
+        async with running(gated) as (batcher, _):
+            each = await batcher.submit(endless)
+            await anext(aiter(each))
+            await asyncio.to_thread(batcher.close, 0.05)
             with pytest.raises(ApiError) as broken:
-                await ticket.result()
+                await each.result()
             return broken.value
 
     assert asyncio.run(close()).status == 503
