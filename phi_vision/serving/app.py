@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from phi_vision import __version__
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.chat import chat_routes
 from phi_vision.serving.chat_template import ChatTemplate
@@ -72,7 +72,7 @@ class PageFiles(StaticFiles):
         return response
 
 
-def create_app(predictor: Predictor, settings: Settings) -> FastAPI:
+def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
     """Create the application for a loaded model; its lifespan starts and ends the model's thread.
 
     Raises:

@@ -77,7 +77,7 @@ class PendingRequest:
         Built anew: a stored one would make a reference cycle, which keeps its images in memory
         until the garbage collector runs.
         """
-        return replace(self._request, listener=self._on_token, finished=self._on_finished)
+        return replace(self._request, on_token=self._on_token, on_finish=self._on_finished)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Stream the text in chunks; raises as `result`."""
@@ -130,7 +130,7 @@ class PendingRequest:
         return not self.aborted
 
     def _on_finished(self, generation: Generation) -> None:
-        if generation.ended != "cancelled":
+        if generation.finish_reason != "cancelled":
             self.call_soon(self.succeed, generation)
 
     def _end(self) -> None:
@@ -139,7 +139,7 @@ class PendingRequest:
 
 
 class Batcher:
-    """Generates queued requests in batches, on a thread of its own.
+    """GenerativeModel queued requests in batches, on a thread of its own.
 
     Args:
         predictor: The loaded model.
@@ -272,7 +272,7 @@ class Batcher:
         requests = [pending.generation_request() for pending in batch]
         size = self._settings.batch_size
         try:
-            generations = answer(
+            generations = generate(
                 self._predictor.model, self._predictor.processor, requests, batch_size=size
             )
         except ValueError as error:

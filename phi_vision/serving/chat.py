@@ -99,7 +99,7 @@ def logprobs_of(generation: Generation) -> Logprobs:
                      {"token": "at", "logprob": -0.2, "bytes": [97, 116]},
                      {"token": "", "logprob": -0.3, "bytes": []}]
     """
-    texts = [generation.text[start:end] for start, end in pairwise((0, *generation.ends))]
+    texts = [generation.text[start:end] for start, end in pairwise((0, *generation.token_ends))]
     return Logprobs(
         content=[
             TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
@@ -204,4 +204,4 @@ async def _events(
 
 
 def _finish_reason(generation: Generation) -> FinishReason:
-    return "stop" if generation.ended == "stop" else "length"
+    return "stop" if generation.finish_reason == "stop" else "length"

@@ -60,7 +60,7 @@ def record_routes(
         async with service.submit(generation_request, request) as pending:
             generation = await pending.result()
         template, text = service.predictor.template, generation.text
-        confidence = field_confidence(template, text, generation.ends, generation.logprobs)
+        confidence = field_confidence(template, text, generation.token_ends, generation.logprobs)
         return RecordResponse(
             id=f"rec-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -163,6 +163,6 @@ async def _read_body(request: Request, service: Service) -> tuple[tuple[Image, .
 
 def _build(images: Sequence[Image], constrained: bool, service: Service) -> GenerationRequest:
     grammar = grammar_of(service.predictor.template) if constrained else None
-    generation_request = service.predictor.question(images, grammar=grammar)
+    generation_request = service.predictor.request(images, grammar=grammar)
     service.chat_template.check_length(generation_request.prompt, images, "images")
     return generation_request

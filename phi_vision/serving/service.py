@@ -10,7 +10,7 @@ from PIL.Image import Image
 from starlette.requests import Request
 
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher, PendingRequest
 from phi_vision.serving.chat_template import ChatTemplate, ImageUrlField
 from phi_vision.serving.errors import ApiError

@@ -15,7 +15,7 @@ from served_apps import Gated
 
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.server_metrics import ServerMetrics

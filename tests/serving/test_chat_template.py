@@ -5,7 +5,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.chat_template import ChatTemplate, image_fields
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import Message
@@ -23,7 +23,7 @@ def user(*parts: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def chat_template(small: Predictor) -> ChatTemplate:
+def chat_template(small: LocalPredictor) -> ChatTemplate:
     return ChatTemplate(small.processor, PRODUCT, 4096)
 
 
@@ -52,7 +52,9 @@ def test_images_are_named_by_their_place() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, name: str) -> None:
+def test_the_templates_question_is_asked_as_it_was_trained(
+    small: LocalPredictor, name: str
+) -> None:
     chat_template = ChatTemplate(small.processor, TEMPLATES[name], 4096)
     asked = prompt(chat_template, user("", "", TEMPLATES[name].question))
     assert asked == TEMPLATES[name].prompt(small.processor, images=2)
@@ -66,7 +68,7 @@ def test_the_templates_question_is_asked_as_it_was_trained(small: Predictor, nam
     ],
 )
 def test_control_tokens_in_words_are_words(
-    small: Predictor, chat_template: ChatTemplate, control: str
+    small: LocalPredictor, chat_template: ChatTemplate, control: str
 ) -> None:
     tokenizer = small.processor.tokenizer
     plain = chat_template.neutralize(f"a {control} b{control}")
@@ -93,7 +95,7 @@ def test_halves_of_control_tokens_do_not_meet(chat_template: ChatTemplate) -> No
 
 @pytest.mark.parametrize("size", [(120, 160), (400, 50), (30, 900), (336, 336)])
 def test_prompts_are_as_long_as_the_processor_makes_them(
-    small: Predictor, chat_template: ChatTemplate, size: tuple[int, int]
+    small: LocalPredictor, chat_template: ChatTemplate, size: tuple[int, int]
 ) -> None:
     images = [Image.new("RGB", size), Image.new("L", (70, 40))]
     said = prompt(chat_template, user("Look: é\n", "", "<|end|> and", "", "done"))
@@ -101,7 +103,9 @@ def test_prompts_are_as_long_as_the_processor_makes_them(
     assert chat_template.length(said, images) == ids.shape[1]
 
 
-def test_a_prompt_that_fills_the_context_is_rejected_with_both_numbers(small: Predictor) -> None:
+def test_a_prompt_that_fills_the_context_is_rejected_with_both_numbers(
+    small: LocalPredictor,
+) -> None:
     length = ChatTemplate(small.processor, PRODUCT, 4096).length("Is it a hat?", ())
     ChatTemplate(small.processor, PRODUCT, length + 1).check_length("Is it a hat?", (), "messages")
     with pytest.raises(ApiError, match=rf"context is {length} tokens; the prompt has {length};"):

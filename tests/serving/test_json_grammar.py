@@ -10,7 +10,7 @@ from jsonschema_rs import validate
 
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.inference.local import Predictor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.json_grammar import MAX_CHARACTERS, grammar_of_schema
 
 Schema = dict[str, Any]
