@@ -30,6 +30,7 @@ from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.runs import RunDir, read_history
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.training.estimate import make_plan
 from phi_vision.training.recipes import RECIPES
@@ -116,8 +117,7 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
         )
         plan = make_plan(recipe)
         run = run_recipe(recipe)
-        lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    taken = [line for line in lines if "loss" in line]
+        taken = read_history(RunDir(run.folder).log_file).steps
     on_gpu = torch.cuda.is_available()
     _print_figures(
         recipe=recipe_name,

@@ -8,7 +8,6 @@ python -m benchmarks.photographs ../shared/data/storefront-fashion runs/photogra
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 
 from phi_vision.metrics.bootstrap import Figure
 from phi_vision.metrics.scores import verdict
+from phi_vision.runs import RunDir
 
 RECIPE = (
     "train full --model phi-vision-small --epochs 6 --batch-size 16 --learning-rate 5e-4 "
@@ -49,9 +49,10 @@ def main() -> None:
     reports = []
     for seed in range(options.seeds):
         folder = options.out / str(seed)
-        if not (folder / "run" / "report" / "scores.json").is_file():
+        report = RunDir(folder / "run").report
+        if not report.scores_file.is_file():
             hold(options.data, folder, seed)
-        reports.append(json.loads((folder / "run" / "report" / "scores.json").read_text()))
+        reports.append(report.scores())
     print(as_markdown(reports))
 
 

@@ -30,6 +30,7 @@ from transformers import AutoTokenizer
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
+from phi_vision.runs import RunDir
 from phi_vision.training.gpus import find_card
 from phi_vision.training.lengths import weigh_data
 from phi_vision.training.memory_needs import Needs, resident
@@ -103,7 +104,7 @@ def write_model(folder: Path, sizes: Sizes) -> Path:
 
 def ask_child(task: str, recipe: Recipe, folder: Path) -> float:
     """Plan or train in a process of its own; give the bytes that it found."""
-    described = folder / "recipe.yaml"
+    described = RunDir(folder).recipe_file
     described.write_text(to_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.plan_memory", str(described), "--child", task]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

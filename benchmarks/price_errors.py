@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from statistics import median
 
+from phi_vision.runs import ReportDir
 from phi_vision.synthetic.pricing import MATERIAL_WORDS, TRIM_WORDS
 from phi_vision.synthetic.render.garment import MATERIALS
 
@@ -27,7 +28,8 @@ def main() -> None:
     """Print the share of titles right in each word, and the price error for each case."""
     parser = argparse.ArgumentParser(description="Split price errors by what the titles say.")
     parser.add_argument("report", type=Path, help="folder written by phi-vision evaluate")
-    lines = (parser.parse_args().report / "predictions.jsonl").read_text().splitlines()
+    report = ReportDir(parser.parse_args().report)
+    lines = report.predictions_file.read_text().splitlines()
     cases: dict[tuple[bool, bool], list[float]] = {}
     for line in lines:
         answer = json.loads(line)

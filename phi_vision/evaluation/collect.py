@@ -13,7 +13,7 @@ from phi_vision.inference.model_fingerprint import identify
 from phi_vision.inference.predictor import Predictor
 from phi_vision.io.hashing import digest
 from phi_vision.metrics.field_metrics import Predicted
-from phi_vision.training.tracking.versions import fingerprint
+from phi_vision.runs import fingerprint
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows how far something is: called with what it is, gives what moves it."""

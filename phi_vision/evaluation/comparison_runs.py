@@ -14,7 +14,7 @@ from phi_vision.evaluation.page_components import (
 )
 from phi_vision.evaluation.report_reader import Report
 from phi_vision.metrics.field_metrics import Metric
-from phi_vision.training.tracking.curves import SMOOTHED, Curve, Line, smooth, thin
+from phi_vision.runs import SMOOTHING, Curve, LogLine, smooth, thin
 
 Reports = Mapping[str, Report]
 """Entry -> its report."""
@@ -129,7 +129,7 @@ def show_cost(reports: Reports, labels: Mapping[str, str]) -> Section | None:
     )
 
 
-def along(lines: Sequence[Line], name: str) -> Curve:
+def along(lines: Sequence[LogLine], name: str) -> Curve:
     """Take one figure out of a log's lines, along the passes over the data.
 
     Steps of runs with other batches do not hold the same number of samples; passes do.
@@ -146,8 +146,8 @@ def along(lines: Sequence[Line], name: str) -> Curve:
 
 
 def _smoothed(points: Curve) -> Curve:
-    window = max(1, round(SMOOTHED * len(points.at)))
-    return thin(Curve(points.at, smooth(points.values, window)), MOST_POINTS)
+    window = max(1, round(SMOOTHING * len(points.steps)))
+    return thin(Curve(points.steps, smooth(points.values, window)), MOST_POINTS)
 
 
 def _chart(

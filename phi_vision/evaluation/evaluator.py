@@ -20,11 +20,11 @@ from phi_vision.evaluation.collect import Bar, PredictionCollector
 from phi_vision.evaluation.config import EvaluationConfig
 from phi_vision.evaluation.leakage import find_leaks
 from phi_vision.evaluation.report import write_report
-from phi_vision.evaluation.report_reader import RECIPE_FILE, REPORT_FOLDER
 from phi_vision.evaluation.run_facts import gather_facts, groups_of, noise_floor, start_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
 from phi_vision.metrics.scores import Scores, score
+from phi_vision.runs import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +100,9 @@ def report_folder(model: str, out: Path | None) -> Path:
     Raises:
         ValueError: Neither is there, or the place is a file.
     """
-    if out is None and not (Path(model) / RECIPE_FILE).is_file():
+    if out is None and not RunDir.is_run(model):
         raise ValueError(f"{model} is no run that a report could be put into; give --out DIR")
-    place = out or Path(model) / REPORT_FOLDER
+    place = out or RunDir(model).report.path
     if place.exists() and not place.is_dir():
         raise ValueError(f"cannot write a report to {place}: found a file; give a folder")
     return place

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from phi_vision.data.samples import Sample
 from phi_vision.metrics.scores import Scores
-from phi_vision.training.tracking.curves import Log
+from phi_vision.runs import History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Facts:
     versions: Mapping[str, str]
     """Library or data -> version or fingerprint."""
 
-    log: Log | None
+    log: History | None
     """The training's, for its learning curves."""
 
     cost: Mapping[str, str]

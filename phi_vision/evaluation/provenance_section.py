@@ -16,7 +16,7 @@ from phi_vision.evaluation.page_components import (
     write_facts,
 )
 from phi_vision.metrics.field_metrics import headline_metrics
-from phi_vision.training.tracking.curves import SMOOTHED, Curve, Log, curve, smooth, thin
+from phi_vision.runs import SMOOTHING, Curve, History, curve, smooth, thin
 
 POINTS = 200
 """Points of a drawn curve: a phone is 390 pixels wide."""
@@ -70,12 +70,12 @@ def report_origin(findings: Findings) -> Section:
     )
 
 
-def _losses(log: Log) -> str:
+def _losses(log: History) -> str:
     training = curve(log.steps, "loss")
-    smoothed = smooth(training.values, max(1, round(SMOOTHED * len(training.values))))
+    smoothed = smooth(training.values, max(1, round(SMOOTHING * len(training.values))))
     series = [
         Series(name="each step", points=_points(training), faint=True, color=1),
-        Series(name="training", points=_points(Curve(training.at, smoothed)), color=1),
+        Series(name="training", points=_points(Curve(training.steps, smoothed)), color=1),
         Series(
             name="validation",
             points=_points(curve(log.evaluations, "validation_loss")),
@@ -87,7 +87,7 @@ def _losses(log: Log) -> str:
     return write_chart(chart, title="Loss", caption="Lower is better; smoothed over 6 % of a run.")
 
 
-def _metrics(log: Log, findings: Findings) -> list[str]:
+def _metrics(log: History, findings: Findings) -> list[str]:
     """Draw each headline metric that the training measured, with right and wrong images."""
     scores, charts = findings.scores, []
     for name in headline_metrics(scores.template):
@@ -95,7 +95,7 @@ def _metrics(log: Log, findings: Findings) -> list[str]:
         series = [
             Series(name=name_who(who), points=_points(found), marked=True, color=color)
             for who, color in (("model", 1), ("shuffled", 6))
-            if (found := curve(_lines_of(log.evaluations, who), name)).at
+            if (found := curve(_lines_of(log.evaluations, who), name)).steps
         ]
         if not series or series[0].name != name_who("model"):
             continue
@@ -121,5 +121,5 @@ def _lines_of(evaluations: Sequence[Mapping[str, Any]], who: str) -> list[dict[s
 
 def _points(found: Curve) -> list[tuple[float, float]]:
     kept = thin(found, POINTS)
-    pairs = zip(kept.at, kept.values, strict=True)
+    pairs = zip(kept.steps, kept.values, strict=True)
     return [(at, value) for at, value in pairs if math.isfinite(value)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, write_template
+from phi_vision.data.template import write_template
 from phi_vision.evaluation.markdown_report import as_markdown
 from phi_vision.evaluation.metadata import Facts, Findings
 from phi_vision.evaluation.page import as_page
@@ -23,10 +23,7 @@ from phi_vision.metrics.calibration import Bin, Calibration, Fill, Point
 from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.metrics.subsets import Leaks, Slice
-
-PAGE_FILE = "report.html"
-SUMMARY_FILE = "report.md"
-PREDICTIONS_FILE, SCORES_FILE = "predictions.jsonl", "scores.json"
+from phi_vision.runs import ReportDir
 
 KEPT_ELSEWHERE = {Scores: ("answers",), Facts: ("log",), Metric: ("mark", "combine")}
 """Class -> fields that scores.json leaves out: predictions.jsonl, the run's log.jsonl and the code
@@ -56,17 +53,19 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
         raise ValueError(f"cannot write a report to {out}: found a file; give a folder")
     findings = Findings(scores=scores, samples=samples, facts=facts)
     summary = {**_jsonable(scores), "facts": _jsonable(facts)}
+    report = ReportDir(out)
     files = {
-        SCORES_FILE: json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        PREDICTIONS_FILE: "".join(_line(answer) for answer in scores.answers),
-        SUMMARY_FILE: as_markdown(findings),
-        PAGE_FILE: as_page(findings),
+        report.scores_file: json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n",
+        report.predictions_file: "".join(_line(answer) for answer in scores.answers),
+        report.summary_file: as_markdown(findings),
+        report.page_file: as_page(findings),
     }
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_text(out / name, text)
-    write_template(scores.template, out / TEMPLATE_FILE)
-    return out / PAGE_FILE
+    for file, text in files.items():
+        write_text(file, text)
+    write_template(scores.template, report.template_file)
+    return report.page_file
 
 
 def _line(answer: ScoredPrediction) -> str:

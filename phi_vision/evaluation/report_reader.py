@@ -6,19 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Value
-from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.evaluation.report import PREDICTIONS_FILE, SCORES_FILE
+from phi_vision.data.template import Template, find_template
 from phi_vision.metrics.comparison import Entry
-from phi_vision.training.tracking.curves import Log, read_log
-
-REPORT_FOLDER = "report"
-"""Where a run folder holds its report."""
-
-RECIPE_FILE, LOG_FILE, VERSIONS_FILE = "recipe.yaml", "log.jsonl", "versions.json"
+from phi_vision.runs import History, ReportDir, RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +32,7 @@ class Report:
     cost: Mapping[str, str]
     """What -> how much, in words; {} where not known."""
 
-    log: Log | None
+    log: History | None
     """The run's, for learning curves."""
 
 
@@ -54,30 +46,29 @@ def read_report(folder: Path) -> Report:
         ValueError: There is no report, or it is damaged; says how to write one.
     """
     report = _find_report(folder)
-    facts = _read_json(report / SCORES_FILE).get("facts", {})
+    facts = report.scores().get("facts", {})
     # A report that lies in its run is told more about it than the report itself holds.
-    run = report.parent if (report.parent / RECIPE_FILE).is_file() else report
-    log, versions = run / LOG_FILE, run / VERSIONS_FILE
-    template = find_template(str(report / TEMPLATE_FILE))
+    run = RunDir(report.path.parent if RunDir.is_run(report.path.parent) else report.path)
+    template = find_template(str(report.template_file))
     return Report(
         entry=Entry(
             name=str(folder), template=template, answers=read_answers(report, template=template)
         ),
-        folder=report,
-        recipe=read_recipe(run, facts.get("recipe", "")),
-        versions=_read_json(versions) if versions.is_file() else facts.get("versions", {}),
+        folder=report.path,
+        recipe=run.recipe(facts.get("recipe", "")),
+        versions=run.versions() or facts.get("versions", {}),
         cost=facts.get("cost", {}),
-        log=read_log(log) if log.is_file() else None,
+        log=run.history(),
     )
 
 
-def read_answers(report: Path, *, template: Template) -> tuple[ScoredPrediction, ...]:
+def read_answers(report: ReportDir, *, template: Template) -> tuple[ScoredPrediction, ...]:
     """Read what was said about each sample; the texts are parsed anew.
 
     Raises:
         ValueError: A line is not what an evaluation writes.
     """
-    file = report / PREDICTIONS_FILE
+    file = report.predictions_file
     answers = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -108,14 +99,14 @@ def _answer(line: Mapping[str, Any], template: Template) -> ScoredPrediction:
     )
 
 
-def _find_report(folder: Path) -> Path:
+def _find_report(folder: Path) -> ReportDir:
     """Find the folder that holds the predictions: this one, or `report` in it.
 
     Raises:
         ValueError: Neither does, or a file beside them is missing.
     """
-    places = (folder / REPORT_FOLDER, folder)
-    report = next((place for place in places if (place / PREDICTIONS_FILE).is_file()), None)
+    places = (RunDir(folder).report, ReportDir(folder))
+    report = next((place for place in places if place.predictions_file.is_file()), None)
     if report is None:
         found = "there is no such folder"
         if folder.is_dir():
@@ -124,42 +115,12 @@ def _find_report(folder: Path) -> Path:
             found = "it is a file"
         raise ValueError(
             f"no report in {folder}: {found}; write one with `phi-vision evaluate {folder} "
-            f"--data DATA --out {folder / REPORT_FOLDER}`"
+            f"--data DATA --out {RunDir(folder).report.path}`"
         )
-    missing = [name for name in (TEMPLATE_FILE, SCORES_FILE) if not (report / name).is_file()]
+    missing = [file for file in (report.template_file, report.scores_file) if not file.is_file()]
     if missing:
         raise ValueError(
-            f"the report in {report} lacks {missing[0]}: an older version wrote it; evaluate again"
+            f"the report in {report.path} lacks {missing[0].name}: an older version "
+            "wrote it; evaluate again"
         )
     return report
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"cannot read {file}: {error}; evaluate again") from error
-    if not isinstance(held, dict):
-        raise ValueError(f"{file} holds a {type(held).__name__}, not fields; evaluate again")
-    return held
-
-
-def read_recipe(run: str | Path, told: str = "") -> Mapping[str, Any]:
-    """Read how a run was trained.
-
-    Args:
-        run: Its folder.
-        told: The recipe as YAML from elsewhere, where the folder has none.
-
-    Returns:
-        Field -> value; {} where nothing tells.
-
-    Raises:
-        ValueError: The file is no YAML.
-    """
-    file = Path(run) / RECIPE_FILE
-    try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8") if file.is_file() else told)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    return recipe if isinstance(recipe, dict) else {}

@@ -4,18 +4,14 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
 from phi_vision.data.samples import Sample
 from phi_vision.evaluation.collect import PredictionCollector
 from phi_vision.evaluation.metadata import Facts
-from phi_vision.evaluation.report_reader import LOG_FILE, RECIPE_FILE, VERSIONS_FILE
 from phi_vision.model.checkpoint import adapter_base, resolve
-from phi_vision.training.tracking.curves import Log, read_log
-from phi_vision.training.tracking.versions import versions
+from phi_vision.runs import DATA_FINGERPRINT, History, RunDir, collect_versions
 
 
 def gather_facts(
@@ -39,14 +35,14 @@ def gather_facts(
         samples: What was judged on.
         training: The train split.
     """
-    run = Path(model)
-    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else None
+    run = RunDir(model)
+    log = run.history()
     return Facts(
         model=name,
         data=str(data),
         split=split,
         data_card=_describe_data(samples, training),
-        recipe=_read(run / RECIPE_FILE),
+        recipe=run.recipe_text(),
         versions=_tell_versions(run, samples),
         log=log,
         cost=_tell_cost(log, hearing),
@@ -59,7 +55,7 @@ def start_of(model: str) -> str | None:
 
     A model with random weights is no start that could be asked.
     """
-    recipe = _recipe(Path(model))
+    recipe = RunDir(model).recipe()
     if recipe:
         return None if recipe.get("random_weights") else str(recipe["model"])
     if Path(model).is_file():
@@ -72,7 +68,7 @@ def start_of(model: str) -> str | None:
 
 def groups_of(model: str) -> str | None:
     """Name the column that a run's recipe groups samples by; None where it leaves that open."""
-    column = _recipe(Path(model)).get("group_column")
+    column = RunDir(model).recipe().get("group_column")
     return None if column is None else str(column)
 
 
@@ -104,23 +100,22 @@ def _describe_data(samples: Sequence[Sample], training: Sequence[Sample]) -> dic
     }
 
 
-def _tell_versions(run: Path, samples: Sequence[Sample]) -> dict[str, str]:
+def _tell_versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:
     """Give the versions of now; those of the training where they were others, and its data."""
-    now = versions(samples)
-    trained = json.loads(_read(run / VERSIONS_FILE) or "{}")
-    told = {name: found for name, found in now.items() if name != "data_sha256"}
+    now, trained = collect_versions(samples), run.versions()
+    told = {name: found for name, found in now.items() if name != DATA_FINGERPRINT}
     told |= {
         f"{name}, in training": found
         for name, found in trained.items()
-        if name != "data_sha256" and found != now.get(name)
+        if name != DATA_FINGERPRINT and found != now.get(name)
     }
-    told["data judged on, sha256"] = now["data_sha256"]
-    if "data_sha256" in trained:
-        told["data learnt from, sha256"] = trained["data_sha256"]
+    told["data judged on, sha256"] = now[DATA_FINGERPRINT]
+    if DATA_FINGERPRINT in trained:
+        told["data learnt from, sha256"] = trained[DATA_FINGERPRINT]
     return told
 
 
-def _tell_cost(log: Log | None, hearing: PredictionCollector) -> dict[str, str]:
+def _tell_cost(log: History | None, hearing: PredictionCollector) -> dict[str, str]:
     """Say what training and answering took, on which machine.
 
     Output: {"training": "7.9 minutes, 760 steps", "answering": "0.11 s a sample, 16 together",
@@ -140,11 +135,3 @@ def _tell_cost(log: Log | None, hearing: PredictionCollector) -> dict[str, str]:
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     told["machine, now"] = f"{platform.machine()}, {torch.get_num_threads()} threads{card}"
     return told
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    return yaml.safe_load(_read(run / RECIPE_FILE)) or {}
-
-
-def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -16,7 +16,6 @@ from peft.utils.other import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from phi_vision.evaluation.report_reader import RECIPE_FILE
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import (
     ADAPTER_CONFIG,
@@ -28,6 +27,7 @@ from phi_vision.model.checkpoint import (
 )
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+from phi_vision.runs import RunDir
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -79,10 +79,10 @@ def find_weights(source: str | Path) -> str:
             f"{folder} holds graphs for ONNX Runtime, from which no weights can be taken; give the "
             "run or checkpoint they were made from"
         )
-    if (folder / RECIPE_FILE).is_file() and not (folder / "model").is_dir():
+    if RunDir.is_run(folder) and not RunDir(folder).model_dir.is_dir():
         raise ValueError(
             f"the run in {folder} has no weights: it was stopped before the first were saved in "
-            f"{folder / 'model'}; go on with `phi-vision train` and --resume"
+            f"{RunDir(folder).model_dir}; go on with `phi-vision train` and --resume"
         )
     place = resolve(source)
     if (Path(place) / ADAPTER_CONFIG).is_file():

@@ -3,7 +3,6 @@
 Nothing is guessed: what is not known is left out, or said to be unknown.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from huggingface_hub import ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from phi_vision.data.template import Template
-from phi_vision.evaluation.report import SUMMARY_FILE
-from phi_vision.evaluation.report_reader import REPORT_FOLDER, VERSIONS_FILE, read_recipe
 from phi_vision.export.verify import Proof
 from phi_vision.io.atomic import write_text
 from phi_vision.model.checkpoint import adapter_base, resolve
+from phi_vision.runs import DATA_FINGERPRINT, RunDir
 
 CARD_FILE = "README.md"
 
@@ -53,7 +51,7 @@ def write_card(source: str, folder: Path, *, template: Template, proof: Proof, f
         proof: What was found when it was held against the source.
         form: What was written.
     """
-    recipe = read_recipe(source)
+    recipe = RunDir(source).recipe()
     base = name_base(source)
     parts = [
         _header(source, base, form),
@@ -70,7 +68,7 @@ def write_card(source: str, folder: Path, *, template: Template, proof: Proof, f
 
 def name_base(source: str) -> str | None:
     """Name what a run or an adapter was made from; None where that is not known."""
-    recipe = read_recipe(source)
+    recipe = RunDir(source).recipe()
     if recipe:
         return str(recipe["model"])
     return adapter_base(resolve(source))
@@ -123,7 +121,7 @@ def _word(template: Template) -> str:
 
 def _judge(run: Path) -> str:
     """Quote the run's own report; its figures are those of the run, before the export."""
-    file = run / REPORT_FOLDER / SUMMARY_FILE
+    file = RunDir(run).report.summary_file
     if not file.is_file():
         return (
             "## Evaluation\n\nNot evaluated: there are no figures on how often it is right. "
@@ -137,12 +135,13 @@ def _train(run: Path, recipe: Mapping[str, Any]) -> str:
     if not recipe:
         return "## Training\n\nHow it was trained is not known: no recipe lay beside its weights.\n"
     facts = [f"Learnt from `{Path(str(recipe['data'])).name}`"]
-    versions = run / VERSIONS_FILE
-    if versions.is_file():
-        held = json.loads(versions.read_text(encoding="utf-8"))
-        digest = held.get("data_sha256")
+    versions = RunDir(run).versions()
+    if versions:
+        digest = versions.get(DATA_FINGERPRINT)
         facts[0] += f" (sha256 of its samples `{digest}`)" if digest else ""
-        names = (f"{name} {number}" for name, number in held.items() if name != "data_sha256")
+        names = (
+            f"{name} {number}" for name, number in versions.items() if name != DATA_FINGERPRINT
+        )
         facts.append(f"Trained with {', '.join(names)}")
     if recipe.get("quantization"):
         facts.append(

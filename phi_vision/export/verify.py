@@ -18,12 +18,12 @@ from phi_vision.data.dataset import (
 )
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.evaluation.report_reader import read_recipe
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.predictor import resolve_template
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
+from phi_vision.runs import RunDir
 
 HELD_OUT = ("test", "validation")
 """Splits that no training learns from, the better one first."""
@@ -132,7 +132,7 @@ def proof_samples(
     Raises:
         ValueError: There is no data, or it lacks what the template asks for.
     """
-    recipe = read_recipe(source)
+    recipe = RunDir(source).recipe()
     place = data or (Path(str(recipe["data"])) if recipe.get("data") else None)
     template = _template(source, place)
     if count <= 0:

@@ -20,6 +20,10 @@ from .processing_phi3_v import Phi3VProcessor
 
 SMALL = "phi-vision-small"
 
+RUN_MARKER, RUN_MODEL = "recipe.yaml", "model"
+"""A run's recipe and its best weights, as `phi_vision.runs` names them, which this package cannot
+import; tests/test_runs.py compares them."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 """What peft writes beside the weights of an adapter; only an adapter's folder has it."""
 
@@ -100,8 +104,8 @@ def resolve(source: str | Path) -> str:
     if text == SMALL:
         return str(Path(__file__).parent / SMALL)
     folder = Path(text)
-    if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
-        return str(folder / "model")
+    if (folder / RUN_MARKER).is_file() and (folder / RUN_MODEL).is_dir():
+        return str(folder / RUN_MODEL)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
     raise ValueError(

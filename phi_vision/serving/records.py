@@ -1,7 +1,6 @@
 """POST /v1/records: images in, their record with a confidence for each field out."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,9 @@ from starlette.requests import Request
 from phi_vision.data.prediction import field_confidence
 from phi_vision.data.template import Template
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.evaluation.report import SCORES_FILE
-from phi_vision.evaluation.report_reader import REPORT_FOLDER
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.metrics.recalibration import Line
+from phi_vision.runs import RunDir
 from phi_vision.serving.chat_template import ImageUrlField
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import RecordRequest, RecordResponse
@@ -90,11 +88,11 @@ def load_calibration(run: Path, template: Template) -> dict[str, Line]:
     Raises:
         ValueError: The scores are damaged.
     """
-    file = run / REPORT_FOLDER / SCORES_FILE
-    if not file.is_file():
+    report = RunDir(run).report
+    if not report.scores_file.is_file():
         return {}
     try:
-        scores = json.loads(file.read_text(encoding="utf-8"))
+        scores = report.scores()
         used, fitted = scores["template"], scores["calibrations"]
         if (used["question"], used["answer"]) != (template.question, template.answer):
             return {}
@@ -107,7 +105,9 @@ def load_calibration(run: Path, template: Template) -> dict[str, Line]:
             return {}
         return {field: Line(float(a), float(b)) for field, (a, b) in pairs.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot read {file}: {error!r}; run the evaluation again") from error
+        raise ValueError(
+            f"cannot read {report.scores_file}: {error!r}; run the evaluation again"
+        ) from error
 
 
 def calibrate(confidence: Mapping[str, float], calibration: Mapping[str, Line]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_vision.data.collator import IGNORED
+from phi_vision.runs import RunDir
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.suggestions import CHANGES
 
@@ -231,7 +232,7 @@ def explain_out_of_memory(
         at = f" in {doing()}" if doing else ""
         wished = re.search(r"allocate ([\d.]+ \w+)", str(error))
         amount = f" ({wished.group(1)} more were asked for)" if wished else ""
-        described = recipe.out / "recipe.yaml"
+        described = RunDir(recipe.out).recipe_file
         plan = f"phi-vision plan {described if described.is_file() else 'RECIPE'}"
         raise ValueError(
             f"out of memory {where}{at}{amount}; `{plan}` shows which part takes how much; "

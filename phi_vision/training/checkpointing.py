@@ -5,7 +5,6 @@ once it is complete. What is in it, the model's and the Trainer's own functions 
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +13,7 @@ from safetensors import SafetensorError
 
 from phi_vision.io.atomic import folder_bytes, is_full_disk, recover
 from phi_vision.io.formatting import format_bytes
-
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-
-STATE_FILE = "trainer_state.json"
-"""How far a checkpoint got. The Trainer writes it last: a checkpoint without it is not whole."""
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """Find the last whole checkpoint in a run's folder; None if there is none.
-
-    Input:  checkpoint-4 and checkpoint-6 with, checkpoint-8 without a readable trainer_state.json
-    Output: checkpoint-6
-    """
-    whole = [folder for folder in _checkpoints(out) if _is_whole(folder)]
-    return max(whole, key=_step, default=None)
+from phi_vision.runs import RunDir, is_complete
 
 
 def mend(out: Path) -> None:
@@ -37,7 +21,7 @@ def mend(out: Path) -> None:
 
     Half-written checkpoints would count among those that are kept, and push a whole one out.
     """
-    recover(out / MODEL)
+    recover(RunDir(out).model_dir)
     _discard_half_written(out)
 
 
@@ -63,12 +47,12 @@ def explain_full_disk(out: Path) -> Iterator[None]:
 
 def _describe_full_disk(out: Path, free: int) -> str:
     found = f"the disk is full: the run in {out} could not be saved ({format_bytes(free)} are free"
-    checkpoint = last_checkpoint(out)
+    checkpoint = RunDir(out).last_checkpoint()
     if checkpoint is None:
         return f"{found}); it had no checkpoint yet, so free some space and start it with --resume"
     kept = f"{checkpoint.name} is whole"
-    if (out / MODEL).exists():
-        kept += f", and so are the best weights so far in {out / MODEL}"
+    if RunDir(out).model_dir.exists():
+        kept += f", and so are the best weights so far in {RunDir(out).model_dir}"
     taken = folder_bytes(checkpoint)
     return (
         f"{found}, a checkpoint takes {format_bytes(taken)}); {kept}; "
@@ -77,22 +61,6 @@ def _describe_full_disk(out: Path, free: int) -> str:
 
 
 def _discard_half_written(out: Path) -> None:
-    for folder in _checkpoints(out):
-        if not _is_whole(folder):
+    for folder in RunDir(out).checkpoints():
+        if not is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    return [folder for folder in (out / CHECKPOINTS).glob("checkpoint-*") if folder.is_dir()]
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not yet written, or not to its end
-        return False
-    return True
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])

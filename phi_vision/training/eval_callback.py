@@ -23,8 +23,8 @@ from phi_vision.generation.request import GenerationRequest
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.metrics.scores import Scores, score
+from phi_vision.runs import RunDir
 from phi_vision.training.adapters import TrainableModel, save_model
-from phi_vision.training.checkpointing import MODEL
 from phi_vision.training.distributed import divide, gather
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 from phi_vision.training.sharding import is_sharded
@@ -61,7 +61,7 @@ class GenerationEvalCallback(TrainerCallback):
             self.tracking.say("evaluating")
         elif control.should_training_stop:
             # Before the last checkpoint, which says that the run is complete.
-            save_model(self.learner, self.recipe.out / MODEL)
+            save_model(self.learner, RunDir(self.recipe.out).model_dir)
 
     def on_evaluate(
         self,
@@ -80,7 +80,7 @@ class GenerationEvalCallback(TrainerCallback):
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
         is_best = self._is_better(metrics[best_metric_key(self.recipe)], state.best_metric)
         if is_best:
-            save_model(self.learner, self.recipe.out / MODEL)
+            save_model(self.learner, RunDir(self.recipe.out).model_dir)
         seconds = metrics["eval_runtime"] + time.perf_counter() - start
         figures = {
             "epoch": metrics["epoch"],

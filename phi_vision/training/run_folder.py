@@ -7,9 +7,10 @@ from pathlib import Path
 
 from transformers import TrainerState
 
-from phi_vision.data.template import TEMPLATE_FILE, write_template
+from phi_vision.data.template import write_template
 from phi_vision.io.atomic import write_text
-from phi_vision.training.checkpointing import STATE_FILE, last_checkpoint, mend
+from phi_vision.runs import STATE_FILE, RunDir, collect_versions
+from phi_vision.training.checkpointing import mend
 from phi_vision.training.distributed import (
     check_alike,
     check_folder_is_shared,
@@ -20,7 +21,6 @@ from phi_vision.training.distributed import (
 from phi_vision.training.recipe_file import load_recipe, to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Prepared
-from phi_vision.training.tracking.versions import versions
 
 MAY_DIFFER_ON_RESUME = {"out", "tracker", "num_workers"}
 """Fields of a recipe that do not change what is computed."""
@@ -32,7 +32,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     Raises:
         ValueError: There is no run, or it has another recipe.
     """
-    described = recipe.out / "recipe.yaml"
+    described = RunDir(recipe.out).recipe_file
     if not described.is_file():
         raise ValueError(f"no run to resume in {recipe.out}: it has no recipe.yaml; check --out")
     before, now = (dataclasses.asdict(each) for each in (load_recipe(described), recipe))
@@ -48,7 +48,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     if is_main():
         mend(recipe.out)
     wait_for_all()
-    checkpoint = last_checkpoint(recipe.out)
+    checkpoint = RunDir(recipe.out).last_checkpoint()
     if checkpoint is not None:
         check_same_processes(checkpoint)
     return checkpoint
@@ -67,17 +67,18 @@ def write_description(recipe: Recipe, prepared: Prepared) -> None:
     Raises:
         ValueError: The processes were given different recipes or data, or share no folder.
     """
-    found = versions([*prepared.training, *prepared.validation])
+    found = collect_versions([*prepared.training, *prepared.validation])
     # Nobody writes before all have looked whether the folder is free.
     check_alike({**dataclasses.asdict(recipe), **found})
     if is_main():
         _write_files(recipe, prepared, found)
-    check_folder_is_shared(recipe.out, recipe.out / "recipe.yaml")
+    check_folder_is_shared(recipe.out, RunDir(recipe.out).recipe_file)
 
 
 def _write_files(recipe: Recipe, prepared: Prepared, found: Mapping[str, str]) -> None:
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    run = RunDir(recipe.out)
+    run.path.mkdir(parents=True, exist_ok=True)
     # First, and never a half: without it a run cannot be resumed.
-    write_text(recipe.out / "recipe.yaml", to_yaml(recipe))
-    write_text(recipe.out / "versions.json", json.dumps(found, indent=2) + "\n")
-    write_template(prepared.collator.template, recipe.out / TEMPLATE_FILE)
+    write_text(run.recipe_file, to_yaml(recipe))
+    write_text(run.versions_file, json.dumps(found, indent=2) + "\n")
+    write_template(prepared.collator.template, run.template_file)

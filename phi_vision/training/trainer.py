@@ -28,9 +28,10 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from phi_vision.io.atomic import check_folder_is_free
+from phi_vision.runs import RunDir
 from phi_vision.training.adapters import TrainableModel, list_trained
 from phi_vision.training.callbacks import GradientGuard, LossGuard, explain_out_of_memory
-from phi_vision.training.checkpointing import MODEL, explain_full_disk
+from phi_vision.training.checkpointing import explain_full_disk
 from phi_vision.training.distributed import OwnRandomness, is_main, joined, world_size
 from phi_vision.training.dpo import make_dpo_trainer
 from phi_vision.training.eval_callback import (
@@ -110,7 +111,7 @@ def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
             state = trainer.state
     return Run(
         folder=recipe.out,
-        model=recipe.out / MODEL,
+        model=RunDir(recipe.out).model_dir,
         steps=state.global_step,
         best=state.best_metric,
     )
@@ -120,7 +121,7 @@ def _track(recipe: Recipe, prepared: Prepared, state: TrainerState) -> Tracking:
     return Tracking(
         RunFacts(
             folder=recipe.out,
-            model=recipe.out / MODEL,
+            model=RunDir(recipe.out).model_dir,
             data=recipe.data,
             recipe=to_yaml(recipe),
             tracker=recipe.tracker,
@@ -219,7 +220,7 @@ def _training_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """Say what the Trainer is told, as fields of TrainingArguments."""
     held_out = bool(prepared.validation)
     return {
-        "output_dir": str(recipe.out / "checkpoints"),
+        "output_dir": str(RunDir(recipe.out).checkpoints_dir),
         "max_steps": prepared.steps.in_all,
         "per_device_train_batch_size": recipe.batch_size,
         "per_device_eval_batch_size": rows_examined(recipe),

@@ -9,7 +9,7 @@ from phi_vision.data.samples import Record
 from phi_vision.data.template import TEMPLATES
 from phi_vision.evaluation.report_reader import Report
 from phi_vision.metrics.comparison import Entry
-from phi_vision.training.tracking.curves import Log
+from phi_vision.runs import History
 
 PRODUCT = TEMPLATES["product"]
 HOSTILE = (
@@ -27,7 +27,7 @@ def toy_reports(samples: int = 90) -> list[Report]:
     ]
 
 
-def toy_log(rng: np.random.Generator, epochs: float) -> Log:
+def toy_log(rng: np.random.Generator, epochs: float) -> History:
     """Write the log of a run of 400 steps that learns."""
 
     def line(step: int) -> dict[str, float]:
@@ -42,7 +42,7 @@ def toy_log(rng: np.random.Generator, epochs: float) -> Log:
         }
         for step in range(40, STEPS + 1, 40)
     ]
-    return Log([line(step) for step in range(1, STEPS + 1)], evaluations)
+    return History([line(step) for step in range(1, STEPS + 1)], evaluations)
 
 
 def _report(

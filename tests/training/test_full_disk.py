@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from small_disks import MEGABYTE, mounted
 
 from phi_vision.model.checkpoint import load_model
+from phi_vision.runs import RunDir
 from phi_vision.training.checkpointing import (
     explain_full_disk,
-    last_checkpoint,
     mend,
 )
 from phi_vision.training.recipes import Recipe
@@ -166,7 +166,7 @@ def test_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
     mend(tmp_path)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoints", "model"]
     assert (tmp_path / "model" / "weights").read_text() == "former"
-    found = last_checkpoint(tmp_path)
+    found = RunDir(tmp_path).last_checkpoint()
     assert found is not None
     assert found.name == "checkpoint-10"
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2

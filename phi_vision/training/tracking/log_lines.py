@@ -8,7 +8,7 @@ from typing import Any
 
 from phi_vision.io.atomic import write_text
 from phi_vision.metrics.scores import Scores
-from phi_vision.training.tracking.curves import read_log
+from phi_vision.runs import read_history
 from phi_vision.training.tracking.machine_meter import MACHINE_FIGURES
 
 MEASURED = frozenset({"samples_per_second", "tokens_per_second", "seconds", *MACHINE_FIGURES})
@@ -63,7 +63,7 @@ def best_evaluation(log: Path) -> dict[str, object]:
 
     Output: {"step": 40, "validation_loss": 0.61, "parse_rate": 0.98, …}; {} without any
     """
-    kept = [line for line in read_log(log).evaluations if line.get("is_best")]
+    kept = [line for line in read_history(log).evaluations if line.get("is_best")]
     if not kept:
         return {}
     names = ("step", "epoch", "validation_loss")

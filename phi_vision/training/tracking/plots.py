@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from phi_vision.io.atomic import write_bytes
 from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE
-from phi_vision.training.tracking.curves import SMOOTHED, Curve, Log, curve, read_log, smooth, thin
+from phi_vision.runs import SMOOTHING, Curve, History, RunDir, curve, read_history, smooth, thin
 
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
 INK, SOFT, GRID = "#1f2430", "#5b6270", "#e9ebef"
@@ -53,10 +53,11 @@ def draw_plots(folder: Path) -> list[Path]:
 
     Output: [plots/loss.png, plots/learning.png, …]; only those there is something to draw for.
     """
-    log = read_log(folder / "log.jsonl")
+    run = RunDir(folder)
+    log = read_history(run.log_file)
     figures = {name: draw(log) for name, draw in PLOTS.items()}
     return [
-        write_image(to_png(figure), folder / "plots" / f"{name}.png")
+        write_image(to_png(figure), run.plots_dir / f"{name}.png")
         for name, figure in figures.items()
         if figure is not None
     ]
@@ -76,10 +77,10 @@ def to_png(figure: Figure) -> bytes:
     return encoded.getvalue()
 
 
-def draw_loss(log: Log) -> Figure | None:
+def draw_loss(log: History) -> Figure | None:
     """Draw the loss of every step, smoothed, and the validation loss."""
     training, held_out = curve(log.steps, "loss"), curve(log.evaluations, "validation_loss")
-    if not training.at:
+    if not training.steps:
         return None
     figure, (axes,) = _panels("Loss", 1)
     _draw_smoothed(axes, training, BLUE, "training")
@@ -95,9 +96,9 @@ def draw_loss(log: Log) -> Figure | None:
     return figure
 
 
-def draw_learning(log: Log) -> Figure | None:
+def draw_learning(log: History) -> Figure | None:
     """Draw learning rates, and the length of the gradient before it is shortened."""
-    if not curve(log.steps, "learning_rate").at:
+    if not curve(log.steps, "learning_rate").steps:
         return None
     figure, (rates, norms) = _panels("Learning rate and gradient norm", 2)
     prefix = "learning_rate_"
@@ -120,9 +121,9 @@ def draw_learning(log: Log) -> Figure | None:
     return figure
 
 
-def draw_speed(log: Log) -> Figure | None:
+def draw_speed(log: History) -> Figure | None:
     """Draw samples and tokens a second."""
-    if not curve(log.steps, "samples_per_second").at:
+    if not curve(log.steps, "samples_per_second").steps:
         return None
     figure, panels = _panels("Speed of training", 2)
     for axes, what, color in zip(panels, ("samples", "tokens"), (BLUE, GREEN), strict=True):
@@ -132,9 +133,9 @@ def draw_speed(log: Log) -> Figure | None:
     return figure
 
 
-def draw_machine(log: Log) -> Figure | None:
+def draw_machine(log: History) -> Figure | None:
     """Draw memory held, and how busy processor and card are."""
-    if not curve(log.steps, "memory_mib").at:
+    if not curve(log.steps, "memory_mib").steps:
         return None
     figure, (memory, busy) = _panels("Machine", 2)
     for name, color, label in (
@@ -143,9 +144,9 @@ def draw_machine(log: Log) -> Figure | None:
         ("gpu_memory_mib", ORANGE, "GPU, between steps"),
     ):
         points = thin(curve(log.steps, name))
-        if points.at:
+        if points.steps:
             gib = [value / 1024 for value in points.values]
-            memory.plot(points.at, gib, color=color, label=label)
+            memory.plot(points.steps, gib, color=color, label=label)
     for name, color, label in (("cpu_percent", BLUE, "CPU"), ("gpu_percent", ORANGE, "GPU")):
         _draw_smoothed(busy, curve(log.steps, name), color, label)
     memory.set_ylabel("memory in GiB")
@@ -158,7 +159,7 @@ def draw_machine(log: Log) -> Figure | None:
     return figure
 
 
-def draw_validation(log: Log) -> Figure | None:
+def draw_validation(log: History) -> Figure | None:
     """Draw every metric of the written answers, with their own and with others' images."""
     scored = [line for line in log.evaluations if line.get("model")]
     names = [name for name in (scored[0]["model"] if scored else ()) if _better(name) is not None]
@@ -185,10 +186,10 @@ def draw_validation(log: Log) -> Figure | None:
     return figure
 
 
-def draw_preferences(log: Log) -> Figure | None:
+def draw_preferences(log: History) -> Figure | None:
     """Draw by how much, and how often, the right answer is preferred to the worse one."""
     margins = curve(log.steps, "rewards/margins")
-    if not margins.at:
+    if not margins.steps:
         return None
     figure, (margin, share) = _panels("Preferences", 2)
     _draw_smoothed(margin, margins, BLUE, "margin")
@@ -265,13 +266,13 @@ def _draw_smoothed(axes: Axes, points: Curve, color: str, label: str) -> None:
     at, values = thin(points)
     if not at:
         return
-    window = round(SMOOTHED * len(at))
+    window = round(SMOOTHING * len(at))
     axes.plot(at, values, color=color, alpha=0.25, linewidth=1)
     dot = "o" if len(at) == 1 else None
     axes.plot(at, smooth(values, window), color=color, linewidth=1.8, marker=dot, label=label)
 
 
-def _mark_kept(axes: Axes, log: Log) -> None:
+def _mark_kept(axes: Axes, log: History) -> None:
     """Mark the evaluation whose weights are kept."""
     kept = [line["step"] for line in log.evaluations if line.get("is_best")]
     if kept:
@@ -295,7 +296,7 @@ def _legend(axes: Axes) -> None:
     )
 
 
-PLOTS: dict[str, Callable[[Log], Figure | None]] = {
+PLOTS: dict[str, Callable[[History], Figure | None]] = {
     "loss": draw_loss,
     "learning": draw_learning,
     "speed": draw_speed,

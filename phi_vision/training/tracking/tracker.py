@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, find_template
+from phi_vision.data.template import find_template
 from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
+from phi_vision.runs import RunDir
 from phi_vision.training.tracking.log_lines import (
     best_evaluation,
     forget_after,
@@ -85,7 +86,7 @@ class Tracking:
         return self
 
     def _open(self) -> None:
-        path = self.facts.folder / "log.jsonl"
+        path = RunDir(self.facts.folder).log_file
         forget_after(path, self.first_step)
         self._log = self._stack.enter_context(path.open("a", encoding="utf-8"))
         self._tracker = _open_tracker(self.facts, self.first_step)
@@ -106,7 +107,7 @@ class Tracking:
             return
         self._draw()
         if kind is None:
-            best = best_evaluation(self.facts.folder / "log.jsonl")
+            best = best_evaluation(RunDir(self.facts.folder).log_file)
             self._tell(lambda tracker: tracker.finish(self.facts.model, best))
         self._tell(lambda tracker: tracker.close(failed=kind is not None))
 
@@ -154,9 +155,11 @@ class Tracking:
             self._draw()
 
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
-        template = find_template(str(self.facts.folder / TEMPLATE_FILE))
+        template = find_template(str(RunDir(self.facts.folder).template_file))
         answers = show_answers(scores.answers, samples, template)
-        write_image(draw_answers(answers, step), self.facts.folder / "plots" / "answers.png")
+        write_image(
+            draw_answers(answers, step), RunDir(self.facts.folder).plots_dir / "answers.png"
+        )
         self._tell(lambda tracker: tracker.show(step, answers))
 
     def _draw(self) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 import wandb
 import yaml
 
+from phi_vision.runs import DATA_FINGERPRINT, RunDir
 from phi_vision.training.tracking.prediction_table import ShownPrediction
 from phi_vision.training.tracking.run_metadata import RunFacts
 
@@ -93,12 +94,11 @@ class WandbRun:
     def _log_data(self) -> None:
         """Say what the run learns from: the files where they are small, their content's hash."""
         data = Path(self.facts.data).resolve()
-        versions = self.facts.folder / "versions.json"
-        found = json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else {}
+        found = RunDir(self.facts.folder).versions()
         artifact = wandb.Artifact(
             re.sub(r"[^\w.-]", "-", data.stem) or "data",
             type="dataset",
-            metadata={"path": str(data), "data_sha256": found.get("data_sha256")},
+            metadata={"path": str(data), DATA_FINGERPRINT: found.get(DATA_FINGERPRINT)},
         )
         files = [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file())
         own = self.facts.folder.resolve()

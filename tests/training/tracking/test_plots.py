@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.training.tracking.curves import Curve, curve, read_log, smooth, thin
+from phi_vision.runs import read_history
 from phi_vision.training.tracking.plots import (
     PLOTS,
     draw_loss,
@@ -55,7 +55,7 @@ def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PLOTS)
 def test_an_empty_log_draws_nothing(tmp_path: Path, name: str) -> None:
     write_log(tmp_path, [])
-    assert PLOTS[name](read_log(tmp_path / "log.jsonl")) is None
+    assert PLOTS[name](read_history(tmp_path / "log.jsonl")) is None
 
 
 def test_one_broken_step_and_no_evaluation_still_draw(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_one_broken_step_and_no_evaluation_still_draw(tmp_path: Path) -> None:
 
 def test_the_canary_is_drawn_beside_the_model(tmp_path: Path) -> None:
     write_log(tmp_path, EVALUATIONS)
-    figure = draw_validation(read_log(tmp_path / "log.jsonl"))
+    figure = draw_validation(read_history(tmp_path / "log.jsonl"))
     assert figure is not None
     accuracy, price = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
@@ -79,7 +79,7 @@ def test_a_steep_loss_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     scales = []
     for lowest in (1.0, 0.01):
         write_log(tmp_path, [{"step": 1, "loss": 3.0}, {"step": 2, "loss": lowest}])
-        figure = draw_loss(read_log(tmp_path / "log.jsonl"))
+        figure = draw_loss(read_history(tmp_path / "log.jsonl"))
         assert figure is not None
         scales.append(figure.axes[0].get_yscale())
     assert scales == ["linear", "log"]
@@ -97,15 +97,6 @@ def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="No space left"):
         write_image(b"new", path)
     assert path.read_bytes() == b"old"
-
-
-def test_curves_are_picked_smoothed_and_thinned() -> None:
-    lines = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 2.0}]
-    assert curve(lines, "loss") == Curve([1, 3], [2.5, 2.0])
-    assert smooth([0, 6, 3, 3], 3) == [3, 3, 4, 3]
-    assert smooth([0, 6, 3], 0) == [0, 6, 3]
-    assert thin(Curve([1, 2, 3, 4, 5], [1, 3, 5, 5, 9]), most=3) == Curve([1.5, 3.5, 5], [2, 5, 9])
-    assert thin(Curve([], [])) == Curve([], [])
 
 
 def test_captions_say_what_is_wrong_and_what_is_true() -> None:

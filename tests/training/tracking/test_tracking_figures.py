@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.steps import learning_rates
@@ -23,7 +21,6 @@ from phi_vision.training.tracking.log_lines import (
 )
 from phi_vision.training.tracking.machine_meter import MachineMeter
 from phi_vision.training.tracking.prediction_table import judge
-from phi_vision.training.tracking.versions import fingerprint
 from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -167,14 +164,3 @@ def test_a_half_written_line_is_forgotten(tmp_path: Path) -> None:
     log.write_text('{"step": 1}\n{"step": 2, "lo')
     forget_after(log, 2)
     assert log.read_text() == '{"step": 1}\n'
-
-
-def test_the_fingerprint_sees_ids_records_and_images() -> None:
-    sample = Sample(id="a", group="g", images=(b"1",), record={"price": 1.0})
-    others = [
-        replace(sample, id="b"),
-        replace(sample, images=(b"2",)),
-        replace(sample, record={"price": 2.0}),
-    ]
-    assert fingerprint([sample]) == fingerprint([replace(sample)])
-    assert len({fingerprint([each]) for each in [sample, *others]}) == 4

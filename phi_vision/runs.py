@@ -1,0 +1,242 @@
+"""RunDir: every file name and format of a run folder, once, and the readers of its files.
+
+    recipe.yaml      the resolved recipe; trains the same run again
+    template.yaml    the prompt template
+    versions.json    versions of Python and the libraries, fingerprint of the data
+    log.jsonl        one line per optimizer step or evaluation
+    checkpoints/     checkpoint-STEP folders to resume from
+    model/           the best weights
+    plots/           curves as PNG
+    report/          the evaluation: see ReportDir
+
+`model.checkpoint.resolve` repeats two of these names, because `model` imports nothing of ours.
+"""
+
+import itertools
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import TEMPLATE_FILE
+from phi_vision.io.hashing import sha256, sha256_of_all
+
+RECIPE_FILE = "recipe.yaml"
+
+CHECKPOINT_PREFIX = "checkpoint-"
+STATE_FILE = "trainer_state.json"
+"""How far a checkpoint got. The Trainer writes it last: a checkpoint without it is incomplete."""
+
+DATA_FINGERPRINT = "data_sha256"
+"""Key of versions.json that holds the fingerprint of the training data."""
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "phi-vision")
+
+SMOOTHING = 0.06
+"""Width of the window that a loss is averaged over, as a share of the run."""
+
+MAX_POINTS = 2000
+"""Points of a drawn curve: a plot has no more pixels than that."""
+
+LogLine = Mapping[str, Any]
+"""A line of log.jsonl."""
+
+
+class History(NamedTuple):
+    """The lines of a run's log.jsonl, by kind."""
+
+    steps: Sequence[LogLine]
+    evaluations: Sequence[LogLine]
+
+
+class Curve(NamedTuple):
+    """Points to draw, in the order of the steps."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+class ReportDir:
+    """The folder of an evaluation: `report/` in a run, or any other."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the files of a report."""
+        self.path = Path(path)
+        self.page_file = self.path / "report.html"
+        self.summary_file = self.path / "report.md"
+        self.scores_file = self.path / "scores.json"
+        self.predictions_file = self.path / "predictions.jsonl"
+        self.template_file = self.path / TEMPLATE_FILE
+
+    def scores(self) -> dict[str, Any]:
+        """Read scores.json.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        return _read_json(self.scores_file, "evaluate again")
+
+
+class RunDir:
+    """The folder of a run."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the files of a run."""
+        self.path = Path(path)
+        self.recipe_file = self.path / RECIPE_FILE
+        self.template_file = self.path / TEMPLATE_FILE
+        self.versions_file = self.path / "versions.json"
+        self.log_file = self.path / "log.jsonl"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.model_dir = self.path / "model"
+        self.plots_dir = self.path / "plots"
+        self.report = ReportDir(self.path / "report")
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Whether a path is the folder of a run."""
+        return (Path(path) / RECIPE_FILE).is_file()
+
+    def recipe_text(self) -> str:
+        """Read the recipe as YAML; "" without one."""
+        return self.recipe_file.read_text(encoding="utf-8") if self.is_run(self.path) else ""
+
+    def recipe(self, default: str = "") -> Mapping[str, Any]:
+        """Read the recipe's fields without checking them; {} without a recipe.
+
+        Args:
+            default: YAML to read where the folder has no recipe.
+
+        Raises:
+            ValueError: The file is not YAML.
+        """
+        try:
+            fields = yaml.safe_load(self.recipe_text() or default)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{self.recipe_file} is no YAML: {' '.join(str(error).split())}"
+            ) from error
+        return fields if isinstance(fields, dict) else {}
+
+    def versions(self) -> Mapping[str, str]:
+        """Read versions.json; {} without one.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        advice = "remove it, or train again"
+        return _read_json(self.versions_file, advice) if self.versions_file.is_file() else {}
+
+    def history(self) -> History | None:
+        """Read log.jsonl; None without one."""
+        return read_history(self.log_file) if self.log_file.is_file() else None
+
+    def checkpoints(self) -> list[Path]:
+        """List the checkpoint folders by step, incomplete ones included."""
+        found = self.checkpoints_dir.glob(f"{CHECKPOINT_PREFIX}*")
+        return sorted((folder for folder in found if folder.is_dir()), key=checkpoint_step)
+
+    def last_checkpoint(self) -> Path | None:
+        """Find the last complete checkpoint.
+
+        Input:  checkpoint-4 and checkpoint-6 with, checkpoint-8 without a readable STATE_FILE
+        Output: checkpoint-6
+        """
+        complete = [folder for folder in self.checkpoints() if is_complete(folder)]
+        return complete[-1] if complete else None
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Read the optimizer step off a checkpoint's name."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    try:
+        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def read_history(log: Path) -> History:
+    """Read a log; evaluations are the lines with a validation loss."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    evaluations = [line for line in lines if "validation_loss" in line]
+    return History([line for line in lines if "loss" in line], evaluations)
+
+
+def collect_versions(samples: Sequence[Sample]) -> dict[str, str]:
+    """List the content of versions.json: Python, libraries, fingerprint of the data."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        DATA_FINGERPRINT: fingerprint(samples),
+    }
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Hash ids, groups, records and images of samples, in order."""
+    return sha256_of_all(map(_describe, samples))
+
+
+def curve(lines: Sequence[LogLine], name: str) -> Curve:
+    """Extract one value from log lines, where it is a finite number.
+
+    Input:  {"step": 1, "loss": 2.5} {"step": 2, "loss": null} {"step": 3, "loss": 2.0}
+    Output: steps 1 3, values 2.5 2.0
+    """
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    finite = [(step, value) for step, value in found if math.isfinite(value)]
+    return Curve([step for step, _ in finite], [value for _, value in finite])
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Compute the centered moving average; at the ends over fewer values.
+
+    Input:  0 6 3 3, window 3
+    Output: 3 3 4 3
+    """
+    sums = [0.0, *itertools.accumulate(values)]
+    ends = [
+        (max(0, at - window // 2), min(len(values), at + window // 2 + 1))
+        for at in range(len(values))
+    ]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
+
+
+def thin(points: Curve, limit: int = MAX_POINTS) -> Curve:
+    """Average runs of consecutive points until at most `limit` are left.
+
+    Input:  steps 1 2 3 4, values 1.0 3.0 5.0 5.0, limit 2
+    Output: steps 1.5 3.5, values 2.0 5.0
+    """
+    size = math.ceil(len(points.steps) / limit) or 1
+
+    def means(values: Sequence[float]) -> list[float]:
+        chunks = [values[at : at + size] for at in range(0, len(values), size)]
+        return [sum(chunk) / len(chunk) for chunk in chunks]
+
+    return Curve(means(points.steps), means(points.values))
+
+
+def _describe(sample: Sample) -> str:
+    record = json.dumps([sample.id, sample.group, dict(sample.record)], ensure_ascii=True)
+    return json.dumps([record, [sha256(image) for image in sample.images]])
+
+
+def _read_json(file: Path, advice: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {file}: {error}; {advice}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, not fields; {advice}")
+    return content
