@@ -144,7 +144,7 @@ def report(runs: dict[str, list[Cost]], starts: dict[str, list[Cost]]) -> None:
 
 
 def fetch_list(listed: Path, out: Path, connections: int) -> None:
-    """Fetch the addresses of a file with our own download."""
+    """Fetch the URLs of a file with our own downloader."""
     limits = Limits(per_host=connections, total=connections, allow_private=True)
     for fetched in fetch(listed.read_text().splitlines(), out, limits):
         assert fetched.reason is None, fetched
@@ -155,7 +155,7 @@ def serve(images: int) -> None:
     answers = [_answer(number) for number in range(images)]
 
     class Server(asyncio.Protocol):
-        """Answers requests as they come, on connections that stay open if the client wishes."""
+        """Answers requests on connections that stay open unless the client closes them."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
@@ -200,7 +200,7 @@ def main() -> None:
     comparing.add_argument("--connections", type=int, default=64, help="at a time, for all")
     serving_ = commands.add_parser("serve", help="only the server")
     serving_.add_argument("images", type=int)
-    fetching = commands.add_parser("fetch", help="only our download")
+    fetching = commands.add_parser("fetch", help="only our downloader")
     fetching.add_argument("listed", type=Path)
     fetching.add_argument("out", type=Path)
     fetching.add_argument("connections", type=int)

@@ -1,30 +1,38 @@
-"""Which network addresses are public, and sockets to no others.
+"""SSRF guard: parse URLs, judge IP addresses, open sockets to public addresses only.
 
-Where strangers name addresses (a catalog's links, a caller's image) they may point at this
-machine, its neighbours or a cloud's metadata service. So every connection is judged by the address
-it is about to be opened to (`guarded_socket`), however that address was come by.
+URLs come from strangers (a catalog's links, a caller's image) and may point at this machine, its
+neighbours or a cloud's metadata service. Every connection is therefore checked by the address it is
+about to be opened to, whatever a name server returned before.
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
 
+from yarl import URL as URL  # re-exported: other modules import no HTTP library
+
+NOT_A_URL = "not an http(s) URL"
+_SCHEMES = ("http", "https")
+_VERBATIM = re.compile(r"[!#-;=?-Z\[\]_a-z~]+")  # characters that RFC 3986 allows unquoted
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
+
 # The registries of special-purpose addresses (RFC 6890, as kept by IANA), written out because
 # `ipaddress.is_global` differs between Python versions and counts multicast as global.
-_CLOSED_V4 = [
+_PRIVATE_V4 = [
     ipaddress.IPv4Network(network)
     for network in (
         "0.0.0.0/8",  # this host
         "10.0.0.0/8",
-        "100.64.0.0/10",  # carriers' own; a cloud's metadata service at 100.100.100.200
+        "100.64.0.0/10",  # carrier-grade NAT; a cloud's metadata service at 100.100.100.200
         "127.0.0.0/8",
         "168.63.129.16/32",  # a cloud's metadata service, on an otherwise public address
         "169.254.0.0/16",  # link-local; most clouds' metadata services
         "172.16.0.0/12",
         "192.0.0.0/24",
         "192.0.2.0/24",
-        "192.88.99.0/24",  # the way into 6to4
+        "192.88.99.0/24",  # 6to4 relay
         "192.168.0.0/16",
         "198.18.0.0/15",
         "198.51.100.0/24",
@@ -33,30 +41,72 @@ _CLOSED_V4 = [
         "240.0.0.0/4",  # reserved, and broadcast
     )
 ]
-# All public IPv6 addresses given out so far lie in one block, less these parts of it.
-_OPEN_V6 = ipaddress.IPv6Network("2000::/3")
-_CLOSED_V6 = [
+# All public IPv6 addresses assigned so far lie in one block, less these parts of it: Teredo and
+# other protocols, documentation, 6to4 (which may lead to any IPv4 address), documentation.
+_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+_PRIVATE_V6 = [
     ipaddress.IPv6Network(network)
-    for network in (
-        "2001::/23",  # Teredo and other protocols
-        "2001:db8::/32",
-        "2002::/16",  # 6to4, which may lead to any IPv4 address
-        "3fff::/20",
-    )
+    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 ]
-# Behind these stands an IPv4 address, in the last 32 bits: mapped, and translated (RFC 6052).
-_V4_INSIDE_V6 = [
-    ipaddress.IPv6Network("::ffff:0:0/96"),
-    ipaddress.IPv6Network("64:ff9b::/96"),
-]
+# Their last 32 bits are an IPv4 address: mapped, and translated (RFC 6052).
+_V4_INSIDE_V6 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 
 
 class PrivateAddressError(OSError):
-    """A connection was about to be opened to an address that is not public."""
+    """A connection to an address that is not public was prevented."""
+
+
+def parse_url(text: str, base: URL | None = None) -> URL:
+    """Parse an http(s) URL; the address behind its host is checked on connecting.
+
+    Input:  "https://shop.example/a b.jpg"
+    Output: URL("https://shop.example/a%20b.jpg"); a URL that needs no quoting stays verbatim,
+            because signed URLs of image stores do not survive rewriting
+
+    Args:
+        text: As found in a catalog or in a redirect.
+        base: The redirecting URL, to which `text` may be relative.
+
+    Raises:
+        ValueError: Not http(s), with a user name, or with an IPv4 address in disguise as host;
+            the message is short and the same for all of a kind.
+    """
+    text = text.strip()
+    try:
+        url = URL(text, encoded=_VERBATIM.fullmatch(text) is not None)
+        url = url if base is None else base.join(url)
+        # yarl checks hosts and ports on access only.
+        scheme, host, user = url.scheme, url.host, url.raw_user or url.raw_password
+        complete = scheme and (scheme not in _SCHEMES or (host and url.port))
+    except ValueError as error:
+        raise ValueError(NOT_A_URL) from error
+    if not complete:
+        raise ValueError(NOT_A_URL)
+    if scheme not in _SCHEMES:
+        raise ValueError(f"scheme {scheme[:20]}: only {' and '.join(_SCHEMES)}")
+    if user is not None:
+        raise ValueError("user name in the URL")
+    if _is_disguised_ipv4(host or ""):
+        raise ValueError("host is a disguised IPv4 address")
+    return url
+
+
+def _is_disguised_ipv4(host: str) -> bool:
+    """Recognise 2130706433, 0x7f.1, 0177.0.0.1 and 127.1, which programs read differently.
+
+    A domain name cannot end in a number.
+    """
+    if ":" in host or not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet.
+    """Whether an IP address belongs to the public internet.
 
     Input:  "93.184.215.14", "127.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0"
     Output: True,            False,       False,             False
@@ -65,15 +115,14 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address) and any(ip in network for network in _V4_INSIDE_V6):
         ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if isinstance(ip, ipaddress.IPv4Address):
-        return not any(ip in network for network in _CLOSED_V4)
-    return ip in _OPEN_V6 and not any(ip in network for network in _CLOSED_V6)
+        return not any(ip in network for network in _PRIVATE_V4)
+    return ip in _PUBLIC_V6 and not any(ip in network for network in _PRIVATE_V6)
 
 
 def guarded_socket(target: Sequence[Any]) -> socket.socket:
-    """Make the socket for a connection, unless its target is not public.
+    """Create the socket for a connection to a public address.
 
-    The connection is opened to this very address, so a name server that answers differently the
-    second time has no second time.
+    The connection is opened to this very address, so DNS rebinding has no second lookup to abuse.
 
     Args:
         target: As of `socket.getaddrinfo`: family, type, protocol, name, (address, port, …).

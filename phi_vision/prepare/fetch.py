@@ -1,93 +1,85 @@
-"""Fetches the images of a catalog: many hosts at once, each politely, nothing twice.
+"""Download the images of a catalog: many hosts in parallel, few requests to each, none twice.
 
     for fetched in fetch(urls, cache=Path("images"), limits=Limits()):
         print(fetched.url, fetched.file or fetched.reason)
 
-The caller's thread reads addresses and hands out results in their order; a second thread runs all
-transfers in one event loop. One transfer is described in `transfer.py`.
+The caller's thread reads URLs and yields results in their order; a background thread runs all
+transfers in one event loop.
 """
 
 import asyncio
-import random
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-from yarl import URL
+from weakref import WeakValueDictionary
 
 from phi_vision.io.atomic import temporary_folder
 from phi_vision.io.hashing import sha256
-from phi_vision.prepare.transfer import HEAD, Outcome, is_image, open_session, transfer
-from phi_vision.prepare.urls import read_url
+from phi_vision.io.http import MAGIC_BYTES, HttpError, RetryPolicy, download, is_image, open_session
+from phi_vision.io.ssrf import URL, parse_url
 
-# Results are handed out in order, so a slow image holds back those behind it. So many may be
-# fetched meanwhile: enough to reach other hosts where a catalog is sorted by host.
+# Results are yielded in order, so a slow image delays those behind it. So many may be fetched
+# meanwhile: enough to reach other hosts where a catalog is sorted by host.
 WINDOW = 8192
-_BURST = 256  # addresses read from the catalog between two looks at what has arrived
-_MOMENT = 0.001  # seconds
-_TICK = 0.1  # seconds between two looks, which is also how often a progress bar moves
-_LOOKUPS = 32  # names resolved at once: slow name servers must not hold up the others
+_BURST = 256  # URLs read from the catalog between two polls of the results
+_POLL_INTERVAL = 0.1  # seconds, which is also how often a progress bar moves
+_DNS_THREADS = 32  # slow name servers must not delay the other lookups
+PRIVATE_ADDRESS = "private address (--allow-private-addresses permits it)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a download may ask of the hosts, of this machine and of the user's patience."""
+    """How many transfers at a time, how long, how large, and where to."""
 
     per_host: int = 8
-    """Transfers from one host at a time."""
+    """Parallel transfers from one host."""
 
     total: int = 64
-    """Transfers at a time."""
+    """Parallel transfers in all."""
 
-    retries: int = 4
-    """Further attempts after a failure that may pass: no connection, HTTP 429, HTTP 503."""
-
-    first_wait: float = 0.5
-    """Seconds before the second attempt, give or take a half; each wait doubles the one before."""
-
-    longest_wait: float = 120.0
-    """Seconds; a host that wishes to be left alone for longer is not asked again."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """When a failed transfer is attempted again."""
 
     connect_timeout: float = 10.0
     """Seconds for opening a connection."""
 
     timeout: float = 30.0
-    """Seconds for one transfer, from asking to the last byte."""
+    """Seconds for one transfer, from the request to the last byte."""
 
     max_bytes: int = 50_000_000
-    """Larger images are not fetched."""
+    """Larger images are not downloaded."""
 
     max_redirects: int = 5
-    """How often the hosts may pass us on for one image."""
+    """Redirects followed for one image."""
 
     allow_private: bool = False
-    """Also reach this machine and its network, not only public addresses."""
+    """Also connect to this machine and its network, not only to public addresses."""
 
     def __post_init__(self) -> None:
-        """Refuse limits under which nothing would ever be fetched."""
+        """Check that a transfer is possible at all."""
         for name in ("per_host", "total", "connect_timeout", "timeout", "max_bytes"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What became of one address: a file, or the reason why there is none."""
+    """Result for one URL: a file, or the reason why there is none."""
 
     url: str
     """As given."""
 
     file: Path | None
-    """A complete file that begins like an image."""
+    """A complete file with the magic bytes of an image."""
 
     reason: str | None
-    """Short, and the same for all of a kind: `HTTP 404`, `no answer in 30 s`."""
+    """Short, and the same for all of a kind: `HTTP 404`, `no response within 30 s`."""
 
 
 def fetch(
@@ -96,11 +88,10 @@ def fetch(
     limits: Limits,
     progress: Callable[[Fetched], None] | None = None,
 ) -> Generator[Fetched, None, None]:
-    """Fetch images, ahead of the caller, and yield one result for each address, in order.
+    """Download images ahead of the caller, and yield one result for each URL, in order.
 
-    An address that comes twice is fetched once. What an earlier run has put into the cache is not
-    fetched again, however that run ended; what failed in an earlier run is tried again. Several
-    runs may share a cache.
+    A repeated URL is fetched once. Images that an earlier run cached are not fetched again, however
+    that run ended; its failures are attempted again. Several runs may share a cache.
 
     Input:  ["https://shop.example/1.jpg", "https://shop.example/gone.jpg"]
     Output: Fetched(url="https://shop.example/1.jpg", file=cache/"9f"/"9f86d0…", reason=None),
@@ -108,170 +99,150 @@ def fetch(
 
     Args:
         urls: Read as far ahead as `WINDOW`, in the caller's thread.
-        cache: A folder for the images, each under the SHA-256 of its address.
+        cache: A folder for the images, each under the SHA-256 of its URL.
         limits: How fast, how long, how large, and where to.
-        progress: Called with each result as soon as it is there, in the caller's thread.
+        progress: Called with each result as soon as it exists, in the caller's thread.
 
     Raises:
         ValueError: The cache cannot be written to.
     """
-    with _Downloads(cache, limits) as downloads:
-        ledger = _Ledger(cache, downloads, progress or (lambda fetched: None))
-        source = iter(urls)
-        while ledger.read(source):
-            downloads.wait_for(ledger.rows[0], _TICK)
-            ledger.tell()
-            if ledger.rows[0].told:
-                yield ledger.take()
+    source = iter(urls)
+    with _Transfers(cache, limits) as transfers:
+        window = _Window(cache, transfers, progress or (lambda fetched: None))
+        while window.fill(source):
+            window.poll()
+            if window.rows[0].is_reported:
+                yield window.pop()
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Image:
-    """An address on its way; the transfers' thread works on it until it has set `fetched`."""
+    """A URL in the window; the background thread works on it until it sets `fetched`."""
 
     url: str
     digest: str
     file: Path
-    target: URL | None = None  # where to ask next: the address, or what it redirects to
-    attempts: int = 0
-    redirects: int = 0
     fetched: Fetched | None = None
-    told: bool = False
-    rows: int = 0  # how many rows of the window show it
+    is_reported: bool = False
+    count: int = 0  # rows of the window with this URL
 
-    def settle(self, reason: str | None) -> None:
-        """State what became of it: its file is there, or why it is not."""
+    def finish(self, reason: str | None) -> None:
         file = self.file if reason is None else None
         self.fetched = Fetched(url=self.url, file=file, reason=reason)
 
 
-class _Ledger:
-    """The caller's side: which addresses were read, and which of them may be handed out."""
+class _Window:
+    """The caller's side: URLs that were read and whose results were not yielded yet."""
 
     def __init__(
-        self, cache: Path, downloads: "_Downloads", progress: Callable[[Fetched], None]
+        self, cache: Path, transfers: "_Transfers", progress: Callable[[Fetched], None]
     ) -> None:
         self.rows: deque[_Image] = deque()
-        self._cache = cache
-        self._downloads = downloads
-        self._progress = progress
-        self._known: dict[str, _Image] = {}  # by digest, while in the window
-        # Of those handed out, images are found again in the cache; failures must be remembered.
+        self._cache, self._transfers, self._progress = cache, transfers, progress
+        self._images: dict[str, _Image] = {}  # by digest
+        # Of those yielded, images are found again in the cache; failures must be remembered.
         self._failed: dict[str, str] = {}
 
-    def read(self, source: Iterator[str]) -> bool:
-        """Read some addresses where there is room; False when all have been handed out."""
+    def fill(self, urls: Iterable[str]) -> bool:
+        """Read some URLs where there is room; False when all results have been yielded."""
         if len(self.rows) <= WINDOW - _BURST:
-            for url in islice(source, _BURST):
-                self._enter(url)
+            added = [image for url in islice(urls, _BURST) if (image := self._add(url))]
+            self._transfers.submit(added)
         return bool(self.rows)
 
-    def tell(self) -> None:
-        """Show progress over what has arrived since."""
-        while self._downloads.finished:
-            image = self._downloads.finished.popleft()
-            image.told = True
-            for _ in range(image.rows):
-                self._show(image)
+    def poll(self) -> None:
+        """Wait a moment for the first row, and report all results that have arrived."""
+        self._transfers.wait_for(self.rows[0])
+        while self._transfers.finished:
+            image = self._transfers.finished.popleft()
+            image.is_reported = True
+            for _ in range(image.count):
+                self._report(image)
 
-    def take(self) -> Fetched:
-        """Hand out the first row, which has been told of."""
+    def pop(self) -> Fetched:
+        """Remove the first row, whose result is known."""
         image = self.rows.popleft()
         assert image.fetched is not None
-        image.rows -= 1
-        if image.rows == 0:
-            del self._known[image.digest]
+        image.count -= 1
+        if image.count == 0:
+            del self._images[image.digest]
             if image.fetched.reason is not None:
                 self._failed[image.digest] = image.fetched.reason
         return image.fetched
 
-    def _enter(self, url: str) -> None:
+    def _add(self, url: str) -> tuple[_Image, URL] | None:
+        """Append a row; return its image and URL if that has to be downloaded."""
         digest = sha256(url)
-        image = self._known.get(digest)
+        image = self._images.get(digest)
+        target = None
         if image is None:
             image = _Image(url=url, digest=digest, file=self._cache / digest[:2] / digest)
-            self._known[digest] = image
-            self._begin(image)
-        image.rows += 1
-        self.rows.append(image)
-        if image.told:
-            self._show(image)
-
-    def _begin(self, image: _Image) -> None:
-        """Settle at once what needs no transfer, and send the others on their way."""
-        if image.digest in self._failed or _holds_image(image.file):
-            image.settle(self._failed.get(image.digest))
-        else:
-            try:
-                image.target = read_url(image.url)
-            except ValueError as error:
-                image.settle(str(error))
+            self._images[digest] = image
+            if digest in self._failed or _is_cached(image.file):
+                image.finish(self._failed.get(digest))
             else:
-                self._downloads.submit(image)
-        image.told = image.target is None
+                try:
+                    target = parse_url(url)
+                except ValueError as error:
+                    image.finish(str(error))
+            image.is_reported = target is None
+        image.count += 1
+        self.rows.append(image)
+        if image.is_reported:
+            self._report(image)
+        return (image, target) if target else None
 
-    def _show(self, image: _Image) -> None:
+    def _report(self, image: _Image) -> None:
         assert image.fetched is not None
         self._progress(image.fetched)
 
 
-def _holds_image(file: Path) -> bool:
-    """Whether a file is there; it is complete then, unless the machine lost power over it."""
+def _is_cached(file: Path) -> bool:
+    """Whether a file exists; it is complete then, unless the machine lost power over it."""
     try:
         with file.open("rb", buffering=0) as opened:
-            return is_image(opened.read(HEAD))
-    except OSError:  # it is not there; or it cannot be read, and writing it will say what is wrong
+            return is_image(opened.read(MAGIC_BYTES))
+    except OSError:  # missing; or unreadable, which writing it will report
         return False
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class _Host:
-    """What is asked of one host, and what waits for it."""
+    """Slots for parallel transfers from one host, and until when it asked not to be contacted."""
 
-    name: str
-    waiting: deque[_Image] = field(default_factory=deque)
-    active: int = 0
-    paused_until: float = 0.0  # in the time of the event loop
-    listed: bool = False  # among those that may start a transfer
+    def __init__(self, per_host: int) -> None:
+        self.slots = asyncio.Semaphore(per_host)
+        self.paused_until = 0.0  # in the time of the event loop
 
 
-class _Downloads:
-    """The transfers' side: an event loop on a thread of its own, and who may ask whom when.
-
-    Nothing sleeps while it holds a place: an image that waits for a further attempt, or is passed
-    on to another host, queues again.
-    """
+class _Transfers:
+    """The background side: an event loop in its own thread, with limits by host and in total."""
 
     def __init__(self, cache: Path, limits: Limits) -> None:
         self.finished: deque[_Image] = deque()
-        self._cache = cache
-        self._scratch = temporary_folder(cache, prefix="unfinished-")
-        self._limits = limits
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="downloads", daemon=True)
-        self._closing = asyncio.Event()
-        self._inbox: deque[_Image] = deque()
-        self._awake = True  # somebody is about to look into the inbox
+        self._cache, self._limits = cache, limits
+        self._temporary = temporary_folder(cache, prefix="unfinished-")
         self._awaited: _Image | None = None
-        self._bell = threading.Event()
-        self._trouble: Exception | None = None
-        self._hosts: dict[str, _Host] = {}
-        self._ready: deque[_Host] = deque()
-        self._active = 0
+        self._finished_awaited = threading.Event()
+        self._error: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._folders: set[Path] = set()
-
-    # What the caller's thread does.
+        self._slots = asyncio.Semaphore(limits.total)
+        # A host lives as long as one of its transfers: a catalog can have a million.
+        self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
 
     def __enter__(self) -> Self:
-        """Make room on the disk and start the thread."""
         try:
             # Every run has its own, so that runs may share a cache.
-            self._unfinished = self._scratch.__enter__()
+            self._partial = self._temporary.__enter__()
         except OSError as error:
-            self._loop.close()
-            raise self._unwritable(error) from error
+            raise self._storage_error(error) from error
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="downloads", daemon=True
+        )
         self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
 
     def __exit__(
@@ -280,178 +251,106 @@ class _Downloads:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Break off what is under way, and clear it away."""
-        self._loop.call_soon_threadsafe(self._closing.set)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._scratch.__exit__(kind, error, trace)
+        self._temporary.__exit__(kind, error, trace)
 
-    def submit(self, image: _Image) -> None:
-        """Send an image on its way; it comes back in `finished`."""
-        self._inbox.append(image)
-        if not self._awake:
-            self._awake = True
-            self._loop.call_soon_threadsafe(self._take_in)
+    def submit(self, images: Sequence[tuple[_Image, URL]]) -> None:
+        """Start downloads; their images come back in `finished`."""
+        if images:
+            self._loop.call_soon_threadsafe(self._start, images)
 
-    def wait_for(self, image: _Image, seconds: float) -> None:
-        """Return when an image has come back, at the latest after some seconds."""
+    def wait_for(self, image: _Image) -> None:
+        """Return when an image is finished, at the latest after the poll interval."""
         self._awaited = image
         if image.fetched is None:
-            self._bell.wait(seconds)
-        self._bell.clear()
-        if isinstance(self._trouble, OSError):
-            raise self._unwritable(self._trouble) from self._trouble
-        if self._trouble is not None:
-            raise self._trouble
+            self._finished_awaited.wait(_POLL_INTERVAL)
+        self._finished_awaited.clear()
+        if isinstance(self._error, OSError):
+            raise self._storage_error(self._error) from self._error
+        if self._error is not None:
+            raise self._error
 
-    def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(
-            f"cannot keep images in {self._cache}: {error}; free space or give another folder"
-        )
+    def _start(self, images: Sequence[tuple[_Image, URL]]) -> None:
+        for image, url in images:
+            task = self._loop.create_task(self._finish(image, url))
+            self._tasks.add(task)  # the loop itself does not keep a task alive
+            task.add_done_callback(self._tasks.discard)
 
-    # What the thread of its own does.
-
-    def _run(self) -> None:
+    async def _finish(self, image: _Image, url: URL) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
+            image.finish(await self._fetch(url, image.file))
+            self.finished.append(image)
         except Exception as error:
-            self._stop(error)
+            self._error = error
+        if image is self._awaited or self._error:
+            self._finished_awaited.set()
 
-    async def _serve(self) -> None:
-        self._loop.set_default_executor(ThreadPoolExecutor(_LOOKUPS))
-        async with open_session(
+    async def _open(self) -> None:
+        self._session = open_session(
             allow_private=self._limits.allow_private,
             connect_timeout=self._limits.connect_timeout,
-        ) as self._session:
-            self._take_in()
-            await self._closing.wait()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        )
 
-    def _stop(self, error: Exception) -> None:
-        """Hand an error over to the caller's thread, which raises it."""
-        self._trouble = error
-        self._bell.set()
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
 
-    def _take_in(self) -> None:
-        self._awake = False
-        while self._inbox:
-            self._queue(self._inbox.popleft())
-        self._start()
+    def _storage_error(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"cannot store images in {self._cache}: {error}; free space or choose another folder"
+        )
 
-    def _queue(self, image: _Image, *, first: bool = False) -> None:
-        assert image.target is not None
-        name = image.target.host or ""
-        host = self._hosts.get(name)
-        if host is None:
-            host = self._hosts[name] = _Host(name=name)
-        if first:
-            host.waiting.appendleft(image)
-        else:
-            host.waiting.append(image)
-        self._list(host)
+    async def _fetch(self, url: URL, file: Path) -> str | None:
+        """Attempt a transfer, follow redirects, and retry; nothing sleeps in a slot."""
+        failures = redirects = 0
+        while True:
+            host = self._hosts.setdefault(url.host or "", _Host(self._limits.per_host))
+            try:
+                await self._attempt(host, url, file)
+                return None
+            except HttpError as error:
+                failure = error
+            if failure.location is not None:
+                redirects += 1
+                if redirects > self._limits.max_redirects:
+                    return f"more than {self._limits.max_redirects} redirects"
+                try:
+                    url = parse_url(failure.location, base=url)
+                except ValueError as error:
+                    return f"redirect: {error}"
+                continue
+            failures += 1
+            wait = self._limits.retry.wait(failures, failure)
+            if wait is None:
+                return PRIVATE_ADDRESS if failure.kind == "private" else failure.reason
+            if failure.retry_after is not None:  # all transfers from the host wait, not only this
+                host.paused_until = max(host.paused_until, self._loop.time() + wait)
+            await asyncio.sleep(wait)
 
-    def _list(self, host: _Host) -> None:
-        """Let a host take its turn if it may have one more transfer, forget it if it is idle."""
-        if host.listed or self._is_paused(host):
-            return
-        if host.waiting and host.active < self._limits.per_host:
-            host.listed = True
-            self._ready.append(host)
-        elif not host.waiting and not host.active and self._hosts.get(host.name) is host:
-            del self._hosts[host.name]
+    async def _attempt(self, host: _Host, url: URL, file: Path) -> None:
+        async with host.slots:
+            while True:
+                while (pause := host.paused_until - self._loop.time()) > 0:
+                    await asyncio.sleep(pause)
+                async with self._slots:
+                    if host.paused_until <= self._loop.time():
+                        self._create_folder(file.parent)
+                        await download(
+                            self._session,
+                            url,
+                            file,
+                            self._partial / file.name,
+                            timeout=self._limits.timeout,
+                            max_bytes=self._limits.max_bytes,
+                        )
+                        return
 
-    def _is_paused(self, host: _Host) -> bool:
-        # A timer may fire a moment early; the pause it ends is over by then.
-        return host.paused_until - self._loop.time() > _MOMENT
-
-    def _start(self) -> None:
-        """Start what may start, one from each host in turn."""
-        while self._ready and self._active < self._limits.total and not self._closing.is_set():
-            host = self._ready.popleft()
-            host.listed = False
-            if not self._is_paused(host):
-                host.active += 1
-                self._active += 1
-                task = self._loop.create_task(self._attempt(host.waiting.popleft(), host))
-                self._tasks.add(task)  # the loop itself does not keep a task alive
-                task.add_done_callback(self._tasks.discard)
-                self._list(host)
-
-    async def _attempt(self, image: _Image, host: _Host) -> None:
-        """Make one transfer and draw the conclusions."""
-        assert image.target is not None
-        try:
-            self._make_folder(image.file.parent)
-            outcome = await transfer(
-                self._session,
-                image.target,
-                image.file,
-                self._unfinished / image.digest,
-                seconds=self._limits.timeout,
-                max_bytes=self._limits.max_bytes,
-            )
-        except Exception as error:
-            self._stop(error)
-            return
-        host.active -= 1
-        self._active -= 1
-        self._conclude(image, host, outcome)
-        self._list(host)
-        self._start()
-
-    def _make_folder(self, folder: Path) -> None:
+    def _create_folder(self, folder: Path) -> None:
         if folder not in self._folders:
             folder.mkdir(exist_ok=True)
             self._folders.add(folder)
-
-    def _conclude(self, image: _Image, host: _Host, outcome: Outcome) -> None:
-        """Settle an image, follow a redirect, or queue for a further attempt."""
-        if outcome.target is not None:
-            self._follow(image, outcome.target)
-            return
-        limits = self._limits
-        wait = min(limits.first_wait * 2**image.attempts, limits.longest_wait)
-        # Spread out, so that what failed together does not come back together.
-        wait = max(wait * random.uniform(0.5, 1.5), outcome.wait or 0.0)
-        patient = (outcome.wait or 0.0) <= limits.longest_wait
-        if not outcome.passing or image.attempts == limits.retries or not patient:
-            self._settle(image, outcome.reason)
-            return
-        image.attempts += 1
-        if outcome.wait is not None:
-            self._pause(host, wait)
-        self._loop.call_later(wait, self._again, image)
-
-    def _follow(self, image: _Image, target: str) -> None:
-        """Queue for where a redirect leads: that host has limits of its own."""
-        image.redirects += 1
-        if image.redirects > self._limits.max_redirects:
-            self._settle(image, f"more than {self._limits.max_redirects} redirects")
-            return
-        try:
-            image.target = read_url(target, base=image.target)
-        except ValueError as error:
-            self._settle(image, f"redirect: {error}")
-        else:
-            self._queue(image, first=True)
-
-    def _pause(self, host: _Host, seconds: float) -> None:
-        """Leave a host alone that wishes so: all of its images wait, not only this one."""
-        host.paused_until = max(host.paused_until, self._loop.time() + seconds)
-        self._loop.call_at(host.paused_until, self._resume, host)
-
-    def _resume(self, host: _Host) -> None:
-        self._list(host)
-        self._start()
-
-    def _again(self, image: _Image) -> None:
-        self._queue(image, first=True)
-        self._start()
-
-    def _settle(self, image: _Image, reason: str | None) -> None:
-        image.settle(reason)
-        self.finished.append(image)
-        if image is self._awaited:
-            self._bell.set()

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.io.atomic import atomic_folder, recover, same_content
+from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.assignment import Repeat, Verdict, judge, source_splits
 from phi_vision.prepare.cleaning import RawRow, Rejected, clean_chunk
 from phi_vision.prepare.data_card import Shown, as_html, as_markdown
@@ -102,7 +103,7 @@ class PrepareConfig:
     per_host: int = Limits.per_host
     """Images fetched from one host at a time."""
 
-    retries: int = Limits.retries
+    retries: int = RetryPolicy.retries
     """Further attempts where a host is busy or cannot be reached."""
 
     engine: Literal["local", "ray"] = "local"
@@ -207,7 +208,9 @@ def prepare(name: str, how: PrepareConfig, watcher: Watcher | None = None) -> Ou
     )
     watcher.columns({**source.detected, **rules.columns.described()})
     limits = Limits(
-        per_host=how.per_host, retries=how.retries, allow_private=how.allow_private_addresses
+        per_host=how.per_host,
+        retry=RetryPolicy(retries=how.retries),
+        allow_private=how.allow_private_addresses,
     )
     cache = how.downloads or how.out.absolute().with_name(f"{how.out.name}-downloads")
     failed = (

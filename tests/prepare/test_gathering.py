@@ -4,6 +4,7 @@ from pathlib import Path
 
 from catalogs import image
 
+from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.cleaning import RawRow
 from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.fetch import Limits
@@ -27,7 +28,11 @@ def gathered(
         for n, value in enumerate(values)
     ]
     source = Source(name="shop", kind="json", rows=lambda: iter(pieces), folder=folder)
-    chunks = list(gather(source, columns, folder / "cache", Limits(retries=0), failed or {}))
+    chunks = list(
+        gather(
+            source, columns, folder / "cache", Limits(retry=RetryPolicy(retries=0)), failed or {}
+        )
+    )
     assert all(len(chunk) == CHUNK for chunk in chunks[:-1])
     return [piece for chunk in chunks for piece in chunk]
 

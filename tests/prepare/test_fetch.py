@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.io import ssrf as public_addresses
-from phi_vision.prepare import fetch as download
-from phi_vision.prepare import transfer
-from phi_vision.prepare.fetch import Fetched, Limits, fetch
-from phi_vision.prepare.transfer import is_image, read_retry_after
-from phi_vision.prepare.urls import PRIVATE
+from phi_vision.io import http, ssrf
+from phi_vision.io.http import RetryPolicy, is_image, parse_retry_after
+from phi_vision.prepare import fetch as fetch_module
+from phi_vision.prepare.fetch import PRIVATE_ADDRESS, Fetched, Limits, fetch
 
-LIMITS = Limits(allow_private=True, first_wait=0.01, timeout=10, retries=2)
+RETRY = RetryPolicy(retries=2, first_wait=0.01)
+LIMITS = Limits(allow_private=True, timeout=10, retry=RETRY)
+NO_RETRY = RetryPolicy(retries=0)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(2000) + b"\xff\xd9"
 TLS = b"\x16"  # how a client begins that wants a secure connection
 HTML = b"<!DOCTYPE html><html><body>Sign in to see this image</body></html>"
@@ -146,7 +146,7 @@ def content(fetched: Fetched) -> bytes:
     return fetched.file.read_bytes()
 
 
-def test_results_come_in_the_order_of_the_addresses(shop: Shop, tmp_path: Path) -> None:
+def test_results_come_in_the_order_of_the_urls(shop: Shop, tmp_path: Path) -> None:
     async def slowly(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
         writer.write(answer(JPEG + b"/0.jpg"))
@@ -160,7 +160,7 @@ def test_results_come_in_the_order_of_the_addresses(shop: Shop, tmp_path: Path) 
     ]
 
 
-def test_an_address_that_comes_again_is_fetched_once(shop: Shop, tmp_path: Path) -> None:
+def test_a_repeated_url_is_fetched_once(shop: Shop, tmp_path: Path) -> None:
     gone = shop.gives("/gone.jpg", answer(b"", 404))
     urls = [shop.url("/a.jpg"), gone, shop.url("/a.jpg"), shop.url("/b.jpg"), gone]
     results = list(fetch(urls * 200, tmp_path, LIMITS))
@@ -168,7 +168,7 @@ def test_an_address_that_comes_again_is_fetched_once(shop: Shop, tmp_path: Path)
     assert shop.asked == {"/a.jpg": 1, "/b.jpg": 1, "/gone.jpg": 1}
 
 
-def test_progress_is_told_once_for_each_row(shop: Shop, tmp_path: Path) -> None:
+def test_progress_is_reported_once_for_each_row(shop: Shop, tmp_path: Path) -> None:
     urls = [shop.url("/a.jpg"), shop.url("/b.jpg"), shop.url("/a.jpg"), "nonsense"]
     told: list[Fetched] = []
     results = list(fetch(urls, tmp_path, LIMITS, told.append))
@@ -176,7 +176,7 @@ def test_progress_is_told_once_for_each_row(shop: Shop, tmp_path: Path) -> None:
     assert {f.url: f for f in told} == {f.url: f for f in results}
 
 
-def test_a_second_run_asks_again_only_for_what_failed(shop: Shop, tmp_path: Path) -> None:
+def test_a_second_run_fetches_only_what_failed(shop: Shop, tmp_path: Path) -> None:
     later = shop.gives("/later.jpg", answer(b"", 404), answer())
     urls = [shop.url("/a.jpg"), later]
     assert [f.reason for f in fetch(urls, tmp_path, LIMITS)] == [None, "HTTP 404"]
@@ -195,7 +195,7 @@ for fetched in fetch(sys.argv[2:], Path(sys.argv[1]), limits):
 """
 
 
-def test_a_killed_run_resumes_without_asking_twice(shop: Shop, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_without_fetching_twice(shop: Shop, tmp_path: Path) -> None:
     killed = asyncio.Event()
 
     async def first_half(writer: asyncio.StreamWriter) -> None:
@@ -221,7 +221,7 @@ def test_a_killed_run_resumes_without_asking_twice(shop: Shop, tmp_path: Path) -
         assert shop.asked[path] - first[path] == (fetched.file.name not in finished)
 
 
-def test_what_killed_runs_left_behind_is_cleared_away_a_day_later(tmp_path: Path) -> None:
+def test_partial_files_of_killed_runs_are_removed_a_day_later(tmp_path: Path) -> None:
     for name, age in (("unfinished-old", 25 * 3600), ("unfinished-new", 60)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_bytes(JPEG[:100])
@@ -230,7 +230,7 @@ def test_what_killed_runs_left_behind_is_cleared_away_a_day_later(tmp_path: Path
     assert [folder.name for folder in tmp_path.iterdir()] == ["unfinished-new"]
 
 
-def test_an_empty_file_in_the_cache_is_not_taken_for_a_image(shop: Shop, tmp_path: Path) -> None:
+def test_an_empty_file_in_the_cache_is_not_taken_for_an_image(shop: Shop, tmp_path: Path) -> None:
     first = one(shop.url("/a.jpg"), tmp_path)
     assert first.file is not None
     first.file.write_bytes(b"")  # what is left after a power cut
@@ -238,31 +238,31 @@ def test_an_empty_file_in_the_cache_is_not_taken_for_a_image(shop: Shop, tmp_pat
     assert shop.asked["/a.jpg"] == 2
 
 
-def test_a_missing_image_is_asked_for_once(shop: Shop, tmp_path: Path) -> None:
+def test_a_missing_image_is_requested_once(shop: Shop, tmp_path: Path) -> None:
     assert one(shop.gives("/a.jpg", answer(HTML, 404)), tmp_path).reason == "HTTP 404"
     assert shop.asked["/a.jpg"] == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_failure_that_may_pass_is_tried_again(shop: Shop, tmp_path: Path, status: int) -> None:
+def test_a_retriable_failure_is_retried(shop: Shop, tmp_path: Path, status: int) -> None:
     url = shop.gives("/a.jpg", answer(b"", status), answer(b"", status), answer())
     assert content(one(url, tmp_path)) == JPEG
     assert shop.asked["/a.jpg"] == 3
 
 
-def test_a_failure_that_does_not_pass_is_given_up(shop: Shop, tmp_path: Path) -> None:
+def test_retries_are_limited(shop: Shop, tmp_path: Path) -> None:
     assert one(shop.gives("/a.jpg", answer(b"", 503)), tmp_path).reason == "HTTP 503"
-    assert shop.asked["/a.jpg"] == 1 + LIMITS.retries
+    assert shop.asked["/a.jpg"] == 1 + RETRY.retries
 
 
-def test_a_dropped_connection_is_tried_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_dropped_connection_is_retried(shop: Shop, tmp_path: Path) -> None:
     async def hang_up(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
     assert content(one(shop.gives("/a.jpg", hang_up, answer()), tmp_path)) == JPEG
     assert one(shop.gives("/b.jpg", hang_up), tmp_path).reason == "no connection"
     # A connection may be dropped because it stayed open too long, so aiohttp itself asks once more.
-    assert shop.asked == {"/a.jpg": 2, "/b.jpg": 2 * (1 + LIMITS.retries)}
+    assert shop.asked == {"/a.jpg": 2, "/b.jpg": 2 * (1 + RETRY.retries)}
 
 
 def test_nobody_at_the_port_is_no_connection(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_nobody_at_the_port_is_no_connection(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_host_that_wishes_so_is_left_alone(shop: Shop, tmp_path: Path, form: str) -> None:
+def test_retry_after_pauses_the_whole_host(shop: Shop, tmp_path: Path, form: str) -> None:
     date = email.utils.formatdate(time.time() + 2, usegmt=True)  # whole seconds: 1 to 2 from now
     busy = answer(b"", 429, retry_after="1" if form == "seconds" else date)
     urls = [shop.gives("/a.jpg", busy, answer()), shop.url("/b.jpg")]
@@ -284,20 +284,20 @@ def test_a_host_that_wishes_so_is_left_alone(shop: Shop, tmp_path: Path, form: s
     assert shop.times["/b.jpg"][0] - first > 0.5
 
 
-def test_a_host_that_wishes_too_long_a_rest_is_not_asked_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_host_with_a_long_retry_after_is_not_contacted_again(shop: Shop, tmp_path: Path) -> None:
     url = shop.gives("/a.jpg", answer(b"", 429, retry_after="3600"), answer())
     assert one(url, tmp_path).reason == "HTTP 429"
     assert shop.asked["/a.jpg"] == 1
 
 
-def test_retry_after_is_read_in_both_notations() -> None:
-    assert read_retry_after("120") == 120
+def test_retry_after_is_parsed_in_both_notations() -> None:
+    assert parse_retry_after("120") == 120
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
-    assert read_retry_after(in_a_minute) == pytest.approx(60, abs=2)
-    assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert read_retry_after("9" * 400) == float("inf")
-    assert read_retry_after("soon") is None
-    assert read_retry_after("") is None
+    assert parse_retry_after(in_a_minute) == pytest.approx(60, abs=2)
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert parse_retry_after("9" * 400) == float("inf")
+    assert parse_retry_after("soon") is None
+    assert parse_retry_after("") is None
 
 
 async def endlessly(writer: asyncio.StreamWriter) -> None:
@@ -318,7 +318,7 @@ async def never(writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(60)
 
 
-def test_an_endless_body_is_broken_off(shop: Shop, tmp_path: Path) -> None:
+def test_an_endless_body_is_aborted(shop: Shop, tmp_path: Path) -> None:
     limits = replace(LIMITS, max_bytes=100_000)
     assert one(shop.gives("/a.jpg", endlessly), tmp_path, limits).reason == "larger than 0.1 MB"
 
@@ -328,9 +328,9 @@ def test_an_announced_size_is_believed_before_anything_is_read(shop: Shop, tmp_p
     assert one(url, tmp_path).reason == "larger than 50 MB"
 
 
-def test_patience_ends_when_nothing_comes(shop: Shop, tmp_path: Path) -> None:
+def test_a_silent_host_times_out(shop: Shop, tmp_path: Path) -> None:
     limits = replace(LIMITS, timeout=0.3)
-    assert one(shop.gives("/a.jpg", never), tmp_path, limits).reason == "no answer in 0.3 s"
+    assert one(shop.gives("/a.jpg", never), tmp_path, limits).reason == "no response within 0.3 s"
     assert one(shop.gives("/b.jpg", dripping), tmp_path, limits).reason == "unfinished after 0.3 s"
 
 
@@ -339,22 +339,22 @@ def test_a_body_shorter_than_announced_is_no_image(shop: Shop, tmp_path: Path) -
         writer.write(answer()[:1000])
 
     assert content(one(shop.gives("/a.jpg", half, answer()), tmp_path)) == JPEG
-    assert one(shop.gives("/b.jpg", half), tmp_path).reason == "answer broken off"
+    assert one(shop.gives("/b.jpg", half), tmp_path).reason == "response truncated"
     assert len(list(tmp_path.glob("??/*"))) == 1
 
 
 @pytest.mark.parametrize(
     ("body", "declared", "reason"),
     [
-        (HTML, "image/jpeg", "no image (text/html)"),
-        (b"\n<svg xmlns='http://www.w3.org/2000/svg'/>", "", "no image (image/svg+xml)"),
-        (b'{"error": "gone"}', "application/json", "no image (application/json)"),
-        (b"just words", "a" * 5000 + "/x", "no image (unknown content)"),
-        (b"", "image/jpeg", "empty answer"),
-        (b"\xff\xd8", "image/jpeg", "no image (unknown content)"),
+        (HTML, "image/jpeg", "not an image (text/html)"),
+        (b"\n<svg xmlns='http://www.w3.org/2000/svg'/>", "", "not an image (image/svg+xml)"),
+        (b'{"error": "gone"}', "application/json", "not an image (application/json)"),
+        (b"just words", "a" * 5000 + "/x", "not an image (unknown content)"),
+        (b"", "image/jpeg", "empty response"),
+        (b"\xff\xd8", "image/jpeg", "not an image (unknown content)"),
     ],
 )
-def test_what_is_not_a_image_is_refused_by_its_content(
+def test_other_content_is_rejected_by_its_magic_bytes(
     shop: Shop, tmp_path: Path, body: bytes, declared: str, reason: str
 ) -> None:
     url = shop.gives("/a.jpg", answer(body, content_type=declared))
@@ -379,19 +379,21 @@ def test_images_are_known_by_their_first_bytes(head: bytes) -> None:
     assert not is_image(b"\0" + head)
 
 
-def test_a_image_called_something_else_is_taken(shop: Shop, tmp_path: Path) -> None:
+def test_an_image_of_another_media_type_is_accepted(shop: Shop, tmp_path: Path) -> None:
     url = shop.gives("/a.php", answer(content_type="text/html", content_encoding="gzip"))
     assert content(one(url, tmp_path)) == JPEG
 
 
-def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(shop: Shop, tmp_path: Path) -> None:
+def test_a_compressed_response_is_neither_requested_nor_unpacked(
+    shop: Shop, tmp_path: Path
+) -> None:
     bomb = gzip.compress(JPEG + bytes(20_000_000))
     url = shop.gives("/a.jpg", answer(bomb, content_encoding="gzip"))
-    assert one(url, tmp_path).reason == "no image (compressed)"
+    assert one(url, tmp_path).reason == "not an image (compressed)"
     assert b"accept-encoding: identity\r\n" in shop.requests[0].lower()
 
 
-def test_redirects_are_followed_so_far(shop: Shop, tmp_path: Path) -> None:
+def test_redirects_are_limited(shop: Shop, tmp_path: Path) -> None:
     for number in range(9):
         shop.gives(f"/{number}", answer(b"", 302, location=f"/{number + 1}"))
     shop.gives("/9", answer())
@@ -410,12 +412,12 @@ def test_a_redirect_in_a_circle_ends(shop: Shop, tmp_path: Path) -> None:
     ("target", "reason"),
     [
         ("file:///etc/passwd", "redirect: scheme file: only http and https"),
-        ("http://[broken/", "redirect: no web address"),
-        ("http://anna:secret@127.0.0.1/", "redirect: user name in the address"),
-        ("http://2130706433/", "redirect: host is an odd number"),
+        ("http://[broken/", "redirect: not an http(s) URL"),
+        ("http://anna:secret@127.0.0.1/", "redirect: user name in the URL"),
+        ("http://2130706433/", "redirect: host is a disguised IPv4 address"),
     ],
 )
-def test_a_redirect_is_judged_like_any_address(
+def test_a_redirect_is_checked_like_any_url(
     shop: Shop, tmp_path: Path, target: str, reason: str
 ) -> None:
     assert one(shop.gives("/a", answer(b"", 302, location=target)), tmp_path).reason == reason
@@ -426,7 +428,9 @@ def test_a_redirect_without_a_target_is_a_failure(shop: Shop, tmp_path: Path) ->
 
 
 def test_garbage_instead_of_http_is_a_malformed_answer(shop: Shop, tmp_path: Path) -> None:
-    assert one(shop.gives("/a", b"SSH-2.0-OpenSSH\r\n\r\n"), tmp_path).reason == "malformed answer"
+    assert (
+        one(shop.gives("/a", b"SSH-2.0-OpenSSH\r\n\r\n"), tmp_path).reason == "malformed response"
+    )
 
 
 def test_https_without_it_on_the_other_side_is_no_secure_connection(
@@ -438,10 +442,10 @@ def test_https_without_it_on_the_other_side_is_no_secure_connection(
 
 def test_a_name_that_cannot_exist_fails_without_harm(tmp_path: Path) -> None:
     for host in ("a..b", "a" * 70, "-"):
-        assert one(f"http://{host}/", tmp_path, replace(LIMITS, retries=0)).reason
+        assert one(f"http://{host}/", tmp_path, replace(LIMITS, retry=NO_RETRY)).reason
 
 
-def test_a_host_is_asked_for_so_many_at_a_time(shop: Shop, tmp_path: Path) -> None:
+def test_parallel_transfers_are_limited_by_host_and_in_total(shop: Shop, tmp_path: Path) -> None:
     shop.delay = 0.01
     limits = replace(LIMITS, per_host=3, total=5)
     urls = [
@@ -463,21 +467,23 @@ def test_redirects_count_for_the_host_they_lead_to(shop: Shop, tmp_path: Path) -
     assert shop.most["127.0.0.2"] <= 2
 
 
-def test_a_slow_host_does_not_hold_up_the_others(shop: Shop, tmp_path: Path) -> None:
+def test_a_slow_host_does_not_delay_the_others(shop: Shop, tmp_path: Path) -> None:
     slow = [shop.gives(f"/slow-{number}.jpg", never) for number in range(20)]
     quick = [shop.url(f"/{number}.jpg", "127.0.0.2") for number in range(20)]
     told: list[Fetched] = []
-    limits = replace(LIMITS, per_host=2, total=4, timeout=0.5, retries=0)
+    limits = replace(LIMITS, per_host=2, total=4, timeout=0.5, retry=NO_RETRY)
     running = fetch(slow[:4] + quick, tmp_path, limits, told.append)
-    assert next(running).reason == "no answer in 0.5 s"
+    assert next(running).reason == "no response within 0.5 s"
     assert sum(fetched.file is not None for fetched in told) == len(quick)
     running.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "0.0.0.0"])
-def test_this_machine_is_not_reached_unless_allowed(shop: Shop, tmp_path: Path, host: str) -> None:
+def test_this_machine_is_not_contacted_unless_allowed(
+    shop: Shop, tmp_path: Path, host: str
+) -> None:
     reason = one(shop.url("/a.jpg", host), tmp_path, Limits()).reason
-    assert reason == PRIVATE
+    assert reason == PRIVATE_ADDRESS
     assert "--allow-private-addresses" in reason
     assert not shop.requests
 
@@ -487,7 +493,7 @@ def test_this_machine_is_not_reached_unless_allowed(shop: Shop, tmp_path: Path, 
     ["[::1]", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[fe80::1]", "[64:ff9b::7f00:1]"],
 )
 def test_this_machine_is_not_reached_by_ipv6(shop: Shop, tmp_path: Path, host: str) -> None:
-    assert one(shop.url("/a.jpg", host), tmp_path, Limits()).reason == PRIVATE
+    assert one(shop.url("/a.jpg", host), tmp_path, Limits()).reason == PRIVATE_ADDRESS
     assert not shop.requests
 
 
@@ -495,7 +501,7 @@ def test_this_machine_is_not_reached_by_ipv6(shop: Shop, tmp_path: Path, host: s
 def only_2_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 stand for the internet, and 127.0.0.2 for what must not be reached."""
     closed = [ipaddress.IPv4Network("127.0.0.2/32")]
-    monkeypatch.setattr(public_addresses, "_CLOSED_V4", closed)
+    monkeypatch.setattr(ssrf, "_PRIVATE_V4", closed)
 
 
 @pytest.mark.usefixtures("only_2_is_private")
@@ -504,7 +510,7 @@ def test_a_redirect_does_not_lead_to_a_private_address(
     shop: Shop, tmp_path: Path, host: str
 ) -> None:
     url = shop.gives("/a.jpg", answer(b"", 302, location=shop.url("/secret.jpg", host)))
-    assert one(url, tmp_path, replace(LIMITS, allow_private=False)).reason == PRIVATE
+    assert one(url, tmp_path, replace(LIMITS, allow_private=False)).reason == PRIVATE_ADDRESS
     assert shop.asked == {"/a.jpg": 1}
 
 
@@ -529,14 +535,14 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
 def test_a_name_that_changes_its_address_does_not_lead_to_a_private_one(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_NAMES_KEPT", 0)
+    monkeypatch.setattr(http, "_DNS_CACHE_SECONDS", 0)
     names(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
     closing = answer(connection="close")
     shop.gives("/a.jpg", closing)
     shop.gives("/b.jpg", closing)
     urls = [shop.url(path, "rebinding.example") for path in ("/a.jpg", "/b.jpg")]
     limits = replace(LIMITS, allow_private=False, per_host=1)
-    assert [f.reason for f in fetch(urls, tmp_path, limits)] == [None, PRIVATE]
+    assert [f.reason for f in fetch(urls, tmp_path, limits)] == [None, PRIVATE_ADDRESS]
     assert shop.most["127.0.0.2"] == 0
 
 
@@ -560,7 +566,7 @@ def test_proxies_of_the_environment_are_not_used(
 def test_a_catalog_is_read_only_so_far_ahead(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "WINDOW", 300)
+    monkeypatch.setattr(fetch_module, "WINDOW", 300)
     read: list[str] = []
 
     def endless() -> Iterator[str]:
@@ -575,7 +581,9 @@ def test_a_catalog_is_read_only_so_far_ahead(
     running.close()
 
 
-def test_leaving_early_ends_the_thread_and_clears_away(shop: Shop, tmp_path: Path) -> None:
+def test_leaving_early_ends_the_thread_and_removes_partial_files(
+    shop: Shop, tmp_path: Path
+) -> None:
     urls = [shop.url("/a.jpg"), *(shop.gives(f"/{number}", never) for number in range(9))]
     running = fetch(urls, tmp_path, LIMITS)
     assert next(running).file
@@ -589,19 +597,19 @@ def test_leaving_early_ends_the_thread_and_clears_away(shop: Shop, tmp_path: Pat
 def test_a_cache_that_cannot_be_written_is_an_error(shop: Shop, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("not a folder")
-    with pytest.raises(ValueError, match=r"cannot keep images in .*taken: .*give another"):
+    with pytest.raises(ValueError, match=r"cannot store images in .*taken: .*choose another"):
         list(fetch([shop.url("/a.jpg")], taken, LIMITS))
     first = one(shop.url("/a.jpg"), tmp_path)
     assert first.file is not None
     first.file.unlink()
     first.file.parent.rmdir()
     first.file.parent.write_text("in the way")
-    with pytest.raises(ValueError, match="cannot keep images in"):
+    with pytest.raises(ValueError, match="cannot store images in"):
         list(fetch([shop.url("/a.jpg")], tmp_path, LIMITS))
 
 
-def test_limits_under_which_nothing_arrives_are_refused() -> None:
-    with pytest.raises(ValueError, match="per_host is 0; give a number above 0"):
+def test_limits_under_which_nothing_can_be_fetched_are_rejected() -> None:
+    with pytest.raises(ValueError, match="per_host is 0; it must be above 0"):
         Limits(per_host=0)
-    with pytest.raises(ValueError, match="timeout is -1; give a number above 0"):
+    with pytest.raises(ValueError, match="timeout is -1; it must be above 0"):
         Limits(timeout=-1)
