@@ -18,7 +18,7 @@ from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-vllm.md").read_text(encoding="utf-8")
 SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
 OFFICIAL = (3072, 8192, 32)
-TRIED = PAGE.index("## What was tried")
+TRIED = PAGE.index("## What was tested")
 
 
 def most_tokens(num_crops: int) -> int:
@@ -48,7 +48,7 @@ def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     total = sum(2 * numbers_in(shape) for shape in shapes.values())
     cached = 2 * 2 * config.num_hidden_layers * config.hidden_size
     facts = [
-        f"{total / 1e9:.1f} GB of the card",
+        f"{total / 1e9:.1f} GB of the GPU",
         f"{cached / 1000:.0f} KB for each token",
         f"{engines.SHORT_CONTEXT:,} tokens, image included",
         f"short ones hold up to {engines.SHORT_CONTEXT:,}",
