@@ -50,10 +50,10 @@ FACTS = [
     f"JPEG of quality {TAKEN.quality}",
     "CMYK, 16 bits",
     "at least 90 % of those",
-    f"two looks of 64 bits that differ in at most {PLAN.tolerance}",
+    f"perceptual hashes of 64 bits within a Hamming distance of {PLAN.tolerance}",
     f"more than {duplicates.LONGEST_CHAIN} groups",
     f"`--validation` {PLAN.validation}, `--test` {PLAN.test}",
-    f"what {splits.RANDOM_SPLITS} random splits",
+    f"that of {splits.RANDOM_SPLITS} random splits",
     f"every {PLAN.shard_size} MB",
     f"needs {FEWEST_GROUPS} groups",
     f"fewer than {FEWEST} groups",
@@ -113,7 +113,7 @@ def test_the_shares_are_those_of_the_code() -> None:
 
 def test_the_usual_wording_is_named() -> None:
     assert PRODUCT.fields == ("title", "category3_code", "full_price")
-    assert "By default it asks for title, category and full price" in PAGE
+    assert "The default template asks for title, category and full price" in PAGE
 
 
 def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
