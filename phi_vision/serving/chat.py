@@ -19,13 +19,10 @@ from phi_vision.serving.chat_template import count_characters, image_fields
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.json_grammar import ANY_OBJECT, grammar_of_schema
 from phi_vision.serving.schemas import (
-    ChatChunk,
     ChatCompletion,
     ChatRequest,
     Choice,
-    ChunkChoice,
     CompletionMessage,
-    Delta,
     FinishReason,
     Logprobs,
     SchemaFormat,
@@ -37,7 +34,7 @@ STREAM = {
     "text/event-stream": {
         "schema": {
             "type": "object",
-            "description": 'one event: a ChatChunk, {"error": …} or [DONE]',
+            "description": 'one event: an OpenAI chunk, {"error": …} or [DONE]',
             "properties": {"data": {"type": "string"}},
             "required": ["data"],
         }
@@ -174,27 +171,35 @@ async def _events(
     completion_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def event(*choices: ChunkChoice, **fields: Any) -> str:
-        chunk = ChatChunk(
-            id=completion_id, created=created, model=service.name, choices=list(choices), **fields
-        )
+    def event(delta: dict[str, str], *, logprobs: Any = None, reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return chunk([choice], None)
+
+    def chunk(choices: list[Any], usage: Any) -> str:
+        data = {
+            "id": completion_id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": service.name,
+            "choices": choices,
+        }
         # As OpenAI's: `usage` exists only on request, and is null in all chunks but the last.
-        data = chunk.model_dump_json(exclude=None if include_usage else {"usage"})
-        return f"data: {data}\n\n"
+        if include_usage:
+            data["usage"] = usage
+        return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
     try:
-        yield event(ChunkChoice(delta=Delta(role="assistant", content="")))
+        yield event({"role": "assistant", "content": ""})
         if first:
-            yield event(ChunkChoice(delta=Delta(content=first)))
+            yield event({"content": first})
         async for text in chunks:
-            yield event(ChunkChoice(delta=Delta(content=text)))
+            yield event({"content": text})
         generation = await pending.result()
-        logprobs = logprobs_of(generation) if body.logprobs else None
-        reason = _finish_reason(generation)
+        logprobs = logprobs_of(generation).model_dump() if body.logprobs else None
         usage = usage_of(generation, request)
-        yield event(ChunkChoice(delta=Delta(), logprobs=logprobs, finish_reason=reason))
+        yield event({}, logprobs=logprobs, reason=_finish_reason(generation))
         if include_usage:
-            yield event(usage=usage)
+            yield chunk([], usage.model_dump())
         yield "data: [DONE]\n\n"
     except ApiError as error:
         error.__traceback__ = None  # Its frames would keep the images in memory.

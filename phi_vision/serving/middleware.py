@@ -67,20 +67,20 @@ class Exchange:
     disconnected: bool = False
 
 
+@dataclass
 class RequestLog:
     """Gives each request an id, logs it as one line, and updates the HTTP metrics.
 
     A route adds token counts to the line through `request.state.tokens`, a pair (in, out).
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
+    app: ASGIApp
+    metrics: ServerMetrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Process one request."""
+        """Process a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
         exchange = Exchange(given if SAFE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}")
@@ -104,9 +104,9 @@ class RequestLog:
                 exchange.sent = not message.get("more_body", False)
             await send(message)
 
-        with self._metrics.requests_in_progress.track_inprogress():
+        with self.metrics.requests_in_progress.track_inprogress():
             try:
-                await self._app(scope, observe_receive, observe_send)
+                await self.app(scope, observe_receive, observe_send)
             finally:
                 self._record(scope, exchange)
 
@@ -115,8 +115,8 @@ class RequestLog:
         # Not the path: paths that clients make up must not become metrics.
         route = getattr(scope.get("route"), "path", "other")
         status = CLIENT_CLOSED_REQUEST if exchange.disconnected else exchange.status
-        self._metrics.requests.labels(route=route, status=str(status)).inc()
-        self._metrics.request_seconds.labels(route=route).observe(seconds)
+        self.metrics.requests.labels(route=route, status=str(status)).inc()
+        self.metrics.request_seconds.labels(route=route).observe(seconds)
         fields: dict[str, object] = {
             "id": exchange.id,
             "method": scope["method"][:20],
@@ -131,14 +131,14 @@ class RequestLog:
         LOG.info("request", extra={"fields": fields})
 
 
+@dataclass
 class SecurityHeaders:
     """Adds `SECURITY_HEADERS` to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Process one request."""
+        """Process a request."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -147,30 +147,30 @@ class SecurityHeaders:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await self.app(scope, receive, send_with_headers)
 
 
+@dataclass
 class ErrorResponses:
     """Turns errors of the middleware below it, and unexpected ones, into JSON responses."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
+    app: ASGIApp
+    metrics: ServerMetrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Process one request; once its response has begun, an error closes the connection."""
+        """Process a request."""
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
                 raise
             exchange: Exchange = scope["state"]["exchange"]
             if isinstance(error, ApiError):
                 returned = error
-                self._metrics.rejected.labels(code=error.code or str(error.status)).inc()
+                self.metrics.rejected.labels(code=error.code).inc()
             else:
                 returned = internal_error(error, exchange.id)
-            if exchange.status:
+            if exchange.status:  # The response has begun: the connection is closed.
                 raise
             # A client that is still sending reads no response before it has sent everything; one
             # that sent `Expect: 100-continue` has not begun.
@@ -182,20 +182,20 @@ class ErrorResponses:
             await returned.response()(scope, receive, send)
 
 
+@dataclass
 class Authentication:
     """Requires the key as a bearer token on all but `PUBLIC_PATHS`."""
 
-    def __init__(self, app: ASGIApp, *, key: str | None) -> None:
-        self._app = app
-        self._key = key
+    app: ASGIApp
+    key: str | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Process one request."""
-        if self._key is not None and scope["type"] == "http":
+        """Process a request."""
+        if self.key is not None and scope["type"] == "http":
             public = PUBLIC_PATHS.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD")
             if not public:
-                self._authenticate(Headers(scope=scope).getlist("authorization"), self._key)
-        await self._app(scope, receive, send)
+                self._authenticate(Headers(scope=scope).getlist("authorization"), self.key)
+        await self.app(scope, receive, send)
 
     def _authenticate(self, headers: list[str], key: str) -> None:
         scheme, _, token = (headers[0] if len(headers) == 1 else "").partition(" ")
@@ -210,22 +210,22 @@ class Authentication:
             )
 
 
+@dataclass
 class BodyLimit:
     """Receives bodies whole before the app runs, within the limits of size, time and memory."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-        self._held = 0
+    app: ASGIApp
+    settings: Settings
+    held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Process one request."""
+        """Process a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         self._check_length(Headers(scope=scope).get("content-length", ""))
         body = bytearray()
-        timeout = self._settings.body_timeout
+        timeout = self.settings.body_timeout
         try:
             try:
                 async with asyncio.timeout(timeout):
@@ -238,9 +238,9 @@ class BodyLimit:
             async def replay() -> Message:
                 return pending.pop() if pending else await receive()
 
-            await self._app(scope, replay, send)
+            await self.app(scope, replay, send)
         finally:
-            self._held -= len(body)
+            self.held -= len(body)
 
     async def _receive_into(self, body: bytearray, receive: Receive) -> None:
         more = True
@@ -251,15 +251,15 @@ class BodyLimit:
             more = message.get("more_body", False)
             chunk = message.get("body", b"")
             body += chunk
-            self._held += len(chunk)
+            self.held += len(chunk)
             self._check_length(str(len(body)))
-            if self._held > max(self._settings.max_held_bytes, len(body)):
+            if self.held > max(self.settings.max_held_bytes, len(body)):
                 full = "too many request bodies are in flight; retry soon"
                 raise ApiError(429, full, code="bodies_waiting", retry_after=1.0)
 
     def _check_length(self, length: str) -> None:
         """Check a body's length, declared or counted."""
-        limit = self._settings.max_body_bytes
+        limit = self.settings.max_body_bytes
         if length.isdecimal() and int(length[:20]) > limit:
             message = f"the request body exceeds {limit:,} bytes; send a smaller image"
             raise ApiError(413, message, code="request_too_large")

@@ -4,50 +4,29 @@ Nothing is coerced: "1" is not a number. Unknown fields are ignored, as OpenAI's
 ones that are not supported are rejected.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from phi_vision.data.template import Kind
 
 
-@dataclass(frozen=True)
-class Only:
-    """Marks an unsupported field, which must be left out or have a value without effect.
-
-    Args:
-        values: Those values.
-    """
-
-    values: tuple[object, ...]
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        """Reject all other values."""
-
-        def check(value: object) -> object:
-            if not any(type(value) is type(each) and value == each for each in self.values):
-                raise PydanticCustomError("unsupported", "not supported here; leave it out")
-            return value
-
-        return core_schema.no_info_plain_validator_function(check)
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Describe the values; 0 and 0.0 are the same number in JSON."""
-        return {"enum": [value for value in self.values if not isinstance(value, float)]}
+def _unsupported(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Reject all values of an unsupported field but those without effect."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("unsupported", "not supported here; leave it out") from None
 
 
 def _integer(value: object) -> object:
@@ -55,15 +34,18 @@ def _integer(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integer)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
+Empty = Annotated[list[Any], Field(max_length=0)]
+T = TypeVar("T")
+Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
+"""A field that must be left out or have one of the values without effect."""
+
 ModelName = Annotated[str | None, Field(description="the name that /v1/models lists, or nothing")]
 
 
@@ -123,8 +105,8 @@ class AssistantMessage(Request):
 
     role: Literal["assistant"]
     content: str | list[TextPart] | None = None
-    tool_calls: Annotated[Any, Only((None, []))] = None
-    function_call: Annotated[Any, Only((None,))] = None
+    tool_calls: Unsupported[Empty] = None
+    function_call: Unsupported[None] = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
@@ -179,22 +161,22 @@ class ChatRequest(Request):
     )
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     logprobs: bool | None = Field(None, description="a stream returns all in its last chunk")
-    top_logprobs: Annotated[Any, Only((None, 0, 0.0))] = None
+    top_logprobs: Unsupported[Zero] = None
     response_format: Annotated[BasicFormat | SchemaFormat, Field(discriminator="type")] | None = (
         None
     )
-    n: Annotated[Any, Only((None, 1, 1.0))] = None
+    n: Unsupported[Annotated[Count, Field(le=1)]] = None
     user: str | None = None
-    tools: Annotated[Any, Only((None, []))] = None
-    tool_choice: Annotated[Any, Only((None, "none", "auto"))] = None
-    functions: Annotated[Any, Only((None, []))] = None
-    function_call: Annotated[Any, Only((None, "none", "auto"))] = None
-    modalities: Annotated[Any, Only((None, ["text"]))] = None
-    audio: Annotated[Any, Only((None,))] = None
-    web_search_options: Annotated[Any, Only((None,))] = None
-    frequency_penalty: Annotated[Any, Only((None, 0, 0.0))] = None
-    presence_penalty: Annotated[Any, Only((None, 0, 0.0))] = None
-    logit_bias: Annotated[Any, Only((None, {}))] = None
+    tools: Unsupported[Empty] = None
+    tool_choice: Unsupported[Literal["none", "auto"]] = None
+    functions: Unsupported[Empty] = None
+    function_call: Unsupported[Literal["none", "auto"]] = None
+    modalities: Unsupported[OnlyText] = None
+    audio: Unsupported[None] = None
+    web_search_options: Unsupported[None] = None
+    frequency_penalty: Unsupported[Zero] = None
+    presence_penalty: Unsupported[Zero] = None
+    logit_bias: Unsupported[Annotated[dict[str, Any], Field(max_length=0)]] = None
 
 
 class TokenLogprob(BaseModel):
@@ -249,33 +231,6 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice] = Field(min_length=1, max_length=1)
     usage: Usage
-
-
-class Delta(BaseModel):
-    """The text that a chunk adds."""
-
-    role: Literal["assistant"] | None = Field(default=None, exclude_if=_is_none)
-    content: str | None = Field(default=None, exclude_if=_is_none)
-
-
-class ChunkChoice(BaseModel):
-    """The next part of the only completion."""
-
-    index: Literal[0] = 0
-    delta: Delta
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason | None = None
-
-
-class ChatChunk(BaseModel):
-    """One event of a stream."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
 
 
 class RecordRequest(Request):
