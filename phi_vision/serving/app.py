@@ -73,18 +73,14 @@ class PageFiles(StaticFiles):
 
 
 def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
-    """Create the application for a loaded model; its lifespan starts and ends the model's thread.
-
-    Raises:
-        ValueError: The evaluation report of the served run is damaged.
-    """
+    """Create the application for a loaded model; its lifespan runs the model's thread."""
     metrics = ServerMetrics()
     context = predictor.model.config.max_position_embeddings
     service = Service(
         name=settings.name or Path(predictor.source).resolve().name,
         predictor=predictor,
         settings=settings,
-        batcher=Batcher(predictor, settings, metrics),
+        batcher=Batcher(predictor.model, predictor.processor, settings, metrics),
         images=ImageReader(settings),
         chat_template=ChatTemplate(predictor.processor, predictor.template, context),
     )
@@ -94,7 +90,7 @@ def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
         yield
-        if not service.batcher.is_closing:  # `server` closes it while still accepting connections.
+        if service.batcher.status != "draining":  # As `server` does before it stops listening.
             await asyncio.to_thread(service.batcher.close, settings.drain)
         service.images.close()
 
@@ -111,8 +107,7 @@ def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
     errors = _error_responses(GENERATION_ERRORS)
     app.include_router(chat_routes(service, errors))
     app.include_router(record_routes(service, calibration, errors))
-    app.include_router(_model_routes(service))
-    app.include_router(_operations_routes(service, metrics))
+    app.include_router(_other_routes(service, metrics))
     add_page(app)
     _adapt_openapi(app, settings)
     return app
@@ -129,32 +124,23 @@ def add_page(app: FastAPI) -> None:
     app.mount("/page", files)
 
 
-def _model_routes(service: Service) -> APIRouter:
+def _other_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
     routes = APIRouter()
+    errors = _error_responses(MIDDLEWARE_ERRORS)
     model = Model(id=service.name, created=service.created)
 
-    @routes.get(
-        "/v1/models", responses=_error_responses(MIDDLEWARE_ERRORS), operation_id="list_models"
-    )
+    @routes.get("/v1/models", responses=errors, operation_id="list_models")
     async def list_models() -> ModelList:
         """List the served models."""
         return ModelList(data=[model])
 
-    @routes.get(
-        "/v1/models/{name:path}",
-        responses=_error_responses((*MIDDLEWARE_ERRORS, 404)),
-        operation_id="model",
-    )
+    not_found = _error_responses((404,))
+
+    @routes.get("/v1/models/{name:path}", responses=errors | not_found, operation_id="model")
     async def find_model(name: str) -> Model:
         """Describe a model."""
         service.check_model(name)
         return model
-
-    return routes
-
-
-def _operations_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
-    routes = APIRouter()
 
     @routes.get(
         "/health",
@@ -172,7 +158,7 @@ def _operations_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
     @routes.get(
         "/metrics",
         response_class=Response,
-        responses={200: text, **_error_responses(MIDDLEWARE_ERRORS)},
+        responses={200: text, **errors},
         operation_id="metrics",
     )
     async def read_metrics() -> Response:

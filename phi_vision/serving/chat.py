@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.serving.batcher import PendingRequest
-from phi_vision.serving.chat_template import count_characters, image_fields
+from phi_vision.serving.chat_template import count_characters, image_urls
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.json_grammar import ANY_OBJECT, grammar_of_schema
 from phi_vision.serving.schemas import (
@@ -44,12 +44,7 @@ STREAM = {
 
 
 def chat_routes(service: Service, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
-    """Create the route.
-
-    Args:
-        service: The loaded model.
-        errors: OpenAPI descriptions of the error responses.
-    """
+    """Create the route; `errors` describes its error responses for OpenAPI."""
     routes = APIRouter()
 
     @routes.post(
@@ -106,11 +101,6 @@ def logprobs_of(generation: Generation) -> Logprobs:
 
 
 async def _generation_request(body: ChatRequest, service: Service) -> GenerationRequest:
-    """Validate a request and build its prompt.
-
-    Raises:
-        ApiError: It exceeds a limit, or is not supported.
-    """
     settings = service.settings
     service.check_model(body.model)
     for param in ("max_completion_tokens", "max_tokens"):
@@ -124,7 +114,7 @@ async def _generation_request(body: ChatRequest, service: Service) -> Generation
     if body.messages[-1].role == "assistant":
         message = "the last message is the assistant's; end with a user message"
         raise ApiError(400, message, param="messages")
-    images = await service.read_images(image_fields(body.messages), "messages")
+    images = await service.images.read_all(image_urls(body.messages), "messages")
     # On a thread: long schemas and conversations would block the event loop.
     return await asyncio.to_thread(_build, body, images, service)
 

@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from PIL.Image import Image
 
@@ -13,22 +12,8 @@ from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import ImagePart, Message
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageUrlField:
-    """The URL of an image in a request, and the path of the field that holds it."""
-
-    url: str
-    param: str
-
-
 class ChatTemplate:
-    """Builds prompts for one model.
-
-    Args:
-        processor: The model's.
-        template: The prompt template the model was trained with.
-        context: Maximum number of prompt and generated tokens together.
-    """
+    """Builds prompts for one model; `context` is its maximum of prompt and generated tokens."""
 
     def __init__(self, processor: Phi3VProcessor, template: Template, context: int) -> None:
         self._processor = processor
@@ -116,14 +101,17 @@ class ChatTemplate:
             raise ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def image_fields(messages: Sequence[Message]) -> list[ImageUrlField]:
-    """List the images of a conversation, in order."""
-    return [
-        ImageUrlField(url=part.image_url.url, param=f"messages.{i}.content.{j}.image_url.url")
+def image_urls(messages: Sequence[Message]) -> dict[str, str]:
+    """Map the path of each image's field to the URL in it.
+
+    Output: {"messages.0.content.1.image_url.url": "data:image/png;base64,…"}
+    """
+    return {
+        f"messages.{i}.content.{j}.image_url.url": part.image_url.url
         for i, message in enumerate(messages)
         for j, part in enumerate(_parts(message))
         if isinstance(part, ImagePart)
-    ]
+    }
 
 
 def count_characters(messages: Sequence[Message]) -> int:

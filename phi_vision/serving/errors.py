@@ -23,22 +23,18 @@ TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_err
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An error that is returned to the client.
-
-    Args:
-        status: HTTP status.
-        message: What is wrong, what was found, what to do.
-        param: Path of the request's field that is wrong, such as `messages.0.content`.
-        code: Machine-readable error code.
-        retry_after: Seconds after which a retry may succeed.
-    """
+    """An error that is returned to the client."""
 
     status: int
     message: str
     _: KW_ONLY
+
     param: str | None = None
+    """Path of the request's field that is wrong, such as `messages.0.content`."""
+
     code: str | None = None
     retry_after: float | None = None
+    """Seconds after which a retry may succeed."""
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
@@ -56,13 +52,7 @@ class ApiError(Exception):
         }
 
     def response(self) -> JSONResponse:
-        """Build the response.
-
-        Input:  ApiError(429, "64 requests are queued", code="queue_full", retry_after=1.2)
-        Output: status 429, Retry-After: 2, and the body
-                {"error": {"message": "64 requests are queued", "type": "rate_limit_error",
-                           "param": null, "code": "queue_full"}}
-        """
+        """Build the response, with the headers of its status."""
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
@@ -113,11 +103,10 @@ def _validation_error(error: RequestValidationError) -> ApiError:
 
 
 def _framework_error(request: Request, error: HTTPException) -> ApiError:
-    path = request.url.path[:200]
-    if error.status_code == 404:
-        message = f"there is no route {path}; see /openapi.json"
-        return ApiError(404, message, code="not_found")
-    if error.status_code == 405:
+    status, path = error.status_code, request.url.path[:200]
+    if status == 404:
+        return ApiError(404, f"no route {path}; see /openapi.json", code="not_found")
+    if status == 405:
         message = f"{request.method[:20]} is not allowed for {path}; see the header Allow"
         return ApiError(405, message, code="method_not_allowed")
-    return ApiError(error.status_code, str(error.detail))
+    return ApiError(status, str(error.detail))

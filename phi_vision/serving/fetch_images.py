@@ -1,6 +1,6 @@
 """Fetch an image from a host that was allowed by name, and from nowhere else.
 
-Callers choose the URL, so this machine's own network must stay out of reach: no redirects, no
+Clients choose the URL, so this machine's own network must stay out of reach: no redirects, no
 proxies, and every connection is checked by the address it is about to be opened to.
 """
 
@@ -17,56 +17,58 @@ DEFAULT_PORTS = (80, 443)
 
 
 async def fetch_image(
-    address: str,
-    settings: Settings,
-    *,
-    param: str | None = None,
-    resolver: AbstractResolver | None = None,
+    address: str, settings: Settings, *, resolver: AbstractResolver | None = None
 ) -> bytes:
-    """Fetch an image from the web.
-
-    Args:
-        address: URL as the caller wrote it.
-        settings: Allowed hosts, and limits of bytes and seconds.
-        param: Where in the request the URL stands, for the error.
-        resolver: Resolves names; the system's by default.
+    """Fetch an image by its URL; `resolver` replaces the system's name resolution.
 
     Raises:
         ApiError: The host is not allowed, not public, or does not return an image.
     """
-    url = _parse_allowed(address, settings, param)
+    url = _parse_allowed(address, settings)
+    limit = settings.max_body_bytes
     try:
         async with open_session(allow_private=_is_ip_address(url), resolver=resolver) as session:
-            return await read_body(
-                session, url, timeout=settings.fetch_timeout, max_bytes=settings.max_body_bytes
-            )
+            return await read_body(session, url, timeout=settings.fetch_timeout, max_bytes=limit)
     except HttpError as error:
-        raise _as_api_error(error, url, settings, param) from error
+        if error.kind == "too large":
+            message = f"the image at {url.host} is larger than {limit:,} bytes; send a smaller one"
+            raise ApiError(413, message, code="image_too_large") from error
+        code, advice = "image_not_fetched", "send it as a data: URI"
+        reason = f"{url.host}: {error.reason}"
+        if error.location is not None:
+            reason = f"redirect from {url.host} not followed"
+        elif error.kind == "private":
+            code, reason = (
+                "host_not_public",
+                f"{url.host} resolves to a private address",
+            )
+            advice += ", or ask the operator to allow the address itself"
+        message = f"the image could not be fetched: {reason}; {advice}"
+        raise ApiError(400, message, code=code) from error
 
 
-def _parse_allowed(address: str, settings: Settings, param: str | None) -> URL:
+def _parse_allowed(address: str, settings: Settings) -> URL:
     """Parse a URL, and reject it unless its host was allowed by name."""
     if not settings.allow_hosts:
         message = (
-            "images are not fetched from the web here: send a data: URI such as "
-            "data:image/jpeg;base64,…; the operator of this server can allow hosts by name "
-            "(--allow-hosts)"
+            "this server fetches no images: send a data: URI such as data:image/jpeg;base64,…; "
+            "the operator can allow hosts by name (--allow-hosts)"
         )
-        raise ApiError(400, message, param=param, code="host_not_allowed")
+        raise ApiError(400, message, code="host_not_allowed")
     try:
         url = URL(address.strip())
         host, port = url.host, url.port
     except ValueError:
         host, port = None, None
     if host is None or port is None or url.user or url.password:
-        message = "not the URL of an image; give https://HOST/PATH without a user name"
-        raise ApiError(400, message, param=param, code="invalid_url")
+        message = "not the URL of an image; write https://HOST/PATH without a user name"
+        raise ApiError(400, message, code="invalid_url")
     if not is_allowed(host, port, settings.allow_hosts):
         message = (
-            f"images are not fetched from {host[:100]}:{port} here: only from "
+            f"this server fetches no images from {host[:100]}:{port}, only from "
             f"{', '.join(settings.allow_hosts)}; send a data: URI, or ask the operator"
         )
-        raise ApiError(400, message, param=param, code="host_not_allowed")
+        raise ApiError(400, message, code="host_not_allowed")
     return url
 
 
@@ -85,30 +87,9 @@ def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
 
 
 def _is_ip_address(url: URL) -> bool:
-    """Whether the host is an IP address: allowed as such, it is meant, private or not."""
+    """Whether the host is an IP address: allowed as such, it may be private."""
     try:
         ipaddress.ip_address((url.host or "").partition("%")[0])
     except ValueError:
         return False
     return True
-
-
-def _as_api_error(error: HttpError, url: URL, settings: Settings, param: str | None) -> ApiError:
-    host = url.host
-    if error.kind == "too large":
-        message = (
-            f"the image at {host} is larger than {settings.max_body_bytes:,} bytes; "
-            "give a smaller one"
-        )
-        return ApiError(413, message, param=param, code="image_too_large")
-    if error.kind == "private":
-        message = (
-            f"the image could not be fetched: {host} resolves to an address that is not public; "
-            "send it as a data: URI, or ask the operator to allow the address itself"
-        )
-        return ApiError(400, message, param=param, code="host_not_public")
-    reason = f"{host}: {error.reason}"
-    if error.location is not None:
-        reason = f"redirect from {host} not followed"
-    message = f"the image could not be fetched: {reason}; send it as a data: URI"
-    return ApiError(400, message, param=param, code="image_not_fetched")

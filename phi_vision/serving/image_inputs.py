@@ -1,10 +1,4 @@
-"""Untrusted images: validated by their headers before anything is decoded.
-
-reader = ImageReader(settings)
-image = await reader.read("data:image/png;base64,iVBOR…")
-
-Knows nothing of requests; `fetch_images` decides which hosts images may come from.
-"""
+"""Untrusted images: validated by their headers before anything is decoded."""
 
 import asyncio
 import base64
@@ -13,6 +7,7 @@ import io
 import itertools
 import os
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote_to_bytes
 
@@ -29,7 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that are decoded; each further decoder would widen the attack surface."""
 
 ANIMATED = (PngImageFile, WebPImageFile)
-"""Of these all frames count."""
+"""Formats whose further frames count; phones append previews and depth maps to JPEGs."""
 
 DECODER_THREADS = min(4, os.cpu_count() or 1)
 """Images decoded at a time: each of the largest allowed takes hundreds of megabytes."""
@@ -49,11 +44,7 @@ OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
 
 
 class ImageReader:
-    """Decodes images on its own threads, within the limit of memory.
-
-    Args:
-        settings: Limits, and the hosts that images may be fetched from.
-    """
+    """Decodes images on its own threads, within the limit of memory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -63,31 +54,43 @@ class ImageReader:
         self._alive: weakref.WeakValueDictionary[int, Image.Image] = weakref.WeakValueDictionary()
         self._numbers = itertools.count()
 
-    async def read(self, source: str | bytes, *, param: str | None = None) -> Image.Image:
-        """Decode one image, rotated as its EXIF orientation says.
-
-        Input:  "data:image/png;base64,iVBOR…", "https://shop.example/coat.jpg" or encoded bytes
-        Output: a decoded image in its own mode; the image processor converts it to RGB
+    async def read_all(self, urls: Mapping[str, str], param: str) -> tuple[Image.Image, ...]:
+        """Decode the images of a request.
 
         Args:
-            source: URL or encoded image.
-            param: Path of the field that holds it, for errors.
+            urls: Path of a field -> the URL in it.
+            param: The field to report if there are too many.
+        """
+        limit = self._settings.max_images
+        if len(urls) > limit:
+            message = f"the request has {len(urls)} images; the limit is {limit}"
+            raise ApiError(400, message, param=param, code="too_many_images")
+        return tuple([await self.read(url, param=path) for path, url in urls.items()])
+
+    async def read(self, source: str | bytes, *, param: str | None = None) -> Image.Image:
+        """Decode one image from a URL or its encoded bytes, rotated by its EXIF orientation.
+
+        Args:
+            source: "data:image/png;base64,iVBOR…", "https://shop.example/coat.jpg" or bytes.
+            param: Path of the request's field that holds it, for errors.
 
         Raises:
             ApiError: It is not a PNG, JPEG or WebP, is damaged, or exceeds a limit (400, 413); or
                 too many images are in memory (429).
         """
-        loop = asyncio.get_running_loop()
-        encoded = source if isinstance(source, bytes) else await self._encoded(source, param)
-        size = await loop.run_in_executor(self._threads, self._validate, encoded, param)
-        self._check_memory(size)
-        self._decoding += size
+        run = asyncio.get_running_loop().run_in_executor
         try:
-            image = await loop.run_in_executor(self._threads, open_image, encoded)
-        except ValueError as error:
-            raise _unreadable(encoded, error, param) from error
-        finally:
-            self._decoding -= size
+            encoded = source if isinstance(source, bytes) else await self._load(source)
+            size = await run(self._threads, _validate, encoded, self._settings)
+            self._check_memory(size)
+            self._decoding += size
+            try:
+                image = await run(self._threads, _decode, encoded)
+            finally:
+                self._decoding -= size
+        except ApiError as error:
+            error.param = param
+            raise
         self._alive[next(self._numbers)] = image
         return image
 
@@ -95,17 +98,17 @@ class ImageReader:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _encoded(self, source: str, param: str | None) -> bytes:
-        scheme, colon, _ = source[:10].partition(":")
+    async def _load(self, url: str) -> bytes:
+        scheme, colon, _ = url[:10].partition(":")
         scheme = scheme.strip().lower()
         if scheme == "data":
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, read_data_uri, source, param)
+            return await loop.run_in_executor(self._threads, read_data_uri, url)
         if scheme in ("http", "https"):
-            return await fetch_image(source, self._settings, param=param)
+            return await fetch_image(url, self._settings)
         found = f"{scheme}:" if colon else "a string without a scheme"
         message = f"an image must be a URL such as data:image/jpeg;base64,…; found {found}"
-        raise ApiError(400, message, param=param, code="invalid_image_url")
+        raise ApiError(400, message, code="invalid_image_url")
 
     def _check_memory(self, size: int) -> None:
         limit = self._settings.max_held_bytes
@@ -118,30 +121,8 @@ class ImageReader:
             message = f"images in memory take {held:,} of {limit:,} bytes; retry soon"
             raise ApiError(429, message, code="images_waiting", retry_after=1.0)
 
-    def _validate(self, encoded: bytes, param: str | None) -> int:
-        """Validate an image by its header; return its decoded size in bytes."""
-        settings = self._settings
-        if not encoded:
-            raise ApiError(400, "the image is empty", param=param, code="invalid_image")
-        try:
-            width, height, frames = _read_header(encoded)
-        except Image.DecompressionBombError as error:
-            raise _too_large(f"more than {2 * MAX_PIXELS:,} pixels", settings, param) from error
-        except Exception as error:  # Each decoder raises errors of its own.
-            raise _unreadable(encoded, error, param) from error
-        if width * height > settings.max_pixels:
-            raise _too_large(f"{width:,} × {height:,} pixels", settings, param)
-        if max(width, height) > settings.max_aspect * min(width, height):
-            found = f"the image is {width:,} × {height:,} pixels"
-            message = f"{found}, an aspect ratio above {settings.max_aspect:g}; crop it"
-            raise ApiError(400, message, param=param, code="impossible_shape")
-        if frames != 1:
-            message = f"the image is animated ({frames} frames); send a single frame"
-            raise ApiError(400, message, param=param, code="invalid_image")
-        return width * height * BYTES_PER_PIXEL
 
-
-def read_data_uri(uri: str, param: str | None = None) -> bytes:
+def read_data_uri(uri: str) -> bytes:
     """Decode a data: URI (RFC 2397), as leniently as clients write them.
 
     Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5) and missing padding,
@@ -155,38 +136,57 @@ def read_data_uri(uri: str, param: str | None = None) -> bytes:
     """
     head, comma, text = uri.partition(",")
     kind, *parameters = head[len("data:") :].lower().replace(" ", "").split(";")
-    encoded = unquote_to_bytes(text) if "%" in text else text.encode("utf-8", "replace")
-    compact = encoded.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n").rstrip(b"=")
-    cause = None
     if not comma or "base64" not in parameters:
         message = "the data: URI is not in base64; write data:image/jpeg;base64,…"
-    elif kind and kind != "application/octet-stream" and not kind.startswith("image/"):
+        raise ApiError(400, message, code="invalid_image_url")
+    if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
         message = f"the data: URI holds {kind[:40]}; send a PNG, JPEG or WebP image"
-    else:
-        try:
-            return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
-        except binascii.Error as error:
-            message, cause = "the data: URI's base64 is invalid or truncated", error
-    raise ApiError(400, message, param=param, code="invalid_image_url") from cause
+        raise ApiError(400, message, code="invalid_image_url")
+    encoded = unquote_to_bytes(text) if "%" in text else text.encode("utf-8", "replace")
+    compact = encoded.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n").rstrip(b"=")
+    try:
+        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+    except binascii.Error as error:
+        message = "the data: URI's base64 is invalid or truncated"
+        raise ApiError(400, message, code="invalid_image_url") from error
 
 
-def _read_header(encoded: bytes) -> tuple[int, int, int]:
-    """Read width, height and number of frames without decoding."""
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-        width, height = image.size
-        # Only the first image of a JPEG counts: phones append previews and depth maps.
-        return width, height, image.n_frames if isinstance(image, ANIMATED) else 1
+def _validate(encoded: bytes, settings: Settings) -> int:
+    """Validate an image by its header; return its decoded size in bytes."""
+    if not encoded:
+        raise ApiError(400, "the image is empty", code="invalid_image")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            width, height = image.size
+            frames = image.n_frames if isinstance(image, ANIMATED) else 1
+        found = f"the image has {width:,} × {height:,} pixels"
+    except Image.DecompressionBombError:
+        width, height, frames = 2 * MAX_PIXELS, 1, 1
+        found = f"the image has more than {width:,} pixels"
+    except Exception as error:  # Each decoder raises errors of its own.
+        raise _unreadable(encoded, error) from error
+    if width * height > settings.max_pixels:
+        message = f"{found}; the limit is {settings.max_pixels:,}, send a smaller one"
+        raise ApiError(413, message, code="image_too_large")
+    if max(width, height) > settings.max_aspect * min(width, height):
+        message = f"{found}, an aspect ratio above {settings.max_aspect:g}; crop it"
+        raise ApiError(400, message, code="impossible_shape")
+    if frames != 1:
+        message = f"the image is animated ({frames} frames); send a single frame"
+        raise ApiError(400, message, code="invalid_image")
+    return width * height * BYTES_PER_PIXEL
 
 
-def _too_large(found: str, settings: Settings, param: str | None) -> ApiError:
-    message = f"the image has {found}; the limit is {settings.max_pixels:,}, send a smaller one"
-    return ApiError(413, message, param=param, code="image_too_large")
+def _decode(encoded: bytes) -> Image.Image:
+    try:
+        return open_image(encoded)
+    except ValueError as error:
+        raise _unreadable(encoded, error) from error
 
 
-def _unreadable(encoded: bytes, error: Exception, param: str | None) -> ApiError:
+def _unreadable(encoded: bytes, error: Exception) -> ApiError:
     head = encoded[:256].lstrip().lower()
     names = (f", {name}" for name, begins in OTHER_FORMATS.items() if head.startswith(begins))
     found = ", truncated" if "truncated" in str(error) else next(names, "")
     message = f"cannot decode an image from {len(encoded):,} bytes{found}"
-    message += "; send a complete PNG, JPEG or WebP"
-    return ApiError(400, message, param=param, code="invalid_image")
+    return ApiError(400, f"{message}; send a complete PNG, JPEG or WebP", code="invalid_image")

@@ -20,7 +20,6 @@ from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.metrics.recalibration import Line
 from phi_vision.runs import RunDir
-from phi_vision.serving.chat_template import ImageUrlField
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import RecordRequest, RecordResponse
 from phi_vision.serving.service import Service, usage_of
@@ -35,13 +34,7 @@ Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get
 def record_routes(
     service: Service, calibration: Mapping[str, Line], errors: dict[int | str, dict[str, Any]]
 ) -> APIRouter:
-    """Create the route.
-
-    Args:
-        service: The loaded model.
-        calibration: As `load_calibration` returns it.
-        errors: OpenAPI descriptions of the error responses.
-    """
+    """Create the route; `errors` describes its error responses for OpenAPI."""
     routes = APIRouter()
 
     @routes.post(
@@ -78,12 +71,8 @@ def record_routes(
 def load_calibration(run: Path, template: Template) -> dict[str, Line]:
     """Load the calibration of each field's confidence from a run's evaluation.
 
-    Input:  runs/coats, whose report/scores.json has calibrations
-    Output: {"title": Line(slope=0.7, intercept=-0.42), "category3_code": Line(...), ...}
-
-    Returns:
-        Field -> calibration, for all fields of the template; {} if the run was not evaluated with
-        this template, or one of its fields could not be calibrated.
+    Output: {"title": Line(slope=0.7, intercept=-0.42), "category3_code": Line(...), ...}, or {} if
+    the run was not evaluated with this template, or one of its fields could not be calibrated.
 
     Raises:
         ValueError: The scores are damaged.
@@ -155,10 +144,9 @@ async def _read_body(request: Request, service: Service) -> tuple[tuple[Image, .
             [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         ) from error
     service.check_model(parsed.model)
-    fields = [
-        ImageUrlField(url=url, param=f"images.{i}") for i, url in enumerate(parsed.images)
-    ] or [ImageUrlField(url=parsed.image, param="image")]
-    return await service.read_images(fields, "images"), parsed.constrained
+    urls = {f"images.{number}": url for number, url in enumerate(parsed.images)}
+    images = await service.images.read_all(urls or {"image": parsed.image}, "images")
+    return images, parsed.constrained
 
 
 def _build(images: Sequence[Image], constrained: bool, service: Service) -> GenerationRequest:

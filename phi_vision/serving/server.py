@@ -13,7 +13,8 @@ import ipaddress
 import logging.config
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -39,25 +40,17 @@ def bind(settings: Settings) -> socket.socket:
         OSError: The port is busy, or the host is not an address of this machine.
     """
     host, port = settings.host, settings.port
-    listener = None
-    try:
-        target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(*target[:2])
+    with _listen_errors(host, port):
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
         # Without it the port stays busy for a minute after the previous server has ended.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(target[4])
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise _listen_error(host, port, error) from error
+        listener.bind(address)
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return a server's URL.
-
-    Output: http://127.0.0.1:8000, http://[::1]:8000
-    """
+    """Return a server's URL: http://127.0.0.1:8000, http://[::1]:8000."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -77,22 +70,12 @@ def serve(
     """Serve requests until a signal.
 
     Takes over the process: its signal handlers, its logging and its garbage collector, which
-    ignores all objects loaded so far.
-
-    Args:
-        predictor: The loaded model.
-        settings: Limits and the key.
-        listener: From `bind`.
-        announce: Called with the URL once the server accepts connections.
+    ignores all objects loaded so far. Calls `announce` with the URL once it accepts connections.
 
     Raises:
         OSError: Another program listens on the port meanwhile.
     """
     app = create_app(predictor, settings)
-
-    def drain() -> None:
-        app.state.batcher.close(settings.drain)
-
     config = uvicorn.Config(
         app,
         http="h11",  # The parser whose handling of malformed requests is tested.
@@ -107,15 +90,13 @@ def serve(
     )
     logging.captureWarnings(True)
     with listener:
-        try:
+        with _listen_errors(*listener.getsockname()[:2]):
             listener.listen(BACKLOG)
-        except OSError as error:
-            host, port = listener.getsockname()[:2]
-            raise _listen_error(host, port, error) from error
         # Scanning the loaded model's objects again and again would only cost time.
         gc.freeze()
         announce(url_of(listener))
-        _DrainingServer(config, drain).run(sockets=[listener])
+        server = _DrainingServer(config, lambda: app.state.batcher.close(settings.drain))
+        server.run(sockets=[listener])
 
 
 class _DrainingServer(uvicorn.Server):
@@ -147,9 +128,12 @@ class _DrainingServer(uvicorn.Server):
         return True
 
 
-def _listen_error(host: str, port: int, error: OSError) -> OSError:
-    reason = error.strerror or str(error)
-    return OSError(
-        f"cannot listen on port {port} of {host}: {reason}; end the program that listens there, or "
-        "choose another --port or --host"
-    )
+@contextmanager
+def _listen_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on port {port} of {host}: {error.strerror or error}; end the program "
+            "that listens there, or choose another --port or --host"
+        ) from error

@@ -2,17 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from PIL.Image import Image
 from starlette.requests import Request
 
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher, PendingRequest
-from phi_vision.serving.chat_template import ChatTemplate, ImageUrlField
+from phi_vision.serving.chat_template import ChatTemplate
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.schemas import Usage
@@ -21,19 +20,15 @@ from phi_vision.serving.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One loaded model, and the steps that all requests share."""
+    """One loaded model under its name in the API."""
 
     name: str
-    """The model's name in the API."""
-
     predictor: LocalPredictor
     settings: Settings
     batcher: Batcher
     images: ImageReader
     chat_template: ChatTemplate
-
     created: int = field(default_factory=lambda: int(time.time()))
-    """Unix time at which the model was loaded."""
 
     def check_model(self, name: str | None) -> None:
         """Reject requests for another model (404)."""
@@ -41,31 +36,11 @@ class Service:
             message = f"there is no model {name!r:.200} here; this server has {self.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    async def read_images(self, fields: Sequence[ImageUrlField], param: str) -> tuple[Image, ...]:
-        """Fetch and decode images, in order.
-
-        Args:
-            fields: Their URLs.
-            param: The field to report if there are too many.
-
-        Raises:
-            ApiError: There are too many, or one cannot be read.
-        """
-        limit = self.settings.max_images
-        if len(fields) > limit:
-            message = f"the request has {len(fields)} images; the limit is {limit}"
-            raise ApiError(400, message, param=param, code="too_many_images")
-        return tuple([await self.images.read(each.url, param=each.param) for each in fields])
-
     @asynccontextmanager
     async def submit(
         self, generation_request: GenerationRequest, request: Request
     ) -> AsyncIterator[PendingRequest]:
-        """Submit a request; cancels it if its client disconnects or the block raises.
-
-        Raises:
-            ApiError: As `Batcher.submit`.
-        """
+        """Queue a request; cancel it if its client disconnects or the block raises."""
         pending = await self.batcher.submit(generation_request)
 
         async def cancel_on_disconnect() -> None:

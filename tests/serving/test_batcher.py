@@ -29,7 +29,7 @@ ENDLESS = "start: /[ab]{3000}/"
 async def running(gated: Gated, **changes: float) -> AsyncIterator[tuple[Batcher, ServerMetrics]]:
     metrics = ServerMetrics()
     limits: dict[str, Any] = {"queue": 8, "batch_size": 4, "batch_wait": 0.02, "timeout": 20.0}
-    batcher = Batcher(gated, Settings(**limits | changes), metrics)
+    batcher = Batcher(gated.model, gated.processor, Settings(**limits | changes), metrics)
     batcher.start()
     try:
         yield batcher, metrics
@@ -268,7 +268,7 @@ def test_closing_lets_what_is_written_end_and_sends_away_what_waits(
             await until(lambda: metric(metrics, "requests_running") == 1)
             waiting = await batcher.submit(question)
             closing = asyncio.create_task(asyncio.to_thread(batcher.close, 10.0))
-            await until(lambda: batcher.is_closing)
+            await until(lambda: batcher.status == "draining")
             refusals = []
             for asking in (waiting.result(), batcher.submit(question)):
                 with pytest.raises(ApiError) as refusal:

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.chat_template import ChatTemplate, image_fields
+from phi_vision.serving.chat_template import ChatTemplate, image_urls
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import Message
 
@@ -47,8 +47,8 @@ def test_images_are_counted_through_the_conversation(chat_template: ChatTemplate
 
 
 def test_images_are_named_by_their_place() -> None:
-    shown = image_fields(MESSAGES.validate_python([user("a"), user("b", "")]))
-    assert [each.param for each in shown] == ["messages.1.content.1.image_url.url"]
+    shown = image_urls(MESSAGES.validate_python([user("a"), user("b", "")]))
+    assert shown == {"messages.1.content.1.image_url.url": "data:"}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
