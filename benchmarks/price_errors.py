@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median
 
 from phi_vision.runs import ReportDir
-from phi_vision.synthetic.pricing import MATERIAL_WORDS, TRIM_WORDS
+from phi_vision.synthetic.products import MATERIAL_WORDS, TRIM_WORDS
 from phi_vision.synthetic.render.garment import MATERIALS
 
 WORDS = {
-    "material": {MATERIAL_WORDS[material] for material in MATERIALS},
-    "trim": set(TRIM_WORDS.values()) - {""},
+    "material": {MATERIAL_WORDS[material][0] for material in MATERIALS},
+    "trim": {word for word, _ in TRIM_WORDS.values()} - {""},
 }
 
 

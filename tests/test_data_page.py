@@ -25,8 +25,8 @@ from phi_vision.prepare.pipeline import PrepareConfig
 from phi_vision.prepare.sources.json_files import MAX_ELEMENT
 from phi_vision.prepare.sources.registry import SOURCES
 from phi_vision.prepare.sources.rows import Row
-from phi_vision.synthetic.profile import FEWEST_GROUPS
-from phi_vision.synthetic.shares import FEWEST
+from phi_vision.synthetic.distributions import MIN_GROUPS
+from phi_vision.synthetic.profile import MIN_DATASET_GROUPS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 SOURCE = re.compile(r"^\| .* \| `(\w+)` \| `phi-vision (prepare .*)` \|$", re.MULTILINE)
@@ -55,8 +55,8 @@ FACTS = [
     f"`--validation` {PLAN.validation}, `--test` {PLAN.test}",
     f"that of {splits.RANDOM_SPLITS} random splits",
     f"every {PLAN.shard_size} MB",
-    f"needs {FEWEST_GROUPS} groups",
-    f"fewer than {FEWEST} groups",
+    f"needs {MIN_DATASET_GROUPS} groups",
+    f"fewer than {MIN_GROUPS} groups",
     *("UTF-8", "UTF-16", "UTF-32", "base64"),
 ]
 """Every number of the page's prose, in the words around it."""

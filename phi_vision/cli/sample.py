@@ -1,4 +1,4 @@
-"""`phi-vision sample`: draws a catalog, of our own or like another."""
+"""`phi-vision sample`: draw the sample catalog, or data like an existing dataset."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from phi_vision.cli.progress import progress_bar
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision sample` takes."""
+    """Declare the options of `phi-vision sample`."""
     rows = "how many products to draw (default: %(default)s)"
     parser.add_argument("--rows", type=at_least(1), default=3040, metavar="N", help=rows)
     seed = "same seed, same bytes (default: %(default)s)"
@@ -17,8 +17,8 @@ def add_options(parser: Parser) -> None:
     like = "resemble this dataset, or the profile.json of one, without anything real in it"
     parser.add_argument("--like", type=Path, metavar="DATASET", help=like)
     faults = (
-        "write the catalog as a shop's export (products.csv and images) with faults planted in "
-        "this share of the rows, listed in faults.jsonl"
+        "write the catalog as a shop's export (products.csv and images) with corruptions in "
+        "this fraction of the rows, listed in faults.jsonl"
     )
     parser.add_argument("--faults", type=value_of(float), metavar="RATE", help=faults)
 
@@ -27,6 +27,9 @@ def run(options: argparse.Namespace) -> None:
     """Draw a sample catalog: product images with their records."""
     if options.faults is None:
         draw_sample(options, options.out)
+        print(f"{options.rows} products are in {options.out}")
+        if options.like is not None:
+            print(f"Their fidelity to {options.like} is in {options.out / 'fidelity.md'}")
         return
     from phi_vision.io.atomic import temporary_folder
     from phi_vision.synthetic.corrupted_export import write_export
@@ -35,23 +38,19 @@ def run(options: argparse.Namespace) -> None:
         clean = folder / "clean"
         draw_sample(options, clean)
         table = write_export(clean, options.out, rate=options.faults, seed=options.seed)
-    print(f"The export is {table}; its faults are listed in {table.parent / 'faults.jsonl'}")
+    print(f"The export is {table}; its corruptions are listed in {table.parent / 'faults.jsonl'}")
 
 
 def draw_sample(options: argparse.Namespace, out: Path) -> None:
-    """Draw a catalog of our own, or one like another."""
+    """Draw the sample catalog, or data like another."""
     with progress_bar("drawing") as advance:
         if options.like is None:
             from phi_vision.synthetic.catalog import write_catalog
 
             write_catalog(out, rows=options.rows, seed=options.seed, progress=advance)
         else:
-            from phi_vision.synthetic.generate import write_likeness
+            from phi_vision.synthetic.sample_like import write_sample_like
 
-            write_likeness(
+            write_sample_like(
                 options.like, out, rows=options.rows, seed=options.seed, progress=advance
             )
-    if out == options.out:
-        print(f"{options.rows} products are in {out}")
-        if options.like is not None:
-            print(f"How close they are to {options.like} is told in {out / 'likeness.md'}")

@@ -1,19 +1,23 @@
-"""Draws the sample catalog: a fashion house's products, images and records, from a seed.
+"""Draws the sample catalog: an invented brand's products, images and records, from a seed.
 
-The records follow from the images by the rules of `house.py`, plus noise of known size, so the
-best score that any reader of the images can reach is known; it is written beside the data.
+The records follow from the images by the rules of `products.py`, plus noise of known size, so the
+best score that any model can reach is known; it is written beside the data.
 Run it with `phi-vision sample --out DIR`.
 """
 
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,19 +30,19 @@ from phi_vision.synthetic.render.garment import Garment
 Progress = Callable[[int, int], None]
 
 VERSION = 1
-_WORTH_WORKERS = 150  # images; below this, starting processes takes longer than drawing
+_MIN_PARALLEL = 150  # images; below this, starting processes takes longer than drawing
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """Size of a split, and the best and the laziest reading of its prices.
+    """Size of a split, and the best and the simplest prediction of its prices.
 
     Attributes:
         rows: products.
         styles: groups of products that share a title and a price.
-        floor_median_ape: median relative error of the noiseless price, the best to be expected.
+        floor_median_ape: median relative error of the noiseless price, the best achievable.
         floor_mae: mean absolute error of the noiseless price, in pounds.
-        baseline_median_ape: median relative error of always answering the training median.
+        baseline_median_ape: median relative error of always predicting the training median.
     """
 
     rows: int
@@ -50,7 +54,7 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogFacts:
-    """What is known of a sample catalog: written to facts.json beside it."""
+    """The known properties of a sample catalog, as in facts.json."""
 
     version: int
     seed: int
@@ -67,10 +71,10 @@ def write_catalog(
 ) -> CatalogFacts:
     """Draw a catalog and write it as Parquet, with its facts and a data card.
 
-    Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md;
-    the same rows and seed give the same bytes. OUT appears complete or not at all. Larger
-    catalogs are drawn by one process for each core, so a script that calls this at its top level
-    needs the usual `if __name__ == "__main__":`.
+    Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md
+    atomically; the same rows and seed give the same bytes. Larger catalogs are drawn by one
+    process a core, so a script that calls this at its top level needs the usual
+    `if __name__ == "__main__":`.
 
     Args:
         out: a folder that does not exist yet, or is empty.
@@ -83,20 +87,74 @@ def write_catalog(
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)
-    with atomic_folder(out) as unfinished:
+    with atomic_folder(out) as folder:
         facts = _facts(products, seed)
-        _write_splits(unfinished / "data", products, seed, progress)
+        (folder / "data").mkdir()
+        with parallel_map(rows) as run:
+            codes = (f"{seed} {product.record['product_code']}" for product in products)
+            images = run(_draw_product, (product.garment for product in products), codes)
+            _write_splits(folder / "data", products, images, progress)
         text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
-        (unfinished / "facts.json").write_text(text + "\n", encoding="utf-8")
-        (unfinished / "README.md").write_text(_card(facts), encoding="utf-8")
+        (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_data_card(facts), encoding="utf-8")
     return facts
 
 
+@contextmanager
+def parallel_map(images: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a `map` that uses one process a core where there are enough images for it."""
+    workers = os.cpu_count() or 1
+    if workers == 1 or images < _MIN_PARALLEL:
+        yield map
+        return
+    # Spawned, not forked: the caller may hold threads and locks (progress bars, torch).
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def add_features(schema: pa.Schema, images: Sequence[str]) -> pa.Schema:
+    """Describe the columns as the `datasets` library does, so that it decodes the images.
+
+    A schema with a type that this table lacks stays as it is: `datasets` infers its features.
+    """
+    features: dict[str, Any] = {}
+    for column in schema:
+        if column.name in images:
+            image = {"_type": "Image"}
+            several = pa.types.is_list(column.type)
+            features[column.name] = {"feature": image, "_type": "List"} if several else image
+        elif (dtype := _DTYPES.get(str(column.type))) is not None:
+            features[column.name] = {"dtype": dtype, "_type": "Value"}
+        else:
+            return schema
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _draw_product(garment: Garment, seed: str) -> bytes:
+    # Each image from its own seed, so that the order of drawing does not matter.
+    scene = random_scene(random.Random(seed))
+    return encode(draw(garment, scene), scene)
+
+
+def _write_splits(
+    folder: Path, products: Sequence[Product], images: Iterable[bytes], progress: Progress | None
+) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for done, (product, image) in enumerate(zip(products, images, strict=True), 1):
+        path = f"{product.record['product_code']}.jpg"
+        rows[product.split].append({**product.record, "image": {"bytes": image, "path": path}})
+        if progress:
+            progress(done, len(products))
+    for split, members in rows.items():
+        table = pa.Table.from_pylist(members, schema=_SCHEMA)
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=100)
+
+
 def _facts(products: Sequence[Product], seed: int) -> CatalogFacts:
-    categories = sorted(str(product.record["category3_code"]) for product in products)
-    training = [_full_price(product) for product in products if product.split == "train"]
+    categories = Counter(str(product.record["category3_code"]) for product in products)
+    usual = median(_full_price(product) for product in products if product.split == "train")
     splits = {
-        split: _split_facts([p for p in products if p.split == split], median(training))
+        split: _split_facts([product for product in products if product.split == split], usual)
         for split in SPLITS
     }
     return CatalogFacts(
@@ -104,7 +162,7 @@ def _facts(products: Sequence[Product], seed: int) -> CatalogFacts:
         seed=seed,
         rows=len(products),
         styles=sum(facts.styles for facts in splits.values()),
-        categories={category: categories.count(category) for category in dict.fromkeys(categories)},
+        categories=dict(sorted(categories.items())),
         price_noise=PRICE_NOISE,
         category_ceiling=1.0,
         splits=splits,
@@ -127,45 +185,7 @@ def _full_price(product: Product) -> float:
     return float(product.record["full_price"])
 
 
-def _write_splits(
-    folder: Path, products: Sequence[Product], seed: int, progress: Progress | None
-) -> None:
-    folder.mkdir()
-    images = _images(products, seed)
-    done = 0
-    for split in SPLITS:
-        members = [product for product in products if product.split == split]
-        rows = []
-        for product in members:
-            code = product.record["product_code"]
-            image = {"bytes": next(images), "path": f"{code}.jpg"}
-            rows.append({**product.record, "image": image})
-            done += 1
-            if progress:
-                progress(done, len(products))
-        table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=100)
-
-
-def _images(products: Sequence[Product], seed: int) -> Iterator[bytes]:
-    garments = [product.garment for product in products]
-    seeds = [f"{seed} {product.record['product_code']}" for product in products]
-    workers = os.cpu_count() or 1
-    if workers == 1 or len(products) < _WORTH_WORKERS:
-        yield from map(_photograph, garments, seeds)
-        return
-    # Spawned, not forked: the caller may hold threads and locks (progress bars, torch).
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_photograph, garments, seeds, chunksize=8)
-
-
-def _photograph(garment: Garment, seed: str) -> bytes:
-    # Each image from its own seed, so that the order of drawing does not matter.
-    scene = random_scene(random.Random(seed))
-    return encode(draw(garment, scene), scene)
-
-
-def _card(facts: CatalogFacts) -> str:
+def _data_card(facts: CatalogFacts) -> str:
     sizes = "\n".join(
         f"| {name} | {split.rows} | {split.styles} | {split.floor_median_ape:.3f} "
         f"| {split.baseline_median_ape:.3f} |"
@@ -186,17 +206,17 @@ configs:
 # Sample catalog
 
 {facts.rows} drawn products in {facts.styles} styles and {categories} categories of an invented
-fashion house (version {facts.version}, seed {facts.seed}). No real brand, product or price is
-in it.
+fashion brand (version {facts.version}, seed {facts.seed}). It contains no real brand, product or
+price.
 
-- Colours of one style share `title`, `full_price` and `group_id`, and stand in one split.
+- Colours of one style share `title`, `full_price` and `group_id`, and are in one split.
 - `category3_code` follows from the image without error; it is never `N.A.`, as no image could
-  tell such a row from its neighbours.
+  distinguish such a row from its neighbours.
 - `full_price` follows from the image (kind, material, pattern, trim, hardware, length, hood)
   times log-normal noise of {facts.price_noise} drawn for each style, rounded to a price point.
-- Titles follow from the image, save a line name in front of about one in eight.
+- Titles follow from the image, except for a line name in front of about one in eight.
 
-| split | rows | styles | best reachable median price error | always the median price |
+| split | rows | styles | best achievable median price error | always the median price |
 |---|---|---|---|---|
 {sizes}
 
@@ -205,31 +225,23 @@ Made by `phi-vision sample --rows {facts.rows} --seed {facts.seed}`, which write
 again.
 """
 
-_WHOLE = ("product_code", "flg_discount")
-_MONEY = ("full_price", "price", "full_price_eur", "price_eur")
+_DTYPES = {
+    **{name: name for name in ("bool", "string", "large_string", "int8", "int16", "int32")},
+    **{"int64": "int64", "uint8": "uint8"},
+    **{"float": "float32", "double": "float64", "halffloat": "float16"},
+}
+"""Arrow's names of types -> those of the `datasets` library."""
+
+_NUMBERS = {"product_code": pa.int64(), "flg_discount": pa.int64()}
+_NUMBERS |= dict.fromkeys(("full_price", "price", "full_price_eur", "price_eur"), pa.float64())
 _COLUMNS = (
     *("website_name", "competence_date", "country_code", "currency_code", "brand"),
     *("category1_code", "category2_code", "category3_code", "product_code", "title"),
     *("itemurl", "imageurl", "full_price", "price", "full_price_eur", "price_eur"),
     *("flg_discount", "colour", "group_id"),
 )
-_DTYPES = {
-    name: "int64" if name in _WHOLE else "float64" if name in _MONEY else "string"
-    for name in _COLUMNS
-}
-# The feature types as the `datasets` library notes them, so that it decodes the images.
-_FEATURES = {name: {"dtype": dtype, "_type": "Value"} for name, dtype in _DTYPES.items()}
-_SCHEMA = pa.schema(
-    [
-        *(
-            (name, {"int64": pa.int64(), "float64": pa.float64()}.get(dtype, pa.string()))
-            for name, dtype in _DTYPES.items()
-        ),
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-    ],
-    metadata={
-        "huggingface": json.dumps(
-            {"info": {"features": {**_FEATURES, "image": {"_type": "Image"}}}}
-        )
-    },
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_SCHEMA = add_features(
+    pa.schema([*((name, _NUMBERS.get(name, pa.string())) for name in _COLUMNS), ("image", _IMAGE)]),
+    images=["image"],
 )

@@ -1,15 +1,15 @@
-"""Writes an export like a real shop's, with its faults, and an account of every fault.
+"""Writes an export like a real shop's, with planted corruptions and a list of them.
 
 `products.csv` (semicolons, decimal commas, line breaks in cells), `images/` beside it, and
-`faults.jsonl`, by which a test can tell what became of each faulty row.
+`faults.jsonl`, by which a test can check what became of each corrupted row.
 """
 
 import csv
 import io
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,35 +18,33 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS, files_by_split
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic.corruptions import FAULTS, Fault, Line, Parts
+from phi_vision.synthetic.corruptions import CORRUPTIONS, Line
+from phi_vision.synthetic.observation import read_rows
 
 Encoding = Literal["cp1252", "utf-8-sig"]
-"""What spreadsheets write: Western European, or UTF-8 with a byte order mark."""
+"""The encodings of spreadsheets: Western European, or UTF-8 with a byte order mark."""
 
 ENCODINGS: tuple[Encoding, ...] = ("cp1252", "utf-8-sig")
 DESCRIPTION = "description"
 IMAGE = "image"
 
-_SEPARATOR = ";"
 _CARE = ("Hand wash\nDry flat", "Dry clean only", "Wipe clean; keep dry\nMade in Österreich")
-_TITLES = ("title", "name")
-_PRICES = ("full_price", "price")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted:
+class PlantedCorruption:
     """One line of `faults.jsonl`.
 
     Attributes:
-        row: place of the faulty row among the rows of products.csv, from 0.
-        fault: name of the fault.
+        row: place of the corrupted row among the rows of products.csv, from 0.
+        fault: name of the corruption.
         column: where it is.
-        before: the text that stood there.
-        after: the text that stands there now.
-        outcome: what `prepare` has to do.
-        mended: the text that mending gives, in the notation of the export; None where the fault
-            is not in the text, or what becomes of it is left open.
-        partner: the row it is to be grouped with; None where it is not about two rows.
+        before: the clean text.
+        after: the corrupted text.
+        outcome: what `prepare` must do.
+        mended: the repaired text, in the notation of the export; None where the corruption is not
+            in the text, or the repaired text is left open.
+        partner: the row it must be grouped with; None where it concerns one row.
     """
 
     row: int
@@ -62,15 +60,15 @@ class Planted:
 def write_export(
     dataset: Path, out: Path, *, rate: float, seed: int, encoding: Encoding | None = None
 ) -> Path:
-    """Turn a clean dataset into the export of a shop, with faults in some of its rows.
+    """Turn a clean dataset into the export of a shop, with corruptions in some of its rows.
 
-    Each kind of fault comes about as often as the others. A row that repeats another is added
-    after it. OUT appears complete or not at all; the same dataset and seed give the same bytes.
+    Each kind of corruption is about as frequent as the others. A row that repeats another is added
+    after it. OUT appears atomically; the same dataset and seed give the same bytes.
 
     Args:
         dataset: a prepared or drawn dataset's folder, with one image a row.
         out: a folder that does not exist yet, or is empty.
-        rate: share of rows that get a fault, 0 to 1.
+        rate: fraction of corrupted rows, 0 to 1.
         seed: of everything.
         encoding: of products.csv; chosen by the seed by default.
 
@@ -78,156 +76,133 @@ def write_export(
         The path of products.csv.
 
     Raises:
-        ValueError: The rate is no share, the dataset cannot be read, or `out` is in use.
+        ValueError: The rate is not a fraction, the dataset is unreadable, or `out` is in use.
     """
     if not 0 <= rate <= 1:
-        raise ValueError(f"the rate of faults is {rate}; give a share from 0 to 1, such as 0.1")
+        raise ValueError(f"the rate of faults is {rate}; use a fraction from 0 to 1, such as 0.1")
     check_folder_is_free(out)
     files = [file for files in files_by_split(dataset).values() for file in files]
-    with atomic_folder(out) as unfinished:
-        rng = random.Random(f"export {seed}")
+    schema = pq.read_schema(files[0])
+    rng = random.Random(f"export {seed}")
+    with atomic_folder(out) as folder:
         chosen = rng.choice(ENCODINGS) if encoding is None else encoding
-        writer = _Writer(unfinished, files[0], chosen)
-        with writer.file, writer.account:
-            writer.write(_rows(files), rate, rng)
+        with (
+            (folder / "products.csv").open("wb") as table,
+            (folder / "faults.jsonl").open("w", encoding="utf-8") as corruptions,
+        ):
+            writer = _Writer(folder, table, chosen)
+            names = [c.name for c in schema if c.name not in IMAGE_COLUMNS and _is_plain(c.type)]
+            columns = _find_columns(names, schema)
+            # utf-8-sig would begin every line with a byte order mark.
+            table.write(_csv_line([*names, DESCRIPTION, IMAGE]).encode(chosen))
+            rows = (row for file in files for row in read_rows(file))
+            for planted in _corrupt(_clean_lines(rows, names, columns, rng), rate, rng, writer):
+                corruptions.write(json.dumps(asdict(planted), ensure_ascii=False) + "\n")
     return out / "products.csv"
 
 
-class _Writer:
-    """Writes lines, images and the account of faults, counting rows."""
-
-    def __init__(self, folder: Path, example: Path, encoding: Encoding) -> None:
-        with pq.ParquetFile(example) as parquet:
-            schema = parquet.schema_arrow
-        self.columns = [c.name for c in schema if c.name not in IMAGE_COLUMNS and _is_plain(c)]
-        self.parts = _find_parts(self.columns, schema)
-        self.file: IO[bytes] = (folder / "products.csv").open("wb")
-        self.account: IO[str] = (folder / "faults.jsonl").open("w", encoding="utf-8")
-        self._folder = folder
-        self._encoding = encoding
-        self._rows = 0
-        (folder / "images").mkdir()
-
-    def write(self, rows: Iterator[Mapping[str, Any]], rate: float, rng: random.Random) -> None:
-        """Write everything."""
-        kinds = _in_turn(self.parts, rng)
-        head = [*self.columns, DESCRIPTION, IMAGE]
-        # utf-8-sig would begin every line with a byte order mark.
-        self.file.write(_csv_line(head).encode(self._encoding))
-        for number, row in enumerate(rows):
-            line = self._clean_line(row, number, rng)
-            if rng.random() < rate:
-                self._write_faulty(line, self._next_fitting(kinds, line), rng)
-            else:
-                self._write_line(line)
-
-    def _next_fitting(self, kinds: Iterator[str], line: Line) -> str:
-        """Pass over faults of a cell that is empty already; an image is always there."""
-        columns = ((name, _column_of(FAULTS[name], self.parts, self.columns)) for name in kinds)
-        return next(name for name, column in columns if line.cells[column])
-
-    def _clean_line(self, row: Mapping[str, Any], number: int, rng: random.Random) -> Line:
-        cells = {column: _written(row[column]) for column in self.columns}
-        cells[DESCRIPTION] = rng.choice(_CARE)
-        cells[IMAGE] = f"images/{number:06d}.jpg"
-        return Line(cells=cells, image=_image(row))
-
-    def _write_faulty(self, clean: Line, name: str, rng: random.Random) -> None:
-        fault = FAULTS[name]
-        spoilt = fault.plant(clean, self.parts, rng)
-        row = self._rows
-        self._write_line(spoilt)
-        if spoilt.echo is None:
-            self._tell(clean, spoilt, row, name)
-        else:
-            self._write_line(spoilt.echo)
-            self._tell(clean, spoilt.echo, row + 1, name, partner=row)
-
-    def _tell(
-        self, clean: Line, spoilt: Line, row: int, name: str, partner: int | None = None
-    ) -> None:
-        fault: Fault = FAULTS[name]
-        column = _column_of(fault, self.parts, self.columns)
-        planted = {
-            "row": row,
-            "fault": name,
-            "column": column,
-            "before": clean.cells[column],
-            "after": spoilt.cells[column],
-            "outcome": fault.outcome,
-            "mended": fault.mend(clean.cells[column]) if fault.mend else None,
-            "partner": partner,
-        }
-        self.account.write(json.dumps(planted, ensure_ascii=False) + "\n")
-
-    def _write_line(self, line: Line) -> None:
-        text = _csv_line([*line.cells.values(), *line.extra])
-        own = "utf-8" if self._encoding == "utf-8-sig" else self._encoding
-        other = "cp1252" if own == "utf-8" else "utf-8"
-        self.file.write(text.encode(other if line.foreign else own, errors="replace"))
-        self._rows += 1
-        if line.image is not None:
-            (self._folder / line.cells[IMAGE]).write_bytes(line.image)
-
-
-def read_faults(export: Path) -> list[Planted]:
-    """Read the account of an export's faults.
+def read_corruptions(export: Path) -> list[PlantedCorruption]:
+    """Read the list of an export's corruptions.
 
     Args:
         export: the folder that `write_export` wrote.
     """
     lines = (export / "faults.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Planted(**json.loads(line)) for line in lines]
+    return [PlantedCorruption(**json.loads(line)) for line in lines]
 
 
-def _rows(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
+class _Writer:
+    """Writes lines and images, counting rows."""
+
+    def __init__(self, folder: Path, table: IO[bytes], encoding: Encoding) -> None:
+        self.rows = 0
+        self._folder = folder
+        self._table = table
+        own = "utf-8" if encoding == "utf-8-sig" else encoding
+        self._encodings = (own, "cp1252" if own == "utf-8" else "utf-8")
+        (folder / "images").mkdir()
+
+    def write(self, line: Line) -> int:
+        """Write a line; return its row."""
+        text = _csv_line([*line.cells.values(), *line.extra])
+        self._table.write(text.encode(self._encodings[line.foreign], errors="replace"))
+        if line.image is not None:
+            (self._folder / line.cells[IMAGE]).write_bytes(line.image)
+        self.rows += 1
+        return self.rows - 1
 
 
-def _in_turn(parts: Parts, rng: random.Random) -> Iterator[str]:
-    """Name faults without end, each as often as the others, in a shuffled order."""
-    names = [name for name, fault in FAULTS.items() if _is_possible(fault, parts)]
+def _clean_lines(
+    rows: Iterable[Mapping[str, Any]],
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    rng: random.Random,
+) -> Iterator[Line]:
+    for number, row in enumerate(rows):
+        cells = {name: _format(row[name]) for name in names}
+        cells[DESCRIPTION] = rng.choice(_CARE)
+        cells[IMAGE] = f"images/{number:06d}.jpg"
+        yield Line(cells=cells, columns=columns, image=_image(row))
+
+
+def _corrupt(
+    lines: Iterable[Line], rate: float, rng: random.Random, writer: _Writer
+) -> Iterator[PlantedCorruption]:
+    kinds: Iterator[str] | None = None
+    for clean in lines:
+        if rng.random() >= rate:
+            writer.write(clean)
+            continue
+        kinds = kinds or _cycle(clean.columns, rng)
+        # A cell that is empty already cannot be corrupted; an image is always there.
+        name = next(each for each in kinds if clean.cells[_column_of(each, clean)])
+        kind, column = CORRUPTIONS[name], _column_of(name, clean)
+        corrupted = kind.apply(clean, rng)
+        row, partner = writer.write(corrupted), None
+        if corrupted.echo is not None:
+            corrupted, partner = corrupted.echo, row
+            row = writer.write(corrupted)
+        yield PlantedCorruption(
+            row=row,
+            fault=name,
+            column=column,
+            before=clean.cells[column],
+            after=corrupted.cells[column],
+            outcome=kind.outcome,
+            mended=kind.mend(clean.cells[column]) if kind.mend else None,
+            partner=partner,
+        )
+
+
+def _cycle(columns: Mapping[str, str], rng: random.Random) -> Iterator[str]:
+    """Yield corruptions without end, each as often as the others, in a shuffled order."""
+    names = [name for name, kind in CORRUPTIONS.items() if kind.part in {"id", *columns}]
     while True:
         rng.shuffle(names)
         yield from names
 
 
-def _is_possible(fault: Fault, parts: Parts) -> bool:
-    columns = {"title": parts.title, "category": parts.category, "price": parts.price}
-    return fault.part not in columns or columns[fault.part] is not None
+def _column_of(name: str, line: Line) -> str:
+    # Without an id, the first column stands for the whole row.
+    return line.columns.get(CORRUPTIONS[name].part) or next(iter(line.cells))
 
 
-def _column_of(fault: Fault, parts: Parts, columns: Sequence[str]) -> str:
-    named = {
-        "id": parts.id or columns[0],
-        "title": parts.title,
-        "category": parts.category,
-        "price": parts.price,
-        "image": parts.image,
+def _find_columns(names: Sequence[str], schema: pa.Schema) -> dict[str, str]:
+    """Map the parts of a product to their columns."""
+    floats = [name for name in names if pa.types.is_floating(schema.field(name).type)]
+    candidates: dict[str, Sequence[str]] = {
+        "id": [name for name in ID_COLUMNS if name in names],
+        "group": [name for name in GROUP_COLUMNS[:1] if name in names],
+        "title": [name for name in ("title", "name") if name in names],
+        "category": [name for name in reversed(names) if "categor" in name.lower()],
+        "price": [name for name in ("full_price", "price") if name in floats],
+        "image": [IMAGE],
     }
-    column = named[fault.part]
-    assert column is not None, "only possible faults are planted"
-    return column
+    return {part: found[0] for part, found in candidates.items() if found}
 
 
-def _find_parts(columns: Sequence[str], schema: pa.Schema) -> Parts:
-    categories = [column for column in columns if "categor" in column.lower()]
-    prices = [c for c in _PRICES if c in columns and pa.types.is_floating(schema.field(c).type)]
-    return Parts(
-        id=next((column for column in ID_COLUMNS if column in columns), None),
-        group=next((column for column in GROUP_COLUMNS[:1] if column in columns), None),
-        title=next((column for column in _TITLES if column in columns), None),
-        category=categories[-1] if categories else None,
-        price=prices[0] if prices else None,
-        image=IMAGE,
-    )
-
-
-def _is_plain(column: pa.Field) -> bool:
-    return not pa.types.is_nested(column.type) and not pa.types.is_binary(column.type)
+def _is_plain(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind) and not pa.types.is_binary(kind)
 
 
 def _image(row: Mapping[str, Any]) -> bytes:
@@ -236,14 +211,14 @@ def _image(row: Mapping[str, Any]) -> bytes:
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
         raise ValueError(
-            "cannot write an export: a row of the dataset has no image bytes; give a dataset "
+            "cannot write an export: a row of the dataset has no image bytes; use a dataset "
             "that `phi-vision sample` or `phi-vision prepare` wrote"
         )
     return encoded
 
 
-def _written(value: object) -> str:
-    """Write a value as a continental spreadsheet does.
+def _format(value: object) -> str:
+    """Format a value as a continental spreadsheet does.
 
     Input:  1234.5, None, "Wool Coat"
     Output: "1234,50", "", "Wool Coat"
@@ -255,5 +230,5 @@ def _written(value: object) -> str:
 
 def _csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, delimiter=_SEPARATOR, lineterminator="\r\n").writerow(cells)
+    csv.writer(text, delimiter=";", lineterminator="\r\n").writerow(cells)
     return text.getvalue()

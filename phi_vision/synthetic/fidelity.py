@@ -1,50 +1,52 @@
-"""How close drawn data comes to real data, column by column.
+"""Fidelity of drawn data: distances from the real data, column by column.
 
-The yardstick beside each distance is the distance between two halves of the real data: a drawn
-dataset cannot be expected to come nearer than real data does to itself.
+Beside each distance stands the one between two halves of the real data: no drawn dataset can be
+expected to come closer than real data does to itself.
 """
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TypeVar
 
-from phi_vision.data.samples import Value
-from phi_vision.synthetic.column_models import Column, members
-from phi_vision.synthetic.profile import Profile
-from phi_vision.synthetic.reading import Observed, Seen, Shot
+from scipy.stats import ks_2samp
 
-Rows = Sequence[Seen]
+from phi_vision.data.samples import Value
+from phi_vision.synthetic.observation import ImageFacts, Observation, ObservedRow
+from phi_vision.synthetic.profile import Column, Profile, group_rows
+
+T = TypeVar("T")
+Rows = Sequence[ObservedRow]
+Compare = Callable[[Rows, Rows], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """One distance between drawn and real data, 0 (the same) to 1 (nothing in common).
+    """One distance between drawn and real data, 0 (equal) to 1 (nothing in common).
 
     Attributes:
-        column: what was compared.
-        measure: how, in words.
+        column: its name.
+        measure: the property that is compared.
         distance: between drawn and real data.
-        yardstick: between two halves of the real data.
+        reference: between two halves of the real data.
     """
 
     column: str
     measure: str
     distance: float
-    yardstick: float
+    reference: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Privacy:
-    """What was looked for in the drawn data, and not found.
+class PrivacyReport:
+    """The real values that were searched for in the drawn data, and not found.
 
     Attributes:
-        real_values: column -> how many different real values were looked for.
-        real_images: how many different real images were looked for, by bytes and by look.
-        redrawn: images that were drawn again because one of them resembled a real one.
-        kept_categories: column -> names kept because enough groups share them.
-        invented_categories: column -> how many names were rarer, and made up anew.
+        real_values: column -> number of different real values.
+        real_images: number of different real images.
+        redrawn: images that were drawn again because of their similarity to a real one.
+        kept_categories: column -> number of names kept because enough groups share them.
+        invented_categories: column -> number of rarer names, which were invented anew.
     """
 
     real_values: Mapping[str, int]
@@ -55,63 +57,58 @@ class Privacy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closeness:
-    """How close a drawn dataset is to a real one, and that it gives nothing of it away.
+class Fidelity:
+    """How closely a drawn dataset resembles a real one, and that it reveals nothing of it.
 
     Attributes:
         rows: drawn.
-        distances: none where only a profile was at hand.
-        privacy: None where only a profile was at hand; it names nothing that could appear.
-        empty: columns that cannot be resembled and were left empty.
+        distances: none where only a profile was available.
+        privacy: None where only a profile was available.
+        empty: columns that cannot be modelled and were left empty.
     """
 
     rows: int
     distances: tuple[Distance, ...]
-    privacy: Privacy | None
+    privacy: PrivacyReport | None
     empty: tuple[str, ...]
 
-    def to_json(self) -> dict[str, object]:
-        """Everything, as JSON can hold it."""
-        return asdict(self)
-
     def to_markdown(self) -> str:
-        """Write the report."""
-        parts = [_HEAD.format(rows=self.rows)]
-        if self.distances:
-            lines = [
-                f"| {d.column} | {d.measure} | {d.distance:.3f} | {d.yardstick:.3f} |"
-                for d in self.distances
-            ]
-            parts.append("\n".join([_TABLE, *lines]))
-        else:
-            parts.append(_FROM_PROFILE)
+        """Return the report."""
+        lines = [
+            f"| {d.column} | {d.measure} | {d.distance:.3f} | {d.reference:.3f} |"
+            for d in self.distances
+        ]
+        parts = [_HEAD.format(rows=self.rows), "\n".join([_TABLE, *lines]) if lines else _NO_DATA]
         if self.empty:
-            parts.append(f"Left empty, as nothing can be drawn for them: {', '.join(self.empty)}.")
+            parts.append(f"Left empty, as these types cannot be modelled: {', '.join(self.empty)}.")
         if self.privacy:
-            parts.append(_privacy(self.privacy))
+            parts.append(
+                _PRIVACY.format(
+                    privacy=self.privacy,
+                    values=_join(self.privacy.real_values),
+                    kept=_join(self.privacy.kept_categories),
+                    invented=_join(self.privacy.invented_categories),
+                )
+            )
         return "\n\n".join(parts) + "\n"
 
 
-def measure_closeness(real: Observed, drawn: Observed, profile: Profile) -> list[Distance]:
+def measure_distances(
+    real: Observation, drawn: Observation, profile: Profile
+) -> Iterator[Distance]:
     """Compare drawn with real data, column by column."""
     halves = [[row for row in real.rows if row.group % 2 == side] for side in (0, 1)]
-    found = []
     for column, measure, compare in _comparisons(profile):
-        distance = compare(real.rows, drawn.rows)
-        yardstick = compare(halves[0], halves[1])
-        found.append(
-            Distance(
-                column=column,
-                measure=measure,
-                distance=round(distance, 4),
-                yardstick=round(yardstick, 4),
-            )
+        yield Distance(
+            column=column,
+            measure=measure,
+            distance=round(compare(real.rows, drawn.rows), 4),
+            reference=round(compare(*halves), 4),
         )
-    return found
 
 
 def total_variation(one: Iterable[Value], other: Iterable[Value]) -> float:
-    """Half the sum of differences of shares.
+    """Return half the sum of differences of frequencies.
 
     Input:  a a b b, a b b b
     Output: 0.25
@@ -119,104 +116,93 @@ def total_variation(one: Iterable[Value], other: Iterable[Value]) -> float:
     left, right = Counter(one), Counter(other)
     if not left or not right:
         return float(bool(left) != bool(right))
-    values = set(left) | set(right)
     sums = left.total(), right.total()
-    return sum(abs(left[value] / sums[0] - right[value] / sums[1]) for value in values) / 2
+    return sum(abs(left[v] / sums[0] - right[v] / sums[1]) for v in left | right) / 2
 
 
 def kolmogorov_smirnov(one: Iterable[float], other: Iterable[float]) -> float:
-    """The largest difference between the shares of numbers up to any limit.
+    """Return the largest difference of the cumulative distributions.
 
     Input:  1 2 3 4, 3 4 5 6
     Output: 0.5
     """
-    left, right = sorted(one), sorted(other)
+    left, right = list(one), list(other)
     if not left or not right:
         return float(bool(left) != bool(right))
-    return max(
-        abs(bisect_right(left, limit) / len(left) - bisect_right(right, limit) / len(right))
-        for limit in set(left) | set(right)
-    )
-
-
-T = TypeVar("T")
-Compare = Callable[[Rows, Rows], float]
+    return float(ks_2samp(left, right, method="asymp").statistic)
 
 
 def _comparisons(profile: Profile) -> Iterator[tuple[str, str, Compare]]:
-    yield "split", "shares of rows", _by(total_variation, lambda rows: [r.split for r in rows])
-    yield "rows in a group", "numbers", _by(kolmogorov_smirnov, _group_sizes)
-    for node in profile.network:
-        named = set(node.shares.values)
-        yield node.column, "shares of values", _categories([node.column], [named])
+    yield "split", "frequencies", _by(total_variation, lambda rows: [r.split for r in rows])
+    sizes = _by(kolmogorov_smirnov, lambda rows: [float(len(g)) for g in group_rows(rows)])
+    yield "rows in a group", "numbers", sizes
+    named = {node.column: set(node.frequencies.values) for node in profile.network}
+    for column in named:
+        yield column, "frequencies", _categories([column], named)
     for node in profile.network:
         if node.parent:
-            above = next(each for each in profile.network if each.column == node.parent)
             pair = [node.parent, node.column]
-            both = [set(above.shares.values), set(node.shares.values)]
-            yield " and ".join(pair), "shares of pairs", _categories(pair, both)
-    for column in profile.columns:
-        yield from _of_column(column, profile.leaf)
-    if profile.shots:
-        yield from _of_images()
+            yield " and ".join(pair), "frequencies of pairs", _categories(pair, named)
+    for described in profile.columns:
+        yield from _column_comparisons(described, profile.leaf)
+    if profile.images:
+        facts: dict[str, Callable[[ImageFacts], float]] = {
+            "width": lambda image: image.width,
+            "height": lambda image: image.height,
+            "aspect": lambda image: image.width / image.height,
+            "bytes": lambda image: image.size,
+        }
+        for measure, fact in facts.items():
+            yield "image", measure, _by(kolmogorov_smirnov, _image_facts(fact))
+        yield "image", "fraction of repeated", lambda a, b: abs(_repeated(a) - _repeated(b))
 
 
-def _of_column(column: Column, leaf: str | None) -> Iterator[tuple[str, str, Compare]]:
+def _column_comparisons(column: Column, leaf: str | None) -> Iterator[tuple[str, str, Compare]]:
     name = column.name
     if column.role in ("number", "ratio"):
         yield name, "numbers", _by(kolmogorov_smirnov, lambda rows: _numbers(rows, name))
         if leaf:
             yield name, f"numbers within {leaf}", lambda a, b: _within(a, b, name, leaf)
     if column.role in ("text", "code"):
-        lengths = _by(kolmogorov_smirnov, lambda rows: [float(len(t)) for t in _texts(rows, name)])
-        yield name, "number of characters", lengths
+        sizes = _by(kolmogorov_smirnov, lambda rows: [float(len(t)) for t in _texts(rows, name)])
+        yield name, "number of characters", sizes
     if column.role == "text":
-        counts = _by(
-            kolmogorov_smirnov, lambda rows: [float(len(t.split())) for t in _texts(rows, name)]
+        yield (
+            name,
+            "number of words",
+            _by(
+                kolmogorov_smirnov, lambda rows: [float(len(t.split())) for t in _texts(rows, name)]
+            ),
         )
-        yield name, "number of words", counts
         yield name, "last words", lambda a, b: _last_words(a, b, name)
     if column.role == "flag":
-        yield name, "shares of values", _by(total_variation, lambda rows: _values(rows, name))
+        values = _by(total_variation, lambda rows: [row.record.get(name) for row in rows])
+        yield name, "frequencies", values
     if column.missing or column.blank:
-        yield name, "share of missing", _by(total_variation, lambda rows: _gaps(rows, name))
-
-
-def _of_images() -> Iterator[tuple[str, str, Compare]]:
-    facts: dict[str, Callable[[Shot], float]] = {
-        "width": lambda shot: shot.width,
-        "height": lambda shot: shot.height,
-        "aspect": lambda shot: shot.width / shot.height,
-        "bytes": lambda shot: shot.size,
-    }
-    for measure, fact in facts.items():
-        yield "image", measure, _by(kolmogorov_smirnov, _shot_facts(fact))
-    yield "image", "share of repeated", lambda a, b: abs(_repeated(a) - _repeated(b))
+        gaps = _by(
+            total_variation, lambda rows: [row.record.get(name) in (None, "") for row in rows]
+        )
+        yield name, "fraction of missing", gaps
 
 
 def _by(
-    distance: Callable[[Iterable[T], Iterable[T]], float], facts: Callable[[Rows], Sequence[T]]
+    distance: Callable[[Sequence[T], Sequence[T]], float], facts: Callable[[Rows], Sequence[T]]
 ) -> Compare:
     return lambda one, other: distance(facts(one), facts(other))
 
 
-def _shot_facts(fact: Callable[[Shot], float]) -> Callable[[Rows], list[float]]:
-    return lambda rows: [fact(shot) for row in rows for shot in row.shots]
+def _image_facts(fact: Callable[[ImageFacts], float]) -> Callable[[Rows], list[float]]:
+    return lambda rows: [fact(image) for row in rows for image in row.images]
 
 
-def _group_sizes(rows: Rows) -> list[float]:
-    return [float(len(group)) for group in members(rows)]
+def _categories(columns: Sequence[str], named: Mapping[str, set[Value]]) -> Compare:
+    """Compare frequencies of named values; all rare ones count as one, as their names differ."""
 
+    def labels(rows: Rows) -> list[str]:
+        cells = [[(row.record.get(column), column) for column in columns] for row in rows]
+        return [str([v if v in named[c] else ("rare",) for v, c in pairs]) for pairs in cells]
 
-def _categories(columns: Sequence[str], named: Sequence[set[Value]]) -> Compare:
-    """Compare shares of named values; all rare ones count as one, as their names differ."""
-
-    def say(row: Seen) -> str:
-        values = [row.record.get(column) for column in columns]
-        pairs = zip(values, named, strict=True)
-        return " | ".join(repr(value) if value in known else "(rare)" for value, known in pairs)
-
-    return lambda one, other: total_variation(map(say, one), map(say, other))
+    return _by(total_variation, labels)
 
 
 def _numbers(rows: Rows, column: str) -> list[float]:
@@ -225,19 +211,18 @@ def _numbers(rows: Rows, column: str) -> list[float]:
 
 
 def _within(one: Rows, other: Rows, column: str, leaf: str) -> float:
-    """The mean over categories, each weighted by its rows, of the distance of numbers in it."""
-    parts: dict[Value, tuple[list[float], list[float]]] = {}
-    for side, rows in enumerate((one, other)):
+    """Average the distance of numbers within a category, each weighted by its rows."""
+    sides: list[dict[Value, list[ObservedRow]]] = [{}, {}]
+    for side, rows in zip(sides, (one, other), strict=True):
         for row in rows:
-            value = row.record.get(column)
-            if isinstance(value, int | float):
-                parts.setdefault(row.record.get(leaf), ([], []))[side].append(float(value))
-    both = [sides for sides in parts.values() if all(sides)]
-    weights = [len(left) + len(right) for left, right in both]
-    if not both:
-        return 1.0
-    distances = [kolmogorov_smirnov(left, right) for left, right in both]
-    return sum(w * d for w, d in zip(weights, distances, strict=True)) / sum(weights)
+            side.setdefault(row.record.get(leaf), []).append(row)
+    total = weight = 0.0
+    for category in sides[0]:
+        left, right = (_numbers(side.get(category, []), column) for side in sides)
+        if left and right:
+            weight += len(left) + len(right)
+            total += (len(left) + len(right)) * kolmogorov_smirnov(left, right)
+    return total / weight if weight else 1.0
 
 
 def _texts(rows: Rows, column: str) -> list[str]:
@@ -246,56 +231,43 @@ def _texts(rows: Rows, column: str) -> list[str]:
 
 
 def _last_words(one: Rows, other: Rows, column: str) -> float:
-    """Compare how titles end; words of one side only count as one, as rare words are made up."""
-    sides = [
-        [text.split()[-1] for text in _texts(rows, column) if text.split()] for rows in (one, other)
-    ]
+    """Compare the ends of titles; words of one side only count as one: they may be invented."""
+    sides = [[t.split()[-1] for t in _texts(rows, column) if t.split()] for rows in (one, other)]
     common = set(sides[0]) & set(sides[1])
     left, right = ([word if word in common else "" for word in side] for side in sides)
     return total_variation(left, right)
 
 
-def _values(rows: Rows, column: str) -> list[Value]:
-    return [row.record.get(column) for row in rows]
-
-
-def _gaps(rows: Rows, column: str) -> list[Value]:
-    return [value in (None, "") for value in _values(rows, column)]
-
-
 def _repeated(rows: Rows) -> float:
-    digests = [shot.digest for row in rows for shot in row.shots]
+    digests = [image.digest for row in rows for image in row.images]
     return 1 - len(set(digests)) / max(1, len(digests))
 
 
-def _privacy(privacy: Privacy) -> str:
-    values = ", ".join(f"{count} of {column}" for column, count in privacy.real_values.items())
-    kept = ", ".join(f"{count} of {column}" for column, count in privacy.kept_categories.items())
-    rare = privacy.invented_categories.items()
-    made = ", ".join(f"{count} of {column}" for column, count in rare if count) or "none"
-    return _PRIVACY.format(privacy=privacy, values=values or "none", kept=kept or "none", made=made)
+def _join(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} of {column}" for column, n in counts.items() if n) or "none"
 
 
-_HEAD = """# How close the drawn data is
+_HEAD = """# Fidelity of the drawn data
 
 {rows} rows were drawn after the profile of a real dataset. A distance is 0 where two sets are
-alike and 1 where they have nothing in common: total variation for shares, Kolmogorov-Smirnov for
-numbers. The yardstick is the distance between two halves of the real data, groups kept whole."""
+equal and 1 where they have nothing in common: total variation for frequencies, Kolmogorov-Smirnov
+for numbers. The reference is the distance between two halves of the real data, groups kept
+whole."""
 
-_TABLE = """| column | compared | distance | yardstick |
+_TABLE = """| column | compared | distance | reference |
 |---|---|---|---|"""
 
-_FROM_PROFILE = (
-    "No distances and no privacy check: only a profile was at hand, which holds no real title, "
-    "code, link or image, but cannot tell either whether a made-up one happens to exist."
+_NO_DATA = (
+    "No distances and no privacy check: only a profile was available. It contains no real title, "
+    "code, link or image, but an invented one may exist by chance."
 )
 
 _PRIVACY = """## Privacy
 
 Found in the drawn data: **0** real values of {values}; **0** of {privacy.real_images} real
-images, by their bytes and by their look ({privacy.redrawn} were drawn again because their look
-came within two bits of a real one).
+images, by their bytes and by their perceptual hash ({privacy.redrawn} were drawn again because of
+their similarity to a real one).
 
 Category names are structure, not records. Those that at least five groups share are kept ({kept});
-rarer ones were made up anew ({made}). Words of titles and parts of codes are kept by the same rule;
-links point to example.com."""
+rarer ones were invented anew ({invented}). Words of titles and parts of codes are kept by the same
+rule; links point to example.com."""

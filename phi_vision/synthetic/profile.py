@@ -1,57 +1,169 @@
-"""Profile: what is known of a dataset that is to be resembled. It can be saved and given away.
+"""Profile of a dataset: all that drawing data like it needs. It can be saved and given away.
 
-It names no value that fewer than `FEWEST` groups share: no title, no code, no link, no image.
-`profile_dataset` measures, `save_profile` and `load_profile` keep it as JSON.
+It names no value that fewer than `MIN_GROUPS` groups share: no title, code, link or image.
 """
 
 import base64
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
 
-from phi_vision.data.dataset import IMAGE_COLUMNS
+from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.bayes_network import Facts, Node, build_network, finest
-from phi_vision.synthetic.code_patterns import measure_pattern
-from phi_vision.synthetic.column_models import (
-    Column,
-    assign_roles,
-    differs,
-    facts_of,
-    find_ratio,
-    measure_prices,
-    members,
+from phi_vision.synthetic.distributions import (
+    MIN_GROUPS,
+    RARE,
+    Amounts,
+    Frequencies,
+    Rare,
+    count,
+    count_by,
+    measure_amounts,
+    without_endings,
 )
-from phi_vision.synthetic.privacy import PATH_COLUMN
-from phi_vision.synthetic.reading import Observed, Seen
-from phi_vision.synthetic.shares import Shares, tally
-from phi_vision.synthetic.shots import Shots, measure_shots
-from phi_vision.synthetic.text_grammar import measure_grammar
+from phi_vision.synthetic.image_style import ImageStyle, measure_images
+from phi_vision.synthetic.observation import Observation, ObservedRow
+from phi_vision.synthetic.text_models import (
+    CodePattern,
+    Grammar,
+    Mention,
+    measure_grammar,
+    measure_pattern,
+)
 
-VERSION = 1
-FEWEST_GROUPS = 20
-"""Below, nearly nothing is shared by enough groups, and the drawn data would resemble nothing."""
+Role = Literal["category", "number", "ratio", "flag", "text", "code", "empty"]
+Level = Literal["group", "row"]
+Facts = Sequence[tuple[Mapping[str, Value], int]]
+"""(record, group), one for each group or one for each row."""
+
+VERSION = 2
+MIN_DATASET_GROUPS = 20
+"""With fewer, enough groups share nearly nothing, and the drawn data would not resemble any."""
+PATH_COLUMN = "image.path"
+"""Name of the file names beside the images in profiles and reports."""
+
+_NAMING_COLUMNS = {*ID_COLUMNS, *GROUP_COLUMNS, "name", "product_name", "description"}
+"""Columns that name a product: never a category, however often a name is shared."""
+_ORDER = ("category", "number", "flag", "text", "code", "empty")
+_MAX_CATEGORIES = 50
+_MAX_WHOLE_CATEGORIES = 20
+_MOSTLY = 0.9
+_CONSTANT = 0.95
+"""Fraction of the groups of several rows in which a value must be constant to belong to the group;
+real exports have a few slips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A price that follows from another: a currency, or a discount.
+
+    Attributes:
+        of: the column it follows from.
+        usual: the most frequent factor.
+        share: how often it applies.
+        others: the other factors; None where there are too few to measure.
+        amounts: the distribution of the column's own numbers, for their endings.
+    """
+
+    of: str
+    usual: float
+    share: float
+    others: Amounts | None
+    amounts: Amounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A truth value that compares two numbers, such as `flg_discount`."""
+
+    lower: str
+    higher: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """Numbers by category; "" for all."""
+
+    by_category: Mapping[str, Amounts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """How the values of a column are drawn.
+
+    Attributes:
+        name: of the column.
+        role: decides on the model; "empty" also for types without one (lists, bytes).
+        level: whether its value belongs to the group or to each row.
+        missing: fraction of null.
+        blank: fraction of empty text.
+        model: None for categories, which are in the network, and for "empty".
+    """
+
+    name: str
+    role: Role
+    level: Level
+    missing: float = 0.0
+    blank: float = 0.0
+    model: Prices | Ratio | Flag | Grammar | CodePattern | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One category column of a Bayesian network in the form of a tree (Chow & Liu 1968).
+
+    Attributes:
+        column: its name.
+        parent: the column that is most informative about it; None where none is.
+        frequencies: of its values.
+        given: value of the parent -> frequencies among those.
+        differs: whether the rows of a group have different values, as colours of a style have.
+    """
+
+    column: str
+    parent: str | None
+    frequencies: Frequencies
+    given: Mapping[str, Frequencies]
+    differs: bool
+
+    def draw(
+        self, rng: random.Random, record: Mapping[str, Value], used: Sequence[Value] = ()
+    ) -> Value | Rare:
+        """Draw a value that fits those drawn before, and none that the group has used."""
+        given = self.given.get(str(record.get(self.parent))) if self.parent else None
+        if given is None:
+            return self.frequencies.draw(rng, without=used)
+        value = given.draw(rng, without=used)
+        if value is RARE:
+            return self.frequencies.draw(rng, without=(*used, *given.values))
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What is known of a dataset.
+    """The measurements of a dataset.
 
     Attributes:
-        version: of this form.
-        schema: columns and types, as Arrow serialises them, in base64, without its metadata.
+        version: of this format.
+        schema: columns and types, as Arrow serialises them, in base64, without metadata.
         splits: split -> rows.
-        groups: how many groups were measured.
-        leaf: the finest column of categories, on which prices and titles depend.
+        groups: number of groups.
+        leaf: the finest category column, on which prices and titles depend.
         group_sizes: value of `leaf` -> rows in a group; "" for all.
         network: the categories, in the order in which they are drawn.
         columns: all columns but images, in the order in which they are drawn.
-        shots: what the images are like; None without images.
-        repeated_rows: share of rows that are the same as another in every column.
+        images: None for a dataset without images.
+        repeated_rows: fraction of rows that equal another in every column.
     """
 
     version: int
@@ -59,14 +171,14 @@ class Profile:
     splits: Mapping[str, int]
     groups: int
     leaf: str | None
-    group_sizes: Mapping[str, Shares]
+    group_sizes: Mapping[str, Frequencies]
     network: tuple[Node, ...]
     columns: tuple[Column, ...]
-    shots: Shots | None
+    images: ImageStyle | None
     repeated_rows: float
 
     def arrow_schema(self) -> pa.Schema:
-        """The columns and types of the dataset."""
+        """Return the columns and types of the dataset."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
 
     @property
@@ -76,40 +188,56 @@ class Profile:
         return (*named, PATH_COLUMN)
 
 
-def profile_dataset(seen: Observed) -> Profile:
-    """Measure what was seen of a dataset.
+def profile_dataset(data: Observation) -> Profile:
+    """Measure a dataset.
 
     Raises:
-        ValueError: It has too few groups to hide one among them.
+        ValueError: It has too few groups for anonymity.
     """
-    rows = seen.rows
-    groups = members(rows)
-    if len(groups) < FEWEST_GROUPS:
+    rows, groups = data.rows, group_rows(data.rows)
+    if len(groups) < MIN_DATASET_GROUPS:
         raise ValueError(
-            f"cannot resemble a dataset of {len(groups)} groups: no product would be hidden among "
-            f"others; give one of at least {FEWEST_GROUPS} groups"
+            f"cannot model a dataset of {len(groups)} groups: no product would be anonymous; use "
+            f"one of at least {MIN_DATASET_GROUPS} groups"
         )
-    columns = assign_roles(seen.schema, rows)
-    leaf, network = _network(columns, rows)
-    columns = _measure_columns(_in_order(columns), rows, leaf)
+    facts: dict[Level, Facts] = {
+        "group": [(group[0].record, group[0].group) for group in groups],
+        "row": [(row.record, row.group) for row in rows],
+    }
+    columns = _assign_roles(data.schema, facts["row"], groups)
+    shared, own = (
+        [c.name for c in columns if c.role == "category" and c.level == level]
+        for level in ("group", "row")
+    )
+    leaf = find_leaf(shared, facts["group"])
+    network = build_network(sorted(shared, key=lambda name: name != leaf), facts["group"])
+    differing = {name for name in own if _fraction(groups, name, distinct=True) >= _MOSTLY}
+    network += build_network(own, facts["row"], above=shared, differing=differing)
+    measured: list[Column] = []
+    for column in sorted(columns, key=lambda c: (c.level == "row", _ORDER.index(c.role))):
+        measured.append(_measure(column, measured, facts[column.level], leaf))
+    sizes = [(len(group), group[0]) for group in groups]
+    named = [(str(row.record.get(leaf or "")), size, row.group) for size, row in sizes]
+    distinct = {(*row.record.items(), *(image.digest for image in row.images)) for row in rows}
+    schema = pa.schema([pa.field(each.name, each.type, each.nullable) for each in data.schema])
     return Profile(
         version=VERSION,
-        schema=_bare(seen.schema),
-        splits=dict(seen.splits),
+        schema=base64.b64encode(schema.serialize()).decode(),
+        splits=dict(data.splits),
         groups=len(groups),
         leaf=leaf,
-        group_sizes=_group_sizes(groups, leaf),
+        group_sizes={**count_by(named), "": count((size, row.group) for size, row in sizes)},
         network=tuple(network),
-        columns=tuple(columns),
-        shots=_shots(rows, columns),
-        repeated_rows=_repeated_rows(rows),
+        # Flags compare numbers that may be drawn after them.
+        columns=tuple(sorted(measured, key=lambda column: column.role == "flag")),
+        images=measure_images(rows, _references(measured)),
+        repeated_rows=round(1 - len(distinct) / len(rows), 4),
     )
 
 
 def save_profile(profile: Profile, file: Path) -> None:
-    """Write a profile as JSON that a person can read through before giving it away."""
-    text = json.dumps(asdict(profile), indent=1, ensure_ascii=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    """Write a profile as JSON that a person can review before giving it away."""
+    file.write_bytes(TypeAdapter(Profile).dump_json(profile, indent=1) + b"\n")
 
 
 def load_profile(file: Path) -> Profile:
@@ -119,120 +247,229 @@ def load_profile(file: Path) -> Profile:
         ValueError: The file holds no profile, or one of another version.
     """
     try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = data["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        profile = TypeAdapter(Profile).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{file} holds no profile ({error}); give the profile.json that "
+            f"{file} holds no profile of version {VERSION} ({reason}); use the profile.json that "
             "`phi-vision sample --like` writes, or a dataset's folder"
         ) from error
-    if version != VERSION:
+    if profile.version != VERSION:
         raise ValueError(
-            f"{file} is a profile of version {version}, this program reads version {VERSION}; "
-            "profile the dataset again"
+            f"{file} is a profile of version {profile.version}, this program reads version "
+            f"{VERSION}; profile the dataset again"
         )
-    parts = {
-        "group_sizes": {name: Shares.load(each) for name, each in data["group_sizes"].items()},
-        "network": tuple(Node.load(each) for each in data["network"]),
-        "columns": tuple(Column.load(each) for each in data["columns"]),
-        "shots": Shots.load(data["shots"]) if data["shots"] else None,
+    return profile
+
+
+def group_rows(rows: Iterable[ObservedRow]) -> list[list[ObservedRow]]:
+    """Collect rows by group, in order of first appearance."""
+    groups: defaultdict[int, list[ObservedRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.group].append(row)
+    return list(groups.values())
+
+
+def build_network(
+    columns: Sequence[str],
+    facts: Facts,
+    *,
+    above: Sequence[str] = (),
+    differing: Collection[str] = (),
+) -> list[Node]:
+    """Arrange columns so that each follows the one that is most informative about it.
+
+    Args:
+        columns: to arrange; the first is the root.
+        facts: (record, group) pairs.
+        above: columns that are drawn before and that these may depend on.
+        differing: those of `columns` whose values differ within a group.
+    """
+    labels = {
+        name: np.unique([str(record.get(name)) for record, _ in facts], return_inverse=True)[1]
+        for name in (*above, *columns)
     }
-    return Profile(**{**data, **parts})
+
+    def information(one: str, other: str) -> float:
+        """Mutual information in nats without the bias of Miller and Madow."""
+        chance = (len(set(labels[one])) - 1) * (len(set(labels[other])) - 1) / (2 * len(facts))
+        return float(mutual_info_score(labels[one], labels[other]) - chance)
+
+    placed, waiting, nodes = list(above), list(columns), []
+    while waiting:
+        links = [(information(one, other), one, other) for other in waiting for one in placed]
+        strength, parent, column = max(links, key=lambda link: link[0], default=(0.0, "", ""))
+        if strength <= 0:
+            parent, column = "", waiting[0]
+        pairs = [(record.get(parent), record.get(column), group) for record, group in facts]
+        shared = {str(value) for value in count((of, group) for of, _, group in pairs).values}
+        given = count_by((str(of), value, group) for of, value, group in pairs)
+        node = Node(
+            column=column,
+            parent=parent or None,
+            frequencies=count((value, group) for _, value, group in pairs),
+            given={of: each for of, each in given.items() if parent and of in shared},
+            differs=column in differing,
+        )
+        nodes.append(node)
+        placed.append(column)
+        waiting.remove(column)
+    return nodes
 
 
-def _bare(schema: pa.Schema) -> str:
-    """Serialise names and types without their metadata, which may say anything."""
-    fields = [pa.field(column.name, column.type, column.nullable) for column in schema]
-    return base64.b64encode(pa.schema(fields).serialize()).decode()
+def find_leaf(columns: Sequence[str], facts: Facts) -> str | None:
+    """Find the column with the finest categories: the leaves of the category tree.
+
+    Columns named after categories go before others, as colours may be more varied than they.
+    """
+    named = [column for column in columns if "categor" in column.lower()]
+    counts = {c: list(Counter(record.get(c) for record, _ in facts).values()) for c in columns}
+    return max(named or columns, key=lambda column: float(entropy(counts[column])), default=None)
 
 
-def _network(columns: Sequence[Column], rows: Sequence[Seen]) -> tuple[str | None, list[Node]]:
-    """Arrange the categories, those of groups first, beginning with the finest."""
-    shared = [c.name for c in columns if c.role == "category" and c.level == "group"]
-    own = [c.name for c in columns if c.role == "category" and c.level == "row"]
-    by_group, by_row = facts_of(rows, "group"), facts_of(rows, "row")
-    leaf = finest(shared, by_group)
-    ordered = sorted(shared, key=lambda column: column != leaf)
-    nodes = build_network(ordered, by_group, differing=())
-    unlike = [column for column in own if differs(column, rows)]
-    return leaf, nodes + build_network(own, by_row, above=shared, differing=unlike)
+def find_ratio(column: str, earlier: Sequence[str], facts: Facts) -> Ratio | None:
+    """Find the column that a number usually follows from by one factor.
+
+    Input:  full_price 100, 80, 50; price 100, 80, 35
+    Output: Ratio(of="full_price", usual=1.0, share=0.667, …)
+    """
+    found = [_ratio(column, other, facts) for other in earlier]
+    ratios = [ratio for ratio in found if ratio is not None and ratio.share > 0.5]
+    return max(ratios, key=lambda ratio: ratio.share, default=None)
 
 
-def _in_order(columns: Sequence[Column]) -> list[Column]:
-    """Order columns as they are drawn: what others follow from goes first."""
-    roles = ("category", "number", "flag", "text", "code", "empty")
-    levels = ("group", "row")
-    return sorted(columns, key=lambda c: (levels.index(c.level), roles.index(c.role)))
-
-
-def _measure_columns(
-    columns: Sequence[Column], rows: Sequence[Seen], leaf: str | None
-) -> list[Column]:
-    measured: list[Column] = []
-    facts = {"group": facts_of(rows, "group"), "row": facts_of(rows, "row")}
-    for column in columns:
-        measured.append(_measure(column, measured, facts[column.level], leaf))
-    # Flags compare numbers that may be drawn after them.
-    return sorted(measured, key=lambda column: column.role == "flag")
+def _ratio(column: str, other: str, facts: Facts) -> Ratio | None:
+    both = [
+        (float(number), float(of), group)
+        for record, group in facts
+        if isinstance(number := record.get(column), int | float)
+        and isinstance(of := record.get(other), int | float)
+        and of > 0
+    ]
+    amounts = measure_amounts([(number, group) for number, _, group in both])
+    if amounts is None or len({group for _, _, group in both}) < MIN_GROUPS:
+        return None
+    factors = [number / of for number, of, _ in both]
+    ((usual, _),) = Counter(round(factor, 3) for factor in factors).most_common(1)
+    usual = round(median(factor for factor in factors if round(factor, 3) == usual), 6)
+    half = 0.51 * 10.0**-amounts.decimals
+    odd = [(number / of, group) for number, of, group in both if abs(number - of * usual) > half]
+    return Ratio(
+        of=other,
+        usual=usual,
+        share=round(1 - len(odd) / len(both), 4),
+        others=without_endings(measure_amounts([(round(factor, 2), g) for factor, g in odd])),
+        amounts=replace(amounts, means=(), points=replace(amounts.points, named=())),
+    )
 
 
 def _measure(column: Column, earlier: Sequence[Column], facts: Facts, leaf: str | None) -> Column:
     if column.role in ("category", "flag", "empty"):
         return column
-    values = [record.get(column.name) for record, _ in facts]
-    column = replace(
-        column,
-        missing=round(sum(value is None for value in values) / len(values), 4),
-        blank=round(sum(value == "" for value in values) / len(values), 4),
-    )
-    said = [pair for pair in facts if pair[0].get(column.name) not in (None, "")]
+    name, size = column.name, len(facts)
+    filled = [pair for pair in facts if pair[0].get(name) not in (None, "")]
+    blank = sum(record.get(name) == "" for record, _ in facts)
+    missing = round((size - len(filled) - blank) / size, 4)
+    column = replace(column, missing=missing, blank=round(blank / size, 4))
     if column.role == "number":
         numbers = [each.name for each in earlier if each.role in ("number", "ratio")]
-        ratio = find_ratio(column.name, numbers, said)
+        ratio = find_ratio(name, numbers, filled)
         if ratio is not None:
             return replace(column, role="ratio", model=ratio)
-        prices = measure_prices(column.name, said, leaf)
+        prices = _measure_prices(name, filled, leaf)
         return replace(column, model=prices, role="number" if prices else "empty")
     if column.role == "text":
-        titles = [(str(r[column.name]), r.get(leaf or ""), group) for r, group in said]
-        return replace(column, model=measure_grammar(titles))
-    mentions = [(str(record[column.name]), record, group) for record, group in said]
-    return replace(column, model=measure_pattern(mentions, _likeliest(earlier)))
+        texts = [(str(r[name]), str(r.get(leaf or "")), group) for r, group in filled]
+        return replace(column, model=measure_grammar(texts))
+    mentions = [Mention(str(record[name]), record, group) for record, group in filled]
+    return replace(column, model=measure_pattern(mentions, _references(earlier)))
 
 
-def _likeliest(columns: Sequence[Column]) -> list[str]:
-    """Order what a code may repeat: codes before titles before categories; no prices."""
-    roles = ("code", "text", "category")
-    named = [column for column in columns if column.role in roles]
-    return [column.name for column in sorted(named, key=lambda c: roles.index(c.role))]
-
-
-def _group_sizes(groups: Sequence[Sequence[Seen]], leaf: str | None) -> dict[str, Shares]:
-    sizes = {"": tally((len(group), group[0].group) for group in groups)}
-    leaves: dict[Value, list[Sequence[Seen]]] = {}
-    for group in groups:
-        leaves.setdefault(group[0].record.get(leaf or ""), []).append(group)
-    for value, some in leaves.items():
-        shares = tally((len(group), group[0].group) for group in some)
-        if shares.named:
-            sizes[str(value)] = shares
-    return sizes
-
-
-def _shots(rows: Sequence[Seen], columns: Sequence[Column]) -> Shots | None:
-    if not any(row.shots for row in rows):
+def _measure_prices(name: str, facts: Facts, leaf: str | None) -> Prices | None:
+    numbers = [
+        (str(record.get(leaf or "")), float(value), group)
+        for record, group in facts
+        if isinstance(value := record[name], int | float)
+    ]
+    whole = measure_amounts([(number, group) for _, number, group in numbers])
+    if whole is None:
         return None
-    named = [(row.shots[0].path, row) for row in rows if row.shots]
-    mentions = [(path, row.record, row.group) for path, row in named if path]
-    paths = measure_pattern(mentions, _likeliest(columns)) if mentions else None
-    return measure_shots(rows, paths)
+    by_category = {"": whole}
+    for category in count((category, group) for category, _, group in numbers).values:
+        amounts = measure_amounts([(n, group) for each, n, group in numbers if each == category])
+        if leaf and amounts:
+            by_category[str(category)] = replace(amounts, endings={}, decimals=whole.decimals)
+    return Prices(by_category=by_category)
 
 
-def _repeated_rows(rows: Sequence[Seen]) -> float:
-    distinct = {(*row.record.items(), *(shot.digest for shot in row.shots)) for row in rows}
-    return round(1 - len(distinct) / len(rows), 4)
+def _references(columns: Sequence[Column]) -> list[str]:
+    """List what a code may repeat: codes before titles before categories; no prices."""
+    roles = ("code", "text", "category")
+    return [column.name for role in roles for column in columns if column.role == role]
 
 
-def is_image(field: pa.Field) -> bool:
-    """Whether a column holds images."""
-    return field.name in IMAGE_COLUMNS
+def _assign_roles(
+    schema: pa.Schema, facts: Facts, groups: Sequence[Sequence[ObservedRow]]
+) -> list[Column]:
+    """Classify each column, images left out, without measuring it yet."""
+    columns = []
+    for field in schema:
+        if field.name not in IMAGE_COLUMNS:
+            constant = _fraction(groups, field.name, distinct=False) >= _CONSTANT
+            pairs = [(record.get(field.name), group) for record, group in facts]
+            role = _role(field, [pair for pair in pairs if pair[0] not in (None, "")])
+            level: Level = "group" if constant else "row"
+            columns.append(Column(name=field.name, role=role, level=level))
+    numbers = [column.name for column in columns if column.role == "number"]
+    return [_find_flag(column, numbers, facts) for column in columns]
+
+
+def _fraction(groups: Sequence[Sequence[ObservedRow]], name: str, *, distinct: bool) -> float:
+    """Return the fraction of groups of several rows in which all values are distinct, or equal."""
+    several = [group for group in groups if len(group) > 1]
+    found = [
+        len({row.record.get(name) for row in group}) == (len(group) if distinct else 1)
+        for group in several
+    ]
+    return sum(found) / len(found) if found else float(not distinct)
+
+
+def _role(field: pa.Field, values: Sequence[tuple[Value, int]]) -> Role:
+    kind, distinct = field.type, len({value for value, _ in values})
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not values or pa.types.is_nested(kind) or pa.types.is_time(kind):
+        return "empty"
+    first, names_product = values[0][0], field.name in _NAMING_COLUMNS
+    if isinstance(first, bool):
+        return "category"
+    if isinstance(first, int | float):
+        if not pa.types.is_integer(kind):
+            return "number"
+        if distinct >= _MOSTLY * len(values) or names_product:
+            return "code"
+        return "category" if distinct <= _MAX_WHOLE_CATEGORIES else "number"
+    groups, shared = len({group for _, group in values}), count(values)
+    few = distinct <= _MAX_CATEGORIES and groups >= 1.5 * distinct
+    mostly_named = shared.rest <= len(values) / 2 and distinct <= groups / MIN_GROUPS
+    if not names_product and (few or mostly_named):
+        return "category"
+    spaced = sum(" " in str(value).strip() for value, _ in values)
+    words = spaced > (1 - _MOSTLY) * len(values) or field.name in ("title", "name")
+    return "text" if words else "code"
+
+
+def _find_flag(column: Column, numbers: Sequence[str], facts: Facts) -> Column:
+    """Turn a category of two values into a flag where it always compares the same two numbers."""
+    values = {record.get(column.name) for record, _ in facts}
+    for lower in numbers if column.role in ("category", "code") and values == {0, 1} else ():
+        for higher in numbers:
+            compared = {
+                (bool(record[column.name]), low < high)
+                for record, _ in facts
+                if isinstance(low := record.get(lower), int | float)
+                and isinstance(high := record.get(higher), int | float)
+            }
+            if lower != higher and compared <= {(True, True), (False, False)}:
+                flag = Flag(lower=lower, higher=higher)
+                return replace(column, role="flag", level="row", model=flag)
+    return column

@@ -31,10 +31,15 @@ from phi_vision.data.template import find_template
 from phi_vision.prepare import schema as rules
 from phi_vision.prepare.pipeline import PrepareConfig
 from phi_vision.synthetic.catalog import write_catalog
-from phi_vision.synthetic.corrupted_export import Encoding, Planted, read_faults, write_export
-from phi_vision.synthetic.corruptions import FAULTS
+from phi_vision.synthetic.corrupted_export import (
+    Encoding,
+    PlantedCorruption,
+    read_corruptions,
+    write_export,
+)
+from phi_vision.synthetic.corruptions import CORRUPTIONS
 
-Export = tuple[Path, list[Planted], Path]
+Export = tuple[Path, list[PlantedCorruption], Path]
 
 REASONS = {
     "missing image file": "no such file",
@@ -79,7 +84,7 @@ def export(
     folder = tmp_path_factory.mktemp("exports")
     table = write_export(drawn, folder / "export", rate=0.9, seed=5, encoding=encoding)
     run(table, folder / "out")
-    return folder / "export", read_faults(folder / "export"), folder / "out"
+    return folder / "export", read_corruptions(folder / "export"), folder / "out"
 
 
 def told(out: Path) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def test_what_cannot_be_mended_is_rejected_with_its_reason_and_values(export: Ex
     rejected, cells = rejected_of(out), cells_of(folder)
     doomed = [planted for planted in faults if planted.outcome == "rejected"]
     assert {planted.fault for planted in doomed} == {
-        name for name, fault in FAULTS.items() if fault.outcome == "rejected"
+        name for name, fault in CORRUPTIONS.items() if fault.outcome == "rejected"
     }
     for planted in doomed:
         row = rejected[planted.row]
@@ -140,7 +145,7 @@ def test_what_can_be_mended_is_mended_to_the_value_it_had(export: Export) -> Non
     assert {planted.fault for planted in mended} >= set(CHANGES) | {"price in pounds"}
     for planted in mended:
         sample = samples[cells[planted.row]["product_code"]]
-        if planted.mended is not None and FAULTS[planted.fault].part == "price":
+        if planted.mended is not None and CORRUPTIONS[planted.fault].part == "price":
             assert sample[planted.column] == float(planted.mended.replace(",", "."))
         elif planted.mended is not None:
             assert sample[planted.column] == planted.mended

@@ -1,4 +1,4 @@
-"""A toy shop that likeness can be measured on: 120 rows in 60 styles, small images of noise."""
+"""A toy shop to sample from: 120 rows in 60 styles, small images of noise."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ SPLITS = {"train": 40, "validation": 50, "test": 60}
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset's folder. Falconry has three styles only, so nobody may learn of it."""
+    """A dataset's folder. Falconry has three styles only, so no output may name it."""
     folder = tmp_path_factory.mktemp("shops") / "shop"
     write_shop(folder)
     return folder

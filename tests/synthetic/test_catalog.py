@@ -12,8 +12,16 @@ import pytest
 from PIL import Image
 
 from phi_vision.synthetic.catalog import CatalogFacts, write_catalog
-from phi_vision.synthetic.pricing import RANGES, price_point, rule_price, title
-from phi_vision.synthetic.products import PRICE_NOISE, SPLITS, Product, plan_catalog
+from phi_vision.synthetic.products import (
+    PRICE_NOISE,
+    RANGES,
+    SPLITS,
+    Product,
+    plan_catalog,
+    price_point,
+    rule_price,
+    title,
+)
 from phi_vision.synthetic.render.garment import random_garment
 
 _COLUMNS = {
@@ -73,7 +81,7 @@ def test_the_same_seed_writes_the_same_bytes(
 def test_worker_processes_draw_the_same_bytes(
     catalog: tuple[Path, CatalogFacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phi_vision.synthetic.catalog._WORTH_WORKERS", 1)
+    monkeypatch.setattr("phi_vision.synthetic.catalog._MIN_PARALLEL", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     write_catalog(tmp_path / "again", rows=_ROWS, seed=0)
     assert _bytes(tmp_path / "again") == _bytes(catalog[0])
@@ -84,7 +92,7 @@ def test_another_seed_chooses_other_products() -> None:
     assert titles[0] != titles[1]
 
 
-def test_it_writes_splits_facts_and_card_and_nothing_else(
+def test_the_folder_holds_splits_facts_and_data_card_and_nothing_else(
     catalog: tuple[Path, CatalogFacts],
 ) -> None:
     assert list(_bytes(catalog[0])) == [
@@ -179,7 +187,7 @@ def test_about_one_in_eight_is_discounted(season: list[Product]) -> None:
     assert all(r["price"] == r["full_price"] for r in rest)
 
 
-def test_the_noise_floor_in_facts_is_that_of_the_data(catalog: tuple[Path, CatalogFacts]) -> None:
+def test_the_noise_ceiling_in_facts_is_that_of_the_data(catalog: tuple[Path, CatalogFacts]) -> None:
     facts = json.loads((catalog[0] / "facts.json").read_text())
     rule = {p.record["product_code"]: rule_price(p.garment) for p in plan_catalog(_ROWS, seed=0)}
     for split in SPLITS:
@@ -204,13 +212,15 @@ def test_facts_returned_are_facts_written(catalog: tuple[Path, CatalogFacts]) ->
     assert written["category_ceiling"] == 1.0
 
 
-def test_noise_is_of_the_stated_size_and_far_below_the_lazy_baseline(season: list[Product]) -> None:
+def test_noise_is_of_the_stated_size_and_far_below_the_median_baseline(
+    season: list[Product],
+) -> None:
     errors = [abs(p.rule_price / float(p.record["full_price"]) - 1) for p in season]
     # The median of |exp(s z) - 1| is about 0.6745 s; rounding to price points adds a little.
     assert median(errors) == pytest.approx(0.6745 * PRICE_NOISE, abs=0.015)
     usual = median(float(p.record["full_price"]) for p in season)
-    lazy = median(abs(usual / float(p.record["full_price"]) - 1) for p in season)
-    assert lazy >= 0.4
+    baseline = median(abs(usual / float(p.record["full_price"]) - 1) for p in season)
+    assert baseline >= 0.4
 
 
 def test_price_points_are_those_of_a_shop() -> None:
@@ -219,7 +229,7 @@ def test_price_points_are_those_of_a_shop() -> None:
     assert [price_point(amount) for amount in amounts] == printed
 
 
-def test_titles_say_what_is_seen_but_not_the_colour() -> None:
+def test_titles_name_the_visible_facts_but_not_the_colour() -> None:
     for seed in range(200):
         garment = random_garment(random.Random(seed))
         worded = title(garment, random.Random(seed))
@@ -236,7 +246,7 @@ def test_a_tiny_catalog_holds_the_most_frequent_kinds() -> None:
 
 
 @pytest.mark.parametrize("rows", [3, 50, 101, 333, 1000])
-def test_any_number_of_rows_is_met_exactly(rows: int) -> None:
+def test_a_catalog_has_exactly_the_number_of_rows(rows: int) -> None:
     assert len(plan_catalog(rows, seed=1)) == rows
 
 
@@ -247,26 +257,26 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [-1, 0, 2])
-def test_too_few_rows_are_refused(tmp_path: Path, rows: int) -> None:
+def test_too_few_rows_are_an_error(tmp_path: Path, rows: int) -> None:
     with pytest.raises(ValueError, match=rf"{rows} rows .* at least 3"):
         write_catalog(tmp_path / "new", rows=rows, seed=0)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_an_error_and_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"not empty .*notes.txt.*choose another folder"):
         write_catalog(tmp_path, rows=3, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_at_the_target_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is a file"):
         write_catalog(tmp_path / "file", rows=3, seed=0)
 
 
-def test_nothing_is_left_behind_when_drawing_stops(tmp_path: Path) -> None:
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

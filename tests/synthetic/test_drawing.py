@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.render.cloth import symmetric
 from phi_vision.synthetic.render.drawing import SHAPES, Scene, draw, encode, random_scene
 from phi_vision.synthetic.render.garment import (
     CHOICES,
@@ -18,6 +17,7 @@ from phi_vision.synthetic.render.garment import (
     PATTERNS,
     random_garment,
 )
+from phi_vision.synthetic.render.pen import symmetric
 
 _SCENE = Scene(
     width=300,
@@ -53,7 +53,7 @@ def test_every_kind_has_a_shape_and_there_are_at_least_24() -> None:
     assert len(KINDS) >= 24
 
 
-def test_what_kinds_can_be_had_in_is_in_the_vocabulary() -> None:
+def test_the_choices_of_a_kind_are_in_the_vocabulary() -> None:
     for choices in CHOICES.values():
         assert set(choices.materials) <= set(MATERIALS)
         assert set(choices.patterns) <= set(PATTERNS)
@@ -61,7 +61,7 @@ def test_what_kinds_can_be_had_in_is_in_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_garment_stays_within_what_its_kind_can_be_had_in(kind: str) -> None:
+def test_a_random_garment_stays_within_the_choices_of_its_kind(kind: str) -> None:
     rng = random.Random(kind)
     for garment in (random_garment(rng, kind) for _ in range(20)):
         choices = CHOICES[kind]
@@ -84,13 +84,13 @@ def test_a_product_is_drawn_whole(kind: str) -> None:
 
 
 def test_the_same_facts_and_scene_draw_the_same_bytes() -> None:
-    def photograph(seed: int) -> bytes:
+    def drawn_bytes(seed: int) -> bytes:
         rng = random.Random(seed)
         garment, scene = random_garment(rng), random_scene(rng)
         return encode(draw(garment, scene), scene)
 
-    assert photograph(3) == photograph(3)
-    assert photograph(3) != photograph(4)
+    assert drawn_bytes(3) == drawn_bytes(3)
+    assert drawn_bytes(3) != drawn_bytes(4)
 
 
 def test_longest_side_scales_the_image() -> None:
@@ -116,7 +116,7 @@ def test_a_smaller_drawing_shows_the_same_image() -> None:
         ("colour", ("red", "navy", "yellow")),
     ],
 )
-def test_each_fact_can_be_seen(fact: str, values: tuple[str, ...]) -> None:
+def test_each_fact_is_visible(fact: str, values: tuple[str, ...]) -> None:
     chosen = random_garment(random.Random(0), "t-shirt")
     dyed = replace(chosen, colour="red", rgb=COLOURS["red"])
     plain = replace(dyed, material="cotton", pattern="plain", trim="none")
@@ -131,7 +131,7 @@ def test_each_fact_can_be_seen(fact: str, values: tuple[str, ...]) -> None:
             assert (np.abs(one - other).max(axis=2) > 12).mean() > 0.01
 
 
-def test_hardware_can_be_seen() -> None:
+def test_hardware_is_visible() -> None:
     garment = random_garment(random.Random(0), "belt")
     silver, gold = (
         _pixels(draw(replace(garment, hardware=metal), _SCENE, longest_side=160))
@@ -143,7 +143,7 @@ def test_hardware_can_be_seen() -> None:
 def test_scenes_differ_in_size_shape_and_compression() -> None:
     scenes = [random_scene(random.Random(seed)) for seed in range(200)]
     assert all(260 <= side <= 640 for scene in scenes for side in (scene.width, scene.height))
-    assert {scene.background for scene in scenes} == {"white", "studio", "tinted", "textured"}
+    assert {scene.background for scene in scenes} == {"white", "grey", "tinted", "textured"}
     assert len({round(scene.width / scene.height, 1) for scene in scenes}) >= 4
     assert len({scene.quality for scene in scenes}) >= 20
 

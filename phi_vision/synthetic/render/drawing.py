@@ -1,8 +1,7 @@
-"""Draws product images: a garment (what it is) in a scene (how it was photographed).
+"""Draws product images: a garment in a scene, the conditions under which it is photographed.
 
-The window on the drawing: `random_garment` and `random_scene` choose, `draw` paints, `encode`
-writes the JPEG. Shapes live in `tops.py`, `bottoms.py`, `bags_and_shoes.py` and `small_things.py`,
-their parts in `cloth.py`, patterns and textures in `weave.py`.
+`random_garment` and `random_scene` choose, `draw` paints, `encode` writes the JPEG. Shapes live in
+`clothes.py` and `accessories.py`, patterns and textures in `weave.py`.
 """
 
 import functools
@@ -11,58 +10,23 @@ import math
 import random
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import resvg_py
 from PIL import Image, ImageChops, ImageFilter
 
-from phi_vision.synthetic.render.accessories import SMALL_THINGS
-from phi_vision.synthetic.render.bags_and_shoes import BAGS_AND_SHOES
-from phi_vision.synthetic.render.bottoms import BOTTOMS
-from phi_vision.synthetic.render.cloth import DAYLIGHT, DYE, definitions, mix_ink
-from phi_vision.synthetic.render.garment import (
-    COLOURS,
-    KINDS,
-    MATERIALS,
-    PATTERNS,
-    Garment,
-    Rgb,
-    random_dye,
-    random_garment,
-)
-from phi_vision.synthetic.render.tops import TOPS
+from phi_vision.synthetic.render.accessories import ACCESSORIES
+from phi_vision.synthetic.render.clothes import CLOTHES
+from phi_vision.synthetic.render.garment import Garment, Rgb
+from phi_vision.synthetic.render.pen import DAYLIGHT, DYE, Pen, gradients
 from phi_vision.synthetic.render.weave import cloth_sheet
 
-__all__ = [
-    "COLOURS",
-    "KINDS",
-    "MATERIALS",
-    "PATTERNS",
-    "Garment",
-    "Scene",
-    "draw",
-    "encode",
-    "random_dye",
-    "random_garment",
-    "random_scene",
-]
+Size = tuple[int, int]
 
-Background = Literal["white", "studio", "tinted", "textured"]
-
-SHAPES = TOPS | BOTTOMS | BAGS_AND_SHOES | SMALL_THINGS
+SHAPES = CLOTHES | ACCESSORIES
 _HANGABLE = {"trench coat", "blazer", "cardigan", "shirt", "dress", "t-shirt", "polo shirt"}
-_STANDING = {
-    "tote bag",
-    "crossbody bag",
-    "backpack",
-    "sneaker",
-    "boot",
-    "loafer",
-    "heel",
-    "hat",
-    "cap",
-}
+_STANDING = {"tote bag", "crossbody bag", "backpack", "cap", "hat"}
+_STANDING |= {"sneaker", "boot", "loafer", "heel"}
 _ASPECTS = (1.0, 1.0, 4 / 5, 3 / 4, 2 / 3, 4 / 3)
 _NOISE_SIDE = 1024
 _REACH = 130
@@ -70,31 +34,33 @@ _REACH = 130
 _COLOUR = re.compile(r'"(#[0-9a-f]{3,6}|url\(#\w+\)|FOLD)"')
 _FOLDS = re.compile(r'<path[^>]*"FOLD"[^>]*/>')
 _TINTS: tuple[Rgb, ...] = (
-    (236, 226, 214),
-    (222, 229, 236),
-    (226, 234, 224),
-    (240, 222, 220),
-    (214, 208, 200),
-    (233, 230, 240),
+    *((236, 226, 214), (222, 229, 236), (226, 234, 224)),
+    *((240, 222, 220), (214, 208, 200), (233, 230, 240)),
+)
+_HANGER = (
+    '<path d="M0 -80 V-90 C10 -94 8 -104 0 -104 C-5 -104 -7 -100 -6 -97" fill="none" '
+    'stroke="#8d8d92" stroke-width="3" stroke-linecap="round"/>'
+    '<path d="M-46 -70 C-30 -76 -10 -90 0 -90 C10 -90 30 -76 46 -70" fill="none" '
+    'stroke="#a5794c" stroke-width="6" stroke-linecap="round"/>'
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """How a product was photographed: everything in the image that says nothing of the product.
+    """How a product is photographed: everything in the image that does not depend on the product.
 
     Attributes:
         width: in pixels.
         height: in pixels.
-        background: "white", "studio" (grey, falling off), "tinted" or "textured" (paper, plaster).
+        background: "white", "grey" (falling off), "tinted" or "textured" (paper, plaster).
         tint: the colour of a tinted or textured background.
         light: where the light comes from, -1 (left) to 1 (right).
         contrast: depth of shadows on the cloth, about 1.
         exposure: brightness of the whole image, about 1.
         warmth: colour cast, -1 (blue) to 1 (yellow).
         rotation: of the product, in degrees.
-        scale: the product against the largest that fits the image.
-        offset: of the product from the centre, as shares of the shorter side.
+        scale: size of the product relative to the largest that fits the image.
+        offset: of the product from the centre, as fractions of the shorter side.
         flip: whether the product faces left.
         shadow: strength of the shadow it throws, 0 to 1.
         hanger: whether clothes that can hang do.
@@ -105,7 +71,7 @@ class Scene:
 
     width: int
     height: int
-    background: Background
+    background: str
     tint: Rgb
     light: float
     contrast: float
@@ -129,7 +95,7 @@ def random_scene(rng: random.Random) -> Scene:
     return Scene(
         width=max(260, round(width)),
         height=max(260, round(height)),
-        background=rng.choices(("white", "studio", "tinted", "textured"), (35, 30, 20, 15))[0],
+        background=rng.choices(("white", "grey", "tinted", "textured"), (35, 30, 20, 15))[0],
         tint=rng.choice(_TINTS),
         light=round(rng.uniform(-1, 1), 2),
         contrast=round(rng.uniform(0.7, 1.3), 2),
@@ -151,8 +117,8 @@ def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> 
     """Paint a garment in a scene.
 
     Args:
-        garment: what is shown.
-        scene: how it is shown.
+        garment: the product.
+        scene: the conditions.
         longest_side: size of the image, instead of the scene's own; smaller is faster.
 
     Returns:
@@ -161,13 +127,16 @@ def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> 
     zoom = 1.0 if longest_side is None else longest_side / max(scene.width, scene.height)
     size = (max(1, round(scene.width * zoom)), max(1, round(scene.height * zoom)))
     product = _product(garment, scene, size)
-    place = _place(scene, size, product.size)
+    x, y = ((size[i] - product.size[i]) / 2 + scene.offset[i] * min(size) for i in (0, 1))
+    corner = (round(x), round(y))
     image = _background(scene, size)
-    _cast_shadow(image, product, place, scene)
+    _cast_shadow(image, product, corner, scene)
     if garment.kind in _STANDING:
-        _ground(image, product, place, scene)
-    image.paste(product, place, product)
-    return _expose(image, scene)
+        _darken_ground(image, product, corner, scene)
+    image.paste(product, corner, product)
+    gains = [scene.exposure * (1 + 0.03 * cast * scene.warmth) for cast in (1, 0, -1)]
+    curves = [min(255, round(level * gain)) for gain in gains for level in range(256)]
+    return _add_noise(image.point(curves), scene.seed, scene.noise)
 
 
 def encode(image: Image.Image, scene: Scene) -> bytes:
@@ -177,48 +146,54 @@ def encode(image: Image.Image, scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def _product(garment: Garment, scene: Scene, size: tuple[int, int]) -> Image.Image:
+def _product(garment: Garment, scene: Scene, size: Size) -> Image.Image:
     """Paint the product alone, on nothing, as large as the image holds at the scene's scale.
 
-    The shapes are rendered twice: once in colour with black panels where the dyed cloth will be,
-    once as a matte that says how much of that cloth is seen there and in what light. Their sum is
-    the image; every fold and button that lies over the cloth dims the matte by itself.
+    The shapes are rendered twice: once in colour with black panels in place of the dyed cloth,
+    once as a matte that measures how much of that cloth is visible there and in what light. Their
+    sum is the image; every fold and button that lies over the cloth dims the matte by itself.
     """
     turn = scene.rotation * (0.3 if garment.kind in _STANDING else 1.0)
     face = -1 if scene.flip else 1
-    ink = mix_ink(garment)
-    hanger = _HANGER if scene.hanger and garment.kind in _HANGABLE else ""
-    shapes = hanger + SHAPES[garment.kind](garment, ink)
-    hung = f'<g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
-    defined = f"<defs>{definitions(garment, light=scene.light * face, contrast=scene.contrast)}"
-    left, top, right, bottom = _extent(f"{defined}</defs>{hung}{shapes.replace(DYE, '#000')}</g>")
+    pen = Pen(garment)
+    if scene.hanger and garment.kind in _HANGABLE:
+        pen.add(_HANGER)
+    SHAPES[garment.kind](pen)
+    shapes = pen.svg()
+    light = gradients(garment, light=scene.light * face, contrast=scene.contrast)
+    head = f'<defs>{light}</defs><g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
+    left, top, right, bottom = _extent(f"{head}{shapes.replace(DYE, '#000')}</g>")
     scale = scene.scale * min(size[0] / (right - left), size[1] / (bottom - top))
     width, height = math.ceil(scale * (right - left)), math.ceil(scale * (bottom - top))
-    head = (
+    frame = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="{left} {top} {width / scale} {height / scale}">{defined}</defs>{hung}'
+        f'viewBox="{left} {top} {width / scale} {height / scale}">{head}'
     )
     painted = _FOLDS.sub("", shapes).replace(DYE, "#000")
-    seen = _COLOUR.sub('"#000"', shapes).replace(DYE, "url(#lit)")
-    coloured, matte = (_render(f"{head}{layer}</g></svg>") for layer in (painted, seen))
-    sheet = cloth_sheet(garment, ink, size=(width, height), scale=scale, turn=turn)
+    visible = _COLOUR.sub('"#000"', shapes).replace(DYE, "url(#lit)")
+    coloured, matte = (_render(f"{frame}{layer}</g></svg>") for layer in (painted, visible))
+    sheet = cloth_sheet(garment, pen.palette, size=(width, height), scale=scale, turn=turn)
     return _dye(coloured, matte, sheet)
 
 
 def _extent(shapes: str) -> tuple[int, int, int, int]:
-    """Find the box, in units of the drawing, that nothing of the shapes leaves."""
+    """Return the bounding box of the shapes, in units of the drawing."""
     box = f"{-_REACH} {-_REACH} {2 * _REACH} {2 * _REACH}"
     small = f'width="{_REACH}" height="{_REACH}" viewBox="{box}"'
     rough = _render(f'<svg xmlns="http://www.w3.org/2000/svg" {small}>{shapes}</svg>')
-    found = rough.getchannel("A").getbbox()
-    assert found is not None, "a drawn product has pixels"
-    left, top, right, bottom = (2 * side - _REACH for side in found)
+    left, top, right, bottom = (2 * side - _REACH for side in _bounding_box(rough))
     return left, top, right, bottom
 
 
 def _render(svg: str) -> Image.Image:
     drawn = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
     return Image.open(io.BytesIO(drawn))
+
+
+def _bounding_box(product: Image.Image) -> tuple[int, int, int, int]:
+    box = product.getchannel("A").getbbox()
+    assert box is not None, "a drawn product has pixels"
+    return box
 
 
 def _dye(coloured: Image.Image, matte: Image.Image, sheet: Image.Image) -> Image.Image:
@@ -231,34 +206,28 @@ def _dye(coloured: Image.Image, matte: Image.Image, sheet: Image.Image) -> Image
     return product
 
 
-def _place(scene: Scene, size: tuple[int, int], product: tuple[int, int]) -> tuple[int, int]:
-    shorter = min(size)
-    x, y = ((size[i] - product[i]) / 2 + scene.offset[i] * shorter for i in (0, 1))
-    return round(x), round(y)
-
-
-def _background(scene: Scene, size: tuple[int, int]) -> Image.Image:
+def _background(scene: Scene, size: Size) -> Image.Image:
     if scene.background == "white":
         return Image.new("RGB", size, (252, 252, 252))
     # Smooth, so a quarter of the size will do.
     width, height = size[0] // 4 + 1, size[1] // 4 + 1
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    tint = np.array((226, 227, 229) if scene.background == "studio" else scene.tint, np.float32)
+    tint = np.array((226, 227, 229) if scene.background == "grey" else scene.tint, np.float32)
     lit = 1.03 - 0.065 * (columns - scene.light) ** 2 - 0.10 * (rows - 0.4) ** 2
-    if scene.background == "studio":
+    if scene.background == "grey":
         lit = lit - 0.09 / (1 + np.exp(-(rows - 0.74) * 28))
     pixels = np.clip(lit[..., None] * tint, 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
     if scene.background == "textured":
         small = (max(1, size[0] // 3), max(1, size[1] // 3))
-        image = _roughen(image, scene.seed + 1, 3.0)
-        coarse = _roughen(Image.new("RGB", small, (128, 128, 128)), scene.seed + 2, 3.5)
+        image = _add_noise(image, scene.seed + 1, 3.0)
+        coarse = _add_noise(Image.new("RGB", small, (128, 128, 128)), scene.seed + 2, 3.5)
         image = ImageChops.add(image, coarse.resize(size, Image.Resampling.BICUBIC), 1, -128)
     return image
 
 
-def _roughen(image: Image.Image, seed: int, deviation: float) -> Image.Image:
+def _add_noise(image: Image.Image, seed: int, deviation: float) -> Image.Image:
     """Add grey noise of a standard deviation in grey levels."""
     width, height = image.size
     left, top = seed % (_NOISE_SIDE - width), (seed >> 12) % (_NOISE_SIDE - height)
@@ -274,40 +243,23 @@ def _noise() -> Image.Image:
     return Image.fromarray(grains.clip(0, 255).astype(np.uint8))
 
 
-def _cast_shadow(
-    image: Image.Image, product: Image.Image, place: tuple[int, int], scene: Scene
-) -> None:
+def _cast_shadow(image: Image.Image, product: Image.Image, corner: Size, scene: Scene) -> None:
     # Blurred at a quarter of the size: as soft, and a tenth of the time.
     width, height = image.size
     unit = min(image.size) / 100
     shape = Image.new("L", (width // 4 + 1, height // 4 + 1))
     small = product.getchannel("A").reduce(4)
-    shape.paste(small, (round(place[0] / 4), round(place[1] / 4)))
+    shape.paste(small, (round(corner[0] / 4), round(corner[1] / 4)))
     soft = shape.filter(ImageFilter.GaussianBlur(0.55 * unit))
     soft = soft.point([round(0.5 * scene.shadow * level) for level in range(256)])
     shadow = soft.resize((4 * soft.width, 4 * soft.height), Image.Resampling.BILINEAR)
     image.paste((38, 34, 34), (round(-scene.light * 2.2 * unit), round(1.8 * unit)), shadow)
 
 
-def _ground(image: Image.Image, product: Image.Image, place: tuple[int, int], scene: Scene) -> None:
-    box = product.getchannel("A").getbbox()
-    assert box is not None, "a drawn product has pixels"
-    left, right, bottom = box[0] + place[0], box[2] + place[0], box[3] + place[1]
+def _darken_ground(image: Image.Image, product: Image.Image, corner: Size, scene: Scene) -> None:
+    box = _bounding_box(product)
+    left, right, bottom = box[0] + corner[0], box[2] + corner[0], box[3] + corner[1]
     half, thick = (right - left) / 2, max(4, (right - left) // 14)
     pool = Image.radial_gradient("L").resize((round(2.3 * half), 2 * thick))
     pool = pool.point([round(0.8 * scene.shadow * max(0, 190 - level)) for level in range(256)])
     image.paste((30, 27, 27), (round((left + right) / 2 - 1.15 * half), bottom - thick), pool)
-
-
-def _expose(image: Image.Image, scene: Scene) -> Image.Image:
-    gains = [scene.exposure * (1 + 0.03 * cast * scene.warmth) for cast in (1, 0, -1)]
-    curves = [min(255, round(level * gain)) for gain in gains for level in range(256)]
-    return _roughen(image.point(curves), scene.seed, scene.noise)
-
-
-_HANGER = (
-    '<path d="M0 -80 V-90 C10 -94 8 -104 0 -104 C-5 -104 -7 -100 -6 -97" fill="none" '
-    'stroke="#8d8d92" stroke-width="3" stroke-linecap="round"/>'
-    '<path d="M-46 -70 C-30 -76 -10 -90 0 -90 C10 -90 30 -76 46 -70" fill="none" '
-    'stroke="#a5794c" stroke-width="6" stroke-linecap="round"/>'
-)

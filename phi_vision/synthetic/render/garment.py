@@ -1,19 +1,13 @@
-"""What a drawn product is: the few facts that can be seen in its image, and their vocabulary.
+"""The visible facts of a drawn product, and their vocabulary.
 
-Nothing here draws; `drawing.draw` turns these facts into an image. A shop's words and prices are
-none of this file's business either: they follow from these facts in `catalog.py`.
+`drawing.py` turns these facts into an image; titles and prices follow from them in `products.py`.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
 
-T = TypeVar("T")
 Rgb = tuple[int, int, int]
-Trim = Literal["none", "contrast", "monogram", "embroidery", "fur"]
-Length = Literal["short", "regular", "long"]
-Hardware = Literal["none", "silver", "gold"]
 
 COLOURS: dict[str, Rgb] = {
     "black": (34, 34, 37),
@@ -44,24 +38,14 @@ PATTERNS = (
     "quilted",
 )
 MATERIALS = (
-    "cotton",
-    "denim",
-    "wool",
-    "knit",
-    "tweed",
-    "canvas",
-    "nylon",
-    "silk",
-    "leather",
-    "patent",
-    "acetate",
-    "metal",
+    *("cotton", "denim", "wool", "knit", "tweed", "canvas"),
+    *("nylon", "silk", "leather", "patent", "acetate", "metal"),
 )
 
 # These have a surface of their own that a woven or printed pattern would hide.
 _UNPATTERNED = {"denim", "tweed", "nylon", "leather", "patent", "acetate", "metal"}
-_PLAIN_SHARE = 0.45
-_UNTRIMMED_SHARE = 0.5
+_PLAIN_FRACTION = 0.45
+_UNTRIMMED_FRACTION = 0.5
 _COLOUR_JITTER = 9
 
 
@@ -70,17 +54,17 @@ class Garment:
     """The visible facts of one product in one colour.
 
     Attributes:
-        kind: one of `KINDS`, what the thing is ("trench coat").
+        kind: one of `KINDS`, such as "trench coat".
         colour: one of `COLOURS`.
         rgb: the dye, near the colour's own value; no two batches are alike.
         pattern: one of `PATTERNS`.
-        material: one of `MATERIALS`, seen as texture and sheen.
-        trim: how the product is finished.
-        length: of the hem, the shaft or the brim.
-        hardware: buckles, chains, zips and watch cases.
+        material: one of `MATERIALS`, visible as texture and sheen.
+        trim: "none", "contrast", "monogram", "embroidery" or "fur".
+        length: of the hem, the shaft or the brim: "short", "regular" or "long".
+        hardware: buckles, chains, zips and watch cases: "none", "silver" or "gold".
         buttons: how many are visible; 0 where the kind has none.
         hood: whether there is one.
-        fit: width over height against the kind's own, 0.93 to 1.07.
+        fit: width over height relative to the kind's own, 0.93 to 1.07.
     """
 
     kind: str
@@ -88,9 +72,9 @@ class Garment:
     rgb: Rgb
     pattern: str
     material: str
-    trim: Trim
-    length: Length
-    hardware: Hardware
+    trim: str
+    length: str
+    hardware: str
     buttons: int
     hood: bool
     fit: float
@@ -98,24 +82,27 @@ class Garment:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a kind can be had in; single-valued where it cannot vary."""
+    """The values a kind comes in; single-valued where it does not vary."""
 
     materials: tuple[str, ...]
-    patterns: tuple[str, ...] = ("plain",)
-    trims: tuple[Trim, ...] = ("none",)
-    lengths: tuple[Length, ...] = ("regular",)
-    hardware: tuple[Hardware, ...] = ("none",)
-    buttons: tuple[int, ...] = (0,)
-    hoods: tuple[bool, ...] = (False,)
-    colours: tuple[str, ...] = tuple(COLOURS)
+    patterns: tuple[str, ...]
+    trims: tuple[str, ...]
+    lengths: tuple[str, ...]
+    hardware: tuple[str, ...]
+    buttons: tuple[int, ...]
+    hoods: tuple[bool, ...]
+    colours: tuple[str, ...]
 
 
 def random_garment(rng: random.Random, kind: str | None = None) -> Garment:
-    """Choose a garment: any kind (or the one given) in anything it can be had in."""
+    """Choose a garment of any kind, or of the given one, among the values it comes in."""
     kind = kind or rng.choice(KINDS)
     choices = CHOICES[kind]
     material = rng.choice(choices.materials)
-    pattern = _pattern(rng, choices.patterns, material)
+    patterns: Sequence[str] = choices.patterns
+    if material in _UNPATTERNED:
+        patterns = [each for each in patterns if each in ("plain", "quilted")] or ["plain"]
+    pattern = _choose(rng, patterns, "plain", _PLAIN_FRACTION)
     trims = [trim for trim in choices.trims if pattern == "plain" or trim != "monogram"]
     colour = rng.choice(choices.colours)
     return Garment(
@@ -124,7 +111,7 @@ def random_garment(rng: random.Random, kind: str | None = None) -> Garment:
         rgb=random_dye(rng, colour),
         pattern=pattern,
         material=material,
-        trim=_rarely(rng, "none", trims, _UNTRIMMED_SHARE),
+        trim=_choose(rng, trims, "none", _UNTRIMMED_FRACTION),
         length=rng.choice(choices.lengths),
         hardware=rng.choice(choices.hardware),
         buttons=rng.choice(choices.buttons),
@@ -142,226 +129,65 @@ def random_dye(rng: random.Random, colour: str) -> Rgb:
     return red, green, blue
 
 
-def _pattern(rng: random.Random, patterns: Sequence[str], material: str) -> str:
-    if material in _UNPATTERNED:
-        patterns = [pattern for pattern in patterns if pattern in ("plain", "quilted")]
-    return _rarely(rng, "plain", patterns or ("plain",), _PLAIN_SHARE)
-
-
-def _rarely(rng: random.Random, usual: T, choices: Sequence[T], usual_share: float) -> T:
-    if usual in choices and rng.random() < usual_share:
+def _choose(rng: random.Random, choices: Sequence[str], usual: str, fraction: float) -> str:
+    if usual in choices and rng.random() < fraction:
         return usual
     return rng.choice(choices)
 
 
-_TRIMMED: tuple[Trim, ...] = ("none", "contrast", "embroidery")
-_METALS: tuple[Hardware, ...] = ("silver", "gold")
-_LENGTHS: tuple[Length, ...] = ("short", "regular", "long")
-_PRINTS = ("plain", "striped", "checked", "dotted", "floral")
-_SUITINGS = ("plain", "pinstriped", "checked", "herringbone")
-_KNITS = ("plain", "striped", "checked", "dotted")
-_BAG_TRIMS: tuple[Trim, ...] = ("none", "contrast", "monogram", "embroidery")
-_HIDES = ("leather", "patent", "canvas")
+def _choices(row: str) -> Choices:
+    """Parse a row of the table below; an empty cell is the value of a kind that does not vary."""
+    cells: list[list[str]] = [cell.split() for cell in row.split("|")[1:]] + 7 * [[]]
+    materials, patterns, trims, lengths, hardware, buttons, hoods, colours = cells[:8]
+    return Choices(
+        materials=tuple(materials),
+        patterns=tuple(patterns or ["plain"]),
+        trims=tuple(trims or ["none"]),
+        lengths=tuple(lengths or ["regular"]),
+        hardware=tuple(hardware or ["none"]),
+        buttons=tuple(map(int, buttons or ["0"])),
+        hoods=tuple(hood == "yes" for hood in hoods or ["no"]),
+        colours=tuple(colours or COLOURS),
+    )
 
-CHOICES: dict[str, Choices] = {
-    "trench coat": Choices(
-        materials=("cotton", "wool", "leather"),
-        patterns=("plain", "checked", "herringbone"),
-        trims=("none", "contrast", "fur"),
-        lengths=("regular", "long"),
-        hardware=("silver", "gold"),
-        buttons=(4, 6, 8),
-    ),
-    "puffer jacket": Choices(
-        materials=("nylon", "leather"),
-        trims=("none", "contrast", "fur"),
-        lengths=("short", "regular"),
-        hardware=_METALS,
-        hoods=(False, True),
-    ),
-    "blazer": Choices(
-        materials=("cotton", "wool", "tweed", "silk"),
-        patterns=_SUITINGS,
-        trims=_TRIMMED,
-        hardware=("none", "gold"),
-        buttons=(1, 2, 4),
-    ),
-    "cardigan": Choices(
-        materials=("knit", "wool"),
-        patterns=_KNITS,
-        trims=(*_TRIMMED, "fur"),
-        lengths=("regular", "long"),
-        buttons=(4, 6),
-    ),
-    "sweater": Choices(materials=("knit", "wool"), patterns=_KNITS, trims=_TRIMMED),
-    "hoodie": Choices(
-        materials=("cotton", "knit"),
-        patterns=("plain", "striped", "checked"),
-        trims=(*_TRIMMED, "monogram"),
-        hoods=(True,),
-        hardware=("none", "silver", "gold"),
-    ),
-    "t-shirt": Choices(
-        materials=("cotton", "silk"), patterns=_PRINTS, trims=(*_TRIMMED, "monogram")
-    ),
-    "polo shirt": Choices(
-        materials=("cotton", "knit"),
-        patterns=("plain", "striped", "checked"),
-        trims=_TRIMMED,
-        buttons=(2, 3),
-    ),
-    "shirt": Choices(
-        materials=("cotton", "silk", "denim"),
-        patterns=("plain", "striped", "pinstriped", "checked", "dotted", "floral"),
-        trims=_TRIMMED,
-        buttons=(5, 7),
-    ),
-    "tank top": Choices(
-        materials=("cotton", "silk", "knit"), patterns=_PRINTS, trims=(*_TRIMMED, "monogram")
-    ),
-    "dress": Choices(
-        materials=("cotton", "silk", "wool", "leather"),
-        patterns=_PRINTS,
-        trims=_TRIMMED,
-        lengths=("short", "regular"),
-        hardware=("none", "gold"),
-    ),
-    "evening gown": Choices(
-        materials=("silk", "tweed", "patent"),
-        patterns=("plain", "dotted", "floral"),
-        trims=("none", "embroidery", "fur"),
-        hardware=("none", "gold"),
-    ),
-    "skirt": Choices(
-        materials=("cotton", "wool", "tweed", "leather", "denim"),
-        patterns=("plain", "checked", "herringbone", "floral"),
-        trims=_TRIMMED,
-        lengths=("short", "regular"),
-        hardware=("none", "silver", "gold"),
-    ),
-    "pleated skirt": Choices(
-        materials=("cotton", "wool", "silk"),
-        patterns=("plain", "checked", "striped", "floral"),
-        trims=("none", "contrast"),
-        lengths=("short", "long"),
-    ),
-    "jeans": Choices(
-        materials=("denim",),
-        trims=("none", "embroidery"),
-        colours=("blue", "navy", "black", "white", "grey"),
-    ),
-    "trousers": Choices(
-        materials=("cotton", "wool", "silk", "leather"),
-        patterns=_SUITINGS,
-        trims=("none", "contrast"),
-        lengths=("regular", "long"),
-    ),
-    "shorts": Choices(
-        materials=("cotton", "denim", "silk", "wool"),
-        patterns=("plain", "striped", "checked", "floral"),
-        trims=("none", "contrast", "monogram"),
-    ),
-    "scarf": Choices(
-        materials=("knit", "wool", "silk"),
-        patterns=("plain", "striped", "checked", "herringbone", "dotted"),
-        trims=("none", "contrast", "monogram", "fur"),
-    ),
-    "tie": Choices(
-        materials=("silk", "knit", "wool"),
-        patterns=("plain", "striped", "checked", "dotted", "herringbone"),
-        trims=("none", "monogram"),
-    ),
-    "tote bag": Choices(
-        materials=_HIDES,
-        patterns=("plain", "quilted", "striped", "checked"),
-        trims=_BAG_TRIMS,
-        hardware=_METALS,
-    ),
-    "crossbody bag": Choices(
-        materials=_HIDES,
-        patterns=("plain", "quilted", "checked"),
-        trims=(*_BAG_TRIMS, "fur"),
-        hardware=_METALS,
-    ),
-    "backpack": Choices(
-        materials=("canvas", "leather", "nylon"),
-        patterns=("plain", "quilted", "checked"),
-        trims=_BAG_TRIMS,
-        hardware=_METALS,
-    ),
-    "sneaker": Choices(
-        materials=("leather", "canvas", "knit"),
-        patterns=("plain", "checked", "striped"),
-        trims=("none", "contrast", "monogram", "embroidery"),
-        lengths=("regular", "long"),
-    ),
-    "boot": Choices(
-        materials=("leather", "patent", "nylon"),
-        patterns=("plain", "quilted"),
-        trims=("none", "contrast", "fur"),
-        lengths=("short", "long"),
-        hardware=("none", "silver", "gold"),
-    ),
-    "loafer": Choices(
-        materials=("leather", "patent", "wool"),
-        patterns=("plain", "checked"),
-        trims=("none", "contrast", "monogram", "fur"),
-        hardware=("none", "silver", "gold"),
-    ),
-    "heel": Choices(
-        materials=("leather", "patent", "silk"),
-        patterns=("plain", "dotted", "floral"),
-        trims=("none", "contrast", "embroidery"),
-        hardware=("none", "gold"),
-    ),
-    "cap": Choices(
-        materials=("cotton", "canvas", "wool"),
-        patterns=("plain", "checked", "striped"),
-        trims=("none", "contrast", "monogram", "embroidery"),
-    ),
-    "hat": Choices(
-        materials=("wool", "canvas", "tweed"),
-        patterns=("plain", "herringbone"),
-        trims=("none", "contrast", "embroidery"),
-        lengths=("regular", "long"),
-        hardware=("none", "gold"),
-    ),
-    "sunglasses": Choices(
-        materials=("acetate", "metal"),
-        hardware=_METALS,
-        lengths=("regular", "long"),
-    ),
-    "watch": Choices(
-        materials=("leather", "metal"),
-        hardware=_METALS,
-        lengths=("regular", "long"),
-        buttons=(1, 3),
-    ),
-    "belt": Choices(
-        materials=_HIDES,
-        patterns=("plain", "checked"),
-        trims=("none", "contrast", "monogram"),
-        hardware=_METALS,
-    ),
-    "wallet": Choices(
-        materials=_HIDES,
-        patterns=("plain", "quilted", "checked"),
-        trims=("none", "contrast", "monogram"),
-        hardware=("none", "silver", "gold"),
-        lengths=("regular", "long"),
-    ),
-    "gloves": Choices(
-        materials=("leather", "knit", "wool"),
-        patterns=("plain", "checked"),
-        trims=("none", "contrast", "fur"),
-        lengths=("short", "long"),
-    ),
-    "socks": Choices(
-        materials=("cotton", "knit"),
-        patterns=("plain", "striped", "checked", "dotted"),
-        trims=("none", "contrast", "monogram"),
-        lengths=("short", "long"),
-    ),
-}
 
+# kind | materials | patterns | trims | lengths | hardware | buttons | hoods | colours
+_TABLE = """
+trench coat | cotton wool leather | plain checked herringbone | none contrast fur | regular long | silver gold | 4 6 8
+puffer jacket | nylon leather | | none contrast fur | short regular | silver gold | | no yes
+blazer | cotton wool tweed silk | plain pinstriped checked herringbone | none contrast embroidery | | none gold | 1 2 4
+cardigan | knit wool | plain striped checked dotted | none contrast embroidery fur | regular long | | 4 6
+sweater | knit wool | plain striped checked dotted | none contrast embroidery
+hoodie | cotton knit | plain striped checked | none contrast embroidery monogram | | none silver gold | | yes
+t-shirt | cotton silk | plain striped checked dotted floral | none contrast embroidery monogram
+polo shirt | cotton knit | plain striped checked | none contrast embroidery | | | 2 3
+shirt | cotton silk denim | plain striped pinstriped checked dotted floral | none contrast embroidery | | | 5 7
+tank top | cotton silk knit | plain striped checked dotted floral | none contrast embroidery monogram
+dress | cotton silk wool leather | plain striped checked dotted floral | none contrast embroidery | short regular | none gold
+evening gown | silk tweed patent | plain dotted floral | none embroidery fur | | none gold
+skirt | cotton wool tweed leather denim | plain checked herringbone floral | none contrast embroidery | short regular | none silver gold
+pleated skirt | cotton wool silk | plain checked striped floral | none contrast | short long
+jeans | denim | | none embroidery | | | | | blue navy black white grey
+trousers | cotton wool silk leather | plain pinstriped checked herringbone | none contrast | regular long
+shorts | cotton denim silk wool | plain striped checked floral | none contrast monogram
+scarf | knit wool silk | plain striped checked herringbone dotted | none contrast monogram fur
+tie | silk knit wool | plain striped checked dotted herringbone | none monogram
+tote bag | leather patent canvas | plain quilted striped checked | none contrast monogram embroidery | | silver gold
+crossbody bag | leather patent canvas | plain quilted checked | none contrast monogram embroidery fur | | silver gold
+backpack | canvas leather nylon | plain quilted checked | none contrast monogram embroidery | | silver gold
+sneaker | leather canvas knit | plain checked striped | none contrast monogram embroidery | regular long
+boot | leather patent nylon | plain quilted | none contrast fur | short long | none silver gold
+loafer | leather patent wool | plain checked | none contrast monogram fur | | none silver gold
+heel | leather patent silk | plain dotted floral | none contrast embroidery | | none gold
+cap | cotton canvas wool | plain checked striped | none contrast monogram embroidery
+hat | wool canvas tweed | plain herringbone | none contrast embroidery | regular long | none gold
+sunglasses | acetate metal | | | regular long | silver gold
+watch | leather metal | | | regular long | silver gold | 1 3
+belt | leather patent canvas | plain checked | none contrast monogram | | silver gold
+wallet | leather patent canvas | plain quilted checked | none contrast monogram | regular long | none silver gold
+gloves | leather knit wool | plain checked | none contrast fur | short long
+socks | cotton knit | plain striped checked dotted | none contrast monogram | short long
+"""  # noqa: E501
+
+CHOICES = {row.split("|")[0].strip(): _choices(row) for row in _TABLE.strip().splitlines()}
 KINDS = tuple(CHOICES)

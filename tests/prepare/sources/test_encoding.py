@@ -9,7 +9,7 @@ from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import Row, UnreadableRow
 from phi_vision.prepare.sources.text_files import damage, detect_encoding
 from phi_vision.synthetic.catalog import write_catalog
-from phi_vision.synthetic.corrupted_export import read_faults, write_export
+from phi_vision.synthetic.corrupted_export import read_corruptions, write_export
 
 OWN = {
     "cp1252": (
@@ -40,7 +40,9 @@ def test_one_line_of_utf8_does_not_tip_an_export(catalog: Path, tmp_path: Path, 
     table = write_export(catalog, tmp_path / "export", rate=0.9, seed=seed, encoding="cp1252")
     source = open_source(str(table))
     assert source.detected["encoding"] == "cp1252"
-    foreign = [f.row for f in read_faults(table.parent) if f.fault == "line in another encoding"]
+    foreign = [
+        f.row for f in read_corruptions(table.parent) if f.fault == "line in another encoding"
+    ]
     broken = [piece for piece in source.rows() if isinstance(piece, UnreadableRow)]
     read = [p.number for p in broken if p.reason == "is UTF-8 in a file that is cp1252"]
     assert foreign

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.shots import ShotPlan, choose_garment, take_shot
+from phi_vision.synthetic.image_style import ImagePlan, choose_garment, draw_image
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,24 @@ def test_an_unknown_category_always_gets_the_same_kind_of_thing() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 128), (40, 40), (1100, 400)])
-def test_a_image_has_the_planned_size(width: int, height: int) -> None:
+def test_an_image_has_the_planned_size(width: int, height: int) -> None:
     garment = choose_garment(["Scarf"], "red", "", "seed")
-    plan = ShotPlan(
+    plan = ImagePlan(
         garment=garment, seed="a", width=width, height=height, density=0.2, format="JPEG"
     )
-    encoded = take_shot(plan)
+    encoded = draw_image(plan)
     assert Image.open(io.BytesIO(encoded)).size == (width, height)
-    assert take_shot(plan) == encoded
+    assert draw_image(plan) == encoded
 
 
 def test_a_heavier_image_is_heavier() -> None:
     garment = choose_garment(["Scarf"], "red", "", "seed")
     sizes = [
         len(
-            take_shot(
-                ShotPlan(garment=garment, seed="a", width=200, height=200, density=d, format="JPEG")
+            draw_image(
+                ImagePlan(
+                    garment=garment, seed="a", width=200, height=200, density=d, format="JPEG"
+                )
             )
         )
         for d in (0.1, 0.3)

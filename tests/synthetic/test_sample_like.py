@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.dataset import load_samples
-from phi_vision.synthetic.fidelity import Closeness, kolmogorov_smirnov, total_variation
-from phi_vision.synthetic.generate import refuse_real, write_likeness
-from phi_vision.synthetic.privacy import SecretKeeper
+from phi_vision.synthetic.fidelity import Fidelity, kolmogorov_smirnov, total_variation
+from phi_vision.synthetic.observation import inspect_image, observe
+from phi_vision.synthetic.privacy import RealValues, check_row
 from phi_vision.synthetic.profile import load_profile, profile_dataset, save_profile
-from phi_vision.synthetic.reading import inspect_image, observe
+from phi_vision.synthetic.sample_like import write_sample_like
 
 SHARED = Path(os.environ.get("PHI_VISION_SHARED", Path(__file__).parents[3] / "shared"))
 STOREFRONT = SHARED / "data" / "storefront-fashion"
@@ -24,9 +25,9 @@ _ROWS = 48
 
 
 @pytest.fixture(scope="module")
-def drawn(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Closeness]:
-    out = tmp_path_factory.mktemp("drawn") / "likeness"
-    return out, write_likeness(shop, out, rows=_ROWS, seed=1)
+def drawn(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fidelity]:
+    out = tmp_path_factory.mktemp("drawn") / "drawn"
+    return out, write_sample_like(shop, out, rows=_ROWS, seed=1)
 
 
 def read_rows(dataset: Path) -> list[dict[str, Any]]:
@@ -35,7 +36,7 @@ def read_rows(dataset: Path) -> list[dict[str, Any]]:
 
 
 def test_columns_types_and_splits_are_those_of_the_dataset(
-    shop: Path, drawn: tuple[Path, Closeness]
+    shop: Path, drawn: tuple[Path, Fidelity]
 ) -> None:
     for split, rows in (("train", 32), ("validation", 8), ("test", 8)):
         name = f"data/{split}-00000-of-00001.parquet"
@@ -45,19 +46,19 @@ def test_columns_types_and_splits_are_those_of_the_dataset(
     assert len(load_samples(drawn[0])) == _ROWS
 
 
-def test_nothing_real_is_in_it(shop: Path, drawn: tuple[Path, Closeness]) -> None:
+def test_nothing_real_is_in_it(shop: Path, drawn: tuple[Path, Fidelity]) -> None:
     for column in ("title", "product_code", "itemurl", "group_id"):
         real = {row[column] for row in read_rows(shop)}
         assert not real & {row[column] for row in read_rows(drawn[0])}
     images = {row["image"]["bytes"] for row in read_rows(shop)}
     assert not images & {row["image"]["bytes"] for row in read_rows(drawn[0])}
-    for file in ("profile.json", "likeness.json", "likeness.md"):
+    for file in ("profile.json", "fidelity.json", "fidelity.md"):
         text = (drawn[0] / file).read_text()
         for secret in ("Falconry", "Hood", "Abelone", "realshop", "S-10", "77000"):
             assert secret not in text, f"{secret} is in {file}"
 
 
-def test_records_hold_together_as_in_the_dataset(drawn: tuple[Path, Closeness]) -> None:
+def test_records_hold_together_as_in_the_dataset(drawn: tuple[Path, Fidelity]) -> None:
     departments = {"Coats": "Wear", "Tees": "Wear", "Scarves": "Extras"}
     nouns = {"Coats": "Wool Coat", "Tees": "Tee", "Scarves": "Silk Scarf"}
     for row in read_rows(drawn[0]):
@@ -73,7 +74,7 @@ def test_records_hold_together_as_in_the_dataset(drawn: tuple[Path, Closeness]) 
         assert row["tags"] is None
 
 
-def test_styles_come_in_two_colours_on_one_side(drawn: tuple[Path, Closeness]) -> None:
+def test_styles_come_in_two_colours_on_one_side(drawn: tuple[Path, Fidelity]) -> None:
     rows = read_rows(drawn[0])
     sizes = Counter(row["group_id"] for row in rows)
     assert set(sizes.values()) <= {1, 2}
@@ -82,94 +83,94 @@ def test_styles_come_in_two_colours_on_one_side(drawn: tuple[Path, Closeness]) -
     assert set(pairs.values()) == {1}
 
 
-def test_images_have_the_size_of_the_real_ones(drawn: tuple[Path, Closeness]) -> None:
+def test_images_have_the_size_of_the_real_ones(drawn: tuple[Path, Fidelity]) -> None:
     sizes = {Image.open(io.BytesIO(row["image"]["bytes"])).size for row in read_rows(drawn[0])}
     assert sizes == {(96, 128)}
 
 
-def test_the_report_has_every_column_and_a_yardstick(drawn: tuple[Path, Closeness]) -> None:
-    out, closeness = drawn
-    columns = {distance.column for distance in closeness.distances}
+def test_the_report_has_every_column_and_a_reference(drawn: tuple[Path, Fidelity]) -> None:
+    out, fidelity = drawn
+    columns = {distance.column for distance in fidelity.distances}
     assert {"category_code", "title", "full_price", "image", "split", "season"} <= columns
-    by_name = {(each.column, each.measure): each for each in closeness.distances}
-    assert by_name["category_code", "shares of values"].distance < 0.25
+    by_name = {(each.column, each.measure): each for each in fidelity.distances}
+    assert by_name["category_code", "frequencies"].distance < 0.25
     assert by_name["full_price", "numbers"].distance < 0.3
-    assert closeness.empty == ("tags",)
-    assert closeness.privacy is not None
-    assert closeness.privacy.real_values["title"] == 60
-    assert closeness.privacy.invented_categories["category_code"] == 1
-    assert json.loads((out / "likeness.json").read_text()) == json.loads(
-        json.dumps(closeness.to_json())
+    assert fidelity.empty == ("tags",)
+    assert fidelity.privacy is not None
+    assert fidelity.privacy.real_values["title"] == 60
+    assert fidelity.privacy.invented_categories["category_code"] == 1
+    assert json.loads((out / "fidelity.json").read_text()) == json.loads(
+        json.dumps(asdict(fidelity))
     )
-    assert "| full_price | numbers |" in (out / "likeness.md").read_text()
+    assert "| full_price | numbers |" in (out / "fidelity.md").read_text()
 
 
 def test_a_saved_profile_draws_the_same_without_the_dataset(
-    shop: Path, drawn: tuple[Path, Closeness], tmp_path: Path
+    shop: Path, drawn: tuple[Path, Fidelity], tmp_path: Path
 ) -> None:
     profile = profile_dataset(observe(shop))
     save_profile(profile, tmp_path / "profile.json")
     assert load_profile(tmp_path / "profile.json") == profile
-    closeness = write_likeness(tmp_path / "profile.json", tmp_path / "out", rows=9, seed=1)
-    assert closeness.privacy is None
-    assert "only a profile was at hand" in closeness.to_markdown()
+    fidelity = write_sample_like(tmp_path / "profile.json", tmp_path / "out", rows=9, seed=1)
+    assert fidelity.privacy is None
+    assert "only a profile was available" in fidelity.to_markdown()
     assert len(read_rows(tmp_path / "out")) == 9
 
 
 def test_the_same_seed_writes_the_same_bytes(shop: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_likeness(shop, tmp_path / name, rows=6, seed=4)
+        write_sample_like(shop, tmp_path / name, rows=6, seed=4)
     files = [sorted((tmp_path / name).rglob("*.*")) for name in ("one", "two")]
     assert [f.read_bytes() for f in files[0] if f.is_file()] == [
         f.read_bytes() for f in files[1] if f.is_file()
     ]
 
 
-def test_a_real_value_among_the_drawn_ones_is_refused(shop: Path) -> None:
-    keeper = SecretKeeper()
-    seen = observe(shop, keeper.add)
+def test_a_real_value_among_the_drawn_ones_fails_the_privacy_check(shop: Path) -> None:
+    real = RealValues()
+    data = observe(shop, real.add)
     with pytest.raises(ValueError, match=r"privacy check failed.*title.*image.*nothing was"):
-        refuse_real(seen.rows[0], profile_dataset(seen), keeper.close())
+        check_row(data.rows[0], profile_dataset(data), real)
 
 
-def test_a_image_encoded_again_is_known_by_its_look(shop: Path) -> None:
-    keeper = SecretKeeper()
-    observe(shop, keeper.add)
-    real = Image.open(io.BytesIO(read_rows(shop)[0]["image"]["bytes"]))
+def test_an_image_encoded_again_is_recognised_by_its_perceptual_hash(shop: Path) -> None:
+    real = RealValues()
+    observe(shop, real.add)
+    image = Image.open(io.BytesIO(read_rows(shop)[0]["image"]["bytes"]))
     copy = io.BytesIO()
-    real.resize((80, 108)).save(copy, "JPEG", quality=60)
-    assert keeper.close().hold_image(inspect_image(copy.getvalue(), None))
+    image.resize((80, 108)).save(copy, "JPEG", quality=60)
+    assert real.contains_image(inspect_image(copy.getvalue()))
 
 
-def test_too_few_groups_hide_nobody(shop: Path, tmp_path: Path) -> None:
+def test_too_few_groups_are_an_error(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     table = pq.read_table(shop / "data" / "test-00000-of-00001.parquet").slice(0, 10)
     pq.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=r"a dataset of 5 groups.*at least 20"):
-        write_likeness(tmp_path, tmp_path / "out", rows=9, seed=1)
+        write_sample_like(tmp_path, tmp_path / "out", rows=9, seed=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_in_use_is_refused(shop: Path, drawn: tuple[Path, Closeness]) -> None:
+def test_a_folder_in_use_is_an_error(shop: Path, drawn: tuple[Path, Fidelity]) -> None:
     with pytest.raises(ValueError, match="is not empty"):
-        write_likeness(shop, drawn[0], rows=9, seed=1)
+        write_sample_like(shop, drawn[0], rows=9, seed=1)
 
 
-def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_profile_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text("[]")
     with pytest.raises(ValueError, match="holds no profile"):
-        write_likeness(tmp_path / "profile.json", tmp_path / "out", rows=9, seed=1)
+        write_sample_like(tmp_path / "profile.json", tmp_path / "out", rows=9, seed=1)
 
 
-def test_distances_are_those_of_the_books() -> None:
+def test_distances_are_those_of_the_textbooks() -> None:
     assert total_variation("aabb", "abbb") == 0.25
     assert kolmogorov_smirnov([1, 2, 3, 4], [3, 4, 5, 6]) == 0.5
     assert kolmogorov_smirnov([], [1]) == 1.0
 
 
 @pytest.mark.skipif(not STOREFRONT.is_dir(), reason=f"no storefront-fashion at {STOREFRONT}")
-def test_a_real_shop_can_be_resembled(tmp_path: Path) -> None:
-    closeness = write_likeness(STOREFRONT, tmp_path / "out", rows=24, seed=1)
-    assert closeness.privacy is not None
-    assert closeness.privacy.real_values["product_code"] == 743
+def test_a_real_shop_can_be_sampled_like(tmp_path: Path) -> None:
+    fidelity = write_sample_like(STOREFRONT, tmp_path / "out", rows=24, seed=1)
+    assert fidelity.privacy is not None
+    assert fidelity.privacy.real_values["product_code"] == 743
     assert {row["country_code"] for row in read_rows(tmp_path / "out")} == {"USA"}

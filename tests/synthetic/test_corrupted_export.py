@@ -1,4 +1,4 @@
-"""An export with the faults of real shops, and the account of them."""
+"""An export with the corruptions of real shops, and the list of them."""
 
 import csv
 import io
@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.corrupted_export import Encoding, Planted, read_faults, write_export
-from phi_vision.synthetic.corruptions import FAULTS
+from phi_vision.synthetic.corrupted_export import (
+    Encoding,
+    PlantedCorruption,
+    read_corruptions,
+    write_export,
+)
+from phi_vision.synthetic.corruptions import CORRUPTIONS
 
 Cells = list[list[str]]
 
@@ -19,44 +24,46 @@ def read_table(export: Path, encoding: str) -> Cells:
 
 
 @pytest.fixture(scope="module")
-def faulty(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Planted]]:
-    """An export in which every second row has a fault."""
+def corrupted(
+    shop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[PlantedCorruption]]:
+    """An export in which every second row is corrupted."""
     out = tmp_path_factory.mktemp("exports") / "export"
     write_export(shop, out, rate=0.5, seed=2, encoding="cp1252")
-    return out, read_faults(out)
+    return out, read_corruptions(out)
 
 
-def open_image(export: Path, planted: Planted) -> Image.Image:
+def open_image(export: Path, planted: PlantedCorruption) -> Image.Image:
     return Image.open(export / planted.after)
 
 
-def test_every_kind_of_fault_is_planted_about_as_often(
-    faulty: tuple[Path, list[Planted]],
+def test_every_kind_of_corruption_is_about_as_frequent(
+    corrupted: tuple[Path, list[PlantedCorruption]],
 ) -> None:
-    kinds = [planted.fault for planted in faulty[1]]
-    assert set(kinds) == set(FAULTS)
-    assert {kinds.count(kind) for kind in FAULTS} <= {1, 2, 3, 4}
+    kinds = [planted.fault for planted in corrupted[1]]
+    assert set(kinds) == set(CORRUPTIONS)
+    assert {kinds.count(kind) for kind in CORRUPTIONS} <= {1, 2, 3, 4}
     assert 45 <= len(kinds) <= 75
 
 
-def test_the_account_says_where_each_fault_is(faulty: tuple[Path, list[Planted]]) -> None:
-    out, account = faulty
+def test_the_list_locates_each_corruption(corrupted: tuple[Path, list[PlantedCorruption]]) -> None:
+    out, corruptions = corrupted
     table = read_table(out, "cp1252")
     header = (out / "products.csv").read_bytes().split(b"\r\n")[0].decode().split(";")
-    for planted in account:
+    for planted in corruptions:
         if planted.fault != "line in another encoding":
             assert table[planted.row][header.index(planted.column)] == planted.after
         if planted.partner is not None:
             assert planted.partner == planted.row - 1
-    ragged = [planted.row for planted in account if planted.fault == "ragged line"]
+    ragged = [planted.row for planted in corruptions if planted.fault == "ragged line"]
     assert [n for n, row in enumerate(table) if len(row) != len(header)] == ragged
 
 
-def test_images_have_the_faults_they_are_said_to_have(
-    faulty: tuple[Path, list[Planted]],
+def test_images_have_the_listed_corruptions(
+    corrupted: tuple[Path, list[PlantedCorruption]],
 ) -> None:
-    out, account = faulty
-    by_fault = {planted.fault: planted for planted in account}
+    out, corruptions = corrupted
+    by_fault = {planted.fault: planted for planted in corruptions}
     assert open_image(out, by_fault["CMYK image"]).mode == "CMYK"
     assert open_image(out, by_fault["image with alpha"]).mode == "RGBA"
     assert open_image(out, by_fault["16-bit image"]).mode == "I;16"
@@ -71,8 +78,8 @@ def test_images_have_the_faults_they_are_said_to_have(
     assert not (out / by_fault["missing image file"].after).exists()
 
 
-def test_mended_texts_are_told(faulty: tuple[Path, list[Planted]]) -> None:
-    by_fault = {planted.fault: planted for planted in faulty[1]}
+def test_repaired_texts_are_listed(corrupted: tuple[Path, list[PlantedCorruption]]) -> None:
+    by_fault = {planted.fault: planted for planted in corrupted[1]}
     pounds, blanks = by_fault["price in pounds"], by_fault["needless blanks"]
     assert pounds.after == f"£{float(pounds.before.replace(',', '.')):,.2f}"
     assert pounds.mended == pounds.before
@@ -86,7 +93,7 @@ def test_a_clean_export_can_be_read_back(
 ) -> None:
     out = tmp_path / "export"
     assert write_export(shop, out, rate=0, seed=1, encoding=encoding) == out / "products.csv"
-    assert read_faults(out) == []
+    assert read_corruptions(out) == []
     assert (out / "products.csv").read_bytes().startswith(mark)
     table = read_table(out, encoding)
     assert len(table) == 120
@@ -104,6 +111,6 @@ def test_a_foreign_line_has_no_meaning_in_the_encoding_of_the_file(
         (tmp_path / "export" / "products.csv").read_bytes().decode(encoding)
 
 
-def test_a_rate_above_one_is_refused(shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the rate of faults is 10; give a share from 0 to 1"):
+def test_a_rate_above_one_is_an_error(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the rate of faults is 10; use a fraction from 0 to 1"):
         write_export(shop, tmp_path / "export", rate=10, seed=1)
