@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
-from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
@@ -323,8 +322,12 @@ def find_leaf(columns: Sequence[str], facts: Facts) -> str | None:
     Columns named after categories go before others, as colours may be more varied than they.
     """
     named = [column for column in columns if "categor" in column.lower()]
-    counts = {c: list(Counter(record.get(c) for record, _ in facts).values()) for c in columns}
-    return max(named or columns, key=lambda column: float(entropy(counts[column])), default=None)
+
+    def entropy(column: str) -> float:
+        labels = [str(record.get(column)) for record, _ in facts]
+        return float(mutual_info_score(labels, labels))
+
+    return max(named or columns, key=entropy, default=None)
 
 
 def find_ratio(column: str, earlier: Sequence[str], facts: Facts) -> Ratio | None:

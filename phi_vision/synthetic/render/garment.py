@@ -137,8 +137,8 @@ def _choose(rng: random.Random, choices: Sequence[str], usual: str, fraction: fl
 
 def _choices(row: str) -> Choices:
     """Parse a row of the table below; an empty cell is the value of a kind that does not vary."""
-    cells: list[list[str]] = [cell.split() for cell in row.split("|")[1:]] + 7 * [[]]
-    materials, patterns, trims, lengths, hardware, buttons, hoods, colours = cells[:8]
+    cells = [cell.split() for cell in f"{row}{7 * '|'}".split("|")[1:9]]
+    materials, patterns, trims, lengths, hardware, buttons, hoods, colours = cells
     return Choices(
         materials=tuple(materials),
         patterns=tuple(patterns or ["plain"]),
