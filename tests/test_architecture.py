@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": {"io", "model", "data", "generation", "metrics", "runs"},
     "evaluation": {"io", "model", "data", "metrics", "inference", "runs", "prepare", "training"},
     "export": {"io", "model", "data", "generation", "inference", "runs"},
-    "serving": {"io", "model", "data", "generation", "metrics", "inference", "runs"},
+    "serving": {"io", "data", "generation", "metrics", "inference", "runs"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A saved checkpoint carries the model files to machines that have transformers and no phi_vision;

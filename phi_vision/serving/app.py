@@ -6,6 +6,7 @@ app = create_app(LocalPredictor("runs/coats"), Settings())
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from phi_vision import __version__
+from phi_vision.generation.generate import generate
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.chat import chat_routes
@@ -75,14 +77,14 @@ class PageFiles(StaticFiles):
 def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
     """Create the application for a loaded model; its lifespan runs the model's thread."""
     metrics = ServerMetrics()
-    context = predictor.model.config.max_position_embeddings
+    run = partial(generate, predictor.model, predictor.processor, batch_size=settings.batch_size)
     service = Service(
         name=settings.name or Path(predictor.source).resolve().name,
         predictor=predictor,
         settings=settings,
-        batcher=Batcher(predictor.model, predictor.processor, settings, metrics),
+        batcher=Batcher(run, settings, metrics),
         images=ImageReader(settings),
-        chat_template=ChatTemplate(predictor.processor, predictor.template, context),
+        chat_template=ChatTemplate(predictor),
     )
     calibration = load_calibration(Path(predictor.source), predictor.template)
 

@@ -19,15 +19,15 @@ from typing import Literal
 
 import torch
 
-from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.request_log import error_fields
 from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
+
+Generate = Callable[[Sequence[GenerationRequest]], Sequence[Generation]]
 
 SMOOTHING = 0.3
 """Weight of the last batch in the moving average of batch durations."""
@@ -131,17 +131,10 @@ class PendingRequest:
 
 
 class Batcher:
-    """Generates queued requests in batches, on a thread of its own."""
+    """Generates queued requests in batches with `generate`, on a thread of its own."""
 
-    def __init__(
-        self,
-        model: GenerativeModel,
-        processor: Phi3VProcessor,
-        settings: Settings,
-        metrics: ServerMetrics,
-    ) -> None:
-        self._model = model
-        self._processor = processor
+    def __init__(self, generate: Generate, settings: Settings, metrics: ServerMetrics) -> None:
+        self._generate = generate
         self._settings = settings
         self._metrics = metrics
         self._queue: deque[PendingRequest] = deque()
@@ -226,7 +219,7 @@ class Batcher:
             start = time.monotonic()
             self._metrics.requests_running.set(len(batch))
             self._metrics.batch_size.observe(len(batch))
-            self._generate(batch)
+            self._run_batch(batch)
             self._running = ()
             self._metrics.requests_running.set(0)
             seconds = time.monotonic() - start
@@ -252,12 +245,11 @@ class Batcher:
             self._metrics.requests_queued.set(len(self._queue))
         return batch
 
-    def _generate(self, batch: Sequence[PendingRequest]) -> None:
+    def _run_batch(self, batch: Sequence[PendingRequest]) -> None:
         """Generate a batch; requests finish one by one, and no error ends the thread."""
         requests = [pending.generation_request() for pending in batch]
-        size = self._settings.batch_size
         try:
-            generations = generate(self._model, self._processor, requests, batch_size=size)
+            generations = self._generate(requests)
         except ValueError as error:
             if len(batch) == 1:
                 batch[0].fail_soon(ApiError(400, f"the request is invalid: {error}"))
@@ -266,7 +258,7 @@ class Batcher:
             else:  # One request is invalid; the others are retried alone.
                 for pending in batch:
                     if not pending.is_done:
-                        self._generate([pending])
+                        self._run_batch([pending])
         except Exception as error:
             self._fail_batch(batch, error)
         else:

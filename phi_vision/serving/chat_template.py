@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from phi_vision.data.template import Template
-from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import ImagePart, Message
 
+IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
+"""An image's place in a prompt."""
+
 
 class ChatTemplate:
-    """Builds prompts for one model; `context` is its maximum of prompt and generated tokens."""
+    """Builds prompts for one model."""
 
-    def __init__(self, processor: Phi3VProcessor, template: Template, context: int) -> None:
-        self._processor = processor
-        self._template = template
-        self._context = context
+    def __init__(self, predictor: LocalPredictor) -> None:
+        self._processor = processor = predictor.processor
+        self._template = predictor.template
+        self._context: int = predictor.model.config.max_position_embeddings
         # A copy: the model's thread changes the padding of the processor's own.
         self._tokenizer = copy.deepcopy(processor.tokenizer.backend_tokenizer)
         self._tokenizer.no_padding()

@@ -14,7 +14,6 @@ from PIL.Image import Image
 from pydantic import BeforeValidator, ValidationError
 from starlette.requests import Request
 
-from phi_vision.data.prediction import field_confidence
 from phi_vision.data.template import Template
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.request import GenerationRequest
@@ -50,16 +49,15 @@ def record_routes(
         generation_request = await asyncio.to_thread(_build, images, constrained or always, service)
         async with service.submit(generation_request, request) as pending:
             generation = await pending.result()
-        template, text = service.predictor.template, generation.text
-        confidence = field_confidence(template, text, generation.token_ends, generation.logprobs)
+        prediction = service.predictor.to_prediction(generation)
         return RecordResponse(
             id=f"rec-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=service.name,
-            text=text,
-            record=template.parse(text),
-            kinds=template.kinds,
-            confidence=calibrate(confidence, calibration),
+            text=prediction.text,
+            record=prediction.record,
+            kinds=service.predictor.template.kinds,
+            confidence=calibrate(prediction.confidence, calibration),
             calibrated=bool(calibration),
             seconds=time.monotonic() - start,
             usage=usage_of(generation, request),
@@ -85,26 +83,20 @@ def load_calibration(run: Path, template: Template) -> dict[str, Line]:
         used, fitted = scores["template"], scores["calibrations"]
         if (used["question"], used["answer"]) != (template.question, template.answer):
             return {}
-        pairs = {
-            field: (each["slope"], each["intercept"])
+        lines = {
+            field: Line(float(each["slope"]), float(each["intercept"]))
             for field in template.fields
-            if (each := fitted.get(field)) is not None
+            if (each := fitted.get(field)) and None not in (each["slope"], each["intercept"])
         }
-        if len(pairs) < len(template.fields) or any(None in pair for pair in pairs.values()):
-            return {}
-        return {field: Line(float(a), float(b)) for field, (a, b) in pairs.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"cannot read {report.scores_file}: {error!r}; run the evaluation again"
         ) from error
+    return lines if len(lines) == len(template.fields) else {}
 
 
 def calibrate(confidence: Mapping[str, float], calibration: Mapping[str, Line]) -> dict[str, float]:
-    """Calibrate each field's confidence; returns it unchanged without calibrations.
-
-    Input:  {"title": 0.9}, {"title": Line(slope=0.5, intercept=0.0)}
-    Output: {"title": 0.75}
-    """
+    """Calibrate each field's confidence; without calibrations it stays unchanged."""
     if not calibration:
         return dict(confidence)
     return {
@@ -122,12 +114,7 @@ def _describe_body(max_images: int) -> dict[str, Any]:
 
 
 async def _read_body(request: Request, service: Service) -> tuple[tuple[Image, ...], bool]:
-    """Read the images, and whether decoding is constrained.
-
-    Raises:
-        ApiError: The body is neither JSON nor an image (415), or an image cannot be read.
-        RequestValidationError: The JSON does not match the schema.
-    """
+    """Read the images, and whether decoding is constrained."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await request.body()
     if content_type in IMAGE_TYPES:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
 
 
@@ -68,8 +69,7 @@ class ImageUrl(Request):
     """Location of an image."""
 
     url: str = Field(
-        description="data:image/jpeg;base64,… (also PNG, WebP), or an http(s) URL if the server "
-        "allows its host"
+        description="data:image/jpeg;base64,… (also PNG, WebP), or http(s) if its host is allowed"
     )
     detail: Literal["auto", "low", "high"] | None = Field(
         None, description="ignored: images are cropped as in training"
@@ -152,13 +152,9 @@ class ChatRequest(Request):
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = Field(None, description="overrides max_tokens")
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
-        None, description="default 0: greedy decoding"
-    )
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(None, description="default 0")
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    seed: Seed | None = Field(
-        None, description="makes sampling deterministic, whatever else is in the batch"
-    )
+    seed: Seed | None = Field(None, description="makes sampling deterministic, in any batch")
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     logprobs: bool | None = Field(None, description="a stream returns all in its last chunk")
     top_logprobs: Unsupported[Zero] = None
@@ -243,9 +239,7 @@ class RecordRequest(Request):
 
     image: str = Field("", description="data:image/jpeg;base64,… (also PNG, WebP)")
     images: list[str] = Field([], min_length=1, description="several, instead of `image`")
-    constrained: bool = Field(
-        False, description="constrain decoding to the template, so that the text always parses"
-    )
+    constrained: bool = Field(False, description="decode only text that parses")
     model: ModelName = None
 
     @model_validator(mode="after")
@@ -263,13 +257,9 @@ class RecordResponse(BaseModel):
     created: int
     model: str
     text: str = Field(description="the generated text, verbatim")
-    record: dict[str, str | int | float | bool | None] | None = Field(
-        description="null if the text does not parse with the template"
-    )
+    record: dict[str, Value] | None = Field(description="null if the text does not parse")
     kinds: dict[str, Kind] = Field(description="type of each field")
-    confidence: dict[str, Probability] = Field(
-        description="probability that each field is right; {} without a record"
-    )
+    confidence: dict[str, Probability] = Field(description="{} without a record")
     calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage

@@ -4,6 +4,7 @@ Knows nothing of the command line; a value out of range is rejected where it is 
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
@@ -14,12 +15,12 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Address and limits of a server."""
+    """Address and limits of a server; numbers are annotated with their minimum and maximum."""
 
     host: str = "127.0.0.1"
     """Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all networks."""
 
-    port: int = 8000
+    port: Annotated[int, 0, 65_535] = 8000
     """Port to listen on; 0 picks a free one."""
 
     name: str | None = None
@@ -28,47 +29,47 @@ class Settings:
     key: str | None = field(default=None, repr=False)
     """API key that requests must send as a bearer token; None disables authentication."""
 
-    max_body_bytes: int = 20 * MIB
+    max_body_bytes: Annotated[int, 1024, 1024 * MIB] = 20 * MIB
     """Maximum size of a request body, and of an image fetched from a host, in bytes."""
 
-    max_pixels: int = 50_000_000
+    max_pixels: Annotated[int, 1, MAX_PIXELS] = 50_000_000
     """Maximum number of pixels of an image."""
 
-    max_aspect: float = 20.0
+    max_aspect: Annotated[float, 1, 1000] = 20.0
     """Maximum aspect ratio of an image (longer side / shorter side)."""
 
-    max_images: int = 4
+    max_images: Annotated[int, 1, 64] = 4
     """Maximum number of images per request."""
 
-    max_held_bytes: int = 2048 * MIB
+    max_held_bytes: Annotated[int, MIB, 2**50] = 2048 * MIB
     """Memory for the request bodies in flight, and as much again for their decoded images, in
     bytes; above it requests are rejected with 429."""
 
-    max_tokens: int = 1024
+    max_tokens: Annotated[int, 1, 1_000_000] = 1024
     """Maximum number of generated tokens per request."""
 
-    max_prompt_characters: int = 20_000
+    max_prompt_characters: Annotated[int, 1, 10_000_000] = 20_000
     """Maximum number of prompt characters per request."""
 
-    queue: int = 64
+    queue: Annotated[int, 1, 100_000] = 64
     """Maximum number of queued requests; above it requests are rejected with 429."""
 
-    timeout: float = 120.0
+    timeout: Annotated[float, 0.001, 86_400] = 120.0
     """Timeout of a request in seconds, from queueing to the last token."""
 
-    body_timeout: float = 30.0
+    body_timeout: Annotated[float, 0.001, 86_400] = 30.0
     """Timeout for receiving a request body, in seconds."""
 
-    fetch_timeout: float = 10.0
+    fetch_timeout: Annotated[float, 0.001, 86_400] = 10.0
     """Timeout for fetching an image from a host, in seconds."""
 
-    drain: float = 30.0
+    drain: Annotated[float, 0, 86_400] = 30.0
     """Seconds that running generations have to finish at shutdown."""
 
-    batch_size: int = 16
+    batch_size: Annotated[int, 1, 4096] = 16
     """Maximum number of requests per batch."""
 
-    batch_wait: float = 0.008
+    batch_wait: Annotated[float, 0, 10] = 0.008
     """Seconds that a request waits for others to fill its batch."""
 
     allow_hosts: tuple[str, ...] = ()
@@ -103,20 +104,8 @@ class Settings:
 
 
 LIMITS: dict[str, tuple[float, float]] = {
-    "port": (0, 65_535),
-    "max_body_bytes": (1024, 1024 * MIB),
-    "max_pixels": (1, MAX_PIXELS),
-    "max_aspect": (1, 1000),
-    "max_images": (1, 64),
-    "max_held_bytes": (MIB, 2**50),
-    "max_tokens": (1, 1_000_000),
-    "max_prompt_characters": (1, 10_000_000),
-    "queue": (1, 100_000),
-    "timeout": (0.001, 86_400),
-    "body_timeout": (0.001, 86_400),
-    "fetch_timeout": (0.001, 86_400),
-    "drain": (0, 86_400),
-    "batch_size": (1, 4096),
-    "batch_wait": (0, 10),
+    name: get_args(hint)[1:]
+    for name, hint in get_type_hints(Settings, include_extras=True).items()
+    if get_origin(hint) is Annotated
 }
 """Setting -> (minimum, maximum)."""

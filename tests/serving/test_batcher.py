@@ -6,6 +6,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +30,9 @@ ENDLESS = "start: /[ab]{3000}/"
 async def running(gated: Gated, **changes: float) -> AsyncIterator[tuple[Batcher, ServerMetrics]]:
     metrics = ServerMetrics()
     limits: dict[str, Any] = {"queue": 8, "batch_size": 4, "batch_wait": 0.02, "timeout": 20.0}
-    batcher = Batcher(gated.model, gated.processor, Settings(**limits | changes), metrics)
+    settings = Settings(**limits | changes)
+    run = partial(generate, gated.model, gated.processor, batch_size=settings.batch_size)
+    batcher = Batcher(run, settings, metrics)
     batcher.start()
     try:
         yield batcher, metrics

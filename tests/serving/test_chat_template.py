@@ -1,10 +1,12 @@
 """Conversations become prompts in which nothing a caller wrote is a control token."""
 
+import copy
+
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from phi_vision.data.template import PRODUCT, TEMPLATES
+from phi_vision.data.template import PRODUCT, TEMPLATES, Template
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.chat_template import ChatTemplate, image_urls
 from phi_vision.serving.errors import ApiError
@@ -22,9 +24,15 @@ def user(*parts: str) -> dict[str, object]:
     }
 
 
+def template_of(small: LocalPredictor, template: Template = PRODUCT) -> ChatTemplate:
+    predictor = copy.copy(small)
+    predictor.template = template
+    return ChatTemplate(predictor)
+
+
 @pytest.fixture(scope="module")
 def chat_template(small: LocalPredictor) -> ChatTemplate:
-    return ChatTemplate(small.processor, PRODUCT, 4096)
+    return template_of(small)
 
 
 def prompt(chat_template: ChatTemplate, *messages: dict[str, object]) -> str:
@@ -55,7 +63,7 @@ def test_images_are_named_by_their_place() -> None:
 def test_the_templates_question_is_asked_as_it_was_trained(
     small: LocalPredictor, name: str
 ) -> None:
-    chat_template = ChatTemplate(small.processor, TEMPLATES[name], 4096)
+    chat_template = template_of(small, TEMPLATES[name])
     asked = prompt(chat_template, user("", "", TEMPLATES[name].question))
     assert asked == TEMPLATES[name].prompt(small.processor, images=2)
 
@@ -104,9 +112,12 @@ def test_prompts_are_as_long_as_the_processor_makes_them(
 
 
 def test_a_prompt_that_fills_the_context_is_rejected_with_both_numbers(
-    small: LocalPredictor,
+    small: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    length = ChatTemplate(small.processor, PRODUCT, 4096).length("Is it a hat?", ())
-    ChatTemplate(small.processor, PRODUCT, length + 1).check_length("Is it a hat?", (), "messages")
+    words = "Is it a hat?"
+    length = template_of(small).length(words, ())
+    monkeypatch.setattr(small.model.config, "max_position_embeddings", length + 1)
+    template_of(small).check_length(words, (), "messages")
+    monkeypatch.setattr(small.model.config, "max_position_embeddings", length)
     with pytest.raises(ApiError, match=rf"context is {length} tokens; the prompt has {length};"):
-        ChatTemplate(small.processor, PRODUCT, length).check_length("Is it a hat?", (), "messages")
+        template_of(small).check_length(words, (), "messages")

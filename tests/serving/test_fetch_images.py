@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from phi_vision.io.ssrf import PrivateAddressError, guarded_socket
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.fetch_images import fetch_image, is_allowed
+from phi_vision.serving.image_inputs import fetch_image, is_allowed
 from phi_vision.serving.settings import Settings
 
 
