@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from phi_vision.export.hf import export_hf
 source, out, data, samples = sys.argv[1:]
-print(export_hf(source, Path(out), data=Path(data), samples=int(samples)).words())
+print(export_hf(source, Path(out), data=Path(data), samples=int(samples)).summary())
 """
 """What is measured, in a process that does nothing else."""
 

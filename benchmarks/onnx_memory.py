@@ -51,7 +51,7 @@ def export(asked: argparse.Namespace) -> dict[str, object]:
             data=asked.data,
             samples=asked.samples,
         )
-    return {"peak_bytes": _peak(resource.RUSAGE_SELF), "proof": proof.words()}
+    return {"peak_bytes": _peak(resource.RUSAGE_SELF), "proof": proof.summary()}
 
 
 def plain(asked: argparse.Namespace) -> dict[str, object]:

@@ -41,7 +41,7 @@ def export_all(run: str, data: Path, out: Path) -> dict[str, str]:
         folder = out / precision
         if not folder.exists():
             proof = export_onnx(run, folder, precision=precision, data=data)
-            print(f"{precision}: {proof.words()}", flush=True)
+            print(f"{precision}: {proof.summary()}", flush=True)
         judged[precision] = str(folder)
     return judged
 

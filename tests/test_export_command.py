@@ -13,7 +13,7 @@ def test_the_command_exports_and_says_how_near_it_came(
 ) -> None:
     words = ["export", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     assert main([*words, "--data", str(products), "--samples", "1"]) == 0
-    assert "out: 1 of 1 samples answered alike; logits of" in capsys.readouterr().out
+    assert "out: 1 of 1 predictions identical; logits of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from phi_vision.cli.options import Parser, at_least, one_of
 
 if TYPE_CHECKING:
-    from phi_vision.export.verify import Proof
+    from phi_vision.export.verify import Verification
 
 PRECISIONS = ("fp32", "int8", "int4")
 """As `export.onnx_folder` has them, which takes seconds to open; a test compares."""
@@ -36,12 +36,12 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a run as a folder for another engine, held against the run before it has its name."""
-    proof = FORMATS[options.format](options)
-    print(f"{options.out}: {proof.words()}")
+    """Export a run for another engine, and publish the folder only if its outputs match the run."""
+    verification = FORMATS[options.format](options)
+    print(f"{options.out}: {verification.summary()}")
 
 
-def _export_hf(options: argparse.Namespace) -> "Proof":
+def _export_hf(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.hf import export_hf
 
     _refuse(options, "precision", "onnx")
@@ -54,7 +54,7 @@ def _export_hf(options: argparse.Namespace) -> "Proof":
     )
 
 
-def _export_onnx(options: argparse.Namespace) -> "Proof":
+def _export_onnx(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.onnx import export_onnx
 
     _refuse(options, "max_shard_size", "hf")

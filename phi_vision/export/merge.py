@@ -1,12 +1,12 @@
-"""A run, an adapter or a checkpoint -> whole weights, tensor by tensor, in the base's own numbers.
+"""A run, adapter or checkpoint -> merged weights, one tensor at a time, in the dtype of the base.
 
-One changed tensor is in memory at a time; those that stay are read from the base's files.
+Only one changed tensor is in memory at a time; the others are mapped from the base's files.
 """
 
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -37,151 +37,159 @@ Weights = dict[str, torch.Tensor]
 def open_source(
     source: str | Path, *, dtype: torch.dtype | None = None
 ) -> tuple[Phi3VForCausalLM | PeftModel, Phi3VProcessor]:
-    """Load what is to be exported, with its adapter attached.
+    """Load the model to export, with its adapter attached but not merged.
 
-    In the numbers they are stored in, weights are mapped, not read: a tensor costs memory once it
-    is used.
+    In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
 
     Args:
         source: Run, adapter or checkpoint folder, or hub id.
-        dtype: Kind of number the weights are held in; as stored unless given.
+        dtype: Dtype of the weights; as stored by default.
 
     Raises:
-        ValueError: There is nothing whole: graphs, a run without weights, quantised weights, an
-            adapter that does not fit its base, shards that are missing or cut.
+        ValueError: The source is an ONNX folder, a run without weights, quantized, incomplete, or
+            an adapter that does not fit its base.
     """
     place = find_weights(source)
     base = adapter_base(place)
     config = load_config(base or place)
     if config.to_dict().get("quantization_config"):
         raise ValueError(
-            f"the weights in {base or place} are quantised, so what was rounded away is lost; "
-            "export from the checkpoint they were made from: name it as base_model_name_or_path "
-            "in adapter_config.json, or give it"
+            f"the weights in {base or place} are quantized, and the rounded-off precision is lost; "
+            "export from the checkpoint they were quantized from: pass it, or write it as "
+            "base_model_name_or_path into adapter_config.json"
         )
     if base is not None:
         with torch.device("meta"):
-            refuse_misfit(Phi3VForCausalLM(config), Path(place), base)
+            check_adapter_fits(Phi3VForCausalLM(config), Path(place), base)
     model, processor = load_model(place, dtype=dtype)
-    refuse_few_bits(model)
+    check_not_quantized(model)
     return model, processor
 
 
 def find_weights(source: str | Path) -> str:
-    """Say where the weights or the adapter lie, refusing what has none.
+    """Return the folder or hub id of the weights or the adapter.
 
     Raises:
-        ValueError: It is a folder of graphs, a run that saved nothing, an adapter without base.
+        ValueError: The source is an ONNX folder, a run without weights, or an adapter that does
+            not name its base.
     """
     folder = Path(source)
     if (folder / GENAI_FILE).is_file():
         raise ValueError(
-            f"{folder} holds graphs for ONNX Runtime, from which no weights can be taken; give the "
-            "run or checkpoint they were made from"
+            f"{folder} holds graphs for ONNX Runtime, from which no weights can be taken; pass the "
+            "run or checkpoint they were exported from"
         )
-    if RunDir.is_run(folder) and not RunDir(folder).model_dir.is_dir():
+    weights = RunDir(folder).model_dir
+    if RunDir.is_run(folder) and not weights.is_dir():
         raise ValueError(
             f"the run in {folder} has no weights: it was stopped before the first were saved in "
-            f"{RunDir(folder).model_dir}; go on with `phi-vision train` and --resume"
+            f"{weights}; continue it with `phi-vision train` and --resume"
         )
     place = resolve(source)
-    if (Path(place) / ADAPTER_CONFIG).is_file():
-        _refuse_unnamed_base(Path(place) / ADAPTER_CONFIG)
+    described = Path(place) / ADAPTER_CONFIG
+    if described.is_file() and not _read_base(described):
+        raise ValueError(
+            f"{described} does not name the base of the adapter; write the base's folder or hub id "
+            "there as base_model_name_or_path"
+        )
     return place
 
 
-def refuse_misfit(network: Phi3VForCausalLM, adapter: Path, base: str) -> None:
-    """Refuse an adapter that has not exactly the tensors its base asks for.
+def check_adapter_fits(network: Phi3VForCausalLM, adapter: Path, base: str) -> None:
+    """Check that an adapter has exactly the tensors that its base needs.
 
-    peft takes an adapter that lacks some, warns, and leaves those untrained.
+    peft only warns about missing tensors and leaves them untrained.
 
     Args:
-        network: The base, on the meta device: only its shapes count.
+        network: The base, on the meta device.
         adapter: Folder of the adapter.
-        base: What the base is called.
+        base: Name of the base, for the messages.
 
     Raises:
-        ValueError: Tensors are missing, left over or of another shape, or the file is cut.
+        ValueError: Tensors are missing, unexpected or of another shape, or the file is cut.
     """
     try:
         config = PeftConfig.from_pretrained(adapter)
         if not isinstance(config, LoraConfig):
-            raise ValueError(
-                f"its kind is {config.peft_type}; only LoRA in its forms can be merged"
-            )
-        found = _shapes_in(adapter / ADAPTER_FILE)
-        wanted = _shapes_of(PeftModel(network, config))
+            raise ValueError(f"its type is {config.peft_type}; only LoRA variants can be merged")
+        found = _stored_shapes(adapter / ADAPTER_FILE)
+        weights = get_peft_model_state_dict(PeftModel(network, config), save_embedding_layers=False)
     except (OSError, TypeError, ValueError, SafetensorError) as problem:
         raise ValueError(
             f"the adapter in {adapter} cannot be merged into {base}: {first_line(problem)} "
-            "Is it whole, and made for this base?"
+            "Is it complete, and made for this base?"
         ) from problem
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            has, asks = (_shape(shapes.get(name)) for shapes in (found, wanted))
+    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            has, needs = (
+                " x ".join(map(str, shapes[name])) if name in shapes else "nothing"
+                for shapes in (found, expected)
+            )
             raise ValueError(
-                f"the adapter in {adapter} does not fit {base}: of {name} it has {has} where the "
-                f"base asks for {asks}; was it made for another base, or cut short? Copy it "
-                "again, or name its base as base_model_name_or_path in adapter_config.json"
+                f"the adapter in {adapter} does not fit {base}: of {name} it has {has}, and the "
+                f"base needs {needs}; was it made for another base, or cut short? Copy it again, "
+                "or write its base as base_model_name_or_path into adapter_config.json"
             )
 
 
-def refuse_few_bits(model: nn.Module) -> None:
-    """Refuse weights that are held in fewer bits than a number has.
+def check_not_quantized(model: nn.Module) -> None:
+    """Check that every weight is stored in at least 16 bits.
 
     Raises:
-        ValueError: Some are; names the first.
+        ValueError: Some are not; the message names the first.
     """
     for name, weight in model.named_parameters():
         if not weight.is_floating_point() or weight.itemsize < 2:
             raise ValueError(
-                f"the model is held in fewer bits ({name} is {weight.dtype}), from which no whole "
-                "weights can be written; load it without quantization"
+                f"the model is quantized ({name} is {weight.dtype}), and full-precision weights "
+                "cannot be written from it; load it without quantization"
             )
 
 
 def base_weights(model: Phi3VForCausalLM | PeftModel) -> Weights:
-    """Give the weights as they are without the adapter, under their official names."""
-    return dict(_walk(model, _before))
+    """Return the weights without the adapter, under their official names."""
+    return dict(_walk(model, _unmerged))
 
 
 def merged_weights(model: Phi3VForCausalLM | PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights with the adapter merged in, one by one, in the order of `base_weights`.
+    """Yield the weights with the adapter merged, in the order of `base_weights`.
 
-    Each that changes is computed in float32 and rounded once, to the number its base is stored in.
-    The model stays as it is.
+    Each changed tensor is computed in float32 and rounded once to the dtype of its base. The model
+    stays as it is.
 
     Raises:
         ValueError: A merged weight is not finite.
     """
-    return _walk(model, _after)
+    return _walk(model, _merged)
 
 
 def _walk(
-    model: Phi3VForCausalLM | PeftModel, take: Callable[[nn.Module], Mapping[str, torch.Tensor]]
+    model: Phi3VForCausalLM | PeftModel,
+    weights_of: Callable[[nn.Module], Weights],
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Go through all weights; `take` is asked for those of a module that an adapter changes."""
+    """Yield all weights, those of a module with an adapter through `weights_of`."""
     network = model.get_base_model() if isinstance(model, PeftModel) else model
-    changed = {
+    adapted = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, LoraLayer | ModulesToSaveWrapper)
     }
     weights = network.state_dict()
-    for owner, names in itertools.groupby(weights, key=lambda name: _owner(name, changed)):
+
+    def owner_of(name: str) -> str | None:
+        prefixes = itertools.accumulate(name.split("."), "{}.{}".format)
+        return next((prefix for prefix in prefixes if prefix in adapted), None)
+
+    for owner, names in itertools.groupby(weights, key=owner_of):
         if owner is None:
             yield from ((name, weights[name]) for name in names)
         else:
-            yield from ((f"{owner}.{name}", each) for name, each in take(changed[owner]).items())
+            merged = weights_of(adapted[owner])
+            yield from ((f"{owner}.{name}", weight) for name, weight in merged.items())
 
 
-def _owner(name: str, changed: Mapping[str, nn.Module]) -> str | None:
-    """Find the outermost of the changed modules that a weight belongs to."""
-    beginnings = itertools.accumulate(name.split("."), "{}.{}".format)
-    return next((beginning for beginning in beginnings if beginning in changed), None)
-
-
-def _before(module: nn.Module) -> Weights:
+def _unmerged(module: nn.Module) -> Weights:
     if isinstance(module, LoraLayer):
         return dict(module.get_base_layer().state_dict())
     assert isinstance(module, ModulesToSaveWrapper)
@@ -189,50 +197,40 @@ def _before(module: nn.Module) -> Weights:
 
 
 @torch.no_grad()
-def _after(module: nn.Module) -> Weights:
-    before = _before(module)
+def _merged(module: nn.Module) -> Weights:
     if isinstance(module, LoraLayer):
-        # A copy of this one layer, so that the model can still answer unmerged, and memory holds.
-        alone = copy.deepcopy(module).float()
-        alone.merge()
-        after = alone.get_base_layer().state_dict()
+        # A copy of this one layer: the model stays unmerged, and memory stays bounded.
+        layer = copy.deepcopy(module).float()
+        layer.merge()
+        after = layer.get_base_layer().state_dict()
     else:
         assert isinstance(module, ModulesToSaveWrapper)
         after = module.modules_to_save[module.active_adapters[0]].state_dict()
-    rounded = {name: after[name].to(each.dtype) for name, each in before.items()}
+    rounded = {name: after[name].to(weight.dtype) for name, weight in _unmerged(module).items()}
     for name, weight in rounded.items():
         if not torch.isfinite(weight).all():
             raise ValueError(
-                f"merged, {name} of a {type(module).__name__} layer is not finite: the adapter is "
-                "broken, or its changes are too large for "
-                f"{weight.dtype}; export an earlier checkpoint"
+                f"the merged {name} of a {type(module).__name__} layer is not finite: the adapter "
+                f"is broken, or its changes are too large for {weight.dtype}; export an earlier "
+                "checkpoint"
             )
     return rounded
 
 
-def _refuse_unnamed_base(file: Path) -> None:
+def _read_base(adapter_config: Path) -> str | None:
     try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as problem:
-        raise ValueError(f"{file} is not what peft writes: {problem}; copy it again") from problem
-    if not base:
-        raise ValueError(
-            f"{file} does not say which base the adapter belongs to; write the base's folder or "
-            "hub id there as base_model_name_or_path"
+        base: str | None = json.loads(adapter_config.read_text("utf-8")).get(
+            "base_model_name_or_path"
         )
+    except (ValueError, AttributeError) as problem:
+        raise ValueError(
+            f"{adapter_config} is not what peft writes: {problem}; copy it again"
+        ) from problem
+    return base
 
 
-def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+def _stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if not file.is_file():
         raise ValueError(f"there is no {file.name}")
-    with safe_open(file, framework="pt") as held:
-        return {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
-
-
-def _shapes_of(model: PeftModel) -> dict[str, tuple[int, ...]]:
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else " x ".join(map(str, shape))
+    with safe_open(file, framework="pt") as stored:
+        return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118

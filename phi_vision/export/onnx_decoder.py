@@ -1,6 +1,6 @@
-"""The decoder's graph: a plain Phi-3 checkpoint, out of which onnxruntime-genai's builder makes it.
+"""The decoder's graph, built by onnxruntime-genai from a plain Phi-3 checkpoint.
 
-The builder runs in a process of its own, so that what it holds is given back when it is done.
+The builder runs in its own process, so that its memory is freed when it is done.
 """
 
 import os
@@ -11,80 +11,64 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, PreTrainedTokenizerBase
 
-from phi_vision.export.weight_shards import plan_shards, write_shards
+from phi_vision.export.safetensors_writer import plan_shards, write_shards
+from phi_vision.io.formatting import format_bytes
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 
 TEXT_FILE = "phi-3-v-text.onnx"
 
-SHARD_SIZE = "5GB"
-"""Size of a file of the plain checkpoint; any would do."""
-
 DECODER_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-    "rms_norm_eps",
-    "sliding_window",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
+    *("original_max_position_embeddings", "rms_norm_eps", "sliding_window", "tie_word_embeddings"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-"""What a Phi-3 decoder without images takes over from our config."""
+"""Config fields that a Phi-3 decoder without images shares with the model."""
 
 KILLED = -9
-"""Return code of a process that the system ended, as it does when memory runs out."""
+"""Return code of a process that the system killed, as it does when memory runs out."""
 
-HELD = {"fp32": 1.5, "int8": 2.5, "int4": 2.5}
-"""What the builder holds at most, as a multiple of the weights in float32; measured on a cut of the
+PEAK_MEMORY = {"fp32": 1.5, "int8": 2.5, "int4": 2.5}
+"""Peak memory of the builder as a multiple of the float32 weights, measured on some layers of the
 full size (`benchmarks/onnx_memory.py`)."""
 
 
 def write_plain_checkpoint(
     model: Phi3VForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write the decoder as a Phi-3 checkpoint in float32, which needs none of our code.
+    """Write the decoder as a Phi-3 checkpoint in float32 that needs none of our code.
 
     Args:
-        model: Without an adapter; stays as it is.
-        tokenizer: Goes beside it.
-        folder: Where to; must exist.
-
-    Raises:
-        OSError: The disk is full.
+        model: A model without an adapter; stays as it is.
+        tokenizer: Its tokenizer.
+        folder: Must exist.
     """
-    described = decoder_config(model.config)
-    described.architectures = ["Phi3ForCausalLM"]
-    described.dtype = torch.float32
-    described.save_pretrained(folder)
+    config = decoder_config(model.config)
+    config.architectures = ["Phi3ForCausalLM"]
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     weights = {
-        name: values
-        for name, values in model.state_dict().items()
+        name: weight
+        for name, weight in model.state_dict().items()
         if "vision_embed_tokens" not in name
     }
-    if described.tie_word_embeddings:
+    if config.tie_word_embeddings:
         del weights["lm_head.weight"]
     shapes = {
-        name: torch.empty_like(values, dtype=torch.float32, device="meta")
-        for name, values in weights.items()
+        name: torch.empty_like(weight, dtype=torch.float32, device="meta")
+        for name, weight in weights.items()
     }
-    written = ((name, values.to("cpu", torch.float32)) for name, values in weights.items())
-    write_shards(written, shapes, plan_shards(shapes, SHARD_SIZE), folder)
+    converted = ((name, weight.to("cpu", torch.float32)) for name, weight in weights.items())
+    write_shards(converted, shapes, plan_shards(shapes, "5GB"), folder)
 
 
 def decoder_config(config: Phi3VConfig) -> Phi3Config:
-    """Give the config of the decoder alone, worded for onnxruntime-genai's builder.
+    """Return the config of the decoder alone, in the terms of onnxruntime-genai's builder.
 
-    The builder reads the kind of rotation under its old name too, and computes the attention factor
+    The builder also reads the rotation's former field `type`, and computes the attention factor
     from it: `yarn` and `longrope` differ in nothing else.
     """
     fields = config.to_dict()
@@ -95,21 +79,21 @@ def decoder_config(config: Phi3VConfig) -> Phi3Config:
 
 
 def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
-    """Have onnxruntime-genai's own builder make the graph, and describe it in genai_config.json.
+    """Build the graph and genai_config.json with onnxruntime-genai's own builder.
 
     Args:
-        checkpoint: What `write_plain_checkpoint` wrote; also where the builder may leave things.
+        checkpoint: From `write_plain_checkpoint`; also the builder's cache.
         folder: Where the graph goes.
         precision: fp32, int8 or int4.
 
     Raises:
-        OSError: The builder failed; says what it said last.
+        OSError: The builder failed; the message quotes its last lines.
     """
     options = ["exclude_embeds=true", "shared_embeddings=false", f"filename={TEXT_FILE}"]
-    # -P: a user's script called like a library would be imported in its place, and run again.
+    # -P: a file of the user with a library's name would be imported in its place.
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
     places = ["-i", str(checkpoint), "-o", str(folder), "-c", str(checkpoint), "-p", precision]
-    # The builder is a script that puts its own folder on the import path and prints.
+    # A script: it changes the import path and prints.
     built = subprocess.run(
         [*command, *places, "--extra_options", *options],
         capture_output=True,
@@ -117,11 +101,11 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     if built.returncode == KILLED:
-        held = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+        size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
         raise OSError(
-            "onnxruntime-genai was killed while it built the decoder, most likely for want of "
-            f"memory: the weights are {held / 1e9:.1f} GB in float32, and the builder holds up to "
-            f"{HELD[precision]:g} times as much; export on a machine with more memory"
+            "onnxruntime-genai was killed while it built the decoder, most likely because memory "
+            f"ran out: the weights are {format_bytes(size)} in float32, and the builder needs up "
+            f"to {PEAK_MEMORY[precision]:g} times as much; export on a machine with more memory"
         )
     if built.returncode:
         last = " / ".join(built.stderr.strip().splitlines()[-3:])

@@ -1,14 +1,12 @@
-"""The two graphs that onnxruntime-genai wants beside the decoder: images, words -> embeddings.
+"""The two graphs that onnxruntime-genai needs beside the decoder: images and tokens -> embeddings.
 
-Written without a loop over images and without looking at values, so that one trace holds for any
-number of images and crops. N images, K crops of the image with most (global view included), S
-side of a crop in pixels, D width of a merged patch, T image tokens of all images, H hidden size.
+They have no loop over images and no branch on values, so that one trace holds for any number of
+images and crops. N images, K crops of the image with most (global view included), S side of a crop
+in pixels, T image tokens of all images, H hidden size.
 """
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,21 +20,17 @@ OPSET = 20
 
 
 class VisionGraph(nn.Module):
-    """From crops to embeddings: what `Phi3VImageEmbedding` does, as one gather from a table.
-
-    Args:
-        embedding: The model's own, whose tower, separators and projection are used.
-    """
+    """Crops to embeddings: `Phi3VImageEmbedding` as one gather from a table."""
 
     def __init__(self, embedding: Phi3VImageEmbedding) -> None:
         super().__init__()
         self.embedding = embedding
 
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
-        """Embed images.
+        """Embed the images.
 
         Input:  pixel_values (N, K, 3, S, S), per image its global view, its crops and then zeros;
-                image_sizes (N, 2), height and width after padding in pixels
+                image_sizes (N, 2), height and width in pixels after padding
         Output: (T, H), image by image
         """
         embedding = self.embedding
@@ -53,7 +47,7 @@ class VisionGraph(nn.Module):
 
 
 def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.Tensor:
-    """Say which entry of the table each image token is.
+    """Return the table entry of each image token.
 
     The table holds `sub_GN`, `glb_GN`, then the merged patches of all crops in use.
 
@@ -80,26 +74,22 @@ def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.
     return order[place < before + 1 + side * (side + 1)]
 
 
-class WordGraph(nn.Module):
-    """From token ids to embeddings, with the images' in the places of the negative ids.
+class EmbeddingGraph(nn.Module):
+    """Token ids to embeddings, with those of the images in place of negative ids."""
 
-    Args:
-        words: The model's table of embeddings.
-    """
-
-    def __init__(self, words: nn.Embedding) -> None:
+    def __init__(self, tokens: nn.Embedding) -> None:
         super().__init__()
-        self.words = words
+        self.tokens = tokens
 
     def forward(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
-        """Embed words and put image tokens in the order of the text among them.
+        """Embed tokens, and insert the image embeddings in the order of the text.
 
-        Input:  input_ids (B, L), image_features (T, H), T = 0 where the text goes on without
+        Input:  input_ids (B, L), image_features (T, H); T = 0 after the prompt
         Output: (B, L, H)
         """
         is_image = input_ids < 0
-        embedded = self.words(input_ids.clamp(min=0))
-        # The first entry of the table stands for "no image": with T = 0 it is the only one.
+        embedded = self.tokens(input_ids.clamp(min=0))
+        # The first entry of the table means "no image"; with T = 0 it is the only one.
         table = torch.cat([torch.zeros_like(embedded[:1, 0]), image_features])
         number = is_image.flatten().long().cumsum(0).reshape(is_image.shape)
         return torch.where(is_image[..., None], table[number * is_image], embedded)
@@ -107,9 +97,9 @@ class WordGraph(nn.Module):
 
 @torch.no_grad()
 def write_vision_graph(embedding: Phi3VImageEmbedding, file: Path) -> None:
-    """Trace the embedding of images into an ONNX file, with its weights beside it."""
+    """Trace the embedding of images into an ONNX file, with its weights in a file beside it."""
     size = embedding.crop_size
-    # Two images of unlike shape, so that the trace takes nothing for a constant.
+    # Two images of different shapes, so that the trace takes no size for a constant.
     pixels = torch.zeros(2, 5, 3, size, size)
     sizes = torch.tensor([[2 * size, 2 * size], [size, 3 * size]])
     shapes = {
@@ -120,15 +110,15 @@ def write_vision_graph(embedding: Phi3VImageEmbedding, file: Path) -> None:
 
 
 @torch.no_grad()
-def write_word_graph(words: nn.Embedding, file: Path) -> None:
-    """Trace the embedding of words into an ONNX file, with its weights beside it."""
+def write_embedding_graph(tokens: nn.Embedding, file: Path) -> None:
+    """Trace the embedding of tokens into an ONNX file, with its weights in a file beside it."""
     ids = torch.tensor([[1, -1, -1, 5], [1, 3, 4, 5]])
-    features = torch.zeros(2, words.embedding_dim)
+    features = torch.zeros(2, tokens.embedding_dim)
     shapes = {
         "input_ids": {0: Dim("batch_size"), 1: Dim("sequence_length")},
         "image_features": {0: Dim("num_image_tokens")},
     }
-    _write(WordGraph(words), (ids, features), shapes, "inputs_embeds", file)
+    _write(EmbeddingGraph(tokens), (ids, features), shapes, "inputs_embeds", file)
 
 
 def _write(
@@ -138,33 +128,25 @@ def _write(
     output: str,
     file: Path,
 ) -> None:
-    with _without_notes():
-        program = torch.onnx.export(
-            graph.eval(),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(shapes),
-            output_names=[output],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # The exporter warns of torchvision and of merged names.
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(
+                graph.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(shapes),
+                output_names=[output],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
     assert program is not None
-    # The exporter notes in each node by which lines of which files of this machine it was made.
+    # The exporter records in each node the source files and lines of this machine.
     for node in program.model.graph:
         node.metadata_props.clear()
     program.save(file, external_data=True)
-
-
-@contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
-    """Keep quiet what the exporter says of itself: torchvision is missing, names are merged."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

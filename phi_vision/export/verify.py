@@ -1,4 +1,9 @@
-"""Proof: that what was written answers as the run does, on samples it did not learn from."""
+"""Verification: the exported model must predict as the run does, on samples held out from training.
+
+Merged checkpoints are compared by the logits of the true answers (teacher forcing) and by their
+generations; ONNX graphs, which give no logits for a given text, by their generations and the
+log-probabilities of their tokens.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +23,7 @@ from phi_vision.data.dataset import (
 )
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.generation.generate import generate
+from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.predictor import resolve_template
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -26,124 +31,131 @@ from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
 
 HELD_OUT = ("test", "validation")
-"""Splits that no training learns from, the better one first."""
+"""Splits that are held out from training, in order of preference."""
 
-ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}
-"""Number a weight is stored in -> by what share of their spread logits may differ.
+LOGIT_ROUNDING = {
+    torch.float64: 1e-4,
+    torch.float32: 1e-4,
+    torch.float16: 0.03,
+    torch.bfloat16: 0.25,
+}
+"""Dtype of the weights -> difference of logits that rounding explains, as a share of their spread.
 
 In bfloat16 (8 bits) 0.03 was measured on 4 layers. Rounding adds up like a random walk: 32 layers
-make it 2.8 times as much, and three times more is left for weights that nobody has seen. float16
-has 8 times finer numbers; those of float32 are so fine that the order of a sum decides."""
+make it 2.8 times as much, and another factor of three is a margin for weights never seen. float16
+is 8 times finer; in float32 the order of a sum decides."""
+
+LOGPROB_ROUNDING = 1e-3
+"""Difference of log-probabilities that float32 sums in another order explain: 1e-5 was measured on
+8 layers; 32 layers with hidden states four times as wide make it ten times as much, and another
+factor of ten is a margin for weights never seen."""
 
 
-class Seen(NamedTuple):
-    """What a model made of samples."""
+class ModelOutputs(NamedTuple):
+    """Outputs of a model on the verification samples."""
 
     logits: list[torch.Tensor]
     """For each sample (T, V): where the T tokens of its true answer are predicted."""
 
-    answers: list[Generation]
-    """What it answered itself, always taking the likeliest token."""
+    generations: list[Generation]
+    """Greedy generations."""
 
-    effect: float | None
-    """How far its adapter moves the logits; None where it has none."""
+    adapter_delta: float | None
+    """Largest change of the logits by the adapter; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """How near the written model comes to the one it was made from."""
+class Verification:
+    """Differences between an exported model and its source."""
 
     samples: int
-    """How many were asked about; 0: nothing was compared."""
+    """Number of samples compared; 0 means not verified."""
 
-    same_answers: int
-    """How many of them were answered alike, character for character."""
+    identical: int
+    """Samples with the same generated text."""
 
     tokens: int
-    """Tokens of answers whose figures were compared."""
+    """Tokens whose values were compared."""
 
-    largest_difference: float
-    """Between two figures that should be the same."""
+    max_difference: float
+    """Largest difference between values that should be equal."""
 
-    allowed: float | None
-    """The largest difference that rounding explains; None where differences are expected."""
+    tolerance: float | None
+    """Difference that rounding explains; None where differences are expected."""
 
     compared: str = "logits"
-    """What the figures are."""
+    """Name of the values."""
 
-    torn: int = 0
-    """How many of the other answers part where the model itself held two words for equally likely,
-    so that rounding decides."""
+    near_ties: int = 0
+    """Other generations that diverge where two tokens were equally likely, so that rounding
+    decides."""
 
-    effect: float | None = None
-    """How far the adapter moves the same figures; None where there is no adapter."""
+    adapter_delta: float | None = None
+    """Largest change of the same values by the adapter; None without one."""
 
-    def words(self) -> str:
-        """Say what was compared and what was found.
+    def summary(self) -> str:
+        """Format the result.
 
-        Output: 4 samples: 4 answered alike; logits of 96 tokens differ by 0.00002 at most
-                (rounding explains 0.001; the adapter moves them by up to 14.2)
+        Output: 4 of 4 predictions identical; logits of 96 tokens differ by at most 2e-05 (rounding
+                explains 0.001; the adapter changes them by up to 14.2)
         """
         if not self.samples:
-            return "not verified: no sample was asked about"
+            return "not verified: no samples were compared"
         notes = []
-        if self.allowed is not None:
-            notes.append(f"rounding explains {self.allowed:.2g}")
-        if self.effect is not None:
-            notes.append(f"the adapter moves them by up to {self.effect:.3g}")
-        alike = f"{self.same_answers} of {self.samples} samples answered alike"
-        torn = f", {self.torn} where two words were equally likely" if self.torn else ""
+        if self.tolerance is not None:
+            notes.append(f"rounding explains {self.tolerance:.2g}")
+        if self.adapter_delta is not None:
+            notes.append(f"the adapter changes them by up to {self.adapter_delta:.3g}")
+        ties = f", {self.near_ties} diverge at a near tie" if self.near_ties else ""
         note = f" ({'; '.join(notes)})" if notes else ""
         return (
-            f"{alike}{torn}; {self.compared} of {self.tokens} tokens differ by "
-            f"{self.largest_difference:.2g} at most{note}"
+            f"{self.identical} of {self.samples} predictions identical{ties}; {self.compared} of "
+            f"{self.tokens} tokens differ by at most {self.max_difference:.2g}{note}"
         )
 
-    def refuse(self) -> None:
-        """Refuse a folder that does not answer as its run does.
+    def check(self) -> None:
+        """Check that the differences are within the tolerance.
 
         Raises:
-            ValueError: More differs than rounding explains.
+            ValueError: Something differs by more than rounding explains.
         """
-        if self.allowed is None or not self.samples:
+        if self.tolerance is None or not self.samples:
             return
-        # NaN is no small difference.
-        near = self.largest_difference <= self.allowed
-        if not near or self.same_answers + self.torn < self.samples:
+        # A difference of NaN is not small.
+        is_near = self.max_difference <= self.tolerance
+        if not is_near or self.identical + self.near_ties < self.samples:
             raise ValueError(
-                f"what was written does not answer as the model does: {self.words()}. Nothing was "
-                "kept; check the adapter and its base, and please report this"
+                f"the exported model does not predict as its source does: {self.summary()}. "
+                "Nothing was kept; check the adapter and its base, and please report this"
             )
 
 
-def proof_samples(
+def verification_samples(
     source: str | Path, data: Path | None, count: int
 ) -> tuple[list[Sample], Template]:
-    """Choose samples that the model did not learn from, and the template it answers in.
+    """Return samples that the model was not trained on, and its prompt template.
 
-    They are the first of the data's test split, else of its validation split, else of the groups
-    that the run's recipe held out. Where nothing was held out, any will do.
+    They are the first of the test split, else of the validation split, else of the groups that
+    the run's recipe held out, else any.
 
     Args:
         source: Run, checkpoint or adapter folder, or hub id.
-        data: Folder or file of samples; that of the run's recipe unless given.
-        count: How many; 0 for none, and then no data is needed.
+        data: Folder or file of samples; that of the run's recipe by default.
+        count: Number of samples; 0 needs no data.
 
     Raises:
-        ValueError: There is no data, or it lacks what the template asks for.
+        ValueError: There is no data, or it lacks fields of the template.
     """
     recipe = RunDir(source).recipe()
     place = data or (Path(str(recipe["data"])) if recipe.get("data") else None)
-    template = _template(source, place)
+    template = _find_template(source, place)
     if count <= 0:
         return [], template
     if place is None or not place.exists():
-        learnt_from = (
-            f"the run learnt from {place}, which is not here" if place else "no data given"
-        )
+        reason = f"the run's data {place} does not exist" if place else "no data given"
         raise ValueError(
-            f"nothing to verify {source} with: {learnt_from}; name samples with --data, or leave "
-            "the check out with --samples 0"
+            f"nothing to verify {source} with: {reason}; pass samples with --data, or skip the "
+            "verification with --samples 0"
         )
     samples = _held_out(place, recipe)[:count]
     if recipe.get("withhold_images"):
@@ -151,104 +163,147 @@ def proof_samples(
     return samples, template
 
 
-def observe(
+def collect_outputs(
     model: Phi3VForCausalLM | PeftModel,
     processor: Phi3VProcessor,
     samples: Sequence[Sample],
     template: Template,
-) -> Seen:
-    """Have a model read the true answers, and answer itself.
+) -> ModelOutputs:
+    """Compute the logits of the true answers, and generate predictions.
 
     Raises:
-        ValueError: A sample lacks what the template asks for, or has an image that cannot be read.
+        ValueError: A sample lacks fields of the template, or has an unreadable image.
     """
     collator = AnswerCollator(processor=processor, template=template)
-    logits = [predict_truth(model, collator, sample) for sample in samples]
-    questions = [_question(collator, sample) for sample in samples]
-    # One at a time: keys and values of several full-size rows weigh as much as many layers.
-    answers = generate(model, processor, questions, batch_size=1)
+    logits = [answer_logits(model, collator, sample) for sample in samples]
+    requests = [_request(collator, sample) for sample in samples]
+    # One at a time: the cache of several full-size rows takes as much memory as many layers.
+    generations = generate(model, processor, requests, batch_size=1)
     if not isinstance(model, PeftModel):
-        return Seen(logits, answers, None)
+        return ModelOutputs(logits, generations, None)
     with model.disable_adapter():
-        plain = [predict_truth(model, collator, sample) for sample in samples]
-    return Seen(logits, answers, largest_difference(logits, plain))
+        without = [answer_logits(model, collator, sample) for sample in samples]
+    return ModelOutputs(logits, generations, _max_difference(logits, without))
 
 
 @torch.inference_mode()
-def predict_truth(
+def answer_logits(
     model: Phi3VForCausalLM | PeftModel, collator: AnswerCollator, sample: Sample
 ) -> torch.Tensor:
-    """Give the logits of each token of a sample's true answer, in float32.
-
-    Output: (T, V)
-    """
+    """Return the logits (T, V) of the T tokens of a sample's true answer, in float32."""
     batch = select_answers(collator([sample]))
-    shown = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "logits_to_keep")
-    inputs = {name: values for name, values in batch.items() if name in shown}
+    names = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "logits_to_keep")
+    inputs = {name: values for name, values in batch.items() if name in names}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits
     return logits.flatten(end_dim=-2).float()
 
 
-def compare(before: Seen, after: Seen, *, dtype: torch.dtype) -> Proof:
-    """Hold what the written model made of samples against what the first one did.
+def compare_outputs(
+    expected: ModelOutputs, found: ModelOutputs, *, dtype: torch.dtype
+) -> Verification:
+    """Compare the outputs of the exported model with those of its source.
 
     Args:
-        before: What the model to be exported made of them.
-        after: What the one that was written did.
-        dtype: Numbers that the weights are stored in: what rounding explains depends on them.
+        expected: Outputs of the source.
+        found: Outputs of the exported model.
+        dtype: Dtype of the exported weights, which sets the tolerance.
     """
-    if not before.logits:
-        return Proof(samples=0, same_answers=0, tokens=0, largest_difference=0.0, allowed=None)
-    spread = torch.cat([each.flatten() for each in before.logits]).std().item()
-    allowed = ROUNDING[dtype] * spread
-    pairs = list(zip(before.answers, after.answers, strict=True))
-    return Proof(
+    if not expected.logits:
+        return Verification(samples=0, identical=0, tokens=0, max_difference=0.0, tolerance=None)
+    spread = torch.cat([logits.flatten() for logits in expected.logits]).std().item()
+    tolerance = LOGIT_ROUNDING[dtype] * spread
+    pairs = list(zip(expected.generations, found.generations, strict=True))
+    return Verification(
         samples=len(pairs),
-        same_answers=sum(one.text == other.text for one, other in pairs),
-        torn=sum(is_torn(one, other, allowed) for one, other in pairs),
-        tokens=sum(len(each) for each in before.logits),
-        largest_difference=largest_difference(before.logits, after.logits),
-        allowed=allowed,
-        effect=before.effect,
+        identical=sum(one.text == other.text for one, other in pairs),
+        near_ties=sum(is_near_tie(one, other, tolerance) for one, other in pairs),
+        tokens=sum(len(logits) for logits in expected.logits),
+        max_difference=_max_difference(expected.logits, found.logits),
+        tolerance=tolerance,
+        adapter_delta=expected.adapter_delta,
     )
 
 
-def largest_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    """Find the largest difference between two models' figures; NaN where one is no number."""
+def is_near_tie(expected: Generation, found: Generation, tolerance: float) -> bool:
+    """Whether two generations diverge where both tokens were equally likely, within rounding.
+
+    If each logit changes by at most d, another token can only overtake the first where the first
+    leads by at most 2 d, and so has a probability of at most 1 / (1 + exp(-2 d)).
+    """
+    at = _first_difference(expected, found)
+    if expected.text == found.text or at == min(len(expected.token_ends), len(found.token_ends)):
+        return False
+    return expected.logprobs[at] <= -math.log1p(math.exp(-2 * tolerance))
+
+
+def generate_predictions(
+    model: GenerativeModel, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
+) -> list[Generation]:
+    """Generate a prediction for each sample, as inference does."""
+    requests = []
+    for sample in samples:
+        images = tuple(sample.open_images())
+        prompt = template.prompt(processor, images=len(images))
+        requests.append(GenerationRequest(prompt=prompt, images=images))
+    return generate(model, processor, requests, batch_size=4) if requests else []
+
+
+def compare_generations(
+    expected: Sequence[Generation], found: Sequence[Generation], *, tolerance: float | None
+) -> Verification:
+    """Compare generations token by token up to where they diverge.
+
+    Args:
+        expected: Generations of the model.
+        found: Generations of the graphs.
+        tolerance: Difference of log-probabilities that rounding explains; None for quantized
+            weights.
+    """
+    tokens = near_ties = 0
+    largest = 0.0
+    for one, other in zip(expected, found, strict=True):
+        shared = _first_difference(one, other)
+        apart = [abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=False)]
+        tokens += shared
+        largest = max([largest, *apart[:shared]])
+        if one.text != other.text and tolerance is not None:
+            # Two tokens, each the likeliest of its model, with the same probability.
+            near_ties += any(difference <= tolerance for difference in apart[shared : shared + 1])
+    return Verification(
+        samples=len(expected),
+        identical=sum(a.text == b.text for a, b in zip(expected, found, strict=True)),
+        tokens=tokens,
+        max_difference=largest,
+        tolerance=tolerance,
+        compared="log-probabilities",
+        near_ties=near_ties,
+    )
+
+
+def _first_difference(one: Generation, other: Generation) -> int:
+    """Count the tokens after which two generations still have the same text."""
+    ends = list(zip(one.token_ends, other.token_ends, strict=False))
+    pairs = enumerate(ends)
+    return next((at for at, (a, b) in pairs if one.text[:a] != other.text[:b]), len(ends))
+
+
+def _max_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    """Return the largest absolute difference; NaN where a value is NaN."""
     apart = [(one - other).abs().max() for one, other in zip(some, others, strict=True)]
     return torch.stack(apart).max().item() if apart else 0.0
 
 
-def is_torn(before: Generation, after: Generation, allowed: float) -> bool:
-    """Whether two answers part where both words were as likely, as far as rounding can tell.
-
-    If each logit moves by at most d, the second word can only overtake the first where the first
-    had at most 2 d more, and so a probability of at most 1 / (1 + exp(-2 d)).
-    """
-    if before.text == after.text:
-        return False
-    pairs = zip(_pieces(before), _pieces(after), before.logprobs, strict=False)
-    parted = next((logprob for one, other, logprob in pairs if one != other), 0.0)
-    return parted <= -math.log1p(math.exp(-2 * allowed))
-
-
-def _pieces(said: Generation) -> list[str]:
-    """Cut an answer into what each of its tokens wrote."""
-    starts = (0, *said.token_ends[:-1])
-    return [said.text[start:end] for start, end in zip(starts, said.token_ends, strict=True)]
-
-
-def _question(collator: AnswerCollator, sample: Sample) -> GenerationRequest:
-    """Ask what the sample asks first, with the images it shows up to there."""
+def _request(collator: AnswerCollator, sample: Sample) -> GenerationRequest:
+    """Return the first prompt of a sample with the images it refers to."""
     prompt = collator.pieces(sample)[0].text
     shown = len(IMAGE_TAG.findall(prompt))
     return GenerationRequest(prompt=prompt, images=tuple(sample.open_images()[:shown]))
 
 
-def _template(source: str | Path, data: Path | None) -> Template:
-    """Take the run's wording, else the data's own, else the one of products."""
-    own = data is not None and (data / TEMPLATE_FILE).is_file()
-    if not (Path(source) / TEMPLATE_FILE).is_file() and own:
+def _find_template(source: str | Path, data: Path | None) -> Template:
+    """Return the template of the run, else of the data, else the default one."""
+    has_own = data is not None and (data / TEMPLATE_FILE).is_file()
+    if not (Path(source) / TEMPLATE_FILE).is_file() and has_own:
         return find_template(str(data))
     return find_template(resolve_template(str(source), None))
 

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from phi_vision.export.checkpoint_folder import (
+    Requirement,
+    expected_shapes,
+    read_header,
+    some,
+    unmet,
+)
 from phi_vision.export.compatibility import ENGINES, check
-from phi_vision.export.compatibility_folder import Finding, lacking, read_header, some
-from phi_vision.export.compatibility_weights import expected_shapes
-from phi_vision.export.weight_shards import INDEX
+from phi_vision.export.safetensors_writer import INDEX
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
@@ -58,9 +63,9 @@ def folder(_whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def complaint(folder: Path, engine: str) -> Finding:
+def complaint(folder: Path, engine: str) -> Requirement:
     """Give the one thing that an engine lacks."""
-    (found,) = lacking(check(folder)[engine])
+    (found,) = unmet(check(folder)[engine])
     return found
 
 
@@ -69,12 +74,12 @@ def complaint(folder: Path, engine: str) -> Finding:
 
 def test_an_exported_folder_has_all_that_transformers_needs(folder: Path) -> None:
     found = check(folder)
-    assert lacking(found["transformers"]) == []
-    assert lacking(found["transformers-alone"]) == []
+    assert unmet(found["transformers"]) == []
+    assert unmet(found["transformers-alone"]) == []
 
 
 def test_a_small_checkpoint_is_refused_for_vllm_and_its_fixed_numbers(folder: Path) -> None:
-    needs = [finding.need for finding in lacking(check(folder)["vllm"])]
+    needs = [requirement.need for requirement in unmet(check(folder)["vllm"])]
     assert needs == [
         "image_token_id 32044, fixed in vLLM",
         "the tower ViT-L/14 at 336 pixels, fixed in vLLM",
@@ -83,7 +88,7 @@ def test_a_small_checkpoint_is_refused_for_vllm_and_its_fixed_numbers(folder: Pa
 
 def test_a_checkpoint_of_the_official_size_has_all_that_vllm_needs(folder: Path) -> None:
     official_size(folder)
-    assert lacking(check(folder)["vllm"]) == []
+    assert unmet(check(folder)["vllm"]) == []
 
 
 def official_size(folder: Path) -> None:
@@ -126,8 +131,10 @@ def first_shard(folder: Path) -> Path:
 def test_a_missing_shard_is_named(folder: Path) -> None:
     name = first_shard(folder).name
     first_shard(folder).unlink()
-    found = {finding.need: finding.found for finding in lacking(check(folder)["transformers"])}
-    assert found["every file of the weights, whole"] == f"{name} is missing"
+    found = {
+        requirement.need: requirement.found for requirement in unmet(check(folder)["transformers"])
+    }
+    assert found["every weight file, complete"] == f"{name} is missing"
     assert " missing: " in found["official names and the shapes of config.json"]
 
 
@@ -136,7 +143,7 @@ def test_a_cut_shard_is_told_by_its_length(folder: Path, length: int) -> None:
     shard = first_shard(folder)
     whole = shard.read_bytes()
     shard.write_bytes(whole[:length])
-    assert not all(finding.ok for finding in check(folder)["transformers"])
+    assert not all(requirement.ok for requirement in check(folder)["transformers"])
     with pytest.raises(ValueError, match=shard.name):
         read_header(shard)
 
@@ -151,9 +158,9 @@ def test_weights_under_other_names_are_missing_and_foreign(folder: Path) -> None
     index = json.loads((folder / INDEX).read_text())["weight_map"]
     shard = folder / index["model.embed_tokens.weight"]
     shard.write_bytes(shard.read_bytes().replace(b"model.embed_tokens", b"xodel.embed_tokens"))
-    found = {f.need: f.found for f in lacking(check(folder)["vllm"])}
-    assert "1 missing: model.embed_tokens.weight; 1 foreign" in str(found)
-    assert "1 in no entry: xodel.embed_tokens.weight" in str(found)
+    found = {f.need: f.found for f in unmet(check(folder)["vllm"])}
+    assert "1 missing: model.embed_tokens.weight; 1 unexpected" in str(found)
+    assert "1 unlisted: xodel.embed_tokens.weight" in str(found)
 
 
 def test_quantised_weights_are_no_weights_to_serve(folder: Path) -> None:
@@ -179,7 +186,7 @@ def test_an_adapter_is_to_be_merged_alone_and_beside_weights(folder: Path) -> No
     for file in folder.iterdir():
         if file.name != ADAPTER_CONFIG:
             file.unlink()
-    found = [finding.found for finding in lacking(check(folder)["vllm"])]
+    found = [requirement.found for requirement in unmet(check(folder)["vllm"])]
     assert found[0] == "no readable config.json, but an adapter"
     assert found[1] == "an adapter without its base's weights (adapter_config.json)"
 
@@ -188,7 +195,7 @@ def test_the_weights_of_gigabytes_are_not_read(folder: Path) -> None:
     """Whatever stands behind the header: holes here, which nothing could have loaded."""
     official_size(folder)
     assert (folder / "model.safetensors").stat().st_size > 600_000_000
-    assert lacking(check(folder)["transformers"]) == []
+    assert unmet(check(folder)["transformers"]) == []
 
 
 # What stands beside them.
@@ -206,7 +213,7 @@ BREAK: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", BREAK)
 def test_a_wrong_value_is_found(folder: Path, name: str) -> None:
     change(folder / name, **BREAK[name])
-    assert lacking(check(folder)["transformers-alone"])
+    assert unmet(check(folder)["transformers-alone"])
 
 
 NEEDED = [
@@ -227,15 +234,15 @@ NEEDED = [
 @pytest.mark.parametrize("name", NEEDED)
 def test_every_file_is_missed_and_every_broken_one_found(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"\xff{ import (")
-    broken = lacking(check(folder)["transformers-alone"])
+    broken = unmet(check(folder)["transformers-alone"])
     assert broken or name == "chat_template.jinja"
     (folder / name).unlink()
-    assert lacking(check(folder)["transformers-alone"])
+    assert unmet(check(folder)["transformers-alone"])
 
 
 def test_without_generation_config_the_stops_of_config_json_count(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
-    assert lacking(check(folder)["transformers-alone"]) == []
+    assert unmet(check(folder)["transformers-alone"]) == []
     change(folder / "config.json", eos_token_id=2)
     assert "<|end|>" in complaint(folder, "transformers-alone").need
 
@@ -316,7 +323,7 @@ def graphs(folder: Path) -> Path:
 
 
 def test_a_folder_of_graphs_has_all_that_genai_needs(graphs: Path) -> None:
-    assert lacking(check(graphs)["onnxruntime-genai"]) == []
+    assert unmet(check(graphs)["onnxruntime-genai"]) == []
 
 
 def test_a_folder_without_graphs_is_none(folder: Path) -> None:

@@ -214,4 +214,4 @@ def test_travelling_code_imports_what_vllms_transformers_has() -> None:
 
 
 def test_what_vllm_looks_up_is_there() -> None:
-    assert all(name in vars(Phi3VProcessor) for name in engines.VLLM_ASKS)
+    assert all(name in vars(Phi3VProcessor) for name in engines.VLLM_ATTRIBUTES)

@@ -6,16 +6,23 @@ import pytest
 import yaml
 
 from phi_vision.data.template import PRODUCT
-from phi_vision.export.model_card import Form, licence_of, write_card
-from phi_vision.export.verify import Proof
+from phi_vision.export.model_card import find_license, write_card
+from phi_vision.export.verify import Verification
 
-PROVEN = Proof(samples=4, same_answers=4, tokens=96, largest_difference=2e-5, allowed=1e-3)
-FORM = Form(library="transformers", holds="Whole weights.", use="Ask it.")
+VERIFIED = Verification(samples=4, identical=4, tokens=96, max_difference=2e-5, tolerance=1e-3)
 
 
-def card_of(source: Path | str, folder: Path, proof: Proof = PROVEN) -> str:
+def card_of(source: Path | str, folder: Path, verification: Verification = VERIFIED) -> str:
     folder.mkdir(exist_ok=True)
-    write_card(str(source), folder, template=PRODUCT, proof=proof, form=FORM)
+    write_card(
+        str(source),
+        folder,
+        template=PRODUCT,
+        verification=verification,
+        library="transformers",
+        precision="bfloat16",
+        prompt="<|user|> the prompt",
+    )
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -40,17 +47,17 @@ def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: P
     assert "base_model" not in header, "phi-vision-small is on no hub"
     for words in (
         "# coats\n",
-        "Made from phi-vision-small with phi-vision (qlora).",
-        "Whole weights.",
-        "## Use\n\nAsk it.\n",
+        "Fine-tuned from phi-vision-small with phi-vision (qlora).",
+        "Merged weights in bfloat16 under the official names",
+        'prompt = "<|user|> the prompt"\n',
         PRODUCT.question,
         "| `full_price` | number |",
-        "Of the run, before it was exported.\n\n| the model | 0.845 |",
-        "Learnt from `coats` (sha256 of its samples `9671`).",
-        "trained beside weights in nf4, and is merged into whole ones",
+        "Of the run, before the export.\n\n| the model | 0.845 |",
+        "- Data: `coats` (sha256 of its samples `9671`).\n- Versions: torch 2.13.0.\n",
+        "trained on weights quantized to nf4 and merged into full-precision",
         "lora_rank: 16",
-        "4 of 4 samples answered alike",
-        "The base, phi-vision-small, is under the licence `mit`.",
+        "4 of 4 predictions identical",
+        "The base, phi-vision-small, is under the license `mit`.",
     ):
         assert words in card, words
     assert "anna" not in card, "folders of the machine it was trained on"
@@ -61,21 +68,21 @@ def test_a_checkpoint_keeps_its_own_licence_and_takes_nobody_elses(
 ) -> None:
     card = card_of("phi-vision-small", tmp_path)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
-    assert "It was exported from a checkpoint under the licence `mit`." in card
+    assert "Exported from a checkpoint under the license `mit`." in card
     # A card that happens to lie where the command is typed.
     monkeypatch.chdir(tmp_path)
-    assert licence_of(str(tiny_checkpoint)) == "unknown"
+    assert find_license(str(tiny_checkpoint)) == "unknown"
     assert "`mit`" not in card_of(tiny_checkpoint, tmp_path / "coats")
 
 
 def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    nothing = Proof(samples=0, same_answers=0, tokens=0, largest_difference=0.0, allowed=None)
+    nothing = Verification(samples=0, identical=0, tokens=0, max_difference=0.0, tolerance=None)
     card = card_of(tiny_checkpoint, tmp_path, nothing)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "unknown"
     for words in (
-        "Not evaluated: there are no figures on how often it is right.",
-        "How it was trained is not known",
-        "This folder was not verified: no sample was asked about.",
-        "No licence is stated beside the weights.",
+        "Not evaluated: its accuracy is unknown.",
+        "## Training\n\nUnknown: there is no recipe beside the weights.",
+        "This folder was not verified: no samples were compared.",
+        "No license is stated beside the weights.",
     ):
         assert words in card, words

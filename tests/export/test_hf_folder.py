@@ -179,7 +179,7 @@ def test_a_full_training_is_exported_with_the_tokenizer_of_its_base(
     file.write_text(json.dumps(read(file) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     run = train(make_recipe("full", model=str(base), max_steps=1)).folder
     proof = export_hf(str(run), tmp_path / "out", samples=1)
-    assert (proof.largest_difference, proof.same_answers, proof.effect) == (0, 1, None)
+    assert (proof.max_difference, proof.identical, proof.adapter_delta) == (0, 1, None)
     trained = load_file(run / "model" / "model.safetensors")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == trained.keys()

@@ -109,6 +109,6 @@ def test_a_failed_proof_leaves_nothing(
         return iter(hf_folder.base_weights(model).items())
 
     monkeypatch.setattr(hf_folder, "merged_weights", lose)
-    with pytest.raises(ValueError, match="what was written does not answer as the model does"):
+    with pytest.raises(ValueError, match="the exported model does not predict as its source does"):
         export_hf(str(adapter), tmp_path / "out", data=products, samples=2)
     assert [file.name for file in tmp_path.iterdir()] == ["adapter"]

@@ -85,18 +85,21 @@ def first(weights: dict[str, torch.Tensor]) -> str:
 
 def test_an_adapter_that_lacks_a_tensor_is_refused_where_peft_warns(adapter: Path) -> None:
     change(adapter, lambda weights: weights.pop(first(weights)))
-    refused(adapter, "does not fit .* of .*qkv_proj.lora_A.weight it has nothing where .* 4 x 64")
+    refused(
+        adapter,
+        "does not fit .* of .*qkv_proj.lora_A.weight it has nothing, and the base needs 4 x 64",
+    )
 
 
 def test_an_adapter_of_a_wider_base_is_refused(adapter: Path) -> None:
     change(adapter, lambda weights: weights.update({first(weights): torch.zeros(4, 128)}))
-    refused(adapter, "it has 4 x 128 where the base asks for 4 x 64; was it made for another base")
+    refused(adapter, "it has 4 x 128, and the base needs 4 x 64; was it made for another base")
 
 
 def test_an_adapter_of_a_deeper_base_is_refused(adapter: Path) -> None:
     name = "base_model.model.model.layers.7.self_attn.qkv_proj.lora_A.weight"
     change(adapter, lambda weights: weights.update({name: torch.zeros(4, 64)}))
-    refused(adapter, "layers.7.* it has 4 x 64 where the base asks for nothing")
+    refused(adapter, "layers.7.* it has 4 x 64, and the base needs nothing")
 
 
 def test_an_adapter_whose_names_hit_nothing_is_refused(adapter: Path) -> None:
@@ -113,10 +116,10 @@ def test_an_adapter_without_the_name_of_its_base_is_refused(
     file = adapter / "adapter_config.json"
     fields = json.loads(file.read_text())
     file.write_text(json.dumps(fields | {"base_model_name_or_path": base}))
-    refused(adapter, "does not say which base .* write the base's folder or hub id")
+    refused(adapter, "does not name the base .* write the base's folder or hub id")
     del fields["base_model_name_or_path"]
     file.write_text(json.dumps(fields))
-    refused(adapter, "does not say which base")
+    refused(adapter, "does not name the base")
 
 
 def test_an_adapter_whose_config_was_cut_is_refused(adapter: Path) -> None:
@@ -128,7 +131,7 @@ def test_an_adapter_whose_config_was_cut_is_refused(adapter: Path) -> None:
 def test_an_adapter_whose_weights_are_missing_or_cut_is_refused(adapter: Path) -> None:
     whole = (adapter / ADAPTER).read_bytes()
     (adapter / ADAPTER).write_bytes(whole[:-100])
-    refused(adapter, "cannot be merged into .* Is it whole")
+    refused(adapter, "cannot be merged into .* Is it complete")
     (adapter / ADAPTER).unlink()
     refused(adapter, "there is no adapter_model.safetensors")
 
@@ -138,14 +141,14 @@ def test_an_adapter_of_another_kind_is_refused(tiny_checkpoint: Path, tmp_path: 
     model = get_peft_model(load_model(tiny_checkpoint)[0], config)
     model.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
     model.save_pretrained(tmp_path)
-    refused(tmp_path, "its kind is .*IA3; only LoRA in its forms can be merged")
+    refused(tmp_path, "its type is .*IA3; only LoRA variants can be merged")
 
 
 def test_an_adapter_with_numbers_that_are_none_is_refused(adapter: Path) -> None:
     change(adapter, lambda weights: weights[first(weights)].fill_(float("nan")))
     model, _ = open_source(adapter)
     with pytest.raises(
-        ValueError, match=r"merged, weight of .* is not finite: the adapter is broken"
+        ValueError, match=r"the merged weight of .* is not finite: the adapter is broken"
     ):
         dict(merged_weights(model))
 
@@ -167,14 +170,16 @@ def test_quantised_weights_are_refused(tiny_checkpoint: Path, tmp_path: Path) ->
     fields = json.loads((tiny_checkpoint / "config.json").read_text())
     fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    refused(tmp_path, "are quantised, so what was rounded away is lost; export from the checkpoint")
+    refused(
+        tmp_path, "are quantized, and the rounded-off precision is lost; export from the checkpoint"
+    )
 
 
 def test_graphs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "genai_config.json").write_text("{}")
-    refused(tmp_path, "holds graphs for ONNX Runtime, .* give the run or checkpoint")
+    refused(tmp_path, "holds graphs for ONNX Runtime, .* pass the run or checkpoint")
 
 
 def test_a_run_that_saved_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("method: lora\n")
-    refused(tmp_path, "has no weights: it was stopped before .* go on with .* --resume")
+    refused(tmp_path, "has no weights: it was stopped before .* continue it with .* --resume")

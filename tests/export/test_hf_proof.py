@@ -13,14 +13,20 @@ from toy_products import product_rows
 
 from phi_vision.data.dataset import load_samples, split_by_group
 from phi_vision.data.template import PRODUCT
-from phi_vision.export.verify import Proof, compare, is_torn, observe, proof_samples
+from phi_vision.export.verify import (
+    Verification,
+    collect_outputs,
+    compare_outputs,
+    is_near_tie,
+    verification_samples,
+)
 from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_model
 
 
-def proof(**changes: object) -> Proof:
-    found = {"samples": 4, "same_answers": 4, "tokens": 96, "largest_difference": 2e-5}
-    return Proof(**{"allowed": 1e-3, **found, **changes})  # type: ignore[arg-type]
+def proof(**changes: object) -> Verification:
+    found = {"samples": 4, "identical": 4, "tokens": 96, "max_difference": 2e-5}
+    return Verification(**{"tolerance": 1e-3, **found, **changes})  # type: ignore[arg-type]
 
 
 def run_of(folder: Path, **recipe: object) -> str:
@@ -46,7 +52,7 @@ def test_samples_come_from_the_split_that_nothing_learns_from(
     for place, split in enumerate(splits):
         part = pa.Table.from_pylist(rows[4 * place : 4 * place + 4])
         pq.write_table(part, tmp_path / f"{split}-0.parquet")
-    samples, template = proof_samples(run_of(tmp_path / "run", data=str(tmp_path)), None, 2)
+    samples, template = verification_samples(run_of(tmp_path / "run", data=str(tmp_path)), None, 2)
     assert samples == load_samples(tmp_path, split=chosen)[:2]
     assert template == PRODUCT
 
@@ -56,7 +62,7 @@ def test_without_such_a_split_they_are_those_that_the_run_held_out(
 ) -> None:
     run = run_of(tmp_path / "run", data=str(products), validation_fraction=0.3)
     learnt, held_out = split_by_group(load_samples(products), validation_fraction=0.3, seed=3)
-    samples, _ = proof_samples(run, None, 99)
+    samples, _ = verification_samples(run, None, 99)
     assert samples == held_out
     assert not {sample.group for sample in samples} & {sample.group for sample in learnt}
 
@@ -66,12 +72,12 @@ def test_other_data_with_a_test_split_needs_no_groups(products: Path, tmp_path: 
     data.mkdir()
     (data / "test-0.parquet").write_bytes(next(products.glob("*.parquet")).read_bytes())
     run = run_of(tmp_path / "run", data="gone", group_column="style")
-    assert len(proof_samples(run, data, 2)[0]) == 2
+    assert len(verification_samples(run, data, 2)[0]) == 2
 
 
 def test_a_run_that_never_saw_images_is_asked_without(products: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data=str(products), withhold_images=True)
-    samples, _ = proof_samples(run, None, 1)
+    samples, _ = verification_samples(run, None, 1)
     assert samples[0].images == ()
 
 
@@ -81,18 +87,18 @@ def test_the_wording_is_the_runs_else_the_datas(products: Path, tmp_path: Path) 
     data.mkdir()
     (data / "train-0.parquet").write_bytes(next(products.glob("*.parquet")).read_bytes())
     (data / "template.yaml").write_text(yaml.safe_dump(words))
-    assert proof_samples(run, data, 0)[1].question == "What?"
+    assert verification_samples(run, data, 0)[1].question == "What?"
     (Path(run) / "template.yaml").write_text(yaml.safe_dump({**words, "question": "Who?"}))
-    assert proof_samples(run, data, 0)[1].question == "Who?"
+    assert verification_samples(run, data, 0)[1].question == "Who?"
 
 
 def test_data_that_is_gone_is_asked_for(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data="catalogs/coats")
-    with pytest.raises(ValueError, match="learnt from catalogs/coats, which is not here; name"):
-        proof_samples(run, None, 4)
-    assert proof_samples(run, None, 0)[0] == []
-    with pytest.raises(ValueError, match="no data given; name samples with --data, or leave"):
-        proof_samples("phi-vision-small", None, 4)
+    with pytest.raises(ValueError, match="data catalogs/coats does not exist; pass"):
+        verification_samples(run, None, 4)
+    assert verification_samples(run, None, 0)[0] == []
+    with pytest.raises(ValueError, match="no data given; pass samples with --data, or skip"):
+        verification_samples("phi-vision-small", None, 4)
 
 
 # What is found.
@@ -101,50 +107,54 @@ def test_data_that_is_gone_is_asked_for(tmp_path: Path) -> None:
 def test_a_lost_adapter_is_seen(tiny_checkpoint: Path, products: Path, tmp_path: Path) -> None:
     samples = load_samples(products)[:2]
     adapted = load_model(write_adapter(tiny_checkpoint, tmp_path))
-    before = observe(*adapted, samples, PRODUCT)
-    assert before.effect is not None
-    assert before.effect > 0.1
-    without = observe(*load_model(tiny_checkpoint), samples, PRODUCT)
-    lost = compare(before, without, dtype=torch.float32)
-    assert lost.largest_difference == pytest.approx(before.effect)
-    with pytest.raises(ValueError, match=r"does not answer as the model does: .* please report"):
-        lost.refuse()
-    again = compare(before, observe(*adapted, samples, PRODUCT), dtype=torch.float32)
-    assert (again.largest_difference, again.same_answers) == (0, 2)
-    again.refuse()
+    before = collect_outputs(*adapted, samples, PRODUCT)
+    assert before.adapter_delta is not None
+    assert before.adapter_delta > 0.1
+    without = collect_outputs(*load_model(tiny_checkpoint), samples, PRODUCT)
+    lost = compare_outputs(before, without, dtype=torch.float32)
+    assert lost.max_difference == pytest.approx(before.adapter_delta)
+    with pytest.raises(ValueError, match=r"does not predict as its source does: .* please report"):
+        lost.check()
+    again = compare_outputs(
+        before, collect_outputs(*adapted, samples, PRODUCT), dtype=torch.float32
+    )
+    assert (again.max_difference, again.identical) == (0, 2)
+    again.check()
 
 
 @pytest.mark.parametrize(
     ("changes", "holds"),
     [
         ({}, True),
-        ({"largest_difference": 2e-3}, False),
-        ({"largest_difference": math.nan}, False),
-        ({"same_answers": 3}, False),
-        ({"same_answers": 3, "torn": 1}, True),
-        ({"same_answers": 0, "largest_difference": 9.0, "allowed": None}, True),
-        ({"samples": 0, "same_answers": 0}, True),
+        ({"max_difference": 2e-3}, False),
+        ({"max_difference": math.nan}, False),
+        ({"identical": 3}, False),
+        ({"identical": 3, "near_ties": 1}, True),
+        ({"identical": 0, "max_difference": 9.0, "tolerance": None}, True),
+        ({"samples": 0, "identical": 0}, True),
     ],
 )
 def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], holds: bool) -> None:
     found = proof(**changes)
     if holds:
-        found.refuse()
+        found.check()
     else:
-        with pytest.raises(ValueError, match="does not answer as the model does"):
-            found.refuse()
+        with pytest.raises(ValueError, match="does not predict as its source does"):
+            found.check()
 
 
 def test_a_proof_says_what_was_compared() -> None:
-    assert proof(effect=14.2).words() == (
-        "4 of 4 samples answered alike; logits of 96 tokens differ by 2e-05 at most "
-        "(rounding explains 0.001; the adapter moves them by up to 14.2)"
+    assert proof(adapter_delta=14.2).summary() == (
+        "4 of 4 predictions identical; logits of 96 tokens differ by at most 2e-05 "
+        "(rounding explains 0.001; the adapter changes them by up to 14.2)"
     )
-    assert proof(same_answers=3, torn=1, allowed=None, compared="log-probabilities").words() == (
-        "3 of 4 samples answered alike, 1 where two words were equally likely; "
-        "log-probabilities of 96 tokens differ by 2e-05 at most"
+    assert proof(
+        identical=3, near_ties=1, tolerance=None, compared="log-probabilities"
+    ).summary() == (
+        "3 of 4 predictions identical, 1 diverge at a near tie; "
+        "log-probabilities of 96 tokens differ by at most 2e-05"
     )
-    assert proof(samples=0).words() == "not verified: no sample was asked about"
+    assert proof(samples=0).summary() == "not verified: no samples were compared"
 
 
 def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Generation:
@@ -155,7 +165,7 @@ def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Gener
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "torn"),
+    ("before", "after", "near_tie"),
     [
         # The probabilities are those of the tokens; the answers part at the first other one.
         (said("a b", (1, 3, 3), 0.9, 0.5, 0.9), said("a c", (1, 3, 3), 0.9, 0.5, 0.9), True),
@@ -166,6 +176,6 @@ def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Gener
     ],
 )
 def test_rounding_may_turn_an_answer_only_where_two_words_are_as_likely(
-    before: Generation, after: Generation, torn: bool
+    before: Generation, after: Generation, near_tie: bool
 ) -> None:
-    assert is_torn(before, after, 0.01) is torn
+    assert is_near_tie(before, after, 0.01) is near_tie

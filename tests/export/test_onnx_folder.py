@@ -15,15 +15,14 @@ from torch import nn
 
 pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'")
 
-from peft import LoraConfig, get_peft_model
-
 from phi_vision.data.prediction import field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, write_template
 from phi_vision.export import onnx as onnx_folder
-from phi_vision.export.onnx import export_onnx, merge, write_onnx
+from phi_vision.export.merge import check_not_quantized
+from phi_vision.export.onnx import export_onnx
 from phi_vision.export.onnx_decoder import TEXT_FILE, decoder_config, write_plain_checkpoint
-from phi_vision.export.onnx_graphs import VisionGraph, WordGraph
+from phi_vision.export.onnx_graphs import EmbeddingGraph, VisionGraph
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference import onnx_predictor as onnx_model
@@ -94,8 +93,8 @@ def folder(products: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(written.parent)
         Path("onnx.py").write_text("raise SystemExit('this is no library')")
         proof = export_onnx(SMALL, written, data=products, samples=3)
-    assert (proof.samples, proof.same_answers) == (3, 3)
-    assert proof.largest_difference < LOGPROB_TOLERANCE
+    assert (proof.samples, proof.identical) == (3, 3)
+    assert proof.max_difference < LOGPROB_TOLERANCE
     assert {"README.md", "template.yaml"} <= {file.name for file in written.iterdir()}
     write_template(TEMPLATE, written / "template.yaml")
     return written
@@ -215,7 +214,7 @@ def rounded(loaded: Loaded, folder: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(folder, written / "int4")
     (written / "plain").mkdir()
     write_plain_checkpoint(loaded[0], loaded[1].tokenizer, written / "plain")
-    onnx_folder._put_together(loaded[1], written / "int4", written / "plain", "int4")
+    onnx_folder._write_decoder(loaded[1], written / "int4", written / "plain", "int4")
     return written / "int4"
 
 
@@ -253,16 +252,16 @@ def test_a_rounded_decoder_is_reported_at_int4_and_refused_at_fp32(
     monkeypatch.setattr(onnx_folder, "_write_graphs", copy_graphs)
     out = tmp_path / "out"
     if precision == "fp32":
-        with pytest.raises(ValueError, match="does not answer as the model does"):
+        with pytest.raises(ValueError, match="does not predict as its source does"):
             export_onnx(SMALL, out, data=products, samples=2)
         assert not list(tmp_path.iterdir())
         return
     proof = export_onnx(SMALL, out, data=products, samples=2, precision=precision)
-    assert (proof.samples, proof.allowed) == (2, None)
-    assert 0.001 < proof.largest_difference < 1
+    assert (proof.samples, proof.tolerance) == (2, None)
+    assert 0.001 < proof.max_difference < 1
     card = (out / "README.md").read_text()
     assert "decoder in int4" in card
-    assert proof.words() in card
+    assert proof.summary() in card
 
 
 def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: Loaded) -> None:
@@ -319,27 +318,11 @@ def test_images_are_laid_out_as_the_model_does_it(loaded: Loaded) -> None:
 
 def test_images_stand_where_ids_are_negative() -> None:
     words = nn.Embedding.from_pretrained(torch.tensor([[0.0], [1.0], [2.0]]))
-    graph = WordGraph(words)
+    graph = EmbeddingGraph(words)
     ids = torch.tensor([[1, -1, -1], [-1, 2, 0]])
     features = torch.tensor([[7.0], [8.0], [9.0]])
     assert graph(ids, features).squeeze(2).tolist() == [[1, 7, 8], [9, 2, 0]]
     assert graph(ids.clamp(min=0), features[:0]).squeeze(2).tolist() == [[1, 0, 0], [0, 2, 0]]
-
-
-def test_an_adapter_is_merged_into_a_copy(tiny_checkpoint: Path) -> None:
-    model, _ = load_model(tiny_checkpoint, dtype=torch.float32)
-    targets = r".*layers.*(qkv_proj|down_proj)"
-    adapted = get_peft_model(model, LoraConfig(target_modules=targets, init_lora_weights=False))
-    adapted.eval()
-    before = copy.deepcopy(adapted.state_dict())
-    ids = torch.tensor([[1, 5, 6, 7]])
-    with torch.no_grad():
-        expected = adapted(input_ids=ids).logits
-        merged = merge(adapted)
-        # Two matrix products become one; 1e-6 was measured on logits around 1.
-        torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-5, rtol=0)
-    assert not [name for name in merged.state_dict() if "lora" in name]
-    assert all(torch.equal(before[name], now) for name, now in adapted.state_dict().items())
 
 
 @pytest.mark.parametrize(("official", "builder"), [("su", "longrope"), ("yarn", "yarn")])
@@ -353,40 +336,34 @@ def test_the_rotation_is_named_as_the_builder_reads_it(
     assert (rope["rope_type"], rope["type"]) == ("longrope", builder)
 
 
-def test_what_cannot_be_written_is_refused(
-    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(
-        ValueError, match="no precision 'fp8' for ONNX; choose from fp32, int8, int4"
-    ):
-        write_onnx(*loaded, tmp_path / "new", precision="fp8")
+def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="is not empty"):
-        write_onnx(*loaded, tmp_path)
+        export_onnx(SMALL, tmp_path, samples=0)
     with monkeypatch.context() as without:
         without.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ValueError, match=r"pip install 'phi-vision\[onnx\]'"):
-            write_onnx(*loaded, tmp_path / "new")
+            export_onnx(SMALL, tmp_path / "new", samples=0)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_quantised_model_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model, processor = load_model(tiny_checkpoint)
+def test_a_quantized_model_is_refused(tiny_checkpoint: Path) -> None:
+    model, _ = load_model(tiny_checkpoint)
     packed = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     model.model.layers[0].mlp.down_proj.weight = packed
     with pytest.raises(ValueError, match=r"down_proj.weight is torch.uint8.*without quantization"):
-        write_onnx(model, processor, tmp_path / "new")
+        check_not_quantized(model)
 
 
 def test_a_writing_that_fails_leaves_nothing(
-    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(onnx_folder, "write_vision_graph", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_onnx(*loaded, tmp_path / "new")
+        export_onnx(SMALL, tmp_path / "new", samples=0)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,7 @@ from phi_vision.export import onnx as onnx_folder
 from phi_vision.export import onnx_decoder
 from phi_vision.export.onnx import bytes_needed, export_onnx
 from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
-from phi_vision.export.onnx_verify import compare_answers
+from phi_vision.export.verify import compare_generations
 from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_config, load_model
 
@@ -29,28 +29,28 @@ HAT = said("Wool Hat", [4, 8, 8], [-0.1004, -0.6003, -0.9])
 
 def test_equal_answers_are_as_far_apart_as_the_probabilities_of_their_tokens() -> None:
     near = said("Wool Coat", [4, 9, 9], [-0.1, -0.6, -0.1002])
-    proof = compare_answers([COAT, COAT], [COAT, near], allowed=1e-3)
-    assert (proof.samples, proof.same_answers, proof.tokens, proof.torn) == (2, 2, 6, 0)
-    assert proof.largest_difference == pytest.approx(0.0002)
-    proof.refuse()
+    proof = compare_generations([COAT, COAT], [COAT, near], tolerance=1e-3)
+    assert (proof.samples, proof.identical, proof.tokens, proof.near_ties) == (2, 2, 6, 0)
+    assert proof.max_difference == pytest.approx(0.0002)
+    proof.check()
 
 
 def test_answers_may_part_where_two_tokens_are_equally_likely() -> None:
-    proof = compare_answers([COAT], [HAT], allowed=1e-3)
-    assert (proof.same_answers, proof.tokens, proof.torn) == (0, 1, 1)
-    proof.refuse()
+    proof = compare_generations([COAT], [HAT], tolerance=1e-3)
+    assert (proof.identical, proof.tokens, proof.near_ties) == (0, 1, 1)
+    proof.check()
 
 
 def test_answers_that_part_where_one_token_is_likelier_are_refused() -> None:
     sure = HAT._replace(logprobs=(-0.1, -0.4, -0.9))
-    with pytest.raises(ValueError, match="0 of 1 samples answered alike"):
-        compare_answers([COAT], [sure], allowed=1e-3).refuse()
+    with pytest.raises(ValueError, match="0 of 1 predictions identical"):
+        compare_generations([COAT], [sure], tolerance=1e-3).check()
 
 
 def test_whatever_rounded_weights_answer_is_reported_and_kept() -> None:
-    proof = compare_answers([COAT, COAT], [COAT, HAT], allowed=None)
-    proof.refuse()
-    assert proof.words().startswith("1 of 2 samples answered alike; log-probabilities of 4 tokens")
+    proof = compare_generations([COAT, COAT], [COAT, HAT], tolerance=None)
+    proof.check()
+    assert proof.summary().startswith("1 of 2 predictions identical; log-probabilities of 4 tokens")
 
 
 def test_the_plain_checkpoint_holds_the_decoder_in_float32(
@@ -72,7 +72,7 @@ def test_the_plain_checkpoint_holds_the_decoder_in_float32(
     ("code", "stderr", "message"),
     [
         (1, "Traceback ...\nKeyError: 'rope'", "could not build the decoder: .*KeyError: 'rope'"),
-        (-9, "", "killed while it built the decoder, most likely for want of memory"),
+        (-9, "", "killed while it built the decoder, most likely because memory"),
     ],
 )
 def test_a_builder_that_fails_is_quoted(
