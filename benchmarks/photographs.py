@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from phi_vision.metrics.bootstrap import Figure
-from phi_vision.metrics.scores import verdict
+from phi_vision.metrics.bootstrap import Estimate
+from phi_vision.metrics.scores import significance
 from phi_vision.runs import RunDir
 
 RECIPE = (
@@ -79,39 +79,43 @@ def phi_vision(words: str) -> None:
 
 def as_markdown(reports: Sequence[Report]) -> str:
     """Lay out the means over the seeds: a row for each metric, a column for each who."""
-    who = [name for name in reports[0]["figures"] if all(name in r["figures"] for r in reports)]
-    lines = ["| | " + " | ".join(who) + " |", "|---" * (len(who) + 1) + "|"]
+    system = [
+        name for name in reports[0]["estimates"] if all(name in r["estimates"] for r in reports)
+    ]
+    lines = ["| | " + " | ".join(system) + " |", "|---" * (len(system) + 1) + "|"]
     for metric in SHOWN:
-        cells = [cell(reports, name, metric) for name in who]
+        cells = [cell(reports, name, metric) for name in system]
         lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     sizes = [f"{report['samples']} in {report['groups']} groups" for report in reports]
     return "\n".join([*lines, "", "Judged on " + "; ".join(sizes) + "."])
 
 
-def cell(reports: Sequence[Report], who: str, metric: str) -> str:
+def cell(reports: Sequence[Report], system: str, metric: str) -> str:
     """Word one mean, its range, and in how many splits the model was better or worse.
 
     Output: 0.152 (0.09–0.21), model better 3, worse 0
     """
-    values = [report["figures"][who].get(metric, {}).get("value") for report in reports]
+    values = [report["estimates"][system].get(metric, {}).get("value") for report in reports]
     known = [value for value in values if value is not None]
     if not known:
         return ""
     words = f"{fmean(known):.3f} ({min(known):.2f}–{max(known):.2f})"
-    if who == "model":
+    if system == "model":
         return words
-    margins = [report["margins"][who].get(metric) for report in reports]
-    found = Counter(verdict(as_figure(margin)) for margin in margins if margin)
+    differences = [report["differences"][system].get(metric) for report in reports]
+    found = Counter(
+        significance(as_estimate(difference)) for difference in differences if difference
+    )
     return f"{words}, model better {found['better']}, worse {found['worse']}"
 
 
-def as_figure(fields: Mapping[str, float | None]) -> Figure:
+def as_estimate(fields: Mapping[str, float | None]) -> Estimate:
     """Read a figure of a scores.json, where what is not known is null."""
     value, low, high = (
         float("nan") if fields[name] is None else float(fields[name] or 0.0)
         for name in ("value", "low", "high")
     )
-    return Figure(value, low, high)
+    return Estimate(value, low, high)
 
 
 if __name__ == "__main__":

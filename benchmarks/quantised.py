@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.tables import Table, lay_out
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
-from phi_vision.evaluation.labels import write_margin, write_number
+from phi_vision.evaluation.labels import write_difference, write_number
 from phi_vision.evaluation.report_reader import Report, read_report
 from phi_vision.export.onnx import PRECISIONS, export_onnx
 from phi_vision.metrics.comparison import Comparison, compare
@@ -53,7 +53,7 @@ def judge(
     reports = {}
     for name, model in judged.items():
         folder = out / f"report-{name}"
-        trial = EvaluationConfig(
+        config = EvaluationConfig(
             data=data,
             out=folder,
             limit=limit,
@@ -61,7 +61,7 @@ def judge(
             batch_size=batch_size,
             skip=SKIPPABLE,
         )
-        run_evaluation(model, trial)
+        run_evaluation(model, config)
         reports[name] = read_report(folder)
         print(f"{name}: {reports[name].cost['answering']}", flush=True)
     return reports
@@ -72,26 +72,26 @@ def lay_out_figures(
 ) -> Table:
     """Put sizes, times and metrics side by side."""
     names = dict(zip(reports, comparison.names, strict=True))
-    first = [answer.prediction.text for answer in comparison.answers[comparison.first]]
+    first = [answer.prediction.text for answer in comparison.predictions[comparison.reference]]
     columns = {}
-    for name, entry in names.items():
-        said = [answer.prediction.text for answer in comparison.answers[entry]]
+    for name, system in names.items():
+        said = [answer.prediction.text for answer in comparison.predictions[system]]
         same = sum(one == other for one, other in zip(first, said, strict=True))
-        figures = [_figure(comparison, entry, metric) for metric in METRICS]
+        estimates = [_figure(comparison, system, metric) for metric in METRICS]
         seconds = reports[name].cost["answering"].split()[0]
         size = f"{_bytes_of_weights(judged[name]) / 1e6:.0f} MB"
-        columns[name] = [size, seconds, f"{same} of {len(said)}", *figures]
+        columns[name] = [size, seconds, f"{same} of {len(said)}", *estimates]
     rows = ["weights on disk", "seconds a reply", f"answers as {TORCH}'s", *METRICS.values()]
     return lay_out(rows, columns)
 
 
-def _figure(comparison: Comparison, entry: str, name: str) -> str:
+def _figure(comparison: Comparison, system: str, name: str) -> str:
     """Write a metric, and by how much it is better than the first entry's."""
     metric = comparison.metrics[name]
-    value = write_number(comparison.figures[entry][name].value, metric.decimals)
-    if entry == comparison.first:
+    value = write_number(comparison.estimates[system][name].value, metric.decimals)
+    if system == comparison.reference:
         return value
-    by, interval = write_margin(comparison.margins[entry][name], metric.decimals)
+    by, interval = write_difference(comparison.differences[system][name], metric.decimals)
     return f"{value} ({by}; {interval})" if interval else f"{value} ({by})"
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     asked = parser.parse_args()
     judged = export_all(asked.run, asked.data, asked.out)
     reports = judge(judged, asked.data, asked.out, limit=asked.limit, batch_size=asked.batch_size)
-    comparison = compare([report.entry for report in reports.values()])
+    comparison = compare([report.system for report in reports.values()])
     print(f"{comparison.samples} samples in {comparison.groups} groups")
     print(lay_out_figures(comparison, reports, judged).as_markdown(), end="")
 

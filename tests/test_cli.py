@@ -20,7 +20,7 @@ from phi_vision.cli.main import COMMANDS, main
 from phi_vision.cli.model_options import load_predictor
 from phi_vision.cli.predict import find_images
 from phi_vision.data.template import TEMPLATES, write_template
-from phi_vision.evaluation.run_facts import noise_floor
+from phi_vision.evaluation.run_facts import best_achievable
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.inference import local as predict
 from phi_vision.training import trainer  # noqa: F401  (its libraries greet on stdout when imported)
@@ -313,13 +313,13 @@ def test_images_are_found_as_files_folders_and_patterns(tmp_path: Path) -> None:
     assert found("[1].png") == ["[1].png"]
 
 
-def test_the_noise_floor_of_a_sample_catalog_is_read(tmp_path: Path) -> None:
+def test_the_best_achievable_of_a_sample_catalog_is_read(tmp_path: Path) -> None:
     from phi_vision.synthetic.catalog import write_catalog
 
     facts = write_catalog(tmp_path / "catalog", rows=60, seed=0)
-    assert noise_floor(tmp_path / "catalog", "test") == {
+    assert best_achievable(tmp_path / "catalog", "test") == {
         "category3_code_accuracy": facts.category_ceiling,
         "full_price_median_ape": facts.splits["test"].floor_median_ape,
         "full_price_mae": facts.splits["test"].floor_mae,
     }
-    assert noise_floor(tmp_path, "test") == {}
+    assert best_achievable(tmp_path, "test") == {}

@@ -23,9 +23,9 @@ from phi_vision.inference.predictor import resolve_template
 from phi_vision.inference.retry_policy import KEY_VARIABLE
 from phi_vision.metrics.bootstrap import RESAMPLES
 from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
-from phi_vision.metrics.recalibration import CERTAINTY, FOLDS, choose_threshold, share_bound
+from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, choose_threshold, share_bound
 from phi_vision.metrics.reliability import BINS
-from phi_vision.metrics.scores import WHO
+from phi_vision.metrics.scores import SYSTEMS
 from phi_vision.metrics.slices import LEAST, MOST
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -88,10 +88,12 @@ def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
 
 def test_the_rivals_are_those_of_the_code_in_its_words() -> None:
     lines = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE)
-    asked = {who: words for who, words in lines if who in WHO}
-    assert list(asked.items()) == [(who, WHO[who]) for who in WHO if who in SKIPPABLE]
-    assert {*asked, "leaks"} == set(SKIPPABLE)
-    assert "twin" in WHO
+    asked = {system: words for system, words in lines if system in SYSTEMS}
+    assert list(asked.items()) == [
+        (system, SYSTEMS[system]) for system in SYSTEMS if system in SKIPPABLE
+    ]
+    assert {*asked, "leakage"} == set(SKIPPABLE)
+    assert "twin" in SYSTEMS
 
 
 def test_no_number_goes_unchecked() -> None:
@@ -103,9 +105,9 @@ def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
     for target, needed in PROMISE.findall(PAGE):
         wanted, count = float(target), int(needed)
         assert count == math.ceil(math.log(1 - CERTAINTY) / math.log(wanted))
-        for answers, is_enough in ((count, True), (count - 1, False)):
-            sure, right = np.full(answers, 0.99), np.ones(answers, dtype=bool)
-            groups = [str(number) for number in range(answers)]
+        for predictions, is_enough in ((count, True), (count - 1, False)):
+            sure, right = np.full(predictions, 0.99), np.ones(predictions, dtype=bool)
+            groups = [str(number) for number in range(predictions)]
             found = choose_threshold(sure, right, groups, wanted)
             assert (found is not None) == is_enough
     assert round(1 - CERTAINTY, 6) == 0.1
@@ -162,8 +164,8 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert titles == [title for title in listed if title in titles]
     assert set(listed) == {title for titles in shown for title in titles}
     last = scores_of("runs/judged/served")
-    assert last["figures"]["model"]["parse_rate"]["value"] == 1
-    assert set(last["facts"]["left_out"]) == {"constrained", "base", "nearest"}
+    assert last["estimates"]["model"]["parse_rate"]["value"] == 1
+    assert set(last["metadata"]["left_out"]) == {"constrained", "base", "nearest"}
     assert set(scores_of("runs/judged/elsewhere")["calibrations"]) == {"full_price"}
 
 

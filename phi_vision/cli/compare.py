@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     from phi_vision.metrics.comparison import compare
 
     reports = [read_report(folder) for folder in options.runs]
-    comparison = compare([report.entry for report in reports], seed=options.seed)
+    comparison = compare([report.system for report in reports], seed=options.seed)
     page = write_comparison(comparison, reports, options.out)
     table_console().print(as_comparison_table(comparison))
     for other in comparison.names[1:]:

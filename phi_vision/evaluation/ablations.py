@@ -59,14 +59,14 @@ def rounds_for(
             f"known_categories cannot take effect: {unable[CONSTRAINED]}; leave it out"
         )
     asked = {"model": Round(samples=samples)}
-    for who, change in CHANGES.items():
-        if who not in (*skip, *unable):
-            asked[who] = Round(samples=change(samples, seed))
+    for system, change in CHANGES.items():
+        if system not in (*skip, *unable):
+            asked[system] = Round(samples=change(samples, seed))
     if CONSTRAINED not in (*skip, *unable):
         known = known_of(training, answerer.template) if known_categories else None
         grammar = grammar_of(answerer.template, known)
         asked[CONSTRAINED] = Round(samples=samples, grammar=grammar)
-    left_out = {who: why for who, why in unable.items() if who not in skip}
+    left_out = {system: why for system, why in unable.items() if system not in skip}
     return Rounds(rounds=asked, left_out=left_out)
 
 

@@ -15,12 +15,12 @@ NEAREST = "nearest"
 """Who needs the vision tower of one."""
 
 
-def make_rivals(
+def predict_baselines(
     samples: Sequence[Sample],
     training: Sequence[Sample],
     template: Template,
     *,
-    said: Predicted,
+    predicted: Predicted,
     skip: Sequence[str],
     seed: int,
     bar: Bar,
@@ -40,7 +40,7 @@ def make_rivals(
     if "constant" not in skip:
         made["constant"] = constant(training, template, len(samples))
     if "category_median" not in skip and {"category", "number"} <= set(template.kinds.values()):
-        made["category_median"] = category_median(said, training, template)
+        made["category_median"] = category_median(predicted, training, template)
     if "boosting" not in skip:
         with bar("boosting") as advance:
             made["boosting"] = boost(samples, training, template, seed=seed, progress=advance)

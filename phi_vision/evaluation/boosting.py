@@ -88,18 +88,18 @@ def boost(
         features = np.zeros_like(features)
     known = Seen(features[: len(training)], _leading(records, template))
     asked = Seen(features[len(training) :], [None] * len(samples))
-    answers: dict[str, list[Value]] = {}
+    predictions: dict[str, list[Value]] = {}
     for done, field in enumerate([*categories, *numbers], start=2):
         values = [record[field] for record in records]
         learn = LEARNERS[template.kinds[field]]
-        answers[field] = learn(known, values, asked, seed) if samples else []
+        predictions[field] = learn(known, values, asked, seed) if samples else []
         if field in categories[:1]:
-            asked = asked._replace(categories=answers[field])
+            asked = asked._replace(categories=predictions[field])
         advance(images * done)
     texts = usual_texts(training, template)
     return [
         {
-            field: answers[field][place] if field in answers else texts[category][field]
+            field: predictions[field][place] if field in predictions else texts[category][field]
             for field in template.fields
         }
         for place, category in enumerate(asked.categories)

@@ -21,7 +21,7 @@ from phi_vision.evaluation.page_components import (
     write_list,
     write_table,
 )
-from phi_vision.metrics.calibration import RECORD, Bin, Calibration, Fill
+from phi_vision.metrics.calibration import RECORD, Bin, Calibration, SelectiveThreshold
 from phi_vision.metrics.scores import Scores
 
 
@@ -31,7 +31,7 @@ def report_confidence(findings: Findings) -> Section | None:
     if not scores.calibrations:
         return None
     found = {name_judged(name, scores): each for name, each in scores.calibrations.items()}
-    told = [*explain_fills(scores), *_missing(found)]
+    told = [*explain_thresholds(scores), *_missing(found)]
     charts = [chart for name, each in found.items() for chart in _charts(name, each)]
     return Section(
         anchor="confidence",
@@ -54,40 +54,44 @@ def name_judged(name: str, scores: Scores) -> str:
     return "all fields at once" if whole else name_field(name)
 
 
-def explain_fills(scores: Scores) -> list[str]:
+def explain_thresholds(scores: Scores) -> list[str]:
     """Say of all fields what share can be filled without a human; [] where no precision was wanted.
 
     Output: ["At 95 % precision, 71.0 % of category … .", "At 95 % precision, nothing of title and
             full price can be filled automatically."]
     """
-    fills = {
-        name_judged(name, scores): each.fill
+    thresholds = {
+        name_judged(name, scores): each.auto_accept
         for name, each in scores.calibrations.items()
-        if each.fill is not None
+        if each.auto_accept is not None
     }
-    empty = [name for name, fill in fills.items() if fill.threshold is None]
-    told = [explain_fill(name, fill) for name, fill in fills.items() if name not in empty]
-    return told + [explain_fill(join_words(empty), fills[name]) for name in empty[:1]]
+    empty = [name for name, auto_accept in thresholds.items() if auto_accept.threshold is None]
+    told = [
+        explain_threshold(name, auto_accept)
+        for name, auto_accept in thresholds.items()
+        if name not in empty
+    ]
+    return told + [explain_threshold(join_words(empty), thresholds[name]) for name in empty[:1]]
 
 
-def explain_fill(name: str, fill: Fill) -> str:
+def explain_threshold(name: str, auto_accept: SelectiveThreshold) -> str:
     """Say what share of a field can be filled without a human.
 
     Output: At 95 % precision, 71.0 % of category (65.0 to 77.0 %) can be filled automatically, from
             a recalibrated confidence of 0.83 on; 96.1 % of those were right (92.0 to 98.4 %).
     """
-    wanted = f"At {100 * fill.target:.4g} % precision, "
-    if fill.threshold is None:
+    wanted = f"At {100 * auto_accept.target:.4g} % precision, "
+    if auto_accept.threshold is None:
         return f"{wanted}nothing of {name} can be filled automatically."
-    interval = write_percents(fill.coverage)
+    interval = write_percents(auto_accept.coverage)
     words = (
-        f"{wanted}{write_percent(fill.coverage.value)} of {name} "
+        f"{wanted}{write_percent(auto_accept.coverage.value)} of {name} "
         f"{f'({interval}) ' if interval else ''}can be filled automatically, from a recalibrated "
-        f"confidence of {fill.threshold:.2f} on"
+        f"confidence of {auto_accept.threshold:.2f} on"
     )
-    if math.isfinite(fill.precision.value):
-        interval = write_percents(fill.precision)
-        words += f"; {write_percent(fill.precision.value)} of those were right"
+    if math.isfinite(auto_accept.precision.value):
+        interval = write_percents(auto_accept.precision)
+        words += f"; {write_percent(auto_accept.precision.value)} of those were right"
         words += f" ({interval})" if interval else ""
     return f"{words}."
 
@@ -96,7 +100,7 @@ def _missing(found: Mapping[str, Calibration]) -> list[str]:
     """Say what could not be found out, once for all fields of which the same is true."""
     of: dict[str, list[str]] = {}
     for name, each in found.items():
-        of.setdefault(each.words, []).append(name)
+        of.setdefault(each.limitations, []).append(name)
     return [f"{join_words(names)}: {words}" for words, names in of.items() if words]
 
 
@@ -111,9 +115,9 @@ def _charts(name: str, found: Calibration) -> list[str]:
             title=title,
         )
     ]
-    if len(found.curve) > 1:
+    if len(found.risk_curve) > 1:
         title = f"{name}: mistakes among the surest answers"
-        curve = [(point.coverage, point.risk) for point in found.curve]
+        curve = [(point.coverage, point.risk) for point in found.risk_curve]
         # Among the very first answers one mistake is half of all; the curve says nothing yet.
         steady = [point for point in curve if point[0] * found.samples >= 10] or curve
         chart = draw_lines(
@@ -129,26 +133,30 @@ def _charts(name: str, found: Calibration) -> list[str]:
 
 
 def _bar(found: Bin) -> Bar:
-    return Bar(found.confidence, found.right, found.low, found.high)
+    return Bar(found.confidence, found.accuracy, found.low, found.high)
 
 
 def _mark(found: Calibration) -> tuple[float, float] | None:
     """Mark what can be used for the wanted precision."""
-    fill = found.fill
-    if fill is None or fill.threshold is None or not math.isfinite(fill.precision.value):
+    auto_accept = found.auto_accept
+    if (
+        auto_accept is None
+        or auto_accept.threshold is None
+        or not math.isfinite(auto_accept.precision.value)
+    ):
         return None
-    return fill.coverage.value, 1 - fill.precision.value
+    return auto_accept.coverage.value, 1 - auto_accept.precision.value
 
 
 def _table(found: Mapping[str, Calibration]) -> str:
     rows = []
     for name, each in found.items():
-        cells = [f"{each.known:,}", write_percent(each.accuracy)]
-        for figure in (each.raw_error, each.error):
+        cells = [f"{each.with_confidence:,}", write_percent(each.accuracy)]
+        for estimate in (each.raw_error, each.error):
             cells.append(
-                f"{write_number(figure.value, 3)}<small>{write_interval(figure, 3)}</small>"
+                f"{write_number(estimate.value, 3)}<small>{write_interval(estimate, 3)}</small>"
             )
-        cells += [write_number(each.noise, 3), write_number(each.brier.value, 3)]
+        cells += [write_number(each.chance_error, 3), write_number(each.brier.value, 3)]
         rows.append([escape(name), *cells, write_number(each.aurc, 3)])
     heads = [
         "",

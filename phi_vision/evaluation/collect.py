@@ -23,16 +23,16 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 class PredictionCollector:
     """Collects replies; each is on disk as soon as it is given."""
 
-    answers: Path
+    cache: Path
     """Folder for the replies; a killed trial goes on from there."""
 
     batch_size: int
     bar: Bar
 
-    replies: dict[str, list[Prediction]] = field(default_factory=dict)
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     """Who -> a reply for each sample."""
 
-    rivals: dict[str, Predicted] = field(default_factory=dict)
+    baselines: dict[str, Predicted] = field(default_factory=dict)
     """Who -> records that were made with the help of a model that was loaded for its replies."""
 
     left_out: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class PredictionCollector:
     seconds: dict[str, float] = field(default_factory=dict)
     """Who -> seconds that a reply took, whenever it was given."""
 
-    def ask(self, who: str, words: str, answerer: Predictor, asked: Round) -> None:
+    def ask(self, system: str, words: str, answerer: Predictor, asked: Round) -> None:
         """Have samples answered, or read the replies that are already there.
 
         Args:
@@ -51,9 +51,9 @@ class PredictionCollector:
             asked: About what, how limited.
         """
         described = _describe(words, answerer, asked)
-        file = self.answers / f"{who}-{described[:12]}.jsonl"
-        with self.bar(f"answering: {who.replace('_', ' ')}") as advance:
-            self.replies[who] = ask(
+        file = self.cache / f"{system}-{described[:12]}.jsonl"
+        with self.bar(f"answering: {system.replace('_', ' ')}") as advance:
+            self.predictions[system] = ask(
                 answerer,
                 asked.samples,
                 file,
@@ -61,7 +61,7 @@ class PredictionCollector:
                 grammar=asked.grammar,
                 progress=advance,
             )
-        self.seconds[who] = seconds_a_reply(file)
+        self.seconds[system] = seconds_a_reply(file)
 
 
 def _describe(words: str, answerer: Predictor, asked: Round) -> str:

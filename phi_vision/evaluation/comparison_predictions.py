@@ -9,27 +9,30 @@ from phi_vision.evaluation.page_components import Section, write_details, write_
 from phi_vision.metrics.comparison import (
     Comparison,
     Disagreement,
-    find_changes,
+    count_correct,
     find_disagreements,
-    is_right_in,
+    is_field_correct,
 )
 
 SHOWN, FOLDED = 8, 32
 """How many samples are shown at once, a screen or two, and how many more when asked for."""
 
 
-def show_changes(comparison: Comparison, labels: Mapping[str, str]) -> Section:
+def show_correct_counts(comparison: Comparison, labels: Mapping[str, str]) -> Section:
     """Count, field by field, what an entry reads right that the first does not, and the reverse."""
-    first = labels[comparison.first]
+    first = labels[comparison.reference]
     rows = []
     for name, label in labels.items():
-        if name == comparison.first:
+        if name == comparison.reference:
             continue
         if len(labels) > 2:
             rows.append([escape(f"{label} against {first}")])
         rows += [
-            [escape(name_field(field)), *map(str, (c.only_other, c.only_first, c.both, c.neither))]
-            for field, c in find_changes(comparison, name).items()
+            [
+                escape(name_field(field)),
+                *map(str, (c.only_other, c.only_reference, c.both, c.neither)),
+            ]
+            for field, c in count_correct(comparison, name).items()
         ]
     other = "the other" if len(labels) > 2 else [*labels.values()][1]
     heads = ["", f"only {other} right", f"only {first} right", "both right", "neither right"]
@@ -76,16 +79,20 @@ def _lay_out(
 
 def _rows(comparison: Comparison, found: Disagreement) -> list[list[str]]:
     """A heading with the sample's name, and a row for each field that is read differently."""
-    sample = found.answers[comparison.first].id
+    sample = found.predictions[comparison.reference].id
     rows = [[escape(sample)]]
     for field in found.fields:
-        said = [_said(comparison, field, found.answers[name]) for name in comparison.names]
-        rows.append([escape(name_field(field)), escape(write_value(found.truth[field])), *said])
+        predicted = [
+            _predicted(comparison, field, found.predictions[name]) for name in comparison.names
+        ]
+        rows.append(
+            [escape(name_field(field)), escape(write_value(found.truth[field])), *predicted]
+        )
     return rows
 
 
-def _said(comparison: Comparison, field: str, answer: ScoredPrediction) -> str:
-    sign = "✓" if is_right_in(comparison.template, field, answer) else "✗"
+def _predicted(comparison: Comparison, field: str, answer: ScoredPrediction) -> str:
+    sign = "✓" if is_field_correct(comparison.template, field, answer) else "✗"
     if answer.prediction.record is None:
         return f"{sign} not readable: {escape(answer.prediction.text[:80]) or '(nothing)'}"
     return f"{sign} {escape(write_value(answer.prediction.record.get(field)))}"

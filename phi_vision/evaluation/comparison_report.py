@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePath
 
-from phi_vision.evaluation.comparison_predictions import show_changes, show_disagreements
+from phi_vision.evaluation.comparison_predictions import show_correct_counts, show_disagreements
 from phi_vision.evaluation.comparison_runs import show_cost, show_learning, show_recipes
 from phi_vision.evaluation.comparison_table import sum_up
 from phi_vision.evaluation.figures import Row, draw_intervals
@@ -18,8 +18,8 @@ from phi_vision.evaluation.labels import (
     name_field,
     name_measure,
     name_metric,
+    write_difference,
     write_interval,
-    write_margin,
     write_number,
 )
 from phi_vision.evaluation.page_components import (
@@ -31,15 +31,15 @@ from phi_vision.evaluation.page_components import (
     write_list,
     write_note,
     write_page,
+    write_significance,
     write_table,
-    write_verdict,
 )
 from phi_vision.evaluation.report_reader import Report
 from phi_vision.io.atomic import write_text
-from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
-from phi_vision.metrics.scores import verdict
+from phi_vision.metrics.scores import significance
 
 TITLE = "Runs side by side"
 
@@ -71,11 +71,11 @@ def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Pat
 def as_comparison_page(comparison: Comparison, reports: Sequence[Report]) -> str:
     """Word the page of a comparison."""
     labels = short_names(comparison.names)
-    told = {report.entry.name: report for report in reports}
+    told = {report.system.name: report for report in reports}
     sections = [
-        _show_margins(comparison, labels),
-        _show_figures(comparison, labels),
-        show_changes(comparison, labels),
+        _show_differences(comparison, labels),
+        _show_estimates(comparison, labels),
+        show_correct_counts(comparison, labels),
         show_disagreements(comparison, labels),
         show_recipes(told, labels),
         show_learning(told, labels, _headline(comparison)),
@@ -104,7 +104,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _header(comparison: Comparison, labels: Mapping[str, str]) -> str:
-    first = labels[comparison.first]
+    first = labels[comparison.reference]
     lines = [
         f"{comparison.samples:,} samples in {comparison.groups:,} groups that all of them "
         f"answered. {first} is what the others are measured against."
@@ -115,18 +115,18 @@ def _header(comparison: Comparison, labels: Mapping[str, str]) -> str:
         if count
     ]
     names = {label: name for name, label in labels.items() if label != name}
-    said = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f"<h1>{escape(join_words([*labels.values()]))}</h1>{said}" + (
+    predicted = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f"<h1>{escape(join_words([*labels.values()]))}</h1>{predicted}" + (
         write_facts(names) if names else ""
     )
 
 
-def _show_margins(comparison: Comparison, labels: Mapping[str, str]) -> Section:
-    first = labels[comparison.first]
+def _show_differences(comparison: Comparison, labels: Mapping[str, str]) -> Section:
+    first = labels[comparison.reference]
     lines = "".join(
         f"<h3>{escape(f'{label} against {first}')}</h3>{_sum_up(comparison, name)}"
         for name, label in labels.items()
-        if name != comparison.first
+        if name != comparison.reference
     )
     return Section(
         anchor="better",
@@ -134,24 +134,24 @@ def _show_margins(comparison: Comparison, labels: Mapping[str, str]) -> Section:
         short="Which is better",
         lead="A margin is told apart from nothing when its 95 % interval leaves out 0. Both sides "
         "answered the same samples, so what is hard for both does not blur it.",
-        html=write_charts(_draw_margins(comparison, labels))
+        html=write_charts(_draw_differences(comparison, labels))
         + lines
         + write_note(_caution(comparison)),
     )
 
 
-def _draw_margins(comparison: Comparison, labels: Mapping[str, str]) -> list[str]:
+def _draw_differences(comparison: Comparison, labels: Mapping[str, str]) -> list[str]:
     """Draw for each headline metric the margins, beside the 0 of the first entry."""
     charts = []
     for metric in _headline(comparison):
-        title = f"{name_metric(metric)}: gain over {labels[comparison.first]}"
-        rows = [Row(labels[comparison.first], Figure(0.0, math.nan, math.nan), strong=True)]
+        title = f"{name_metric(metric)}: gain over {labels[comparison.reference]}"
+        rows = [Row(labels[comparison.reference], Estimate(0.0, math.nan, math.nan), strong=True)]
         rows += [
-            Row(labels[other], margins[metric.name])
-            for other, margins in comparison.margins.items()
+            Row(labels[other], differences[metric.name])
+            for other, differences in comparison.differences.items()
         ]
         drawn = draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
-        charts.append(write_chart(drawn, title=title, caption=metric.words))
+        charts.append(write_chart(drawn, title=title, caption=metric.description))
     return charts
 
 
@@ -165,10 +165,10 @@ def _sum_up(comparison: Comparison, other: str) -> str:
     """Say what the margins of the headline metrics show, and count those of all."""
     items = []
     for metric in _headline(comparison):
-        margin = comparison.margins[other][metric.name]
-        shows = verdict(margin)
-        by = "" if shows == "not told apart" else f" by {_by(metric, margin)}"
-        items.append(f"{write_verdict(shows)} in {escape(name_metric(metric))}{by}")
+        difference = comparison.differences[other][metric.name]
+        shows = significance(difference)
+        by = "" if shows == "not significant" else f" by {_by(metric, difference)}"
+        items.append(f"{write_significance(shows)} in {escape(name_metric(metric))}{by}")
     shown = sum_up(comparison, other)
     counts = [f"{word} in {len(names)}" for word, names in shown.items() if names]
     if not counts:
@@ -178,30 +178,30 @@ def _sum_up(comparison: Comparison, other: str) -> str:
     )
 
 
-def _by(metric: Metric, margin: Figure) -> str:
+def _by(metric: Metric, difference: Estimate) -> str:
     """Write the size of a margin that is told apart from nothing, and its interval.
 
     Input:  a metric of 3 decimals, Figure(-0.05, -0.09, -0.01)
     Output: 0.050 (0.010 to 0.090)
     """
-    size = Figure(abs(margin.value), *sorted((abs(margin.low), abs(margin.high))))
+    size = Estimate(abs(difference.value), *sorted((abs(difference.low), abs(difference.high))))
     interval = write_interval(size, metric.decimals)
     return f"{write_number(size.value, metric.decimals)} ({interval})"
 
 
 def _caution(comparison: Comparison) -> str:
-    margins = [
-        margin
-        for theirs in comparison.margins.values()
-        for margin in theirs.values()
-        if not math.isnan(margin.low)
+    differences = [
+        difference
+        for theirs in comparison.differences.values()
+        for difference in theirs.values()
+        if not math.isnan(difference.low)
     ]
-    if not margins:
+    if not differences:
         return "There are no intervals: all samples are of one group."
     return (
         f"Where nothing differs, about one margin in {ONE_IN} is told apart by chance; here are "
-        f"{len(margins)}. And the intervals speak of other samples, not of another training: the "
-        "same recipe with another seed gives other answers, too."
+        f"{len(differences)}. And the intervals speak of other samples, not of another training: "
+        "the same recipe with another seed gives other answers, too."
     )
 
 
@@ -209,19 +209,19 @@ def _metrics(count: int) -> str:
     return "1 metric" if count == 1 else f"{count} metrics"
 
 
-def _show_figures(comparison: Comparison, labels: Mapping[str, str]) -> Section:
-    first = labels[comparison.first]
+def _show_estimates(comparison: Comparison, labels: Mapping[str, str]) -> Section:
+    first = labels[comparison.reference]
     rows: list[list[str]] = []
     before: str | None = None
     for metric in comparison.metrics.values():
         if metric.field is not None and metric.field != before:
             rows.append([escape(name_field(metric.field))])
         before = metric.field
-        cells = [_cell(comparison, metric, who) for who in comparison.names]
+        cells = [_cell(comparison, metric, system) for system in comparison.names]
         rows.append([f"{escape(name_measure(metric))} {ARROWS[metric.better]}", *cells])
-    words = {name_metric(metric): metric.words for metric in comparison.metrics.values()}
+    words = {name_metric(metric): metric.description for metric in comparison.metrics.values()}
     return Section(
-        anchor="figures",
+        anchor="estimates",
         title="All metrics",
         short="All metrics",
         lead="Below each figure its 95 % interval, from drawing whole groups. ↑ higher is better, "
@@ -231,15 +231,17 @@ def _show_figures(comparison: Comparison, labels: Mapping[str, str]) -> Section:
     )
 
 
-def _cell(comparison: Comparison, metric: Metric, who: str) -> str:
+def _cell(comparison: Comparison, metric: Metric, system: str) -> str:
     """Write a figure; below it the margin over the first entry, and what that shows."""
-    figure = comparison.figures[who][metric.name]
-    value = write_number(figure.value, metric.decimals)
-    html = f"{value}<small>{write_interval(figure, metric.decimals)}</small>"
-    if who == comparison.first:
+    estimate = comparison.estimates[system][metric.name]
+    value = write_number(estimate.value, metric.decimals)
+    html = f"{value}<small>{write_interval(estimate, metric.decimals)}</small>"
+    if system == comparison.reference:
         return html
-    margin = comparison.margins[who][metric.name]
-    by, interval = write_margin(margin, metric.decimals)
+    difference = comparison.differences[system][metric.name]
+    by, interval = write_difference(difference, metric.decimals)
     if not interval:
         return f"{html}{by}"
-    return f"{html}{write_verdict(verdict(margin))}<small>by {by}<br>{interval}</small>"
+    return (
+        f"{html}{write_significance(significance(difference))}<small>by {by}<br>{interval}</small>"
+    )

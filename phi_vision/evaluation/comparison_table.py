@@ -9,13 +9,13 @@ from rich.table import Table
 from phi_vision.evaluation.labels import (
     ARROWS,
     name_metric,
+    write_difference,
     write_interval,
-    write_margin,
     write_number,
 )
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
-from phi_vision.metrics.scores import verdict
+from phi_vision.metrics.scores import significance
 
 
 def as_comparison_table(comparison: Comparison) -> Table:
@@ -33,8 +33,8 @@ def as_comparison_table(comparison: Comparison) -> Table:
     ]
     table = Table(
         title=f"{comparison.samples} samples in {comparison.groups} groups that all answered",
-        caption=f"below: by how much it is better than {escape(comparison.first)}; 95 % intervals, "
-        "paired",
+        caption=f"below: by how much it is better than {escape(comparison.reference)}; "
+        "95 % intervals, paired",
         show_lines=True,
     )
     table.add_column("metric", overflow="fold")
@@ -42,7 +42,7 @@ def as_comparison_table(comparison: Comparison) -> Table:
         table.add_column(escape(name), justify="right", overflow="fold")
     for name in shown:
         metric = comparison.metrics[name]
-        cells = [_cell(comparison, who, metric) for who in comparison.names]
+        cells = [_cell(comparison, system, metric) for system in comparison.names]
         table.add_row(f"{name_metric(metric)} {ARROWS[metric.better]}", *cells)
     return table
 
@@ -50,21 +50,21 @@ def as_comparison_table(comparison: Comparison) -> Table:
 def sum_up(comparison: Comparison, other: str) -> dict[str, Sequence[str]]:
     """Sort the metrics that have an interval by what the margin over the first entry shows.
 
-    Output: {"better": ["title: exactly right"], "worse": [], "not told apart": [...]}
+    Output: {"better": ["title: exactly right"], "worse": [], "not significant": [...]}
     """
-    found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
-    for name, margin in comparison.margins[other].items():
-        if not math.isnan(margin.low):
-            found[verdict(margin)].append(name_metric(comparison.metrics[name]))
+    found: dict[str, list[str]] = {"better": [], "worse": [], "not significant": []}
+    for name, difference in comparison.differences[other].items():
+        if not math.isnan(difference.low):
+            found[significance(difference)].append(name_metric(comparison.metrics[name]))
     return {word: tuple(names) for word, names in found.items()}
 
 
-def _cell(comparison: Comparison, who: str, metric: Metric) -> str:
-    figure = comparison.figures[who][metric.name]
-    value = write_number(figure.value, metric.decimals)
-    if who == comparison.first:
-        return f"{value}\n[dim]{write_interval(figure, metric.decimals)}[/dim]"
-    margin = comparison.margins[who][metric.name]
-    by, interval = write_margin(margin, metric.decimals)
-    shows = f", {verdict(margin)}" if interval else ""
+def _cell(comparison: Comparison, system: str, metric: Metric) -> str:
+    estimate = comparison.estimates[system][metric.name]
+    value = write_number(estimate.value, metric.decimals)
+    if system == comparison.reference:
+        return f"{value}\n[dim]{write_interval(estimate, metric.decimals)}[/dim]"
+    difference = comparison.differences[system][metric.name]
+    by, interval = write_difference(difference, metric.decimals)
+    shows = f", {significance(difference)}" if interval else ""
     return f"{value}\n[dim]{by}{shows}\n{interval}[/dim]"

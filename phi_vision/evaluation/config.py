@@ -14,7 +14,7 @@ SKIPPABLE = (
     "category_median",
     "boosting",
     "nearest",
-    "leaks",
+    "leakage",
 )
 """What a trial can do without, by the names of `evaluate.score.WHO`, and the look for leaks."""
 
@@ -48,7 +48,7 @@ class EvaluationConfig:
 
     skip: tuple[str, ...] = ()
     """What to do without, to save time: shuffled, blank, withheld, constrained, base, constant,
-    category_median, boosting, nearest, leaks."""
+    category_median, boosting, nearest, leakage."""
 
     known_categories: bool = False
     """Limit the constrained answers also to the categories that training knows."""

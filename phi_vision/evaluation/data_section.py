@@ -10,8 +10,8 @@ from phi_vision.evaluation.labels import (
     UNKNOWN,
     name_field,
     name_metric,
+    write_difference,
     write_interval,
-    write_margin,
     write_number,
     write_percent,
 )
@@ -23,10 +23,10 @@ from phi_vision.evaluation.page_components import (
     write_note,
     write_table,
 )
-from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
 from phi_vision.metrics.scores import Scores
-from phi_vision.metrics.subsets import Leaks, Slice
+from phi_vision.metrics.slices import Leakage, Slice
 
 LISTED = 200
 """How many leaks are named on the page; nobody reads more."""
@@ -59,52 +59,58 @@ def report_slices(findings: Findings) -> Section | None:
     )
 
 
-def report_leaks(findings: Findings) -> Section:
+def report_leakage(findings: Findings) -> Section:
     """Show what training has all but seen, and what that does to the figures."""
-    leaks = findings.scores.leaks
+    leakage = findings.scores.leakage
     return Section(
-        anchor="leaks",
+        anchor="leakage",
         title="Has training seen the answers?",
         short="Leaks",
         lead="A judged sample leaks if training has nearly the same image or its group: then "
         "remembering can pass for seeing.",
-        html=write_note("Nobody looked for leaks.") if leaks is None else _leaks(leaks, findings),
+        html=write_note("Nobody looked for leaks.")
+        if leakage is None
+        else _leakage(leakage, findings),
     )
 
 
-def _overall(scores: Scores) -> dict[str, Figure]:
-    return dict(scores.figures["model"])
+def _overall(scores: Scores) -> dict[str, Estimate]:
+    return dict(scores.estimates["model"])
 
 
 def _slice(part: Slice, metrics: Sequence[Metric], scores: Scores) -> list[str]:
-    return _row(part.name, part.samples, dict(part.figures), metrics, scores)
+    return _row(part.name, part.samples, dict(part.estimates), metrics, scores)
 
 
 def _row(
-    name: str, samples: int, figures: dict[str, Figure], metrics: Sequence[Metric], scores: Scores
+    name: str,
+    samples: int,
+    estimates: dict[str, Estimate],
+    metrics: Sequence[Metric],
+    scores: Scores,
 ) -> list[str]:
     cells = []
     for metric in metrics:
-        figure = figures.get(metric.name)
-        if figure is None or not math.isfinite(figure.value):
+        estimate = estimates.get(metric.name)
+        if estimate is None or not math.isfinite(estimate.value):
             cells.append(UNKNOWN)
             continue
-        sign = _sign(figure, scores.figures["model"][metric.name].value, metric)
-        value = write_number(figure.value, metric.decimals)
-        cells.append(f"{sign}{value}<small>{write_interval(figure, metric.decimals)}</small>")
+        sign = _sign(estimate, scores.estimates["model"][metric.name].value, metric)
+        value = write_number(estimate.value, metric.decimals)
+        cells.append(f"{sign}{value}<small>{write_interval(estimate, metric.decimals)}</small>")
     return [escape(name) or "(nothing)", f"{samples:,}", *cells]
 
 
-def _sign(figure: Figure, overall: float, metric: Metric) -> str:
+def _sign(estimate: Estimate, overall: float, metric: Metric) -> str:
     """Mark a part that is clearly better or worse than all samples."""
     # An interval without width is that of too few samples to draw from.
-    if not figure.low < figure.high or figure.low <= overall <= figure.high:
+    if not estimate.low < estimate.high or estimate.low <= overall <= estimate.high:
         return ""
-    better = figure.value > overall
+    better = estimate.value > overall
     if metric.better == "lower":
         better = not better
     if metric.better == "zero":
-        better = abs(figure.value) < abs(overall)
+        better = abs(estimate.value) < abs(overall)
     mood, sign, words = ("good", "▲", "better") if better else ("bad", "▼", "worse")
     return (
         f'<span class="verdict {mood}" role="img" aria-label="{words} than all">'
@@ -112,41 +118,43 @@ def _sign(figure: Figure, overall: float, metric: Metric) -> str:
     )
 
 
-def _leaks(leaks: Leaks, findings: Findings) -> str:
+def _leakage(leakage: Leakage, findings: Findings) -> str:
     samples = findings.scores.samples
-    if not leaks.found:
+    if not leakage.leaked:
         return write_note(f"None of the {samples:,} samples leaks.", "good")
-    share = write_percent(len(leaks.found) / samples)
-    html = write_note(f"{len(leaks.found):,} of the {samples:,} samples leak ({share}).", "bad")
-    if leaks.effect:
+    share = write_percent(len(leakage.leaked) / samples)
+    html = write_note(f"{len(leakage.leaked):,} of the {samples:,} samples leak ({share}).", "bad")
+    if leakage.effect:
         names = headline_metrics(findings.scores.template)
-        html += _effects([findings.scores.metrics[name] for name in names], leaks, findings.scores)
-        html += write_details(
-            "All figures", _effects(_measured(findings.scores), leaks, findings.scores)
+        html += _effects(
+            [findings.scores.metrics[name] for name in names], leakage, findings.scores
         )
-    listed = dict(islice(leaks.found.items(), LISTED))
-    if len(leaks.found) > LISTED:
-        listed["…"] = f"{len(leaks.found) - LISTED:,} more are listed in scores.json"
+        html += write_details(
+            "All figures", _effects(_measured(findings.scores), leakage, findings.scores)
+        )
+    listed = dict(islice(leakage.leaked.items(), LISTED))
+    if len(leakage.leaked) > LISTED:
+        listed["…"] = f"{len(leakage.leaked) - LISTED:,} more are listed in scores.json"
     return html + write_details("Which samples, and why", write_facts(listed))
 
 
-def _effects(metrics: Sequence[Metric], leaks: Leaks, scores: Scores) -> str:
-    rows = [_effect(metric, leaks, scores) for metric in metrics]
+def _effects(metrics: Sequence[Metric], leakage: Leakage, scores: Scores) -> str:
+    rows = [_effect(metric, leakage, scores) for metric in metrics]
     heads = ["", "all samples", "without leaks", "the leaks add"]
     return write_table(heads, rows, about="What the leaks do to the figures", kind="lines")
 
 
 def _measured(scores: Scores) -> list[Metric]:
     """Give the metrics that have a value at all."""
-    own = scores.figures["model"]
+    own = scores.estimates["model"]
     return [each for name, each in scores.metrics.items() if math.isfinite(own[name].value)]
 
 
-def _effect(metric: Metric, leaks: Leaks, scores: Scores) -> list[str]:
-    figures = (scores.figures["model"][metric.name], leaks.without[metric.name])
-    value, interval = write_margin(leaks.effect[metric.name], metric.decimals)
+def _effect(metric: Metric, leakage: Leakage, scores: Scores) -> list[str]:
+    estimates = (scores.estimates["model"][metric.name], leakage.without[metric.name])
+    value, interval = write_difference(leakage.effect[metric.name], metric.decimals)
     return [
         f"{escape(name_metric(metric))}\u00a0{ARROWS[metric.better]}",
-        *(write_number(figure.value, metric.decimals) for figure in figures),
+        *(write_number(estimate.value, metric.decimals) for estimate in estimates),
         f"{value}<small>{interval}</small>",
     ]

@@ -10,7 +10,7 @@ from phi_vision.evaluation.labels import name_field, write_percent
 from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page_components import Section, write_chart, write_charts, write_list
 from phi_vision.metrics.confusion import OTHERS, confusion
-from phi_vision.metrics.field_metrics import as_number, is_right
+from phi_vision.metrics.field_metrics import as_number, is_correct
 from phi_vision.metrics.scores import Scores
 
 FREQUENT = 5
@@ -52,10 +52,10 @@ def report_numbers(findings: Findings) -> Section | None:
 
 
 def _category(field: str, scores: Scores) -> str:
-    found = confusion(scores.answers, field)
+    found = confusion(scores.predictions, field)
     name = name_field(field)
     title = f"{name}: what was said for what"
-    chart = draw_counts(found.labels, found.said, found.counts, title=title, pooled=OTHERS)
+    chart = draw_counts(found.labels, found.predicted, found.counts, title=title, pooled=OTHERS)
     told = _tell_mistakes(field, scores)
     words = "<p>No readable answer was wrong.</p>"
     if told:
@@ -69,39 +69,43 @@ def _tell_mistakes(field: str, scores: Scores) -> list[str]:
 
     Output: ["HATS was taken for BAGS 3×, in 60 % of its samples."]
     """
-    true = Counter(answer.truth[field] for answer in scores.answers)
+    true = Counter(answer.truth[field] for answer in scores.predictions)
     mistakes = Counter(
         (answer.truth[field], answer.prediction.record[field])
-        for answer in scores.answers
+        for answer in scores.predictions
         if answer.prediction.record is not None
         and answer.prediction.record[field] != answer.truth[field]
     )
     return [
-        f"{escape(str(truth))} was taken for {escape(str(said))} {count}×, in "
+        f"{escape(str(truth))} was taken for {escape(str(predicted))} {count}×, in "
         f"{write_percent(count / true[truth])} of its samples."
-        for (truth, said), count in mistakes.most_common(FREQUENT)
+        for (truth, predicted), count in mistakes.most_common(FREQUENT)
     ]
 
 
 def _numbers(field: str, scores: Scores) -> str:
     name = name_field(field)
-    pairs = [(as_number(answer.truth[field]), _said(answer, field)) for answer in scores.answers]
-    true = [(number, said) for number, said in pairs if number is not None and number > 0]
-    points = [(number, said) for number, said in true if said is not None and said > 0]
-    near = sum(is_right("number", said, number) for number, said in points)
+    pairs = [
+        (as_number(answer.truth[field]), _predicted(answer, field)) for answer in scores.predictions
+    ]
+    true = [(number, predicted) for number, predicted in pairs if number is not None and number > 0]
+    points = [
+        (number, predicted) for number, predicted in true if predicted is not None and predicted > 0
+    ]
+    near = sum(is_correct("number", predicted, number) for number, predicted in points)
     left_out = len(true) - len(points)
     caption = f"{near} of {len(true)} samples are within 10 %."
     if left_out:
         caption += f" Not shown: {left_out}, for which no number above 0 was said."
     if not points:
-        caption = f"None of {len(scores.answers)} samples has a number above 0 on both sides."
+        caption = f"None of {len(scores.predictions)} samples has a number above 0 on both sides."
         return write_chart("", title=name, caption=caption)
     drawn = points[:: math.ceil(len(points) / MOST_POINTS)]
     chart = draw_numbers(drawn, title=f"{name}: said and true", x="true", y="said")
     return write_chart(chart, title=name, caption=caption)
 
 
-def _said(answer: ScoredPrediction, field: str) -> float | None:
+def _predicted(answer: ScoredPrediction, field: str) -> float | None:
     return (
         None if answer.prediction.record is None else as_number(answer.prediction.record.get(field))
     )

@@ -15,12 +15,12 @@ from phi_vision.data.image_ablations import withhold_images
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.evaluation.ablations import Round, rounds_for
-from phi_vision.evaluation.baselines import NEAREST, make_rivals, nearest_of
+from phi_vision.evaluation.baselines import NEAREST, nearest_of, predict_baselines
 from phi_vision.evaluation.collect import Bar, PredictionCollector
 from phi_vision.evaluation.config import EvaluationConfig
-from phi_vision.evaluation.leakage import find_leaks
+from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.report import write_report
-from phi_vision.evaluation.run_facts import gather_facts, groups_of, noise_floor, start_of
+from phi_vision.evaluation.run_facts import best_achievable, collect_metadata, groups_of, start_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
 from phi_vision.metrics.scores import Scores, score
@@ -28,7 +28,7 @@ from phi_vision.runs import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class EvaluationResult:
     """What a trial found, and where it is written."""
 
     scores: Scores
@@ -41,7 +41,7 @@ def no_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     yield lambda done, total: None
 
 
-def run_evaluation(model: str, trial: EvaluationConfig, *, bar: Bar = no_bar) -> Outcome:
+def run_evaluation(model: str, config: EvaluationConfig, *, bar: Bar = no_bar) -> EvaluationResult:
     """Ask, judge and report; what was answered before a kill is not asked again.
 
     Args:
@@ -53,45 +53,45 @@ def run_evaluation(model: str, trial: EvaluationConfig, *, bar: Bar = no_bar) ->
     Raises:
         ValueError: There is no such model, data or folder, or they do not fit.
     """
-    out = report_folder(model, trial.out)
-    samples, training = _load(trial, trial.group_column or groups_of(model))
-    hearing = PredictionCollector(answers=out / "answers", batch_size=trial.batch_size, bar=bar)
-    name, template = _hear_model(model, trial, hearing, samples, training)
-    _hear_others(model, trial, hearing, samples, training)
-    rivals = make_rivals(
+    out = report_folder(model, config.out)
+    samples, training = _load(config, config.group_column or groups_of(model))
+    collector = PredictionCollector(cache=out / "answers", batch_size=config.batch_size, bar=bar)
+    name, template = _hear_model(model, config, collector, samples, training)
+    _hear_others(model, config, collector, samples, training)
+    baselines = predict_baselines(
         samples,
         training,
         template,
-        said=[reply.record for reply in hearing.replies["model"]],
-        skip=trial.skip,
-        seed=trial.seed,
+        predicted=[reply.record for reply in collector.predictions["model"]],
+        skip=config.skip,
+        seed=config.seed,
         bar=bar,
     )
     leaked = None
-    if "leaks" not in trial.skip:
+    if "leakage" not in config.skip:
         with bar("comparing images with training") as advance:
-            leaked = find_leaks(samples, training, progress=advance)
+            leaked = find_leakage(samples, training, progress=advance)
     scores = score(
-        hearing.replies,
+        collector.predictions,
         samples,
         template,
         training=training,
-        rivals=rivals | hearing.rivals,
+        baselines=baselines | collector.baselines,
         leaked=leaked,
-        target_precision=trial.target_precision,
-        seed=trial.seed,
-        floor=noise_floor(trial.data, trial.split),
+        target_precision=config.target_precision,
+        seed=config.seed,
+        best_achievable=best_achievable(config.data, config.split),
     )
-    facts = gather_facts(
+    metadata = collect_metadata(
         model,
         name,
-        data=trial.data,
-        split=trial.split,
-        hearing=hearing,
+        data=config.data,
+        split=config.split,
+        collector=collector,
         samples=samples,
         training=training,
     )
-    return Outcome(scores=scores, page=write_report(scores, samples, facts, out))
+    return EvaluationResult(scores=scores, page=write_report(scores, samples, metadata, out))
 
 
 def report_folder(model: str, out: Path | None) -> Path:
@@ -108,17 +108,17 @@ def report_folder(model: str, out: Path | None) -> Path:
     return place
 
 
-def _load(trial: EvaluationConfig, group_column: str | None) -> tuple[list[Sample], list[Sample]]:
+def _load(config: EvaluationConfig, group_column: str | None) -> tuple[list[Sample], list[Sample]]:
     """Load what is judged on, and what was learnt from."""
-    splits = available_splits(trial.data)
+    splits = available_splits(config.data)
     if "train" not in splits:
         raise ValueError(
-            f"{trial.data} has no split 'train', which tells rivals, slices and leaks what was "
+            f"{config.data} has no split 'train', which tells rivals, slices and leaks what was "
             f"learnt from; found {', '.join(splits) or 'one file without splits'}; give a folder "
             "that has it, such as `phi-vision prepare` makes"
         )
-    load = functools.partial(load_samples, trial.data, group_column=group_column)
-    return load(split=trial.split)[: trial.limit], load(split="train")
+    load = functools.partial(load_samples, config.data, group_column=group_column)
+    return load(split=config.split)[: config.limit], load(split="train")
 
 
 def _refuse_other_records(samples: Sequence[Sample], template: Template) -> None:
@@ -133,67 +133,69 @@ def _refuse_other_records(samples: Sequence[Sample], template: Template) -> None
 
 def _hear_model(
     model: str,
-    trial: EvaluationConfig,
-    hearing: PredictionCollector,
+    config: EvaluationConfig,
+    collector: PredictionCollector,
     samples: list[Sample],
     training: list[Sample],
 ) -> tuple[str, Template]:
     """Ask the model everything that it can be asked; it is let go of before others are loaded."""
-    answerer = load_predictor(model, template=trial.template, batch_size=trial.batch_size)
+    answerer = load_predictor(model, template=config.template, batch_size=config.batch_size)
     _refuse_other_records([*samples, *training], answerer.template)
     asked = rounds_for(
         answerer,
         samples,
         training,
-        known_categories=trial.known_categories,
-        seed=trial.seed,
-        skip=trial.skip,
+        known_categories=config.known_categories,
+        seed=config.seed,
+        skip=config.skip,
     )
-    hearing.left_out |= asked.left_out
-    for who, round_ in asked.rounds.items():
-        hearing.ask(who, model, answerer, round_)
-    _find_nearest(trial, hearing, answerer, samples, training)
+    collector.left_out |= asked.left_out
+    for system, round_ in asked.rounds.items():
+        collector.ask(system, model, answerer, round_)
+    _find_nearest(config, collector, answerer, samples, training)
     return answerer.name, answerer.template
 
 
 def _hear_others(
     model: str,
-    trial: EvaluationConfig,
-    hearing: PredictionCollector,
+    config: EvaluationConfig,
+    collector: PredictionCollector,
     samples: list[Sample],
     training: list[Sample],
 ) -> None:
     """Ask the model before fine-tuning and the twin, one after the other, in the same wording."""
-    wording = resolve_template(model, trial.template)
-    base = trial.base or start_of(model)
-    if base is None and "base" not in trial.skip:
-        hearing.left_out["base"] = "it is not known what the model started from; --base tells"
-    for who, words in (("base", base), ("twin", trial.twin)):
-        if words is None or who in trial.skip:
+    wording = resolve_template(model, config.template)
+    base = config.base or start_of(model)
+    if base is None and "base" not in config.skip:
+        collector.left_out["base"] = "it is not known what the model started from; --base tells"
+    for system, words in (("base", base), ("twin", config.twin)):
+        if words is None or system in config.skip:
             continue
-        other = load_predictor(words, template=wording, batch_size=trial.batch_size)
-        shown = withhold_images(samples) if who == "twin" else samples
-        hearing.ask(who, words, other, Round(samples=shown))
-        _find_nearest(trial, hearing, other, samples, training)
-    if NEAREST not in (*trial.skip, *hearing.rivals, *hearing.left_out):
-        hearing.left_out[NEAREST] = "no checkpoint with a vision tower is at hand; --base gives one"
+        other = load_predictor(words, template=wording, batch_size=config.batch_size)
+        shown = withhold_images(samples) if system == "twin" else samples
+        collector.ask(system, words, other, Round(samples=shown))
+        _find_nearest(config, collector, other, samples, training)
+    if NEAREST not in (*config.skip, *collector.baselines, *collector.left_out):
+        collector.left_out[NEAREST] = (
+            "no checkpoint with a vision tower is at hand; --base gives one"
+        )
 
 
 def _find_nearest(
-    trial: EvaluationConfig,
-    hearing: PredictionCollector,
+    config: EvaluationConfig,
+    collector: PredictionCollector,
     answerer: Predictor,
     samples: list[Sample],
     training: list[Sample],
 ) -> None:
     """Have a checkpoint find the nearest images, unless that is done already or cannot be."""
-    if NEAREST in (*trial.skip, *hearing.rivals, *hearing.left_out) or not _sees(answerer):
+    if NEAREST in (*config.skip, *collector.baselines, *collector.left_out) or not _sees(answerer):
         return
     bare = next((sample.id for sample in (*samples, *training) if not sample.images), None)
     if bare is None:
-        hearing.rivals[NEAREST] = nearest_of(answerer, samples, training, hearing.bar)
+        collector.baselines[NEAREST] = nearest_of(answerer, samples, training, collector.bar)
     else:
-        hearing.left_out[NEAREST] = f"sample {bare!r} has no image to be compared"
+        collector.left_out[NEAREST] = f"sample {bare!r} has no image to be compared"
 
 
 def _sees(answerer: Predictor) -> TypeGuard[LocalPredictor]:

@@ -27,8 +27,8 @@ from phi_vision.evaluation.chart_axes import (
     write_svg,
     write_text,
 )
-from phi_vision.metrics.bootstrap import Figure
-from phi_vision.metrics.field_metrics import is_right
+from phi_vision.metrics.bootstrap import Estimate
+from phi_vision.metrics.field_metrics import is_correct
 
 COLORS = 6
 """How many series have a colour of their own; then they start again, dashed."""
@@ -65,7 +65,7 @@ class Row(NamedTuple):
     """A figure in a chart of intervals."""
 
     name: str
-    figure: Figure
+    estimate: Estimate
     strong: bool = False
     """The row that the others are held against."""
 
@@ -127,21 +127,21 @@ def draw_intervals(rows: Sequence[Row], *, title: str, decimals: int, zero: bool
         decimals: How many are written.
         zero: Whether 0 must be on the axis.
     """
-    rows = [row for row in rows if math.isfinite(row.figure.value)]
-    known = [number for row in rows for number in row.figure if math.isfinite(number)]
+    rows = [row for row in rows if math.isfinite(row.estimate.value)]
+    known = [number for row in rows for number in row.estimate if math.isfinite(number)]
     axis = linear_axis([0.0, *known] if zero else known, steps=3)
     height = 40 + 26 * len(rows)
     plane = Plane(axis, linear_axis([0, 1]), Room(LABELS, 8, WIDTH - 58, height - 28))
     parts = [_tick_below(plane, tick) for tick in axis.ticks]
     for row in rows:
         if row.strong:
-            across, _ = plane.place(row.figure.value, 0)
+            across, _ = plane.place(row.estimate.value, 0)
             parts.append(
                 f'<path d="M{across:g} {plane.room.top}V{plane.room.bottom}" stroke-width="1" '
                 'stroke="var(--series-1)" stroke-dasharray="3 3"/>'
             )
     parts += [_interval(row, plane, 24 + 26 * at, decimals) for at, row in enumerate(rows)]
-    told = "; ".join(f"{row.name} {_tell(row.figure, decimals)}" for row in rows)
+    told = "; ".join(f"{row.name} {_tell(row.estimate, decimals)}" for row in rows)
     return write_svg("".join(parts), title=title, description=told, size=(WIDTH, height))
 
 
@@ -168,7 +168,7 @@ def draw_numbers(points: Sequence[tuple[float, float]], *, title: str, x: str, y
     for point in points:
         left, down = plane.place(*point)
         dots += f'<circle cx="{left:g}" cy="{down:g}" r="2.4"/>'
-    near = sum(is_right("number", said, true) for true, said in points)
+    near = sum(is_correct("number", predicted, true) for true, predicted in points)
     told = f"{len(points)} points, of which {near} are within {NEAR:.0%} of the diagonal."
     drawn += f'<g fill="var(--series-2)" fill-opacity="0.6">{dots}</g>'
     return frame(plane, drawn, title=title, description=told, x=x, y=y, height=320)
@@ -236,10 +236,10 @@ def draw_counts(
     return write_svg("".join(parts), title=title, description=told, size=size, fixed=True)
 
 
-def write_legend(entries: Sequence[tuple[str, str]]) -> str:
+def write_legend(systems: Sequence[tuple[str, str]]) -> str:
     """Write names with their colours."""
     items = "".join(
-        f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in entries
+        f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in systems
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -277,9 +277,9 @@ def _tell_lines(series: Sequence[Series], x: str, y: str) -> str:
     return "; ".join(told)
 
 
-def _tell(figure: Figure, decimals: int) -> str:
-    value, low, high = (f"{number:.{decimals}f}" for number in figure)
-    return value if math.isnan(figure.low) else f"{value} (95 %: {low} to {high})"
+def _tell(estimate: Estimate, decimals: int) -> str:
+    value, low, high = (f"{number:.{decimals}f}" for number in estimate)
+    return value if math.isnan(estimate.low) else f"{value} (95 %: {low} to {high})"
 
 
 def _tick_below(plane: Plane, tick: float) -> str:
@@ -292,13 +292,13 @@ def _tick_below(plane: Plane, tick: float) -> str:
 def _interval(row: Row, plane: Plane, down: float, decimals: int) -> str:
     color = "var(--series-1)" if row.strong else "var(--series-6)"
     kind = "strong" if row.strong else ""
-    across, _ = plane.place(row.figure.value, 0)
+    across, _ = plane.place(row.estimate.value, 0)
     drawn = write_text(plane.room.left - 10, down + 4, shorten(row.name, LABELS - 10), "end", kind)
-    if math.isfinite(row.figure.low):
-        low, high = (plane.place(number, 0)[0] for number in row.figure[1:])
+    if math.isfinite(row.estimate.low):
+        low, high = (plane.place(number, 0)[0] for number in row.estimate[1:])
         drawn += f'<path d="M{low:g} {down:g}H{high:g}" stroke="{color}" stroke-width="3"/>'
     drawn += f'<circle cx="{across:g}" cy="{down:g}" r="4.5" fill="{color}"/>'
-    value = f"{row.figure.value:,.{decimals}f}"
+    value = f"{row.estimate.value:,.{decimals}f}"
     return drawn + write_text(WIDTH - 2, down + 4, value, "end", kind)
 
 
@@ -316,8 +316,8 @@ def _reliability(bars: Sequence[Bar], plane: Plane, color: str, *, faint: bool) 
     return drawn
 
 
-def _color_of(true: str, said: str, pooled: str) -> str:
-    right, neither = true == said, true == said == pooled
+def _color_of(true: str, predicted: str, pooled: str) -> str:
+    right, neither = true == predicted, true == predicted == pooled
     return f"var(--series-{6 if neither else 1 if right else 2})"
 
 

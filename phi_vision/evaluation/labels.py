@@ -4,11 +4,11 @@ import math
 
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
-from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.field_metrics import Better, Metric
 from phi_vision.metrics.scores import Scores
 
-RIVALS = ("base", "constant", "category_median", "nearest", "boosting", "twin")
+BASELINES = ("base", "constant", "category_median", "nearest", "boosting", "twin")
 """What a buyer would try first; the order in which `evaluate.score.WHO` has them."""
 
 CHANGED = ("shuffled", "blank", "withheld")
@@ -48,9 +48,9 @@ def name_metric(metric: Metric) -> str:
     return field + name_measure(metric)
 
 
-def name_who(who: str) -> str:
+def name_system(system: str) -> str:
     """Say in a few words who of `evaluate.score.WHO` answered."""
-    return SHORT.get(who, who)
+    return SHORT.get(system, system)
 
 
 def write_number(value: float, decimals: int) -> str:
@@ -62,27 +62,27 @@ def write_number(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}".replace("-", "−") if math.isfinite(value) else UNKNOWN
 
 
-def write_interval(figure: Figure, decimals: int) -> str:
+def write_interval(estimate: Estimate, decimals: int) -> str:
     """Write the interval of a figure; "" where it has none.
 
     Input:  Figure(0.5, 0.41, 0.593), 2
     Output: 0.41 to 0.59
     """
-    if not math.isfinite(figure.low):
+    if not math.isfinite(estimate.low):
         return ""
-    return f"{write_number(figure.low, decimals)} to {write_number(figure.high, decimals)}"
+    return f"{write_number(estimate.low, decimals)} to {write_number(estimate.high, decimals)}"
 
 
-def write_margin(margin: Figure, decimals: int) -> tuple[str, str]:
+def write_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
     """Write a difference and its interval, both with their signs.
 
     Input:  Figure(0.05, -0.01, 0.11), 2
     Output: "+0.05", "−0.01 to +0.11"
     """
-    if not math.isfinite(margin.value):
+    if not math.isfinite(difference.value):
         return UNKNOWN, ""
-    value, low, high = (_write_signed(number, decimals) for number in margin)
-    return value, f"{low} to {high}" if math.isfinite(margin.low) else ""
+    value, low, high = (_write_signed(number, decimals) for number in difference)
+    return value, f"{low} to {high}" if math.isfinite(difference.low) else ""
 
 
 def write_percent(share: float) -> str:
@@ -94,15 +94,15 @@ def write_percent(share: float) -> str:
     return f"{100 * share:.1f} %" if math.isfinite(share) else UNKNOWN
 
 
-def write_percents(figure: Figure) -> str:
+def write_percents(estimate: Estimate) -> str:
     """Write the interval of a share in percent; "" where it has none.
 
     Input:  Figure(0.5, 0.41, 0.593)
     Output: 41.0 to 59.3 %
     """
-    if not math.isfinite(figure.low):
+    if not math.isfinite(estimate.low):
         return ""
-    return f"{100 * figure.low:.1f} to {100 * figure.high:.1f} %"
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
 
 
 def write_value(value: Value) -> str:
@@ -123,7 +123,7 @@ def explain_headline(metric: Metric, scores: Scores) -> str:
     """
     if metric.field is None or metric.kind is None:
         return "of the answers can be read: they have exactly the form that was asked for."
-    own = scores.figures["model"]
+    own = scores.estimates["model"]
     others = {
         short: write_percent(own[f"{metric.field}_{short}"].value)
         for short in ("exact", "within_10")

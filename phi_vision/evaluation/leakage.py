@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 """Called with how many samples were looked at, of how many."""
 
 
-def find_leaks(
+def find_leakage(
     samples: Sequence[Sample],
     training: Sequence[Sample],
     progress: Progress | None = None,
@@ -56,15 +56,15 @@ def find_leaks(
         NEAR_IMAGE: _near_twins(traits, len(training)),
         SAME_GROUP: _twins(ties[SAME_GROUP], len(training)),
     }
-    leaks = {}
+    leakage = {}
     for place, sample in enumerate(samples, start=len(training)):
         found = {kind: twin[place] for kind, twin in twins.items() if place in twin}
         if SAME_IMAGE in found:
             found.pop(NEAR_IMAGE, None)
         if found:
             words = (f"{kind} as {training[twin].id}" for kind, twin in found.items())
-            leaks[sample.id] = ", ".join(words)
-    return leaks
+            leakage[sample.id] = ", ".join(words)
+    return leakage
 
 
 def _traits(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Trait]:

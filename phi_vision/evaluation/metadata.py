@@ -9,7 +9,7 @@ from phi_vision.runs import History
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class EvaluationMetadata:
     """What is known of a model, its training and its evaluation."""
 
     model: str
@@ -49,4 +49,4 @@ class Findings:
     samples: Sequence[Sample]
     """The samples of the scores, in the same order, for their images."""
 
-    facts: Facts
+    metadata: EvaluationMetadata

@@ -102,9 +102,9 @@ def write_charts(html_charts: Sequence[str]) -> str:
 
 def write_chart(html: str, *, title: str, caption: str = "") -> str:
     """Give a chart its title, and a sentence on what is to be seen."""
-    said = f"<p>{escape(caption)}</p>" if caption else ""
+    predicted = f"<p>{escape(caption)}</p>" if caption else ""
     return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{said}</figcaption>'
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{predicted}</figcaption>'
         f"{html}</figure>"
     )
 
@@ -135,10 +135,11 @@ def write_note(words: str, mood: Mood = "open") -> str:
     return f'<p class="note {mood}">{escape(words)}</p>'
 
 
-def write_verdict(verdict: str) -> str:
+def write_significance(significance: str) -> str:
     """Write a verdict of `evaluate.score.verdict` with a sign, so that it needs no colour."""
-    sign, mood = VERDICTS[verdict]
-    return f'<span class="verdict {mood}"><b aria-hidden="true">{sign}</b> {escape(verdict)}</span>'
+    sign, mood = VERDICTS[significance]
+    shown = f'<b aria-hidden="true">{sign}</b> {escape(significance)}'
+    return f'<span class="verdict {mood}">{shown}</span>'
 
 
 def _write_section(section: Section) -> str:
@@ -167,7 +168,7 @@ def _write_row(row: Sequence[str], columns: int) -> str:
 VERDICTS: dict[str, tuple[str, Mood]] = {
     "better": ("▲", "good"),
     "worse": ("▼", "bad"),
-    "not told apart": ("≈", "open"),
+    "not significant": ("≈", "open"),
 }
 """Verdict -> its sign and mood."""
 

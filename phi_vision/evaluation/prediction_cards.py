@@ -15,7 +15,7 @@ from phi_vision.evaluation.labels import name_field, write_value
 from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page_components import Section
 from phi_vision.metrics.distances import edit_similarity
-from phi_vision.metrics.field_metrics import is_right, relative_error
+from phi_vision.metrics.field_metrics import is_correct, relative_error
 
 TYPICAL = 12
 """How many samples are shown that were drawn at random: an honest impression, no choice."""
@@ -35,7 +35,7 @@ Shown = tuple[ScoredPrediction, Sample]
 def report_cases(findings: Findings) -> Section:
     """Show samples drawn at random, and those that went worst."""
     template, seed = findings.scores.template, findings.scores.seed
-    shown = list(zip(findings.scores.answers, findings.samples, strict=True))
+    shown = list(zip(findings.scores.predictions, findings.samples, strict=True))
     typical = random.Random(seed).sample(shown, min(TYPICAL, len(shown)))
     # Of equally bad ones those with the smaller id, so that the page does not depend on the order.
     ranked = sorted(shown, key=lambda each: (-badness(each[0], template), each[0].id))
@@ -68,14 +68,14 @@ def badness(answer: ScoredPrediction, template: Template) -> float:
 
 def _badness(field: str, kind: Kind, answer: ScoredPrediction) -> float:
     assert answer.prediction.record is not None
-    said, true = answer.prediction.record.get(field), answer.truth[field]
-    if said == true:
+    predicted, true = answer.prediction.record.get(field), answer.truth[field]
+    if predicted == true:
         return 0.0
     if kind == "text":
-        return 1 - edit_similarity(str(said), str(true))
+        return 1 - edit_similarity(str(predicted), str(true))
     if kind == "number":
-        error = relative_error(said, true)
-        return min(error, 1.0) if error >= 0 else float(said != true)
+        error = relative_error(predicted, true)
+        return min(error, 1.0) if error >= 0 else float(predicted != true)
     return 1.0
 
 
@@ -88,31 +88,33 @@ def _write_card(answer: ScoredPrediction, sample: Sample, template: Template) ->
     image = "".join(_thumbnail(image, sample.id) for image in _first(sample))
     name = f'<p class="id">{escape(sample.id)}</p>'
     if answer.prediction.record is None:
-        facts = "".join(
+        metadata = "".join(
             f"<dt>{escape(name_field(field))}</dt><dd>{_show(value)}</dd>"
             for field, value in answer.truth.items()
         )
-        said = escape(_cut(answer.prediction.text)) or "(nothing)"
-        unread = f'<p class="unread"><b class="wrong">✗ Not readable:</b> {said}</p>'
+        predicted = escape(_cut(answer.prediction.text)) or "(nothing)"
+        unread = f'<p class="unread"><b class="wrong">✗ Not readable:</b> {predicted}</p>'
         return (
-            f'<figure class="case">{image}<figcaption><dl>{facts}</dl>{unread}{name}</figcaption>'
-            "</figure>"
+            f'<figure class="case">{image}<figcaption><dl>{metadata}</dl>{unread}{name}'
+            "</figcaption></figure>"
         )
-    facts = "".join(_write_field(field, kind, answer) for field, kind in template.kinds.items())
-    return f'<figure class="case">{image}<figcaption><dl>{facts}</dl>{name}</figcaption></figure>'
+    metadata = "".join(_write_field(field, kind, answer) for field, kind in template.kinds.items())
+    return (
+        f'<figure class="case">{image}<figcaption><dl>{metadata}</dl>{name}</figcaption></figure>'
+    )
 
 
 def _write_field(field: str, kind: Kind, answer: ScoredPrediction) -> str:
     """Write a field's answer, and the truth under it where it is not the same."""
     assert answer.prediction.record is not None
-    true, said = answer.truth[field], answer.prediction.record.get(field)
-    right = is_right(kind, said, true)
+    true, predicted = answer.truth[field], answer.prediction.record.get(field)
+    right = is_correct(kind, predicted, true)
     mark = '<b class="right">✓</b>' if right else '<b class="wrong">✗</b>'
-    truth = "" if said == true else f'<span class="truth">really {_show(true)}</span>'
+    truth = "" if predicted == true else f'<span class="truth">really {_show(true)}</span>'
     sure = answer.prediction.confidence.get(field)
     told = "" if sure is None else f" · {100 * sure:.0f} % sure"
     name = f"{escape(name_field(field))}{told}"
-    return f"<dt>{name}</dt><dd>{mark}{_show(said)}{truth}</dd>"
+    return f"<dt>{name}</dt><dd>{mark}{_show(predicted)}{truth}</dd>"
 
 
 def _show(value: object) -> str:

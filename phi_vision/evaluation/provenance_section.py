@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from phi_vision.evaluation.figures import Series, draw_lines
-from phi_vision.evaluation.labels import name_metric, name_who
+from phi_vision.evaluation.labels import name_metric, name_system
 from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page_components import (
     Section,
@@ -24,7 +24,7 @@ POINTS = 200
 
 def report_learning(findings: Findings) -> Section | None:
     """Draw the losses and the headline metrics of the training."""
-    log = findings.facts.log
+    log = findings.metadata.log
     if log is None or not (log.steps or log.evaluations):
         return None
     charts = [_losses(log), *_metrics(log, findings)]
@@ -40,27 +40,27 @@ def report_learning(findings: Findings) -> Section | None:
 
 def report_origin(findings: Findings) -> Section:
     """List what was judged, how it was trained, with which versions, and what it cost."""
-    facts, scores = findings.facts, findings.scores
+    metadata, scores = findings.metadata, findings.scores
     judged = {
-        "model": facts.model,
-        "data": facts.data,
-        "split": facts.split,
+        "model": metadata.model,
+        "data": metadata.data,
+        "split": metadata.split,
         "question": scores.template.question,
         "form of an answer": scores.template.answer,
         "seed of the draws": str(scores.seed),
-        **facts.data_card,
+        **metadata.data_card,
     }
     html = f"<h3>Model and data</h3>{write_facts(judged)}"
-    if facts.cost:
-        html += f"<h3>Cost</h3>{write_facts(facts.cost)}"
-    if facts.left_out:
-        left_out = {name_who(who): why for who, why in facts.left_out.items()}
+    if metadata.cost:
+        html += f"<h3>Cost</h3>{write_facts(metadata.cost)}"
+    if metadata.left_out:
+        left_out = {name_system(system): why for system, why in metadata.left_out.items()}
         html += f"<h3>Not asked</h3>{write_facts(left_out)}"
-    if facts.recipe:
-        recipe = f'<pre tabindex="0">{escape(facts.recipe)}</pre>'
+    if metadata.recipe:
+        recipe = f'<pre tabindex="0">{escape(metadata.recipe)}</pre>'
         html += write_details("Recipe: how it was trained", recipe)
-    if facts.versions:
-        html += write_details("Versions of libraries and data", write_facts(facts.versions))
+    if metadata.versions:
+        html += write_details("Versions of libraries and data", write_facts(metadata.versions))
     return Section(
         anchor="origin",
         title="Where do these figures come from?",
@@ -93,11 +93,11 @@ def _metrics(log: History, findings: Findings) -> list[str]:
     for name in headline_metrics(scores.template):
         metric = scores.metrics[name]
         series = [
-            Series(name=name_who(who), points=_points(found), marked=True, color=color)
-            for who, color in (("model", 1), ("shuffled", 6))
-            if (found := curve(_lines_of(log.evaluations, who), name)).steps
+            Series(name=name_system(system), points=_points(found), marked=True, color=color)
+            for system, color in (("model", 1), ("shuffled", 6))
+            if (found := curve(_lines_of(log.evaluations, system), name)).steps
         ]
-        if not series or series[0].name != name_who("model"):
+        if not series or series[0].name != name_system("model"):
             continue
         title = name_metric(metric)
         caption = {
@@ -110,13 +110,13 @@ def _metrics(log: History, findings: Findings) -> list[str]:
     return charts
 
 
-def _lines_of(evaluations: Sequence[Mapping[str, Any]], who: str) -> list[dict[str, Any]]:
+def _lines_of(evaluations: Sequence[Mapping[str, Any]], system: str) -> list[dict[str, Any]]:
     """Take one answerer's metrics out of each evaluation.
 
     Input:  {"step": 5, "model": {"title_exact": 0.5}}, "model"
     Output: {"step": 5, "title_exact": 0.5}
     """
-    return [{**(line.get(who) or {}), "step": line["step"]} for line in evaluations]
+    return [{**(line.get(system) or {}), "step": line["step"]} for line in evaluations]
 
 
 def _points(found: Curve) -> list[tuple[float, float]]:

@@ -15,22 +15,28 @@ from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import write_template
 from phi_vision.evaluation.markdown_report import as_markdown
-from phi_vision.evaluation.metadata import Facts, Findings
+from phi_vision.evaluation.metadata import EvaluationMetadata, Findings
 from phi_vision.evaluation.page import as_page
 from phi_vision.io.atomic import write_text
-from phi_vision.metrics.bootstrap import Figure
-from phi_vision.metrics.calibration import Bin, Calibration, Fill, Point
+from phi_vision.metrics.bootstrap import Estimate
+from phi_vision.metrics.calibration import Bin, Calibration, RiskPoint, SelectiveThreshold
 from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
-from phi_vision.metrics.subsets import Leaks, Slice
+from phi_vision.metrics.slices import Leakage, Slice
 from phi_vision.runs import ReportDir
 
-KEPT_ELSEWHERE = {Scores: ("answers",), Facts: ("log",), Metric: ("mark", "combine")}
+KEPT_ELSEWHERE = {
+    Scores: ("predictions",),
+    EvaluationMetadata: ("log",),
+    Metric: ("per_sample", "aggregate"),
+}
 """Class -> fields that scores.json leaves out: predictions.jsonl, the run's log.jsonl and the code
 have them."""
 
 
-def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: Path) -> Path:
+def write_report(
+    scores: Scores, samples: Sequence[Sample], metadata: EvaluationMetadata, out: Path
+) -> Path:
     """Write a report into a folder; return the path of its page.
 
     Every file appears whole or not at all.
@@ -44,20 +50,20 @@ def write_report(scores: Scores, samples: Sequence[Sample], facts: Facts, out: P
     Raises:
         ValueError: The samples are not those of the scores, or `out` is a file.
     """
-    if [sample.id for sample in samples] != [answer.id for answer in scores.answers]:
+    if [sample.id for sample in samples] != [answer.id for answer in scores.predictions]:
         raise ValueError(
-            f"the scores are of {len(scores.answers)} other samples than the {len(samples)} given; "
-            "pass the samples that were scored, in the same order"
+            f"the scores are of {len(scores.predictions)} other samples than the {len(samples)} "
+            "given; pass the samples that were scored, in the same order"
         )
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write a report to {out}: found a file; give a folder")
-    findings = Findings(scores=scores, samples=samples, facts=facts)
-    summary = {**_jsonable(scores), "facts": _jsonable(facts)}
+    findings = Findings(scores=scores, samples=samples, metadata=metadata)
+    summary = {**_jsonable(scores), "metadata": _jsonable(metadata)}
     report = ReportDir(out)
     files = {
         report.scores_file: json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         + "\n",
-        report.predictions_file: "".join(_line(answer) for answer in scores.answers),
+        report.predictions_file: "".join(_line(answer) for answer in scores.predictions),
         report.summary_file: as_markdown(findings),
         report.page_file: as_page(findings),
     }
@@ -88,9 +94,17 @@ def _jsonable(value: Any) -> Any:
     Output: {"value": 0.5, "low": None, "high": None}
     """
     match value:
-        case Figure() | Bin() | Point():
+        case Estimate() | Bin() | RiskPoint():
             return _jsonable(value._asdict())
-        case Scores() | Facts() | Metric() | Slice() | Leaks() | Calibration() | Fill():
+        case (
+            Scores()
+            | EvaluationMetadata()
+            | Metric()
+            | Slice()
+            | Leakage()
+            | Calibration()
+            | SelectiveThreshold()
+        ):
             left_out = KEPT_ELSEWHERE.get(type(value), ())
             kept = [each.name for each in fields(value) if each.name not in left_out]
             return {name: _jsonable(getattr(value, name)) for name in kept}

@@ -9,7 +9,7 @@ from typing import Any
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Template, find_template
-from phi_vision.metrics.comparison import Entry
+from phi_vision.metrics.comparison import EvaluatedSystem
 from phi_vision.runs import History, ReportDir, RunDir
 
 
@@ -17,7 +17,7 @@ from phi_vision.runs import History, ReportDir, RunDir
 class Report:
     """An evaluation as its folder tells it, and the run it belongs to."""
 
-    entry: Entry
+    system: EvaluatedSystem
     """Name, template and answers: what is compared."""
 
     folder: Path
@@ -46,41 +46,43 @@ def read_report(folder: Path) -> Report:
         ValueError: There is no report, or it is damaged; says how to write one.
     """
     report = _find_report(folder)
-    facts = report.scores().get("facts", {})
+    metadata = report.scores().get("metadata", {})
     # A report that lies in its run is told more about it than the report itself holds.
     run = RunDir(report.path.parent if RunDir.is_run(report.path.parent) else report.path)
     template = find_template(str(report.template_file))
     return Report(
-        entry=Entry(
-            name=str(folder), template=template, answers=read_answers(report, template=template)
+        system=EvaluatedSystem(
+            name=str(folder),
+            template=template,
+            predictions=read_predictions(report, template=template),
         ),
         folder=report.path,
-        recipe=run.recipe(facts.get("recipe", "")),
-        versions=run.versions() or facts.get("versions", {}),
-        cost=facts.get("cost", {}),
+        recipe=run.recipe(metadata.get("recipe", "")),
+        versions=run.versions() or metadata.get("versions", {}),
+        cost=metadata.get("cost", {}),
         log=run.history(),
     )
 
 
-def read_answers(report: ReportDir, *, template: Template) -> tuple[ScoredPrediction, ...]:
+def read_predictions(report: ReportDir, *, template: Template) -> tuple[ScoredPrediction, ...]:
     """Read what was said about each sample; the texts are parsed anew.
 
     Raises:
         ValueError: A line is not what an evaluation writes.
     """
     file = report.predictions_file
-    answers = []
+    predictions = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            answers.append(_answer(json.loads(line), template))
+            predictions.append(_answer(json.loads(line), template))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{file}, line {number} is no prediction: {error!r}; found {line:.80}; "
                 "evaluate again"
             ) from error
-    if not answers:
+    if not predictions:
         raise ValueError(f"{file} holds no predictions; evaluate again")
-    return tuple(answers)
+    return tuple(predictions)
 
 
 def _answer(line: Mapping[str, Any], template: Template) -> ScoredPrediction:

@@ -9,18 +9,18 @@ from phi_vision.evaluation.labels import (
     ARROWS,
     UNKNOWN,
     name_metric,
-    name_who,
+    name_system,
     write_interval,
     write_number,
 )
-from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
-from phi_vision.metrics.scores import Scores, verdict
+from phi_vision.metrics.scores import Scores, significance
 
 SAID = {
     "better": "[green]better[/green]",
     "worse": "[red]worse[/red]",
-    "not told apart": "[dim]≈[/dim]",
+    "not significant": "[dim]≈[/dim]",
 }
 """Verdict on the model -> how a cell says it."""
 
@@ -37,21 +37,24 @@ def as_table(scores: Scores) -> Table:
     names = [*headline_metrics(scores.template), "parse_rate"]
     metrics = [scores.metrics[name] for name in names]
     table = _table(
-        scores, "better, worse, ≈ not told apart: the model, beside this row · below its figure the"
+        scores,
+        "better, worse, ≈ not significant: the model, beside this row · below its figure the",
     )
     table.add_column("", no_wrap=True)
     for metric in metrics:
         table.add_column(_head(metric), justify="right")
-    for who, row in scores.figures.items():
+    for system, row in scores.estimates.items():
         cells = [_cell(row.get(metric.name), metric) for metric in metrics]
-        if who == "model":
+        if system == "model":
             cells = [_with_interval(row[metric.name], metric) for metric in metrics]
         else:
-            margins = [scores.margins[who].get(metric.name) for metric in metrics]
-            cells = [_beside(*pair) for pair in zip(cells, margins, strict=True)]
-        table.add_row(name_who(who), *cells)
-    if scores.floor:
-        table.add_row("[dim]best possible[/dim]", *(_floor(scores, metric) for metric in metrics))
+            differences = [scores.differences[system].get(metric.name) for metric in metrics]
+            cells = [_beside(*pair) for pair in zip(cells, differences, strict=True)]
+        table.add_row(name_system(system), *cells)
+    if scores.best_achievable:
+        table.add_row(
+            "[dim]best possible[/dim]", *(_best_achievable(scores, metric) for metric in metrics)
+        )
     return table
 
 
@@ -66,24 +69,28 @@ def _head(metric: Metric) -> str:
     return f"{escape(name_metric(metric))} {ARROWS[metric.better]}"
 
 
-def _cell(figure: Figure | None, metric: Metric) -> str:
-    if figure is None or not math.isfinite(figure.value):
+def _cell(estimate: Estimate | None, metric: Metric) -> str:
+    if estimate is None or not math.isfinite(estimate.value):
         return UNKNOWN
-    return write_number(figure.value, metric.decimals)
+    return write_number(estimate.value, metric.decimals)
 
 
-def _with_interval(figure: Figure, metric: Metric) -> str:
-    interval = write_interval(figure, metric.decimals)
-    value = f"[bold]{_cell(figure, metric)}[/bold]"
+def _with_interval(estimate: Estimate, metric: Metric) -> str:
+    interval = write_interval(estimate, metric.decimals)
+    value = f"[bold]{_cell(estimate, metric)}[/bold]"
     return f"{value}\n[dim]{interval}[/dim]" if interval else value
 
 
-def _beside(cell: str, margin: Figure | None) -> str:
-    if margin is None or not math.isfinite(margin.low):
+def _beside(cell: str, difference: Estimate | None) -> str:
+    if difference is None or not math.isfinite(difference.low):
         return cell
-    return f"{cell} {SAID[verdict(margin)]}"
+    return f"{cell} {SAID[significance(difference)]}"
 
 
-def _floor(scores: Scores, metric: Metric) -> str:
-    floor = scores.floor.get(metric.name)
-    return "" if floor is None else f"[dim]{write_number(floor, metric.decimals)}[/dim]"
+def _best_achievable(scores: Scores, metric: Metric) -> str:
+    best_achievable = scores.best_achievable.get(metric.name)
+    return (
+        ""
+        if best_achievable is None
+        else f"[dim]{write_number(best_achievable, metric.decimals)}[/dim]"
+    )

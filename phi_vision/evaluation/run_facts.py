@@ -9,21 +9,21 @@ import torch
 
 from phi_vision.data.samples import Sample
 from phi_vision.evaluation.collect import PredictionCollector
-from phi_vision.evaluation.metadata import Facts
+from phi_vision.evaluation.metadata import EvaluationMetadata
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.runs import DATA_FINGERPRINT, History, RunDir, collect_versions
 
 
-def gather_facts(
+def collect_metadata(
     model: str,
     name: str,
     *,
     data: Path,
     split: str,
-    hearing: PredictionCollector,
+    collector: PredictionCollector,
     samples: Sequence[Sample],
     training: Sequence[Sample],
-) -> Facts:
+) -> EvaluationMetadata:
     """Put together what a report tells besides figures.
 
     Args:
@@ -37,7 +37,7 @@ def gather_facts(
     """
     run = RunDir(model)
     log = run.history()
-    return Facts(
+    return EvaluationMetadata(
         model=name,
         data=str(data),
         split=split,
@@ -45,8 +45,8 @@ def gather_facts(
         recipe=run.recipe_text(),
         versions=_tell_versions(run, samples),
         log=log,
-        cost=_tell_cost(log, hearing),
-        left_out=hearing.left_out,
+        cost=_tell_cost(log, collector),
+        left_out=collector.left_out,
     )
 
 
@@ -72,7 +72,7 @@ def groups_of(model: str) -> str | None:
     return None if column is None else str(column)
 
 
-def noise_floor(data: Path, split: str) -> Mapping[str, float]:
+def best_achievable(data: Path, split: str) -> Mapping[str, float]:
     """Read the best reachable figures that `phi-vision sample` wrote beside its catalog, if any.
 
     Output: {"category3_code_accuracy": 1.0, "full_price_median_ape": 0.05, "full_price_mae": 21.4}
@@ -82,10 +82,10 @@ def noise_floor(data: Path, split: str) -> Mapping[str, float]:
         return {}
     # Other data may have a file of that name, or splits that were drawn elsewhere.
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        of_split = facts["splits"][split]
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+        of_split = metadata["splits"][split]
         return {
-            "category3_code_accuracy": facts["category_ceiling"],
+            "category3_code_accuracy": metadata["category_ceiling"],
             "full_price_median_ape": of_split["floor_median_ape"],
             "full_price_mae": of_split["floor_mae"],
         }
@@ -115,7 +115,7 @@ def _tell_versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:
     return told
 
 
-def _tell_cost(log: History | None, hearing: PredictionCollector) -> dict[str, str]:
+def _tell_cost(log: History | None, collector: PredictionCollector) -> dict[str, str]:
     """Say what training and answering took, on which machine.
 
     Output: {"training": "7.9 minutes, 760 steps", "answering": "0.11 s a sample, 16 together",
@@ -130,7 +130,7 @@ def _tell_cost(log: History | None, hearing: PredictionCollector) -> dict[str, s
         took = "" if minutes is None else f"{minutes:,.1f} minutes, "
         told["training"] = f"{took}{log.steps[-1]['step']} steps"
     told["answering"] = (
-        f"{hearing.seconds['model']:.3g} s a sample, up to {hearing.batch_size} together"
+        f"{collector.seconds['model']:.3g} s a sample, up to {collector.batch_size} together"
     )
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     told["machine, now"] = f"{platform.machine()}, {torch.get_num_threads()} threads{card}"

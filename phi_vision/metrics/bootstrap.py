@@ -18,7 +18,7 @@ Counts = NDArray[np.float64]
 """How often each sample was drawn, of shape (draws, samples)."""
 
 
-class Figure(NamedTuple):
+class Estimate(NamedTuple):
     """A measured value and its 95 % interval (NaN with fewer than two groups)."""
 
     value: float
@@ -26,21 +26,21 @@ class Figure(NamedTuple):
     high: float
 
 
-class Estimate(NamedTuple):
+class BootstrapDistribution(NamedTuple):
     """A value, and its values on the draws, which all figures of an evaluation share."""
 
     value: float
     drawn: NDArray[np.float64]
 
-    def figure(self) -> Figure:
+    def estimate(self) -> Estimate:
         """Give the value with its interval: the middle 95 % of the draws that have one."""
         known = self.drawn[~np.isnan(self.drawn)]
         low, high = np.percentile(known, [2.5, 97.5]) if known.size else (math.nan, math.nan)
-        return Figure(self.value, float(low), float(high))
+        return Estimate(self.value, float(low), float(high))
 
-    def minus(self, other: "Estimate") -> "Estimate":
+    def minus(self, other: "BootstrapDistribution") -> "BootstrapDistribution":
         """Subtract, draw by draw."""
-        return Estimate(self.value - other.value, self.drawn - other.drawn)
+        return BootstrapDistribution(self.value - other.value, self.drawn - other.drawn)
 
 
 def draw_groups(groups: Sequence[str], *, seed: int, draws: int = RESAMPLES) -> Counts:

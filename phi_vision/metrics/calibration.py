@@ -13,14 +13,14 @@ import numpy as np
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import Counts, Figure
-from phi_vision.metrics.field_metrics import is_right
-from phi_vision.metrics.recalibration import (
+from phi_vision.metrics.bootstrap import Counts, Estimate
+from phi_vision.metrics.field_metrics import is_correct
+from phi_vision.metrics.platt_scaling import (
     CERTAINTY,
     Flags,
-    Line,
     Names,
     Numbers,
+    PlattScaler,
     choose_threshold,
     correlation,
     cross_fit,
@@ -34,7 +34,7 @@ from phi_vision.metrics.reliability import (
     calibration_error,
     chance_error,
     in_bins,
-    mean_figure,
+    mean_estimate,
     risks,
 )
 
@@ -51,7 +51,7 @@ class Bin(NamedTuple):
     confidence: float
     """Their mean confidence."""
 
-    right: float
+    accuracy: float
     """The share of them that is right: the same as the confidence, were it calibrated."""
 
     low: float
@@ -63,7 +63,7 @@ class Bin(NamedTuple):
     samples: int
 
 
-class Point(NamedTuple):
+class RiskPoint(NamedTuple):
     """What happens if only the most confident answers are used."""
 
     coverage: float
@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fill:
+class SelectiveThreshold:
     """From which confidence on answers can be used unseen, for a wanted precision."""
 
     target: float
@@ -84,10 +84,10 @@ class Fill:
     """Use answers whose recalibrated confidence, `Calibration.apply`, is at least this; None where
     no threshold is known to reach the target, so that nothing can be used unseen."""
 
-    coverage: Figure
+    coverage: Estimate
     """The share of all samples whose answers are used; cross-fitted."""
 
-    precision: Figure
+    precision: Estimate
     """The share of right answers among those; cross-fitted. NaN where none is used."""
 
 
@@ -101,27 +101,27 @@ class Calibration:
     samples: int
     """How many were judged."""
 
-    known: int
+    with_confidence: int
     """For how many of them a confidence is known; an answer that cannot be read has none."""
 
     accuracy: float
     """The share of right answers among those with a confidence."""
 
-    raw_error: Figure
+    raw_error: Estimate
     """The expected calibration error: how far confidence and share of right answers lie apart, on
     average over ten bins of equal size."""
 
-    error: Figure
+    error: Estimate
     """The same of the recalibrated confidence; cross-fitted."""
 
-    noise: float
+    chance_error: float
     """What the error would be by chance alone, on as many samples, were the confidence perfect: an
     error near it is none."""
 
-    raw_brier: Figure
+    raw_brier: Estimate
     """The mean squared distance of the confidence from 1 where right and 0 where wrong."""
 
-    brier: Figure
+    brier: Estimate
     """The same of the recalibrated confidence; cross-fitted."""
 
     bins: tuple[Bin, ...]
@@ -130,7 +130,7 @@ class Calibration:
     recalibrated_bins: tuple[Bin, ...]
     """By rising recalibrated confidence; cross-fitted."""
 
-    curve: tuple[Point, ...]
+    risk_curve: tuple[RiskPoint, ...]
     """By rising coverage, from the most confident answer to all."""
 
     aurc: float
@@ -141,19 +141,19 @@ class Calibration:
 
     intercept: float
 
-    fill: Fill | None
+    auto_accept: SelectiveThreshold | None
     """None where no precision was asked for."""
 
-    words: str
+    limitations: str
     """What could not be found out, and why; "" where all was."""
 
     def apply(self, confidence: float) -> float:
         """Recalibrate: turn a raw confidence into the probability that the answer is right."""
-        return float(Line(self.slope, self.intercept).apply(np.array([confidence]))[0])
+        return float(PlattScaler(self.slope, self.intercept).apply(np.array([confidence]))[0])
 
 
 def calibrations(
-    answers: Sequence[ScoredPrediction],
+    predictions: Sequence[ScoredPrediction],
     template: Template,
     counts: Counts,
     *,
@@ -178,9 +178,13 @@ def calibrations(
     Raises:
         ValueError: A confidence is no probability, or the target no share.
     """
-    sure = {field: np.array([_confidence(a, field) for a in answers]) for field in template.fields}
+    sure = {
+        field: np.array([_confidence(a, field) for a in predictions]) for field in template.fields
+    }
     right = {
-        field: np.array([_is_right(answer, field, template) for answer in answers], dtype=bool)
+        field: np.array(
+            [_is_correct(answer, field, template) for answer in predictions], dtype=bool
+        )
         for field in template.fields
     }
     known = [field for field in template.fields if not np.isnan(sure[field]).all()]
@@ -233,27 +237,27 @@ def calibrate(
     fitted = crossed.probability[measured]
     coverages, shares, area = risks(confidence, right)
     alike = correlation(seen - line.apply(raw), held)
-    fill = None
+    auto_accept = None
     if target is not None:
         threshold = choose_threshold(line.apply(raw), seen, held, target)
-        fill = _fill(target, threshold, crossed.filled, right, names, counts, alike)
+        auto_accept = _auto_accept(target, threshold, crossed.filled, right, names, counts, alike)
     return Calibration(
         samples=len(right),
-        known=int(known.sum()),
+        with_confidence=int(known.sum()),
         accuracy=float(seen.mean()) if len(seen) else math.nan,
         raw_error=calibration_error(raw, seen, drawn),
         error=calibration_error(fitted, right[measured], counts[:, measured]),
-        noise=chance_error(raw, seen, drawn),
+        chance_error=chance_error(raw, seen, drawn),
         raw_brier=brier(raw, seen, drawn),
         brier=brier(fitted, right[measured], counts[:, measured]),
         bins=_bins(raw, seen, held, alike),
         recalibrated_bins=_bins(fitted, right[measured], names[measured], alike),
-        curve=_points(coverages, shares),
+        risk_curve=_points(coverages, shares),
         aurc=area,
         slope=line.slope,
         intercept=line.intercept,
-        fill=fill,
-        words=_missing(len(raw), len(fitted), fill),
+        auto_accept=auto_accept,
+        limitations=_missing(len(raw), len(fitted), auto_accept),
     )
 
 
@@ -270,10 +274,10 @@ def _confidence(answer: ScoredPrediction, field: str) -> float:
     return confidence
 
 
-def _is_right(answer: ScoredPrediction, field: str, template: Template) -> bool:
+def _is_correct(answer: ScoredPrediction, field: str, template: Template) -> bool:
     if answer.prediction.record is None:
         return False
-    return is_right(template.kinds[field], answer.prediction.record[field], answer.truth[field])
+    return is_correct(template.kinds[field], answer.prediction.record[field], answer.truth[field])
 
 
 def _bins(probability: Numbers, right: Flags, groups: Names, alike: float) -> tuple[Bin, ...]:
@@ -286,23 +290,23 @@ def _bins(probability: Numbers, right: Flags, groups: Names, alike: float) -> tu
     return tuple(bins)
 
 
-def _share(right: Flags, groups: Names, alike: float) -> Figure:
+def _share(right: Flags, groups: Names, alike: float) -> Estimate:
     """The share of right answers, with its exact interval."""
     if not len(right):
         return UNKNOWN
     share, independent = np.array([right.mean()]), np.array([independent_samples(groups, alike)])
     low, high = (float(share_bound(share, independent, tail)[0]) for tail in (0.025, 0.975))
-    return Figure(float(share[0]), low, high)
+    return Estimate(float(share[0]), low, high)
 
 
-def _points(coverages: Numbers, shares: Numbers) -> tuple[Point, ...]:
+def _points(coverages: Numbers, shares: Numbers) -> tuple[RiskPoint, ...]:
     """Keep MOST_POINTS of a curve, evenly, with both ends."""
     kept = np.linspace(0, len(coverages) - 1, MOST_POINTS) if len(coverages) else np.empty(0)
     places = np.unique(kept.round().astype(int))
-    return tuple(Point(float(coverages[place]), float(shares[place])) for place in places)
+    return tuple(RiskPoint(float(coverages[place]), float(shares[place])) for place in places)
 
 
-def _fill(
+def _auto_accept(
     target: float,
     threshold: float | None,
     filled: Flags,
@@ -310,30 +314,31 @@ def _fill(
     groups: Names,
     counts: Counts,
     alike: float,
-) -> Fill:
+) -> SelectiveThreshold:
     """Measure what was used of the folds; nothing is, where no threshold is known to be good."""
     if threshold is None or not filled.any():
-        return Fill(
-            target=target, threshold=None, coverage=Figure(0.0, 0.0, 0.0), precision=UNKNOWN
+        return SelectiveThreshold(
+            target=target, threshold=None, coverage=Estimate(0.0, 0.0, 0.0), precision=UNKNOWN
         )
-    return Fill(
+    return SelectiveThreshold(
         target=target,
         threshold=threshold,
-        coverage=mean_figure(filled.astype(np.float64), counts),
+        coverage=mean_estimate(filled.astype(np.float64), counts),
         precision=_share(right[filled], groups[filled], alike),
     )
 
 
-def _missing(known: int, measured: int, fill: Fill | None) -> str:
+def _missing(known: int, measured: int, auto_accept: SelectiveThreshold | None) -> str:
     """Say what could not be found out, and why."""
     if not known:
         return "The confidence of no answer is known."
     if not measured:
         return "Recalibration was not measured: all answers are of one group."
-    if fill is None or fill.threshold is not None:
+    if auto_accept is None or auto_accept.threshold is not None:
         return ""
-    needed = math.ceil(math.log(1 - CERTAINTY) / math.log(fill.target))
+    needed = math.ceil(math.log(1 - CERTAINTY) / math.log(auto_accept.target))
     return (
-        f"No threshold is known to give a precision of {fill.target:g}: it takes at least {needed} "
-        "of the most confident answers, of as many groups, without a wrong one, or more with few."
+        f"No threshold is known to give a precision of {auto_accept.target:g}: it takes at least "
+        f"{needed} of the most confident answers, of as many groups, without a wrong one, or more "
+        "with few."
     )

@@ -12,20 +12,20 @@ import numpy as np
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import Counts, Estimate, Figure, draw_groups
-from phi_vision.metrics.field_metrics import Metric, is_right, metrics_for
-from phi_vision.metrics.scores import better_by
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, draw_groups
+from phi_vision.metrics.field_metrics import Metric, is_correct, metrics_for
+from phi_vision.metrics.scores import paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class EvaluatedSystem:
     """Who answered, and what."""
 
     name: str
     """Names the entry in tables and messages, such as "runs/lora"."""
 
     template: Template
-    answers: Sequence[ScoredPrediction]
+    predictions: Sequence[ScoredPrediction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Comparison:
     template: Template
     """Of the first entry."""
 
-    answers: Mapping[str, tuple[ScoredPrediction, ...]]
+    predictions: Mapping[str, tuple[ScoredPrediction, ...]]
     """Entry -> its answers, in the same order of samples everywhere. The first entry is the one
     that the others are measured against."""
 
@@ -47,27 +47,27 @@ class Comparison:
     metrics: Mapping[str, Metric]
     """Those of the fields that all templates write."""
 
-    figures: Mapping[str, Mapping[str, Figure]]
+    estimates: Mapping[str, Mapping[str, Estimate]]
     """Entry -> metric -> its value on the shared samples."""
 
-    margins: Mapping[str, Mapping[str, Figure]]
+    differences: Mapping[str, Mapping[str, Estimate]]
     """Entry but the first -> metric -> by how much it is better than the first, paired; below zero
     where it is worse. Of a metric that is best at zero: by how much it is nearer."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The entries, the first one first."""
-        return tuple(self.answers)
+        return tuple(self.predictions)
 
     @property
-    def first(self) -> str:
+    def reference(self) -> str:
         """The entry that the others are measured against."""
         return self.names[0]
 
     @property
     def samples(self) -> int:
         """How many samples all entries answered."""
-        return len(self.answers[self.first])
+        return len(self.predictions[self.reference])
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -84,22 +84,22 @@ class Disagreement:
     """In which fields."""
 
     truth: Record
-    answers: Mapping[str, ScoredPrediction]
+    predictions: Mapping[str, ScoredPrediction]
     """Entry -> what it said."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class CorrectCounts:
     """How one field's answers differ between the first entry and another."""
 
     both: int
-    only_first: int
+    only_reference: int
     only_other: int
     neither: int
     """How many samples were read right by whom."""
 
 
-def compare(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
+def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
     """Judge entries on the samples that all have, and every other one against the first.
 
     Input:  a run that reads 80 of 100 categories, one that reads 85 of these 100 and of 20 others
@@ -113,29 +113,29 @@ def compare(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
         ValueError: There are fewer than two entries, two of one name, no shared samples or fields,
             or a sample whose truth or group is not the same everywhere.
     """
-    _check_names(entries)
-    shared = _shared(entries)
-    metrics = _metrics(entries)
+    _check_names(systems)
+    shared = _shared(systems)
+    metrics = _metrics(systems)
     fields = {metric.field: None for metric in metrics.values() if metric.field}
     _check_alike(shared, tuple(fields))
     first, *others = shared
     groups = [answer.group for answer in shared[first]]
     counts = draw_groups(groups, seed=seed)
-    table = {name: _measure(answers, metrics, counts) for name, answers in shared.items()}
+    table = {name: _measure(predictions, metrics, counts) for name, predictions in shared.items()}
     return Comparison(
-        template=entries[0].template,
-        answers=shared,
-        left_out={entry.name: len(entry.answers) - len(groups) for entry in entries},
+        template=systems[0].template,
+        predictions=shared,
+        left_out={system.name: len(system.predictions) - len(groups) for system in systems},
         groups=len(set(groups)),
         seed=seed,
         metrics=metrics,
-        figures={
-            name: {metric: estimate.figure() for metric, estimate in row.items()}
+        estimates={
+            name: {metric: estimate.estimate() for metric, estimate in row.items()}
             for name, row in table.items()
         },
-        margins={
+        differences={
             other: {
-                name: better_by(metric, table[other][name], table[first][name]).figure()
+                name: paired_difference(metric, table[other][name], table[first][name]).estimate()
                 for name, metric in metrics.items()
             }
             for other in others
@@ -146,19 +146,20 @@ def compare(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
 def find_disagreements(comparison: Comparison) -> list[Disagreement]:
     """List the samples that some entries read right and others wrong, most such fields first."""
     found = []
-    for answers in zip(*comparison.answers.values(), strict=True):
+    for predictions in zip(*comparison.predictions.values(), strict=True):
         fields = tuple(
             field
             for field in comparison.fields
-            if len({is_right_in(comparison.template, field, answer) for answer in answers}) > 1
+            if len({is_field_correct(comparison.template, field, answer) for answer in predictions})
+            > 1
         )
         if fields:
-            said = dict(zip(comparison.names, answers, strict=True))
-            found.append(Disagreement(fields=fields, truth=answers[0].truth, answers=said))
+            said = dict(zip(comparison.names, predictions, strict=True))
+            found.append(Disagreement(fields=fields, truth=predictions[0].truth, predictions=said))
     return sorted(found, key=lambda each: -len(each.fields))
 
 
-def find_changes(comparison: Comparison, other: str) -> dict[str, Change]:
+def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts]:
     """Count for each field what another entry reads right that the first does not, and the reverse.
 
     Output: {"category3_code": Change(both=70, only_first=4, only_other=11, neither=15), ...}
@@ -166,27 +167,32 @@ def find_changes(comparison: Comparison, other: str) -> dict[str, Change]:
     changes = {}
     for field in comparison.fields:
         first, second = (
-            np.array([is_right_in(comparison.template, field, answer) for answer in answers])
-            for answers in (comparison.answers[comparison.first], comparison.answers[other])
+            np.array(
+                [is_field_correct(comparison.template, field, answer) for answer in predictions]
+            )
+            for predictions in (
+                comparison.predictions[comparison.reference],
+                comparison.predictions[other],
+            )
         )
-        changes[field] = Change(
+        changes[field] = CorrectCounts(
             both=int((first & second).sum()),
-            only_first=int((first & ~second).sum()),
+            only_reference=int((first & ~second).sum()),
             only_other=int((~first & second).sum()),
             neither=int((~first & ~second).sum()),
         )
     return changes
 
 
-def is_right_in(template: Template, field: str, answer: ScoredPrediction) -> bool:
+def is_field_correct(template: Template, field: str, answer: ScoredPrediction) -> bool:
     """Whether an answer reads one field right: texts and categories equal, numbers within 10 %."""
     if answer.prediction.record is None or field not in answer.prediction.record:
         return False
-    return is_right(template.kinds[field], answer.prediction.record[field], answer.truth[field])
+    return is_correct(template.kinds[field], answer.prediction.record[field], answer.truth[field])
 
 
-def _check_names(entries: Sequence[Entry]) -> None:
-    names = [entry.name for entry in entries]
+def _check_names(systems: Sequence[EvaluatedSystem]) -> None:
+    names = [system.name for system in systems]
     if len(names) < 2:
         found = names[0] if names else "nothing"
         raise ValueError(f"nothing to compare: found only {found}; give at least two")
@@ -195,17 +201,17 @@ def _check_names(entries: Sequence[Entry]) -> None:
         raise ValueError(f"{twice[0]!r} is given twice; give each entry once")
 
 
-def _shared(entries: Sequence[Entry]) -> dict[str, tuple[ScoredPrediction, ...]]:
+def _shared(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPrediction, ...]]:
     """Give each entry's answers about the samples that all have, in the order of the first."""
     by_id = {}
-    for entry in entries:
-        by_id[entry.name] = {answer.id: answer for answer in entry.answers}
-        if len(by_id[entry.name]) < len(entry.answers):
+    for system in systems:
+        by_id[system.name] = {answer.id: answer for answer in system.predictions}
+        if len(by_id[system.name]) < len(system.predictions):
             raise ValueError(
-                f"{entry.name!r} has {len(entry.answers)} answers about "
-                f"{len(by_id[entry.name])} samples; keep one answer for each sample"
+                f"{system.name!r} has {len(system.predictions)} answers about "
+                f"{len(by_id[system.name])} samples; keep one answer for each sample"
             )
-    ids = [id for id in by_id[entries[0].name] if all(id in theirs for theirs in by_id.values())]
+    ids = [id for id in by_id[systems[0].name] if all(id in theirs for theirs in by_id.values())]
     if not ids:
         found = "; ".join(
             f"{name} has {len(theirs)}, such as {next(iter(theirs), 'none')!r}"
@@ -217,16 +223,16 @@ def _shared(entries: Sequence[Entry]) -> dict[str, tuple[ScoredPrediction, ...]]
     return {name: tuple(theirs[id] for id in ids) for name, theirs in by_id.items()}
 
 
-def _metrics(entries: Sequence[Entry]) -> dict[str, Metric]:
+def _metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
     """Choose the metrics of the fields that every template writes, as the same kind."""
-    first = entries[0].template
+    first = systems[0].template
     shared = {
         field: kind
         for field, kind in first.kinds.items()
-        if all(entry.template.kinds.get(field) == kind for entry in entries)
+        if all(system.template.kinds.get(field) == kind for system in systems)
     }
     if not shared:
-        found = "; ".join(f"{entry.name} writes {entry.template.answer!r}" for entry in entries)
+        found = "; ".join(f"{system.name} writes {system.template.answer!r}" for system in systems)
         raise ValueError(
             f"the templates share no field of the same kind: {found}; compare runs that were asked "
             "for the same"
@@ -264,8 +270,8 @@ def _are_nan(*values: object) -> bool:
 
 
 def _measure(
-    answers: Sequence[ScoredPrediction], metrics: Mapping[str, Metric], counts: Counts
-) -> dict[str, Estimate]:
-    said = [answer.prediction.record for answer in answers]
-    true = [answer.truth for answer in answers]
+    predictions: Sequence[ScoredPrediction], metrics: Mapping[str, Metric], counts: Counts
+) -> dict[str, BootstrapDistribution]:
+    said = [answer.prediction.record for answer in predictions]
+    true = [answer.truth for answer in predictions]
     return {name: metric.estimate(said, true, counts) for name, metric in metrics.items()}

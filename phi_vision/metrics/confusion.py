@@ -29,7 +29,7 @@ class Confusion:
     labels: tuple[str, ...]
     """What is true, a row each: the most frequent first, `OTHERS` last where some are pooled."""
 
-    said: tuple[str, ...]
+    predicted: tuple[str, ...]
     """What was said, a column each: first the same labels in the same order, then `OTHERS` where
     no row has it, then `UNREAD`; the last two only where they occur. Among pooled categories right
     and wrong are one: the cell of `OTHERS` said for `OTHERS` is not accuracy."""
@@ -38,7 +38,7 @@ class Confusion:
     """Samples, of shape (labels, said)."""
 
 
-def confusion(answers: Sequence[ScoredPrediction], field: str, most: int = 20) -> Confusion:
+def confusion(predictions: Sequence[ScoredPrediction], field: str, most: int = 20) -> Confusion:
     """Count what was said for what.
 
     Args:
@@ -47,11 +47,11 @@ def confusion(answers: Sequence[ScoredPrediction], field: str, most: int = 20) -
         most: How many categories have rows of their own; equally frequent ones in the order of
             their names.
     """
-    values = _most_frequent([answer.truth[field] for answer in answers], most)
+    values = _most_frequent([answer.truth[field] for answer in predictions], most)
     places = {value: place for place, value in enumerate(values)}
     others, unread = len(values), len(values) + 1
     counts = np.zeros((others + 1, others + 2), dtype=np.int64)
-    for answer in answers:
+    for answer in predictions:
         said = unread
         if answer.prediction.record is not None and field in answer.prediction.record:
             said = places.get(answer.prediction.record[field], others)
@@ -62,7 +62,7 @@ def confusion(answers: Sequence[ScoredPrediction], field: str, most: int = 20) -
     columns = columns[(columns < others) | counts.any(axis=0) | np.isin(columns, rows)]
     return Confusion(
         labels=tuple(labels[rows].tolist()),
-        said=tuple(labels[columns].tolist()),
+        predicted=tuple(labels[columns].tolist()),
         counts=counts[np.ix_(rows, columns)],
     )
 

@@ -17,9 +17,7 @@ import numpy as np
 
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
-from phi_vision.metrics.bootstrap import Counts, Estimate
-from phi_vision.metrics.category_hierarchy import Tree
-from phi_vision.metrics.combining import (
+from phi_vision.metrics.aggregation import (
     Combine,
     Marks,
     macro_f1,
@@ -29,6 +27,8 @@ from phi_vision.metrics.combining import (
     rank_correlation,
     root_mean,
 )
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts
+from phi_vision.metrics.category_hierarchy import Tree
 from phi_vision.metrics.distances import (
     LARGEST,
     NEARLY,
@@ -63,10 +63,10 @@ class Metric:
     kind: Kind | None
     """What that field holds."""
 
-    mark: Callable[[Predicted, Sequence[Record]], Marks]
+    per_sample: Callable[[Predicted, Sequence[Record]], Marks]
     """Marks every sample: an array whose first axis is the samples."""
 
-    combine: Combine
+    aggregate: Combine
     """Turns marks, and how often each sample was drawn, into the figure of each draw."""
 
     better: Better
@@ -75,32 +75,36 @@ class Metric:
     decimals: int
     """How many decimals a reader wants to see."""
 
-    words: str
+    description: str
     """What it measures, in one sentence, with the formula."""
 
     def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
         """Measure predicted records against true ones, sample by sample."""
         return self.estimate(predicted, true, np.empty((0, len(true)))).value
 
-    def estimate(self, predicted: Predicted, true: Sequence[Record], counts: Counts) -> Estimate:
+    def estimate(
+        self, predicted: Predicted, true: Sequence[Record], counts: Counts
+    ) -> BootstrapDistribution:
         """Measure predicted records against true ones, also on each draw of samples."""
-        return self.of_marks(self.mark(predicted, true), counts)
+        return self.of_marks(self.per_sample(predicted, true), counts)
 
-    def of_marks(self, marks: Marks, counts: Counts) -> Estimate:
+    def of_marks(self, marks: Marks, counts: Counts) -> BootstrapDistribution:
         """Turn the marks of samples into the figure, also on each draw of them."""
         once = np.ones((1, len(marks)))
-        return Estimate(float(self.combine(marks, once)[0]), self.combine(marks, counts))
+        return BootstrapDistribution(
+            float(self.aggregate(marks, once)[0]), self.aggregate(marks, counts)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """A metric that does not know yet which field it will read; the rest as in `Metric`."""
 
-    mark: Callable[["Cells"], Marks]
+    per_sample: Callable[["Cells"], Marks]
     """Marks every sample, given what was said and what is true."""
 
-    combine: Combine
-    words: str
+    aggregate: Combine
+    description: str
     better: Better = "higher"
     decimals: int = 3
 
@@ -110,18 +114,18 @@ class Measure:
     def of(self, field: str, kind: Kind, short: str, tree: Tree | None) -> Metric:
         """Make it the metric of one field."""
 
-        def mark(predicted: Predicted, true: Sequence[Record]) -> Marks:
-            return self.mark(Cells(field=field, predicted=predicted, true=true, tree=tree))
+        def per_sample(predicted: Predicted, true: Sequence[Record]) -> Marks:
+            return self.per_sample(Cells(field=field, predicted=predicted, true=true, tree=tree))
 
         return Metric(
             name=f"{field}_{short}",
             field=field,
             kind=kind,
-            mark=mark,
-            combine=self.combine,
+            per_sample=per_sample,
+            aggregate=self.aggregate,
             better=self.better,
             decimals=self.decimals,
-            words=self.words,
+            description=self.description,
         )
 
 
@@ -192,7 +196,7 @@ def relative_error(predicted: Value, true: Value) -> float:
     return float(relative(*_as_numbers([(predicted, true)]).T)[0])
 
 
-def is_right(kind: Kind, said: Value, true: Value) -> bool:
+def is_correct(kind: Kind, said: Value, true: Value) -> bool:
     """Whether what was read is right: equal, or, of numbers, at most 10 % off.
 
     An answer that could not be read is never right, whatever is true: do not ask about it.
@@ -279,117 +283,121 @@ PARSE_RATE = Metric(
     name="parse_rate",
     field=None,
     kind=None,
-    mark=_parsed,
-    combine=mean,
+    per_sample=_parsed,
+    aggregate=mean,
     better="higher",
     decimals=3,
-    words="Share of answers that can be read: they have exactly the template's form.",
+    description="Share of answers that can be read: they have exactly the template's form.",
 )
 
 METRICS: dict[Kind, dict[str, Measure]] = {
     "text": {
         "exact": Measure(
-            mark=_equal,
-            combine=mean,
-            words="Share of answers that give the text character for character.",
+            per_sample=_equal,
+            aggregate=mean,
+            description="Share of answers that give the text character for character.",
         ),
         "similarity": Measure(
-            mark=_of_texts(edit_similarity),
-            combine=mean,
-            words="How alike the texts are: mean of 1 − edits / length of the longer text "
+            per_sample=_of_texts(edit_similarity),
+            aggregate=mean,
+            description="How alike the texts are: mean of 1 − edits / length of the longer text "
             "(Levenshtein).",
         ),
         "rouge_l": Measure(
-            mark=_of_texts(rouge_l),
-            combine=mean,
-            words="Words in common and in order: mean of 2 · longest common subsequence / "
+            per_sample=_of_texts(rouge_l),
+            aggregate=mean,
+            description="Words in common and in order: mean of 2 · longest common subsequence / "
             "(words said + true words), without case and punctuation (ROUGE-L).",
         ),
         "chrf": Measure(
-            mark=_of_texts(chrf),
-            combine=mean,
-            words="Character sequences in common: mean F2 of those of 1 to 6 characters, from 0 "
-            "to 1 (chrF).",
+            per_sample=_of_texts(chrf),
+            aggregate=mean,
+            description="Character sequences in common: mean F2 of those of 1 to 6 characters, "
+            "from 0 to 1 (chrF).",
         ),
     },
     "category": {
         "accuracy": Measure(
-            mark=_equal,
-            combine=mean,
-            words="Share of answers that give the right category.",
+            per_sample=_equal,
+            aggregate=mean,
+            description="Share of answers that give the right category.",
         ),
         "macro_f1": Measure(
-            mark=_categories,
-            combine=macro_f1,
-            words="Rare categories count as much as frequent ones: mean over the true categories "
-            "of F1 = 2 · right / (times true + times said).",
+            per_sample=_categories,
+            aggregate=macro_f1,
+            description="Rare categories count as much as frequent ones: mean over the true "
+            "categories of F1 = 2 · right / (times true + times said).",
         ),
         "hierarchical_f1": Measure(
-            mark=_branches,
-            combine=overlap_f1,
+            per_sample=_branches,
+            aggregate=overlap_f1,
             needs_tree=True,
-            words="A neighbour in the right branch is half right: 2 · shared / (said + true), of "
-            "categories with all that stand above them, the root left out (hierarchical F).",
+            description="A neighbour in the right branch is half right: 2 · shared / "
+            "(said + true), of categories with all that stand above them, the root left out "
+            "(hierarchical F).",
         ),
     },
     "number": {
         "mae": Measure(
-            mark=_of_numbers(absolute),
-            combine=mean,
+            per_sample=_of_numbers(absolute),
+            aggregate=mean,
             better="lower",
             decimals=2,
-            words="Mean absolute error: mean of |said − true|, in the number's own unit.",
+            description="Mean absolute error: mean of |said − true|, in the number's own unit.",
         ),
         "median_ape": Measure(
-            mark=_of_numbers(relative),
-            combine=median,
+            per_sample=_of_numbers(relative),
+            aggregate=median,
             better="lower",
-            words="Half of the answers are at least this near: median of |said − true| / true.",
+            description="Half of the answers are at least this near: median of "
+            "|said − true| / true.",
         ),
         "mape": Measure(
-            mark=_of_numbers(relative),
-            combine=mean,
+            per_sample=_of_numbers(relative),
+            aggregate=mean,
             better="lower",
-            words="Mean absolute percentage error, as a fraction: mean of |said − true| / true.",
+            description="Mean absolute percentage error, as a fraction: mean of "
+            "|said − true| / true.",
         ),
         "smape": Measure(
-            mark=_of_numbers(symmetric),
-            combine=mean,
+            per_sample=_of_numbers(symmetric),
+            aggregate=mean,
             better="lower",
-            words="Symmetric error from 0 to 2: mean of 2 · |said − true| / (|said| + true).",
+            description="Symmetric error from 0 to 2: mean of 2 · |said − true| / (|said| + true).",
         ),
         "rmsle": Measure(
-            mark=_of_numbers(squared_log),
-            combine=root_mean,
+            per_sample=_of_numbers(squared_log),
+            aggregate=root_mean,
             better="lower",
-            words="Root mean squared logarithmic error: √ mean of (ln(1 + said) − ln(1 + true))².",
+            description="Root mean squared logarithmic error: √ mean of "
+            "(ln(1 + said) − ln(1 + true))².",
         ),
         "within_5": Measure(
-            mark=_of_numbers(partial(within, share=0.05)),
-            combine=mean,
-            words="Share of answers at most 5 % off: |said − true| ≤ 0.05 · true.",
+            per_sample=_of_numbers(partial(within, share=0.05)),
+            aggregate=mean,
+            description="Share of answers at most 5 % off: |said − true| ≤ 0.05 · true.",
         ),
         "within_10": Measure(
-            mark=_of_numbers(partial(within, share=0.1)),
-            combine=mean,
-            words="Share of answers at most 10 % off: |said − true| ≤ 0.1 · true.",
+            per_sample=_of_numbers(partial(within, share=0.1)),
+            aggregate=mean,
+            description="Share of answers at most 10 % off: |said − true| ≤ 0.1 · true.",
         ),
         "within_25": Measure(
-            mark=_of_numbers(partial(within, share=0.25)),
-            combine=mean,
-            words="Share of answers at most 25 % off: |said − true| ≤ 0.25 · true.",
+            per_sample=_of_numbers(partial(within, share=0.25)),
+            aggregate=mean,
+            description="Share of answers at most 25 % off: |said − true| ≤ 0.25 · true.",
         ),
         "spearman": Measure(
-            mark=_numbers,
-            combine=rank_correlation,
-            words="Is more said where more is true: correlation of the ranks of said and true "
-            "numbers (Spearman), 0 where the same is said of all.",
+            per_sample=_numbers,
+            aggregate=rank_correlation,
+            description="Is more said where more is true: correlation of the ranks of said and "
+            "true numbers (Spearman), 0 where the same is said of all.",
         ),
         "bias": Measure(
-            mark=_of_numbers(signed),
-            combine=mean,
+            per_sample=_of_numbers(signed),
+            aggregate=mean,
             better="zero",
-            words="Too much (above 0) or too little: mean of (said − true) / true.",
+            description="Too much (above 0) or too little: mean of (said − true) / true.",
         ),
     },
 }

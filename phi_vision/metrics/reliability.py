@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from phi_vision.metrics.bootstrap import Counts, Estimate, Figure
-from phi_vision.metrics.recalibration import Flags, Numbers
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
+from phi_vision.metrics.platt_scaling import Flags, Numbers
 
 BINS = 10
 """As most publications have it, so that errors can be compared."""
 
-UNKNOWN = Figure(math.nan, math.nan, math.nan)
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 def in_bins(probability: Numbers) -> NDArray[np.int64]:
@@ -31,7 +31,7 @@ def in_bins(probability: Numbers) -> NDArray[np.int64]:
     return np.asarray(ranks * BINS // max(len(ranks), 1), dtype=np.int64)
 
 
-def calibration_error(probability: Numbers, right: Flags, counts: Counts) -> Figure:
+def calibration_error(probability: Numbers, right: Flags, counts: Counts) -> Estimate:
     """Measure how far probabilities and shares of right answers lie apart, on average over bins.
 
     Draws of samples add noise to noise: where there is little error, theirs are above the measured
@@ -47,12 +47,14 @@ def calibration_error(probability: Numbers, right: Flags, counts: Counts) -> Fig
         return UNKNOWN
     value = float(np.abs(_gaps_of_bins(probability, right, np.ones((1, len(right))))).sum())
     drawn = np.abs(_gaps_of_bins(probability, right, counts)).sum(axis=1)
-    _, low, high = Estimate(value, drawn).figure()
+    _, low, high = BootstrapDistribution(value, drawn).estimate()
     if math.isnan(low):
-        return Figure(value, low, high)
-    by_chance = Estimate(0.0, _chance_errors(probability, right, counts)).figure().high
+        return Estimate(value, low, high)
+    by_chance = (
+        BootstrapDistribution(0.0, _chance_errors(probability, right, counts)).estimate().high
+    )
     least = 0.0 if value <= by_chance else max(0.0, min(low, 2 * value - high))
-    return Figure(value, least, max(high, 2 * value - low))
+    return Estimate(value, least, max(high, 2 * value - low))
 
 
 def chance_error(probability: Numbers, right: Flags, counts: Counts) -> float:
@@ -62,20 +64,20 @@ def chance_error(probability: Numbers, right: Flags, counts: Counts) -> float:
     return float(errors.mean()) if errors.size else math.nan
 
 
-def brier(probability: Numbers, right: Flags, counts: Counts) -> Figure:
+def brier(probability: Numbers, right: Flags, counts: Counts) -> Estimate:
     """Measure the mean squared distance from 1 where right and from 0 where wrong (Brier, 1950).
 
     Input:  0.9 right, 0.8 wrong
     Output: 0.325 = (0.1² + 0.8²) / 2
     """
-    return mean_figure((probability - right) ** 2, counts)
+    return mean_estimate((probability - right) ** 2, counts)
 
 
-def mean_figure(marks: Numbers, counts: Counts) -> Figure:
+def mean_estimate(marks: Numbers, counts: Counts) -> Estimate:
     """Give the mean of the marks with its interval."""
     if not len(marks):
         return UNKNOWN
-    return Estimate(float(marks.mean()), counts @ marks / _drawn(counts)).figure()
+    return BootstrapDistribution(float(marks.mean()), counts @ marks / _drawn(counts)).estimate()
 
 
 def risks(confidence: Numbers, right: Flags) -> tuple[Numbers, Numbers, float]:

@@ -12,20 +12,20 @@ import numpy as np
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import Estimate, Figure, draw_groups
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Estimate, draw_groups
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_tree
 from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
-from phi_vision.metrics.subsets import (
-    Leaks,
+from phi_vision.metrics.slices import (
+    Leakage,
     Marked,
     Slice,
-    figures_of,
     judge_slices,
     judge_without,
+    with_intervals,
 )
 
-WHO = {
+SYSTEMS = {
     "model": "the model",
     "constrained": "the model, limited to the template",
     "base": "the model before fine-tuning",
@@ -53,44 +53,44 @@ class Scores:
     metrics: Mapping[str, Metric]
     """What was measured, in the order of the template's fields."""
 
-    figures: Mapping[str, Mapping[str, Figure]]
+    estimates: Mapping[str, Mapping[str, Estimate]]
     """Who of `WHO` -> metric -> figure; where it applies."""
 
-    margins: Mapping[str, Mapping[str, Figure]]
+    differences: Mapping[str, Mapping[str, Estimate]]
     """Rival -> metric -> by how much the model is better (below 0: worse), on the same draws."""
 
-    answers: tuple[ScoredPrediction, ...]
+    predictions: tuple[ScoredPrediction, ...]
     """The model's, in the order of the samples."""
 
-    looks: bool | None
+    uses_image: bool | None
     """Whether answers get worse with other samples' images; None where that was not tested."""
 
-    canary: str
+    shuffled_image_check: str
     """The same in words, with figures."""
 
     slices: tuple[Slice, ...]
 
-    leaks: Leaks | None
+    leakage: Leakage | None
     """None where it was not looked for."""
 
     calibrations: Mapping[str, Calibration]
     """Field, or "record" for all of them -> how far its confidence can be trusted."""
 
-    floor: Mapping[str, float]
+    best_achievable: Mapping[str, float]
     """Metric -> the best value that noise in the data allows, where known."""
 
 
 def score(
-    replies: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     samples: Sequence[Sample],
     template: Template,
     *,
     training: Sequence[Sample],
-    rivals: Mapping[str, Predicted] | None = None,
+    baselines: Mapping[str, Predicted] | None = None,
     leaked: Mapping[str, str] | None = None,
     target_precision: float | None = None,
     seed: int = 0,
-    floor: Mapping[str, float] | None = None,
+    best_achievable: Mapping[str, float] | None = None,
 ) -> Scores:
     """Judge replies about held-out samples.
 
@@ -116,49 +116,51 @@ def score(
         raise ValueError(f"found no samples {which}; give at least one")
     trees = {field: find_tree(field, training) for field in template.fields_of("category")}
     metrics = metrics_for(template, trees)
-    answers = _read_answers(replies["model"], samples, template)
-    marked = _mark_all(metrics, replies, rivals or {}, samples, template)
+    scored = _read_predictions(predictions["model"], samples, template)
+    marked = _mark_all(metrics, predictions, baselines or {}, samples, template)
     groups = [sample.group for sample in samples]
     counts = draw_groups(groups, seed=seed)
     table = {
-        who: {name: metrics[name].of_marks(marks, counts) for name, marks in theirs.items()}
-        for who, theirs in marked.items()
+        system: {name: metrics[name].of_marks(marks, counts) for name, marks in theirs.items()}
+        for system, theirs in marked.items()
     }
-    margins = _margins(metrics, table)
-    looks, canary = _canary(headline_metrics(template), table, margins)
+    differences = _differences(metrics, table)
+    uses_image, shuffled_image_check = _check_shuffled_images(
+        headline_metrics(template), table, differences
+    )
     return Scores(
         template=template,
         samples=len(samples),
         groups=len(set(groups)),
         seed=seed,
         metrics=metrics,
-        figures={who: figures_of(row) for who, row in table.items()},
-        margins={who: figures_of(row) for who, row in margins.items()},
-        answers=answers,
-        looks=looks,
-        canary=canary,
+        estimates={system: with_intervals(row) for system, row in table.items()},
+        differences={system: with_intervals(row) for system, row in differences.items()},
+        predictions=scored,
+        uses_image=uses_image,
+        shuffled_image_check=shuffled_image_check,
         slices=judge_slices(metrics, marked["model"], counts, samples, training, template),
-        leaks=None
+        leakage=None
         if leaked is None
         else judge_without(metrics, marked["model"], counts, samples, leaked),
         calibrations=calibrations(
-            answers, template, counts, groups=groups, target=target_precision, seed=seed
+            scored, template, counts, groups=groups, target=target_precision, seed=seed
         ),
-        floor=dict(floor or {}),
+        best_achievable=dict(best_achievable or {}),
     )
 
 
-def verdict(margin: Figure) -> str:
+def significance(difference: Estimate) -> str:
     """Say what a margin shows: "better", "worse" or "not told apart" (its interval holds 0)."""
-    if margin.low > 0:
+    if difference.low > 0:
         return "better"
-    return "worse" if margin.high < 0 else "not told apart"
+    return "worse" if difference.high < 0 else "not significant"
 
 
-def _read_answers(
-    replies: Sequence[Prediction], samples: Sequence[Sample], template: Template
+def _read_predictions(
+    predictions: Sequence[Prediction], samples: Sequence[Sample], template: Template
 ) -> tuple[ScoredPrediction, ...]:
-    _refuse_gaps("model", replies, samples)
+    _refuse_gaps("model", predictions, samples)
     return tuple(
         ScoredPrediction(
             id=sample.id,
@@ -166,31 +168,31 @@ def _read_answers(
             truth=template.select(sample.record),
             prediction=reply,
         )
-        for sample, reply in zip(samples, replies, strict=True)
+        for sample, reply in zip(samples, predictions, strict=True)
     )
 
 
 def _mark_all(
     metrics: Mapping[str, Metric],
-    replies: Mapping[str, Sequence[Prediction]],
-    rivals: Mapping[str, Predicted],
+    predictions: Mapping[str, Sequence[Prediction]],
+    baselines: Mapping[str, Predicted],
     samples: Sequence[Sample],
     template: Template,
 ) -> dict[str, Marked]:
     """Mark what everybody said about every sample: replies by all metrics, rivals by some."""
     truth = [template.select(sample.record) for sample in samples]
-    predicted: dict[str, Predicted] = dict(rivals)
-    for who, given in replies.items():
-        _refuse_gaps(who, given, samples)
-        predicted[who] = [prediction.record for prediction in given]
+    predicted: dict[str, Predicted] = dict(baselines)
+    for system, given in predictions.items():
+        _refuse_gaps(system, given, samples)
+        predicted[system] = [prediction.record for prediction in given]
     return {
-        who: {
-            name: metric.mark(predicted[who], truth)
+        system: {
+            name: metric.per_sample(predicted[system], truth)
             for name, metric in metrics.items()
-            if who in replies or _answers_with(metric, predicted[who], template)
+            if system in predictions or _answers_with(metric, predicted[system], template)
         }
-        for who in WHO
-        if who in predicted
+        for system in SYSTEMS
+        if system in predicted
     }
 
 
@@ -200,47 +202,51 @@ def _answers_with(metric: Metric, records: Predicted, template: Template) -> boo
     return fields >= set(template.fields) if metric.field is None else metric.field in fields
 
 
-def _refuse_gaps(who: str, replies: Sequence[Prediction], samples: Sequence[Sample]) -> None:
-    if len(replies) != len(samples):
+def _refuse_gaps(system: str, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> None:
+    if len(predictions) != len(samples):
         raise ValueError(
-            f"{WHO[who]} was asked about {len(samples)} samples and gave {len(replies)} replies; "
+            f"{SYSTEMS[system]} has {len(predictions)} predictions for {len(samples)} samples; "
             "there must be one for each sample, in their order"
         )
 
 
-def _margins(
-    metrics: Mapping[str, Metric], table: Mapping[str, Mapping[str, Estimate]]
-) -> dict[str, dict[str, Estimate]]:
+def _differences(
+    metrics: Mapping[str, Metric], table: Mapping[str, Mapping[str, BootstrapDistribution]]
+) -> dict[str, dict[str, BootstrapDistribution]]:
     return {
-        who: {
-            name: better_by(metrics[name], table["model"][name], theirs)
+        system: {
+            name: paired_difference(metrics[name], table["model"][name], theirs)
             for name, theirs in row.items()
         }
-        for who, row in table.items()
-        if who != "model"
+        for system, row in table.items()
+        if system != "model"
     }
 
 
-def better_by(metric: Metric, one: Estimate, other: Estimate) -> Estimate:
+def paired_difference(
+    metric: Metric, one: BootstrapDistribution, other: BootstrapDistribution
+) -> BootstrapDistribution:
     """Say by how much the first is better than the second; both are of the same draws."""
     if metric.better == "higher":
         return one.minus(other)
     if metric.better == "lower":
         return other.minus(one)
-    distances = (Estimate(abs(each.value), np.abs(each.drawn)) for each in (other, one))
+    distances = (
+        BootstrapDistribution(abs(each.value), np.abs(each.drawn)) for each in (other, one)
+    )
     return next(distances).minus(next(distances))
 
 
-def _canary(
+def _check_shuffled_images(
     headline: Sequence[str],
-    table: Mapping[str, Mapping[str, Estimate]],
-    margins: Mapping[str, Mapping[str, Estimate]],
+    table: Mapping[str, Mapping[str, BootstrapDistribution]],
+    differences: Mapping[str, Mapping[str, BootstrapDistribution]],
 ) -> tuple[bool | None, str]:
     """Say whether other samples' images make the answers worse, and by how much."""
     if "shuffled" not in table:
         return None, "Not tested whether the images matter: the shuffled pass was left out."
-    harms = {name: margins["shuffled"][name].figure() for name in headline}
-    figures = "; ".join(
+    harms = {name: differences["shuffled"][name].estimate() for name in headline}
+    estimates = "; ".join(
         f"{name} from {table['model'][name].value:.3f} to {table['shuffled'][name].value:.3f} "
         f"(worse by {harm.value:.3f}, 95 %: {harm.low:.3f} to {harm.high:.3f})"
         for name, harm in harms.items()
@@ -248,9 +254,9 @@ def _canary(
     if all(math.isnan(harm.low) for harm in harms.values()):
         return None, "Not tested whether the images matter: too few groups or fields."
     if any(harm.low > 0 for harm in harms.values()):
-        return True, f"The images matter: with others' images {figures}."
+        return True, f"The images matter: with others' images {estimates}."
     return False, (
         "NO SIGN THAT THE IMAGES MATTER: answers are as good with other samples' images: "
-        f"{figures}. The model has not learned to look, or the images do not reach it: train "
+        f"{estimates}. The model has not learned to look, or the images do not reach it: train "
         "longer, or check that pixel_values and image_sizes are passed."
     )

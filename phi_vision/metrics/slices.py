@@ -1,9 +1,9 @@
-"""Parts of the samples that are worth judging by themselves. Measures nothing (`score.py`)."""
+"""Metrics on subsets of the samples: slices, and the samples that do not leak."""
 
 import io
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,9 @@ from PIL import Image
 
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.metrics.field_metrics import as_number
+from phi_vision.metrics.aggregation import Marks
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
+from phi_vision.metrics.field_metrics import Metric, as_number, headline_metrics
 
 LEAST = 5
 """Samples that a category must have: figures of fewer say nothing."""
@@ -150,3 +152,111 @@ def _longest_side(sample: Sample) -> int | None:
     except (OSError, ValueError, Image.DecompressionBombError):
         # What breaks an image is told by whoever must show it to the model, not here.
         return None
+
+
+Marked = Mapping[str, Marks]
+"""Metric -> a mark for each sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The model's figures on a part of the samples."""
+
+    by: str
+    """What the samples are parted by: a field, the image's size, ..."""
+
+    name: str
+    samples: int
+    groups: int
+
+    estimates: Mapping[str, Estimate]
+    """Headline metric -> figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leakage:
+    """Judged samples that training has all but seen, and what they do to the figures."""
+
+    leaked: Mapping[str, str]
+    """Sample -> what it has in common with training."""
+
+    without: Mapping[str, Estimate]
+    """Metric -> the model's figure on the other samples; empty where there are none."""
+
+    effect: Mapping[str, Estimate]
+    """Metric -> the figure on all samples minus that on the others."""
+
+
+def judge_slices(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    template: Template,
+) -> tuple[Slice, ...]:
+    """Judge each slice of the samples by the headline metrics, on the same draws.
+
+    Args:
+        metrics: What can be measured.
+        marked: The model's marks.
+        counts: How often each sample was drawn.
+        samples: What was judged on.
+        training: What was learnt from.
+        template: Names the fields.
+    """
+    return tuple(
+        Slice(
+            by=part.by,
+            name=part.name,
+            samples=int(part.places.sum()),
+            groups=len(
+                {each.group for each, is_in in zip(samples, part.places, strict=True) if is_in}
+            ),
+            estimates=with_intervals(
+                _within(metrics, marked, counts, part.places, headline_metrics(template))
+            ),
+        )
+        for part in find_slices(samples, training, template)
+    )
+
+
+def judge_without(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    samples: Sequence[Sample],
+    leaked: Mapping[str, str],
+) -> Leakage:
+    """Judge the samples that training has not all but seen.
+
+    Args:
+        metrics: What can be measured.
+        marked: The model's marks.
+        counts: How often each sample was drawn.
+        samples: What was judged on.
+        leaked: Sample -> what it has in common with training.
+    """
+    clean = np.array([sample.id not in leaked for sample in samples])
+    if clean.all() or not clean.any():
+        return Leakage(leaked=leaked, without={}, effect={})
+    without = _within(metrics, marked, counts, clean, list(metrics))
+    everything = {name: metrics[name].of_marks(marks, counts) for name, marks in marked.items()}
+    effect = {name: everything[name].minus(estimate) for name, estimate in without.items()}
+    return Leakage(leaked=leaked, without=with_intervals(without), effect=with_intervals(effect))
+
+
+def with_intervals(row: Mapping[str, BootstrapDistribution]) -> dict[str, Estimate]:
+    """Give each estimate with its interval."""
+    return {name: estimate.estimate() for name, estimate in row.items()}
+
+
+def _within(
+    metrics: Mapping[str, Metric],
+    marked: Marked,
+    counts: Counts,
+    places: NDArray[np.bool_],
+    names: Sequence[str],
+) -> dict[str, BootstrapDistribution]:
+    """Estimate metrics on some of the samples, on the same draws."""
+    return {name: metrics[name].of_marks(marked[name][places], counts[:, places]) for name in names}

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from phi_vision.data.template import Template
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.metrics.recalibration import Line
+from phi_vision.metrics.platt_scaling import PlattScaler
 from phi_vision.runs import RunDir
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import RecordRequest, RecordResponse
@@ -31,7 +31,9 @@ Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get
 
 
 def record_routes(
-    service: Service, calibration: Mapping[str, Line], errors: dict[int | str, dict[str, Any]]
+    service: Service,
+    calibration: Mapping[str, PlattScaler],
+    errors: dict[int | str, dict[str, Any]],
 ) -> APIRouter:
     """Create the route; `errors` describes its error responses for OpenAPI."""
     routes = APIRouter()
@@ -66,10 +68,10 @@ def record_routes(
     return routes
 
 
-def load_calibration(run: Path, template: Template) -> dict[str, Line]:
+def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
     """Load the calibration of each field's confidence from a run's evaluation.
 
-    Output: {"title": Line(slope=0.7, intercept=-0.42), "category3_code": Line(...), ...}, or {} if
+    Output: {"title": PlattScaler(slope=0.7, intercept=-0.42), ...}, or {} if
     the run was not evaluated with this template, or one of its fields could not be calibrated.
 
     Raises:
@@ -84,7 +86,7 @@ def load_calibration(run: Path, template: Template) -> dict[str, Line]:
         if (used["question"], used["answer"]) != (template.question, template.answer):
             return {}
         lines = {
-            field: Line(float(each["slope"]), float(each["intercept"]))
+            field: PlattScaler(float(each["slope"]), float(each["intercept"]))
             for field in template.fields
             if (each := fitted.get(field)) and None not in (each["slope"], each["intercept"])
         }
@@ -95,7 +97,9 @@ def load_calibration(run: Path, template: Template) -> dict[str, Line]:
     return lines if len(lines) == len(template.fields) else {}
 
 
-def calibrate(confidence: Mapping[str, float], calibration: Mapping[str, Line]) -> dict[str, float]:
+def calibrate(
+    confidence: Mapping[str, float], calibration: Mapping[str, PlattScaler]
+) -> dict[str, float]:
     """Calibrate each field's confidence; without calibrations it stays unchanged."""
     if not calibration:
         return dict(confidence)

@@ -76,7 +76,7 @@ class GenerationEvalCallback(TrainerCallback):
         start = time.perf_counter()
         scores = self._examine() if self.panel else None
         if scores is not None:
-            metrics |= {f"eval_{name}": f.value for name, f in scores.figures["model"].items()}
+            metrics |= {f"eval_{name}": f.value for name, f in scores.estimates["model"].items()}
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
         is_best = self._is_better(metrics[best_metric_key(self.recipe)], state.best_metric)
         if is_best:
@@ -90,8 +90,12 @@ class GenerationEvalCallback(TrainerCallback):
             **_rewards(metrics),
         }
         self.tracking.evaluation(state.global_step, figures, scores, self.panel)
-        if scores is not None and scores.looks is False:
-            logger.warning("CANARY at step %d: %s", state.global_step, scores.canary)
+        if scores is not None and scores.uses_image is False:
+            logger.warning(
+                "SHUFFLED-IMAGE CHECK at step %d: %s",
+                state.global_step,
+                scores.shuffled_image_check,
+            )
         self.tracking.say("training")
 
     def _is_better(self, value: float, best: float | None) -> bool:
@@ -113,7 +117,7 @@ class GenerationEvalCallback(TrainerCallback):
             self.panel,
             self.template,
             training=self.training,
-            rivals={"constant": constant(self.training, self.template, len(self.panel))},
+            baselines={"constant": constant(self.training, self.template, len(self.panel))},
             seed=seed,
         )
 

@@ -71,10 +71,10 @@ def test_replies_come_in_the_order_of_the_samples_and_are_kept(
     clerk: Clerk, tmp_path: Path
 ) -> None:
     file = tmp_path / "deep" / "answers.jsonl"
-    replies = ask(clerk, SAMPLES, file, fingerprint="f", grammar="start: A")
-    assert replies == [reply_to(each) for each in SAMPLES]
+    predictions = ask(clerk, SAMPLES, file, fingerprint="f", grammar="start: A")
+    assert predictions == [reply_to(each) for each in SAMPLES]
     assert clerk.grammars == ["start: A"]
-    assert ask(clerk, SAMPLES, file, fingerprint="f") == replies
+    assert ask(clerk, SAMPLES, file, fingerprint="f") == predictions
     assert clerk.grammars == ["start: A"]  # nothing was left to be asked
 
 
@@ -104,8 +104,8 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     before = len(clerk.asked())
     assert before < len(SAMPLES)
 
-    replies = ask(clerk, SAMPLES, file, fingerprint="f")
-    assert replies == ask(clerk, SAMPLES, tmp_path / "uninterrupted.jsonl", fingerprint="f")
+    predictions = ask(clerk, SAMPLES, file, fingerprint="f")
+    assert predictions == ask(clerk, SAMPLES, tmp_path / "uninterrupted.jsonl", fingerprint="f")
     asked = clerk.asked()[: -len(SAMPLES)]
     assert set(asked) == {each.id for each in SAMPLES}
     assert len(asked) <= len(SAMPLES) + PORTION
@@ -114,10 +114,10 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_a_line_that_was_cut_is_asked_again(clerk: Clerk, tmp_path: Path, cut: int) -> None:
     file = tmp_path / "answers.jsonl"
-    replies = ask(clerk, SAMPLES[:3], file, fingerprint="f")
+    predictions = ask(clerk, SAMPLES[:3], file, fingerprint="f")
     whole = file.read_bytes()
     file.write_bytes(whole[:-cut])
-    assert ask(clerk, SAMPLES[:3], file, fingerprint="f") == replies
+    assert ask(clerk, SAMPLES[:3], file, fingerprint="f") == predictions
     assert clerk.asked() == ["s2", "s1", "s0", "s0"]
     assert seconds_a_reply(file) > 0
     timed = rb'"seconds": [^}]*'
@@ -158,7 +158,7 @@ def test_an_answer_about_another_sample_is_no_answer(clerk: Clerk, tmp_path: Pat
 def test_the_same_images_are_asked_about_once(clerk: Clerk, tmp_path: Path) -> None:
     white = [sample("a", b"w"), sample("b", b"w", b"w"), sample("c", b"w"), sample("d")]
     steps: list[tuple[int, int]] = []
-    replies = ask(
+    predictions = ask(
         clerk,
         [*white, sample("e")],
         tmp_path / "answers.jsonl",
@@ -166,17 +166,17 @@ def test_the_same_images_are_asked_about_once(clerk: Clerk, tmp_path: Path) -> N
         progress=lambda *step: steps.append(step),
     )
     assert clerk.asked() == ["d", "b", "a"]
-    assert replies == [reply_to(white[place]) for place in (0, 1, 0, 3, 3)]
+    assert predictions == [reply_to(white[place]) for place in (0, 1, 0, 3, 3)]
     assert steps[-1] == (3, 3)
 
 
 def test_a_file_of_answers_is_asked_about_every_sample(tmp_path: Path) -> None:
     file = tmp_path / "written.jsonl"
     file.write_text("".join(json.dumps({"id": n, "text": n}) + "\n" for n in ("a", "b")))
-    replies = ask(
+    predictions = ask(
         FilePredictor(file), [sample("a"), sample("b")], tmp_path / "answers.jsonl", fingerprint="f"
     )
-    assert [reply.text for reply in replies] == ["a", "b"]
+    assert [reply.text for reply in predictions] == ["a", "b"]
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(clerk: Clerk, tmp_path: Path) -> None:

@@ -56,29 +56,33 @@ ASKED = [sample(number) for number in range(1000, 1030)]
 
 
 @pytest.fixture(scope="module")
-def answers():
+def predictions():
     return boost(ASKED, TRAINING, TEMPLATE, seed=0)
 
 
-def test_it_learns_categories_numbers_and_the_usual_text_from_images(answers):
+def test_it_learns_categories_numbers_and_the_usual_text_from_images(predictions):
     truth = [each.record for each in ASKED]
-    assert list(answers[0]) == ["title", "shape", "colour", "price"]
+    assert list(predictions[0]) == ["title", "shape", "colour", "price"]
     for field in ("title", "shape", "colour"):
-        right = [said[field] == true[field] for said, true in zip(answers, truth, strict=True)]
+        right = [
+            predicted[field] == true[field]
+            for predicted, true in zip(predictions, truth, strict=True)
+        ]
         assert np.mean(right) >= 0.9, field
     errors = [
-        abs(said["price"] / true["price"] - 1) for said, true in zip(answers, truth, strict=True)
+        abs(predicted["price"] / true["price"] - 1)
+        for predicted, true in zip(predictions, truth, strict=True)
     ]
     assert np.median(errors) < 0.1
 
 
-def test_the_same_seed_gives_the_same_answers(answers):
-    assert boost(ASKED, TRAINING, TEMPLATE, seed=0) == answers
+def test_the_same_seed_gives_the_same_answers(predictions):
+    assert boost(ASKED, TRAINING, TEMPLATE, seed=0) == predictions
 
 
-def test_it_does_not_look_at_the_truth(answers):
+def test_it_does_not_look_at_the_truth(predictions):
     blind = [sample(int(each.id), title="?", shape="?", colour="?", price=-1.0) for each in ASKED]
-    assert boost(blind, TRAINING, TEMPLATE, seed=0) == answers
+    assert boost(blind, TRAINING, TEMPLATE, seed=0) == predictions
 
 
 def test_progress_counts_images_and_then_fields_up_to_the_end():
@@ -112,9 +116,9 @@ def test_a_template_of_texts_alone_has_its_usual_text():
 
 def test_samples_without_a_image_are_answered_too():
     asked = [*ASKED[:3], sample(1, images=())]
-    answers = boost(asked, TRAINING, TEMPLATE, seed=0)
-    assert answers[:3] == boost(ASKED[:3], TRAINING, TEMPLATE, seed=0)
-    assert answers[3]["shape"] in ("disc", "square")
+    predictions = boost(asked, TRAINING, TEMPLATE, seed=0)
+    assert predictions[:3] == boost(ASKED[:3], TRAINING, TEMPLATE, seed=0)
+    assert predictions[3]["shape"] in ("disc", "square")
     nobody = [sample(number, images=()) for number in range(40)]
     assert boost(nobody[:2], nobody, TEMPLATE, seed=0)[0]["shape"] in ("disc", "square")
 

@@ -26,7 +26,7 @@ from phi_vision.evaluation.figures import (
     draw_numbers,
     draw_reliability,
 )
-from phi_vision.metrics.bootstrap import Figure
+from phi_vision.metrics.bootstrap import Estimate
 
 NAN = math.nan
 
@@ -122,9 +122,9 @@ def test_more_lines_than_colours_are_told_apart_by_dashes():
 
 def test_intervals_stand_in_the_order_of_rows_with_their_values():
     rows = [
-        Row("the model", Figure(0.9, 0.8, 0.95), strong=True),
-        Row("a rival", Figure(0.5, NAN, NAN)),
-        Row("nobody", Figure(NAN, NAN, NAN)),
+        Row("the model", Estimate(0.9, 0.8, 0.95), strong=True),
+        Row("a rival", Estimate(0.5, NAN, NAN)),
+        Row("nobody", Estimate(NAN, NAN, NAN)),
     ]
     html = draw_intervals(rows, title="T", decimals=2)
     assert [text for text in texts(html) if not text[0].isdigit()] == ["the model", "a rival"]
@@ -152,7 +152,7 @@ def test_calibrated_answers_lie_on_the_diagonal():
 def test_right_counts_wrong_counts_and_pooled_ones_have_colours_of_their_own():
     counts = np.array([[4, 1, 0], [0, 2, 1]])
     html = draw_counts(["A", "rest"], ["A", "rest", "?"], counts, title="T", pooled="rest")
-    fills = re.findall(r'<rect[^>]* fill="var\(--([a-z0-9-]+)\)"', html)
-    assert fills == ["series-1", "series-2", "line", "line", "series-6", "series-2"]
+    thresholds = re.findall(r'<rect[^>]* fill="var\(--([a-z0-9-]+)\)"', html)
+    assert thresholds == ["series-1", "series-2", "line", "line", "series-6", "series-2"]
     assert [text for text in texts(html) if text.isdigit()] == ["4", "1", "2", "1"]
     assert read(html)[1].text == "6 of 8 samples lie on the diagonal, where said is true."

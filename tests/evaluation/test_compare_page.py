@@ -27,7 +27,7 @@ def reports() -> list[Report]:
 
 @pytest.fixture(scope="module")
 def comparison(reports: list[Report]) -> Comparison:
-    return compare([report.entry for report in reports])
+    return compare([report.system for report in reports])
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def words_of(html: str, section: str) -> str:
 
 def test_the_page_says_who_is_better_and_how_sure_that_is(html: str, comparison: Comparison):
     words = words_of(html, "better")
-    margin = comparison.margins["runs/coats/full"]["category3_code_accuracy"]
-    by = f"by {margin.value:.3f} ({margin.low:.3f} to {margin.high:.3f})"
+    difference = comparison.differences["runs/coats/full"]["category3_code_accuracy"]
+    by = f"by {difference.value:.3f} ({difference.low:.3f} to {difference.high:.3f})"
     assert f"▲ better in category3 code: accuracy {by}" in words
     assert "about one margin in 20 is told apart by chance; here are 34." in words
 
@@ -65,17 +65,19 @@ def test_the_page_shows_the_fields_of_the_recipes_that_differ_and_only_those(htm
 
 
 def test_equal_runs_are_said_to_be_equal(reports: list[Report]):
-    twins = [replace(reports[0], entry=replace(reports[0].entry, name=name)) for name in ("a", "b")]
-    html = as_comparison_page(compare([twin.entry for twin in twins]), twins)
+    twins = [
+        replace(reports[0], system=replace(reports[0].system, name=name)) for name in ("a", "b")
+    ]
+    html = as_comparison_page(compare([twin.system for twin in twins]), twins)
     assert "Nothing differs: the same recipe" in words_of(html, "recipes")
-    assert "≈ not told apart in title: similarity" in words_of(html, "better")
+    assert "≈ not significant in title: similarity" in words_of(html, "better")
     assert 'id="disagreements"' not in html
 
 
 def test_answers_alone_have_neither_curves_nor_cost(reports: list[Report]):
     alone = reports[2]
-    pair = [replace(alone, entry=replace(alone.entry, name=name)) for name in ("a", "b")]
-    html = as_comparison_page(compare([each.entry for each in pair]), pair)
+    pair = [replace(alone, system=replace(alone.system, name=name)) for name in ("a", "b")]
+    html = as_comparison_page(compare([each.system for each in pair]), pair)
     assert 'id="learning"' not in html
     assert 'id="cost"' not in html
     assert "It is not known how a, b learnt" in words_of(html, "recipes")
@@ -117,7 +119,7 @@ def test_metrics_are_sorted_by_what_their_margins_show(comparison: Comparison):
     shown = sum_up(comparison, "runs/coats/full")
     assert "category3 code: accuracy" in shown["better"]
     assert shown["worse"] == ()
-    assert "readable answers" in shown["not told apart"]
+    assert "readable answers" in shown["not significant"]
 
 
 def test_the_terminal_has_one_metric_for_each_field_or_all(comparison: Comparison):

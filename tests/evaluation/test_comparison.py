@@ -10,11 +10,11 @@ import pytest
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.metrics.comparison import (
-    Change,
     Comparison,
-    Entry,
+    CorrectCounts,
+    EvaluatedSystem,
     compare,
-    find_changes,
+    count_correct,
     find_disagreements,
 )
 
@@ -22,11 +22,11 @@ PRODUCT = TEMPLATES["product"]
 
 
 def answer(
-    number: int, said: Mapping[str, object] | None = None, *, template: Template = PRODUCT
+    number: int, predicted: Mapping[str, object] | None = None, *, template: Template = PRODUCT
 ) -> ScoredPrediction:
     """An answer about sample `number`: right but for what is said otherwise."""
     truth = {"title": f"Coat {number}", "category3_code": "AB"[number % 2], "full_price": 100.0}
-    text = "" if said == {} else template.render({**truth, **(said or {})})
+    text = "" if predicted == {} else template.render({**truth, **(predicted or {})})
     return ScoredPrediction(
         id=f"s{number}",
         group=f"g{number // 2}",
@@ -35,8 +35,10 @@ def answer(
     )
 
 
-def entry(name: str, answers: Sequence[ScoredPrediction], template: Template = PRODUCT) -> Entry:
-    return Entry(name=name, template=template, answers=answers)
+def system(
+    name: str, predictions: Sequence[ScoredPrediction], template: Template = PRODUCT
+) -> EvaluatedSystem:
+    return EvaluatedSystem(name=name, template=template, predictions=predictions)
 
 
 def wrong_at(*places: int) -> list[ScoredPrediction]:
@@ -51,83 +53,87 @@ def comparison() -> Comparison:
     """The second reads 8 more categories than the first, the third says nothing at all."""
     return compare(
         [
-            entry("first", wrong_at(*range(10))),
-            entry("second", wrong_at(8, 9)),
-            entry("silent", [answer(number, {}) for number in range(40)]),
+            system("first", wrong_at(*range(10))),
+            system("second", wrong_at(8, 9)),
+            system("silent", [answer(number, {}) for number in range(40)]),
         ]
     )
 
 
 def test_each_is_judged_and_the_margins_are_against_the_first(comparison: Comparison):
-    accuracy = [comparison.figures[name]["category3_code_accuracy"] for name in comparison.names]
-    assert [figure.value for figure in accuracy] == [0.75, 0.95, 0.0]
-    assert list(comparison.margins) == ["second", "silent"]
-    margin = comparison.margins["second"]["category3_code_accuracy"]
-    assert margin.value == pytest.approx(0.2)
-    assert margin.low > 0
-    assert comparison.margins["silent"]["category3_code_accuracy"].value == -0.75
+    accuracy = [comparison.estimates[name]["category3_code_accuracy"] for name in comparison.names]
+    assert [estimate.value for estimate in accuracy] == [0.75, 0.95, 0.0]
+    assert list(comparison.differences) == ["second", "silent"]
+    difference = comparison.differences["second"]["category3_code_accuracy"]
+    assert difference.value == pytest.approx(0.2)
+    assert difference.low > 0
+    assert comparison.differences["silent"]["category3_code_accuracy"].value == -0.75
 
 
 def test_a_lower_error_and_a_smaller_bias_are_better(comparison: Comparison):
-    silent = comparison.margins["silent"]
+    silent = comparison.differences["silent"]
     assert silent["full_price_mae"].value == -100.0
-    assert comparison.figures["silent"]["full_price_bias"].value == -1.0
+    assert comparison.estimates["silent"]["full_price_bias"].value == -1.0
     assert silent["full_price_bias"].value == -1.0
 
 
 def test_the_same_answers_differ_by_nothing_on_every_draw():
-    twins = compare([entry(name, wrong_at(1, 5)) for name in ("one", "two")])
+    twins = compare([system(name, wrong_at(1, 5)) for name in ("one", "two")])
     # There is no rank correlation with prices that are all the same.
-    known = [f for f in twins.margins["two"].values() if not math.isnan(f.value)]
+    known = [f for f in twins.differences["two"].values() if not math.isnan(f.value)]
     assert len(known) == len(twins.metrics) - 1
     assert set(map(tuple, known)) == {(0.0, 0.0, 0.0)}
 
 
 def test_pairing_makes_the_margin_surer_than_the_figures_are():
     hard = set(range(20))  # everybody fails these, so they say nothing about the difference
-    pair = compare([entry("one", wrong_at(*hard, 20)), entry("two", wrong_at(*hard))])
-    figure = pair.figures["one"]["category3_code_accuracy"]
-    margin = pair.margins["two"]["category3_code_accuracy"]
-    assert margin.high - margin.low < (figure.high - figure.low) / 3
+    pair = compare([system("one", wrong_at(*hard, 20)), system("two", wrong_at(*hard))])
+    estimate = pair.estimates["one"]["category3_code_accuracy"]
+    difference = pair.differences["two"]["category3_code_accuracy"]
+    assert difference.high - difference.low < (estimate.high - estimate.low) / 3
 
 
 def test_the_order_of_the_answers_does_not_matter_and_the_rest_is_left_out():
-    pair = compare([entry("one", wrong_at(1)), entry("two", wrong_at(1, 2)[29::-1])])
+    pair = compare([system("one", wrong_at(1)), system("two", wrong_at(1, 2)[29::-1])])
     assert pair.samples == 30
     assert pair.groups == 15
     assert pair.left_out == {"one": 10, "two": 0}
-    assert [each.id for each in pair.answers["two"]] == [f"s{number}" for number in range(30)]
-    margin = pair.margins["two"]["category3_code_accuracy"].value
-    assert margin == pytest.approx(-1 / 30)
+    assert [each.id for each in pair.predictions["two"]] == [f"s{number}" for number in range(30)]
+    difference = pair.differences["two"]["category3_code_accuracy"].value
+    assert difference == pytest.approx(-1 / 30)
 
 
 def test_other_wordings_are_compared_by_the_fields_they_share():
     short = replace(PRODUCT, name="short", answer="{title} is a {category3_code:category}")
-    said = [answer(number, template=short) for number in range(6)]
-    said = [replace(each, truth={name: each.truth[name] for name in short.fields}) for each in said]
-    pair = compare([entry("long", wrong_at()[:6]), entry("short", said, short)])
+    predicted = [answer(number, template=short) for number in range(6)]
+    predicted = [
+        replace(each, truth={name: each.truth[name] for name in short.fields}) for each in predicted
+    ]
+    pair = compare([system("long", wrong_at()[:6]), system("short", predicted, short)])
     assert pair.fields == ("title", "category3_code")
     assert "full_price_mae" not in pair.metrics
-    assert pair.figures["short"]["category3_code_accuracy"].value == 1.0
+    assert pair.estimates["short"]["category3_code_accuracy"].value == 1.0
 
 
 def test_one_group_has_figures_but_no_intervals():
     single = [replace(each, group="g") for each in wrong_at(0)[:4]]
-    pair = compare([entry("one", single), entry("two", single)])
-    value, low, _ = pair.margins["two"]["category3_code_accuracy"]
+    pair = compare([system("one", single), system("two", single)])
+    value, low, _ = pair.differences["two"]["category3_code_accuracy"]
     assert value == 0.0
     assert math.isnan(low)
 
 
 def test_samples_that_some_read_right_are_found_and_counted(comparison: Comparison):
-    found = find_disagreements(compare([entry("a", wrong_at(0, 1)), entry("b", wrong_at(1, 2))]))
-    assert [each.answers["a"].id for each in found] == ["s0", "s2"]
+    found = find_disagreements(compare([system("a", wrong_at(0, 1)), system("b", wrong_at(1, 2))]))
+    assert [each.predictions["a"].id for each in found] == ["s0", "s2"]
     assert found[0].fields == ("category3_code",)
     assert found[0].truth["category3_code"] == "A"
 
-    changes = find_changes(comparison, "second")
-    assert changes["category3_code"] == Change(both=30, only_first=0, only_other=8, neither=2)
-    assert changes["title"] == Change(both=40, only_first=0, only_other=0, neither=0)
+    changes = count_correct(comparison, "second")
+    assert changes["category3_code"] == CorrectCounts(
+        both=30, only_reference=0, only_other=8, neither=2
+    )
+    assert changes["title"] == CorrectCounts(both=40, only_reference=0, only_other=0, neither=0)
     everywhere = find_disagreements(comparison)
     assert len(everywhere) == 40
     assert len(everywhere[0].fields) == 3
@@ -135,50 +141,50 @@ def test_samples_that_some_read_right_are_found_and_counted(comparison: Comparis
 
 def test_numbers_within_ten_percent_do_not_disagree():
     near = [answer(0, {"full_price": 109.0}), answer(1, {"full_price": 150.0})]
-    found = find_disagreements(compare([entry("a", wrong_at()[:2]), entry("b", near)]))
-    assert [each.answers["b"].id for each in found] == ["s1"]
+    found = find_disagreements(compare([system("a", wrong_at()[:2]), system("b", near)]))
+    assert [each.predictions["b"].id for each in found] == ["s1"]
 
 
 @pytest.mark.parametrize(
-    ("entries", "problem"),
+    ("systems", "problem"),
     [
-        ([entry("a", wrong_at())], "found only a; give at least two"),
-        ([entry("a", wrong_at()), entry("a", wrong_at())], "'a' is given twice"),
+        ([system("a", wrong_at())], "found only a; give at least two"),
+        ([system("a", wrong_at()), system("a", wrong_at())], "'a' is given twice"),
         (
-            [entry("a", wrong_at()[:3]), entry("b", wrong_at()[3:])],
+            [system("a", wrong_at()[:3]), system("b", wrong_at()[3:])],
             "no sample was answered by all: a has 3, such as 's0'; b has 37, such as 's3'",
         ),
         (
-            [entry("a", [answer(0), answer(0)]), entry("b", [answer(0)])],
+            [system("a", [answer(0), answer(0)]), system("b", [answer(0)])],
             "'a' has 2 answers about 1 samples",
         ),
         (
-            [entry("a", [answer(0)]), entry("b", [replace(answer(0), group="other")])],
+            [system("a", [answer(0)]), system("b", [replace(answer(0), group="other")])],
             "its group is 'g0' in a and 'other' in b; evaluate both on the same data",
         ),
         (
             [
-                entry("a", [answer(0)]),
-                entry("b", [replace(answer(0), truth={**answer(0).truth, "full_price": 9.0})]),
+                system("a", [answer(0)]),
+                system("b", [replace(answer(0), truth={**answer(0).truth, "full_price": 9.0})]),
             ],
             "sample 's0' is not the same everywhere: its full_price is 100.0 in a and 9.0 in b",
         ),
         (
             [
-                entry("a", [answer(0)]),
-                entry("b", [answer(0)], replace(PRODUCT, answer="{full_price}")),
+                system("a", [answer(0)]),
+                system("b", [answer(0)], replace(PRODUCT, answer="{full_price}")),
             ],
             "the templates share no field of the same kind: a writes 'Product: ",
         ),
     ],
 )
-def test_what_cannot_be_compared_is_said(entries: list[Entry], problem: str):
+def test_what_cannot_be_compared_is_said(systems: list[EvaluatedSystem], problem: str):
     with pytest.raises(ValueError, match="(?s)" + problem):
-        compare(entries)
+        compare(systems)
 
 
 def test_a_truth_that_is_no_number_is_the_same_as_itself():
     unknown = replace(answer(0), truth={**answer(0).truth, "full_price": np.nan})
     other = replace(answer(0), truth={**answer(0).truth, "full_price": float("nan")})
-    pair = compare([entry("a", [unknown, answer(2)]), entry("b", [other, answer(2)])])
+    pair = compare([system("a", [unknown, answer(2)]), system("b", [other, answer(2)])])
     assert pair.samples == 2

@@ -52,10 +52,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     full, reports = toy_findings(), toy_reports()
     least = toy_findings(least=True)
     return {
-        "report": write_report(full.scores, full.samples, full.facts, folder / "full"),
-        "least": write_report(least.scores, least.samples, least.facts, folder / "least"),
+        "report": write_report(full.scores, full.samples, full.metadata, folder / "full"),
+        "least": write_report(least.scores, least.samples, least.metadata, folder / "least"),
         "comparison": write_comparison(
-            compare([report.entry for report in reports]), reports, folder / "comparison.html"
+            compare([report.system for report in reports]), reports, folder / "comparison.html"
         ),
     }
 

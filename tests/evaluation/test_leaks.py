@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from phi_vision.data.samples import Sample
-from phi_vision.evaluation import leakage as leaks
-from phi_vision.evaluation.leakage import find_leaks
+from phi_vision.evaluation import leakage as leakage
+from phi_vision.evaluation.leakage import find_leakage
 
 
 def paint(seed: int, size: tuple[int, int] = (120, 100)) -> Image.Image:
@@ -59,43 +59,43 @@ TRAINING = [
     ],
 )
 def test_what_a_sample_has_in_common_with_training(judged, words):
-    assert find_leaks([judged], TRAINING) == ({"a": words} if words else {})
+    assert find_leakage([judged], TRAINING) == ({"a": words} if words else {})
 
 
 def test_judged_samples_that_are_alike_do_not_leak():
     twins = [sample(id, encode(paint(9)), title="Hat", group="hats") for id in "ab"]
-    assert find_leaks(twins, TRAINING) == {}
-    assert find_leaks(twins, []) == {}
-    assert find_leaks([], TRAINING) == {}
+    assert find_leakage(twins, TRAINING) == {}
+    assert find_leakage(twins, []) == {}
+    assert find_leakage([], TRAINING) == {}
 
 
 def test_the_same_image_in_a_flat_colour_is_found_and_another_is_not():
     white, black = (encode(Image.new("RGB", (50, 50), color)) for color in ("white", "black"))
     judged = [sample("a", white), sample("b", black)]
-    assert find_leaks(judged, [sample("x", white)]) == {"a": "same image as x"}
+    assert find_leakage(judged, [sample("x", white)]) == {"a": "same image as x"}
 
 
 def test_the_image_most_alike_is_named(monkeypatch):
     bits = {0: 0b0, 1: 0b111, 2: 0b1, 3: 0b11111 << 20}
-    monkeypatch.setattr(leaks, "perceptual_hash", lambda image: bits[image.width - 100])
+    monkeypatch.setattr(leakage, "perceptual_hash", lambda image: bits[image.width - 100])
     images = {number: encode(paint(number, (100 + number, 90))) for number in bits}
     training = [sample(str(number), images[number]) for number in (1, 2, 3)]
-    assert find_leaks([sample("a", images[0])], training) == {"a": "near image as 2"}
+    assert find_leakage([sample("a", images[0])], training) == {"a": "near image as 2"}
 
 
 def test_a_chain_of_near_images_is_not_cut(monkeypatch):
     # Looks that differ in one bit each, more of them than `phi-vision prepare` ties together.
-    monkeypatch.setattr(leaks, "perceptual_hash", lambda image: (1 << (image.width - 20)) - 1)
+    monkeypatch.setattr(leakage, "perceptual_hash", lambda image: (1 << (image.width - 20)) - 1)
     images = [encode(Image.new("RGB", (20 + number, 9))) for number in range(64)]
     samples = [sample(str(number), each) for number, each in enumerate(images)]
-    found = find_leaks(samples[1::2], samples[::2])
+    found = find_leakage(samples[1::2], samples[::2])
     assert len(found) == 32
     assert found["31"] == "near image as 30"
 
 
 def test_progress_is_told_and_a_broken_image_names_its_sample():
     told = []
-    find_leaks([sample("a")], TRAINING, lambda done, total: told.append((done, total)))
+    find_leakage([sample("a")], TRAINING, lambda done, total: told.append((done, total)))
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     with pytest.raises(ValueError, match="sample 'a', image 1: cannot read an image"):
-        find_leaks([sample("a", b"broken")], TRAINING)
+        find_leakage([sample("a", b"broken")], TRAINING)

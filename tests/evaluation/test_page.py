@@ -10,16 +10,16 @@ from toy_reports import HOSTILE
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import Template
-from phi_vision.evaluation.calibration_section import explain_fill, explain_fills
+from phi_vision.evaluation.calibration_section import explain_threshold, explain_thresholds
 from phi_vision.evaluation.data_section import report_slices
 from phi_vision.evaluation.metadata import Findings
 from phi_vision.evaluation.page import SECTIONS, as_page
 from phi_vision.evaluation.prediction_cards import badness
-from phi_vision.evaluation.results_section import report_headline, report_rivals
-from phi_vision.metrics.bootstrap import Figure
-from phi_vision.metrics.calibration import Fill
+from phi_vision.evaluation.results_section import report_baselines, report_headline
+from phi_vision.metrics.bootstrap import Estimate
+from phi_vision.metrics.calibration import SelectiveThreshold
 from phi_vision.metrics.scores import score
-from phi_vision.metrics.subsets import Slice
+from phi_vision.metrics.slices import Slice
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_first_section_gives_a_number_for_each_field_and_says_what_it_beats(
 
 
 def test_a_rival_is_listed_with_its_margin_and_a_verdict_in_words(findings: Findings):
-    told = words(report_rivals(findings).html)
+    told = words(report_baselines(findings).html)
     assert re.search(
         r"gradient boosting ▲ better \+0\.\d+ \+0\.\d+ to \+0\.\d+ 0\.\d+ 0\.\d+", told
     )
@@ -74,40 +74,40 @@ def test_a_rival_is_listed_with_its_margin_and_a_verdict_in_words(findings: Find
 
 
 def test_what_is_worse_is_said_as_plainly(findings: Findings):
-    margins = {
-        "base": {"title_similarity": Figure(0.2, 0.1, 0.3)},
-        "nearest": {"title_similarity": Figure(-0.2, -0.3, -0.1)},
-        "boosting": {"title_similarity": Figure(-0.2, -0.3, 0.1)},
+    differences = {
+        "base": {"title_similarity": Estimate(0.2, 0.1, 0.3)},
+        "nearest": {"title_similarity": Estimate(-0.2, -0.3, -0.1)},
+        "boosting": {"title_similarity": Estimate(-0.2, -0.3, 0.1)},
     }
-    scores = replace(findings.scores, margins=margins, looks=False)
+    scores = replace(findings.scores, differences=differences, uses_image=False)
     told = words(report_headline(replace(findings, scores=scores)).html)
     assert "title : ▲ better than the untuned model" in told
-    assert "≈ not told apart from gradient boosting; ▼ worse than the nearest image." in told
+    assert "≈ not significant from gradient boosting; ▼ worse than the nearest image." in told
     assert "The images do not matter" in told
 
 
 def test_all_who_answered_and_all_metrics_stand_in_one_table(page: str, findings: Findings):
-    table = section(page, "figures").split("</table>")[0]
-    assert table.count('scope="col"') == 1 + len(findings.scores.figures) + 1
+    table = section(page, "estimates").split("</table>")[0]
+    assert table.count('scope="col"') == 1 + len(findings.scores.estimates) + 1
     assert table.count('scope="row"') == len(findings.scores.metrics)
     assert "best possible" in table
 
 
 def test_a_model_that_knew_its_faults_says_what_can_be_filled():
-    figures = {"coverage": Figure(0.71, 0.65, 0.77), "precision": Figure(0.961, 0.92, 0.984)}
-    fill = Fill(target=0.95, threshold=0.8312, **figures)
-    assert explain_fill("category", fill) == (
+    estimates = {"coverage": Estimate(0.71, 0.65, 0.77), "precision": Estimate(0.961, 0.92, 0.984)}
+    auto_accept = SelectiveThreshold(target=0.95, threshold=0.8312, **estimates)
+    assert explain_threshold("category", auto_accept) == (
         "At 95 % precision, 71.0 % of category (65.0 to 77.0 %) can be filled automatically, from "
         "a recalibrated confidence of 0.83 on; 96.1 % of those were right (92.0 to 98.4 %)."
     )
-    nothing = replace(fill, threshold=None)
-    assert explain_fill("category", nothing) == (
+    nothing = replace(auto_accept, threshold=None)
+    assert explain_threshold("category", nothing) == (
         "At 95 % precision, nothing of category can be filled automatically."
     )
 
 
 def test_leaks_are_counted_with_what_they_do(page: str):
-    told = words(section(page, "leaks"))
+    told = words(section(page, "leakage"))
     assert "2 of the 60 samples leak (3.3 %)." in told
     assert "the same title as t7" in told
 
@@ -120,9 +120,9 @@ def test_cases_show_images_truth_and_what_was_said(page: str):
 
 
 def test_an_answer_that_cannot_be_read_is_shown_as_it_was_written(findings: Findings):
-    first, *others = findings.scores.answers
+    first, *others = findings.scores.predictions
     unread = replace(first, prediction=Prediction(text="Lovely! " * 100 + "<b>", record=None))
-    scores = replace(findings.scores, answers=(unread, *others))
+    scores = replace(findings.scores, predictions=(unread, *others))
     cases = section(as_page(replace(findings, scores=scores)), "cases")
     assert "✗ Not readable:</b> Lovely! Lovely!" in cases
     assert "<b>…" not in cases
@@ -167,8 +167,8 @@ def test_any_template_has_a_page(answer: str, findings: Findings):
     record = {field: kinds[kind] for field, kind in template.kinds.items()}
     samples = [replace(sample, record=record) for sample in findings.samples[:9]]
     texts = [template.render(record)] * 8 + ["?"]
-    replies = {"model": [Prediction.parse(text, template) for text in texts]}
-    scores = score(replies, samples, template, training=samples)
+    predictions = {"model": [Prediction.parse(text, template) for text in texts]}
+    scores = score(predictions, samples, template, training=samples)
     page = as_page(replace(findings, scores=scores, samples=samples))
     assert "nan" not in words(page.split("</style>")[1])
     assert "<i>A</i>" not in page
@@ -182,33 +182,33 @@ def test_a_page_of_a_test_split_stays_small(page: str):
 
 def test_fields_of_which_nothing_can_be_filled_share_a_sentence(findings: Findings):
     judged = findings.scores.calibrations
-    nothing = Fill(
+    nothing = SelectiveThreshold(
         target=0.95,
         threshold=None,
-        coverage=Figure(0.0, 0.0, 0.0),
-        precision=Figure(*[float("nan")] * 3),
+        coverage=Estimate(0.0, 0.0, 0.0),
+        precision=Estimate(*[float("nan")] * 3),
     )
     calibrations = {
-        name: replace(each, fill=each.fill if name == "full_price" else nothing)
+        name: replace(each, auto_accept=each.auto_accept if name == "full_price" else nothing)
         for name, each in judged.items()
     }
-    told = explain_fills(replace(findings.scores, calibrations=calibrations))
+    told = explain_thresholds(replace(findings.scores, calibrations=calibrations))
     assert [sentence[:19] for sentence in told] == ["At 90 % precision, ", "At 95 % precision, "]
     assert "nothing of title, category3 code and all fields at once can be filled" in told[1]
 
 
 def test_a_part_is_marked_only_where_its_interval_leaves_out_all_samples(findings: Findings):
     name = "category3_code_accuracy"
-    overall = findings.scores.figures["model"][name].value
-    figures = {
-        "far below": Figure(overall - 0.3, overall - 0.4, overall - 0.2),
-        "far above": Figure(overall + 0.1, overall + 0.05, overall + 0.15),
-        "about the same": Figure(overall - 0.1, overall - 0.2, overall + 0.1),
-        "a single one": Figure(overall + 0.1, overall + 0.1, overall + 0.1),
+    overall = findings.scores.estimates["model"][name].value
+    estimates = {
+        "far below": Estimate(overall - 0.3, overall - 0.4, overall - 0.2),
+        "far above": Estimate(overall + 0.1, overall + 0.05, overall + 0.15),
+        "about the same": Estimate(overall - 0.1, overall - 0.2, overall + 0.1),
+        "a single one": Estimate(overall + 0.1, overall + 0.1, overall + 0.1),
     }
     slices = tuple(
-        Slice(by="kind", name=part, samples=9, groups=9, figures={name: figure})
-        for part, figure in figures.items()
+        Slice(by="kind", name=part, samples=9, groups=9, estimates={name: estimate})
+        for part, estimate in estimates.items()
     )
     report = report_slices(replace(findings, scores=replace(findings.scores, slices=slices)))
     assert report is not None

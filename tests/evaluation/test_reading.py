@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_is_read_with_its_recipe_log_and_versions(run: Path):
     found = read_report(run)
-    assert found.entry.name == str(run)
+    assert found.system.name == str(run)
     assert found.folder == run / "report"
     assert found.recipe == {"method": "lora", "lora_targets": ["qkv_proj"]}
     assert found.versions == {"torch": "2.13.0"}
@@ -51,12 +51,12 @@ def test_a_run_is_read_with_its_recipe_log_and_versions(run: Path):
 
 def test_the_report_inside_a_run_tells_the_same(run: Path):
     inside = read_report(run / "report")
-    assert inside.entry.answers == read_report(run).entry.answers
+    assert inside.system.predictions == read_report(run).system.predictions
     assert inside.recipe == {"method": "lora", "lora_targets": ["qkv_proj"]}
 
 
 def test_texts_are_parsed_anew_for_json_holds_no_infinity(run: Path):
-    first, second = read_report(run).entry.answers
+    first, second = read_report(run).system.predictions
     assert first.prediction.record == TRUTH
     assert second.prediction.record == {**TRUTH, "full_price": math.inf}
     assert first.prediction.confidence == {}
@@ -64,8 +64,8 @@ def test_texts_are_parsed_anew_for_json_holds_no_infinity(run: Path):
 
 def test_a_report_by_itself_tells_what_it_holds(run: Path, tmp_path: Path):
     alone = (run / "report").rename(tmp_path / "alone")
-    facts = {"recipe": "method: dora\n", "cost": {"training": "4 min"}, "versions": {"a": "1"}}
-    (alone / "scores.json").write_text(json.dumps({"facts": facts}))
+    metadata = {"recipe": "method: dora\n", "cost": {"training": "4 min"}, "versions": {"a": "1"}}
+    (alone / "scores.json").write_text(json.dumps({"metadata": metadata}))
     found = read_report(alone)
     assert found.recipe == {"method": "dora"}
     assert found.cost == {"training": "4 min"}
@@ -75,12 +75,12 @@ def test_a_report_by_itself_tells_what_it_holds(run: Path, tmp_path: Path):
 
 def test_what_a_report_writes_is_read_back(tmp_path: Path):
     findings = toy_findings(20)
-    write_report(findings.scores, findings.samples, findings.facts, tmp_path)
+    write_report(findings.scores, findings.samples, findings.metadata, tmp_path)
     found = read_report(tmp_path)
-    assert found.entry.answers == findings.scores.answers
-    assert found.entry.template == findings.scores.template
-    assert found.cost == findings.facts.cost
-    assert found.versions == findings.facts.versions
+    assert found.system.predictions == findings.scores.predictions
+    assert found.system.template == findings.scores.template
+    assert found.cost == findings.metadata.cost
+    assert found.versions == findings.metadata.versions
     assert found.recipe["method"] == "lora"
 
 

@@ -12,7 +12,7 @@ from toy_products import product_rows
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
-from phi_vision.evaluation.run_facts import noise_floor
+from phi_vision.evaluation.run_facts import best_achievable
 
 Row = dict[str, object]
 Lay = Callable[..., Path]
@@ -36,7 +36,7 @@ def lay(tmp_path: Path) -> Lay:
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Path:
+def predicted(tmp_path: Path) -> Path:
     """A file of right answers about all products."""
     rows = product_rows(8)
     lines = [
@@ -47,14 +47,14 @@ def said(tmp_path: Path) -> Path:
     return file
 
 
-def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, said: Path, tmp_path: Path):
+def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, predicted: Path, tmp_path: Path):
     folder = lay(test=product_rows(8))
-    trial = EvaluationConfig(data=folder, out=tmp_path / "report")
+    config = EvaluationConfig(data=folder, out=tmp_path / "report")
     with pytest.raises(ValueError, match=r"no split 'train', .*; found test; give a folder"):
-        run_evaluation(str(said), trial)
+        run_evaluation(str(predicted), config)
     file = EvaluationConfig(data=next(folder.iterdir()), out=tmp_path / "report")
     with pytest.raises(ValueError, match="found one file without splits; give a folder"):
-        run_evaluation(str(said), file)
+        run_evaluation(str(predicted), file)
 
 
 def test_samples_without_a_field_are_refused_before_anything_is_asked(
@@ -65,15 +65,17 @@ def test_samples_without_a_field_are_refused_before_anything_is_asked(
         for row in product_rows(4)
     ]
     talk = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "A hat"}]
-    trial = EvaluationConfig(data=lay(train=product_rows(4), test=without), out=tmp_path / "report")
+    config = EvaluationConfig(
+        data=lay(train=product_rows(4), test=without), out=tmp_path / "report"
+    )
     with pytest.raises(ValueError, match=r"sample 'p0' cannot be judged: .* needs the field"):
-        run_evaluation(str(tiny_checkpoint), trial)
+        run_evaluation(str(tiny_checkpoint), config)
     pq.write_table(
         pa.Table.from_pylist([row | {"messages": talk} for row in without]),
         tmp_path / "shop" / "test-00000-of-00001.parquet",
     )
     with pytest.raises(ValueError, match="sample 'p0' is a conversation and cannot be judged"):
-        run_evaluation(str(tiny_checkpoint), trial)
+        run_evaluation(str(tiny_checkpoint), config)
     assert not (tmp_path / "report").exists()
 
 
@@ -85,10 +87,10 @@ def test_samples_without_images_leave_only_the_nearest_out(
         | {"images": [row["image"]] if place else []}
         for place, row in enumerate(product_rows(4))
     ]
-    trial = EvaluationConfig(data=lay(train=rows, test=rows), out=tmp_path / "report", skip=LITTLE)
-    outcome = run_evaluation(str(tiny_checkpoint), trial)
-    assert list(outcome.scores.figures) == ["model", "constant"]
-    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]["left_out"]
+    config = EvaluationConfig(data=lay(train=rows, test=rows), out=tmp_path / "report", skip=LITTLE)
+    outcome = run_evaluation(str(tiny_checkpoint), config)
+    assert list(outcome.scores.estimates) == ["model", "constant"]
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]["left_out"]
     assert told["nearest"] == "sample 'p0' has no image to be compared"
 
 
@@ -100,11 +102,11 @@ def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
     for file in tiny_checkpoint.iterdir():
         (model / file.name).write_bytes(file.read_bytes())
     skip = (*(name for name in LITTLE if name != "shuffled"), "nearest")
-    trial = EvaluationConfig(
+    config = EvaluationConfig(
         data=lay(train=product_rows(4), test=product_rows(4)), out=model / "report", skip=skip
     )
     for _ in range(2):
-        run_evaluation(str(model), trial)
+        run_evaluation(str(model), config)
         kept = sorted(file.name.split("-")[0] for file in (model / "report" / "answers").iterdir())
         assert kept == ["model", "shuffled"]
 
@@ -124,14 +126,16 @@ def test_what_cannot_take_effect_is_refused(fields: dict[str, object], message: 
         EvaluationConfig(data=Path("shop"), **fields)  # type: ignore[arg-type]
 
 
-def test_a_file_of_answers_cannot_be_limited_to_categories(lay: Lay, said: Path, tmp_path: Path):
+def test_a_file_of_answers_cannot_be_limited_to_categories(
+    lay: Lay, predicted: Path, tmp_path: Path
+):
     folder = lay(train=product_rows(8), test=product_rows(8))
-    trial = EvaluationConfig(data=folder, out=tmp_path / "report", known_categories=True)
+    config = EvaluationConfig(data=folder, out=tmp_path / "report", known_categories=True)
     with pytest.raises(ValueError, match="known_categories cannot take effect: a file holds no"):
-        run_evaluation(str(said), trial)
+        run_evaluation(str(predicted), config)
 
 
 @pytest.mark.parametrize("words", ["no JSON", "[]", '{"splits": {}}', '{"splits": {"test": 1}}'])
 def test_another_file_of_facts_knows_no_noise_floor(words: str, tmp_path: Path):
     (tmp_path / "facts.json").write_text(words)
-    assert noise_floor(tmp_path, "test") == {}
+    assert best_achievable(tmp_path, "test") == {}

@@ -35,7 +35,7 @@ def test_a_hundred_columns_are_enough_for_who_answered_and_a_figure_for_each_fie
 
 
 def test_where_no_floor_is_known_none_is_shown(scores: Scores):
-    assert "best possible" not in printed(replace(scores, floor={}), 100)
+    assert "best possible" not in printed(replace(scores, best_achievable={}), 100)
 
 
 def test_the_model_alone_has_a_table_too():

@@ -12,9 +12,9 @@ from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import report_folder, run_evaluation
 from phi_vision.evaluation.run_facts import groups_of, start_of
 from phi_vision.inference.model_fingerprint import identify
-from phi_vision.metrics.scores import WHO
+from phi_vision.metrics.scores import SYSTEMS
 
-QUICK = {"skip": ("boosting", "nearest", "leaks", "blank", "withheld", "constrained")}
+QUICK = {"skip": ("boosting", "nearest", "leakage", "blank", "withheld", "constrained")}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shop(products: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def answers(products: Path, tmp_path: Path) -> Path:
+def predictions(products: Path, tmp_path: Path) -> Path:
     """A file of right answers."""
     lines = [
         {"id": sample.id, "record": PRODUCT.select(sample.record)}
@@ -41,8 +41,8 @@ def answers(products: Path, tmp_path: Path) -> Path:
     return file
 
 
-def figures(report: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-    found = json.loads((report / "scores.json").read_text())["figures"]
+def estimates(report: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    found = json.loads((report / "scores.json").read_text())["estimates"]
     assert isinstance(found, dict)
     return found
 
@@ -50,41 +50,43 @@ def figures(report: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
 def test_a_checkpoint_is_asked_everything(
     shop: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    trial = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, base=str(tiny_checkpoint))
-    outcome = run_evaluation(str(tiny_checkpoint), trial)
+    config = EvaluationConfig(
+        data=shop, out=tmp_path / "report", limit=4, base=str(tiny_checkpoint)
+    )
+    outcome = run_evaluation(str(tiny_checkpoint), config)
     assert outcome.page == tmp_path / "report" / "report.html"
-    assert set(outcome.scores.figures) == set(WHO) - {"twin"}
-    assert outcome.scores.figures["constrained"]["parse_rate"].value == 1.0
+    assert set(outcome.scores.estimates) == set(SYSTEMS) - {"twin"}
+    assert outcome.scores.estimates["constrained"]["parse_rate"].value == 1.0
     # The same model before and after: the difference is nothing, and known to be nothing.
-    assert set(outcome.scores.margins["base"].values()) >= {(0.0, 0.0, 0.0)}
-    assert outcome.scores.leaks is not None
-    assert len(outcome.scores.leaks.found) == 4
-    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]
+    assert set(outcome.scores.differences["base"].values()) >= {(0.0, 0.0, 0.0)}
+    assert outcome.scores.leakage is not None
+    assert len(outcome.scores.leakage.found) == 4
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]
     assert told["left_out"] == {}
     assert set(told["cost"]) == {"answering", "machine, now"}
 
 
 def test_a_twin_is_asked_without_images(shop: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    trial = EvaluationConfig(
+    config = EvaluationConfig(
         data=shop, out=tmp_path, limit=4, twin=str(tiny_checkpoint), skip=QUICK["skip"][:4]
     )
-    outcome = run_evaluation(str(tiny_checkpoint), trial)
-    figures = outcome.scores.figures
-    assert figures["twin"] == figures["withheld"]
+    outcome = run_evaluation(str(tiny_checkpoint), config)
+    estimates = outcome.scores.estimates
+    assert estimates["twin"] == estimates["withheld"]
     assert len(list((tmp_path / "answers").glob("twin-*.jsonl"))) == 1
     (file,) = (tmp_path / "answers").glob("twin-*.jsonl")
     assert len(file.read_text().splitlines()) == 2  # the head, and one question for all
 
 
 def test_a_file_of_answers_is_judged_like_a_model(
-    shop: Path, answers: Path, tmp_path: Path
+    shop: Path, predictions: Path, tmp_path: Path
 ) -> None:
     outcome = run_evaluation(
-        str(answers), EvaluationConfig(data=shop, out=tmp_path / "report", **QUICK)
+        str(predictions), EvaluationConfig(data=shop, out=tmp_path / "report", **QUICK)
     )
-    assert list(outcome.scores.figures) == ["model", "constant", "category_median"]
-    assert outcome.scores.figures["model"]["title_exact"].value == 1.0
-    told = json.loads((tmp_path / "report" / "scores.json").read_text())["facts"]["left_out"]
+    assert list(outcome.scores.estimates) == ["model", "constant", "category_median"]
+    assert outcome.scores.estimates["model"]["title_exact"].value == 1.0
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]["left_out"]
     assert told["shuffled"] == "a file holds no answers about other images"
     assert "base" in told
 
@@ -92,18 +94,18 @@ def test_a_file_of_answers_is_judged_like_a_model(
 def test_judging_again_asks_nothing(
     shop: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, **QUICK)
-    first = run_evaluation(str(tiny_checkpoint), trial)
+    config = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, **QUICK)
+    first = run_evaluation(str(tiny_checkpoint), config)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked again")
 
     monkeypatch.setattr("phi_vision.inference.local.answer", refuse)
-    again = run_evaluation(str(tiny_checkpoint), trial)
-    assert again.scores.figures == first.scores.figures
+    again = run_evaluation(str(tiny_checkpoint), config)
+    assert again.scores.estimates == first.scores.estimates
     with pytest.raises(AssertionError, match="asked again"):
         run_evaluation(
-            str(tiny_checkpoint), EvaluationConfig(data=shop, out=trial.out, limit=5, **QUICK)
+            str(tiny_checkpoint), EvaluationConfig(data=shop, out=config.out, limit=5, **QUICK)
         )
 
 
@@ -148,7 +150,7 @@ def test_what_cannot_be_done_is_said(fields: dict[str, object], message: str) ->
 
 
 def test_everything_but_the_model_and_its_twin_can_be_skipped() -> None:
-    assert set(SKIPPABLE) == set(WHO) - {"model", "twin"} | {"leaks"}
+    assert set(SKIPPABLE) == set(SYSTEMS) - {"model", "twin"} | {"leakage"}
     help_text = Path(__file__).parents[2] / "phi_vision" / "evaluation" / "config.py"
     assert all(
         name in help_text.read_text().split("Limit the constrained")[0] for name in SKIPPABLE

@@ -9,7 +9,7 @@ from toy_reports import HOSTILE, PRODUCT, toy_log
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Record, Sample
-from phi_vision.evaluation.metadata import Facts, Findings
+from phi_vision.evaluation.metadata import EvaluationMetadata, Findings
 from phi_vision.metrics.scores import score
 
 CATEGORIES = ("COATS", "BAGS", "SILK SCARVES AND STOLES", "N.A.", "日本のコート", "BELTS")
@@ -30,14 +30,14 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
     rng = np.random.default_rng(0)
     held_out = [_sample(f"p{number}", number) for number in range(samples)]
     training = [_sample(f"t{number}", number + 20) for number in range(samples)]
-    rivals: dict[str, list[Record]] = {
-        who: [
+    baselines: dict[str, list[Record]] = {
+        system: [
             PRODUCT.select(training[int(at)].record) for at in rng.integers(samples, size=samples)
         ]
-        for who in ("constant", "nearest", "boosting")
+        for system in ("constant", "nearest", "boosting")
     }
-    rivals["category_median"] = [{"full_price": 500.0}] * samples
-    asked = {who: [_reply(s, share, rng) for s in held_out] for who, share in SHARES.items()}
+    baselines["category_median"] = [{"full_price": 500.0}] * samples
+    asked = {system: [_reply(s, share, rng) for s in held_out] for system, share in SHARES.items()}
     if least:
         return _least(asked["model"], held_out, training)
     scores = score(
@@ -45,12 +45,12 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
         held_out,
         PRODUCT,
         training=training,
-        rivals=rivals,
+        baselines=baselines,
         leaked={"p1": f"the same image as {HOSTILE}", "p7": "the same title as t7"},
         target_precision=0.9,
-        floor={"full_price_median_ape": 0.03},
+        best_achievable={"full_price_median_ape": 0.03},
     )
-    facts = Facts(
+    metadata = EvaluationMetadata(
         model=f"checkpoint runs/{HOSTILE}",
         data="catalog",
         split="test",
@@ -61,15 +61,15 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
         cost={"training": "7.9 minutes, 400 steps", "answering": "0.11 s a sample"},
         left_out={"twin": "no twin was given; --twin names one"},
     )
-    return Findings(scores=scores, samples=held_out, facts=facts)
+    return Findings(scores=scores, samples=held_out, metadata=metadata)
 
 
 def _least(
-    replies: Sequence[Prediction], samples: Sequence[Sample], training: Sequence[Sample]
+    predictions: Sequence[Prediction], samples: Sequence[Sample], training: Sequence[Sample]
 ) -> Findings:
     """Texts of a file from elsewhere, and nothing else."""
-    texts = [Prediction.parse(reply.text, PRODUCT) for reply in replies]
-    facts = Facts(
+    texts = [Prediction.parse(reply.text, PRODUCT) for reply in predictions]
+    metadata = EvaluationMetadata(
         model="predictions.jsonl",
         data="catalog",
         split="test",
@@ -80,7 +80,7 @@ def _least(
         cost={},
     )
     scores = score({"model": texts}, samples, PRODUCT, training=training)
-    return Findings(scores=scores, samples=samples, facts=facts)
+    return Findings(scores=scores, samples=samples, metadata=metadata)
 
 
 def _sample(name: str, number: int) -> Sample:
@@ -106,14 +106,14 @@ def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Prediction
         return Prediction.parse(HOSTILE, PRODUCT)
     right = rng.random(3) < share
     price = float(str(sample.record["full_price"]))
-    said = {
+    predicted = {
         "title": sample.record["title"] if right[0] else "Leather boots",
         "category3_code": sample.record["category3_code"] if right[1] else "SHOES",
         "full_price": price if right[2] else round(price * rng.lognormal(0, 0.6), 2),
     }
     sure = np.clip(0.5 + 0.3 * right + 0.2 * rng.random(3), 0, 1)
     return Prediction.parse(
-        PRODUCT.render(said),
+        PRODUCT.render(predicted),
         PRODUCT,
         confidence=dict(zip(PRODUCT.fields, map(float, sure), strict=True)),
     )

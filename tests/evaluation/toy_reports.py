@@ -8,7 +8,7 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import TEMPLATES
 from phi_vision.evaluation.report_reader import Report
-from phi_vision.metrics.comparison import Entry
+from phi_vision.metrics.comparison import EvaluatedSystem
 from phi_vision.runs import History
 
 PRODUCT = TEMPLATES["product"]
@@ -49,10 +49,10 @@ def _report(
     name: str, samples: int, *, right: float, recipe: dict[str, object] | None = None
 ) -> Report:
     rng = np.random.default_rng(len(name))
-    answers = tuple(_answer(number, rng, right, bool(recipe)) for number in range(samples))
+    predictions = tuple(_answer(number, rng, right, bool(recipe)) for number in range(samples))
     known = {"method": "lora", "learning_rate": 3e-3, "lora_targets": ["qkv_proj", "o_proj"]}
     return Report(
-        entry=Entry(name=name, template=PRODUCT, answers=answers),
+        system=EvaluatedSystem(name=name, template=PRODUCT, predictions=predictions),
         folder=Path(name) / "report",
         recipe={**known, **recipe} if recipe else {},
         versions={"torch": "2.13.0", "data_sha256": "9671" * 16} if recipe else {},
@@ -69,12 +69,12 @@ def _answer(
         "category3_code": ["COATS", "BAGS", "SILK SCARVES AND STOLES"][number % 3],
         "full_price": 100.0 + 10 * number,
     }
-    said = {
+    predicted = {
         "title": truth["title"] if rng.random() < right else "Leather boots",
         "category3_code": truth["category3_code"] if rng.random() < right else "SHOES",
         "full_price": 100.0 + 10 * number * rng.lognormal(0, 1 - right),
     }
-    text = PRODUCT.render(said)
+    text = PRODUCT.render(predicted)
     text = text if readable or rng.random() < right else HOSTILE
     return ScoredPrediction(
         id=f"p-{number:05}",

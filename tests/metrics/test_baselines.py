@@ -29,11 +29,11 @@ TRAINING = [
 
 
 def test_the_constant_answer_is_the_majority_and_the_median():
-    answers = constant(TRAINING, PRODUCT, 3)
-    assert len(answers) == 3
+    predictions = constant(TRAINING, PRODUCT, 3)
+    assert len(predictions) == 3
     assert (
-        answers[0]
-        == answers[2]
+        predictions[0]
+        == predictions[2]
         == {
             "title": "Wool Coat",
             "category3_code": "COATS",
@@ -53,8 +53,8 @@ def test_every_category_field_has_its_majority_and_texts_follow_the_first():
 
 
 def test_without_a_category_the_usual_text_is_taken_over_all():
-    answers = constant(TRAINING, template("{brand}: {title}"), 1)
-    assert answers == [{"brand": "B", "title": "Wool Coat"}]
+    predictions = constant(TRAINING, template("{brand}: {title}"), 1)
+    assert predictions == [{"brand": "B", "title": "Wool Coat"}]
 
 
 def test_a_template_of_numbers_alone_has_its_median():
@@ -62,8 +62,8 @@ def test_a_template_of_numbers_alone_has_its_median():
 
 
 def test_numbers_that_are_nowhere_known_stay_unknown():
-    answers = constant(TRAINING[-1:], PRODUCT, 1)
-    assert answers == [{"title": "Hat", "category3_code": "HATS", "full_price": None}]
+    predictions = constant(TRAINING[-1:], PRODUCT, 1)
+    assert predictions == [{"title": "Hat", "category3_code": "HATS", "full_price": None}]
 
 
 def test_the_usual_texts_of_each_category():
@@ -73,9 +73,16 @@ def test_the_usual_texts_of_each_category():
 
 def test_the_median_number_of_the_predicted_category():
     said = [{"category3_code": name} for name in ("COATS", "BELTS", "SHOES", "HATS")]
-    answers = category_median([*said, None, {}], TRAINING, PRODUCT)
-    assert [answer["full_price"] for answer in answers] == [400.0, 50.0, 200.0, 200.0, 200.0, 200.0]
-    assert list(answers[0]) == ["full_price"]
+    predictions = category_median([*said, None, {}], TRAINING, PRODUCT)
+    assert [answer["full_price"] for answer in predictions] == [
+        400.0,
+        50.0,
+        200.0,
+        200.0,
+        200.0,
+        200.0,
+    ]
+    assert list(predictions[0]) == ["full_price"]
 
 
 def test_a_record_without_a_field_of_the_template_is_named():

@@ -8,9 +8,9 @@ import pytest
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES
 from phi_vision.metrics.bootstrap import draw_groups
-from phi_vision.metrics.calibration import Calibration, Point, calibrate, calibrations
-from phi_vision.metrics.recalibration import (
-    Line,
+from phi_vision.metrics.calibration import Calibration, RiskPoint, calibrate, calibrations
+from phi_vision.metrics.platt_scaling import (
+    PlattScaler,
     choose_threshold,
     correlation,
     cross_fit,
@@ -52,23 +52,24 @@ def test_figures_worked_by_hand():
         (7 * 0.1**2 + 3 * 0.9**2 + 5 * 0.4**2 + 5 * 0.6**2) / 20
     )
     assert found.accuracy == pytest.approx(0.6)
-    assert [(each.confidence, each.right, each.samples) for each in found.bins] == [
+    assert [(each.confidence, each.accuracy, each.samples) for each in found.bins] == [
         (pytest.approx(0.6), 0.5, 10),
         (pytest.approx(0.9), 0.7, 10),
     ]
     assert found.bins[1].low == pytest.approx(0.348, abs=1e-3)  # Clopper-Pearson, 7 of 10
     assert found.bins[1].high == pytest.approx(0.933, abs=1e-3)
-    assert found.curve == (Point(0.5, 0.3), Point(1.0, 0.4))
-    assert found.words == ""
-    assert found.fill is None
+    assert found.risk_curve == (RiskPoint(0.5, 0.3), RiskPoint(1.0, 0.4))
+    assert found.limitations == ""
+    assert found.auto_accept is None
 
 
 def test_risk_of_the_most_confident_and_its_area():
     found = measure([0.7, 0.9, 0.7, math.nan], [0, 1, 1, 0])
     # 0.9 is right; one of the two of 0.7 is; what nobody knows comes last and is wrong.
-    assert found.curve == (Point(1 / 4, 0.0), Point(3 / 4, 1 / 3), Point(1.0, 2 / 4))
+    risks = (RiskPoint(1 / 4, 0.0), RiskPoint(3 / 4, 1 / 3), RiskPoint(1.0, 2 / 4))
+    assert found.risk_curve == risks
     assert found.aurc == pytest.approx((0 + 0.5 / 2 + 1 / 3 + 2 / 4) / 4)
-    assert (found.samples, found.known, found.accuracy) == (4, 3, pytest.approx(2 / 3))
+    assert (found.samples, found.with_confidence, found.accuracy) == (4, 3, pytest.approx(2 / 3))
 
 
 def test_bins_are_of_equal_size_and_equal_confidences_share_one():
@@ -82,8 +83,9 @@ def test_bins_are_of_equal_size_and_equal_confidences_share_one():
 
 def test_a_curve_of_many_samples_is_thinned_with_both_ends():
     found = measure(np.arange(1, 1001) / 1001, np.ones(1000))
-    assert len(found.curve) == 200
-    assert (found.curve[0], found.curve[-1]) == (Point(0.001, 0.0), Point(1.0, 0.0))
+    assert len(found.risk_curve) == 200
+    ends = (found.risk_curve[0], found.risk_curve[-1])
+    assert ends == (RiskPoint(0.001, 0.0), RiskPoint(1.0, 0.0))
 
 
 def test_a_line_is_what_was_drawn_with():
@@ -91,7 +93,7 @@ def test_a_line_is_what_was_drawn_with():
     line = fit_line(sure, right)
     assert line.slope == pytest.approx(0.5, abs=0.03)
     assert line.intercept == pytest.approx(-0.5, abs=0.05)
-    assert Line(0.5, 0).apply(np.array([0.5, 0.9])) == pytest.approx([0.5, 0.75])
+    assert PlattScaler(0.5, 0).apply(np.array([0.5, 0.9])) == pytest.approx([0.5, 0.75])
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.95), (False, 0.05)])
@@ -147,14 +149,14 @@ def test_an_honest_model_is_told_from_one_that_is_too_sure():
         sure, _, right, groups = world(600, seed)
         honest = measure(sure, right, groups=groups)
         assert honest.raw_error.low < 0.01
-        assert honest.raw_error.value < 2 * honest.noise
+        assert honest.raw_error.value < 2 * honest.chance_error
         assert 0.7 < honest.slope < 1.4
         sure, _, right, groups = world(600, seed, too_sure=True)
         bold = measure(sure, right, groups=groups)
         assert bold.raw_error.low > 0.03
-        assert bold.raw_error.value > 2 * bold.noise
+        assert bold.raw_error.value > 2 * bold.chance_error
         assert 0.35 < bold.slope < 0.7
-        assert bold.error.value < 2 * bold.noise
+        assert bold.error.value < 2 * bold.chance_error
         assert bold.brier.value < bold.raw_brier.value
         assert bold.apply(0.99) < 0.96
 
@@ -181,15 +183,17 @@ def test_a_promised_precision_is_kept_in_nine_evaluations_of_ten(together):
     for seed in range(runs):
         mine, _, right, groups = world(300, seed, too_sure=True, together=together)
         found = measure(mine, right, groups=groups, target=0.9, seed=seed, draws=10)
-        assert found.fill is not None
-        if found.fill.threshold is None:
+        assert found.auto_accept is not None
+        if found.auto_accept.threshold is None:
             kept, held = kept + 1, held + 1
             continue
-        filled = Line(found.slope, found.intercept).apply(sure) >= found.fill.threshold
+        filled = (
+            PlattScaler(found.slope, found.intercept).apply(sure) >= found.auto_accept.threshold
+        )
         precision = truth[filled].mean()
         kept += precision >= 0.9
-        held += found.fill.precision.low <= precision <= found.fill.precision.high
-        used.append((found.fill.coverage.value, filled.mean()))
+        held += found.auto_accept.precision.low <= precision <= found.auto_accept.precision.high
+        used.append((found.auto_accept.coverage.value, filled.mean()))
     # Of 60, 49 or more have a probability of 0.98 where the true share is 0.9.
     assert kept >= 49
     assert held >= 53
@@ -202,10 +206,10 @@ def test_silence_is_never_used_and_counts_as_not_filled():
     sure, _, right, _ = world(400, 3)
     sure[:200], right[:200] = math.nan, False
     found = measure(sure, right, target=0.9)
-    assert found.fill is not None
-    assert 0.1 < found.fill.coverage.value < 0.5
-    assert found.fill.precision.value > 0.85
-    assert (found.samples, found.known) == (400, 200)
+    assert found.auto_accept is not None
+    assert 0.1 < found.auto_accept.coverage.value < 0.5
+    assert found.auto_accept.precision.value > 0.85
+    assert (found.samples, found.with_confidence) == (400, 200)
 
 
 @pytest.mark.parametrize(
@@ -223,21 +227,21 @@ def test_silence_is_never_used_and_counts_as_not_filled():
 )
 def test_too_little_is_said_in_words(confidence, right, groups, words):
     found = measure(confidence, right, groups=groups, target=0.95)
-    assert words in found.words
-    assert found.fill is not None
-    assert found.fill.threshold is None
-    assert found.fill.coverage == (0, 0, 0)
-    assert math.isnan(found.fill.precision.value)
-    assert len(found.bins) <= found.known
+    assert words in found.limitations
+    assert found.auto_accept is not None
+    assert found.auto_accept.threshold is None
+    assert found.auto_accept.coverage == (0, 0, 0)
+    assert math.isnan(found.auto_accept.precision.value)
+    assert len(found.bins) <= found.with_confidence
 
 
 def test_answers_that_are_all_right_can_all_be_used():
     found = measure([0.9] * 100, [1] * 100, target=0.95)
-    assert found.words == ""
-    assert found.fill is not None
-    assert found.fill.coverage.value == 1
-    assert found.fill.precision.value == 1
-    assert found.fill.precision.low == pytest.approx(0.964, abs=1e-3)  # 0.025^(1/100)
+    assert found.limitations == ""
+    assert found.auto_accept is not None
+    assert found.auto_accept.coverage.value == 1
+    assert found.auto_accept.precision.value == 1
+    assert found.auto_accept.precision.low == pytest.approx(0.964, abs=1e-3)  # 0.025^(1/100)
     assert found.apply(0.9) == pytest.approx(101 / 102, abs=1e-3)
 
 
@@ -253,10 +257,10 @@ def said(number, *, name="Coat", price=100.0, readable=True, **confidence) -> Sc
     return ScoredPrediction(id=f"s{number}", group="", truth=truth, prediction=prediction)
 
 
-def judge(answers) -> dict[str, Calibration]:
-    groups = [answer.id for answer in answers]
+def judge(predictions) -> dict[str, Calibration]:
+    groups = [answer.id for answer in predictions]
     counts = draw_groups(groups, seed=0)
-    return calibrations(answers, PRODUCT, counts, groups=groups, target=None, seed=0)
+    return calibrations(predictions, PRODUCT, counts, groups=groups, target=None, seed=0)
 
 
 def test_each_field_is_judged_by_its_kind_and_the_record_by_all():
@@ -278,11 +282,11 @@ def test_each_field_is_judged_by_its_kind_and_the_record_by_all():
         "whole record": 0.5,
     }
     assert found["whole record"].bins[0].confidence == pytest.approx(0.5 * 0.9 * 0.8)
-    assert {each.known for each in found.values()} == {4}
+    assert {each.with_confidence for each in found.values()} == {4}
 
 
 def test_fields_without_any_confidence_are_left_out():
-    assert judge([said(0, category3_code=0.5), said(1)])["category3_code"].known == 1
+    assert judge([said(0, category3_code=0.5), said(1)])["category3_code"].with_confidence == 1
     assert list(judge([said(0, category3_code=0.5), said(1)])) == ["category3_code"]
     assert judge([said(0), said(1)]) == {}
 

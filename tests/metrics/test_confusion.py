@@ -6,7 +6,7 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.metrics.confusion import OTHERS, UNREAD, confusion
 
 
-def answers(*pairs):
+def predictions(*pairs):
     """Answers from (true, said); None was not readable."""
     return [
         ScoredPrediction(
@@ -28,9 +28,9 @@ PAIRS = [
 
 
 def test_counts_by_hand():
-    found = confusion(answers(*PAIRS), "kind")
+    found = confusion(predictions(*PAIRS), "kind")
     assert found.labels == ("COAT", "HAT", "BAG", "BELT")
-    assert found.said == ("COAT", "HAT", "BAG", "BELT", UNREAD)
+    assert found.predicted == ("COAT", "HAT", "BAG", "BELT", UNREAD)
     np.testing.assert_array_equal(
         found.counts,
         [
@@ -43,9 +43,9 @@ def test_counts_by_hand():
 
 
 def test_rare_categories_are_pooled():
-    found = confusion(answers(*PAIRS, ("HAT", "BELT")), "kind", most=2)
+    found = confusion(predictions(*PAIRS, ("HAT", "BELT")), "kind", most=2)
     assert found.labels == ("COAT", "HAT", OTHERS)
-    assert found.said == ("COAT", "HAT", OTHERS, UNREAD)
+    assert found.predicted == ("COAT", "HAT", OTHERS, UNREAD)
     np.testing.assert_array_equal(
         found.counts,
         [
@@ -57,28 +57,30 @@ def test_rare_categories_are_pooled():
 
 
 def test_a_category_that_is_never_true_has_a_column_and_no_row():
-    found = confusion(answers(("COAT", "COAT"), ("COAT", "TENT")), "kind")
+    found = confusion(predictions(("COAT", "COAT"), ("COAT", "TENT")), "kind")
     assert found.labels == ("COAT",)
-    assert found.said == ("COAT", OTHERS)
+    assert found.predicted == ("COAT", OTHERS)
     np.testing.assert_array_equal(found.counts, [[1, 1]])
 
 
 def test_the_columns_begin_with_the_rows_so_that_what_is_right_is_on_the_diagonal():
-    found = confusion(answers(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", most=1)
-    assert found.said[: len(found.labels)] == found.labels == ("HAT", OTHERS)
+    found = confusion(
+        predictions(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", most=1
+    )
+    assert found.predicted[: len(found.labels)] == found.labels == ("HAT", OTHERS)
     # What was said belongs to the pool here, and so does one of the true ones.
     np.testing.assert_array_equal(found.counts, [[0, 2], [0, 1]])
 
 
 def test_a_category_called_like_the_pool_stays_itself():
-    found = confusion(answers((OTHERS, OTHERS), ("COAT", "COAT"), (OTHERS, "TENT")), "kind")
+    found = confusion(predictions((OTHERS, OTHERS), ("COAT", "COAT"), (OTHERS, "TENT")), "kind")
     assert found.labels == (OTHERS, "COAT")
-    assert found.said == (OTHERS, "COAT", OTHERS)
+    assert found.predicted == (OTHERS, "COAT", OTHERS)
     np.testing.assert_array_equal(found.counts, [[1, 0, 1], [0, 1, 0]])
 
 
 def test_a_field_left_out_was_not_readable_and_nothing_can_be_true():
-    lacks = answers(("COAT", "COAT"), (None, "COAT"))
+    lacks = predictions(("COAT", "COAT"), (None, "COAT"))
     lacks[0].prediction.record.clear()
     found = confusion(lacks, "kind")
     assert found.labels == ("COAT", "None")
@@ -86,10 +88,14 @@ def test_a_field_left_out_was_not_readable_and_nothing_can_be_true():
 
 
 def test_equally_frequent_categories_stand_in_the_order_of_their_names():
-    assert confusion(answers(("b", "b"), ("c", "c"), ("a", "a")), "kind").labels == ("a", "b", "c")
+    assert confusion(predictions(("b", "b"), ("c", "c"), ("a", "a")), "kind").labels == (
+        "a",
+        "b",
+        "c",
+    )
 
 
 def test_no_answers_make_an_empty_table():
     found = confusion([], "kind")
-    assert found.labels == found.said == ()
+    assert found.labels == found.predicted == ()
     assert found.counts.shape == (0, 0)

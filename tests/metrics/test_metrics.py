@@ -17,7 +17,7 @@ from phi_vision.metrics.field_metrics import (
     METRICS,
     as_number,
     headline_metrics,
-    is_right,
+    is_correct,
     metrics_for,
     relative_error,
 )
@@ -163,7 +163,7 @@ def test_absurd_numbers_leave_every_figure_finite(price):
         assert np.isfinite(drawn[0]), name
 
 
-def answers(seed, samples=60):
+def predictions(seed, samples=60):
     """True records, and what a middling model says: an eighth cannot be read."""
     rng = random.Random(seed)
     titles = ["Wool Coat", "Silk Scarf", "Linen Shirt", "Coat", "Long Wool Coat"]
@@ -185,7 +185,7 @@ def answers(seed, samples=60):
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_draw_is_as_good_as_its_samples_repeated(name):
-    said, true = answers(seed=1)
+    said, true = predictions(seed=1)
     counts = draw_groups([str(place // 2) for place in range(60)], seed=2, draws=20)
     drawn = MEASURED[name].estimate(said, true, counts).drawn
     for times, value in zip(counts.astype(int), drawn, strict=True):
@@ -201,7 +201,7 @@ def columns(said, true, field, silence):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_categories_equal_scikit_learn(seed):
-    said, true = answers(seed)
+    said, true = predictions(seed)
     t, s = columns(said, true, "category3_code", "")
     assert MEASURED["category3_code_accuracy"](said, true) == pytest.approx(sk.accuracy_score(t, s))
     macro = sk.f1_score(t, s, labels=sorted(set(t)), average="macro")
@@ -210,7 +210,7 @@ def test_categories_equal_scikit_learn(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_numbers_equal_scikit_learn_and_scipy(seed):
-    said, true = answers(seed)
+    said, true = predictions(seed)
     t, s = map(np.array, columns(said, true, "full_price", 0.0))
     expected = {
         "mae": sk.mean_absolute_error(t, s),
@@ -249,7 +249,7 @@ def test_relative_error_of_one_number():
     ],
 )  # fmt: skip
 def test_what_is_right(kind, said, true, right):
-    assert is_right(kind, said, true) is right
+    assert is_correct(kind, said, true) is right
 
 
 def test_metrics_follow_the_kinds_of_the_fields():
@@ -282,7 +282,7 @@ def test_every_kind_has_metrics_a_headline_and_words():
     for kind in KINDS:
         assert HEADLINE[kind] in METRICS[kind]
     for metric in MEASURED.values():
-        assert metric.words.endswith("."), metric.name
+        assert metric.description.endswith("."), metric.name
 
 
 def test_lists_of_different_lengths_are_refused():
@@ -293,7 +293,7 @@ def test_lists_of_different_lengths_are_refused():
 
 def test_all_intervals_of_305_samples_take_less_than_a_second():
     """Measured: 0.06 s of one core; the slowest is chrF, the next Spearman."""
-    said, true = answers(seed=3, samples=305)
+    said, true = predictions(seed=3, samples=305)
     counts = draw_groups([str(place) for place in range(305)], seed=0)
     began = time.process_time()
     for metric in MEASURED.values():

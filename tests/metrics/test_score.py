@@ -18,10 +18,10 @@ from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
-from phi_vision.metrics.bootstrap import Estimate, Figure
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Estimate
 from phi_vision.metrics.constant_baselines import category_median, constant
 from phi_vision.metrics.field_metrics import metrics_for
-from phi_vision.metrics.scores import WHO, Scores, better_by, score, verdict
+from phi_vision.metrics.scores import SYSTEMS, Scores, paired_difference, score, significance
 
 Predict = Callable[[Sequence[Sample]], list[str]]
 
@@ -68,20 +68,20 @@ def scores_of(
     shuffled: bool = True,
     **options: Any,
 ) -> Scores:
-    replies = {"model": replies_of(predict(samples))}
+    predictions = {"model": replies_of(predict(samples))}
     if shuffled:
-        replies["shuffled"] = replies_of(predict(shuffle_images(samples, seed=0)))
-    return score(replies, samples, template, training=SAMPLES, **options)
+        predictions["shuffled"] = replies_of(predict(shuffle_images(samples, seed=0)))
+    return score(predictions, samples, template, training=SAMPLES, **options)
 
 
 def test_a_predictor_that_looks() -> None:
     scores = scores_of(look)
-    assert list(scores.figures) == ["model", "shuffled"]
-    assert scores.figures["model"]["category3_code_accuracy"] == (1.0, 1.0, 1.0)
-    assert scores.figures["shuffled"]["category3_code_accuracy"].value < 0.5
-    assert scores.figures["shuffled"]["title_exact"].value == 0
-    assert scores.looks is True
-    assert scores.canary.startswith(
+    assert list(scores.estimates) == ["model", "shuffled"]
+    assert scores.estimates["model"]["category3_code_accuracy"] == (1.0, 1.0, 1.0)
+    assert scores.estimates["shuffled"]["category3_code_accuracy"].value < 0.5
+    assert scores.estimates["shuffled"]["title_exact"].value == 0
+    assert scores.uses_image is True
+    assert scores.shuffled_image_check.startswith(
         "The images matter: with others' images title_similarity from 1.000 to 0."
     )
     assert (scores.samples, scores.groups) == (90, 30)
@@ -90,8 +90,8 @@ def test_a_predictor_that_looks() -> None:
 @pytest.mark.parametrize("predict", [guess, lambda samples: ["no idea"] * len(samples)])
 def test_a_predictor_that_does_not_look_is_found_out(predict: Predict) -> None:
     scores = scores_of(predict)
-    assert scores.looks is False
-    assert "NO SIGN THAT THE IMAGES MATTER" in scores.canary
+    assert scores.uses_image is False
+    assert "NO SIGN THAT THE IMAGES MATTER" in scores.shuffled_image_check
 
 
 def test_noise_is_not_taken_for_looking() -> None:
@@ -100,27 +100,27 @@ def test_noise_is_not_taken_for_looking() -> None:
             PRODUCT.render(SAMPLES[crc32(s.id.encode() + s.images[0]) % 90].record) for s in samples
         ]
 
-    assert [scores_of(throw, seed=seed).looks for seed in range(3)].count(True) <= 1
+    assert [scores_of(throw, seed=seed).uses_image for seed in range(3)].count(True) <= 1
 
 
 def test_rivals_stand_beside_and_are_measured_where_they_answer() -> None:
     said = [PRODUCT.parse(text) for text in look(SAMPLES)]
-    rivals = {
+    baselines = {
         "category_median": category_median(said, SAMPLES, PRODUCT),
         "constant": constant(SAMPLES, PRODUCT, len(SAMPLES)),
     }
-    scores = scores_of(look, rivals=rivals)
-    assert list(scores.figures) == ["model", "constant", "category_median", "shuffled"]
-    figures = scores.figures
-    assert figures["constant"]["category3_code_accuracy"].value == pytest.approx(1 / 5)
-    assert figures["constant"]["parse_rate"].value == 1
-    assert {scores.metrics[name].field for name in figures["category_median"]} == {"full_price"}
+    scores = scores_of(look, baselines=baselines)
+    assert list(scores.estimates) == ["model", "constant", "category_median", "shuffled"]
+    estimates = scores.estimates
+    assert estimates["constant"]["category3_code_accuracy"].value == pytest.approx(1 / 5)
+    assert estimates["constant"]["parse_rate"].value == 1
+    assert {scores.metrics[name].field for name in estimates["category_median"]} == {"full_price"}
     # A category's prices are p, p+50, …, p+250: on average 75 from their median.
-    assert figures["category_median"]["full_price_mae"].value == pytest.approx(75.0)
-    margin = scores.margins["category_median"]["full_price_mae"]
-    assert margin.value == pytest.approx(75.0)
-    assert verdict(margin) == "better"
-    assert "model" not in scores.margins
+    assert estimates["category_median"]["full_price_mae"].value == pytest.approx(75.0)
+    difference = scores.differences["category_median"]["full_price_mae"]
+    assert difference.value == pytest.approx(75.0)
+    assert significance(difference) == "better"
+    assert "model" not in scores.differences
 
 
 def test_the_interval_of_a_difference_is_paired() -> None:
@@ -136,13 +136,13 @@ def test_the_interval_of_a_difference_is_paired() -> None:
         PRODUCT,
         training=SAMPLES,
     )
-    figure = scores.figures["base"]["title_exact"]
-    assert figure.high - figure.low > 0.2
-    assert scores.margins["base"]["title_exact"] == (0.0, 0.0, 0.0)
+    estimate = scores.estimates["base"]["title_exact"]
+    assert estimate.high - estimate.low > 0.2
+    assert scores.differences["base"]["title_exact"] == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("better", "one", "other", "margin"),
+    ("better", "one", "other", "difference"),
     [
         ("higher", 0.8, 0.5, 0.3),
         ("lower", 0.8, 0.5, -0.3),
@@ -151,34 +151,34 @@ def test_the_interval_of_a_difference_is_paired() -> None:
     ],
 )
 def test_a_margin_above_zero_is_always_the_better_one(
-    better: str, one: float, other: float, margin: float
+    better: str, one: float, other: float, difference: float
 ) -> None:
     names = {"higher": "parse_rate", "lower": "full_price_mae", "zero": "full_price_bias"}
     metric = metrics_for(PRODUCT)[names[better]]
-    estimates = (Estimate(value, np.array([value, value])) for value in (one, other))
-    found = better_by(metric, *estimates)
-    assert found.value == pytest.approx(margin)
-    assert found.drawn == pytest.approx([margin, margin])
+    estimates = (BootstrapDistribution(value, np.array([value, value])) for value in (one, other))
+    found = paired_difference(metric, *estimates)
+    assert found.value == pytest.approx(difference)
+    assert found.drawn == pytest.approx([difference, difference])
 
 
 @pytest.mark.parametrize(
-    ("margin", "words"),
+    ("difference", "words"),
     [
-        (Figure(0.3, 0.1, 0.5), "better"),
-        (Figure(-0.3, -0.5, -0.1), "worse"),
-        (Figure(0.3, -0.1, 0.5), "not told apart"),
-        (Figure(0.3, math.nan, math.nan), "not told apart"),
+        (Estimate(0.3, 0.1, 0.5), "better"),
+        (Estimate(-0.3, -0.5, -0.1), "worse"),
+        (Estimate(0.3, -0.1, 0.5), "not significant"),
+        (Estimate(0.3, math.nan, math.nan), "not significant"),
     ],
 )
-def test_a_verdict_needs_an_interval_on_one_side_of_zero(margin: Figure, words: str) -> None:
-    assert verdict(margin) == words
+def test_a_verdict_needs_an_interval_on_one_side_of_zero(difference: Estimate, words: str) -> None:
+    assert significance(difference) == words
 
 
 def test_answers_keep_text_reading_and_confidence() -> None:
-    replies = [Prediction.parse("?", PRODUCT), *replies_of(look(SAMPLES[1:]))]
-    replies[1] = replace(replies[1], confidence={"title": 0.5})
-    scores = score({"model": replies}, SAMPLES, PRODUCT, training=SAMPLES)
-    first, second = scores.answers[:2]
+    predictions = [Prediction.parse("?", PRODUCT), *replies_of(look(SAMPLES[1:]))]
+    predictions[1] = replace(predictions[1], confidence={"title": 0.5})
+    scores = score({"model": predictions}, SAMPLES, PRODUCT, training=SAMPLES)
+    first, second = scores.predictions[:2]
     assert (first.id, first.group, first.prediction.text, first.prediction.record) == (
         "0",
         "g0",
@@ -196,29 +196,31 @@ def test_intervals_resample_groups_and_not_samples() -> None:
     def know_the_big_one(samples: Sequence[Sample]) -> list[str]:
         return [PRODUCT.render(SAMPLES[0].record) for _ in samples]
 
-    figure = scores_of(know_the_big_one, lopsided, shuffled=False).figures["model"]["title_exact"]
-    assert figure.value == pytest.approx(60 / 89)
-    assert figure.low == 0.0
-    assert figure.high > 0.85
+    estimate = scores_of(know_the_big_one, lopsided, shuffled=False).estimates["model"][
+        "title_exact"
+    ]
+    assert estimate.value == pytest.approx(60 / 89)
+    assert estimate.low == 0.0
+    assert estimate.high > 0.85
 
 
 def test_one_group_has_no_interval() -> None:
     scores = scores_of(look, [sample(0), sample(0)])
-    assert math.isnan(scores.figures["model"]["parse_rate"].low)
-    assert scores.looks is None
-    assert "Not tested" in scores.canary
+    assert math.isnan(scores.estimates["model"]["parse_rate"].low)
+    assert scores.uses_image is None
+    assert "Not tested" in scores.shuffled_image_check
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     one, again = scores_of(look, seed=1), scores_of(look, seed=1)
-    assert one.figures == again.figures
-    assert one.margins == again.margins
+    assert one.estimates == again.estimates
+    assert one.differences == again.differences
 
 
 def test_shuffled_can_be_left_out() -> None:
     scores = scores_of(look, shuffled=False)
-    assert "shuffled" not in scores.figures
-    assert scores.looks is None
+    assert "shuffled" not in scores.estimates
+    assert scores.uses_image is None
 
 
 def test_slices_part_the_samples() -> None:
@@ -226,7 +228,7 @@ def test_slices_part_the_samples() -> None:
         return [t if "Category: A" in t else "?" for t in look(samples)]
 
     of_category = {
-        part.name: part.figures["category3_code_accuracy"].value
+        part.name: part.estimates["category3_code_accuracy"].value
         for part in scores_of(know_a).slices
         if part.by == "category3_code"
     }
@@ -240,15 +242,15 @@ def test_leaked_samples_are_judged_apart() -> None:
         return [t if s.id in leaked else "?" for s, t in zip(samples, look(samples), strict=True)]
 
     leaked: Mapping[str, str] = {str(n): "the same image as 7" for n in range(30)}
-    leaks = scores_of(know_the_leaked, leaked=leaked).leaks
-    assert leaks is not None
-    assert leaks.found == leaked
-    assert leaks.without["title_exact"].value == 0.0
-    assert leaks.effect["title_exact"].value == pytest.approx(30 / 90)
-    none = scores_of(look, leaked={}).leaks
+    leakage = scores_of(know_the_leaked, leaked=leaked).leakage
+    assert leakage is not None
+    assert leakage.leaked == leaked
+    assert leakage.without["title_exact"].value == 0.0
+    assert leakage.effect["title_exact"].value == pytest.approx(30 / 90)
+    none = scores_of(look, leaked={}).leakage
     assert none is not None
     assert none.without == {}
-    assert scores_of(look).leaks is None
+    assert scores_of(look).leakage is None
 
 
 def test_a_template_without_price_has_no_price_metrics() -> None:
@@ -258,8 +260,8 @@ def test_a_template_without_price_has_no_price_metrics() -> None:
 
 
 def test_every_row_has_words() -> None:
-    assert next(iter(WHO)) == "model"
-    assert all(words and not words.endswith(".") for words in WHO.values())
+    assert next(iter(SYSTEMS)) == "model"
+    assert all(words and not words.endswith(".") for words in SYSTEMS.values())
 
 
 def test_bad_input_is_said() -> None:
@@ -267,7 +269,7 @@ def test_bad_input_is_said() -> None:
         score({"model": []}, [], PRODUCT, training=SAMPLES)
     with pytest.raises(ValueError, match="no samples to learn from"):
         score({"model": []}, SAMPLES, PRODUCT, training=[])
-    with pytest.raises(ValueError, match="the model was asked about 90 samples and gave 1 replies"):
+    with pytest.raises(ValueError, match="the model has 1 predictions for 90 samples"):
         scores_of(lambda samples: ["one"], shuffled=False)
     template = Template(name="t", question="?", answer="It is {colour}", layout="chat")
     with pytest.raises(ValueError, match="needs the field 'colour'"):

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.metrics.recalibration import Line
+from phi_vision.metrics.platt_scaling import PlattScaler
 from phi_vision.serving.app import create_app
 from phi_vision.serving.records import calibrate, load_calibration
 from phi_vision.serving.schemas import RecordResponse
@@ -132,7 +132,7 @@ def run(tmp_path: Path) -> Path:
 def test_confidence_is_corrected_as_the_evaluation_found(run: Path) -> None:
     (run / "report" / "scores.json").write_text(json.dumps(scores()))
     lines = load_calibration(run, PRODUCT)
-    assert lines == dict.fromkeys(PRODUCT.fields, Line(0.5, 0.0))
+    assert lines == dict.fromkeys(PRODUCT.fields, PlattScaler(0.5, 0.0))
     assert calibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
 
 

@@ -32,8 +32,8 @@ def test_each_evaluation_is_logged_with_shuffled_images(
     for line in evaluations:
         assert line["model"].keys() == line["shuffled"].keys() >= {"parse_rate", "full_price_mae"}
         # A model this young says nothing that could depend on the image.
-        assert line["looks"] is False
-    assert "CANARY at step 1" in caplog.text
+        assert line["uses_image"] is False
+    assert "SHUFFLED-IMAGE CHECK at step 1" in caplog.text
 
 
 def test_the_worse_model_is_not_kept(

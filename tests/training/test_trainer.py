@@ -218,6 +218,6 @@ def test_a_twin_learns_without_images(make_recipe: MakeRecipe) -> None:
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     (evaluation,) = [line for line in lines if "model" in line]
     assert "shuffled" not in evaluation
-    assert evaluation["looks"] is None
+    assert evaluation["uses_image"] is None
     tokens = [line for line in lines if "loss" in line]
     assert len(tokens) == 2

@@ -24,10 +24,10 @@ def plain_figures(scores: Scores) -> dict[str, dict[str, float | None]]:
     return {
         who: {
             name: None if math.isnan(figure.value) else round(figure.value, 6)
-            for name, figure in scores.figures[who].items()
+            for name, figure in scores.estimates[who].items()
         }
         for who in ("model", "shuffled", "constant")
-        if who in scores.figures
+        if who in scores.estimates
     }
 
 
@@ -47,12 +47,12 @@ def name_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
     """Name an evaluation's figures for a tracker; what was not measured is left out.
 
     Input:  {"step": 5, "validation_loss": 1.5, "model": {"price_mae": 80.0, "title_exact": None},
-             "shuffled": {"price_mae": 90.0}, "looks": True, "canary": "The images matter: …"}
+             "shuffled": {"price_mae": 90.0}, "uses_image": True, "shuffled_image_check": "…"}
     Output: {"validation/loss": 1.5, "validation/price_mae": 80.0, "shuffled/price_mae": 90.0,
-             "validation/looks": True}
+             "validation/uses_image": True}
     """
     named: dict[str, Any] = {"validation/loss": line["validation_loss"]}
-    named |= {f"validation/{name}": line.get(name) for name in ("looks", "is_best", "seconds")}
+    named |= {f"validation/{name}": line.get(name) for name in ("uses_image", "is_best", "seconds")}
     for who, prefix in (("model", "validation"), ("shuffled", "shuffled")):
         named |= {f"{prefix}/{name}": value for name, value in line.get(who, {}).items()}
     return {name: value for name, value in named.items() if value is not None}

@@ -69,11 +69,11 @@ def caption(answer: ShownPrediction) -> Iterator[tuple[str, str]]:
     if record is None:
         yield _short(f"✗ {answer.scored.prediction.text or '(nothing)'}"), WRONG
     for field, true in answer.scored.truth.items():
-        if answer.is_right[field]:
+        if answer.is_correct[field]:
             yield _short(f"✓ {_word((record or {})[field])}"), GREEN
         elif record is not None:
             yield _short(f"✗ {_word(record.get(field))}"), WRONG
-        if not answer.is_right[field] or (record or {})[field] != true:
+        if not answer.is_correct[field] or (record or {})[field] != true:
             yield _short(f"    true: {_word(true)}"), SOFT
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, open_image
 from phi_vision.data.template import Template
-from phi_vision.metrics.field_metrics import is_right
+from phi_vision.metrics.field_metrics import is_correct
 
 MOST_SHOWN = 64
 """Answers that each evaluation shows; all are in no tracker, but in the run's log as figures."""
@@ -29,7 +29,7 @@ class ShownPrediction:
     ground_truth: str
     """The true record as the template renders it."""
 
-    is_right: Mapping[str, bool]
+    is_correct: Mapping[str, bool]
     """Field -> whether its value is right."""
 
 
@@ -43,7 +43,7 @@ def show_answers(
             scored=answer,
             image=_shrink(sample.images[0]) if sample.images else None,
             ground_truth=template.render(answer.truth),
-            is_right=judge(answer, template),
+            is_correct=judge(answer, template),
         )
         for answer, sample in pairs
     ]
@@ -59,7 +59,7 @@ def judge(answer: ScoredPrediction, template: Template) -> dict[str, bool]:
     if said is None:
         return dict.fromkeys(answer.truth, False)
     return {
-        field: is_right(template.kinds[field], said.get(field), true)
+        field: is_correct(template.kinds[field], said.get(field), true)
         for field, true in answer.truth.items()
     }
 

@@ -52,11 +52,11 @@ def to_markdown(answers: Sequence[ShownPrediction]) -> str:
             | --- | --- | --- | --- | --- |
             | p7 | Product: Hat, Category: HATS | Product: Cap, Category: HATS | ✗ | ✓ |
     """
-    fields = list(answers[0].is_right) if answers else []
+    fields = list(answers[0].is_correct) if answers else []
     rows: list[list[Value]] = [["Sample", "Ground truth", "Predicted", *fields]]
     rows.append(["---"] * len(rows[0]))
     for answer in answers:
-        marks = ["✓" if answer.is_right[field] else "✗" for field in fields]
+        marks = ["✓" if answer.is_correct[field] else "✗" for field in fields]
         rows.append([answer.scored.id, answer.ground_truth, answer.scored.prediction.text, *marks])
     return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows)
 

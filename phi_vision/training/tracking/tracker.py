@@ -139,7 +139,14 @@ class Tracking:
         if not self._is_open:
             return
         values = {} if scores is None else plain_figures(scores)
-        canary = {} if scores is None else {"looks": scores.looks, "canary": scores.canary}
+        canary = (
+            {}
+            if scores is None
+            else {
+                "uses_image": scores.uses_image,
+                "shuffled_image_check": scores.shuffled_image_check,
+            }
+        )
         line = {"step": step, **figures, **values, **canary}
         self._write(line)
         told = "".join(
@@ -156,7 +163,7 @@ class Tracking:
 
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
         template = find_template(str(RunDir(self.facts.folder).template_file))
-        answers = show_answers(scores.answers, samples, template)
+        answers = show_answers(scores.predictions, samples, template)
         write_image(
             draw_answers(answers, step), RunDir(self.facts.folder).plots_dir / "answers.png"
         )

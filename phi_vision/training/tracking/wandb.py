@@ -67,11 +67,11 @@ class WandbRun:
 
     def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
         """Send answers as a table with one right/wrong column for each field."""
-        fields = list(answers[0].is_right) if answers else []
+        fields = list(answers[0].is_correct) if answers else []
         columns = ["Image", "Ground truth", "Predicted", *(f"{field} right" for field in fields)]
         table = wandb.Table(columns=[*columns, "Sample", "Step"])
         for answer in answers:
-            right = (answer.is_right[field] for field in fields)
+            right = (answer.is_correct[field] for field in fields)
             words = (answer.ground_truth, answer.scored.prediction.text)
             table.add_data(_image(answer), *words, *right, answer.scored.id, step)
         plain = [_image(each) for each in answers[:PLAIN_IMAGES] if each.image is not None]

@@ -113,7 +113,7 @@ def test_captions_say_what_is_wrong_and_what_is_true() -> None:
         scored=scored,
         image=None,
         ground_truth="",
-        is_right={"title": True, "category3_code": False, "full_price": True},
+        is_correct={"title": True, "category3_code": False, "full_price": True},
     )
     assert [text for text, _ in caption(answer)] == [
         "✓ Wool Hat",

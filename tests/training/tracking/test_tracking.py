@@ -52,9 +52,9 @@ def scores(samples: list[Sample]) -> Scores:
         for sample, price in zip(samples, prices, strict=True)
     ]
     given = [Prediction.parse(text, TEMPLATE) for text in texts]
-    rivals = {"constant": constant(samples, TEMPLATE, len(samples))}
+    baselines = {"constant": constant(samples, TEMPLATE, len(samples))}
     replies = {"model": given, "shuffled": given}
-    return score(replies, samples, TEMPLATE, training=samples, rivals=rivals)
+    return score(replies, samples, TEMPLATE, training=samples, baselines=baselines)
 
 
 @pytest.fixture(scope="module")

@@ -109,14 +109,14 @@ def test_trackers_get_figures_in_groups() -> None:
         "validation_loss": 1.5,
         "model": {"full_price_mae": 80.0, "title_exact": None},
         "shuffled": {"full_price_mae": 90.0},
-        "looks": True,
-        "canary": "The images matter",
+        "uses_image": True,
+        "shuffled_image_check": "The images matter",
     }
     assert name_evaluation(line) == {
         "validation/loss": 1.5,
         "validation/full_price_mae": 80.0,
         "shuffled/full_price_mae": 90.0,
-        "validation/looks": True,
+        "validation/uses_image": True,
     }
 
 

@@ -27,7 +27,7 @@ SUREST = 1 - 1e-6
 """Confidence beyond is taken as this: single precision tells none of it from 1."""
 
 
-class Line(NamedTuple):
+class PlattScaler(NamedTuple):
     """A straight line from the log-odds of a confidence to those of being right."""
 
     slope: float
@@ -53,7 +53,7 @@ class CrossFit(NamedTuple):
     """Whether the probability reaches the threshold; nowhere without a target."""
 
 
-def fit_line(confidence: Numbers, right: Flags) -> Line:
+def fit_line(confidence: Numbers, right: Flags) -> PlattScaler:
     """Fit Platt scaling: logistic regression on the log-odds of the confidence.
 
     Each answer counts as right to a little less than 1, or a little more than 0, as Platt (1999,
@@ -61,7 +61,7 @@ def fit_line(confidence: Numbers, right: Flags) -> Line:
     that are all right, do not make anything certain. 18 right answers and no wrong one give 0.95.
     """
     if not len(right):
-        return Line(math.nan, math.nan)
+        return PlattScaler(math.nan, math.nan)
     rights = int(right.sum())
     wrongs = len(right) - rights
     share = np.where(right, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
@@ -70,7 +70,7 @@ def fit_line(confidence: Numbers, right: Flags) -> Line:
     outcomes = np.repeat([1, 0], len(right))
     model = LogisticRegression(C=math.inf, max_iter=1000)
     model.fit(odds, outcomes, sample_weight=np.concatenate([share, 1 - share]))
-    return Line(float(model.coef_[0, 0]), float(model.intercept_[0]))
+    return PlattScaler(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
 def cross_fit(

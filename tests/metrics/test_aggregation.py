@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 
-from phi_vision.metrics.combining import (
+from phi_vision.metrics.aggregation import (
     macro_f1,
     mean,
     median,
