@@ -29,9 +29,9 @@ say "2. What does the small model say about an image it was never taught?"
 phi-vision predict phi-vision-small runs/demo/image.jpg | tee "$demo/before.txt"
 
 say "3. Fine-tuning with LoRA"
-phi-vision train lora --model phi-vision-small --data runs/demo/catalog --out runs/demo/run \
-  --epochs 6 --batch-size 16 --learning-rate 2e-3 --lora-rank 32 --lora-alpha 64 --train-projector \
-  --best-metric full_price_median_ape --eval-samples 128
+phi-vision train lora --model phi-vision-small --data runs/demo/catalog --output-dir runs/demo/run \
+  --num-train-epochs 6 --per-device-train-batch-size 16 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
+  --metric-for-best-model full_price_median_ape --eval-samples 128
 
 say "4. How good is it on images it has not seen?"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95

@@ -106,14 +106,14 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
             RECIPES[recipe_name](),
             model=str(folder),
             data=str(Path(scratch) / "data"),
-            out=Path(scratch) / "run",
+            output_dir=Path(scratch) / "run",
             validation_fraction=0.0,
             gradient_checkpointing=True,
-            batch_size=batch_size,
+            per_device_train_batch_size=batch_size,
             max_steps=steps,
-            epochs=float(steps * batch_size),
-            warmup_fraction=0.0,
-            tracker="none",
+            num_train_epochs=float(steps * batch_size),
+            warmup_steps=0.0,
+            report_to="none",
         )
         plan = make_plan(recipe)
         run = run_recipe(recipe)

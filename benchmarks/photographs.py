@@ -21,8 +21,8 @@ from phi_vision.metrics.scores import significance
 from phi_vision.runs import RunDir
 
 RECIPE = (
-    "train full --model phi-vision-small --epochs 6 --batch-size 16 --learning-rate 5e-4 "
-    "--eval-samples 0 --tracker none"
+    "train full --model phi-vision-small --num-train-epochs 6 "
+    "--per-device-train-batch-size 16 --learning-rate 5e-4 --eval-samples 0 --report-to none"
 )
 BLIND = "--withhold-images --no-train-vision --no-train-projector"
 SHOWN = (
@@ -63,7 +63,7 @@ def hold(data: Path, folder: Path, seed: int) -> None:
         phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
     for way, out in (("", run), (BLIND, twin)):
         if not out.is_dir():
-            phi_vision(f"{RECIPE} {way} --data {samples} --seed {seed} --out {out}")
+            phi_vision(f"{RECIPE} {way} --data {samples} --seed {seed} --output-dir {out}")
     phi_vision(
         f"evaluate {run} --twin {twin} --data {samples} --seed {seed} "
         "--known-categories --target-precision 0.9"

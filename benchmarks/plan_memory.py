@@ -151,14 +151,14 @@ def compare(folder: Path, runs: Path, models: list[str], methods: list[str]) -> 
             RECIPES[method](),
             model=sources[model],
             data=str(data),
-            out=runs / f"run{number}",
+            output_dir=runs / f"run{number}",
             validation_fraction=0.0,
-            batch_size=4,
-            epochs=1.0,
+            per_device_train_batch_size=4,
+            num_train_epochs=1.0,
             eval_samples=0,
-            precision=precision,
+            bf16=precision == "bf16",
             gradient_checkpointing=twice,
-            tracker="none",
+            report_to="none",
         )
         planned = ask_child("plan", recipe, folder) / MIB
         measured = ask_child("train", recipe, folder) / MIB

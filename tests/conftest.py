@@ -49,13 +49,13 @@ def make_recipe(tiny_checkpoint: Path, products: Path, tmp_path: Path) -> MakeRe
             RECIPES[method](),
             model=str(tiny_checkpoint),
             data=str(products),
-            out=tmp_path / "run",
+            output_dir=tmp_path / "run",
             validation_fraction=0.2,
             learning_rate=3e-3,
-            batch_size=8,
+            per_device_train_batch_size=8,
             eval_samples=0,
-            precision="fp32",
-            tracker="none",
+            bf16=False,
+            report_to="none",
         )
         return replace(quick, **changes)  # type: ignore[arg-type]
 

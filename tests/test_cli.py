@@ -92,15 +92,17 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trian"], "'trian' is unknown (did you mean train?)"),
         (["--verbose"], "unknown option --verbose"),
         (["train"], "the following arguments are required: RECIPE"),
-        (["train", "lora", "--epoch", "3"], "unknown option --epoch (did you mean --epochs?)"),
+        (["train", "lora", "--epochs", "3"], "--epochs (did you mean --num-train-epochs?)"),
         (["train", "lora", "--lerning-rate=1"], "(did you mean --learning-rate?)"),
-        (["train", "lora", "--epochs", "many"], "argument --epochs: 'many' is not a number"),
-        (["train", "lora", "--batch-size", "1.5"], "'1.5' is not a whole number"),
-        (["train", "lora", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
-        (["train", "lora", "--precision", "fp23"], "'fp23' is unknown (did you mean fp32?)"),
+        (["train", "lora", "--num-train-epochs", "many"], "'many' is not a number"),
+        (["train", "lora", "--max_steps", "1.5"], "--max-steps: '1.5' is not a whole number"),
+        (["train", "lora", "--max-steps", "0"], "max_steps is 0; it must be at least 1"),
+        (["train", "lora", "--optim", "adamw_9bit"], "'adamw_9bit' is unknown (did you mean"),
         (["train", "lroa"], "no recipe 'lroa' (did you mean lora?)"),
         (["train", "old.yaml"], "no recipe at old.yaml"),
-        (["train", "full", "--lora-rank", "8"], "method full trains no adapters"),
+        (["train", "full", "--r", "8"], "method full trains no adapters"),
+        (["train", "lora", "--fp16", "true"], "fp16 cannot be set: matrix products are computed"),
+        (["train", "lora", "--adam-beta2", "x"], "field 'adam_beta2' is 'x'; it takes a number"),
         (["sample"], "the following arguments are required: --out"),
         (["sample", "--rows", "-3", "--out", "x"], "-3 is too small, it must be at least 1"),
         (
@@ -182,19 +184,19 @@ def test_data_without_a_field_of_the_template_is_refused(
     logging.disable_progress_bar()  # Of loading weights: transformers was imported before `main`.
     for file in shop.glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["full_price"]), file)
-    words = ["--model", str(tiny_checkpoint), "--data", "shop", "--tracker", "none"]
-    assert "'full_price'" in mistake("train", "lora", *words, "--out", "run")
+    words = ["--model", str(tiny_checkpoint), "--data", "shop", "--report-to", "none"]
+    assert "'full_price'" in mistake("train", "lora", *words, "--output-dir", "run")
 
 
 def test_empty_data_is_refused(mistake: Mistake, tmp_path: Path) -> None:
     write_split(tmp_path / "empty", "train", 0)
     write_split(tmp_path / "empty", "test", 0)
-    assert "no samples" in mistake("train", "lora", "--data", "empty", "--out", "run")
+    assert "no samples" in mistake("train", "lora", "--data", "empty", "--output-dir", "run")
     assert "no samples" in mistake("evaluate", "m", "--data", "empty", "--out", "report")
 
 
 def test_a_used_folder_is_not_trained_over(mistake: Mistake, shop: Path) -> None:
-    assert "shop is not empty" in mistake("train", "lora", "--data", "shop", "--out", "shop")
+    assert "shop is not empty" in mistake("train", "lora", "--data", "shop", "--output-dir", "shop")
 
 
 def test_a_used_folder_is_not_drawn_over(mistake: Mistake, shop: Path) -> None:
@@ -249,15 +251,18 @@ def test_a_dry_run_writes_nothing_and_prints_a_recipe_that_runs_again(
 ) -> None:
     monkeypatch.chdir(shop.parent)
     words = ["--data", "shop", "--model", str(tiny_checkpoint), "--learning-rate", "1e-3"]
-    assert main(["train", "lora", "--dry-run", *words, "--lora-targets", "o_proj"]) == 0
+    assert main(["train", "lora", "--dry-run", *words, "--target-modules", "o_proj"]) == 0
     printed = capsys.readouterr().out
     assert "learning_rate: 0.001\n" in printed
     assert [path.name for path in shop.parent.iterdir()] == ["shop"]
     Path("recipe.yaml").write_text(printed)
     assert main(["train", "recipe.yaml", "--dry-run"]) == 0
     assert capsys.readouterr().out == printed
-    assert main(["train", "recipe.yaml", "--dry-run", "--lora-rank", "2"]) == 0
-    replaced = printed.replace("lora_rank: 16", "lora_rank: 2")
+    further = ["--adam-beta2", "0.95", "--lr_scheduler_kwargs", "{num_cycles: 0.4}"]
+    assert main(["train", "recipe.yaml", "--dry-run", *further]) == 0
+    assert "adam_beta2: 0.95\nlr_scheduler_kwargs:\n  num_cycles: 0.4\n" in capsys.readouterr().out
+    assert main(["train", "recipe.yaml", "--dry-run", "--r", "2"]) == 0
+    replaced = printed.replace("\nr: 16", "\nr: 2")
     assert recipe_lines(capsys.readouterr().out) == recipe_lines(replaced)
 
 

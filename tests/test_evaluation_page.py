@@ -31,8 +31,8 @@ from phi_vision.metrics.slices import LEAST, MOST
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 SMALLER = {
     "--rows 3040": "--rows 40",
-    "--epochs 5": "--max-steps 2 --eval-samples 0 --tracker none",
-    "--batch-size 16": "--batch-size 4",
+    "--num-train-epochs 5": "--max-steps 2 --eval-samples 0 --report-to none",
+    "--per-device-train-batch-size 16": "--per-device-train-batch-size 4",
 }
 """What the page types -> what the test does instead; and 4 samples are judged, no more."""
 

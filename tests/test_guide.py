@@ -31,8 +31,8 @@ GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
 MISTAKES = (DOCS / "mistakes.md").read_text(encoding="utf-8")
 SMALLER = {
     "--rows 3040": "--rows 60",
-    "--epochs 2": "--max-steps 2",
-    "--batch-size 16": "--batch-size 4",
+    "--num-train-epochs 2": "--max-steps 2",
+    "--per-device-train-batch-size 16": "--per-device-train-batch-size 4",
     "--eval-samples 64": "--eval-samples 2",
     "--split test": "--split test --limit 4",
 }

@@ -16,8 +16,8 @@ from phi_vision.inference.batches import Reason
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-laptop.md").read_text(encoding="utf-8")
 SMALLER = {
     "--rows 3040": "--rows 40",
-    "--epochs 2": "--max-steps 2",
-    "--batch-size 16": "--batch-size 4",
+    "--num-train-epochs 2": "--max-steps 2",
+    "--per-device-train-batch-size 16": "--per-device-train-batch-size 4",
 }
 """What the page types -> what the test does instead."""
 

@@ -23,6 +23,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self.declare: Callable[[str], bool] = lambda option: False
+        """Declares an option that takes long to look up; returns whether there is one."""
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the words, looking for unknown options before missing ones.
@@ -31,9 +33,14 @@ class Parser(argparse.ArgumentParser):
             ValueError: They do not fit; the message suggests the nearest option.
         """
         known = self._option_string_actions
-        for word in itertools.takewhile(lambda word: word != "--", words):
-            option = word.split("=")[0]
-            if option.startswith("--") and option not in known:
+        words = list(words)
+        for place, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
+            option, equals, value = word.partition("=")
+            if not option.startswith("--"):
+                continue
+            option = option.replace("_", "-")
+            words[place] = option + equals + value
+            if option not in known and not self.declare(option):
                 self.error(f"unknown option {option}{suggestion(option, known)}")
         return self.parse_args(words)
 
@@ -45,10 +52,13 @@ class Parser(argparse.ArgumentParser):
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Name the nearest of the known words, if any is near.
 
-    Input:  "--epoch", ["--epochs", "--seed"]
-    Output:  (did you mean --epochs?)
+    Input:  "--epochs", ["--num-train-epochs", "--seed"]
+    Output:  (did you mean --num-train-epochs?)
     """
-    nearest = difflib.get_close_matches(word, list(known), n=1)
+    names = list(known)
+    nearest = difflib.get_close_matches(word, names, n=1) or [
+        name for name in names if word.strip("-") in name
+    ]
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 

@@ -11,20 +11,54 @@ if TYPE_CHECKING:
     from phi_vision.training.recipes import Recipe
 
 
+FURTHER = "further."
+"""What the destination of an option begins with that is no field of a recipe."""
+
+
 def add_recipe_options(parser: Parser) -> None:
     """Declare a recipe and, as options, each of its fields."""
     from phi_vision.training.recipes import RECIPES, Recipe
 
     names = ", ".join(RECIPES)
     parser.add_argument("recipe", metavar="RECIPE", help=f"{names}, or the recipe.yaml of a run")
-    add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()})
+    presets = {name: make() for name, make in RECIPES.items()}
+    add_fields(parser, Recipe, presets, skip=["further"])
+
+    def declare(option: str) -> bool:
+        import yaml
+
+        from phi_vision.training.hf_fields import has_field
+
+        name = option.removeprefix("--").replace("-", "_")
+        if has_field(name):
+            dest, read = FURTHER + name, yaml.safe_load
+            parser.add_argument(option, dest=dest, type=read, nargs="?", const=True)
+        return has_field(name)
+
+    parser.declare = declare
+    parser.epilog = (
+        "Any further field of transformers.TrainingArguments, peft.LoraConfig or trl.DPOConfig is "
+        "an option too, such as --adam-beta2 0.95."
+    )
 
 
 def chosen_recipe(options: argparse.Namespace) -> "Recipe":
-    """Take the recipe that was named, with the fields that were given."""
+    """Return the chosen recipe with the given fields replaced."""
     from phi_vision.training.recipes import Recipe
 
-    return replace(starting_recipe(options.recipe), **given_fields(options, Recipe))
+    start = starting_recipe(options.recipe)
+    fields = given_fields(options, Recipe)
+    given = {
+        name.removeprefix(FURTHER): value
+        for name, value in vars(options).items()
+        if name.startswith(FURTHER) and value is not None
+    }
+    if given:
+        from phi_vision.training.hf_fields import convert_further
+
+        given = {name: convert_further(name, value) for name, value in given.items()}
+        fields["further"] = {**start.further, **given}
+    return replace(start, **fields)
 
 
 def starting_recipe(name: str) -> "Recipe":

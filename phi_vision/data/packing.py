@@ -113,8 +113,9 @@ def refuse_both_sides(
         raise ValueError(
             f"{len(beyond)} of {len(samples)} samples have more than {split_at} tokens "
             f"({_name(samples, lengths, beyond)}): in a batch with shorter ones they would change "
-            f"how those are read, and up to {most_rows} rows share one; use batch_size 1 and "
-            "gradient_accumulation for the rest, or leave them out"
+            f"how those are read, and up to {most_rows} rows share one; use "
+            "per_device_train_batch_size 1 and gradient_accumulation_steps for the rest, or leave "
+            "them out"
         )
 
 

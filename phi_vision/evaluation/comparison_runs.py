@@ -25,7 +25,7 @@ Told = Mapping[str, object]
 MOST_POINTS = 200
 """Of a curve: a chart is 360 pixels wide."""
 
-SAYS_NOTHING = ("out",)
+SAYS_NOTHING = ("output_dir",)
 """Fields of a recipe that differ in every run: where it was written to."""
 
 

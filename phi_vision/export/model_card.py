@@ -23,7 +23,7 @@ TEXT = Path(__file__).parent / "templates" / "model_card.md.j2"
 UNKNOWN_LICENSE = "unknown"
 """The hub's name for a license that is not stated."""
 
-PRIVATE_FIELDS = ("out", "data", "model", "tracker")
+PRIVATE_FIELDS = ("output_dir", "data", "model", "report_to")
 """Recipe fields with paths of the training machine."""
 
 

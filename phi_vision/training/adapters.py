@@ -23,6 +23,7 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training import checks as guards
 from phi_vision.training.distributed import is_main
+from phi_vision.training.hf_fields import further_of
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.sharding import whole_weights
 
@@ -57,7 +58,7 @@ def make_learner(recipe: Recipe) -> TrainableModel:
     Raises:
         ValueError: There is no such model, or the recipe does not fit it.
     """
-    precision = choose_precision(recipe.precision)
+    precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
     model, processor = load_model(recipe.model, quantization=quantization)
     saved_dtype = model.dtype
@@ -149,10 +150,10 @@ def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def choose_precision(wished: str) -> torch.dtype:
-    """Choose the arithmetic: bf16 where the machine multiplies in it, not where it emulates it."""
-    if wished != "auto":
-        return torch.bfloat16 if wished == "bf16" else torch.float32
+def choose_precision(bf16: bool | None) -> torch.dtype:
+    """Choose the arithmetic: by default bf16 where the machine computes in it natively."""
+    if bf16 is not None:
+        return torch.bfloat16 if bf16 else torch.float32
     return fast_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -212,21 +213,22 @@ def _with_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> PeftM
 
 
 def _describe_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> LoraConfig:
-    targets = [*(recipe.lora_targets or ())] if recipe.train_language else []
+    targets = [*(recipe.target_modules or ())] if recipe.train_language else []
     if not isinstance(model, PeftModel):
         guards.check_adapter_targets(model, targets)
     targets += TOWER_TARGETS if recipe.train_vision else []
     unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=recipe.lora_rank,
+        r=recipe.r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        use_dora=recipe.dora,
-        use_rslora=recipe.rslora,
+        use_dora=recipe.use_dora,
+        use_rslora=recipe.use_rslora,
         target_modules=targets,
         exclude_modules=unused or None,
         modules_to_save=list(PROJECTION) if recipe.train_projector else None,
+        **further_of(recipe.further, "LoraConfig"),
     )
 
 

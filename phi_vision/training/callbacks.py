@@ -126,7 +126,7 @@ def explain_broken_loss(
     if broken_weight:
         return (
             f"{broken_weight} holds values that are no numbers, so the training broke before, and "
-            "no sample did; lower learning_rate or raise warmup_fraction, and start again"
+            "no sample did; lower learning_rate or raise warmup_steps, and start again"
         )
     if "log_probs" in output:  # Preferences are learnt from these, (B, L - 1), without logits.
         broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
@@ -136,7 +136,7 @@ def explain_broken_loss(
     if not broken or len(broken) == count > 1:
         return (
             f"all of its samples are concerned ({_name(rows)}) though every weight is a number, so "
-            "values have grown too large; lower learning_rate, or try precision fp32"
+            "values have grown too large; lower learning_rate, or try --no-bf16"
         )
     names = [rows[row] if rows else f"number {row + 1}" for row in broken]
     # A value that is no number also spreads to samples beside it that do not attend to it: what
@@ -144,7 +144,7 @@ def explain_broken_loss(
     packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
     return (
         f"of the {count} rows in the batch only {_name(names)} caused it{packed}; look at their "
-        "images and values, and mend or remove them, or try precision fp32"
+        "images and values, and mend or remove them, or try --no-bf16"
     )
 
 
@@ -180,7 +180,7 @@ def check_finite(name: str, value: float, step: int, rows: Sequence[str]) -> Non
     learnt = f" of the samples {_name(rows)}" if rows else ""
     raise ValueError(
         f"the {name} is {value} at step {step}{learnt}: the training broke; lower learning_rate "
-        "or try precision fp32, and go on from the last checkpoint with --resume"
+        "or try --no-bf16, and go on from the last checkpoint with --resume"
     )
 
 
@@ -232,7 +232,7 @@ def explain_out_of_memory(
         at = f" in {doing()}" if doing else ""
         wished = re.search(r"allocate ([\d.]+ \w+)", str(error))
         amount = f" ({wished.group(1)} more were asked for)" if wished else ""
-        described = RunDir(recipe.out).recipe_file
+        described = RunDir(recipe.output_dir).recipe_file
         plan = f"phi-vision plan {described if described.is_file() else 'RECIPE'}"
         raise ValueError(
             f"out of memory {where}{at}{amount}; `{plan}` shows which part takes how much; "

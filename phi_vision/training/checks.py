@@ -18,6 +18,21 @@ from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
+ADAPTER_FIELDS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+)
+"""Fields of LoraConfig that decide the shape of adapters and what they are trained with."""
+
 MOST_SUPERVISED = 0.9
 """An answer is a small part of its row. A larger share means that prompt or padding is learnt."""
 
@@ -113,10 +128,10 @@ def check_best_metric(recipe: Recipe, template: Template) -> None:
     """
     metrics = metrics_for(template).values()
     known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
-    if recipe.best_metric not in known:
+    if recipe.metric_for_best_model not in known:
         raise ValueError(
-            f"best_metric is {recipe.best_metric}, but answers in the template {template.name!r} "
-            f"have no such metric to choose by; choose one of {', '.join(known)}"
+            f"metric_for_best_model is {recipe.metric_for_best_model}, but predictions in the "
+            f"template {template.name!r} have no such metric; choose one of {', '.join(known)}"
         )
 
 
@@ -177,7 +192,7 @@ def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
     if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
         raise ValueError(
             "no language-model layer carries an adapter, so it would not learn; name its linear "
-            "layers in lora_targets"
+            "layers in target_modules"
         )
     if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
         raise ValueError(
@@ -192,18 +207,10 @@ def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> N
     Raises:
         ValueError: Says what differs.
     """
-    fields = {
-        "lora_rank": "r",
-        "lora_alpha": "lora_alpha",
-        "lora_dropout": "lora_dropout",
-        "lora_targets": "target_modules",
-        "dora": "use_dora",
-        "rslora": "use_rslora",
-        "train_projector": "modules_to_save",
-    }
-    for name, theirs in fields.items():
-        held, asked = (_plain(getattr(each, theirs)) for each in (found, wanted))
+    for name in ADAPTER_FIELDS:
+        held, asked = (_plain(getattr(each, name)) for each in (found, wanted))
         if held != asked:
+            name = "train_projector" if name == "modules_to_save" else name
             raise ValueError(
                 f"the adapter {source} was made with {name} {held}, this recipe has {asked}; give "
                 "the same to train it further, or start from its base"

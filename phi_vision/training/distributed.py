@@ -150,7 +150,7 @@ def check_folder_is_shared(out: Path, written: Path) -> None:
     if blind:
         raise ValueError(
             f"process {', '.join(blind)} does not see {written}, which process 0 has written; "
-            f"put --out {out} on storage that all machines share"
+            f"put --output-dir {out} on storage that all machines share"
         )
 
 
@@ -241,15 +241,21 @@ def _find_other_mode(recipe: Recipe, environment: Mapping[str, str], gpus: int) 
                 f"{recipe.sharding}; what is shared the recipe alone decides: start with torchrun, "
                 "or choose plain multi-GPU in `accelerate config`, and --sharding none or fsdp"
             )
-    for name, (field, no_wish) in OTHER_SETTINGS.items():
-        wished, ours = environment.get(name, no_wish).lower(), str(vars(recipe).get(field))
-        if wished not in (no_wish, ours):
+    settings = {
+        "ACCELERATE_MIXED_PRECISION": ("bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+            "gradient_accumulation_steps",
+            recipe.gradient_accumulation_steps,
+            str(recipe.gradient_accumulation_steps),
+        ),
+        "ACCELERATE_DYNAMO_BACKEND": ("torch_compile", False, "no"),
+    }
+    for name, (field, value, ours) in settings.items():
+        wished = environment.get(name, "").lower()
+        if wished not in ("", "no", "1", ours):
             return (
-                f"the launcher asks for {wished} ({name}), but the recipe has {field} {ours}; "
+                f"the launcher asks for {wished} ({name}), but the recipe has {field} {value}; "
                 "set it in the recipe alone, and start with torchrun"
-                if field
-                else f"the launcher asks for {wished} ({name}), which no recipe has; start with "
-                "torchrun"
             )
     return None
 
@@ -304,18 +310,10 @@ OTHER_MODES = {
 }
 """Variables of `accelerate launch`, and the mode that they stand for."""
 
-OTHER_SETTINGS = {
-    "ACCELERATE_MIXED_PRECISION": ("precision", "no"),
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation", "1"),
-    "ACCELERATE_DYNAMO_BACKEND": ("", "no"),
-}
-"""Variables of `accelerate launch`, the recipe's field that they compete with, and their value if
-nothing was wished."""
-
 LAUNCH_PROBLEMS: tuple[Callable[[Recipe, Mapping[str, str], int], str | None], ...] = (
     _find_other_launcher,
     _find_unused_gpus,
     _find_other_mode,
     _find_lonely_shard,
 )
-"""Each gives what is wrong with a launch, or None."""
+"""Each returns what is wrong with a launch, or None."""

@@ -21,6 +21,7 @@ from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, col
 from phi_vision.data.samples import Sample
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
 from phi_vision.training.adapters import TrainableModel
+from phi_vision.training.hf_fields import further_of
 from phi_vision.training.optim import describe_optimizer
 from phi_vision.training.recipes import Recipe
 
@@ -66,7 +67,13 @@ def make_dpo_trainer(
         model=model,
         ref_model=reference,
         # TRL would cut rows at 1024 tokens, and switch off the dropout that the recipe names.
-        args=DPOConfig(**arguments, beta=recipe.dpo_beta, max_length=None, disable_dropout=False),
+        args=DPOConfig(
+            **arguments,
+            beta=recipe.beta,
+            max_length=None,
+            disable_dropout=False,
+            **further_of(recipe.further, "DPOConfig"),
+        ),
         train_dataset=_places(0, len(training)),
         eval_dataset=_places(len(training), len(validation)) if validation else None,
         data_collator=PairCollator(collator=collator, samples=(*training, *validation)),
@@ -79,7 +86,7 @@ def make_dpo_trainer(
     _share_images(model, reference)
     # With a processor the Trainer would set the model's stop tokens to the tokenizer's single one.
     trainer.processing_class = None
-    trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model)
+    trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
     return trainer
 
 

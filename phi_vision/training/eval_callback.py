@@ -61,7 +61,7 @@ class GenerationEvalCallback(TrainerCallback):
             self.tracking.say("evaluating")
         elif control.should_training_stop:
             # Before the last checkpoint, which says that the run is complete.
-            save_model(self.learner, RunDir(self.recipe.out).model_dir)
+            save_model(self.learner, RunDir(self.recipe.output_dir).model_dir)
 
     def on_evaluate(
         self,
@@ -80,7 +80,7 @@ class GenerationEvalCallback(TrainerCallback):
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
         is_best = self._is_better(metrics[best_metric_key(self.recipe)], state.best_metric)
         if is_best:
-            save_model(self.learner, RunDir(self.recipe.out).model_dir)
+            save_model(self.learner, RunDir(self.recipe.output_dir).model_dir)
         seconds = metrics["eval_runtime"] + time.perf_counter() - start
         figures = {
             "epoch": metrics["epoch"],
@@ -128,7 +128,7 @@ class GenerationEvalCallback(TrainerCallback):
             self.learner,
             self.template,
             samples if together else divide(samples),
-            batch_size=2 * self.recipe.batch_size,
+            batch_size=2 * self.recipe.per_device_train_batch_size,
         )
         texts = answers if together else gather(answers)
         return [Prediction.parse(text, self.template) for text in texts]
@@ -143,12 +143,16 @@ def _rewards(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def best_metric_key(recipe: Recipe) -> str:
     """Name what chooses the best weights as the Trainer does: `validation_loss` is `eval_loss`."""
-    return "eval_loss" if recipe.best_metric == VALIDATION_LOSS else f"eval_{recipe.best_metric}"
+    return (
+        "eval_loss"
+        if recipe.metric_for_best_model == VALIDATION_LOSS
+        else f"eval_{recipe.metric_for_best_model}"
+    )
 
 
 def higher_is_better(recipe: Recipe, template: Template) -> bool:
     """Whether a higher value of the recipe's `best_metric` is the better one."""
-    metric = metrics_for(template).get(recipe.best_metric)
+    metric = metrics_for(template).get(recipe.metric_for_best_model)
     return metric is not None and metric.better == "higher"
 
 

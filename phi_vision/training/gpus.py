@@ -60,7 +60,7 @@ def seconds_of_a_step(card: Card, recipe: Recipe, cost: Cost, precision: torch.d
     products = cost.flops / (UTILISATION * speed)
     handing = cost.operations * SECONDS_OF_AN_OPERATION
     # Read the weight, its gradient and two moments; write all but the gradient.
-    moved = cost.trained * (7 * 4 if "8bit" not in recipe.optimizer else 3 * 4 + 4)
+    moved = cost.trained * (7 * 4 if "8bit" not in recipe.optim else 3 * 4 + 4)
     return max(products, handing) + moved / card.bandwidth
 
 

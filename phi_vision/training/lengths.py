@@ -100,7 +100,7 @@ class Load:
 
     def filled(self, recipe: Recipe) -> float:
         """Give the share of positions in batches of one length after the other that hold tokens."""
-        shape = usual(self.rows, recipe.batch_size)
+        shape = usual(self.rows, recipe.per_device_train_batch_size)
         tokens = sum(weight.length for row in self.rows for weight in row)
         return min(1.0, tokens / len(self.rows) / shape.length)
 

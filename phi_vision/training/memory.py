@@ -93,13 +93,15 @@ def cost_of_training(setting: Setting, batch: BatchShape) -> Cost:
             )
         # One batch is fetched ahead of those that make a step.
         with ledger.under("images"):
-            pixels = [_pixels(setting, batch) for _ in range(recipe.gradient_accumulation + 1)]
+            pixels = [
+                _pixels(setting, batch) for _ in range(recipe.gradient_accumulation_steps + 1)
+            ]
         # The second pass finds gradients; later ones are like it.
-        passes = min(recipe.gradient_accumulation, 2)
+        passes = min(recipe.gradient_accumulation_steps, 2)
         for _ in range(passes):
             _pass(setting, model, batch, (pixels[0], sizes), ledger).backward()
         del state
-    share = recipe.gradient_accumulation / passes
+    share = recipe.gradient_accumulation_steps / passes
     return Cost(
         parts=dict(ledger.most),
         flops=round(ledger.flops * share),
@@ -250,7 +252,7 @@ class _Rotation(nn.Module):
 def _optimizer_state(recipe: Recipe, weight: nn.Parameter) -> list[torch.Tensor]:
     """Make what AdamW keeps of a weight: two moments, in float32 or in blocks of 8 bits."""
     size = weight.numel()
-    if "8bit" not in recipe.optimizer or size < SMALLEST_IN_8_BITS:
+    if "8bit" not in recipe.optim or size < SMALLEST_IN_8_BITS:
         return [torch.zeros(size) for _ in range(2)]
     scales = -(-size // BLOCK_OF_8_BITS)
     return [

@@ -80,7 +80,9 @@ class Needs:
         if setting not in self._memory:
             self._memory[setting] = self._find_worst(setting)
         moment, parts = self._memory[setting]
-        cost = self._cost(setting, _compare(recipe, usual(self.load.rows, recipe.batch_size)))
+        cost = self._cost(
+            setting, _compare(recipe, usual(self.load.rows, recipe.per_device_train_batch_size))
+        )
         shared = _share_out(recipe, {part: float(size) for part, size in parts.items() if size})
         return Need(
             parts=_with_libraries(recipe, card, shared, holes=_count_holes(recipe, cost, parts)),
@@ -96,7 +98,9 @@ class Needs:
 
     def _find_worst(self, setting: Setting) -> tuple[str, dict[str, int]]:
         recipe = setting.recipe
-        cost = self._cost(setting, _compare(recipe, heaviest(self.load.rows, recipe.batch_size)))
+        cost = self._cost(
+            setting, _compare(recipe, heaviest(self.load.rows, recipe.per_device_train_batch_size))
+        )
         moments = {"a training step": cost.parts}
         if self.load.validation:
             alone = [[weight] for weight in self.load.validation]
@@ -122,10 +126,10 @@ class Needs:
 
 def choose_setting(recipe: Recipe, load: Load, card: Card) -> Setting:
     """Choose arithmetic and attention as `learner.make_learner` would on that card."""
-    if recipe.precision == "auto":
+    if recipe.bf16 is None:
         precision = torch.float32 if card.bf16 is None else torch.bfloat16
     else:
-        precision = choose_precision(recipe.precision)
+        precision = choose_precision(recipe.bf16)
     is_plain = card.is_cpu and precision == torch.bfloat16
     attention = "eager" if is_plain else "sdpa"
     return Setting(

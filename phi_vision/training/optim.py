@@ -1,38 +1,38 @@
-"""What moves the weights: AdamW in its kinds, and how fast each part of the model learns."""
+"""The optimizer: the Trainer's class for `optim`, with a parameter group per part of the model."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from phi_vision.training.recipes import Recipe
 
 NOT_DECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
-"""Names of weights that AdamW never decays, the same that the Trainer leaves out."""
+"""Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`."""
 
 
 def describe_optimizer(
-    recipe: Recipe, model: nn.Module
+    recipe: Recipe, model: nn.Module, arguments: TrainingArguments
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Choose the optimizer's class and what it is made with, as the Trainer takes both.
+    """Return the optimizer's class and arguments, in the form that the Trainer takes.
 
     Raises:
-        ValueError: The kind needs bitsandbytes, and it is not installed.
+        ValueError: The optimizer needs bitsandbytes, and it is not installed.
     """
-    settings = {
-        "params": group_weights(recipe, model),
-        "lr": recipe.learning_rate,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-    }
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW, {**settings, "fused": True}
-    return _find_in_bitsandbytes(recipe.optimizer), settings
+    if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"optim {recipe.optim} needs bitsandbytes, which is not installed; "
+            "pip install 'phi-vision[quant]', or use adamw_torch_fused"
+        )
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return kind, {**settings, "params": group_weights(recipe, model)}
 
 
 def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
-    """Group the trainable weights by what they learn with.
+    """Group the trainable weights by learning rate and weight decay.
 
     Input:  a recipe with learning_rate 1e-4, vision_learning_rate 1e-5, weight_decay 0.01
     Output: [{"name": "language", "lr": 1e-4, "weight_decay": 0.01, "params": […]},
@@ -53,7 +53,7 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def part_of(name: str) -> str:
-    """Tell which part of the model a weight belongs to: language, projector or vision.
+    """Return the part of the model that a weight belongs to: language, projector or vision.
 
     Input:  base_model.model.model.vision_embed_tokens.img_projection.0.weight
     Output: projector
@@ -68,19 +68,3 @@ def _learning_rate(recipe: Recipe, part: str, name: str) -> float:
     rate = own.get(part) or recipe.learning_rate
     # LoRA+ (arXiv:2402.12354): the matrix that starts at zero has to go further.
     return rate * (recipe.loraplus_ratio or 1.0) if "lora_B" in name else rate
-
-
-def _find_in_bitsandbytes(name: str) -> type[torch.optim.Optimizer]:
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise ValueError(
-            f"optimizer {name} needs bitsandbytes, which is not installed; "
-            "pip install 'phi-vision[quant]', or use adamw"
-        ) from error
-    kinds: dict[str, type[torch.optim.Optimizer]] = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
-    }
-    return kinds[name]

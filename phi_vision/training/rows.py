@@ -67,7 +67,9 @@ def make_rows(
     Raises:
         ValueError: A batch would lie on both sides, or a sample is longer than a row.
     """
-    refuse_both_sides(training, lengths, most_rows=recipe.batch_size, split_at=split_at)
+    refuse_both_sides(
+        training, lengths, most_rows=recipe.per_device_train_batch_size, split_at=split_at
+    )
     if recipe.pack_length is None:
         return [(sample,) for sample in training]
     return pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
@@ -80,15 +82,15 @@ def count_steps(recipe: Recipe, rows: int) -> Steps:
     Output: 16 steps an epoch, 48 in all
     """
     # Whole batches are dealt out to the processes; the last ones are filled up from the first.
-    batches = math.ceil(math.ceil(rows / recipe.batch_size) / world_size())
-    an_epoch = math.ceil(batches / recipe.gradient_accumulation)
-    steps = math.ceil(recipe.epochs * an_epoch)
+    batches = math.ceil(math.ceil(rows / recipe.per_device_train_batch_size) / world_size())
+    an_epoch = math.ceil(batches / recipe.gradient_accumulation_steps)
+    steps = math.ceil(recipe.num_train_epochs * an_epoch)
     return Steps(an_epoch, min(steps, recipe.max_steps or steps))
 
 
 def rows_examined(recipe: Recipe) -> int:
     """Rows in a forward pass of an evaluation: twice as many, without gradients, but one is one."""
-    return 1 if recipe.batch_size == 1 else 2 * recipe.batch_size
+    return 1 if recipe.per_device_train_batch_size == 1 else 2 * recipe.per_device_train_batch_size
 
 
 def collate_rows(collator: AnswerCollator, pack_length: int | None, rows: Sequence[Row]) -> Batch:

@@ -1,6 +1,5 @@
 """The folder of a run: free for a new one, or the one to go on in; and what describes it."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,11 @@ from phi_vision.training.distributed import (
     is_main,
     wait_for_all,
 )
-from phi_vision.training.recipe_file import load_recipe, to_yaml
+from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Prepared
 
-MAY_DIFFER_ON_RESUME = {"out", "tracker", "num_workers"}
+MAY_DIFFER_ON_RESUME = {"output_dir", "report_to", "dataloader_num_workers"}
 """Fields of a recipe that do not change what is computed."""
 
 
@@ -32,23 +31,28 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     Raises:
         ValueError: There is no run, or it has another recipe.
     """
-    described = RunDir(recipe.out).recipe_file
+    described = RunDir(recipe.output_dir).recipe_file
     if not described.is_file():
-        raise ValueError(f"no run to resume in {recipe.out}: it has no recipe.yaml; check --out")
-    before, now = (dataclasses.asdict(each) for each in (load_recipe(described), recipe))
+        raise ValueError(
+            f"no run to resume in {recipe.output_dir}: it has no recipe.yaml; check --output-dir"
+        )
+    before, now = (recipe_fields(each) for each in (load_recipe(described), recipe))
     changed = [
-        name for name in now if now[name] != before[name] and name not in MAY_DIFFER_ON_RESUME
+        name
+        for name in {**now, **before}
+        if now.get(name) != before.get(name) and name not in MAY_DIFFER_ON_RESUME
     ]
     if changed:
         name = changed[0]
         raise ValueError(
-            f"the run in {recipe.out} has {name} {before[name]}, this recipe {now[name]}; resume "
-            f"with {described}, or start anew in another --out"
+            f"the run in {recipe.output_dir} has {name} {before.get(name)}, this recipe "
+            f"{now.get(name)}; "
+            f"resume with {described}, or start anew in another --output-dir"
         )
     if is_main():
-        mend(recipe.out)
+        mend(recipe.output_dir)
     wait_for_all()
-    checkpoint = RunDir(recipe.out).last_checkpoint()
+    checkpoint = RunDir(recipe.output_dir).last_checkpoint()
     if checkpoint is not None:
         check_same_processes(checkpoint)
     return checkpoint
@@ -69,14 +73,14 @@ def write_description(recipe: Recipe, prepared: Prepared) -> None:
     """
     found = collect_versions([*prepared.training, *prepared.validation])
     # Nobody writes before all have looked whether the folder is free.
-    check_alike({**dataclasses.asdict(recipe), **found})
+    check_alike({**recipe_fields(recipe), **found})
     if is_main():
         _write_files(recipe, prepared, found)
-    check_folder_is_shared(recipe.out, RunDir(recipe.out).recipe_file)
+    check_folder_is_shared(recipe.output_dir, RunDir(recipe.output_dir).recipe_file)
 
 
 def _write_files(recipe: Recipe, prepared: Prepared, found: Mapping[str, str]) -> None:
-    run = RunDir(recipe.out)
+    run = RunDir(recipe.output_dir)
     run.path.mkdir(parents=True, exist_ok=True)
     # First, and never a half: without it a run cannot be resumed.
     write_text(run.recipe_file, to_yaml(recipe))

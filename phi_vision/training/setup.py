@@ -74,7 +74,7 @@ def _guard(
     if recipe.objective == "dpo":
         split_at = original_context(learner.model.config)
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
-    first = samples[: recipe.batch_size]
+    first = samples[: recipe.per_device_train_batch_size]
     batch = collator(first)
     guards.check_images_are_shown(batch, first, learner.processor)
     guards.check_supervision(batch)

@@ -51,10 +51,10 @@ def check_can_be_sharded(recipe: Recipe) -> None:
             "nothing would be saved; leave sharding out (4 bits are small), or leave out "
             "quantization"
         )
-    if recipe.optimizer != "adamw":
+    if recipe.optim not in ("adamw_torch_fused", "adamw_torch"):
         raise ValueError(
-            f"optimizer {recipe.optimizer} cannot compute with sharded weights; use adamw, whose "
-            "state fsdp shares between the processes"
+            f"optim {recipe.optim} cannot compute with sharded weights; use "
+            "adamw_torch_fused, whose state fsdp shares between the processes"
         )
     if recipe.objective == "dpo":
         raise ValueError(

@@ -14,15 +14,17 @@ Smaller = tuple[Recipe, str] | None
 def split_the_batch(recipe: Recipe) -> Smaller:
     """Take half as many samples at a time and twice as many times: learns the same.
 
-    Input:  batch_size 8, gradient_accumulation 1
-    Output: batch_size 4, gradient_accumulation 2
+    Input:  batches of 8, 1 of them per step
+    Output: batches of 4, 2 of them per step
     """
-    if recipe.batch_size == 1:
+    if recipe.per_device_train_batch_size == 1:
         return None
-    size = recipe.batch_size // 2
-    times = -(-recipe.batch_size * recipe.gradient_accumulation // size)
-    words = f"--batch-size {size} --gradient-accumulation {times}"
-    return replace(recipe, batch_size=size, gradient_accumulation=times), words
+    size = recipe.per_device_train_batch_size // 2
+    times = -(-recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps // size)
+    words = f"--per-device-train-batch-size {size} --gradient-accumulation-steps {times}"
+    return replace(
+        recipe, per_device_train_batch_size=size, gradient_accumulation_steps=times
+    ), words
 
 
 def compute_twice(recipe: Recipe) -> Smaller:
@@ -34,9 +36,9 @@ def compute_twice(recipe: Recipe) -> Smaller:
 
 def shrink_moments(recipe: Recipe) -> Smaller:
     """Hold AdamW's state in 8 bits."""
-    if "8bit" in recipe.optimizer:
+    if "8bit" in recipe.optim:
         return None
-    return replace(recipe, optimizer="adamw_8bit"), "--optimizer adamw_8bit"
+    return replace(recipe, optim="adamw_8bit"), "--optim adamw_8bit"
 
 
 def train_adapters(recipe: Recipe) -> Smaller:
@@ -48,10 +50,10 @@ def train_adapters(recipe: Recipe) -> Smaller:
         recipe,
         method="lora",
         random_weights=False,
-        lora_rank=start.lora_rank,
+        r=start.r,
         lora_alpha=start.lora_alpha,
         lora_dropout=start.lora_dropout,
-        lora_targets=start.lora_targets,
+        target_modules=start.target_modules,
         train_language=True,
         train_vision=False,
         vision_learning_rate=None,

@@ -39,6 +39,7 @@ from phi_vision.training.eval_callback import (
     best_metric_key,
     higher_is_better,
 )
+from phi_vision.training.hf_fields import further_of
 from phi_vision.training.optim import describe_optimizer
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import Recipe
@@ -88,9 +89,11 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
         OSError: The disk is full; what was saved before is whole.
     """
     loading = explain_out_of_memory(recipe, doing=lambda: "loading data and model")
-    with joined(recipe), explain_full_disk(recipe.out), loading:
+    with joined(recipe), explain_full_disk(recipe.output_dir), loading:
         if not resume:
-            check_folder_is_free(recipe.out, otherwise="continue the run there with --resume")
+            check_folder_is_free(
+                recipe.output_dir, otherwise="continue the run there with --resume"
+            )
         return _run(recipe, find_checkpoint(recipe) if resume else None)
 
 
@@ -110,8 +113,8 @@ def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             state = trainer.state
     return Run(
-        folder=recipe.out,
-        model=RunDir(recipe.out).model_dir,
+        folder=recipe.output_dir,
+        model=RunDir(recipe.output_dir).model_dir,
         steps=state.global_step,
         best=state.best_metric,
     )
@@ -120,11 +123,11 @@ def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
 def _track(recipe: Recipe, prepared: Prepared, state: TrainerState) -> Tracking:
     return Tracking(
         RunFacts(
-            folder=recipe.out,
-            model=RunDir(recipe.out).model_dir,
+            folder=recipe.output_dir,
+            model=RunDir(recipe.output_dir).model_dir,
             data=recipe.data,
             recipe=to_yaml(recipe),
-            tracker=recipe.tracker,
+            tracker=recipe.report_to,
         ),
         first_step=state.global_step,
         total_steps=prepared.steps.in_all,
@@ -148,14 +151,15 @@ def _make_trainer(
 def _learn_answers(
     recipe: Recipe, prepared: Prepared, callbacks: Sequence[TrainerCallback]
 ) -> Trainer:
+    arguments = TrainingArguments(**_training_arguments(recipe, prepared))
     return Trainer(
         model=prepared.learner.model,
-        args=TrainingArguments(**_training_arguments(recipe, prepared)),
+        args=arguments,
         train_dataset=RowDataset(prepared.rows),
         eval_dataset=RowDataset([(sample,) for sample in prepared.validation]) or None,
         data_collator=functools.partial(collate_rows, prepared.collator, recipe.pack_length),
         callbacks=[*callbacks],
-        optimizer_cls_and_kwargs=describe_optimizer(recipe, prepared.learner.model),
+        optimizer_cls_and_kwargs=describe_optimizer(recipe, prepared.learner.model, arguments),
     )
 
 
@@ -190,9 +194,9 @@ def _make_callbacks(
             validation=prepared.validation,
         ),
     ]
-    if recipe.early_stopping is not None:
+    if recipe.early_stopping_patience is not None:
         # After the GenerationEvalCallback, who gives it the metric to look at.
-        callbacks.append(StopWithCheckpoint(recipe.early_stopping))
+        callbacks.append(StopWithCheckpoint(recipe.early_stopping_patience))
     return callbacks
 
 
@@ -220,40 +224,42 @@ def _training_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """Say what the Trainer is told, as fields of TrainingArguments."""
     held_out = bool(prepared.validation)
     return {
-        "output_dir": str(RunDir(recipe.out).checkpoints_dir),
+        "output_dir": str(RunDir(recipe.output_dir).checkpoints_dir),
         "max_steps": prepared.steps.in_all,
-        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
         "per_device_eval_batch_size": rows_examined(recipe),
-        "gradient_accumulation_steps": recipe.gradient_accumulation,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": round(recipe.warmup_fraction * prepared.steps.in_all),
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        "warmup_steps": recipe.count_warmup_steps(prepared.steps.in_all),
+        "optim": recipe.optim,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "bf16": prepared.learner.precision == torch.bfloat16,
         "activation_checkpointing": recipe.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "eval_strategy": "steps" if held_out else "no",
-        "eval_steps": (recipe.eval_every or prepared.steps.an_epoch) if held_out else None,
+        "eval_steps": (recipe.eval_steps or prepared.steps.an_epoch) if held_out else None,
         "metric_for_best_model": best_metric_key(recipe) if held_out else None,
         "greater_is_better": (
             higher_is_better(recipe, prepared.collator.template) if held_out else None
         ),
         "restore_callback_states_from_checkpoint": True,
         "prediction_loss_only": True,
-        "save_steps": recipe.save_every or prepared.steps.an_epoch,
+        "save_steps": recipe.save_steps or prepared.steps.an_epoch,
         "save_total_limit": KEPT_CHECKPOINTS,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": not torch.cuda.is_available(),
-        "dataloader_num_workers": recipe.num_workers,
+        "dataloader_num_workers": recipe.dataloader_num_workers,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "seed": recipe.seed,
         **describe_sharding(recipe),
+        **further_of(recipe.further, "TrainingArguments"),
     }
 
 
@@ -261,7 +267,7 @@ def _was_stopped(recipe: Recipe, state: TrainerState) -> bool:
     """Whether a checkpoint is that of a run that early stopping has ended."""
     kept = state.stateful_callbacks.get(StopWithCheckpoint.__name__, {})
     waited = kept.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    return recipe.early_stopping is not None and waited >= recipe.early_stopping
+    return recipe.early_stopping_patience is not None and waited >= recipe.early_stopping_patience
 
 
 @contextmanager

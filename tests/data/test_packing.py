@@ -158,4 +158,4 @@ def test_both_sides_in_batches_of_several_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="2 of 3 samples have more than 4096 tokens") as caught:
         refuse_both_sides(samples, [10, 4097, 5000], most_rows=2, split_at=4096)
     assert "('longer' 5000, 'long' 4097 tokens)" in str(caught.value)
-    assert "use batch_size 1 and gradient_accumulation" in str(caught.value)
+    assert "use per_device_train_batch_size 1 and gradient_accumulation" in str(caught.value)

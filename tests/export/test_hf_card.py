@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "coats"
     (folder / "report").mkdir(parents=True)
     recipe = {"method": "qlora", "model": "phi-vision-small", "data": "/home/anna/catalogs/coats"}
-    recipe |= {"out": "/home/anna/runs/coats", "quantization": "nf4", "lora_rank": 16}
+    recipe |= {"output_dir": "/home/anna/runs/coats", "quantization": "nf4", "r": 16}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "versions.json").write_text('{"torch": "2.13.0", "data_sha256": "9671"}')
     (folder / "report" / "report.md").write_text("# Evaluation of it\n\n| the model | 0.845 |\n")
@@ -55,7 +55,7 @@ def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: P
         "Of the run, before the export.\n\n| the model | 0.845 |",
         "- Data: `coats` (sha256 of its samples `9671`).\n- Versions: torch 2.13.0.\n",
         "trained on weights quantized to nf4 and merged into full-precision",
-        "lora_rank: 16",
+        "\nr: 16",
         "4 of 4 predictions identical",
         "The base, phi-vision-small, is under the license `mit`.",
     ):

@@ -24,15 +24,15 @@ def test_a_recipe_trains_the_small_checkpoint(
     recipe = replace(
         RECIPES[name](),
         data=str(data),
-        out=tmp_path / "run",
+        output_dir=tmp_path / "run",
         validation_fraction=0.1,
         max_steps=2,
-        warmup_fraction=0.0,
-        batch_size=2,
+        warmup_steps=0.0,
+        per_device_train_batch_size=2,
         learning_rate=1e-3,
         eval_samples=2,
-        eval_every=2,
-        tracker="none",
+        eval_steps=2,
+        report_to="none",
     )
     with caplog.at_level(logging.INFO):
         run = train(recipe)

@@ -211,16 +211,16 @@ def test_adapters_with_dropout_accumulation_and_workers(
     whole = make_recipe(
         "lora",
         lora_dropout=0.3,
-        batch_size=3,
-        gradient_accumulation=2,
-        num_workers=2,
-        epochs=2.0,
-        eval_every=2,
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=2,
+        dataloader_num_workers=2,
+        num_train_epochs=2.0,
+        eval_steps=2,
         eval_samples=1,
-        save_every=1,
+        save_steps=1,
     )
     alone = start(processes, whole)
-    cut = replace(whole, out=tmp_path / "cut")
+    cut = replace(whole, output_dir=tmp_path / "cut")
     kills = [
         ("training", 2),  # in the accumulation of the first step: before any checkpoint
         ("evaluation", 1),  # at step 2, resumed from the start
@@ -232,18 +232,20 @@ def test_adapters_with_dropout_accumulation_and_workers(
     ]
     run_with_kills(processes, cut, kills)
     assert finish(alone) == 0
-    assert_same(cut.out, whole.out)
-    load_model(cut.out)
+    assert_same(cut.output_dir, whole.output_dir)
+    load_model(cut.output_dir)
 
 
 def test_all_weights_killed_from_outside(
     make_recipe: MakeRecipe, processes: ForkServerContext, tmp_path: Path
 ) -> None:
-    whole = make_recipe("full", batch_size=4, epochs=1.5, eval_every=2, save_every=2)
+    whole = make_recipe(
+        "full", per_device_train_batch_size=4, num_train_epochs=1.5, eval_steps=2, save_steps=2
+    )
     alone = start(processes, whole)
-    cut = replace(whole, out=tmp_path / "cut")
+    cut = replace(whole, output_dir=tmp_path / "cut")
     process = start(processes, cut)
-    log = cut.out / "log.jsonl"
+    log = cut.output_dir / "log.jsonl"
     while not (log.is_file() and log.read_text().count("grad_norm") >= 3):
         assert process.is_alive()
         time.sleep(0.005)
@@ -253,7 +255,7 @@ def test_all_weights_killed_from_outside(
         assert finish(start(processes, cut, resume=True, kill=kill)) == -signal.SIGKILL
     assert finish(start(processes, cut, resume=True)) == 0
     assert finish(alone) == 0
-    assert_same(cut.out, whole.out)
+    assert_same(cut.output_dir, whole.output_dir)
 
 
 def test_packed_rows_and_early_stopping(
@@ -263,19 +265,19 @@ def test_packed_rows_and_early_stopping(
     whole = make_recipe(
         "lora",
         pack_length=200,
-        batch_size=1,
-        epochs=20.0,
-        eval_every=1,
+        per_device_train_batch_size=1,
+        num_train_epochs=20.0,
+        eval_steps=1,
         eval_samples=1,
-        best_metric="parse_rate",
-        early_stopping=2,
-        save_every=2,
+        metric_for_best_model="parse_rate",
+        early_stopping_patience=2,
+        save_steps=2,
     )
     assert finish(start(processes, whole)) == 0
-    assert read_log(whole.out)[-1]["step"] == 3
-    cut = replace(whole, out=tmp_path / "cut")
+    assert read_log(whole.output_dir)[-1]["step"] == 3
+    cut = replace(whole, output_dir=tmp_path / "cut")
     # After the evaluation that was the first without progress, and in the one that stops the run.
     run_with_kills(processes, cut, [("training", 3), ("state file", 1)])
-    assert_same(cut.out, whole.out)
+    assert_same(cut.output_dir, whole.output_dir)
     assert train(cut, resume=True).steps == 3
-    assert_same(cut.out, whole.out)
+    assert_same(cut.output_dir, whole.output_dir)

@@ -23,10 +23,12 @@ MakeRecipe = Callable[..., Recipe]
 def test_each_evaluation_is_logged_with_shuffled_images(
     make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = make_recipe("full", max_steps=2, eval_every=1, eval_samples=4)
+    recipe = make_recipe("full", max_steps=2, eval_steps=1, eval_samples=4)
     with caplog.at_level(logging.WARNING):
         train(recipe)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     evaluations = [line for line in lines if "validation_loss" in line]
     assert [line["step"] for line in evaluations] == [1, 2]
     for line in evaluations:
@@ -43,9 +45,11 @@ def test_the_worse_model_is_not_kept(
     monkeypatch.setattr(
         "phi_vision.training.eval_callback.save_model", lambda *a: saved.append(a[-1])
     )
-    recipe = make_recipe("full", max_steps=6, eval_every=1, learning_rate=0.3, warmup_fraction=0.0)
+    recipe = make_recipe("full", max_steps=6, eval_steps=1, learning_rate=0.3, warmup_steps=0.0)
     train(recipe)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     losses = [line["validation_loss"] for line in lines if "is_best" in line]
     kept = [line["is_best"] for line in lines if "is_best" in line]
     assert kept == [loss < min([*losses[:at], float("inf")]) for at, loss in enumerate(losses)]
@@ -73,7 +77,7 @@ def test_the_best_weights_can_be_chosen_by_a_metric_of_the_answers(
 
     monkeypatch.setattr("phi_vision.training.eval_callback.write_answers", dictate)
     recipe = make_recipe(
-        "full", max_steps=3, eval_every=1, eval_samples=4, best_metric="title_exact"
+        "full", max_steps=3, eval_steps=1, eval_samples=4, metric_for_best_model="title_exact"
     )
     run = train(recipe)
     assert best_of(run.folder, "title_exact") == [(True, 0.25), (True, 0.75), (False, 0.5)]
@@ -86,24 +90,27 @@ def test_a_metric_of_a_field_that_is_not_written_chooses_nothing(
     wording = tmp_path / "template.yaml"
     wording.write_text("question: What is it?\nanswer: 'Product: {title}'\n")
     recipe = replace(
-        make_recipe("lora", eval_samples=2, template=str(wording)), best_metric="full_price_mae"
+        make_recipe("lora", eval_samples=2, template=str(wording)),
+        metric_for_best_model="full_price_mae",
     )
-    with pytest.raises(ValueError, match="full_price_mae, but answers"):
+    with pytest.raises(ValueError, match="full_price_mae, but predictions"):
         train(recipe)
 
 
 def test_a_run_that_gets_no_better_is_stopped_and_stays_so(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(
         "full",
-        epochs=20.0,
-        eval_every=1,
+        num_train_epochs=20.0,
+        eval_steps=1,
         learning_rate=0.3,
-        warmup_fraction=0.0,
-        early_stopping=2,
-        save_every=40,
+        warmup_steps=0.0,
+        early_stopping_patience=2,
+        save_steps=40,
     )
     run = train(recipe)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     is_best = [line["is_best"] for line in lines if "is_best" in line]
     assert run.steps == len(is_best) < 40
     assert is_best[-3:] == [True, False, False]
@@ -111,7 +118,7 @@ def test_a_run_that_gets_no_better_is_stopped_and_stays_so(make_recipe: MakeReci
 
 
 def test_answers_come_in_the_order_of_the_samples(make_recipe: MakeRecipe, products: Path) -> None:
-    recipe = make_recipe("lora", batch_size=1)
+    recipe = make_recipe("lora", per_device_train_batch_size=1)
     learner = make_learner(recipe)
     samples = load_samples(products)[:3]
     template = TEMPLATES["product"]

@@ -80,14 +80,14 @@ def train_until_full(recipe: Recipe, step: int, happens: Callable[[], object]) -
     kept: dict[str, bytes] = {}
 
     def look_and_go_on() -> None:
-        kept.update(saved(recipe.out))
+        kept.update(saved(recipe.output_dir))
         happens()
 
     with at_step(step, look_and_go_on), pytest.raises(OSError, match="the disk is full") as caught:
         train(recipe)
-    assert saved(recipe.out) == kept
+    assert saved(recipe.output_dir) == kept
     assert f"checkpoint-{step - 1}/optimizer.pt" in kept
-    assert not list(recipe.out.glob(".*")), "leftovers that fill the disk"
+    assert not list(recipe.output_dir.glob(".*")), "leftovers that fill the disk"
     return caught.value
 
 
@@ -104,7 +104,7 @@ def train_until_full(recipe: Recipe, step: int, happens: Callable[[], object]) -
 def test_a_file_that_may_not_grow_leaves_all_that_was_saved_before(
     make_recipe: MakeRecipe, method: str, size: int, step: int, fails: type[Exception]
 ) -> None:
-    recipe = make_recipe(method, max_steps=4, save_every=1, eval_every=2)
+    recipe = make_recipe(method, max_steps=4, save_steps=1, eval_steps=2)
     with longest_file(size) as limit:
         error = train_until_full(recipe, step, limit)
     assert isinstance(error.__cause__, fails)
@@ -119,11 +119,11 @@ def test_a_full_disk_leaves_all_that_was_saved_before(
     make_recipe: MakeRecipe, small_disk: Path
 ) -> None:
     out = small_disk / "run"
-    recipe = make_recipe("full", out=out, max_steps=4, save_every=1, eval_every=2)
+    recipe = make_recipe("full", output_dir=out, max_steps=4, save_steps=1, eval_steps=2)
     train_until_full(recipe, 3, lambda: fill(small_disk, leave=3 * MEGABYTE))
     (small_disk / "ballast").unlink()
     assert train(recipe, resume=True).steps == 4
-    load_model(recipe.out)
+    load_model(recipe.output_dir)
 
 
 def test_a_disk_that_is_full_before_the_first_checkpoint(make_recipe: MakeRecipe) -> None:

@@ -90,22 +90,22 @@ def test_samples_that_would_be_cut_stop_before_the_first_step(make_recipe: MakeR
     recipe = make_recipe("lora", max_length=30)
     with pytest.raises(ValueError, match="20 of 20 samples have more than max_length 30 tokens"):
         train(recipe)
-    assert not recipe.out.exists()
+    assert not recipe.output_dir.exists()
 
 
 def test_an_adapter_that_misses_the_language_model_is_refused(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("lora", lora_targets=("q_proj", "v_proj"))
+    recipe = make_recipe("lora", target_modules=("q_proj", "v_proj"))
     names = "down_proj, gate_up_proj, o_proj, qkv_proj"
     with pytest.raises(
         ValueError, match=f"no language-model layer.*the language model has {names}"
     ):
         train(recipe)
-    assert not recipe.out.exists()
+    assert not recipe.output_dir.exists()
 
 
 def test_a_target_that_matches_nothing_is_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match="no linear layer is named gate_proj"):
-        make_learner(make_recipe("lora", lora_targets=("qkv_proj", "gate_proj")))
+        make_learner(make_recipe("lora", target_modules=("qkv_proj", "gate_proj")))
 
 
 def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel
+from transformers import TrainingArguments
 
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import TEMPLATES
@@ -83,7 +85,7 @@ def test_full_trains_the_parts_it_names(
         ({"train_vision": True}, adapters(DECODER | TOWER)),
         ({"train_vision": True, "train_language": False}, adapters(TOWER)),
         ({"train_projector": True}, adapters(DECODER) | PROJECTION),
-        ({"lora_targets": ("o_proj",)}, {"model.layers.*.self_attn.o_proj (lora)"}),
+        ({"target_modules": ("o_proj",)}, {"model.layers.*.self_attn.o_proj (lora)"}),
     ],
 )
 def test_lora_adapts_the_parts_it_names(
@@ -95,11 +97,11 @@ def test_lora_adapts_the_parts_it_names(
 
 
 def test_the_count_of_trained_weights_is_rank_times_widths(make_recipe: MakeRecipe) -> None:
-    counts = list_trained(make_learner(make_recipe("lora", lora_rank=8)).model)
+    counts = list_trained(make_learner(make_recipe("lora", r=8)).model)
     # Two layers; o_proj is 64 x 64, gate_up_proj 64 x 256.
     assert counts["model.layers.*.self_attn.o_proj (lora)"] == 2 * 8 * (64 + 64)
     assert counts["model.layers.*.mlp.gate_up_proj (lora)"] == 2 * 8 * (64 + 256)
-    with_lengths = list_trained(make_learner(make_recipe("dora", lora_rank=8)).model)
+    with_lengths = list_trained(make_learner(make_recipe("dora", r=8)).model)
     assert with_lengths["model.layers.*.self_attn.o_proj (lora)"] == 2 * (8 * (64 + 64) + 64)
 
 
@@ -125,7 +127,7 @@ def test_a_weight_is_described_by_its_kind_of_module(name: str, kind: str) -> No
 def test_bf16_holds_frozen_weights_in_bf16_and_trained_ones_in_float32(
     make_recipe: MakeRecipe,
 ) -> None:
-    learner = make_learner(make_recipe("lora", precision="bf16", train_projector=True))
+    learner = make_learner(make_recipe("lora", bf16=True, train_projector=True))
     for name, weight in learner.model.named_parameters():
         expected = torch.float32 if weight.requires_grad else torch.bfloat16
         assert weight.dtype == expected, name
@@ -143,7 +145,7 @@ def test_qlora_holds_the_decoder_in_4_bits_and_the_rest_whole(make_recipe: MakeR
 
 def test_qlora_s_gradients_survive_an_evaluation(make_recipe: MakeRecipe) -> None:
     """bitsandbytes packs 4-bit weights anew at the first evaluation, and loses gradients then."""
-    recipe = make_recipe("qlora", precision="bf16", lora_dropout=0.0)
+    recipe = make_recipe("qlora", bf16=True, lora_dropout=0.0)
     learner = make_learner(recipe)
     model = learner.model
     ids = torch.arange(20, 60)[None]
@@ -205,8 +207,8 @@ def test_training_an_adapter_further_goes_on_with_its_weights(
 def test_an_adapter_of_another_shape_is_not_trained_further(
     make_recipe: MakeRecipe, adapter: Path
 ) -> None:
-    with pytest.raises(ValueError, match="was made with lora_rank 16, this recipe has 8"):
-        make_learner(make_recipe("lora", model=str(adapter), train_projector=True, lora_rank=8))
+    with pytest.raises(ValueError, match="was made with r 16, this recipe has 8"):
+        make_learner(make_recipe("lora", model=str(adapter), train_projector=True, r=8))
     with pytest.raises(ValueError, match="was made with train_projector"):
         make_learner(make_recipe("lora", model=str(adapter)))
 
@@ -218,9 +220,9 @@ def test_full_merges_an_adapter_and_trains_the_sum(make_recipe: MakeRecipe, adap
 
 def test_targets_in_the_tower_are_refused_with_the_decoder_s_names(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match=r"reach no language-model layer.*gate_up_proj"):
-        make_learner(make_recipe("lora", lora_targets=("q_proj", "v_proj")))
+        make_learner(make_recipe("lora", target_modules=("q_proj", "v_proj")))
     with pytest.raises(ValueError, match="no linear layer is named qkv"):
-        make_learner(make_recipe("lora", lora_targets=("qkv",)))
+        make_learner(make_recipe("lora", target_modules=("qkv",)))
 
 
 def test_each_part_learns_at_its_own_rate(make_recipe: MakeRecipe) -> None:
@@ -250,24 +252,34 @@ def test_lora_plus_learns_the_second_matrices_faster(make_recipe: MakeRecipe) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "bits", "is_paged"),
     [
-        ("adamw", "AdamW"),
-        ("adamw_8bit", "AdamW8bit"),
-        ("paged_adamw", "PagedAdamW32bit"),
-        ("paged_adamw_8bit", "PagedAdamW8bit"),
+        ("adamw_8bit", 8, False),
+        ("adamw_bnb_8bit", 8, False),
+        ("paged_adamw_32bit", 32, True),
+        ("paged_adamw_8bit", 8, True),
     ],
 )
-def test_the_optimizer_is_the_one_that_was_asked_for(
-    make_recipe: MakeRecipe, name: str, kind: str
+def test_the_optimizer_is_the_one_of_optim(
+    make_recipe: MakeRecipe, name: str, bits: int, is_paged: bool
 ) -> None:
-    recipe = make_recipe("lora", optimizer=name)
-    found, settings = describe_optimizer(recipe, make_learner(recipe).model)
-    assert found.__name__ == kind
-    found(**settings)
+    recipe = make_recipe("lora", optim=name)
+    arguments = TrainingArguments(optim=name, adam_beta2=0.95, use_cpu=True)
+    found, settings = describe_optimizer(recipe, make_learner(recipe).model, arguments)
+    optimizer: Any = found(**settings)
+    assert (optimizer.args.optim_bits, optimizer.is_paged) == (bits, is_paged)
+    assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
-def test_the_wished_precision_is_taken_and_auto_is_one_of_both() -> None:
-    assert choose_precision("fp32") == torch.float32
-    assert choose_precision("bf16") == torch.bfloat16
-    assert choose_precision("auto") in (torch.float32, torch.bfloat16)
+def test_the_default_optimizer_is_the_fused_adamw_of_pytorch(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora")
+    arguments = TrainingArguments(optim=recipe.optim, use_cpu=True)
+    found, settings = describe_optimizer(recipe, make_learner(recipe).model, arguments)
+    assert found is torch.optim.AdamW
+    assert settings["fused"]
+
+
+def test_bf16_is_chosen_by_the_recipe_or_by_the_machine() -> None:
+    assert choose_precision(False) == torch.float32
+    assert choose_precision(True) == torch.bfloat16
+    assert choose_precision(None) in (torch.float32, torch.bfloat16)

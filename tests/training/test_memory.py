@@ -70,8 +70,8 @@ def test_a_gradient_is_moved_to_its_own_part() -> None:
         ("full", {}),
         ("full", {"gradient_checkpointing": True}),
         ("lora", {}),
-        ("lora", {"train_projector": True, "precision": "bf16"}),
-        ("full", {"precision": "bf16"}),
+        ("lora", {"train_projector": True, "bf16": True}),
+        ("full", {"bf16": True}),
     ],
 )
 def test_the_step_without_numbers_holds_what_a_real_one_holds(
@@ -80,7 +80,7 @@ def test_the_step_without_numbers_holds_what_a_real_one_holds(
     recipe = make_recipe(method, **changes)
     prepared = prepare(recipe)
     model = prepared.learner.model.train()
-    samples = prepared.training[: recipe.batch_size]
+    samples = prepared.training[: recipe.per_device_train_batch_size]
     shape = join([[weigh(prepared.collator, sample)] for sample in samples])
     setting = Setting(
         recipe=recipe,
@@ -108,7 +108,7 @@ def test_the_step_without_numbers_holds_what_a_real_one_holds(
 
 def test_weights_and_moments_are_counted_exactly(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("full", train_vision=False, train_projector=False)
-    whole, halved = (_cost(replace(recipe, optimizer=name)) for name in ("adamw", "adamw_8bit"))
+    whole, halved = (_cost(replace(recipe, optim=name)) for name in ("adamw", "adamw_8bit"))
     positions = 8 * (16 + 1)  # of the tower's patches, the only buffer
     assert whole.parts["weights"] == 4 * whole.parameters + positions
     assert whole.parts["optimizer"] == 8 * whole.trained
@@ -151,7 +151,9 @@ def test_the_peak_of_a_real_training_is_within_ten_per_cent(
     tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
     Phi3VForCausalLM(make_config(sizes, tokenizer)).save_pretrained(tmp_path / "model")
     make_processor(sizes, tokenizer).save_pretrained(tmp_path / "model")
-    recipe = make_recipe("full", model=str(tmp_path / "model"), batch_size=16, max_steps=2)
+    recipe = make_recipe(
+        "full", model=str(tmp_path / "model"), per_device_train_batch_size=16, max_steps=2
+    )
     file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(recipe), encoding="utf-8")
     planned, measured = (
@@ -169,7 +171,7 @@ def test_the_peak_of_a_real_training_is_within_ten_per_cent(
 
 
 def test_the_full_size_is_planned_without_its_weights(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("lora", precision="bf16", gradient_checkpointing=True)
+    recipe = make_recipe("lora", bf16=True, gradient_checkpointing=True)
     config = Phi3VConfig(
         rope_scaling={"type": "su", "short_factor": [1.0] * 48, "long_factor": [1.0] * 48}
     )

@@ -210,25 +210,28 @@ def read_log(out: Path, field: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [("full", {"batch_size": 16}), ("lora", {"batch_size": 2, "gradient_accumulation": 3})],
+    [
+        ("full", {"per_device_train_batch_size": 16}),
+        ("lora", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}),
+    ],
 )
 def test_a_packed_run_is_the_unpacked_run(
     make_recipe: MakeRecipe, tmp_path: Path, method: str, changes: dict[str, int]
 ) -> None:
     # A step of all 16 samples, so that both learn from the same: as rows, or in 6 packs of up to 3.
-    apart = make_recipe(method, batch_size=16, epochs=3.0)
+    apart = make_recipe(method, per_device_train_batch_size=16, num_train_epochs=3.0)
     if method == "lora":
         apart = replace(apart, lora_dropout=0.0)
-    packed = replace(apart, pack_length=230, out=tmp_path / "packed", **changes)
+    packed = replace(apart, pack_length=230, output_dir=tmp_path / "packed", **changes)
     assert train(apart).steps == train(packed).steps == 3
-    ours, theirs = read_log(packed.out, "loss"), read_log(apart.out, "loss")
+    ours, theirs = read_log(packed.output_dir, "loss"), read_log(apart.output_dir, "loss")
     for left, right in zip(ours, theirs, strict=True):
         # float32 sums in another order, through three steps of Adam
         assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
         assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
     for left, right in zip(
-        read_log(packed.out, "validation_loss"),
-        read_log(apart.out, "validation_loss"),
+        read_log(packed.output_dir, "validation_loss"),
+        read_log(apart.output_dir, "validation_loss"),
         strict=True,
     ):
         assert left["validation_loss"] == pytest.approx(right["validation_loss"], rel=1e-4)
@@ -238,7 +241,7 @@ def test_samples_longer_than_a_pack_stop_a_run_before_it_starts(make_recipe: Mak
     recipe = make_recipe("lora", pack_length=20)
     with pytest.raises(ValueError, match="16 of 16 samples are longer than pack_length 20: 'p"):
         train(recipe)
-    assert not recipe.out.exists()
+    assert not recipe.output_dir.exists()
 
 
 @pytest.mark.parametrize("pack_length", [None, 500])
@@ -251,8 +254,12 @@ def test_both_sides_of_the_original_context_need_rows_alone(
     config["original_max_position_embeddings"] = 60
     (short / "config.json").write_text(json.dumps(config))
     recipe = make_recipe(
-        "lora", model=str(short), pack_length=pack_length, max_steps=1, batch_size=2
+        "lora",
+        model=str(short),
+        pack_length=pack_length,
+        max_steps=1,
+        per_device_train_batch_size=2,
     )
     with pytest.raises(ValueError, match=r"of 16 samples have more than 60 tokens .* 2 rows share"):
         train(recipe)
-    train(replace(recipe, batch_size=1, gradient_accumulation=2))
+    train(replace(recipe, per_device_train_batch_size=1, gradient_accumulation_steps=2))

@@ -18,7 +18,9 @@ MakeRecipe = Callable[..., Recipe]
 
 
 def test_a_plan_counts_what_training_would_use(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("lora", batch_size=5, gradient_accumulation=2, epochs=1.5)
+    recipe = make_recipe(
+        "lora", per_device_train_batch_size=5, gradient_accumulation_steps=2, num_train_epochs=1.5
+    )
     plan = make_plan(recipe, card="T4")
     assert (plan.training, plan.validation, plan.shared_groups) == (16, 4, 0)
     # 16 samples are 4 batches of 5 and so 2 steps an epoch; one and a half epochs are 3.
@@ -33,7 +35,7 @@ def test_a_plan_counts_what_training_would_use(make_recipe: MakeRecipe) -> None:
 
 
 def test_a_plan_of_packed_rows_counts_rows(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("lora", pack_length=200, batch_size=1)
+    recipe = make_recipe("lora", pack_length=200, per_device_train_batch_size=1)
     plan = make_plan(recipe, card="T4")
     assert plan.rows == len(prepare(recipe).rows) < plan.training
     assert f"{plan.rows} an epoch instead of 16, packed" in plan.as_text()
@@ -44,7 +46,7 @@ def test_a_plan_writes_nothing_and_says_what_fits(make_recipe: MakeRecipe) -> No
     text = make_plan(recipe, card="l4").as_text()
     assert "16 to train on, 4 to validate on, 0 groups on both sides" in text
     assert "yes, L4 has 22.00 GiB" in text
-    assert not recipe.out.exists()
+    assert not recipe.output_dir.exists()
 
 
 def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
@@ -55,7 +57,9 @@ def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
     monkeypatch.setitem(CARDS, "little", little)
     plan = make_plan(make_recipe("full"), card="little")
     assert "NO, little has" in plan.as_text()
-    assert plan.changes[0].words == "--batch-size 4 --gradient-accumulation 2"
+    assert (
+        plan.changes[0].words == "--per-device-train-batch-size 4 --gradient-accumulation-steps 2"
+    )
     assert plan.changes[0].memory == pytest.approx(plan.memory - plan.changes[0].saved)
     assert plan.changes[-1].memory <= plan.available
 
@@ -64,7 +68,7 @@ def test_a_run_that_never_fits_is_told_so(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CARDS, "none", replace(CARDS["T4"], name="none", memory=1.0))
-    recipe = make_recipe("qlora", batch_size=1, optimizer="adamw_8bit")
+    recipe = make_recipe("qlora", per_device_train_batch_size=1, optim="adamw_8bit")
     text = make_plan(recipe, card="none").as_text()
     assert "even so it does not fit: take a card with more memory" in text
 
@@ -77,11 +81,16 @@ def test_pairs_are_planned_as_twice_the_rows(make_recipe: MakeRecipe) -> None:
 
 def test_changes_leave_what_is_learnt_alone_first() -> None:
     assert list(CHANGES) == ["batch", "checkpointing", "optimizer", "adapters", "bits"]
-    recipe = replace(RECIPES["full"](), batch_size=5, gradient_accumulation=2)
+    recipe = replace(
+        RECIPES["full"](), per_device_train_batch_size=5, gradient_accumulation_steps=2
+    )
     smaller = CHANGES["batch"](recipe)
     assert smaller is not None
     # Ten samples a step before and after.
-    assert (smaller[0].batch_size, smaller[0].gradient_accumulation) == (2, 5)
+    assert (smaller[0].per_device_train_batch_size, smaller[0].gradient_accumulation_steps) == (
+        2,
+        5,
+    )
     assert all(
         change(RECIPES["qlora"]()) is None for change in (CHANGES["adapters"], CHANGES["bits"])
     )

@@ -47,12 +47,12 @@ def make_dpo(make_recipe: MakeRecipe, pairs: Path) -> MakePreferenceRecipe:
     def make(method: str = "dpo", **changes: object) -> Recipe:
         dpo = {
             "objective": "dpo",
-            "dpo_beta": 0.1,
+            "beta": 0.1,
             "data": str(pairs),
-            "batch_size": 4,
-            "epochs": 3.0,
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 3.0,
         }
-        return make_recipe(method, **{**dpo, "save_every": 100, "eval_every": 100, **changes})
+        return make_recipe(method, **{**dpo, "save_steps": 100, "eval_steps": 100, **changes})
 
     return make
 
@@ -65,7 +65,7 @@ def read_log(folder: Path) -> list[dict]:
 def test_after_some_steps_the_right_answer_is_preferred(make_dpo, method):
     recipe = make_dpo(method, max_steps=6, learning_rate=3e-3)
     train(recipe)
-    *steps, evaluation = read_log(recipe.out)
+    *steps, evaluation = read_log(recipe.output_dir)
     assert steps[0]["loss"] == pytest.approx(LN_2, abs=1e-6)
     assert steps[0]["rewards/margins"] == 0.0
     assert steps[-1]["loss"] < LN_2 - 0.05
@@ -79,7 +79,7 @@ def test_after_some_steps_the_right_answer_is_preferred(make_dpo, method):
 def test_the_margin_is_that_of_the_model_that_was_kept(make_dpo):
     recipe = make_dpo(max_steps=4)
     run = train(recipe)
-    prepared = prepare(replace(recipe, out=recipe.out.with_name("again")))
+    prepared = prepare(replace(recipe, output_dir=recipe.output_dir.with_name("again")))
     batch = collate_pairs(prepared.collator, prepared.validation)
     model, _ = load_model(str(run.model))
     with torch.inference_mode(), model.disable_adapter():
@@ -87,7 +87,7 @@ def test_the_margin_is_that_of_the_model_that_was_kept(make_dpo):
     with torch.inference_mode():
         after = answer_logps(model, batch)
     right, wrong = (after - before).chunk(2)
-    rewards = read_log(recipe.out)[-1]
+    rewards = read_log(recipe.output_dir)[-1]
     assert 0.1 * float((right - wrong).mean()) == pytest.approx(
         rewards["rewards/margins"], abs=1e-4
     )
@@ -119,7 +119,7 @@ def test_images_are_encoded_once_for_both_rows(make_dpo, monkeypatch, trained, e
         recipe,
         prepared.learner,
         prepared.collator,
-        {"output_dir": str(recipe.out), "report_to": "none", "use_cpu": True, "bf16": False},
+        {"output_dir": str(recipe.output_dir), "report_to": "none", "use_cpu": True, "bf16": False},
         training=prepared.training,
         validation=[],
         callbacks=[],
@@ -134,14 +134,16 @@ def test_fresh_adapters_are_compared_with_the_model_below(make_dpo):
     recipe = make_dpo(max_steps=1)
     run = train(recipe)
     assert not (run.model / "ref").exists()
-    assert not list((recipe.out / "checkpoints").glob("*/ref"))
+    assert not list((recipe.output_dir / "checkpoints").glob("*/ref"))
 
 
 def test_adapters_that_go_on_are_compared_with_what_they_were(make_dpo, make_recipe, tmp_path):
-    start = train(make_recipe("lora", max_steps=4, lora_dropout=0.0, out=tmp_path / "sft")).model
+    start = train(
+        make_recipe("lora", max_steps=4, lora_dropout=0.0, output_dir=tmp_path / "sft")
+    ).model
     recipe = make_dpo(model=str(start), max_steps=2, lora_dropout=0.0)
     run = train(recipe)
-    first = read_log(recipe.out)[0]
+    first = read_log(recipe.output_dir)[0]
     assert first["loss"] == pytest.approx(LN_2, abs=1e-6)
     former, latter = (load_model(str(folder))[0] for folder in (start, run.model))
     assert isinstance(latter, PeftModel)
@@ -154,17 +156,17 @@ def test_adapters_that_go_on_are_compared_with_what_they_were(make_dpo, make_rec
 
 
 def test_a_resumed_run_goes_on_as_it_would_have(make_dpo):
-    recipe = make_dpo(max_steps=4, save_every=2, eval_every=4)
+    recipe = make_dpo(max_steps=4, save_steps=2, eval_steps=4)
     train(recipe)
-    whole = read_log(recipe.out)
-    weights = (recipe.out / "model" / "adapter_model.safetensors").read_bytes()
-    shutil.rmtree(recipe.out / "checkpoints" / "checkpoint-4")
-    shutil.rmtree(recipe.out / "model")
+    whole = read_log(recipe.output_dir)
+    weights = (recipe.output_dir / "model" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(recipe.output_dir / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(recipe.output_dir / "model")
     train(recipe, resume=True)
-    for before, after in zip(whole, read_log(recipe.out), strict=True):
+    for before, after in zip(whole, read_log(recipe.output_dir), strict=True):
         same = [name for name in before if "/" in name or "loss" in name]
         assert {name: before[name] for name in same} == {name: after[name] for name in same}
-    assert (recipe.out / "model" / "adapter_model.safetensors").read_bytes() == weights
+    assert (recipe.output_dir / "model" / "adapter_model.safetensors").read_bytes() == weights
 
 
 def test_the_models_stop_tokens_stay(make_dpo, tiny_checkpoint):

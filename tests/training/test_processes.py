@@ -72,22 +72,22 @@ def trained(
         model=str(tiny_checkpoint),
         data=str(half_text),
         learning_rate=3e-3,
-        batch_size=1,
-        gradient_accumulation=4,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
         max_steps=4,
-        eval_every=4,
+        eval_steps=4,
         eval_samples=2,
-        save_every=2,
-        precision="fp32",
-        tracker="none",
+        save_steps=2,
+        bf16=False,
+        report_to="none",
     )
-    adapters = {"lora_rank": 4, "lora_alpha": 8.0, "lora_dropout": 0.0}
-    lora = replace(full, method="lora", lora_targets=("qkv_proj", "o_proj"), **adapters)
-    lora = replace(lora, train_projector=True, train_vision=False, batch_size=2)
-    lora = replace(lora, gradient_accumulation=2, eval_samples=0)
-    dora = replace(lora, dora=True)
-    bf16 = replace(lora, precision="bf16", gradient_checkpointing=True)
-    dpo = replace(lora, objective="dpo", dpo_beta=0.1)
+    adapters = {"r": 4, "lora_alpha": 8.0, "lora_dropout": 0.0}
+    lora = replace(full, method="lora", target_modules=("qkv_proj", "o_proj"), **adapters)
+    lora = replace(lora, train_projector=True, train_vision=False, per_device_train_batch_size=2)
+    lora = replace(lora, gradient_accumulation_steps=2, eval_samples=0)
+    dora = replace(lora, use_dora=True)
+    bf16 = replace(lora, bf16=True, gradient_checkpointing=True)
+    dpo = replace(lora, objective="dpo", beta=0.1)
     recipes = dict(zip(JOBS, (full, full, lora, dora, bf16, dpo), strict=True))
     jobs = [write_job(folder, name, recipe) for name, recipe in recipes.items()]
     for name in AGAIN:
@@ -98,16 +98,16 @@ def trained(
     (folder / "jobs.json").write_text(json.dumps(jobs))
     run_twice(folder)
     for name in ("ddp_full", "ddp_lora", "fsdp_dora", "ddp_dpo"):
-        accumulation = 2 * recipes[name].gradient_accumulation
+        accumulation = 2 * recipes[name].gradient_accumulation_steps
         out = folder / f"one_{name}"
-        train(replace(recipes[name], gradient_accumulation=accumulation, out=out))
+        train(replace(recipes[name], gradient_accumulation_steps=accumulation, output_dir=out))
     return Trained(folder)
 
 
 def write_job(folder: Path, name: str, recipe: Recipe) -> dict[str, Any]:
     file = folder / f"{name}.yaml"
     sharding = "fsdp" if name.startswith("fsdp") else "none"
-    file.write_text(to_yaml(replace(recipe, out=folder / name, sharding=sharding)))
+    file.write_text(to_yaml(replace(recipe, output_dir=folder / name, sharding=sharding)))
     return {"name": name, "recipe": str(file)}
 
 
@@ -209,7 +209,7 @@ LAUNCHED |= {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
         (RECIPES["lora"](), {"ACCELERATE_USE_DEEPSPEED": "true"}, 0, "asks for DeepSpeed"),
         (RECIPES["lora"](), LAUNCHED | {"ACCELERATE_USE_FSDP": "true"}, 0, "has sharding none"),
         (fsdp(), LAUNCHED | {"ACCELERATE_USE_FSDP": "true"}, 0, "FSDP with settings of its own"),
-        (RECIPES["lora"](), {"ACCELERATE_MIXED_PRECISION": "fp16"}, 0, "has precision auto"),
+        (RECIPES["lora"](), {"ACCELERATE_MIXED_PRECISION": "fp16"}, 0, "has bf16 None"),
         (RECIPES["lora"](), {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, 0, "asks for inductor"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_plain_launch_is_taken(recipe: Recipe, environment: Mapping[str, str],
     ("recipe", "message"),
     [
         (RECIPES["qlora"](), "leaves weights in nf4 whole"),
-        (replace(RECIPES["full"](), optimizer="adamw_8bit"), "cannot compute with sharded"),
+        (replace(RECIPES["full"](), optim="adamw_8bit"), "cannot compute with sharded"),
         (RECIPES["dpo"](), "not built for objective dpo"),
     ],
 )
@@ -301,4 +301,4 @@ def test_several_gpus_in_one_process_are_refused_before_anything_is_written(
     recipe = make_recipe("lora")
     with pytest.raises(ValueError, match="2 GPUs but one process"):
         train(recipe)
-    assert not recipe.out.exists()
+    assert not recipe.output_dir.exists()

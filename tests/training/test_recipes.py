@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from phi_vision.training import recipes
+from phi_vision.training.hf_fields import ALLOWED_VALUES, REFUSED, has_field
 from phi_vision.training.recipe_file import load_recipe, to_yaml
-from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.recipes import OWN_FIELDS, RECIPES, Recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -41,8 +42,8 @@ def test_every_field_says_what_it_does() -> None:
 
 
 def test_fields_left_out_are_those_of_the_method(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, "method: lora\nlora_rank: 4\n"))
-    assert recipe == replace(RECIPES["lora"](), lora_rank=4)
+    recipe = load_recipe(write(tmp_path, "method: lora\nr: 4\n"))
+    assert recipe == replace(RECIPES["lora"](), r=4)
 
 
 def test_a_number_in_the_form_1e_4_is_a_number(tmp_path: Path) -> None:
@@ -54,11 +55,20 @@ def test_a_number_in_the_form_1e_4_is_a_number(tmp_path: Path) -> None:
     [
         ("method: lora\nlearning_rat: 1", "no field 'learning_rat'; did you mean 'learning_rate'?"),
         ("method: laro", "field 'method' is 'laro'; it takes full or lora"),
-        ("batch_size: 8", "field 'method' is missing; choose one of full, lora"),
-        ("method: lora\nbatch_size: many", "'batch_size' is 'many'; it takes a whole number"),
-        ("method: lora\nbatch_size: true", "'batch_size' is True; it takes a whole number"),
-        ("method: lora\nbatch_size: null", "'batch_size' is None; it takes a whole number"),
-        ("method: lora\nlora_targets: qkv_proj", "it takes a list of names or null"),
+        ("per_device_train_batch_size: 8", "field 'method' is missing; choose one of full, lora"),
+        (
+            "method: lora\nper_device_train_batch_size: many",
+            "'per_device_train_batch_size' is 'many'; it takes a whole number",
+        ),
+        (
+            "method: lora\nper_device_train_batch_size: true",
+            "'per_device_train_batch_size' is True; it takes a whole number",
+        ),
+        (
+            "method: lora\nper_device_train_batch_size: null",
+            "'per_device_train_batch_size' is None; it takes a whole number",
+        ),
+        ("method: lora\ntarget_modules: qkv_proj", "it takes a list of names or null"),
         ("method: [a", "is no YAML"),
         ("just words", "holds a str, not fields"),
     ],
@@ -70,6 +80,51 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message:
     assert "\n" not in str(caught.value)
 
 
+def test_every_field_has_its_name_in_the_class_it_feeds() -> None:
+    known = {name for name in names() if has_field(name)}
+    assert names() - known <= OWN_FIELDS
+    assert names() >= OWN_FIELDS
+
+
+def names() -> set[str]:
+    return {field.name for field in fields(Recipe)}
+
+
+def test_a_further_field_is_checked_kept_and_written_beside_the_others(tmp_path: Path) -> None:
+    text = "method: lora\nadam_beta2: 0.95\nlayers_to_transform: [0, 1]\n"
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.further == {"adam_beta2": 0.95, "layers_to_transform": [0, 1]}
+    assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
+    assert "\nadam_beta2: 0.95\n" in to_yaml(recipe)
+    hash(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "further", "message"),
+    [
+        ("lora", {"adam_bta2": 0.9}, "no field 'adam_bta2'; did you mean 'adam_beta"),
+        ("lora", {"adam_beta2": "high"}, "'adam_beta2' is 'high'; it takes a number"),
+        ("lora", {"full_determinism": 1}, "it takes true or false"),
+        ("lora", {"data_seed": 1}, "data_seed cannot be set: the order of samples follows from"),
+        ("lora", {"label_names": ["x"]}, "label_names cannot be set: batches come from our"),
+        ("lora", {"fp16": True}, "use bf16"),
+        ("lora", {"init_lora_weights": "pissa"}, "choose one of True, gaussian, orthogonal"),
+        ("full", {"rank_pattern": {"o_proj": 4}}, "method full trains no adapters"),
+        ("lora", {"label_smoothing": 0.1}, "objective sft is not dpo"),
+    ],
+)
+def test_a_further_field_that_cannot_be_passed_on_is_refused(
+    name: str, further: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES[name](), further=further)
+
+
+def test_every_refused_field_exists() -> None:
+    assert [name for name in (*REFUSED, *ALLOWED_VALUES) if not has_field(name)] == []
+    assert not REFUSED.keys() & names()
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no recipe at"):
         load_recipe(tmp_path / "none.yaml")
@@ -78,33 +133,37 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("full", {"lora_rank": 8}, "method full trains no adapters"),
-        ("lora", {"lora_rank": None}, "method lora needs it"),
-        ("lora", {"lora_targets": ()}, "lora_targets is empty"),
+        ("full", {"r": 8}, "method full trains no adapters"),
+        ("lora", {"r": None}, "method lora needs it"),
+        ("lora", {"target_modules": ()}, "target_modules is empty"),
         ("lora", {"train_language": False}, "there would be no adapter"),
         ("full", {"quantization": "nf4"}, "weights in 4 bits cannot be trained"),
-        ("full", {"dora": True}, "method full trains no adapters"),
+        ("full", {"use_dora": True}, "method full trains no adapters"),
         ("full", {"loraplus_ratio": 16.0}, "method full trains no adapters"),
         ("lora", {"vision_learning_rate": 1e-5}, "the CLIP tower is not trained"),
         ("lora", {"projector_learning_rate": 1e-5}, "the projector is not trained"),
-        ("lora", {"dpo_beta": 0.1}, "objective sft knows no preferences"),
-        ("dpo", {"dpo_beta": None}, "objective dpo needs it"),
+        ("lora", {"beta": 0.1}, "objective sft has no preferences"),
+        ("dpo", {"beta": None}, "objective dpo needs it"),
         ("dpo", {"pack_length": 512}, "pairs are not packed"),
-        ("dpo", {"withhold_images": True}, "a twin without images is trained on answers"),
+        ("dpo", {"withhold_images": True}, "a text-only baseline is trained on completions"),
         ("full", {"withhold_images": True}, "no gradient would reach tower and projector"),
-        ("lora", {"best_metric": "full_price_mae", "eval_samples": 0}, "has no answers written"),
-        ("lora", {"early_stopping": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
+        (
+            "lora",
+            {"metric_for_best_model": "full_price_mae", "eval_samples": 0},
+            "generates no predictions",
+        ),
+        ("lora", {"early_stopping_patience": 2, "validation_fraction": 0.0}, "nothing to evaluate"),
         (
             "full",
             {"train_language": False, "train_projector": False, "train_vision": False},
             "nothing would learn",
         ),
         ("lora", {"random_weights": True}, "lora does not save the weights below"),
-        ("lora", {"validation_fraction": 0.0, "eval_every": 5}, "nothing to evaluate"),
-        ("lora", {"batch_size": 0}, "must be at least 1"),
+        ("lora", {"validation_fraction": 0.0, "eval_steps": 5}, "nothing to evaluate"),
+        ("lora", {"per_device_train_batch_size": 0}, "must be at least 1"),
         ("lora", {"learning_rate": 0.0}, "must be more than 0"),
         ("lora", {"learning_rate": float("nan")}, "must be more than 0"),
-        ("lora", {"warmup_fraction": 1.0}, "it is a share"),
+        ("lora", {"lora_dropout": 1.0}, "it is a fraction"),
         ("lora", {"template": "produkt"}, "choose from product, walkthrough"),
     ],
 )

@@ -60,8 +60,9 @@ def test_two_hosts_train_one_sharded_model(
     commands = commands_for_two_machines()
     assert [words[words.index("--node-rank") + 1] for words in commands] == ["0", "1"]
     small = shlex.split(
-        f"--model {tiny_checkpoint} --validation-fraction 0 --max-steps 2 --batch-size 4 "
-        "--precision fp32 --tracker none"
+        f"--model {tiny_checkpoint} --validation-fraction 0 --max-steps 2 "
+        "--per-device-train-batch-size 4 "
+        "--no-bf16 --report-to none"
     )
     here = {"catalog": str(products), "runs/lora": str(tmp_path / "run")}
     started = [

@@ -160,10 +160,12 @@ def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpo
         return spoil_image(batch, names.index("p5")) if is_second else batch
 
     monkeypatch.setattr(AnswerCollator, "__call__", spoil_the_second_epoch)
-    recipe = make_recipe("lora", epochs=3.0, save_every=1, eval_every=1)
+    recipe = make_recipe("lora", num_train_epochs=3.0, save_steps=1, eval_steps=1)
     with pytest.raises(ValueError, match=r"of the 8 rows in the batch only 'p5' caused it"):
         train(recipe)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     last = max(line["step"] for line in lines)
     assert 2 <= last <= 3
     monkeypatch.undo()
@@ -173,10 +175,10 @@ def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpo
 def test_a_gradient_that_is_no_number_stops_before_anything_is_saved(
     make_recipe: MakeRecipe,
 ) -> None:
-    recipe = make_recipe("full", max_steps=3, learning_rate=1e30, warmup_fraction=0.0, save_every=1)
+    recipe = make_recipe("full", max_steps=3, learning_rate=1e30, warmup_steps=0.0, save_steps=1)
     with pytest.raises(ValueError, match=r"learning_rate"):
         train(recipe)
-    assert not (recipe.out / "checkpoints" / "checkpoint-3").exists()
+    assert not (recipe.output_dir / "checkpoints" / "checkpoint-3").exists()
 
 
 def test_lack_of_main_memory_names_the_plan_and_the_settings() -> None:
@@ -189,7 +191,7 @@ def test_lack_of_main_memory_names_the_plan_and_the_settings() -> None:
     words = str(caught.value)
     assert "`phi-vision plan RECIPE`" in words
     for setting in (
-        "--batch-size 4 --gradient-accumulation 2, --gradient-checkpointing",
+        "--per-device-train-batch-size 4 --gradient-accumulation-steps 2, --gradient-checkpointing",
         "adamw_8bit",
         "the recipe to lora",
     ):
@@ -200,8 +202,8 @@ def test_lack_of_memory_on_a_gpu_advises_only_what_is_not_yet_done(tmp_path: Pat
     (tmp_path / "recipe.yaml").touch()
     recipe = replace(
         RECIPES["qlora"](),
-        out=tmp_path,
-        batch_size=1,
+        output_dir=tmp_path,
+        per_device_train_batch_size=1,
         gradient_checkpointing=True,
         pack_length=4096,
     )

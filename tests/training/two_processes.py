@@ -34,7 +34,7 @@ def do(job: dict[str, Any], rank: int) -> dict[str, Any]:
         recipe = replace(recipe, **job.get("second_process_has", {}))
     if rank == 0 and "go_on_from" in job:
         forget = shutil.ignore_patterns(job["forget"])
-        shutil.copytree(job["go_on_from"], recipe.out, ignore=forget)
+        shutil.copytree(job["go_on_from"], recipe.output_dir, ignore=forget)
     dist.barrier()
     found: dict[str, Any] = {}
     check_sharing = sharding.check_sharing

@@ -67,7 +67,7 @@ def make_run(products: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRu
         (out / "model" / "adapter_model.safetensors").write_bytes(b"weights")
         (out / "versions.json").write_text('{"data_sha256": "abc"}')
         write_template(TEMPLATE, out / "template.yaml")
-        return replace(RECIPES["lora"](), data=str(products), out=out, tracker=tracker)  # type: ignore[arg-type]
+        return replace(RECIPES["lora"](), data=str(products), output_dir=out, report_to=tracker)  # type: ignore[arg-type]
 
     return make
 
@@ -88,11 +88,11 @@ def track(
 ) -> None:
     """Track steps up to the fourth, evaluated at the second and fourth; a kill is an exception."""
     facts = RunFacts(
-        folder=recipe.out,
-        model=recipe.out / "model",
+        folder=recipe.output_dir,
+        model=recipe.output_dir / "model",
         data=recipe.data,
         recipe=to_yaml(recipe),
-        tracker=recipe.tracker,
+        tracker=recipe.report_to,
     )
     with Tracking(facts, first_step=first_step, total_steps=4, writes=writes) as tracking:
         for step in range(first_step + 1, 5):
@@ -147,7 +147,7 @@ def offline_run(
     with pytest.MonkeyPatch.context() as patch:
         leave_wandb_alone(patch, home)
         track(samples, scores, recipe)
-    (folder,) = (recipe.out / "wandb").glob("offline-run-*")
+    (folder,) = (recipe.output_dir / "wandb").glob("offline-run-*")
     return OfflineRun(recipe, folder, home, inspect_wandb(folder))
 
 
@@ -155,7 +155,7 @@ def test_wandb_offline_has_the_curves_and_the_recipe(offline_run: OfflineRun) ->
     recipe, records = offline_run.recipe, offline_run.records
     config = records["run"][0]["config"]["update"]
     assert config["learning_rate"] == recipe.learning_rate
-    assert config["lora_targets"] == list(recipe.lora_targets or ())
+    assert config["target_modules"] == list(recipe.target_modules or ())
     history = [record["item"] for record in records["history"]]
     assert [item["_step"] for item in history] == [1, 2, 3, 4]
     # An evaluation shares its step with the training's own figures, and does not replace them.
@@ -231,7 +231,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(
     with pytest.raises(KeyboardInterrupt):
         write_down(recipe, kill_after=3)
     write_down(recipe, first_step=2)
-    runs = sorted((recipe.out / "wandb").glob("offline-run-*"))
+    runs = sorted((recipe.output_dir / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
     records = [inspect_wandb(run) for run in runs]
     assert len({each["run"][0]["run_id"] for each in records}) == 1
@@ -241,7 +241,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(
     # Of the stopped run no weights are the best yet.
     kinds = [{artifact["type"] for artifact in each["artifact"]} for each in records]
     assert ["model" in each for each in kinds] == [False, True]
-    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
 
 
 def test_a_disabled_wandb_writes_nothing_of_its_own(
@@ -255,8 +255,8 @@ def test_a_disabled_wandb_writes_nothing_of_its_own(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     recipe = make_run("wandb")
     write_down(recipe)
-    assert not list((recipe.out / "wandb").glob("*run*"))
-    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert not list((recipe.output_dir / "wandb").glob("*run*"))
+    assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
     assert "broke" not in caplog.text
 
 
@@ -269,7 +269,7 @@ def test_tensorboard_has_curves_images_and_the_table(
     with pytest.raises(KeyboardInterrupt):
         write_down(recipe, kill_after=3)
     write_down(recipe, first_step=2)
-    events = EventAccumulator(str(recipe.out / "tensorboard"), size_guidance={"images": 0})
+    events = EventAccumulator(str(recipe.output_dir / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     # The third step was done twice: what the stopped run wrote of it is hidden.
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
@@ -293,11 +293,13 @@ def test_without_a_tracker_the_folder_has_it_all(
     with pytest.raises(KeyboardInterrupt):
         write_down(recipe, kill_after=3)
     write_down(recipe, first_step=2)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
     assert lines[2]["model"]["category3_code_accuracy"] == 1.0
     assert lines[2]["constant"].keys() == lines[2]["shuffled"].keys() == lines[2]["model"].keys()
-    names = {path.name for path in (recipe.out / "plots").iterdir()}
+    names = {path.name for path in (recipe.output_dir / "plots").iterdir()}
     curves = {"loss.png", "learning.png", "speed.png", "machine.png", "validation.png"}
     assert names == curves | {"answers.png"}
 
@@ -321,7 +323,7 @@ def test_a_broken_tracker_is_left_out_and_the_run_goes_on(
     recipe = make_run("wandb")
     with caplog.at_level(logging.WARNING):
         write_down(recipe)
-    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
     assert caplog.text.count("wandb broke (ConnectionError: the cable is cut)") == 1
 
 
@@ -337,7 +339,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     monkeypatch.setitem(TRACKERS, "wandb", fail)
     recipe = make_run("wandb")
     write_down(recipe)
-    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
     assert "wandb broke (OSError: no room for a socket)" in caplog.text
 
 
@@ -353,9 +355,9 @@ def test_plots_that_cannot_be_written_do_not_stop_a_run(
     make_run: MakeRun, write_down: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = make_run("none")
-    (recipe.out / "plots").write_text("a file where the folder should be")
+    (recipe.output_dir / "plots").write_text("a file where the folder should be")
     write_down(recipe)
-    assert logged_steps(recipe.out) == [1, 2, 2, 3, 4, 4]
+    assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
     assert "drawing the plots broke" in caplog.text
     assert "showing the answers broke" in caplog.text
 
@@ -364,9 +366,9 @@ def test_a_tracking_that_does_not_write_writes_nothing(
     make_run: MakeRun, write_down: Callable[..., None]
 ) -> None:
     recipe = make_run("tensorboard")
-    before = sorted(recipe.out.rglob("*"))
+    before = sorted(recipe.output_dir.rglob("*"))
     write_down(recipe, writes=False)
-    assert sorted(recipe.out.rglob("*")) == before
+    assert sorted(recipe.output_dir.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

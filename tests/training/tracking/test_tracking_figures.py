@@ -70,13 +70,15 @@ def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) ->
     rates = {"train_projector": True, "projector_learning_rate": 1e-4}
     recipe = make_recipe("full", max_steps=2, validation_fraction=0.0, **rates)
     train(recipe)
-    lines = [json.loads(line) for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
     for line in lines:
         assert line.keys() >= (MEASURED - {"seconds"}) - {key for key in MEASURED if "gpu" in key}
         # Each sample has an image of at least 13 tokens and some twenty words.
         assert line["tokens_per_second"] > 20 * line["samples_per_second"] > 0
         assert line["learning_rate_language"] == pytest.approx(30 * line["learning_rate_projector"])
-    assert (recipe.out / "plots" / "loss.png").is_file()
+    assert (recipe.output_dir / "plots" / "loss.png").is_file()
 
 
 def test_the_machine_is_read() -> None:
