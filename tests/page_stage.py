@@ -157,11 +157,11 @@ def carried(page: Page, content: bytes, name: str = "tote.png", kind: str = "ima
 
 
 def done(page: Page) -> None:
-    expect(page.locator("#record")).to_have_attribute("data-state", "answered")
+    expect(page.locator("#record")).to_have_attribute("data-state", "predicted")
 
 
 def said(page: Page) -> Any:
-    return page.locator("#answer")
+    return page.locator("#prediction")
 
 
 # What the browser itself notes of an answer that is no success; no page can keep it from that.

@@ -1,4 +1,4 @@
-"""Untrusted images: decoded from requests, or fetched from hosts that were allowed by name.
+"""Untrusted images: sent inside a request, or fetched from hosts that were allowed by name.
 
 They are validated by their headers before anything is decoded. Clients choose URLs, so this
 machine's own network must stay out of reach: no redirects, no proxies, and every connection is

@@ -88,7 +88,7 @@ def test_a_dropped_photo_is_sent_as_it_is_and_its_fields_are_shown(desk: Opened,
     assert page.locator(".sure").all_inner_texts()[:2] == ["81\u00a0%", "> 99\u00a0%"]
     expect(page.locator("#caption")).to_have_text(f"tote.png (60 × 40, {len(content)} bytes)")
     facts = page.locator(".facts span").all_text_contents()
-    assert facts == ["Answered in 0.42 s", "21 tokens", "phi-vision-small"]
+    assert facts == ["Latency 0.42 s", "21 tokens", "phi-vision-small"]
     assert desk.complaints == []
 
 
@@ -99,23 +99,23 @@ def test_confidences_are_bars_and_words(page: Page):
     expect(title).to_have_accessible_name("Confidence in Title")
     expect(title).to_have_attribute("aria-valuenow", "81")
     expect(title).to_have_attribute("aria-valuetext", "81 percent")
-    expect(price).to_have_attribute("aria-valuetext", "31 percent, look twice")
+    expect(price).to_have_attribute("aria-valuetext", "31 percent, low confidence")
     widths = title.evaluate(
         "(bar) => [bar.clientWidth, bar.firstChild.getBoundingClientRect().width]"
     )
     assert widths[1] == pytest.approx(0.812 * widths[0], abs=1)
     expect(page.locator("#status")).to_have_text(
-        "Done. Title: Canvas Tote, 81 percent sure. Category 3 code: BAGS, more than 99 percent "
-        "sure. Full price: 1,490, 31 percent sure"
+        "Done. Title: Canvas Tote, 81 percent confidence. Category 3 code: BAGS, more than 99 "
+        "percent confidence. Full price: 1,490, 31 percent confidence"
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"calibrated": True}, "are calibrated"),
+        ({"calibrated": True}, "is calibrated on held-out"),
         ({"calibrated": False}, "often too high"),
-        ({"confidence": {}}, "does not say how sure"),
+        ({"confidence": {}}, "returns no confidence"),
     ],
 )
 def test_it_says_what_the_percentages_are_worth(
@@ -123,7 +123,7 @@ def test_it_says_what_the_percentages_are_worth(
 ):
     stage.plays(says(**changes))
     choose(page, photo())
-    expect(page.locator("#trust")).to_contain_text(words)
+    expect(page.locator("#calibration")).to_contain_text(words)
 
 
 def test_values_of_all_kinds_are_words(page: Page, stage: Stage):
@@ -205,7 +205,7 @@ def test_what_is_no_photo_is_refused_without_asking(
     content: bytes, name: str, kind: str, words: str, desk: Opened, stage: Stage
 ):
     choose(desk.page, content, name=name, kind=kind)
-    expect(said(desk.page)).to_contain_text("This is not a photo that can be read")
+    expect(said(desk.page)).to_contain_text("Unsupported file")
     expect(said(desk.page)).to_contain_text(words)
     expect(desk.page.locator("#last")).to_be_hidden()
     assert stage.asked == []
@@ -218,7 +218,7 @@ def test_a_dropped_link_does_not_lead_away(page: Page):
           carried.setData('text/uri-list', 'http://example.com/coat.jpg'); return carried; }"""
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": link})
-    expect(said(page)).to_contain_text("That was a link, not a photo")
+    expect(said(page)).to_contain_text("This is a link, not a photo")
 
 
 def test_waiting_shows_the_photo_and_the_seconds_and_escape_cancels(desk: Opened, stage: Stage):
@@ -241,7 +241,7 @@ def test_cancel_stops_the_server_and_it_can_be_asked_again(page: Page, stage: St
     page.get_by_role("button", name="Cancel").click()
     assert stage.left.wait(5)
     expect(page.locator("#record-title")).to_be_focused()
-    page.get_by_role("button", name="Ask again").click()
+    page.get_by_role("button", name="Retry").click()
     done(page)
 
 
@@ -256,14 +256,14 @@ def test_a_new_photo_stops_the_old_one(page: Page, stage: Stage):
 
 
 REFUSALS = {
-    400: ("The server cannot use this photo", "It is 5000 times wider than high."),
-    403: ("The server does not let you ask", "Not you."),
-    404: ("There is no model behind this page", "No such thing."),
+    400: ("The photo is invalid", "It is 5000 times wider than high."),
+    403: ("Access denied", "Not you."),
+    404: ("Endpoint not found", "No such thing."),
     413: ("The photo is too large", "It has 30 MB; 20 MB are the most."),
     429: ("The server is busy", "64 are waiting."),
-    500: ("Something went wrong in the server", "Internal error."),
-    503: ("The server is not taking photos right now", "It is stopping."),
-    504: ("The answer took too long", "Nothing after 120 seconds."),
+    500: ("Internal server error", "Internal error."),
+    503: ("The server is not ready", "It is stopping."),
+    504: ("The request timed out", "Nothing after 120 seconds."),
 }
 
 
@@ -275,8 +275,8 @@ def test_refusals_are_said_in_words_with_what_to_do(status: int, desk: Opened, s
     expect(said(desk.page).get_by_role("heading")).to_have_text(title)
     expect(said(desk.page)).to_contain_text(message)
     expect(desk.page.locator("#status")).to_contain_text(title)
-    assert desk.page.get_by_text("It knows this question as req-7.").count() == (status >= 500)
-    assert desk.page.get_by_role("button", name="Try again").count() == (status not in (400, 413))
+    assert desk.page.get_by_text("Request id: req-7.").count() == (status >= 500)
+    assert desk.page.get_by_role("button", name="Retry").count() == (status not in (400, 413))
     assert len(stage.asked) == 1
 
 
@@ -318,16 +318,16 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_forgotten(desk: Opened, stage:
     page.get_by_label("Key").fill("")
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
-    expect(said(page)).to_contain_text("The key that was given is not accepted.")
+    expect(said(page)).to_contain_text("This key is wrong.")
     page.get_by_label("Key").fill("right")
-    page.get_by_role("button", name="Ask with it").click()
+    page.get_by_role("button", name="Use key").click()
     done(page)
     assert [each.token for each in stage.asked] == [None, "Bearer wrong", "Bearer right"]
     page.reload()
     choose(page, photo())
     done(page)
     assert stage.asked[-1].token == "Bearer right"
-    page.get_by_role("button", name="Forget it").click()
+    page.get_by_role("button", name="Remove key").click()
     choose(page, photo())
     done(page)
     assert stage.asked[-1].token is None
@@ -339,26 +339,26 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_forgotten(desk: Opened, stage:
 def test_an_answer_that_is_none_is_said_to_be_none(text: str, desk: Opened, stage: Stage):
     stage.plays(babbles(text))
     choose(desk.page, photo())
-    expect(said(desk.page)).to_contain_text("The answer cannot be understood")
+    expect(said(desk.page)).to_contain_text("Invalid response")
     desk.page.locator("summary").first.click()
-    expect(desk.page.locator("#answer pre")).to_have_text(text)
+    expect(desk.page.locator("#prediction pre")).to_have_text(text)
 
 
 def test_a_refusal_of_somebody_in_between_is_shown_as_it_came(desk: Opened, stage: Stage):
     page = desk.page
     stage.plays(babbles("<h1>Bad gateway</h1>", 502))
     choose(page, photo())
-    expect(said(page)).to_contain_text("The server does not answer")
-    page.locator("summary", has_text="What came back").click()
-    expect(page.locator("#answer pre")).to_have_text("502 <h1>Bad gateway</h1>")
+    expect(said(page)).to_contain_text("No connection to the server")
+    page.locator("summary", has_text="Response").click()
+    expect(page.locator("#prediction pre")).to_have_text("502 <h1>Bad gateway</h1>")
     assert faults(desk) == []
 
 
 def test_a_server_that_hangs_up_can_be_asked_again(page: Page, stage: Stage):
     stage.plays(hangs_up, says())
     choose(page, photo())
-    expect(said(page)).to_contain_text("The server does not answer")
-    page.get_by_role("button", name="Try again").click()
+    expect(said(page)).to_contain_text("No connection to the server")
+    page.get_by_role("button", name="Retry").click()
     done(page)
 
 
@@ -370,7 +370,7 @@ def test_a_server_that_is_gone_is_said_to_be_gone(browser: Browser):
         page = context.new_page()
         page.goto(address)
     choose(page, photo(size=(60, 40)) + b"\0" * 6_000_000)
-    expect(said(page)).to_contain_text("Perhaps 6.0 MB are more than it takes.")
+    expect(said(page)).to_contain_text("6.0 MB may exceed its limit.")
     context.close()
 
 
@@ -380,7 +380,7 @@ def test_an_answer_in_another_form_is_shown_and_can_be_held_to_it(desk: Opened, 
     expect(desk.page.locator("blockquote")).to_have_text("A nice bag, I think.")
     assert desk.page.get_by_role("button", name="Copy as JSON").count() == 0
     assert faults(desk) == []
-    desk.page.get_by_role("button", name="Ask again, held to the form").click()
+    desk.page.get_by_role("button", name="Retry with constrained decoding").click()
     done(desk.page)
     expect(desk.page.locator(".value").first).to_have_text("Canvas Tote")
     assert stage.asked[-1].query == "constrained=true"
@@ -397,9 +397,9 @@ def test_the_record_is_copied_as_json(page: Page):
 def test_the_raw_answer_is_folded_away(page: Page):
     choose(page, photo())
     done(page)
-    expect(page.locator("#answer pre")).to_be_hidden()
-    page.get_by_text("The answer as it was written").click()
-    expect(page.locator("#answer pre")).to_have_text(str(ANSWER["text"]))
+    expect(page.locator("#prediction pre")).to_be_hidden()
+    page.get_by_text("Generated text").click()
+    expect(page.locator("#prediction pre")).to_have_text(str(ANSWER["text"]))
 
 
 def test_the_last_photos_come_back_with_their_answers(page: Page, stage: Stage):
@@ -429,10 +429,10 @@ def test_everything_can_be_done_with_the_keyboard_alone(desk: Opened, tmp_path: 
     done(page)
     for name in (
         "Try a sample",
-        "The answer as it was written",
+        "Generated text",
         "Copy as JSON",
         "Canvas Tote, bag.png",
-        "The same from a terminal",
+        "From the command line",
     ):
         page.keyboard.press("Tab")
         looks = page.evaluate(
@@ -453,7 +453,7 @@ def test_it_looks_right_before_and_after(
         for number in range(6):
             name = f"a-very-long-name-of-a-photo-{number}" * 5
             choose(seen.page, photo(size=(300, 900)), name=f"{name}.png")
-            expect(seen.page.locator(".last.answered")).to_have_count(number + 1)
+            expect(seen.page.locator(".last.predicted")).to_have_count(number + 1)
         assert seen.faults() == []
         seen.page.evaluate("for (const each of document.querySelectorAll('details')) each.open = 1")
         assert seen.faults() == []
@@ -476,7 +476,7 @@ def test_a_desk_is_not_asked_for_a_camera(page: Page):
 
 
 def test_text_never_becomes_markup():
-    for name in ("page.js", "asking.js", "showing.js", "wording.js", "index.html"):
+    for name in ("page.js", "api.js", "render.js", "format.js", "index.html"):
         text = STATIC_FOLDER.joinpath(name).read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text)
         assert not re.search(r"https?://|<style|style=|\bon[a-z]+=", text.replace("\n", " "))

@@ -66,18 +66,18 @@ def test_the_real_server_reads_a_dropped_photo(real: Opened, predictor: LocalPre
     done(page)
     # Weights that were not trained on the question describe the image instead.
     expect(page.locator("blockquote")).to_have_text(predictor.predict([sample()])[0].text)
-    page.get_by_role("button", name="Ask again, held to the form").click()
+    page.get_by_role("button", name="Retry with constrained decoding").click()
     expect(page.locator("dt")).to_have_text(["Title", "Category 3 code", "Full price"])
     assert page.get_by_role("meter").count() == 3
-    expect(page.locator("#trust")).to_contain_text("often too high")
+    expect(page.locator("#calibration")).to_contain_text("often too high")
     assert real.faults() == []
 
 
 @pytest.mark.parametrize(
     ("content", "title", "words"),
     [
-        (photo()[:50], "The server cannot use this photo", "50 bytes"),
-        (photo(size=(3000, 2)), "The server cannot use this photo", "3,000 × 2 pixels"),
+        (photo()[:50], "The photo is invalid", "50 bytes"),
+        (photo(size=(3000, 2)), "The photo is invalid", "3,000 × 2 pixels"),
         (photo() + b"\0" * 3_000_000, "The photo is too large", "1,048,576 bytes"),
     ],
     ids=["broken", "too wide", "too large"],
@@ -98,7 +98,7 @@ def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: L
     page.get_by_role("button", name="Cancel").click()
     expect(said(page)).to_contain_text("Cancelled")
     predictor.model.free.set()
-    page.get_by_role("button", name="Ask again").click()
+    page.get_by_role("button", name="Retry").click()
     done(page)
     metrics = page.request.get(page.url + "metrics").text()
     assert "phi_vision_cancelled_total 1.0" in metrics
@@ -109,6 +109,6 @@ def test_the_real_server_s_key_is_asked_for(browser: Browser, predictor: LocalPr
     with serving(app) as address, visited(browser, address, PHONE, "dark") as seen:
         choose(seen.page, sample())
         seen.page.get_by_label("Key").fill("sesame")
-        seen.page.get_by_role("button", name="Ask with it").tap()
+        seen.page.get_by_role("button", name="Use key").tap()
         done(seen.page)
         assert faults(seen) == []

@@ -1,37 +1,37 @@
-// The page's own life: which photos there are, which one is shown, which one is being read.
-// A photo goes from waiting (and pausing, where the server is busy) to answered, refused or
+// The page's state: its photos, the one that is shown, the one that is being processed.
+// A photo goes from waiting (and pausing, where the server is busy) to predicted, failed or
 // cancelled; `change` is the only place where that happens. Nothing outlives the tab.
 
-import { ask, typeOf } from "./asking.js";
-import { show, showStrip, spoken, tick } from "./showing.js";
-import { Refusal, sizeOf } from "./wording.js";
+import { requestRecord, typeOf } from "./api.js";
+import { show, showStrip, announcement, tick } from "./render.js";
+import { RequestError, sizeOf } from "./format.js";
 
-const MOST_PHOTOS = 8; // that the strip remembers, with their bytes
-const LONGEST_PAUSE = 60; // seconds that the page waits by itself where the server is busy
-const USUAL_PAUSE = 3; // seconds, where a busy server does not say how long
+const MAX_PHOTOS = 8; // that the strip remembers, with their bytes
+const MAX_PAUSE = 60; // seconds that the page waits by itself where the server is busy
+const DEFAULT_PAUSE = 3; // seconds, where a busy server does not say how long
 const KEY = "phi-vision key"; // its name in the tab's storage
 
 const at = (id) => document.getElementById(id);
-const answer = at("answer");
+const prediction = at("prediction");
 
 let photos = []; // newest first
 let shown = null;
 let running = null; // {photo, controller}
 let key = sessionStorage.getItem(KEY) ?? "";
 
-async function take(file, extra = 0) {
+async function addPhoto(file, extra = 0) {
   if (shown && !photos.includes(shown)) URL.revokeObjectURL(shown.url);
   const photo = { file, url: URL.createObjectURL(file), extra, state: "waiting", since: now() };
   try {
     photo.type = await typeOf(file);
-  } catch (refusal) {
+  } catch (error) {
     running?.controller.abort();
-    showPhoto(Object.assign(photo, { state: "refused", refusal }));
-    say(spoken(photo));
+    showPhoto(Object.assign(photo, { state: "failed", error }));
+    announce(announcement(photo));
     return;
   }
   photos = [photo, ...photos];
-  for (const old of photos.splice(MOST_PHOTOS)) URL.revokeObjectURL(old.url);
+  for (const old of photos.splice(MAX_PHOTOS)) URL.revokeObjectURL(old.url);
   showPhoto(photo);
   await read(photo);
 }
@@ -43,10 +43,10 @@ async function read(photo, { constrained = false } = {}) {
   running = { photo, controller };
   change(photo, { state: "waiting", since: now(), constrained });
   try {
-    change(photo, { state: "answered", answer: await askPatiently(photo, controller.signal) });
+    change(photo, { state: "predicted", prediction: await requestWithRetry(photo, controller.signal) });
   } catch (problem) {
     if (controller.signal.aborted) change(photo, { state: "cancelled" });
-    else if (problem instanceof Refusal) change(photo, { state: "refused", refusal: problem });
+    else if (problem instanceof RequestError) change(photo, { state: "failed", error: problem });
     else throw problem;
   } finally {
     if (running?.controller === controller) running = null;
@@ -54,17 +54,17 @@ async function read(photo, { constrained = false } = {}) {
 }
 
 // Asks a second time by itself where the server is busy and says that it will not take long.
-async function askPatiently(photo, signal) {
+async function requestWithRetry(photo, signal) {
   const how = { type: photo.type, key, constrained: photo.constrained, signal };
   try {
-    return await ask(photo.file, how);
+    return await requestRecord(photo.file, how);
   } catch (problem) {
-    const pause = problem.wait ?? USUAL_PAUSE;
-    if (problem.kind !== "busy" || pause > LONGEST_PAUSE) throw problem;
+    const pause = problem.wait ?? DEFAULT_PAUSE;
+    if (problem.kind !== "busy" || pause > MAX_PAUSE) throw problem;
     change(photo, { state: "pausing", pause, until: now() + pause * 1000 });
     await sleep(pause * 1000, signal);
     change(photo, { state: "waiting" });
-    return ask(photo.file, how);
+    return requestRecord(photo.file, how);
   }
 }
 
@@ -82,7 +82,7 @@ function change(photo, facts) {
   Object.assign(photo, facts);
   if (photo === shown) {
     showRecord();
-    say(spoken(photo));
+    announce(announcement(photo));
   }
   drawStrip();
 }
@@ -104,40 +104,40 @@ function showPhoto(photo) {
 function describe(photo) {
   const { naturalWidth: width, naturalHeight: height } = at("shown");
   const extent = width ? `${width} × ${height}, ` : "";
-  const more = photo.extra ? ` The first of ${photo.extra + 1}: one at a time.` : "";
+  const more = photo.extra ? ` The first of ${photo.extra + 1} files.` : "";
   at("caption").textContent = `${photo.file.name} (${extent}${sizeOf(photo.file.size)})${more}`;
 }
 
 function showRecord() {
-  const held = answer.contains(document.activeElement);
+  const focused = prediction.contains(document.activeElement);
   const busy = shown.state === "waiting" || shown.state === "pausing";
-  show(answer, shown, acts);
+  show(prediction, shown, actions);
   at("record").setAttribute("aria-busy", String(busy));
   at("record").dataset.state = shown.state;
-  tick(answer, shown, now());
+  tick(prediction, shown, now());
   // The focus must not fall back to the top of the page with the button that it was on.
   const box = at("key");
   if (box) box.focus();
-  else if (held) (answer.querySelector(".progress button") ?? at("record-title")).focus();
-  // On a phone: as far down as the answer needs, so that the photo stays in sight too.
-  if (!busy) (answer.querySelector(".fields") ?? at("record")).scrollIntoView({ block: "nearest" });
+  else if (focused) (prediction.querySelector(".progress button") ?? at("record-title")).focus();
+  // On a phone: as far down as the prediction needs, so that the photo stays in sight too.
+  if (!busy) (prediction.querySelector(".fields") ?? at("record")).scrollIntoView({ block: "nearest" });
 }
 
 function drawStrip() {
   at("last").hidden = photos.length === 0;
   showStrip(at("strip"), photos, shown, (photo) => {
     showPhoto(photo);
-    say(spoken(photo));
+    announce(announcement(photo));
   });
 }
 
-const acts = {
+const actions = {
   cancel: () => running?.controller.abort(),
   again: () => read(shown, { constrained: shown.constrained }),
   constrain: () => read(shown, { constrained: true }),
   copy: async (text) => {
     const done = await copy(text);
-    say(done ? "The record was copied as JSON." : "The record could not be copied.");
+    announce(done ? "The record was copied as JSON." : "The record could not be copied.");
     return done;
   },
   key: (words) => {
@@ -169,22 +169,22 @@ async function copy(text) {
 }
 
 const now = () => performance.now();
-const say = (words) => { at("status").textContent = words; };
-const takeFirst = (files) => { if (files.length) take(files[0], files.length - 1); };
+const announce = (words) => { at("status").textContent = words; };
+const addFirst = (files) => { if (files.length) addPhoto(files[0], files.length - 1); };
 
 function listenToFiles() {
   for (const [control, input] of [["choose", "file"], ["take", "camera"]]) {
     at(control).addEventListener("click", () => at(input).click());
     at(input).addEventListener("change", () => {
-      takeFirst([...at(input).files]);
+      addFirst([...at(input).files]);
       at(input).value = ""; // so that the same file can be chosen twice
     });
   }
   at("sample").addEventListener("click", async () => {
     const response = await fetch("page/sample.jpg");
-    take(new File([await response.blob()], "sample.jpg", { type: "image/jpeg" }));
+    addPhoto(new File([await response.blob()], "sample.jpg", { type: "image/jpeg" }));
   });
-  document.addEventListener("paste", (event) => takeFirst([...event.clipboardData.files]));
+  document.addEventListener("paste", (event) => addFirst([...event.clipboardData.files]));
 }
 
 function listenToDragging() {
@@ -201,14 +201,14 @@ function listenToDragging() {
     if (!isOurs(event)) return;
     event.preventDefault(); // or the browser would leave the page for the image
     const { files } = event.dataTransfer;
-    if (files.length) takeFirst([...files]);
-    else refuse(new Refusal("link"));
+    if (files.length) addFirst([...files]);
+    else showError(new RequestError("link"));
   });
 }
 
-function refuse(refusal) {
-  show(answer, { state: "refused", refusal }, acts);
-  say(spoken({ state: "refused", refusal }));
+function showError(error) {
+  show(prediction, { state: "failed", error }, actions);
+  announce(announcement({ state: "failed", error }));
 }
 
 at("shown").addEventListener("load", () => describe(shown));
@@ -219,11 +219,11 @@ at("shown").addEventListener("error", ({ target }) => {
 });
 at("forget").addEventListener("click", () => {
   keepKey("");
-  say("The key was forgotten.");
+  announce("The key was removed.");
   at("choose").focus();
 });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") acts.cancel(); });
-setInterval(() => { if (shown) tick(answer, shown, now()); }, 250);
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") actions.cancel(); });
+setInterval(() => { if (shown) tick(prediction, shown, now()); }, 250);
 listenToFiles();
 listenToDragging();
 keepKey(key);

@@ -1,10 +1,10 @@
-// Asks the server: POST /v1/records with the bytes of one photo. All that can go wrong becomes a
-// Refusal; stopping by the signal is an AbortError, as fetch throws it.
+// The API client: POST /v1/records with the bytes of one photo. Every failure becomes a
+// RequestError; cancellation by the signal is an AbortError, as fetch throws it.
 
-import { Refusal, sentenceOf, sizeOf } from "./wording.js";
+import { RequestError, sentenceOf, sizeOf } from "./format.js";
 
-const MANY_BYTES = 5_000_000; // above it, a connection that breaks may be a server that had enough
-const LONGEST_DETAIL = 2_000; // characters of an answer that is not understood
+const LARGE_BODY = 5_000_000; // above it, a closed connection may mean that the body was too large
+const MAX_DETAIL = 2_000; // characters of an invalid response
 
 const STATUSES = {
   400: "image",
@@ -22,13 +22,13 @@ const STATUSES = {
   504: "slow",
 };
 
-// What a file is by its first bytes: its name may lie, and some systems give no type.
+// The type by the first bytes: names may be wrong, and some systems give no type.
 export async function typeOf(file) {
   let head;
   try {
     head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
   } catch {
-    throw new Refusal("unreadable", { said: `“${file.name}” could not be opened.` });
+    throw new RequestError("unreadable", { reason: `“${file.name}” could not be opened.` });
   }
   const text = String.fromCharCode(...head);
   if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
@@ -36,18 +36,18 @@ export async function typeOf(file) {
   if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
   if (/^image\/(jpeg|png|webp)$/u.test(file.type) && file.size) return file.type;
   const found = file.size ? file.type || "of an unknown kind" : "empty";
-  throw new Refusal("kind", { said: `“${file.name}” is ${found}.` });
+  throw new RequestError("kind", { reason: `“${file.name}” is ${found}.` });
 }
 
-// Gives the answer as the server wrote it, read: {record, kinds, confidence, text, seconds, …}.
-export async function ask(file, { type, key, constrained, signal }) {
+// Returns the parsed response: {record, kinds, confidence, text, seconds, …}.
+export async function requestRecord(file, { type, key, constrained, signal }) {
   const headers = { "content-type": type, accept: "application/json" };
   if (key) headers.authorization = `Bearer ${key}`;
   const address = constrained ? "v1/records?constrained=true" : "v1/records";
   const [response, text] = await send(address, { method: "POST", headers, body: file, signal });
   const body = parse(text);
-  if (!response.ok) throw refusalOf(response, body, text, key);
-  if (!isAnswer(body)) throw new Refusal("garbage", { detail: text.slice(0, LONGEST_DETAIL) });
+  if (!response.ok) throw errorOf(response, body, text, key);
+  if (!isPrediction(body)) throw new RequestError("garbage", { detail: text.slice(0, MAX_DETAIL) });
   return body;
 }
 
@@ -57,24 +57,24 @@ async function send(address, request) {
     return [response, await response.text()];
   } catch (problem) {
     if (request.signal.aborted) throw problem;
-    // A server may close the line while a body that is too large is still on its way.
+    // A server may close the connection while a body that is too large is still being sent.
     const size = request.body.size;
-    const said = size > MANY_BYTES ? `Perhaps ${sizeOf(size)} are more than it takes.` : "";
-    throw new Refusal("away", { said });
+    const reason = size > LARGE_BODY ? `${sizeOf(size)} may exceed its limit.` : "";
+    throw new RequestError("away", { reason });
   }
 }
 
-function refusalOf(response, body, text, key) {
+function errorOf(response, body, text, key) {
   const { status, headers } = response;
   const kind = STATUSES[status] ?? (status >= 500 ? "broken" : "image");
   const message = body?.error?.message;
   // What the server says of keys is meant for programs.
-  const wrongKey = key ? "The key that was given is not accepted." : "";
-  const said = typeof message === "string" ? sentenceOf(message) : "";
-  return new Refusal(kind, {
-    said: kind === "key" ? wrongKey : said,
-    detail: said || kind === "key" ? "" : `${status} ${text}`.slice(0, LONGEST_DETAIL),
-    number: status >= 500 ? (headers.get("x-request-id") ?? "") : "",
+  const wrongKey = key ? "This key is wrong." : "";
+  const reason = typeof message === "string" ? sentenceOf(message) : "";
+  return new RequestError(kind, {
+    reason: kind === "key" ? wrongKey : reason,
+    detail: reason || kind === "key" ? "" : `${status} ${text}`.slice(0, MAX_DETAIL),
+    requestId: status >= 500 ? (headers.get("x-request-id") ?? "") : "",
     wait: waitOf(headers.get("retry-after")),
   });
 }
@@ -98,7 +98,7 @@ function parse(text) {
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-function isAnswer(body) {
+function isPrediction(body) {
   return isObject(body) && typeof body.text === "string"
     && (body.record === null || isObject(body.record));
 }

@@ -1,7 +1,7 @@
-// Says things in words: a record's keys and values, how sure the model is, what went wrong.
+// Formats text: a record's keys and values, confidence, sizes, errors.
 // Knows nothing of the page and nothing of the network.
 
-const LONGEST_PLAIN_NUMBER = 1e15; // beyond it, digits are no longer all true in a float
+const MAX_PLAIN_NUMBER = 1e15; // beyond it, floats no longer hold all digits
 const UNITS = ["bytes", "kB", "MB", "GB"];
 
 // full_price -> Full price; category3_code -> Category 3 code; imageURL -> Image URL
@@ -24,14 +24,14 @@ export function valueOf(value) {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-// Whether `valueOf` gives our words instead of the model's.
-export function isSaidByUs(value) {
+// Whether `valueOf` returns a placeholder instead of the model's text.
+export function isPlaceholder(value) {
   return value === null || value === undefined || value === "" || typeof value === "boolean";
 }
 
 function numberOf(value) {
   const size = Math.abs(value);
-  if (size >= LONGEST_PLAIN_NUMBER || (size > 0 && size < 1e-6)) return String(value);
+  if (size >= MAX_PLAIN_NUMBER || (size > 0 && size < 1e-6)) return String(value);
   return new Intl.NumberFormat(undefined, { maximumFractionDigits: 6 }).format(value);
 }
 
@@ -42,7 +42,7 @@ export function percentOf(share) {
   return `${Math.round(share * 100)}\u00a0%`;
 }
 
-export function spokenPercentOf(share) {
+export function percentInWords(share) {
   if (share > 0.99) return "more than 99 percent";
   if (share < 0.01) return "less than 1 percent";
   return `${Math.round(share * 100)} percent`;
@@ -64,91 +64,90 @@ export function sizeOf(bytes) {
 
 // send a smaller image -> Send a smaller image.
 export function sentenceOf(words) {
-  const said = words.trim();
-  return said && said[0].toLocaleUpperCase() + said.slice(1) + (/[.!?…]$/u.test(said) ? "" : ".");
+  const reason = words.trim();
+  return reason && reason[0].toLocaleUpperCase() + reason.slice(1) + (/[.!?…]$/u.test(reason) ? "" : ".");
 }
 
-export function trustOf(calibrated) {
+export function calibrationNote(calibrated) {
   return calibrated
-    ? "Percentages are calibrated: on photos that the model had not seen, about that share of its " +
-        "answers was right."
-    : "Percentages are the model’s own and were not compared with the truth; they are often too " +
-        "high.";
+    ? "Confidence is calibrated on held-out photos: of the fields with 80 % confidence, about 80 % " +
+        "are right."
+    : "Confidence is the model’s own probability, not calibrated; it is often too high.";
 }
 
-// What went wrong, why, and what can be done. `said` is the server's own sentence, where it has
-// one; `again` says whether the same photo may get an answer later.
-export class Refusal extends Error {
-  constructor(kind, { said = "", detail = "", number = "", wait = null } = {}) {
-    const { title, advice, again } = REFUSALS[kind];
+// An error with its title, reason and advice. `reason` is the server's own sentence, where it has
+// one; `again` says whether the same photo may succeed later.
+export class RequestError extends Error {
+  constructor(kind, { reason = "", detail = "", requestId = "", wait = null } = {}) {
+    const { title, advice, again } = ERRORS[kind];
     super(title);
-    Object.assign(this, { kind, title, advice, again, said, detail, number, wait });
+    Object.assign(this, { kind, title, advice, again, reason, detail, requestId, wait });
   }
 }
 
-const REFUSALS = {
+const ERRORS = {
   kind: {
-    title: "This is not a photo that can be read",
-    advice: "Save it as JPEG, PNG or WebP and try that.",
+    title: "Unsupported file",
+    advice: "Use a JPEG, PNG or WebP.",
   },
   link: {
-    title: "That was a link, not a photo",
+    title: "This is a link, not a photo",
     advice: "Save the image first, then drop the file here.",
   },
   unreadable: {
     title: "The file cannot be opened",
-    advice: "If it is a folder, drop one photo of it. If it has moved, choose it again.",
+    advice: "If it is a folder, drop a single photo. If it has moved, choose it again.",
   },
   large: {
     title: "The photo is too large",
-    advice: "Save it with fewer pixels or more compression and try that.",
+    advice: "Use a smaller or more compressed version.",
   },
   image: {
-    title: "The server cannot use this photo",
-    advice: "Try another one, or save this one again as JPEG.",
+    title: "The photo is invalid",
+    advice: "Try another one, or save this one as JPEG.",
   },
   key: {
-    title: "This server asks for a key",
-    advice: "Whoever runs it can give you one. It is kept in this tab only, until it is closed.",
+    title: "An API key is required",
+    advice: "The server’s operator has it. It is kept in this tab only, until it is closed.",
   },
   forbidden: {
-    title: "The server does not let you ask",
-    advice: "Ask whoever runs it for access.",
+    title: "Access denied",
+    advice: "Ask the server’s operator for access.",
     again: true,
   },
   missing: {
-    title: "There is no model behind this page",
-    advice: "The address that it asks is not there. Start `phi-vision serve` and open its page.",
+    title: "Endpoint not found",
+    advice: "Start `phi-vision serve` and open its page.",
     again: true,
   },
   busy: {
     title: "The server is busy",
-    advice: "Others are waiting too. Try again in a moment.",
+    advice: "Its queue is full. Try again in a moment.",
     again: true,
   },
   closing: {
-    title: "The server is not taking photos right now",
-    advice: "It is starting, or about to stop. Try again in a minute.",
+    title: "The server is not ready",
+    advice: "It is starting or shutting down. Try again in a minute.",
     again: true,
   },
   slow: {
-    title: "The answer took too long",
-    advice: "The server gave up on it. Try again, or try a smaller photo.",
+    title: "The request timed out",
+    advice: "Try again, or use a smaller photo.",
     again: true,
   },
   broken: {
-    title: "Something went wrong in the server",
-    advice: "The photo may be fine. Try again; if it stays, tell whoever runs the server.",
+    title: "Internal server error",
+    advice: "Try again; if it persists, report the request id to the server’s operator.",
     again: true,
   },
   away: {
-    title: "The server does not answer",
-    advice: "It may have stopped, or the connection is gone. Check both and try again.",
+    title: "No connection to the server",
+    advice: "Check the server and the network, then try again.",
     again: true,
   },
   garbage: {
-    title: "The answer cannot be understood",
-    advice: "What came back is not what phi-vision writes. Is something between here and it?",
+    title: "Invalid response",
+    advice: "The response is not phi-vision’s. Is there a proxy in between?",
     again: true,
   },
 };
