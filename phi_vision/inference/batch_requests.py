@@ -7,10 +7,10 @@ import torch
 from phi_vision.data.samples import Sample
 from phi_vision.inference.batches import Failure, Outcome, Portion
 from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.openai_server import ServerError
 from phi_vision.inference.predictor import Predictor
-from phi_vision.inference.retry_policy import PASSING, ServerError
 
-AWAY = PASSING - {500} | {0, 401, 403, 404}
+AWAY = frozenset({0, 401, 403, 404, 408, 425, 429, 502, 503, 504})
 """Statuses of a server that answers nobody now; others (400, 413, 500) may be about one image."""
 
 TELLING = 8

@@ -1,7 +1,7 @@
-"""LocalPredictor: a checkpoint that answers about images, one by one or by the thousand.
+"""LocalPredictor: predictions of a checkpoint or an ONNX folder on this machine.
 
-from phi_vision import LocalPredictor
-predictor = LocalPredictor("phi-vision-small")
+from phi_vision import Predictor
+predictor = Predictor("phi-vision-small")
 print(predictor.predict([Path("coat.jpg")])[0].record)
 """
 
@@ -9,7 +9,7 @@ import io
 import math
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,22 +33,20 @@ from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 T = TypeVar("T")
 
-BATCHES_AT_ONCE = 4
-"""Batches decoded together where the order is the caller's: enough to sort rows by length, few
-enough to hold in memory."""
+BATCHES_PER_WINDOW = 4
+"""Batches whose images are decoded together where results keep the caller's order: enough to sort
+rows by length, few enough to hold in memory."""
 
 
 class LocalPredictor:
-    """A loaded model with a wording, ready to answer.
+    """A loaded model with its prompt template.
 
     Args:
-        model: Run, checkpoint or adapter folder, hub id, "phi-vision-small", or a folder of graphs
-            for ONNX Runtime.
-        template: Name of the wording, or a YAML file or a run that has one; the one the model was
-            trained with.
-        device: Where it computes; a GPU where there is one. Graphs compute on the CPU.
-        dtype: Numbers it computes in; `fast_dtype` of the device unless given. Graphs have theirs.
-        batch_size: Most images answered together.
+        model: Run, checkpoint or adapter folder, Hub id, "phi-vision-small", or ONNX folder.
+        template: Name or file of a template (see `find_template`); use the one of the training.
+        device: By default a GPU if there is one. ONNX graphs run on the CPU.
+        dtype: By default `fast_dtype` of the device. ONNX graphs have their own.
+        batch_size: Images generated together.
 
     Raises:
         ValueError: There is no such model or template.
@@ -68,70 +66,40 @@ class LocalPredictor:
         self.batch_size = batch_size
         self.model: GenerativeModel
         self.is_onnx = (Path(model) / GENAI_FILE).is_file()
+        self.name = f"{'ONNX folder' if self.is_onnx else 'checkpoint'} {model}"
         if self.is_onnx:
-            self.name = f"ONNX folder {model}"
             self.model, self.processor = OnnxModel(Path(model)), load_processor(model)
             return
-        self.name = f"checkpoint {model}"
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        numbers = dtype or fast_dtype(place)
-        self.model, self.processor = load_model(model, dtype=numbers, device=place)
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model, self.processor = load_model(
+            model, dtype=dtype or fast_dtype(chosen), device=chosen
+        )
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
     ) -> Iterator[tuple[int, Prediction]]:
-        """Answer the question about each sample's images, and yield replies as they are written.
+        """Yield (index of the sample, prediction), batch by batch.
 
-        The longest prompts come first: a machine that is too small for them shows it at once.
-
-        Input:  two samples, the second with the larger image
-        Output: (1, Prediction(text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
-                          confidence={"title": 0.81, "category3_code": 0.97, "full_price": 0.4})),
-                (0, Prediction(...))
+        The longest prompts come first: too little memory for them shows at once.
 
         Args:
-            samples: What is asked about; one without images is asked in words alone.
-            grammar: All that may be written (`data.grammar.grammar_of`); anything unless given.
+            samples: Samples to predict; one without images is prompted with text alone.
+            grammar: Constrains the text (`data.template_grammar.grammar_of`).
 
         Raises:
             ValueError: An image cannot be read, or has an impossible shape; names the sample.
         """
-        lengths = [self._image_tokens(sample) for sample in samples]
-        order = sorted(range(len(samples)), key=lambda place: -lengths[place])
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            images = [self._images(samples[place]) for place in places]
-            ids = [samples[place].id for place in places]
-            yield from zip(places, self._predict(images, ids, grammar), strict=True)
-
-    def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """Describe each sample's first image by what the model's CLIP tower sees in it.
-
-        The mean over the patches of the global view, scaled to length 1, so that the dot product of
-        two is their cosine.
-
-        Output: (samples, width of the tower)
-
-        Raises:
-            ValueError: A sample has no image, or one that cannot be read (named); or the model is
-                a folder of graphs, whose tower does not stand alone.
-        """
-        if not isinstance(self.model, torch.nn.Module):
-            raise ValueError(f"{self.name} does not tell what its tower sees; give a checkpoint")
-        tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
-        described = [np.empty((0, tower.vision_model.config.hidden_size), np.float32)]
-        for some in self._portions(samples):
-            views = [self._global_view(sample) for sample in some]
-            with torch.inference_mode():
-                features_NPD = tower(torch.cat(views).to(self.model.device))
-                means_ND = features_NPD.float().mean(dim=1)
-            described.append(torch.nn.functional.normalize(means_ND, dim=-1).cpu().numpy())
-        return np.concatenate(described)
+        lengths = [self._count_image_tokens(sample) for sample in samples]
+        order = sorted(range(len(samples)), key=lambda index: -lengths[index])
+        for indices in _batched(order, self.batch_size):
+            images = [self._open_images(samples[index]) for index in indices]
+            ids = [samples[index].id for index in indices]
+            yield from zip(indices, self._predict(images, ids, grammar), strict=True)
 
     def predict(
         self, images: Sequence[str | Path | bytes | Image], *, grammar: str | None = None
     ) -> list[Prediction]:
-        """Read the record off each image.
+        """Predict the record of each image.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg",
@@ -143,39 +111,38 @@ class LocalPredictor:
 
         Args:
             images: Paths, encoded images or decoded ones.
-            grammar: All that may be written (`data.grammar.grammar_of`); anything unless given.
+            grammar: As for `predict_samples`.
 
         Raises:
             ValueError: An image cannot be read, or has an impossible shape; names the image.
         """
-        sources = [
-            str(image) if isinstance(image, str | Path) else f"image {number}"
-            for number, image in enumerate(images, start=1)
-        ]
         predictions: list[Prediction] = []
-        for some in self._portions(list(zip(images, sources, strict=True))):
-            opened = [[self._open(image, source)] for image, source in some]
-            predictions += self._predict(opened, [source for _, source in some], grammar)
+        for window in _batched(
+            list(enumerate(images, start=1)), BATCHES_PER_WINDOW * self.batch_size
+        ):
+            sources = [
+                str(image) if isinstance(image, str | Path) else f"image {number}"
+                for number, image in window
+            ]
+            opened = [
+                [self._open(image, source)]
+                for (_, image), source in zip(window, sources, strict=True)
+            ]
+            predictions += self._predict(opened, sources, grammar)
         return predictions
 
     def stream(
         self, image: str | Path | bytes | Image, *, grammar: str | None = None
     ) -> Iterator[str]:
-        """Read the record off an image, and yield the answer's text piece by piece.
-
-        Who stops listening (`close`, or leaving the loop) breaks the answer off.
+        """Yield the text in chunks while it is generated; closing the iterator cancels it.
 
         Output: "Product:", " Wool", " Coat", ", Category:", ...
-
-        Args:
-            image: A path, an encoded image or a decoded one.
-            grammar: As for `predict`.
 
         Raises:
             ValueError: The image cannot be read, or has an impossible shape.
         """
         opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
-        return _on_a_thread(lambda on_token: self._listen(opened, grammar, on_token))
+        return self._stream(opened, grammar)
 
     def request(
         self,
@@ -184,12 +151,12 @@ class LocalPredictor:
         grammar: str | None = None,
         on_token: OnToken | None = None,
     ) -> GenerationRequest:
-        """Word the template's question about images that are shown together.
+        """Build the template's request for images that belong together.
 
         Args:
-            images: Decoded, of possible shapes.
-            grammar: One of `data.grammar.grammar_of`; anything may be written unless given.
-            on_token: Hears the answer while it is written.
+            images: Decoded images of possible shapes.
+            grammar: One of `data.template_grammar.grammar_of`.
+            on_token: Called with each chunk of the text.
         """
         return GenerationRequest(
             prompt=self.template.prompt(self.processor, images=len(images)),
@@ -202,73 +169,111 @@ class LocalPredictor:
     def to_prediction(
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
     ) -> Prediction:
-        """Parse a generation, and estimate the confidence in each field."""
+        """Parse a generation, and compute the confidence in each field."""
+        text, ends, logprobs = generation.text, generation.token_ends, generation.logprobs
         return Prediction.parse(
-            generation.text,
+            text,
             self.template,
-            confidence=field_confidence(
-                self.template, generation.text, generation.token_ends, generation.logprobs
-            ),
+            confidence=field_confidence(self.template, text, ends, logprobs),
             finish_reason=generation.finish_reason,
             seconds=seconds,
             source=source,
         )
 
-    def check_shape(self, image: Image, source: str) -> None:
-        """Refuse what the image processor would, but say whose image it is.
+    def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Embed each sample's first image with the model's CLIP tower.
+
+        The mean over the patches of the global view, scaled to length 1, so that the dot product of
+        two embeddings is their cosine similarity.
+
+        Output: (samples, width of the tower)
 
         Raises:
-            ValueError: The image is so long and thin that one side would vanish.
+            ValueError: A sample has no image, or an unreadable one (named); or the model is an ONNX
+                folder, whose vision tower cannot run alone.
         """
+        if not isinstance(self.model, torch.nn.Module):
+            raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")
+        tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
+        embedded = [np.empty((0, tower.vision_model.config.hidden_size), np.float32)]
+        for window in _batched(samples, BATCHES_PER_WINDOW * self.batch_size):
+            views = [self._global_view(sample) for sample in window]
+            with torch.inference_mode():
+                features_NPD = tower(torch.cat(views).to(self.model.device))
+                means_ND = features_NPD.float().mean(dim=1)
+            embedded.append(torch.nn.functional.normalize(means_ND, dim=-1).cpu().numpy())
+        return np.concatenate(embedded)
+
+    def check_shape(self, image: Image, source: str) -> None:
+        """Raise a ValueError that names the image if one of its sides would shrink to nothing."""
         crops = self.processor.image_processor
-        longer, shorter = max(image.size), min(image.size)
         try:
-            resized_size(longer, shorter, crops.num_crops, crops.crop_size)
+            resized_size(max(image.size), min(image.size), crops.num_crops, crops.crop_size)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
-    def _listen(self, image: Image, grammar: str | None, on_token: OnToken) -> None:
-        request = self.request([image], grammar=grammar, on_token=on_token)
-        generate(self.model, self.processor, [request])
-
-    def _portions(self, things: Sequence[T]) -> Iterator[Sequence[T]]:
-        step = self.batch_size * BATCHES_AT_ONCE
-        return (things[start : start + step] for start in range(0, len(things), step))
-
     def _predict(
-        self, images: Sequence[list[Image]], sources: Sequence[str], grammar: str | None
+        self, images: Sequence[Sequence[Image]], sources: Sequence[str], grammar: str | None
     ) -> list[Prediction]:
         start = time.perf_counter()
-        requests = [self.request(shown, grammar=grammar) for shown in images]
-        made = generate(self.model, self.processor, requests, batch_size=self.batch_size)
-        seconds = (time.perf_counter() - start) / max(1, len(made))
+        requests = [self.request(each, grammar=grammar) for each in images]
+        generations = generate(self.model, self.processor, requests, batch_size=self.batch_size)
+        seconds = (time.perf_counter() - start) / max(1, len(requests))
         return [
-            self.to_prediction(each, seconds=seconds, source=source)
-            for each, source in zip(made, sources, strict=True)
+            self.to_prediction(generation, seconds=seconds, source=source)
+            for generation, source in zip(generations, sources, strict=True)
         ]
 
-    def _images(self, sample: Sample) -> list[Image]:
+    def _stream(self, image: Image, grammar: str | None) -> Iterator[str]:
+        chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        is_open = True
+
+        def on_token(chunk: str) -> bool:
+            chunks.put(chunk)
+            return is_open
+
+        request = self.request([image], grammar=grammar, on_token=on_token)
+        with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
+            generation = thread.submit(generate, self.model, self.processor, [request])
+            generation.add_done_callback(lambda _: chunks.put(None))
+            try:
+                while (chunk := chunks.get()) is not None:
+                    if chunk:
+                        yield chunk
+                generation.result()  # raises the error of the thread
+            finally:
+                is_open = False
+
+    def _open(self, image: str | Path | bytes | Image, source: str) -> Image:
+        if isinstance(image, str | Path):
+            image = open_image(Path(image))
+        elif isinstance(image, bytes):
+            try:
+                image = open_image(image)
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from error
+        self.check_shape(image, source)
+        return image
+
+    def _open_images(self, sample: Sample) -> list[Image]:
         images = sample.open_images()
         for image in images:
             self.check_shape(image, f"sample {sample.id!r}")
         return images
 
     def _global_view(self, sample: Sample) -> torch.Tensor:
-        """Prepare a sample's first image as one crop: (1, 3, S, S)."""
+        """Preprocess a sample's first image as one crop: (1, 3, S, S)."""
         if not sample.images:
-            raise ValueError(
-                f"sample {sample.id!r} has no image to describe; leave it out of this comparison"
-            )
-        first = self._images(replace(sample, images=sample.images[:1]))
+            raise ValueError(f"sample {sample.id!r} has no image to embed; leave it out")
+        first = self._open_images(replace(sample, images=sample.images[:1]))
         # With one crop the global view equals it; making all crops of a large image takes long.
         views: torch.Tensor = self.processor.image_processor(first, num_crops=1)["pixel_values"]
         return views[:1]
 
-    def _image_tokens(self, sample: Sample) -> float:
-        """Count the image tokens of a sample's images without decoding them.
+    def _count_image_tokens(self, sample: Sample) -> float:
+        """Count image tokens without decoding, to sort by; infinite where an image is unusable.
 
-        An EXIF orientation is left out: good enough to sort by. What cannot be shown counts as
-        endless, so that it comes first and is refused at once.
+        EXIF orientations are ignored.
         """
         tokens = 0
         for encoded in sample.images:
@@ -279,40 +284,6 @@ class LocalPredictor:
                 return math.inf
         return tokens
 
-    def _open(self, image: str | Path | bytes | Image, source: str) -> Image:
-        if isinstance(image, str | Path):
-            opened = open_image(Path(image))
-        elif isinstance(image, bytes):
-            opened = _decode(image, source)
-        else:
-            opened = image
-        self.check_shape(opened, source)
-        return opened
 
-
-def _on_a_thread(write: Callable[[OnToken], None]) -> Iterator[str]:
-    """Let an answer be written on a thread of its own, and yield its pieces as they come."""
-    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    is_wanted = True
-
-    def hear(piece: str) -> bool:
-        pieces.put(piece)
-        return is_wanted
-
-    with ThreadPoolExecutor(1, thread_name_prefix="answer") as thread:
-        writing = thread.submit(write, hear)
-        writing.add_done_callback(lambda _: pieces.put(None))
-        try:
-            while (piece := pieces.get()) is not None:
-                if piece:
-                    yield piece
-            writing.result()  # raises what went wrong
-        finally:
-            is_wanted = False
-
-
-def _decode(encoded: bytes, source: str) -> Image:
-    try:
-        return open_image(encoded)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,206 +1,407 @@
-"""OpenAIPredictor: a running server as an answerer, asked over HTTP as OpenAI's is.
+"""OpenAIPredictor: predictions of an OpenAI-compatible server (vLLM, llama.cpp, a hosted model).
 
-served = OpenAIPredictor("http://localhost:8000/v1")
-for place, reply in served.predict_samples(samples): print(samples[place].id, reply.text)
+predictor = OpenAIPredictor("http://localhost:8000/v1")
+for index, prediction in predictor.predict_samples(samples): print(samples[index].id, prediction)
 
-The form of requests and answers is in `chat_format.py`.
+The `openai` client sends the requests, with its timeouts and its retries with exponential backoff.
 """
 
 import asyncio
+import base64
+import io
+import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import aiohttp
+import openai
+from PIL import Image
 from yarl import URL
 
-from phi_vision.data.prediction import Prediction
+from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import find_template
-from phi_vision.inference.chat_completions import read_reply, request_of
-from phi_vision.inference.retry_policy import RetryPolicy, ServerError, open_session, request
+from phi_vision.data.template import END, Template, find_template
 
 T = TypeVar("T")
 Put = Callable[[T], None]
 
-LOOKS = 3
-"""How often a server is asked for its model: a wrong address is to be told soon."""
+KEY_VARIABLE = "OPENAI_API_KEY"
+NO_KEY = "none"
+"""The client wants a key; this one is not sent."""
 
-UNABLE = frozenset({400, 422, 501})
-"""Statuses of a server that cannot do what it is asked for, such as telling probabilities."""
+MAX_RETRIES = 10
+"""The client's backoff doubles from 0.5 s to 8 s: about a minute, enough for a server restart."""
+
+TIMEOUT = 300.0
+"""Seconds until the response; a busy server may queue requests."""
+
+CONNECT_TIMEOUT = 10.0
+MAX_MODEL_RETRIES = 2
+"""For the list of models: a wrong URL is an error soon."""
+
+MAX_TOKENS = 256
+"""Generation limit. Servers count in their own tokens, so this is far above the length of a record;
+text that long is a repetition loop."""
+
+SENT_FORMATS = {"JPEG", "PNG", "WEBP"}
+"""Image formats that every server decodes; others, and images with an EXIF orientation, which few
+servers apply, are sent as PNG."""
+
+ORIENTATION = 0x0112
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+SHOWN = 300
+"""Characters of a response in an error message."""
+
+UNSUPPORTED = frozenset({400, 422, 501})
+"""HTTP statuses of a server that does not support an option of the request, such as logprobs."""
+
+
+class ServerError(ValueError):
+    """A request without a usable response; `status` is 0 where there was no response at all."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OpenAIPredictor:
-    """A server that speaks as OpenAI's does: vLLM, llama.cpp, a hosted model.
+    """Predicts with a server that implements POST /chat/completions.
 
-    It decides on the prompt around the question, so a template's layout has no part in it. The
-    proxies and passwords of the environment are not used, but for a key in OPENAI_API_KEY.
+    The server applies its own chat template, so the template's `layout` has no effect. Proxies of
+    the environment are ignored; a key in OPENAI_API_KEY is sent as the bearer token, and redirects
+    are not followed.
 
     Args:
-        address: Up to where /chat/completions follows, such as http://localhost:8000/v1; with
-            #NAME, such as http://localhost:8000/v1#coats, the model of that name is asked, which is
-            needed only where the server has several.
-        template: Name of the wording, or a YAML file or a run that has one.
-        at_a_time: Most questions asked at a time.
-        patience: How long it is waited for.
+        url: Base URL, such as http://localhost:8000/v1; http://localhost:8000/v1#coats selects the
+            model "coats" of a server with several models.
+        template: Name or file of a template (see `find_template`).
+        batch_size: Concurrent requests.
+        timeout: Seconds until a response.
+        max_retries: Retries of a request that timed out or was rejected with 408, 429 or 5xx.
 
     Raises:
-        ValueError: The address is none, or no such server answers there.
+        ValueError: The URL is invalid, or no such server responds there.
     """
 
     def __init__(
         self,
-        address: str,
+        url: str,
         *,
         template: str = "product",
-        at_a_time: int = 16,
-        patience: RetryPolicy | None = None,
+        batch_size: int = 16,
+        timeout: float = TIMEOUT,
+        max_retries: int = MAX_RETRIES,
     ) -> None:
         self.template = find_template(template)
-        url = _read_address(address)
-        self.address = url.with_fragment(None)
-        self._at_a_time = at_a_time
-        self._patience = patience or RetryPolicy()
-        self._tells_logprobs = True  # until it says that it cannot
-        self.model = url.fragment or self._find_model()
-        self.name = f"server {self.address}, model {self.model}"
+        parsed = _parse_url(url)
+        self.url = str(parsed.with_fragment(None))
+        self._batch_size = batch_size
+        self._timeout = timeout
+        self._max_retries = max_retries
+        self._supports_logprobs = True
+        self.model = parsed.fragment or self._find_model()
+        self.name = f"server {self.url}, model {self.model}"
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
     ) -> Iterator[tuple[int, Prediction]]:
-        """Ask about every sample, several at a time, and yield replies as they come.
-
-        Input:  two samples
-        Output: (1, Prediction(text="Product: Wool Coat, ...", confidence={"title": 0.81, ...})),
-                (0, Prediction(...))
+        """Yield (index of the sample, prediction) as the responses arrive.
 
         Args:
-            samples: What is asked about; their images are decoded when it is their turn.
+            samples: Samples to predict; images are decoded just before their request.
             grammar: Must be None.
 
         Raises:
-            ValueError: An image cannot be read, or the server gives no answer about a sample;
-                names the sample. Or a grammar is given.
+            ValueError: An image cannot be read, or a request failed (the sample is named); or a
+                grammar is given.
         """
         if grammar is not None:
             raise ValueError(
-                f"the {self.name} cannot be limited to a grammar: there is no agreed way to ask "
-                "servers for that; leave the constrained answers out"
+                f"the {self.name} does not support grammars: the OpenAI API has no option for "
+                "them; leave out constrained predictions"
             )
-        return _on_a_thread(lambda put: self._ask_all(samples, put))
+        return _iterate(lambda put: self._predict_all(samples, put))
 
     def _find_model(self) -> str:
-        """Take the one model that the server has."""
-        (listed,) = _on_a_thread(self._list_models)
+        (listed,) = _iterate(self._list_models)
         try:
             names = [str(model["id"]) for model in listed["data"]]
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.address / 'models'} lists no models: {listed!r:.200}; give the address of "
-                "an OpenAI-compatible server"
+                f"{self.url}/models lists no models: {listed!r:.200}; use the URL of an "
+                "OpenAI-compatible server"
             ) from error
         if len(names) != 1:
             raise ValueError(
-                f"{self.address} has {len(names)} models ({', '.join(names[:20])}); choose one "
-                f"like {self.address}#NAME"
+                f"{self.url} has {len(names)} models ({', '.join(names[:20])}); choose one with "
+                f"{self.url}#NAME"
             )
         return names[0]
 
     async def _list_models(self, put: Put[Any]) -> None:
-        patience = replace(self._patience, attempts=min(LOOKS, self._patience.attempts))
-        async with open_session(patience) as session:
-            put(await request(session, self.address / "models", None, patience))
+        async with self._client() as client:
+            retries = min(MAX_MODEL_RETRIES, self._max_retries)
+            put(await self._send(client.with_options(max_retries=retries), "/models", None))
 
-    async def _ask_all(self, samples: Sequence[Sample], put: Put[tuple[int, Prediction]]) -> None:
-        places = iter(range(len(samples)))
+    async def _predict_all(
+        self, samples: Sequence[Sample], put: Put[tuple[int, Prediction]]
+    ) -> None:
+        indices = iter(range(len(samples)))  # shared by the workers
 
-        async def take_turns(session: aiohttp.ClientSession) -> None:
-            for place in places:  # shared by all: each takes the next that nobody has taken
-                put((place, await self._ask(session, samples[place])))
+        async def work(client: openai.AsyncOpenAI) -> None:
+            for index in indices:
+                put((index, await self._predict(client, samples[index])))
 
-        async with open_session(self._patience) as session:
-            turns = [take_turns(session) for _ in range(min(self._at_a_time, len(samples)))]
-            tasks = [asyncio.create_task(turn) for turn in turns]
+        async with self._client() as client:
+            workers = range(min(self._batch_size, len(samples)))
+            tasks = [asyncio.create_task(work(client)) for _ in workers]
             try:
                 await asyncio.gather(*tasks)
-            finally:  # after the first failure nobody waits for the others
+            finally:  # the first failure cancels the other requests
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, session: aiohttp.ClientSession, sample: Sample) -> Prediction:
-        # Decoding and encoding images takes long enough to hold the others up.
-        body = await asyncio.to_thread(request_of, sample, self.template, self.model)
+    async def _predict(self, client: openai.AsyncOpenAI, sample: Sample) -> Prediction:
+        # In a thread: decoding and encoding images would block the other requests.
+        body = await asyncio.to_thread(completion_request, sample, self.template, self.model)
+        start = time.perf_counter()
         try:
-            return read_reply(await self._complete(session, body), self.template)
+            prediction = parse_completion(await self._complete(client, body), self.template)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r}: {error}") from error
+        return replace(prediction, source=sample.id, seconds=time.perf_counter() - start)
 
-    async def _complete(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> Any:
-        """Ask for an answer; without probabilities where the server refuses to tell them."""
-        url = self.address / "chat" / "completions"
-        if self._tells_logprobs:
+    async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
+        """Request a completion; without logprobs once the server has rejected them."""
+        path = "/chat/completions"
+        if self._supports_logprobs:
             try:
-                return await request(session, url, body, self._patience)
-            except ServerError as refusal:
-                if refusal.status not in UNABLE or "logprob" not in str(refusal):
+                return await self._send(client, path, body)
+            except ServerError as error:
+                if error.status not in UNSUPPORTED or "logprob" not in str(error):
                     raise
-                self._tells_logprobs = False
-        asked = {name: value for name, value in body.items() if name != "logprobs"}
-        return await request(session, url, asked, self._patience)
+                self._supports_logprobs = False
+        without = {name: value for name, value in body.items() if name != "logprobs"}
+        return await self._send(client, path, without)
+
+    def _client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.url,
+            api_key=os.environ.get(KEY_VARIABLE) or NO_KEY,
+            max_retries=self._max_retries,
+            timeout=openai.Timeout(self._timeout, connect=min(CONNECT_TIMEOUT, self._timeout)),
+            # A redirect could take the key to another host.
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False),
+        )
+
+    async def _send(self, client: openai.AsyncOpenAI, path: str, body: object) -> Any:
+        """Send a GET request, or with a body a POST request, and return the decoded JSON."""
+        headers: Any = {"Authorization": openai.Omit()} if client.api_key == NO_KEY else {}
+        try:
+            if body is None:
+                response = await client.get(path, cast_to=object, options={"headers": headers})
+            else:
+                response = await client.post(
+                    path, cast_to=object, body=body, options={"headers": headers}
+                )
+        except openai.APIConnectionError as error:
+            reason = f"is not reachable: {error.__cause__ or error}"
+            if isinstance(error, openai.APITimeoutError):
+                reason = f"did not respond within {self._timeout:g} s"
+            raise _server_error(self.url + path, reason, error.request) from error
+        except openai.APIStatusError as error:
+            location = error.response.headers.get("Location")
+            text = f"a redirect to {location}, which is not followed" if location else ""
+            reason = f"returned HTTP {error.status_code}: {text or _shorten(error.response.text)}"
+            if wait := error.response.headers.get("Retry-After"):
+                reason += f" (Retry-After: {wait})"
+            raise _server_error(
+                self.url + path, reason, error.request, status=error.status_code
+            ) from error
+        if isinstance(response, str):
+            reason = f"did not return JSON: {_shorten(response)}"
+            raise ServerError(f"{self.url}{path} {reason}; {ADVICE[200]}", status=200)
+        return response
 
 
-def _read_address(words: str) -> URL:
-    """Read where a server is.
+def completion_request(sample: Sample, template: Template, model: str) -> dict[str, Any]:
+    """Build the body of a chat completion request: the images, then the question.
+
+    Input:  a sample with one JPEG
+    Output: {"model": "coats", "temperature": 0, "max_tokens": 256, "logprobs": True,
+             "messages": [{"role": "user", "content": [
+                 {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/4AAQ…"}},
+                 {"type": "text", "text": "Name the product in this image, …"}]}]}
+
+    Raises:
+        ValueError: An image cannot be read; names the sample.
+    """
+    images = [
+        {"type": "image_url", "image_url": {"url": _data_url(encoded, image)}}
+        for encoded, image in zip(sample.images, sample.open_images(), strict=True)
+    ]
+    # Some servers accept only a string as the content of a message without images.
+    text = template.question
+    content = [*images, {"type": "text", "text": text}] if images else text
+    return {
+        "model": model,
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "logprobs": True,
+        "messages": [{"role": "user", "content": content}],
+    }
+
+
+def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
+    """Read the prediction from a chat completion.
+
+    Input:  {"choices": [{"message": {"content": "Product: Coat, …"}, "logprobs": {"content": [
+             {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
+    Output: Prediction(text="Product: Coat, …", confidence={"title": 0.81, …})
+
+    Returns:
+        The prediction; without confidence where the response has no logprobs, or those of tokens
+        that do not add up to the text.
+
+    Raises:
+        ValueError: The response has another form.
+    """
+    try:
+        choice = body["choices"][0]
+        content = choice["message"]["content"] or ""
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        pieces = [_token_bytes(token) for token in tokens]
+        logprobs = [float(token["logprob"]) for token in tokens]
+        text = content.strip().removesuffix(END).rstrip()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"the response has no choices[0].message.content: {body!r:.200}"
+        ) from error
+    confidence = {}
+    # Some servers, vLLM among them, include the stop token.
+    if content.encode(errors="surrogatepass") in (b"".join(pieces), b"".join(pieces[:-1])):
+        skipped = len(content) - len(content.lstrip())
+        merged = _merge_partial_characters(pieces, logprobs)
+        ends = [min(max(end - skipped, 0), len(text)) for end, _ in merged]
+        confidence = field_confidence(template, text, ends, [logprob for _, logprob in merged])
+    reason = choice.get("finish_reason")
+    return Prediction.parse(
+        text,
+        template,
+        confidence=confidence,
+        finish_reason=reason if reason in ("stop", "length") else None,
+    )
+
+
+def _parse_url(text: str) -> URL:
+    """Parse a base URL.
 
     Input:  http://localhost:8000/v1/#coats
     Output: URL("http://localhost:8000/v1#coats")
     """
     problem = None
     try:
-        url = URL(words)
+        url = URL(text)
     except ValueError as error:
         problem = str(error)
     else:
         if url.scheme not in ("http", "https") or not url.host:
             problem = "it does not begin with http:// or https:// and a host"
         elif url.user or url.password:
-            # It would be written into reports.
-            problem = "it holds a name or a password; put a key into OPENAI_API_KEY instead"
+            # It would be printed in reports.
+            problem = f"it contains a user name or password; put a key into {KEY_VARIABLE} instead"
         elif url.query:
-            problem = "it holds a question mark"
+            problem = "it contains a query string"
     if problem:
         raise ValueError(
-            f"{words!r:.200} is no address of a server: {problem}; give one like "
+            f"{text!r:.200} is not the base URL of a server: {problem}; use one like "
             "http://localhost:8000/v1"
         )
     return url.with_path(url.path.rstrip("/")).with_fragment(url.fragment or None)
 
 
-def _on_a_thread(work: Callable[[Put[T]], Coroutine[Any, Any, None]]) -> Iterator[T]:
-    """Let work go on in an event loop on a thread of its own, and yield what it puts, as it comes.
+def _data_url(encoded: bytes, image: Image.Image) -> str:
+    with Image.open(io.BytesIO(encoded)) as original:
+        kind, is_turned = original.format or "", original.getexif().get(ORIENTATION, 1) != 1
+    if is_turned or kind not in SENT_FORMATS:
+        buffer = io.BytesIO()
+        plain = image if image.mode in PNG_MODES else image.convert("RGB")
+        plain.save(buffer, "PNG")
+        encoded, kind = buffer.getvalue(), "PNG"
+    return f"data:{Image.MIME[kind]};base64,{base64.b64encode(encoded).decode()}"
 
-    The caller may be in an event loop itself, as in a notebook. Who stops listening breaks the work
-    off.
+
+def _token_bytes(token: Mapping[str, Any]) -> bytes:
+    held = token.get("bytes")
+    return bytes(held) if held is not None else str(token["token"]).encode(errors="surrogatepass")
+
+
+def _merge_partial_characters(
+    pieces: Sequence[bytes], logprobs: Sequence[float]
+) -> list[tuple[int, float]]:
+    """Merge tokens that share a character; return (length of the text so far, logprob) of each.
+
+    Input:  b"caf", b"\\xc3", b"\\xa9", b"s" with logprobs -0.1, -0.2, -0.3, -0.4
+    Output: [(3, -0.1), (4, -0.5), (5, -0.4)]
     """
-    arrived: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
+    merged, text, total = [], b"", 0.0
+    for piece, logprob in zip(pieces, logprobs, strict=True):
+        text, total = text + piece, total + logprob
+        with suppress(UnicodeDecodeError):  # the next token completes this character
+            merged.append((len(text.decode()), total))
+            total = 0.0
+    return merged
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text.split())[:SHOWN] or "an empty body"
+
+
+def _server_error(url: str, reason: str, request: Any, *, status: int = 0) -> ServerError:
+    attempts = 1 + int(request.headers.get("x-stainless-retry-count", 0))
+    tried = f" ({attempts} attempts)" if attempts > 1 else ""
+    todo = ADVICE.get(status, "check that the server is running and look into its log")
+    return ServerError(f"{url} {reason}{tried}; {todo}", status=status)
+
+
+def _iterate(work: Callable[[Put[T]], Coroutine[Any, Any, None]]) -> Iterator[T]:
+    """Run a coroutine in an event loop on its own thread, and yield the items that it puts.
+
+    The caller may be inside an event loop, as in a notebook. Closing the iterator cancels the work.
+    """
+    items: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(work(lambda thing: arrived.put((thing,))))
+    task = loop.create_task(work(lambda item: items.put((item,))))
 
     def run() -> None:
         loop.run_until_complete(asyncio.wait([task]))
         loop.run_until_complete(loop.shutdown_default_executor())
-        arrived.put(None)
+        items.put(None)
 
-    thread = threading.Thread(target=run, name="questions", daemon=True)
+    thread = threading.Thread(target=run, name="openai", daemon=True)
     thread.start()
     try:
-        while (thing := arrived.get()) is not None:
-            yield thing[0]
-        task.result()  # raises what went wrong
+        while (item := items.get()) is not None:
+            yield item[0]
+        task.result()  # raises the error of the work
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join()
         loop.close()
+
+
+ADVICE = {
+    200: "use the URL of an OpenAI-compatible server, such as http://localhost:8000/v1",
+    401: f"set {KEY_VARIABLE} to a valid key",
+    403: f"set {KEY_VARIABLE} to a valid key",
+    404: "use a URL that ends with /v1, and a model that the server has, as in http://…/v1#NAME",
+    413: "raise the server's limit on the size of requests, or prepare smaller images",
+    429: "send fewer concurrent requests with --batch-size",
+}
+"""HTTP status -> advice."""

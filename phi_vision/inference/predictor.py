@@ -67,7 +67,7 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
     """
     chosen = resolve_template(model, template)
     if model.startswith(("http://", "https://")):
-        return OpenAIPredictor(model, template=chosen, at_a_time=batch_size)
+        return OpenAIPredictor(model, template=chosen, batch_size=batch_size)
     if Path(model).suffix == ".jsonl":
         return FilePredictor(Path(model), template=chosen)
     return LocalPredictor(model, template=chosen, batch_size=batch_size)

@@ -16,7 +16,7 @@ from phi_vision.inference.batch import BatchSummary, predict_catalog
 from phi_vision.inference.batch_config import BatchConfig
 from phi_vision.inference.batch_executors import Share, ask_here, ask_on_ray, share_of
 from phi_vision.inference.batch_job_spec import inquire_of
-from phi_vision.inference.retry_policy import KEY_VARIABLE
+from phi_vision.inference.openai_server import KEY_VARIABLE
 
 SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
 

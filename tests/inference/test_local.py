@@ -36,14 +36,14 @@ def sample(name: str, *images: bytes) -> Sample:
     return Sample(id=name, group=name, images=images, record={})
 
 
-def said(predictor: LocalPredictor, one: Sample) -> Prediction:
-    ((_, reply),) = predictor.predict_samples([one])
-    return reply
+def predict_one(predictor: LocalPredictor, one: Sample) -> Prediction:
+    ((_, prediction),) = predictor.predict_samples([one])
+    return prediction
 
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a model of random weights say little: it never stops by itself."""
+    """Limit the length: a model of random weights never stops by itself."""
     monkeypatch.setattr(predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4))
 
 
@@ -52,7 +52,7 @@ def predictor(tiny_checkpoint: Path) -> LocalPredictor:
     return LocalPredictor(tiny_checkpoint, dtype=torch.float32, device="cpu", batch_size=2)
 
 
-def test_paths_bytes_and_images_are_answered_alike(
+def test_paths_bytes_and_images_give_the_same_prediction(
     predictor: LocalPredictor, tmp_path: Path
 ) -> None:
     (tmp_path / "coat.png").write_bytes(encoded(60))
@@ -63,24 +63,24 @@ def test_paths_bytes_and_images_are_answered_alike(
     assert sources == [str(path), str(path), "image 3", "image 4"]
 
 
-def test_each_sample_gets_the_reply_that_it_gets_alone(predictor: LocalPredictor) -> None:
+def test_each_sample_gets_the_prediction_that_it_gets_alone(predictor: LocalPredictor) -> None:
     samples = [sample(str(shade), encoded(shade)) for shade in SHADES]
-    replies = dict(predictor.predict_samples(samples))
-    assert sorted(replies) == list(range(len(samples)))
+    predictions = dict(predictor.predict_samples(samples))
+    assert sorted(predictions) == list(range(len(samples)))
     for place, each in enumerate(samples):
-        assert replies[place].text == said(predictor, each).text
+        assert predictions[place].text == predict_one(predictor, each).text
 
 
-def test_predictions_come_in_the_order_asked(
+def test_predictions_keep_the_order_of_the_images(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(predict, "BATCHES_PER_WINDOW", 1)
     together = predictor.predict([image(shade) for shade in SHADES])
     alone = [predictor.predict([image(shade)])[0] for shade in SHADES]
     assert [each.text for each in together] == [each.text for each in alone]
 
 
-def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
+def test_the_longest_prompts_come_first_and_predictions_batch_by_batch(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
@@ -94,11 +94,11 @@ def test_the_longest_prompts_are_asked_first_and_replies_come_batch_by_batch(
         return decode(self)
 
     monkeypatch.setattr(Sample, "open_images", note)
-    replies = predictor.predict_samples(samples)
-    first = [next(replies)[0] for _ in range(2)]
+    predictions = predictor.predict_samples(samples)
+    first = [next(predictions)[0] for _ in range(2)]
     assert len(opened) == 2, "images of later batches are decoded too early"
-    order = [*first, *(place for place, _ in replies)]
-    lengths = [predictor._image_tokens(samples[place]) for place in order]
+    order = [*first, *(place for place, _ in predictions)]
+    lengths = [predictor._count_image_tokens(samples[place]) for place in order]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) > 2
 
@@ -110,30 +110,30 @@ def test_image_tokens_are_counted_as_the_image_processor_makes_them(
     crops = predictor.processor.image_processor
     for size in [(60, 50), (160, 40), (500, 20), (56, 56)]:
         made = crops(image(0, size))["num_img_tokens"]
-        assert predictor._image_tokens(sample("one", encoded(0, size))) == made[0], size
+        assert predictor._count_image_tokens(sample("one", encoded(0, size))) == made[0], size
 
 
-def test_a_sample_without_images_is_asked_in_words_alone(predictor: LocalPredictor) -> None:
+def test_a_sample_without_images_is_prompted_with_text_alone(predictor: LocalPredictor) -> None:
     prompt = predictor.template.prompt(predictor.processor, images=0)
     alone = generate(
         predictor.model, predictor.processor, [GenerationRequest(prompt=prompt, max_new_tokens=4)]
     )
-    replies = dict(predictor.predict_samples([sample("blind"), sample("seeing", encoded(0))]))
+    predictions = dict(predictor.predict_samples([sample("blind"), sample("seeing", encoded(0))]))
     assert "image" not in prompt
-    assert replies[0].text == alone[0].text
+    assert predictions[0].text == alone[0].text
 
 
-def test_under_a_grammar_every_reply_can_be_read_and_is_sure_of_something(
+def test_under_a_grammar_every_prediction_parses_and_has_confidence(
     predictor: LocalPredictor,
 ) -> None:
     grammar = grammar_of(predictor.template, {"category3_code": ["COATS", "HATS"]})
     samples = [sample(str(shade), encoded(shade)) for shade in SHADES[:2]]
-    for _, reply in predictor.predict_samples(samples, grammar=grammar):
-        record = predictor.template.parse(reply.text)
+    for _, prediction in predictor.predict_samples(samples, grammar=grammar):
+        record = predictor.template.parse(prediction.text)
         assert record is not None
         assert record["category3_code"] in ("COATS", "HATS")
-        assert sorted(reply.confidence) == sorted(predictor.template.fields)
-        assert all(0.0 <= sure <= 1.0 for sure in reply.confidence.values())
+        assert sorted(prediction.confidence) == sorted(predictor.template.fields)
+        assert all(0.0 <= sure <= 1.0 for sure in prediction.confidence.values())
     (prediction,) = predictor.predict([image(0)], grammar=grammar)
     assert prediction.record is not None
     assert sorted(prediction.confidence) == sorted(predictor.template.fields)
@@ -159,52 +159,52 @@ def test_a_prediction_holds_the_record_or_none(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["Product: Coat, Category: COATS, Full Price: 390.0", "A coat."]
-    answers = [Generation(text, (len(text), len(text)), (-0.5, 0.0)) for text in texts]
-    monkeypatch.setattr(predict, "generate", lambda *_, **__: answers)
+    generations = [Generation(text, (len(text), len(text)), (-0.5, 0.0)) for text in texts]
+    monkeypatch.setattr(predict, "generate", lambda *_, **__: generations)
     good, bad = predictor.predict([image(0), image(60)])
     assert good.record == {"title": "Coat", "category3_code": "COATS", "full_price": 390.0}
     assert good.confidence["title"] == pytest.approx(0.61, abs=0.01)
     assert (bad.text, bad.record, bad.confidence) == ("A coat.", None, {})
 
 
-def test_a_sample_of_two_images_is_asked_about_both(
+def test_a_sample_of_two_images_shows_both(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    prompts: list[str] = []
 
-    def listen(model: object, processor: object, questions: list[GenerationRequest], **_: object):  # type: ignore[no-untyped-def]
-        asked.extend(question.prompt for question in questions)
-        return [Generation("", (0,), (0.0,))] * len(questions)
+    def listen(model: object, processor: object, requests: list[GenerationRequest], **_: object):  # type: ignore[no-untyped-def]
+        prompts.extend(request.prompt for request in requests)
+        return [Generation("", (0,), (0.0,))] * len(requests)
 
     monkeypatch.setattr(predict, "generate", listen)
-    said(predictor, sample("pair", encoded(0), encoded(60)))
-    assert "<|image_1|>\n<|image_2|>\n" in asked[0]
+    predict_one(predictor, sample("pair", encoded(0), encoded(60)))
+    assert "<|image_1|>\n<|image_2|>\n" in prompts[0]
 
 
 # Streaming.
 
 
-def test_the_pieces_of_a_stream_are_the_answer(predictor: LocalPredictor) -> None:
-    pieces = list(predictor.stream(encoded(0)))
-    assert "".join(pieces) == predictor.predict([encoded(0)])[0].text
-    assert all(pieces)
+def test_the_chunks_of_a_stream_join_to_the_text(predictor: LocalPredictor) -> None:
+    chunks = list(predictor.stream(encoded(0)))
+    assert "".join(chunks) == predictor.predict([encoded(0)])[0].text
+    assert all(chunks)
 
 
-def test_a_stream_that_is_left_breaks_the_answer_off(
+def test_closing_a_stream_cancels_the_generation(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         predict, "GenerationRequest", partial(GenerationRequest, max_new_tokens=4000)
     )
-    pieces = predictor.stream(encoded(0))
-    assert next(pieces)
+    chunks = predictor.stream(encoded(0))
+    assert next(chunks)
     started = time.monotonic()
-    pieces.close()  # type: ignore[attr-defined]
+    chunks.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 2
-    assert "answer_0" not in {thread.name for thread in threading.enumerate()}
+    assert "generation_0" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_stream_refuses_what_is_no_image(predictor: LocalPredictor) -> None:
+def test_a_stream_rejects_unreadable_images(predictor: LocalPredictor) -> None:
     with pytest.raises(ValueError, match="cannot read an image"):
         predictor.stream(b"no image")
 
@@ -220,17 +220,17 @@ def test_an_unreadable_image_is_named(predictor: LocalPredictor, tmp_path: Path)
     with pytest.raises(ValueError, match=r"no image at .*coat\.png"):
         predictor.predict([tmp_path / "coat.png"])
     with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
-        said(predictor, sample("torn", b"no image"))
+        predict_one(predictor, sample("torn", b"no image"))
 
 
-def test_a_image_that_is_a_line_is_named(predictor: LocalPredictor) -> None:
+def test_an_image_of_impossible_shape_is_named(predictor: LocalPredictor) -> None:
     with pytest.raises(ValueError, match=r"image 2: .*5000"):
         predictor.predict([image(0), image(0, size=(1, 5000))])
     with pytest.raises(ValueError, match=r"sample 'line': .*5000"):
-        said(predictor, sample("line", encoded(0, size=(5000, 1))))
+        predict_one(predictor, sample("line", encoded(0, size=(5000, 1))))
 
 
-def test_what_cannot_be_shown_is_refused_before_anything_is_asked(
+def test_unusable_images_are_rejected_before_any_generation(
     predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "generate", lambda *_, **__: pytest.fail("asked"))
@@ -239,6 +239,6 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_asked(
         list(predictor.predict_samples(samples))
 
 
-def test_an_unknown_template_is_refused_before_loading() -> None:
+def test_an_unknown_template_is_rejected_before_loading() -> None:
     with pytest.raises(ValueError, match=r"no template 'poem'; choose from product"):
         LocalPredictor("no-such-model", template="poem")
