@@ -19,8 +19,8 @@ from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
 from phi_vision.evaluation.nearest_neighbour import NEIGHBOURS
 from phi_vision.export.onnx import PRECISIONS
+from phi_vision.inference.openai_server import KEY_VARIABLE
 from phi_vision.inference.predictor import resolve_template
-from phi_vision.inference.retry_policy import KEY_VARIABLE
 from phi_vision.metrics.bootstrap import RESAMPLES
 from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
 from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, choose_threshold, share_bound

@@ -10,8 +10,8 @@ from pages import FENCE, type_commands
 
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
-from phi_vision.inference.batch_table import columns_of
-from phi_vision.inference.batches import Reason
+from phi_vision.inference.batch_parts import prediction_schema
+from phi_vision.inference.batch_sources import Reason
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-laptop.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -48,7 +48,7 @@ def smaller(page: str) -> str:
 
 def test_the_columns_and_errors_are_those_of_the_code() -> None:
     named = set(re.findall(r"`([a-z0-9_]+)`", "".join(re.findall(r"^\| `.*$", PAGE, re.MULTILINE))))
-    columns = set(columns_of(PRODUCT, has_splits=True).names)
+    columns = set(prediction_schema(PRODUCT, has_splits=True).names)
     left_out = {"confidence_category3_code", "confidence_full_price"}  # behind the dots
     assert columns - named == left_out
     assert re.findall(r"^\| `([a-z]+ [a-z]+)` \|", PAGE, re.MULTILINE) == list(get_args(Reason))

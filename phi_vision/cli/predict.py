@@ -81,33 +81,30 @@ def predict_images(options: argparse.Namespace) -> None:
 
 
 def predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
-    """Write the records of a whole catalog, and say what became of its rows."""
+    """Predict a whole catalog, and print a summary."""
     from phi_vision.data.template import find_template
+    from phi_vision.inference.batch import job_spec
     from phi_vision.inference.batch import predict_catalog as run_job
-    from phi_vision.inference.batch_job_spec import inquire_of
     from phi_vision.inference.predictor import resolve_template
 
     if len(options.images) != 1 or options.json:
         found = "--json" if options.json else f"{len(options.images)} sources"
         raise ValueError(f"--out takes one dataset or folder of images: found {found}")
     template = find_template(resolve_template(options.model, options.template))
-    inquiry = inquire_of(
+    spec = job_spec(
         options.model,
         template=options.template,
         grammar=chosen_grammar(options, template),
         batch_size=options.batch_size,
     )
     with shown_progress() as progress:
-        outlook = run_job(Path(options.images[0]), inquiry, job, progress)
-    print(f"{job.out}: {in_words(outlook)}", file=sys.stderr)
+        summary = run_job(Path(options.images[0]), spec, job, progress)
+    print(f"{job.out}: {in_words(summary)}", file=sys.stderr)
 
 
 @contextmanager
 def shown_progress() -> Iterator[Callable[[int, int], None]]:
-    """Show how far a catalog is: a bar on a terminal, else a line now and then.
-
-    Who presses Ctrl-C is told what is kept.
-    """
+    """Show progress: a bar on a terminal, else a line now and then; on Ctrl-C what is kept."""
     latest, told_at = (0, 0), 0.0
     with progress_bar("rows") as move:
 
@@ -122,24 +119,24 @@ def shown_progress() -> Iterator[Callable[[int, int], None]]:
         try:
             yield show
         except KeyboardInterrupt:
-            kept = f"{latest[0]:,} of {latest[1]:,} rows are answered and kept"
-            print(f"Interrupted: {kept}; the same command goes on from there.", file=sys.stderr)
+            kept = f"{latest[0]:,} of {latest[1]:,} rows are predicted and kept"
+            print(f"Interrupted: {kept}; the same command resumes.", file=sys.stderr)
             raise
 
 
-def in_words(outlook: "BatchSummary") -> str:
-    """Say what became of a catalog, in one line.
+def in_words(summary: "BatchSummary") -> str:
+    """Format a summary as one line.
 
-    Output: 3,040 rows, 12 not in the template's form, 9 errors (5 no image, 4 unreadable
-            image), 3,040 answered now, 12.3 rows/s
+    Output: 3,040 rows, 12 unparsed, 9 errors (5 no image, 4 unreadable image), 3,040 predicted
+            now, 12.3 rows/s
     """
-    errors = sum(outlook.errors.values())
-    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(outlook.errors.items()))
-    told = [f"{outlook.rows:,} rows", f"{outlook.unreadable:,} not in the template's form"]
+    errors = sum(summary.errors.values())
+    reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(summary.errors.items()))
+    told = [f"{summary.rows:,} rows", f"{summary.unparsed:,} unparsed"]
     told.append(f"{errors:,} error{'s' * (errors != 1)}" + (f" ({reasons})" if reasons else ""))
-    if outlook.asked:
-        speed = outlook.asked / outlook.seconds
-        told.append(f"{outlook.asked:,} answered now, {speed:.3g} rows/s")
+    if summary.predicted:
+        speed = summary.predicted / summary.seconds
+        told.append(f"{summary.predicted:,} predicted now, {speed:.3g} rows/s")
     return ", ".join(told)
 
 

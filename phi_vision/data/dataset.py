@@ -1,24 +1,24 @@
-"""Loads samples, and parts them so that a style stays on one side.
+"""Datasets: Parquet files -> samples, and their split by group.
 
-They lie in a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
-`<split>-*.parquet`) or in one Parquet file: what `phi-vision prepare` makes of any catalog. The
-`image` column is `struct<bytes, path>`, or a list of these; `messages` holds a conversation;
-`rejected` an answer that is worse than the right one, also in the form of TRL, where `prompt`,
-`chosen` and `rejected` are texts or conversations. Every other column of plain values becomes a
-field of the record.
+A dataset is a folder in the convention of the `datasets` library (`data/<split>-*.parquet` or
+`<split>-*.parquet`), or one Parquet file: the output of `phi-vision prepare`. The column `image` is
+`struct<bytes, path>`, or a list of these; `messages` holds a conversation; `rejected` a completion
+that is worse than the right one, also in the form of TRL, where `prompt`, `chosen` and `rejected`
+are texts or conversations. Every other column of plain values is a field of the record.
 """
 
 import decimal
+import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from phi_vision.data.parquet_rows import read_batches, read_schema
-from phi_vision.data.samples import Message, Record, Sample, Value
-from phi_vision.data.trl_rows import TRL_COLUMNS, as_conversation, is_from_trl
+from phi_vision.data.samples import IMAGE_MARK, Message, Record, Sample, Value
 from phi_vision.io.hashing import sha256
 
 Row = Mapping[str, object]
@@ -26,20 +26,26 @@ Row = Mapping[str, object]
 IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
 REJECTED_COLUMN = "rejected"
+TRL_COLUMNS = ("prompt", "chosen", "rejected")
+"""TRL's preference format; the prompt may also begin both completions instead."""
+
 ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
 
 VALIDATION_FRACTION = 0.1
-"""What a training holds out of data without a `validation` split, where its recipe says nothing."""
+"""Default share of the samples held out where the data has no `validation` split."""
+
+ROWS_PER_BATCH = 16
+"""Rows decoded together: images may have many megabytes each."""
+
+READ_AHEAD_BYTES = 2**20
 
 
 def load_samples(
     source: str | Path, *, split: str | None = None, group_column: str | None = None
 ) -> list[Sample]:
-    """Load samples, all of them or those of one split.
-
-    Ids are unique: the second sample called A is called "A (2)".
+    """Load the samples of a dataset, or of one split, with unique ids: a second "A" is "A (2)".
 
     Input:  {"image": {"bytes": b"...", "path": "a.jpg"}, "product_code": "A-red", "title": "Coat"}
     Output: Sample(id="A-red", group="Coat", images=(b"...",),
@@ -47,14 +53,14 @@ def load_samples(
 
     Args:
         source: A folder with Parquet files, or one Parquet file.
-        split: Such as "train"; None for everything.
+        split: Such as "train"; None for all.
         group_column: The column whose value must not straddle a split. By default `group_id`,
-            else `title`, else each sample is a group of its own.
+            else `title`, else each sample is its own group.
 
     Raises:
-        ValueError: There is no such source, split or column, or it holds nothing that can be read.
+        ValueError: There is no such source, split or column, or it has no readable rows.
     """
-    samples = _name_apart(iterate_samples(source, split=split, group_column=group_column))
+    samples = _with_unique_ids(iterate_samples(source, split=split, group_column=group_column))
     if not samples:
         part = f" in the split {split!r}" if split else ""
         raise ValueError(f"{source} holds no samples{part}: its files have 0 rows; give other data")
@@ -64,34 +70,26 @@ def load_samples(
 def iterate_samples(
     source: str | Path, *, split: str | None = None, group_column: str | None = None
 ) -> Iterator[Sample]:
-    """Load samples one after the other, so that a few are in memory, however many there are.
+    """Read samples one after the other in bounded memory; ids may repeat.
 
-    Ids are those of the source: telling apart samples of one id would take all ids.
-
-    Args:
-        source: As for `load_samples`.
-        split: As for `load_samples`.
-        group_column: As for `load_samples`.
-
-    Raises:
-        ValueError: As `load_samples`, but for a source of no rows, which yields nothing.
+    Args and errors are those of `load_samples`, but a source without rows yields nothing.
     """
     path = Path(source)
-    rows = _reader(path)(path, split)
+    rows = _read_rows(path, split)
     return (as_sample(row, number, path, group_column) for number, row in enumerate(rows))
 
 
 def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
-    """Make a sample of a row.
+    """Convert a row to a sample.
 
     Args:
         row: Column -> cell.
-        number: Names the sample where no column does.
-        source: Folder or file that the row comes from; paths of images are relative to it.
+        number: The id where no column has one.
+        source: Folder or file of the row; paths of images are relative to it.
         group_column: As for `load_samples`.
 
     Raises:
-        ValueError: The row has no image where one is due, or is no sample for another reason.
+        ValueError: The row lacks an image, or is invalid for another reason.
     """
     rich = _rich_columns(row)
     record = as_record(row, [name for name in row if name not in rich])
@@ -99,16 +97,15 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
         raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
-    if is_from_trl(row):
-        row = as_conversation(row, f"sample {name!r} in {source}")
-    images = _images(row, f"sample {name!r} in {source}", source)
-    messages = _messages(row, f"sample {name!r} in {source}")
+    location = f"sample {name!r} in {source}"
+    if _is_trl(row):
+        row = from_trl(row, location)
     return Sample(
         id=name,
         group=group or name,
-        images=images,
+        images=_images(row, location, source),
         record=record,
-        messages=messages,
+        messages=_messages(row, location),
         rejected=str(row.get(REJECTED_COLUMN) or ""),
     )
 
@@ -116,8 +113,7 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
 def available_splits(source: str | Path) -> list[str]:
     """List a folder's splits, such as ["train", "validation", "test"]; one file has none."""
     path = Path(source)
-    _reader(path)
-    return list(files_by_split(path)) if path.is_dir() else []
+    return [] if _is_file(path) else list(files_by_split(path))
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]]:
@@ -126,7 +122,7 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
     Output: {"train": [data/train-00000-of-00002.parquet, data/train-00001-of-00002.parquet]}
 
     Raises:
-        ValueError: It is no folder, or has no such files.
+        ValueError: There is no such folder, or it has no such files.
     """
     if not folder.is_dir():
         raise ValueError(f"no data at {folder}: there is no such folder; check the path")
@@ -146,30 +142,28 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
 def split_by_group(
     samples: Sequence[Sample], *, validation_fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Part samples into training and validation so that no group is on both sides.
+    """Split samples into training and validation so that no group is on both sides.
 
-    Groups are taken in the order of a hash of their name until they hold the wished share: the
-    same groups and seed give the same parts, in whatever order the samples come.
+    Groups are chosen in the order of a hash of their name until they hold the wanted share: the
+    same groups and seed give the same split, in whatever order the samples come.
 
     Input:  groups a a b c c d, validation_fraction=0.3
     Output: (a a b d, c c), or another choice of whole groups holding at least 30 %
 
     Raises:
-        ValueError: The fraction is not in [0, 1), or a single group leaves nothing to part.
+        ValueError: The fraction is not in [0, 1), or there is a single group.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(
             f"validation_fraction is {validation_fraction}; give a number from 0 up to below 1"
         )
-    groups = sorted({sample.group for sample in samples}, key=lambda group: _hash(group, seed))
+    sizes = Counter(sample.group for sample in samples)
+    groups = sorted(sizes, key=lambda group: sha256(f"{seed}:{group}"))
     if validation_fraction and len(groups) < 2:
         raise ValueError(
-            f"cannot set validation samples aside: all {len(samples)} samples are in the group "
+            f"cannot hold out validation samples: all {len(samples)} samples are in the group "
             f"{''.join(groups)!r}; choose another group column or give more data"
         )
-    sizes = dict.fromkeys(groups, 0)
-    for sample in samples:
-        sizes[sample.group] += 1
     chosen: set[str] = set()
     missing = validation_fraction * len(samples)
     for group in groups[:-1]:
@@ -181,61 +175,140 @@ def split_by_group(
     return training, [sample for sample in samples if sample.group in chosen]
 
 
-def _hash(group: str, seed: int) -> str:
-    return sha256(f"{seed}:{group}")
-
-
 def record_columns(schema: pa.Schema) -> list[str]:
-    """List the columns that become fields of the record: those of plain values."""
+    """List the columns that are fields of the record: those of plain values."""
     rich = _rich_columns(schema.names)
     return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
 
 
 def as_record(row: Row, columns: Sequence[str]) -> Record:
-    """Take a record out of a row: texts, numbers and truth values; anything else as text."""
+    """Return the named cells; a cell that is not a text, a number or a boolean becomes text."""
     return {name: _value(row[name]) for name in columns}
 
 
-def _reader(path: Path) -> Callable[[Path, str | None], Iterator[Row]]:
+def from_trl(row: Row, location: str) -> dict[str, object]:
+    """Convert a row in TRL's preference format to a conversation with a rejected last turn.
+
+    Input:  prompt "What is it?", chosen "A hat.", rejected "A bag."; or lists of
+            {"role": ..., "content": ...}
+    Output: messages [user "What is it?", assistant "A hat."], rejected "A bag."
+
+    Args:
+        row: Column -> cell.
+        location: The row's name in errors.
+
+    Raises:
+        ValueError: A cell is neither text nor turns, or the completions are not for one prompt.
+    """
+    prompt = _turns(row.get("prompt"), "user", location)
+    chosen, rejected = (_turns(row[name], "assistant", location) for name in TRL_COLUMNS[1:])
+    roles = [turns[-1]["role"] if turns else None for turns in (chosen, rejected)]
+    if roles != ["assistant"] * 2 or chosen[:-1] != rejected[:-1]:
+        raise ValueError(
+            f"{location}: chosen and rejected are not two completions of one prompt; found "
+            f"{row['chosen']!r:.80} and {row['rejected']!r:.80}; let only the last turn differ"
+        )
+    return {**row, "messages": [*prompt, *chosen], "rejected": rejected[-1]["content"]}
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """Read the names and types of a Parquet file's columns."""
+    with _open_parquet(file) as parquet:
+        return parquet.schema_arrow
+
+
+def count_rows(file: Path) -> int:
+    """Read the number of rows of a Parquet file."""
+    with _open_parquet(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def read_batches(
+    file: Path, columns: Sequence[str], *, start: int = 0, stop: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read a range of rows of a Parquet file, a few at a time; other row groups are not read.
+
+    Input:  rows 90 to 110 of a file with row groups of 100
+    Output: batches of at most 16 rows, 20 in all
+
+    Raises:
+        ValueError: The file cannot be read as Parquet.
+    """
+    with _open_parquet(file) as parquet:
+        stop = parquet.metadata.num_rows if stop is None else stop
+        groups, position = _row_groups(parquet.metadata, start, stop)
+        for batch in parquet.iter_batches(
+            batch_size=ROWS_PER_BATCH, row_groups=groups, columns=list(columns)
+        ):
+            begin, end = max(start - position, 0), min(stop - position, len(batch))
+            if begin < end:
+                yield batch.slice(begin, end - begin)
+            position += len(batch)
+
+
+def _row_groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
+    """Return the row groups that hold rows of a range, and the position of their first row.
+
+    Input:  row groups of 100 100 100 rows, the range from 150 to 210
+    Output: [1, 2], 100
+    """
+    chosen: list[int] = []
+    first = position = 0
+    for number in range(metadata.num_row_groups):
+        end = position + metadata.row_group(number).num_rows
+        if position < stop and end > start:
+            first = first if chosen else position
+            chosen.append(number)
+        position = end
+    return chosen, first
+
+
+@contextmanager
+def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        # Pages are read as they are needed; by default whole columns of a row group.
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet:
+            yield parquet
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"cannot read {file} as Parquet: {error}; fetch or write the file again"
+        ) from error
+
+
+def _is_file(path: Path) -> bool:
     if not path.exists():
         raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
-    if path.is_dir():
-        return _read_folder
-    if path.suffix.lower() != ".parquet":
+    if path.is_file() and path.suffix.lower() != ".parquet":
         raise ValueError(
-            f"cannot read {path}: found a {path.suffix or 'nameless kind of'} file; give a folder "
+            f"cannot read {path}: found a file {path.suffix or 'without an ending'}; give a folder "
             f"or file of Parquet, such as `phi-vision prepare {path} --out FOLDER` makes"
         )
-    return _read_file
+    return not path.is_dir()
 
 
-def _read_folder(folder: Path, split: str | None) -> Iterator[Row]:
-    """Yield the rows of a folder's Parquet files, of one split or of all."""
-    files = files_by_split(folder)
+def _read_rows(source: Path, split: str | None) -> Iterator[Row]:
+    """Yield the rows of a source, of one split or of all; a few are in memory."""
+    files = {"": [source]} if _is_file(source) else files_by_split(source)
     if split is not None and split not in files:
-        raise ValueError(f"no split {split!r} in {folder}; it has {', '.join(files)}")
-    for name in files if split is None else [split]:
-        for file in files[name]:
-            yield from _read_file(file, None)
+        if source.is_file():
+            raise ValueError(
+                f"{source} is one file without splits; leave {split!r} out or give a folder"
+            )
+        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
+    for file in itertools.chain.from_iterable(files.values() if split is None else [files[split]]):
+        schema = read_schema(file)
+        columns = {*_rich_columns(schema.names), *record_columns(schema)}
+        for batch in read_batches(file, [name for name in schema.names if name in columns]):
+            yield from batch.to_pylist()
 
 
-def _read_file(file: Path, split: str | None) -> Iterator[Row]:
-    """Yield the rows of one Parquet file, a batch at a time in memory."""
-    if split is not None:
-        raise ValueError(f"{file} is one file without splits; leave {split!r} out or give a folder")
-    schema = read_schema(file)
-    columns = [*_rich_columns(schema.names), *record_columns(schema)]
-    for batch in read_batches(file, [name for name in schema.names if name in columns]):
-        yield from batch.to_pylist()
-
-
-def _name_apart(samples: Iterable[Sample]) -> list[Sample]:
-    """Number samples of one id from the second on, so that answers can be laid beside them.
+def _with_unique_ids(samples: Iterable[Sample]) -> list[Sample]:
+    """Number samples of one id from the second on.
 
     Input:  ids A B A A
     Output: ids A, B, "A (2)", "A (3)"
     """
-    apart: list[Sample] = []
+    unique: list[Sample] = []
     taken: set[str] = set()
     times: Counter[str] = Counter()
     for sample in samples:
@@ -244,18 +317,22 @@ def _name_apart(samples: Iterable[Sample]) -> list[Sample]:
             times[sample.id] += 1
             name = f"{sample.id} ({times[sample.id] + 1})"
         taken.add(name)
-        apart.append(sample if name == sample.id else replace(sample, id=name))
-    return apart
+        unique.append(sample if name == sample.id else replace(sample, id=name))
+    return unique
 
 
 def _rich_columns(names: Collection[str]) -> tuple[str, ...]:
-    """Name the columns that are no fields of the record."""
+    """List the columns that are not fields of the record."""
     own = (*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN)
-    return (*own, *TRL_COLUMNS) if is_from_trl(names) else own
+    return (*own, *TRL_COLUMNS) if _is_trl(names) else own
+
+
+def _is_trl(columns: Collection[str]) -> bool:
+    return {"chosen", "rejected"} <= set(columns)
 
 
 def _is_plain(column: pa.DataType) -> bool:
-    """Whether a column holds text, numbers, truth values or times: what a record can hold."""
+    """Whether a column holds text, numbers, booleans or times: what a record can hold."""
     kinds = pa.types
     if kinds.is_dictionary(column):
         return _is_plain(column.value_type)
@@ -270,13 +347,13 @@ def _value(cell: object) -> Value:
     return cell if isinstance(cell, str | int | float | bool | None) else str(cell)
 
 
-def _first(record: Mapping[str, Value], columns: Sequence[str]) -> str | None:
-    """The first of the columns that says something in this record."""
+def _first(record: Record, columns: Sequence[str]) -> str | None:
+    """Return the first of the columns that is not empty."""
     values = (record.get(column) for column in columns)
     return next((str(value) for value in values if value not in (None, "")), None)
 
 
-def _images(row: Row, sample: str, source: Path) -> tuple[bytes, ...]:
+def _images(row: Row, location: str, source: Path) -> tuple[bytes, ...]:
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
     if row.get(MESSAGES_COLUMN) and (column is None or row[column] is None):
         return ()
@@ -287,22 +364,11 @@ def _images(row: Row, sample: str, source: Path) -> tuple[bytes, ...]:
         )
     cell = row[column]
     cells = cell if isinstance(cell, list) else [cell]
-    return tuple(_encoded(each, sample, source) for each in cells)
+    return tuple(_encoded(each, location, source) for each in cells)
 
 
-def _messages(row: Row, sample: str) -> tuple[Message, ...]:
-    turns = row.get(MESSAGES_COLUMN) or []
-    try:
-        return tuple(Message(turn["role"], turn["content"]) for turn in turns)  # type: ignore[attr-defined]
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"{sample}: its messages hold {turns!r:.80}; write a list of "
-            '{"role": "user", "content": "..."}, or turn it into samples with `phi-vision prepare`'
-        ) from error
-
-
-def _encoded(cell: object, sample: str, source: Path) -> bytes:
-    """Take an image's bytes out of a cell, or read them from the path it names."""
+def _encoded(cell: object, location: str, source: Path) -> bytes:
+    """Return the bytes in an image cell, or of the file at its path."""
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, dict):
@@ -311,9 +377,49 @@ def _encoded(cell: object, sample: str, source: Path) -> bytes:
         if cell.get("path"):
             file = (source if source.is_dir() else source.parent) / str(cell["path"])
             if not file.is_file():
-                raise ValueError(f"{sample}: no image at {file}; put it there or embed its bytes")
+                raise ValueError(f"{location}: no image at {file}; put it there or embed its bytes")
             return file.read_bytes()
     raise ValueError(
-        f"{sample} has no image: its image column holds a {type(cell).__name__} without bytes or "
+        f"{location} has no image: its image column holds a {type(cell).__name__} without bytes or "
         "path; fill it or leave the row out"
+    )
+
+
+def _messages(row: Row, location: str) -> tuple[Message, ...]:
+    turns = row.get(MESSAGES_COLUMN) or []
+    try:
+        return tuple(Message(turn["role"], turn["content"]) for turn in turns)  # type: ignore[attr-defined]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{location}: its messages hold {turns!r:.80}; write a list of "
+            '{"role": "user", "content": "..."}, or convert it with `phi-vision prepare`'
+        ) from error
+
+
+def _turns(cell: object, role: str, location: str) -> list[dict[str, str]]:
+    """Read a cell as turns: a text is one turn of `role`."""
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        return [{"role": role, "content": cell}]
+    try:
+        return [{"role": turn["role"], "content": _content(turn["content"])} for turn in cell]  # type: ignore[attr-defined]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{location}: its preference holds {cell!r:.80}; write a text, or a list of "
+            '{"role": "user", "content": "..."}'
+        ) from error
+
+
+def _content(content: object) -> str:
+    r"""Join the parts of a message, where images may stand among the texts.
+
+    Input:  [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    Output: "<image>\nWhat is it?"
+    """
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        IMAGE_MARK if part["type"] == "image" else part["text"]
+        for part in content  # type: ignore[attr-defined]
     )

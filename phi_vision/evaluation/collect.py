@@ -9,8 +9,7 @@ from pathlib import Path
 from phi_vision.data.prediction import Prediction
 from phi_vision.evaluation.ablations import Round
 from phi_vision.evaluation.prediction_cache import ask, seconds_a_reply
-from phi_vision.inference.model_fingerprint import identify
-from phi_vision.inference.predictor import Predictor
+from phi_vision.inference.predictor import Predictor, model_identity
 from phi_vision.io.hashing import digest
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.runs import fingerprint
@@ -67,7 +66,7 @@ class PredictionCollector:
 def _describe(words: str, answerer: Predictor, asked: Round) -> str:
     """Hash what decides the replies: who answers, in which wording, about what, how limited."""
     told = {
-        "answerer": identify(words),
+        "answerer": model_identity(words),
         "template": dataclasses.asdict(answerer.template),
         "samples": fingerprint(asked.samples),
         "grammar": asked.grammar,

@@ -1,6 +1,6 @@
-"""Keeps what is written inside a grammar: of the next tokens, only those that it can go on with.
+"""Constrained decoding with llguidance: only tokens with which the grammar can continue.
 
-Knows no template (`phi_vision.data.template_grammar` makes the grammar of one).
+Knows no template (`phi_vision.data.template_grammar` builds the grammar of one).
 """
 
 import re
@@ -14,65 +14,63 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from transformers import PreTrainedTokenizerFast
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""How SentencePiece vocabularies name the tokens that write one byte of a character."""
+"""Names of the tokens for one byte of a character in SentencePiece vocabularies."""
 
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What stands for a blank in SentencePiece vocabularies."""
+"""The blank in SentencePiece vocabularies."""
 
 BREAK = "\n"
 """A character that is part of no longer token."""
 
 FUEL = 10**9
-"""How much llguidance may work on one token. Its default, for servers that read grammars of
-strangers, is used up by a bounded text that must not hold certain words."""
+"""llguidance's computing budget for one token. Its default, for servers that accept foreign
+grammars, is too small for a bounded text that must not contain certain words."""
 
-OF_STRANGERS = "%json"
-"""What stands in a grammar that comes from a stranger's JSON schema, and in none of our own: that
-one must do with the default, since a schema can ask for endless work."""
+FOREIGN = "%json"
+"""Occurs in a grammar made from a client's JSON schema, and in none of our own: the default budget
+applies, since a schema can require endless computation."""
 
 
-def allow(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -> torch.Tensor:
-    """Set what the grammars cannot go on with to minus infinity, row by row.
+def mask_logits(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -> torch.Tensor:
+    """Set the logits of tokens that the grammars forbid to minus infinity, row by row.
 
     Input:  scores (B, V), a matcher for each row that has a grammar
-    Output: (B, V); a matcher that has used up its work (`is_error`) changes nothing
+    Output: (B, V); a matcher that has used up its budget (`is_error`) changes nothing
     """
     if not any(matchers):
         return scores_BV
     bits = allocate_token_bitmask(*scores_BV.shape)
     for row, matcher in enumerate(matchers):
-        if matcher is None:
-            bits[row] = -1
-        else:
+        if matcher is not None:
             fill_next_token_bitmask(matcher, bits, row)
-            if matcher.is_error():
-                bits[row] = -1
+        if matcher is None or matcher.is_error():
+            bits[row] = -1
     allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
     allowed_BV = torch.from_numpy(allowed[:, : scores_BV.shape[1]]).to(scores_BV.device)
     return scores_BV.masked_fill(allowed_BV == 0, -torch.inf)
 
 
-@lru_cache(maxsize=16)  # Reading a grammar takes about as long as writing an answer under it.
-def begin(
+@lru_cache(maxsize=16)  # Compiling takes about as long as generating a text.
+def compile_grammar(
     tokenizer: PreTrainedTokenizerFast,
     grammar: str,
     vocabulary_size: int,
     stops: tuple[int, ...],
 ) -> LLMatcher:
-    """Read a grammar for a vocabulary: give a matcher of which each row takes a `deep_copy`.
+    """Compile a grammar for a vocabulary to a matcher, of which each row takes a `deep_copy`.
 
     Args:
-        tokenizer: Says what each token writes.
-        grammar: All that may be written, in llguidance's dialect of Lark.
-        vocabulary_size: How many logits the model gives; may be more than there are tokens.
-        stops: The tokens that end an answer.
+        tokenizer: The vocabulary.
+        grammar: In llguidance's dialect of Lark.
+        vocabulary_size: The number of logits; may exceed the number of tokens.
+        stops: The stop tokens.
 
     Raises:
-        ValueError: The grammar cannot be read.
+        ValueError: The grammar is invalid.
     """
     vocabulary = _vocabulary(tokenizer, vocabulary_size, stops)
     limits = LLParserLimits()
-    if OF_STRANGERS not in grammar:
+    if FOREIGN not in grammar:
         limits = LLParserLimits(
             initial_lexer_fuel=FUEL,
             step_lexer_fuel=FUEL,
@@ -83,19 +81,19 @@ def begin(
     if matcher.is_error():
         reason = matcher.get_error().strip().splitlines()[0]
         raise ValueError(
-            f"the grammar cannot be read: {reason}; it begins {grammar[:80]!r}; make it with "
+            f"the grammar is invalid: {reason}; it begins {grammar[:80]!r}; make one with "
             "`phi_vision.data.template_grammar.grammar_of`, or write one in "
             "llguidance's dialect of Lark"
         )
     return matcher
 
 
-@lru_cache(maxsize=2)  # Asked for every answer.
+@lru_cache(maxsize=2)  # Needed for every row.
 def control_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """List the tokens that write nothing, such as `<|end|>`.
+    """List the tokens without text, such as `<|end|>`.
 
-    Some vocabularies flag the tokens that write one byte as control tokens, too. To take them for
-    such would turn "Müller", whose "ü" is `<0xC3>` `<0xBC>`, into "Mller".
+    Some vocabularies flag the tokens of one byte as control tokens, too. Treated as such, "Müller",
+    whose "ü" is `<0xC3>` `<0xBC>`, would become "Mller".
     """
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     return frozenset(
@@ -117,7 +115,7 @@ def _vocabulary(
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """A tokenizer in the form that llguidance expects."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, size: int, stops: tuple[int, ...]
@@ -131,26 +129,23 @@ class _Vocabulary:
             | set(range(len(names), size))
         )
         self.tokens = [
-            name.encode() if number in controls else _bytes_of(name)
+            name.encode() if number in controls else _token_bytes(name)
             for number, name in enumerate(names)
         ]
         self.tokens += [b"<unused>"] * (size - len(names))
         self._tokenizer = tokenizer
-        self._before = len(self._encode(BREAK))
+        self._prefix = len(self._encode(BREAK))
 
     def __call__(self, text: str) -> list[int]:
-        """Write text as tokens, where it goes on after other text.
-
-        Alone it would begin with a blank, which SentencePiece puts in front.
-        """
-        return self._encode(BREAK + text)[self._before :]
+        """Tokenize text as it continues other text: alone, SentencePiece prepends a blank."""
+        return self._encode(BREAK + text)[self._prefix :]
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
 
-def _bytes_of(name: str) -> bytes:
-    """Say what a token writes: `▁Coat` writes " Coat", `<0xC3>` the first byte of "ü"."""
+def _token_bytes(name: str) -> bytes:
+    """Return the bytes of a token: `▁Coat` is " Coat", `<0xC3>` the first byte of "ü"."""
     byte = BYTE_TOKEN.fullmatch(name)
     return bytes([int(byte[1], 16)]) if byte else name.replace(BLANK, " ").encode()

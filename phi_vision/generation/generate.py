@@ -1,4 +1,4 @@
-"""Questions to answers: generation in batches, the only one in the house."""
+"""Batched generation: requests -> generations. The only generation loop of the package."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -6,19 +6,18 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from phi_vision.generation.constrained import begin
+from phi_vision.generation.constrained import compile_grammar
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.generation.sampling import Row, Writing, reader_of
+from phi_vision.generation.sampling import RowState, TokenSelector, decoder_for
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
-ROOM_UNDER_GRAMMAR = 1024
-"""New tokens that a row is expected to stay below under a grammar that ends every answer itself:
-about ten times what is written in practice."""
+FINITE_GRAMMAR_TOKENS = 1024
+"""Assumed maximum length under a finite grammar: about ten times what occurs."""
 
 
 class GenerativeModel(Protocol):
-    """What is asked of a model that answers; graphs have it as well as weights."""
+    """A model with weights, or ONNX graphs."""
 
     config: Phi3VConfig
     generation_config: GenerationConfig
@@ -26,106 +25,106 @@ class GenerativeModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs must lie."""
+        """Where its inputs must be."""
 
     def eval(self) -> Any:
-        """Leave out what is for training only."""
+        """Switch to inference."""
 
     def train(self, mode: bool = True) -> Any:
-        """Take it up again."""
+        """Switch to training."""
 
     @property
     def generate(self) -> Callable[..., torch.Tensor]:
-        """Goes on with each text, as transformers' `generate` does."""
+        """Extend sequences, as transformers' `generate` does."""
 
 
 @torch.inference_mode()
 def generate(
     model: GenerativeModel,
     processor: Phi3VProcessor,
-    questions: Sequence[GenerationRequest],
+    requests: Sequence[GenerationRequest],
     *,
     batch_size: int = 16,
 ) -> list[Generation]:
-    """Answer questions, in the order given.
+    """Generate a text for each request, in the order given.
 
-    Rows are batched by length, so that little is padded, and only with rows that leave the original
-    context at the same new token, if ever: beyond it the whole batch is rotated by other factors.
+    Rows are batched by length, so that there is little padding, and only with rows that leave the
+    original context at the same new token, if ever: beyond it the rotary factors of the whole batch
+    change.
 
     Args:
-        model: A Phi-3-Vision model, with or without an adapter, or its graphs.
+        model: A Phi-3-Vision model, with or without an adapter, or its ONNX graphs.
         processor: Its processor.
-        questions: Of any kinds: rows of a batch have nothing in common but the model.
-        batch_size: Most rows generated together.
+        requests: Of any kinds: rows of a batch share nothing but the model.
+        batch_size: Maximum number of rows generated together.
 
     Raises:
-        ValueError: A grammar cannot be read, or tags and images do not match.
+        ValueError: A grammar is invalid, or tags and images do not match.
     """
     was_training = model.training
     model.eval()
-    tokenizer = processor.tokenizer
     encoded = [
-        processor(text=asked.prompt, images=list(asked.images) or None, return_tensors="pt")
-        for asked in questions
+        processor(text=request.prompt, images=list(request.images) or None, return_tensors="pt")
+        for request in requests
     ]
     lengths = [each["input_ids"].shape[1] for each in encoded]
     rows = [
-        _row(model, processor, asked, length)
-        for asked, length in zip(questions, lengths, strict=True)
+        _row(model, processor, request, length)
+        for request, length in zip(requests, lengths, strict=True)
     ]
-    order = sorted(range(len(rows)), key=lambda place: lengths[place])
-    limit = model.config.original_max_position_embeddings
-    room = [_room(row, limit - length) for row, length in zip(rows, lengths, strict=True)]
-    for chosen in _batches(order, room, batch_size):
-        batch = left_pad([encoded[place] for place in chosen], tokenizer.pad_token_id)
-        _generate(model, batch, [rows[place] for place in chosen])
+    order = sorted(range(len(rows)), key=lambda index: lengths[index])
+    context = model.config.original_max_position_embeddings
+    rooms = [_room(row, context - length) for row, length in zip(rows, lengths, strict=True)]
+    for chosen in _batches(order, rooms, batch_size):
+        batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
+        _generate_batch(model, batch, [rows[index] for index in chosen])
     model.train(was_training)
     return [row.generation() for row in rows]
 
 
 def _row(
-    model: GenerativeModel, processor: Phi3VProcessor, question: GenerationRequest, length: int
-) -> Row:
-    """Make ready to write the answer to a prompt of so many tokens."""
-    stops = _stops(model)
+    model: GenerativeModel, processor: Phi3VProcessor, request: GenerationRequest, length: int
+) -> RowState:
+    stops = _stop_tokens(model)
     matcher = None
-    if question.grammar is not None:
+    if request.grammar is not None:
         size = model.config.vocab_size
-        matcher = begin(processor.tokenizer, question.grammar, size, stops).deep_copy()
+        matcher = compile_grammar(processor.tokenizer, request.grammar, size, stops).deep_copy()
     left = model.config.max_position_embeddings - length
     if left < 1:
         raise ValueError(
-            f"the prompt is {length} tokens long, and the model reads at most "
-            f"{model.config.max_position_embeddings}, the answer included; shorten it"
+            f"the prompt has {length} tokens, and the model reads at most "
+            f"{model.config.max_position_embeddings}, the generated text included; shorten it"
         )
-    limit = left if question.finite_grammar else min(left, question.max_new_tokens)
-    reader = reader_of(processor.tokenizer)
-    return Row(question, reader, stops, matcher=matcher, prompt_tokens=length, limit=limit)
+    limit = left if request.finite_grammar else min(left, request.max_new_tokens)
+    decoder = decoder_for(processor.tokenizer)
+    return RowState(request, decoder, stops, matcher=matcher, prompt_tokens=length, limit=limit)
 
 
-def _generate(model: GenerativeModel, batch: dict[str, torch.Tensor], rows: Sequence[Row]) -> None:
-    """Write the answers of one batch into its rows."""
+def _generate_batch(
+    model: GenerativeModel, batch: dict[str, torch.Tensor], rows: Sequence[RowState]
+) -> None:
     model.generate(
         **{name: values.to(model.device) for name, values in batch.items()},
         max_new_tokens=max(row.limit for row in rows),
         do_sample=False,
         num_beams=1,
-        logits_processor=LogitsProcessorList([Writing(rows, _stops(model)[0])]),
+        logits_processor=LogitsProcessorList([TokenSelector(rows, _stop_tokens(model)[0])]),
     )
 
 
-def _stops(model: GenerativeModel) -> tuple[int, ...]:
-    """Name the tokens that end an answer, as `generate` takes them: one or several."""
+def _stop_tokens(model: GenerativeModel) -> tuple[int, ...]:
     stops = model.generation_config.eos_token_id
     return (stops,) if isinstance(stops, int) else tuple(stops)
 
 
-def _room(row: Row, left: int) -> int | None:
-    """Count the new tokens until a row leaves the original context; None where it never does.
+def _room(row: RowState, left: int) -> int | None:
+    """Count the new tokens until a row leaves the original context; None if it never does.
 
-    -1 where its prompt is beyond already.
+    -1 if its prompt is beyond already.
     """
-    expected = min(row.limit, ROOM_UNDER_GRAMMAR) if row.question.finite_grammar else row.limit
+    is_finite = row.request.finite_grammar
+    expected = min(row.limit, FINITE_GRAMMAR_TOKENS) if is_finite else row.limit
     return None if left >= expected else max(left, -1)
 
 
@@ -151,16 +150,16 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
     return batch
 
 
-def _batches(order: Sequence[int], room: Sequence[int | None], batch_size: int) -> list[list[int]]:
+def _batches(order: Sequence[int], rooms: Sequence[int | None], batch_size: int) -> list[list[int]]:
     """Cut rows, in the given order, into batches of rows with equal room.
 
-    Input:  order `[3, 0, 1, 2]`, room `[None, 5, -1, None]`, batch_size 16
+    Input:  order `[3, 0, 1, 2]`, rooms `[None, 5, -1, None]`, batch_size 16
     Output: `[[3, 0], [1], [2]]`
     """
     batches: list[list[int]] = []
     for row in order:
         last = batches[-1] if batches else []
-        if last and len(last) < batch_size and room[last[0]] == room[row]:
+        if last and len(last) < batch_size and rooms[last[0]] == rooms[row]:
             last.append(row)
         else:
             batches.append([row])

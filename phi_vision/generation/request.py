@@ -2,44 +2,40 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from PIL.Image import Image
 
 MAX_NEW_TOKENS = 96
-"""Longest answer in tokens where nothing else is asked: three times an answer about a product."""
+"""Default length limit: three times a record of a product."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""Why an answer is over: the model (or a stop word) ended it, its limit cut it, nobody listens."""
+"""Why generation ended: a stop token or stop word, the limit, or `on_token` returned False."""
 
+OnToken = Callable[[str], bool]
+"""Called after each token, on the generating thread, with the new text, which is often empty;
+returns whether to continue.
 
-class OnToken(Protocol):
-    """Hears an answer while it is written, on the thread that writes it."""
-
-    def __call__(self, piece: str) -> bool:
-        """Take what was added since the last call, often nothing, and say whether to go on.
-
-        All pieces joined are the answer's text: held back are halves of characters, blanks that may
-        be the last, and what may become a stop word.
-        """
+All chunks joined are the text of the generation: partial characters, whitespace that may be the
+last, and a possible beginning of a stop word are held back.
+"""
 
 
 class Generation(NamedTuple):
-    """What was written in answer to one question, token by token."""
+    """The text generated for one request, token by token."""
 
     text: str
-    """Without control tokens and blanks around."""
+    """Without control tokens and surrounding whitespace."""
 
     token_ends: tuple[int, ...]
-    """For each token, how many characters of `text` are written after it. The token that ended the
-    answer comes last, unless the answer was cut."""
+    """For each token, the length of `text` up to and including it. The stop token comes last,
+    unless the text was cut."""
 
     logprobs: tuple[float, ...]
-    """For each token, the natural logarithm of the probability that the model gave it, whatever a
-    grammar or a temperature made of it."""
+    """For each token, the natural logarithm of the model's probability, before any grammar or
+    temperature."""
 
     finish_reason: FinishReason = "stop"
-    """Why there is no more."""
 
     prompt_tokens: int = 0
     """Length of the prompt, image tokens included."""
@@ -47,38 +43,36 @@ class Generation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One prompt with its images, and how the answer is to be written."""
+    """One prompt with its images and decoding options."""
 
     prompt: str
     """Text with `<|image_k|>` tags, in the model's chat format."""
 
     images: tuple[Image, ...] = ()
-    """Its images, in the order in which the tags count them."""
+    """Its images, in the order of the tags."""
 
     max_new_tokens: int = MAX_NEW_TOKENS
-    """Most tokens of the answer, the one that ends it included."""
+    """Length limit, stop token included."""
 
     grammar: str | None = None
-    """All that may be written, as llguidance reads it; anything unless given."""
+    """Constrains the text: a grammar of llguidance."""
 
     finite_grammar: bool = False
-    """Whether the grammar has no endless words: then `max_new_tokens` does not count."""
+    """Whether the grammar has no unbounded texts: then `max_new_tokens` does not apply."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token each time; above, tokens are drawn, the likelier the oftener."""
+    """0 decodes greedily."""
 
     top_p: float = 1.0
-    """Drawn are only the likeliest tokens that together have this probability."""
+    """Nucleus sampling: only the likeliest tokens that together have this probability."""
 
     seed: int | None = None
-    """Of the drawing, in whatever batch; another each time unless given."""
+    """Of the sampling, independent of the batch; by default a random one."""
 
     stop: tuple[str, ...] = ()
-    """Words that end the answer; they are not part of it."""
+    """Words that end the text; they are not part of it."""
 
     on_token: OnToken | None = None
-    """Hears the answer while it is written."""
 
     on_finish: Callable[[Generation], object] | None = None
-    """Told of the whole answer as soon as it is over, while others of its batch may go on. Called
-    on the thread that writes."""
+    """Called on the generating thread when this row ends; others of its batch may continue."""

@@ -1,7 +1,7 @@
-"""Rows of a batch while they are written: which token comes next, what it says, when it is enough.
+"""Token selection, row by row: sampling, grammars, stop words, limits and streaming.
 
-Whoever generates (transformers, ONNX Runtime) only computes logits and appends; the choice is made
-here, row by row, so that questions of all kinds can share a batch.
+transformers or ONNX Runtime only compute logits and append tokens; the tokens are selected here, so
+that requests of all kinds can share a batch.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,12 @@ import torch
 from llguidance import LLMatcher
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
-from phi_vision.generation.constrained import BYTE_TOKEN, allow, control_tokens
+from phi_vision.generation.constrained import BYTE_TOKEN, control_tokens, mask_logits
 from phi_vision.generation.request import FinishReason, Generation, GenerationRequest
 
 
-class Reader:
-    """Reads tokens as words, leaving control tokens out.
-
-    Args:
-        tokenizer: Knows them.
-    """
+class TokenDecoder:
+    """Decodes tokens to text, without control tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._decode = tokenizer.backend_tokenizer.decode_batch
@@ -29,202 +25,191 @@ class Reader:
         names = tokenizer.get_vocab().items()
         self._bytes = frozenset(number for name, number in names if BYTE_TOKEN.fullmatch(name))
 
-    def read(self, texts: Sequence[Sequence[int]]) -> list[str]:
-        """Decode several texts, blanks around them included."""
-        words = [[token for token in text if token not in self._controls] for text in texts]
-        decoded: list[str] = self._decode(words, skip_special_tokens=False)
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Decode several rows, surrounding whitespace included."""
+        visible = [[token for token in row if token not in self._controls] for row in rows]
+        decoded: list[str] = self._decode(visible, skip_special_tokens=False)
         return decoded
 
-    def settled(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Leave out the last tokens if they write single bytes: more may make other letters."""
+    def without_partial_bytes(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Drop single-byte tokens at the end: more of them may make other characters."""
         end = len(tokens)
         while end and tokens[end - 1] in self._bytes:
             end -= 1
         return tokens[:end]
 
 
-class Row:
-    """One answer while it is written.
+class RowState:
+    """One row of a batch during generation.
 
     Args:
-        question: What is asked.
-        reader: Reads the tokens.
-        stops: The tokens that end an answer.
-        matcher: Follows the question's grammar, if it has one.
+        request: The prompt and its decoding options.
+        decoder: Decodes the tokens.
+        stops: The stop tokens.
+        matcher: Follows the request's grammar, if it has one.
         prompt_tokens: Length of the prompt, image tokens included.
-        limit: Most tokens.
+        limit: Maximum number of tokens.
     """
 
     def __init__(
         self,
-        question: GenerationRequest,
-        reader: Reader,
+        request: GenerationRequest,
+        decoder: TokenDecoder,
         stops: Sequence[int],
         *,
         matcher: LLMatcher | None,
         prompt_tokens: int,
         limit: int,
     ) -> None:
-        self.question = question
+        self.request = request
         self.matcher = matcher
         self.prompt_tokens = prompt_tokens
         self.limit = limit
         self.finish_reason: FinishReason | None = None
-        self._reader = reader
+        self._decoder = decoder
         self._stops = frozenset(stops)
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
-        self._told = 0
-        self._whole: Generation | None = None
-        self._dice = _dice(question.seed)
+        self._streamed = 0
+        self._generation: Generation | None = None
+        self._random = torch.Generator()
+        if request.seed is None:
+            self._random.seed()
+        else:
+            self._random.manual_seed(request.seed)
 
-    def choose(self, scores_V: torch.Tensor) -> int:
-        """Choose the next token among those that have not been set to minus infinity."""
-        if not self.question.temperature:
+    def select(self, scores_V: torch.Tensor) -> int:
+        """Select the next token among those whose logit is not minus infinity."""
+        if not self.request.temperature:
             return int(scores_V.argmax())
         # In double precision, and the likeliest at 0, so that no temperature is too low.
-        scores_V = (scores_V - scores_V.max()).double().cpu() / self.question.temperature
+        scores_V = (scores_V - scores_V.max()).double().cpu() / self.request.temperature
         ordered_V, tokens_V = scores_V.softmax(-1).sort(descending=True, stable=True)
-        # The first token stays, however small the share.
-        ordered_V[1:][ordered_V.cumsum(-1)[:-1] >= self.question.top_p] = 0
-        drawn = torch.multinomial(ordered_V, 1, generator=self._dice)
+        # The first token stays, however small top_p is.
+        ordered_V[1:][ordered_V.cumsum(-1)[:-1] >= self.request.top_p] = 0
+        drawn = torch.multinomial(ordered_V, 1, generator=self._random)
         return int(tokens_V[drawn])
 
-    def take(self, token: int, logprob: float) -> None:
-        """Write a token down, tell the on_token, and see whether the answer is over."""
+    def append(self, token: int, logprob: float) -> None:
+        """Append a token, stream the new text, and decide whether the row has ended."""
         self._tokens.append(token)
         self._logprobs.append(logprob)
         if token in self._stops:
             self.finish_reason = "stop"
-        elif len(self._tokens) >= self.limit:
-            self.finish_reason = "length"
-        if (
-            self.matcher is not None
-            and self.finish_reason is None
-            and not self.matcher.consume_token(token)
+        elif len(self._tokens) >= self.limit or (
+            self.matcher is not None and not self.matcher.consume_token(token)
         ):
             self.finish_reason = "length"
-        self._tell()
+        self._report()
 
-    def give_up(self) -> None:
-        """End the answer where its grammar has used up the work that it may take."""
+    def stop_at_grammar_limit(self) -> None:
+        """End the row because its grammar has used up its computing budget."""
         self.finish_reason = "length"
-        self._tell()
+        self._report()
 
     def generation(self) -> Generation:
-        """Say what was written.
+        """Return the text with the end of each token in it.
 
-        A character of several tokens is written by the last of them: what stands before decodes as
-        something else, which agrees with the whole only up to the character before.
+        A character of several tokens belongs to the last of them: its first tokens alone decode to
+        something else, which agrees with the text only up to the character before.
         """
-        if self._whole is not None:
-            return self._whole
+        if self._generation is not None:
+            return self._generation
         counts = range(1, len(self._tokens) + 1)
-        beginnings = self._reader.read([self._tokens[:count] for count in counts])
-        whole = beginnings[-1] if beginnings else ""
+        prefixes = self._decoder.decode([self._tokens[:count] for count in counts])
+        whole = prefixes[-1] if prefixes else ""
         blanks = len(whole) - len(whole.lstrip())
-        text = self._cut(whole.lstrip())
-        ends = [min(max(_agreeing(each, whole) - blanks, 0), len(text)) for each in beginnings]
-        # The decoder takes one torn character for a reason to tear those that touch it, too.
+        text = self._cut_at_stop_word(whole.lstrip())
+        ends = [min(max(_common_length(each, whole) - blanks, 0), len(text)) for each in prefixes]
+        # The decoder may garble complete characters beside a partial one, too.
         rising = tuple(accumulate(ends, max))
-        ended = self.finish_reason or "length"
-        return Generation(text, rising, tuple(self._logprobs), ended, self.prompt_tokens)
+        reason = self.finish_reason or "length"
+        return Generation(text, rising, tuple(self._logprobs), reason, self.prompt_tokens)
 
-    def _tell(self) -> None:
-        """Look for stop words, and let those who listen hear what is new."""
-        if self.question.stop or self.question.on_token:
-            self._hear(self._words(self._tokens))
-        if self.finish_reason and self.question.on_finish:
-            self._whole = self.generation()
-            self.question.on_finish(self._whole)
+    def _report(self) -> None:
+        if self.request.stop or self.request.on_token:
+            self._stream(self._text(self._tokens))
+        if self.finish_reason and self.request.on_finish:
+            self._generation = self.generation()
+            self.request.on_finish(self._generation)
 
-    def _hear(self, whole: str) -> None:
-        if self.finish_reason is None and any(word in whole for word in self.question.stop):
+    def _stream(self, text: str) -> None:
+        if self.finish_reason is None and any(word in text for word in self.request.stop):
             self.finish_reason = "stop"
-        if self.question.on_token is None:
+        if self.request.on_token is None:
             return
-        final = self._cut(whole) if self.finish_reason else self._settled()
-        piece, self._told = final[self._told :], max(self._told, len(final))
-        if not self.question.on_token(piece) and self.finish_reason is None:
+        final = self._cut_at_stop_word(text) if self.finish_reason else self._settled_text()
+        chunk, self._streamed = final[self._streamed :], max(self._streamed, len(final))
+        if not self.request.on_token(chunk) and self.finish_reason is None:
             self.finish_reason = "cancelled"
 
-    def _settled(self) -> str:
-        """Give the part of the text that no further token can change."""
-        words = self._words(self._reader.settled(self._tokens))
-        begun = [
+    def _settled_text(self) -> str:
+        """Return the part of the text that further tokens cannot change."""
+        text = self._text(self._decoder.without_partial_bytes(self._tokens))
+        partial = [
             length
-            for word in self.question.stop
+            for word in self.request.stop
             for length in range(1, len(word))
-            if words.endswith(word[:length])
+            if text.endswith(word[:length])
         ]
-        return words[: len(words) - max(begun, default=0)].rstrip()
+        return text[: len(text) - max(partial, default=0)].rstrip()
 
-    def _words(self, tokens: Sequence[int]) -> str:
-        return self._reader.read([tokens])[0].lstrip()
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self._decoder.decode([tokens])[0].lstrip()
 
-    def _cut(self, words: str) -> str:
-        """Leave out the first stop word and what follows it, and blanks at the end."""
-        places = [place for word in self.question.stop if (place := words.find(word)) >= 0]
-        return words[: min(places, default=len(words))].rstrip()
+    def _cut_at_stop_word(self, text: str) -> str:
+        places = [place for word in self.request.stop if (place := text.find(word)) >= 0]
+        return text[: min(places, default=len(text))].rstrip()
 
 
-class Writing(LogitsProcessor):
-    """Chooses the next token of each row; generation is then left no choice.
+class TokenSelector(LogitsProcessor):
+    """Selects the next token of each row, by its logits; generation is left no choice.
 
-    Looks at the logits as they pass: keeping them would take (B, L, V) numbers.
+    Works on the logits as they pass: keeping them would take (B, L, V) numbers.
 
     Args:
         rows: The rows of the batch, in its order.
-        stop: A token with which a row that is over is ended.
+        stop: The token that fills ended rows.
     """
 
-    def __init__(self, rows: Sequence[Row], stop: int) -> None:
+    def __init__(self, rows: Sequence[RowState], stop: int) -> None:
         self.rows = rows
         self.stop = stop
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Set every token but the chosen one to minus infinity.
+        """Set every logit but that of the selected token to minus infinity.
 
         Input:  input_ids (B, L), scores (B, V)
         Output: (B, V)
         """
         matchers = [None if row.finish_reason else row.matcher for row in self.rows]
-        allowed_BV = allow(matchers, scores)
+        allowed_BV = mask_logits(matchers, scores)
         for row, matcher in zip(self.rows, matchers, strict=True):
             if matcher is not None and matcher.is_error():
-                row.give_up()
-        chosen = [
-            self.stop if row.finish_reason else row.choose(allowed_V)
+                row.stop_at_grammar_limit()
+        selected = [
+            self.stop if row.finish_reason else row.select(allowed_V)
             for row, allowed_V in zip(self.rows, allowed_BV, strict=True)
         ]
-        chosen_B1 = torch.tensor(chosen, device=scores.device)[:, None]
-        logprobs_B = scores.gather(1, chosen_B1)[:, 0] - scores.logsumexp(dim=-1)
-        for row, token, logprob in zip(self.rows, chosen, logprobs_B.tolist(), strict=True):
+        selected_B1 = torch.tensor(selected, device=scores.device)[:, None]
+        logprobs_B = scores.gather(1, selected_B1)[:, 0] - scores.logsumexp(dim=-1)
+        for row, token, logprob in zip(self.rows, selected, logprobs_B.tolist(), strict=True):
             if row.finish_reason is None:
-                row.take(token, logprob)
-        ending = [
+                row.append(token, logprob)
+        next_tokens = [
             self.stop if row.finish_reason else token
-            for row, token in zip(self.rows, chosen, strict=True)
+            for row, token in zip(self.rows, selected, strict=True)
         ]
-        next_B1 = torch.tensor(ending, device=scores.device)[:, None]
+        next_B1 = torch.tensor(next_tokens, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)
 
 
-@lru_cache(maxsize=2)  # Looks through the whole vocabulary.
-def reader_of(tokenizer: PreTrainedTokenizerFast) -> Reader:
-    """Make what reads a tokenizer's tokens."""
-    return Reader(tokenizer)
+@lru_cache(maxsize=2)  # Reads the whole vocabulary.
+def decoder_for(tokenizer: PreTrainedTokenizerFast) -> TokenDecoder:
+    """Return the (cached) decoder of a tokenizer."""
+    return TokenDecoder(tokenizer)
 
 
-def _dice(seed: int | None) -> torch.Generator:
-    dice = torch.Generator()
-    if seed is None:
-        dice.seed()
-        return dice
-    return dice.manual_seed(seed)
-
-
-def _agreeing(beginning: str, whole: str) -> int:
-    """Count the characters with which both begin."""
-    pairs = enumerate(zip(beginning, whole, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(beginning), len(whole)))
+def _common_length(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

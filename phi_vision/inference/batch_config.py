@@ -1,4 +1,4 @@
-"""BatchConfig: how a catalog is answered. Knows no model, so that the help opens at once."""
+"""BatchConfig: the options of batch prediction. Imports no model, so that `--help` opens fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,34 +7,35 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How a catalog is answered. Every field is an option of the command."""
+    """How a catalog is predicted. Every field is an option of the command."""
 
     out: Path
     """Parquet file to write."""
 
     split: str | None = None
-    """Part of the dataset to answer; all parts by default, one after the other."""
+    """Split of the dataset to predict; by default all splits, one after the other."""
 
     keep: tuple[str, ...] = ()
-    """Columns of the dataset to copy beside the predictions; COLUMN=NAME gives one another name."""
+    """Columns of the dataset to copy beside the predictions; COLUMN=NAME renames one."""
 
-    portion: int = 64
-    """Rows that are asked about and kept together; a kill costs one such portion."""
+    rows_per_part: int = 64
+    """Rows predicted and stored together; an interruption costs at most one such part."""
 
     engine: Literal["local", "ray"] = "local"
-    """Where the model answers: here, or on a Ray cluster, whose machines all see the model."""
+    """Where the model runs: here, or on a Ray cluster whose machines can all read the model."""
 
     workers: int | None = None
-    """Models that answer at a time, with ray; one for each GPU or machine by default."""
+    """Model replicas, with ray; by default one for each GPU, or for each machine without GPUs."""
 
     ray_address: str | None = None
-    """Ray cluster to use, such as auto; one is started here by default."""
+    """Ray cluster to connect to, such as auto; by default one is started here."""
 
     restart: bool = False
-    """Forget what was answered before, and replace a file that is there."""
+    """Discard earlier predictions, and replace an existing file."""
 
     def __post_init__(self) -> None:
-        """Refuse portions and workers that are none."""
-        for name, number in (("portion", self.portion), ("workers", self.workers)):
+        """Check that counts are positive."""
+        for name in ("rows_per_part", "workers"):
+            number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}; give at least 1")

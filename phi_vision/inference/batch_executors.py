@@ -1,142 +1,138 @@
-"""ENGINES: where a model answers. Portions go in, portions with outcomes come out, in any order.
+"""ENGINES: where a batch prediction runs. Parts go in; parts with outcomes come out, in any order.
 
-Each worker opens the answerer once and asks about portion after portion. An engine takes portions
-as it needs them, so that a few are in memory, however large the catalog is.
+Each worker loads the predictor once. Parts are taken as they are needed, so that only a few are in
+memory.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from phi_vision.inference.batch_requests import ask_portion
-from phi_vision.inference.batches import Outcome, Portion
+from phi_vision.inference.batch_parts import Outcome, predict_part
+from phi_vision.inference.batch_sources import CatalogPart
 from phi_vision.inference.predictor import Predictor
 from phi_vision.prepare.executors import open_ray
 
-WAITING = 2
-"""Portions that a worker of a cluster has: one at work, and one that waits, with its images."""
+PARTS_PER_WORKER = 2
+"""Parts at a Ray worker: one in progress and one, with its images, waiting."""
 
-LIVES = 2
-"""So often a worker that died is started again, and its portions given to it again: a machine may
-leave the cluster, but what kills every worker would kill them for ever."""
+MAX_RESTARTS = 2
+"""Restarts of a dead Ray worker, with its parts: a machine may leave the cluster, but an input that
+kills every worker must not do so for ever."""
 
-Open = Callable[[], Predictor]
-"""Opens whoever is asked; travels to the workers."""
+Load = Callable[[], Predictor]
+"""Loads the predictor; is sent to the workers."""
 
 
-def ask_here(
-    opening: Open,
-    portions: Iterable[Portion],
+def predict_locally(
+    load: Load,
+    parts: Iterable[CatalogPart],
     *,
     grammar: str | None = None,
     workers: int | None = None,
     address: str | None = None,
-) -> Iterator[tuple[Portion, list[Outcome]]]:
-    """Ask in this process.
+) -> Iterator[tuple[CatalogPart, list[Outcome]]]:
+    """Predict in this process.
 
     Args:
-        opening: Called once, and not where there are no portions.
-        portions: What is asked about.
-        grammar: All that may be written; anything unless given.
-        workers: Must be None: a model takes the whole machine.
+        load: Called once, and not where there are no parts.
+        parts: The rows to predict.
+        grammar: Constrains the texts.
+        workers: Must be None: one model uses the whole machine.
         address: Must be None; there is no cluster here.
 
     Raises:
-        ValueError: Workers or an address are given; as `ask_portion`.
+        ValueError: Workers or an address are given; as `predict_part`.
     """
     if workers is not None or address is not None:
         found = f"--workers {workers}" if workers is not None else f"--ray-address {address}"
         raise ValueError(
-            f"{found} cannot take effect: the engine local asks in this process, one portion after "
-            "the other; use --engine ray"
+            f"{found} has no effect: the engine local predicts in this process, one part after the "
+            "other; use --engine ray"
         )
-    answerer: Predictor | None = None
-    for portion in portions:
-        answerer = answerer or opening()
-        yield portion, ask_portion(answerer, portion, grammar)
+    predictor: Predictor | None = None
+    for part in parts:
+        predictor = predictor or load()
+        yield part, predict_part(predictor, part, grammar)
 
 
-def ask_on_ray(
-    opening: Open,
-    portions: Iterable[Portion],
+def predict_on_ray(
+    load: Load,
+    parts: Iterable[CatalogPart],
     *,
     grammar: str | None = None,
     workers: int | None = None,
     address: str | None = None,
-) -> Iterator[tuple[Portion, list[Outcome]]]:
-    """Ask with Ray, on this machine or on the cluster at an address.
+) -> Iterator[tuple[CatalogPart, list[Outcome]]]:
+    """Predict on Ray workers, each with a GPU of its own where the cluster has any.
 
-    Images travel with the portions; the model does not: every machine opens it at the same place.
-    A worker has a GPU of its own where the cluster has any.
+    Images are sent with the parts; the model is not: every machine loads it from the same path.
 
     Args:
-        opening: Called once by each worker.
-        portions: As for `ask_here`.
-        grammar: As for `ask_here`.
-        workers: How many; unless given one for each GPU, or for each machine where there is none.
+        load: Called once by each worker.
+        parts: As for `predict_locally`.
+        grammar: As for `predict_locally`.
+        workers: By default one for each GPU, or for each machine where there is none.
         address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
 
     Raises:
         ValueError: Ray is not installed, there are fewer GPUs than workers, or a worker died again
-            and again; as `ask_portion`.
+            and again; as `predict_part`.
     """
-    remaining = iter(portions)
+    remaining = iter(parts)
     first = next(remaining, None)
-    if first is None:  # Everything is answered already: Ray need not be started for that.
+    if first is None:  # Everything is predicted: Ray need not be started.
         return
     with open_ray(address) as ray:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        share = share_of(machines, workers)
+        allocation = allocate(machines, workers)
         worker = ray.remote(
-            num_cpus=share.cores,
-            num_gpus=share.gpus,
-            max_restarts=LIVES,
-            max_task_retries=LIVES,
+            num_cpus=allocation.cores,
+            num_gpus=allocation.gpus,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
         )(Worker)
-        crew = [worker.remote(opening, grammar) for _ in range(share.workers)]
-        yield from _hand_out(ray, crew, itertools.chain([first], remaining))
+        actors = [worker.remote(load, grammar) for _ in range(allocation.workers)]
+        try:
+            yield from _distribute(ray, actors, itertools.chain([first], remaining))
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
 class Worker:
-    """Lives in a process of the cluster, with an answerer of its own.
+    """A Ray actor with a predictor of its own."""
 
-    Args:
-        opening: Opens the answerer.
-        grammar: All that may be written.
-    """
-
-    def __init__(self, opening: Open, grammar: str | None) -> None:
-        self._answerer = opening()
+    def __init__(self, load: Load, grammar: str | None) -> None:
+        self._predictor = load()
         self._grammar = grammar
 
     def is_ready(self) -> bool:
-        """Say so, once the answerer is open."""
+        """Return True, once the predictor is loaded."""
         return True
 
-    def ask(self, portion: Portion) -> list[Outcome]:
-        """Ask about a portion."""
-        return ask_portion(self._answerer, portion, self._grammar)
+    def predict(self, part: CatalogPart) -> list[Outcome]:
+        """Predict a part."""
+        return predict_part(self._predictor, part, self._grammar)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What each of so many workers has."""
+class Allocation(NamedTuple):
+    """Number of workers, and the cores and GPUs of each."""
 
     workers: int
     cores: int
     gpus: int
 
 
-def share_of(machines: Sequence[Mapping[str, float]], workers: int | None) -> Share:
-    """Part the machines of a cluster among workers.
+def allocate(machines: Sequence[Mapping[str, float]], workers: int | None) -> Allocation:
+    """Divide the machines of a cluster among workers.
 
     Input:  3 machines of 8 cores     2 machines of 16 cores, 4 GPUs each    1 machine of 8, for 3
     Output: 3 workers of 8 cores      8 workers of 4 cores and 1 GPU         3 workers of 2 cores
 
     Args:
-        machines: What each has, in Ray's words: {"CPU": 16.0, "GPU": 4.0, ...}.
-        workers: How many; unless given one for each GPU, or for each machine where there is none.
+        machines: Ray's resources of each: {"CPU": 16.0, "GPU": 4.0, ...}.
+        workers: By default one for each GPU, or for each machine where there is none.
 
     Raises:
         ValueError: No machine has a core, or there are fewer GPUs than workers.
@@ -148,60 +144,54 @@ def share_of(machines: Sequence[Mapping[str, float]], workers: int | None) -> Sh
     count = workers or gpus or len(machines)
     if gpus and count > gpus:
         raise ValueError(
-            f"{count} workers need a GPU each, and the Ray cluster has {gpus}; ask for at most "
+            f"{count} workers need a GPU each, and the Ray cluster has {gpus}; use at most "
             f"--workers {gpus}"
         )
     smallest = int(min(resources["CPU"] for resources in machines))
     # Ray lets a worker compute on as many threads as it has cores.
     cores = max(1, smallest // -(-count // len(machines)))
-    return Share(workers=count, cores=cores, gpus=1 if gpus else 0)
+    return Allocation(count, cores, 1 if gpus else 0)
 
 
-def _hand_out(
-    ray: Any, crew: list[Any], portions: Iterator[Portion]
-) -> Iterator[tuple[Portion, list[Outcome]]]:
-    """Keep every worker busy that is ready; those that never get ready are not waited for."""
-    starting = {worker.is_ready.remote(): worker for worker in crew}
-    asked: dict[Any, tuple[Portion, Any]] = {}
+def _distribute(
+    ray: Any, actors: list[Any], parts: Iterator[CatalogPart]
+) -> Iterator[tuple[CatalogPart, list[Outcome]]]:
+    """Keep every actor that is ready busy; actors that never start are not waited for."""
+    starting = {actor.is_ready.remote(): actor for actor in actors}
+    running: dict[Any, tuple[CatalogPart, Any]] = {}
 
-    def give(worker: Any, most: int) -> None:
-        for _ in range(most):
-            portion = next(portions, None)
-            if portion is not None:
-                asked[worker.ask.remote(portion)] = portion, worker
+    def submit(actor: Any, count: int) -> None:
+        for part in itertools.islice(parts, count):
+            running[actor.predict.remote(part)] = part, actor
 
+    while running or starting:
+        finished, _ = ray.wait([*running, *starting])
+        for reference in finished:
+            outcomes = _get(ray, reference)
+            if reference in starting:
+                submit(starting.pop(reference), PARTS_PER_WORKER)
+            else:
+                part, actor = running.pop(reference)
+                submit(actor, 1)
+                yield part, outcomes
+        if not running and len(starting) < len(actors):
+            return
+
+
+def _get(ray: Any, reference: Any) -> Any:
+    """Return a result; raise the error of a worker without Ray's traceback."""
     try:
-        while asked or starting:
-            ready, _ = ray.wait([*asked, *starting])
-            for done in ready:
-                outcomes = _get(ray, done)
-                if done in starting:
-                    give(starting.pop(done), WAITING)
-                else:
-                    portion, worker = asked.pop(done)
-                    give(worker, 1)
-                    yield portion, outcomes
-            if not asked and len(starting) < len(crew):
-                return  # Nothing is left: whoever is ready has nothing to do.
-    finally:
-        for worker in crew:
-            ray.kill(worker)
-
-
-def _get(ray: Any, done: Any) -> Any:
-    """Take a result; what was raised in a worker is raised here, without the trace of its way."""
-    try:
-        return ray.get(done)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayActorError as error:
-        words = str(error).strip().splitlines()[-1]  # above it is where it was raised
+        reason = str(error).strip().splitlines()[-1]  # above it is the traceback
         raise ValueError(
-            f"a worker of the Ray cluster died {LIVES + 1} times, or could not be started: "
-            f"{words}; the model has to be at the same place on every machine, and to fit "
-            "into its memory; what is answered stays, the same command goes on"
+            f"a worker of the Ray cluster died {MAX_RESTARTS + 1} times, or could not be started: "
+            f"{reason}; the model must be at the same path on every machine, and fit into its "
+            "memory; finished parts are kept, and the same command resumes"
         ) from error
 
 
-ENGINES = {"local": ask_here, "ray": ask_on_ray}
+ENGINES = {"local": predict_locally, "ray": predict_on_ray}
 """Name -> engine."""

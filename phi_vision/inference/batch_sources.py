@@ -1,12 +1,15 @@
-"""What is asked about: a prepared folder, a Parquet file or a folder of images, read in pieces.
+"""Catalogs for batch prediction: a prepared folder, a Parquet file or a folder of images.
 
-Only a few rows are in memory at a time, and reading begins at any place.
+Rows are read in parts, from any position; only a few are in memory at a time.
+
+    CatalogPart(start=64, rows=(CatalogRow(id="A-red", sample=Sample(...)),
+                                CatalogRow(id="B-blue", sample=Failure(reason="no image", ...))))
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -14,75 +17,134 @@ from phi_vision.data.dataset import (
     ID_COLUMNS,
     IMAGE_COLUMNS,
     as_sample,
+    count_rows,
     files_by_split,
+    read_batches,
+    read_schema,
     record_columns,
 )
-from phi_vision.data.parquet_rows import count_rows, read_batches, read_schema
 from phi_vision.data.samples import Sample
-from phi_vision.inference.batches import Entry, Failure, Span
 
 IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""What is taken out of a folder of images."""
+
+MAX_PART_BYTES = 128_000_000
+"""Bytes of images at which a part ends early: it is held in memory, and sent to workers."""
+
+Reason = Literal["no image", "unreadable image", "impossible shape", "no prediction"]
+
+
+class Failure(NamedTuple):
+    """Why a row has no prediction: a reason to count by, and a sentence to act on."""
+
+    reason: Reason
+    detail: str
+
+
+class Span(NamedTuple):
+    """Positions in the catalog, from `start` up to but not including `stop`."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogRow:
+    """One row of a catalog; ids may repeat."""
+
+    id: str
+    split: str | None
+    sample: Sample | Failure
+    """Its images under its id, or why there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogPart:
+    """Consecutive rows, which are predicted and stored together."""
+
+    start: int
+    rows: tuple[CatalogRow, ...]
+
+    @property
+    def span(self) -> Span:
+        """The positions of the rows."""
+        return Span(self.start, self.start + len(self.rows))
 
 
 class Catalog(Protocol):
-    """Rows with images, in an order."""
+    """Rows with images, in a fixed order."""
 
     rows: int
-    """How many there are."""
-
     has_splits: bool
-    """Whether it is known to which split a row belongs."""
-
     schema: pa.Schema
-    """The columns that can be kept."""
+    """The columns that can be copied."""
 
-    def entries(self, span: Span) -> Iterator[Entry]:
-        """Read what is asked about in a part of the catalog."""
+    def read(self, span: Span) -> Iterator[CatalogRow]:
+        """Read the ids and images of a span."""
         ...
 
     def columns(self, names: Sequence[str], span: Span) -> pa.Table:
-        """Read columns in a part of the catalog."""
+        """Read columns of a span."""
         ...
 
-    def refuse_output(self, out: Path) -> None:
-        """Refuse to write predictions where they would become part of the catalog.
-
-        Raises:
-            ValueError: They would.
-        """
+    def check_output(self, out: Path) -> None:
+        """Raise a ValueError if a file there would become part of the catalog."""
         ...
 
     def identity(self) -> list[str]:
-        """Tell the catalog from another in the same place: names, sizes and times of files."""
+        """List names, sizes and times of the files: other data have other ones."""
         ...
 
 
 def open_catalog(source: Path, split: str | None = None) -> Catalog:
-    """Find out what a source is, without reading its rows.
+    """Open a folder or file without reading its rows.
 
     Args:
-        source: Folder or file.
-        split: Part to read; all parts, one after the other, unless given.
+        source: Prepared folder, Parquet file or folder of images.
+        split: Split to read; by default all, one after the other.
 
     Raises:
-        ValueError: There is no such source or split, or nothing to ask about in it.
+        ValueError: There is no such source or split, or it has no images.
     """
-    if source.is_dir() and not _has_parquet(source):
+    if source.is_dir() and not any(
+        any(folder.glob("[!.]*.parquet")) for folder in (source / "data", source)
+    ):
         return ImageFolder(source, split)
     if source.is_file() and source.suffix.lower() != ".parquet":
         raise ValueError(
-            f"{source} is no catalog: found a {source.suffix or 'nameless kind of'} file; give a "
-            f"folder of images, or what `phi-vision prepare {source} --out FOLDER` makes"
+            f"{source} is not a catalog: found a file {source.suffix or 'without an ending'}; give "
+            f"a folder of images, or the output of `phi-vision prepare {source} --out FOLDER`"
         )
     if not source.exists():
         raise ValueError(f"no catalog at {source}: there is no such file or folder")
     return ParquetCatalog(source, split)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Rows of one file."""
+def split_into_parts(rows: Iterator[CatalogRow], span: Span, size: int) -> Iterator[CatalogPart]:
+    """Cut the rows of a span into parts of at most `size` rows, always at the same positions.
+
+    Raises:
+        ValueError: There are fewer or more rows than the span has positions.
+    """
+    start, held, held_bytes = span.start, list[CatalogRow](), 0
+    for row in rows:
+        held.append(row)
+        if isinstance(row.sample, Sample):
+            held_bytes += sum(map(len, row.sample.images))
+        if len(held) == size or held_bytes >= MAX_PART_BYTES:
+            yield CatalogPart(start=start, rows=tuple(held))
+            start, held, held_bytes = start + len(held), [], 0
+    if held:
+        yield CatalogPart(start=start, rows=tuple(held))
+        start += len(held)
+    if start != span.stop:
+        raise ValueError(
+            f"the catalog ended at row {start} instead of {span.stop}: it was changed while it was "
+            "read; run again with --restart"
+        )
+
+
+class FileSpan(NamedTuple):
+    """The positions of one file's rows in the catalog."""
 
     file: Path
     split: str | None
@@ -92,10 +154,6 @@ class Stretch:
 class ParquetCatalog:
     """A prepared folder or a Parquet file.
 
-    Args:
-        source: The folder or file.
-        split: Part to read.
-
     Raises:
         ValueError: There is no such split, no column with images, or no row.
     """
@@ -103,82 +161,78 @@ class ParquetCatalog:
     def __init__(self, source: Path, split: str | None) -> None:
         self._source, self._split = source, split
         self.has_splits = source.is_dir()
-        self._stretches = list(_stretches(_files(source, split)))
-        self.rows = self._stretches[-1].span.stop
+        self._files = list(_file_spans(_files(source, split)))
+        self.rows = self._files[-1].span.stop
         if not self.rows:
-            part = f" in the split {split!r}" if split else ""
-            raise ValueError(f"{source} has no rows{part}; give other data")
-        schemas = [read_schema(stretch.file) for stretch in self._stretches]
-        for stretch, schema in zip(self._stretches, schemas, strict=True):
+            where = f" in the split {split!r}" if split else ""
+            raise ValueError(f"{source} has no rows{where}; give other data")
+        schemas = [read_schema(each.file) for each in self._files]
+        for each, schema in zip(self._files, schemas, strict=True):
             if not set(IMAGE_COLUMNS) & set(schema.names):
                 raise ValueError(
-                    f"no image column in {stretch.file}: found {', '.join(schema.names)}; "
+                    f"no image column in {each.file}: found {', '.join(schema.names)}; "
                     "name it 'image', holding struct<bytes, path>"
                 )
-        self.schema = _joined(schemas, source)
+        self.schema = _common_schema(schemas, source)
 
-    def entries(self, span: Span) -> Iterator[Entry]:
-        """Read ids and images; a row without any is an entry as well."""
-        for stretch, start, stop in self._parts(span):
-            held = read_schema(stretch.file).names
-            names = [name for name in held if name in (*IMAGE_COLUMNS, *ID_COLUMNS)]
-            place = stretch.span.start + start
-            for batch in read_batches(stretch.file, names, start=start, stop=stop):
+    def read(self, span: Span) -> Iterator[CatalogRow]:
+        """Read the ids and images of a span."""
+        for each, start, stop in self._overlaps(span):
+            names = set(read_schema(each.file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
+            position = each.span.start + start
+            for batch in read_batches(each.file, sorted(names), start=start, stop=stop):
                 for row in batch.to_pylist():
-                    yield self._entry(row, place, stretch)
-                    place += 1
+                    yield self._row(row, position, each.split)
+                    position += 1
 
     def columns(self, names: Sequence[str], span: Span) -> pa.Table:
-        """Read columns in a part of the catalog, all of one type."""
+        """Read columns of a span, in the types that all files share."""
         schema = pa.schema([self.schema.field(name) for name in names])
-        tables = [
+        return pa.concat_tables(
             pa.Table.from_batches([batch]).cast(schema)
-            for stretch, start, stop in self._parts(span)
-            for batch in read_batches(stretch.file, names, start=start, stop=stop)
-        ]
-        return pa.concat_tables(tables)
+            for each, start, stop in self._overlaps(span)
+            for batch in read_batches(each.file, names, start=start, stop=stop)
+        )
 
-    def refuse_output(self, out: Path) -> None:
-        """Refuse a place among the dataset's own files, where it would be taken for a split."""
-        folders = {stretch.file.parent.resolve() for stretch in self._stretches}
-        is_source = out.resolve() in {stretch.file.resolve() for stretch in self._stretches}
-        if is_source or (self._source.is_dir() and out.parent.resolve() in folders):
+    def check_output(self, out: Path) -> None:
+        """Reject a file among those of the dataset, which would be read as a split."""
+        files = {each.file.resolve() for each in self._files}
+        folders = {file.parent for file in files} if self.has_splits else set()
+        if out.resolve() in files or out.parent.resolve() in folders:
             raise ValueError(
-                f"{out} lies among the files of the dataset {self._source}, and would be taken for "
-                "one of them; name a file elsewhere"
+                f"{out} is among the files of the dataset {self._source}, and would be read as "
+                "one of them; write to another folder"
             )
 
     def identity(self) -> list[str]:
-        """Tell the files from others."""
-        facts = [f"{s.file.name} {_state(s.file)}" for s in self._stretches]
-        return [f"split {self._split}", *facts]
+        """List the split and the files."""
+        return [f"split {self._split}", *(f"{f.file.name} {_state(f.file)}" for f in self._files)]
 
-    def _parts(self, span: Span) -> Iterator[tuple[Stretch, int, int]]:
-        """List the files that a span lies in, with the rows of each that belong to it."""
-        for stretch in self._stretches:
-            offset = stretch.span.start
-            start = max(span.start, offset)
-            stop = min(span.stop, stretch.span.stop)
+    def _overlaps(self, span: Span) -> Iterator[tuple[FileSpan, int, int]]:
+        """List the files that a span touches, with the first and last row in each."""
+        for each in self._files:
+            offset = each.span.start
+            start, stop = max(span.start, offset), min(span.stop, each.span.stop)
             if start < stop:
-                yield stretch, start - offset, stop - offset
+                yield each, start - offset, stop - offset
 
-    def _entry(self, row: Mapping[str, object], place: int, stretch: Stretch) -> Entry:
-        asked: Sample | Failure
+    def _row(self, row: Mapping[str, object], position: int, split: str | None) -> CatalogRow:
+        sample: Sample | Failure
         try:
-            sample = as_sample(row, place, self._source)
-            asked = sample if sample.images else Failure("no image", "the row has no image")
-        # A path may be forbidden or lead to something that is no file; the row is lost, no other.
+            sample = as_sample(row, position, self._source)
+            if not sample.images:
+                sample = Failure("no image", "the row has no image")
+        # A path may be forbidden or lead to something that is not a file: only this row fails.
         except (ValueError, OSError) as error:
-            asked = Failure("no image", str(error))
-        return Entry(id=_name(row, place), split=stretch.split, asked=asked)
+            sample = Failure("no image", str(error))
+        # As `as_sample` names a row, also where it fails.
+        ids = (row.get(column) for column in ID_COLUMNS)
+        name = next((str(each) for each in ids if each not in (None, "")), str(position))
+        return CatalogRow(id=name, split=split, sample=sample)
 
 
 class ImageFolder:
-    """A folder of images, by name; each one's name is its id.
-
-    Args:
-        source: The folder.
-        split: Must be None.
+    """A folder of images, sorted by name; the id is the file's name.
 
     Raises:
         ValueError: A split is given, or there is no image.
@@ -191,47 +245,41 @@ class ImageFolder:
         if split is not None:
             raise ValueError(f"{source} is a folder of images without splits; leave {split!r} out")
         self._source = source
-        # Names are kept, not paths: there may be millions.
+        # Names, not paths: there may be millions.
         self._names = sorted(
             file.name for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS
         )
         self.rows = len(self._names)
         if not self.rows:
             raise ValueError(
-                f"nothing to ask about in {source}: found no data/<split>-*.parquet, no "
+                f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
                 f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
             )
 
-    def entries(self, span: Span) -> Iterator[Entry]:
-        """Read images; one that cannot be opened is an entry as well."""
+    def read(self, span: Span) -> Iterator[CatalogRow]:
+        """Read the images of a span."""
         for name in self._names[span.start : span.stop]:
-            asked: Sample | Failure
+            sample: Sample | Failure
             try:
                 images = ((self._source / name).read_bytes(),)
-                asked = Sample(id=name, group=name, images=images, record={})
+                sample = Sample(id=name, group=name, images=images, record={})
             except OSError as error:
-                asked = Failure("no image", f"{self._source / name}: {error.strerror}")
-            yield Entry(id=name, split=None, asked=asked)
+                sample = Failure("no image", f"{self._source / name}: {error.strerror}")
+            yield CatalogRow(id=name, split=None, sample=sample)
 
     def columns(self, names: Sequence[str], span: Span) -> pa.Table:
-        """Never asked for: there are none."""
+        """Never called: there are none."""
         raise AssertionError(f"images have no columns {names} at {span}")
 
-    def refuse_output(self, out: Path) -> None:
-        """Let it be anywhere: a Parquet file is no image."""
+    def check_output(self, out: Path) -> None:
+        """Accept any place: a Parquet file is not an image."""
 
     def identity(self) -> list[str]:
-        """Tell the images from others."""
+        """List the images."""
         return [f"{name} {_state(self._source / name)}" for name in self._names]
 
 
-def _has_parquet(folder: Path) -> bool:
-    data = folder / "data"
-    return any(data.glob("[!.]*.parquet")) or any(folder.glob("[!.]*.parquet"))
-
-
 def _files(source: Path, split: str | None) -> list[tuple[str | None, Path]]:
-    """List the files to read, each with its split."""
     if source.is_file():
         if split is not None:
             raise ValueError(
@@ -245,37 +293,34 @@ def _files(source: Path, split: str | None) -> list[tuple[str | None, Path]]:
     return [(name, file) for name in chosen for file in files[name]]
 
 
-def _stretches(files: Sequence[tuple[str | None, Path]]) -> Iterator[Stretch]:
+def _file_spans(files: Sequence[tuple[str | None, Path]]) -> Iterator[FileSpan]:
     start = 0
     for split, file in files:
         stop = start + count_rows(file)
-        yield Stretch(file=file, split=split, span=Span(start=start, stop=stop))
+        yield FileSpan(file, split, Span(start, stop))
         start = stop
 
 
-def _joined(schemas: Sequence[pa.Schema], source: Path) -> pa.Schema:
-    """Find one type for each plain column that all files have."""
-    plain = [set(record_columns(schema)) for schema in schemas]
-    shared = [name for name in record_columns(schemas[0]) if all(name in held for held in plain)]
+def _common_schema(schemas: Sequence[pa.Schema], source: Path) -> pa.Schema:
+    """Return the plain columns that all files have, each in a type that holds all their values."""
+    shared = [
+        name
+        for name in record_columns(schemas[0])
+        if all(name in record_columns(schema) for schema in schemas)
+    ]
     parts = [pa.schema([schema.field(name) for name in shared]) for schema in schemas]
     try:
         return pa.unify_schemas(parts, promote_options="permissive").remove_metadata()
     except pa.ArrowException as error:
         raise ValueError(
-            f"the files of {source} hold columns of one name and of types that do not go together: "
-            f"{error}; prepare the dataset again"
+            f"the files of {source} hold columns of one name and of incompatible types: {error}; "
+            "prepare the dataset again"
         ) from error
-
-
-def _name(row: Mapping[str, object], place: int) -> str:
-    """Say what `as_sample` calls a row, also where it refuses it."""
-    found = (row.get(column) for column in ID_COLUMNS)
-    return next((str(value) for value in found if value not in (None, "")), str(place))
 
 
 def _state(file: Path) -> str:
     try:
         facts = file.stat()
-    except OSError as error:  # A link that leads nowhere is an entry that cannot be read.
+    except OSError as error:  # A dangling link is a row that cannot be read.
         return str(error.strerror)
     return f"{facts.st_size} {facts.st_mtime_ns}"

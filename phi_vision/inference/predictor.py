@@ -15,6 +15,7 @@ from phi_vision.data.template import TEMPLATE_FILE, Template
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.inference.predictions_file import FilePredictor
+from phi_vision.model.checkpoint import adapter_base, resolve
 
 DEFAULT_TEMPLATE = "product"
 """Template of a model that comes without one."""
@@ -89,3 +90,25 @@ def resolve_template(model: str, template: str | None = None) -> str:
     folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
     file = folder / TEMPLATE_FILE
     return str(file) if file.is_file() else DEFAULT_TEMPLATE
+
+
+def model_identity(model: str) -> list[str]:
+    """List what distinguishes a model from another of its name: its files, their sizes and times.
+
+    Input:  "runs/coats"
+    Output: ["runs/coats", "runs/coats/model/config.json 2711 1763683200000000000", ...]
+
+    Args:
+        model: As for `load_predictor`; for a server only its URL is known.
+    """
+    path = Path(model)
+    if not path.is_file():
+        try:
+            path = Path(resolve(model))
+        except ValueError:  # the URL of a server
+            return [model]
+    # A model's files are siblings; subfolders may be checkpoints in progress.
+    files = [path] if path.is_file() else sorted(each for each in path.glob("*") if each.is_file())
+    facts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    base = None if path.is_file() else adapter_base(str(path))
+    return [model, *facts, *(model_identity(base) if base is not None else [])]

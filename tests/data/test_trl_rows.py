@@ -54,9 +54,11 @@ def test_images_among_the_words_are_marked(tmp_path):
 
 def test_answers_to_different_prompts_are_refused(tmp_path):
     other = [{"role": "user", "content": "What else?"}]
-    with pytest.raises(ValueError, match=r"'0' in .*no two answers to one prompt.*the last turn"):
+    with pytest.raises(
+        ValueError, match=r"'0' in .*not two completions of one prompt.*the last turn"
+    ):
         load(tmp_path, image=IMAGE, chosen=ASKED + RIGHT, rejected=other + WRONG)
-    with pytest.raises(ValueError, match="no two answers to one prompt"):
+    with pytest.raises(ValueError, match="not two completions of one prompt"):
         load(tmp_path, image=IMAGE, chosen=ASKED, rejected=ASKED)
 
 

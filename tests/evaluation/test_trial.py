@@ -11,7 +11,7 @@ from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import report_folder, run_evaluation
 from phi_vision.evaluation.run_facts import groups_of, start_of
-from phi_vision.inference.model_fingerprint import identify
+from phi_vision.inference.predictor import model_identity
 from phi_vision.metrics.scores import SYSTEMS
 
 QUICK = {"skip": ("boosting", "nearest", "leakage", "blank", "withheld", "constrained")}
@@ -169,7 +169,7 @@ def test_another_base_below_an_adapter_is_asked_anew(tmp_path: Path) -> None:
         folder.mkdir()
     (base / "weights").write_text("1")
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    before = identify(str(adapter))
+    before = model_identity(str(adapter))
     (base / "weights").write_text("22")
-    assert identify(str(adapter)) != before
-    assert identify("http://localhost:1/v1") == ["http://localhost:1/v1"]
+    assert model_identity(str(adapter)) != before
+    assert model_identity("http://localhost:1/v1") == ["http://localhost:1/v1"]

@@ -1,4 +1,4 @@
-"""Predicting: a row for each row, in order, whatever fails; and killed, it goes on where it was."""
+"""Batch prediction: one row for each row, in order, whatever fails; interrupted, it resumes."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toy_answerers import Painter, inquiry_to
+from toy_predictors import Painter, spec_of
 from toy_products import draw_product, product_rows
 
 from phi_vision.data.template import Template
@@ -39,7 +39,7 @@ def shown(image: bytes | None, name: str) -> dict[str, object]:
 
 def predict(source: Path, out: Path, painter: Painter, **job: Any) -> BatchSummary:
     return predict_catalog(
-        source, inquiry_to(painter), BatchConfig(out=out, **({"portion": 3} | job))
+        source, spec_of(painter), BatchConfig(out=out, **({"rows_per_part": 3} | job))
     )
 
 
@@ -60,7 +60,7 @@ def shop(tmp_path: Path) -> Path:
 def test_rows_come_in_the_order_of_the_source_with_typed_columns(
     shop: Path, tmp_path: Path
 ) -> None:
-    outlook = predict(shop, tmp_path / "out.parquet", Painter())
+    summary = predict(shop, tmp_path / "out.parquet", Painter())
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["id"].to_pylist() == [f"p{number}" for number in range(ROWS)]
     assert {field.name: str(field.type) for field in table.schema} == {
@@ -93,7 +93,7 @@ def test_rows_come_in_the_order_of_the_source_with_typed_columns(
             "error_detail": None,
         }
     ]
-    assert (outlook.rows, outlook.asked, outlook.errors) == (ROWS, ROWS, {})
+    assert (summary.rows, summary.predicted, summary.errors) == (ROWS, ROWS, {})
     assert hidden(tmp_path) == []
 
 
@@ -116,7 +116,7 @@ def test_a_file_and_a_folder_of_images_are_catalogs_too(shop: Path, tmp_path: Pa
         (photos / name).write_bytes(WHOLE)
     (photos / "c.png").mkdir()
     (photos / "d.png").symlink_to("nowhere.png")
-    outlook = predict(photos, tmp_path / "photos.parquet", Painter())
+    summary = predict(photos, tmp_path / "photos.parquet", Painter())
     found = [(row["id"], row["error"]) for row in read(tmp_path / "photos.parquet")]
     assert found == [
         ("a.jpg", None),
@@ -124,10 +124,10 @@ def test_a_file_and_a_folder_of_images_are_catalogs_too(shop: Path, tmp_path: Pa
         ("c.png", "no image"),
         ("d.png", "no image"),
     ]
-    assert outlook.errors == {"no image": 2}
+    assert summary.errors == {"no image": 2}
 
 
-def test_what_cannot_be_answered_is_a_row_with_a_reason(tmp_path: Path) -> None:
+def test_a_row_without_a_prediction_has_a_reason(tmp_path: Path) -> None:
     images = [shown(WHOLE, f"good{number}") for number in range(6)]
     images[1] = shown(None, "missing")
     images[2] = shown(WHOLE[:60], "cut")
@@ -135,25 +135,25 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(tmp_path: Path) -> None:
     images[5]["image"] = {"bytes": None, "path": "gone.png"}
     source = write_shop(tmp_path / "shop", images)
     painter = Painter(fails_on=["heavy"], error=MemoryError())
-    outlook = predict(source, tmp_path / "out.parquet", painter, portion=6)
+    summary = predict(source, tmp_path / "out.parquet", painter, rows_per_part=6)
     rows = read(tmp_path / "out.parquet")
     assert [(row["id"], row["error"], row["text"] is None) for row in rows] == [
         ("good0", None, False),
         ("missing", "no image", True),
         ("cut", "unreadable image", True),
         ("good3", None, False),
-        ("heavy", "no answer", True),
+        ("heavy", "no prediction", True),
         ("good5", "no image", True),
     ]
     assert "sample 'cut', image 1: cannot read" in rows[2]["error_detail"]
     assert rows[4]["error_detail"] == "MemoryError"
     assert "no image at" in rows[5]["error_detail"]
     assert rows[2]["readable"] is None
-    assert outlook.errors == {"no image": 2, "unreadable image": 1, "no answer": 1}
-    assert outlook.asked == 6
+    assert summary.errors == {"no image": 2, "unreadable image": 1, "no prediction": 1}
+    assert summary.predicted == 6
 
 
-def test_answers_in_no_form_or_with_values_of_other_kinds_keep_their_text(
+def test_unparsed_texts_and_values_of_other_kinds_are_kept_as_text(
     shop: Path, tmp_path: Path
 ) -> None:
     said = {
@@ -161,14 +161,14 @@ def test_answers_in_no_form_or_with_values_of_other_kinds_keep_their_text(
         "p1": r'Product: \=390, Category: \=null, Full Price: \="on request"',
         "p2": "Product: \ud83d, Category: HATS, Full Price: \\=1" + "0" * 400,
     }
-    outlook = predict(shop, tmp_path / "out.parquet", Painter(says=said))
+    summary = predict(shop, tmp_path / "out.parquet", Painter(says=said))
     first, second, third = read(tmp_path / "out.parquet")[:3]
     assert (first["readable"], first["title"], first["text"]) == (False, None, "A red hat.")
     assert (second["readable"], second["title"], second["full_price"]) == (True, "390", None)
     assert second["category3_code"] is None
     assert second["text"] == said["p1"]
     assert (third["title"], third["full_price"]) == (r"\ud83d", None)
-    assert (outlook.unreadable, outlook.errors) == (1, {})
+    assert (summary.unparsed, summary.errors) == (1, {})
 
 
 def test_columns_are_kept_under_their_names_or_others(shop: Path, tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_columns_are_kept_under_their_names_or_others(shop: Path, tmp_path: Path
         ({"keep": ("group_id", "title=group_id")}, "cannot keep 'title' as 'group_id'"),
         ({"keep": ("brand",)}, "it has id, group_id, title, category3_code, full_price"),
         ({"split": "tset"}, "no split 'tset' in"),
-        ({"workers": 2}, "--workers 2 cannot take effect"),
-        ({"portion": 0}, "portion is 0; give at least 1"),
+        ({"workers": 2}, "--workers 2 has no effect"),
+        ({"rows_per_part": 0}, "rows_per_part is 0; give at least 1"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_anything_is_asked(
+def test_invalid_options_are_rejected_before_any_prediction(
     shop: Path, tmp_path: Path, job: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -199,12 +199,10 @@ def test_what_does_not_go_together_is_refused_before_anything_is_asked(
     assert not (tmp_path / "notes").exists()
 
 
-def test_places_and_templates_that_would_mix_things_up_are_refused(
-    shop: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"out is to be a \.parquet file"):
+def test_ambiguous_outputs_and_field_names_are_rejected(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out.* must be a \.parquet file"):
         predict(shop, tmp_path / "out", Painter())
-    with pytest.raises(ValueError, match="would be taken for one of them"):
+    with pytest.raises(ValueError, match="would be read as one of them"):
         predict(shop, shop / "out.parquet", Painter())
     form = "{text}, {full_price:number}"
     template = Template(name="t", question="What?", answer=form, layout="chat")
@@ -217,31 +215,31 @@ def test_places_and_templates_that_would_mix_things_up_are_refused(
         predict(tmp_path / "words.parquet", tmp_path / "out.parquet", Painter())
 
 
-def test_a_model_that_answers_nothing_is_an_error_and_not_a_table_of_errors(
+def test_a_model_that_always_fails_is_an_error_and_not_a_table_of_errors(
     shop: Path, tmp_path: Path
 ) -> None:
     names = [f"p{number}" for number in range(10, ROWS)]
-    with pytest.raises(ValueError, match="none of 10 questions about the rows 10 to 19"):
-        predict(shop, tmp_path / "out.parquet", Painter(fails_on=names), portion=10)
+    with pytest.raises(ValueError, match="all 10 predictions for the rows 10 to 19 failed"):
+        predict(shop, tmp_path / "out.parquet", Painter(fails_on=names), rows_per_part=10)
     notes = tmp_path / "notes"
-    predict(shop, tmp_path / "out.parquet", Painter(notes), portion=10)
+    predict(shop, tmp_path / "out.parquet", Painter(notes), rows_per_part=10)
     assert sorted(notes.read_text().split()) == sorted(names)
 
 
-def test_the_table_does_not_tell_in_which_portions_it_was_asked(shop: Path, tmp_path: Path) -> None:
-    for portion in (1, 3, 64):
-        predict(shop, tmp_path / f"{portion}.parquet", Painter(), portion=portion)
-    contents = {(tmp_path / f"{portion}.parquet").read_bytes() for portion in (1, 3, 64)}
+def test_the_table_does_not_depend_on_the_size_of_the_parts(shop: Path, tmp_path: Path) -> None:
+    for size in (1, 3, 64):
+        predict(shop, tmp_path / f"{size}.parquet", Painter(), rows_per_part=size)
+    contents = {(tmp_path / f"{size}.parquet").read_bytes() for size in (1, 3, 64)}
     assert len(contents) == 1
 
 
-# Going on
+# Resuming
 
 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from toy_answerers import Painter, inquiry_to
+from toy_predictors import Painter, spec_of
 from phi_vision.inference.batch_config import BatchConfig
 from phi_vision.inference.batch import predict_catalog
 
@@ -250,11 +248,12 @@ def kill_at_half(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 source, out, notes = map(Path, sys.argv[1:])
-predict_catalog(source, inquiry_to(Painter(notes)), BatchConfig(out=out, portion=3), kill_at_half)
+config = BatchConfig(out=out, rows_per_part=3)
+predict_catalog(source, spec_of(Painter(notes)), config, kill_at_half)
 """
 
 
-def test_killed_it_goes_on_and_ends_with_the_very_same_file(shop: Path, tmp_path: Path) -> None:
+def test_a_killed_job_resumes_and_ends_with_identical_bytes(shop: Path, tmp_path: Path) -> None:
     out, notes = tmp_path / "out.parquet", tmp_path / "notes"
     tests = Path(__file__).parents[1]
     words = [sys.executable, "-c", CHILD, str(shop), str(out), str(notes)]
@@ -264,29 +263,31 @@ def test_killed_it_goes_on_and_ends_with_the_very_same_file(shop: Path, tmp_path
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     assert hidden(tmp_path) == [".out.parquet.parts"]
-    asked = len(notes.read_text().split())
-    assert asked < ROWS
-    outlook = predict(shop, out, Painter(notes))
-    assert outlook.asked == ROWS - asked
+    predicted = len(notes.read_text().split())
+    assert predicted < ROWS
+    summary = predict(shop, out, Painter(notes))
+    assert summary.predicted == ROWS - predicted
     assert sorted(notes.read_text().split()) == sorted(row["id"] for row in read(out))
     predict(shop, tmp_path / "alone.parquet", Painter())
     assert out.read_bytes() == (tmp_path / "alone.parquet").read_bytes()
 
 
-def break_off(shop: Path, out: Path, **job: Any) -> None:
+def interrupt(shop: Path, out: Path, **job: Any) -> None:
     def stop(done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_catalog(shop, inquiry_to(Painter()), BatchConfig(out=out, portion=3, **job), stop)
+        predict_catalog(
+            shop, spec_of(Painter()), BatchConfig(out=out, rows_per_part=3, **job), stop
+        )
 
 
-def test_parts_of_another_question_are_refused_unless_forgotten(shop: Path, tmp_path: Path) -> None:
+def test_parts_of_another_job_are_rejected_unless_discarded(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    break_off(shop, out)
+    interrupt(shop, out)
     other = replace(Painter().template, question="What?")
-    with pytest.raises(ValueError, match="another template; give the former again"):
+    with pytest.raises(ValueError, match="another template; run the former job again"):
         predict(shop, out, Painter(template=other))
     named = Painter()
     named.name = "sculptor"
@@ -295,29 +296,29 @@ def test_parts_of_another_question_are_refused_unless_forgotten(shop: Path, tmp_
     write_shop(shop, product_rows(5), "test")
     with pytest.raises(ValueError, match=r"another data;.*--restart"):
         predict(shop, out, Painter())
-    assert predict(shop, out, Painter(), restart=True).asked == ROWS + 5
+    assert predict(shop, out, Painter(), restart=True).predicted == ROWS + 5
 
 
-def test_a_part_that_a_power_cut_emptied_is_asked_again(shop: Path, tmp_path: Path) -> None:
+def test_a_part_that_a_power_cut_emptied_is_predicted_again(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    break_off(shop, out)
+    interrupt(shop, out)
     (part,) = (tmp_path / ".out.parquet.parts").glob("*.parquet")
     part.write_bytes(b"")
-    assert predict(shop, out, Painter()).asked == ROWS
+    assert predict(shop, out, Painter()).predicted == ROWS
 
 
-def test_parts_without_their_question_are_asked_again(shop: Path, tmp_path: Path) -> None:
+def test_parts_without_a_job_file_are_predicted_again(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    break_off(shop, out)
-    (tmp_path / ".out.parquet.parts" / "asked.json").unlink()  # as a removal that was killed may
-    assert predict(shop, out, Painter()).asked == ROWS
+    interrupt(shop, out)
+    (tmp_path / ".out.parquet.parts" / "job.json").unlink()  # as a removal that was killed may
+    assert predict(shop, out, Painter()).predicted == ROWS
 
 
-def test_a_finished_table_is_not_asked_again_nor_overwritten(shop: Path, tmp_path: Path) -> None:
+def test_a_finished_table_is_neither_recomputed_nor_overwritten(shop: Path, tmp_path: Path) -> None:
     out, notes = tmp_path / "out.parquet", tmp_path / "notes"
     first = predict(shop, out, Painter())
     again = predict(shop, out, Painter(notes))
-    assert (again.asked, again.rows, notes.exists()) == (0, first.rows, False)
+    assert (again.predicted, again.rows, notes.exists()) == (0, first.rows, False)
     with pytest.raises(ValueError, match="holds other predictions"):
         predict(shop, out, Painter(), keep=("group_id",))
     predict(shop, out, Painter(), keep=("id=name",), restart=True)
@@ -326,22 +327,22 @@ def test_a_finished_table_is_not_asked_again_nor_overwritten(shop: Path, tmp_pat
     pq.write_table(pa.table({"a": [1]}), out)
     with pytest.raises(ValueError, match="holds something else"):
         predict(shop, out, Painter())
-    assert predict(shop, out, Painter(notes), restart=True).asked == ROWS
+    assert predict(shop, out, Painter(notes), restart=True).predicted == ROWS
 
 
-def test_a_full_disk_costs_nothing_that_was_answered(shop: Path, tmp_path: Path) -> None:
+def test_a_full_disk_costs_no_finished_part(shop: Path, tmp_path: Path) -> None:
     out, notes = tmp_path / "out.parquet", tmp_path / "notes"
     long = {f"p{number}": os.urandom(20_000).hex() for number in (9, 10)}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"the disk is full .*the same command goes on"):
+        with pytest.raises(OSError, match=r"the disk is full .*the same command resumes"):
             predict(shop, out, Painter(notes, says=long))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not out.exists()
-    outlook = predict(shop, out, Painter(notes, says=long))
-    assert outlook.asked == ROWS - 9
+    summary = predict(shop, out, Painter(notes, says=long))
+    assert summary.predicted == ROWS - 9
     assert not [name for name in hidden(tmp_path) if name != ".out.parquet.parts"]
 
 
@@ -364,8 +365,8 @@ def test_memory_does_not_grow_with_the_catalog(tmp_path: Path) -> None:
             writer.write_batch(pa.record_batch([cells, names], schema=schema))
     predict_catalog(
         file,
-        inquiry_to(Painter()),
-        BatchConfig(out=tmp_path / "out.parquet", portion=20),
+        spec_of(Painter()),
+        BatchConfig(out=tmp_path / "out.parquet", rows_per_part=20),
         lambda done, total: held.append(process.memory_info().rss // 1_000_000),
     )
     # 200 MB of images, of which a row group of 5 MB, a portion and what is read ahead are held.

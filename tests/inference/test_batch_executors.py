@@ -1,4 +1,4 @@
-"""Checkpoint, ONNX folder, server, Ray: whoever answers, the table is the same, or refused."""
+"""Checkpoint, ONNX folder, server and Ray write the same table."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from toy_products import draw_product, product_rows
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.inference.batch import BatchSummary, predict_catalog
+from phi_vision.inference.batch import BatchSummary, job_spec, predict_catalog
 from phi_vision.inference.batch_config import BatchConfig
-from phi_vision.inference.batch_executors import Share, ask_here, ask_on_ray, share_of
-from phi_vision.inference.batch_job_spec import inquire_of
+from phi_vision.inference.batch_executors import (
+    Allocation,
+    allocate,
+    predict_locally,
+    predict_on_ray,
+)
 from phi_vision.inference.openai_server import KEY_VARIABLE
 
 SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
@@ -34,9 +38,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(words: str | Path, source: Path, out: Path, **job: Any) -> BatchSummary:
-    # Under a grammar also random weights come to an end.
-    inquiry = inquire_of(str(words), grammar=grammar_of(PRODUCT), batch_size=3)
-    return predict_catalog(source, inquiry, BatchConfig(out=out, **({"portion": 4} | job)))
+    # Under a grammar, generation by random weights ends.
+    spec = job_spec(str(words), grammar=grammar_of(PRODUCT), batch_size=3)
+    return predict_catalog(source, spec, BatchConfig(out=out, **({"rows_per_part": 4} | job)))
 
 
 def errors(out: Path) -> dict[str, str]:
@@ -68,35 +72,37 @@ def test_ray_writes_the_same_table(
     assert not ray.is_initialized()
 
 
-def test_machines_and_gpus_are_parted_among_workers() -> None:
-    cores, cards = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
-    assert share_of([cores] * 3, None) == Share(workers=3, cores=8, gpus=0)
-    assert share_of([cards] * 2, None) == Share(workers=8, cores=4, gpus=1)
-    assert share_of([cards] * 2, 2) == Share(workers=2, cores=16, gpus=1)
-    assert share_of([cores], 3) == Share(workers=3, cores=2, gpus=0)
+def test_machines_and_gpus_are_divided_among_workers() -> None:
+    cores, gpus = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
+    assert allocate([cores] * 3, None) == Allocation(workers=3, cores=8, gpus=0)
+    assert allocate([gpus] * 2, None) == Allocation(workers=8, cores=4, gpus=1)
+    assert allocate([gpus] * 2, 2) == Allocation(workers=2, cores=16, gpus=1)
+    assert allocate([cores], 3) == Allocation(workers=3, cores=2, gpus=0)
     with pytest.raises(ValueError, match="9 workers need a GPU each, and the Ray cluster has 8"):
-        share_of([cards] * 2, 9)
+        allocate([gpus] * 2, 9)
 
 
-def test_engines_open_nobody_where_nothing_is_left_to_ask() -> None:
+def test_engines_load_no_model_where_no_part_is_left() -> None:
     def refuse() -> Any:
         raise AssertionError
 
-    for engine in (ask_here, ask_on_ray):
+    for engine in (predict_locally, predict_on_ray):
         assert list(engine(refuse, [])) == []
 
 
-def test_graphs_write_the_same_fields(tiny_checkpoint: Path, shop: Path, tmp_path: Path) -> None:
+def test_onnx_graphs_write_the_same_fields(
+    tiny_checkpoint: Path, shop: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'")
     from phi_vision.export.onnx import export_onnx
 
     export_onnx(str(tiny_checkpoint), tmp_path / "onnx", samples=0)
-    outlook = predict(tmp_path / "onnx", shop, tmp_path / "out.parquet")
-    assert outlook.errors == {"unreadable image": 1, "impossible shape": 1}
-    assert outlook.unreadable == 0
+    summary = predict(tmp_path / "onnx", shop, tmp_path / "out.parquet")
+    assert summary.errors == {"unreadable image": 1, "impossible shape": 1}
+    assert summary.unparsed == 0
 
 
-def test_a_server_that_refuses_one_image_is_asked_about_the_others(
+def test_a_request_that_a_server_rejects_is_isolated(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
@@ -108,13 +114,13 @@ def test_a_server_that_refuses_one_image_is_asked_about_the_others(
         return web.Response(status=413) if asked == 1 else message(SAID)
 
     with serving(say) as server:
-        inquiry = inquire_of(server.address, batch_size=1)
-        predict_catalog(shop, inquiry, BatchConfig(out=tmp_path / "out.parquet", portion=8))
-    # Refused once, and asked again in other company: nothing is wrong with that image.
+        spec = job_spec(server.address, batch_size=1)
+        predict_catalog(shop, spec, BatchConfig(out=tmp_path / "out.parquet", rows_per_part=8))
+    # Rejected once, accepted in another batch: the image is fine.
     assert errors(tmp_path / "out.parquet") == {"p2": "unreadable image"}
 
 
-def test_a_server_that_answers_nobody_stops_the_job_and_what_was_answered_stays(
+def test_an_unavailable_server_stops_the_job_and_finished_parts_are_kept(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
@@ -127,19 +133,19 @@ def test_a_server_that_answers_nobody_stops_the_job_and_what_was_answered_stays(
 
     out = tmp_path / "out.parquet"
     with serving(say) as server:
-        job = BatchConfig(out=out, portion=2)
-        with pytest.raises(ValueError, match=f"set {KEY_VARIABLE} to a key"):
-            predict_catalog(shop, inquire_of(server.address, batch_size=1), job)
+        job = BatchConfig(out=out, rows_per_part=2)
+        with pytest.raises(ValueError, match=f"set {KEY_VARIABLE} to a valid key"):
+            predict_catalog(shop, job_spec(server.address, batch_size=1), job)
         kept = list((tmp_path / ".out.parquet.parts").glob("*.parquet"))
         asked = -100
-        outlook = predict_catalog(shop, inquire_of(server.address, batch_size=1), job)
+        summary = predict_catalog(shop, job_spec(server.address, batch_size=1), job)
     assert len(kept) == 2
-    assert outlook.asked == 8 - 2 * len(kept)
+    assert summary.predicted == 8 - 2 * len(kept)
 
 
-def test_what_nobody_can_be_asked_is_refused(shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is nobody to ask"):
-        inquire_of("predictions.jsonl")
+def test_files_of_predictions_and_missing_models_are_rejected(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="file of finished predictions"):
+        job_spec("predictions.jsonl")
     with pytest.raises(ValueError, match="no-such-model"):
         predict("no-such-model", shop, tmp_path / "out.parquet")
     assert not list(tmp_path.glob("out*"))

@@ -1,4 +1,4 @@
-"""An answerer for tests: says what colour it sees, fails where it is told to, and takes notes."""
+"""A predictor for tests: writes the color of the image, and fails where a test wants it to."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -7,19 +7,19 @@ from pathlib import Path
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
-from phi_vision.inference.batch_job_spec import JobSpec
+from phi_vision.inference.batch import JobSpec
 from phi_vision.inference.predictor import Predictor
 
 
 class Painter:
-    """Answers about the last sample first.
+    """Predicts the last sample first.
 
     Args:
-        notes: File to which the id of each sample is added that is answered.
-        fails_on: Ids at which it raises, also in the midst of others.
+        notes: File to which the id of each predicted sample is appended.
+        fails_on: Ids at which it raises, also among others.
         error: What it raises there.
-        says: Id -> answer, where another one is wanted.
-        template: Words the question.
+        says: Id -> text, in place of the color.
+        template: Renders the text.
     """
 
     name = "painter"
@@ -56,15 +56,15 @@ class Painter:
             )
 
 
-def inquiry_to(answerer: Predictor) -> JobSpec:
-    """Ask an answerer that is there already."""
+def spec_of(predictor: Predictor) -> JobSpec:
+    """Describe a job of a predictor that is loaded already."""
     return JobSpec(
-        opening=partial(_identical, answerer),
-        name=answerer.name,
-        identity=[answerer.name],
-        template=answerer.template,
+        load=partial(_identical, predictor),
+        name=predictor.name,
+        identity=[predictor.name],
+        template=predictor.template,
     )
 
 
-def _identical(answerer: Predictor) -> Predictor:
-    return answerer
+def _identical(predictor: Predictor) -> Predictor:
+    return predictor

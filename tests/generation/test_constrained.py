@@ -1,4 +1,4 @@
-"""Writing under a grammar: nothing else is written, by whatever model, in whatever batch."""
+"""Constrained decoding: any model, in any batch, generates only what the grammar allows."""
 
 from collections.abc import Sequence
 
@@ -10,31 +10,31 @@ from toy_rows import NONE, ONE, TWO
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.generation.constrained import begin, control_tokens
+from phi_vision.generation.constrained import compile_grammar, control_tokens
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 
-COLOURS = 'start: "red" | "light green" | "Müller茶"'
+COLORS = 'start: "red" | "light green" | "Müller茶"'
 TOLERANCE = 1e-4
 
 
 def limited(
     grammar: str, prompt: str = NONE, images: Sequence[Image.Image] = ()
 ) -> GenerationRequest:
-    """Ask for an answer of a few tokens, which the grammar may lengthen."""
+    """A request for a few tokens, which a finite grammar may exceed."""
     return GenerationRequest(
         prompt=prompt, images=tuple(images), max_new_tokens=2, grammar=grammar, finite_grammar=True
     )
 
 
-def test_a_model_of_random_weights_writes_only_what_its_template_reads(
+def test_random_weights_generate_only_texts_that_parse(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     a, b, c = images
     grammar = grammar_of(PRODUCT, {"category3_code": ["COATS", "HATS & CAPS", "N.A."]})
     asked = [(ONE, [a]), (TWO, [b, c]), (NONE, []), (ONE, [c])]
-    questions = [limited(grammar, *each) for each in asked]
-    answers = generate(model, processor, questions)
+    requests = [limited(grammar, *each) for each in asked]
+    answers = generate(model, processor, requests)
     records = [PRODUCT.parse(said.text) for said in answers]
     assert None not in records
     assert {record["category3_code"] for record in records if record} <= {
@@ -46,17 +46,17 @@ def test_a_model_of_random_weights_writes_only_what_its_template_reads(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_are_complete_and_among_those_allowed(
+def test_texts_are_complete_and_among_those_allowed(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, seed: int
 ) -> None:
     torch.manual_seed(seed)
     torch.nn.init.normal_(model.lm_head.weight)
-    (said,) = generate(model, processor, [limited(COLOURS)])
+    (said,) = generate(model, processor, [limited(COLORS)])
     assert said.text in ("red", "light green", "Müller茶")
     assert said.token_ends[-1] == len(said.text)
 
 
-def test_characters_of_several_tokens_can_be_written(
+def test_characters_of_several_tokens_can_be_generated(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     (said,) = generate(model, processor, [limited('start: "Müller茶🙂"')])
@@ -68,9 +68,9 @@ def test_the_rows_of_a_batch_do_not_constrain_each_other(
 ) -> None:
     grammar = "start: /[a-z]{1,3}( [a-z]{1,5})?/"
     asked = [(ONE, [image]) for image in images] + [(NONE, [])]
-    questions = [limited(grammar, *each) for each in asked]
-    for question, said in zip(questions, generate(model, processor, questions), strict=True):
-        (alone,) = generate(model, processor, [question])
+    requests = [limited(grammar, *each) for each in asked]
+    for request, said in zip(requests, generate(model, processor, requests), strict=True):
+        (alone,) = generate(model, processor, [request])
         assert said.text == alone.text
         assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
 
@@ -84,10 +84,10 @@ def test_probabilities_are_those_without_the_grammar(
     (said,) = generate(model, processor, [limited('start: "7"')])
     written = processor.tokenizer.convert_tokens_to_ids("7")
     assert said.logprobs[0] == pytest.approx(expected[written].item(), abs=TOLERANCE)
-    assert len(said.logprobs) == 2, "the token that ends the answer counts"
+    assert len(said.logprobs) == 2, "the stop token counts"
 
 
-def test_a_model_with_more_logits_than_tokens_writes_none_of_the_others(
+def test_logits_without_a_token_are_never_selected(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     """The official checkpoints have 32,064 logits for fewer tokens."""
@@ -98,20 +98,18 @@ def test_a_model_with_more_logits_than_tokens_writes_none_of_the_others(
     assert 1 <= len(said.text) <= 4
 
 
-def test_a_grammar_that_cannot_be_read_is_refused(
-    model: Phi3VForCausalLM, processor: Phi3VProcessor
-) -> None:
-    with pytest.raises(ValueError, match=r"the grammar cannot be read: .*grammar_of"):
+def test_an_invalid_grammar_is_rejected(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    with pytest.raises(ValueError, match=r"the grammar is invalid: .*grammar_of"):
         generate(model, processor, [limited("start: unknown_rule")])
 
 
-def test_a_grammar_is_read_once_for_many_batches(
+def test_a_grammar_is_compiled_once_for_many_batches(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     stops = tuple(model.generation_config.eos_token_id)
     size = model.config.vocab_size
-    assert begin(processor.tokenizer, COLOURS, size, stops) is begin(
-        processor.tokenizer, COLOURS, size, stops
+    assert compile_grammar(processor.tokenizer, COLORS, size, stops) is compile_grammar(
+        processor.tokenizer, COLORS, size, stops
     )
 
 

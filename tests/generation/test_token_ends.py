@@ -1,4 +1,4 @@
-"""What an answer says of its tokens: where each ends, and how probable the model held it."""
+"""Generation per token: its end in the text and its probability."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from phi_vision.data.prediction import field_confidence
 from phi_vision.data.template import PRODUCT
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.generation.sampling import Reader, Row
+from phi_vision.generation.sampling import RowState, TokenDecoder
 
 NEW = 12
 TOLERANCE = 1e-4
@@ -30,19 +30,21 @@ def ids_of(text: str, processor: Phi3VProcessor) -> list[int]:
 
 
 def read(text: str, processor: Phi3VProcessor) -> Generation:
-    """Read an answer as if it had been generated."""
+    """Decode a text as if it had been generated."""
     return read_ids(ids_of(text, processor), processor)
 
 
 def read_ids(ids: list[int], processor: Phi3VProcessor) -> Generation:
-    row = Row(PLAIN, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=len(ids))
+    row = RowState(
+        PLAIN, TokenDecoder(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=len(ids)
+    )
     for token in ids:
-        row.take(token, -0.5)
+        row.append(token, -0.5)
     return row.generation()
 
 
 def stop_at(model: Phi3VForCausalLM, token: int) -> None:
-    """Let a model that never stops by itself stop at a token that it writes."""
+    """Make a token of the text a stop token."""
     model.generation_config.eos_token_id = [token]
 
 
@@ -53,7 +55,7 @@ def first_written(model: Phi3VForCausalLM, processor: Phi3VProcessor, count: int
     return written
 
 
-def test_the_probabilities_are_those_of_reading_the_answer(
+def test_logprobs_equal_those_of_a_forward_pass_over_the_text(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     written = first_written(model, processor, NEW)
@@ -65,18 +67,18 @@ def test_the_probabilities_are_those_of_reading_the_answer(
     assert said.logprobs == pytest.approx(expected.tolist(), abs=TOLERANCE)
 
 
-def test_in_a_batch_tokens_are_as_probable_as_alone(
+def test_logprobs_in_a_batch_equal_those_of_single_rows(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     a, b, c = images
     asked = [plain(TWO, b, c), PLAIN, plain(ONE, a)]
-    for question, said in zip(asked, generate(model, processor, asked), strict=True):
-        (alone,) = generate(model, processor, [question])
+    for request, said in zip(asked, generate(model, processor, asked), strict=True):
+        (alone,) = generate(model, processor, [request])
         assert said.token_ends == alone.token_ends
         assert said.logprobs == pytest.approx(alone.logprobs, abs=TOLERANCE)
 
 
-def test_the_token_that_ends_an_answer_counts_and_the_padding_after_it_does_not(
+def test_the_stop_token_counts_and_padding_does_not(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     (cut,) = generate(model, processor, [PLAIN])
@@ -99,7 +101,7 @@ def test_each_token_ends_where_its_characters_do(processor: Phi3VProcessor) -> N
     assert (said.text, said.token_ends) == ("Wool Coat, 39", (4, 9, 10, 11, 12, 13, 13))
 
 
-def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
+def test_a_character_of_several_tokens_belongs_to_the_last_of_them(
     processor: Phi3VProcessor,
 ) -> None:
     tokens = processor.tokenizer.convert_ids_to_tokens(ids_of("Aü茶B", processor))
@@ -108,7 +110,7 @@ def test_a_character_of_several_tokens_is_written_by_the_last_of_them(
     assert (said.text, said.token_ends) == ("Aü茶B", (1, 1, 2, 2, 2, 3, 4))
 
 
-def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcessor) -> None:
+def test_surrounding_whitespace_counts_for_no_character(processor: Phi3VProcessor) -> None:
     said = read("  A b  <|end|>", processor)
     assert said.text == "A b"
     assert said.token_ends[-1] == 3
@@ -116,13 +118,13 @@ def test_blanks_around_an_answer_count_for_no_character(processor: Phi3VProcesso
     assert read("<|end|>", processor).token_ends == (0,)
 
 
-def test_a_torn_character_is_no_error(processor: Phi3VProcessor) -> None:
+def test_a_partial_character_is_not_an_error(processor: Phi3VProcessor) -> None:
     said = read_ids(ids_of("Aü", processor)[:-1], processor)
     assert said.text.startswith("A")
     assert said.token_ends[-1] == len(said.text)
 
 
-def test_what_is_said_of_tokens_gives_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
+def test_token_ends_and_logprobs_give_the_confidence_of_fields(processor: Phi3VProcessor) -> None:
     said = read("Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>", processor)
     confidence = field_confidence(PRODUCT, said.text, said.token_ends, said.logprobs)
     assert sorted(confidence) == ["category3_code", "full_price", "title"]

@@ -1,4 +1,4 @@
-"""Answering: batches change no answer, order is kept, the model is left as it was."""
+"""Generation: batching changes no text, order is kept, the model keeps its mode."""
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ SHORT = GenerationRequest(prompt=NONE, max_new_tokens=1)
 
 
 def said(model: Phi3VForCausalLM, processor: Phi3VProcessor, asked: list[Asked]) -> list[str]:
-    questions = [
+    requests = [
         GenerationRequest(prompt=prompt, images=tuple(shown), max_new_tokens=NEW)
         for prompt, shown in asked
     ]
-    return [each.text for each in generate(model, processor, questions, batch_size=3)]
+    return [each.text for each in generate(model, processor, requests, batch_size=3)]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def asked(images: list[Image.Image]) -> list[Asked]:
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Notes the lengths of the prompts of each batch that is generated."""
+    """The lengths of the prompts of each generated batch."""
     seen: list[list[int]] = []
     generate = Phi3VForCausalLM.generate
 
@@ -43,7 +43,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return seen
 
 
-def test_batched_answers_equal_single_answers_in_the_order_asked(
+def test_batched_texts_equal_single_texts_in_the_order_given(
     model: Phi3VForCausalLM,
     processor: Phi3VProcessor,
     asked: list[Asked],
@@ -55,7 +55,7 @@ def test_batched_answers_equal_single_answers_in_the_order_asked(
     assert len(set(together)) == len(asked), "the toy model says the same to everyone"
 
 
-def test_answers_hold_no_control_tokens_nor_the_prompt(
+def test_texts_contain_neither_control_tokens_nor_the_prompt(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     (text,) = said(model, processor, [(ONE, images[:1])])
@@ -64,14 +64,14 @@ def test_answers_hold_no_control_tokens_nor_the_prompt(
     assert "What is it?" not in text
 
 
-def test_nothing_asked_is_nothing_answered(
+def test_no_requests_give_no_generations(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     assert generate(model, processor, []) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_in_the_mode_it_was_in(
+def test_the_model_keeps_its_mode(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, training: bool
 ) -> None:
     model.train(training)
@@ -79,7 +79,7 @@ def test_the_model_is_left_in_the_mode_it_was_in(
     assert model.training is training
 
 
-def test_training_goes_on_after_answering(
+def test_training_continues_after_generation(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, rows: list[Inputs]
 ) -> None:
     generate(model, processor, [SHORT])
@@ -113,20 +113,20 @@ def test_rows_without_images_make_a_batch_without_images() -> None:
 
 
 def prompt_of(length: int, processor: Phi3VProcessor) -> str:
-    """Word a prompt that is exactly `length` tokens long."""
+    """Build a prompt of exactly `length` tokens."""
     frame = "<|user|>\n{}<|end|>\n<|assistant|>\n"
     rest = len(processor(text=frame.format("?"))["input_ids"][0]) - 1
     return frame.format("?" * (length - rest))
 
 
-def test_no_batch_straddles_the_border_while_it_answers(
+def test_no_batch_straddles_the_context_border_during_generation(
     short_context: Phi3VForCausalLM, processor: Phi3VProcessor, batches: list[list[int]]
 ) -> None:
     """Alone, each row crosses the border at its own new token; its batch has to as well."""
     lengths = [97, 40, 96, 88, 84, 100, 88, 95]
     asked: list[Asked] = [(prompt_of(length, processor), []) for length in lengths]
-    questions = [GenerationRequest(prompt=prompt, max_new_tokens=NEW) for prompt, _ in asked]
-    texts = [each.text for each in generate(short_context, processor, questions)]
+    requests = [GenerationRequest(prompt=prompt, max_new_tokens=NEW) for prompt, _ in asked]
+    texts = [each.text for each in generate(short_context, processor, requests)]
     #                  never crosses, four cross underway,      beyond from the start
     assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
     assert texts == [said(short_context, processor, [one])[0] for one in asked]

@@ -1,4 +1,4 @@
-"""Rows of one batch: each with its own grammar, dice, limit, stop words and on_token."""
+"""Rows of one batch: each has its own grammar, seed, limit, stop words and callbacks."""
 
 import functools
 import json
@@ -11,51 +11,55 @@ from toy_rows import NONE, ONE
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.generation.sampling import Reader, Row
+from phi_vision.generation.sampling import RowState, TokenDecoder
 
 NEW = 24
 PLAIN = GenerationRequest(prompt=NONE, max_new_tokens=NEW)
 
 
-class Ear:
-    """Notes what it hears, and stops listening after so many calls."""
+class Listener:
+    """Collects chunks, and cancels after so many calls."""
 
     def __init__(self, calls: int = 10_000) -> None:
-        self.pieces: list[str] = []
+        self.chunks: list[str] = []
         self.calls = calls
 
-    def __call__(self, piece: str) -> bool:
-        self.pieces.append(piece)
-        return len(self.pieces) < self.calls
+    def __call__(self, chunk: str) -> bool:
+        self.chunks.append(chunk)
+        return len(self.chunks) < self.calls
 
 
-def asked(ear: Ear | None = None, **settings: object) -> GenerationRequest:
-    return GenerationRequest(**{"prompt": NONE, "max_new_tokens": NEW, "on_token": ear, **settings})  # type: ignore[arg-type]
+def asked(listener: Listener | None = None, **settings: object) -> GenerationRequest:
+    return GenerationRequest(
+        **{"prompt": NONE, "max_new_tokens": NEW, "on_token": listener, **settings}
+    )  # type: ignore[arg-type]
 
 
-def spell(text: str, processor: Phi3VProcessor, question: GenerationRequest) -> Row:
-    """Write a text into a row token by token, until the row is over."""
-    row = Row(question, Reader(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=1000)
+def spell(text: str, processor: Phi3VProcessor, request: GenerationRequest) -> RowState:
+    """Append a text to a row token by token, until the row ends."""
+    row = RowState(
+        request, TokenDecoder(processor.tokenizer), [], matcher=None, prompt_tokens=0, limit=1000
+    )
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
         if row.finish_reason is None:
-            row.take(token, -0.5)
+            row.append(token, -0.5)
     return row
 
 
-def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
+def test_rows_of_all_kinds_share_a_batch_and_equal_single_rows(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    questions = [
+    requests = [
         PLAIN,
         asked(max_new_tokens=3),
         asked(temperature=1.0, seed=7),
         asked(grammar='start: "light green"'),
         GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=NEW),
-        asked(Ear(2)),
+        asked(Listener(2)),
     ]
-    together = generate(model, processor, questions)
-    for question, said in zip(questions[:-1], together, strict=False):
-        (alone,) = generate(model, processor, [question])
+    together = generate(model, processor, requests)
+    for request, said in zip(requests[:-1], together, strict=False):
+        (alone,) = generate(model, processor, [request])
         assert (said.text, said.finish_reason, said.token_ends) == (
             alone.text,
             alone.finish_reason,
@@ -68,92 +72,92 @@ def test_rows_of_all_kinds_share_a_batch_and_are_as_if_asked_alone(
     assert len(together[-1].token_ends) == 2
 
 
-def test_prompts_are_counted_with_their_image_tokens(
+def test_prompt_tokens_include_image_tokens(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
-    question = GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=1)
-    (said,) = generate(model, processor, [question])
+    request = GenerationRequest(prompt=ONE, images=(images[0],), max_new_tokens=1)
+    (said,) = generate(model, processor, [request])
     ids = processor(text=ONE, images=[images[0]], return_tensors="pt")["input_ids"]
     assert said.prompt_tokens == ids.shape[1]
 
 
-# Drawing.
+# Sampling.
 
 
-def test_a_seed_draws_the_same_answer_again_and_another_seed_another(
+def test_a_seed_reproduces_its_text_and_other_seeds_differ(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     seeds = [1, 2, 1, None, None]
-    questions = [asked(temperature=1.0, seed=seed) for seed in seeds]
-    texts = [said.text for said in generate(model, processor, questions)]
+    requests = [asked(temperature=1.0, seed=seed) for seed in seeds]
+    texts = [said.text for said in generate(model, processor, requests)]
     assert texts[0] == texts[2]
     assert len({texts[0], texts[1], texts[3], texts[4]}) == 4
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1e-300}, {"temperature": 2.0, "top_p": 0.0}])
-def test_cold_dice_and_a_narrow_choice_are_greedy(
+def test_low_temperature_and_zero_top_p_are_greedy(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, settings: dict[str, float]
 ) -> None:
     greedy, drawn = generate(model, processor, [PLAIN, asked(seed=1, **settings)])
     assert drawn.text == greedy.text
 
 
-def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+def test_tokens_are_sampled_by_their_probability() -> None:
     scores = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
     counts = torch.zeros(4)
     for seed in range(2000):
-        question = asked(temperature=0.5, top_p=0.99, seed=seed)
-        row = Row(question, None, [], matcher=None, prompt_tokens=0, limit=1)  # type: ignore[arg-type]
-        counts[row.choose(scores)] += 1
+        request = asked(temperature=0.5, top_p=0.99, seed=seed)
+        row = RowState(request, None, [], matcher=None, prompt_tokens=0, limit=1)  # type: ignore[arg-type]
+        counts[row.select(scores)] += 1
     expected = (scores / 0.5).softmax(-1)  # 0.02, 0.12, 0.87, 0: the third and second reach 0.99
     expected[0] = 0
     assert counts / 2000 == pytest.approx(expected / expected.sum(), abs=0.03)
 
 
-# Listening and stopping.
+# Streaming and stopping.
 
 
-def test_pieces_joined_are_the_answer(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
-    """Random weights write torn characters and blanks, which is the hard case."""
+def test_joined_chunks_are_the_text(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    """Random weights generate partial characters and blanks, which is the hard case."""
     for seed in range(12):
-        ear = Ear()
-        (said,) = generate(model, processor, [asked(ear, temperature=1.5, seed=seed)])
-        assert "".join(ear.pieces) == said.text
-        assert len(ear.pieces) == NEW
+        listener = Listener()
+        (said,) = generate(model, processor, [asked(listener, temperature=1.5, seed=seed)])
+        assert "".join(listener.chunks) == said.text
+        assert len(listener.chunks) == NEW
 
 
 @pytest.mark.parametrize("text", ["Müller 茶 🙂 tea", "a  b\n\nc ", "  12.50 ", "##x#"])
-def test_every_letter_is_told_once_and_soon(processor: Phi3VProcessor, text: str) -> None:
-    ear = Ear()
-    row = spell(text + "!", processor, asked(ear))
-    assert "".join(ear.pieces) == row.generation().text == (text + "!").strip()
-    assert sum(bool(piece) for piece in ear.pieces) > 1
+def test_every_character_is_streamed_once_and_early(processor: Phi3VProcessor, text: str) -> None:
+    listener = Listener()
+    row = spell(text + "!", processor, asked(listener))
+    assert "".join(listener.chunks) == row.generation().text == (text + "!").strip()
+    assert sum(bool(chunk) for chunk in listener.chunks) > 1
 
 
 @pytest.mark.parametrize("stop", [(" Coat",), ("zzz", "Co"), ("o", "Coat"), ("l Coat, ",)])
-def test_a_stop_word_ends_the_answer_and_is_never_told(
+def test_a_stop_word_ends_the_text_and_is_never_streamed(
     processor: Phi3VProcessor, stop: tuple[str, ...]
 ) -> None:
-    ear = Ear()
-    row = spell("A Wool Coat, red", processor, asked(ear, stop=stop))
+    listener = Listener()
+    row = spell("A Wool Coat, red", processor, asked(listener, stop=stop))
     said = row.generation()
     first = min(place for word in stop if (place := "A Wool Coat, red".find(word)) >= 0)
-    assert said.text == "A Wool Coat, red"[:first].rstrip() == "".join(ear.pieces)
+    assert said.text == "A Wool Coat, red"[:first].rstrip() == "".join(listener.chunks)
     assert said.finish_reason == "stop"
     assert max(said.token_ends) == len(said.text)
 
 
-def test_the_beginning_of_a_stop_word_that_does_not_come_is_told(
+def test_a_beginning_of_a_stop_word_is_streamed_at_the_end(
     processor: Phi3VProcessor,
 ) -> None:
-    ear = Ear()
-    row = spell("A Wool Coat", processor, asked(ear, stop=("Coats",)))
-    assert "Coat" not in "".join(ear.pieces)
-    row.give_up()
-    assert "".join(ear.pieces) == "A Wool Coat"
+    listener = Listener()
+    row = spell("A Wool Coat", processor, asked(listener, stop=("Coats",)))
+    assert "Coat" not in "".join(listener.chunks)
+    row.stop_at_grammar_limit()
+    assert "".join(listener.chunks) == "A Wool Coat"
 
 
-def test_when_nobody_listens_the_batch_ends(
+def test_a_batch_of_cancelled_rows_ends(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
@@ -165,21 +169,21 @@ def test_when_nobody_listens_the_batch_ends(
         return forward(self, *inputs, **named)
 
     monkeypatch.setattr(Phi3VForCausalLM, "forward", count)
-    answers = generate(model, processor, [asked(Ear(2)), asked(Ear(4))])
+    answers = generate(model, processor, [asked(Listener(2)), asked(Listener(4))])
     assert [said.finish_reason for said in answers] == ["cancelled", "cancelled"]
     assert len(steps) == 4
 
 
-def test_a_row_that_is_over_says_so_before_its_batch_is(
+def test_a_row_finishes_before_its_batch(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     order: list[str] = []
-    questions = [
+    requests = [
         asked(on_finish=lambda said: order.append(f"long, {len(said.token_ends)} tokens")),
         asked(max_new_tokens=2, on_finish=lambda said: order.append(said.finish_reason)),
-        asked(Ear(3), on_finish=lambda said: order.append(said.finish_reason)),
+        asked(Listener(3), on_finish=lambda said: order.append(said.finish_reason)),
     ]
-    generate(model, processor, questions)
+    generate(model, processor, requests)
     assert order == ["length", "cancelled", f"long, {NEW} tokens"]
 
 
@@ -190,7 +194,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("schema", STRANGE.values(), ids=STRANGE)
-def test_a_grammar_that_asks_for_too_much_ends_its_own_row_alone(
+def test_a_grammar_beyond_its_budget_ends_only_its_own_row(
     model: Phi3VForCausalLM, processor: Phi3VProcessor, schema: dict[str, object]
 ) -> None:
     grammar = f"start: %json {json.dumps(schema)}"
@@ -200,9 +204,9 @@ def test_a_grammar_that_asks_for_too_much_ends_its_own_row_alone(
     assert other.text == generate(model, processor, [PLAIN])[0].text
 
 
-def test_a_prompt_longer_than_the_model_reads_is_refused(
+def test_a_prompt_beyond_the_context_is_rejected(
     model: Phi3VForCausalLM, processor: Phi3VProcessor
 ) -> None:
     model.config.max_position_embeddings = 10
-    with pytest.raises(ValueError, match=r"tokens long, and the model reads at most 10"):
+    with pytest.raises(ValueError, match=r"tokens, and the model reads at most 10"):
         generate(model, processor, [PLAIN])
