@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.io.hashing import perceptual_hash
-from phi_vision.prepare.dedup import Trait, group_rows
+from phi_vision.prepare.dedup import RowKeys, group_rows
 
 TOLERANCES = (0, 2, 3, 4, 5, 6, 8, 10)
 
@@ -64,8 +64,7 @@ def _different(looks: Sequence[Look], groups: Sequence[str]) -> npt.NDArray[np.i
 def _largest(looks: Sequence[Look], groups: Sequence[str], tolerance: int) -> str:
     """Rows and products of the largest group that looks alone form: `12 (3)`."""
     traits = (
-        Trait(number=number, id=str(number), title=None, group=None, digests=(), looks=(look,))
-        for number, look in enumerate(looks)
+        RowKeys(number=number, id=str(number), hashes=(look,)) for number, look in enumerate(looks)
     )
     of = group_rows(traits, tolerance=tolerance).of
     (group, rows), *_ = Counter(of.tolist()).most_common(1)

@@ -14,12 +14,10 @@ from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
-from phi_vision.prepare import dedup as duplicates
-from phi_vision.prepare import prices, splits
-from phi_vision.prepare import schema as rules
+from phi_vision.prepare import dedup, prices, schema, splits
 from phi_vision.prepare.columns import choose_columns
 from phi_vision.prepare.fetch import Limits
-from phi_vision.prepare.image_references import LARGEST_FILE
+from phi_vision.prepare.image_references import MAX_FILE_BYTES
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.pipeline import PrepareConfig
 from phi_vision.prepare.sources.json_files import MAX_ELEMENT
@@ -35,10 +33,10 @@ PORT = "8000"
 
 PLAN, TAKEN, LIMITS = PrepareConfig(out=Path()), ImageRules(), Limits()
 FACTS = [
-    f"first {rules.FIRST_ROWS:,} rows",
+    f"first {schema.FIRST_ROWS:,} rows",
     "at least 80 % distinct",
     f"read whole, up to {MAX_ELEMENT // 2**20} MB",
-    f"its file may have {LARGEST_FILE // 10**6} MB",
+    f"its file may have {MAX_FILE_BYTES // 10**6} MB",
     f"{LIMITS.total} at a time and {PLAN.per_host} from one host",
     f"take {LIMITS.timeout:g} seconds, {LIMITS.max_bytes // 10**6} MB and",
     f"{LIMITS.max_redirects} redirects",
@@ -51,7 +49,7 @@ FACTS = [
     "CMYK, 16 bits",
     "at least 90 % of those",
     f"perceptual hashes of 64 bits within a Hamming distance of {PLAN.tolerance}",
-    f"more than {duplicates.LONGEST_CHAIN} groups",
+    f"more than {dedup.MAX_JOINED} groups",
     f"`--validation` {PLAN.validation}, `--test` {PLAN.test}",
     f"that of {splits.RANDOM_SPLITS} random splits",
     f"every {PLAN.shard_size} MB",
@@ -93,11 +91,11 @@ def test_every_kind_of_source_is_there() -> None:
 
 def test_the_prices_are_read_as_the_page_says() -> None:
     shown = PRICE.findall(PAGE[PAGE.index("## Prices") : PAGE.index("## Duplicates")])
-    assert {form: prices.read_price(price).form for form, price in shown} == {
+    assert {form: prices.parse_price(price).form for form, price in shown} == {
         form: form for form, _ in shown
     }
     assert {form for form, _ in shown} == set(prices.FORMS) - {"number", "ambiguous"}
-    assert prices.read_price("1.234").form == "ambiguous"
+    assert prices.parse_price("1.234").form == "ambiguous"
 
 
 def test_the_shares_are_those_of_the_code() -> None:

@@ -24,13 +24,15 @@ def run(options: argparse.Namespace) -> None:
     from phi_vision.prepare.pipeline import prepare as run_preparation
 
     given = given_fields(options, PrepareConfig)
-    with preparation_bars() as watcher:
-        outcome = run_preparation(options.source, PrepareConfig(**given), watcher)
-    facts = outcome.facts
-    for reason, rows in dict(facts["rejected"]).items():
+    with preparation_bars() as callbacks:
+        prepared = run_preparation(options.source, PrepareConfig(**given), callbacks)
+    metadata = prepared.metadata
+    for reason, rows in dict(metadata["rejected"]).items():
         print(f"  rejected: {rows:>6}  {reason}")
-    for split, (samples, groups) in dict(facts["splits"]).items():
+    for split, (samples, groups) in dict(metadata["splits"]).items():
         print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
-    print(f"{facts['samples']} samples of {facts['rows']} rows are in {outcome.folder}", end="")
-    print("" if outcome.changed else ", as they were before")
-    print(f"The card is {outcome.folder / 'card.html'}")
+    print(
+        f"{metadata['samples']} samples of {metadata['rows']} rows are in {prepared.folder}", end=""
+    )
+    print("" if prepared.changed else ", as they were before")
+    print(f"The card is {prepared.folder / 'card.html'}")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from phi_vision.prepare.fetch import Fetched
-    from phi_vision.prepare.pipeline import Watcher
+    from phi_vision.prepare.pipeline import PrepareCallbacks
 
 
 TABLE_WIDTH = 150
@@ -43,12 +43,12 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def preparation_bars() -> "Iterator[Watcher]":
-    """Show what a source was taken for, then how many images are fetched and rows cleaned."""
+def preparation_bars() -> "Iterator[PrepareCallbacks]":
+    """Show the columns of a source, then how many images are fetched and rows cleaned."""
     from rich import progress
     from rich.console import Console
 
-    from phi_vision.prepare.pipeline import Watcher
+    from phi_vision.prepare.pipeline import PrepareCallbacks
 
     console = Console(stderr=True)
     columns = (
@@ -86,4 +86,6 @@ def preparation_bars() -> "Iterator[Watcher]":
         def count_cleaned(samples: int, rejected: int) -> None:
             show(cleaning, samples + rejected, f"{rejected} rejected")
 
-        yield Watcher(columns=show_columns, fetched=count_fetched, cleaned=count_cleaned)
+        yield PrepareCallbacks(
+            on_columns=show_columns, on_fetched=count_fetched, on_cleaned=count_cleaned
+        )

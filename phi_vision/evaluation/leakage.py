@@ -11,9 +11,9 @@ from phi_vision.prepare.dedup import (
     NEAR_IMAGE,
     SAME_GROUP,
     SAME_IMAGE,
-    Looks,
-    Ties,
-    Trait,
+    Hashes,
+    Links,
+    RowKeys,
     group_rows,
     near_pairs,
 )
@@ -50,7 +50,7 @@ def find_leakage(
     """
     traits = list(_traits([*training, *samples], progress))
     # Near images are told below; a tolerance here would only cost time.
-    ties = group_rows(traits, tolerance=0).ties
+    ties = group_rows(traits, tolerance=0).links
     twins = {
         SAME_IMAGE: _twins(ties[SAME_IMAGE], len(training)),
         NEAR_IMAGE: _near_twins(traits, len(training)),
@@ -67,19 +67,19 @@ def find_leakage(
     return leakage
 
 
-def _traits(samples: Sequence[Sample], progress: Progress | None) -> Iterator[Trait]:
+def _traits(samples: Sequence[Sample], progress: Progress | None) -> Iterator[RowKeys]:
     # Decoding leaves Python to other threads, and `map` keeps the order.
     with ThreadPoolExecutor() as pool:
         for number, (sample, seen) in enumerate(
             zip(samples, pool.map(_look, samples), strict=True)
         ):
-            yield Trait(
+            yield RowKeys(
                 number=number,
                 id=sample.id,
                 title=None,
                 group=sample.group,
                 digests=tuple(digest for digest, _ in seen),
-                looks=tuple(look for _, look in seen),
+                hashes=tuple(value for _, value in seen),
             )
             if progress is not None:
                 progress(number + 1, len(samples))
@@ -90,7 +90,7 @@ def _look(sample: Sample) -> list[tuple[str, int | None]]:
     return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
 
 
-def _twins(ties: Ties, trained: int) -> dict[int, int]:
+def _twins(ties: Links, trained: int) -> dict[int, int]:
     """Map each row after the trained ones to the first trained one that it shares a key with.
 
     Input:  rows 0 1 2 2 hold keys 7 7 8 7, of which rows 0 and 1 are trained
@@ -106,17 +106,17 @@ def _twins(ties: Ties, trained: int) -> dict[int, int]:
     return twins
 
 
-def _near_twins(traits: Sequence[Trait], trained: int) -> dict[int, int]:
+def _near_twins(traits: Sequence[RowKeys], trained: int) -> dict[int, int]:
     """Map each row after the trained ones to the trained one that it looks most like, if any does.
 
     Of those that are equally alike, the first.
     """
     holders: dict[int, list[int]] = {}
     for place, trait in enumerate(traits):
-        for look in trait.looks:
+        for look in trait.hashes:
             if look is not None:
                 holders.setdefault(look, []).append(place)
-    looks: Looks = np.array(list(holders), dtype=np.uint64)
+    looks: Hashes = np.array(list(holders), dtype=np.uint64)
     nearest: dict[int, tuple[int, int]] = {}
     for one, other in _close(looks):
         apart = (one ^ other).bit_count()
@@ -128,7 +128,7 @@ def _near_twins(traits: Sequence[Trait], trained: int) -> dict[int, int]:
     return {place: twin for place, (_, twin) in nearest.items()}
 
 
-def _close(looks: Looks) -> Iterable[tuple[int, int]]:
+def _close(looks: Hashes) -> Iterable[tuple[int, int]]:
     """Give each look with itself and with those near it, in both orders."""
     pairs = looks[near_pairs(looks, PrepareConfig.tolerance)].tolist()
     yield from ((look, look) for look in looks.tolist())

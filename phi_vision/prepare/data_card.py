@@ -1,107 +1,236 @@
-"""The data card: what is in a prepared dataset and what became of every row, for people.
+"""The data card: statistics of all clean rows, rendered as `README.md` and `card.html`.
 
-`README.md` for hubs and terminals, `card.html` with images: one file, no network.
+The README has the header that hubs read; the page has images, is one file and needs no network.
 """
 
+import array
 import base64
-import html
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
-import yaml
+import numpy as np
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-Facts = Mapping[str, Any]
-"""What `prepared.json` holds: names -> numbers, texts, or facts again."""
+from phi_vision.data.samples import Value
+from phi_vision.data.template import EXACT_INTEGERS
+from phi_vision.prepare.cleaning import CleanRow
+
+MAX_TEXTS = 20_000
+"""Distinct texts counted in a field; beyond, new ones are only known to exist."""
+
+MAX_FREQUENT = 12
+"""Values of a field on a card, the most frequent ones."""
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 THUMBNAIL = 180
 """Longest side, in pixels, of an image on the card."""
 
+_TABLES = {
+    "source": ("Source", ("", "")),
+    "columns": ("Columns", ("part", "column")),
+    "splits": ("Splits", ("split", "samples", "groups")),
+    "rejected": ("Rejected rows", ("reason", "rows")),
+    "changes": ("Changes", ("change", "rows")),
+    "groups": ("Duplicates and groups", ("", "")),
+    "leaks": ("Leakage", ("samples that are also in train", "here", "in a random split")),
+    "images": ("Images", ("", "")),
+    "fields": ("Fields", ("field", "values")),
+    "categories": ("Categories", ("category",)),
+}
+"""Section of `prepared.json` -> title and head of its table."""
 
-class Shown(NamedTuple):
+
+@dataclass(kw_only=True)
+class FieldStatistics:
+    """Values of one field over all rows."""
+
+    filled: int = 0
+    """Rows that have a value."""
+    kinds: set[str] = field(default_factory=set)
+    """Kinds of values; `long int` is one that no float holds."""
+    numbers: "array.array[float]" = field(default_factory=lambda: array.array("d"))
+    texts: Counter[str] = field(default_factory=Counter)
+    has_more_texts: bool = False
+
+    def add(self, value: Value) -> None:
+        """Count one value."""
+        if value is None:
+            return
+        self.filled += 1
+        is_long = type(value) is int and abs(value) > EXACT_INTEGERS
+        self.kinds.add("long int" if is_long else type(value).__name__)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self.numbers.append(value)
+        elif str(value) in self.texts or len(self.texts) < MAX_TEXTS:
+            self.texts[str(value)] += 1
+        else:
+            self.has_more_texts = True
+
+    def describe(self, rows: int) -> dict[str, object]:
+        """Describe the field over so many rows.
+
+        Output: {"missing": 0, "distinct": 18, "most frequent": {"Pants": 75, …}}
+                {"missing": 2, "quantiles": {"0 %": 5.0, "5 %": 9.0, …, "100 %": 148.0}}
+        """
+        metadata: dict[str, object] = {"missing": rows - self.filled}
+        numbers = np.frombuffer(self.numbers)
+        finite = numbers[np.isfinite(numbers)]
+        if finite.size:
+            metadata["quantiles"] = quantiles(finite)
+        if self.texts:
+            distinct = len(self.texts)
+            metadata["distinct"] = f"more than {distinct}" if self.has_more_texts else distinct
+            ranked = sorted(self.texts.items(), key=lambda pair: (-pair[1], pair[0]))
+            metadata["most frequent"] = dict(ranked[:MAX_FREQUENT])
+        return metadata
+
+
+@dataclass(kw_only=True)
+class Statistics:
+    """Counts over all clean rows; 8 bytes for each number, and the distinct texts."""
+
+    changes: Counter[str] = field(default_factory=Counter)
+    """What cleaning changed -> rows."""
+    fields: dict[str, FieldStatistics] = field(default_factory=dict)
+    """In the order of the source."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Width and height in pixels -> images."""
+    image_counts: Counter[int] = field(default_factory=Counter)
+    """Images of a sample -> samples."""
+    image_bytes: int = 0
+    has_messages: bool = False
+
+    def add(self, row: CleanRow) -> None:
+        """Count one row."""
+        self.changes.update(set(row.changes))
+        self.sizes.update((image.width, image.height) for image in row.images)
+        self.image_bytes += sum(len(image.encoded) for image in row.images)
+        self.image_counts[len(row.images)] += 1
+        self.has_messages |= bool(row.messages)
+        for name, value in row.record.items():
+            self.fields.setdefault(name, FieldStatistics()).add(value)
+
+    def describe_images(self) -> dict[str, object]:
+        """Describe number and sizes of the images.
+
+        Output: {"images": 743, "of a sample": {"1": 743}, "mean size in kB": 20.1,
+                 "width": {"0 %": 350, …}, "height": {…}, "width / height": {…}}
+        """
+        count = self.sizes.total()
+        if not count:
+            return {"images": 0}
+        sizes = np.array(list(self.sizes.elements()), dtype=float)
+        return {
+            "images": count,
+            "of a sample": {str(n): rows for n, rows in sorted(self.image_counts.items())},
+            "mean size in kB": round(self.image_bytes / count / 1000, 1),
+            "width": quantiles(sizes[:, 0]),
+            "height": quantiles(sizes[:, 1]),
+            "width / height": quantiles(sizes[:, 0] / sizes[:, 1]),
+        }
+
+
+def quantiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
+    """Return the quantiles of values.
+
+    Output: {"0 %": 5.0, "5 %": 9.0, "25 %": 32.0, "50 %": 57.0, …, "100 %": 148.0}
+    """
+    found = np.quantile(values, QUANTILES).tolist()
+    return {
+        f"{100 * share:.0f} %": round(value, 3)
+        for share, value in zip(QUANTILES, found, strict=True)
+    }
+
+
+class CardImage(NamedTuple):
     """A sample on the card."""
 
     caption: str
     encoded: bytes
 
-
-def as_markdown(facts: Facts, splits: Sequence[str]) -> str:
-    """Write the card as the README of the dataset, with the header that hubs read."""
-    header = {
-        "license": facts["source"].get("license"),
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in splits],
-            }
-        ],
-    }
-    known = {name: value for name, value in header.items() if value}
-    parts = [f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"]
-    parts.append(f"# {_as_markdown_words(facts['name'])}\n\n{_summary(facts)}\n")
-    for title, table in _tables(facts):
-        parts.append(f"## {title}\n\n{_table_as_markdown(table)}\n")
-    parts.append("Every row that became no sample is in `rejected.parquet`, with its values.\n")
-    return "\n".join(parts)
-
-
-def as_html(facts: Facts, shown: Sequence[Shown]) -> str:
-    """Write the card as one page with images, readable from disk, in light and dark."""
-    tables = "".join(
-        f"<section><h2>{html.escape(title)}</h2>{_table_as_html(table)}</section>"
-        for title, table in _tables(facts)
-    )
-    figures = "".join(
-        f'<figure><img alt="" src="data:image/jpeg;base64,{_thumbnail(each.encoded)}">'
-        f"<figcaption>{html.escape(each.caption)}</figcaption></figure>"
-        for each in shown
-    )
-    title = html.escape(str(facts["name"]))
-    return _PAGE.format(
-        title=title, summary=html.escape(_summary(facts)), figures=figures, tables=tables
-    )
+    @property
+    def thumbnail(self) -> str:
+        """A small JPEG in base64."""
+        with Image.open(io.BytesIO(self.encoded)) as image:
+            small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=80)
+        return base64.b64encode(file.getvalue()).decode()
 
 
 class _Table(NamedTuple):
+    title: str
     head: Sequence[str]
     rows: list[tuple[object, ...]]
 
 
-def _tables(facts: Facts) -> list[tuple[str, _Table]]:
-    """Lay the facts out, leaving out what there is none of."""
-    heads = {
-        "source": ("Where it comes from", ("", "")),
-        "columns": ("Which column is what", ("part", "column")),
-        "splits": ("Splits", ("split", "samples", "groups")),
-        "rejected": ("Rejected rows", ("reason", "rows")),
-        "changes": ("Mended and understood", ("what", "rows")),
-        "groups": ("Duplicates and groups", ("", "")),
-        "leaks": ("Leaks", ("samples that are also in train", "here", "by a random split")),
-        "images": ("Images", ("", "")),
-        "fields": ("Fields", ("field", "what it holds")),
-        "categories": ("Categories", ("category", *facts["splits"])),
+def as_markdown(metadata: Mapping[str, Any], splits: Sequence[str]) -> str:
+    """Render the card as the README of the dataset."""
+    header = card_header(splits, metadata["source"].get("license"))
+    return render("data_card.md.j2", header=header, **_card(metadata))
+
+
+def as_html(metadata: Mapping[str, Any], images: Sequence[CardImage]) -> str:
+    """Render the card as one page with images, readable from disk, in light and dark."""
+    return render("data_card.html.j2", images=images, **_card(metadata))
+
+
+def card_header(splits: Sequence[str], license: str | None) -> str:
+    """Return the YAML by which hubs know licence and splits of a dataset."""
+    files = [{"split": name, "path": f"data/{name}-*"} for name in splits]
+    configs = [{"config_name": "default", "data_files": files}]
+    return DatasetCardData(license=license, configs=configs).to_yaml()
+
+
+def render(template: str, **values: object) -> str:
+    """Render a template of `prepare/templates/`."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("phi_vision.prepare"),
+        autoescape=select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(words=_words, markdown=_escape_markdown)
+    return environment
+
+
+def _card(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay out the metadata in tables, without empty ones."""
+    rejected = metadata["rows"] - metadata["samples"]
+    tables = []
+    for section, (title, head) in _TABLES.items():
+        if metadata[section]:
+            head = (*head, *metadata["splits"]) if section == "categories" else head
+            rows = [
+                (name, *value) if isinstance(value, list | tuple) else (name, value)
+                for name, value in metadata[section].items()
+            ]
+            tables.append(_Table(title, head, rows))
+    return {
+        "name": metadata["name"],
+        "summary": f"{metadata['samples']} samples from {metadata['rows']} rows; "
+        + (f"{rejected} rows were rejected." if rejected else "none was rejected."),
+        "tables": tables,
     }
-    return [
-        (title, _Table(head, [_cells(name, found) for name, found in facts[group].items()]))
-        for group, (title, head) in heads.items()
-        if facts[group]
-    ]
-
-
-def _cells(name: str, found: object) -> tuple[object, ...]:
-    return (name, *found) if isinstance(found, list | tuple) else (name, found)
-
-
-def _summary(facts: Facts) -> str:
-    words = f"{facts['samples']} samples from {facts['rows']} rows"
-    left = facts["rows"] - facts["samples"]
-    return f"{words}; {left} rows were rejected." if left else f"{words}; none was rejected."
 
 
 def _words(value: object) -> str:
-    """Write a fact in one line.
+    """Format a value in one line.
 
     Input:  {"missing": 2, "quantiles": {"0 %": 5.0, "100 %": 1250000.5}}
     Output: missing 2, quantiles 0 % 5, 100 % 1250000.5
@@ -114,76 +243,11 @@ def _words(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
-def _table_as_markdown(table: _Table) -> str:
-    rule = "|" + "---|" * len(table.head)
-    head, *rows = (
-        f"| {' | '.join(map(_as_markdown_words, cells))} |" for cells in (table.head, *table.rows)
-    )
-    return "\n".join([head, rule, *rows])
-
-
-def _as_markdown_words(value: object) -> str:
-    r"""Write a fact so that nothing in it is taken for markup.
+def _escape_markdown(value: object) -> str:
+    r"""Format a value so that nothing in it is markup.
 
     Input:  a|b, <script>, [link](x)
     Output: a\|b, &lt;script>, \[link\](x)
     """
     escaped = re.sub(r"([\\|`*\[\]])", r"\\\1", _words(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _table_as_html(table: _Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_words(cell))}</td>" for cell in row) + "</tr>"
-        for row in table.rows
-    )
-    head = f"<thead><tr>{head}</tr></thead>" if any(table.head) else ""
-    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
-
-
-def _thumbnail(encoded: bytes) -> str:
-    with Image.open(io.BytesIO(encoded)) as image:
-        small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --line: light-dark(#ddd, #444);
-  --soft: light-dark(#666, #aaa); }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.6rem; margin-bottom: 0; }}
-h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
-.gallery {{ display: grid; gap: .8rem; margin: 1.5rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }}
-figure {{ margin: 0; }}
-figure img {{ width: 100%; height: 9rem; object-fit: contain; background: #8881;
-  border-radius: .4rem; }}
-figcaption {{ font-size: .78rem; color: var(--soft); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
-  border-bottom: 1px solid var(--line); }}
-th {{ color: var(--soft); font-weight: 500; }}
-td:first-child {{ min-width: 9rem; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{summary}</p>
-<div class="gallery">{figures}</div>
-{tables}
-<p>Every row that became no sample is in <code>rejected.parquet</code>, with its values.</p>
-</body>
-</html>
-"""

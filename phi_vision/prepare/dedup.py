@@ -1,8 +1,7 @@
-"""Which rows belong together: the same image, nearly the same image, the same title or group.
+"""Group rows that must stay in one split: same or near-duplicate image, same title, same group.
 
-Groups are closed: whoever shares an image with one row and a title with another ties the two.
-Works on numbers, about a quarter of a kilobyte a row. Holds no opening of images (`looks.py`)
-and no splitting (`splits.py`).
+Groups are transitive: a row that shares an image with one row and a title with another links both.
+Works on hashes, about a quarter of a kilobyte a row; knows no images and no splits (`splits.py`).
 """
 
 import itertools
@@ -17,78 +16,84 @@ import numpy.typing as npt
 
 from phi_vision.io.hashing import hash_bits
 
-Places = npt.NDArray[np.int64]
-Looks = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 SAME_IMAGE = "same image"
-NEAR_IMAGE = "near image"
+NEAR_IMAGE = "near-duplicate image"
 SAME_TITLE = "same title"
 SAME_GROUP = "same group"
 
-LARGEST_TOLERANCE = 12
-"""Bits of 64; beyond, most product photos are near each other, and finding them takes hours."""
+MAX_TOLERANCE = 12
+"""Bits of 64; beyond, most product photos are near-duplicates, and finding them takes hours."""
 
-LONGEST_CHAIN = 50
-"""Groups that near images may join to one. Copies of one image come in handfuls, while plain
-trousers on white are near the next, and these the next, through a whole large catalog."""
+MAX_JOINED = 50
+"""Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while
+plain trousers on white are near the next ones, and these the next, through a whole catalog."""
 
-CROWD = 1000
-"""Looks that one look is compared with in one bucket. More share a bucket only where images are
+MAX_COMPARISONS = 1000
+"""Hashes that one hash is compared with in one bucket. More share a bucket only where images are
 so alike that they are near many of the others anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trait:
-    """What ties a row to others."""
+class RowKeys:
+    """What a row is grouped and split by; all that stays in memory of it."""
 
     number: int
-    """Its place in the source; rows come in rising order."""
+    """Position in the source, ascending."""
 
     id: str
     """Unique among the rows."""
 
-    title: str | None
-    """Compared without regard to case, width of letters and blanks; None ties nothing."""
+    title: str | None = None
+    """Compared without regard to case, letter width and white space; None links nothing."""
 
-    group: str | None
-    """What the source says belongs together: a style in all its colours; None ties nothing."""
+    group: str | None = None
+    """The source's own group, such as a style in all its colours; None links nothing."""
 
-    digests: tuple[str, ...]
-    """The same for the same pixels, one for each image."""
+    digests: tuple[str, ...] = ()
+    """Of each image's pixels."""
 
-    looks: tuple[int | None, ...]
-    """64 bits for each image; None is a flat image, which is near no other."""
+    hashes: tuple[int | None, ...] = ()
+    """Perceptual hash of each image; None is a flat image, a near-duplicate of no other."""
+
+    split: str | None = None
+    category: str | None = None
+
+    fingerprint: str = ""
+    """The same for rows with the same record, messages and images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ties:
-    """One way of belonging together: rows hold keys, and rows with a key in common are tied.
+class Links:
+    """One kind of link: rows hold keys, and rows with a key in common are linked.
 
     Input:  titles Coat, Shirt, Coat
-    Output: Ties(rows=[0, 1, 2], keys=[0, 1, 0], near=[])
+    Output: Links(rows=[0, 1, 2], keys=[0, 1, 0], near=[])
     """
 
-    rows: Places
-    """A row's place, once for each key that it holds."""
+    rows: Indices
+    """A row's index, once for each key it holds."""
 
-    keys: Places
-    """The keys, numbered from 0 in order of first appearance."""
+    keys: Indices
+    """Numbered from 0 in order of first appearance."""
 
-    near: Places
-    """Pairs of keys that are not equal and tie all the same, of shape (pairs, 2)."""
+    near: Indices
+    """Pairs of different keys that link, too, of shape (pairs, 2)."""
 
-    def first_rows(self) -> Places:
-        """Find the first row of each key."""
+    def first_rows(self) -> Indices:
+        """Return the first row of each key."""
         return self.rows[np.unique(self.keys, return_index=True)[1]]
 
-    def edges(self) -> Places:
-        """Tie the first row of each key to the others of it, and near keys by their first rows."""
+    def edges(self) -> Indices:
+        """Link each key's first row to its others, and near keys by their first rows."""
         firsts = self.first_rows()
         stars = np.stack([firsts[self.keys], self.rows], axis=1)
         return np.concatenate([stars[stars[:, 0] != stars[:, 1]], firsts[self.near]])
 
-    def reached(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Find the rows that hold a key which a chosen row holds too, or one near it.
+    def linked_to(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which rows share a key with a chosen row, or have a key near one of its keys.
 
         Input:  titles Coat, Shirt, Coat; chosen [True, False, False]
         Output: [True, False, True]
@@ -98,232 +103,213 @@ class Ties:
         around = held.copy()
         for one, other in (self.near.T, self.near.T[::-1]):
             around[one[held[other]]] = True
-        reached = np.zeros(len(chosen), dtype=bool)
-        reached[self.rows[around[self.keys]]] = True
-        return reached
+        linked = np.zeros(len(chosen), dtype=bool)
+        linked[self.rows[around[self.keys]]] = True
+        return linked
 
     def count_repeats(self) -> int:
-        """Count the rows that are tied to an earlier one."""
-        edges = self.edges()
-        return len(np.unique(edges.max(axis=1)))
+        """Count the rows that are linked to an earlier one."""
+        return len(np.unique(self.edges().max(axis=1)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """Rows put together, and why."""
+    """The groups of all rows."""
 
     names: tuple[str, ...]
     """The id of each group's first row, in order of first appearance."""
 
-    of: Places
-    """For each row, the place of its group among the names."""
+    of: Indices
+    """For each row, the index of its group in `names`."""
 
     begins: npt.NDArray[np.bool_]
-    """For each row, whether no row before it was tied to it. Each group begins with such a row;
+    """For each row, whether no earlier row is linked to it. Each group begins with such a row;
     another one inside a group began a group of its own, which a later row joined to the first."""
 
-    ties: Mapping[str, Ties]
-    """`same image`, `near image`, `same title`, `same group`."""
+    links: Mapping[str, Links]
+    """`same image`, `near-duplicate image`, `same title`, `same group`."""
 
-    chained: int
-    """Pairs of looks within the tolerance that tie nothing, as they are links of long chains."""
+    cut: int
+    """Near-duplicate pairs that link nothing, as they would join too many groups."""
 
-    def sizes(self) -> Places:
+    def sizes(self) -> Indices:
         """Count the rows of each group."""
         return np.bincount(self.of, minlength=len(self.names))
 
 
-def group_rows(rows: Iterable[Trait], *, tolerance: int = 4) -> Groups:
-    """Put rows together that must not straddle a split.
+def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
+    """Group rows that must not straddle a split.
 
-    The tolerance was chosen with `benchmarks/duplicates.py`. Rows added at the end change no
-    earlier group, save that they may join two of them, or make a chain of more than LONGEST_CHAIN.
+    The tolerance was chosen with `benchmarks/duplicates.py`. Appended rows change no earlier
+    group, except that they may join two of them, or more than MAX_JOINED.
 
     Input:  A (title Coat), B (title Shirt), C (title coat, and the image of D), D (title Hat)
     Output: names ("A", "B"), of [0, 1, 0, 0]
 
     Args:
         rows: In the order of the source.
-        tolerance: How many bits of 64 may differ between the looks of near duplicates.
+        tolerance: Maximum Hamming distance between perceptual hashes of near-duplicates.
 
     Raises:
-        ValueError: The tolerance is not between 0 and LARGEST_TOLERANCE.
+        ValueError: The tolerance is not between 0 and MAX_TOLERANCE.
     """
-    if not 0 <= tolerance <= LARGEST_TOLERANCE:
-        raise ValueError(
-            f"tolerance is {tolerance}; give a number of bits from 0 to {LARGEST_TOLERANCE}"
-        )
-    ids, ties, looks = _read(rows)
-    exact = np.concatenate([each.edges() for each in ties.values()])
-    pairs = near_pairs(looks, tolerance)
-    near = _without_chains(pairs, looks, ties[NEAR_IMAGE], _first_of_each(len(ids), exact))
-    ties[NEAR_IMAGE] = replace(ties[NEAR_IMAGE], near=near)
-    edges = np.concatenate([exact, ties[NEAR_IMAGE].edges()])
+    if not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(f"tolerance is {tolerance}; it must be 0 to {MAX_TOLERANCE} bits")
+    ids, links, hashes = _link(rows)
+    exact = np.concatenate([each.edges() for each in links.values()])
+    pairs = near_pairs(hashes, tolerance)
+    near = _cut_pairs(pairs, hashes, links[NEAR_IMAGE], _first_of_each(len(ids), exact))
+    links[NEAR_IMAGE] = replace(links[NEAR_IMAGE], near=near)
+    edges = np.concatenate([exact, links[NEAR_IMAGE].edges()])
     begins = np.ones(len(ids), dtype=bool)
     begins[edges.max(axis=1)] = False
     firsts, of = np.unique(_first_of_each(len(ids), edges), return_inverse=True)
     names = tuple(ids[first] for first in firsts)
-    return Groups(names=names, of=of, begins=begins, ties=ties, chained=len(pairs) - len(near))
+    return Groups(names=names, of=of, begins=begins, links=links, cut=len(pairs) - len(near))
 
 
-def _read(rows: Iterable[Trait]) -> tuple[list[str], dict[str, Ties], Looks]:
-    """Turn rows into numbers, holding none of them; the keys of near images are equal looks."""
+def _link(rows: Iterable[RowKeys]) -> tuple[list[str], dict[str, Links], Hashes]:
+    """Reduce rows to ids, links by equal keys, and the distinct perceptual hashes."""
     ids: list[str] = []
-    images, looks, titles, groups = (_Keys() for _ in range(4))
+    kinds = (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP)
+    held = {kind: (array("I"), array("Q")) for kind in kinds}  # twelve bytes for each key of a row
     last = -1
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         assert row.number > last, f"row {row.number} comes after row {last}"
         last = row.number
         ids.append(row.id)
-        for digest in row.digests:
-            images.add(place, hash_bits(digest))
-        for look in row.looks:
-            if look is not None:
-                looks.add(place, look)
-        for keys, text in ((titles, _normal(row.title)), (groups, (row.group or "").strip())):
-            if text.casefold() not in _SAYS_NOTHING:
-                keys.add(place, hash_bits(text))
-    near, values = looks.ties()
-    ties = {
-        SAME_IMAGE: images.ties()[0],
-        NEAR_IMAGE: near,
-        SAME_TITLE: titles.ties()[0],
-        SAME_GROUP: groups.ties()[0],
-    }
-    return ids, ties, values
+        texts = {SAME_TITLE: _normalise(row.title), SAME_GROUP: (row.group or "").strip()}
+        keys = {
+            SAME_IMAGE: [hash_bits(digest) for digest in row.digests],
+            NEAR_IMAGE: [value for value in row.hashes if value is not None],
+            **{k: [hash_bits(t)] for k, t in texts.items() if t.casefold() not in _PLACEHOLDERS},
+        }
+        for kind, values in keys.items():
+            held[kind][0].extend([index] * len(values))
+            held[kind][1].extend(values)
+    linked = {kind: _number_keys(*pair) for kind, pair in held.items()}
+    return ids, {kind: links for kind, (links, _) in linked.items()}, linked[NEAR_IMAGE][1]
 
 
-def _without_chains(pairs: Places, looks: Looks, near: Ties, first: Places) -> Places:
-    """Drop the loosest pairs of looks wherever they chain too many groups together.
+def _number_keys(rows: "array[int]", keys: "array[int]") -> tuple[Links, Hashes]:
+    """Number keys in order of first appearance; return the distinct keys in that order, too."""
+    values, firsts, numbers = np.unique(
+        np.array(keys, dtype=np.uint64), return_index=True, return_inverse=True
+    )
+    order = np.argsort(firsts)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    near = np.empty((0, 2), dtype=np.int64)
+    return Links(rows=np.array(rows, dtype=np.int64), keys=rank[numbers], near=near), values[order]
 
-    In a chain that is too long, pairs that differ in the full tolerance are dropped, then, where it
-    still is too long, those that differ in one bit less, and so on.
+
+def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> Indices:
+    """Drop the most distant pairs of hashes wherever they join too many groups.
+
+    Where more than MAX_JOINED groups are joined, pairs at the full tolerance are dropped, then, if
+    it is still too many, those at one bit less, and so on.
 
     Args:
-        pairs: Near looks.
-        looks: What the pairs are places in.
-        near: Which rows hold which look.
-        first: The first row of each row's group, as all but near pairs make them.
+        pairs: Indices of near hashes.
+        hashes: The hashes.
+        near: Which rows hold which hash.
+        first: The first row of each row's group by all other links.
     """
     begins = np.flatnonzero(first == np.arange(len(first)))
     ends = first[near.first_rows()[pairs]]
-    apart = np.bitwise_count(looks[pairs[:, 0]] ^ looks[pairs[:, 1]])
-    for allowed in range(int(apart.max(initial=1)) - 1, -1, -1):
+    distance = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+    for allowed in range(int(distance.max(initial=1)) - 1, -1, -1):
         whole = _first_of_each(len(first), ends)
         joined = np.bincount(whole[begins], minlength=len(first))
-        kept = (joined[whole[ends[:, 0]]] <= LONGEST_CHAIN) | (apart <= allowed)
-        pairs, ends, apart = pairs[kept], ends[kept], apart[kept]
+        kept = (joined[whole[ends[:, 0]]] <= MAX_JOINED) | (distance <= allowed)
+        pairs, ends, distance = pairs[kept], ends[kept], distance[kept]
     return pairs
 
 
-class _Keys:
-    """Gathers (row, key) pairs in twelve bytes each."""
+def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
+    """Find all pairs of different hashes within a Hamming distance, without comparing all pairs.
 
-    def __init__(self) -> None:
-        self._rows, self._keys = array("I"), array("Q")
-
-    def add(self, row: int, key: int) -> None:
-        self._rows.append(row)
-        self._keys.append(key)
-
-    def ties(self) -> tuple[Ties, Looks]:
-        """Number the keys in order of first appearance; give them beside, in that order."""
-        rows = np.array(self._rows, dtype=np.int64)
-        values, firsts, keys = np.unique(
-            np.array(self._keys, dtype=np.uint64), return_index=True, return_inverse=True
-        )
-        order = np.argsort(firsts)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        near = np.empty((0, 2), dtype=np.int64)
-        return Ties(rows=rows, keys=rank[keys], near=near), values[order]
-
-
-def near_pairs(looks: Looks, tolerance: int) -> Places:
-    """Find all pairs of different looks that differ in few bits, without comparing all with all.
-
-    The bits are dealt into some bands more than may differ: two near looks are then equal in as
-    many bands as there are more, in one choice of them or another (the pigeonhole principle). For
-    each choice, only looks that are equal in it are compared.
+    The bits are dealt into a few bands more than may differ: two near hashes are then equal in as
+    many bands as there are more (the pigeonhole principle). For each choice of such bands, only
+    hashes that are equal in it are compared.
 
     Input:  [0b0000, 0b0001, 0b1111], tolerance=1
     Output: [[0, 1]]
 
     Args:
-        looks: All different.
+        hashes: All different.
         tolerance: How many bits may differ.
 
     Returns:
-        Pairs of places, the smaller first, sorted, of shape (pairs, 2).
+        Pairs of indices, the smaller first, sorted, of shape (pairs, 2).
     """
     found = [np.empty(0, dtype=np.int64)]
-    for mask in _masks(len(looks), tolerance):
-        ones, others = _close_in(looks, mask, tolerance)
-        found.append(np.minimum(ones, others) * len(looks) + np.maximum(ones, others))
-        if sum(map(len, found)) > len(looks):
+    for mask in _masks(len(hashes), tolerance):
+        ones, others = _near_in_buckets(hashes, mask, tolerance)
+        found.append(np.minimum(ones, others) * len(hashes) + np.maximum(ones, others))
+        if sum(map(len, found)) > len(hashes):
             found = [np.unique(np.concatenate(found))]
     pairs = np.unique(np.concatenate(found))
-    return np.stack(np.divmod(pairs, max(len(looks), 1)), axis=1)
+    return np.stack(np.divmod(pairs, max(len(hashes), 1)), axis=1)
 
 
 def _masks(count: int, tolerance: int) -> Iterator[np.uint64]:
-    """Choose bits such that near looks are equal in at least one of the choices.
+    """Yield masks so that near hashes are equal under at least one of them.
 
-    Input:  1,000,000 looks, tolerance=4
+    Input:  1,000,000 hashes, tolerance=4
     Output: 15 masks of 20 to 22 bits: two of six bands, each of every sixth bit
     """
     if not tolerance:
         return
     equal = 1
-    # With about as many buckets as looks, a bucket holds a handful.
+    # With about as many buckets as hashes, a bucket holds a handful.
     while 64 * equal / (tolerance + equal) < math.log2(count + 1) and equal < 4:
         equal += 1
     bands = [
         sum(1 << bit for bit in range(first, 64, tolerance + equal))
         for first in range(tolerance + equal)
     ]
-    for chosen in itertools.combinations(bands, equal):
-        yield np.uint64(sum(chosen))
+    yield from (np.uint64(sum(chosen)) for chosen in itertools.combinations(bands, equal))
 
 
-def _close_in(looks: Looks, mask: np.uint64, tolerance: int) -> tuple[Places, Places]:
-    """Compare the looks that are equal under a mask, each with those that follow it."""
-    masked = looks & mask
-    order = np.argsort(masked, kind="stable")
-    masked, looks = masked[order], looks[order]
-    ones, others = [], []
-    left = np.arange(len(looks))
-    for step in range(1, CROWD + 1):
-        left = left[left + step < len(looks)]
+def _near_in_buckets(hashes: Hashes, mask: np.uint64, tolerance: int) -> tuple[Indices, Indices]:
+    """Compare hashes that are equal under a mask, each with those that follow it."""
+    order = np.argsort(hashes & mask, kind="stable")
+    hashes = hashes[order]
+    masked = hashes & mask
+    ones, others = [order[:0]], [order[:0]]
+    left = np.arange(len(hashes))
+    for step in range(1, MAX_COMPARISONS + 1):
+        left = left[left + step < len(hashes)]
         left = left[masked[left] == masked[left + step]]
         if not len(left):
             break
-        near = left[np.bitwise_count(looks[left] ^ looks[left + step]) <= tolerance]
+        near = left[np.bitwise_count(hashes[left] ^ hashes[left + step]) <= tolerance]
         ones.append(order[near])
         others.append(order[near + step])
-    nothing = [np.empty(0, dtype=np.int64)]
-    return np.concatenate(ones or nothing), np.concatenate(others or nothing)
+    return np.concatenate(ones), np.concatenate(others)
 
 
-def _first_of_each(count: int, edges: Places) -> Places:
-    """Find the first row of each row's group: connected components, by hooking and shortcutting.
+def _first_of_each(count: int, edges: Indices) -> Indices:
+    """Return the first row of each row's connected component.
 
     Input:  5 rows, edges (0, 2), (2, 3)
     Output: [0, 1, 0, 0, 4]
     """
-    first = np.arange(count)
-    while len(edges):
-        ends = np.sort(first[edges], axis=1)
-        edges = ends[ends[:, 0] != ends[:, 1]]
-        # Each group's first hooks to the smallest that it is tied to; then all look up theirs.
-        np.minimum.at(first, edges[:, 1], edges[:, 0])
-        while not np.array_equal(above := first[first], first):
-            first = above
+    from scipy.sparse import coo_matrix  # here, as importing it takes 0.1 s
+    from scipy.sparse.csgraph import connected_components
+
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    ones, others = edges.T
+    graph = coo_matrix((np.ones(len(edges), dtype=bool), (ones, others)), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    first: Indices = np.unique(label, return_index=True)[1][label]
     return first
 
 
-def _normal(title: str | None) -> str:
-    """Write a title as it is compared.
+def _normalise(title: str | None) -> str:
+    """Normalise a title for comparison.
 
     Input:  "  Trench  COAT", "Ｔrench coat"
     Output: "trench coat", "trench coat"
@@ -331,6 +317,10 @@ def _normal(title: str | None) -> str:
     return " ".join(unicodedata.normalize("NFKC", title or "").casefold().split())
 
 
-# What exports write where there is nothing: thousands of rows share it and nothing else.
-_SAYS_NOTHING = {"", "-", "--", "?", "n.a.", "n/a", "na", "nan", "nil", "none", "null", "unknown"}
-_SAYS_NOTHING |= {"untitled", "no title", "tbd", "tba"}
+# What exports write into empty cells: thousands of rows share it and nothing else.
+_PLACEHOLDERS = frozenset(
+    {
+        *("", "-", "--", "?", "n.a.", "n/a", "na", "nan", "nil", "none", "null", "unknown"),
+        *("untitled", "no title", "tbd", "tba"),
+    }
+)

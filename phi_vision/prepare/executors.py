@@ -1,7 +1,6 @@
-"""ENGINES: where cleaning is computed. The same function over the same chunks, in the same order.
+"""EXECUTORS: map a function over chunks, in processes of this machine or with Ray Data.
 
-An engine gives results back in the order of the chunks and never holds more than a bounded number
-of them, whatever the size of the catalog.
+Results come in the order of the chunks, and only a bounded number of chunks is held at a time.
 """
 
 import itertools
@@ -14,66 +13,66 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
 
-WORTH_PROCESSES = 8
-"""Chunks; fewer are done before processes have started."""
+MIN_CHUNKS = 8
+"""Fewer are done before processes have started."""
 
 WINDOW_PER_WORKER = 3
-"""Chunks under way for each process: one at work, one ready, one done and not yet taken."""
+"""Chunks per process: one in progress, one waiting, one done and not yet yielded."""
 
 RAY_WINDOW = 64
 """Chunks in one Ray Data pipeline: starting one takes about a second, holding one takes memory."""
 
 
 def run_locally(
-    work: Callable[[Given], Made],
-    chunks: Iterable[Given],
+    function: Callable[[Chunk], Result],
+    chunks: Iterable[Chunk],
     *,
     workers: int | None = None,
     address: str | None = None,
-) -> Iterator[Made]:
+) -> Iterator[Result]:
     """Compute in processes of this machine.
 
     Args:
-        work: A function of a module, or a partial of one: it travels to the processes.
-        chunks: What it is called with, one after the other.
-        workers: Processes; as many as there are cores by default. 0 computes in this one.
-        address: Must be None; there is no cluster here.
+        function: Picklable: a function of a module, or a partial of one.
+        chunks: Its arguments.
+        workers: Processes; one for each core by default. 0 computes in this process.
+        address: Must be None: there is no cluster here.
 
     Raises:
         ValueError: An address is given.
     """
     if address is not None:
-        raise ValueError(f"there is no cluster at {address} for this engine; use --engine ray")
+        raise ValueError(f"this engine has no cluster at {address}; use --engine ray")
     count = os.cpu_count() or 1 if workers is None else workers
     remaining = iter(chunks)
-    first = list(itertools.islice(remaining, WORTH_PROCESSES))
-    if count == 0 or len(first) < WORTH_PROCESSES:
-        yield from map(work, itertools.chain(first, remaining))
+    first = list(itertools.islice(remaining, MIN_CHUNKS))
+    if count == 0 or len(first) < MIN_CHUNKS:
+        yield from map(function, itertools.chain(first, remaining))
         return
-    under_way: deque[Future[Made]] = deque()
+    pending: deque[Future[Result]] = deque()
     # Spawned, not forked: this process may hold threads (downloads, progress bars).
-    spawned = get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawned, initializer=_end_with_parent) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_exit_with_parent) as pool:
         try:
             for chunk in itertools.chain(first, remaining):
-                under_way.append(pool.submit(work, chunk))
-                if len(under_way) > WINDOW_PER_WORKER * count:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(function, chunk))
+                if len(pending) > WINDOW_PER_WORKER * count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let a process of the pool die when this one is killed; it would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """End a process of the pool when this one is killed; it would wait for work forever."""
 
     def watch() -> None:
         parent = parent_process()
-        assert parent is not None, "only processes that were spawned are watched"
+        assert parent is not None, "only spawned processes are watched"
         parent.join()
         os._exit(1)
 
@@ -81,21 +80,21 @@ def _end_with_parent() -> None:
 
 
 def run_on_ray(
-    work: Callable[[Given], Made],
-    chunks: Iterable[Given],
+    function: Callable[[Chunk], Result],
+    chunks: Iterable[Chunk],
     *,
     workers: int | None = None,
     address: str | None = None,
-) -> Iterator[Made]:
-    """Compute with Ray Data, on this machine or on the cluster at an address.
+) -> Iterator[Result]:
+    """Compute with Ray Data, on this machine or on a cluster.
 
-    Chunks travel with their images, so the cluster's machines need to see neither the source nor
-    the folder written to.
+    Chunks travel with their images, so the cluster's machines need access to neither the source
+    nor the output folder.
 
     Args:
-        work: As for `run_locally`.
+        function: As for `run_locally`.
         chunks: As for `run_locally`.
-        workers: Chunks worked on at once; as many as Ray has cores for by default.
+        workers: Chunks in progress at once; as many as Ray has cores for by default.
         address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
 
     Raises:
@@ -105,18 +104,17 @@ def run_on_ray(
     with open_ray(address) as ray:
         while window := list(itertools.islice(remaining, RAY_WINDOW)):
             # One block for each chunk, as a block is what one task works on.
-            given = ray.data.from_items(
-                [{"place": place, "chunk": chunk} for place, chunk in enumerate(window)],
+            items = ray.data.from_items(
+                [{"index": index, "chunk": chunk} for index, chunk in enumerate(window)],
                 override_num_blocks=len(window),
             )
-            made = given.map(_WorkOnRow(work), concurrency=workers)
-            rows = sorted(made.iter_rows(), key=lambda row: row["place"])
-            yield from (row["made"] for row in rows)
+            results = items.map(_OnRayRow(function), concurrency=workers).iter_rows()
+            yield from (row["result"] for row in sorted(results, key=lambda row: row["index"]))
 
 
 @contextmanager
 def open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
-    """Give Ray, started or connected to; what was not running before is left again.
+    """Yield Ray, started or connected to, and shut it down unless it was running before.
 
     Args:
         address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
@@ -143,15 +141,13 @@ def open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
             ray.shutdown()
 
 
-class _WorkOnRow:
-    """Calls `work` on the chunk of a Ray Data row; keeps its place."""
+class _OnRayRow:
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        self.function = function
 
-    def __init__(self, work: Callable[[Given], Made]) -> None:
-        self.work = work
-
-    def __call__(self, row: dict[str, object]) -> dict[str, object]:
-        return {"place": row["place"], "made": self.work(row["chunk"])}  # type: ignore[arg-type]
+    def __call__(self, row: dict[str, Any]) -> dict[str, object]:
+        return {"index": row["index"], "result": self.function(row["chunk"])}
 
 
-ENGINES = {"local": run_locally, "ray": run_on_ray}
-"""Name -> engine."""
+EXECUTORS = {"local": run_locally, "ray": run_on_ray}
+"""Value of `--engine` -> executor."""

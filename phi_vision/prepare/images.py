@@ -1,7 +1,6 @@
-"""One image of a row: opened safely, made plain, and described for finding duplicates.
+"""Clean one image: decode it safely, normalise it, and hash it for finding duplicates.
 
-Bytes become an image that every reader decodes alike. Where the bytes come from is another matter
-(`references.py`, `download.py`), and so is what counts as a duplicate (`duplicates.py`).
+The result decodes alike everywhere: RGB or grey, upright, opaque, sRGB, one frame.
 """
 
 import io
@@ -18,96 +17,111 @@ _JPEG_SIDE = 65_500
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's other readers are for icons, games and science, or start a PostScript interpreter.
-_KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
-# What browsers show, so that whoever opens the dataset sees its images.
+_KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # as shown by browsers
+_MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+_MAX_SCANS = 200  # of a progressive JPEG; about ten are usual
+_MAX_ROUNDING = 3  # levels of 256 by which small sRGB profiles change colours
+
+_PLAIN_MODES = {
+    "P": ("RGB", "palette to RGB"),
+    "1": ("L", "black and white to grey"),
+    "YCbCr": ("RGB", "YCbCr to RGB"),
+}
+
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> its inverse (EXIF 2.32, tag 274)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRules:
-    """Which images are taken, and how large they may stay."""
+    """Which images are accepted, and how large they may stay."""
 
     max_pixels: int = 100_000_000
-    """Larger images are refused from their header, before anything is decoded: 100 million
-    pixels take 300 MB."""
+    """Larger images are rejected by their header, before decoding: 100 million pixels take
+    300 MB."""
 
     longest_side: int = 2016
-    """Larger images are scaled down to this: six crops of 336 pixels, more than the model looks
-    at in its usual settings."""
+    """Larger images are scaled down to this: six crops of 336 pixels, more than the model uses in
+    its usual settings."""
 
     max_aspect: float = 8.0
-    """Longer side through shorter side: beyond it an image is a banner or a rule, no product."""
+    """Longer side divided by shorter side: beyond it an image is a banner, not a product."""
 
     min_side: int = 28
-    """Smaller images are icons and counting pixels: 28 pixels are two patches of the model."""
+    """Smaller images are icons and tracking pixels: 28 pixels are two patches of the model."""
 
     quality: int = 95
-    """Of the JPEG that a changed image is written as, its colours not subsampled."""
+    """Of the JPEG of a changed image, without chroma subsampling."""
 
     def __post_init__(self) -> None:
-        """Refuse rules that could not take effect."""
-        # Pillow itself refuses more than twice its own limit, which is not ours to move.
+        """Check that the rules can take effect."""
+        # Pillow itself rejects more than twice its own limit, which is global.
         most = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
         problem = None
         if not 1 <= self.max_pixels <= most:
-            problem = f"max_pixels is {self.max_pixels}; give 1 to {most}"
+            problem = f"max_pixels is {self.max_pixels}; it must be 1 to {most}"
         elif not 1 <= self.min_side <= self.longest_side <= _JPEG_SIDE:
             problem = (
-                f"min_side is {self.min_side} and longest_side {self.longest_side}; give "
-                f"1 to {_JPEG_SIDE}, the largest that JPEG can hold, and the smaller one first"
+                f"min_side is {self.min_side} and longest_side {self.longest_side}; they must be "
+                f"1 to {_JPEG_SIDE}, the maximum of JPEG, and min_side the smaller one"
             )
         elif not self.max_aspect >= 1:
-            problem = f"max_aspect is {self.max_aspect}; give at least 1, which is a square"
+            problem = f"max_aspect is {self.max_aspect}; it must be at least 1, which is a square"
         elif not 1 <= self.quality <= 100:
-            problem = f"quality is {self.quality}; give 1 to 100"
+            problem = f"quality is {self.quality}; it must be 1 to 100"
         if problem:
-            raise ValueError(f"the rules for images cannot be used: {problem}")
+            raise ValueError(f"invalid image rules: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanImage:
-    """An image as the dataset keeps it: RGB or grey, upright, one frame, nothing see-through."""
+    """An image of the dataset: RGB or grey, upright, opaque, one frame."""
 
     encoded: bytes
-    """The file as it came where nothing had to change, else a JPEG."""
+    """The original file where nothing had to change, else a JPEG."""
 
     width: int
-    """In pixels, as an upright viewer sees it."""
-
     height: int
-    """In pixels."""
 
     digest: str
-    """SHA-256 of size and RGB pixels before they are written: the same for the same pixels in two
-    kinds of file."""
+    """SHA-256 of size and RGB pixels before encoding: the same in two file formats."""
 
-    look: int | None
-    """Perceptual hash: 64 bits that stay nearly the same when an image is scaled or re-encoded.
-    None where there is nothing to tell it by."""
+    perceptual_hash: int | None
+    """64 bits that stay nearly the same when an image is scaled or re-encoded; None for a flat
+    image."""
 
     changes: tuple[str, ...]
-    """What was done, in order, empty where the file was kept: `turned by EXIF`, `CMYK to RGB`."""
+    """In order, empty where the file was kept: `turned by EXIF`, `CMYK to RGB`."""
 
 
 def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
-    """Make one image plain: upright, RGB or grey, opaque, sRGB, its first frame, not too large.
+    """Convert an image to upright, opaque sRGB or grey, its first frame, not too large.
 
     A JPEG, PNG or WebP file that already is all of this is kept byte for byte; everything else is
-    written as JPEG. The content decides what a file is, never its name.
+    written as JPEG. The format is detected from the content, never from a name.
 
     Input:  a JPEG of 4000×3000 pixels whose EXIF says "turned by 90°"
     Output: a JPEG of 1512×2016 pixels, changes ("turned by EXIF", "scaled down")
 
     Raises:
-        ValueError: The image is empty, of no known kind, damaged, too large, too small or too
+        ValueError: The image is empty, of an unknown format, damaged, too large, too small or too
             narrow. The message begins with a short reason that is the same for all of its kind,
             then a colon.
     """
-    # Pillow warns of odd metadata, which is no row's fault, and of images larger than it likes,
-    # which is the rules' to say.
+    # Pillow warns of odd metadata, and of large images, which the rules check.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         source = _decode(encoded, rules)
-        image, changes = _plain(source, rules)
+        image, changes = _normalise(source, rules)
     format = str(source.format)
     if format not in _KEPT_FORMATS:
         changes.append(f"{format} to JPEG")
@@ -119,17 +133,17 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
         width=image.width,
         height=image.height,
         digest=pixel_digest(rgb),
-        look=perceptual_hash(rgb),
+        perceptual_hash=perceptual_hash(rgb),
         changes=tuple(changes),
     )
 
 
 def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
-    """Open an image, judge it by its header, and only then decode its first frame."""
+    """Open an image, check its header, and only then decode its first frame."""
     if not encoded:
-        raise ValueError("empty image: found 0 bytes; put the image there or leave it out")
-    # Decoders fail in their own ways (OSError, SyntaxError, EOFError, struct.error, ...), and for
-    # the user they are one thing: the image is damaged. Only memory is not the image's fault.
+        raise ValueError("empty image: found 0 bytes; add the image or leave it out")
+    # Decoders raise anything (OSError, SyntaxError, EOFError, struct.error, ...); for the user the
+    # image is damaged. Only memory is not the image's fault.
     try:
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     except MemoryError:
@@ -141,10 +155,10 @@ def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
     except Exception as error:
         raise ValueError(_damaged(encoded, error)) from error
     _check_header(image, rules)
-    if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > _MOST_SCANS:
+    if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > _MAX_SCANS:
         raise ValueError(
-            f"too many scans: a JPEG of {len(encoded)} bytes draws itself more than {_MOST_SCANS} "
-            "times over, which takes minutes; save it again"
+            f"too many scans: a JPEG of {len(encoded)} bytes has more than {_MAX_SCANS} scans, "
+            "which take minutes; save it again"
         )
     try:
         image.load()
@@ -162,36 +176,35 @@ def _check_header(image: Image.Image, rules: ImageRules) -> None:
         raise ValueError(_too_many_pixels(f"{width}×{height} pixels", rules))
     if shorter < 1 or longer > rules.max_aspect * shorter:
         raise ValueError(
-            f"too narrow: found {width}×{height} pixels, at most {rules.max_aspect:g} times as "
-            "long as wide are taken; cut the image or raise the aspect"
+            f"too narrow: found {width}×{height} pixels, the maximum aspect ratio is "
+            f"{rules.max_aspect:g}; crop the image"
         )
     if shorter < rules.min_side:
         raise ValueError(
-            f"too small: found {width}×{height} pixels, at least {rules.min_side} on each side are "
-            "needed; give a larger image"
+            f"too small: found {width}×{height} pixels, the minimum is {rules.min_side} on each "
+            "side; give a larger image"
         )
 
 
 def _too_many_pixels(found: str, rules: ImageRules) -> str:
     return (
-        f"too many pixels: found {found}, at most {rules.max_pixels} are decoded; give a smaller "
-        "image"
+        f"too many pixels: found {found}, the maximum is {rules.max_pixels}; give a smaller image"
     )
 
 
 def _damaged(encoded: bytes, error: Exception) -> str:
     reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
-    return f"{reason}: {len(encoded)} bytes cannot be decoded ({error}); fetch or save it again"
+    return f"{reason}: {len(encoded)} bytes cannot be decoded ({error}); download or save it again"
 
 
 def _unknown(encoded: bytes) -> str:
-    if encoded.startswith(_IMAGE_MARKS) or encoded[8:12] == b"WEBP":
-        return f"damaged image: {len(encoded)} bytes break off in the header; fetch it again"
-    return f"not an image: found {_kind_of(encoded)}; give a JPEG, PNG or WebP file"
+    if encoded.startswith(_MAGIC_BYTES) or encoded[8:12] == b"WEBP":
+        return f"damaged image: {len(encoded)} bytes end in the header; download it again"
+    return f"not an image: found {_describe_content(encoded)}; give a JPEG, PNG or WebP file"
 
 
-def _kind_of(encoded: bytes) -> str:
-    """Say what a file that is no image seems to be.
+def _describe_content(encoded: bytes) -> str:
+    """Describe a file that is not an image.
 
     Input:  b"<!DOCTYPE html><html>…", b"%PDF-1.7…"
     Output: "an HTML page", "a PDF"
@@ -208,12 +221,12 @@ def _kind_of(encoded: bytes) -> str:
     return next(named, f"{len(encoded)} bytes that begin with {encoded[:8]!r}")
 
 
-def _plain(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, list[str]]:
-    """Make a decoded image RGB or grey, upright and not too large; say what that took."""
+def _normalise(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, list[str]]:
+    """Return a decoded image as RGB or grey, upright and not too large, with the changes."""
     image, changes = _opaque(source)
     orientation = _orientation(source)
     if orientation is None:
-        # Written again without it: others who open the file would stumble over it.
+        # Encoded again without it: other readers may fail on it.
         changes.append("broken EXIF dropped")
     elif orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
@@ -223,8 +236,8 @@ def _plain(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, list[st
         width, height = (max(1, round(side * rules.longest_side / longest)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         changes.append("scaled down")
-    # A JPEG's further images (MPO: depth, a second eye) are seen by no reader that does not ask
-    # for them. Others are tried last: looking for the second frame forgets the first.
+    # A JPEG's further images (MPO: depth, a second eye) are ignored by readers. Others are tried
+    # last: seeking the second frame loses the first.
     if image is source:
         image = source.copy()
     if source.format != "MPO" and _has_more_frames(source):
@@ -233,7 +246,7 @@ def _plain(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, list[st
 
 
 def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Bring any mode to RGB or grey in sRGB, alpha laid over white.
+    """Convert any mode to RGB or grey in sRGB, alpha over white.
 
     Input:  a palette image with a transparent entry, beside a profile "Adobe RGB"
     Output: an RGB image, ["alpha over white", "colour profile to sRGB"]
@@ -256,8 +269,8 @@ def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
         changes.append(change)
     elif image.mode not in ("L", "RGB", "CMYK"):
         raise ValueError(
-            f"unknown pixel values: found Pillow's mode {image.mode!r}, whose range of brightness "
-            "is not known; save the image as RGB with 8 bits"
+            f"unknown pixel values: found Pillow's mode {image.mode!r}, whose value range is not "
+            "known; save the image as RGB with 8 bits"
         )
     transform = _to_srgb(source.info.get("icc_profile"), image.mode)
     if transform is not None:
@@ -272,7 +285,7 @@ def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
 
 @lru_cache(maxsize=64)  # a catalog has a few profiles and many images
 def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Prepare the way from a profile's colours to sRGB; None where it would change nothing."""
+    """Build the transform from a colour profile to sRGB; None where it would change nothing."""
     if not isinstance(profile, bytes) or not profile:
         return None
     try:
@@ -285,21 +298,21 @@ def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        # Unreadable, or meant for other channels than the image has: browsers ignore it too.
+        # Unreadable, or for other channels than the image has: browsers ignore it, too.
         return None
     if mode == "CMYK":
         return transform
-    # Many files name sRGB in their own words (or write it roughly): what it does to colours counts.
+    # Many profiles are sRGB under another name or rounded: the effect on colours decides.
     steps = np.linspace(0, 255, 5).astype(np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(5, 25, 3)
     probe = Image.fromarray(cube).convert(mode)
     after = np.asarray(transform.apply(probe)).astype(int)
     before = np.asarray(probe.convert("RGB")).astype(int)
-    return transform if np.abs(after - before).max() > _INVISIBLE else None
+    return transform if np.abs(after - before).max() > _MAX_ROUNDING else None
 
 
 def _orientation(image: Image.Image) -> object | None:
-    """The EXIF orientation, 1 where there is none, None where the EXIF data cannot be read."""
+    """Return the EXIF orientation, 1 where there is none, None where EXIF cannot be read."""
     try:
         orientation: object = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # struct.error, SyntaxError, ValueError, ...: as it is with decoders
@@ -321,26 +334,3 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=0, comment=b"")
     return buffer.getvalue()
-
-
-_IMAGE_MARKS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-
-_MOST_SCANS = 200  # of a progressive JPEG; about ten are usual, a preview and a lens map aside
-_INVISIBLE = 3  # levels of 256: the rounding of small sRGB profiles stays below
-
-_PLAIN_MODES = {
-    "P": ("RGB", "palette to RGB"),
-    "1": ("L", "black and white to grey"),
-    "YCbCr": ("RGB", "YCbCr to RGB"),
-}
-
-_TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what undoes it (EXIF 2.32, tag 274)."""

@@ -1,14 +1,14 @@
-"""Any catalog -> a clean dataset of Samples, and what became of every row.
+"""Prepare a catalog: read, fetch, clean, group, split and write it, and account for every row.
 
-    source -> images at hand -> cleaned (by an engine) -> staged -> grouped -> split -> written
+    source -> rows with images -> cleaned (by an executor) -> stage -> groups -> splits -> shards
 
-Rows are read once into a stage on disk; groups and splits need all of them and are found from the
-little that stays in memory. The folder appears complete or not at all. Run it with
-`phi-vision prepare SOURCE --out DIR`.
+Rows are read once into a stage on disk; groups and splits need all of them and are computed from
+the little that stays in memory. Run it with `phi-vision prepare SOURCE --out DIR`.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,29 +20,34 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
-from phi_vision.io.atomic import atomic_folder, recover, same_content
+from phi_vision.io.atomic import atomic_folder, recover, same_content, write_text
 from phi_vision.io.http import RetryPolicy
-from phi_vision.prepare.assignment import Repeat, Verdict, judge, source_splits
-from phi_vision.prepare.cleaning import RawRow, Rejected, clean_chunk
-from phi_vision.prepare.data_card import Shown, as_html, as_markdown
-from phi_vision.prepare.executors import ENGINES
-from phi_vision.prepare.fetch import Fetched, Limits
-from phi_vision.prepare.gathering import gather, prefetch
+from phi_vision.prepare.cleaning import LoadedRow, RejectedRow, clean_chunk
+from phi_vision.prepare.columns import Columns, image_cells
+from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
+from phi_vision.prepare.executors import EXECUTORS
+from phi_vision.prepare.fetch import Fetched, Limits, fetch
+from phi_vision.prepare.image_references import read_reference, url_of
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prices import DecimalMark
-from phi_vision.prepare.schema import Rules, find_rules
-from phi_vision.prepare.shards import Layout, RejectedRows, Shards
+from phi_vision.prepare.schema import Schema, find_schema
+from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.rows import Source, UnreadableRow
-from phi_vision.prepare.staging import Stage, Staged
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
+from phi_vision.prepare.splits import Assignment, Duplicate, assign_rows, source_splits
 
-SHOWN = 24
-"""Samples imaged on the card, evenly spread over the dataset."""
+CHUNK = 32
+"""Rows cleaned at once: a tenth of a second of work, and a few megabytes."""
+
+CARD_IMAGES = 24
+"""Samples shown on the card, evenly spread over the dataset."""
 
 DECIMAL_MARKS: dict[str, DecimalMark] = {"point": ".", "comma": ","}
 
 MANIFEST = "prepared.json"
-"""The facts of a prepared dataset; a folder that has it may be replaced by another run."""
+"""Metadata of a prepared dataset; a folder that has it may be replaced by another run."""
+
+Chunks = Iterator[list[LoadedRow | UnreadableRow]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +58,10 @@ class PrepareConfig:
     """Folder to write; one that an earlier run wrote is replaced."""
 
     kind: str | None = None
-    """What the source is, where its name and content do not tell."""
+    """Format of the source; by default detected from its name and content."""
 
     split: str | None = None
-    """Part of the source to read, where it has several; all by default."""
+    """Split of the source to read; all by default."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
@@ -65,46 +70,45 @@ class PrepareConfig:
     """Read a hub dataset without storing it here first."""
 
     map: tuple[str, ...] = ()
-    """Which column is what, as PART=COLUMN: image, id, group, split, messages or a field of the
-    record; the others are guessed, and the guess is shown."""
+    """Columns, as PART=COLUMN: image, id, group, split, messages or a field of the record; the
+    others are guessed, and the guess is shown."""
 
     template: str | None = None
-    """Wording of question and answer: a name or a YAML file. Its fields are those a record must
-    have. By default `product`, or a plain one over the fields that were found."""
+    """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
+    or a plain one over the fields that were found."""
 
     validation: float = 0.1
-    """Share of the samples set aside to watch the training."""
+    """Fraction of samples in the validation split, which is evaluated during training."""
 
     test: float = 0.1
-    """Share of the samples set aside for the last judgement."""
+    """Fraction of samples in the test split."""
 
     resplit: bool = False
-    """Split anew: ignore the source's own parts, and where an earlier run put things."""
+    """Split again: ignore the source's own splits and those of an earlier run."""
 
     seed: int = 0
-    """Decides the split."""
+    """Seed of the splits."""
 
     tolerance: int = 4
-    """Bits of 64 in which two images' looks may differ and still be near duplicates."""
+    """Maximum Hamming distance (of 64 bits) between perceptual hashes of near-duplicates."""
 
     decimal: Literal["point", "comma"] | None = None
-    """What 1.234 means in this source; by default what its other prices tell."""
+    """Decimal mark of an ambiguous price such as 1.234; by default guessed from the others."""
 
     longest_side: int = ImageRules.longest_side
-    """Larger images are scaled down to this, in pixels: six crops of 336 are all the model can
-    look at."""
+    """Larger images are scaled down to this, in pixels: six crops of 336, the model's maximum."""
 
     downloads: Path | None = None
-    """Where fetched images are kept, so that nothing is fetched twice; beside OUT by default."""
+    """Cache of downloaded images; beside OUT by default."""
 
     allow_private_addresses: bool = False
-    """Also fetch from this machine and its network."""
+    """Also download from this machine and its network."""
 
     per_host: int = Limits.per_host
-    """Images fetched from one host at a time."""
+    """Parallel downloads from one host."""
 
     retries: int = RetryPolicy.retries
-    """Further attempts where a host is busy or cannot be reached."""
+    """Retries where a host is busy or cannot be reached."""
 
     engine: Literal["local", "ray"] = "local"
     """Where images are cleaned: processes of this machine, or Ray Data."""
@@ -116,69 +120,75 @@ class PrepareConfig:
     """Processes that clean images; one for each core by default."""
 
     shard_size: int = 256
-    """Size in MB at which a Parquet file is closed and the next begun."""
+    """Maximum size in MB of a Parquet file, approximately."""
 
     license: str | None = None
-    """Licence of the data, for the card; by default what the source says."""
+    """Licence of the data, for the card; by default that of the source."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be meant."""
+        """Check the values against each other."""
         if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
             raise ValueError(
-                f"validation {self.validation} and test {self.test} leave nothing to train on; "
-                "give shares that add up to less than 1"
+                f"validation {self.validation} and test {self.test} leave no training data; "
+                "they must add up to less than 1"
             )
-        numbers = {
-            "shard_size": (self.shard_size, 1),
-            "tolerance": (self.tolerance, 0),
-            "per_host": (self.per_host, 1),
-            "retries": (self.retries, 0),
-            "workers": (self.workers, 0 if self.engine == "local" else 1),
-        }
-        for name, (number, least) in numbers.items():
+        minimums = {"shard_size": 1, "tolerance": 0, "per_host": 1, "retries": 0}
+        for name, least in {**minimums, "workers": int(self.engine == "ray")}.items():
+            number = getattr(self, name)
             if number is not None and number < least:
                 raise ValueError(f"{name} is {number}; it must be at least {least}")
         if self.ray_address and self.engine != "ray":
             raise ValueError(
-                f"ray_address is {self.ray_address} and the engine {self.engine}, which has no "
-                "cluster; use the engine ray"
+                f"ray_address is {self.ray_address}, but the engine {self.engine} has no cluster; "
+                "use the engine ray"
             )
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Split -> its share, of those that have one."""
+        """Split -> its fraction, without empty ones."""
         train = 1 - self.validation - self.test
-        shares = {"train": train, "validation": self.validation, "test": self.test}
-        return {name: share for name, share in shares.items() if share}
+        fractions = {"train": train, "validation": self.validation, "test": self.test}
+        return {name: fraction for name, fraction in fractions.items() if fraction}
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of the downloads."""
+        return Limits(
+            per_host=self.per_host,
+            retry=RetryPolicy(retries=self.retries),
+            allow_private=self.allow_private_addresses,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a run of `prepare` did."""
+class Prepared:
+    """Result of `prepare`."""
 
     folder: Path
-    facts: Mapping[str, Any]
-    """What `prepared.json` holds."""
+    metadata: Mapping[str, Any]
+    """The content of `prepared.json`."""
 
     changed: bool
     """False where the folder already held exactly this."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watcher:
-    """What is told while a run goes on."""
+class PrepareCallbacks:
+    """Called during a run, in the caller's thread."""
 
-    columns: Callable[[Mapping[str, str]], None] = lambda columns: None
-    """Once: what the source's form and columns were taken for."""
+    on_columns: Callable[[Mapping[str, str]], None] = lambda columns: None
+    """Once, with the detected format and columns of the source."""
 
-    fetched: Callable[[Fetched], None] = lambda fetched: None
-    """For each image that was fetched or could not be."""
+    on_fetched: Callable[[Fetched], None] = lambda fetched: None
+    """For each image that was downloaded or failed."""
 
-    cleaned: Callable[[int, int], None] = lambda samples, rejected: None
-    """After each chunk, with how many rows there are of each so far."""
+    on_cleaned: Callable[[int, int], None] = lambda samples, rejected: None
+    """After each chunk, with the numbers of samples and rejected rows so far."""
 
 
-def prepare(name: str, how: PrepareConfig, watcher: Watcher | None = None) -> Outcome:
+def prepare(
+    name: str, config: PrepareConfig, callbacks: PrepareCallbacks | None = None
+) -> Prepared:
     """Prepare a catalog.
 
     Images are cleaned in processes of their own where there are many, so a script that calls this
@@ -186,203 +196,243 @@ def prepare(name: str, how: PrepareConfig, watcher: Watcher | None = None) -> Ou
 
     Args:
         name: A file, a folder, or a hub id.
-        how: The options.
-        watcher: Told how it goes.
+        config: The options.
+        callbacks: Called during the run.
 
     Raises:
         ValueError: The source cannot be read, a column is missing, no row is usable (the message
-            gives the three most common reasons), or OUT holds something else.
+            has the three most common reasons), or OUT holds something else.
     """
-    watcher = watcher or Watcher()
-    recover(how.out)
-    _refuse_other_folders(how.out, Path(name))
+    callbacks = callbacks or PrepareCallbacks()
+    recover(config.out)
+    check_output_folder(config.out, Path(name), "prepare", MANIFEST)
     source = open_source(
-        name, kind=how.kind, split=how.split, revision=how.revision, streaming=how.streaming
+        name,
+        kind=config.kind,
+        split=config.split,
+        revision=config.revision,
+        streaming=config.streaming,
     )
-    rules = find_rules(
+    schema = find_schema(
         source,
-        mapping=how.map,
-        template_name=how.template,
-        decimal=DECIMAL_MARKS[how.decimal] if how.decimal else None,
-        images=ImageRules(longest_side=how.longest_side),
+        mapping=config.map,
+        template_name=config.template,
+        decimal=DECIMAL_MARKS[config.decimal] if config.decimal else None,
+        images=ImageRules(longest_side=config.longest_side),
     )
-    watcher.columns({**source.detected, **rules.columns.described()})
-    limits = Limits(
-        per_host=how.per_host,
-        retry=RetryPolicy(retries=how.retries),
-        allow_private=how.allow_private_addresses,
-    )
-    cache = how.downloads or how.out.absolute().with_name(f"{how.out.name}-downloads")
-    failed = (
-        prefetch(source, rules.columns, cache, limits, watcher.fetched) if rules.has_links else {}
-    )
-    with atomic_folder(how.out, replace=True) as folder:
-        chunks = gather(source, rules.columns, cache, limits, failed)
-        facts = _write(source, how, rules, chunks, folder, watcher)
-        changed = not same_content(folder, how.out)
+    callbacks.on_columns({**source.detected, **schema.columns.describe()})
+    cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
+    failed: dict[str, str] = {}
+    if schema.has_urls:
+        failed = prefetch(source, schema.columns, cache, config.limits, callbacks.on_fetched)
+    with atomic_folder(config.out, replace=True) as folder:
+        chunks = load_images(source, schema.columns, cache, config.limits, failed)
+        metadata = _write(source, config, schema, chunks, folder, callbacks)
+        changed = not same_content(folder, config.out)
         if not changed:
             shutil.rmtree(folder)
-    return Outcome(folder=how.out, facts=facts, changed=changed)
+    return Prepared(folder=config.out, metadata=metadata, changed=changed)
 
 
-def _refuse_other_folders(out: Path, source: Path) -> None:
-    whole, given = out.resolve(), source.resolve()
-    if source.exists() and (given.is_relative_to(whole) or whole.is_relative_to(given)):
-        raise ValueError(
-            f"{out} and the source {source} lie in each other, so that one would become part of "
-            "the other; name a folder beside the source"
-        )
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise ValueError(
-            f"{out} is in use and was not written by `prepare` (it has no {MANIFEST}); "
-            "name a new folder"
-        )
+def prefetch(
+    source: Source,
+    columns: Columns,
+    cache: Path,
+    limits: Limits,
+    progress: Callable[[Fetched], None] | None = None,
+) -> dict[str, str]:
+    """Download every image that the source gives by a URL.
+
+    Returns:
+        URL -> why it could not be downloaded; all others are in the cache.
+
+    Raises:
+        ValueError: The cache cannot be written to.
+    """
+    fetched = fetch(_urls(source.rows(), columns), cache, limits, progress)
+    return {each.url: each.reason for each in fetched if each.reason is not None}
+
+
+def load_images(
+    source: Source, columns: Columns, cache: Path, limits: Limits, failed: Mapping[str, str]
+) -> Chunks:
+    """Yield the source's rows in chunks, each row with its images or the reason why it has none.
+
+    Everything that needs this machine's disk and network happens here: cleaning needs neither.
+    """
+    rows = source.rows()
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        urls = [url for url in _urls(iter(chunk), columns) if url not in failed]
+        # Downloaded before, unless only rows far down have URLs.
+        fetched = {each.url: each for each in fetch(urls, cache, limits)} if urls else {}
+        yield [
+            _load_row(row, columns, source.folder, fetched, failed) if isinstance(row, Row) else row
+            for row in chunk
+        ]
+
+
+def _urls(rows: Iterator[Row | UnreadableRow], columns: Columns) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, Row):
+            yield from filter(None, map(url_of, image_cells(row, columns)))
+
+
+def _load_row(
+    row: Row,
+    columns: Columns,
+    folder: Path | None,
+    fetched: Mapping[str, Fetched],
+    failed: Mapping[str, str],
+) -> LoadedRow:
+    def load(cell: object) -> bytes:
+        url = url_of(cell)
+        if url is None:
+            return read_reference(cell, folder)
+        file = fetched[url].file if url in fetched else None
+        if file is None:
+            reason = fetched[url].reason if url in fetched else failed[url]
+            raise ValueError(f"not fetched, {reason}: {url}")
+        return file.read_bytes()
+
+    cells = image_cells(row, columns)
+    if not cells and columns.messages is None:
+        return LoadedRow(row=row, images=(), problem="no image: the cell is empty")
+    try:
+        return LoadedRow(row=row, images=tuple(map(load, cells)))
+    except (ValueError, OSError) as error:
+        return LoadedRow(row=row, images=(), problem=str(error))
 
 
 def _write(
     source: Source,
-    how: PrepareConfig,
-    rules: Rules,
-    chunks: Iterator[list[RawRow | UnreadableRow]],
+    config: PrepareConfig,
+    schema: Schema,
+    chunks: Chunks,
     folder: Path,
-    watcher: Watcher,
+    callbacks: PrepareCallbacks,
 ) -> dict[str, object]:
-    """Clean, stage, group, split and write all rows; return the facts."""
-    titles = [field for field in ("title", "name") if field in rules.columns.fields]
-    categories = [f for f in ("category3_code", "category") if f in rules.columns.fields]
+    """Clean, stage, group, split and write all rows; return the metadata."""
+    fields = schema.columns.fields
     stage = Stage(
         folder / "stage.parquet",
-        title=next(iter(titles), None),
-        category=next(iter(categories), None),
+        title=next((field for field in ("title", "name") if field in fields), None),
+        category=next((field for field in ("category3_code", "category") if field in fields), None),
     )
+    clean = functools.partial(clean_chunk, schema=schema)
+    execute = EXECUTORS[config.engine]
     with RejectedRows(folder / "rejected.parquet") as rejected:
         with stage:
-            _clean_all(how, rules, chunks, stage, rejected, watcher)
-        if not stage.entries:
-            raise ValueError(_nothing_usable(source, rejected))
-        verdict = judge(
-            stage.entries,
-            _known_splits(stage, how),
-            how.fractions,
-            tolerance=how.tolerance,
-            seed=how.seed,
+            for rows in execute(clean, chunks, workers=config.workers, address=config.ray_address):
+                for row in rows:
+                    (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
+                callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
+        if not stage.keys:
+            raise ValueError(_describe_unusable(source, rejected))
+        assignment = assign_rows(
+            stage.keys,
+            _known_splits(stage, config),
+            config.fractions,
+            tolerance=config.tolerance,
+            seed=config.seed,
         )
-        shown = _write_samples(stage, verdict, how, folder, rejected)
+        images = _write_samples(stage, assignment, config, folder, rejected)
     stage.file.unlink()
-    facts = _facts(source, how, rules, stage, verdict, rejected)
-    text = json.dumps(facts, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(as_markdown(facts, verdict.splits), encoding="utf-8")
-    (folder / "card.html").write_text(as_html(facts, shown), encoding="utf-8")
-    if rules.template:
-        write_template(rules.template, folder / TEMPLATE_FILE)
-    return facts
+    metadata = _describe(source, config, schema, stage, assignment, rejected)
+    text = json.dumps(metadata, indent=2, ensure_ascii=False)
+    write_text(folder / MANIFEST, text + "\n")
+    write_text(folder / "README.md", as_markdown(metadata, assignment.splits))
+    write_text(folder / "card.html", as_html(metadata, images))
+    if schema.template:
+        write_template(schema.template, folder / TEMPLATE_FILE)
+    return metadata
 
 
-def _clean_all(
-    how: PrepareConfig,
-    rules: Rules,
-    chunks: Iterator[list[RawRow | UnreadableRow]],
-    stage: Stage,
-    rejected: RejectedRows,
-    watcher: Watcher,
-) -> None:
-    work = functools.partial(clean_chunk, rules=rules)
-    run = ENGINES[how.engine]
-    for made in run(work, chunks, workers=how.workers, address=how.ray_address):
-        for each in made:
-            if isinstance(each, Rejected):
-                rejected.add(each)
-            else:
-                stage.add(each)
-        watcher.cleaned(len(stage.entries), rejected.reasons.total())
-
-
-def _nothing_usable(source: Source, rejected: RejectedRows) -> str:
-    """Say why no row of a source could be used, with its three most common reasons."""
+def _describe_unusable(source: Source, rejected: RejectedRows) -> str:
     reasons = rejected.reasons.most_common(3)
-    told = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons)
+    found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons)
     return (
-        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {told}; "
-        "look at the columns (--map) and the images"
+        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; "
+        "check the columns (--map) and the images"
     )
 
 
-def _known_splits(stage: Stage, how: PrepareConfig) -> dict[str, str]:
-    """Read where the source, or else an earlier run, put each sample: id -> split."""
-    if how.resplit:
+def _known_splits(stage: Stage, config: PrepareConfig) -> dict[str, str]:
+    """Return the split of each id in the source, or else in an earlier run."""
+    if config.resplit:
         return {}
-    files = sorted((how.out / "data").glob("*.parquet")) if how.out.is_dir() else []
+    files = sorted((config.out / "data").glob("*.parquet")) if config.out.is_dir() else []
     earlier = {
         name: file.name.split("-")[0]
         for file in files
         for name in pq.read_table(file, columns=["id"])["id"].to_pylist()
     }
-    return earlier | source_splits(stage.entries)
+    return earlier | source_splits(stage.keys)
 
 
 def _write_samples(
-    stage: Stage, verdict: Verdict, how: PrepareConfig, folder: Path, rejected: RejectedRows
-) -> list[Shown]:
-    """Write each staged row into its split, or among the rejected."""
-    layout = Layout(stage.tally)
-    (folder / "data").mkdir()
-    shown: list[Shown] = []
-    every = max(1, len(stage.entries) // SHOWN)
+    stage: Stage,
+    assignment: Assignment,
+    config: PrepareConfig,
+    folder: Path,
+    rejected: RejectedRows,
+) -> list[CardImage]:
+    """Write each staged row to its split, or to the rejected rows."""
+    layout = Layout(stage.statistics)
+    data = folder / "data"
+    data.mkdir()
+    images: list[CardImage] = []
+    every = max(1, len(stage.keys) // CARD_IMAGES)
+    max_bytes = config.shard_size * 1_000_000
     with ExitStack() as stack:
         shards = {
-            split: stack.enter_context(
-                Shards(folder / "data", split, layout.schema, most_bytes=how.shard_size * 1_000_000)
-            )
-            for split in verdict.splits
+            split: stack.enter_context(Shards(data, split, layout.schema, max_bytes=max_bytes))
+            for split in assignment.splits
         }
-        for place, (entry, staged) in enumerate(zip(stage.entries, stage.rows(), strict=True)):
-            decision = verdict.decisions[place]
-            if isinstance(decision, Repeat):
-                rejected.add(_repeated(staged, decision))
+        rows = zip(stage.keys, stage.rows(), assignment.decisions, strict=True)
+        for index, (keys, staged, decision) in enumerate(rows):
+            if isinstance(decision, Duplicate):
+                rejected.add(
+                    RejectedRow(
+                        number=staged.number,
+                        origin=staged.origin,
+                        reason="duplicate of an earlier row",
+                        detail=f"row {decision.of}",
+                        values=staged.values,
+                    )
+                )
                 continue
-            size = sum(map(len, staged.images))
-            shards[decision.split].add(layout.row(entry.id, decision.group, staged), size)
-            if place % every == 0 and staged.images and len(shown) < SHOWN:
-                caption = entry.title or entry.category or entry.id
-                shown.append(Shown(caption, staged.images[0]))
-    return shown
+            row = layout.row(keys.id, decision.group, staged)
+            shards[decision.split].add(row, sum(map(len, staged.images)))
+            if index % every == 0 and staged.images and len(images) < CARD_IMAGES:
+                caption = keys.title or keys.category or keys.id
+                images.append(CardImage(caption, staged.images[0]))
+    return images
 
 
-def _repeated(staged: Staged, decision: Repeat) -> Rejected:
-    return Rejected(
-        number=staged.number,
-        origin=staged.origin,
-        reason="repeats an earlier row",
-        detail=f"row {decision.of}",
-        values=staged.values,
-    )
-
-
-def _facts(
+def _describe(
     source: Source,
-    how: PrepareConfig,
-    rules: Rules,
+    config: PrepareConfig,
+    schema: Schema,
     stage: Stage,
-    verdict: Verdict,
+    assignment: Assignment,
     rejected: RejectedRows,
 ) -> dict[str, object]:
-    """Gather what the card tells. No times and no places of this machine: the same again."""
-    samples = sum(not isinstance(decision, Repeat) for decision in verdict.decisions)
-    told = {**source.notes, **({"license": how.license} if how.license else {})}
-    template = rules.template
+    """Return the metadata. No times and no paths of this machine: a rerun writes the same bytes."""
+    samples = sum(not isinstance(decision, Duplicate) for decision in assignment.decisions)
+    notes = {**source.notes, **({"license": config.license} if config.license else {})}
+    statistics = stage.statistics
     return {
-        "name": how.out.absolute().name,
+        "name": config.out.absolute().name,
         "rows": samples + rejected.reasons.total(),
         "samples": samples,
-        "source": {"name": source.name, "kind": source.kind, **source.detected, **told},
-        "columns": rules.columns.described(),
-        "template": dataclasses.asdict(template) if template else None,
-        **verdict.facts,
+        "source": {"name": source.name, "kind": source.kind, **source.detected, **notes},
+        "columns": schema.columns.describe(),
+        "template": dataclasses.asdict(schema.template) if schema.template else None,
+        **assignment.metadata,
         "rejected": dict(rejected.reasons.most_common()),
-        "changes": dict(stage.tally.changes.most_common()),
-        "images": stage.tally.describe_images(),
+        "changes": dict(statistics.changes.most_common()),
+        "images": statistics.describe_images(),
         "fields": {
-            name: field.described(len(stage.entries)) for name, field in stage.tally.fields.items()
+            name: field.describe(len(stage.keys)) for name, field in statistics.fields.items()
         },
     }

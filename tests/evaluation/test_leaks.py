@@ -47,8 +47,8 @@ TRAINING = [
     [
         (sample("a", encode(paint(9)), title="Hat"), None),
         (sample("a", encode(paint(0))), "same image as x"),
-        (sample("a", encode(paint(0), "WEBP")), "near image as x"),
-        (sample("a", encode(paint(0, (240, 200)), "JPEG")), "near image as x"),
+        (sample("a", encode(paint(0), "WEBP")), "near-duplicate image as x"),
+        (sample("a", encode(paint(0, (240, 200)), "JPEG")), "near-duplicate image as x"),
         (sample("a", encode(paint(9)), encode(paint(2))), "same image as y"),
         (sample("a", encode(paint(9)), title="Wool Coat"), None),
         (sample("a", group="belts"), "same group as y"),
@@ -80,7 +80,7 @@ def test_the_image_most_alike_is_named(monkeypatch):
     monkeypatch.setattr(leakage, "perceptual_hash", lambda image: bits[image.width - 100])
     images = {number: encode(paint(number, (100 + number, 90))) for number in bits}
     training = [sample(str(number), images[number]) for number in (1, 2, 3)]
-    assert find_leakage([sample("a", images[0])], training) == {"a": "near image as 2"}
+    assert find_leakage([sample("a", images[0])], training) == {"a": "near-duplicate image as 2"}
 
 
 def test_a_chain_of_near_images_is_not_cut(monkeypatch):
@@ -90,7 +90,7 @@ def test_a_chain_of_near_images_is_not_cut(monkeypatch):
     samples = [sample(str(number), each) for number, each in enumerate(images)]
     found = find_leakage(samples[1::2], samples[::2])
     assert len(found) == 32
-    assert found["31"] == "near image as 30"
+    assert found["31"] == "near-duplicate image as 30"
 
 
 def test_progress_is_told_and_a_broken_image_names_its_sample():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from phi_vision.data.dataset import available_splits, load_samples
-from phi_vision.prepare.pipeline import Outcome, PrepareConfig, prepare
+from phi_vision.prepare.pipeline import PrepareConfig, Prepared, prepare
 
 CATEGORIES = ("Coats", "Tees", "Scarves")
 
@@ -55,7 +55,7 @@ def write_shop(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
     return str(folder / "products.csv")
 
 
-def run(source: str | Path, out: Path, **options: Any) -> Outcome:
+def run(source: str | Path, out: Path, **options: Any) -> Prepared:
     """Prepare in this process."""
     return prepare(str(source), PrepareConfig(**{"out": out, "workers": 0, **options}))
 

@@ -11,16 +11,16 @@ from catalogs import image
 from phi_vision.data.samples import Message, Value
 from phi_vision.data.template import TEMPLATES
 from phi_vision.prepare.cleaning import (
-    Clean,
-    RawRow,
-    Rejected,
+    CleanRow,
+    LoadedRow,
+    RejectedRow,
     clean,
     clean_chunk,
     values_as_json,
 )
 from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.images import ImageRules
-from phi_vision.prepare.schema import Rules
+from phi_vision.prepare.schema import Schema
 from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
 PRODUCT = {"title": "Coat", "category3_code": "COATS", "full_price": "390"}
@@ -32,14 +32,14 @@ COLUMNS = Columns(
     messages=None,
     fields={name: name for name in (*PRODUCT, "note", "sale_price")},
 )
-RULES = Rules(
+RULES = Schema(
     columns=COLUMNS,
     template=TEMPLATES["product"],
     images=ImageRules(),
     decimal=".",
     prices=frozenset({"sale_price"}),
 )
-TALK = Rules(
+TALK = Schema(
     columns=Columns(
         image=("images",), id=None, group=None, split=None, messages="messages", fields={}
     ),
@@ -49,24 +49,24 @@ TALK = Rules(
 )
 
 
-def gathered(values: Mapping[str, object], images: int = 1, **more: str) -> RawRow:
+def gathered(values: Mapping[str, object], images: int = 1, **more: str) -> LoadedRow:
     row = Row(number=7, origin="a.csv line 9", values=values)
-    return RawRow(row=row, encoded=tuple(image(n) for n in range(images)), **more)
+    return LoadedRow(row=row, images=tuple(image(n) for n in range(images)), **more)
 
 
-def cleaned(**values: object) -> Clean:
+def cleaned(**values: object) -> CleanRow:
     found = clean(gathered(PRODUCT | values), RULES)
-    assert isinstance(found, Clean), found
+    assert isinstance(found, CleanRow), found
     return found
 
 
-def refused(found: RawRow, rules: Rules = RULES) -> tuple[str, str]:
+def refused(found: LoadedRow, rules: Schema = RULES) -> tuple[str, str]:
     row = clean(found, rules)
-    assert isinstance(row, Rejected), row
+    assert isinstance(row, RejectedRow), row
     return row.reason, row.detail
 
 
-def talked(*turns: object, images: int = 1) -> Clean | Rejected:
+def talked(*turns: object, images: int = 1) -> CleanRow | RejectedRow:
     return clean(gathered({"messages": list(turns)}, images), TALK)
 
 
@@ -117,7 +117,7 @@ def test_a_price_beside_the_templates_is_read_or_left_empty() -> None:
     assert cleaned(sale_price="€ 12").record["sale_price"] == 12.0
     odd = cleaned(sale_price="ask us")
     assert odd.record["sale_price"] is None
-    assert "sale_price not understood, left empty" in odd.changes
+    assert "sale_price not parsed, left empty" in odd.changes
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_price_beside_the_templates_is_read_or_left_empty() -> None:
     [
         ({"title": " "}, "title is empty"),
         ({"full_price": None}, "full_price is empty"),
-        ({"full_price": "N/A"}, "full_price says there is none"),
-        ({"full_price": "cheap"}, "full_price is no number"),
+        ({"full_price": "N/A"}, "full_price has no value"),
+        ({"full_price": "cheap"}, "full_price is not a number"),
         ({"category3_code": float("nan")}, "category3_code is empty"),
     ],
 )
@@ -157,7 +157,7 @@ def test_conversations_keep_their_lines_and_lose_control_tokens() -> None:
     found = talked(
         said("system", "Be brief."), said("user", "<image>\nWhat?"), said("assistant", "A <|end|>")
     )
-    assert isinstance(found, Clean)
+    assert isinstance(found, CleanRow)
     assert found.messages == (
         Message("system", "Be brief."),
         Message("user", "<image>\nWhat?"),
@@ -169,24 +169,27 @@ def test_conversations_keep_their_lines_and_lose_control_tokens() -> None:
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [
-        ([], "the conversation does not end with an answer"),
-        ([said("user", "Hi")], "the conversation does not end with an answer"),
-        ([said("user", "<image> <image>"), said("assistant", "A")], "marks and images differ"),
-        ([said("robot", "Hi")], "no conversation"),
-        (["Hi", "Hello"], "no conversation"),
-        ([{"role": ["user"], "content": "Hi"}], "no conversation"),
-        ([{"role": "user", "content": None}], "no conversation"),
+        ([], "the conversation does not end with an assistant message"),
+        ([said("user", "Hi")], "the conversation does not end with an assistant message"),
+        (
+            [said("user", "<image> <image>"), said("assistant", "A")],
+            "image marks do not match images",
+        ),
+        ([said("robot", "Hi")], "not a conversation"),
+        (["Hi", "Hello"], "not a conversation"),
+        ([{"role": ["user"], "content": "Hi"}], "not a conversation"),
+        ([{"role": "user", "content": None}], "not a conversation"),
     ],
 )
 def test_conversations_that_cannot_be_learnt_are_refused(turns: list[object], reason: str) -> None:
     found = talked(*turns)
-    assert isinstance(found, Rejected)
+    assert isinstance(found, RejectedRow)
     assert found.reason == reason
 
 
 def test_a_conversation_needs_no_image() -> None:
     found = talked(said("user", "Hi"), said("assistant", "Hello"), images=0)
-    assert isinstance(found, Clean)
+    assert isinstance(found, CleanRow)
     assert found.images == ()
 
 
@@ -212,8 +215,8 @@ def test_original_values_are_kept_whatever_they_are() -> None:
 def test_a_chunk_keeps_its_order_with_what_could_not_be_read() -> None:
     broken = UnreadableRow(number=8, origin="a.csv line 10", reason="found more cells", raw="a;b;c")
     first, second = clean_chunk([gathered(PRODUCT), broken], RULES)
-    assert isinstance(first, Clean)
-    assert second == Rejected(
+    assert isinstance(first, CleanRow)
+    assert second == RejectedRow(
         number=8,
         origin="a.csv line 10",
         reason="found more cells",

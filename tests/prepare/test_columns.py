@@ -43,7 +43,7 @@ def test_the_columns_of_a_shop_export_are_guessed_and_the_guess_is_told() -> Non
         "category3_code": "Product Type",
         "full_price": "Price",
     }
-    assert columns.described()["title"] == "Product Name (guessed)"
+    assert columns.describe()["title"] == "Product Name (guessed)"
 
 
 def test_the_model_case_is_taken_as_it_is() -> None:
@@ -70,7 +70,7 @@ def test_what_is_given_wins() -> None:
     columns = choose(row, given={"image": "photo,back", "title": "label", "id": "art"})
     assert columns.image == ("photo", "back")
     assert columns.fields == {"name": "name", "title": "label", "art": "art"}
-    assert columns.described() == {"image": "photo, back", "id": "art", "title": "label"}
+    assert columns.describe() == {"image": "photo, back", "id": "art", "title": "label"}
 
 
 @pytest.mark.parametrize(

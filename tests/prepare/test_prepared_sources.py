@@ -32,13 +32,13 @@ from catalogs import (
 
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import find_template
-from phi_vision.prepare import schema as rules
+from phi_vision.prepare import schema
 
 # Prepares links and kills itself as soon as some images are there.
 KILLED_WHILE_FETCHING = """
 import os, signal, sys
 from pathlib import Path
-from phi_vision.prepare.pipeline import PrepareConfig, Watcher, prepare
+from phi_vision.prepare.pipeline import PrepareConfig, PrepareCallbacks, prepare
 
 fetched = []
 def count(one):
@@ -47,7 +47,7 @@ def count(one):
         os.kill(os.getpid(), signal.SIGKILL)
 
 how = PrepareConfig(out=Path(sys.argv[2]), workers=0, allow_private_addresses=True, per_host=1)
-prepare(sys.argv[1], how, Watcher(fetched=count))
+prepare(sys.argv[1], how, PrepareCallbacks(on_fetched=count))
 """
 
 
@@ -106,7 +106,7 @@ def test_links_are_fetched_once_and_what_is_not_there_is_told(tmp_path: Path, sh
 def test_private_addresses_are_not_reached_unless_told_so(tmp_path: Path, shop: Shop) -> None:
     rows = [product(0), product(1, photo=shop.url(1))]
     outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
-    assert outcome.facts["rejected"] == {
+    assert outcome.metadata["rejected"] == {
         "not fetched, private address (--allow-private-addresses permits it)": 1
     }
     assert not shop.given
@@ -136,7 +136,7 @@ def _numbers_in(cache: Path) -> list[str]:
 def test_links_far_down_are_fetched_too(
     tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "FIRST_ROWS", 3)
+    monkeypatch.setattr(schema, "FIRST_ROWS", 3)
     rows = [*products(4), product(4, photo=shop.url(4)), product(5, photo=shop.url("gone"))]
     table = write_shop(tmp_path / "shop", rows)
     run(table, tmp_path / "out", allow_private_addresses=True)
@@ -158,7 +158,7 @@ def test_json_lines_with_data_uris_and_base64(tmp_path: Path) -> None:
     assert samples["A"]["image"]["bytes"] == image(1)
     assert samples["B"]["image"]["bytes"] == image(2)
     assert samples["A"]["full_price"] == 5.0
-    assert outcome.facts["rows"] == 4
+    assert outcome.metadata["rows"] == 4
     assert rejected_of(tmp_path / "out")[2]["reason"] == "broken base64"
     raw = json.loads(rejected_of(tmp_path / "out")[3]["values"])
     assert raw == {"raw": '{"img": "broken\n'}
@@ -182,7 +182,7 @@ def test_a_parquet_folder_keeps_its_splits(tmp_path: Path) -> None:
     assert kept == {
         f"P{n}": "train" if n < 8 else "validation" if n < 10 else "test" for n in range(14)
     }
-    assert outcome.facts["splits"] == {"train": [8, 8], "validation": [2, 2], "test": [4, 4]}
+    assert outcome.metadata["splits"] == {"train": [8, 8], "validation": [2, 2], "test": [4, 4]}
     # The prepared folder is a source as any other, and ends as what it was.
     run(tmp_path / "out", tmp_path / "again")
     assert splits_of(tmp_path / "again") == kept
@@ -196,7 +196,7 @@ def test_a_leak_of_the_source_is_closed_and_told(tmp_path: Path) -> None:
     rows[1]["photo"] = rows[0]["photo"]
     outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
     assert splits_of(tmp_path / "out")["S1"] == splits_of(tmp_path / "out")["S0"] == "test"
-    assert outcome.facts["groups"]["rows moved with their group"] == 1
+    assert outcome.metadata["groups"]["rows moved with their group"] == 1
 
 
 def test_a_folder_of_images_becomes_categories_with_a_template_of_their_own(
@@ -217,7 +217,7 @@ def test_a_folder_of_images_becomes_categories_with_a_template_of_their_own(
         "tees": 5,
     }
     assert len({sample.id for sample in samples}) == 10
-    assert outcome.facts["rejected"] == {"truncated image": 1}
+    assert outcome.metadata["rejected"] == {"truncated image": 1}
     # An image that comes between the others moves none of them.
     before = splits_of(tmp_path / "out")
     (tmp_path / "photos" / "red coats" / "00.png").write_bytes(image(7))
@@ -256,9 +256,9 @@ def test_conversations_with_several_images_and_with_none(tmp_path: Path) -> None
     assert samples["one"].messages[0].content == "<image>\nWhat?"
     assert [len(samples[name].images) for name in ("one", "two", "none")] == [1, 2, 0]
     assert samples["two"].images == (image(1), image(2))
-    assert outcome.facts["rejected"] == {
-        "marks and images differ": 1,
-        "the conversation does not end with an answer": 1,
+    assert outcome.metadata["rejected"] == {
+        "image marks do not match images": 1,
+        "the conversation does not end with an assistant message": 1,
         "no such file": 1,
     }
     assert not (tmp_path / "out" / "template.yaml").exists()

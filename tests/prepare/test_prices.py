@@ -5,8 +5,13 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from phi_vision.prepare.currencies import code_of
-from phi_vision.prepare.prices import FORMS, DecimalMark, guess_decimal, read_price
+from phi_vision.prepare.prices import (
+    FORMS,
+    DecimalMark,
+    currency_code,
+    guess_decimal,
+    parse_price,
+)
 
 READ = [
     # written                     amount       currency  form
@@ -103,7 +108,7 @@ READ = [
 def test_a_price_is_read_as_people_mean_it(
     written: object, amount: float, currency: str | None, form: str
 ) -> None:
-    price = read_price(written)
+    price = parse_price(written)
     assert (price.amount, price.currency, price.form) == (amount, currency, form)
     assert form in FORMS
 
@@ -127,7 +132,7 @@ NONE += ["Preis auf Anfrage", "sur demande", "Sold out", "nan", "?", "#REF!"]
 
 @pytest.mark.parametrize("written", [*NONE, None, float("nan"), Decimal("NaN"), np.nan])
 def test_a_cell_can_say_that_there_is_no_price(written: object) -> None:
-    price = read_price(written)
+    price = parse_price(written)
     assert (price.amount, price.currency, price.form) == (None, None, "none")
 
 
@@ -182,7 +187,7 @@ REFUSED = [
 @pytest.mark.parametrize(("written", "reason"), REFUSED)
 def test_what_cannot_be_understood_is_refused_with_its_reason(written: object, reason: str) -> None:
     with pytest.raises(ValueError, match=": ") as caught:
-        read_price(written)
+        parse_price(written)
     assert str(caught.value).partition(": ")[0] == reason
 
 
@@ -201,7 +206,7 @@ def test_what_cannot_be_understood_is_refused_with_its_reason(written: object, r
 def test_the_column_settles_what_one_number_leaves_open(
     written: str, decimal: DecimalMark, amount: float, form: str
 ) -> None:
-    price = read_price(written, decimal=decimal)
+    price = parse_price(written, decimal=decimal)
     assert (price.amount, price.form) == (amount, form)
 
 
@@ -228,10 +233,10 @@ def test_the_decimal_mark_of_a_column_is_found(column: list[object], expected: s
 def test_the_example_of_every_form_is_read_so(form: str) -> None:
     example = FORMS[form]
     written: object = 12.5 if form == "number" else example.partition(" and ")[0]
-    assert read_price(written).form == form
+    assert parse_price(written).form == form
 
 
 def test_codes_are_read_in_capitals_and_only_the_usual_ones_otherwise() -> None:
-    assert [code_of(name) for name in ("SEK", "sek", "ALL", "all", "Top", "£", "$")] == [
+    assert [currency_code(name) for name in ("SEK", "sek", "ALL", "all", "Top", "£", "$")] == [
         *("SEK", "SEK", "ALL", None, None, "GBP", None)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from catalogs import image, product, products, rows_of, run, splits_of, times, tree, write_shop
 
-from phi_vision.prepare.pipeline import PrepareConfig, Watcher, prepare
+from phi_vision.prepare.pipeline import PrepareCallbacks, PrepareConfig, prepare
 
 # Prepares SOURCE into OUT in a child process that is killed at its n-th dealing with files, for
 # several n, and tells what OUT was afterwards. An audit hook sees each dealing before it happens.
@@ -59,7 +59,7 @@ def test_running_again_changes_nothing(tmp_path: Path) -> None:
     before, stamps = tree(tmp_path / "out"), times(tmp_path / "out")
     outcome = run(shop, tmp_path / "out")
     assert not outcome.changed
-    assert outcome.facts == json.loads(before["prepared.json"])
+    assert outcome.metadata == json.loads(before["prepared.json"])
     assert tree(tmp_path / "out") == before
     assert times(tmp_path / "out") == stamps
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "shop"]
@@ -123,7 +123,7 @@ def test_a_split_that_lost_its_share_is_told(tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "shop", products(40))
     run(shop, tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(ValueError, match="there are rows in the split 'test' and no share for it"):
+    with pytest.raises(ValueError, match="the split 'test', which has no fraction"):
         run(shop, tmp_path / "out", test=0.0)
     assert tree(tmp_path / "out") == before
     assert run(shop, tmp_path / "out", test=0.0, resplit=True).changed
@@ -137,9 +137,10 @@ def test_an_error_in_the_middle_leaves_the_old_dataset(tmp_path: Path) -> None:
     def fail(samples: int, rejected: int) -> None:
         raise KeyboardInterrupt
 
+    callbacks = PrepareCallbacks(on_cleaned=fail)
     shop = write_shop(tmp_path / "shop", products(70))
     with pytest.raises(KeyboardInterrupt):
-        prepare(shop, PrepareConfig(out=tmp_path / "out", workers=0), Watcher(cleaned=fail))
+        prepare(shop, PrepareConfig(out=tmp_path / "out", workers=0), callbacks)
     assert tree(tmp_path / "out") == before
     assert times(tmp_path / "out") == stamps
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "shop"]

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from catalogs import image
 
-from phi_vision.prepare.data_card import Shown, as_html, as_markdown
+from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
 
 HOSTILE = "<script>alert('x')</script> | a\\|b \n# [x](http://evil) `c` {0}"
 
@@ -105,13 +105,13 @@ def test_nothing_in_a_table_ends_its_row_or_opens_markup() -> None:
 
 def test_tables_without_rows_are_left_out() -> None:
     text = as_markdown(facts(rejected={}, leaks={}), ["train"])
-    assert "## Rejected rows" not in text
-    assert "## Leaks" not in text
+    assert "## RejectedRow rows" not in text
+    assert "## list[Leak]" not in text
     assert "## Splits" in text
 
 
 def test_the_page_shows_hostile_words_as_words() -> None:
-    shown = [Shown(HOSTILE, image(1)), Shown('" onerror="x', image(2))]
+    shown = [CardImage(HOSTILE, image(1)), CardImage('" onerror="x', image(2))]
     page = as_html(facts(name=HOSTILE, rejected={HOSTILE: 2}, categories={HOSTILE: [1, 2]}), shown)
     read = Tags(page)
     assert "script" not in read.tags

@@ -9,42 +9,41 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi_vision.data.samples import Value
-from phi_vision.prepare.cleaning import Rejected
-from phi_vision.prepare.shards import Layout, RejectedRows, Shards
-from phi_vision.prepare.staging import Staged
-from phi_vision.prepare.statistics import FieldTally, Tally
+from phi_vision.prepare.cleaning import RejectedRow
+from phi_vision.prepare.data_card import FieldStatistics, Statistics
+from phi_vision.prepare.shards import Layout, RejectedRows, Shards, StagedRow
 
 SCHEMA = pa.schema([("id", pa.int64()), ("image", pa.binary())])
 
 
-def write(folder: Path, rows: int, size: int, most_bytes: int) -> list[Path]:
+def write(folder: Path, rows: int, size: int, max_bytes: int) -> list[Path]:
     """Write rows of incompressible images; return the files."""
     noise = random.Random(0)
-    with Shards(folder, "train", SCHEMA, most_bytes=most_bytes) as shards:
+    with Shards(folder, "train", SCHEMA, max_bytes=max_bytes) as shards:
         for number in range(rows):
             shards.add({"id": number, "image": noise.randbytes(size)}, size)
     return sorted(folder.iterdir())
 
 
 def layout_of(**columns: Sequence[Value]) -> Layout:
-    tally = Tally()
+    statistics = Statistics()
     for name, values in columns.items():
-        tally.fields[name] = FieldTally()
+        statistics.fields[name] = FieldStatistics()
         for value in values:
-            tally.fields[name].count(value)
-    tally.image_counts.update([1])
-    return Layout(tally)
+            statistics.fields[name].add(value)
+    statistics.image_counts.update([1])
+    return Layout(statistics)
 
 
-def staged(images: int = 1, **record: Value) -> Staged:
+def staged(images: int = 1, **record: Value) -> StagedRow:
     encoded = [b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF....WEBP"][:images]
-    return Staged(
+    return StagedRow(
         number=0, origin="line 1", record=record, messages=[], images=encoded, values="{}"
     )
 
 
 def test_files_are_closed_at_their_size_and_named_by_their_number(tmp_path: Path) -> None:
-    files = write(tmp_path, rows=25, size=10_240, most_bytes=50_000)
+    files = write(tmp_path, rows=25, size=10_240, max_bytes=50_000)
     assert [file.name for file in files] == [
         f"train-{number:05d}-of-00005.parquet" for number in range(5)
     ]
@@ -53,7 +52,7 @@ def test_files_are_closed_at_their_size_and_named_by_their_number(tmp_path: Path
 
 
 def test_small_data_is_one_file(tmp_path: Path) -> None:
-    files = write(tmp_path, rows=250, size=256, most_bytes=10_000_000)
+    files = write(tmp_path, rows=250, size=256, max_bytes=10_000_000)
     assert [file.name for file in files] == ["train-00000-of-00001.parquet"]
     with pq.ParquetFile(files[0]) as parquet:
         groups = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
@@ -61,7 +60,7 @@ def test_small_data_is_one_file(tmp_path: Path) -> None:
 
 
 def test_large_images_are_not_held_back_until_there_are_many(tmp_path: Path) -> None:
-    with Shards(tmp_path, "train", SCHEMA, most_bytes=10**9) as shards:
+    with Shards(tmp_path, "train", SCHEMA, max_bytes=10**9) as shards:
         for number in range(3):
             shards.add({"id": number, "image": b"x"}, 40_000_000)
     (file,) = tmp_path.iterdir()
@@ -70,11 +69,11 @@ def test_large_images_are_not_held_back_until_there_are_many(tmp_path: Path) -> 
 
 
 def test_a_split_without_rows_has_no_file(tmp_path: Path) -> None:
-    assert write(tmp_path, rows=0, size=256, most_bytes=100) == []
+    assert write(tmp_path, rows=0, size=256, max_bytes=100) == []
 
 
 def test_an_error_leaves_no_file_that_looks_finished(tmp_path: Path) -> None:
-    shards = Shards(tmp_path, "train", SCHEMA, most_bytes=1)
+    shards = Shards(tmp_path, "train", SCHEMA, max_bytes=1)
     shards.add({"id": 1, "image": b"x"}, 1)
     error = KeyboardInterrupt()
     shards.__exit__(KeyboardInterrupt, error, None)
@@ -123,7 +122,7 @@ def test_rejected_rows_are_counted_and_written(tmp_path: Path) -> None:
     with RejectedRows(tmp_path / "rejected.parquet") as rejected:
         for number in range(150):
             rejected.add(
-                Rejected(
+                RejectedRow(
                     number=number,
                     origin=f"line {number}",
                     reason="odd" if number % 2 else "even",

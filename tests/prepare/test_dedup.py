@@ -5,14 +5,14 @@ import random
 import numpy as np
 import pytest
 
-from phi_vision.prepare import dedup as duplicates
+from phi_vision.prepare import dedup
 from phi_vision.prepare.dedup import (
     NEAR_IMAGE,
     SAME_GROUP,
     SAME_IMAGE,
     SAME_TITLE,
     Groups,
-    Trait,
+    RowKeys,
     group_rows,
     near_pairs,
 )
@@ -24,19 +24,19 @@ def trait(
     title: str | None = None,
     group: str | None = None,
     digests: tuple[str, ...] = (),
-    looks: tuple[int | None, ...] = (),
-) -> Trait:
-    return Trait(
-        number=number, id=f"r{number}", title=title, group=group, digests=digests, looks=looks
+    hashes: tuple[int | None, ...] = (),
+) -> RowKeys:
+    return RowKeys(
+        number=number, id=f"r{number}", title=title, group=group, digests=digests, hashes=hashes
     )
 
 
-def of(*rows: Trait, tolerance: int = 4) -> list[int]:
+def of(*rows: RowKeys, tolerance: int = 4) -> list[int]:
     groups: list[int] = group_rows(rows, tolerance=tolerance).of.tolist()
     return groups
 
 
-def random_traits(seed: int, count: int) -> list[Trait]:
+def random_traits(seed: int, count: int) -> list[RowKeys]:
     """Rows of which some share a title, a group, an image, or nearly an image."""
     draw = random.Random(seed)
     looks = [draw.getrandbits(64) for _ in range(count)]
@@ -46,7 +46,7 @@ def random_traits(seed: int, count: int) -> list[Trait]:
             title=draw.choice([None, "", f"title {draw.randrange(3 * count)}"]),
             group=draw.choice([None, None, f"group {draw.randrange(2 * count)}"]),
             digests=tuple(f"image {draw.randrange(2 * count)}" for _ in range(draw.randrange(3))),
-            looks=tuple(
+            hashes=tuple(
                 draw.choice(
                     [None, draw.choice(looks) ^ sum(1 << draw.randrange(64) for _ in "abc")]
                 )
@@ -57,12 +57,12 @@ def random_traits(seed: int, count: int) -> list[Trait]:
     ]
 
 
-def tied(one: Trait, other: Trait, tolerance: int) -> bool:
+def tied(one: RowKeys, other: RowKeys, tolerance: int) -> bool:
     """Whether two rows are tied, said without any cleverness."""
     near = any(
         (a ^ b).bit_count() <= tolerance
-        for a in one.looks
-        for b in other.looks
+        for a in one.hashes
+        for b in other.hashes
         if a is not None and b is not None
     )
     title = bool(one.title) and one.title == other.title
@@ -70,7 +70,7 @@ def tied(one: Trait, other: Trait, tolerance: int) -> bool:
     return near or title or group or bool(set(one.digests) & set(other.digests))
 
 
-def first_of_each(rows: list[Trait], tolerance: int) -> list[int]:
+def first_of_each(rows: list[RowKeys], tolerance: int) -> list[int]:
     """The first row of each row's group, by walking from row to row."""
     first = [-1] * len(rows)
     for start in range(len(rows)):
@@ -106,19 +106,19 @@ def test_a_title_that_says_nothing_ties_nothing(nothing: str | None) -> None:
 
 def test_looks_are_near_up_to_the_tolerance() -> None:
     looks = (0, 0b1111, 0b1111 << 60 | 0b1111)
-    rows = [trait(number, looks=(look,)) for number, look in enumerate(looks)]
+    rows = [trait(number, hashes=(look,)) for number, look in enumerate(looks)]
     assert of(*rows, tolerance=3) == [0, 1, 2]
     assert of(*rows, tolerance=4) == [0, 0, 0]  # the third by way of the second
 
 
 def test_flat_images_are_near_nothing_but_the_same_file_is_the_same() -> None:
-    assert of(trait(0, looks=(None,)), trait(1, looks=(None,))) == [0, 1]
-    white = {"looks": (None,), "digests": ("white",)}
+    assert of(trait(0, hashes=(None,)), trait(1, hashes=(None,))) == [0, 1]
+    white = {"hashes": (None,), "digests": ("white",)}
     assert of(trait(0, **white), trait(1, **white)) == [0, 0]  # type: ignore[arg-type]
 
 
 def test_with_no_tolerance_only_equal_looks_tie() -> None:
-    assert of(trait(0, looks=(8,)), trait(1, looks=(9,)), trait(2, looks=(8,)), tolerance=0) == [
+    assert of(trait(0, hashes=(8,)), trait(1, hashes=(9,)), trait(2, hashes=(8,)), tolerance=0) == [
         *(0, 1, 0)
     ]
 
@@ -143,16 +143,16 @@ def test_no_rows_are_no_groups() -> None:
 
 @pytest.mark.parametrize("tolerance", [-1, 13])
 def test_a_tolerance_that_cannot_be_is_an_error(tolerance: int) -> None:
-    with pytest.raises(ValueError, match=f"tolerance is {tolerance}; give a number of bits"):
+    with pytest.raises(ValueError, match=f"tolerance is {tolerance}; it must be"):
         group_rows([], tolerance=tolerance)
 
 
 def test_repeats_are_counted_by_kind() -> None:
     rows = [
-        *(trait(0, title="a", digests=("p",), looks=(0,)), trait(1, title="a", looks=(1,))),
-        *(trait(2, title="A", digests=("p", "p"), looks=(0,)), trait(3, group="g")),
+        *(trait(0, title="a", digests=("p",), hashes=(0,)), trait(1, title="a", hashes=(1,))),
+        *(trait(2, title="A", digests=("p", "p"), hashes=(0,)), trait(3, group="g")),
     ]
-    counts = {kind: ties.count_repeats() for kind, ties in group_rows(rows).ties.items()}
+    counts = {kind: ties.count_repeats() for kind, ties in group_rows(rows).links.items()}
     assert counts == {SAME_IMAGE: 1, NEAR_IMAGE: 2, SAME_TITLE: 2, SAME_GROUP: 0}
 
 
@@ -211,37 +211,37 @@ def test_near_pairs_are_all_that_comparing_all_with_all_finds() -> None:
 def test_a_crowd_is_still_tied_where_not_all_of_it_is_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = [trait(number, looks=(number,)) for number in range(32)]  # five bits vary
+    rows = [trait(number, hashes=(number,)) for number in range(32)]  # five bits vary
     assert set(of(*rows, tolerance=5)) == {0}
-    monkeypatch.setattr(duplicates, "CROWD", 3)
+    monkeypatch.setattr(dedup, "MAX_COMPARISONS", 3)
     assert set(of(*rows, tolerance=5)) == {0}
 
 
-def chain(count: int, step: int = 2) -> list[Trait]:
+def chain(count: int, step: int = 2) -> list[RowKeys]:
     """Rows of which each differs from the next in so many bits."""
     looks = [sum(((1 << step) - 1) << step * bit for bit in range(n)) for n in range(64 // step)]
     assert count <= len(looks)
-    return [trait(number, looks=(look,)) for number, look in enumerate(looks[:count])]
+    return [trait(number, hashes=(look,)) for number, look in enumerate(looks[:count])]
 
 
 def test_chains_that_join_too_many_groups_are_held_to_a_smaller_tolerance(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = chain(12)
-    copy = trait(99, looks=((rows[3].looks[0] or 0) ^ (1 << 60),))
+    copy = trait(99, hashes=((rows[3].hashes[0] or 0) ^ (1 << 60),))
     assert set(of(*rows, copy)) == {0}
-    monkeypatch.setattr(duplicates, "LONGEST_CHAIN", 8)
+    monkeypatch.setattr(dedup, "MAX_JOINED", 8)
     groups = group_rows([*rows, copy])
     assert groups.of.tolist() == [*range(12), 3]  # one bit still ties, two bits no longer do
-    assert groups.chained > 0
+    assert groups.cut > 0
 
 
 def test_a_chain_is_as_long_as_the_groups_it_joins_are_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(duplicates, "LONGEST_CHAIN", 8)
+    monkeypatch.setattr(dedup, "MAX_JOINED", 8)
     rows = [
-        trait(row.number, looks=row.looks, title="plain" if row.number < 6 else None)
+        trait(row.number, hashes=row.hashes, title="plain" if row.number < 6 else None)
         for row in chain(12)
     ]
     assert set(of(*rows)) == {0}
@@ -250,12 +250,12 @@ def test_a_chain_is_as_long_as_the_groups_it_joins_are_many(
 def test_reached_are_the_rows_that_hold_what_a_chosen_row_holds() -> None:
     groups: Groups = group_rows(
         [
-            *(trait(0, looks=(0,)), trait(1, looks=(1, 1 << 40)), trait(2, looks=(3 << 40,))),
-            *(trait(3, looks=(0xFF << 8,)), trait(4)),
+            *(trait(0, hashes=(0,)), trait(1, hashes=(1, 1 << 40)), trait(2, hashes=(3 << 40,))),
+            *(trait(3, hashes=(0xFF << 8,)), trait(4)),
         ],
         tolerance=1,
     )
     chosen = np.array([True, False, False, False, False])
-    near = groups.ties[NEAR_IMAGE]
-    assert near.reached(chosen).tolist() == [True, True, False, False, False]
-    assert near.reached(~chosen).tolist() == [True, True, True, True, False]
+    near = groups.links[NEAR_IMAGE]
+    assert near.linked_to(chosen).tolist() == [True, True, False, False, False]
+    assert near.linked_to(~chosen).tolist() == [True, True, True, True, False]

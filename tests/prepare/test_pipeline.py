@@ -28,7 +28,7 @@ from catalogs import (
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import open_image
 from phi_vision.data.template import find_template
-from phi_vision.prepare import schema as rules
+from phi_vision.prepare import schema
 from phi_vision.prepare.pipeline import PrepareConfig
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.corrupted_export import (
@@ -49,7 +49,7 @@ REASONS = {
     "path out of the folder": "outside the folder",
     "decompression bomb": "too many pixels",
     "1 x 5000 image": "too narrow",
-    "no price": "full_price says there is none",
+    "no price": "full_price has no value",
     "empty price": "full_price is empty",
     "missing title": "title is empty",
     "missing category": "category3_code is empty",
@@ -64,7 +64,7 @@ CHANGES = {
     "price range": "full_price as range (lowest)",
     "entities in title": "entities unescaped",
     "control token in title": "control tokens neutralised",
-    "needless blanks": "white space tidied",
+    "needless blanks": "white space normalised",
 }
 
 
@@ -174,7 +174,7 @@ def test_what_repeats_a_row_goes_with_it(export: Export) -> None:
         assert planted.partner is not None
         first = samples[cells[planted.partner]["product_code"]]
         if planted.fault == "repeated row":
-            assert rejected[planted.row]["reason"] == "repeats an earlier row"
+            assert rejected[planted.row]["reason"] == "duplicate of an earlier row"
             assert rejected[planted.row]["detail"] == f"row {planted.partner}"
         else:
             second = samples[cells[planted.row]["product_code"]]
@@ -221,7 +221,7 @@ def test_a_template_file_of_ones_own_words_the_records(tmp_path: Path) -> None:
     rows[3]["colour"] = " "
     shop = write_shop(tmp_path / "shop", rows)
     outcome = run(shop, tmp_path / "out", template=str(words))
-    assert outcome.facts["rejected"] == {"weight says there is none": 1, "colour is empty": 1}
+    assert outcome.metadata["rejected"] == {"weight has no value": 1, "colour is empty": 1}
     template = find_template(str(tmp_path / "out"))
     samples = load_samples(tmp_path / "out")
     assert len(samples) == 4
@@ -258,7 +258,7 @@ def test_a_source_without_a_usable_row_is_an_error_with_three_reasons(tmp_path: 
     with pytest.raises(ValueError, match=r"none of the 10 rows of .* is usable") as caught:
         run(shop, tmp_path / "out")
     message = str(caught.value)
-    three = "full_price says there is none (4 rows); no such file (3 rows); title is empty (2 rows)"
+    three = "full_price has no value (4 rows); no such file (3 rows); title is empty (2 rows)"
     assert three in message
     assert "category" not in message
     assert [file.name for file in tmp_path.iterdir()] == ["shop"]
@@ -294,13 +294,13 @@ def test_all_that_json_can_hold_ends_in_columns_of_one_type(tmp_path: Path) -> N
         assert [rows[f"S{n}"][name] for n in range(4)] == expected, name
     # What is written can be read by any reader of JSON, which knows no NaN and no Infinity.
     text = (tmp_path / "out" / "prepared.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == outcome.facts
+    assert json.loads(text, parse_constant=pytest.fail) == outcome.metadata
 
 
 def test_late_columns_and_names_that_the_dataset_needs_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "FIRST_ROWS", 3)
+    monkeypatch.setattr(schema, "FIRST_ROWS", 3)
     (tmp_path / "a.png").write_bytes(image(1))
     common = {"photo": "a.png", "sku": "S", "title": "A", "type": "T", "price": 5}
     early = [common | {"sku": f"S{n}", "group_id": f"g{n}"} for n in range(3)]
@@ -348,7 +348,7 @@ def test_text_that_looks_like_a_path_is_no_image(tmp_path: Path) -> None:
     rows = [product(n, manual="images/0.png", note="a.jpg") for n in range(4)]
     rows[1]["photo"] = "../../etc/shadow"
     outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
-    assert outcome.facts["columns"]["image"] == "photo (guessed)"
+    assert outcome.metadata["columns"]["image"] == "photo (guessed)"
     assert rows_of(tmp_path / "out")["S0"]["manual"] == "images/0.png"
     assert rejected_of(tmp_path / "out")[1]["reason"] == "outside the folder"
 
@@ -374,9 +374,9 @@ def test_what_the_source_says_of_itself_is_on_the_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "complaint"),
     [
-        (lambda shop: shop, "lie in each other"),
-        (lambda shop: shop / "out", "lie in each other"),
-        (lambda shop: shop.parent, "lie in each other"),
+        (lambda shop: shop, "contains the other"),
+        (lambda shop: shop / "out", "contains the other"),
+        (lambda shop: shop.parent, "contains the other"),
         (lambda shop: shop.parent / "other", "was not written by `prepare`"),
         (lambda shop: shop.parent / "file", "was not written by `prepare`"),
     ],
@@ -418,12 +418,12 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"validation": 0.6, "test": 0.4}, "leave nothing to train on"),
-        ({"validation": float("nan")}, "leave nothing to train on"),
+        ({"validation": 0.6, "test": 0.4}, "leave no training data"),
+        ({"validation": float("nan")}, "leave no training data"),
         ({"shard_size": 0}, "shard_size is 0; it must be at least 1"),
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"workers": 0, "engine": "ray"}, "workers is 0; it must be at least 1"),
-        ({"ray_address": "auto"}, "ray_address is auto and the engine local"),
+        ({"ray_address": "auto"}, "ray_address is auto, but the engine local has no cluster"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], complaint: str) -> None:

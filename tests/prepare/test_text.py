@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer
 
 import phi_vision.model
-from phi_vision.prepare.text import neutralise, tidy
+from phi_vision.prepare.text import clean_text, neutralise
 
 TOKENIZER = Path(phi_vision.model.__path__[0]) / "phi-vision-small" / "tokenizer.json"
 
-ENTITIES, SPACE = "entities unescaped", "white space tidied"
+ENTITIES, SPACE = "entities unescaped", "white space normalised"
 UNSEEN, TOKENS = "invisible characters removed", "control tokens neutralised"
 BROKEN = "broken characters replaced"
 
@@ -39,7 +39,7 @@ BROKEN = "broken characters replaced"
     ],
 )
 def test_a_text_is_tidied_and_says_how(text: str, expected: str, changes: tuple[str, ...]) -> None:
-    assert tidy(text) == (expected, changes)
+    assert clean_text(text) == (expected, changes)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_text_is_tidied_and_says_how(text: str, expected: str, changes: tuple[
     ],
 )
 def test_nothing_else_changes(text: str) -> None:
-    assert tidy(text) == (text, ())
+    assert clean_text(text) == (text, ())
 
 
 def test_tidying_again_changes_nothing() -> None:
@@ -92,15 +92,15 @@ def test_tidying_again_changes_nothing() -> None:
     ]
     for _ in range(3000):
         text = "".join(chance.choices(pieces, k=chance.randint(1, 12)))
-        once, _ = tidy(text)
-        assert tidy(once) == (once, ())
+        once, _ = clean_text(text)
+        assert clean_text(once) == (once, ())
         once.encode()
 
 
 def test_a_mark_escaped_many_thousand_times_takes_no_time() -> None:
-    assert tidy("&" + "amp;" * 100_000 + "lt;")[0] == "<"
-    assert tidy("&" + "#38;amp;" * 50_000)[0] == "&"
-    assert tidy("<|" * 100_000)[1] == ()
+    assert clean_text("&" + "amp;" * 100_000 + "lt;")[0] == "<"
+    assert clean_text("&" + "#38;amp;" * 50_000)[0] == "&"
+    assert clean_text("<|" * 100_000)[1] == ()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_tokenizer_sees_no_control_token_in_a_tidied_text(tokenizer: Tokeniz
     texts += [f"<|placeholder{number}|>" for number in range(1, 7)] + ["<|image_12|>", "<0x0A>"]
     texts += [first + second for first in texts[-20:] for second in texts[-20:]]
     for text in texts:
-        for clean in (tidy(f"a {text} b")[0], neutralise(f"a\n{text}b")[0]):
+        for clean in (clean_text(f"a {text} b")[0], neutralise(f"a\n{text}b")[0]):
             encoding = tokenizer.encode(clean, add_special_tokens=False)
             # Bytes stand for characters that the vocabulary lacks: those span one, `<0x0A>` six.
             spans = [end - start for start, end in encoding.offsets]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phi_vision.prepare.image_references import LARGEST_FILE, is_url, read_reference, url_of
+from phi_vision.prepare.image_references import MAX_FILE_BYTES, read_reference, url_of
 from phi_vision.prepare.images import ImageRules, clean_image
 
 
@@ -114,7 +114,7 @@ def test_a_reference_that_leads_nowhere_or_outside_is_refused(
 
 def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "disk.img").open("wb") as file:
-        file.truncate(LARGEST_FILE + 1)  # sparse: takes no space
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse: takes no space
     with pytest.raises(ValueError, match=r"^file too large: "):
         read_reference("disk.img", tmp_path)
 
@@ -186,4 +186,3 @@ def test_a_data_uri_that_holds_no_image_is_refused_by_its_content() -> None:
 )
 def test_urls_are_told_from_paths(value: object, expected: str | None) -> None:
     assert url_of(value) == expected
-    assert is_url(value) == (expected is not None)

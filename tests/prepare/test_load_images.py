@@ -5,10 +5,10 @@ from pathlib import Path
 from catalogs import image
 
 from phi_vision.io.http import RetryPolicy
-from phi_vision.prepare.cleaning import RawRow
+from phi_vision.prepare.cleaning import LoadedRow
 from phi_vision.prepare.columns import Columns
 from phi_vision.prepare.fetch import Limits
-from phi_vision.prepare.gathering import CHUNK, gather, prefetch
+from phi_vision.prepare.pipeline import CHUNK, load_images, prefetch
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 COLUMNS = Columns(
@@ -20,7 +20,7 @@ NOWHERE = "http://127.0.0.1:9/a.jpg"
 
 def gathered(
     folder: Path, *values: object, columns: Columns = COLUMNS, failed: dict[str, str] | None = None
-) -> list[RawRow | UnreadableRow]:
+) -> list[LoadedRow | UnreadableRow]:
     pieces: list[Row | UnreadableRow] = [
         value
         if isinstance(value, UnreadableRow)
@@ -29,7 +29,7 @@ def gathered(
     ]
     source = Source(name="shop", kind="json", rows=lambda: iter(pieces), folder=folder)
     chunks = list(
-        gather(
+        load_images(
             source, columns, folder / "cache", Limits(retry=RetryPolicy(retries=0)), failed or {}
         )
     )
@@ -37,22 +37,22 @@ def gathered(
     return [piece for chunk in chunks for piece in chunk]
 
 
-def one(folder: Path, value: object, columns: Columns = COLUMNS) -> RawRow:
+def one(folder: Path, value: object, columns: Columns = COLUMNS) -> LoadedRow:
     (found,) = gathered(folder, value, columns=columns)
-    assert isinstance(found, RawRow)
+    assert isinstance(found, LoadedRow)
     return found
 
 
 def test_images_come_in_the_order_of_their_columns(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(image(1))
     found = one(tmp_path, {"back": [image(2), {"bytes": image(3)}], "front": "a.png"})
-    assert found.encoded == (image(1), image(2), image(3))
+    assert found.images == (image(1), image(2), image(3))
     assert found.problem is None
 
 
 def test_one_image_missing_is_the_rows_problem(tmp_path: Path) -> None:
     found = one(tmp_path, {"front": image(1), "back": "none.png"})
-    assert found.encoded == ()
+    assert found.images == ()
     assert str(found.problem).startswith("no such file: 'none.png'")
 
 
@@ -65,7 +65,7 @@ def test_an_empty_cell_is_told_and_belongs_to_a_conversation(tmp_path: Path) -> 
 
 def test_links_that_failed_before_are_not_tried_again(tmp_path: Path) -> None:
     (found,) = gathered(tmp_path, {"front": NOWHERE}, failed={NOWHERE: "HTTP 404"})
-    assert isinstance(found, RawRow)
+    assert isinstance(found, LoadedRow)
     assert found.problem == f"not fetched, HTTP 404: {NOWHERE}"
     assert not (tmp_path / "cache").exists()
 
@@ -80,7 +80,7 @@ def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
     rows: list[object] = [{"front": image(n % 3)} for n in range(2 * CHUNK)]
     found = gathered(tmp_path, rows[0], broken, *rows[2:])
     assert found[1] == broken
-    numbers = [piece.row.number for piece in found if isinstance(piece, RawRow)]
+    numbers = [piece.row.number for piece in found if isinstance(piece, LoadedRow)]
     assert numbers == [n for n in range(2 * CHUNK) if n != 1]
 
 

@@ -7,7 +7,7 @@ import pytest
 from phi_vision.data.template import TEMPLATES
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prices import DecimalMark
-from phi_vision.prepare.schema import Rules, find_rules
+from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 SHOP = {"photo": b"x", "name": "Coat", "type": "COATS", "price": "390"}
@@ -18,13 +18,13 @@ def find(
     mapping: tuple[str, ...] = (),
     template: str | None = None,
     decimal: DecimalMark | None = None,
-) -> Rules:
+) -> Schema:
     pieces: list[Row | UnreadableRow] = [
         UnreadableRow(number=0, origin="line 1", reason="odd", raw="?"),
         *(Row(number=n, origin=f"line {n}", values=row) for n, row in enumerate(rows, start=1)),
     ]
     source = Source(name="shop", kind="csv", rows=lambda: iter(pieces), folder=None)
-    return find_rules(
+    return find_schema(
         source,
         mapping=mapping,
         template_name=template,
@@ -58,7 +58,7 @@ def test_a_source_that_says_nothing_known_is_refused_with_what_it_has() -> None:
 
 def test_a_chosen_template_must_find_its_fields() -> None:
     few = {"photo": b"x", "name": "Coat"}
-    with pytest.raises(ValueError, match="needs category3_code, full_price; found name; name them"):
+    with pytest.raises(ValueError, match="needs category3_code, full_price; found name; map them"):
         find(few, template="walkthrough")
     assert find(SHOP, template="walkthrough").template == TEMPLATES["walkthrough"]
 
@@ -102,9 +102,9 @@ def test_other_prices_are_those_that_mostly_are_some() -> None:
     assert find(*rows).prices == {"full_price", "sale_price"}
 
 
-def test_links_are_noticed() -> None:
-    assert find(SHOP | {"photo": "https://a.b/c.jpg"}).has_links
-    assert not find(SHOP).has_links
+def test_urls_are_detected() -> None:
+    assert find(SHOP | {"photo": "https://a.b/c.jpg"}).has_urls
+    assert not find(SHOP).has_urls
 
 
 def test_conversations_need_no_template() -> None:

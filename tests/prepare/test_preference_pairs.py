@@ -13,8 +13,8 @@ from catalogs import image
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, find_template, write_template
-from phi_vision.prepare.hard_negatives import learn
-from phi_vision.prepare.preference_pairs import Pairs, write_pairs
+from phi_vision.prepare.hard_negatives import fit_sampler
+from phi_vision.prepare.preference_pairs import PreferencePairs, write_pairs
 
 KINDS = {"COATS": "CLOTHES", "SHIRTS": "CLOTHES", "TOTES": "BAGS", "CLUTCHES": "BAGS"}
 CLOTHS = ("Wool", "Silk", "Linen")
@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pairs(data: Path) -> Pairs:
+def pairs(data: Path) -> PreferencePairs:
     return write_pairs(data, data.with_name("pairs"), pairs_per_sample=3)
 
 
@@ -133,12 +133,12 @@ def test_without_other_prices_in_reach_the_ending_is_kept(price, prices, ending)
     records = [
         {"title": "Hat", "category3_code": "HATS", "full_price": each} for each in prices * 2
     ]
-    catalog = learn(records, PRODUCT)
+    catalog = fit_sampler(records, PRODUCT)
     for seed in range(20):
-        made = catalog.wrong(records[0], random.Random(seed))
+        made = catalog.draw(records[0], random.Random(seed))
         assert made is not None
         assert made.fields == ("full_price",)
-        said = PRODUCT.parse(made.text)
+        said = PRODUCT.parse(made.wrong)
         assert said is not None
         assert 0.25 < said["full_price"] / price < 4
         rest = said["full_price"] % 1 if ending < 1 else said["full_price"] % ending
@@ -150,11 +150,11 @@ def test_fields_of_other_kinds_get_another_value_of_their_column():
     records = [
         {"title": value, "category3_code": value, "full_price": value} for value in values * 3
     ]
-    catalog = learn(records, PRODUCT)
+    catalog = fit_sampler(records, PRODUCT)
     for seed, record in enumerate(records):
-        made = catalog.wrong(record, random.Random(seed))
+        made = catalog.draw(record, random.Random(seed))
         assert made is not None
-        assert PRODUCT.parse(made.text) != PRODUCT.parse(made.right) == PRODUCT.select(record)
+        assert PRODUCT.parse(made.wrong) != PRODUCT.parse(made.correct) == PRODUCT.select(record)
 
 
 def test_the_same_seed_gives_the_same_bytes(data, pairs, tmp_path):
@@ -178,7 +178,9 @@ def test_the_card_and_the_facts_say_what_was_made(data, pairs):
     facts = json.loads((pairs.folder / "pairs.json").read_text())
     assert facts["splits"] == {"train": 108, "validation": 6, "test": 6}
     card = (pairs.folder / "README.md").read_text()
-    assert "120 pairs of a right and a plausibly wrong answer, made of shop" in card
+    assert (
+        "120 preference pairs of a correct and a plausible wrong completion, made from shop" in card
+    )
     assert "| train | 108 |" in card
     assert "+ Product: Check Wool Coat, Category: COATS, Full Price: 90.0" in card
 
@@ -199,7 +201,7 @@ def test_another_run_replaces_pairs_and_nothing_else(data, tmp_path):
     (tmp_path / "used" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"was not written by `pairs` \(it has no pairs.json\)"):
         write_pairs(data, tmp_path / "used")
-    with pytest.raises(ValueError, match="lie in each other"):
+    with pytest.raises(ValueError, match="contains the other"):
         write_pairs(data, data / "pairs")
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from catalogs import product, products, run, tree, write_shop
 
-from phi_vision.prepare.executors import ENGINES, run_locally
+from phi_vision.prepare.executors import EXECUTORS, run_locally
 
 # Prints the processes that it computes in, and hangs with work under way.
 HANGING = """
@@ -62,7 +62,7 @@ def test_an_error_in_a_worker_arrives_here() -> None:
 
 
 def test_an_address_is_refused_where_there_is_no_cluster() -> None:
-    with pytest.raises(ValueError, match="there is no cluster at auto for this engine"):
+    with pytest.raises(ValueError, match="this engine has no cluster at auto"):
         list(run_locally(str, [1], address="auto"))
 
 
@@ -105,4 +105,4 @@ def test_ray_writes_the_same_dataset(tmp_path: Path) -> None:
 
 
 def test_engines_are_called_alike() -> None:
-    assert list(ENGINES) == ["local", "ray"]
+    assert list(EXECUTORS) == ["local", "ray"]
