@@ -8,7 +8,7 @@ groups share is counted without its name, a number only through means over sever
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from statistics import fmean
@@ -19,11 +19,8 @@ MIN_GROUPS = 5
 """Groups that must share a value before a profile may name it: a usual minimum for published
 tables, with which a dataset of a few hundred groups still keeps its categories."""
 
-_MAX_MEANS = 40
-"""More would not show in a drawn dataset, and each makes the profile more revealing."""
-_MAX_DECIMALS = 4
-_MAX_SHIFT = 0.05
-"""Fraction by which an ending may move a price: five per cent keep its place among the others."""
+_MAX_MEANS = 40  # more would not show in a drawn dataset, and each reveals something
+_MAX_SHIFT = 0.05  # fraction by which an ending may move a price: it keeps its place
 
 
 class Rare(Enum):
@@ -37,31 +34,22 @@ RARE = Rare.RARE
 
 @dataclass(frozen=True, kw_only=True)
 class Frequencies:
-    """How often which value occurs.
+    """How often which value occurs."""
 
-    Attributes:
-        named: (value, count) of those that at least `MIN_GROUPS` groups share, commonest first.
-        rest: count of all others together.
-        rest_values: number of different others.
-    """
-
-    named: tuple[tuple[Value, int], ...]
-    rest: int = 0
-    rest_values: int = 0
+    named: tuple[tuple[Value, int], ...] = ()  # that enough groups share, the commonest first
+    rest: int = 0  # count of all others together
+    rest_values: int = 0  # number of different others
 
     @property
     def values(self) -> tuple[Value, ...]:
         """The named values."""
         return tuple(value for value, _ in self.named)
 
-    def draw(self, rng: random.Random, without: Iterable[Value] = ()) -> Value | Rare:
+    def draw(self, rng: random.Random, without: Collection[Value] = ()) -> Value | Rare:
         """Draw a value by its frequency, RARE for the others; none of `without`."""
-        excluded = set(without)
-        choices: list[tuple[Value | Rare, int]] = [
-            (value, times) for value, times in self.named if value not in excluded
-        ]
-        values, counts = zip(*choices, (RARE, self.rest), strict=True)
-        return rng.choices(values, counts)[0] if any(counts) else RARE
+        values = [*(value for value, _ in self.named), RARE]
+        counts = [0 if value in without else n for value, n in self.named]
+        return rng.choices(values, [*counts, self.rest])[0] if any(counts) or self.rest else RARE
 
 
 def count(pairs: Iterable[tuple[Value, int]]) -> Frequencies:
@@ -92,19 +80,12 @@ def count_by(triples: Iterable[tuple[str, Value, int]]) -> dict[str, Frequencies
 
 @dataclass(frozen=True, kw_only=True)
 class Amounts:
-    """How the numbers of a column are distributed.
+    """How the numbers of a column are distributed."""
 
-    Attributes:
-        points: numbers that at least `MIN_GROUPS` groups share, such as 98.0.
-        means: means of the others in order of size, each over at least `MIN_GROUPS` groups.
-        endings: digits before the point -> the last digits: `{"2": 8.0 mostly}` for 48.0, 98.0.
-        decimals: the most digits after the point.
-    """
-
-    points: Frequencies
-    means: tuple[float, ...]
-    endings: Mapping[str, Frequencies]
-    decimals: int
+    points: Frequencies  # numbers that enough groups share, such as 98.0
+    means: tuple[float, ...]  # of the others in order of size, each over at least MIN_GROUPS groups
+    endings: Mapping[str, Frequencies]  # period -> remainders: {"10": 8.0 mostly} for 48.0, 98.0
+    decimals: int  # the most digits after the point
 
     def draw(self, rng: random.Random) -> float:
         """Draw a number from the distribution."""
@@ -112,55 +93,41 @@ class Amounts:
         if isinstance(point, int | float):
             return float(point)
         place = rng.random() * (len(self.means) - 1)
-        low = math.floor(place)
-        high = min(low + 1, len(self.means) - 1)
-        return self.snap(
-            self.means[low] + (place - low) * (self.means[high] - self.means[low]), rng
-        )
+        low, high = self.means[math.floor(place)], self.means[math.ceil(place)]
+        return self.snap(low + (place % 1) * (high - low), rng)
 
     def snap(self, amount: float, rng: random.Random) -> float:
         """Move a number to the nearest one with a real ending, where that is near enough."""
-        amount = round(amount, self.decimals)
-        near, step = {}, _step(amount)
-        endings = self.endings.get(_digits(amount), Frequencies(named=()))
-        for ending, times in endings.named:
+        amount, near = round(amount, self.decimals), {}
+        period = _period(amount)
+        for ending, n in self.endings.get(str(period), Frequencies()).named:
             assert isinstance(ending, float)
-            moved = round(round((amount - ending) / step) * step + ending, self.decimals)
+            moved = round(round((amount - ending) / period) * period + ending, self.decimals)
             if moved > 0 and abs(moved - amount) <= _MAX_SHIFT * amount:
-                near[moved] = times
+                near[moved] = n
         return rng.choices(list(near), list(near.values()))[0] if near else amount
 
 
-def measure_amounts(numbers: Sequence[tuple[float, int]]) -> Amounts | None:
+def measure_amounts(
+    numbers: Sequence[tuple[float, int]], *, endings: bool = True
+) -> Amounts | None:
     """Measure (number, group) pairs; None where there are too few groups.
 
     Input:  98.0 in 6 groups, and 21.0, 25.0, 27.0, 30.0, 31.0, 34.0 in one group each
-    Output: points 98.0 (6 times) and 6 others, means (28.0,), endings {"2": …}, decimals 0
+    Output: points 98.0 (6 times) and 6 others, means (28.0,), endings {"10": …}, decimals 0
     """
     points = count(numbers)
     means = _means(sorted(pair for pair in numbers if pair[0] not in points.values))
     if not points.named and not means:
         return None
-    if not means:  # the others cannot be drawn, and are left out
-        points = Frequencies(named=points.named)
-    ends = ((_digits(n), round(n % _step(n), _MAX_DECIMALS), g) for n, g in numbers if n > 0)
-    decimals = max(count_decimals(number) for number, _ in numbers)
-    return Amounts(points=points, means=means, endings=count_by(ends), decimals=decimals)
-
-
-def count_decimals(number: float) -> int:
-    """Count the digits after the point, four at most.
-
-    Input:  390.0, 12.5, 0.333333
-    Output: 0, 1, 4
-    """
-    places = range(_MAX_DECIMALS)
-    return next((n for n in places if math.isclose(round(number, n), number)), _MAX_DECIMALS)
-
-
-def without_endings(amounts: Amounts | None) -> Amounts | None:
-    """Drop the endings of numbers that nobody prints, such as ratios and sizes."""
-    return replace(amounts, endings={}) if amounts else None
+    ends = [(str(_period(n)), round(n % _period(n), 4), g) for n, g in numbers if n > 0]
+    return Amounts(
+        # Without means the others cannot be drawn, and are left out.
+        points=points if means else replace(points, rest=0, rest_values=0),
+        means=means,
+        endings=count_by(ends if endings else ()),
+        decimals=max(len(f"{n:.4f}".rstrip("0").partition(".")[2]) for n, _ in numbers),
+    )
 
 
 def _means(numbers: Sequence[tuple[float, int]]) -> tuple[float, ...]:
@@ -178,10 +145,6 @@ def _means(numbers: Sequence[tuple[float, int]]) -> tuple[float, ...]:
     return tuple(round(fmean(run), 4) for run in [*runs[:-1], runs[-1] + last]) if runs else ()
 
 
-def _digits(number: float) -> str:
-    return str(len(str(int(abs(number)))))
-
-
-def _step(number: float) -> float:
+def _period(number: float) -> int:
     """Return the period of endings: 10 up to 999.99, then 100 up to 9999.99, and so on."""
-    return float(10 ** max(1, len(str(int(abs(number)))) - 2))
+    return int(10 ** max(1, len(str(int(abs(number)))) - 2))

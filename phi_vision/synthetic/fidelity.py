@@ -7,7 +7,8 @@ expected to come closer than real data does to itself.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,62 +16,39 @@ from phi_vision.data.samples import Value
 from phi_vision.synthetic.observation import ImageFacts, Observation, ObservedRow
 from phi_vision.synthetic.profile import Column, Profile, group_rows
 
-T = TypeVar("T")
 Rows = Sequence[ObservedRow]
 Compare = Callable[[Rows, Rows], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """One distance between drawn and real data, 0 (equal) to 1 (nothing in common).
-
-    Attributes:
-        column: its name.
-        measure: the property that is compared.
-        distance: between drawn and real data.
-        reference: between two halves of the real data.
-    """
+    """One distance between drawn and real data, 0 (equal) to 1 (nothing in common)."""
 
     column: str
-    measure: str
+    measure: str  # the property that is compared
     distance: float
-    reference: float
+    reference: float  # between two halves of the real data
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyReport:
-    """The real values that were searched for in the drawn data, and not found.
+    """The real values that were searched for in the drawn data, and not found."""
 
-    Attributes:
-        real_values: column -> number of different real values.
-        real_images: number of different real images.
-        redrawn: images that were drawn again because of their similarity to a real one.
-        kept_categories: column -> number of names kept because enough groups share them.
-        invented_categories: column -> number of rarer names, which were invented anew.
-    """
-
-    real_values: Mapping[str, int]
+    real_values: Mapping[str, int]  # column -> number of different real values
     real_images: int
-    redrawn: int
-    kept_categories: Mapping[str, int]
-    invented_categories: Mapping[str, int]
+    redrawn: int  # images that were drawn again because of their similarity to a real one
+    kept_categories: Mapping[str, int]  # column -> number of names that enough groups share
+    invented_categories: Mapping[str, int]  # column -> number of rarer names, invented anew
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How closely a drawn dataset resembles a real one, and that it reveals nothing of it.
-
-    Attributes:
-        rows: drawn.
-        distances: none where only a profile was available.
-        privacy: None where only a profile was available.
-        empty: columns that cannot be modelled and were left empty.
-    """
+    """How closely a drawn dataset resembles a real one, and that it reveals nothing of it."""
 
     rows: int
-    distances: tuple[Distance, ...]
-    privacy: PrivacyReport | None
-    empty: tuple[str, ...]
+    distances: tuple[Distance, ...]  # none where only a profile was available
+    privacy: PrivacyReport | None  # None where only a profile was available
+    empty: tuple[str, ...]  # columns that cannot be modelled and were left empty
 
     def to_markdown(self) -> str:
         """Return the report."""
@@ -82,29 +60,33 @@ class Fidelity:
         if self.empty:
             parts.append(f"Left empty, as these types cannot be modelled: {', '.join(self.empty)}.")
         if self.privacy:
-            parts.append(
-                _PRIVACY.format(
-                    privacy=self.privacy,
-                    values=_join(self.privacy.real_values),
-                    kept=_join(self.privacy.kept_categories),
-                    invented=_join(self.privacy.invented_categories),
+            values, kept, invented = (
+                ", ".join(f"{n} of {column}" for column, n in counts.items() if n) or "none"
+                for counts in (
+                    self.privacy.real_values,
+                    self.privacy.kept_categories,
+                    self.privacy.invented_categories,
                 )
             )
+            text = _PRIVACY.format(
+                privacy=self.privacy, values=values, kept=kept, invented=invented
+            )
+            parts.append(text)
         return "\n\n".join(parts) + "\n"
 
 
-def measure_distances(
-    real: Observation, drawn: Observation, profile: Profile
-) -> Iterator[Distance]:
+def measure_distances(real: Observation, drawn: Observation, profile: Profile) -> list[Distance]:
     """Compare drawn with real data, column by column."""
     halves = [[row for row in real.rows if row.group % 2 == side] for side in (0, 1)]
-    for column, measure, compare in _comparisons(profile):
-        yield Distance(
+    return [
+        Distance(
             column=column,
             measure=measure,
             distance=round(compare(real.rows, drawn.rows), 4),
             reference=round(compare(*halves), 4),
         )
+        for column, measure, compare in _comparisons(profile)
+    ]
 
 
 def total_variation(one: Iterable[Value], other: Iterable[Value]) -> float:
@@ -128,16 +110,15 @@ def kolmogorov_smirnov(one: Iterable[float], other: Iterable[float]) -> float:
     """
     left, right = np.sort(list(one)), np.sort(list(other))
     if not len(left) or not len(right):
-        return float(bool(len(left)) != bool(len(right)))
+        return float(len(left) != len(right))
     places = np.concatenate([left, right])
     ranks = [np.searchsorted(side, places, side="right") / len(side) for side in (left, right)]
     return float(np.abs(ranks[0] - ranks[1]).max())
 
 
 def _comparisons(profile: Profile) -> Iterator[tuple[str, str, Compare]]:
-    yield "split", "frequencies", _by(total_variation, lambda rows: [r.split for r in rows])
-    sizes = _by(kolmogorov_smirnov, lambda rows: [float(len(g)) for g in group_rows(rows)])
-    yield "rows in a group", "numbers", sizes
+    yield "split", "frequencies", _by(total_variation, lambda row: [row.split])
+    yield "rows in a group", "numbers", lambda a, b: kolmogorov_smirnov(_sizes(a), _sizes(b))
     named = {node.column: set(node.frequencies.values) for node in profile.network}
     for column in named:
         yield column, "frequencies", _categories([column], named)
@@ -155,98 +136,96 @@ def _comparisons(profile: Profile) -> Iterator[tuple[str, str, Compare]]:
             "bytes": lambda image: image.size,
         }
         for measure, fact in facts.items():
-            yield "image", measure, _by(kolmogorov_smirnov, _image_facts(fact))
+            yield "image", measure, _by(kolmogorov_smirnov, partial(_image_facts, fact))
         yield "image", "fraction of repeated", lambda a, b: abs(_repeated(a) - _repeated(b))
 
 
 def _column_comparisons(column: Column, leaf: str | None) -> Iterator[tuple[str, str, Compare]]:
     name = column.name
     if column.role in ("number", "ratio"):
-        yield name, "numbers", _by(kolmogorov_smirnov, lambda rows: _numbers(rows, name))
+        yield name, "numbers", _by(kolmogorov_smirnov, lambda row: _numbers(row, name))
         if leaf:
             yield name, f"numbers within {leaf}", lambda a, b: _within(a, b, name, leaf)
     if column.role in ("text", "code"):
-        sizes = _by(kolmogorov_smirnov, lambda rows: [float(len(t)) for t in _texts(rows, name)])
-        yield name, "number of characters", sizes
+        lengths = _by(kolmogorov_smirnov, lambda row: [len(text) for text in _texts(row, name)])
+        yield name, "number of characters", lengths
     if column.role == "text":
-        yield (
-            name,
-            "number of words",
-            _by(
-                kolmogorov_smirnov, lambda rows: [float(len(t.split())) for t in _texts(rows, name)]
-            ),
-        )
+        words = _by(kolmogorov_smirnov, lambda row: [len(t.split()) for t in _texts(row, name)])
+        yield name, "number of words", words
         yield name, "last words", lambda a, b: _last_words(a, b, name)
     if column.role == "flag":
-        values = _by(total_variation, lambda rows: [row.record.get(name) for row in rows])
-        yield name, "frequencies", values
+        yield name, "frequencies", _by(total_variation, lambda row: [row.record.get(name)])
     if column.missing or column.blank:
-        gaps = _by(
-            total_variation, lambda rows: [row.record.get(name) in (None, "") for row in rows]
-        )
+        gaps = _by(total_variation, lambda row: [row.record.get(name) in (None, "")])
         yield name, "fraction of missing", gaps
 
 
 def _by(
-    distance: Callable[[Sequence[T], Sequence[T]], float], facts: Callable[[Rows], Sequence[T]]
+    distance: Callable[[Iterable[Any], Iterable[Any]], float],
+    facts: Callable[[ObservedRow], Iterable[Value]],
 ) -> Compare:
-    return lambda one, other: distance(facts(one), facts(other))
-
-
-def _image_facts(fact: Callable[[ImageFacts], float]) -> Callable[[Rows], list[float]]:
-    return lambda rows: [fact(image) for row in rows for image in row.images]
+    """Compare all facts of the rows on either side."""
+    return lambda a, b: distance(
+        *([fact for row in side for fact in facts(row)] for side in (a, b))
+    )
 
 
 def _categories(columns: Sequence[str], named: Mapping[str, set[Value]]) -> Compare:
     """Compare frequencies of named values; all rare ones count as one, as their names differ."""
 
-    def labels(rows: Rows) -> list[str]:
-        cells = [[(row.record.get(column), column) for column in columns] for row in rows]
-        return [str([v if v in named[c] else ("rare",) for v, c in pairs]) for pairs in cells]
+    def label(row: ObservedRow) -> list[Value]:
+        cells = [(row.record.get(column), named[column]) for column in columns]
+        return [repr([value if value in known else ("rare",) for value, known in cells])]
 
-    return _by(total_variation, labels)
+    return _by(total_variation, label)
 
 
-def _numbers(rows: Rows, column: str) -> list[float]:
-    values = [row.record.get(column) for row in rows]
-    return [float(value) for value in values if isinstance(value, int | float)]
+def _sizes(rows: Rows) -> list[int]:
+    return [len(group) for group in group_rows(rows)]
+
+
+def _image_facts(fact: Callable[[ImageFacts], float], row: ObservedRow) -> list[float]:
+    return [fact(image) for image in row.images]
+
+
+def _numbers(row: ObservedRow, column: str) -> list[Value]:
+    value = row.record.get(column)
+    return [value] if isinstance(value, int | float) else []
+
+
+def _texts(row: ObservedRow, column: str) -> list[str]:
+    value = row.record.get(column)
+    return [] if value in (None, "") else [str(value)]
 
 
 def _within(one: Rows, other: Rows, column: str, leaf: str) -> float:
     """Average the distance of numbers within a category, each weighted by its rows."""
-    sides: list[dict[Value, list[ObservedRow]]] = [{}, {}]
-    for side, rows in zip(sides, (one, other), strict=True):
+    categories: dict[Value, tuple[list[Any], list[Any]]] = {}
+    for side, rows in enumerate((one, other)):
         for row in rows:
-            side.setdefault(row.record.get(leaf), []).append(row)
-    total = weight = 0.0
-    for category in sides[0]:
-        left, right = (_numbers(side.get(category, []), column) for side in sides)
-        if left and right:
-            weight += len(left) + len(right)
-            total += (len(left) + len(right)) * kolmogorov_smirnov(left, right)
-    return total / weight if weight else 1.0
-
-
-def _texts(rows: Rows, column: str) -> list[str]:
-    values = [row.record.get(column) for row in rows]
-    return [str(value) for value in values if value not in (None, "")]
+            sides = categories.setdefault(row.record.get(leaf), ([], []))
+            sides[side].extend(_numbers(row, column))
+    both = [(left, right) for left, right in categories.values() if left and right]
+    if not both:
+        return 1.0
+    distances = [kolmogorov_smirnov(left, right) for left, right in both]
+    return float(np.average(distances, weights=[len(left) + len(right) for left, right in both]))
 
 
 def _last_words(one: Rows, other: Rows, column: str) -> float:
     """Compare the ends of titles; words of one side only count as one: they may be invented."""
-    sides = [[t.split()[-1] for t in _texts(rows, column) if t.split()] for rows in (one, other)]
-    common = set(sides[0]) & set(sides[1])
-    left, right = ([word if word in common else "" for word in side] for side in sides)
-    return total_variation(left, right)
+    left, right = (
+        [text.split()[-1] for row in rows for text in _texts(row, column) if text.split()]
+        for rows in (one, other)
+    )
+    common = set(left) & set(right)
+    plain = ([word if word in common else "" for word in side] for side in (left, right))
+    return total_variation(*plain)
 
 
 def _repeated(rows: Rows) -> float:
     digests = [image.digest for row in rows for image in row.images]
     return 1 - len(set(digests)) / max(1, len(digests))
-
-
-def _join(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} of {column}" for column, n in counts.items() if n) or "none"
 
 
 _HEAD = """# Fidelity of the drawn data

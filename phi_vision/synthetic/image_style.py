@@ -15,13 +15,7 @@ from itertools import pairwise
 from PIL import Image
 
 from phi_vision.io.hashing import hash_bits
-from phi_vision.synthetic.distributions import (
-    Amounts,
-    Frequencies,
-    count,
-    measure_amounts,
-    without_endings,
-)
+from phi_vision.synthetic.distributions import Amounts, Frequencies, count, measure_amounts
 from phi_vision.synthetic.observation import ImageFacts, ObservedRow
 from phi_vision.synthetic.render.drawing import draw, random_scene
 from phi_vision.synthetic.render.garment import (
@@ -42,29 +36,17 @@ _USUAL_DENSITY = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStyle:
-    """Outer properties of the images of a dataset.
+    """Outer properties of the images of a dataset."""
 
-    Attributes:
-        counts: images in a row.
-        sizes: "413x512" -> count.
-        longest: longest sides of those whose size is rare.
-        aspects: width over height of those.
-        density: bytes per pixel of the file.
-        formats: "JPEG" -> count.
-        repeated: fraction of images that another row of the same group has, too.
-        borrowed: fraction of images that a row of another group has, too.
-        paths: composition of the file names beside the bytes; None without any.
-    """
-
-    counts: Frequencies
-    sizes: Frequencies
-    longest: Amounts | None
-    aspects: Amounts | None
-    density: Amounts | None
-    formats: Frequencies
-    repeated: float
-    borrowed: float
-    paths: CodePattern | None
+    counts: Frequencies  # images in a row
+    sizes: Frequencies  # "413x512"
+    longest: Amounts | None  # longest sides of those whose size is rare
+    aspects: Amounts | None  # width over height of those
+    density: Amounts | None  # bytes per pixel of the file
+    formats: Frequencies  # "JPEG"
+    repeated: float  # fraction of images that another row of the same group has, too
+    borrowed: float  # fraction of images that a row of another group has, too
+    paths: CodePattern | None  # file names beside the bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +153,7 @@ def find_colour(text: str) -> str | None:
 def _measure(
     images: Sequence[tuple[ImageFacts, int]], fact: Callable[[ImageFacts], float]
 ) -> Amounts | None:
-    return without_endings(measure_amounts([(float(fact(image)), g) for image, g in images]))
+    return measure_amounts([(float(fact(image)), group) for image, group in images], endings=False)
 
 
 def _size(image: ImageFacts) -> str:

@@ -24,28 +24,20 @@ from phi_vision.io.hashing import hash_bits, perceptual_hash
 MAX_ROWS = 100_000
 """Rows kept in memory, about 2 kB each: enough to measure a share to half a per cent."""
 
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """Facts about one image file.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: in pixels.
-        size: of the file, in bytes.
-        format: PIL's name: "JPEG".
-        path: the file name beside it.
-        digest: 64 bits of the SHA-256 of the file.
-        perceptual_hash: of 64 bits; None for a flat image.
-    """
+    """Facts about one image file."""
 
     width: int
     height: int
-    size: int
-    format: str
-    path: str | None
-    digest: int
-    perceptual_hash: int | None
+    size: int  # in bytes
+    format: str  # as PIL names it: "JPEG"
+    path: str | None  # the file name beside it
+    digest: int  # 64 bits of the SHA-256 of the file
+    perceptual_hash: int | None  # None for a flat image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +52,11 @@ class ObservedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """A dataset in memory.
-
-    Attributes:
-        schema: columns and types.
-        splits: split -> rows, of the whole dataset.
-        rows: those of the chosen groups; all where there are at most `MAX_ROWS`.
-    """
+    """A dataset in memory."""
 
     schema: pa.Schema
-    splits: Mapping[str, int]
-    rows: tuple[ObservedRow, ...]
+    splits: Mapping[str, int]  # split -> rows, of the whole dataset
+    rows: tuple[ObservedRow, ...]  # of the chosen groups; all where there are at most MAX_ROWS
 
 
 def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) -> Observation:
@@ -87,18 +73,17 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
     splits = dict.fromkeys(files, 0)
     kept: list[ObservedRow] = []
     limit = 2**64
-    for split, paths in files.items():
-        for path in paths:
-            for cells in read_rows(path):
-                row = _observe_row(cells, sum(splits.values()), split, dataset)
-                splits[split] += 1
-                if on_row:
-                    on_row(row)
-                if row.group < limit:
-                    kept.append(row)
-                while len(kept) > MAX_ROWS and limit > 1:
-                    limit //= 2
-                    kept = [each for each in kept if each.group < limit]
+    paths = ((split, path) for split, each in files.items() for path in each)
+    for split, cells in ((split, cells) for split, path in paths for cells in read_rows(path)):
+        row = _observe_row(cells, sum(splits.values()), split, dataset)
+        splits[split] += 1
+        if on_row:
+            on_row(row)
+        if row.group < limit:
+            kept.append(row)
+        while len(kept) > MAX_ROWS and limit > 1:
+            limit //= 2
+            kept = [each for each in kept if each.group < limit]
     if not kept:
         raise ValueError(f"{dataset} has no rows to model; use a dataset with some hundred rows")
     schema = pq.read_schema(next(iter(files.values()))[0])
@@ -130,7 +115,7 @@ def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             (width, height), name = image.size, image.format or "JPEG"
-            image.draft("RGB", (64, 64))  # a JPEG is decoded at an eighth of its size
+            image.draft("RGB", (64, 64))  # a JPEG is decoded at a fraction of its size
             hashed = perceptual_hash(image)
     # Decoders fail in their own ways, and for the user they are one thing.
     except Exception as error:
@@ -162,8 +147,7 @@ def _observe_row(cells: Mapping[str, Any], number: int, split: str, dataset: Pat
 
 
 def _inspect_cell(cell: Any, dataset: Path) -> ImageFacts:
-    if isinstance(cell, bytes):
-        return inspect_image(cell)
+    cell = {"bytes": cell} if isinstance(cell, bytes) else cell
     encoded, path = cell.get("bytes"), cell.get("path")
     if encoded is None:
         file = dataset / str(path)
@@ -182,5 +166,5 @@ def _plain(cell: object) -> Value:
     if isinstance(cell, datetime.datetime):
         return round(cell.replace(tzinfo=datetime.UTC).timestamp())
     if isinstance(cell, datetime.date):
-        return cell.toordinal() - datetime.date(1970, 1, 1).toordinal()
+        return cell.toordinal() - _EPOCH
     return cell if isinstance(cell, str | int | float | bool | None) else str(cell)

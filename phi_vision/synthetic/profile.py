@@ -8,6 +8,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -19,6 +20,7 @@ from sklearn.metrics import mutual_info_score
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
+from phi_vision.synthetic import text_models
 from phi_vision.synthetic.distributions import (
     MIN_GROUPS,
     RARE,
@@ -28,17 +30,9 @@ from phi_vision.synthetic.distributions import (
     count,
     count_by,
     measure_amounts,
-    without_endings,
 )
 from phi_vision.synthetic.image_style import ImageStyle, measure_images
 from phi_vision.synthetic.observation import Observation, ObservedRow
-from phi_vision.synthetic.text_models import (
-    CodePattern,
-    Grammar,
-    Mention,
-    measure_grammar,
-    measure_pattern,
-)
 
 Role = Literal["category", "number", "ratio", "flag", "text", "code", "empty"]
 Level = Literal["group", "row"]
@@ -54,31 +48,20 @@ PATH_COLUMN = "image.path"
 _NAMING_COLUMNS = {*ID_COLUMNS, *GROUP_COLUMNS, "name", "product_name", "description"}
 """Columns that name a product: never a category, however often a name is shared."""
 _ORDER = ("category", "number", "flag", "text", "code", "empty")
-_MAX_CATEGORIES = 50
-_MAX_WHOLE_CATEGORIES = 20
+_MAX_CATEGORIES, _MAX_WHOLE_CATEGORIES = 50, 20
 _MOSTLY = 0.9
-_CONSTANT = 0.95
-"""Fraction of the groups of several rows in which a value must be constant to belong to the group;
-real exports have a few slips."""
+_CONSTANT = 0.95  # of the groups: real exports have a few slips
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A price that follows from another: a currency, or a discount.
+    """A price that follows from another: a currency, or a discount."""
 
-    Attributes:
-        of: the column it follows from.
-        usual: the most frequent factor.
-        share: how often it applies.
-        others: the other factors; None where there are too few to measure.
-        amounts: the distribution of the column's own numbers, for their endings.
-    """
-
-    of: str
-    usual: float
-    share: float
-    others: Amounts | None
-    amounts: Amounts
+    of: str  # the column it follows from
+    usual: float  # the most frequent factor
+    share: float  # how often it applies
+    others: Amounts | None  # the other factors; None where there are too few to measure
+    amounts: Amounts  # the endings of the column's own numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,50 +81,31 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """How the values of a column are drawn.
-
-    Attributes:
-        name: of the column.
-        role: decides on the model; "empty" also for types without one (lists, bytes).
-        level: whether its value belongs to the group or to each row.
-        missing: fraction of null.
-        blank: fraction of empty text.
-        model: None for categories, which are in the network, and for "empty".
-    """
+    """How the values of a column are drawn."""
 
     name: str
-    role: Role
-    level: Level
-    missing: float = 0.0
-    blank: float = 0.0
-    model: Prices | Ratio | Flag | Grammar | CodePattern | None = None
+    role: Role  # "empty" also for types without a model (lists, bytes)
+    level: Level  # whether a value belongs to the group or to each row
+    missing: float = 0.0  # fraction of null
+    blank: float = 0.0  # fraction of empty text
+    model: Prices | Ratio | Flag | text_models.Grammar | text_models.CodePattern | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One category column of a Bayesian network in the form of a tree (Chow & Liu 1968).
-
-    Attributes:
-        column: its name.
-        parent: the column that is most informative about it; None where none is.
-        frequencies: of its values.
-        given: value of the parent -> frequencies among those.
-        differs: whether the rows of a group have different values, as colours of a style have.
-    """
+    """One category column of a Bayesian network in the form of a tree (Chow & Liu 1968)."""
 
     column: str
-    parent: str | None
+    parent: str | None  # the column that is most informative about it
     frequencies: Frequencies
-    given: Mapping[str, Frequencies]
-    differs: bool
+    given: Mapping[str, Frequencies]  # value of the parent -> frequencies among those
+    differs: bool  # whether the rows of a group have different values, as colours of a style have
 
     def draw(
         self, rng: random.Random, record: Mapping[str, Value], used: Sequence[Value] = ()
     ) -> Value | Rare:
         """Draw a value that fits those drawn before, and none that the group has used."""
-        given = self.given.get(str(record.get(self.parent))) if self.parent else None
-        if given is None:
-            return self.frequencies.draw(rng, without=used)
+        given = self.given.get(str(record.get(self.parent or "")), Frequencies())
         value = given.draw(rng, without=used)
         if value is RARE:
             return self.frequencies.draw(rng, without=(*used, *given.values))
@@ -150,31 +114,18 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The measurements of a dataset.
-
-    Attributes:
-        version: of this format.
-        schema: columns and types, as Arrow serialises them, in base64, without metadata.
-        splits: split -> rows.
-        groups: number of groups.
-        leaf: the finest category column, on which prices and titles depend.
-        group_sizes: value of `leaf` -> rows in a group; "" for all.
-        network: the categories, in the order in which they are drawn.
-        columns: all columns but images, in the order in which they are drawn.
-        images: None for a dataset without images.
-        repeated_rows: fraction of rows that equal another in every column.
-    """
+    """The measurements of a dataset."""
 
     version: int
-    schema: str
-    splits: Mapping[str, int]
+    schema: str  # columns and types, as Arrow serialises them, in base64, without metadata
+    splits: Mapping[str, int]  # split -> rows
     groups: int
-    leaf: str | None
-    group_sizes: Mapping[str, Frequencies]
-    network: tuple[Node, ...]
-    columns: tuple[Column, ...]
+    leaf: str | None  # the finest category column, on which prices and titles depend
+    group_sizes: Mapping[str, Frequencies]  # value of `leaf` -> rows in a group; "" for all
+    network: tuple[Node, ...]  # in the order in which they are drawn, as the columns
+    columns: tuple[Column, ...]  # without images
     images: ImageStyle | None
-    repeated_rows: float
+    repeated_rows: float  # fraction of rows that equal another in every column
 
     def arrow_schema(self) -> pa.Schema:
         """Return the columns and types of the dataset."""
@@ -204,10 +155,9 @@ def profile_dataset(data: Observation) -> Profile:
         "row": [(row.record, row.group) for row in rows],
     }
     columns = _assign_roles(data.schema, facts["row"], groups)
-    shared, own = (
-        [c.name for c in columns if c.role == "category" and c.level == level]
-        for level in ("group", "row")
-    )
+    categories = [column for column in columns if column.role == "category"]
+    shared = [column.name for column in categories if column.level == "group"]
+    own = [column.name for column in categories if column.level == "row"]
     leaf = find_leaf(shared, facts["group"])
     network = build_network(sorted(shared, key=lambda name: name != leaf), facts["group"])
     differing = {name for name in own if _fraction(groups, name, distinct=True) >= _MOSTLY}
@@ -215,8 +165,7 @@ def profile_dataset(data: Observation) -> Profile:
     measured: list[Column] = []
     for column in sorted(columns, key=lambda c: (c.level == "row", _ORDER.index(c.role))):
         measured.append(_measure(column, measured, facts[column.level], leaf))
-    sizes = [(len(group), group[0]) for group in groups]
-    named = [(str(row.record.get(leaf or "")), size, row.group) for size, row in sizes]
+    sizes = [(_label(group[0].record, leaf), len(group), group[0].group) for group in groups]
     distinct = {(*row.record.items(), *(image.digest for image in row.images)) for row in rows}
     schema = pa.schema([pa.field(each.name, each.type, each.nullable) for each in data.schema])
     return Profile(
@@ -225,7 +174,7 @@ def profile_dataset(data: Observation) -> Profile:
         splits=dict(data.splits),
         groups=len(groups),
         leaf=leaf,
-        group_sizes={**count_by(named), "": count((size, row.group) for size, row in sizes)},
+        group_sizes={**count_by(sizes), "": count((size, group) for _, size, group in sizes)},
         network=tuple(network),
         # Flags compare numbers that may be drawn after them.
         columns=tuple(sorted(measured, key=lambda column: column.role == "flag")),
@@ -247,17 +196,13 @@ def load_profile(file: Path) -> Profile:
     """
     try:
         profile = TypeAdapter(Profile).validate_json(file.read_bytes())
+        if profile.version != VERSION:
+            raise ValueError(f"found version {profile.version}")
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{file} holds no profile of version {VERSION} ({reason}); use the profile.json that "
-            "`phi-vision sample --like` writes, or a dataset's folder"
+            f"{file} holds no profile of version {VERSION} ({str(error).splitlines()[0]}); use the "
+            "profile.json that `phi-vision sample --like` writes, or a dataset's folder"
         ) from error
-    if profile.version != VERSION:
-        raise ValueError(
-            f"{file} is a profile of version {profile.version}, this program reads version "
-            f"{VERSION}; profile the dataset again"
-        )
     return profile
 
 
@@ -285,13 +230,13 @@ def build_network(
         differing: those of `columns` whose values differ within a group.
     """
     labels = {
-        name: np.unique([str(record.get(name)) for record, _ in facts], return_inverse=True)[1]
+        name: np.unique([_label(record, name) for record, _ in facts], return_inverse=True)[1]
         for name in (*above, *columns)
     }
 
     def information(one: str, other: str) -> float:
-        """Mutual information in nats without the bias of Miller and Madow."""
-        chance = (len(set(labels[one])) - 1) * (len(set(labels[other])) - 1) / (2 * len(facts))
+        """Mutual information in nats without its bias (Miller & Madow)."""
+        chance = labels[one].max() * labels[other].max() / (2 * len(facts))
         return float(mutual_info_score(labels[one], labels[other]) - chance)
 
     placed, waiting, nodes = list(above), list(columns), []
@@ -300,14 +245,13 @@ def build_network(
         strength, parent, column = max(links, key=lambda link: link[0], default=(0.0, "", ""))
         if strength <= 0:
             parent, column = "", waiting[0]
-        pairs = [(record.get(parent), record.get(column), group) for record, group in facts]
-        shared = {str(value) for value in count((of, group) for of, _, group in pairs).values}
-        given = count_by((str(of), value, group) for of, value, group in pairs)
+        values = [(_label(record, parent), record.get(column), group) for record, group in facts]
+        shared = count((of, group) for of, _, group in values).values if parent else ()
         node = Node(
             column=column,
             parent=parent or None,
-            frequencies=count((value, group) for _, value, group in pairs),
-            given={of: each for of, each in given.items() if parent and of in shared},
+            frequencies=count((value, group) for _, value, group in values),
+            given={of: each for of, each in count_by(values).items() if of in shared},
             differs=column in differing,
         )
         nodes.append(node)
@@ -324,7 +268,7 @@ def find_leaf(columns: Sequence[str], facts: Facts) -> str | None:
     named = [column for column in columns if "categor" in column.lower()]
 
     def entropy(column: str) -> float:
-        labels = [str(record.get(column)) for record, _ in facts]
+        labels = [_label(record, column) for record, _ in facts]
         return float(mutual_info_score(labels, labels))
 
     return max(named or columns, key=entropy, default=None)
@@ -342,27 +286,22 @@ def find_ratio(column: str, earlier: Sequence[str], facts: Facts) -> Ratio | Non
 
 
 def _ratio(column: str, other: str, facts: Facts) -> Ratio | None:
-    both = [
-        (float(number), float(of), group)
-        for record, group in facts
-        if isinstance(number := record.get(column), int | float)
-        and isinstance(of := record.get(other), int | float)
-        and of > 0
-    ]
-    amounts = measure_amounts([(number, group) for number, _, group in both])
-    if amounts is None or len({group for _, _, group in both}) < MIN_GROUPS:
+    both = [(_number(r, column), _number(r, other), group) for r, group in facts]
+    pairs = [(n, of, group) for n, of, group in both if n is not None and of is not None and of > 0]
+    amounts = measure_amounts([(number, group) for number, _, group in pairs])
+    if amounts is None or len({group for _, _, group in pairs}) < MIN_GROUPS:
         return None
-    factors = [number / of for number, of, _ in both]
+    factors = [number / of for number, of, _ in pairs]
     ((usual, _),) = Counter(round(factor, 3) for factor in factors).most_common(1)
     usual = round(median(factor for factor in factors if round(factor, 3) == usual), 6)
     half = 0.51 * 10.0**-amounts.decimals
-    odd = [(number / of, group) for number, of, group in both if abs(number - of * usual) > half]
+    odd = [(round(n / of, 2), group) for n, of, group in pairs if abs(n - of * usual) > half]
     return Ratio(
         of=other,
         usual=usual,
-        share=round(1 - len(odd) / len(both), 4),
-        others=without_endings(measure_amounts([(round(factor, 2), g) for factor, g in odd])),
-        amounts=replace(amounts, means=(), points=replace(amounts.points, named=())),
+        share=round(1 - len(odd) / len(pairs), 4),
+        others=measure_amounts(odd, endings=False),
+        amounts=replace(amounts, means=(), points=Frequencies()),
     )
 
 
@@ -382,26 +321,23 @@ def _measure(column: Column, earlier: Sequence[Column], facts: Facts, leaf: str 
         prices = _measure_prices(name, filled, leaf)
         return replace(column, model=prices, role="number" if prices else "empty")
     if column.role == "text":
-        texts = [(str(r[name]), str(r.get(leaf or "")), group) for r, group in filled]
-        return replace(column, model=measure_grammar(texts))
-    mentions = [Mention(str(record[name]), record, group) for record, group in filled]
-    return replace(column, model=measure_pattern(mentions, _references(earlier)))
+        texts = [(str(record[name]), _label(record, leaf), group) for record, group in filled]
+        return replace(column, model=text_models.measure_grammar(texts))
+    mentions = [text_models.Mention(str(r[name]), r, group) for r, group in filled]
+    return replace(column, model=text_models.measure_pattern(mentions, _references(earlier)))
 
 
 def _measure_prices(name: str, facts: Facts, leaf: str | None) -> Prices | None:
-    numbers = [
-        (str(record.get(leaf or "")), float(value), group)
-        for record, group in facts
-        if isinstance(value := record[name], int | float)
-    ]
+    numbers = [(_label(r, leaf), float(str(r[name])), group) for r, group in facts]
     whole = measure_amounts([(number, group) for _, number, group in numbers])
     if whole is None:
         return None
     by_category = {"": whole}
     for category in count((category, group) for category, _, group in numbers).values:
-        amounts = measure_amounts([(n, group) for each, n, group in numbers if each == category])
+        among = [(number, group) for each, number, group in numbers if each == category]
+        amounts = measure_amounts(among, endings=False)
         if leaf and amounts:
-            by_category[str(category)] = replace(amounts, endings={}, decimals=whole.decimals)
+            by_category[str(category)] = replace(amounts, decimals=whole.decimals)
     return Prices(by_category=by_category)
 
 
@@ -418,42 +354,40 @@ def _assign_roles(
     columns = []
     for field in schema:
         if field.name not in IMAGE_COLUMNS:
-            constant = _fraction(groups, field.name, distinct=False) >= _CONSTANT
             pairs = [(record.get(field.name), group) for record, group in facts]
             role = _role(field, [pair for pair in pairs if pair[0] not in (None, "")])
-            level: Level = "group" if constant else "row"
-            columns.append(Column(name=field.name, role=role, level=level))
+            constant = _fraction(groups, field.name, distinct=False) >= _CONSTANT
+            columns.append(Column(name=field.name, role=role, level="group" if constant else "row"))
     numbers = [column.name for column in columns if column.role == "number"]
     return [_find_flag(column, numbers, facts) for column in columns]
 
 
 def _fraction(groups: Sequence[Sequence[ObservedRow]], name: str, *, distinct: bool) -> float:
     """Return the fraction of groups of several rows in which all values are distinct, or equal."""
-    several = [group for group in groups if len(group) > 1]
     found = [
         len({row.record.get(name) for row in group}) == (len(group) if distinct else 1)
-        for group in several
+        for group in groups
+        if len(group) > 1
     ]
     return sum(found) / len(found) if found else float(not distinct)
 
 
 def _role(field: pa.Field, values: Sequence[tuple[Value, int]]) -> Role:
-    kind, distinct = field.type, len({value for value, _ in values})
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not values or pa.types.is_nested(kind) or pa.types.is_time(kind):
+    distinct = len({value for value, _ in values})
+    if not values or pa.types.is_time(field.type):
         return "empty"
-    first, names_product = values[0][0], field.name in _NAMING_COLUMNS
-    if isinstance(first, bool):
+    if isinstance(values[0][0], bool):
         return "category"
-    if isinstance(first, int | float):
-        if not pa.types.is_integer(kind):
+    names_product = field.name in _NAMING_COLUMNS
+    if isinstance(values[0][0], int | float):
+        if not pa.types.is_integer(field.type):
             return "number"
         if distinct >= _MOSTLY * len(values) or names_product:
             return "code"
         return "category" if distinct <= _MAX_WHOLE_CATEGORIES else "number"
-    groups, shared = len({group for _, group in values}), count(values)
+    groups = len({group for _, group in values})
     few = distinct <= _MAX_CATEGORIES and groups >= 1.5 * distinct
-    mostly_named = shared.rest <= len(values) / 2 and distinct <= groups / MIN_GROUPS
+    mostly_named = count(values).rest <= len(values) / 2 and distinct <= groups / MIN_GROUPS
     if not names_product and (few or mostly_named):
         return "category"
     spaced = sum(" " in str(value).strip() for value, _ in values)
@@ -463,16 +397,26 @@ def _role(field: pa.Field, values: Sequence[tuple[Value, int]]) -> Role:
 
 def _find_flag(column: Column, numbers: Sequence[str], facts: Facts) -> Column:
     """Turn a category of two values into a flag where it always compares the same two numbers."""
-    values = {record.get(column.name) for record, _ in facts}
-    for lower in numbers if column.role in ("category", "code") and values == {0, 1} else ():
-        for higher in numbers:
-            compared = {
-                (bool(record[column.name]), low < high)
-                for record, _ in facts
-                if isinstance(low := record.get(lower), int | float)
-                and isinstance(high := record.get(higher), int | float)
-            }
-            if lower != higher and compared <= {(True, True), (False, False)}:
-                flag = Flag(lower=lower, higher=higher)
-                return replace(column, role="flag", level="row", model=flag)
+    if column.role not in ("category", "code"):
+        return column
+    if {record.get(column.name) for record, _ in facts} != {0, 1}:
+        return column
+    for lower, higher in permutations(numbers, 2):
+        compared = {
+            (bool(record[column.name]), low < high)
+            for record, _ in facts
+            if (low := _number(record, lower)) is not None
+            and (high := _number(record, higher)) is not None
+        }
+        if compared <= {(True, True), (False, False)}:
+            return replace(column, role="flag", level="row", model=Flag(lower=lower, higher=higher))
     return column
+
+
+def _label(record: Mapping[str, Value], column: str | None) -> str:
+    return str(record.get(column or ""))
+
+
+def _number(record: Mapping[str, Value], column: str) -> float | None:
+    value = record.get(column)
+    return float(value) if isinstance(value, int | float) else None

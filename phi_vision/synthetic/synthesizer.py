@@ -11,15 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from phi_vision.data.samples import Value
+from phi_vision.synthetic import image_style
 from phi_vision.synthetic.distributions import RARE
-from phi_vision.synthetic.image_style import (
-    ImagePlan,
-    ImageStyle,
-    choose_garment,
-    dye,
-    find_colour,
-    plan_image,
-)
+from phi_vision.synthetic.image_style import ImagePlan
 from phi_vision.synthetic.privacy import RealValues
 from phi_vision.synthetic.profile import (
     PATH_COLUMN,
@@ -32,7 +26,7 @@ from phi_vision.synthetic.profile import (
     Ratio,
 )
 from phi_vision.synthetic.render.garment import Garment
-from phi_vision.synthetic.text_models import CodePattern, Grammar, invent, shape_of
+from phi_vision.synthetic.text_models import NEW_WORD, CodePattern, Grammar, invent, shape_of
 
 Record = dict[str, Value]
 
@@ -40,7 +34,6 @@ _TRIES = 50
 _BLOCK = 512
 """Rows among which the order is shuffled, so that colours of a style are not neighbours."""
 _MAX_GROUP_SIZE = 50
-_NEW_WORD = "Aaaaaaa"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +58,6 @@ class Synthesizer:
 
     def __init__(self, profile: Profile, *, rows: int, seed: int, real: RealValues | None) -> None:
         self.profile = profile
-        self.rows = rows
         self._seed = seed
         self._real = real
         self._rng = random.Random(f"synthesizer {seed}")
@@ -75,19 +67,19 @@ class Synthesizer:
         self._below_rare: dict[tuple[str, Value], Value] = {}
         self._latest_texts: dict[tuple[str, str], str] = {}
         self._latest_images: dict[str, ImagePlan] = {}
-        self._missing = _quotas(profile.splits, rows)
+        self._left = _quotas(profile.splits, rows)
 
     def plan(self) -> Iterator[PlannedRow]:
         """Yield all rows, groups whole within a split, in a shuffled order."""
         block: list[PlannedRow] = []
         number = 0
-        while left := sum(self._missing.values()):
-            split = max(self._missing, key=lambda name: self._missing[name])
+        while any(self._left.values()):
+            split = max(self._left, key=lambda name: self._left[name])
             group = self._plan_group(f"{self._seed} {number}", split)
-            self._missing[split] -= len(group)
+            self._left[split] -= len(group)
             block += group
             number += 1
-            if len(block) >= _BLOCK or left == len(group):
+            if len(block) >= _BLOCK or not any(self._left.values()):
                 self._rng.shuffle(block)
                 yield from block
                 block = []
@@ -96,28 +88,21 @@ class Synthesizer:
         shared: Record = {}
         self._fill("group", shared, [])
         rows: list[PlannedRow] = []
-        for place in range(min(self._missing[split], self._group_size(shared))):
+        for place in range(min(self._left[split], self._group_size(shared))):
             if rows and self._rng.random() < self.profile.repeated_rows:
                 rows.append(rows[-1])
                 continue
             record = dict(shared)
             self._fill("row", record, [row.record for row in rows])
-            images: tuple[ImagePlan, ...] = ()
-            if self.profile.images:
-                images = self._plan_images(self.profile.images, name, place, split, record, rows)
-            rows.append(
-                PlannedRow(
-                    split=split,
-                    record={column: record.get(column) for column in self._schema.names},
-                    images=images,
-                    paths=tuple(self._path(record, number) for number in range(len(images))),
-                )
-            )
+            images = self._plan_images(name, place, split, record, rows)
+            paths = tuple(self._path(record, number) for number in range(len(images)))
+            ordered = {column: record.get(column) for column in self._schema.names}
+            rows.append(PlannedRow(split=split, record=ordered, images=images, paths=paths))
         return rows
 
     def _group_size(self, record: Record) -> int:
-        sizes, everywhere = self.profile.group_sizes, self.profile.group_sizes[""]
-        size = sizes.get(self._leaf(record), everywhere).draw(self._rng)
+        everywhere = self.profile.group_sizes[""]
+        size = self.profile.group_sizes.get(self._leaf(record), everywhere).draw(self._rng)
         size = everywhere.draw(self._rng) if size is RARE else size
         if not isinstance(size, int):  # a rare size: beyond those that many groups have
             common = [value for value in everywhere.values if isinstance(value, int)]
@@ -126,15 +111,14 @@ class Synthesizer:
 
     def _fill(self, level: Level, record: Record, siblings: Sequence[Mapping[str, Value]]) -> None:
         """Draw the columns of a level: the categories, then those that depend on them."""
-        columns = [column for column in self.profile.columns if column.level == level]
-        names = {column.name for column in columns}
+        columns = {column.name: column for column in self.profile.columns if column.level == level}
         for node in self.profile.network:
-            if node.column in names:
+            if node.column in columns:
                 used = [row[node.column] for row in siblings] if node.differs else []
                 record[node.column] = self._category(node, level, record, used)
-        for column in columns:
+        for name, column in columns.items():
             if column.role != "category":
-                record[column.name] = self._value(column, record)
+                record[name] = self._value(column, record)
 
     def _category(self, node: Node, level: Level, record: Record, used: Sequence[Value]) -> Value:
         """Draw a category; a rare one gets one of as many invented names as there are rare ones."""
@@ -152,74 +136,70 @@ class Synthesizer:
         return value
 
     def _invent_category(self, node: Node) -> Value:
-        kind = self._schema.field(node.column).type
+        kind, column = self._schema.field(node.column).type, node.column
         if pa.types.is_boolean(kind):  # the one of two truth values that is not named
             return True not in node.frequencies.values
-        values = [value for value in node.frequencies.values if value not in (None, "")]
+        values = [str(value) for value in node.frequencies.values if value not in (None, "")]
+        taken = {*values, *map(str, self._invented.values())}
 
         def draw(tries: int) -> str:
-            shape = shape_of(str(self._rng.choice(values))) if values else _NEW_WORD
+            shape = shape_of(self._rng.choice(values or [NEW_WORD]))
             # All of the short ones may be taken: 0 to 9.
             return invent(shape + shape[-1] * (tries >= _TRIES), self._rng)
 
-        taken = {*map(str, values), *map(str, self._invented.values())}
-        real = self._real
-        name = self._first_new(
-            node.column,
-            draw,
-            lambda name: name in taken or bool(real and real.contains_text(name, [node.column])),
-        )
+        def is_taken(name: str) -> bool:
+            return name in taken or bool(self._real and self._real.contains_text(name, [column]))
+
+        name = self._draw_new(column, draw, is_taken)
         return int(name) if pa.types.is_integer(kind) else name
 
     def _value(self, column: Column, record: Record) -> Value:
-        if column.role == "empty" or self._rng.random() < column.missing:
+        rng, leaf = self._rng, self._leaf(record)
+        if column.role == "empty" or rng.random() < column.missing:
             return None
-        if self._rng.random() < column.blank / max(1e-9, 1 - column.missing):
+        if rng.random() < column.blank / max(1e-9, 1 - column.missing):
             return ""
         match column.model:
             case Prices(by_category=prices):
-                amounts = prices.get(self._leaf(record), prices[""])
-                amount = amounts.draw(self._rng)
+                amounts = prices.get(leaf, prices[""])
+                amount = amounts.draw(rng)
                 known = amount in amounts.points.values
-                return self._typed(column, amount if known else prices[""].snap(amount, self._rng))
-            case Ratio() as ratio:
-                return self._typed(column, self._follow(ratio, record.get(ratio.of)))
+                return self._typed(column, amount if known else prices[""].snap(amount, rng))
+            case Ratio(of=of, usual=usual, share=share, others=others, amounts=amounts):
+                base = record.get(of)
+                if not isinstance(base, int | float):
+                    return None
+                if others is None or rng.random() < share:
+                    return self._typed(column, round(base * usual, amounts.decimals))
+                return self._typed(column, amounts.snap(base * others.draw(rng), rng))
             case Flag(lower=lower, higher=higher):
                 low, high = record.get(lower), record.get(higher)
-                both = isinstance(low, int | float) and isinstance(high, int | float)
-                return self._typed(column, float(both and low < high))  # type: ignore[operator]
+                numbers = isinstance(low, int | float) and isinstance(high, int | float)
+                return self._typed(column, float(numbers and low < high))  # type: ignore[operator]
             case Grammar() as grammar:
-                return self._text(column, grammar, self._leaf(record))
+                return self._text(column, grammar, leaf)
             case CodePattern() as pattern:
                 return self._code(column, pattern, record)
         raise AssertionError(f"the column {column.name!r} has a role but no model")
 
-    def _follow(self, ratio: Ratio, base: Value) -> float | None:
-        if not isinstance(base, int | float):
-            return None
-        if ratio.others is None or self._rng.random() < ratio.share:
-            return round(base * ratio.usual, ratio.amounts.decimals)
-        return ratio.amounts.snap(base * ratio.others.draw(self._rng), self._rng)
-
-    def _typed(self, column: Column, number: float | None) -> Value:
+    def _typed(self, column: Column, number: float) -> Value:
         kind = self._schema.field(column.name).type
-        if number is None or pa.types.is_boolean(kind):
-            return None if number is None else bool(number)
+        if pa.types.is_boolean(kind):
+            return bool(number)
         whole = pa.types.is_integer(kind) or pa.types.is_temporal(kind)
         return round(number) if whole else number
 
     def _text(self, column: Column, grammar: Grammar, category: str) -> str:
-        key = (column.name, category)
+        key, used = (column.name, category), self._used[column.name]
         if key in self._latest_texts and self._rng.random() < grammar.repeats:
             return self._latest_texts[key]
-        used = self._used[column.name]
 
         def draw(tries: int) -> str:
             text = grammar.draw(self._rng, category)
             # Few words make few titles; an invented one makes another.
-            return f"{invent(_NEW_WORD, self._rng)} {text}".strip() if tries >= _TRIES else text
+            return f"{invent(NEW_WORD, self._rng)} {text}".strip() if tries >= _TRIES else text
 
-        text = self._first_new(
+        text = self._draw_new(
             column.name, draw, lambda text: not text or text in used or self._is_real(text)
         )
         used.add(text)
@@ -236,7 +216,7 @@ class Synthesizer:
                 text += invent("9999" if whole else "-a9", self._rng)
             return str(int(text) % 2 ** (kind.bit_width - 1)) if whole else text
 
-        text = self._first_new(
+        text = self._draw_new(
             column.name,
             draw,
             lambda text: (pattern.unique and text in used) or self._is_real(text),
@@ -255,19 +235,19 @@ class Synthesizer:
             mark += invent("-a9", self._rng) if tries >= _TRIES else ""
             return f"{stem}{mark}.{ending}" if dot else ending + mark
 
-        return self._first_new(PATH_COLUMN, draw, self._is_real)
+        return self._draw_new(PATH_COLUMN, draw, self._is_real)
 
-    def _first_new(
+    def _draw_new(
         self, column: str, draw: Callable[[int], str], is_taken: Callable[[str], bool]
     ) -> str:
-        for tries in range(2 * _TRIES):
-            text = draw(tries)
-            if not is_taken(text):
-                return text
-        raise ValueError(
-            f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
-            "values that exist; ask for fewer rows"
-        )
+        texts = (draw(tries) for tries in range(2 * _TRIES))
+        text = next((text for text in texts if not is_taken(text)), None)
+        if text is None:
+            raise ValueError(
+                f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
+                "values that exist; ask for fewer rows"
+            )
+        return text
 
     def _is_real(self, text: str) -> bool:
         columns = self.profile.private_columns
@@ -277,15 +257,12 @@ class Synthesizer:
         return str(record.get(self.profile.leaf or ""))
 
     def _plan_images(
-        self,
-        style: ImageStyle,
-        name: str,
-        place: int,
-        split: str,
-        record: Record,
-        rows: Sequence[PlannedRow],
+        self, name: str, place: int, split: str, record: Record, rows: Sequence[PlannedRow]
     ) -> tuple[ImagePlan, ...]:
-        count = style.counts.draw(self._rng)
+        style, rng = self.profile.images, self._rng
+        if style is None:
+            return ()
+        count = style.counts.draw(rng)
         garment = self._garment(name, record)
         earlier = [image for row in rows for image in row.images]
         # Chance that an image repeats one of its group, where there is one before it.
@@ -293,11 +270,11 @@ class Synthesizer:
         repeats = style.repeated * total / max(1, total - self.profile.groups)
         images = []
         for number in range(count if isinstance(count, int) else 1):
-            image = plan_image(style, garment, f"{name} {place} {number}")
-            if earlier and self._rng.random() < repeats:
-                image = self._rng.choice(earlier)
-            elif split in self._latest_images and self._rng.random() < style.borrowed:
-                image = self._latest_images[split]
+            image = image_style.plan_image(style, garment, f"{name} {place} {number}")
+            if earlier and rng.random() < repeats:
+                image = rng.choice(earlier)
+            elif rng.random() < style.borrowed:
+                image = self._latest_images.get(split, image)
             images.append(image)
         if images and not rows:
             self._latest_images[split] = images[0]
@@ -305,15 +282,14 @@ class Synthesizer:
 
     def _garment(self, name: str, record: Record) -> Garment:
         """Choose the garment that a row shows: the group's thing, in the row's colour."""
-        titles = [column.name for column in self.profile.columns if column.role == "text"]
         leaf = self.profile.leaf or ""
-        categories = sorted(
-            (node.column for node in self.profile.network), key=lambda name: (name != leaf, name)
-        )
-        texts = [str(record.get(column) or "") for column in (*titles, *categories)]
-        colours = [text for text in texts[len(titles) :] if find_colour(text)]
-        garment = choose_garment(texts, "", str(record.get(leaf) or ""), name)
-        return dye(garment, colours[0] if colours else "", self._rng)
+        titles = [column.name for column in self.profile.columns if column.role == "text"]
+        nodes = sorted((node.column != leaf, node.column) for node in self.profile.network)
+        categories = [str(record.get(column) or "") for _, column in nodes]
+        texts = [*(str(record.get(column) or "") for column in titles), *categories]
+        colour = next((text for text in categories if image_style.find_colour(text)), "")
+        garment = image_style.choose_garment(texts, "", str(record.get(leaf) or ""), name)
+        return image_style.dye(garment, colour, self._rng)
 
 
 def _quotas(splits: Mapping[str, int], rows: int) -> dict[str, int]:

@@ -1,35 +1,27 @@
 """Models of the texts of a column: wording of titles, composition of codes, links and file names.
 
 A word or a part of a code that fewer than `MIN_GROUPS` groups share is known by its shape alone
-(length, capitals, marks), and a new one is made up in that shape.
+(length, capitals, marks), and a new one is invented in that shape.
 """
 
 import random
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from os.path import commonprefix
 from typing import NamedTuple
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import (
-    MIN_GROUPS,
-    RARE,
-    Frequencies,
-    Rare,
-    count,
-    count_by,
-)
+from phi_vision.synthetic.distributions import MIN_GROUPS, RARE, Frequencies, count, count_by
 
+NEW_WORD, _NEW_CODE = "Aaaaaaa", "[AAAA9999]"  # shapes where enough groups share none
 _END, _RARE_WORD = "(end)", "(rare)"
-_NEW_WORD = "Aaaaaaa"  # shape of a rare word where enough groups share no shape
-_NEW_CODE = "[AAAA9999]"
+_ENTITY = r"&#?\w+;"
 _MAX_PATTERN_ROWS = 20_000  # a pattern beyond them would be in fewer than one row in 4,000
 _MIN_REFERENCE = 3  # characters
 _TRIES = 20
-_EXAMPLE = "example.com"
 
 
 def shape_of(word: str) -> str:
@@ -43,15 +35,13 @@ def shape_of(word: str) -> str:
 
     def shape(match: re.Match[str]) -> str:
         piece = match[0]
-        if len(piece) > 1:
-            return piece
-        return "9" if piece.isdigit() else "A" if piece.isupper() else "a"
+        return piece if piece[1:] else "9" if piece.isdigit() else "A" if piece.isupper() else "a"
 
-    return re.sub(r"&#?\w+;|[^\W_]", shape, word)
+    return re.sub(rf"{_ENTITY}|[^\W_]", shape, word)
 
 
 def invent(shape: str, rng: random.Random) -> str:
-    """Make up a word of a shape; longer runs of letters can be pronounced.
+    """Invent a word of a shape; longer runs of letters can be pronounced.
 
     Input:  "AaaaAaaa&trade;"   "AA99"
     Output: "VetoLuka&trade;"   "RB41", or others
@@ -61,17 +51,15 @@ def invent(shape: str, rng: random.Random) -> str:
         piece = match[0]
         if piece[0] == "&":
             return piece
-        if piece == "9":
-            return rng.choice("0123456789")
-        sounds = ["aeiou", "bcdfghklmnprstvwz"]
+        sounds, start = ["aeiou", "bcdfghklmnprstvwz"], rng.randrange(2)
         if len(piece) <= 3 and len(set(piece)) == 1:  # an abbreviation such as XL needs no vowels
-            sounds = ["abcdefghijklmnopqrstuvwxyz"]
-        start = rng.randrange(2)
+            sounds = ["0123456789" if piece == "9" else "abcdefghijklmnopqrstuvwxyz"]
         letters = [rng.choice(sounds[(start + i) % len(sounds)]) for i in range(len(piece))]
-        cases = zip(piece, letters, strict=True)
-        return "".join(letter.upper() if case == "A" else letter for case, letter in cases)
+        return "".join(
+            a.upper() if case == "A" else a for a, case in zip(letters, piece, strict=True)
+        )
 
-    return re.sub(r"&#?\w+;|[Aa]+|9", fill, shape)
+    return re.sub(f"{_ENTITY}|[Aa]+|9", fill, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +67,16 @@ class Grammar:
     """How the texts of a column are worded.
 
     Texts are written from the last word to the first, each chosen by the next one ("… Coat" is
-    often "Trench Coat"), by the category and by its place.
-
-    Attributes:
-        lengths: category -> number of words; "" for all categories.
-        words: context -> words that occur there, None for a rare one. A context is written
-            `category ◂ next word` or `category ◂ place`, with an empty category for all.
-        shapes: of rare words.
-        gaps: between words, nearly always one blank.
-        tails: blanks after the last word, nearly always none.
-        repeats: fraction of groups whose text another group has, too.
+    often "Trench Coat"), by the category and by its place. A context is written
+    `category ◂ next word` or `category ◂ place`, with an empty category for all.
     """
 
-    lengths: Mapping[str, Frequencies]
-    words: Mapping[str, Frequencies]
-    shapes: Frequencies
-    gaps: Frequencies
-    tails: Frequencies
-    repeats: float
+    lengths: Mapping[str, Frequencies]  # category -> number of words; "" for all categories
+    words: Mapping[str, Frequencies]  # context -> words that occur there, None for a rare one
+    shapes: Frequencies  # of rare words
+    gaps: Frequencies  # between words, nearly always one blank
+    tails: Frequencies  # blanks after the last word, nearly always none
+    repeats: float  # fraction of groups whose text another group has, too
 
     def draw(self, rng: random.Random, category: str) -> str:
         """Write a text for a category.
@@ -104,20 +84,21 @@ class Grammar:
         Input:  "Skirts"
         Output: "Velanta Pleated Skirt", or others
         """
-        lengths = self.lengths.get(category, self.lengths[""])
-        length = lengths.draw(rng)
-        if length is RARE:
-            length = self.lengths[""].draw(rng)
-        size = length if isinstance(length, int) else 3
+        everywhere = self.lengths.get("", Frequencies())
+        lengths = [each.draw(rng) for each in (self.lengths.get(category, everywhere), everywhere)]
+        size = next((length for length in lengths if isinstance(length, int)), 3)
         words: list[str | None] = []
         for place in reversed(range(size)):
             words.insert(0, self._word(rng, category, place, size, words))
         text = ""
         for word in words:
-            gap = self.gaps.draw(rng) if text else ""
-            text += gap if isinstance(gap, str) else " "
-            text += word or invent(str(_named(self.shapes.draw(rng), _NEW_WORD)), rng)
-        return text + str(_named(self.tails.draw(rng), ""))
+            text += self._draw(self.gaps, " ", rng) if text else ""
+            text += word or invent(self._draw(self.shapes, NEW_WORD, rng), rng)
+        return text + self._draw(self.tails, "", rng)
+
+    def _draw(self, frequencies: Frequencies, otherwise: str, rng: random.Random) -> str:
+        value = frequencies.draw(rng)
+        return otherwise if value is RARE else str(value)
 
     def _word(
         self, rng: random.Random, category: str, place: int, size: int, after: list[str | None]
@@ -126,10 +107,10 @@ class Grammar:
         excluded: list[Value] = [word for word in after if word is not None]
         following = (after[0] or _RARE_WORD) if after else _END
         for context in _contexts(category, following, place, size):
-            words = self.words.get(context, Frequencies(named=(), rest=1))
+            words = self.words.get(context, Frequencies())
             word = words.draw(rng, without=excluded)
-            if word is None or isinstance(word, str):
-                return word
+            if word is not RARE:
+                return None if word is None else str(word)
             excluded += words.values
             if following == _END:
                 # The last word of another category would name another thing: no "Pant" among
@@ -157,10 +138,15 @@ def measure_grammar(texts: Sequence[tuple[str, str, int]]) -> Grammar:
         places += [(context, word, group) for context, word in _places(plain, category)]
         owners[text].add(group)
     repeats = sum(len(groups) - 1 for groups in owners.values())
+    shapes = [(shape_of(word), group) for word, group in words if word not in known]
+    exact = count(shapes)  # a rare shape counts as a plain word
+    plain_shapes = count(
+        (f"A{'a' * min(len(s) - 1, 13)}", g) for s, g in shapes if s not in exact.values
+    )
     return Grammar(
-        lengths={"": Frequencies(named=()), **count_by(lengths)},
+        lengths=count_by(lengths),
         words=count_by(places),
-        shapes=_count_shapes([(word, group) for word, group in words if word not in known]),
+        shapes=Frequencies(named=exact.named + plain_shapes.named),
         gaps=count((gap, g) for text, _, g in texts for gap in re.findall(r"\s+", text.strip())),
         tails=count((text[len(text.rstrip()) :], group) for text, _, group in texts),
         repeats=round(repeats / max(1, len({group for _, _, group in texts})), 4),
@@ -168,10 +154,8 @@ def measure_grammar(texts: Sequence[tuple[str, str, int]]) -> Grammar:
 
 
 def _places(words: Sequence[str | None], category: str) -> Iterator[tuple[str, str | None]]:
-    for place, word in enumerate(words):
-        last = place == len(words) - 1
-        following = _END if last else words[place + 1] or _RARE_WORD
-        for context in _contexts(category, following, place, len(words)):
+    for place, (word, following) in enumerate(zip(words, [*words[1:], _END], strict=True)):
+        for context in _contexts(category, following or _RARE_WORD, place, len(words)):
             yield context, word
 
 
@@ -180,18 +164,6 @@ def _contexts(category: str, following: str, place: int, size: int) -> tuple[str
     where = "(last)" if place == size - 1 else "(first)" if place == 0 else "(middle)"
     names = (f"{name} ◂ {near}" for near in (following, where) for name in (category, ""))
     return tuple(dict.fromkeys(names))
-
-
-def _count_shapes(words: Sequence[tuple[str, int]]) -> Frequencies:
-    """Count the shapes of rare words; a shape that is itself rare counts as a plain word."""
-    shapes = [(shape_of(word), group) for word, group in words]
-    exact = count(shapes)
-    plain = count((f"A{'a' * min(len(s) - 1, 13)}", g) for s, g in shapes if s not in exact.values)
-    return Frequencies(named=(*exact.named, *plain.named))
-
-
-def _named(value: Value | Rare, otherwise: Value) -> Value:
-    return otherwise if value is RARE else value
 
 
 class Mention(NamedTuple):
@@ -206,14 +178,12 @@ class Mention(NamedTuple):
 class CodePattern:
     """How the codes, links or file names of a column are composed.
 
-    Attributes:
-        templates: texts with placeholders: `{title|slug}` repeats another column of the row,
-            `[AA99]` is made up in that shape, the rest is verbatim, as enough groups share it.
-        unique: whether no two rows (or groups) have the same.
+    In a template, `{title|slug}` repeats another column of the row, `[AA99]` is invented in that
+    shape, and the rest is verbatim, as enough groups share it.
     """
 
     templates: Frequencies
-    unique: bool
+    unique: bool  # no two rows (or groups) have the same
 
     def draw(self, rng: random.Random, record: Mapping[str, Value]) -> str:
         """Compose a text for a record.
@@ -228,8 +198,7 @@ class CodePattern:
 
 def fill(template: str, record: Mapping[str, Value], rng: random.Random) -> str | None:
     """Fill the placeholders of a template; None where the record lacks one of the values."""
-    references = re.findall(r"\{([^}|]*)\|", template)
-    if any(record.get(column) in (None, "") for column in references):
+    if any(record.get(name) in (None, "") for name in re.findall(r"\{([^}|]*)\|", template)):
         return None
 
     def put(match: re.Match[str]) -> str:
@@ -240,34 +209,32 @@ def fill(template: str, record: Mapping[str, Value], rng: random.Random) -> str 
 
 
 def measure_pattern(mentions: Sequence[Mention], columns: Sequence[str]) -> CodePattern:
-    """Find out how texts are composed.
+    """Find out how texts are composed; they may repeat `columns`, the likeliest first.
 
     Input:  "shop/wsh10-white_main.jpg" beside product_code "WSH10-White", and others like it
     Output: templates "shop/{product_code|lower}_main.jpg"
-
-    Args:
-        mentions: the texts.
-        columns: those that a text may repeat, the likeliest first.
     """
     texts = [
         (_refer(_hide_host(each.text), each.record, columns), each.group)
         for each in mentions[:_MAX_PATTERN_ROWS]
-        if not set(each.text) & set("{}[]|")  # placeholders of our own
+        if not set(each.text) & set("{}[]|")  # these mark placeholders
     ]
     shared = count((token, group) for text, group in texts for token in set(_tokens(text)))
     half = len({group for _, group in texts}) / 2
-    some = {str(token) for token in shared.values}
-    most = {str(token) for token, times in shared.named if times >= half}
-    start = _common_start([each.text for each in mentions])
-    exact = count((_template(text, some, start), group) for text, group in texts)
+    everywhere = {token for token, times in shared.named if times >= half}
+    distinct = {each.text for each in mentions}
+    # Digits that all numbers of a column begin with, such as 800 of 80012345.
+    digits = list(distinct) if all(text.isdigit() for text in distinct) else []
+    start = commonprefix(digits) if len(digits) >= MIN_GROUPS else ""  # noqa: RUF071
+    templates = [(_template(text, shared.values, start), group) for text, group in texts]
+    exact = count(templates)
     loose = count(
-        (_template(text, most, start), group)
-        for text, group in texts
-        if _template(text, some, start) not in exact.values
+        (_template(text, everywhere, start), group)
+        for (text, group), (template, _) in zip(texts, templates, strict=True)
+        if template not in exact.values
     )
-    named = (*exact.named, *loose.named) or ((_NEW_CODE, 1),)
-    unique = len({each.text for each in mentions}) == len(mentions)
-    return CodePattern(templates=Frequencies(named=named), unique=unique)
+    named = exact.named + loose.named or ((_NEW_CODE, 1),)
+    return CodePattern(templates=Frequencies(named=named), unique=len(distinct) == len(mentions))
 
 
 def _refer(text: str, record: Mapping[str, Value], columns: Sequence[str]) -> str:
@@ -280,9 +247,9 @@ def _refer(text: str, record: Mapping[str, Value], columns: Sequence[str]) -> st
                 found.setdefault(repeated, f"{{{column}|{form}}}")
     for repeated in sorted(found, key=len, reverse=True):
         # A reference does not end inside a word or a number.
-        edges = _edge(repeated[0], "<!") + re.escape(repeated) + _edge(repeated[-1], "!")
+        whole = _edge(repeated[0], "<!") + re.escape(repeated) + _edge(repeated[-1], "!")
         pieces = re.split(r"(\{[^}]*\})", text)
-        pieces[::2] = [re.sub(edges, lambda _, r=repeated: found[r], p) for p in pieces[::2]]
+        pieces[::2] = [re.sub(whole, lambda _, r=repeated: found[r], p) for p in pieces[::2]]
         text = "".join(pieces)
     return text
 
@@ -296,21 +263,13 @@ def _tokens(text: str) -> list[str]:
     return re.findall(r"(?s)\{[^}]*\}|[^\W_]+|.", text)
 
 
-def _template(text: str, kept: set[str], start: str) -> str:
+def _template(text: str, kept: Collection[Value], start: str) -> str:
     """Replace tokens that may not be named by their shape, except for a common start."""
-    opening = start if start and text.startswith(start) else ""
+    opening = start if text.startswith(start) else ""
     return opening + "".join(
         token if token in kept or not token[0].isalnum() else f"[{shape_of(token)}]"
         for token in _tokens(text[len(opening) :])
     )
-
-
-def _common_start(texts: Sequence[str]) -> str:
-    """Return the digits that all numbers of a column begin with, such as 800 of 80012345."""
-    if len(set(texts)) < MIN_GROUPS or not all(text.isdigit() for text in texts):
-        return ""
-    pairs = zip(min(texts), max(texts), strict=False)  # all between them begin like both
-    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _hide_host(link: str) -> str:
@@ -321,10 +280,8 @@ def _hide_host(link: str) -> str:
     """
 
     def hide(match: re.Match[str]) -> str:
-        room = len(match[2]) - len(_EXAMPLE) - 1
-        own = match[2].endswith(_EXAMPLE)
-        host = f"{('shop' * 16)[:room]}.{_EXAMPLE}" if room > 0 else _EXAMPLE
-        return match[1] + (match[2] if own else host)
+        length = max(1, len(match[2]) - len(".example.com"))
+        return f"{match[1]}{('shop' * 16)[:length]}.example.com"
 
     return re.sub(r"^(\w+://)([^/?#]+)", hide, link)
 

@@ -7,7 +7,6 @@ from phi_vision.synthetic.distributions import (
     RARE,
     Frequencies,
     count,
-    count_decimals,
     measure_amounts,
 )
 
@@ -68,4 +67,7 @@ def test_no_single_large_number_can_be_drawn() -> None:
 
 
 def test_digits_after_the_point_are_counted() -> None:
-    assert [count_decimals(number) for number in (390.0, 12.5, 0.333333)] == [0, 1, 4]
+    for number, decimals in ((390.0, 0), (12.5, 1), (0.333333, 4)):
+        amounts = measure_amounts([(number, group) for group in range(5)])
+        assert amounts is not None
+        assert amounts.decimals == decimals
