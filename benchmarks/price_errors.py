@@ -10,12 +10,11 @@ from pathlib import Path
 from statistics import median
 
 from phi_vision.runs import ReportDir
-from phi_vision.synthetic.products import MATERIAL_WORDS, TRIM_WORDS
-from phi_vision.synthetic.render.garment import MATERIALS
+from phi_vision.synthetic.render.garment import VOCABULARY
 
 WORDS = {
-    "material": {MATERIAL_WORDS[material][0] for material in MATERIALS},
-    "trim": {word for word, _ in TRIM_WORDS.values()} - {""},
+    "material": {word for word, _ in VOCABULARY["materials"].values()},
+    "trim": {word for word, _ in VOCABULARY["trims"].values()} - {""},
 }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.synthetic.products import PRICE_NOISE, SPLITS, Product, plan_catalog
@@ -35,21 +36,13 @@ _MIN_PARALLEL = 150  # images; below this, starting processes takes longer than 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """Size of a split, and the best and the simplest prediction of its prices.
-
-    Attributes:
-        rows: products.
-        styles: groups of products that share a title and a price.
-        floor_median_ape: median relative error of the noiseless price, the best achievable.
-        floor_mae: mean absolute error of the noiseless price, in pounds.
-        baseline_median_ape: median relative error of always predicting the training median.
-    """
+    """Size of a split, and the best and the simplest prediction of its prices."""
 
     rows: int
-    styles: int
-    floor_median_ape: float
-    floor_mae: float
-    baseline_median_ape: float
+    styles: int  # groups of products that share a title and a price
+    floor_median_ape: float  # median relative error of the noiseless price, the best achievable
+    floor_mae: float  # its mean absolute error, in pounds
+    baseline_median_ape: float  # median relative error of always predicting the training median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +89,18 @@ def write_catalog(
             _write_splits(folder / "data", products, images, progress)
         text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_data_card(facts), encoding="utf-8")
+        card = render("catalog_card.md.j2", **asdict(facts))
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return facts
+
+
+def render(template: str, **values: object) -> str:
+    """Render a template of this package."""
+    environment = Environment(
+        loader=PackageLoader("phi_vision.synthetic"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(values)
 
 
 @contextmanager
@@ -184,46 +187,6 @@ def _split_facts(products: Sequence[Product], usual: float) -> SplitFacts:
 def _full_price(product: Product) -> float:
     return float(product.record["full_price"])
 
-
-def _data_card(facts: CatalogFacts) -> str:
-    sizes = "\n".join(
-        f"| {name} | {split.rows} | {split.styles} | {split.floor_median_ape:.3f} "
-        f"| {split.baseline_median_ape:.3f} |"
-        for name, split in facts.splits.items()
-    )
-    return _CARD.format(facts=facts, sizes=sizes, categories=len(facts.categories))
-
-
-_CARD = """---
-configs:
-- config_name: default
-  data_files:
-  - {{split: train, path: data/train-*}}
-  - {{split: validation, path: data/validation-*}}
-  - {{split: test, path: data/test-*}}
----
-
-# Sample catalog
-
-{facts.rows} drawn products in {facts.styles} styles and {categories} categories of an invented
-fashion brand (version {facts.version}, seed {facts.seed}). It contains no real brand, product or
-price.
-
-- Colours of one style share `title`, `full_price` and `group_id`, and are in one split.
-- `category3_code` follows from the image without error; it is never `N.A.`, as no image could
-  distinguish such a row from its neighbours.
-- `full_price` follows from the image (kind, material, pattern, trim, hardware, length, hood)
-  times log-normal noise of {facts.price_noise} drawn for each style, rounded to a price point.
-- Titles follow from the image, except for a line name in front of about one in eight.
-
-| split | rows | styles | best achievable median price error | always the median price |
-|---|---|---|---|---|
-{sizes}
-
-`facts.json` holds these figures and the size of each category.
-Made by `phi-vision sample --rows {facts.rows} --seed {facts.seed}`, which writes the same bytes
-again.
-"""
 
 _DTYPES = {
     **{name: name for name in ("bool", "string", "large_string", "int8", "int16", "int32")},

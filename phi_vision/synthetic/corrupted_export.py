@@ -33,28 +33,16 @@ _CARE = ("Hand wash\nDry flat", "Dry clean only", "Wipe clean; keep dry\nMade in
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedCorruption:
-    """One line of `faults.jsonl`.
+    """One line of `faults.jsonl`."""
 
-    Attributes:
-        row: place of the corrupted row among the rows of products.csv, from 0.
-        fault: name of the corruption.
-        column: where it is.
-        before: the clean text.
-        after: the corrupted text.
-        outcome: what `prepare` must do.
-        mended: the repaired text, in the notation of the export; None where the corruption is not
-            in the text, or the repaired text is left open.
-        partner: the row it must be grouped with; None where it concerns one row.
-    """
-
-    row: int
-    fault: str
+    row: int  # place of the corrupted row among the rows of products.csv, from 0
+    fault: str  # name of the corruption
     column: str
-    before: str
-    after: str
-    outcome: str
-    mended: str | None
-    partner: int | None = None
+    before: str  # the clean text
+    after: str  # the corrupted text
+    outcome: str  # what `prepare` must do
+    mended: str | None  # the repaired text, in the notation of the export, where that is known
+    partner: int | None = None  # the row it must be grouped with
 
 
 def write_export(

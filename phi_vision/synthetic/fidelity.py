@@ -50,30 +50,6 @@ class Fidelity:
     privacy: PrivacyReport | None  # None where only a profile was available
     empty: tuple[str, ...]  # columns that cannot be modelled and were left empty
 
-    def to_markdown(self) -> str:
-        """Return the report."""
-        lines = [
-            f"| {d.column} | {d.measure} | {d.distance:.3f} | {d.reference:.3f} |"
-            for d in self.distances
-        ]
-        parts = [_HEAD.format(rows=self.rows), "\n".join([_TABLE, *lines]) if lines else _NO_DATA]
-        if self.empty:
-            parts.append(f"Left empty, as these types cannot be modelled: {', '.join(self.empty)}.")
-        if self.privacy:
-            values, kept, invented = (
-                ", ".join(f"{n} of {column}" for column, n in counts.items() if n) or "none"
-                for counts in (
-                    self.privacy.real_values,
-                    self.privacy.kept_categories,
-                    self.privacy.invented_categories,
-                )
-            )
-            text = _PRIVACY.format(
-                privacy=self.privacy, values=values, kept=kept, invented=invented
-            )
-            parts.append(text)
-        return "\n\n".join(parts) + "\n"
-
 
 def measure_distances(real: Observation, drawn: Observation, profile: Profile) -> list[Distance]:
     """Compare drawn with real data, column by column."""
@@ -226,29 +202,3 @@ def _last_words(one: Rows, other: Rows, column: str) -> float:
 def _repeated(rows: Rows) -> float:
     digests = [image.digest for row in rows for image in row.images]
     return 1 - len(set(digests)) / max(1, len(digests))
-
-
-_HEAD = """# Fidelity of the drawn data
-
-{rows} rows were drawn after the profile of a real dataset. A distance is 0 where two sets are
-equal and 1 where they have nothing in common: total variation for frequencies, Kolmogorov-Smirnov
-for numbers. The reference is the distance between two halves of the real data, groups kept
-whole."""
-
-_TABLE = """| column | compared | distance | reference |
-|---|---|---|---|"""
-
-_NO_DATA = (
-    "No distances and no privacy check: only a profile was available. It contains no real title, "
-    "code, link or image, but an invented one may exist by chance."
-)
-
-_PRIVACY = """## Privacy
-
-Found in the drawn data: **0** real values of {values}; **0** of {privacy.real_images} real
-images, by their bytes and by their perceptual hash ({privacy.redrawn} were drawn again because of
-their similarity to a real one).
-
-Category names are structure, not records. Those that at least five groups share are kept ({kept});
-rarer ones were invented anew ({invented}). Words of titles and parts of codes are kept by the same
-rule; links point to example.com."""

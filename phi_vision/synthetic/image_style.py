@@ -22,6 +22,7 @@ from phi_vision.synthetic.render.garment import (
     CHOICES,
     COLOURS,
     KINDS,
+    VOCABULARY,
     Garment,
     random_dye,
     random_garment,
@@ -196,48 +197,14 @@ def _words(text: str) -> list[str]:
     return [*words, *(f"{one} {other}" for one, other in pairwise(words))]
 
 
-_KIND_WORDS = {
-    "trench coat": "trench trenches coat coats raincoat outerwear parka",
-    "puffer jacket": "puffer down jacket jackets gilet",
-    "blazer": "blazer blazers tailoring suit suits",
-    "cardigan": "cardigan cardigans",
-    "sweater": "sweater sweaters jumper pullover knitwear",
-    "hoodie": "hoodie hoodies sweatshirt sweatshirts hooded fleece",
-    "t-shirt": "t-shirt t-shirts tee tees tshirt jersey top tops",
-    "polo shirt": "polo polos pique",
-    "shirt": "shirt shirts shirting blouse blouses",
-    "tank top": "tank tanks vest vests bra bras camisole",
-    "dress": "dress dresses",
-    "evening gown": "gown gowns evening",
-    "skirt": "skirt skirts",
-    "pleated skirt": "kilt kilts pleated",
-    "jeans": "jeans denim",
-    "trousers": "trousers trouser pants pant leggings tights chinos capri bottoms",
-    "shorts": "shorts short",
-    "scarf": "scarf scarves stole stoles shawl",
-    "tie": "tie ties neckwear",
-    "tote bag": "tote totes bag bags handbag",
-    "crossbody bag": "crossbody shoulder clutch satchel messenger",
-    "backpack": "backpack backpacks rucksack duffle",
-    "sneaker": "sneaker sneakers trainers shoes athletic",
-    "boot": "boot boots booties",
-    "loafer": "loafer loafers moccasins",
-    "heel": "heel heels pumps sandals",
-    "cap": "cap caps",
-    "hat": "hat hats fedora headwear",
-    "sunglasses": "sunglasses eyewear glasses",
-    "watch": "watch watches timepieces",
-    "belt": "belt belts",
-    "wallet": "wallet wallets purse leathers",
-    "gloves": "gloves mittens",
-    "socks": "socks",
+_KINDS = {
+    word: kind
+    for kind, entry in VOCABULARY["kinds"].items()
+    for word in (kind, *entry["words"].split())
 }
-_KINDS = {word: kind for kind, words in _KIND_WORDS.items() for word in (kind, *words.split())}
-_COLOUR_WORDS = "gray=grey silver=grey charcoal=grey cream=white ivory=white tan=camel khaki=olive "
-_COLOUR_WORDS += "lilac=purple violet=purple lavender=purple gold=yellow mint=green teal=green "
-_COLOUR_WORDS += "peach=orange coral=orange rose=pink wine=burgundy"
-_COLOURS = {colour: colour for colour in COLOURS}
-_COLOURS |= dict(pair.split("=") for pair in _COLOUR_WORDS.split())
+_COLOURS = {colour: colour for colour in COLOURS} | {
+    word: colour for colour, words in VOCABULARY["colour_words"].items() for word in words.split()
+}
 
 WRITERS: dict[str, Callable[[Image.Image, int], bytes]] = {
     "JPEG": _write_jpeg,

@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from phi_vision.synthetic.render.garment import CHOICES, Garment, random_dye, random_garment
+from phi_vision.synthetic.render.garment import (
+    CHOICES,
+    VOCABULARY,
+    Garment,
+    random_dye,
+    random_garment,
+)
 
 BRAND = "MERIDIAN"
 SPLITS = ("train", "validation", "test")
@@ -25,130 +31,32 @@ _MIN_PER_KIND = 3  # one product for each split
 _LINE_NAME_FRACTION = 0.12
 _LINES = ("Aldwych", "Cavendish", "Halden", "Lydgate", "Marlowe", "Orsett", "Thornby", "Wren")
 
-# Fact -> its word in a title, and the factor by which it changes the price.
-MATERIAL_WORDS = {
-    "cotton": ("Cotton", 1.0),
-    "denim": ("Selvedge", 0.95),
-    "wool": ("Wool", 1.15),
-    "knit": ("Cashmere", 1.3),
-    "tweed": ("Bouclé", 1.45),
-    "canvas": ("Canvas", 0.85),
-    "nylon": ("Nylon", 0.9),
-    "silk": ("Silk", 1.5),
-    "leather": ("Calfskin", 1.75),
-    "patent": ("Patent", 1.5),
-    "acetate": ("Acetate", 0.9),
-    "metal": ("Steel", 1.35),
-}
-_PATTERN_WORDS = {
-    "plain": ("", 1.0),
-    "striped": ("Striped", 1.05),
-    "pinstriped": ("Pinstripe", 1.05),
-    "checked": ("House Check", 1.1),
-    "dotted": ("Dotted", 1.05),
-    "herringbone": ("Herringbone", 1.1),
-    "floral": ("Meadow Print", 1.15),
-    "quilted": ("Quilted", 1.2),
-}
-TRIM_WORDS = {
-    "none": ("", 1.0),
-    "contrast": ("Contrast", 1.08),
-    "monogram": ("Monogram", 1.2),
-    "embroidery": ("Embroidered", 1.4),
-    "fur": ("Shearling-trim", 1.65),
-}
-_HARDWARE_FACTORS = {"none": 1.0, "silver": 1.05, "gold": 1.2}
-_LENGTH_FACTORS = {"short": 0.85, "regular": 1.0, "long": 1.2}
-_LENGTH_WORDS = {
-    "trench coat": {"long": "Long"},
-    "puffer jacket": {"short": "Cropped"},
-    "cardigan": {"long": "Long"},
-    "dress": {"short": "Mini", "regular": "Midi"},
-    "skirt": {"short": "Mini", "regular": "Midi"},
-    "pleated skirt": {"short": "Mini", "long": "Maxi"},
-    "trousers": {"long": "Wide-leg"},
-    "sneaker": {"long": "High-top"},
-    "boot": {"short": "Ankle", "long": "Knee-high"},
-    "hat": {"long": "Wide-brim"},
-    "sunglasses": {"long": "Oversized"},
-    "wallet": {"long": "Continental"},
-    "gloves": {"long": "Long"},
-    "socks": {"short": "Ankle"},
-}
-_ALL, _WOMEN, _MEN = ("WOMEN", "MEN"), ("WOMEN",), ("MEN",)
-_WEAR, _BAGS, _SHOES, _EXTRAS = "READY TO WEAR", "LEATHER GOODS", "SHOES", "ACCESSORIES"
-
 
 class Range(NamedTuple):
     """How the brand sells one kind of garment."""
 
-    category: str
-    """`category3_code`; kinds that belong together share one."""
-    department: str
-    """`category2_code`."""
-    audiences: tuple[str, ...]
-    """The `category1_code`s it is made for."""
-    noun: str
-    """Its name in titles."""
-    price: float
-    """Of a plain one in cotton without hardware, in pounds."""
-    share: float
-    """Of the catalog, in per cent or nearly so."""
+    category: str  # `category3_code`; kinds that belong together share one
+    department: str  # `category2_code`
+    audiences: tuple[str, ...]  # `category1_code`s
+    noun: str  # in titles
+    price: float  # of a plain one in cotton without hardware, in pounds
+    share: float  # of the catalog, in per cent or nearly so
 
 
-RANGES: dict[str, Range] = {
-    "trench coat": Range("OUTERWEAR - TRENCH", _WEAR, _ALL, "Trench Coat", 1450, 6.3),
-    "puffer jacket": Range("OUTERWEAR - DOWN", _WEAR, _ALL, "Down Jacket", 1150, 3.8),
-    "blazer": Range("TAILORING", _WEAR, _ALL, "Tailored Jacket", 990, 3.8),
-    "cardigan": Range("KNITWEAR", _WEAR, _ALL, "Cardigan", 520, 3.0),
-    "sweater": Range("KNITWEAR", _WEAR, _ALL, "Sweater", 460, 4.6),
-    "hoodie": Range("LOUNGE JERSEY", _WEAR, _ALL, "Hooded Top", 420, 3.0),
-    "t-shirt": Range("JERSEY TOPS", _WEAR, _ALL, "T-shirt", 250, 5.2),
-    "polo shirt": Range("PIQUE", _WEAR, _ALL, "Polo Shirt", 280, 3.0),
-    "shirt": Range("SHIRTING", _WEAR, _ALL, "Shirt", 340, 4.8),
-    "tank top": Range("JERSEY TOPS", _WEAR, _ALL, "Vest", 220, 1.6),
-    "dress": Range("DAY DRESSING", _WEAR, _WOMEN, "Dress", 890, 4.8),
-    "evening gown": Range("EVENING", _WEAR, _WOMEN, "Gown", 1700, 1.7),
-    "skirt": Range("SKIRTS & KILTS", _WEAR, _WOMEN, "Skirt", 480, 2.2),
-    "pleated skirt": Range("SKIRTS & KILTS", _WEAR, _WOMEN, "Pleated Kilt", 590, 1.8),
-    "jeans": Range("DENIM", _WEAR, _ALL, "Jeans", 390, 2.6),
-    "trousers": Range("TROUSERS & SHORTS", _WEAR, _ALL, "Trousers", 450, 3.2),
-    "shorts": Range("TROUSERS & SHORTS", _WEAR, _ALL, "Shorts", 330, 1.8),
-    "scarf": Range("SCARVES & STOLES", _EXTRAS, _ALL, "Scarf", 280, 5.2),
-    "tie": Range("NECKWEAR", _EXTRAS, _MEN, "Tie", 105, 2.0),
-    "tote bag": Range("BAGS - TOP HANDLE", _BAGS, _WOMEN, "Tote", 1150, 4.8),
-    "crossbody bag": Range("BAGS - SHOULDER", _BAGS, _WOMEN, "Chain Bag", 890, 5.2),
-    "backpack": Range("BAGS - RUCKSACK", _BAGS, _ALL, "Rucksack", 790, 2.0),
-    "sneaker": Range("SHOES - ATHLETIC", _SHOES, _ALL, "Trainers", 360, 3.8),
-    "boot": Range("SHOES - BOOTS & BOOTIES", _SHOES, _ALL, "Boots", 490, 2.6),
-    "loafer": Range("SHOES - MOCCASINS", _SHOES, _ALL, "Loafers", 350, 2.2),
-    "heel": Range("SHOES - PUMPS", _SHOES, _WOMEN, "Pumps", 370, 2.6),
-    "cap": Range("HEADWEAR", _EXTRAS, _ALL, "Cap", 210, 1.8),
-    "hat": Range("HEADWEAR", _EXTRAS, _ALL, "Fedora", 270, 1.6),
-    "sunglasses": Range("EYEWEAR", _EXTRAS, _ALL, "Sunglasses", 190, 2.6),
-    "watch": Range("TIMEPIECES", _EXTRAS, _ALL, "Watch", 540, 1.8),
-    "belt": Range("BELTS", _EXTRAS, _ALL, "Belt", 185, 2.8),
-    "wallet": Range("SMALL LEATHERS", _BAGS, _ALL, "Wallet", 215, 3.0),
-    "gloves": Range("GLOVES & MITTENS", _EXTRAS, _ALL, "Gloves", 190, 1.7),
-    "socks": Range("SOCKS & TIGHTS", _EXTRAS, _ALL, "Socks", 72, 1.7),
+RANGES = {
+    kind: Range(**{**entry["range"], "audiences": tuple(entry["range"]["audiences"].split())})
+    for kind, entry in VOCABULARY["kinds"].items()
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """One colour of one style.
+    """One colour of one style."""
 
-    Attributes:
-        garment: the visible facts.
-        record: the columns, in order, without the image.
-        split: which part of the catalog it belongs to.
-        rule_price: its price before noise, as a price point: the best possible prediction.
-    """
-
-    garment: Garment
-    record: Mapping[str, str | int | float]
+    garment: Garment  # the visible facts
+    record: Mapping[str, str | int | float]  # the columns, in order, without the image
     split: str
-    rule_price: float
+    rule_price: float  # its price before noise, as a price point: the best possible prediction
 
 
 def plan_catalog(rows: int, seed: int) -> list[Product]:
@@ -179,12 +87,12 @@ def title(garment: Garment, rng: random.Random) -> str:
     """
     words = [
         rng.choice(_LINES) if rng.random() < _LINE_NAME_FRACTION else "",
-        _LENGTH_WORDS.get(garment.kind, {}).get(garment.length, ""),
+        VOCABULARY["kinds"][garment.kind].get("length_words", {}).get(garment.length, ""),
         "Hooded" if garment.hood and garment.kind != "hoodie" else "",
-        TRIM_WORDS[garment.trim][0],
-        _PATTERN_WORDS[garment.pattern][0],
+        VOCABULARY["trims"][garment.trim][0],
+        VOCABULARY["patterns"][garment.pattern][0],
         "Chronograph" if garment.kind == "watch" and garment.buttons > 1 else "",
-        MATERIAL_WORDS[garment.material][0],
+        VOCABULARY["materials"][garment.material][0],
         RANGES[garment.kind].noun,
     ]
     return " ".join(word for word in words if word)
@@ -192,10 +100,11 @@ def title(garment: Garment, rng: random.Random) -> str:
 
 def rule_price(garment: Garment) -> float:
     """Price a garment by its visible facts, in pounds: its kind's base times a factor for each."""
-    price = RANGES[garment.kind].price
-    price *= MATERIAL_WORDS[garment.material][1] * _PATTERN_WORDS[garment.pattern][1]
-    price *= TRIM_WORDS[garment.trim][1] * _HARDWARE_FACTORS[garment.hardware]
-    price *= _LENGTH_FACTORS[garment.length]
+    factors = VOCABULARY
+    price: float = RANGES[garment.kind].price
+    price *= factors["materials"][garment.material][1] * factors["patterns"][garment.pattern][1]
+    price *= factors["trims"][garment.trim][1] * factors["hardware"][garment.hardware]
+    price *= factors["lengths"][garment.length]
     if garment.hood and garment.kind != "hoodie":
         price *= 1.1
     if garment.kind == "watch" and garment.buttons > 1:
@@ -234,17 +143,14 @@ def _styles_of(kind: str, count: int, rng: random.Random) -> Iterator[tuple[list
     """Yield styles of a kind, each a list of its colours, until there are `count` garments."""
     most = max(1, count // _MIN_PER_KIND)  # so that there are enough styles for all splits
     held_out = max(1, round(count * _HELD_OUT))
-    for split, room in (
-        ("test", held_out),
-        ("validation", held_out),
-        ("train", count - 2 * held_out),
-    ):
-        while room:
+    places = {"test": held_out, "validation": held_out, "train": count - 2 * held_out}
+    for split, left in places.items():
+        while left:
             garment = random_garment(rng, kind)
-            colours = min(rng.choices(*_COLOURS_PER_STYLE)[0], most, room)
+            colours = min(rng.choices(*_COLOURS_PER_STYLE)[0], most, left)
             dyes = rng.sample(CHOICES[kind].colours, colours)
             yield [replace(garment, colour=dye, rgb=random_dye(rng, dye)) for dye in dyes], split
-            room -= colours
+            left -= colours
 
 
 def _style(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.dataset import IMAGE_COLUMNS
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic.catalog import Progress, add_features, parallel_map
+from phi_vision.synthetic.catalog import Progress, add_features, parallel_map, render
 from phi_vision.synthetic.fidelity import Fidelity, PrivacyReport, measure_distances
 from phi_vision.synthetic.image_style import ImagePlan, draw_image
 from phi_vision.synthetic.observation import Observation, inspect_image, observe
@@ -72,14 +72,16 @@ def write_sample_like(
     with atomic_folder(out) as folder:
         redrawn = _write_rows(folder / "data", source, rows, seed, progress)
         fidelity = _measure(folder, source, rows, redrawn)
-        text = json.dumps(asdict(fidelity), indent=2, ensure_ascii=False)
-        (folder / "fidelity.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "fidelity.md").write_text(fidelity.to_markdown(), encoding="utf-8")
-        save_profile(source.profile, folder / "profile.json")
         splits = [name for name, size in source.profile.splits.items() if size]
-        files = ", ".join(f"{{split: {name}, path: data/{name}-*}}" for name in splits)
-        card = _CARD.format(files=files, rows=rows)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        report = asdict(fidelity)
+        texts = {
+            "fidelity.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+            "fidelity.md": render("fidelity.md.j2", **report),
+            "README.md": render("sample_card.md.j2", rows=rows, splits=splits),
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        save_profile(source.profile, folder / "profile.json")
     return fidelity
 
 
@@ -182,17 +184,3 @@ def _measure(folder: Path, source: _Source, rows: int, redrawn: int) -> Fidelity
     )
     distances = tuple(measure_distances(source.data, drawn, profile))
     return Fidelity(rows=rows, distances=distances, privacy=privacy, empty=empty)
-
-
-_CARD = """---
-configs:
-- config_name: default
-  data_files: [{files}]
----
-
-# Sample data
-
-{rows} drawn rows that resemble a real dataset and contain nothing of it. `fidelity.md` reports how
-closely; `profile.json` is all that was taken from the real dataset. Images are drawn, codes and
-rare words are invented, links point to example.com.
-"""

@@ -47,45 +47,25 @@ _HANGER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """How a product is photographed: everything in the image that does not depend on the product.
+    """How a product is photographed: everything in the image but the product."""
 
-    Attributes:
-        width: in pixels.
-        height: in pixels.
-        background: "white", "grey" (falling off), "tinted" or "textured" (paper, plaster).
-        tint: the colour of a tinted or textured background.
-        light: where the light comes from, -1 (left) to 1 (right).
-        contrast: depth of shadows on the cloth, about 1.
-        exposure: brightness of the whole image, about 1.
-        warmth: colour cast, -1 (blue) to 1 (yellow).
-        rotation: of the product, in degrees.
-        scale: size of the product relative to the largest that fits the image.
-        offset: of the product from the centre, as fractions of the shorter side.
-        flip: whether the product faces left.
-        shadow: strength of the shadow it throws, 0 to 1.
-        hanger: whether clothes that can hang do.
-        quality: of the JPEG file, 1 to 95.
-        noise: of the sensor, as a standard deviation in grey levels.
-        seed: of the noise and of the background's texture.
-    """
-
-    width: int
+    width: int  # in pixels
     height: int
-    background: str
-    tint: Rgb
-    light: float
-    contrast: float
-    exposure: float
-    warmth: float
-    rotation: float
-    scale: float
-    offset: tuple[float, float]
-    flip: bool
-    shadow: float
-    hanger: bool
-    quality: int
-    noise: float
-    seed: int
+    background: str  # "white", "grey" (falling off), "tinted" or "textured" (paper, plaster)
+    tint: Rgb  # of a tinted or textured background
+    light: float  # where the light comes from, -1 (left) to 1 (right)
+    contrast: float  # depth of shadows on the cloth, about 1
+    exposure: float  # brightness of the whole image, about 1
+    warmth: float  # colour cast, -1 (blue) to 1 (yellow)
+    rotation: float  # of the product, in degrees
+    scale: float  # size of the product relative to the largest that fits the image
+    offset: tuple[float, float]  # from the centre, as fractions of the shorter side
+    flip: bool  # whether the product faces left
+    shadow: float  # strength of the shadow it throws, 0 to 1
+    hanger: bool  # whether clothes that can hang do
+    quality: int  # of the JPEG file, 1 to 95
+    noise: float  # of the sensor, as a standard deviation in grey levels
+    seed: int  # of the noise and of the background's texture
 
 
 def random_scene(rng: random.Random) -> Scene:
