@@ -15,9 +15,10 @@ from pathlib import Path
 from benchmarks.tables import Table, lay_out
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
-from phi_vision.evaluation.labels import write_difference, write_number
+from phi_vision.evaluation.labels import format_difference
 from phi_vision.evaluation.report_reader import Report, read_report
 from phi_vision.export.onnx import PRECISIONS, export_onnx
+from phi_vision.io.formatting import format_number
 from phi_vision.metrics.comparison import Comparison, compare
 from phi_vision.model.checkpoint import adapter_base, resolve
 
@@ -88,10 +89,10 @@ def lay_out_figures(
 def _figure(comparison: Comparison, system: str, name: str) -> str:
     """Write a metric, and by how much it is better than the first entry's."""
     metric = comparison.metrics[name]
-    value = write_number(comparison.estimates[system][name].value, metric.decimals)
+    value = format_number(comparison.estimates[system][name].value, metric.decimals)
     if system == comparison.reference:
         return value
-    by, interval = write_difference(comparison.differences[system][name], metric.decimals)
+    by, interval = format_difference(comparison.differences[system][name], metric.decimals)
     return f"{value} ({by}; {interval})" if interval else f"{value} ({by})"
 
 

@@ -162,7 +162,7 @@ const ground = (element) => {
 const under_text = (words, chart, found) => {
   const box = words.getBoundingClientRect();
   const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
-  for (const shape of all('rect, circle', chart)) {
+  for (const shape of all('rect, circle, path', chart)) {
     const at = shape.getBoundingClientRect();
     const before = shape.compareDocumentPosition(words) & Node.DOCUMENT_POSITION_FOLLOWING;
     const looks = getComputedStyle(shape);

@@ -159,7 +159,7 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kept = {file.name for file in Path("runs/judged/run/report").iterdir()}
     assert kept == set(re.findall(r"^\| `runs/judged/run/report/([\w.]+)`", PAGE, re.MULTILINE))
     shown = [questions(Path("runs/judged") / one) for one in ("run/report", "elsewhere")]
-    listed = re.findall(r"^- ([A-Z].*\?|In short|All figures)$", PAGE, re.MULTILINE)
+    listed = re.findall(r"^- ([A-Z].*\?|Summary|All metrics)$", PAGE, re.MULTILINE)
     for titles in shown:
         assert titles == [title for title in listed if title in titles]
     assert set(listed) == {title for titles in shown for title in titles}

@@ -21,17 +21,17 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Put evaluations of the same samples side by side, with intervals of their differences."""
-    from phi_vision.evaluation.comparison_report import write_comparison
-    from phi_vision.evaluation.comparison_table import as_comparison_table, sum_up
+    from phi_vision.evaluation.comparison_report import metrics_by_result, write_comparison
     from phi_vision.evaluation.report_reader import read_report
+    from phi_vision.evaluation.terminal_tables import comparison_table
     from phi_vision.metrics.comparison import compare
 
     reports = [read_report(folder) for folder in options.runs]
     comparison = compare([report.system for report in reports], seed=options.seed)
     page = write_comparison(comparison, reports, options.out)
-    table_console().print(as_comparison_table(comparison))
+    table_console().print(comparison_table(comparison))
     for other in comparison.names[1:]:
-        for found, metrics in sum_up(comparison, other).items():
+        for result, metrics in metrics_by_result(comparison, other).items():
             if metrics:
-                print(f"{other}, {found}: {', '.join(metrics)}")
+                print(f"{other}, {result}: {', '.join(metrics)}")
     print(f"The comparison is {page}")

@@ -24,16 +24,16 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Judge a model on a held-out part of the data, beside rivals, and write a report."""
-    from phi_vision.evaluation.calibration_section import explain_thresholds
     from phi_vision.evaluation.config import EvaluationConfig
     from phi_vision.evaluation.evaluator import run_evaluation
-    from phi_vision.evaluation.report_table import as_table
+    from phi_vision.evaluation.labels import explain_thresholds
+    from phi_vision.evaluation.terminal_tables import scores_table
 
     config = EvaluationConfig(**given_fields(options, EvaluationConfig))
     outcome = run_evaluation(options.model, config, bar=progress_bar)
-    table_console().print(as_table(outcome.scores))
+    table_console().print(scores_table(outcome.scores))
     for sentence in (outcome.scores.shuffled_image_check, *explain_thresholds(outcome.scores)):
         print(sentence)
     if config.target_precision is not None and not outcome.scores.calibrations:
-        print("Nothing can be said of a precision: no answer came with a confidence.")
+        print("No threshold for the target precision: no prediction has a confidence.")
     print(f"The report is {outcome.page}")

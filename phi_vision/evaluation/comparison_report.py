@@ -1,62 +1,59 @@
-"""Comparison -> one self-contained HTML page: who is better, where, and what was done differently.
+"""Write the page of a comparison: which run is better, where, and how the runs differ.
 
-Looks as the report does (`look.py`, `charts.py`). Shows words only: images lie in the reports.
+It shows text only: the images are in the reports.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from phi_vision.evaluation.comparison_predictions import show_correct_counts, show_disagreements
-from phi_vision.evaluation.comparison_runs import show_cost, show_learning, show_recipes
-from phi_vision.evaluation.comparison_table import sum_up
-from phi_vision.evaluation.figures import Row, draw_intervals
+from phi_vision.evaluation.figures import Interval, Series, draw_intervals, draw_lines
 from phi_vision.evaluation.labels import (
-    ARROWS,
-    join_words,
-    name_field,
-    name_measure,
-    name_metric,
-    write_difference,
-    write_interval,
-    write_number,
+    by_result,
+    field_label,
+    metric_label,
 )
-from phi_vision.evaluation.page_components import (
-    Section,
-    write_chart,
-    write_charts,
-    write_details,
-    write_facts,
-    write_list,
-    write_note,
-    write_page,
-    write_significance,
-    write_table,
-)
+from phi_vision.evaluation.rendering import render
 from phi_vision.evaluation.report_reader import Report
+from phi_vision.evaluation.sections import (
+    curve_points,
+    metrics_by_field,
+    smoothed,
+    system_lines,
+)
+from phi_vision.evaluation.svg import Chart
 from phi_vision.io.atomic import write_text
+from phi_vision.io.formatting import join_words
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.comparison import Comparison
+from phi_vision.metrics.comparison import (
+    Comparison,
+    count_correct,
+    find_disagreements,
+)
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
 from phi_vision.metrics.scores import significance
+from phi_vision.runs import Curve, LogLine
 
-TITLE = "Runs side by side"
+MAX_LABEL = 28
+"""Characters of a name in columns and legends: two columns of it fit on a phone."""
 
-LONGEST = 28
-"""Letters of a name in columns and legends: two columns of it fit on a phone."""
+SHOWN, FOLDED = 8, 32
+"""Disagreements shown at once, a screen or two, and those that unfold."""
 
-ONE_IN = 20
-"""95 % intervals leave out 0 this often where there is no difference at all."""
+RUN_SPECIFIC = ("output_dir",)
+"""Recipe fields that differ between any two runs."""
+
+Labels = Mapping[str, str]
+"""System -> its short label."""
 
 
 def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Path) -> Path:
-    """Write the page of a comparison, whole or not at all; give its path back.
+    """Write the page of a comparison atomically; return its path.
 
     Args:
-        comparison: What `compare` found in the entries of the reports.
+        comparison: Comparison of the systems of the reports.
         reports: The reports, in the same order.
-        out: The HTML file; its folder is made where it does not exist.
+        out: The HTML file; its folder is created where it does not exist.
 
     Raises:
         ValueError: `out` is a folder.
@@ -64,184 +61,169 @@ def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Pat
     if out.is_dir():
         raise ValueError(f"cannot write a page to {out}: found a folder; give a file, as a.html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, as_comparison_page(comparison, reports))
+    write_text(out, render_comparison(comparison, reports))
     return out
 
 
-def as_comparison_page(comparison: Comparison, reports: Sequence[Report]) -> str:
-    """Word the page of a comparison."""
-    labels = short_names(comparison.names)
-    told = {report.system.name: report for report in reports}
-    sections = [
-        _show_differences(comparison, labels),
-        _show_estimates(comparison, labels),
-        show_correct_counts(comparison, labels),
-        show_disagreements(comparison, labels),
-        show_recipes(told, labels),
-        show_learning(told, labels, _headline(comparison)),
-        show_cost(told, labels),
+def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
+    """Render the page of a comparison: one file of HTML without scripts or requests."""
+    labels = short_labels(comparison.names)
+    named = {report.system.name: report for report in reports}
+    recipes = {
+        name: {field: value for field, value in report.recipe.items() if field not in RUN_SPECIFIC}
+        for name, report in named.items()
+    }
+    intervals = [
+        difference
+        for differences in comparison.differences.values()
+        for difference in differences.values()
+        if math.isfinite(difference.low)
     ]
-    return write_page(
-        title=TITLE,
-        html_header=_header(comparison, labels),
-        sections=[section for section in sections if section is not None],
+    return render(
+        "comparison.html.j2",
+        comparison=comparison,
+        labels=labels,
+        title=join_words([*labels.values()]),
+        reference=labels[comparison.reference],
+        metrics_by_field=metrics_by_field(comparison.metrics),
+        headline=headline(comparison),
+        charts=[_draw_differences(metric, comparison, labels) for metric in headline(comparison)],
+        results={name: metrics_by_result(comparison, name) for name in comparison.names[1:]},
+        intervals=len(intervals),
+        correct_counts={
+            name: {
+                field_label(field): each for field, each in count_correct(comparison, name).items()
+            }
+            for name in comparison.names[1:]
+        },
+        disagreements=find_disagreements(comparison),
+        shown=SHOWN,
+        folded=FOLDED,
+        recipes=differing(recipes),
+        versions=differing({name: each.versions for name, each in named.items()}),
+        unknown=[labels[name] for name, recipe in recipes.items() if not recipe],
+        learning_curves=_draw_learning(named, labels, headline(comparison)),
+        costs={
+            item: {name: report.cost[item] for name, report in named.items() if item in report.cost}
+            for item in dict.fromkeys(item for report in reports for item in report.cost)
+        },
     )
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Leave out the folders that all names begin with, and the end of what is still long.
+def headline(comparison: Comparison) -> list[Metric]:
+    """List the first metric of each field that all templates have."""
+    names = headline_metrics(comparison.template)
+    return [comparison.metrics[name] for name in names if name in comparison.metrics]
+
+
+def metrics_by_result(comparison: Comparison, other: str) -> Mapping[str, list[str]]:
+    """Group the metrics that have a confidence interval by the result against the reference.
+
+    Output: {"better": ["title: exact match"], "not significant": [...], "worse": []}
+    """
+    return by_result(
+        (metric_label(comparison.metrics[name]), significance(difference))
+        for name, difference in comparison.differences[other].items()
+        if math.isfinite(difference.low)
+    )
+
+
+def short_labels(names: Sequence[str]) -> dict[str, str]:
+    """Drop the folders that all names share, and the end of a name that is still too long.
 
     Input:  "runs/coats/lora", "runs/coats/full"
     Output: {"runs/coats/lora": "lora", "runs/coats/full": "full"}
     """
     parts = [PurePath(name).parts for name in names]
-    # The last part always stays: of "runs/a" and "runs/a/old" are left "a" and "a/old".
+    # The last part always stays: "runs/a" and "runs/a/old" become "a" and "a/old".
     most = min(map(len, parts)) - 1
-    alike = next((at for at in range(most) if len({part[at] for part in parts}) > 1), most)
-    short = [str(PurePath(*part[alike:])) for part in parts]
-    cut = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in short]
+    shared = next((at for at in range(most) if len({part[at] for part in parts}) > 1), most)
+    short = [str(PurePath(*part[shared:])) for part in parts]
+    cut = [name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…" for name in short]
     return dict(zip(names, cut if len(set(cut)) == len(cut) else short, strict=True))
 
 
-def _header(comparison: Comparison, labels: Mapping[str, str]) -> str:
-    first = labels[comparison.reference]
-    lines = [
-        f"{comparison.samples:,} samples in {comparison.groups:,} groups that all of them "
-        f"answered. {first} is what the others are measured against."
-    ]
-    lines += [
-        f"{labels[name]} answered {count:,} more, which are left out here."
-        for name, count in comparison.left_out.items()
-        if count
-    ]
-    names = {label: name for name, label in labels.items() if label != name}
-    predicted = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f"<h1>{escape(join_words([*labels.values()]))}</h1>{predicted}" + (
-        write_facts(names) if names else ""
-    )
+def differing(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Find the fields that are not the same in all systems of which any field is known.
 
-
-def _show_differences(comparison: Comparison, labels: Mapping[str, str]) -> Section:
-    first = labels[comparison.reference]
-    lines = "".join(
-        f"<h3>{escape(f'{label} against {first}')}</h3>{_sum_up(comparison, name)}"
-        for name, label in labels.items()
-        if name != comparison.reference
-    )
-    return Section(
-        anchor="better",
-        title=f"Which is better than {first}?",
-        short="Which is better",
-        lead="A margin is told apart from nothing when its 95 % interval leaves out 0. Both sides "
-        "answered the same samples, so what is hard for both does not blur it.",
-        html=write_charts(_draw_differences(comparison, labels))
-        + lines
-        + write_note(_caution(comparison)),
-    )
-
-
-def _draw_differences(comparison: Comparison, labels: Mapping[str, str]) -> list[str]:
-    """Draw for each headline metric the margins, beside the 0 of the first entry."""
-    charts = []
-    for metric in _headline(comparison):
-        title = f"{name_metric(metric)}: gain over {labels[comparison.reference]}"
-        rows = [Row(labels[comparison.reference], Estimate(0.0, math.nan, math.nan), strong=True)]
-        rows += [
-            Row(labels[other], differences[metric.name])
-            for other, differences in comparison.differences.items()
-        ]
-        drawn = draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
-        charts.append(write_chart(drawn, title=title, caption=metric.description))
-    return charts
-
-
-def _headline(comparison: Comparison) -> list[Metric]:
-    """One metric for each field that all templates write."""
-    names = headline_metrics(comparison.template)
-    return [comparison.metrics[name] for name in names if name in comparison.metrics]
-
-
-def _sum_up(comparison: Comparison, other: str) -> str:
-    """Say what the margins of the headline metrics show, and count those of all."""
-    items = []
-    for metric in _headline(comparison):
-        difference = comparison.differences[other][metric.name]
-        shows = significance(difference)
-        by = "" if shows == "not significant" else f" by {_by(metric, difference)}"
-        items.append(f"{write_significance(shows)} in {escape(name_metric(metric))}{by}")
-    shown = sum_up(comparison, other)
-    counts = [f"{word} in {len(names)}" for word, names in shown.items() if names]
-    if not counts:
-        return write_list(["Nothing can be told apart: there are too few groups for intervals."])
-    return write_list(
-        [*items, f"Of {_metrics(sum(map(len, shown.values())))} it is {join_words(counts)}."]
-    )
-
-
-def _by(metric: Metric, difference: Estimate) -> str:
-    """Write the size of a margin that is told apart from nothing, and its interval.
-
-    Input:  a metric of 3 decimals, Figure(-0.05, -0.09, -0.01)
-    Output: 0.050 (0.010 to 0.090)
+    Input:  {"a": {"epochs": 5, "seed": 0}, "b": {"epochs": 8, "seed": 0}, "c": {}}
+    Output: {"epochs": {"a": 5, "b": 8}}
     """
-    size = Estimate(abs(difference.value), *sorted((abs(difference.low), abs(difference.high))))
-    interval = write_interval(size, metric.decimals)
-    return f"{write_number(size.value, metric.decimals)} ({interval})"
+    known = {name: values for name, values in known.items() if values}
+    found = {}
+    for field in dict.fromkeys(field for values in known.values() for field in values):
+        values = {name: theirs[field] for name, theirs in known.items() if field in theirs}
+        if len(set(map(repr, values.values()))) > 1 or len(values) < len(known):
+            found[field] = values
+    return found
 
 
-def _caution(comparison: Comparison) -> str:
-    differences = [
-        difference
-        for theirs in comparison.differences.values()
-        for difference in theirs.values()
-        if not math.isnan(difference.low)
+def curve_by_epoch(lines: Iterable[LogLine], name: str) -> Curve:
+    """Take one metric out of a log by epoch: runs with other batch sizes have other steps.
+
+    Input:  {"step": 1, "epoch": 0.5, "loss": 2.5} {"step": 2, "epoch": 1.0, "loss": None}
+    Output: steps 0.5, values 2.5
+    """
+    found = [
+        (float(line["epoch"]), float(line[name]))
+        for line in lines
+        if line.get(name) is not None and line.get("epoch") is not None
     ]
-    if not differences:
-        return "There are no intervals: all samples are of one group."
-    return (
-        f"Where nothing differs, about one margin in {ONE_IN} is told apart by chance; here are "
-        f"{len(differences)}. And the intervals speak of other samples, not of another training: "
-        "the same recipe with another seed gives other answers, too."
-    )
+    return Curve([at for at, _ in found], [value for _, value in found])
 
 
-def _metrics(count: int) -> str:
-    return "1 metric" if count == 1 else f"{count} metrics"
+def _draw_differences(metric: Metric, comparison: Comparison, labels: Labels) -> tuple[Chart, str]:
+    """Draw the differences from the reference, which is at 0."""
+    rows = [Interval(labels[comparison.reference], Estimate(0.0, math.nan, math.nan), True)]
+    rows += [
+        Interval(labels[name], differences[metric.name])
+        for name, differences in comparison.differences.items()
+    ]
+    title = f"{metric_label(metric)}: improvement over {labels[comparison.reference]}"
+    chart = draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
+    return chart, metric.description
 
 
-def _show_estimates(comparison: Comparison, labels: Mapping[str, str]) -> Section:
-    first = labels[comparison.reference]
-    rows: list[list[str]] = []
-    before: str | None = None
-    for metric in comparison.metrics.values():
-        if metric.field is not None and metric.field != before:
-            rows.append([escape(name_field(metric.field))])
-        before = metric.field
-        cells = [_cell(comparison, metric, system) for system in comparison.names]
-        rows.append([f"{escape(name_measure(metric))} {ARROWS[metric.better]}", *cells])
-    words = {name_metric(metric): metric.description for metric in comparison.metrics.values()}
-    return Section(
-        anchor="estimates",
-        title="All metrics",
-        short="All metrics",
-        lead="Below each figure its 95 % interval, from drawing whole groups. ↑ higher is better, "
-        f"↓ lower, → 0 nearer to zero. Then the margin over {first}, above 0 where it is better.",
-        html=write_table(["", *labels.values()], rows, about="All metrics of all entries")
-        + write_details("What the metrics measure", write_facts(words)),
-    )
+def _draw_learning(
+    reports: Mapping[str, Report], labels: Labels, metrics: Sequence[Metric]
+) -> list[Chart]:
+    """Draw the learning curves of all runs over each other; [] without a log."""
+    histories = {
+        name: report.history for name, report in reports.items() if report.history is not None
+    }
+    curves = {
+        "training loss": {
+            name: smoothed(curve_by_epoch(history.steps, "loss"))
+            for name, history in histories.items()
+        },
+        "validation loss": {
+            name: curve_by_epoch(history.evaluations, "validation_loss")
+            for name, history in histories.items()
+        },
+    } | {
+        f"{metric_label(metric)}, validation split": {
+            name: curve_by_epoch(system_lines(history, "model"), metric.name)
+            for name, history in histories.items()
+        }
+        for metric in metrics
+    }
+    return [
+        _draw_curves(title, of_runs, labels)
+        for title, of_runs in curves.items()
+        if any(curve.steps for curve in of_runs.values())
+    ]
 
 
-def _cell(comparison: Comparison, metric: Metric, system: str) -> str:
-    """Write a figure; below it the margin over the first entry, and what that shows."""
-    estimate = comparison.estimates[system][metric.name]
-    value = write_number(estimate.value, metric.decimals)
-    html = f"{value}<small>{write_interval(estimate, metric.decimals)}</small>"
-    if system == comparison.reference:
-        return html
-    difference = comparison.differences[system][metric.name]
-    by, interval = write_difference(difference, metric.decimals)
-    if not interval:
-        return f"{html}{by}"
-    return (
-        f"{html}{write_significance(significance(difference))}<small>by {by}<br>{interval}</small>"
-    )
+def _draw_curves(title: str, curves: Mapping[str, Curve], labels: Labels) -> Chart:
+    # A run without a log keeps its colour, and its label in the legend.
+    series = []
+    for name, label in labels.items():
+        points = curve_points(curves.get(name, Curve([], [])))
+        series.append(
+            Series(
+                name=label if points else f"{label} (unknown)",
+                points=points,
+                markers=title != "training loss",
+            )
+        )
+    return draw_lines(series, title=title, x="epochs", y="")

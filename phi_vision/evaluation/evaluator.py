@@ -19,7 +19,7 @@ from phi_vision.evaluation.baselines import NEAREST, nearest_of, predict_baselin
 from phi_vision.evaluation.collect import Bar, PredictionCollector
 from phi_vision.evaluation.config import EvaluationConfig
 from phi_vision.evaluation.leakage import find_leakage
-from phi_vision.evaluation.report import write_report
+from phi_vision.evaluation.report import Evaluation, write_report
 from phi_vision.evaluation.run_facts import best_achievable, collect_metadata, groups_of, start_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
@@ -91,7 +91,8 @@ def run_evaluation(model: str, config: EvaluationConfig, *, bar: Bar = no_bar) -
         samples=samples,
         training=training,
     )
-    return EvaluationResult(scores=scores, page=write_report(scores, samples, metadata, out))
+    evaluation = Evaluation(scores=scores, samples=samples, metadata=metadata)
+    return EvaluationResult(scores=scores, page=write_report(evaluation, out))
 
 
 def report_folder(model: str, out: Path | None) -> Path:

@@ -1,46 +1,47 @@
-"""Charts as inline SVG: lines, points on logarithmic axes, intervals, reliability, a heat map.
-
-Colours are variables of `look.py`, so that a chart is light or dark as its page is. Every function
-gives HTML; names and titles are escaped here.
-"""
+"""The charts of the report pages, drawn by matplotlib."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from phi_vision.evaluation.chart_axes import (
-    ROOM,
+from phi_vision.evaluation.svg import (
+    COLORS,
+    DPI,
+    MARGINS,
     WIDTH,
-    Plane,
-    Room,
-    frame,
-    linear_axis,
-    log_axis,
-    measure,
-    share_axis,
-    shorten,
-    write_svg,
-    write_text,
+    Chart,
+    canvas,
+    fit,
+    text_width,
+    to_chart,
 )
+from phi_vision.io.formatting import format_number
 from phi_vision.metrics.bootstrap import Estimate
+from phi_vision.metrics.calibration import Bin
 from phi_vision.metrics.field_metrics import is_correct
-
-COLORS = 6
-"""How many series have a colour of their own; then they start again, dashed."""
 
 CELL = 27
 """Side of a heat map's cell, in pixels: room for three digits."""
 
-LABELS = 150
-"""Room for names beside intervals, in pixels: for some twenty letters."""
+NAME_WIDTH, VALUE_WIDTH = 150, 58
+"""Room for the names left of intervals and for the values right of them, in pixels."""
 
-NEAR = 0.1
-"""Numbers this near count as right: the band around the diagonal of a scatter."""
+MAX_MAGNITUDE = 1e100
+"""Numbers beyond are drawn here: axes cannot be divided in floats far above."""
+
+LOG_TICKS = ((0.8, tuple(range(1, 10))), (1.8, (1, 2, 5)), (3, (1, 3)), (math.inf, (1,)))
+"""Decades of a logarithmic axis, at most -> digits of its ticks."""
+
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +49,23 @@ class Series:
     """A line of a chart."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Points
     """(x, y) by rising x."""
 
-    marked: bool = False
-    """Show each point, where there are few."""
-
+    markers: bool = False
     faint: bool = False
     """Draw it thin, behind the others, and leave it out of the legend."""
 
     color: int | None = None
-    """Which colour, from 1; unless given, by its place among the series."""
+    """Number of its colour, from 1; by default its place among the series."""
 
 
-class Row(NamedTuple):
-    """A figure in a chart of intervals."""
+class Interval(NamedTuple):
+    """A row in a chart of intervals."""
 
     name: str
     estimate: Estimate
-    strong: bool = False
-    """The row that the others are held against."""
-
-
-class Bar(NamedTuple):
-    """How often answers of some confidence were right, with its interval."""
-
-    confidence: float
-    right: float
-    low: float
-    high: float
+    is_reference: bool = False
 
 
 def draw_lines(
@@ -85,250 +74,246 @@ def draw_lines(
     title: str,
     x: str,
     y: str,
-    shares: bool = False,
+    percent: bool = False,
     mark: tuple[float, float] | None = None,
-) -> str:
+) -> Chart:
     """Draw lines over each other, with a legend where there are several.
 
     Args:
-        series: The lines; a series without points is only named.
-        title: What they show.
-        x: What runs to the right.
-        y: What runs upwards.
-        shares: Whether both axes are shares; then they are in percent, the right one from 0 to 1.
-        mark: A point to be seen at once.
+        series: A series without points is only listed in the legend.
+        title: Title of the chart.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        percent: Whether both axes are fractions, shown in percent; x from 0 to 1.
+        mark: A point to emphasise.
     """
-    points = [point for each in series for point in each.points if all(map(math.isfinite, point))]
-    across = linear_axis(point[0] for point in points)
-    upwards = linear_axis(point[1] for point in points)
-    if shares:
-        across = share_axis()
-        # At least a tenth high: where nothing is wrong, the line runs along the bottom.
-        upwards = linear_axis([0, 0.1, *(point[1] for point in points)], words=across.words)
-    plane = Plane(across, upwards)
-    drawn = "".join(_line(each, plane, at) for at, each in enumerate(series))
-    if mark is not None:
-        left, down = plane.place(*mark)
-        drawn += (
-            f'<circle cx="{left:g}" cy="{down:g}" r="5" fill="var(--ground)" '
-            'stroke="var(--series-2)" stroke-width="2.5"/>'
+    colors = [f"series-{each.color or place % 6 + 1}" for place, each in enumerate(series)]
+    with canvas() as (figure, axes):
+        for place, (each, color) in enumerate(zip(series, colors, strict=True)):
+            axes.plot(
+                *_columns(each.points),
+                color=COLORS[color],
+                linestyle="--" if place >= 6 and each.color is None else "-",
+                linewidth=1 if each.faint else 2,
+                alpha=0.35 if each.faint else 1,
+                marker="o" if each.markers or len(each.points) == 1 else "",
+                markersize=5.5,
+                clip_on=False,
+            )
+        if percent:
+            # At least a tenth high: without errors the line runs along the bottom.
+            highest = max([0.1, *(y for each in series for y in _columns(each.points)[1])])
+            axes.set(xlim=(0, 1), ylim=(0, math.ceil(round(highest * 20, 6)) / 20))
+        if mark is not None:
+            (ring,) = axes.plot(*mark, "o", markersize=9, clip_on=False, zorder=5)
+            ring.set(color=COLORS["ground"], mec=COLORS["series-2"], mew=2.5)
+        _label(figure, axes, x, y, _percent if percent else _number)
+        legend = [
+            (each.name, color) for each, color in zip(series, colors, strict=True) if not each.faint
+        ]
+        description = "; ".join(
+            f"{each.name}: {y} {each.points[0][1]:.3g} at {x} {each.points[0][0]:.3g}, "
+            f"{each.points[-1][1]:.3g} at {each.points[-1][0]:.3g}"
+            for each in series
+            if each.points and not each.faint
         )
-    legend = [(each.name, _color(each, at)) for at, each in enumerate(series) if not each.faint]
-    chart = frame(plane, drawn, title=title, description=_tell_lines(series, x, y), x=x, y=y)
-    return chart + (write_legend(legend) if len(legend) > 1 else "")
+        return to_chart(figure, title, description, legend if len(legend) > 1 else ())
 
 
-def draw_intervals(rows: Sequence[Row], *, title: str, decimals: int, zero: bool = False) -> str:
-    """Draw figures below each other with their intervals, against a line through the strong one.
+def draw_intervals(
+    rows: Sequence[Interval], *, title: str, decimals: int, zero: bool = False
+) -> Chart:
+    """Draw estimates below each other with their intervals, and a line through the reference.
 
     Args:
-        rows: From top to bottom; what has no value is left out.
-        title: What the figures are.
-        decimals: How many are written.
+        rows: From top to bottom; a row without a value is left out.
+        title: Title of the chart.
+        decimals: Decimals of the values.
         zero: Whether 0 must be on the axis.
     """
     rows = [row for row in rows if math.isfinite(row.estimate.value)]
-    known = [number for row in rows for number in row.estimate if math.isfinite(number)]
-    axis = linear_axis([0.0, *known] if zero else known, steps=3)
     height = 40 + 26 * len(rows)
-    plane = Plane(axis, linear_axis([0, 1]), Room(LABELS, 8, WIDTH - 58, height - 28))
-    parts = [_tick_below(plane, tick) for tick in axis.ticks]
-    for row in rows:
-        if row.strong:
-            across, _ = plane.place(row.estimate.value, 0)
-            parts.append(
-                f'<path d="M{across:g} {plane.room.top}V{plane.room.bottom}" stroke-width="1" '
-                'stroke="var(--series-1)" stroke-dasharray="3 3"/>'
-            )
-    parts += [_interval(row, plane, 24 + 26 * at, decimals) for at, row in enumerate(rows)]
-    told = "; ".join(f"{row.name} {_tell(row.estimate, decimals)}" for row in rows)
-    return write_svg("".join(parts), title=title, description=told, size=(WIDTH, height))
+    with canvas(height, (NAME_WIDTH, 8, VALUE_WIDTH, 28)) as (figure, axes):
+        axes.grid(visible=False, axis="y")
+        axes.spines["bottom"].set_visible(False)
+        axes.set(ylim=(height - 28, 8), yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        if zero:
+            axes.plot([0], [8], alpha=0)
+        for place, (name, estimate, is_reference) in enumerate(rows):
+            down = 24 + 26 * place
+            color = COLORS["series-1" if is_reference else "series-6"]
+            value, low, high = np.clip(estimate, -MAX_MAGNITUDE, MAX_MAGNITUDE)
+            if is_reference:
+                axes.axvline(value, color=color, linewidth=1, dashes=(3, 3))
+            if math.isfinite(low):
+                axes.plot([low, high], [down, down], color=color, linewidth=3, clip_on=False)
+            axes.plot([value], [down], "o", color=color, markersize=9, clip_on=False)
+            for across, words in (
+                (NAME_WIDTH - 10, fit(name, NAME_WIDTH - 10)),
+                (WIDTH - 2, format_number(estimate.value, decimals)),
+            ):
+                text = _text(figure, across, down + 4, words, ha="right")
+                if is_reference:
+                    text.set(color=COLORS["ink"], weight="bold")
+        values = [f"{each.name} {_with_interval(each.estimate, decimals)}" for each in rows]
+        return to_chart(figure, title, "; ".join(values))
 
 
-def draw_numbers(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str) -> str:
-    """Draw said numbers over true ones, on logarithmic axes with the diagonal and ±10 % around it.
-
-    Args:
-        points: (true, said), all above 0.
-        title: What they are.
-        x: What is true, with its unit.
-        y: What was said.
-    """
-    axis = log_axis(number for point in points for number in point)
-    plane = Plane(axis, axis, Room(ROOM.left, ROOM.top, ROOM.right, 320 - 38))
-    low, high = axis.low, axis.high
-    band = [(low, low * (1 + NEAR)), (high, high * (1 + NEAR))]
-    band += [(high, high * (1 - NEAR)), (low, low * (1 - NEAR))]
-    drawn = (
-        f'<polygon points="{plane.path(band)}" fill="var(--series-1)" fill-opacity="0.25"/>'
-        f'<polyline points="{plane.path([(low, low), (high, high)])}" fill="none" '
-        'stroke="var(--series-1)" stroke-width="1"/>'
-    )
-    dots = ""
-    for point in points:
-        left, down = plane.place(*point)
-        dots += f'<circle cx="{left:g}" cy="{down:g}" r="2.4"/>'
-    near = sum(is_correct("number", predicted, true) for true, predicted in points)
-    told = f"{len(points)} points, of which {near} are within {NEAR:.0%} of the diagonal."
-    drawn += f'<g fill="var(--series-2)" fill-opacity="0.6">{dots}</g>'
-    return frame(plane, drawn, title=title, description=told, x=x, y=y, height=320)
-
-
-def draw_reliability(bars: Sequence[Bar], later: Sequence[Bar], *, title: str) -> str:
-    """Draw how often answers were right over how sure the model was; calibrated is the diagonal.
+def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
+    """Draw predicted over true numbers, on logarithmic axes with the diagonal and ±10 % around it.
 
     Args:
-        bars: As the model said it.
-        later: After recalibration.
-        title: What it is of.
+        points: (true, predicted), all above 0.
+        title: Title of the chart.
+        x: Label of the true numbers, with their unit.
+        y: Label of the predicted numbers.
     """
-    plane = Plane(share_axis(), share_axis())
-    diagonal = (
-        f'<polyline points="{plane.path([(0, 0), (1, 1)])}" class="axis" fill="none" '
-        'stroke-dasharray="3 3"/>'
-    )
-    drawn = diagonal + _reliability(bars, plane, "var(--series-2)", faint=bool(later))
-    drawn += _reliability(later, plane, "var(--series-1)", faint=False)
-    told = "; ".join(f"sure {bar.confidence:.0%}, right {bar.right:.0%}" for bar in later or bars)
-    chart = frame(plane, drawn, title=title, description=told, x="how sure", y="how often right")
-    legend = [("as the model said it", "var(--series-2)"), ("recalibrated", "var(--series-1)")]
-    return chart + write_legend(legend[: 2 if later else 1])
+    within = sum(is_correct("number", predicted, true) for true, predicted in points)
+    with canvas(320) as (figure, axes):
+        shown = np.clip(np.reshape(points, (-1, 2)), 1 / MAX_MAGNITUDE, MAX_MAGNITUDE)
+        ends = _log_limits(shown)
+        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        band = [*ends * 0.9, *ends[::-1] * 1.1]
+        axes.fill([*ends, *ends[::-1]], band, color=COLORS["series-1"], alpha=0.25, linewidth=0)
+        axes.plot(ends, ends, color=COLORS["series-1"], linewidth=1)
+        (dots,) = axes.plot(*shown.T, "o", markersize=4.6, clip_on=False)
+        dots.set(color=COLORS["series-2"], alpha=0.6)
+        decades = math.log10(ends[1] / ends[0])
+        digits = next(digits for most, digits in LOG_TICKS if decades < most)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=digits, numticks=7))
+            axis.set_minor_locator(NullLocator())
+        _label(figure, axes, x, y, _number)
+        description = f"{len(points)} points, {within} of them within 10% of the diagonal."
+        return to_chart(figure, title, description)
 
 
-def draw_counts(
+def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: str) -> Chart:
+    """Draw accuracy over confidence by bin; a calibrated model lies on the diagonal.
+
+    Args:
+        raw: Bins of the model's own confidence.
+        recalibrated: Bins after recalibration; empty where it was not measured.
+        title: Title of the chart.
+    """
+    legend = [("raw confidence", "series-2"), ("recalibrated", "series-1")]
+    with canvas() as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=COLORS["soft"], linewidth=1, dashes=(3, 3))
+        for bins, (_, color) in zip((raw, recalibrated), legend, strict=True):
+            for each in bins if bins is recalibrated or not recalibrated else ():
+                if math.isfinite(each.low):
+                    ends = ([each.confidence] * 2, [each.low, each.high])
+                    axes.plot(*ends, color=COLORS[color], linewidth=1.5, alpha=0.5)
+            places = [(each.confidence, each.accuracy) for each in bins]
+            axes.plot(*_columns(places), "o", color=COLORS[color], markersize=6.4, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        _label(figure, axes, "confidence", "accuracy", _percent)
+        description = "; ".join(
+            f"confidence {each.confidence:.0%}, accuracy {each.accuracy:.0%}"
+            for each in recalibrated or raw
+        )
+        return to_chart(figure, title, description, legend[: 2 if recalibrated else 1])
+
+
+def draw_confusion(
     rows: Sequence[str],
     columns: Sequence[str],
     counts: NDArray[np.int64],
     *,
     title: str,
     pooled: str = "",
-) -> str:
-    """Draw a table of counts as a heat map: right ones in one colour, wrong ones in another.
+) -> Chart:
+    """Draw a confusion matrix: correct counts in one colour, errors in another.
 
     Args:
-        rows: What is true, a name each.
-        columns: What was said; those that are also rows come first, in the same order.
-        counts: Of shape (rows, columns).
-        title: What it is.
-        pooled: A name that stands for several: said for itself it is neither right nor wrong.
+        rows: True classes.
+        columns: Predicted classes; those that are also rows come first, in the same order.
+        counts: Shape (rows, columns).
+        title: Title of the chart.
+        pooled: A name that stands for several classes: on the diagonal neither right nor wrong.
     """
-    cell = CELL
-    left, top = (
-        int(min(max(map(measure, names), default=0) + 14, most_room))
-        for names, most_room in (((*rows, "true ↓   said →"), 150), (columns, 120))
-    )
-    most = max(int(counts.max(initial=0)), 1)
-    parts = [write_text(left - 8, top - 8, "true ↓   said →", "end", "strong")]
-    for at, name in enumerate(columns):
-        across = left + cell * at + cell / 2 + 4
-        turned = write_text(0, 0, shorten(name, top - 8))
-        parts.append(f'<g transform="translate({across:g} {top - 7}) rotate(-90)">{turned}</g>')
-    for at, name in enumerate(rows):
-        down = top + cell * at
-        parts.append(write_text(left - 8, down + 18, shorten(name, left - 12), "end"))
-        parts += [
-            _cell(int(count), most, left + cell * to, down, _color_of(name, columns[to], pooled))
-            for to, count in enumerate(counts[at])
-        ]
-    right = sum(int(counts[at, at]) for at in range(min(counts.shape)) if rows[at] == columns[at])
-    size = (left + cell * len(columns) + 2, top + cell * len(rows) + 2)
-    told = f"{right} of {int(counts.sum())} samples lie on the diagonal, where said is true."
-    return write_svg("".join(parts), title=title, description=told, size=size, fixed=True)
+    corner = "true ↓   predicted →"
+    left = min(max(map(text_width, (*rows, corner))) + 14, 150)
+    top = min(max(map(text_width, columns), default=0) + 14, 120)
+    width, height = round(left + CELL * len(columns) + 2), round(top + CELL * len(rows) + 2)
+    with canvas(height, (0, 0, 0, 0), width) as (figure, axes):
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(left - 8, top - 8, corner, ha="right", color=COLORS["ink"], weight="bold")
+        for place, name in enumerate(columns):
+            across = left + CELL * (place + 0.5) + 4
+            axes.text(across, top - 7, fit(name, top - 10), rotation=90, rotation_mode="anchor")
+        for place, name in enumerate(rows):
+            down = top + CELL * place
+            axes.text(left - 8, down + 18, fit(name, left - 12), ha="right")
+            for to, (predicted, count) in enumerate(zip(columns, counts[place], strict=True)):
+                right, is_pooled = name == predicted, name == predicted == pooled
+                color = f"series-{6 if is_pooled else 1 if right else 2}" if count else "line"
+                # The root: one error among many correct predictions can still be seen.
+                alpha = 0.1 + 0.4 * math.sqrt(count / counts.max()) if count else 0.4
+                corner_of = (left + CELL * to + 1, down + 1)
+                box = Rectangle(corner_of, CELL - 2, CELL - 2, color=COLORS[color], alpha=alpha)
+                box.set_linewidth(0)
+                axes.add_patch(box)
+                if count:
+                    middle = left + CELL * (to + 0.5)
+                    number = str(count) if count < 1000 else "…"
+                    axes.text(middle, down + 18, number, ha="center", color=COLORS["ink"])
+        same = [at for at in range(min(counts.shape)) if rows[at] == columns[at]]
+        correct, total = counts[same, same].sum(), counts.sum()
+        description = f"{correct} of {total} samples lie on the diagonal: predicted correctly."
+        return to_chart(figure, title, description, fixed=True)
 
 
-def write_legend(systems: Sequence[tuple[str, str]]) -> str:
-    """Write names with their colours."""
-    items = "".join(
-        f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in systems
-    )
-    return f'<ul class="legend">{items}</ul>'
+def _label(
+    figure: Figure, axes: Axes, x: str, y: str, ticks: Callable[[float, int | None], str]
+) -> None:
+    """Format the ticks, and put the labels where they take no room from the plot."""
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "linear":
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(ticks))
+    width, height = figure.get_size_inches() * DPI
+    _text(figure, width - MARGINS[2], height - 4, fit(x, 300), ha="right")
+    _text(figure, 2, 10, fit(y, 300))
 
 
-def _color(series: Series, at: int) -> str:
-    return f"var(--series-{series.color or at % COLORS + 1})"
+def _text(figure: Figure, x: float, y: float, words: str, **style: Any) -> Text:
+    """Write at a place in pixels from the upper left corner."""
+    width, height = figure.get_size_inches() * DPI
+    return figure.text(x / width, 1 - y / height, words, **style)
 
 
-def _line(series: Series, plane: Plane, at: int) -> str:
-    color = _color(series, at)
-    points = [point for point in series.points if all(map(math.isfinite, point))]
-    width, opacity = (1, 0.35) if series.faint else (2, 1)
-    dashes = ' stroke-dasharray="6 3"' if at >= COLORS and series.color is None else ""
-    drawn = (
-        f'<polyline points="{plane.path(points)}" fill="none" stroke="{color}" '
-        f'stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round"{dashes}/>'
-    )
-    if series.marked or len(points) == 1:
-        places = (plane.place(*point) for point in points)
-        drawn += "".join(
-            f'<circle cx="{across:g}" cy="{down:g}" r="3" fill="{color}"/>'
-            for across, down in places
-        )
-    return drawn
+def _columns(points: Points) -> NDArray[np.float64]:
+    """Split points into their finite x and y."""
+    shown = [point for point in points if all(map(math.isfinite, point))]
+    columns = np.array(shown, dtype=np.float64).reshape(-1, 2).T
+    return columns.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
 
 
-def _tell_lines(series: Sequence[Series], x: str, y: str) -> str:
-    """Say where each line begins and ends."""
-    told = [
-        f"{each.name}: {y} {each.points[0][1]:.3g} at {x} {each.points[0][0]:.3g}, "
-        f"{each.points[-1][1]:.3g} at {each.points[-1][0]:.3g}"
-        for each in series
-        if each.points and not each.faint
-    ]
-    return "; ".join(told)
+def _log_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round the range of values outwards to 1, 2 or 5 times a power of ten.
+
+    Input:  12 ... 850
+    Output: 10, 1000
+    """
+    low, high = (values.min(), values.max()) if values.size else (1.0, 10.0)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    steps = np.array([digit * 10.0**decade for decade in decades for digit in (1, 2, 5)])
+    low = steps[steps <= low * (1 + 1e-9)].max()
+    return np.array([low, steps[(steps >= high * (1 - 1e-9)) & (steps > low)].min()])
 
 
-def _tell(estimate: Estimate, decimals: int) -> str:
-    value, low, high = (f"{number:.{decimals}f}" for number in estimate)
-    return value if math.isnan(estimate.low) else f"{value} (95 %: {low} to {high})"
+def _number(value: float, _: int | None = None) -> str:
+    return f"{value:,.6g}".replace("-", "−")
 
 
-def _tick_below(plane: Plane, tick: float) -> str:
-    room = plane.room
-    across, _ = plane.place(tick, 0)
-    line = f'<path class="grid" d="M{across:g} {room.top}V{room.bottom}"/>'
-    return line + write_text(across, room.bottom + 16, plane.x.words(tick), "middle")
+def _percent(value: float, _: int | None = None) -> str:
+    return f"{100 * value:.4g} %"
 
 
-def _interval(row: Row, plane: Plane, down: float, decimals: int) -> str:
-    color = "var(--series-1)" if row.strong else "var(--series-6)"
-    kind = "strong" if row.strong else ""
-    across, _ = plane.place(row.estimate.value, 0)
-    drawn = write_text(plane.room.left - 10, down + 4, shorten(row.name, LABELS - 10), "end", kind)
-    if math.isfinite(row.estimate.low):
-        low, high = (plane.place(number, 0)[0] for number in row.estimate[1:])
-        drawn += f'<path d="M{low:g} {down:g}H{high:g}" stroke="{color}" stroke-width="3"/>'
-    drawn += f'<circle cx="{across:g}" cy="{down:g}" r="4.5" fill="{color}"/>'
-    value = f"{row.estimate.value:,.{decimals}f}"
-    return drawn + write_text(WIDTH - 2, down + 4, value, "end", kind)
-
-
-def _reliability(bars: Sequence[Bar], plane: Plane, color: str, *, faint: bool) -> str:
-    drawn = "".join(
-        f'<path d="M{plane.place(bar.confidence, bar.low)[0]:g} '
-        f'{plane.place(bar.confidence, bar.low)[1]:g}V{plane.place(bar.confidence, bar.high)[1]:g}"'
-        f' stroke="{color}" stroke-width="1.5" stroke-opacity="0.5"/>'
-        for bar in bars
-        if not faint and math.isfinite(bar.low)
-    )
-    for bar in bars:
-        across, down = plane.place(bar.confidence, bar.right)
-        drawn += f'<circle cx="{across:g}" cy="{down:g}" r="3.2" fill="{color}"/>'
-    return drawn
-
-
-def _color_of(true: str, predicted: str, pooled: str) -> str:
-    right, neither = true == predicted, true == predicted == pooled
-    return f"var(--series-{6 if neither else 1 if right else 2})"
-
-
-def _cell(count: int, most: int, left: float, top: float, color: str) -> str:
-    """Fill a cell the more the greater its count; words stay readable on the fullest."""
-    box = f'x="{left + 1:g}" y="{top + 1:g}" width="{CELL - 2}" height="{CELL - 2}" rx="3"'
-    if not count:
-        return f'<rect {box} fill="var(--line)" fill-opacity="0.4"/>'
-    # The root: one mistake among many right answers can still be seen.
-    full = 0.1 + 0.4 * math.sqrt(count / most)
-    words = write_text(
-        left + CELL / 2, top + 18, f"{count}" if count < 1000 else "…", "middle", "ink"
-    )
-    return f'<rect {box} fill="{color}" fill-opacity="{full:.2f}"/>{words}'
+def _with_interval(estimate: Estimate, decimals: int) -> str:
+    value, low, high = (format_number(number, decimals) for number in estimate)
+    return f"{value} (95 %: {low} to {high})" if math.isfinite(estimate.low) else value

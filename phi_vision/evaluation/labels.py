@@ -1,179 +1,176 @@
-"""How figures, fields and those who answer are called where people read: pages, tables, texts."""
+"""Labels and number formats of the pages, tables and summaries."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 from phi_vision.data.samples import Value
-from phi_vision.data.template import Kind
+from phi_vision.io.formatting import (
+    MISSING,
+    format_number,
+    format_percent,
+    format_signed,
+    join_words,
+)
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.field_metrics import Better, Metric
+from phi_vision.metrics.calibration import RECORD, SelectiveThreshold
+from phi_vision.metrics.field_metrics import Better, Metric, headline_metrics
 from phi_vision.metrics.scores import Scores
 
 BASELINES = ("base", "constant", "category_median", "nearest", "boosting", "twin")
-"""What a buyer would try first; the order in which `evaluate.score.WHO` has them."""
+"""Systems that the model should beat, in the order of `metrics.scores.SYSTEMS`."""
 
-CHANGED = ("shuffled", "blank", "withheld")
-"""The model, with something done to its images."""
+IMAGE_ABLATIONS = ("shuffled", "blank", "withheld")
+"""The model, with changed images."""
 
+# The arrow stands behind a no-break space: it would be lost alone on a line.
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "zero": "→\u00a00"}
-"""Which way is good. It stands behind a blank that does not break, as it would be lost alone."""
+SIGNS = {"better": "▲", "not significant": "≈", "worse": "▼"}
+TONES = {"better": "good", "worse": "bad", "not significant": "neutral"}
 
-UNKNOWN = "–"
 
-
-def name_field(field: str) -> str:
-    """Write a field's name as words.
-
-    Input:  full_price
-    Output: full price
-    """
+def field_label(field: str) -> str:
+    """Format the name of a field: full_price -> "full price"."""
     return field.replace("_", " ").strip() or field
 
 
-def name_measure(metric: Metric) -> str:
-    """Say what a metric measures, without its field.
-
-    Input:  the metric full_price_median_ape
-    Output: median relative error
-    """
+def measure_label(metric: Metric) -> str:
+    """Name what a metric measures, without its field: full_price_mape -> "mean relative error"."""
     short = metric.name if metric.field is None else metric.name.removeprefix(f"{metric.field}_")
     return MEASURES.get(short, short.replace("_", " "))
 
 
-def name_metric(metric: Metric) -> str:
-    """Say what a metric measures, and of which field.
-
-    Output: full price: median relative error
-    """
-    field = "" if metric.field is None else f"{name_field(metric.field)}: "
-    return field + name_measure(metric)
+def metric_label(metric: Metric) -> str:
+    """Name a metric with its field: full_price_mape -> "full price: mean relative error"."""
+    field = "" if metric.field is None else f"{field_label(metric.field)}: "
+    return field + measure_label(metric)
 
 
-def name_system(system: str) -> str:
-    """Say in a few words who of `evaluate.score.WHO` answered."""
-    return SHORT.get(system, system)
+def metric_heading(metric: Metric) -> str:
+    """Name a metric with an arrow for the direction that is better."""
+    return f"{metric_label(metric)}\u00a0{ARROWS[metric.better]}"
 
 
-def write_number(value: float, decimals: int) -> str:
-    """Write a number, or a dash where there is none; a minus is no hyphen.
-
-    Input:  -1234.567, 2
-    Output: −1,234.57
-    """
-    return f"{value:,.{decimals}f}".replace("-", "−") if math.isfinite(value) else UNKNOWN
+def system_label(system: str) -> str:
+    """Name one of `metrics.scores.SYSTEMS` in a few words."""
+    return SYSTEM_LABELS.get(system, system)
 
 
-def write_interval(estimate: Estimate, decimals: int) -> str:
-    """Write the interval of a figure; "" where it has none.
+def field_of(target: str) -> str:
+    """Name what a calibration belongs to: a field, or the whole record."""
+    return "all fields at once" if target == RECORD else field_label(target)
 
-    Input:  Figure(0.5, 0.41, 0.593), 2
-    Output: 0.41 to 0.59
-    """
+
+def headline(scores: Scores) -> list[Metric]:
+    """List the first metric of each field."""
+    return [scores.metrics[name] for name in headline_metrics(scores.template)]
+
+
+def format_interval(estimate: Estimate, decimals: int) -> str:
+    """Format a confidence interval: Estimate(0.5, 0.41, 0.593), 2 -> "0.41 to 0.59"; "" without."""
     if not math.isfinite(estimate.low):
         return ""
-    return f"{write_number(estimate.low, decimals)} to {write_number(estimate.high, decimals)}"
+    return f"{format_number(estimate.low, decimals)} to {format_number(estimate.high, decimals)}"
 
 
-def write_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
-    """Write a difference and its interval, both with their signs.
-
-    Input:  Figure(0.05, -0.01, 0.11), 2
-    Output: "+0.05", "−0.01 to +0.11"
-    """
-    if not math.isfinite(difference.value):
-        return UNKNOWN, ""
-    value, low, high = (_write_signed(number, decimals) for number in difference)
-    return value, f"{low} to {high}" if math.isfinite(difference.low) else ""
-
-
-def write_percent(share: float) -> str:
-    """Write a share in percent.
-
-    Input:  0.9345
-    Output: 93.5 %
-    """
-    return f"{100 * share:.1f} %" if math.isfinite(share) else UNKNOWN
-
-
-def write_percents(estimate: Estimate) -> str:
-    """Write the interval of a share in percent; "" where it has none.
-
-    Input:  Figure(0.5, 0.41, 0.593)
-    Output: 41.0 to 59.3 %
-    """
+def format_percent_interval(estimate: Estimate) -> str:
+    """Format a confidence interval in percent: Estimate(0.5, 0.41, 0.593) -> "41.0 to 59.3 %"."""
     if not math.isfinite(estimate.low):
         return ""
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
 
 
-def write_value(value: Value) -> str:
-    """Write what a field holds.
+def format_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
+    """Format a difference and its confidence interval, with signs.
 
-    Input:  390.0; ""
-    Output: 390.00; (nothing)
+    Input:  Estimate(0.05, -0.01, 0.11), 2
+    Output: "+0.05", "−0.01 to +0.11"
     """
+    if not math.isfinite(difference.value):
+        return MISSING, ""
+    value, low, high = (format_signed(number, decimals) for number in difference)
+    return value, f"{low} to {high}" if math.isfinite(difference.low) else ""
+
+
+def format_value(value: Value) -> str:
+    """Format the value of a field: 390.0 -> "390.00"; None -> "(empty)"."""
     if value is None or value == "":
-        return "(nothing)"
+        return "(empty)"
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def explain_headline(metric: Metric, scores: Scores) -> str:
-    """Say in a sentence what a headline figure means.
+def explain_thresholds(scores: Scores) -> list[str]:
+    """Describe the share of each field that can be accepted automatically.
 
-    Output: of the answers name the right category.
+    Fields without a threshold share a sentence; [] where no target precision was given.
     """
-    if metric.field is None or metric.kind is None:
-        return "of the answers can be read: they have exactly the form that was asked for."
-    own = scores.estimates["model"]
-    others = {
-        short: write_percent(own[f"{metric.field}_{short}"].value)
-        for short in ("exact", "within_10")
-        if f"{metric.field}_{short}" in own
+    thresholds = {
+        field_of(target): each.auto_accept
+        for target, each in scores.calibrations.items()
+        if each.auto_accept is not None
     }
-    return HEADLINE_WORDS[metric.kind].format(field=name_field(metric.field), **others)
+    without = [name for name, each in thresholds.items() if each.threshold is None]
+    found = [
+        explain_threshold(name, each) for name, each in thresholds.items() if name not in without
+    ]
+    return found + [
+        explain_threshold(join_words(without), thresholds[name]) for name in without[:1]
+    ]
 
 
-def join_words(words: list[str]) -> str:
-    """Write a list as one does in a sentence.
+def explain_threshold(name: str, auto_accept: SelectiveThreshold) -> str:
+    """Describe the share of a field that can be accepted automatically.
 
-    Input:  ["a", "b", "c"]
-    Output: a, b and c
+    Output: At a target precision of 95 %, category can be accepted automatically for 71.0 % of the
+            samples (65.0 to 77.0 %), from a recalibrated confidence of 0.83; the measured precision
+            is 96.1 % (92.0 to 98.4 %).
     """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    target = f"At a target precision of {100 * auto_accept.target:.4g} %, "
+    if auto_accept.threshold is None:
+        return f"{target}{name} cannot be accepted automatically."
+    coverage, precision = (
+        (format_percent(share.value), f" ({interval})" if interval else "")
+        for share in (auto_accept.coverage, auto_accept.precision)
+        for interval in [format_percent_interval(share)]
+    )
+    text = (
+        f"{target}{name} can be accepted automatically for {coverage[0]} of the samples"
+        f"{coverage[1]}, from a recalibrated confidence of {auto_accept.threshold:.2f}"
+    )
+    if math.isfinite(auto_accept.precision.value):
+        text += f"; the measured precision is {''.join(precision)}"
+    return f"{text}."
 
 
-def _write_signed(number: float, decimals: int) -> str:
-    """Write a number with its sign; 0 has none."""
-    written = f"{abs(number):,.{decimals}f}"
-    if not any(digit in written for digit in "123456789"):
-        return written
-    return ("−" if number < 0 else "+") + written
+def by_result(results: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:
+    """Group names by the result of their comparison, in the order of `SIGNS`.
+
+    Input:  ("title", "better"), ("price", "not significant"), ("category", "better")
+    Output: {"better": ["title", "category"], "not significant": ["price"], "worse": []}
+    """
+    groups: dict[str, list[str]] = {result: [] for result in SIGNS}
+    for name, result in results:
+        groups[result].append(name)
+    return groups
 
 
-HEADLINE_WORDS: dict[Kind, str] = {
-    "text": "alike to the true {field}, on average; {exact} are the same letter for letter.",
-    "category": "of the answers name the right {field}.",
-    "number": "Half of the answers are at most this far off; {within_10} are within 10 %.",
-}
-"""Kind of field -> what stands below its headline figure."""
-
-SHORT = {
+SYSTEM_LABELS = {
     "model": "the model",
-    "constrained": "limited to the template",
-    "base": "the untuned model",
-    "constant": "one answer for all",
-    "category_median": "the category's median",
-    "nearest": "the nearest image",
+    "constrained": "constrained decoding",
+    "base": "base model",
+    "constant": "constant baseline",
+    "category_median": "category median",
+    "nearest": "nearest neighbour",
     "boosting": "gradient boosting",
     "withheld": "no image",
-    "twin": "a twin without eyes",
-    "blank": "white images",
-    "shuffled": "others' images",
+    "twin": "text-only twin",
+    "blank": "blank images",
+    "shuffled": "shuffled images",
 }
-"""Who of `evaluate.score.WHO` -> a few words, for columns, charts and sentences."""
+"""System -> a few words, for columns, charts and sentences."""
 
 MEASURES = {
-    "parse_rate": "readable answers",
-    "exact": "exactly right",
+    "parse_rate": "parse rate",
+    "exact": "exact match",
     "similarity": "similarity",
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
@@ -191,4 +188,4 @@ MEASURES = {
     "spearman": "rank correlation",
     "bias": "bias",
 }
-"""Short name of a metric -> in words; one that is not here is called by its short name."""
+"""Short name of a metric -> label; another metric is labelled by its short name."""

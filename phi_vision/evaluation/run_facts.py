@@ -36,7 +36,7 @@ def collect_metadata(
         training: The train split.
     """
     run = RunDir(model)
-    log = run.history()
+    history = run.history()
     return EvaluationMetadata(
         model=name,
         data=str(data),
@@ -44,8 +44,8 @@ def collect_metadata(
         data_card=_describe_data(samples, training),
         recipe=run.recipe_text(),
         versions=_tell_versions(run, samples),
-        log=log,
-        cost=_tell_cost(log, collector),
+        history=history,
+        cost=_tell_cost(history, collector),
         left_out=collector.left_out,
     )
 
@@ -115,20 +115,20 @@ def _tell_versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:
     return told
 
 
-def _tell_cost(log: History | None, collector: PredictionCollector) -> dict[str, str]:
+def _tell_cost(history: History | None, collector: PredictionCollector) -> dict[str, str]:
     """Say what training and answering took, on which machine.
 
     Output: {"training": "7.9 minutes, 760 steps", "answering": "0.11 s a sample, 16 together",
              "machine": "x86_64, 2 threads"}
     """
     told = {}
-    if log is not None and log.steps:
-        lines = (*log.steps, *log.evaluations)
+    if history is not None and history.steps:
+        lines = (*history.steps, *history.evaluations)
         # Logs of earlier versions do not tell how long a step took.
         timed = all("seconds" in line for line in lines)
         minutes = sum(line["seconds"] for line in lines) / 60 if timed else None
         took = "" if minutes is None else f"{minutes:,.1f} minutes, "
-        told["training"] = f"{took}{log.steps[-1]['step']} steps"
+        told["training"] = f"{took}{history.steps[-1]['step']} steps"
     told["answering"] = (
         f"{collector.seconds['model']:.3g} s a sample, up to {collector.batch_size} together"
     )

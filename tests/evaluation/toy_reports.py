@@ -1,4 +1,4 @@
-"""Three evaluations of the same products, as `read_report` gives them; one is answers alone."""
+"""Three evaluations of the same products, as `read_report` returns them; one has no run."""
 
 from pathlib import Path
 
@@ -19,16 +19,26 @@ STEPS = 400
 
 
 def toy_reports(samples: int = 90) -> list[Report]:
-    """A run, a better one, and predictions from elsewhere, many of which cannot be read."""
+    """A run, a better one, and a predictions file with many texts that do not parse."""
     return [
-        _report("runs/coats/lora", samples, right=0.6, recipe={"epochs": 5.0, "out": "runs/lora"}),
-        _report("runs/coats/full", samples, right=0.8, recipe={"epochs": 8.0, "out": "runs/full"}),
+        _report(
+            "runs/coats/lora",
+            samples,
+            right=0.6,
+            recipe={"num_train_epochs": 5.0, "output_dir": "runs/lora"},
+        ),
+        _report(
+            "runs/coats/full",
+            samples,
+            right=0.8,
+            recipe={"num_train_epochs": 8.0, "output_dir": "runs/full"},
+        ),
         _report("runs/coats/" + HOSTILE, samples + 7, right=0.5),
     ]
 
 
-def toy_log(rng: np.random.Generator, epochs: float) -> History:
-    """Write the log of a run of 400 steps that learns."""
+def toy_history(rng: np.random.Generator, epochs: float) -> History:
+    """The history of a run of 400 steps whose metrics improve."""
 
     def line(step: int) -> dict[str, float]:
         epoch = epochs * step / STEPS
@@ -57,7 +67,7 @@ def _report(
         recipe={**known, **recipe} if recipe else {},
         versions={"torch": "2.13.0", "data_sha256": "9671" * 16} if recipe else {},
         cost={"training": "7.9 minutes, 400 steps"} if recipe else {},
-        log=toy_log(rng, float(str(recipe["epochs"]))) if recipe else None,
+        history=toy_history(rng, float(str(recipe["num_train_epochs"]))) if recipe else None,
     )
 
 

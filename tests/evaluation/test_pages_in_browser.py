@@ -1,4 +1,4 @@
-"""Pages as a reader sees them: in Chromium, on a desk and on a phone, in light and in dark."""
+"""Pages in Chromium: on a desktop and on a phone, light and dark."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from browser import DESKTOP, FAULTS, PHONE, Scheme, Screen, chromium, opened
 from playwright.sync_api import Browser
-from toy_findings import toy_findings
+from toy_evaluation import toy_evaluation
 from toy_reports import toy_reports
 
 from phi_vision.evaluation.comparison_report import write_comparison
@@ -47,13 +47,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A report, a report of what was asked least, and a comparison."""
+    """A full report, a minimal one, and a comparison."""
     folder = tmp_path_factory.mktemp("pages")
-    full, reports = toy_findings(), toy_reports()
-    least = toy_findings(least=True)
+    reports = toy_reports()
     return {
-        "report": write_report(full.scores, full.samples, full.metadata, folder / "full"),
-        "least": write_report(least.scores, least.samples, least.metadata, folder / "least"),
+        "report": write_report(toy_evaluation(), folder / "full"),
+        "minimal": write_report(toy_evaluation(minimal=True), folder / "minimal"),
         "comparison": write_comparison(
             compare([report.system for report in reports]), reports, folder / "comparison.html"
         ),
@@ -73,7 +72,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("name", ["report", "least", "comparison"])
+@pytest.mark.parametrize("name", ["report", "minimal", "comparison"])
 def test_our_pages_have_no_faults(
     name: str, screen: Screen, scheme: Scheme, browser: Browser, pages: dict[str, Path]
 ):

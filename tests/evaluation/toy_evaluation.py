@@ -1,15 +1,16 @@
-"""An evaluation with everything a report can show, of hostile titles and long category names."""
+"""An evaluation with everything that a report can show, hostile titles and long category names."""
 
 import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from toy_reports import HOSTILE, PRODUCT, toy_log
+from toy_reports import HOSTILE, PRODUCT, toy_history
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Record, Sample
-from phi_vision.evaluation.metadata import EvaluationMetadata, Findings
+from phi_vision.evaluation.metadata import EvaluationMetadata
+from phi_vision.evaluation.report import Evaluation
 from phi_vision.metrics.scores import score
 
 CATEGORIES = ("COATS", "BAGS", "SILK SCARVES AND STOLES", "N.A.", "日本のコート", "BELTS")
@@ -22,11 +23,11 @@ SHARES = {
     "blank": 0.15,
     "shuffled": 0.1,
 }
-"""Who answers -> share of right fields."""
+"""System -> fraction of correct fields."""
 
 
-def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
-    """Make samples, replies of everybody, and the scores of these; or of the model alone."""
+def toy_evaluation(samples: int = 60, *, minimal: bool = False) -> Evaluation:
+    """Score the predictions of all systems, or of the model alone."""
     rng = np.random.default_rng(0)
     held_out = [_sample(f"p{number}", number) for number in range(samples)]
     training = [_sample(f"t{number}", number + 20) for number in range(samples)]
@@ -37,11 +38,13 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
         for system in ("constant", "nearest", "boosting")
     }
     baselines["category_median"] = [{"full_price": 500.0}] * samples
-    asked = {system: [_reply(s, share, rng) for s in held_out] for system, share in SHARES.items()}
-    if least:
-        return _least(asked["model"], held_out, training)
+    predictions = {
+        system: [_predict(s, share, rng) for s in held_out] for system, share in SHARES.items()
+    }
+    if minimal:
+        return _minimal(predictions["model"], held_out, training)
     scores = score(
-        asked,
+        predictions,
         held_out,
         PRODUCT,
         training=training,
@@ -54,21 +57,21 @@ def toy_findings(samples: int = 60, *, least: bool = False) -> Findings:
         model=f"checkpoint runs/{HOSTILE}",
         data="catalog",
         split="test",
-        data_card={"judged on": f"{samples} samples in 30 groups", "sha256": "967100b9" * 8},
+        data_card={"samples": f"{samples} samples in 30 groups", "sha256": "967100b9" * 8},
         recipe=f"method: lora\nepochs: 5.0\ndata: {HOSTILE}\n",
         versions={"python": "3.11.2", "torch": "2.13.0+cpu"},
-        log=toy_log(rng, 5.0),
-        cost={"training": "7.9 minutes, 400 steps", "answering": "0.11 s a sample"},
+        history=toy_history(rng, 5.0),
+        cost={"training": "7.9 minutes, 400 steps", "prediction": "0.11 s a sample"},
         left_out={"twin": "no twin was given; --twin names one"},
     )
-    return Findings(scores=scores, samples=held_out, metadata=metadata)
+    return Evaluation(scores=scores, samples=held_out, metadata=metadata)
 
 
-def _least(
+def _minimal(
     predictions: Sequence[Prediction], samples: Sequence[Sample], training: Sequence[Sample]
-) -> Findings:
-    """Texts of a file from elsewhere, and nothing else."""
-    texts = [Prediction.parse(reply.text, PRODUCT) for reply in predictions]
+) -> Evaluation:
+    """The texts of a predictions file, and nothing else."""
+    texts = [Prediction.parse(each.text, PRODUCT) for each in predictions]
     metadata = EvaluationMetadata(
         model="predictions.jsonl",
         data="catalog",
@@ -76,11 +79,11 @@ def _least(
         data_card={},
         recipe="",
         versions={},
-        log=None,
+        history=None,
         cost={},
     )
     scores = score({"model": texts}, samples, PRODUCT, training=training)
-    return Findings(scores=scores, samples=samples, metadata=metadata)
+    return Evaluation(scores=scores, samples=samples, metadata=metadata)
 
 
 def _sample(name: str, number: int) -> Sample:
@@ -100,8 +103,8 @@ def _sample(name: str, number: int) -> Sample:
     )
 
 
-def _reply(sample: Sample, share: float, rng: np.random.Generator) -> Prediction:
-    """Answer right with the probability of a share, and a little surer where it is."""
+def _predict(sample: Sample, share: float, rng: np.random.Generator) -> Prediction:
+    """Predict correctly with a probability, and with a little more confidence where it is."""
     if rng.random() < 0.05:
         return Prediction.parse(HOSTILE, PRODUCT)
     right = rng.random(3) < share
