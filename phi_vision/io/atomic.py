@@ -1,8 +1,8 @@
 """Atomic files and folders: each appears whole, or what was there before stays.
 
-The only module that renames, replaces or makes temporary folders. New content is written to a
-hidden sibling, flushed to the disk and then renamed, so a kill, an error or a full disk leaves the
-old file or folder; the next writer removes the hidden leftovers.
+The only module that renames, replaces or makes temporary folders. New content goes to a hidden
+sibling, is flushed to the disk and renamed, so that a kill, an error or a full disk leaves the old
+file or folder; the next writer removes the leftovers.
 """
 
 import ctypes
@@ -23,15 +23,9 @@ if os.name == "posix":
     import fcntl
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk or the user's quota is full, or a file would exceed the size limit."""
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-"""The file system has no locks."""
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Constants of Linux's renameat2(2)."""
-
-_ABANDONED_SECONDS = 24 * 3600.0
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
+_DAY = 24 * 3600.0
 
 
 @contextmanager
@@ -43,32 +37,33 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
 
     Args:
         folder: The target; a symbolic link is followed.
-        replace: Whether `folder` may hold something, which is then replaced.
-        needed_bytes: Size of what will be written, as far as it is known.
+        replace: Whether an existing folder with content is replaced.
+        needed_bytes: Size of the content, as far as it is known.
 
     Raises:
         ValueError: The folder is in use, or another process is writing it.
         OSError: The disk is full; the message gives the free and the needed space.
     """
     folder = folder.resolve()
-    check_folder_is_free(folder, or_replace=replace)
+    if not replace or folder.is_file():
+        check_folder_is_free(folder)
     if needed_bytes > _free_bytes(folder):
         raise OSError(_describe_full_disk(folder, needed_bytes))
     folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, _ = _siblings(folder)
     with _lock(folder):
         _recover(folder)
-        unfinished, _ = _siblings(folder)
         try:
             unfinished.mkdir()
             yield unfinished
             if unfinished.exists():
                 _publish_folder(unfinished, folder)
-        except BaseException as error:
-            if isinstance(error, Exception) and is_full_disk(error):
-                written = folder_bytes(unfinished)
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise OSError(_describe_full_disk(folder, max(needed_bytes, written))) from error
-            raise
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            needed = max(needed_bytes, folder_bytes(unfinished))
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise OSError(_describe_full_disk(folder, needed)) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -93,7 +88,7 @@ def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]
 
     Args:
         file: The target; an existing file is replaced.
-        unfinished: The path to yield, on the same disk; by default a hidden sibling.
+        unfinished: The path to yield, on the same disk; a hidden sibling by default.
     """
     unfinished = unfinished or file.with_name(f".{file.name}.{os.getpid()}-new")
     try:
@@ -105,13 +100,9 @@ def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]
 
 
 def publish_file(unfinished: Path, file: Path, *, flush: bool = True) -> None:
-    """Rename a complete file to its final name.
+    """Rename a complete file, replacing `file`.
 
-    Args:
-        unfinished: The complete file.
-        file: Its name, on the same disk; an existing file is replaced.
-        flush: Whether to wait until the content is on the disk. Without, a power cut may leave an
-            empty file.
+    Without `flush`, a power cut may leave an empty file.
     """
     if flush:
         _fsync(unfinished)
@@ -121,7 +112,7 @@ def publish_file(unfinished: Path, file: Path, *, flush: bool = True) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
+    """Write a text file atomically, in UTF-8."""
     write_bytes(file, text.encode())
 
 
@@ -139,31 +130,29 @@ def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[
     """
     parent.mkdir(parents=True, exist_ok=True)
     for folder in parent.glob(f"{prefix}*"):
-        if folder.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+        if folder.stat().st_mtime < time.time() - _DAY:
             shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
+    made = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+    with made as name:
         yield Path(name)
 
 
-def check_folder_is_free(
-    folder: Path, *, otherwise: str = "remove it", or_replace: bool = False
-) -> None:
+def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
     """Check that a target folder does not exist or is empty.
 
     Args:
         folder: Where new content will be written.
         otherwise: What the user can do instead of choosing another folder.
-        or_replace: Whether a folder with content is acceptable.
 
     Raises:
         ValueError: The folder holds something, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another place for the folder")
-    first = min((path.name for path in folder.iterdir()), default=None) if folder.is_dir() else None
-    if first is not None and not or_replace:
+    held = min((path.name for path in folder.iterdir()), default=None) if folder.exists() else None
+    if held is not None:
         raise ValueError(
-            f"{folder} is not empty (it holds {first}); choose another folder, or {otherwise}"
+            f"{folder} is not empty (it holds {held}); choose another folder, or {otherwise}"
         )
 
 
@@ -173,31 +162,26 @@ def is_full_disk(error: BaseException | None) -> bool:
         return False
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         return True
-    # The writers of safetensors, onnx and torch give the reason only as text, or not at all:
-    # torch's says that a file did not grow as expected.
+    # safetensors and onnx name the reason only in the text; torch only says that a file did not
+    # grow as expected.
     text = str(error)
-    number = re.search(r"\bos error (\d+)", text)
+    code = re.search(r"\bos error (\d+)", text)
+    by_torch = "inline_container.cc" in text or "PytorchStreamWriter" in text
     return (
-        (number is not None and int(number.group(1)) in _FULL_DISK)
-        or any(os.strerror(code) in text for code in _FULL_DISK)
-        or (
-            isinstance(error, RuntimeError)
-            and ("inline_container.cc" in text or "PytorchStreamWriter" in text)
-            and "PytorchStreamReader" not in text
-        )
+        (code is not None and int(code.group(1)) in _FULL_DISK)
+        or any(os.strerror(number) in text for number in _FULL_DISK)
+        or (isinstance(error, RuntimeError) and by_torch and "PytorchStreamReader" not in text)
         or is_full_disk(error.__cause__)
     )
 
 
 def same_content(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files with the same bytes."""
-    if not (one.is_dir() and other.is_dir()):
-        return False
     names, others = (
         sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
         for folder in (one, other)
     )
-    return names == others and all(
+    return (one.is_dir() and other.is_dir() and names == others) and all(
         filecmp.cmp(one / name, other / name, shallow=False) for name in names
     )
 
@@ -250,34 +234,20 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _fsync(path: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold a lock that the system releases when this process ends, however it ends."""
-    if os.name != "posix":
-        yield
-        return
     lock = folder.with_name(f".{folder.name}.lock")
     with lock.open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A writer that has just ended removed the file that this lock was taken on.
-            is_held = lock.exists() and lock.stat().st_ino == os.fstat(held.fileno()).st_ino
-        except BlockingIOError:
-            is_held = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            is_held = True
-        if not is_held:
+        if not _try_lock(held.fileno(), lock):
             raise ValueError(
                 f"{folder} is being written by another process; wait for it, or choose another "
                 "folder"
@@ -288,6 +258,21 @@ def _lock(folder: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+def _try_lock(descriptor: int, lock: Path) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A writer that has just ended may have removed the opened file.
+        return lock.exists() and os.path.samestat(lock.stat(), os.fstat(descriptor))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:  # the file system has none
+            return True
+        raise
+
+
 def _free_bytes(folder: Path) -> int:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
@@ -295,7 +280,7 @@ def _free_bytes(folder: Path) -> int:
 
 def _describe_full_disk(folder: Path, needed: int) -> str:
     return (
-        f"the disk has no room for {folder}: {format_bytes(_free_bytes(folder))} are free, and "
+        f"not enough disk space for {folder}: {format_bytes(_free_bytes(folder))} are free, and "
         f"{format_bytes(needed)} or more are needed; nothing was left there. Free some space, or "
         "choose a folder on another disk"
     )

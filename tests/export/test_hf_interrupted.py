@@ -74,7 +74,7 @@ def test_an_export_that_is_stopped_leaves_no_folder_and_the_next_one_cleans_up(
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     adapter: Path, small_disk: Path
 ) -> None:
-    with pytest.raises(OSError, match=r"no room for .*: 1.0 MB are free, and 1.6 MB or more are"):
+    with pytest.raises(OSError, match=r"disk space for .*: 1.0 MB are free, and 1.6 MB or more"):
         export_hf(str(adapter), small_disk / "out", samples=0)
     assert list(small_disk.iterdir()) == []
 
@@ -83,7 +83,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(adapter: Path, tmp_path: Path) 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, before[1]))
     try:
-        with pytest.raises(OSError, match=r"no room for .* Free some space, or choose a folder"):
+        with pytest.raises(OSError, match=r"disk space for .* Free some space, or choose a folder"):
             export_hf(str(adapter), tmp_path / "out", samples=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
                 (unfinished / str(number)).write_bytes(bytes(MEGABYTE // 2))
 
     with mounted(tmp_path / "small", megabytes=1) as small_disk:
-        with pytest.raises(OSError, match=r"the disk has no room for .* nothing was left there"):
+        with pytest.raises(OSError, match=r"not enough disk space for .* nothing was left there"):
             fill_up(small_disk / "out")
         assert list(small_disk.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_larger_than_the_disk_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
-    expected = r"no room for .* are free, and 1000000000.0 GB or more are needed"
+    expected = r"not enough disk space for .* are free, and 1000000000.0 GB or more are needed"
     with (
         pytest.raises(OSError, match=expected),
         atomic_folder(tmp_path / "out", needed_bytes=10**18),
