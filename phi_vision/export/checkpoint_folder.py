@@ -1,11 +1,11 @@
-"""A folder for `check`: its JSON files, the headers of its weights, and requirements on both.
+"""A folder for `check`: its JSON files, the headers of its weights, and the requirements on them.
 
 Weights are never read, so that gigabytes take no longer than one.
 """
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from phi_vision.export.safetensors_writer import INDEX, SINGLE_FILE
+from phi_vision.export.merge import INDEX, SINGLE_FILE
 from phi_vision.io.formatting import format_bytes
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, first_line
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
@@ -29,14 +29,12 @@ EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 
 
 class Requirement(NamedTuple):
-    """One thing that an engine needs of a folder."""
+    """One thing that an engine needs of a folder, and what to do where it is not met."""
 
     need: str
     found: str
     ok: bool = True
-
     advice: str = EXPORT
-    """What to do where `ok` is False."""
 
 
 class StoredTensor(NamedTuple):
@@ -44,10 +42,6 @@ class StoredTensor(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-
-
-Stored = Mapping[str, Mapping[str, StoredTensor]]
-"""File -> name -> tensor."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class CheckpointFolder:
         return fields if isinstance(fields, dict) else {}
 
     def names(self, ending: str = "") -> list[str]:
-        """List the files in the folder with an ending."""
+        """List the files with an ending."""
         return sorted(file.name for file in self.path.glob(f"*{ending}") if file.is_file())
 
     def text(self, name: str) -> str:
@@ -80,52 +74,47 @@ class CheckpointFolder:
         return {name: found for name, found in self._parsed.items() if isinstance(found, str)}
 
     @functools.cached_property
-    def shards(self) -> list[str]:
-        """Files of the weights."""
-        return [SINGLE_FILE] if self.has(SINGLE_FILE) else sorted(set(self.index.values()))
-
-    @property
-    def index(self) -> dict[str, str]:
-        """Tensor -> file."""
-        named = self.fields(INDEX).get("weight_map")
-        return {k: str(v) for k, v in named.items()} if isinstance(named, dict) else {}
-
-    @functools.cached_property
     def _parsed(self) -> Mapping[str, dict[str, Any] | str]:
         return {name: _parse(self.path / name) for name in self.names(".json")}
 
 
-def json_requirements(folder: CheckpointFolder) -> list[Requirement]:
-    """List the JSON files that cannot be read."""
-    return [
-        Requirement(f"a readable {name}", why, False, "copy it again")
-        for name, why in folder.broken.items()
-    ]
-
-
 def weight_requirements(folder: CheckpointFolder, config: Phi3VConfig | None) -> list[Requirement]:
-    """Check that the weights are complete and fit the config, where it is readable."""
-    shards = folder.shards
-    requirements = [_no_adapter(folder)]
+    """Check that the weights are complete and, where the config is readable, that they fit it."""
+    named = folder.fields(INDEX).get("weight_map")
+    index = named if isinstance(named, dict) else {}
+    shards = sorted({str(file) for file in index.values()})
+    if folder.has(SINGLE_FILE):
+        shards, index = [SINGLE_FILE], {}
+    # Alone an adapter is no model, and beside weights some engines ignore it.
+    place = "beside the weights" if shards else "without its base's weights"
+    no_adapter = not folder.has(ADAPTER_CONFIG)
+    found = "none" if no_adapter else f"an adapter {place} ({ADAPTER_CONFIG})"
+    requirements = [Requirement("no adapter left to merge", found, no_adapter)]
     if not shards:
         others = some(folder.names(".bin") + folder.names(".pt"))
         found = f"no {SINGLE_FILE} and no {INDEX}; {others} beside"
         return [*requirements, Requirement("weights", found, False)]
-    stored: dict[str, Mapping[str, StoredTensor]] = {}
-    problems, size = [], 0
+    stored: dict[str, dict[str, StoredTensor]] = {}
+    problems = []
     for shard in shards:
         try:
             stored[shard] = read_header(folder.path / shard)
-            size += (folder.path / shard).stat().st_size
         except (ValueError, OSError) as problem:
             problems.append(str(problem))
+    size = sum((folder.path / shard).stat().st_size for shard in stored)
     found = "; ".join(problems) or f"{len(shards)} of {len(shards)}, {format_bytes(size)}"
     advice = "copy the folder again: a shard is missing or was cut"
     requirements.append(Requirement("every weight file, complete", found, not problems, advice))
-    requirements.append(_matches_index(folder, stored))
-    if config is not None:
-        requirements += [_matches_config(stored, config), _has_float_dtypes(stored)]
-    return requirements
+    requirements.append(_matches_index(index, stored))
+    if config is None:
+        return requirements
+    tensors = {name: tensor for shard in stored.values() for name, tensor in shard.items()}
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    is_float = bool(dtypes) and dtypes <= FLOATS
+    advice = "export from weights that are not quantized; engines quantize them themselves"
+    need = "weights in BF16, F16 or F32"
+    floats = Requirement(need, some(dtypes), is_float, advice)
+    return [*requirements, _matches_config(tensors, config), floats]
 
 
 def expected_shapes(config: Phi3VConfig) -> dict[str, tuple[int, ...]]:
@@ -149,15 +138,15 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(file, framework="pt") as stored:
             slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+            return {
+                name: StoredTensor(str(tensor.get_dtype()), tuple(tensor.get_shape()))
+                for name, tensor in slices.items()
+            }
     except SafetensorError as problem:
         size = file.stat().st_size
         raise ValueError(
             f"{file.name} is not a complete safetensors file ({size} bytes): {first_line(problem)}"
         ) from problem
-    return {
-        name: StoredTensor(str(part.get_dtype()), tuple(part.get_shape()))
-        for name, part in slices.items()
-    }
 
 
 def some(names: Iterable[str], shown: int = 3) -> str:
@@ -167,7 +156,7 @@ def some(names: Iterable[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more or "nothing"
 
 
-def unmet(requirements: Sequence[Requirement]) -> list[Requirement]:
+def unmet(requirements: Iterable[Requirement]) -> list[Requirement]:
     """Return the requirements that are not met."""
     return [requirement for requirement in requirements if not requirement.ok]
 
@@ -180,46 +169,36 @@ def _parse(file: Path) -> dict[str, Any] | str:
     return fields if isinstance(fields, dict) else f"a {type(fields).__name__}, not fields"
 
 
-def _no_adapter(folder: CheckpointFolder) -> Requirement:
-    """An adapter alone is no model, and beside weights some engines ignore it."""
-    beside = "beside the weights" if folder.shards else "without its base's weights"
-    is_there = folder.has(ADAPTER_CONFIG)
-    found = f"an adapter {beside} ({ADAPTER_CONFIG})" if is_there else "none"
-    advice = "merge it: phi-vision export RUN --out DIR"
-    return Requirement("no adapter left to merge", found, not is_there, advice)
-
-
-def _matches_index(folder: CheckpointFolder, stored: Stored) -> Requirement:
-    need, index = "tensors in the files that the index names", folder.index
-    if SINGLE_FILE in stored or not index:
+def _matches_index(
+    index: Mapping[str, str], stored: Mapping[str, Mapping[str, StoredTensor]]
+) -> Requirement:
+    need = "tensors in the files that the index names"
+    if not index:
         return Requirement(need, "one file, no index needed")
-    missing = [name for name, file in index.items() if name not in stored.get(file, {})]
-    unlisted = {name for tensors in stored.values() for name in tensors} - index.keys()
-    problems = [f"{len(missing)} missing: {some(missing)}"] if missing else []
-    problems += [f"{len(unlisted)} unlisted: {some(unlisted)}"] if unlisted else []
-    found = "; ".join(problems) or f"{len(index)} of {len(index)}"
+    problems = {
+        "missing": {name for name, file in index.items() if name not in stored.get(file, {})},
+        "unlisted": {name for tensors in stored.values() for name in tensors} - index.keys(),
+    }
+    found = _list_problems(problems)
     advice = "index and files are of different exports; copy all of them again"
-    return Requirement(need, found, not problems, advice)
+    return Requirement(need, found or f"{len(index)} of {len(index)}", not found, advice)
 
 
-def _matches_config(stored: Stored, config: Phi3VConfig) -> Requirement:
+def _matches_config(tensors: Mapping[str, StoredTensor], config: Phi3VConfig) -> Requirement:
     expected = expected_shapes(config)
-    held = {name: tensor.shape for tensors in stored.values() for name, tensor in tensors.items()}
-    unexpected = {n for n in held.keys() - expected.keys() if not n.endswith(ALIASES)}
+    held = {name: tensor.shape for name, tensor in tensors.items()}
     # A tied head may be stored all the same.
-    unexpected -= {"lm_head.weight"} if config.tie_word_embeddings else set()
+    aliases = (*ALIASES, "lm_head.weight") if config.tie_word_embeddings else ALIASES
     problems = {
         "missing": expected.keys() - held.keys(),
-        "unexpected": unexpected,
+        "unexpected": {n for n in held.keys() - expected.keys() if not n.endswith(aliases)},
         "of other shape": {n for n in expected.keys() & held.keys() if expected[n] != held[n]},
     }
-    texts = [f"{len(names)} {what}: {some(names, 2)}" for what, names in problems.items() if names]
-    found = "; ".join(texts) or f"all {len(expected)} tensors"
-    return Requirement("official names and the shapes of config.json", found, not texts)
+    found = _list_problems(problems)
+    need = "official names and the shapes of config.json"
+    return Requirement(need, found or f"all {len(expected)} tensors", not found)
 
 
-def _has_float_dtypes(stored: Stored) -> Requirement:
-    dtypes = {tensor.dtype for tensors in stored.values() for tensor in tensors.values()}
-    advice = "export from weights that are not quantized; engines quantize them themselves"
-    is_float = bool(dtypes) and dtypes <= FLOATS
-    return Requirement("weights in BF16, F16 or F32", some(dtypes), is_float, advice)
+def _list_problems(problems: Mapping[str, Iterable[str]]) -> str:
+    texts = {what: sorted(names) for what, names in problems.items()}
+    return "; ".join(f"{len(n)} {what}: {some(n, 2)}" for what, n in texts.items() if n)

@@ -17,7 +17,6 @@ from phi_vision.export.checkpoint_folder import (
     EXPORT,
     CheckpointFolder,
     Requirement,
-    json_requirements,
     some,
     weight_requirements,
 )
@@ -28,12 +27,7 @@ from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
-TOKENIZER_CLASSES = (
-    "LlamaTokenizer",
-    "LlamaTokenizerFast",
-    "PreTrainedTokenizerFast",
-    "TokenizersBackend",
-)
+TOKENIZER_CLASSES = "LlamaTokenizer LlamaTokenizerFast PreTrainedTokenizerFast TokenizersBackend"
 """Names by which transformers 5 and onnxruntime-genai open tokenizer.json."""
 
 MAY_IMPORT = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"} | sys.stdlib_module_names
@@ -48,19 +42,22 @@ VLLM_ATTRIBUTES = ("img_tokens", "calc_num_image_tokens_from_image_size")
 SHORT_CONTEXT = 4096
 """Tokens; with a longer --max-model-len vLLM rotates every position by the long factors."""
 
-GRAPHS = ("decoder", "embedding", "vision")
-"""Sections of `model` in genai_config.json."""
-
 EXPORT_ONNX = "export it again: phi-vision export RUN --format onnx --out DIR"
 BASE_TOKENIZER = "copy the tokenizer files of this model's base"
 PREPROCESSOR = "preprocessor_config.json"
 
-AUTO_CONFIG = ("config.json", "AutoConfig")
-AUTO_PROCESSORS = (("processor_config.json", "AutoProcessor"), (PREPROCESSOR, "AutoImageProcessor"))
-AUTO_MODELS = (
-    ("config.json", "AutoModelForCausalLM"),
-    ("config.json", "AutoModelForImageTextToText"),
-)
+AUTO_MODELS = {
+    "AutoModelForCausalLM": "config.json",
+    "AutoModelForImageTextToText": "config.json",
+}
+AUTO_CLASSES = {
+    "AutoConfig": "config.json",
+    "AutoProcessor": "processor_config.json",
+    "AutoImageProcessor": PREPROCESSOR,
+}
+"""Auto class -> the JSON file whose `auto_map` must name its code."""
+
+Requirements = Iterator[Requirement]
 
 
 def check(path: Path) -> dict[str, list[Requirement]]:
@@ -78,50 +75,61 @@ def check(path: Path) -> dict[str, list[Requirement]]:
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; pass one with config.json and weights, or graphs")
     folder = CheckpointFolder(path)
-    return {name: requirements(folder) for name, requirements in ENGINES.items()}
+    return {name: list(requirements(folder)) for name, requirements in ENGINES.items()}
 
 
-def for_phi_vision(folder: CheckpointFolder) -> list[Requirement]:
+def for_phi_vision(folder: CheckpointFolder) -> Requirements:
     """transformers on a machine with phi-vision: the folder needs no code."""
     config, requirements = _read_config(folder)
-    requirements = json_requirements(folder) + requirements + weight_requirements(folder, config)
-    if config is None:
-        return requirements
-    return requirements + _tokenizer(folder, config) + _images(folder, config)
+    yield from _broken_files(folder)
+    yield from requirements
+    yield from weight_requirements(folder, config)
+    if config is not None:
+        yield from _tokenizer(folder, config)
+        yield from _images(folder, config)
 
 
-def for_transformers(folder: CheckpointFolder) -> list[Requirement]:
+def for_transformers(folder: CheckpointFolder) -> Requirements:
     """transformers with trust_remote_code=True, also in a pipeline: the folder brings the code."""
-    return _with_code(folder, [AUTO_CONFIG, *AUTO_MODELS, *AUTO_PROCESSORS])
-
-
-def for_vllm(folder: CheckpointFolder) -> list[Requirement]:
-    """vLLM with --trust-remote-code: its own model, the folder's config and processor."""
-    requirements = _with_code(folder, [AUTO_CONFIG, *AUTO_PROCESSORS])
+    yield from for_phi_vision(folder)
     config, _ = _read_config(folder)
-    if config is None:
-        return requirements
-    return requirements + _vllm_model(folder, config) + _vllm_processor(folder)
+    if config is not None:
+        yield from _with_code(folder, config, AUTO_CLASSES | AUTO_MODELS)
 
 
-def for_genai(folder: CheckpointFolder) -> list[Requirement]:
+def for_vllm(folder: CheckpointFolder) -> Requirements:
+    """vLLM with --trust-remote-code: its own model, the folder's config and processor."""
+    yield from for_phi_vision(folder)
+    config, _ = _read_config(folder)
+    if config is not None:
+        yield from _with_code(folder, config, AUTO_CLASSES)
+        yield from _vllm(folder, config)
+
+
+def for_genai(folder: CheckpointFolder) -> Requirements:
     """onnxruntime-genai: graphs, tokenizer, and the image settings for the application."""
-    requirements = json_requirements(folder)
+    yield from _broken_files(folder)
     fields = folder.fields(GENAI_FILE)
-    model = fields.get("model")
+    model, search = fields.get("model"), fields.get("search")
     if not isinstance(model, dict) or not model:
         found = f"no readable {GENAI_FILE}: not a folder of graphs"
-        return [*requirements, Requirement(GENAI_FILE, found, False, EXPORT_ONNX)]
-    kind = model.get("type")
-    need = f"type phi3v in {GENAI_FILE}"
-    requirements.append(Requirement(need, f"{kind}", kind == "phi3v", EXPORT_ONNX))
-    requirements += [_graph(folder, name, model.get(name)) for name in GRAPHS]
-    requirements.append(_max_length(fields.get("search"), model.get("context_length")))
-    requirements.append(_stop_token(folder, model.get("eos_token_id"), EXPORT_ONNX))
-    config, read = _read_config(folder)
+        yield Requirement(GENAI_FILE, found, False, EXPORT_ONNX)
+        return
+    kind, context = model.get("type"), model.get("context_length")
+    yield Requirement(f"type phi3v in {GENAI_FILE}", f"{kind}", kind == "phi3v", EXPORT_ONNX)
+    for name in ("decoder", "embedding", "vision"):
+        yield _graph(folder, name, model.get(name))
+    length = search.get("max_length") if isinstance(search, dict) else None
+    fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
+    advice = f"write search.max_length into {GENAI_FILE}: memory is reserved for all of it"
+    yield Requirement("a max_length within the context", f"{length} of {context}", fits, advice)
+    yield _stop_token(folder, model.get("eos_token_id"), EXPORT_ONNX)
+    config, requirements = _read_config(folder)
     if config is None:
-        return requirements + read
-    return requirements + _tokenizer(folder, config) + _images(folder, config)
+        yield from requirements
+    else:
+        yield from _tokenizer(folder, config)
+        yield from _images(folder, config)
 
 
 def image_settings(folder: CheckpointFolder) -> Phi3VImageProcessor | None:
@@ -137,7 +145,9 @@ def image_settings(folder: CheckpointFolder) -> Phi3VImageProcessor | None:
         return None
 
 
-# Files beside the weights.
+def _broken_files(folder: CheckpointFolder) -> Requirements:
+    for name, why in folder.broken.items():
+        yield Requirement(f"a readable {name}", why, False, "copy it again")
 
 
 def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Requirement]]:
@@ -150,46 +160,37 @@ def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Req
         return None, [Requirement("config.json", found, False)]
     is_ours = kind == Phi3VConfig.model_type and architectures == ["Phi3VForCausalLM"]
     need = "a phi3_v model, Phi3VForCausalLM"
-    requirements = [Requirement(need, f"{kind}, {architectures}", is_ours)]
+    ours = Requirement(need, f"{kind}, {architectures}", is_ours)
     need = "consistent sizes in config.json"
     try:
         config = Phi3VConfig.from_dict(fields)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as problem:
-        return None, [*requirements, Requirement(need, str(problem), False)]
+        return None, [ours, Requirement(need, str(problem), False)]
     tower = config.tower
     found = (
         f"{config.num_hidden_layers} layers of {config.hidden_size}; vision tower of "
         f"{tower.num_hidden_layers} layers, crops of {tower.image_size} pixels"
     )
-    return config, [*requirements, Requirement(need, found)]
+    return config, [ours, Requirement(need, found)]
 
 
-def _tokenizer(folder: CheckpointFolder, config: Phi3VConfig) -> list[Requirement]:
+def _tokenizer(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     ids = _token_ids(folder)
+    yield Requirement("tokenizer.json", f"{len(ids)} tokens" if ids else "no tokens", bool(ids))
     kind = folder.fields("tokenizer_config.json").get("tokenizer_class")
-    image = ids.get(Phi3VProcessor.image_token)
+    need = "tokenizer_config.json with a known tokenizer_class"
+    advice = f"{BASE_TOKENIZER}; known are {TOKENIZER_CLASSES}"
+    yield Requirement(need, f"{kind}", kind in TOKENIZER_CLASSES.split(), advice)
     largest = max(ids.values(), default=-1)
-    return [
-        Requirement("tokenizer.json", f"{len(ids)} tokens" if ids else "no tokens", bool(ids)),
-        Requirement(
-            "tokenizer_config.json with a known tokenizer_class",
-            f"{kind}",
-            kind in TOKENIZER_CLASSES,
-            f"{BASE_TOKENIZER}; known are {', '.join(TOKENIZER_CLASSES)}",
-        ),
-        Requirement(
-            "token ids within the vocabulary of config.json",
-            f"largest {largest}, vocabulary {config.vocab_size}",
-            0 <= largest < config.vocab_size,
-            BASE_TOKENIZER,
-        ),
-        Requirement(
-            f"{Phi3VProcessor.image_token} with config.json's image_token_id",
-            f"{image} and {config.image_token_id}",
-            image is not None and image == config.image_token_id,
-            BASE_TOKENIZER,
-        ),
-    ]
+    fits = 0 <= largest < config.vocab_size
+    need = "token ids within the vocabulary of config.json"
+    found = f"largest {largest}, vocabulary {config.vocab_size}"
+    yield Requirement(need, found, fits, BASE_TOKENIZER)
+    image = ids.get(Phi3VProcessor.image_token)
+    need = f"{Phi3VProcessor.image_token} with config.json's image_token_id"
+    found = f"{image} and {config.image_token_id}"
+    is_same = image is not None and image == config.image_token_id
+    yield Requirement(need, found, is_same, BASE_TOKENIZER)
 
 
 def _token_ids(folder: CheckpointFolder) -> dict[str, int]:
@@ -209,58 +210,43 @@ def _stop_token(folder: CheckpointFolder, written: Any, advice: str) -> Requirem
     return Requirement(f"{END} among the stop tokens", found, is_among, advice)
 
 
-def _images(folder: CheckpointFolder, config: Phi3VConfig) -> list[Requirement]:
+def _images(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     """Check that images are cut into crops as in training."""
-    fields, tower = folder.fields(PREPROCESSOR), config.tower
-    settings = image_settings(folder)
-    found = f"{fields.get('image_processor_type')}, num_crops {fields.get('num_crops')}"
+    fields, tower, settings = folder.fields(PREPROCESSOR), config.tower, image_settings(folder)
+    described = f"{fields.get('image_processor_type')}, num_crops {fields.get('num_crops')}"
+    found = described if fields else "missing or unreadable"
     need = f"{PREPROCESSOR}: Phi3VImageProcessor, num_crops"
-    found = found if fields else "missing or unreadable"
-    requirements = [Requirement(need, found, settings is not None)]
-    if settings is None:
-        return requirements
-    expected = (tower.image_size, (tower.image_size // tower.patch_size // 2) ** 2)
-    sizes = (settings.crop_size, settings.num_img_tokens)
-    found = f"crops of {sizes[0]} pixels, {sizes[1]} tokens each"
-    return [*requirements, Requirement("crops that fit the vision tower", found, sizes == expected)]
-
-
-# Code in the folder.
+    yield Requirement(need, found, settings is not None)
+    if settings is not None:
+        expected = (tower.image_size, (tower.image_size // tower.patch_size // 2) ** 2)
+        sizes = (settings.crop_size, settings.num_img_tokens)
+        found = f"crops of {sizes[0]} pixels, {sizes[1]} tokens each"
+        yield Requirement("crops that fit the vision tower", found, sizes == expected)
 
 
 def _with_code(
-    folder: CheckpointFolder, auto_classes: Iterable[tuple[str, str]]
-) -> list[Requirement]:
-    """Add stop tokens, chat template and code to the requirements of `for_phi_vision`.
-
-    Args:
-        folder: The folder.
-        auto_classes: JSON file and the Auto class that its `auto_map` must name.
-    """
-    config, _ = _read_config(folder)
-    requirements = for_phi_vision(folder)
-    if config is None:
-        return requirements
+    folder: CheckpointFolder, config: Phi3VConfig, auto_classes: dict[str, str]
+) -> Requirements:
+    """Check stop tokens, chat template and code, for machines without phi-vision."""
     name = "generation_config.json"
     stops = folder.fields(name).get("eos_token_id") if folder.has(name) else config.eos_token_id
     advice = f"write the id of {END} into eos_token_id of {name}, or generations never stop"
-    requirements.append(_stop_token(folder, stops, advice))
+    yield _stop_token(folder, stops, advice)
     name = "chat_template.jinja"
     inside = bool(folder.fields("tokenizer_config.json").get("chat_template"))
     found = name if folder.has(name) else "in tokenizer_config.json" if inside else "none"
-    requirements.append(Requirement("a chat template", found, found != "none"))
+    yield Requirement("a chat template", found, found != "none")
     modules = set()
-    for name, auto in auto_classes:
+    for auto, name in auto_classes.items():
         reference = _auto_reference(folder.fields(name), auto)
         problem = _find_class_problem(folder, reference)
-        requirements.append(
-            Requirement(f"{name}: code for {auto}", problem or reference, not problem)
-        )
-        modules |= set() if problem else {f"{reference.split('.')[0]}.py"}
-    foreign = sorted({found for module in modules for found in _foreign_imports(folder, module)})
+        yield Requirement(f"{name}: code for {auto}", problem or reference, not problem)
+        if not problem:
+            modules.add(f"{reference.split('.')[0]}.py")
+    foreign = {found for module in modules for found in _foreign_imports(folder, module)}
     found = some(foreign) if foreign else f"{len(modules)} files" if modules else "no code"
     need = "code that imports only libraries that come with transformers"
-    return [*requirements, Requirement(need, found, bool(modules) and not foreign)]
+    yield Requirement(need, found, bool(modules) and not foreign)
 
 
 def _auto_reference(fields: dict[str, Any], auto: str) -> str:
@@ -307,69 +293,39 @@ def _foreign_imports(
             yield from (f"{module} imports {library}" for library in libraries - MAY_IMPORT)
 
 
-# vLLM.
-
-
-def _vllm_model(folder: CheckpointFolder, config: Phi3VConfig) -> list[Requirement]:
-    """Compare the config with values that are fixed in vLLM's model."""
+def _vllm(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
+    """Compare the folder with the values that are fixed in vLLM, and with what it reads."""
+    small = "vLLM serves only the official tokenizer and sizes; use phi-vision serve"
+    found, is_fixed = f"{config.image_token_id}", config.image_token_id == VLLM_IMAGE_TOKEN
+    yield Requirement(f"image_token_id {VLLM_IMAGE_TOKEN}, fixed in vLLM", found, is_fixed, small)
     tower = config.tower.to_dict()
     other = [name for name, value in CLIP_VIT_L_14_336.items() if tower[name] != value]
+    found = f"other {', '.join(other)}" if other else "the same"
+    yield Requirement("the tower ViT-L/14 at 336 pixels, fixed in vLLM", found, not other, small)
     rope = config.rope_parameters
     kind = "yarn" if "attention_factor" in rope else rope["rope_type"]
-    small = "vLLM serves only the official tokenizer and sizes; use phi-vision serve"
+    need = "a rotation that vLLM has (default, longrope)"
+    advice = "vLLM would rotate it as longrope, and predict differently; use phi-vision serve"
+    yield Requirement(need, kind, kind in ("default", "longrope"), advice)
     settings = image_settings(folder)
-    # A column of crops has the most rows, and each row of patches ends in a separator.
-    most = (
-        settings.count_tokens(settings.num_crops * settings.crop_size, settings.crop_size)
-        if settings
-        else 0
-    )
-    return [
-        Requirement(
-            f"image_token_id {VLLM_IMAGE_TOKEN}, fixed in vLLM",
-            f"{config.image_token_id}",
-            config.image_token_id == VLLM_IMAGE_TOKEN,
-            small,
-        ),
-        Requirement(
-            "the tower ViT-L/14 at 336 pixels, fixed in vLLM",
-            f"other {', '.join(other)}" if other else "the same",
-            not other,
-            small,
-        ),
-        Requirement(
-            "a rotation that vLLM has (default, longrope)",
-            kind,
-            kind in ("default", "longrope"),
-            "vLLM would rotate it as longrope, and predict differently; use phi-vision serve",
-        ),
-        Requirement(
-            f"images within --max-model-len {SHORT_CONTEXT}",
-            f"at most {most} tokens each: {SHORT_CONTEXT // most} at once" if most else "unknown",
-            0 < most < SHORT_CONTEXT,
-            "train with fewer num_crops; a longer context changes vLLM's rotation",
-        ),
-    ]
-
-
-def _vllm_processor(folder: CheckpointFolder) -> list[Requirement]:
+    most = 0
+    if settings is not None:
+        # A column of crops has the most rows, and each row of patches ends in a separator.
+        height = settings.num_crops * settings.crop_size
+        most = settings.count_tokens(height, settings.crop_size)
+    found = f"at most {most} tokens each: {SHORT_CONTEXT // most} at once" if most else "unknown"
+    need = f"images within --max-model-len {SHORT_CONTEXT}"
+    advice = "train with fewer num_crops; a longer context changes vLLM's rotation"
+    yield Requirement(need, found, 0 < most < SHORT_CONTEXT, advice)
     reference = _auto_reference(folder.fields("processor_config.json"), "AutoProcessor")
     missing = [name for name in VLLM_ATTRIBUTES if name not in _class_members(folder, reference)]
+    found = f"without {', '.join(missing)}" if missing else ", ".join(VLLM_ATTRIBUTES)
+    need = "a processor with image tags and token counts for vLLM"
+    yield Requirement(need, found, not missing)
     padded = folder.fields(PREPROCESSOR).get("pad_crops")
-    setting = """--mm-processor-kwargs '{"pad_crops": true}'"""
-    return [
-        Requirement(
-            "a processor with image tags and token counts for vLLM",
-            f"without {', '.join(missing)}" if missing else ", ".join(VLLM_ATTRIBUTES),
-            not missing,
-        ),
-        Requirement(
-            "pad_crops: vLLM takes a row of pixel_values for an image",
-            f"{padded}",
-            padded is True,
-            f"{EXPORT}; or serve with {setting}",
-        ),
-    ]
+    need = "pad_crops: vLLM takes a row of pixel_values for an image"
+    advice = f"{EXPORT}; or serve with --mm-processor-kwargs '{{\"pad_crops\": true}}'"
+    yield Requirement(need, f"{padded}", padded is True, advice)
 
 
 def _class_members(folder: CheckpointFolder, reference: str) -> set[str]:
@@ -387,9 +343,6 @@ def _class_members(folder: CheckpointFolder, reference: str) -> set[str]:
             elif isinstance(part, ast.Assign):
                 members |= {target.id for target in part.targets if isinstance(target, ast.Name)}
     return members
-
-
-# onnxruntime-genai.
 
 
 def _graph(folder: CheckpointFolder, name: str, described: Any) -> Requirement:
@@ -425,11 +378,8 @@ def _read_graph(file: Path, described: dict[str, Any]) -> tuple[list[str], int]:
             ends[place.location] = max(end, ends.get(place.location, 0))
     paths = {name: file.parent / name for name in ends}
     sizes = {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
-    problems = [
-        f"{name} has {sizes[name]} bytes of {end}"
-        for name, end in ends.items()
-        if sizes[name] < end
-    ]
+    cut = {name: end for name, end in ends.items() if sizes[name] < end}
+    problems = [f"{name} has {sizes[name]} bytes of {end}" for name, end in cut.items()]
     known = {value.name for value in [*graph.input, *graph.output]}
     # A name with %d stands for one per layer.
     names = [*described.get("inputs", {}).values(), *described.get("outputs", {}).values()]
@@ -438,14 +388,7 @@ def _read_graph(file: Path, described: dict[str, Any]) -> tuple[list[str], int]:
     return problems, file.stat().st_size + sum(sizes.values())
 
 
-def _max_length(search: Any, context: Any) -> Requirement:
-    length = search.get("max_length") if isinstance(search, dict) else None
-    fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
-    advice = f"write search.max_length into {GENAI_FILE}: memory is reserved for all of it"
-    return Requirement("a max_length within the context", f"{length} of {context}", fits, advice)
-
-
-ENGINES: dict[str, Callable[[CheckpointFolder], list[Requirement]]] = {
+ENGINES: dict[str, Callable[[CheckpointFolder], Iterable[Requirement]]] = {
     "transformers": for_phi_vision,
     "transformers-alone": for_transformers,
     "vllm": for_vllm,

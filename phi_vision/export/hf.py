@@ -24,9 +24,14 @@ from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
-from phi_vision.export.merge import base_weights, merged_weights, open_source
+from phi_vision.export.merge import (
+    base_weights,
+    merged_weights,
+    open_source,
+    plan_shards,
+    write_shards,
+)
 from phi_vision.export.model_card import find_base, write_card
-from phi_vision.export.safetensors_writer import plan_shards, write_shards
 from phi_vision.export.verify import (
     Verification,
     collect_outputs,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import Phi3Config, PreTrainedTokenizerBase
 
-from phi_vision.export.safetensors_writer import plan_shards, write_shards
+from phi_vision.export.merge import plan_shards, write_shards
 from phi_vision.io.formatting import format_bytes
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM

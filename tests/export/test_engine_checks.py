@@ -17,7 +17,7 @@ from phi_vision.export.checkpoint_folder import (
     unmet,
 )
 from phi_vision.export.compatibility import ENGINES, check
-from phi_vision.export.safetensors_writer import INDEX
+from phi_vision.export.merge import INDEX
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
