@@ -21,8 +21,12 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.full_size import NUM_CROPS, full_size_config
-from phi_vision.export.onnx import PRECISIONS, export_onnx
-from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
+from phi_vision.export.onnx import (
+    PRECISIONS,
+    build_decoder,
+    export_onnx,
+    write_plain_checkpoint,
+)
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM

@@ -5,6 +5,7 @@ The requirements come from the engines' own code and from runs (docs/deploy-vllm
 
 import ast
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -318,7 +319,8 @@ def _vllm(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     advice = "train with fewer num_crops; a longer context changes vLLM's rotation"
     yield Requirement(need, found, 0 < most < SHORT_CONTEXT, advice)
     reference = _auto_reference(folder.fields("processor_config.json"), "AutoProcessor")
-    missing = [name for name in VLLM_ATTRIBUTES if name not in _class_members(folder, reference)]
+    code = folder.text(f"{reference.split('.')[0]}.py")
+    missing = [n for n in VLLM_ATTRIBUTES if not re.search(rf"^    (def )?{n}\b", code, re.M)]
     found = f"without {', '.join(missing)}" if missing else ", ".join(VLLM_ATTRIBUTES)
     need = "a processor with image tags and token counts for vLLM"
     yield Requirement(need, found, not missing)
@@ -326,23 +328,6 @@ def _vllm(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     need = "pad_crops: vLLM takes a row of pixel_values for an image"
     advice = f"{EXPORT}; or serve with --mm-processor-kwargs '{{\"pad_crops\": true}}'"
     yield Requirement(need, f"{padded}", padded is True, advice)
-
-
-def _class_members(folder: CheckpointFolder, reference: str) -> set[str]:
-    """List the functions and attributes in the body of a class, without importing it."""
-    module, _, name = reference.partition(".")
-    try:
-        tree = ast.parse(folder.text(f"{module}.py"))
-    except SyntaxError:
-        return set()
-    members = set()
-    for found in ast.walk(tree):
-        for part in found.body if isinstance(found, ast.ClassDef) and found.name == name else []:
-            if isinstance(part, ast.FunctionDef):
-                members.add(part.name)
-            elif isinstance(part, ast.Assign):
-                members |= {target.id for target in part.targets if isinstance(target, ast.Name)}
-    return members
 
 
 def _graph(folder: CheckpointFolder, name: str, described: Any) -> Requirement:

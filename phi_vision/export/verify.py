@@ -30,9 +30,6 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
 
-HELD_OUT = ("test", "validation")
-"""Splits that are held out from training, in order of preference."""
-
 LOGIT_ROUNDING = {
     torch.float64: 1e-4,
     torch.float32: 1e-4,
@@ -52,46 +49,42 @@ factor of ten is a margin for weights never seen."""
 
 
 class ModelOutputs(NamedTuple):
-    """Outputs of a model on the verification samples."""
+    """Outputs of a model on the verification samples.
+
+    Attributes:
+        logits: for each sample (T, V), where the T tokens of its true answer are predicted.
+        generations: greedy generations.
+        adapter_delta: largest change of the logits by the adapter; None without one.
+    """
 
     logits: list[torch.Tensor]
-    """For each sample (T, V): where the T tokens of its true answer are predicted."""
-
     generations: list[Generation]
-    """Greedy generations."""
-
     adapter_delta: float | None
-    """Largest change of the logits by the adapter; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Differences between an exported model and its source."""
+    """Differences between an exported model and its source.
 
-    samples: int
-    """Number of samples compared; 0 means not verified."""
+    Attributes:
+        samples: number of samples compared; 0 means not verified.
+        identical: samples with the same generated text.
+        near_ties: others that diverge where two tokens were equally likely, so rounding decides.
+        compared: the values that should be equal: logits or log-probabilities.
+        tokens: tokens whose values were compared.
+        max_difference: largest difference of two values.
+        tolerance: difference that rounding explains; None where differences are expected.
+        adapter_delta: largest change of the values by the adapter; None without one.
+    """
 
-    identical: int
-    """Samples with the same generated text."""
-
-    tokens: int
-    """Tokens whose values were compared."""
-
-    max_difference: float
-    """Largest difference between values that should be equal."""
-
-    tolerance: float | None
-    """Difference that rounding explains; None where differences are expected."""
-
-    compared: str = "logits"
-    """Name of the values."""
-
+    samples: int = 0
+    identical: int = 0
     near_ties: int = 0
-    """Other generations that diverge where two tokens were equally likely, so that rounding
-    decides."""
-
+    compared: str = "logits"
+    tokens: int = 0
+    max_difference: float = 0.0
+    tolerance: float | None = None
     adapter_delta: float | None = None
-    """Largest change of the same values by the adapter; None without one."""
 
     def summary(self) -> str:
         """Format the result.
@@ -209,7 +202,7 @@ def compare_outputs(
         dtype: Dtype of the exported weights, which sets the tolerance.
     """
     if not expected.logits:
-        return Verification(samples=0, identical=0, tokens=0, max_difference=0.0, tolerance=None)
+        return Verification()
     spread = torch.cat([logits.flatten() for logits in expected.logits]).std().item()
     tolerance = LOGIT_ROUNDING[dtype] * spread
     pairs = list(zip(expected.generations, found.generations, strict=True))
@@ -310,7 +303,7 @@ def _find_template(source: str | Path, data: Path | None) -> Template:
 
 def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
     splits = available_splits(data)
-    for split in HELD_OUT:
+    for split in ("test", "validation"):
         if split in splits:
             return load_samples(data, split=split)
     rest = "train" if "train" in splits else None

@@ -76,7 +76,7 @@ def test_a_checkpoint_keeps_its_own_licence_and_takes_nobody_elses(
 
 
 def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    nothing = Verification(samples=0, identical=0, tokens=0, max_difference=0.0, tolerance=None)
+    nothing = Verification()
     card = card_of(tiny_checkpoint, tmp_path, nothing)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "unknown"
     for words in (

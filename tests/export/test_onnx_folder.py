@@ -20,8 +20,12 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, write_template
 from phi_vision.export import onnx as onnx_folder
 from phi_vision.export.merge import check_not_quantized
-from phi_vision.export.onnx import export_onnx
-from phi_vision.export.onnx_decoder import TEXT_FILE, decoder_config, write_plain_checkpoint
+from phi_vision.export.onnx import (
+    TEXT_FILE,
+    decoder_config,
+    export_onnx,
+    write_plain_checkpoint,
+)
 from phi_vision.export.onnx_graphs import EmbeddingGraph, VisionGraph
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest

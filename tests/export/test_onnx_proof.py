@@ -11,9 +11,12 @@ import torch
 pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'")
 
 from phi_vision.export import onnx as onnx_folder
-from phi_vision.export import onnx_decoder
-from phi_vision.export.onnx import bytes_needed, export_onnx
-from phi_vision.export.onnx_decoder import build_decoder, write_plain_checkpoint
+from phi_vision.export.onnx import (
+    build_decoder,
+    bytes_needed,
+    export_onnx,
+    write_plain_checkpoint,
+)
 from phi_vision.export.verify import compare_generations
 from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_config, load_model
@@ -79,7 +82,7 @@ def test_a_builder_that_fails_is_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, message: str
 ) -> None:
     ended = subprocess.CompletedProcess([], code, stdout="", stderr=stderr)
-    monkeypatch.setattr(onnx_decoder.subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setattr(onnx_folder.subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(OSError, match=message):
         build_decoder(tmp_path, tmp_path, "int4")
 
@@ -89,7 +92,7 @@ def test_a_disk_that_is_full_for_the_builder_is_told_in_bytes(
 ) -> None:
     said_last = f"RuntimeError: [Errno {errno.ENOSPC}] No space left on device"
     ended = subprocess.CompletedProcess([], 1, stdout="", stderr=said_last)
-    monkeypatch.setattr(onnx_decoder.subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setattr(onnx_folder.subprocess, "run", lambda *_, **__: ended)
     monkeypatch.setattr(onnx_folder, "_write_graphs", lambda *_: None)
     with pytest.raises(OSError, match=r"not enough disk space for .*B are free, and .* needed"):
         export_onnx(str(tiny_checkpoint), tmp_path / "out", samples=0)
