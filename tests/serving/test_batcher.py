@@ -1,4 +1,4 @@
-"""Batcher: what waits is answered together, and what goes wrong goes wrong for one alone."""
+"""Batcher: queued requests share batches, and an error affects its own request only."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ def gated(small: LocalPredictor) -> Gated:
 
 
 @pytest.fixture
-def question(small: LocalPredictor, image: Image.Image) -> GenerationRequest:
+def generation_request(small: LocalPredictor, image: Image.Image) -> GenerationRequest:
     return replace(small.request([image]), max_new_tokens=8)
 
 
@@ -63,20 +63,20 @@ async def until(condition: object, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_what_arrives_together_is_answered_together_and_as_alone(
-    gated: Gated, question: GenerationRequest
+def test_concurrent_requests_share_a_batch_and_get_the_text_they_get_alone(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
-    questions = [
-        question,
-        replace(question, temperature=1.0, seed=7),
-        replace(question, stop=("o",), max_new_tokens=20),
-        replace(question, grammar='start: "Yes" | "No"'),
+    requests = [
+        generation_request,
+        replace(generation_request, temperature=1.0, seed=7),
+        replace(generation_request, stop=("o",), max_new_tokens=20),
+        replace(generation_request, grammar='start: "Yes" | "No"'),
     ]
-    alone = [generate(gated.model, gated.processor, [each])[0] for each in questions]
+    alone = [generate(gated.model, gated.processor, [each])[0] for each in requests]
 
     async def ask() -> list[str]:
         async with running(gated) as (batcher, _):
-            pending = [await batcher.submit(each) for each in questions]
+            pending = [await batcher.submit(each) for each in requests]
             return [(await each.result()).text for each in pending]
 
     gated.model.batches.clear()
@@ -84,12 +84,12 @@ def test_what_arrives_together_is_answered_together_and_as_alone(
     assert gated.model.batches == [4]
 
 
-def test_pieces_are_heard_as_they_are_written_and_joined_are_the_text(
-    gated: Gated, question: GenerationRequest
+def test_streamed_chunks_joined_are_the_text(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
     async def listen() -> tuple[list[str], str]:
         async with running(gated) as (batcher, _):
-            each = await batcher.submit(question)
+            each = await batcher.submit(generation_request)
             pieces = [piece async for piece in each]
             return pieces, (await each.result()).text
 
@@ -98,14 +98,14 @@ def test_pieces_are_heard_as_they_are_written_and_joined_are_the_text(
     assert "".join(pieces) == text
 
 
-def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(
-    gated: Gated, question: GenerationRequest
+def test_a_short_generation_does_not_wait_for_a_long_one_of_its_batch(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
-    endless = replace(question, grammar=ENDLESS, finite_grammar=True)
+    endless = replace(generation_request, grammar=ENDLESS, finite_grammar=True)
 
     async def ask() -> bool:
         async with running(gated) as (batcher, _):
-            long, short = [await batcher.submit(each) for each in (endless, question)]
+            long, short = [await batcher.submit(each) for each in (endless, generation_request)]
             await short.result()
             return long.is_done
 
@@ -114,36 +114,36 @@ def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(
     assert gated.model.batches == [2]
 
 
-def test_no_more_wait_than_allowed_and_the_next_is_told_when_to_come(
-    gated: Gated, question: GenerationRequest
+def test_a_full_queue_rejects_with_a_retry_after(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
-    async def crowd() -> ApiError:
+    async def overload() -> ApiError:
         async with running(gated, queue=2, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
-            pending = [await batcher.submit(question)]
+            pending = [await batcher.submit(generation_request)]
             await until(lambda: metric(metrics, "requests_running") == 1)
-            pending += [await batcher.submit(question) for _ in range(2)]
+            pending += [await batcher.submit(generation_request) for _ in range(2)]
             assert metric(metrics, "requests_queued") == 2
-            with pytest.raises(ApiError) as refusal:
-                await batcher.submit(question)
+            with pytest.raises(ApiError) as rejection:
+                await batcher.submit(generation_request)
             pending[1].cancel()
-            pending[1] = await batcher.submit(question)  # its place in the queue
+            pending[1] = await batcher.submit(generation_request)  # its place in the queue
             gated.model.gate.set()
             assert len({(await each.result()).text for each in pending}) == 1
             assert metrics.registry.get_sample_value(
                 "phi_vision_rejected_total", {"code": "queue_full"}
             )
-            return refusal.value
+            return rejection.value
 
-    error = asyncio.run(crowd())
+    error = asyncio.run(overload())
     assert (error.status, error.code) == (429, "queue_full")
     assert error.retry_after == pytest.approx(3.0)  # three batches of one, a second each
 
 
-def test_an_answer_that_takes_too_long_is_broken_off(
-    gated: Gated, question: GenerationRequest
+def test_a_request_that_times_out_is_aborted(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
-    endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
+    endless = replace(generation_request, grammar=ENDLESS, max_new_tokens=2000)
 
     async def wait() -> tuple[ApiError, float]:
         async with running(gated, timeout=0.5) as (batcher, metrics):
@@ -157,52 +157,58 @@ def test_an_answer_that_takes_too_long_is_broken_off(
     assert (error.status, error.code, counted) == (504, "timeout", 1)
 
 
-def test_who_hangs_up_leaves_the_row_to_others(gated: Gated, question: GenerationRequest) -> None:
-    endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
+def test_a_disconnected_client_frees_its_row_of_the_batch(
+    gated: Gated, generation_request: GenerationRequest
+) -> None:
+    endless = replace(generation_request, grammar=ENDLESS, max_new_tokens=2000)
 
-    async def hang_up() -> tuple[float, str]:
+    async def disconnect() -> tuple[float, str]:
         async with running(gated) as (batcher, metrics):
             each = await batcher.submit(endless)
             await anext(aiter(each))
             each.cancel()
-            after = await batcher.submit(question)
+            after = await batcher.submit(generation_request)
             async with asyncio.timeout(5):
                 return metric(metrics, "cancelled_total"), (await after.result()).text
 
-    cancelled, text = asyncio.run(hang_up())
+    cancelled, text = asyncio.run(disconnect())
     assert cancelled == 1
     assert text
 
 
-def test_a_bad_question_fails_alone(gated: Gated, question: GenerationRequest) -> None:
-    bad = replace(question, grammar="no grammar at all")
+def test_an_invalid_request_fails_alone(
+    gated: Gated, generation_request: GenerationRequest
+) -> None:
+    bad = replace(generation_request, grammar="no grammar at all")
 
     async def ask() -> tuple[str, ApiError, str]:
         async with running(gated) as (batcher, _):
-            first, second, third = [await batcher.submit(q) for q in (question, bad, question)]
-            with pytest.raises(ApiError) as refusal:
+            first, second, third = [
+                await batcher.submit(q) for q in (generation_request, bad, generation_request)
+            ]
+            with pytest.raises(ApiError) as rejection:
                 await second.result()
-            return (await first.result()).text, refusal.value, (await third.result()).text
+            return (await first.result()).text, rejection.value, (await third.result()).text
 
     before, error, after = asyncio.run(ask())
     assert before == after != ""
     assert (error.status, "grammar cannot be read" in error.message) == (400, True)
 
 
-def test_a_crash_fails_its_batch_and_the_thread_goes_on(
-    gated: Gated, question: GenerationRequest, caplog: pytest.LogCaptureFixture
+def test_a_crash_fails_its_batch_and_the_thread_continues(
+    gated: Gated, generation_request: GenerationRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def crash() -> list[ApiError]:
         async with running(gated) as (batcher, _):
             gated.model.failure = RuntimeError("out of memory")
-            pending = [await batcher.submit(question) for _ in range(2)]
+            pending = [await batcher.submit(generation_request) for _ in range(2)]
             errors = []
             for each in pending:
                 with pytest.raises(ApiError) as broken:
                     await each.result()
                 errors.append(broken.value)
             gated.model.failure = None
-            assert (await (await batcher.submit(question)).result()).text
+            assert (await (await batcher.submit(generation_request)).result()).text
             assert batcher.status == "ok"
             return errors
 
@@ -213,35 +219,38 @@ def test_a_crash_fails_its_batch_and_the_thread_goes_on(
     assert vars(line)["fields"]["error"] == "RuntimeError: out of memory"
 
 
-def test_a_lost_device_is_told_instead_of_answering_with_errors_for_ever(
-    gated: Gated, question: GenerationRequest
+def test_after_losing_its_device_the_server_reports_failed(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
     async def lose() -> tuple[list[int], str]:
         async with running(gated, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
             gated.model.failure = torch.AcceleratorError("an illegal memory access")
-            pending = [await batcher.submit(question) for _ in range(2)]
+            pending = [await batcher.submit(generation_request) for _ in range(2)]
             await until(lambda: metric(metrics, "requests_running") == 1)
             gated.model.gate.set()
             statuses = []
-            for asking in (*(each.result() for each in pending), batcher.submit(question)):
-                with pytest.raises(ApiError) as refusal:
+            for asking in (
+                *(each.result() for each in pending),
+                batcher.submit(generation_request),
+            ):
+                with pytest.raises(ApiError) as rejection:
                     await asking
-                statuses.append(refusal.value.status)
+                statuses.append(rejection.value.status)
             return statuses, batcher.status
 
     assert asyncio.run(lose()) == ([500, 503, 503], "failed")
 
 
 @pytest.mark.parametrize("is_given_up", [False, True])
-def test_images_are_let_go_with_their_question(
-    gated: Gated, question: GenerationRequest, is_given_up: bool
+def test_images_are_released_with_their_request(
+    gated: Gated, generation_request: GenerationRequest, is_given_up: bool
 ) -> None:
     async def ask() -> bool:
         async with running(gated) as (batcher, metrics):
-            shown = question.images[0].copy()
+            shown = generation_request.images[0].copy()
             alive = weakref.ref(shown)
-            each = await batcher.submit(replace(question, images=(shown,)))
+            each = await batcher.submit(replace(generation_request, images=(shown,)))
             del shown
             if is_given_up:
                 await anext(aiter(each))
@@ -261,35 +270,37 @@ def test_images_are_let_go_with_their_question(
         gc.enable()
 
 
-def test_closing_lets_what_is_written_end_and_sends_away_what_waits(
-    gated: Gated, question: GenerationRequest
+def test_closing_finishes_the_running_batch_and_rejects_the_queue(
+    gated: Gated, generation_request: GenerationRequest
 ) -> None:
     async def close() -> tuple[str, list[int]]:
         async with running(gated, batch_size=1) as (batcher, metrics):
             gated.model.gate.clear()
-            written = await batcher.submit(question)
+            written = await batcher.submit(generation_request)
             await until(lambda: metric(metrics, "requests_running") == 1)
-            waiting = await batcher.submit(question)
+            waiting = await batcher.submit(generation_request)
             closing = asyncio.create_task(asyncio.to_thread(batcher.close, 10.0))
             await until(lambda: batcher.status == "draining")
-            refusals = []
-            for asking in (waiting.result(), batcher.submit(question)):
-                with pytest.raises(ApiError) as refusal:
+            rejections = []
+            for asking in (waiting.result(), batcher.submit(generation_request)):
+                with pytest.raises(ApiError) as rejection:
                     await asking
-                refusals.append(refusal.value.status)
+                rejections.append(rejection.value.status)
             assert batcher.status == "draining"
             gated.model.gate.set()
             await closing
             batcher.close(0.0)  # once more, as the app's end does
-            return (await written.result()).text, refusals
+            return (await written.result()).text, rejections
 
-    text, refusals = asyncio.run(close())
+    text, rejections = asyncio.run(close())
     assert text
-    assert refusals == [503, 503]
+    assert rejections == [503, 503]
 
 
-def test_closing_breaks_off_what_does_not_end(gated: Gated, question: GenerationRequest) -> None:
-    endless = replace(question, grammar=ENDLESS, max_new_tokens=2000)
+def test_closing_aborts_a_batch_that_exceeds_the_drain_time(
+    gated: Gated, generation_request: GenerationRequest
+) -> None:
+    endless = replace(generation_request, grammar=ENDLESS, max_new_tokens=2000)
 
     async def close() -> ApiError:
         async with running(gated) as (batcher, _):

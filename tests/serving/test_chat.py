@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions over ASGI: forms of questions, limits, errors."""
+"""POST /v1/chat/completions over ASGI: request formats, limits, errors."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def client(small: LocalPredictor) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def asked(address: str) -> Body:
+def request_body(address: str) -> Body:
     parts = [
         {"type": "image_url", "image_url": {"url": address}},
         {"type": "text", "text": "Describe it."},
@@ -45,7 +45,7 @@ def events(text: str) -> list[Body]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-def refusal(client: TestClient, body: Body) -> tuple[int, str | None, str | None, str]:
+def rejection(client: TestClient, body: Body) -> tuple[int, str | None, str | None, str]:
     response = client.post(URL, json=body)
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -56,8 +56,8 @@ def words(*turns: str) -> Body:
     return {"messages": [{"role": "user", "content": turn} for turn in turns], "max_tokens": 4}
 
 
-def test_a_question_gets_an_answer_with_its_usage(client: TestClient, asked: Body) -> None:
-    answer = client.post(URL, json=asked).json()
+def test_a_completion_has_its_usage(client: TestClient, request_body: Body) -> None:
+    answer = client.post(URL, json=request_body).json()
     (choice,) = answer["choices"]
     assert choice["message"]["role"] == "assistant"
     assert choice["message"]["content"]
@@ -69,10 +69,10 @@ def test_a_question_gets_an_answer_with_its_usage(client: TestClient, asked: Bod
     assert usage["prompt_tokens"] > 50  # the image's
 
 
-def test_a_stream_tells_the_same_in_pieces(client: TestClient, asked: Body) -> None:
-    whole = client.post(URL, json=asked | {"logprobs": True}).json()
+def test_a_stream_has_the_same_content_in_chunks(client: TestClient, request_body: Body) -> None:
+    whole = client.post(URL, json=request_body | {"logprobs": True}).json()
     options = {"stream": True, "logprobs": True, "stream_options": {"include_usage": True}}
-    response = client.post(URL, json=asked | options)
+    response = client.post(URL, json=request_body | options)
     assert response.headers["content-type"].startswith("text/event-stream")
     *chunks, last = events(response.text)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
@@ -87,16 +87,16 @@ def test_a_stream_tells_the_same_in_pieces(client: TestClient, asked: Body) -> N
     assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
 
 
-def test_usage_is_left_out_of_streams_that_did_not_ask(client: TestClient, asked: Body) -> None:
-    assert all("usage" not in event for event in events(_stream(client, asked)))
+def test_streams_have_no_usage_unless_requested(client: TestClient, request_body: Body) -> None:
+    assert all("usage" not in event for event in events(_stream(client, request_body)))
 
 
-def _stream(client: TestClient, asked: Body) -> str:
-    return client.post(URL, json=asked | {"stream": True}).text
+def _stream(client: TestClient, request_body: Body) -> str:
+    return client.post(URL, json=request_body | {"stream": True}).text
 
 
-def test_the_bytes_of_the_tokens_are_the_answer(client: TestClient, asked: Body) -> None:
-    (choice,) = client.post(URL, json=asked | {"logprobs": True}).json()["choices"]
+def test_the_bytes_of_the_tokens_are_the_text(client: TestClient, request_body: Body) -> None:
+    (choice,) = client.post(URL, json=request_body | {"logprobs": True}).json()["choices"]
     tokens = choice["logprobs"]["content"]
     assert (
         b"".join(bytes(token["bytes"]) for token in tokens).decode()
@@ -105,32 +105,34 @@ def test_the_bytes_of_the_tokens_are_the_answer(client: TestClient, asked: Body)
     assert all(token["logprob"] <= 0 and token["top_logprobs"] == [] for token in tokens)
 
 
-def test_answers_end_at_their_limit_or_a_stop_word(client: TestClient, asked: Body) -> None:
-    (whole,) = client.post(URL, json=asked).json()["choices"]
-    (cut,) = client.post(URL, json=asked | {"max_tokens": 2}).json()["choices"]
+def test_completions_end_at_their_limit_or_a_stop_sequence(
+    client: TestClient, request_body: Body
+) -> None:
+    (whole,) = client.post(URL, json=request_body).json()["choices"]
+    (cut,) = client.post(URL, json=request_body | {"max_tokens": 2}).json()["choices"]
     assert cut["finish_reason"] == "length"
     assert whole["message"]["content"].startswith(cut["message"]["content"])
     first, second = whole["message"]["content"].split()[:2]
-    (stopped,) = client.post(URL, json=asked | {"stop": [second, "zzz"]}).json()["choices"]
+    (stopped,) = client.post(URL, json=request_body | {"stop": [second, "zzz"]}).json()["choices"]
     assert stopped["finish_reason"] == "stop"
     assert stopped["message"]["content"] == first
     assert "".join(
         event["choices"][0]["delta"].get("content", "")
-        for event in events(_stream(client, asked | {"stop": second}))
+        for event in events(_stream(client, request_body | {"stop": second}))
     ) == (first)
 
 
-def test_json_is_what_the_schema_takes(client: TestClient, asked: Body) -> None:
+def test_json_matches_the_schema(client: TestClient, request_body: Body) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "sold", "schema": SOLD}}
-    (choice,) = client.post(URL, json=asked | {"response_format": wanted}).json()["choices"]
+    (choice,) = client.post(URL, json=request_body | {"response_format": wanted}).json()["choices"]
     validate(SOLD, json.loads(choice["message"]["content"]))
-    anything = asked | {"response_format": {"type": "json_object"}, "max_tokens": 32}
+    anything = request_body | {"response_format": {"type": "json_object"}, "max_tokens": 32}
     (choice,) = client.post(URL, json=anything).json()["choices"]
     assert choice["message"]["content"].startswith("{")
 
 
-def test_seeds_decide_what_is_drawn(client: TestClient, asked: Body) -> None:
-    drawn = asked | {"temperature": 1.5, "max_tokens": 8}
+def test_seeds_determine_the_sampling(client: TestClient, request_body: Body) -> None:
+    drawn = request_body | {"temperature": 1.5, "max_tokens": 8}
 
     def text(seed: int) -> str:
         answer = client.post(URL, json=drawn | {"seed": seed}).json()
@@ -139,27 +141,29 @@ def test_seeds_decide_what_is_drawn(client: TestClient, asked: Body) -> None:
     assert text(1) == text(1) != text(2)
 
 
-def test_two_images_and_earlier_turns_are_seen(
-    client: TestClient, small: LocalPredictor, asked: Body
+def test_two_images_and_earlier_turns_are_in_the_prompt(
+    client: TestClient, small: LocalPredictor, request_body: Body
 ) -> None:
-    (turn,) = asked["messages"]
+    (turn,) = request_body["messages"]
     said = [
         {"role": "system", "content": "Answer in one word."},
         turn,
         {"role": "assistant", "content": "A hat."},
         turn,
     ]
-    once = client.post(URL, json=asked).json()["usage"]["prompt_tokens"]
-    twice = client.post(URL, json={**asked, "messages": said}).json()["usage"]["prompt_tokens"]
+    once = client.post(URL, json=request_body).json()["usage"]["prompt_tokens"]
+    twice = client.post(URL, json={**request_body, "messages": said}).json()["usage"][
+        "prompt_tokens"
+    ]
     assert twice > 2 * once
 
 
-def test_what_is_unknown_is_ignored(client: TestClient, asked: Body) -> None:
+def test_unknown_fields_are_ignored(client: TestClient, request_body: Body) -> None:
     more = {"user": "me", "metadata": {"a": 1}, "n": 1, "tools": [], "logit_bias": None, "top_p": 1}
-    assert client.post(URL, json=asked | more).status_code == 200
+    assert client.post(URL, json=request_body | more).status_code == 200
 
 
-def test_what_is_not_supported_is_named(client: TestClient, asked: Body) -> None:
+def test_unsupported_fields_are_rejected_by_name(client: TestClient, request_body: Body) -> None:
     for name, value in {
         "tools": [{"type": "function"}],
         "n": 2,
@@ -168,7 +172,7 @@ def test_what_is_not_supported_is_named(client: TestClient, asked: Body) -> None
         "frequency_penalty": 0.5,
         "modalities": ["text", "audio"],
     }.items():
-        status, param, _, message = refusal(client, asked | {name: value})
+        status, param, _, message = rejection(client, request_body | {name: value})
         assert (status, param) == (400, name)
         assert "not supported here; leave it out" in message
 
@@ -196,10 +200,10 @@ def test_what_is_not_supported_is_named(client: TestClient, asked: Body) -> None
         ),
     ],
 )
-def test_what_cannot_be_answered_is_refused_by_its_name(
+def test_invalid_requests_are_rejected_with_the_path_of_the_field(
     client: TestClient, changes: Body, param: str | None, code: str | None
 ) -> None:
-    status, found, told, message = refusal(client, words("hello") | changes)
+    status, found, told, message = rejection(client, words("hello") | changes)
     assert status == (404 if code == "model_not_found" else 400)
     assert told == code
     assert message
@@ -207,18 +211,20 @@ def test_what_cannot_be_answered_is_refused_by_its_name(
         assert found == param
 
 
-def test_images_are_refused_by_their_place(client: TestClient, asked: Body, address: str) -> None:
-    (turn,) = asked["messages"]
+def test_invalid_images_are_rejected_with_the_path_of_the_field(
+    client: TestClient, request_body: Body, address: str
+) -> None:
+    (turn,) = request_body["messages"]
     shown = turn["content"][0]
     many = [{"role": "user", "content": [shown, shown, shown]}]
-    assert refusal(client, {"messages": many})[:3] == (400, "messages", "too_many_images")
+    assert rejection(client, {"messages": many})[:3] == (400, "messages", "too_many_images")
     torn = {"type": "image_url", "image_url": {"url": address[:-200]}}
     said = [{"role": "user", "content": [shown, torn]}]
-    status, param, code, _ = refusal(client, {"messages": said})
+    status, param, code, _ = rejection(client, {"messages": said})
     assert (status, param) == (400, "messages.0.content.1.image_url.url")
     assert code in ("invalid_image", "invalid_image_url")
     system = [{"role": "system", "content": [shown]}, turn]
-    assert refusal(client, {"messages": system})[0] == 400
+    assert rejection(client, {"messages": system})[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -238,24 +244,24 @@ def test_images_are_refused_by_their_place(client: TestClient, asked: Body, addr
         b"\xff\xfe",
     ],
 )
-def test_broken_bodies_are_refused(client: TestClient, content: bytes) -> None:
+def test_malformed_bodies_are_rejected(client: TestClient, content: bytes) -> None:
     response = client.post(URL, content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert response.json()["error"]["message"]
 
 
-def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
-    small: LocalPredictor, asked: Body, monkeypatch: pytest.MonkeyPatch
+def test_a_prompt_beyond_the_context_is_rejected_with_both_lengths(
+    small: LocalPredictor, request_body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small.model.config, "max_position_embeddings", 60)
     with TestClient(create_app(small, SETTINGS)) as client:
-        status, param, code, message = refusal(client, asked)
+        status, param, code, message = rejection(client, request_body)
         assert (status, param, code) == (400, "messages", "context_length_exceeded")
         assert "context is 60 tokens; the prompt has " in message
         assert client.post(URL, json=words("hello")).status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_an_error_before_or_in_the_stream(
+def test_a_timeout_is_an_error_before_or_within_the_stream(
     small: LocalPredictor,
 ) -> None:
     endless = words("hello") | {
@@ -267,17 +273,17 @@ def test_an_answer_that_takes_too_long_is_an_error_before_or_in_the_stream(
     }
     settings = replace(SETTINGS, timeout=0.4, max_tokens=3000)
     with TestClient(create_app(small, settings)) as client:
-        assert refusal(client, endless)[:3] == (504, None, "timeout")
+        assert rejection(client, endless)[:3] == (504, None, "timeout")
         response = client.post(URL, json=endless | {"stream": True})
         assert response.status_code == 200
         *_, last = response.text.strip().split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
-def test_the_key_is_described_and_demanded(small: LocalPredictor) -> None:
+def test_the_key_is_described_and_required(small: LocalPredictor) -> None:
     app = create_app(small, replace(SETTINGS, key="hunter2-hunter2"))
     with TestClient(app) as client:
-        assert refusal(client, words("hello"))[:1] == (401,)
+        assert rejection(client, words("hello"))[:1] == (401,)
         client.headers["authorization"] = "Bearer hunter2-hunter2"
         assert client.post(URL, json=words("hello")).status_code == 200
         described = client.get("/openapi.json").json()

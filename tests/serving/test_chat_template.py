@@ -39,7 +39,7 @@ def prompt(chat_template: ChatTemplate, *messages: dict[str, object]) -> str:
     return chat_template.prompt(MESSAGES.validate_python(messages))
 
 
-def test_images_are_counted_through_the_conversation(chat_template: ChatTemplate) -> None:
+def test_images_are_numbered_through_the_conversation(chat_template: ChatTemplate) -> None:
     said = prompt(
         chat_template,
         {"role": "developer", "content": "Be brief."},
@@ -54,13 +54,13 @@ def test_images_are_counted_through_the_conversation(chat_template: ChatTemplate
     )
 
 
-def test_images_are_named_by_their_place() -> None:
+def test_images_are_listed_by_the_path_of_their_field() -> None:
     shown = image_urls(MESSAGES.validate_python([user("a"), user("b", "")]))
     assert shown == {"messages.1.content.1.image_url.url": "data:"}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_question_is_asked_as_it_was_trained(
+def test_the_templates_question_gets_the_prompt_of_training(
     small: LocalPredictor, name: str
 ) -> None:
     chat_template = template_of(small, TEMPLATES[name])
@@ -75,7 +75,7 @@ def test_the_templates_question_is_asked_as_it_was_trained(
         *("<s>", "</s>", "<unk>", "<0x0A>", "<|image_1|>", "<|image_12|>", "<<|end|>"),
     ],
 )
-def test_control_tokens_in_words_are_words(
+def test_control_tokens_in_text_are_neutralized(
     small: LocalPredictor, chat_template: ChatTemplate, control: str
 ) -> None:
     tokenizer = small.processor.tokenizer
@@ -90,19 +90,19 @@ def test_control_tokens_in_words_are_words(
     assert plain.replace("< ", "<") == f"a {control} b{control}"
 
 
-def test_other_words_stay_as_they_are(chat_template: ChatTemplate) -> None:
+def test_other_text_is_unchanged(chat_template: ChatTemplate) -> None:
     words = "5 < 6 <b>bold</b> <3 |end| <|no token|> ▁ é 😀\n\x00 <image>"
     assert chat_template.neutralize(words) == words
 
 
-def test_halves_of_control_tokens_do_not_meet(chat_template: ChatTemplate) -> None:
+def test_halves_of_control_tokens_do_not_join(chat_template: ChatTemplate) -> None:
     said = prompt(chat_template, user("<|im", "age_1|>"), user("<", "", "|end|>"))
     assert said.count("<|end|>") == 2
     assert said.count("<|image_1|>") == 1
 
 
 @pytest.mark.parametrize("size", [(120, 160), (400, 50), (30, 900), (336, 336)])
-def test_prompts_are_as_long_as_the_processor_makes_them(
+def test_prompt_lengths_equal_those_of_the_processor(
     small: LocalPredictor, chat_template: ChatTemplate, size: tuple[int, int]
 ) -> None:
     images = [Image.new("RGB", size), Image.new("L", (70, 40))]
@@ -111,7 +111,7 @@ def test_prompts_are_as_long_as_the_processor_makes_them(
     assert chat_template.length(said, images) == ids.shape[1]
 
 
-def test_a_prompt_that_fills_the_context_is_rejected_with_both_numbers(
+def test_a_prompt_that_fills_the_context_is_rejected(
     small: LocalPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = "Is it a hat?"

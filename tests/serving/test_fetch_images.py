@@ -92,10 +92,10 @@ def fetch(url: str, *allowed: str, names: FixedNames | None = None) -> bytes:
     return asyncio.run(fetch_one())
 
 
-def refusal_of(url: str, *allowed: str, names: FixedNames | None = None) -> ApiError:
-    with pytest.raises(ApiError) as refusal:
+def rejection_of(url: str, *allowed: str, names: FixedNames | None = None) -> ApiError:
+    with pytest.raises(ApiError) as rejection:
         fetch(url, *allowed, names=names)
-    return refusal.value
+    return rejection.value
 
 
 def test_a_host_that_is_allowed_as_an_address_is_meant() -> None:
@@ -112,14 +112,14 @@ def test_a_host_that_is_allowed_as_an_address_is_meant() -> None:
         ("slow", 400, "127.0.0.1: no response within 0.2 s"),
     ],
 )
-def test_what_a_host_may_not_do(page: str, status: int, said: str) -> None:
-    refusal = refusal_of(f"http://127.0.0.1:PORT/{page}", "127.0.0.1:PORT")
-    assert refusal.status == status
-    assert said in refusal.message
+def test_responses_that_are_rejected(page: str, status: int, said: str) -> None:
+    rejection = rejection_of(f"http://127.0.0.1:PORT/{page}", "127.0.0.1:PORT")
+    assert rejection.status == status
+    assert said in rejection.message
 
 
 def test_a_host_that_is_not_there() -> None:
-    assert "no connection" in refusal_of("http://127.0.0.1:1/a", "127.0.0.1:1").message
+    assert "no connection" in rejection_of("http://127.0.0.1:1/a", "127.0.0.1:1").message
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_a_host_that_is_not_there() -> None:
     ],
 )
 def test_other_hosts_are_rejected(url: str, code: str) -> None:
-    assert refusal_of(url, "shop.example").code == code
+    assert rejection_of(url, "shop.example").code == code
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0"])
 def test_a_name_that_resolves_to_a_private_address_is_rejected(address: str) -> None:
     url = "http://shop.example:PORT/image"
-    refusal = refusal_of(url, "shop.example:PORT", names=FixedNames([address]))
-    assert refusal.code == "host_not_public"
+    rejection = rejection_of(url, "shop.example:PORT", names=FixedNames([address]))
+    assert rejection.code == "host_not_public"
 
 
 def test_the_address_that_is_connected_to_is_the_one_that_is_judged() -> None:
     """So a name server that says something public first and something else later gains nothing."""
     names = FixedNames(["127.0.0.1", "93.184.215.14"])
-    refusal_of("http://shop.example:PORT/image", "shop.example:PORT", names=names)
+    rejection_of("http://shop.example:PORT/image", "shop.example:PORT", names=names)
     assert names.asked == 1
     stream = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
     guarded_socket((*stream, ("93.184.215.14", 80))).close()

@@ -1,4 +1,4 @@
-"""Images that strangers send: what is read, and in which words the rest is refused."""
+"""Untrusted images: which are decoded, and why others are rejected."""
 
 import asyncio
 import base64
@@ -102,7 +102,7 @@ def read(source: str | bytes, settings: Settings | None = None) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_photo_is_read_as_in_training(name: str) -> None:
+def test_a_photo_is_decoded_as_in_training(name: str) -> None:
     source, size = GOOD[name]
     image = read(source)
     assert image.size == size
@@ -111,13 +111,13 @@ def test_a_photo_is_read_as_in_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_anything_else_is_refused_in_words(name: str) -> None:
+def test_anything_else_is_rejected_with_the_reason(name: str) -> None:
     source, status, said = BAD[name]
-    with pytest.raises(ApiError) as refusal:
+    with pytest.raises(ApiError) as rejection:
         read(source)
-    assert refusal.value.status == status
-    assert refusal.value.param == "image"
-    assert said in refusal.value.message
+    assert rejection.value.status == status
+    assert rejection.value.param == "image"
+    assert said in rejection.value.message
 
 
 # data: URIs
@@ -145,7 +145,7 @@ PADDED = base64.b64encode(ODD).decode()
         f"data:image/png;base64,{PADDED}==",
     ],
 )
-def test_a_data_uri_is_read_as_programs_write_it(uri: str) -> None:
+def test_data_uris_are_parsed_leniently(uri: str) -> None:
     assert read_data_uri(uri) in (GOOD["png"][0], ODD)
     assert read(uri).size == (60, 40)
 
@@ -172,25 +172,25 @@ def test_a_data_uri_is_read_as_programs_write_it(uri: str) -> None:
         ("HTTP://shop.example/coat.jpg", "can allow hosts by name (--allow-hosts)"),
     ],
 )
-def test_what_is_none_is_refused_in_words(uri: str, said: str) -> None:
-    with pytest.raises(ApiError) as refusal:
+def test_other_urls_are_rejected_with_the_reason(uri: str, said: str) -> None:
+    with pytest.raises(ApiError) as rejection:
         read(uri)
-    assert refusal.value.status == 400
-    assert said in refusal.value.message
+    assert rejection.value.status == 400
+    assert said in rejection.value.message
 
 
 # Memory
 
 
-def test_no_more_images_are_held_than_memory_allows() -> None:
+def test_images_beyond_the_memory_limit_are_rejected() -> None:
     large = encoded(Image.new("L", (500, 500)))  # one million bytes as it is counted
 
     async def read_three() -> None:
         images = ImageReader(Settings(max_held_bytes=2 * MIB))
         held = [await images.read(large) for _ in range(2)]
-        with pytest.raises(ApiError, match="2,000,000 of 2,097,152 bytes") as refusal:
+        with pytest.raises(ApiError, match="2,000,000 of 2,097,152 bytes") as rejection:
             await images.read(large)
-        assert (refusal.value.status, refusal.value.retry_after) == (429, 1.0)
+        assert (rejection.value.status, rejection.value.retry_after) == (429, 1.0)
         del held[0]
         assert (await images.read(large)).size == (500, 500)
         images.close()
@@ -198,5 +198,5 @@ def test_no_more_images_are_held_than_memory_allows() -> None:
     asyncio.run(read_three())
 
 
-def test_one_image_is_read_however_little_memory_is_allowed() -> None:
+def test_a_single_image_is_decoded_whatever_the_memory_limit() -> None:
     assert read(encoded(Image.new("L", (600, 600))), Settings(max_held_bytes=MIB)).width == 600

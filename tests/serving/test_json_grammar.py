@@ -1,4 +1,4 @@
-"""JSON schemas of strangers: kept to, or refused in words, and never for long."""
+"""Untrusted JSON schemas: enforced, or rejected with a reason, in bounded time."""
 
 import json
 import time
@@ -51,15 +51,15 @@ def nested(levels: int) -> Schema:
     ],
     ids=["product", "chain", "enum", "list"],
 )
-def test_answers_are_what_the_schema_takes(small: LocalPredictor, schema: Schema) -> None:
-    question = GenerationRequest(
+def test_constrained_output_matches_the_schema(small: LocalPredictor, schema: Schema) -> None:
+    generation_request = GenerationRequest(
         prompt="<s><|user|>\nSay it.<|end|>\n<|assistant|>\n",
         grammar=grammar_of_schema(schema),
         temperature=1.5,
         seed=3,
         max_new_tokens=200,
     )
-    (answered,) = generate(small.model, small.processor, [question])
+    (answered,) = generate(small.model, small.processor, [generation_request])
     assert answered.finish_reason == "stop"
     validate(schema, json.loads(answered.text))
 
@@ -86,18 +86,18 @@ def test_answers_are_what_the_schema_takes(small: LocalPredictor, schema: Schema
         ),
     ],
 )
-def test_what_cannot_be_kept_to_is_refused_in_words(schema: Schema, why: str) -> None:
+def test_unsupported_schemas_are_rejected_with_the_reason(schema: Schema, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         grammar_of_schema(schema)
 
 
-def test_what_may_contain_itself_need_not(small: LocalPredictor) -> None:
+def test_optional_recursion_is_allowed(small: LocalPredictor) -> None:
     grammar_of_schema(node(SELF))
     grammar_of_schema({"type": "array", "items": {"$ref": "#"}})
     grammar_of_schema({"type": "object", "additionalProperties": {"$ref": "#"}})
 
 
-def test_schemas_made_to_take_long_do_not() -> None:
+def test_adversarial_schemas_are_checked_in_bounded_time() -> None:
     last = {"type": "string"}
     places = [(place * 617) % 1361 for place in range(1361)]
     chain = {f"a{place}": {"$ref": f"#/$defs/a{place + 1}"} for place in places}

@@ -90,7 +90,7 @@ def locked() -> TestClient:
 @pytest.mark.parametrize(
     "header", ["Bearer hunter2-hunter2", "bearer hunter2-hunter2", "BEARER  hunter2-hunter2"]
 )
-def test_the_key_opens(locked: TestClient, header: str) -> None:
+def test_the_key_is_accepted(locked: TestClient, header: str) -> None:
     assert locked.post("/v1/bytes", headers={"authorization": header}).status_code == 200
 
 
@@ -106,7 +106,7 @@ def test_the_key_opens(locked: TestClient, header: str) -> None:
         ("hunter2-hunter2", "none was sent"),
     ],
 )
-def test_anything_else_does_not(locked: TestClient, header: str, said: str) -> None:
+def test_other_keys_are_rejected(locked: TestClient, header: str, said: str) -> None:
     answer = locked.post("/v1/bytes", headers={"authorization": header.encode("latin-1")})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -115,18 +115,18 @@ def test_anything_else_does_not(locked: TestClient, header: str, said: str) -> N
     assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
 
 
-def test_two_keys_are_none(locked: TestClient) -> None:
+def test_two_authorization_headers_are_rejected(locked: TestClient) -> None:
     twice = [("authorization", "Bearer hunter2-hunter2"), ("authorization", "Bearer x")]
     assert locked.post("/v1/bytes", headers=twice).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/full", "/metrics", "/no/such", "/page/../metrics"])
-def test_nothing_but_health_and_the_page_is_open(locked: TestClient, path: str) -> None:
+def test_only_health_and_the_page_are_public(locked: TestClient, path: str) -> None:
     assert locked.get(path).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/icon.svg"])
-def test_the_page_asks_for_no_key(locked: TestClient, path: str) -> None:
+def test_the_page_needs_no_key(locked: TestClient, path: str) -> None:
     assert locked.get(path).status_code == 404  # This app has none.
     assert locked.get("/health").status_code == 200
 
@@ -134,19 +134,19 @@ def test_the_page_asks_for_no_key(locked: TestClient, path: str) -> None:
 # The body
 
 
-def test_a_body_at_the_limit_comes_through(client: TestClient) -> None:
+def test_a_body_at_the_limit_is_accepted(client: TestClient) -> None:
     assert client.post("/v1/bytes", content=b"x" * MIB).json() == MIB
 
 
-def test_a_larger_one_is_refused_by_its_length(client: TestClient) -> None:
-    refused_as_too_large(client, b"x" * (MIB + 1))
+def test_a_larger_body_is_rejected_by_its_length(client: TestClient) -> None:
+    check_rejected_as_too_large(client, b"x" * (MIB + 1))
 
 
-def test_a_larger_one_in_pieces_is_refused_when_it_becomes_too_large(client: TestClient) -> None:
-    refused_as_too_large(client, (b"x" * 4096 for _ in range(257)))
+def test_a_chunked_body_is_rejected_when_it_becomes_too_large(client: TestClient) -> None:
+    check_rejected_as_too_large(client, (b"x" * 4096 for _ in range(257)))
 
 
-def refused_as_too_large(client: TestClient, content: bytes | Iterator[bytes]) -> None:
+def check_rejected_as_too_large(client: TestClient, content: bytes | Iterator[bytes]) -> None:
     answer = client.post("/v1/bytes", content=content)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
@@ -167,7 +167,7 @@ def test_another_is_replaced(client: TestClient, given: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/full", "/v1/broken", "/no/such"])
-def test_every_answer_has_headers_of_safety(client: TestClient, path: str) -> None:
+def test_every_response_has_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"].startswith("default-src 'none'")
@@ -192,7 +192,7 @@ def test_every_answer_has_headers_of_safety(client: TestClient, path: str) -> No
         ("GET", "/v1/broken", "", 500, "internal_error", None),
     ],
 )
-def test_every_error_is_told_in_one_shape(
+def test_every_error_has_the_same_shape(
     client: TestClient,
     method: str,
     path: str,
@@ -241,7 +241,7 @@ def test_a_request_is_one_line(
     }
 
 
-def test_nothing_secret_is_written_down(
+def test_the_log_contains_no_secrets(
     locked: TestClient, lines: Callable[[], list[dict[str, object]]]
 ) -> None:
     headers = {"authorization": "Bearer hunter2-hunter2"}
@@ -254,7 +254,7 @@ def test_nothing_secret_is_written_down(
         assert secret not in written
 
 
-def test_figures_know_routes_but_no_addresses() -> None:
+def test_metrics_have_routes_but_no_paths() -> None:
     metrics = ServerMetrics()
     client = TestClient(toy_app(SMALL, metrics))
     client.post("/v1/orders/a", json={"size": 3})
@@ -289,14 +289,14 @@ def listening(settings: Settings, metrics: ServerMetrics | None = None) -> Itera
             thread.join()
 
 
-def say(port: int, *pieces: bytes, hang_up: bool = False) -> bytes:
+def say(port: int, *pieces: bytes, disconnect: bool = False) -> bytes:
     """Send bytes as they are, and read what comes until the other side closes or falls silent."""
     with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         for piece in pieces:
             connection.sendall(piece)
         answer = b""
         with contextlib.suppress(TimeoutError):
-            while not hang_up and (piece := connection.recv(65536)):
+            while not disconnect and (piece := connection.recv(65536)):
                 answer += piece
         return answer
 
@@ -306,7 +306,7 @@ def post(*headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def test_broken_requests_over_a_real_connection() -> None:
+def test_malformed_requests_over_a_real_connection() -> None:
     large = f"content-length: {MIB + 1}"
     metrics = ServerMetrics()
     with listening(SMALL, metrics) as port:
@@ -324,22 +324,22 @@ def test_broken_requests_over_a_real_connection() -> None:
         assert b" 400 " in say(port, post("content-length: 1", "content-length: 2"), b"xx")
         assert b" 400 " in say(port, post("content-length: -1"))
         assert b" 400 " in say(port, post("x-request-id: a\r\n b: c\x00"))
-        say(port, post("content-length: 10"), b"x", hang_up=True)
-        say(port, b"GET /v1/slow HTTP/1.1\r\nhost: here\r\n\r\n", hang_up=True)
+        say(port, post("content-length: 10"), b"x", disconnect=True)
+        say(port, b"GET /v1/slow HTTP/1.1\r\nhost: here\r\n\r\n", disconnect=True)
     text = metrics.text()
     assert 'phi_vision_requests_total{route="/v1/slow",status="499"} 1.0' in text
     assert 'phi_vision_requests_total{route="other",status="499"} 1.0' in text
     assert 'phi_vision_rejected_total{code="slow_request"} 1.0' in text
 
 
-def test_an_answer_that_breaks_is_broken_off() -> None:
+def test_an_error_in_a_response_closes_the_connection() -> None:
     with listening(SMALL) as port:
         answer = say(port, b"GET /v1/breaks-off HTTP/1.1\r\nhost: here\r\n\r\n")
     assert b"begun" in answer
     assert not answer.endswith(b"0\r\n\r\n")
 
 
-def test_no_more_is_held_at_once_than_allowed() -> None:
+def test_bodies_beyond_the_memory_limit_are_rejected() -> None:
     tight = replace(SMALL, max_held_bytes=MIB, body_timeout=2)
     with listening(tight) as port:
         with socket.create_connection(("127.0.0.1", port)) as slow:

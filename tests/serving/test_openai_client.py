@@ -52,7 +52,7 @@ def client(server: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def asked(address: str) -> dict[str, Any]:
+def request_body(address: str) -> dict[str, Any]:
     shown = {"type": "image_url", "image_url": {"url": address}}
     parts = [shown, {"type": "text", "text": "Describe it."}]
     return {
@@ -68,10 +68,12 @@ def metric(server: str, name: str) -> float:
     return float(lines[0].split()[1])
 
 
-def test_whole_answers_and_streams_agree(client: openai.OpenAI, asked: dict[str, Any]) -> None:
-    whole = client.chat.completions.create(**asked, logprobs=True)
+def test_whole_completions_and_streams_agree(
+    client: openai.OpenAI, request_body: dict[str, Any]
+) -> None:
+    whole = client.chat.completions.create(**request_body, logprobs=True)
     with client.chat.completions.create(
-        **asked, stream=True, stream_options={"include_usage": True}
+        **request_body, stream=True, stream_options={"include_usage": True}
     ) as stream:
         chunks = list(stream)
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
@@ -84,20 +86,20 @@ def test_whole_answers_and_streams_agree(client: openai.OpenAI, asked: dict[str,
     assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
 
 
-def test_the_clients_own_stream_gathers_the_answer(
-    client: openai.OpenAI, asked: dict[str, Any]
+def test_the_clients_stream_helper_accumulates_the_completion(
+    client: openai.OpenAI, request_body: dict[str, Any]
 ) -> None:
-    whole = client.chat.completions.create(**asked, logprobs=True)
-    with client.chat.completions.stream(**asked, logprobs=True) as stream:
+    whole = client.chat.completions.create(**request_body, logprobs=True)
+    with client.chat.completions.stream(**request_body, logprobs=True) as stream:
         gathered = stream.get_final_completion()
     assert gathered.choices[0].message.content == whole.choices[0].message.content
     assert gathered.choices[0].logprobs == whole.choices[0].logprobs
 
 
-def test_answers_are_read_into_the_callers_own_classes(
-    client: openai.OpenAI, asked: dict[str, Any]
+def test_completions_parse_into_pydantic_models(
+    client: openai.OpenAI, request_body: dict[str, Any]
 ) -> None:
-    answer = client.chat.completions.parse(**asked, response_format=Sold)
+    answer = client.chat.completions.parse(**request_body, response_format=Sold)
     assert isinstance(answer.choices[0].message.parsed, Sold)
 
 
@@ -108,45 +110,45 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-4o")
 
 
-def test_errors_are_the_clients_own(
-    client: openai.OpenAI, server: str, asked: dict[str, Any]
+def test_errors_raise_the_clients_exceptions(
+    client: openai.OpenAI, server: str, request_body: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
-        client.chat.completions.create(**{**asked, "model": "gpt-4o"})
+        client.chat.completions.create(**{**request_body, "model": "gpt-4o"})
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as bad:
-        client.chat.completions.create(**asked, n=2)
+        client.chat.completions.create(**request_body, n=2)
     assert bad.value.param == "n"
     stranger = openai.OpenAI(base_url=f"{server}/v1", api_key="guessed", max_retries=0)
     with pytest.raises(openai.AuthenticationError):
         stranger.models.list()
 
 
-def test_asked_together_or_alone_the_answers_are_the_same(
-    client: openai.OpenAI, server: str, asked: dict[str, Any]
+def test_completions_are_the_same_alone_and_in_a_batch(
+    client: openai.OpenAI, server: str, request_body: dict[str, Any]
 ) -> None:
-    questions = [
-        asked,
-        {**asked, "temperature": 1.2, "seed": 5},
-        {**asked, "messages": [{"role": "user", "content": "What do you sell?"}]},
+    requests = [
+        request_body,
+        {**request_body, "temperature": 1.2, "seed": 5},
+        {**request_body, "messages": [{"role": "user", "content": "What do you sell?"}]},
     ]
 
-    def ask(question: dict[str, Any]) -> tuple[str | None, Any]:
-        answer = client.chat.completions.create(**question)
+    def ask(each_request: dict[str, Any]) -> tuple[str | None, Any]:
+        answer = client.chat.completions.create(**each_request)
         return answer.choices[0].message.content, answer.usage
 
-    alone = [ask(question) for question in questions]
+    alone = [ask(each_request) for each_request in requests]
     batches = metric(server, "batch_size_count")
     with ThreadPoolExecutor(3) as threads:
-        assert list(threads.map(ask, questions)) == alone
+        assert list(threads.map(ask, requests)) == alone
     assert metric(server, "batch_size_count") - batches < 3
 
 
-def test_who_hangs_up_frees_the_row(
-    client: openai.OpenAI, server: str, asked: dict[str, Any]
+def test_a_disconnected_client_frees_its_row(
+    client: openai.OpenAI, server: str, request_body: dict[str, Any]
 ) -> None:
     cancelled = metric(server, "cancelled_total")
-    endless = {**asked, "max_tokens": 3000, "response_format": ENDLESS}
+    endless = {**request_body, "max_tokens": 3000, "response_format": ENDLESS}
     with client.chat.completions.create(**endless, stream=True) as stream:
         next(stream), next(stream)
         assert metric(server, "requests_running") == 1
@@ -155,13 +157,13 @@ def test_who_hangs_up_frees_the_row(
         client.with_options(timeout=0.3).chat.completions.create(**endless)
     wait_until(lambda: metric(server, "requests_running") == 0, 5)
     assert metric(server, "cancelled_total") == cancelled + 2
-    assert client.chat.completions.create(**asked).choices[0].message.content
+    assert client.chat.completions.create(**request_body).choices[0].message.content
 
 
-def test_too_many_are_told_when_to_come_again(server: str, asked: dict[str, Any]) -> None:
-    endless = {**asked, "max_tokens": 3000, "response_format": ENDLESS}
+def test_an_overloaded_server_sends_retry_after(server: str, request_body: dict[str, Any]) -> None:
+    endless = {**request_body, "max_tokens": 3000, "response_format": ENDLESS}
 
-    async def crowd() -> list[str | None]:
+    async def overload() -> list[str | None]:
         async with openai.AsyncOpenAI(
             base_url=f"{server}/v1", api_key=KEY, max_retries=0
         ) as client:
@@ -178,18 +180,18 @@ def test_too_many_are_told_when_to_come_again(server: str, asked: dict[str, Any]
             if isinstance(error, openai.RateLimitError)
         ]
 
-    waits = asyncio.run(crowd())
+    waits = asyncio.run(overload())
     assert len(waits) >= 4  # at most two batches of four are not refused
     assert all(wait is not None and int(wait) >= 1 for wait in waits)
     wait_until(lambda: metric(server, "requests_running") == 0, 5)
 
 
-def test_what_breaks_in_a_stream_is_an_error_of_the_client(
-    small: LocalPredictor, asked: dict[str, Any]
+def test_an_error_within_a_stream_raises_in_the_client(
+    small: LocalPredictor, request_body: dict[str, Any]
 ) -> None:
     with running(create_app(small, Settings(timeout=0.5, max_tokens=3000))) as server:
         client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
-        endless = {**asked, "max_tokens": 3000, "response_format": ENDLESS}
+        endless = {**request_body, "max_tokens": 3000, "response_format": ENDLESS}
         with pytest.raises(openai.APIStatusError) as late:
             client.chat.completions.create(**endless)
         assert late.value.status_code == 504
@@ -197,7 +199,7 @@ def test_what_breaks_in_a_stream_is_an_error_of_the_client(
             list(client.chat.completions.create(**endless, stream=True))
 
 
-def test_an_evaluation_finds_the_predictors_own_answers(
+def test_served_predictions_equal_local_ones(
     small: LocalPredictor, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -218,7 +220,7 @@ def test_an_evaluation_finds_the_predictors_own_answers(
         assert served[place].confidence == pytest.approx(reply.confidence, rel=1e-3)
 
 
-def test_the_description_is_json(server: str) -> None:
+def test_the_openapi_description_lists_all_routes(server: str) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     described = json.loads(httpx.get(f"{server}/openapi.json", headers=headers).text)
     assert set(described["paths"]) == {

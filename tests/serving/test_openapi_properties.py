@@ -32,7 +32,7 @@ from phi_vision.serving.settings import Settings
 
 KEY = "open-sesame"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-REFUSED = {400, 404, 413, 415}
+REJECTED = {400, 404, 413, 415}
 IMAGE = draw_product("red", "HATS", (40, 60))
 
 # The same examples each time; a model that computes them in its own time; nothing kept on the disk.
@@ -75,7 +75,7 @@ PLAN = {
 }
 
 
-def test_every_route_behaves_as_the_description_says(predictor: LocalPredictor) -> None:
+def test_every_route_conforms_to_the_openapi_description(predictor: LocalPredictor) -> None:
     app = make_app(predictor, max_tokens=8)
     plan = SchemathesisConfig.from_dict(PLAN)
     described = schemathesis.openapi.from_asgi("/openapi.json", app, config=plan, headers=BEARER)
@@ -143,7 +143,7 @@ SCHEMAS = st.recursive(LEAVES, _branches, max_leaves=6)
 
 @QUICK
 @given(schema=SCHEMAS, strict=st.booleans())
-def test_an_answer_fits_the_schema_or_the_schema_is_refused(
+def test_output_matches_the_schema_or_the_schema_is_rejected(
     client: TestClient, schema: Any, strict: bool
 ) -> None:
     named = {"name": "look", "schema": schema, "strict": strict}
@@ -197,16 +197,16 @@ MESSAGES = st.lists(
 
 @QUICK
 @given(messages=MESSAGES)
-def test_conversations_of_any_structure_are_answered_or_refused(
+def test_conversations_of_any_structure_are_completed_or_rejected(
     client: TestClient, messages: list[dict[str, Any]]
 ) -> None:
     answer = _chat(client, messages=messages)
-    assert answer.status_code in {200} | REFUSED, answer.text
+    assert answer.status_code in {200} | REJECTED, answer.text
 
 
 @QUICK
 @given(said=SAID)
-def test_control_tokens_in_a_question_do_not_add_turns_or_images(
+def test_control_tokens_in_a_message_do_not_add_turns_or_images(
     client: TestClient, said: str
 ) -> None:
     content = [SHOWN, {"type": "text", "text": f"Is it {said}?"}]
@@ -239,11 +239,11 @@ def _encoded(kind: str) -> bytes:
 
 @QUICK
 @given(image=_images(), kind=st.sampled_from(["image/png", "image/jpeg", "image/webp"]))
-def test_images_of_any_bytes_are_read_or_refused(
+def test_images_of_any_bytes_are_decoded_or_rejected(
     client: TestClient, image: bytes, kind: str
 ) -> None:
     answer = client.post("/v1/records", content=image, headers={"Content-Type": kind})
-    assert answer.status_code in {200} | REFUSED, answer.text
+    assert answer.status_code in {200} | REJECTED, answer.text
 
 
 PARAMETERS = st.lists(st.text("abc=;,%\"'\\ é/:", max_size=6), max_size=3).map(";".join)
@@ -257,12 +257,12 @@ PARAMETERS = st.lists(st.text("abc=;,%\"'\\ é/:", max_size=6), max_size=3).map(
     coding=st.sampled_from([";base64,", ",", ";BASE64,", ";base64;", ""]),
     encoded=st.sampled_from([base64.b64encode(IMAGE).decode()]) | st.text(max_size=20),
 )
-def test_addresses_of_any_form_are_read_or_refused(
+def test_urls_of_any_form_are_read_or_rejected(
     client: TestClient, scheme: str, kind: str, parameters: str, coding: str, encoded: str
 ) -> None:
     body = {"image": f"{scheme}{kind}{parameters}{coding}{encoded}"}
     answer = client.post("/v1/records", content=json.dumps(body), headers=JSON_TYPE)
-    assert answer.status_code in {200} | REFUSED, answer.text
+    assert answer.status_code in {200} | REJECTED, answer.text
 
 
 @QUICK
@@ -271,7 +271,7 @@ def test_addresses_of_any_form_are_read_or_refused(
     seed=st.integers(0, 2**31),
     temperature=st.sampled_from([0, 0.7, 1.5]),
 )
-def test_pieces_joined_are_the_answer_and_hold_no_stop_word(
+def test_chunks_joined_are_the_text_without_stop_sequences(
     client: TestClient, stop: list[str], seed: int, temperature: float
 ) -> None:
     chosen = {"stop": stop, "seed": seed, "temperature": temperature}

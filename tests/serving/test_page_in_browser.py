@@ -78,7 +78,7 @@ def page(desk: Opened) -> Page:
     return desk.page
 
 
-def test_a_dropped_photo_is_sent_as_it_is_and_its_fields_are_shown(desk: Opened, stage: Stage):
+def test_a_dropped_photo_is_sent_verbatim_and_its_fields_are_shown(desk: Opened, stage: Stage):
     page, content = desk.page, photo()
     page.dispatch_event("#drop", "drop", {"dataTransfer": carried(page, content)})
     done(page)
@@ -118,7 +118,7 @@ def test_confidences_are_bars_and_words(page: Page):
         ({"confidence": {}}, "returns no confidence"),
     ],
 )
-def test_it_says_what_the_percentages_are_worth(
+def test_the_page_explains_whether_confidence_is_calibrated(
     changes: Body, words: str, page: Page, stage: Stage
 ):
     stage.plays(says(**changes))
@@ -126,7 +126,7 @@ def test_it_says_what_the_percentages_are_worth(
     expect(page.locator("#calibration")).to_contain_text(words)
 
 
-def test_values_of_all_kinds_are_words(page: Page, stage: Stage):
+def test_values_of_all_types_are_formatted(page: Page, stage: Stage):
     record = {
         "isNew": True,
         "size_eu": None,
@@ -145,7 +145,7 @@ def test_values_of_all_kinds_are_words(page: Page, stage: Stage):
     assert values == ["yes", "nothing", "empty", "0.25", "1e+300", "-1,200", "Two\nlines"]
 
 
-def test_hostile_words_stay_words(desk: Opened, stage: Stage):
+def test_hostile_text_stays_text(desk: Opened, stage: Stage):
     hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e</dd>" + "W" * 300
     stage.plays(
         says(
@@ -172,20 +172,20 @@ def test_a_photo_is_pasted(page: Page, stage: Stage):
     assert stage.asked[0].type == "image/webp"
 
 
-def test_the_sample_is_a_photo_that_is_asked_about(desk: Opened, stage: Stage):
+def test_the_sample_photo_is_sent(desk: Opened, stage: Stage):
     desk.page.get_by_role("button", name="Try a sample").click()
     done(desk.page)
     assert Image.open(io.BytesIO(stage.asked[0].body)).format == "JPEG"
     assert desk.complaints == []
 
 
-def test_a_name_that_lies_about_its_image_does_not_mislead(page: Page, stage: Stage):
+def test_the_type_is_detected_by_content(page: Page, stage: Stage):
     choose(page, photo(form="JPEG"), name="coat.png", kind="image/png")
     done(page)
     assert stage.asked[0].type == "image/jpeg"
 
 
-def test_of_several_photos_the_first_is_taken_and_that_is_said(page: Page, stage: Stage):
+def test_of_several_photos_the_first_is_used_with_a_note(page: Page, stage: Stage):
     both = carried(page, photo())
     both.evaluate("(carried) => carried.items.add(new File(['x'], 'second.png'))")
     page.dispatch_event("body", "drop", {"dataTransfer": both})
@@ -201,7 +201,7 @@ def test_of_several_photos_the_first_is_taken_and_that_is_said(page: Page, stage
         (b"", "none.png", "image/png", "“none.png” is empty."),
     ],
 )
-def test_what_is_no_photo_is_refused_without_asking(
+def test_unsupported_files_are_rejected_without_a_request(
     content: bytes, name: str, kind: str, words: str, desk: Opened, stage: Stage
 ):
     choose(desk.page, content, name=name, kind=kind)
@@ -235,7 +235,7 @@ def test_waiting_shows_the_photo_and_the_seconds_and_escape_cancels(desk: Opened
     expect(page.locator("#record")).to_have_attribute("aria-busy", "false")
 
 
-def test_cancel_stops_the_server_and_it_can_be_asked_again(page: Page, stage: Stage):
+def test_cancel_stops_the_server_and_the_request_can_be_retried(page: Page, stage: Stage):
     stage.plays(stage.slowly, says())
     choose(page, photo())
     page.get_by_role("button", name="Cancel").click()
@@ -268,7 +268,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-def test_refusals_are_said_in_words_with_what_to_do(status: int, desk: Opened, stage: Stage):
+def test_errors_are_explained_with_advice(status: int, desk: Opened, stage: Stage):
     title, message = REFUSALS[status]
     stage.plays(refuses(status, message, retry_after="900", x_request_id="req-7"))
     choose(desk.page, photo())
@@ -280,7 +280,7 @@ def test_refusals_are_said_in_words_with_what_to_do(status: int, desk: Opened, s
     assert len(stage.asked) == 1
 
 
-def test_a_busy_server_is_asked_once_more_after_a_countdown(desk: Opened, stage: Stage):
+def test_a_busy_server_is_retried_once_after_a_countdown(desk: Opened, stage: Stage):
     stage.plays(refuses(429, "64 are waiting.", retry_after="1"), says())
     choose(desk.page, photo())
     expect(said(desk.page)).to_contain_text("The server is busy. Trying again in 1 s")
@@ -289,7 +289,7 @@ def test_a_busy_server_is_asked_once_more_after_a_countdown(desk: Opened, stage:
     assert len(stage.asked) == 2
 
 
-def test_a_server_that_stays_busy_is_left_in_peace(page: Page, stage: Stage):
+def test_a_server_that_stays_busy_is_not_retried_again(page: Page, stage: Stage):
     stage.plays(refuses(429, "64 are waiting.", retry_after="0"))
     choose(page, photo())
     expect(said(page).get_by_role("heading")).to_have_text("The server is busy")
@@ -305,7 +305,7 @@ def test_the_countdown_can_be_cancelled(page: Page, stage: Stage):
     assert len(stage.asked) == 1
 
 
-def test_a_token_is_asked_for_kept_in_the_tab_and_forgotten(desk: Opened, stage: Stage):
+def test_the_key_is_requested_kept_in_the_tab_and_removed(desk: Opened, stage: Stage):
     refusal = refuses(401, "Give a bearer token.")
     stage.plays(refusal, refusal, says(), says())
     page = desk.page
@@ -336,7 +336,7 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_forgotten(desk: Opened, stage:
 @pytest.mark.parametrize(
     "text", ["<h1>Proxy</h1>", "[]", '{"text": "x"}', '{"record": {}}', "null"]
 )
-def test_an_answer_that_is_none_is_said_to_be_none(text: str, desk: Opened, stage: Stage):
+def test_an_invalid_response_is_reported(text: str, desk: Opened, stage: Stage):
     stage.plays(babbles(text))
     choose(desk.page, photo())
     expect(said(desk.page)).to_contain_text("Invalid response")
@@ -344,7 +344,7 @@ def test_an_answer_that_is_none_is_said_to_be_none(text: str, desk: Opened, stag
     expect(desk.page.locator("#prediction pre")).to_have_text(text)
 
 
-def test_a_refusal_of_somebody_in_between_is_shown_as_it_came(desk: Opened, stage: Stage):
+def test_the_error_of_a_proxy_is_shown_verbatim(desk: Opened, stage: Stage):
     page = desk.page
     stage.plays(babbles("<h1>Bad gateway</h1>", 502))
     choose(page, photo())
@@ -354,7 +354,7 @@ def test_a_refusal_of_somebody_in_between_is_shown_as_it_came(desk: Opened, stag
     assert faults(desk) == []
 
 
-def test_a_server_that_hangs_up_can_be_asked_again(page: Page, stage: Stage):
+def test_a_closed_connection_can_be_retried(page: Page, stage: Stage):
     stage.plays(hangs_up, says())
     choose(page, photo())
     expect(said(page)).to_contain_text("No connection to the server")
@@ -362,7 +362,7 @@ def test_a_server_that_hangs_up_can_be_asked_again(page: Page, stage: Stage):
     done(page)
 
 
-def test_a_server_that_is_gone_is_said_to_be_gone(browser: Browser):
+def test_an_unreachable_server_is_reported(browser: Browser):
     app = FastAPI()
     add_page(app)
     with serving(app) as address:
@@ -374,7 +374,7 @@ def test_a_server_that_is_gone_is_said_to_be_gone(browser: Browser):
     context.close()
 
 
-def test_an_answer_in_another_form_is_shown_and_can_be_held_to_it(desk: Opened, stage: Stage):
+def test_unparsed_text_is_shown_and_can_be_retried_with_constraints(desk: Opened, stage: Stage):
     stage.plays(says(record=None, confidence={}, text="A nice bag, I think."), says())
     choose(desk.page, photo())
     expect(desk.page.locator("blockquote")).to_have_text("A nice bag, I think.")
@@ -394,7 +394,7 @@ def test_the_record_is_copied_as_json(page: Page):
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == ANSWER["record"]
 
 
-def test_the_raw_answer_is_folded_away(page: Page):
+def test_the_generated_text_is_collapsed(page: Page):
     choose(page, photo())
     done(page)
     expect(page.locator("#prediction pre")).to_be_hidden()
@@ -402,7 +402,7 @@ def test_the_raw_answer_is_folded_away(page: Page):
     expect(page.locator("#prediction pre")).to_have_text(str(ANSWER["text"]))
 
 
-def test_the_last_photos_come_back_with_their_answers(page: Page, stage: Stage):
+def test_the_last_photos_come_back_with_their_predictions(page: Page, stage: Stage):
     for number in range(10):
         stage.plays(says(record={"title": f"Bag {number}"}))
         choose(page, photo(), name=f"{number}.png")
@@ -471,7 +471,7 @@ def test_a_phone_takes_a_photo(browser: Browser, stage: Stage):
         assert box["y"] < PHONE.height, "the answer is below the screen"
 
 
-def test_a_desk_is_not_asked_for_a_camera(page: Page):
+def test_a_desktop_has_no_camera_button(page: Page):
     expect(page.get_by_role("button", name="Take a photo")).to_be_hidden()
 
 

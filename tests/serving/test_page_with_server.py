@@ -59,7 +59,7 @@ def sample() -> bytes:
     return resources.files("phi_vision.serving").joinpath("static", "sample.jpg").read_bytes()
 
 
-def test_the_real_server_reads_a_dropped_photo(real: Opened, predictor: LocalPredictor):
+def test_the_real_server_predicts_a_dropped_photo(real: Opened, predictor: LocalPredictor):
     page = real.page
     dropped = carried(page, sample(), "tote.jpg", "image/jpeg")
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
@@ -82,14 +82,14 @@ def test_the_real_server_reads_a_dropped_photo(real: Opened, predictor: LocalPre
     ],
     ids=["broken", "too wide", "too large"],
 )
-def test_the_real_server_s_refusal_is_shown(content: bytes, title: str, words: str, real: Opened):
+def test_the_real_server_s_error_is_shown(content: bytes, title: str, words: str, real: Opened):
     choose(real.page, content)
     expect(said(real.page).get_by_role("heading")).to_have_text(title)
     expect(said(real.page)).to_contain_text(words)
     assert faults(real) == []
 
 
-def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: LocalPredictor):
+def test_a_cancelled_request_ends_in_the_real_server(real: Opened, predictor: LocalPredictor):
     page = real.page
     assert isinstance(predictor.model, Held)
     predictor.model.free.clear()
@@ -104,7 +104,7 @@ def test_a_cancelled_question_ends_in_the_real_server(real: Opened, predictor: L
     assert "phi_vision_cancelled_total 1.0" in metrics
 
 
-def test_the_real_server_s_key_is_asked_for(browser: Browser, predictor: LocalPredictor):
+def test_the_real_server_s_key_is_requested(browser: Browser, predictor: LocalPredictor):
     app = create_app(predictor, Settings(key="sesame"))
     with serving(app) as address, visited(browser, address, PHONE, "dark") as seen:
         choose(seen.page, sample())

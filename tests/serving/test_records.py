@@ -29,7 +29,7 @@ def client(small: LocalPredictor) -> Iterator[TestClient]:
         yield client
 
 
-def test_a_record_is_what_the_predictor_reads(
+def test_a_record_equals_that_of_the_predictor(
     client: TestClient, small: LocalPredictor, photo: bytes
 ) -> None:
     (expected,) = small.predict([photo], grammar=grammar_of(PRODUCT))
@@ -48,7 +48,7 @@ def test_a_record_is_what_the_predictor_reads(
     assert answer["usage"]["prompt_tokens"] > 50
 
 
-def test_bytes_json_and_a_list_of_one_are_the_same_question(
+def test_bytes_json_and_a_list_of_one_are_the_same_request(
     client: TestClient, photo: bytes, address: str
 ) -> None:
     answers = [
@@ -59,14 +59,14 @@ def test_bytes_json_and_a_list_of_one_are_the_same_question(
     assert len({answer.json()["text"] for answer in answers}) == 1
 
 
-def test_an_answer_in_another_form_has_no_record(client: TestClient, photo: bytes) -> None:
+def test_text_that_does_not_parse_has_no_record(client: TestClient, photo: bytes) -> None:
     answer = client.post(URL, content=photo, headers=PNG).json()
     if answer["record"] is None:
         assert answer["confidence"] == {}
     assert answer["text"]
 
 
-def test_several_images_are_shown_together(client: TestClient, address: str) -> None:
+def test_several_images_are_in_one_prompt(client: TestClient, address: str) -> None:
     one, two = (
         client.post(URL, json={"images": [address] * count}).json()["usage"]["prompt_tokens"]
         for count in (1, 2)
@@ -90,13 +90,13 @@ def test_several_images_are_shown_together(client: TestClient, address: str) -> 
         ([], None),
     ],
 )
-def test_other_questions_are_refused(client: TestClient, body: object, param: str | None) -> None:
+def test_invalid_bodies_are_rejected(client: TestClient, body: object, param: str | None) -> None:
     response = client.post(URL, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
 
 
-def test_other_kinds_of_bodies_are_refused(client: TestClient, photo: bytes) -> None:
+def test_other_content_types_are_rejected(client: TestClient, photo: bytes) -> None:
     for kind, status in {"image/gif": 415, "text/plain": 415, "": 415, "image/jpeg": 200}.items():
         response = client.post(URL, content=photo, headers={"content-type": kind})
         assert response.status_code == status, kind
@@ -108,7 +108,7 @@ def test_other_kinds_of_bodies_are_refused(client: TestClient, photo: bytes) -> 
     assert client.post(URL, json={"image": "x", "model": "other"}).status_code == 404
 
 
-def test_numbers_that_json_does_not_have_are_null() -> None:
+def test_non_finite_numbers_are_null() -> None:
     values = (math.nan, math.inf, 1.5, True, "a", None)
     response = RecordResponse.model_construct(record=dict(enumerate(values)))
     written = json.loads(response.model_dump_json(include={"record"}, warnings=False))
@@ -129,14 +129,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_confidence_is_corrected_as_the_evaluation_found(run: Path) -> None:
+def test_confidence_is_calibrated_on_the_evaluation(run: Path) -> None:
     (run / "report" / "scores.json").write_text(json.dumps(scores()))
     lines = load_calibration(run, PRODUCT)
     assert lines == dict.fromkeys(PRODUCT.fields, PlattScaler(0.5, 0.0))
     assert calibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
 
 
-def test_confidence_stays_as_it_is_where_too_little_is_known(run: Path) -> None:
+def test_confidence_is_unchanged_without_a_calibration_of_every_field(run: Path) -> None:
     unknown = {"slope": None, "intercept": None}
     other = asdict(PRODUCT) | {"question": "What is it?"}
     for held in (
@@ -151,7 +151,7 @@ def test_confidence_stays_as_it_is_where_too_little_is_known(run: Path) -> None:
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"template": 3, "calibrations": {}}', "{}"])
-def test_damaged_scores_are_refused_before_anything_is_served(run: Path, held: str) -> None:
+def test_damaged_scores_fail_before_serving(run: Path, held: str) -> None:
     (run / "report" / "scores.json").write_text(held)
     with pytest.raises(ValueError, match=r"cannot read .*scores.json: .*; run the eval"):
         load_calibration(run, PRODUCT)

@@ -20,10 +20,10 @@ def load() -> Load:
     return run_load(SMALL, PRODUCT, seconds=SECONDS, clients=CLIENTS, options=few)
 
 
-def test_good_questions_are_answered_rightly_and_all_others_refused(load: Load) -> None:
+def test_valid_requests_succeed_and_all_others_are_rejected(load: Load) -> None:
     broken = [promise for promise in promises_of(load) if not promise.kept]
     assert not [promise for promise in broken if promise.name not in NOT_IN_SECONDS]
 
 
-def test_under_load_questions_are_answered_together(load: Load) -> None:
+def test_under_load_requests_share_batches(load: Load) -> None:
     assert mean_batch(load.before, load.after) > 4

@@ -68,7 +68,7 @@ def health_after(client: httpx.Client, status: int) -> httpx.Response:
     return health
 
 
-def question(tokens: int, *, stream: bool) -> dict[str, Any]:
+def chat_body(tokens: int, *, stream: bool) -> dict[str, Any]:
     return {
         "messages": [{"role": "user", "content": "What is it?"}],
         "max_tokens": tokens,
@@ -89,7 +89,7 @@ class Streamed:
         self.events = [self._events.get(timeout=20)]
 
     def _listen(self) -> None:
-        body = question(self._tokens, stream=True)
+        body = chat_body(self._tokens, stream=True)
         with httpx.stream("POST", self._url, json=body, headers=KEY, timeout=30) as response:
             for line in response.iter_lines():
                 if line:
@@ -102,7 +102,7 @@ class Streamed:
         return self.events
 
 
-def test_the_first_signal_lets_answers_end(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_first_signal_lets_generations_finish(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2-hunter2\n")
     words = (tiny_checkpoint, "--host", "0.0.0.0", "--key-file", tmp_path / "key")
     with child(*words) as server, httpx.Client(base_url=server.address) as client:
@@ -114,7 +114,7 @@ def test_the_first_signal_lets_answers_end(tiny_checkpoint: Path, tmp_path: Path
         assert health_after(client, 200).json() == {"status": "draining"}
         # On a connection of its own: the door is still open, to tell those who come.
         refused = httpx.post(
-            f"{server.address}/v1/chat/completions", json=question(1, stream=False), headers=KEY
+            f"{server.address}/v1/chat/completions", json=chat_body(1, stream=False), headers=KEY
         )
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
@@ -133,10 +133,10 @@ def test_the_first_signal_lets_answers_end(tiny_checkpoint: Path, tmp_path: Path
         assert secret not in written
 
 
-def test_the_second_signal_ends_at_once(tiny_checkpoint: Path) -> None:
+def test_the_second_signal_ends_immediately(tiny_checkpoint: Path) -> None:
     words = (tiny_checkpoint, "--host", "0.0.0.0")
     with child(*words) as server, httpx.Client(base_url=server.address) as client:
-        streamed = threading.Thread(target=ask_in_vain, args=(server.address,))
+        streamed = threading.Thread(target=expect_no_response, args=(server.address,))
         streamed.start()
         while "requests_running 0.0" in client.get("/metrics").text:
             time.sleep(0.01)
@@ -151,20 +151,20 @@ def test_the_second_signal_ends_at_once(tiny_checkpoint: Path) -> None:
     )
 
 
-def ask_in_vain(address: str) -> None:
+def expect_no_response(address: str) -> None:
     with pytest.raises(httpx.TransportError):
-        httpx.post(f"{address}/v1/chat/completions", json=question(1000, stream=False), timeout=30)
+        httpx.post(f"{address}/v1/chat/completions", json=chat_body(1000, stream=False), timeout=30)
 
 
 # Where it listens
 
 
-def test_a_host_of_another_machine_is_refused() -> None:
+def test_a_host_of_another_machine_is_rejected() -> None:
     with pytest.raises(OSError, match=r"cannot listen on port 0 of 192.0.2.1: .*another --port or"):
         bind(Settings(host="192.0.2.1", port=0))
 
 
-def test_an_address_is_told_as_it_is_typed() -> None:
+def test_urls_are_formatted_for_both_ip_versions() -> None:
     for host, expected in (("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")):
         with bind(Settings(host=host, port=0)) as listener:
             assert url_of(listener) == f"{expected}{listener.getsockname()[1]}"

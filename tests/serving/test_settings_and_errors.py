@@ -1,4 +1,4 @@
-"""What a server puts up with, what it tells callers, and what it writes down."""
+"""Settings, error responses, log lines and metrics."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from phi_vision.serving.settings import LIMITS, Settings
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [(n, *r) for n, r in LIMITS.items()])
-def test_a_setting_that_cannot_work_is_refused(name: str, least: float, most: float) -> None:
+def test_a_setting_out_of_range_is_rejected(name: str, least: float, most: float) -> None:
     for value in (least - 1, most + 1, float("nan")):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is"):
             Settings(**{name: value})  # type: ignore[arg-type]
@@ -31,7 +31,7 @@ def test_a_host_is_a_name(host: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "with blank", "line\nend", "clé"])
-def test_a_key_that_no_header_carries_is_refused(key: str) -> None:
+def test_a_key_that_no_header_can_carry_is_rejected(key: str) -> None:
     with pytest.raises(ValueError, match="the key is empty or has spaces"):
         Settings(key=key)
 
@@ -70,7 +70,9 @@ def logged(caplog: pytest.LogCaptureFixture, happen: Callable[[], object]) -> di
     return read
 
 
-def test_what_nobody_expected_is_logged_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_errors_are_logged_without_their_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail() -> None:
         try:
             raise ValueError("a wool coat")
@@ -79,10 +81,10 @@ def test_what_nobody_expected_is_logged_without_its_words(caplog: pytest.LogCapt
 
     line = logged(caplog, fail)
     assert (line["level"], line["id"], line["error"]) == ("error", "req-1", "ValueError")
-    assert str(line["traceback"]).startswith("['test_limits.py:")
+    assert str(line["traceback"]).startswith("['test_settings_and_errors.py:")
 
 
-def test_a_library_s_traceback_is_logged_without_its_words(
+def test_library_errors_are_logged_without_their_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:
@@ -96,12 +98,12 @@ def test_a_library_s_traceback_is_logged_without_its_words(
     assert (line["logger"], line["error"]) == ("uvicorn.error", "KeyError")
 
 
-def test_the_words_of_the_system_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_of_system_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     line = logged(caplog, lambda: internal_error(MemoryError("of 3 GiB"), "req-1"))
     assert line["error"] == "MemoryError: of 3 GiB"
 
 
-def test_figures_are_what_prometheus_reads() -> None:
+def test_metrics_are_in_prometheus_format() -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     metrics, others = ServerMetrics(), ServerMetrics()
