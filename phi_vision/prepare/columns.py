@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from phi_vision.data.template import Template
 from phi_vision.prepare.image_references import url_of
 from phi_vision.prepare.sources.rows import Row, storable
@@ -30,36 +32,9 @@ PARTS = ("image", "id", "group", "split", "messages")
 RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
 """Columns of every dataset, which no field of the record can be."""
 
-# Names in exports, without case, blanks, dots, dashes and underscores; the likeliest first.
-KNOWN_NAMES: dict[str, tuple[str, ...]] = {
-    "image": (
-        *("image", "images", "picture", "pictures", "photo", "img", "localimagepath", "imagepath"),
-        *("filename", "file", "imageurl", "imagelink", "imageurls", "imagesrc", "mainimage"),
-        *("imgurl", "url", "pictureurl", "photourl", "thumbnail", "link", "path"),
-    ),
-    "id": (
-        *("id", "productcode", "sku", "productid", "itemid", "variantsku", "articleid", "code"),
-        *("asin", "ean", "gtin", "uniqid", "handle", "key"),
-    ),
-    "group": (
-        *("groupid", "group", "itemgroupid", "styleid", "stylecode", "style", "parentsku"),
-        *("parentid", "parentasin", "modelid", "productgroup"),
-    ),
-    "split": ("split", "partition", "subset"),
-    "messages": ("messages", "conversations", "conversation"),
-    "title": (
-        *("title", "productname", "name", "producttitle", "productdisplayname", "itemname"),
-        *("label", "caption", "text", "description", "proddname", "prodname"),
-    ),
-    "category3_code": (
-        *("category3code", "category", "productcategory", "producttype", "articletype", "type"),
-        *("categoryname", "class", "categories", "department", "subcategory", "producttypename"),
-    ),
-    "full_price": (
-        *("fullprice", "price", "regularprice", "listprice", "originalprice", "msrp", "rrp"),
-        *("variantprice", "retailprice", "amount", "cost", "saleprice"),
-    ),
-}
+KNOWN_NAMES: dict[str, list[str]] = yaml.safe_load(
+    Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
+)
 ALIASES = {"category": "category3_code", "price": "full_price", "name": "title"}
 """Fields of other templates -> the field above whose names they share."""
 
@@ -128,9 +103,6 @@ def choose_columns(
         template: Its fields are looked for; None for those of products.
         given: Part or field -> column, from the user; `image` may name several, with commas.
         folder: Root of the source's own images.
-
-    Raises:
-        ValueError: A given column does not exist, or no column holds images or a conversation.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     _check_given(given, names)
@@ -150,7 +122,7 @@ def choose_columns(
     return Columns(
         image=image,
         **{part: found.get(part) for part in PARTS[1:]},
-        fields=_name_fields(names, found),
+        fields=_map_fields(names, found),
         guessed=frozenset(p for p, column in found.items() if p not in given and p != column),
     )
 
@@ -201,7 +173,7 @@ def _guess(
     """Return the column with the likeliest name whose first values are of the right kind."""
     if part not in PARTS and part in names:
         return part
-    known = KNOWN_NAMES.get(part) or KNOWN_NAMES.get(ALIASES.get(part, ""), ())
+    known = KNOWN_NAMES.get(part) or KNOWN_NAMES.get(ALIASES.get(part, ""), [])
     plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in names if name not in taken}
     named = [name for name in plain if plain[name] in known]
     named.sort(key=lambda name: (known.index(plain[name]), name))
@@ -230,10 +202,7 @@ def _image_score(name: str, rows: Sequence[Row], folder: Path | None, link: floa
 def _cell_score(cell: object, folder: Path | None, link: float) -> float:
     """Rate how likely a cell is an image: available ones over links, links over mere names.
 
-    Args:
-        cell: The value.
-        folder: Where a path begins.
-        link: Score of a URL without an image's suffix.
+    `link` is the score of a URL without an image's suffix.
     """
     if isinstance(cell, list):
         return max((_cell_score(each, folder, link) for each in cell), default=0.0)
@@ -258,8 +227,8 @@ def _is_mostly_distinct(name: str, rows: Sequence[Row]) -> bool:
     return len(set(cells)) >= MIN_DISTINCT * len(cells) > 0
 
 
-def _name_fields(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
-    """Name the record's fields; columns are renamed where the template asks, or must."""
+def _map_fields(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
+    """Map fields to columns, which are renamed where the template asks, or must."""
     asked = {column: part for part, column in found.items() if part not in PARTS}
     used = {*found["image"].split(",")} if "image" in found else set()
     used |= {found[part] for part in ("messages", "split") if part in found}
@@ -275,7 +244,7 @@ def _name_fields(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
 
 
 def _free_name(column: str, taken: Collection[str]) -> str:
-    """Name a field after its column, but not like another field or a reserved column."""
+    """Return the name of a column as a field, different from those taken."""
     name = field_name(column)
     while name in taken:
         name = f"{name}_given"

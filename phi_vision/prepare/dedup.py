@@ -44,13 +44,9 @@ class RowKeys:
     """Position in the source, ascending."""
 
     id: str
-    """Unique among the rows."""
-
     title: str | None = None
-    """Compared without regard to case, letter width and white space; None links nothing."""
-
     group: str | None = None
-    """The source's own group, such as a style in all its colours; None links nothing."""
+    """The source's own group, such as a style in all its colours."""
 
     digests: tuple[str, ...] = ()
     """Of each image's pixels."""
@@ -62,7 +58,7 @@ class RowKeys:
     category: str | None = None
 
     fingerprint: str = ""
-    """The same for rows with the same record, messages and images."""
+    """Equal for rows with equal record, messages and images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +119,10 @@ class Groups:
     """For each row, the index of its group in `names`."""
 
     begins: npt.NDArray[np.bool_]
-    """For each row, whether no earlier row is linked to it. Each group begins with such a row;
-    another one inside a group began a group of its own, which a later row joined to the first."""
+    """For each row, whether no earlier row is linked to it: it began a group, which a later row may
+    have joined to another."""
 
     links: Mapping[str, Links]
-    """`same image`, `near-duplicate image`, `same title`, `same group`."""
-
     cut: int
     """Near-duplicate pairs that link nothing, as they would join too many groups."""
 
@@ -145,13 +139,6 @@ def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
 
     Input:  A (title Coat), B (title Shirt), C (title coat, and the image of D), D (title Hat)
     Output: names ("A", "B"), of [0, 1, 0, 0]
-
-    Args:
-        rows: In the order of the source.
-        tolerance: Maximum Hamming distance between perceptual hashes of near-duplicates.
-
-    Raises:
-        ValueError: The tolerance is not between 0 and MAX_TOLERANCE.
     """
     if not 0 <= tolerance <= MAX_TOLERANCE:
         raise ValueError(f"tolerance is {tolerance}; it must be 0 to {MAX_TOLERANCE} bits")
@@ -207,13 +194,8 @@ def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> I
     """Drop the most distant pairs of hashes wherever they join too many groups.
 
     Where more than MAX_JOINED groups are joined, pairs at the full tolerance are dropped, then, if
-    it is still too many, those at one bit less, and so on.
-
-    Args:
-        pairs: Indices of near hashes.
-        hashes: The hashes.
-        near: Which rows hold which hash.
-        first: The first row of each row's group by all other links.
+    it is still too many, those at one bit less, and so on. `first` is the first row of each row's
+    group by all other links.
     """
     begins = np.flatnonzero(first == np.arange(len(first)))
     ends = first[near.first_rows()[pairs]]
@@ -233,15 +215,8 @@ def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
     many bands as there are more (the pigeonhole principle). For each choice of such bands, only
     hashes that are equal in it are compared.
 
-    Input:  [0b0000, 0b0001, 0b1111], tolerance=1
-    Output: [[0, 1]]
-
-    Args:
-        hashes: All different.
-        tolerance: How many bits may differ.
-
-    Returns:
-        Pairs of indices, the smaller first, sorted, of shape (pairs, 2).
+    Input:  [0b0000, 0b0001, 0b1111], all different, tolerance=1
+    Output: [[0, 1]]: sorted pairs of indices, the smaller first
     """
     found = [np.empty(0, dtype=np.int64)]
     for mask in _masks(len(hashes), tolerance):

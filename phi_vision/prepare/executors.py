@@ -40,9 +40,6 @@ def run_locally(
         chunks: Its arguments.
         workers: Processes; one for each core by default. 0 computes in this process.
         address: Must be None: there is no cluster here.
-
-    Raises:
-        ValueError: An address is given.
     """
     if address is not None:
         raise ValueError(f"this engine has no cluster at {address}; use --engine ray")
@@ -95,10 +92,7 @@ def run_on_ray(
         function: As for `run_locally`.
         chunks: As for `run_locally`.
         workers: Chunks in progress at once; as many as Ray has cores for by default.
-        address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
-
-    Raises:
-        ValueError: Ray is not installed.
+        address: As for `open_ray`.
     """
     remaining = iter(chunks)
     with open_ray(address) as ray:

@@ -144,7 +144,7 @@ class _Window:
         self._failed: dict[str, str] = {}
 
     def fill(self, urls: Iterable[str]) -> bool:
-        """Read some URLs where there is room; False when all results have been yielded."""
+        """Read some URLs where there is space; False when all results have been yielded."""
         if len(self.rows) <= WINDOW - _BURST:
             added = [image for url in islice(urls, _BURST) if (image := self._add(url))]
             self._transfers.submit(added)

@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
 from phi_vision.data.samples import Record, Value
@@ -35,7 +35,7 @@ class FieldValues:
     """Values of one field of the completion in the catalog."""
 
     values: list[Value]
-    """Distinct values, the most frequent first."""
+    """Distinct, the most frequent first."""
 
     cumulative: list[int]
     """Rows of each value and of those before it."""
@@ -43,13 +43,13 @@ class FieldValues:
     prices: list[float]
     """Distinct positive numbers, ascending; empty for texts."""
 
-    parents: dict[str, Value] = field(default_factory=dict)
+    parents: dict[str, Value]
     """Value -> its most frequent value in a coarser column."""
 
-    siblings: dict[Value, list[Value]] = field(default_factory=dict)
+    siblings: dict[Value, list[Value]]
     """Parent -> its values."""
 
-    words: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    words: dict[tuple[str, str], Counter[str]]
     """(word before, word after) -> words between them; "" stands for the start or end of a text."""
 
 
@@ -81,12 +81,9 @@ class NegativeSampler:
                     fields=("title", "full_price"))
 
         Args:
-            record: The correct record.
+            record: The correct record; it must have all fields of the completion.
             rng: Decides what is wrong, and how.
             exclude: Wrong completions that exist already.
-
-        Raises:
-            ValueError: The record lacks a field of the completion.
         """
         known = self.template.select(record)
         correct = self.template.render(known)
@@ -111,11 +108,7 @@ class NegativeSampler:
 
 
 def fit_sampler(records: Iterable[Record], template: Template) -> NegativeSampler:
-    """Collect the values of a catalog in the fields of the completion.
-
-    Raises:
-        ValueError: A record lacks one of them.
-    """
+    """Collect the values of a catalog in the fields of the completion."""
     rows = [(template.select(record), record) for record in records]
     return NegativeSampler(
         template=template, fields={name: _collect(name, rows) for name in template.fields}

@@ -14,9 +14,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
 
 DecimalMark = Literal[".", ","]
+
+_WORDS: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("price_words.yaml").read_text(encoding="utf-8")
+)
+_CURRENCIES: dict[str, str] = _WORDS["signs"] | {code: code for code in _WORDS["codes"]}
+# Lower case only for the usual ones: `top`, `all` and `cup` are codes, too.
+_USUAL_CURRENCIES: dict[str, str] = _WORDS["names"] | {
+    code.casefold(): code for code in _WORDS["usual_codes"]
+}
 
 MAX_AMOUNT = 1e12
 """Amounts from here on are codes or accidents, in any currency."""
@@ -71,9 +83,9 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
             "column that holds the price"
         )
     plain = _plain(text)
-    if plain.rstrip(" .!:").casefold() in _NO_PRICE:
+    if plain.rstrip(" .!:").casefold() in _WORDS["no_price"]:
         return _NONE
-    if plain.rstrip(" .!:").casefold() in _FREE:
+    if plain.rstrip(" .!:").casefold() in _WORDS["free"]:
         return Price(amount=0.0, currency=None, form="free")
     return _parse_text(plain, decimal)
 
@@ -203,7 +215,7 @@ def _split(plain: str) -> _Skeleton:
         if match["number"]:
             numbers.append(piece)
             words.append("#")
-        elif match["minor"] or name in _SHARED:
+        elif match["minor"] or name in _WORDS["shared"]:
             signs.add(name)
         elif code := currency_code(name):
             codes.add(code)
@@ -211,7 +223,7 @@ def _split(plain: str) -> _Skeleton:
             words.append(name.casefold() or piece)
     currency = _one_currency(signs, codes, plain)
     # `£1.50p` is pounds; `50p, was £1` is both, and is rejected.
-    minor = signs & _MINOR
+    minor = signs & {*_WORDS["minor"]}
     is_minor = bool(minor) and not codes and signs == minor
     if minor and not is_minor and len(numbers) > 1:
         words.append(*minor)
@@ -258,9 +270,9 @@ def _decimal_mark(
     whole, decimals = written.split(last)
     if len(decimals) != 3 or not re.fullmatch(r"[1-9]\d{0,2}", whole):
         return last, "shown"
-    if currency in _NO_DECIMALS:
+    if currency in _WORDS["no_decimals"]:
         return None, "implied"
-    if currency in _THREE_DECIMALS and last == ".":
+    if currency in _WORDS["three_decimals"] and last == ".":
         return last, "implied"
     if decimal:
         return (last if last == decimal else None), "implied"
@@ -291,12 +303,9 @@ def currency_code(name: str) -> str | None:
     """Return the currency of an unambiguous sign, code or name, else None.
 
     Input:  "£", "zł", "SEK", "euros", "$", "all"
-    Output: GBP, PLN, SEK, EUR, None (it is in `_SHARED`), None (ALL would be one)
+    Output: GBP, PLN, SEK, EUR, None (it is shared), None (ALL would be one)
     """
-    if name in _SIGNS:
-        return _SIGNS[name]
-    # Small letters only for the usual ones: `top`, `all` and `cup` are codes too.
-    return name if name in _CODES else _NAMES.get(name.casefold())
+    return _CURRENCIES.get(name) or _USUAL_CURRENCIES.get(name.casefold())
 
 
 def _one_currency(signs: set[str], codes: set[str], text: str) -> str | None:
@@ -305,11 +314,11 @@ def _one_currency(signs: set[str], codes: set[str], text: str) -> str | None:
     Input:  {"$"} and {"CAD"}, {"$"} and {}, {"kr"} and {}, {"$"} and {"GBP"}
     Output: CAD, USD, None, a ValueError
     """
-    defaults = {_SHARED[sign][0] for sign in signs}
+    defaults = {_WORDS["shared"][sign][0] for sign in signs}
     if len(codes) > 1 or (not codes and len(defaults) > 1):
         fits = False
     else:
-        fits = all(codes <= set(_SHARED[sign]) for sign in signs)
+        fits = all(codes <= set(_WORDS["shared"][sign]) for sign in signs)
     if not fits:
         raise ValueError(
             f"several currencies: found {text[:80]!r}; give each currency a column of its own"
@@ -340,24 +349,6 @@ FORMS: dict[str, str] = {
 _NONE = Price(amount=None, currency=None, form="none")
 _MAX_LENGTH = 200  # characters of a cell; `was … now …` in words, with taxes, takes half
 
-_NO_PRICE = frozenset(
-    {
-        *("", "-", "--", "---", "?", "/", "n/a", "na", "n.a", "n. a", "n/d", "nd", "nc", "n.c"),
-        *("#n/a", "#value", "#ref", "#div/0", "#name?", "none", "null", "nil", "nan", "<na>"),
-        *("undefined", "unknown", "tbc", "tba", "tbd", "poa", "p.o.a", "por"),
-        *("price on application", "price on request", "price upon request", "on request"),
-        *("upon request", "on application", "request price", "request a quote", "call", "call us"),
-        *("call for price", "contact us", "contact us for price", "ask", "ask for price"),
-        *("not available", "unavailable", "sold out", "out of stock", "coming soon", "k.a", "k. a"),
-        *("auf anfrage", "preis auf anfrage", "keine angabe", "ausverkauft", "sur demande"),
-        *("prix sur demande", "su richiesta", "prezzo su richiesta", "a consultar", "consultar"),
-        *("bajo consulta", "op aanvraag"),
-    }
-)
-_FREE = frozenset(
-    {"free", "gratis", "kostenlos", "gratuit", "gratuito", "for free", "free of charge"}
-)
-
 # Dashes, apostrophes, the old British and the Arabic decimal mark.
 _USUAL = str.maketrans(
     {**dict.fromkeys("‐‑‒–—―−﹣－", "-"), **dict.fromkeys("’‘ʼ′`´＇٬", "'"), "·": ".", "٫": "."}
@@ -384,22 +375,10 @@ _TAX = (
 _UNIT = (
     r"(?: (?:/ |per |pro |par |por |je )?(?:each|ea|piece|pc|pair|item|unit|stück|stk|paar|pièce))?"
 )
-_BEFORE = (
-    "(?:was|before|rrp|msrp|srp|uvp|statt|reg|regular|regular price|list price|full price"
-    "|original price|originally|old price|retail price|instead of|compare at|avant|prima|antes)"
+_BEFORE, _NOW, _FROM, _BARE_LABEL = (
+    f"(?:{'|'.join(_WORDS[name])})" for name in ("before", "now", "from", "label")
 )
-_NOW = (
-    "(?:now|now only|sale|sale price|special|special price|only|today|our price|new price|price"
-    "|nur|jetzt|nur noch|maintenant|ora|ahora)"
-)
-_LABEL = (
-    "(?:(?:price|preis|prix|precio|prezzo|prijs|pris|cena|cost|just|rrp|msrp|uvp|list price"
-    f"|regular price|full price|retail price|unit price|{_NOW}) )?"
-)
-_FROM = (
-    "(?:from|starting from|starting at|starts at|as low as|ab|à partir de|a partir de"
-    "|a partire da|desde|dès|vanaf|från|fra|od|da)"
-)
+_LABEL = rf"(?:(?:{_BARE_LABEL}|{_NOW}) )?"
 
 
 class _Reading(NamedTuple):
@@ -420,63 +399,3 @@ _READINGS = (
     _Reading(rf"(?:{_NOW} )?# (?:\( )?{_BEFORE} #(?: \))?", 0, _WAS_NOW),
 )
 """Patterns of words -> which number is the price."""
-
-_NO_DECIMALS = frozenset(
-    {"CLP", "IDR", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"}
-)
-"""Currencies whose `1.234` can only be thousands."""
-
-_THREE_DECIMALS = frozenset({"BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"})
-"""Currencies of which `1.234` is an ordinary amount."""
-
-_DOLLARS = (
-    *("USD", "AUD", "CAD", "NZD", "HKD", "SGD", "TWD", "MXN"),
-    *("ARS", "CLP", "COP", "UYU", "DOP", "JMD", "BBD", "TTD", "FJD", "XCD"),
-)
-_SHARED: dict[str, tuple[str | None, ...]] = {
-    **dict.fromkeys(("$", "¢"), _DOLLARS),
-    **dict.fromkeys(("p", "pence"), ("GBP",)),
-    **dict.fromkeys(("kr", "Kr", "KR"), (None, "SEK", "NOK", "DKK", "ISK")),
-    **dict.fromkeys(("Rs", "RS"), ("INR", "PKR", "LKR", "NPR", "MUR")),
-    "¥": ("JPY", "CNY"),
-    "Fr": ("CHF", "XAF", "XOF"),
-}
-"""Sign -> the currencies that it can mean, the default first."""
-_MINOR = frozenset({"p", "pence", "¢"})
-"""Signs of hundredths."""
-
-_SIGNS = {
-    **{"£": "GBP", "€": "EUR", "₹": "INR", "₩": "KRW", "₺": "TRY", "₽": "RUB", "₪": "ILS"},
-    **{"฿": "THB", "₫": "VND", "₴": "UAH", "₦": "NGN", "₱": "PHP", "₡": "CRC", "₲": "PYG"},
-    **{"₵": "GHS", "₸": "KZT", "₼": "AZN", "₾": "GEL", "₮": "MNT", "₭": "LAK", "៛": "KHR"},
-    **{"US$": "USD", "R$": "BRL", "A$": "AUD", "AU$": "AUD", "C$": "CAD", "CA$": "CAD"},
-    **{"NZ$": "NZD", "HK$": "HKD", "S$": "SGD", "SG$": "SGD", "NT$": "TWD", "MX$": "MXN"},
-    **{"CN¥": "CNY", "JP¥": "JPY", "S/": "PEN", "zł": "PLN", "ZŁ": "PLN", "Kč": "CZK"},
-    **{"KČ": "CZK", "Ft": "HUF", "лв": "BGN", "руб": "RUB", "р": "RUB", "грн": "UAH"},
-    **{"R": "ZAR", "RM": "MYR", "Rp": "IDR", "SFr": "CHF", "sFr": "CHF", "TL": "TRY"},
-    **{"Dhs": "AED", "Dh": "AED", "円": "JPY", "元": "CNY", "원": "KRW", "RMB": "CNY"},
-}
-
-# ISO 4217, without metals and units of account.
-_CODES = frozenset(
-    """
-    AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN
-    BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS
-    GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW
-    KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD
-    NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD
-    SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VES
-    VND VUV WST XAF XCD XOF XPF YER ZAR ZMW
-    """.split()  # noqa: SIM905 - a list of 151 quoted codes is no easier to read
-)
-_USUAL_CODES = (
-    *("EUR", "USD", "GBP", "CHF", "JPY", "CNY", "AUD", "CAD", "INR", "SEK", "NOK", "DKK"),
-    *("PLN", "CZK", "HUF", "BRL", "ZAR", "MXN", "SGD", "HKD", "NZD", "KRW", "AED", "RUB"),
-)
-_NAMES = {
-    **{code.casefold(): code for code in _USUAL_CODES},
-    **{"euro": "EUR", "euros": "EUR", "dollar": "USD", "dollars": "USD", "pound": "GBP"},
-    **{"pounds": "GBP", "sterling": "GBP", "yen": "JPY", "yuan": "CNY", "won": "KRW"},
-    **{"rupee": "INR", "rupees": "INR", "kronor": "SEK", "zloty": "PLN", "złoty": "PLN"},
-    **{"złotych": "PLN", "lei": "RON", "rubles": "RUB", "baht": "THB", "reais": "BRL"},
-}

@@ -44,13 +44,10 @@ class Duplicate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Where each clean row goes."""
+    """Where each clean row goes, in their order, and metadata for the data card."""
 
     decisions: Sequence[Placed | Duplicate]
-    """In the order of the rows."""
-
     metadata: Mapping[str, object]
-    """`splits`, `groups`, `leaks`, `categories`, for the data card."""
 
     @property
     def splits(self) -> list[str]:
@@ -63,10 +60,8 @@ class GroupInfo(NamedTuple):
     """What a group is assigned by."""
 
     name: str
-    """Unique among the groups that have rows."""
-
     category: str | None
-    """The category of its first row, which no later row changes; None is one of its own."""
+    """Of its first row, which no later row changes; None is one of its own."""
 
     rows: int
     """How many rows it has. 0 is what began as a group until a later row joined it to an earlier
@@ -77,10 +72,7 @@ class Leak(NamedTuple):
     """Rows of a split that are linked to a row of the training split."""
 
     kind: str
-    """`same image`, `near-duplicate image`, ..., or `any of these`."""
-
     split: str
-
     rows: int
     """A near-duplicate counts where its image is not in training itself."""
 
@@ -107,9 +99,6 @@ def assign_rows(
         fractions: Split -> its fraction of the groups.
         tolerance: Maximum Hamming distance between near-duplicates.
         seed: Of the splits.
-
-    Raises:
-        ValueError: A row was in a split that has no fraction now.
     """
     duplicates = _find_duplicates(rows)
     kept = [row for row in rows if row.number not in duplicates]
@@ -148,10 +137,6 @@ def describe_groups(groups: Groups, categories: Sequence[str | None]) -> list[Gr
 
     Input:  rows A, B, C of which C links A and B; categories Coats, Shirts, Coats
     Output: GroupInfo("A", "Coats", rows=3), GroupInfo("A", "Shirts", rows=0)
-
-    Args:
-        groups: The groups.
-        categories: Of each row.
     """
     sizes = groups.sizes()
     infos = []
@@ -172,15 +157,8 @@ def keep_splits(
     Where a new row joins groups of different splits, the group that appears first wins and the rows
     of the others move.
 
-    Input:  rows (A, A) (B, A) (C, A); earlier {"A": "train", "B": "test"}
-    Output: {"A": "train"}, 1
-
-    Args:
-        rows: The id and the group of each row, in order.
-        earlier: Id of a row -> its split.
-
-    Returns:
-        Group -> split, and how many rows move.
+    Input:  rows (id A, group A) (B, A) (C, A); earlier {"A": "train", "B": "test"}
+    Output: {"A": "train"}, and 1 row that moves
     """
     splits: dict[str, str] = {}
     moved = 0
@@ -207,16 +185,10 @@ def assign_splits(
     Output: 8 shirts and 8 coats in train, 1 shirt and 1 coat in each of the others
 
     Args:
-        groups: In order of first appearance.
-        fractions: Split -> its fraction of the groups.
+        groups: In order of first appearance; those without rows get no split.
+        fractions: Split -> its fraction of the groups; they must add up to 1.
         seed: Which of the possible orders are taken.
         kept: Group -> split, for groups that stay where they are.
-
-    Returns:
-        Group -> split, without groups that have no rows.
-
-    Raises:
-        ValueError: The fractions do not add up to 1, or a kept group is in an unknown split.
     """
     kept = kept or {}
     _check_fractions(fractions, kept)
@@ -305,7 +277,7 @@ def count_leaks(
         groups: The groups, with the links between their rows.
         splits: Of each row.
         fractions: Split -> its fraction, for the random splits.
-        seed: Of the random splits, over which the counts are averaged.
+        seed: Of the random splits.
         train: The training split.
     """
     actual = np.array(splits, dtype=object)
