@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.generation.generate import left_pad
@@ -43,9 +43,9 @@ class Setup:
     learning_rate: float = LEARNING_RATE
 
     @property
-    def collator(self) -> AnswerCollator:
+    def collator(self) -> CompletionCollator:
         """The product's own collator: images shown, only answers labelled, nothing cut."""
-        return AnswerCollator(processor=self.processor, template=self.template)
+        return CompletionCollator(processor=self.processor, template=self.template)
 
 
 def start_full(template: Template) -> Setup:

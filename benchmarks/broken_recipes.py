@@ -19,7 +19,7 @@ from benchmarks.baseline_loop import (
     start_full,
     start_lora,
 )
-from phi_vision.data.collator import IGNORED, Batch, select_answers
+from phi_vision.data.collator import IGNORED, Batch, select_labelled
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, TEMPLATES, Template
 from phi_vision.training.recipes import LORA_TARGETS
@@ -42,7 +42,7 @@ class BrokenRecipe:
 
 def shown_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
     """Show the images and label the answers, nothing else."""
-    return select_answers(_collate(setup, samples))
+    return select_labelled(_collate(setup, samples))
 
 
 def shown_prompts(setup: Setup, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
@@ -62,7 +62,7 @@ def word_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for place, (prompt, answer) in enumerate(rows):
         labels[place, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    return select_answers({**batch, "labels": labels})
+    return select_labelled({**batch, "labels": labels})
 
 
 def word_prompts(setup: Setup, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, Batch, select_answers
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.packing import collate_packs, original_context, pack_samples
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import TEMPLATES
@@ -26,7 +26,7 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 SAMPLES, BATCH_SIZE, ROUNDS = 40, 8, 3
 WORDS = ("wool", "silk", "cotton", "coat", "tie", "in", "navy", "red", "green", "dots", "leather")
 
-Make = Callable[[AnswerCollator, Sequence[Sample], int], list[Batch]]
+Make = Callable[[CompletionCollator, Sequence[Sample], int], list[Batch]]
 
 
 def draw_sample(draw: random.Random, name: str, count: int, words: int) -> Sample:
@@ -61,19 +61,19 @@ def mixture(draw: random.Random) -> list[Sample]:
     ]
 
 
-def alone(collator: AnswerCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
+def alone(collator: CompletionCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
     """Each sample in a forward pass of its own."""
     return [collator([sample]) for sample in samples]
 
 
-def padded(collator: AnswerCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
+def padded(collator: CompletionCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
     """Batches as the samples come."""
     starts = range(0, len(samples), BATCH_SIZE)
     return [collator(samples[at : at + BATCH_SIZE]) for at in starts]
 
 
 def sorted_by_length(
-    collator: AnswerCollator, samples: Sequence[Sample], split_at: int
+    collator: CompletionCollator, samples: Sequence[Sample], split_at: int
 ) -> list[Batch]:
     """Batches of samples of like length."""
     by_length = sorted(samples, key=lambda sample: sum(collator.count_tokens(sample)))
@@ -83,7 +83,9 @@ def sorted_by_length(
 def pack_into(factor: int) -> Make:
     """Rows of as many tokens as `factor` of the longest samples, as many a batch as fill it."""
 
-    def packed(collator: AnswerCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
+    def packed(
+        collator: CompletionCollator, samples: Sequence[Sample], split_at: int
+    ) -> list[Batch]:
         lengths = [sum(collator.count_tokens(sample)) for sample in samples]
         pack_length = factor * max(lengths)
         packs = pack_samples(samples, lengths, pack_length, split_at=split_at)
@@ -98,7 +100,7 @@ def measure(model: Phi3VForCausalLM, batches: Sequence[Batch], answers: int) -> 
     loss = 0.0
     start = time.process_time()
     for batch in batches:
-        inputs = {k: v for k, v in select_answers(batch).items() if k != "sample_ids"}
+        inputs = {k: v for k, v in select_labelled(batch).items() if k != "sample_ids"}
         part = model(**inputs, num_items_in_batch=answers).loss
         part.backward()
         loss += part.item()
@@ -111,7 +113,7 @@ def main() -> None:
     model.float().requires_grad_(True)
     model.model.vision_embed_tokens.requires_grad_(False)  # as adapters have it by default
     model.config.use_cache = False
-    collator = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collator = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     split_at = original_context(model.config)
     for name, make_data in DATA.items():
         samples = make_data(random.Random(0))

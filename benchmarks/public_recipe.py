@@ -39,7 +39,7 @@ from benchmarks.dropped_rows import count_losses
 from benchmarks.full_size import full_size_config
 from benchmarks.leaks import look_at, measure_leak
 from benchmarks.tables import Table, as_percent, as_share, lay_out
-from phi_vision.data.collator import AnswerCollator
+from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.model.checkpoint import SMALL, load_processor
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
@@ -305,7 +305,7 @@ def measure_together(ablation_runs: AblationRuns) -> Table:
 
 def count_image_tokens(ablation_runs: AblationRuns, processor: Phi3VProcessor) -> list[int]:
     """Count the tokens of each training image, without decoding it."""
-    collator = AnswerCollator(processor=processor, template=PRODUCT)
+    collator = CompletionCollator(processor=processor, template=PRODUCT)
     return [collator.count_tokens(sample)[0] for sample in ablation_runs.training]
 
 

@@ -14,7 +14,7 @@ from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.data.template_grammar import DIGITS, LONGEST
+from phi_vision.data.template_grammar import DIGITS, MAX_CHARACTERS
 from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
 from phi_vision.evaluation.nearest_neighbour import NEIGHBOURS
@@ -50,7 +50,8 @@ FACTS = [
     "if 95 % of that",
     f"at least {LEAST} samples, at most {MOST},",
     "more than 4 decimals",
-    f"more than {LONGEST['text']} characters, categories of more than {LONGEST['category']};",
+    f"more than {MAX_CHARACTERS['text']} characters, categories of more than "
+    f"{MAX_CHARACTERS['category']};",
     "from 0 to 1 for some",
     "after 300 right answers the share of wrong ones may still be 1 %",
 ]

@@ -15,7 +15,7 @@ from benchmarks.full_size import full_size_config
 from benchmarks.public_recipe import RESULTS, TABLES
 from benchmarks.tables import Table
 from phi_vision.cli.main import command_parser
-from phi_vision.data.collator import IGNORED, AnswerCollator
+from phi_vision.data.collator import IGNORED, CompletionCollator
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
@@ -125,10 +125,10 @@ def test_a_image_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> N
     for place, crops in enumerate(counted.values(), start=1):
         cutter = Phi3VImageProcessor(num_crops=crops, crop_size=public_recipe.OFFICIAL_CROP)
         processor = Phi3VProcessor(cutter, small.tokenizer)
-        collator = AnswerCollator(processor=processor, template=PRODUCT)
+        collator = CompletionCollator(processor=processor, template=PRODUCT)
         tokens = {collator.count_tokens(sample)[0] for sample in samples}
         assert int(MEASURED["cutting"].rows[0][place]) in tokens
-    collator = AnswerCollator(processor=small, template=PRODUCT)
+    collator = CompletionCollator(processor=small, template=PRODUCT)
     shown = {collator.count_tokens(sample)[0] for sample in samples}
     assert int(MEASURED["image"].rows[0][2]) in shown
 

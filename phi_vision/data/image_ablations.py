@@ -1,4 +1,4 @@
-"""Samples with other images, or none: what a model that looks cannot answer well."""
+"""Image ablations: samples with other images, or none, on which a model that looks must fail."""
 
 import io
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from phi_vision.data.samples import IMAGE_MARK, Sample
 
 
 def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
-    """Give every sample another group's images, as far as the sizes of the groups allow.
+    """Replace every sample's images by another group's, as far as the group sizes allow.
 
-    Samples are laid out group by group and the images moved on by the size of the largest group:
-    where that group is at most half of all, everyone's images come from another group.
+    Samples are ordered group by group and the images rolled by the size of the largest group: where
+    that is at most half of all, all images come from another group.
 
     Input:  samples a1 a2 b1 c1 (groups a, b, c)
     Output: a1 with the images of b1, a2 of c1, b1 of a1, c1 of a2, or another such exchange
@@ -26,14 +26,14 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
     members = [np.array(each) for each in places.values()]
     order = np.concatenate([rng.permutation(members[g]) for g in rng.permutation(len(members))])
     step = max(map(len, members))
-    # With a single group, any other sample's images have to do.
-    givers = np.roll(order, -(step if step < len(samples) else 1))
-    images = {int(to): samples[int(giver)].images for to, giver in zip(order, givers, strict=True)}
+    # With a single group, any other sample's images are used.
+    sources = np.roll(order, -(step if step < len(samples) else 1))
+    images = {int(to): samples[int(at)].images for to, at in zip(order, sources, strict=True)}
     return [replace(sample, images=images[place]) for place, sample in enumerate(samples)]
 
 
 def blank_images(samples: Sequence[Sample]) -> list[Sample]:
-    """Give every sample white images of the sizes of its own, so that only their shapes tell."""
+    """Replace every image by a white one of its size, so that only the shapes remain."""
     return [
         replace(sample, images=tuple(_white(image.size) for image in sample.open_images()))
         for sample in samples
@@ -41,7 +41,7 @@ def blank_images(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
-    """Take all images away, and the marks that show where a conversation had them."""
+    """Remove all images, and the marks of their places in conversations."""
     return [
         replace(
             sample,

@@ -1,7 +1,4 @@
-"""Sample: the one noun every room shares. Images, what is said of them, an id, a group.
-
-Holds no reading of data sets (`loading.py`) and no wording (`template.py`).
-"""
+"""Sample: the noun that all packages share. Images, their record, an id and a group."""
 
 import io
 from collections.abc import Mapping
@@ -12,24 +9,21 @@ from typing import Literal, NamedTuple
 from PIL import Image, ImageOps
 
 Value = str | int | float | bool | None
-"""What a field of a record can hold."""
+"""A value of a record's field."""
 
 Record = Mapping[str, Value]
-"""Field -> value, in the order of the columns it came from."""
-
+"""Field -> value, in the order of the columns."""
 
 IMAGE_MARK = "<image>"
-"""Where a message shows the next image, as LLaVA and TRL write it."""
+"""The place of the next image in a message, as in LLaVA and TRL."""
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """One turn of a conversation; only the assistant's are supervised."""
 
     role: Literal["system", "user", "assistant"]
-    """Who speaks; what the assistant says is learnt."""
-
     content: str
-    """The words; `<image>` stands where the next image is shown."""
+    """The text; `<image>` is the place of the next image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +31,10 @@ class Sample:
     """Images and the record they belong to, or a conversation about them."""
 
     id: str
-    """Names the sample in messages, predictions and reports."""
+    """The name in messages, predictions and reports."""
 
     group: str
-    """What must not straddle a split: a style in all its colours."""
+    """What must not straddle a split: a style in all its colors."""
 
     images: tuple[bytes, ...]
     """Encoded images (JPEG, PNG, ...), in the order in which the prompt counts them."""
@@ -49,17 +43,17 @@ class Sample:
     """All scalar columns of the source, ordered."""
 
     messages: tuple[Message, ...] = ()
-    """The conversation, where the sample is one; then no template words it."""
+    """The conversation, if there is one; it takes the place of the template."""
 
     rejected: str = ""
-    """An answer that is worse than the right one, for training on preferences; "" where none is
-    known. Written as the model would write it, without the closing control token."""
+    """A completion that is worse than the right one, for preference training; "" if there is none.
+    As the model would generate it, without the closing control token."""
 
     def open_images(self) -> list[Image.Image]:
-        """Decode the images, in their own mode: converting to RGB is the image processor's job.
+        """Decode the images in their own mode; the image processor converts to RGB.
 
         Raises:
-            ValueError: An image cannot be decoded; names the sample and which image.
+            ValueError: An image cannot be decoded; names the sample and the image.
         """
         opened = []
         for number, encoded in enumerate(self.images, start=1):
@@ -71,13 +65,13 @@ class Sample:
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """Decode one image, turned the way its EXIF orientation says it was taken.
+    """Decode an image and apply its EXIF orientation.
 
     Input:  a JPEG of 640×480 pixels whose EXIF says "turned by 90°"
     Output: an image of 480×640 pixels, without that EXIF entry
 
     Raises:
-        ValueError: There is no such file, or it holds no image that can be decoded.
+        ValueError: There is no such file, or it cannot be decoded.
     """
     if isinstance(source, Path) and not source.is_file():
         found = "a folder" if source.is_dir() else "nothing"
@@ -86,8 +80,8 @@ def open_image(source: bytes | Path) -> Image.Image:
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             return ImageOps.exif_transpose(image)
-    # Decoders fail in their own ways (OSError, SyntaxError, EOFError, struct.error, ...), and for
-    # the user they are one thing: this is not an image.
+    # Decoders fail in their own ways (OSError, SyntaxError, EOFError, struct.error, ...), and all
+    # mean the same to the user: this is not an image.
     except Exception as error:
         raise ValueError(
             f"cannot read an image from {what}: {error}; give a JPEG, PNG or WebP file"

@@ -1,13 +1,12 @@
-r"""Record <-> words: the only place where the prompt is worded, and its inverse parser.
+r"""Prompt templates: record -> prompt and completion, and the exact inverse.
 
-Training renders with the same Template that reads the answers later. Reading is exact:
-`parse(render(record))` gives the record's fields back whatever they hold, and `parse` accepts
-nothing that `render` would not write. Ordinary values stand as they are; the rest is escaped:
+`parse(render(record))` returns the record's fields whatever they hold, and `parse` accepts nothing
+that `render` would not write. Ordinary values are written verbatim; the rest is escaped:
 
     \\          a backslash
     \n          a line break
-    \u{2c}      one character that would be misread here: the start of the words that follow the
-                field, the `<` of a control token, a blank at either end
+    \u{2c}      one character that would be misread here: the start of the literal after the field,
+                the `<` of a control token, whitespace at either end
     \="390"     a value of another kind than the field, in JSON: text in a number field, a number
                 in a text field, None, the empty text
 """
@@ -28,24 +27,24 @@ from phi_vision.data.samples import Record, Value
 from phi_vision.io.atomic import write_text
 
 END = "<|end|>"
-"""The control token that closes an answer."""
+"""The control token that ends a completion."""
 
 TEMPLATE_FILE = "template.yaml"
-"""What a folder of samples or a run calls the template that it is worded with."""
+"""File name of the template in a dataset or run folder."""
 
 Kind = Literal["text", "category", "number"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""What a field holds: how it is written, judged and constrained."""
+"""Kinds of fields: they decide the format, the metrics and the grammar."""
 
 Layout = Literal["chat", "walkthrough"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 EXACT_INTEGERS = 2**53
-"""Whole numbers up to here are floats without loss (IEEE 754 double)."""
+"""Integers up to here are exact floats (IEEE 754 double)."""
 
 
 class ChatProcessor(Protocol):
-    """What a prompt needs of a processor: the model's own chat format."""
+    """A processor with the model's chat format."""
 
     def apply_chat_template(
         self,
@@ -54,12 +53,12 @@ class ChatProcessor(Protocol):
         tokenize: bool = ...,
         add_generation_prompt: bool = ...,
     ) -> str:
-        """Write a conversation as one text with control tokens."""
+        """Format a conversation as one text with control tokens."""
         ...
 
 
 class Slot(NamedTuple):
-    """A field's place in the answer, and the words that follow it."""
+    """A field of the completion, and the literal text after it."""
 
     field: str
     kind: Kind
@@ -68,41 +67,41 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A question, and an answer with places for a record's fields.
+    """A question about images, and a completion with slots for the fields of a record.
 
     Input:  {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390}
     Output: Product: Wool Coat, Category: COATS, Full Price: 390.0
     """
 
     name: str
-    """Under which `TEMPLATES` and the command line know it."""
+    """The key in `TEMPLATES`."""
 
     question: str
-    """What the user asks about the image."""
+    """The user's text about the images."""
 
     answer: str
-    """The answer's form: `{field}` holds text, `{field:category}` one of few texts that repeat,
-    `{field:number}` a number."""
+    """The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
+    number."""
 
     layout: Layout
-    """`chat`: the model's own chat format. `walkthrough`: the literal wording of the well-known
+    """`chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
     walkthrough, which differs in its line breaks."""
 
     def __post_init__(self) -> None:
-        """Refuse an answer that could not be read back, and a question that breaks the prompt."""
+        """Check that the completion can be parsed and the question cannot break the prompt."""
         opening, slots = self._parts
-        words = [opening, *(slot.until for slot in slots)]
+        literals = [opening, *(slot.until for slot in slots)]
         problem = None
         if not slots:
             problem = "it has no {field}"
         elif len(set(self.fields)) < len(self.fields):
             problem = "it has the same field twice"
-        elif not all(words[1:-1]):
-            problem = "two fields follow each other without words between them"
+        elif not all(literals[1:-1]):
+            problem = "two fields have no text between them"
         elif self.answer != self.answer.strip():
             problem = "it begins or ends with a blank"
-        elif any(forbidden in word for word in words for forbidden in "<\\"):
-            problem = "its words hold < or a backslash, which mark control tokens and escapes"
+        elif any(forbidden in literal for literal in literals for forbidden in "<\\"):
+            problem = "its text holds < or a backslash, which begin control tokens and escapes"
         elif "<|" in self.question:
             problem = f"its question {self.question!r} holds a control token"
         if problem:
@@ -113,23 +112,23 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The record's fields that the answer names, in order."""
+        """The record's fields in the completion, in order."""
         return tuple(slot.field for slot in self._parts[1])
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """What each of `fields` holds.
+        """The kind of each field.
 
         Output: {"title": "text", "category3_code": "category", "full_price": "number"}
         """
         return {slot.field: slot.kind for slot in self._parts[1]}
 
     def fields_of(self, kind: Kind) -> tuple[str, ...]:
-        """Those of `fields` that hold one kind."""
+        """List the fields of one kind."""
         return tuple(field for field, held in self.kinds.items() if held == kind)
 
     def prompt(self, processor: ChatProcessor, images: int = 1) -> str:
-        r"""Write the question as the model reads it, up to where its answer begins.
+        r"""Format the prompt, up to where the completion begins.
 
         Input:  2 images
         Output: <|user|>\n<|image_1|>\n<|image_2|>\nWhat is it?<|end|>\n<|assistant|>\n      (chat)
@@ -144,17 +143,17 @@ class Template:
         )
 
     def render(self, record: Record) -> str:
-        """Write the record as the answer, without the closing control token.
+        """Format the record as the completion, without the closing control token.
 
         Raises:
-            ValueError: The record lacks a field, or holds something that is no text or number.
+            ValueError: The record lacks a field, or a value is not a text, number, boolean or None.
         """
         opening, slots = self._parts
         values = self.select(record)
         return opening + "".join(_write(values[slot.field], slot) + slot.until for slot in slots)
 
     def select(self, record: Record) -> dict[str, Value]:
-        """Pick the template's fields out of a record.
+        """Select the template's fields of a record.
 
         Raises:
             ValueError: The record lacks one of them.
@@ -169,9 +168,9 @@ class Template:
         return {field: record[field] for field in self.fields}
 
     def parse(self, text: str) -> dict[str, Value] | None:
-        """Read an answer back into a record: exactly what `render` writes, or None.
+        """Parse a completion: the inverse of `render`, or None.
 
-        White space around the text and a closing `<|end|>` do not count.
+        Surrounding whitespace and a closing `<|end|>` are ignored.
 
         Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0<|end|>
         Output: {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390.0}
@@ -183,13 +182,13 @@ class Template:
         try:
             pairs = zip(self._parts[1], match.groups(), strict=True)
             record = {slot.field: _read(value, slot) for slot, value in pairs}
-            # "390", "3_9.0" and needless escapes can be read, but are never written.
+            # "390", "3_9.0" and needless escapes could be parsed, but are never rendered.
             return record if self.render(record) == text else None
-        except (ValueError, RecursionError):  # no number, no JSON, JSON nested without end
+        except (ValueError, RecursionError):  # not a number, not JSON, JSON nested too deep
             return None
 
     def spans(self, text: str) -> dict[str, tuple[int, int]]:
-        """Say where each field stands in an answer, as places of characters; {} if it is none.
+        """Return the character span of each field; {} if the text does not parse.
 
         Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0
         Output: {"title": (9, 18), "category3_code": (30, 35), "full_price": (49, 54)}
@@ -201,29 +200,29 @@ class Template:
 
     @cached_property
     def _parts(self) -> tuple[str, tuple[Slot, ...]]:
-        """The words before the first field, and the fields with the words after each."""
-        words, places = [""], []
+        """The literal before the first field, and the fields with the literal after each."""
+        literals, slots = [""], []
         for literal, field, kind, conversion in Formatter().parse(self.answer):
-            words[-1] += literal
+            literals[-1] += literal
             if field is None:
                 continue
             kind = kind or "text"
             if not field.isidentifier() or kind not in KINDS or conversion:
                 raise ValueError(
-                    f"template {self.name!r} has a place that is neither {{field}} nor "
+                    f"template {self.name!r} has a slot that is neither {{field}} nor "
                     f"{{field:category}} nor {{field:number}}: found field {field!r}, kind "
                     f"{kind!r}; rewrite it"
                 )
-            words.append("")
-            places.append((field, kind))
-        slots = [Slot(*place, until) for place, until in zip(places, words[1:], strict=True)]
-        return words[0], tuple(slots)
+            literals.append("")
+            slots.append((field, kind))
+        ends = zip(slots, literals[1:], strict=True)
+        return literals[0], tuple(Slot(*slot, until) for slot, until in ends)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         opening, slots = self._parts
-        # Escapes are matched whole, so that no words are found inside one; and a value ends where
-        # its words first appear (atomic groups), so that reading takes linear time.
+        # Escapes are matched whole, so that no literal is found inside one; and a value ends where
+        # its literal first occurs (atomic groups), so that parsing takes linear time.
         value = r"((?:\\u\{[0-9a-f]+\}|\\[^u]|[^\\])*?)"
         ends = [re.escape(slot.until) or r"\Z" for slot in slots]
         return re.compile(
@@ -232,15 +231,15 @@ class Template:
 
 
 def _write(value: object, slot: Slot) -> str:
-    r"""Write one value so that it can be read back in its place.
+    r"""Format one value so that it can be parsed in its slot.
 
     Input:  "Tea, Category: <|end|>" in a text field before ", Category: "
     Output: Tea\u{2c} Category: \u{3c}|end|>
     """
     if not isinstance(value, str | int | float | bool | None):
         raise ValueError(
-            f"field {slot.field!r} holds a {type(value).__name__}; text, a number, a truth value "
-            "or None can be written; convert the column"
+            f"field {slot.field!r} holds a {type(value).__name__}; text, numbers, booleans "
+            "and None are supported; convert the column"
         )
     if slot.kind == "number" and _is_exact_number(value):
         return _escape(repr(float(value)), slot.until)
@@ -250,7 +249,7 @@ def _write(value: object, slot: Slot) -> str:
 
 
 def _read(text: str, slot: Slot) -> Value:
-    """Undo `_write`. Raises ValueError where there is nothing to undo."""
+    """Invert `_write`; raise a ValueError if it could not have written the text."""
     if text.startswith(r"\="):
         value: Value = json.loads(_unescape(text[2:]))
         return value
@@ -270,7 +269,7 @@ def _escape(text: str, until: str) -> str:
     misread = {match.start() for match in re.finditer(r"<(?=[|/A-Za-z]|\Z)", text)}
     misread |= {place for place in {0, last} if text[place].isspace()}
     if until:
-        # The words after the value count too: "aa" before "aaa" would be found one place early.
+        # Including the literal itself: "aa" before "aaa" would be found one place early.
         misread |= {at for at in range(len(text)) if (text + until).startswith(until, at)}
     plain = {"\\": r"\\", "\n": r"\n"}
     return "".join(
@@ -306,52 +305,53 @@ TEMPLATES: dict[str, Template] = {
         ),
     )
 }
-"""Name -> template. Another wording is one entry here."""
+"""Name -> template. Another one is one entry here."""
 
 
-def find_template(words: str) -> Template:
-    """Take a template by its name, or read it from a file.
+def find_template(name: str) -> Template:
+    """Return a template by its name, or from a file.
 
     Input:  "walkthrough", "shop/template.yaml", or the folder "shop" that has such a file
     Output: the template of that name, or the one in the file
 
     Raises:
-        ValueError: There is no such template, or the file is none.
+        ValueError: There is no such template, or the file is invalid.
     """
-    if words in TEMPLATES:
-        return TEMPLATES[words]
-    path = Path(words) / TEMPLATE_FILE if Path(words).is_dir() else Path(words)
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    path = Path(name) / TEMPLATE_FILE if Path(name).is_dir() else Path(name)
     if not path.is_file():
-        nearest = difflib.get_close_matches(words, TEMPLATES, n=1)
+        nearest = difflib.get_close_matches(name, TEMPLATES, n=1)
         meant = f" (did you mean {nearest[0]}?)" if nearest else ""
         raise ValueError(
-            f"no template {words!r}{meant}; choose from {', '.join(TEMPLATES)}, or give a YAML "
+            f"no template {name!r}{meant}; choose from {', '.join(TEMPLATES)}, or give a YAML "
             "file with a question and an answer like 'Product: {title}, Price: {price:number}'"
         )
     return _read_template(path)
 
 
 def write_template(template: Template, file: Path) -> None:
-    """Write a template so that `find_template` reads it; whole or not at all."""
-    words = dataclasses.asdict(template)
-    write_text(file, yaml.safe_dump(words, sort_keys=False, allow_unicode=True))
+    """Write a template to a file for `find_template`, atomically."""
+    values = dataclasses.asdict(template)
+    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _read_template(file: Path) -> Template:
     try:
-        words = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     known = {field.name for field in dataclasses.fields(Template)}
     defaults = {"name": file.stem, "layout": "chat"}
-    wrong = not isinstance(words, dict) or set(words) - known or known - set(defaults) - set(words)
-    if wrong or not all(isinstance(value, str) for value in words.values()):
-        found = ", ".join(map(str, words)) if isinstance(words, dict) else repr(words)
+    required = known - set(defaults)
+    is_invalid = not isinstance(values, dict) or not required <= set(values) <= known
+    if is_invalid or not all(isinstance(value, str) for value in values.values()):
+        found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
         raise ValueError(
-            f"{file} is no template: found {found}; "
-            "write the texts `question` and `answer`, and if you like `name` and `layout`"
+            f"{file} is not a template: found {found}; "
+            "write the texts `question` and `answer`, and optionally `name` and `layout`"
         )
-    layout = words.get("layout", "chat")
+    layout = values.get("layout", "chat")
     if layout not in LAYOUTS:
         raise ValueError(f"{file}: no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
-    return Template(**(defaults | words))
+    return Template(**(defaults | values))

@@ -1,7 +1,7 @@
-r"""Template -> grammar: all the answers that its parser reads, made for writing under it.
+r"""Template -> grammar for constrained decoding.
 
-Whatever follows the grammar is read by `Template.parse`, and whatever follows it ends. It is
-narrower than what `render` writes where a record holds something odd: see `grammar_of`.
+Every text of the grammar is finite and parsed by `Template.parse`. The grammar is narrower than
+`render` where a record holds something unusual: see `grammar_of`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,28 +9,28 @@ from collections.abc import Mapping, Sequence
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Kind, Template
 
-LONGEST: dict[Kind, int] = {"text": 160, "category": 60}
-"""Most characters of a field: more than any but the wordiest title, and than any code."""
+MAX_CHARACTERS: dict[Kind, int] = {"text": 160, "category": 60}
+"""Length limit of a field: more than any but the longest titles, and than any code."""
 
 DIGITS = r"(0|[1-9][0-9]{0,8})\.([0-9]|[0-9]{1,3}[1-9])"
-"""What `repr(float)` writes of amounts below a thousand million, to four decimals: it gives up to
-15 digits back unchanged, and resorts to exponents only below 0.0001 and from 1e16."""
+"""`repr(float)` of amounts below a thousand million, to four decimals: up to 15 digits are exact,
+and exponents occur only below 0.0001 and from 1e16."""
 
 UNSAFE = r"\x00-\x1f\x7f-\x9f\x{3c}\x{5c}"
-"""What a text field holds nowhere: control characters, `<` and the backslash, which escapes."""
+"""Excluded from text fields: control characters, `<` and the backslash, which begins escapes."""
 
 BLANKS = r"\x{20}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-"""What a text field neither begins nor ends with: all others that `str.isspace` knows are unsafe
-already."""
+"""Excluded from both ends of a text field: all other characters of `str.isspace` are unsafe."""
 
 
 def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | None = None) -> str:
-    r"""Describe the answers of a template, for `answer(..., grammar=...)`.
+    r"""Build the grammar of a template's completions, for `GenerationRequest(grammar=...)`.
 
-    Text is bounded (`LONGEST`) and holds no backslash, no `<`, no control character; words of the
-    template inside it are escaped as `render` does, unless they overlap themselves, as " - " does:
-    then they do not occur. Numbers are plain, not negative and below a thousand million. A value of
-    another kind than its field, such as None, is written only where it is among the categories.
+    Text is bounded (`MAX_CHARACTERS`) and holds no backslash, `<` or control character. The
+    template's literals inside it are escaped as `render` does, unless they overlap themselves, as
+    " - " does: then they do not occur. Numbers are plain, not negative and below a thousand
+    million. A value of another kind than its field, such as None, occurs only if it is among the
+    categories.
 
     Input:  "Category: {category3_code:category}, Full Price: {full_price:number}",
             {"category3_code": ["COATS", "HATS"]}
@@ -40,41 +40,41 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
             F2: /((0|[1-9][0-9]{0,8})\.([0-9]|[0-9]{1,3}[1-9]))/
 
     Args:
-        template: The wording.
-        categories: Field -> all that it may hold; other fields hold any text or number.
+        template: The template.
+        categories: Field -> its allowed values; other fields hold any text or number.
 
     Returns:
-        A grammar in llguidance's dialect of Lark. A blank in front of the answer is allowed:
-        SentencePiece models begin with one, and it does not count.
+        A grammar in llguidance's dialect of Lark. A leading blank is allowed: SentencePiece models
+        begin with one, and `parse` ignores it.
 
     Raises:
-        ValueError: A field of `categories` is not in the template, or nothing is known of it.
+        ValueError: A field of `categories` is not in the template, or has no values.
     """
     known = dict(categories or {})
     for field, values in known.items():
         if field not in template.fields or not values:
             found = "no categories" if field in template.fields else "an unknown field"
             raise ValueError(
-                f"the field {field!r} cannot be limited: found {found}; give what it may hold, "
-                f"of fields of the template {template.name!r}: {', '.join(template.fields)}"
+                f"the field {field!r} cannot be constrained: found {found}; give values "
+                f"for fields of the template {template.name!r}: {', '.join(template.fields)}"
             )
-    opening, *ends = _words(template)
-    terminals = [f"/{_exactly(opening)}/"] if opening else []
+    opening, *ends = _literals(template)
+    terminals = [f"/{_escape(opening)}/"] if opening else []
     for (field, kind), until in zip(template.kinds.items(), ends, strict=True):
         if field in known:
-            written = sorted({_written(template, field, value) for value in known[field]})
-            terminals.append(f"/({'|'.join(map(_exactly, written))}){_exactly(until)}/")
+            rendered = sorted({_rendered(template, field, value) for value in known[field]})
+            terminals.append(f"/({'|'.join(map(_escape, rendered))}){_escape(until)}/")
         elif kind == "number":
             terminals.append(_number(until))
         else:
-            terminals.append(_text(until, LONGEST[kind]))
+            terminals.append(_text(until, MAX_CHARACTERS[kind]))
     names = [f"F{place}" for place in range(len(terminals))]
     lines = [f"{name}: {terminal}\n" for name, terminal in zip(names, terminals, strict=True)]
     return f'start: " "? {" ".join(names)}\n' + "".join(lines)
 
 
 def known_categories(samples: Sequence[Sample], template: Template) -> dict[str, list[Value]]:
-    """List what the category fields of samples hold, for `grammar_of`.
+    """List the values of the category fields of samples, for `grammar_of`.
 
     Output: {"category3_code": ["BELTS", "COATS"]}
 
@@ -91,34 +91,33 @@ def known_categories(samples: Sequence[Sample], template: Template) -> dict[str,
     return {field: sorted({record[field] for record in records}, key=str) for field in fields}
 
 
-def _words(template: Template) -> list[str]:
-    """List the words before the first field and after each: "Product: ", ", Category: ", "" """
-    text = template.render(_any_record(template))
+def _literals(template: Template) -> list[str]:
+    """List the literals before the first field and after each: "Product: ", ", Category: ", "" """
+    text = template.render(_empty_record(template))
     spans = template.spans(text).values()
     starts = [*(start for start, _ in spans), len(text)]
     ends = [0, *(end for _, end in spans)]
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
-def _written(template: Template, field: str, value: Value) -> str:
-    """Write a value as the template does in the place of its field."""
-    text = template.render(_any_record(template) | {field: value})
+def _rendered(template: Template, field: str, value: Value) -> str:
+    text = template.render(_empty_record(template) | {field: value})
     start, end = template.spans(text)[field]
     return text[start:end]
 
 
-def _any_record(template: Template) -> dict[str, Value]:
+def _empty_record(template: Template) -> dict[str, Value]:
     return dict.fromkeys(template.fields)
 
 
 def _number(until: str) -> str:
-    # "390.0" before "." is written `390\u{2e}0`; no other words can begin in every number.
-    digits = DIGITS.replace(r"\.", _exactly(r"\u{2e}")) if until == "." else DIGITS
-    return _ended(digits, until)
+    # "390.0" before "." is rendered `390\u{2e}0`; no other literal can begin in every number.
+    digits = DIGITS.replace(r"\.", _escape(r"\u{2e}")) if until == "." else DIGITS
+    return _until(digits, until)
 
 
 def _text(until: str, longest: int) -> str:
-    r"""Describe text that runs up to the words after it.
+    r"""Build the expression of a text up to the literal after it.
 
     Input:  ", "
     Output: safe characters, the first and the last no blanks, or `\u{2c}` and a blank between them
@@ -126,27 +125,27 @@ def _text(until: str, longest: int) -> str:
     inner, outer = f"[^{UNSAFE}]", f"[^{UNSAFE}{BLANKS}]"
     first = last = outer
     if until and "\n" not in until and not _overlaps_itself(until):
-        escaped = _exactly(f"\\u{{{ord(until[0]):x}}}{until[1:]}")
+        escaped = _escape(f"\\u{{{ord(until[0]):x}}}{until[1:]}")
         inner, first = f"({inner}|{escaped})", f"({outer}|{escaped})"
         if len(until) == 1 or not until[-1].isspace():
             last = first
-    return _ended(f"{last}|{first}{inner}{{0,{longest - 2}}}{last}", until)
+    return _until(f"{last}|{first}{inner}{{0,{longest - 2}}}{last}", until)
 
 
-def _ended(value: str, until: str) -> str:
-    """Describe a value and the words after it, which must not be found any earlier."""
-    end = _exactly(until)
+def _until(value: str, until: str) -> str:
+    """Append the literal after a value, which must not occur any earlier."""
+    end = _escape(until)
     return f"/({value}){end}/" + (f" & ~/(?s:.*){end}(?s:.)+/" if until else "")
 
 
-def _overlaps_itself(words: str) -> bool:
-    """Whether words can begin before they have ended: " - " in " - - "."""
-    return any(words.endswith(words[:length]) for length in range(1, len(words)))
+def _overlaps_itself(literal: str) -> bool:
+    """Whether a literal can begin before it has ended: " - " in " - - "."""
+    return any(literal.endswith(literal[:length]) for length in range(1, len(literal)))
 
 
-def _exactly(words: str) -> str:
-    r"""Write words as a regular expression: "Price: " as `Price\x{3a}\x{20}`."""
+def _escape(literal: str) -> str:
+    r"""Escape a literal as a regular expression: "Price: " as `Price\x{3a}\x{20}`."""
     return "".join(
         character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}"
-        for character in words
+        for character in literal
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import PeftModel
 
-from phi_vision.data.collator import AnswerCollator, select_answers
+from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.dataset import (
     VALIDATION_FRACTION,
     available_splits,
@@ -167,7 +167,7 @@ def collect_outputs(
     Raises:
         ValueError: A sample lacks fields of the template, or has an unreadable image.
     """
-    collator = AnswerCollator(processor=processor, template=template)
+    collator = CompletionCollator(processor=processor, template=template)
     logits = [answer_logits(model, collator, sample) for sample in samples]
     requests = [_request(collator, sample) for sample in samples]
     # One at a time: the cache of several full-size rows takes as much memory as many layers.
@@ -181,10 +181,10 @@ def collect_outputs(
 
 @torch.inference_mode()
 def answer_logits(
-    model: Phi3VForCausalLM | PeftModel, collator: AnswerCollator, sample: Sample
+    model: Phi3VForCausalLM | PeftModel, collator: CompletionCollator, sample: Sample
 ) -> torch.Tensor:
     """Return the logits (T, V) of the T tokens of a sample's true answer, in float32."""
-    batch = select_answers(collator([sample]))
+    batch = select_labelled(collator([sample]))
     names = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "logits_to_keep")
     inputs = {name: values for name, values in batch.items() if name in names}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits
@@ -286,9 +286,9 @@ def _max_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
     return torch.stack(apart).max().item() if apart else 0.0
 
 
-def _request(collator: AnswerCollator, sample: Sample) -> GenerationRequest:
+def _request(collator: CompletionCollator, sample: Sample) -> GenerationRequest:
     """Return the first prompt of a sample with the images it refers to."""
-    prompt = collator.pieces(sample)[0].text
+    prompt = collator.segments(sample)[0].text
     shown = len(IMAGE_TAG.findall(prompt))
     return GenerationRequest(prompt=prompt, images=tuple(sample.open_images()[:shown]))
 

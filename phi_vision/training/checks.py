@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.metrics.field_metrics import metrics_for
@@ -94,7 +94,7 @@ def check_supervision(batch: Batch) -> None:
 
 
 def check_prompt_is_inference_prompt(
-    collator: AnswerCollator, sample: Sample, batch: Batch
+    collator: CompletionCollator, sample: Sample, batch: Batch
 ) -> None:
     """Refuse a training row that does not begin with exactly what the model is asked later.
 
@@ -106,7 +106,7 @@ def check_prompt_is_inference_prompt(
     Raises:
         ValueError: The unlabelled part of the row is not what the processor gives for the prompt.
     """
-    prompt = collator.pieces(sample)[0].text
+    prompt = collator.segments(sample)[0].text
     asked = collator.processor(
         text=prompt, images=sample.open_images() or None, return_tensors="pt"
     )["input_ids"][0]
@@ -135,7 +135,7 @@ def check_best_metric(recipe: Recipe, template: Template) -> None:
         )
 
 
-def check_samples(collator: AnswerCollator, samples: Sequence[Sample]) -> list[int]:
+def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
     """Refuse samples that would fail in the middle of the training, or would have to be cut.
 
     Returns:

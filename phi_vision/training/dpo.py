@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phi_vision.data.collator import AnswerCollator
+from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
@@ -36,7 +36,7 @@ REFERENCE = "ref"
 def make_dpo_trainer(
     recipe: Recipe,
     learner: TrainableModel,
-    collator: AnswerCollator,
+    collator: CompletionCollator,
     arguments: Mapping[str, Any],
     *,
     training: Sequence[Sample],
@@ -94,7 +94,7 @@ def make_dpo_trainer(
 class PairCollator:
     """Makes a batch of pairs of what TRL's dataset holds: the places of samples."""
 
-    collator: AnswerCollator
+    collator: CompletionCollator
     samples: tuple[Sample, ...]
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from phi_vision.data.collator import AnswerCollator, image_size
+from phi_vision.data.collator import CompletionCollator, image_size
 from phi_vision.data.packing import original_context
 from phi_vision.data.samples import Sample
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
@@ -65,7 +65,7 @@ def spread(numbers: Sequence[int]) -> Spread:
     )
 
 
-def weigh(collator: AnswerCollator, sample: Sample) -> Weight:
+def weigh(collator: CompletionCollator, sample: Sample) -> Weight:
     """Weigh a sample without decoding its images.
 
     Raises:
@@ -73,7 +73,7 @@ def weigh(collator: AnswerCollator, sample: Sample) -> Weight:
     """
     images, texts = collator.count_tokens(sample)
     tokenizer = collator.processor.tokenizer
-    learnt = [piece.text for piece in collator.pieces(sample) if piece.is_learnt]
+    learnt = [piece.text for piece in collator.segments(sample) if piece.is_supervised]
     cutter = collator.processor.image_processor
     return Weight(
         image_tokens=images,
@@ -113,7 +113,7 @@ def weigh_data(recipe: Recipe) -> Load:
     """
     training, validation = load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
-    collator = AnswerCollator(
+    collator = CompletionCollator(
         processor=load_processor(recipe.model),
         template=choose_template(recipe),
         max_length=recipe.max_length,

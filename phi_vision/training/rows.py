@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
-from phi_vision.data.collator import AnswerCollator, Batch, select_answers
+from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
 from phi_vision.data.dataset import (
     VALIDATION_FRACTION,
     available_splits,
@@ -16,7 +16,7 @@ from phi_vision.data.dataset import (
     split_by_group,
 )
 from phi_vision.data.image_ablations import withhold_images
-from phi_vision.data.packing import collate_packs, pack_samples, refuse_both_sides
+from phi_vision.data.packing import check_context_sides, collate_packs, pack_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.training.distributed import world_size
@@ -67,7 +67,7 @@ def make_rows(
     Raises:
         ValueError: A batch would lie on both sides, or a sample is longer than a row.
     """
-    refuse_both_sides(
+    check_context_sides(
         training, lengths, most_rows=recipe.per_device_train_batch_size, split_at=split_at
     )
     if recipe.pack_length is None:
@@ -93,11 +93,13 @@ def rows_examined(recipe: Recipe) -> int:
     return 1 if recipe.per_device_train_batch_size == 1 else 2 * recipe.per_device_train_batch_size
 
 
-def collate_rows(collator: AnswerCollator, pack_length: int | None, rows: Sequence[Row]) -> Batch:
+def collate_rows(
+    collator: CompletionCollator, pack_length: int | None, rows: Sequence[Row]
+) -> Batch:
     """Collate and select; a function of the module, so that worker processes can be given it."""
     if pack_length is not None:
-        return select_answers(collate_packs(collator, rows))
-    return select_answers(collator([sample for (sample,) in rows]))
+        return select_labelled(collate_packs(collator, rows))
+    return select_labelled(collator([sample for (sample,) in rows]))
 
 
 class RowDataset(Dataset[Row]):

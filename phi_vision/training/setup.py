@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from transformers import set_seed
 
-from phi_vision.data.collator import AnswerCollator
-from phi_vision.data.packing import original_context, refuse_both_sides
+from phi_vision.data.collator import CompletionCollator
+from phi_vision.data.packing import check_context_sides, original_context
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.training import checks as guards
@@ -29,7 +29,7 @@ class Prepared:
     """Everything a training needs, checked: what a dry run looks at and a run goes on with."""
 
     learner: TrainableModel
-    collator: AnswerCollator
+    collator: CompletionCollator
     training: Sequence[Sample]
     validation: Sequence[Sample]
     rows: Sequence[Row]
@@ -48,14 +48,14 @@ def prepare(recipe: Recipe) -> Prepared:
     guards.check_best_metric(recipe, template)
     set_seed(recipe.seed)
     learner = make_learner(recipe)
-    collator = AnswerCollator(
+    collator = CompletionCollator(
         processor=learner.processor, template=template, max_length=recipe.max_length
     )
     lengths = _guard(recipe, learner, collator, [*training, *validation])
     learnt, examined = lengths[: len(training)], lengths[len(training) :]
     split_at = original_context(learner.model.config)
     rows = make_rows(recipe, training, learnt, split_at=split_at)
-    refuse_both_sides(validation, examined, most_rows=rows_examined(recipe), split_at=split_at)
+    check_context_sides(validation, examined, most_rows=rows_examined(recipe), split_at=split_at)
     return Prepared(
         learner=learner,
         collator=collator,
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _guard(
-    recipe: Recipe, learner: TrainableModel, collator: AnswerCollator, samples: Sequence[Sample]
+    recipe: Recipe, learner: TrainableModel, collator: CompletionCollator, samples: Sequence[Sample]
 ) -> list[int]:
     """Look at all samples' words and sizes, and at the very first batch; give the lengths."""
     lengths = guards.check_samples(collator, samples)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, image_size, select_answers
+from phi_vision.data.collator import IGNORED, CompletionCollator, image_size, select_labelled
 from phi_vision.data.samples import Message, Record, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
@@ -38,7 +38,7 @@ def processor(tiny_checkpoint: Path) -> Phi3VProcessor:
 def test_only_the_answer_and_its_end_are_labelled(processor: Phi3VProcessor, name: str) -> None:
     template = TEMPLATES[name]
     samples = [make_sample((60, 40)), make_sample((40, 60), title="Tie", price=9.5)]
-    batch = AnswerCollator(processor=processor, template=template)(samples)
+    batch = CompletionCollator(processor=processor, template=template)(samples)
     for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
         answer = template.render(sample.record) + "<|end|>"
         learnt = labels[labels != IGNORED]
@@ -51,7 +51,7 @@ def test_only_the_answer_and_its_end_are_labelled(processor: Phi3VProcessor, nam
 
 
 def test_padding_is_on_the_right_and_not_labelled(processor: Phi3VProcessor) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([make_sample((60, 40), title="Tie"), make_sample((60, 40), title="Tie " * 9)])
     padding = batch["attention_mask"] == 0
     assert padding[0, -1]
@@ -60,7 +60,7 @@ def test_padding_is_on_the_right_and_not_labelled(processor: Phi3VProcessor) -> 
 
 
 def test_samples_with_two_images_and_with_none_share_a_batch(processor: Phi3VProcessor) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([make_sample((60, 40), (40, 40)), make_sample(), make_sample((40, 90))])
     assert len(batch["image_sizes"]) == 3
     shown = (batch["input_ids"] == processor.image_token_id).sum(dim=1)
@@ -68,21 +68,21 @@ def test_samples_with_two_images_and_with_none_share_a_batch(processor: Phi3VPro
 
 
 def test_a_batch_without_images_has_no_pixels(processor: Phi3VProcessor) -> None:
-    batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])([make_sample()])
+    batch = CompletionCollator(processor=processor, template=TEMPLATES["product"])([make_sample()])
     assert set(batch) == {"input_ids", "attention_mask", "labels", "sample_ids"}
 
 
 def test_rows_are_named_after_their_samples_and_ids_stay_in_front(
     processor: Phi3VProcessor,
 ) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([replace(make_sample(), id="a"), replace(make_sample((60, 40)), id="b")])
     assert batch["sample_ids"] == ["a", "b"]
     assert next(iter(batch)) == "input_ids", "the Trainer takes the batch size from the first field"
 
 
 def test_control_tokens_in_a_title_end_nothing(processor: Phi3VProcessor) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([make_sample((60, 40), title="Coat<|end|><|user|>")])
     learnt = batch["labels"][0][batch["labels"][0] != IGNORED]
     end = processor.tokenizer.convert_tokens_to_ids("<|end|>")
@@ -94,7 +94,7 @@ def test_control_tokens_in_a_title_end_nothing(processor: Phi3VProcessor) -> Non
 def test_counted_tokens_are_those_of_the_row(
     processor: Phi3VProcessor, name: str, sizes: list[tuple[int, int]]
 ) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES[name])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES[name])
     sample = make_sample(*sizes)
     ids = collate([sample])["input_ids"][0]
     images = int((ids == processor.image_token_id).sum())
@@ -112,13 +112,13 @@ def test_the_size_of_a_image_follows_its_orientation(
 
 
 def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"], max_length=20)
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"], max_length=20)
     with pytest.raises(ValueError, match=r"sample 's' has \d+ tokens, more than max_length 20"):
         collate([make_sample((60, 40))])
 
 
 def test_bytes_that_are_no_image_name_their_sample(processor: Phi3VProcessor) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     broken = Sample(id="s7", group="g", images=(b"text",), record=make_sample().record)
     with pytest.raises(ValueError, match="sample 's7', image 1: cannot read an image"):
         collate.count_tokens(broken)
@@ -127,7 +127,7 @@ def test_bytes_that_are_no_image_name_their_sample(processor: Phi3VProcessor) ->
 def test_selected_positions_are_those_before_a_label() -> None:
     labels = torch.tensor([[-100, -100,  8,    2, -100],
                            [-100,    5,  4,    3,    2]])  # fmt: skip
-    batch = select_answers({"labels": labels})
+    batch = select_labelled({"labels": labels})
     assert batch["logits_to_keep"].int().tolist() == [[0, 1, 1, 0, 0],
                                                       [1, 1, 1, 1, 0]]  # fmt: skip
     assert batch["shift_labels"].tolist() == [8, 2, 5, 4, 3, 2]
@@ -135,11 +135,11 @@ def test_selected_positions_are_those_before_a_label() -> None:
 
 def test_the_loss_on_selected_positions_is_the_loss(tiny_checkpoint: Path) -> None:
     model, processor = load_model(tiny_checkpoint)
-    batch = AnswerCollator(processor=processor, template=TEMPLATES["product"])(
+    batch = CompletionCollator(processor=processor, template=TEMPLATES["product"])(
         [make_sample((60, 40), title="Tie"), make_sample((60, 40))]
     )
     with torch.no_grad():
-        selected = model(**select_answers(batch)).loss
+        selected = model(**select_labelled(batch)).loss
         # The same cross-entropies, summed in another order.
         torch.testing.assert_close(selected, model(**batch).loss, rtol=1e-5, atol=0)
 
@@ -160,7 +160,7 @@ def test_of_a_conversation_all_that_the_assistant_says_is_learnt(
         ("assistant", "A tie, 9.5"),
     ]
     sample = talk(encode((60, 40)), encode((40, 60)), said=said)
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([sample])
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     learnt = labels != IGNORED
@@ -185,7 +185,7 @@ def test_of_a_conversation_all_that_the_assistant_says_is_learnt(
 
 def test_images_without_a_mark_come_before_the_first_question(processor: Phi3VProcessor) -> None:
     image = encode((60, 40))
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     bare = collate([talk(image, said=[("user", "What?"), ("assistant", "A hat.")])])
     marked = collate([talk(image, said=[("user", "<image>\nWhat?"), ("assistant", "A hat.")])])
     assert torch.equal(bare["input_ids"], marked["input_ids"])
@@ -195,7 +195,7 @@ def test_records_and_conversations_without_images_share_a_batch(
     processor: Phi3VProcessor,
 ) -> None:
     words = talk(said=[("user", "Which colour is the sky?"), ("assistant", "Blue.")])
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     batch = collate([make_sample((60, 40)), words])
     assert processor.tokenizer.decode(batch["labels"][1][batch["labels"][1] != IGNORED]) == (
         "Blue.<|end|>"
@@ -206,13 +206,13 @@ def test_records_and_conversations_without_images_share_a_batch(
     ("said", "complaint"),
     [
         ([("user", "<image><image>"), ("assistant", "A hat.")], "2 <image> marks for 1 images"),
-        ([("user", "What?"), ("assistant", "A."), ("user", "Oh")], "the last word is the user's"),
+        ([("user", "What?"), ("assistant", "A."), ("user", "Oh")], "the last turn is the user's"),
         ([("user", "What?"), ("assistant", "A.<|end|>")], "control token <|end|>"),
     ],
 )
 def test_a_conversation_that_cannot_be_learnt_is_refused(
     processor: Phi3VProcessor, said: list[tuple[str, str]], complaint: str
 ) -> None:
-    collate = AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     with pytest.raises(ValueError, match=re.escape(complaint)):
         collate([talk(encode((60, 40)), said=said)])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, select_answers
+from phi_vision.data.collator import IGNORED, CompletionCollator, select_labelled
 from phi_vision.data.packing import (
+    check_context_sides,
     collate_packs,
     original_context,
     pack_samples,
-    refuse_both_sides,
 )
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
@@ -37,8 +37,10 @@ def pack(lengths: dict[str, int], pack_length: int, split_at: int = 4096) -> lis
 
 
 @pytest.fixture(scope="module")
-def collator(tiny_checkpoint: Path) -> AnswerCollator:
-    return AnswerCollator(processor=load_processor(tiny_checkpoint), template=TEMPLATES["product"])
+def collator(tiny_checkpoint: Path) -> CompletionCollator:
+    return CompletionCollator(
+        processor=load_processor(tiny_checkpoint), template=TEMPLATES["product"]
+    )
 
 
 def test_samples_are_joined_to_full_rows() -> None:
@@ -99,7 +101,7 @@ def test_of_many_samples_that_are_too_long_the_longest_are_named() -> None:
         pack({str(number): 100 + number for number in range(1, 8)}, 100)
 
 
-def test_a_packed_row_is_its_samples_one_after_another(collator: AnswerCollator) -> None:
+def test_a_packed_row_is_its_samples_one_after_another(collator: CompletionCollator) -> None:
     a, b, c = make_samples(["Tie", "Silk Tie", "Tie with dots and stripes"])
     apart = collator([a, b, c])
     lengths = apart["attention_mask"].sum(dim=1).tolist()
@@ -117,7 +119,7 @@ def test_a_packed_row_is_its_samples_one_after_another(collator: AnswerCollator)
     assert batch["position_ids"].tolist() == expected
 
 
-def test_images_keep_the_order_of_the_rows(collator: AnswerCollator) -> None:
+def test_images_keep_the_order_of_the_rows(collator: CompletionCollator) -> None:
     one, two, none = (*make_samples(["one"], 1), *make_samples(["two"], 2), *make_samples(["no"]))
     batch = collate_packs(collator, [(one, none), (two,)])
     apart = collator([one, none, two])
@@ -127,10 +129,10 @@ def test_images_keep_the_order_of_the_rows(collator: AnswerCollator) -> None:
     assert is_image.sum(dim=1).tolist() == [13, 26]
 
 
-def test_no_label_crosses_the_border_between_samples(collator: AnswerCollator) -> None:
+def test_no_label_crosses_the_border_between_samples(collator: CompletionCollator) -> None:
     samples = make_samples(["Tie", "Silk Tie"], 1)
     packed, apart = (
-        select_answers(batch) for batch in (collate_packs(collator, [samples]), collator(samples))
+        select_labelled(batch) for batch in (collate_packs(collator, [samples]), collator(samples))
     )
     assert torch.equal(packed["shift_labels"], apart["shift_labels"])
     first_of_second = packed["position_ids"][0].eq(0).nonzero().flatten()[1]
@@ -150,12 +152,12 @@ def test_the_original_context_is_where_the_rotation_changes(tiny_checkpoint: Pat
 )
 def test_one_side_or_one_row_passes(lengths: list[int], most_rows: int) -> None:
     samples = make_samples([str(length) for length in lengths])
-    refuse_both_sides(samples, lengths, most_rows=most_rows, split_at=4096)
+    check_context_sides(samples, lengths, most_rows=most_rows, split_at=4096)
 
 
 def test_both_sides_in_batches_of_several_rows_are_refused() -> None:
     samples = make_samples(["short", "long", "longer"])
     with pytest.raises(ValueError, match="2 of 3 samples have more than 4096 tokens") as caught:
-        refuse_both_sides(samples, [10, 4097, 5000], most_rows=2, split_at=4096)
+        check_context_sides(samples, [10, 4097, 5000], most_rows=2, split_at=4096)
     assert "('longer' 5000, 'long' 4097 tokens)" in str(caught.value)
     assert "use per_device_train_batch_size 1 and gradient_accumulation" in str(caught.value)

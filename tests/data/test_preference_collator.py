@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collator import AnswerCollator
+from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import check_pairs, collate_pairs, tokenize_rejected
 from phi_vision.data.samples import Message, Sample
 from phi_vision.data.template import PRODUCT, TEMPLATES
@@ -42,8 +42,8 @@ def processor(tiny_checkpoint: Path) -> Phi3VProcessor:
 
 
 @pytest.fixture
-def collator(processor: Phi3VProcessor) -> AnswerCollator:
-    return AnswerCollator(processor=processor, template=PRODUCT)
+def collator(processor: Phi3VProcessor) -> CompletionCollator:
+    return CompletionCollator(processor=processor, template=PRODUCT)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def samples() -> list[Sample]:
     return [sample("a", draw(60, 40)), sample("b"), sample("c", draw(40, 60), draw(50, 50))]
 
 
-def words(collator: AnswerCollator, ids: torch.Tensor) -> str:
+def words(collator: CompletionCollator, ids: torch.Tensor) -> str:
     return str(collator.processor.tokenizer.decode(ids))
 
 
@@ -107,7 +107,7 @@ def test_each_row_carries_its_name(collator, samples):
 
 
 def test_another_layout_keeps_its_prompt(processor):
-    collator = AnswerCollator(processor=processor, template=TEMPLATES["walkthrough"])
+    collator = CompletionCollator(processor=processor, template=TEMPLATES["walkthrough"])
     pairs = collate_pairs(collator, [sample("a", draw(60, 40))])
     start = int(pairs["completion_mask"][0].argmax())
     assert torch.equal(pairs["input_ids"][0, :start], pairs["input_ids"][1, :start])
@@ -138,7 +138,9 @@ def test_what_is_no_rejected_answer_is_refused(collator, rejected, message):
 
 def test_samples_without_pairs_are_counted(collator):
     samples = [sample("a"), sample("b", rejected=""), sample("c", rejected="")]
-    with pytest.raises(ValueError, match=r"2 of 3 samples have no rejected answer.*'b'.*objective"):
+    with pytest.raises(
+        ValueError, match=r"2 of 3 samples have no rejected completion.*'b'.*objective"
+    ):
         check_pairs(collator, samples, [9, 9, 9], split_at=4096)
 
 
@@ -154,7 +156,7 @@ def test_the_longer_row_of_each_pair_counts(collator):
 def test_a_rejected_answer_that_is_too_long_is_refused(collator):
     long = sample("a", rejected=f"{WRONG} and so on and on and on and on and on")
     length = sum(collator.count_tokens(long))
-    with pytest.raises(ValueError, match=r"'a' has .* with its rejected answer, more than max_le"):
+    with pytest.raises(ValueError, match=r"'a' has .* with its rejected completion, more than max"):
         check_pairs(replace(collator, max_length=length), [long], [length], split_at=4096)
     with pytest.raises(ValueError, match=f"both sides of the original context of {length}"):
         check_pairs(collator, [long], [length], split_at=length)

@@ -177,9 +177,9 @@ def test_prompt_follows_the_chat_format_or_the_walkthrough():
     [
         ("no fields",                "no {field}"),
         ("{a} and {a}",              "the same field twice"),
-        ("{a}{b}",                   "without words"),
+        ("{a}{b}",                   "have no text"),
         ("{a} ",                     "ends with a blank"),
-        ("<|user|> {a}",             "hold <"),
+        ("<|user|> {a}",             "holds <"),
         ("{a} \\ {b}",               "backslash"),
         ("{a:.2f}",                  "kind '.2f'"),
         ("{}",                       "neither"),
@@ -224,8 +224,8 @@ def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("question: [", "is no YAML"),
-        ("- a\n- b", "is no template: found"),
+        ("question: [", "is not YAML"),
+        ("- a\n- b", "is not a template: found"),
         ("question: What?", "write the texts"),
         ("question: What?\nanswer: 5", "write the texts"),
         ("question: What?\nanswer: '{a}'\nprice: x", "found question, answer, price"),

@@ -12,7 +12,13 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from phi_vision.data import template_grammar as grammar
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import PRODUCT, Template
-from phi_vision.data.template_grammar import BLANKS, LONGEST, UNSAFE, grammar_of, known_categories
+from phi_vision.data.template_grammar import (
+    BLANKS,
+    MAX_CHARACTERS,
+    UNSAFE,
+    grammar_of,
+    known_categories,
+)
 
 END = 256
 
@@ -83,7 +89,7 @@ def of(answer: str) -> Template:
 def test_whatever_follows_a_grammar_is_read_by_its_template(
     answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(grammar.LONGEST, "text", 12)  # What goes wrong does so at the ends.
+    monkeypatch.setitem(grammar.MAX_CHARACTERS, "text", 12)  # What goes wrong does so at the ends.
     template = of(answer)
     start = begin(grammar_of(template))
     chance = random.Random(0)
@@ -146,7 +152,7 @@ def test_text_that_would_have_to_be_escaped_or_is_long_does_not_follow(title: st
 
 
 def test_text_is_bounded() -> None:
-    for kind, longest in LONGEST.items():
+    for kind, longest in MAX_CHARACTERS.items():
         words = grammar_of(of(f"{{field:{kind}}}, {{price:number}}"))
         assert follows("茶" * longest + ", 1.0", words)
         assert not follows("茶" * (longest + 1) + ", 1.0", words)
@@ -187,7 +193,7 @@ def test_the_grammar_is_the_one_of_the_docstring() -> None:
 def test_categories_that_limit_nothing_are_refused(
     categories: dict[str, list[str]], found: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"cannot be limited: found {found}.*category3_code"):
+    with pytest.raises(ValueError, match=f"cannot be constrained: found {found}.*category3_code"):
         grammar_of(PRODUCT, categories)
 
 

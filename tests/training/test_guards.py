@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, Batch
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
@@ -21,8 +21,10 @@ MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.fixture
-def collator(tiny_checkpoint: Path) -> AnswerCollator:
-    return AnswerCollator(processor=load_processor(tiny_checkpoint), template=TEMPLATES["product"])
+def collator(tiny_checkpoint: Path) -> CompletionCollator:
+    return CompletionCollator(
+        processor=load_processor(tiny_checkpoint), template=TEMPLATES["product"]
+    )
 
 
 @pytest.fixture
@@ -31,11 +33,13 @@ def samples(products: Path) -> list[Sample]:
 
 
 @pytest.fixture
-def batch(collator: AnswerCollator, samples: list[Sample]) -> Batch:
+def batch(collator: CompletionCollator, samples: list[Sample]) -> Batch:
     return collator(samples)
 
 
-def test_a_good_batch_passes(collator: AnswerCollator, samples: list[Sample], batch: Batch) -> None:
+def test_a_good_batch_passes(
+    collator: CompletionCollator, samples: list[Sample], batch: Batch
+) -> None:
     guards.check_samples(collator, samples)
     guards.check_images_are_shown(batch, samples, collator.processor)
     guards.check_supervision(batch)
@@ -44,7 +48,7 @@ def test_a_good_batch_passes(collator: AnswerCollator, samples: list[Sample], ba
 
 @pytest.mark.parametrize("name", ["pixel_values", "image_sizes"])
 def test_missing_image_inputs_are_refused(
-    collator: AnswerCollator, samples: list[Sample], batch: Batch, name: str
+    collator: CompletionCollator, samples: list[Sample], batch: Batch, name: str
 ) -> None:
     del batch[name]
     with pytest.raises(ValueError, match=f"4 images but the batch has no {name}"):
@@ -52,7 +56,7 @@ def test_missing_image_inputs_are_refused(
 
 
 def test_missing_image_positions_are_refused(
-    collator: AnswerCollator, samples: list[Sample], batch: Batch
+    collator: CompletionCollator, samples: list[Sample], batch: Batch
 ) -> None:
     batch["input_ids"][batch["input_ids"] == collator.processor.image_token_id] = 5
     with pytest.raises(ValueError, match="but the text has 0 of them"):
@@ -79,7 +83,7 @@ def test_a_supervised_prompt_is_refused(batch: Batch) -> None:
 
 
 def test_another_prompt_than_at_inference_is_refused(
-    collator: AnswerCollator, samples: list[Sample], batch: Batch
+    collator: CompletionCollator, samples: list[Sample], batch: Batch
 ) -> None:
     batch["input_ids"][0, 0] += 1
     with pytest.raises(ValueError, match=r"sample 'p0' trains after \d+ prompt tokens"):

@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer
 
-from phi_vision.data.collator import select_answers
+from phi_vision.data.collator import select_labelled
 from phi_vision.model.checkpoint import SMALL, load_config, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -91,7 +91,7 @@ def test_the_step_without_numbers_holds_what_a_real_one_holds(
     planned = cost_of_training(setting, shape)
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    batch = dict(select_answers(prepared.collator(samples)))
+    batch = dict(select_labelled(prepared.collator(samples)))
     del batch["sample_ids"]
     with Ledger() as ledger:
         ledger.put_down(model.parameters(), "weights")

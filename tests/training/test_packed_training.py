@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from phi_vision.data.collator import IGNORED, AnswerCollator, Batch, select_answers
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.packing import collate_packs, pack_samples
 from phi_vision.data.samples import Message, Sample
 from phi_vision.data.template import TEMPLATES
@@ -44,9 +44,9 @@ def tokenizer(tiny_checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def collator(tokenizer: Any) -> AnswerCollator:
+def collator(tokenizer: Any) -> CompletionCollator:
     processor = make_processor(Sizes(num_crops=4), tokenizer)
-    return AnswerCollator(processor=processor, template=TEMPLATES["product"])
+    return CompletionCollator(processor=processor, template=TEMPLATES["product"])
 
 
 @pytest.fixture(scope="module")
@@ -112,26 +112,26 @@ def distance(left: Learnt, right: Learnt) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def alone(collator: AnswerCollator, samples: Sequence[Sample]) -> list[Batch]:
-    return [select_answers(collator([sample])) for sample in samples]
+def alone(collator: CompletionCollator, samples: Sequence[Sample]) -> list[Batch]:
+    return [select_labelled(collator([sample])) for sample in samples]
 
 
-def padded(collator: AnswerCollator, samples: Sequence[Sample]) -> list[Batch]:
-    return [select_answers(collator(samples))]
+def padded(collator: CompletionCollator, samples: Sequence[Sample]) -> list[Batch]:
+    return [select_labelled(collator(samples))]
 
 
-def packed(collator: AnswerCollator, samples: Sequence[Sample]) -> list[Batch]:
+def packed(collator: CompletionCollator, samples: Sequence[Sample]) -> list[Batch]:
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
     packs = pack_samples(samples, lengths, SIDE, split_at=SIDE)
     assert 1 < len(packs) < len(samples) - 1
-    return [select_answers(collate_packs(collator, packs))]
+    return [select_labelled(collate_packs(collator, packs))]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("together", [padded, packed])
 def test_rows_together_train_like_rows_alone(
     model: Phi3VForCausalLM,
-    collator: AnswerCollator,
+    collator: CompletionCollator,
     samples: list[Sample],
     together: Any,
     attention: str,
@@ -147,7 +147,7 @@ def test_rows_together_train_like_rows_alone(
 
 @pytest.mark.parametrize("together", [padded, packed])
 def test_in_bf16_they_differ_no_more_than_bf16_from_float32(
-    model: Phi3VForCausalLM, collator: AnswerCollator, samples: list[Sample], together: Any
+    model: Phi3VForCausalLM, collator: CompletionCollator, samples: list[Sample], together: Any
 ) -> None:
     model.set_attn_implementation("eager")
     exact = learn(model, alone(collator, samples))
@@ -164,7 +164,7 @@ def test_in_bf16_they_differ_no_more_than_bf16_from_float32(
 )
 def test_a_mask_of_ones_a_cache_or_counted_on_positions_would_leak(
     model: Phi3VForCausalLM,
-    collator: AnswerCollator,
+    collator: CompletionCollator,
     samples: list[Sample],
     spoilt: dict[str, Any],
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_mask_of_ones_a_cache_or_counted_on_positions_would_leak(
 
 
 def test_a_row_beyond_the_original_context_would_change_the_others(
-    model: Phi3VForCausalLM, collator: AnswerCollator, samples: list[Sample]
+    model: Phi3VForCausalLM, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     model.set_attn_implementation("sdpa")
     longer = Sample(
@@ -193,11 +193,11 @@ def test_a_row_beyond_the_original_context_would_change_the_others(
 
 
 def test_padding_beyond_the_original_context_changes_nothing(
-    model: Phi3VForCausalLM, collator: AnswerCollator, samples: list[Sample]
+    model: Phi3VForCausalLM, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     model.set_attn_implementation("sdpa")
     packs = [[samples[3]] * 3, [samples[5]]]  # a row of short samples, longer than the context
-    ours = learn(model, [select_answers(collate_packs(collator, packs))])
+    ours = learn(model, [select_labelled(collate_packs(collator, packs))])
     assert collate_packs(collator, packs)["input_ids"].shape[1] > 2 * SIDE
     theirs = learn(model, alone(collator, [sample for pack in packs for sample in pack]))
     assert distance(ours, theirs) < 2e-6

@@ -181,7 +181,7 @@ def test_the_models_stop_tokens_stay(make_dpo, tiny_checkpoint):
 
 def test_samples_without_rejected_answers_are_refused(make_dpo, products):
     with pytest.raises(
-        ValueError, match=r"20 of 20 samples have no rejected answer.*phi-vision pa"
+        ValueError, match=r"20 of 20 samples have no rejected completion.*phi-vision pa"
     ):
         train(make_dpo(data=str(products)))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from phi_vision.data.collator import AnswerCollator, Batch, select_answers
+from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.packing import collate_packs
 from phi_vision.data.samples import Sample
@@ -41,8 +41,8 @@ def learner(make_recipe: MakeRecipe) -> TrainableModel:
 
 
 @pytest.fixture
-def collator(learner: TrainableModel) -> AnswerCollator:
-    return AnswerCollator(processor=learner.processor, template=TEMPLATES["product"])
+def collator(learner: TrainableModel) -> CompletionCollator:
+    return CompletionCollator(processor=learner.processor, template=TEMPLATES["product"])
 
 
 def spoil_image(batch: Batch, *images: int) -> Batch:
@@ -78,19 +78,19 @@ def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
 
 
 def test_the_guard_takes_the_names_of_samples_before_the_model_sees_them(
-    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     guard = LossGuard(learner.model)
-    learner.model(**select_answers(collator(samples))).loss.backward()
+    learner.model(**select_labelled(collator(samples))).loss.backward()
     assert guard.since_step == ["p0", "p1", "p2", "p3"]
     assert guard.describe().startswith("step 1, at a batch of 4 rows of ")
 
 
 def test_a_broken_loss_names_the_samples_that_cause_it(
-    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     LossGuard(learner.model)
-    batch = spoil_image(select_answers(collator(samples)), 1, 3)
+    batch = spoil_image(select_labelled(collator(samples)), 1, 3)
     with pytest.raises(ValueError, match=r"nan in step 1: of the 4 rows .* only 'p1', 'p3' caused"):
         learner.model(**batch)
     learner.model.eval()
@@ -99,32 +99,32 @@ def test_a_broken_loss_names_the_samples_that_cause_it(
 
 
 def test_a_broken_loss_of_packed_rows_names_the_row(
-    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     LossGuard(learner.model)
     packs = [tuple(samples[:3]), tuple(samples[3:])]
-    batch = spoil_image(select_answers(collate_packs(collator, packs)), 1)
+    batch = spoil_image(select_labelled(collate_packs(collator, packs)), 1)
     with pytest.raises(ValueError, match=r"only 'p0, p1, p2' caused it; without pack"):
         learner.model(**batch)
 
 
 def test_a_loss_that_all_samples_break_is_not_laid_on_one(
-    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     LossGuard(learner.model)
-    batch = spoil_image(select_answers(collator(samples)), 0, 1, 2, 3)
+    batch = spoil_image(select_labelled(collator(samples)), 0, 1, 2, 3)
     with pytest.raises(ValueError, match=r"all of its samples .*'p0', 'p1', 'p2', 'p3'.*too large"):
         learner.model(**batch)
 
 
 def test_broken_weights_are_told_from_broken_samples(
-    learner: TrainableModel, collator: AnswerCollator, samples: list[Sample]
+    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     LossGuard(learner.model)
     name, weight = next((n, w) for n, w in learner.model.named_parameters() if w.requires_grad)
     weight.data[0, 0] = NAN
     with pytest.raises(ValueError, match=f"{name} holds values that are no numbers.*learning_rate"):
-        learner.model(**select_answers(collator(samples)))
+        learner.model(**select_labelled(collator(samples)))
 
 
 def test_rows_are_found_in_selected_and_in_all_logits() -> None:
@@ -148,10 +148,10 @@ def test_figures_of_a_step_must_be_numbers(name: str, value: float) -> None:
 def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpoint(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collate = AnswerCollator.__call__
+    collate = CompletionCollator.__call__
     seen: list[str] = []
 
-    def spoil_the_second_epoch(self: AnswerCollator, samples: list[Sample]) -> Batch:
+    def spoil_the_second_epoch(self: CompletionCollator, samples: list[Sample]) -> Batch:
         names = [sample.id for sample in samples]
         seen.extend(names)
         batch = collate(self, samples)
@@ -159,7 +159,7 @@ def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpo
         is_second = "p5" in names and seen.count("p5") == 3
         return spoil_image(batch, names.index("p5")) if is_second else batch
 
-    monkeypatch.setattr(AnswerCollator, "__call__", spoil_the_second_epoch)
+    monkeypatch.setattr(CompletionCollator, "__call__", spoil_the_second_epoch)
     recipe = make_recipe("lora", num_train_epochs=3.0, save_steps=1, eval_steps=1)
     with pytest.raises(ValueError, match=r"of the 8 rows in the batch only 'p5' caused it"):
         train(recipe)
