@@ -22,11 +22,11 @@ from phi_vision.export.onnx import PRECISIONS
 from phi_vision.inference.openai_server import KEY_VARIABLE
 from phi_vision.inference.predictor import resolve_template
 from phi_vision.metrics.bootstrap import RESAMPLES
+from phi_vision.metrics.calibration import BINS
 from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
-from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, choose_threshold, share_bound
-from phi_vision.metrics.reliability import BINS
+from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, binomial_bound, choose_threshold
 from phi_vision.metrics.scores import SYSTEMS
-from phi_vision.metrics.slices import LEAST, MOST
+from phi_vision.metrics.slices import MAX_CATEGORIES, MIN_SAMPLES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -48,7 +48,7 @@ FACTS = [
     f"on {FOLDS} folds",
     f"over {BINS} bins",
     "if 95 % of that",
-    f"at least {LEAST} samples, at most {MOST},",
+    f"at least {MIN_SAMPLES} samples, at most {MAX_CATEGORIES},",
     "more than 4 decimals",
     f"more than {MAX_CHARACTERS['text']} characters, categories of more than "
     f"{MAX_CHARACTERS['category']};",
@@ -68,11 +68,11 @@ def row(*cells: str) -> str:
 
 
 def metrics_table() -> str:
-    lines = [row("any", f"`{PARSE_RATE.name}`", ARROWS[PARSE_RATE.better], PARSE_RATE.words)]
+    lines = [row("any", f"`{PARSE_RATE.name}`", ARROWS[PARSE_RATE.better], PARSE_RATE.description)]
     lines += [
-        row(kind, f"`{short}`", ARROWS[measure.better], measure.words)
-        for kind, measures in METRICS.items()
-        for short, measure in measures.items()
+        row(kind, f"`{short}`", ARROWS[metric.better], metric.description)
+        for kind, metrics in METRICS.items()
+        for short, metric in metrics.items()
     ]
     return "".join(lines)
 
@@ -113,7 +113,9 @@ def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
             assert (found is not None) == is_enough
     assert round(1 - CERTAINTY, 6) == 0.1
     assert "kept in about nine evaluations of ten" in prose()
-    assert share_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(0.99, abs=1e-3)
+    assert binomial_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(
+        0.99, abs=1e-3
+    )
 
 
 def test_what_the_grammar_cannot_write_is_what_the_page_says() -> None:

@@ -16,7 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from phi_vision.data.samples import Record, Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.evaluation.image_features import Features, Progress, image_features
-from phi_vision.metrics.constant_baselines import usual_texts
+from phi_vision.metrics.constant_baselines import most_frequent_texts
 from phi_vision.metrics.field_metrics import as_number
 
 MOST_SAMPLES = 20_000
@@ -96,7 +96,7 @@ def boost(
         if field in categories[:1]:
             asked = asked._replace(categories=predictions[field])
         advance(images * done)
-    texts = usual_texts(training, template)
+    texts = most_frequent_texts(training, template)
     return [
         {
             field: predictions[field][place] if field in predictions else texts[category][field]

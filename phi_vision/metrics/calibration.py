@@ -1,7 +1,7 @@
-"""How far a model's confidence can be trusted, and from which confidence on to use its answers.
+"""Calibration of the confidence, and the auto-accept threshold for a target precision.
 
-What is said of recalibrated confidence and of the precision from a threshold on is cross-fitted: on
-five folds of whole groups, fitted and chosen on four, measured on the fifth.
+Results on recalibrated confidence and on precision above the threshold are cross-fitted: on five
+folds of whole groups, fitted and chosen on four and measured on the fifth.
 """
 
 import math
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import Counts, Estimate
+from phi_vision.metrics.aggregation import mean
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.field_metrics import is_correct
 from phi_vision.metrics.platt_scaling import (
     CERTAINTY,
@@ -21,41 +24,37 @@ from phi_vision.metrics.platt_scaling import (
     Names,
     Numbers,
     PlattScaler,
+    binomial_bound,
     choose_threshold,
-    correlation,
     cross_fit,
-    fit_line,
-    independent_samples,
-    share_bound,
-)
-from phi_vision.metrics.reliability import (
-    UNKNOWN,
-    brier,
-    calibration_error,
-    chance_error,
-    in_bins,
-    mean_estimate,
-    risks,
+    effective_sizes,
+    fit_platt_scaler,
+    intraclass_correlation,
 )
 
 RECORD = "whole record"
-"""What the calibration of all fields together is called."""
+"""Name of the calibration of all fields together."""
 
-MOST_POINTS = 200
-"""Of a curve: more cannot be told apart in a chart."""
+BINS = 10
+"""As in most publications, so that calibration errors can be compared."""
+
+MAX_POINTS = 200
+"""Points of a risk curve: a chart shows no more."""
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 class Bin(NamedTuple):
-    """Answers of about the same confidence."""
+    """Predictions of similar confidence."""
 
     confidence: float
     """Their mean confidence."""
 
     accuracy: float
-    """The share of them that is right: the same as the confidence, were it calibrated."""
+    """The share of correct ones; equals the confidence if that is calibrated."""
 
     low: float
-    """The lower end of the 95 % interval of `right`."""
+    """Lower end of the 95 % interval of `accuracy`."""
 
     high: float
     """Its upper end."""
@@ -64,62 +63,60 @@ class Bin(NamedTuple):
 
 
 class RiskPoint(NamedTuple):
-    """What happens if only the most confident answers are used."""
+    """The effect of accepting only the most confident predictions."""
 
     coverage: float
-    """The share of all samples whose answers are used."""
+    """Share of all samples that are accepted."""
 
     risk: float
-    """The share of wrong ones among those."""
+    """Share of wrong predictions among those."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveThreshold:
-    """From which confidence on answers can be used unseen, for a wanted precision."""
+    """The confidence from which predictions can be accepted without review."""
 
     target: float
-    """The wanted share of right answers among those that are used."""
+    """Target precision: share of correct predictions among the accepted."""
 
     threshold: float | None
-    """Use answers whose recalibrated confidence, `Calibration.apply`, is at least this; None where
-    no threshold is known to reach the target, so that nothing can be used unseen."""
+    """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
+    None where no threshold is known to reach the target."""
 
     coverage: Estimate
-    """The share of all samples whose answers are used; cross-fitted."""
+    """Share of all samples that are accepted; cross-fitted."""
 
     precision: Estimate
-    """The share of right answers among those; cross-fitted. NaN where none is used."""
+    """Share of correct predictions among those; cross-fitted. NaN where none is accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far the confidence in one field can be trusted.
+    """The calibration of the confidence in one field.
 
-    Figures are NaN and tuples empty where too little is known for them; `words` says why.
+    Estimates are NaN and tuples empty where data are too few; `limitations` has the reason.
     """
 
     samples: int
-    """How many were judged."""
 
     with_confidence: int
-    """For how many of them a confidence is known; an answer that cannot be read has none."""
+    """Samples with a confidence; predictions that do not parse have none."""
 
     accuracy: float
-    """The share of right answers among those with a confidence."""
+    """Share of correct predictions among those with a confidence."""
 
     raw_error: Estimate
-    """The expected calibration error: how far confidence and share of right answers lie apart, on
-    average over ten bins of equal size."""
+    """Expected calibration error (ECE): mean distance between confidence and accuracy over ten bins
+    of equal size."""
 
     error: Estimate
-    """The same of the recalibrated confidence; cross-fitted."""
+    """ECE of the recalibrated confidence; cross-fitted."""
 
     chance_error: float
-    """What the error would be by chance alone, on as many samples, were the confidence perfect: an
-    error near it is none."""
+    """ECE that chance alone causes on as many samples with a perfect confidence."""
 
     raw_brier: Estimate
-    """The mean squared distance of the confidence from 1 where right and 0 where wrong."""
+    """Mean squared distance of the confidence from 1 where correct and 0 where wrong."""
 
     brier: Estimate
     """The same of the recalibrated confidence; cross-fitted."""
@@ -131,24 +128,24 @@ class Calibration:
     """By rising recalibrated confidence; cross-fitted."""
 
     risk_curve: tuple[RiskPoint, ...]
-    """By rising coverage, from the most confident answer to all."""
+    """By rising coverage, from the most confident prediction to all."""
 
     aurc: float
-    """The area under the curve: the mean risk over all coverages; 0 is best."""
+    """Area under the risk-coverage curve: the mean risk over all coverages; 0 is best."""
 
     slope: float
-    """Of the recalibration: below 1 where the model is too sure of itself."""
+    """Of the Platt scaling: below 1 where the model is overconfident."""
 
     intercept: float
 
     auto_accept: SelectiveThreshold | None
-    """None where no precision was asked for."""
+    """None without a target precision."""
 
     limitations: str
-    """What could not be found out, and why; "" where all was."""
+    """What could not be measured, and why; "" where everything was."""
 
     def apply(self, confidence: float) -> float:
-        """Recalibrate: turn a raw confidence into the probability that the answer is right."""
+        """Recalibrate: turn a raw confidence into the probability of a correct prediction."""
         return float(PlattScaler(self.slope, self.intercept).apply(np.array([confidence]))[0])
 
 
@@ -161,184 +158,268 @@ def calibrations(
     target: float | None,
     seed: int,
 ) -> dict[str, Calibration]:
-    """Measure each field whose confidence is known anywhere, and all fields together.
+    """Measure the calibration of each field with any known confidence, and of the whole record.
 
-    A record is right where all its fields are, and as sure as the product of their confidences.
+    A record is correct where all its fields are; its confidence is the product of theirs.
 
-    Output: {"title": ..., "category3_code": ..., "full_price": ..., "record": ...}, or {}
+    Output: {"title": ..., "category3_code": ..., "full_price": ..., "whole record": ...}, or {}
 
     Args:
-        answers: The model's.
+        predictions: Of the model.
         template: Its fields.
-        counts: Draws of the samples.
+        counts: Resamples of the samples.
         groups: Of the samples.
-        target: Wanted precision; finds from which confidence on answers can be used unseen.
+        target: Target precision for the auto-accept threshold.
         seed: Of the folds.
 
     Raises:
-        ValueError: A confidence is no probability, or the target no share.
+        ValueError: A confidence is not a probability, or the target not a share.
     """
-    sure = {
-        field: np.array([_confidence(a, field) for a in predictions]) for field in template.fields
-    }
-    right = {
-        field: np.array(
-            [_is_correct(answer, field, template) for answer in predictions], dtype=bool
-        )
+    confidence = {
+        field: np.array([_confidence(each, field) for each in predictions])
         for field in template.fields
     }
-    known = [field for field in template.fields if not np.isnan(sure[field]).all()]
-    judged = {field: (sure[field], right[field]) for field in known}
+    correct = {
+        field: np.array([_is_correct(each, field, template) for each in predictions], dtype=bool)
+        for field in template.fields
+    }
+    known = [field for field in template.fields if not np.isnan(confidence[field]).all()]
+    measured = {field: (confidence[field], correct[field]) for field in known}
     if len(known) == len(template.fields):
-        # A field that has this very name is measured with the others.
-        judged[RECORD] = (np.prod([*sure.values()], axis=0), np.all([*right.values()], axis=0))
+        # A field of this very name is measured with the others.
+        product = np.prod([*confidence.values()], axis=0)
+        measured[RECORD] = (product, np.all([*correct.values()], axis=0))
     return {
-        name: calibrate(confidence, rights, groups, counts, target=target, seed=seed)
-        for name, (confidence, rights) in judged.items()
+        name: calibrate(*pair, groups, counts, target=target, seed=seed)
+        for name, pair in measured.items()
     }
 
 
 def calibrate(
     confidence: Numbers,
-    right: Flags,
+    correct: Flags,
     groups: Sequence[str],
     counts: Counts,
     *,
     target: float | None,
     seed: int,
 ) -> Calibration:
-    """Measure how far a confidence can be trusted, before and after it is recalibrated.
+    """Measure the calibration of a confidence, before and after recalibration.
 
-    Input:  confidence 0.9 of ten answers of ten groups, of which seven are right
+    Input:  confidence 0.9 of ten predictions of ten groups, of which seven are correct
     Output: raw_error 0.2; raw_brier 0.25 = 0.7 · 0.1² + 0.3 · 0.9²
 
     Args:
-        confidence: Between 0 and 1; NaN where it is not known. Such an answer is never used unseen.
-        right: Whether the answer is.
+        confidence: From 0 to 1; NaN where unknown: such a prediction is never accepted.
+        correct: Whether each prediction is.
         groups: Of the samples.
-        counts: Draws of the samples, of shape (draws, samples).
-        target: Wanted precision.
+        counts: Resamples, of shape (resamples, samples).
+        target: Target precision.
         seed: Of the folds.
 
     Raises:
-        ValueError: The target is no share.
+        ValueError: The target is not a share.
     """
     if target is not None and not 0 < target < 1:
         raise ValueError(
-            f"the target precision is {target}; give a share above 0 and below 1, such as 0.95"
+            f"the target precision is {target}; pass a share above 0 and below 1, such as 0.95"
         )
-    known = ~np.isnan(confidence)
     names = np.asarray(groups, dtype=object)
-    seen, held, drawn = right[known], names[known], counts[:, known]
-    raw = confidence[known]
-    line = fit_line(raw, seen)
-    crossed = cross_fit(confidence, right, groups, target=target, seed=seed)
-    measured = known & ~np.isnan(crossed.probability)
-    fitted = crossed.probability[measured]
-    coverages, shares, area = risks(confidence, right)
-    alike = correlation(seen - line.apply(raw), held)
+    known = ~np.isnan(confidence)
+    raw, is_right, resamples = confidence[known], correct[known], counts[:, known]
+    scaler = fit_platt_scaler(raw, is_right)
+    crossed = cross_fit(confidence, correct, names, target=target, seed=seed)
+    fitted = ~np.isnan(crossed.probability)
+    probability = crossed.probability[fitted]
+    correlation = intraclass_correlation(is_right - scaler.apply(raw), names[known])
     auto_accept = None
     if target is not None:
-        threshold = choose_threshold(line.apply(raw), seen, held, target)
-        auto_accept = _auto_accept(target, threshold, crossed.filled, right, names, counts, alike)
+        threshold = choose_threshold(scaler.apply(raw), is_right, names[known], target)
+        auto_accept = _selective_threshold(
+            target, threshold, crossed.accepted, correct, names, counts, correlation
+        )
+    curve, area = risk_curve(confidence, correct)
     return Calibration(
-        samples=len(right),
+        samples=len(correct),
         with_confidence=int(known.sum()),
-        accuracy=float(seen.mean()) if len(seen) else math.nan,
-        raw_error=calibration_error(raw, seen, drawn),
-        error=calibration_error(fitted, right[measured], counts[:, measured]),
-        chance_error=chance_error(raw, seen, drawn),
-        raw_brier=brier(raw, seen, drawn),
-        brier=brier(fitted, right[measured], counts[:, measured]),
-        bins=_bins(raw, seen, held, alike),
-        recalibrated_bins=_bins(fitted, right[measured], names[measured], alike),
-        risk_curve=_points(coverages, shares),
+        accuracy=float(is_right.mean()) if len(is_right) else math.nan,
+        raw_error=calibration_error(raw, is_right, resamples),
+        error=calibration_error(probability, correct[fitted], counts[:, fitted]),
+        chance_error=_mean_chance_error(raw, is_right, resamples),
+        raw_brier=_mean_estimate((raw - is_right) ** 2, resamples),
+        brier=_mean_estimate((probability - correct[fitted]) ** 2, counts[:, fitted]),
+        bins=_bins(raw, is_right, names[known], correlation),
+        recalibrated_bins=_bins(probability, correct[fitted], names[fitted], correlation),
+        risk_curve=curve,
         aurc=area,
-        slope=line.slope,
-        intercept=line.intercept,
+        slope=scaler.slope,
+        intercept=scaler.intercept,
         auto_accept=auto_accept,
-        limitations=_missing(len(raw), len(fitted), auto_accept),
+        limitations=_limitations(len(raw), len(probability), auto_accept),
     )
 
 
-def _confidence(answer: ScoredPrediction, field: str) -> float:
-    """The confidence in a field, NaN where it is not known or the answer cannot be read."""
-    if answer.prediction.record is None or field not in answer.prediction.confidence:
+def assign_bins(probability: Numbers) -> NDArray[np.int64]:
+    """Assign probabilities to BINS bins of equal size, in rising order.
+
+    Equal probabilities share a bin, that of the middle one, so the order of the samples is
+    irrelevant.
+
+    Input:  0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.9 0.9 and nine times 1.0
+    Output: 0 0 1 1 2 2 3 3 4 4 4 and nine times 7
+    """
+    ranks = rankdata(probability, method="average") - 0.5
+    return np.asarray(ranks * BINS // max(len(ranks), 1), dtype=np.int64)
+
+
+def calibration_error(probability: Numbers, correct: Flags, counts: Counts) -> Estimate:
+    """Compute the expected calibration error: mean |confidence − accuracy| over the bins.
+
+    Resampling adds noise to noise: where the error is small, resampled errors exceed the measured
+    one by about as much as that exceeds the true one; where it is large, they do not. So the
+    interval joins the percentile and the basic bootstrap interval (Davison and Hinkley, 1997, 5.2,
+    5.3). It begins at 0 where chance alone may well cause such an error.
+
+    Input:  probability 0.9 ten times, seven times correct
+    Output: 0.2
+    """
+    if not len(correct):
+        return UNKNOWN
+    value = float(np.abs(_bin_gaps(probability, correct, np.ones((1, len(correct))))).sum())
+    resampled = np.abs(_bin_gaps(probability, correct, counts)).sum(axis=1)
+    _, low, high = BootstrapDistribution(value, resampled).estimate()
+    if math.isnan(low):
+        return Estimate(value, low, high)
+    by_chance = BootstrapDistribution(0.0, _chance_errors(probability, correct, counts)).estimate()
+    lower = 0.0 if value <= by_chance.high else max(0.0, min(low, 2 * value - high))
+    return Estimate(value, lower, max(high, 2 * value - low))
+
+
+def risk_curve(confidence: Numbers, correct: Flags) -> tuple[tuple[RiskPoint, ...], float]:
+    """Compute the risk of accepting the most confident one, two, three, ... predictions.
+
+    Predictions of equal confidence come in any order: the expected risk. Those of unknown
+    confidence (NaN) come last.
+
+    Input:  0.9 correct, 0.7 wrong, 0.7 correct
+    Output: risk 0 at coverage 1/3, 1/3 at 3/3; area 0.194 = mean of 0, 0.5 / 2 and 1 / 3
+
+    Returns:
+        Up to MAX_POINTS points at which the confidence changes, and the mean risk over all
+        coverages: the area under the curve.
+    """
+    if not len(correct):
+        return (), math.nan
+    confidence = np.where(np.isnan(confidence), -math.inf, confidence)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    accepted = np.arange(1, len(ranked) + 1)
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    wrong = np.cumsum(~correct[order])[ends]
+    expected = np.interp(accepted, np.append(0, ends + 1), np.append(0, wrong))
+    coverages, risks = accepted[ends] / len(accepted), wrong / accepted[ends]
+    shown = np.unique(np.linspace(0, len(ends) - 1, MAX_POINTS).round().astype(int))
+    points = (RiskPoint(float(coverages[at]), float(risks[at])) for at in shown)
+    return tuple(points), float((expected / accepted).mean())
+
+
+def _confidence(each: ScoredPrediction, field: str) -> float:
+    if each.prediction.record is None or field not in each.prediction.confidence:
         return math.nan
-    confidence = answer.prediction.confidence[field]
+    confidence = each.prediction.confidence[field]
     if not 0 <= confidence <= 1:
         raise ValueError(
-            f"the confidence in {field!r} of sample {answer.id!r} is {confidence}; give a "
+            f"the confidence in {field!r} of sample {each.id!r} is {confidence}; pass a "
             "probability from 0 to 1, or none"
         )
     return confidence
 
 
-def _is_correct(answer: ScoredPrediction, field: str, template: Template) -> bool:
-    if answer.prediction.record is None:
-        return False
-    return is_correct(template.kinds[field], answer.prediction.record[field], answer.truth[field])
-
-
-def _bins(probability: Numbers, right: Flags, groups: Names, alike: float) -> tuple[Bin, ...]:
-    of = in_bins(probability)
-    bins = []
-    for places in (of == number for number in np.unique(of)):
-        _, low, high = _share(right[places], groups[places], alike)
-        sure, share = probability[places].mean(), right[places].mean()
-        bins.append(Bin(float(sure), float(share), low, high, int(places.sum())))
-    return tuple(bins)
-
-
-def _share(right: Flags, groups: Names, alike: float) -> Estimate:
-    """The share of right answers, with its exact interval."""
-    if not len(right):
-        return UNKNOWN
-    share, independent = np.array([right.mean()]), np.array([independent_samples(groups, alike)])
-    low, high = (float(share_bound(share, independent, tail)[0]) for tail in (0.025, 0.975))
-    return Estimate(float(share[0]), low, high)
-
-
-def _points(coverages: Numbers, shares: Numbers) -> tuple[RiskPoint, ...]:
-    """Keep MOST_POINTS of a curve, evenly, with both ends."""
-    kept = np.linspace(0, len(coverages) - 1, MOST_POINTS) if len(coverages) else np.empty(0)
-    places = np.unique(kept.round().astype(int))
-    return tuple(RiskPoint(float(coverages[place]), float(shares[place])) for place in places)
-
-
-def _auto_accept(
-    target: float,
-    threshold: float | None,
-    filled: Flags,
-    right: Flags,
-    groups: Names,
-    counts: Counts,
-    alike: float,
-) -> SelectiveThreshold:
-    """Measure what was used of the folds; nothing is, where no threshold is known to be good."""
-    if threshold is None or not filled.any():
-        return SelectiveThreshold(
-            target=target, threshold=None, coverage=Estimate(0.0, 0.0, 0.0), precision=UNKNOWN
-        )
-    return SelectiveThreshold(
-        target=target,
-        threshold=threshold,
-        coverage=mean_estimate(filled.astype(np.float64), counts),
-        precision=_share(right[filled], groups[filled], alike),
+def _is_correct(each: ScoredPrediction, field: str, template: Template) -> bool:
+    record = each.prediction.record
+    return record is not None and is_correct(
+        template.kinds[field], record[field], each.truth[field]
     )
 
 
-def _missing(known: int, measured: int, auto_accept: SelectiveThreshold | None) -> str:
-    """Say what could not be found out, and why."""
+def _bins(
+    probability: Numbers, correct: Flags, groups: Names, correlation: float
+) -> tuple[Bin, ...]:
+    bin_of = assign_bins(probability)
+    bins = []
+    for mask in (bin_of == number for number in np.unique(bin_of)):
+        accuracy = _share(correct[mask], groups[mask], correlation)
+        bins.append(Bin(float(probability[mask].mean()), *accuracy, int(mask.sum())))
+    return tuple(bins)
+
+
+def _share(correct: Flags, groups: Names, correlation: float) -> Estimate:
+    """Compute the share of correct predictions with its exact interval."""
+    if not len(correct):
+        return UNKNOWN
+    share, size = np.array([correct.mean()]), effective_sizes(groups, correlation)[-1:]
+    low, high = (float(binomial_bound(share, size, tail)[0]) for tail in (0.025, 0.975))
+    return Estimate(float(share[0]), low, high)
+
+
+def _selective_threshold(
+    target: float,
+    threshold: float | None,
+    accepted: Flags,
+    correct: Flags,
+    groups: Names,
+    counts: Counts,
+    correlation: float,
+) -> SelectiveThreshold:
+    if threshold is None or not accepted.any():
+        none = Estimate(0.0, 0.0, 0.0)
+        return SelectiveThreshold(target=target, threshold=None, coverage=none, precision=UNKNOWN)
+    return SelectiveThreshold(
+        target=target,
+        threshold=threshold,
+        coverage=_mean_estimate(accepted.astype(np.float64), counts),
+        precision=_share(correct[accepted], groups[accepted], correlation),
+    )
+
+
+def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None) -> str:
     if not known:
-        return "The confidence of no answer is known."
-    if not measured:
-        return "Recalibration was not measured: all answers are of one group."
+        return "No prediction has a confidence."
+    if not fitted:
+        return "Recalibration was not measured: all predictions are of one group."
     if auto_accept is None or auto_accept.threshold is not None:
         return ""
     needed = math.ceil(math.log(1 - CERTAINTY) / math.log(auto_accept.target))
     return (
-        f"No threshold is known to give a precision of {auto_accept.target:g}: it takes at least "
-        f"{needed} of the most confident answers, of as many groups, without a wrong one, or more "
-        "with few."
+        f"No threshold is known to reach a precision of {auto_accept.target:g}: that takes at "
+        f"least {needed} of the most confident predictions, of as many groups, without an error, "
+        "or more with few."
     )
+
+
+def _mean_estimate(values: Numbers, counts: Counts) -> Estimate:
+    if not len(values):
+        return UNKNOWN
+    return BootstrapDistribution(float(values.mean()), mean(values, counts)).estimate()
+
+
+def _mean_chance_error(probability: Numbers, correct: Flags, counts: Counts) -> float:
+    errors = _chance_errors(probability, correct, counts)
+    errors = errors[~np.isnan(errors)]
+    return float(errors.mean()) if errors.size else math.nan
+
+
+def _chance_errors(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
+    """Resample calibration errors of a perfect confidence: the resampled gaps lie around the
+    measured ones as those would lie around 0."""
+    gaps = _bin_gaps(probability, correct, np.ones((1, len(correct))))
+    moved = np.abs(_bin_gaps(probability, correct, counts) - gaps).sum(axis=1)
+    return np.asarray(moved, dtype=np.float64)
+
+
+def _bin_gaps(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
+    """Sum probability − correct by resample and bin of the measured samples, over all samples."""
+    gaps = np.zeros((len(correct), BINS))
+    gaps[np.arange(len(correct)), assign_bins(probability)] = probability - correct
+    total = counts.sum(axis=1, keepdims=True)
+    return np.asarray(counts @ gaps / np.where(total > 0, total, math.nan), dtype=np.float64)

@@ -1,78 +1,62 @@
-"""Tree: what stands above each category, found in columns such as category1_code.
-
-Answering a neighbour in the right branch is less wrong than answering another branch; the metric
-that says so (`hierarchical_f1`) needs to know the branches.
-"""
+"""CategoryHierarchy: the levels above a category field, found in columns such as category1_code."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from phi_vision.data.samples import Sample, Value
 
-ODD_ROWS = 0.01
-"""This share of rows may contradict the parent that most rows give a value: slips of the pen occur
-in every catalog, while columns that are no levels of one tree contradict each other all over."""
+MAX_CONFLICTS = 0.01
+"""Fraction of rows that may contradict the most frequent parent of their value: typing errors occur
+in every catalog, while columns that are not levels of one hierarchy contradict each other often."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tree:
-    """The levels above a category field."""
+class CategoryHierarchy:
+    """The ancestors of each category."""
 
     levels: tuple[str, ...]
     """The columns above the field, nearest first."""
 
-    above: Mapping[Value, tuple[Value, ...]]
+    ancestors: Mapping[Value, tuple[Value, ...]]
     """Category -> its value in each of `levels`; None where a level is empty."""
 
-    def ancestors(self, value: Value) -> tuple[Value, ...]:
-        """List what stands above a category, nearest first; () for one that is not known.
-
-        Input:  "BOOTS"
-        Output: ("SHOES", "WOMEN")
-        """
-        return self.above.get(value, ())
-
-    def branch(self, value: Value) -> frozenset[tuple[int, Value]]:
-        """Give a category and all above it, each with its height, as sets to be compared.
+    def path(self, value: Value) -> frozenset[tuple[int, Value]]:
+        """Return a category and its ancestors with their heights, as a set to intersect.
 
         Input:  "BOOTS"
         Output: {(0, "BOOTS"), (1, "SHOES"), (2, "WOMEN")}
         """
-        above = enumerate(self.ancestors(value), start=1)
+        above = enumerate(self.ancestors.get(value, ()), start=1)
         return frozenset(
             [(0, value), *((height, each) for height, each in above if each is not None)]
         )
 
 
-def find_tree(field: str, samples: Sequence[Sample]) -> Tree | None:
-    """Find the levels above a category field: columns of the same name but for a lower number.
+def find_hierarchy(field: str, samples: Sequence[Sample]) -> CategoryHierarchy | None:
+    """Find the levels above a category field: columns of the same name with a lower number.
 
-    A column is a level where every value of the level below it has one parent, but for one row in
-    a hundred. A column that holds a single value is the root, which tells nothing apart; one that
-    has as many values as the level below pools nothing. Both are left out.
+    A column is a level where each value of the level below has one parent, up to MAX_CONFLICTS of
+    the rows. A column with a single value (the root) and one that merges nothing are left out.
 
     Input:  "category3_code", records with category1_code WOMEN, category2_code SHOES,
             category3_code BOOTS
-    Output: a tree in which ("SHOES", "WOMEN") stand above "BOOTS"
-
-    Returns:
-        The tree; None where there is no level above.
+    Output: a hierarchy in which "BOOTS" has the ancestors ("SHOES", "WOMEN")
     """
     records = [sample.record for sample in samples]
-    levels, parents = [field], []
+    levels: list[str] = []
+    ancestors: dict[Value, tuple[Value, ...]] = {}
     for column in _columns_above(field, {name for record in records for name in record}):
-        pairs = [(record.get(levels[-1]), record.get(column)) for record in records]
-        found = _parents(pairs)
-        if found is not None:
+        below = levels[-1] if levels else field
+        parents = _parents((record.get(below), record.get(column)) for record in records)
+        if parents is not None:
+            ancestors = {
+                value: (*above, parents.get(above[-1] if above else value))
+                for value, above in (ancestors or dict.fromkeys(parents, ())).items()
+            }
             levels.append(column)
-            parents.append(found)
-    if not parents:
-        return None
-    return Tree(
-        levels=tuple(levels[1:]), above={value: _above(value, parents) for value in parents[0]}
-    )
+    return CategoryHierarchy(levels=tuple(levels), ancestors=ancestors) if levels else None
 
 
 def _columns_above(field: str, columns: Set[str]) -> list[str]:
@@ -83,31 +67,21 @@ def _columns_above(field: str, columns: Set[str]) -> list[str]:
     """
     for number in re.finditer(r"\d+", field, re.ASCII):
         before, after = re.escape(field[: number.start()]), re.escape(field[number.end() :])
-        form = re.compile(f"{before}([0-9]+){after}")
-        matches = filter(None, map(form.fullmatch, columns))
-        heights = {match.group(): int(match.group(1)) for match in matches}
+        matches = (re.fullmatch(f"{before}([0-9]+){after}", column) for column in columns)
+        heights = {match.group(): int(match.group(1)) for match in matches if match}
         above = [name for name, height in heights.items() if height < int(number.group())]
         if above:
             return sorted(above, key=lambda name: (-heights[name], name))
     return []
 
 
-def _parents(pairs: Sequence[tuple[Value, Value]]) -> dict[Value, Value] | None:
-    """Give every child its most frequent parent; None where the parents are no level of a tree."""
+def _parents(pairs: Iterable[tuple[Value, Value]]) -> dict[Value, Value] | None:
+    """Map each child to its most frequent parent; None where the parents are not a level."""
     filled = [pair for pair in pairs if not {None, ""} & set(pair)]
     counts: defaultdict[Value, Counter[Value]] = defaultdict(Counter)
     for child, parent in filled:
         counts[child][parent] += 1
     parents = {child: found.most_common(1)[0][0] for child, found in counts.items()}
-    odd = sum(parents[child] != parent for child, parent in filled)
-    is_level = 1 < len(set(parents.values())) < len(parents) and odd <= ODD_ROWS * len(filled)
-    return parents if is_level else None
-
-
-def _above(value: Value, parents: Sequence[Mapping[Value, Value]]) -> tuple[Value, ...]:
-    """Climb from a value to the top."""
-    path = []
-    for level in parents:
-        value = level.get(value)
-        path.append(value)
-    return tuple(path)
+    conflicts = sum(parents[child] != parent for child, parent in filled)
+    is_level = 1 < len(set(parents.values())) < len(parents)
+    return parents if is_level and conflicts <= MAX_CONFLICTS * len(filled) else None

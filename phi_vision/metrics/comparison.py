@@ -1,28 +1,29 @@
-"""compare: which of several answerers is better, on the same samples and by the same draws.
+"""compare: which of several systems is better, on the same samples and the same resamples.
 
-Judges kept answers and asks nobody: so runs of last week can be compared.
+Works on stored predictions, without running a model, so evaluations of last week can be compared.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from phi_vision.data.prediction import ScoredPrediction
-from phi_vision.data.samples import Record
+from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, draw_groups
+from phi_vision.metrics.bootstrap import Estimate, draw_groups
 from phi_vision.metrics.field_metrics import Metric, is_correct, metrics_for
 from phi_vision.metrics.scores import paired_difference
+from phi_vision.metrics.slices import with_intervals
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedSystem:
-    """Who answered, and what."""
+    """A system and its predictions."""
 
     name: str
-    """Names the entry in tables and messages, such as "runs/lora"."""
+    """For tables and messages, such as "runs/lora"."""
 
     template: Template
     predictions: Sequence[ScoredPrediction]
@@ -30,98 +31,102 @@ class EvaluatedSystem:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Entries side by side, on the samples that all of them answered."""
+    """Systems side by side, on the samples that all of them predicted."""
 
     template: Template
-    """Of the first entry."""
+    """Of the reference."""
 
     predictions: Mapping[str, tuple[ScoredPrediction, ...]]
-    """Entry -> its answers, in the same order of samples everywhere. The first entry is the one
-    that the others are measured against."""
+    """System -> its predictions, in the same order of samples. The first system is the reference
+    that the others are compared with."""
 
     left_out: Mapping[str, int]
-    """Entry -> how many of its samples another entry lacks."""
+    """System -> the number of its samples that another system lacks."""
 
     groups: int
     seed: int
     metrics: Mapping[str, Metric]
-    """Those of the fields that all templates write."""
+    """Of the fields that all templates have."""
 
     estimates: Mapping[str, Mapping[str, Estimate]]
-    """Entry -> metric -> its value on the shared samples."""
+    """System -> metric -> its value on the shared samples."""
 
     differences: Mapping[str, Mapping[str, Estimate]]
-    """Entry but the first -> metric -> by how much it is better than the first, paired; below zero
-    where it is worse. Of a metric that is best at zero: by how much it is nearer."""
+    """System but the reference -> metric -> paired difference: above 0 where it is better than the
+    reference; of a metric that is best at zero, where it is nearer."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The entries, the first one first."""
+        """The systems, the reference first."""
         return tuple(self.predictions)
 
     @property
     def reference(self) -> str:
-        """The entry that the others are measured against."""
+        """The system that the others are compared with."""
         return self.names[0]
 
     @property
     def samples(self) -> int:
-        """How many samples all entries answered."""
+        """The number of shared samples."""
         return len(self.predictions[self.reference])
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that all templates write."""
+        """The fields that all templates have."""
         found = {metric.field for metric in self.metrics.values()}
         return tuple(field for field in self.template.fields if field in found)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """A sample that some entries read right and others wrong."""
+    """A sample that some systems predict correctly and others do not."""
 
     fields: tuple[str, ...]
     """In which fields."""
 
     truth: Record
     predictions: Mapping[str, ScoredPrediction]
-    """Entry -> what it said."""
+    """By system."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectCounts:
-    """How one field's answers differ between the first entry and another."""
+    """Samples of which one field is predicted correctly by the reference and another system."""
 
     both: int
     only_reference: int
     only_other: int
     neither: int
-    """How many samples were read right by whom."""
 
 
 def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
-    """Judge entries on the samples that all have, and every other one against the first.
+    """Compare every system with the first, on the samples that all have.
 
-    Input:  a run that reads 80 of 100 categories, one that reads 85 of these 100 and of 20 others
-    Output: category3_code_accuracy 0.80 and 0.85, margin 0.05 with its interval; 20 left out
+    Input:  a run with 80 of 100 categories correct, one with 85 of these 100 and of 20 others
+    Output: category3_code_accuracy 0.80 and 0.85, difference 0.05 with its interval; 20 left out
 
     Args:
-        entries: At least two, with names of their own.
+        systems: At least two, of different names.
         seed: Of the resampling.
 
     Raises:
-        ValueError: There are fewer than two entries, two of one name, no shared samples or fields,
-            or a sample whose truth or group is not the same everywhere.
+        ValueError: There are fewer than two systems, two of one name, no shared samples or fields,
+            or a sample whose truth or group differs.
     """
     _check_names(systems)
-    shared = _shared(systems)
-    metrics = _metrics(systems)
-    fields = {metric.field: None for metric in metrics.values() if metric.field}
-    _check_alike(shared, tuple(fields))
-    first, *others = shared
-    groups = [answer.group for answer in shared[first]]
+    shared = _shared_samples(systems)
+    metrics = _shared_metrics(systems)
+    _check_truth(shared, [each.field for each in metrics.values() if each.field])
+    reference, *others = shared
+    groups = [each.group for each in shared[reference]]
     counts = draw_groups(groups, seed=seed)
-    table = {name: _measure(predictions, metrics, counts) for name, predictions in shared.items()}
+    table = {}
+    for name, predictions in shared.items():
+        pair = ([each.prediction.record for each in predictions], [e.truth for e in predictions])
+        table[name] = {
+            key: metric.distribution(metric.per_sample(*pair), counts)
+            for key, metric in metrics.items()
+        }
     return Comparison(
         template=systems[0].template,
         predictions=shared,
@@ -129,87 +134,86 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
         groups=len(set(groups)),
         seed=seed,
         metrics=metrics,
-        estimates={
-            name: {metric: estimate.estimate() for metric, estimate in row.items()}
-            for name, row in table.items()
-        },
+        estimates={name: with_intervals(row) for name, row in table.items()},
         differences={
-            other: {
-                name: paired_difference(metric, table[other][name], table[first][name]).estimate()
-                for name, metric in metrics.items()
-            }
+            other: with_intervals(
+                {
+                    key: paired_difference(metric, table[other][key], table[reference][key])
+                    for key, metric in metrics.items()
+                }
+            )
             for other in others
         },
     )
 
 
 def find_disagreements(comparison: Comparison) -> list[Disagreement]:
-    """List the samples that some entries read right and others wrong, most such fields first."""
+    """List the samples that only some systems predict correctly, most such fields first."""
     found = []
     for predictions in zip(*comparison.predictions.values(), strict=True):
         fields = tuple(
             field
             for field in comparison.fields
-            if len({is_field_correct(comparison.template, field, answer) for answer in predictions})
-            > 1
+            if len({is_field_correct(comparison.template, field, each) for each in predictions}) > 1
         )
         if fields:
-            said = dict(zip(comparison.names, predictions, strict=True))
-            found.append(Disagreement(fields=fields, truth=predictions[0].truth, predictions=said))
+            by_system = dict(zip(comparison.names, predictions, strict=True))
+            found.append(
+                Disagreement(fields=fields, truth=predictions[0].truth, predictions=by_system)
+            )
     return sorted(found, key=lambda each: -len(each.fields))
 
 
 def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts]:
-    """Count for each field what another entry reads right that the first does not, and the reverse.
+    """Count for each field the samples that the reference and another system predict correctly.
 
-    Output: {"category3_code": Change(both=70, only_first=4, only_other=11, neither=15), ...}
+    Output: {"category3_code": CorrectCounts(both=70, only_reference=4, only_other=11, neither=15)}
     """
-    changes = {}
+    counts = {}
     for field in comparison.fields:
         first, second = (
-            np.array(
-                [is_field_correct(comparison.template, field, answer) for answer in predictions]
-            )
+            np.array([is_field_correct(comparison.template, field, each) for each in predictions])
             for predictions in (
                 comparison.predictions[comparison.reference],
                 comparison.predictions[other],
             )
         )
-        changes[field] = CorrectCounts(
+        counts[field] = CorrectCounts(
             both=int((first & second).sum()),
             only_reference=int((first & ~second).sum()),
             only_other=int((~first & second).sum()),
             neither=int((~first & ~second).sum()),
         )
-    return changes
+    return counts
 
 
-def is_field_correct(template: Template, field: str, answer: ScoredPrediction) -> bool:
-    """Whether an answer reads one field right: texts and categories equal, numbers within 10 %."""
-    if answer.prediction.record is None or field not in answer.prediction.record:
+def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> bool:
+    """Whether one field is correct: texts and categories equal, numbers within 10 %."""
+    record = each.prediction.record
+    if record is None or field not in record:
         return False
-    return is_correct(template.kinds[field], answer.prediction.record[field], answer.truth[field])
+    return is_correct(template.kinds[field], record[field], each.truth[field])
 
 
 def _check_names(systems: Sequence[EvaluatedSystem]) -> None:
     names = [system.name for system in systems]
     if len(names) < 2:
         found = names[0] if names else "nothing"
-        raise ValueError(f"nothing to compare: found only {found}; give at least two")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is given twice; give each entry once")
+        raise ValueError(f"nothing to compare: found only {found}; pass at least two")
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        raise ValueError(f"{duplicates[0]!r} is passed twice; pass each system once")
 
 
-def _shared(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPrediction, ...]]:
-    """Give each entry's answers about the samples that all have, in the order of the first."""
+def _shared_samples(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPrediction, ...]]:
+    """Select each system's predictions for the shared samples, in the order of the first."""
     by_id = {}
     for system in systems:
-        by_id[system.name] = {answer.id: answer for answer in system.predictions}
+        by_id[system.name] = {each.id: each for each in system.predictions}
         if len(by_id[system.name]) < len(system.predictions):
             raise ValueError(
-                f"{system.name!r} has {len(system.predictions)} answers about "
-                f"{len(by_id[system.name])} samples; keep one answer for each sample"
+                f"{system.name!r} has {len(system.predictions)} predictions for "
+                f"{len(by_id[system.name])} samples; keep one prediction per sample"
             )
     ids = [id for id in by_id[systems[0].name] if all(id in theirs for theirs in by_id.values())]
     if not ids:
@@ -218,24 +222,24 @@ def _shared(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPredict
             for name, theirs in by_id.items()
         )
         raise ValueError(
-            f"no sample was answered by all: {found}; evaluate them on the same data and split"
+            f"no sample was predicted by all: {found}; evaluate them on the same data and split"
         )
     return {name: tuple(theirs[id] for id in ids) for name, theirs in by_id.items()}
 
 
-def _metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
-    """Choose the metrics of the fields that every template writes, as the same kind."""
+def _shared_metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
+    """List the metrics of the fields that every template has, of the same kind."""
     first = systems[0].template
     shared = {
-        field: kind
+        field
         for field, kind in first.kinds.items()
         if all(system.template.kinds.get(field) == kind for system in systems)
     }
     if not shared:
-        found = "; ".join(f"{system.name} writes {system.template.answer!r}" for system in systems)
+        found = "; ".join(f"{each.name} has {each.template.answer!r}" for each in systems)
         raise ValueError(
-            f"the templates share no field of the same kind: {found}; compare runs that were asked "
-            "for the same"
+            f"the templates share no field of the same kind: {found}; compare runs with templates "
+            "of the same fields"
         )
     return {
         name: metric
@@ -244,34 +248,21 @@ def _metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
     }
 
 
-def _check_alike(shared: Mapping[str, Sequence[ScoredPrediction]], fields: Sequence[str]) -> None:
-    """Refuse samples that changed between the evaluations: the same id must mean the same."""
-    first, *others = shared
+def _check_truth(shared: Mapping[str, Sequence[ScoredPrediction]], fields: Sequence[str]) -> None:
+    """Reject samples that changed between the evaluations."""
+    reference, *others = shared
     for other in others:
-        for one, two in zip(shared[first], shared[other], strict=True):
-            for what, here, there in _facts(one, two, fields):
-                if here != there and not _are_nan(here, there):
+        for one, two in zip(shared[reference], shared[other], strict=True):
+            pairs: dict[str, tuple[Value, Value]] = {"group": (one.group, two.group)}
+            pairs |= {field: (one.truth[field], two.truth[field]) for field in fields}
+            for key, (here, there) in pairs.items():
+                if here != there and not (_is_nan(here) and _is_nan(there)):
                     raise ValueError(
-                        f"sample {one.id!r} is not the same everywhere: its {what} is {here!r} in "
-                        f"{first} and {there!r} in {other}; evaluate both on the same data"
+                        f"sample {one.id!r} differs between the evaluations: its {key} is "
+                        f"{here!r} in {reference} and {there!r} in {other}; evaluate both on the "
+                        "same data"
                     )
 
 
-def _facts(
-    one: ScoredPrediction, two: ScoredPrediction, fields: Sequence[str]
-) -> Iterator[tuple[str, object, object]]:
-    yield "group", one.group, two.group
-    for field in fields:
-        yield field, one.truth[field], two.truth[field]
-
-
-def _are_nan(*values: object) -> bool:
-    return all(isinstance(value, float) and math.isnan(value) for value in values)
-
-
-def _measure(
-    predictions: Sequence[ScoredPrediction], metrics: Mapping[str, Metric], counts: Counts
-) -> dict[str, BootstrapDistribution]:
-    said = [answer.prediction.record for answer in predictions]
-    true = [answer.truth for answer in predictions]
-    return {name: metric.estimate(said, true, counts) for name, metric in metrics.items()}
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,4 +1,4 @@
-"""Confusion: which categories are taken for which, as a table small enough to be looked at."""
+"""Confusion matrix of a category field, small enough to read."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,55 +8,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi_vision.data.prediction import ScoredPrediction
-from phi_vision.data.samples import Value
 
 OTHERS = "all others"
-"""Categories too rare for a row of their own, and said ones that are never true."""
+"""Categories too rare for a row of their own, and predicted ones that are never true."""
 
-UNREAD = "not readable"
-"""Answers that could not be read, or lack the field."""
+UNPARSED = "unparsed"
+"""Predictions that do not parse, or lack the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How often each category was taken for each.
+    """A confusion matrix.
 
-    Input:  COATS for COATS, COATS for COATS, HATS for COATS, HATS for HATS, an unread one for HATS
-    Output: labels ("COATS", "HATS"), said ("COATS", "HATS", "not readable"),
+    Input:  COATS for COATS, COATS for COATS, HATS for COATS, HATS for HATS, unparsed for HATS
+    Output: labels ("COATS", "HATS"), predicted ("COATS", "HATS", "unparsed"),
             counts [[2, 1, 0], [0, 1, 1]]
     """
 
     labels: tuple[str, ...]
-    """What is true, a row each: the most frequent first, `OTHERS` last where some are pooled."""
+    """True categories, a row each: the most frequent first, `OTHERS` last where some are pooled."""
 
     predicted: tuple[str, ...]
-    """What was said, a column each: first the same labels in the same order, then `OTHERS` where
-    no row has it, then `UNREAD`; the last two only where they occur. Among pooled categories right
-    and wrong are one: the cell of `OTHERS` said for `OTHERS` is not accuracy."""
+    """Predicted categories, a column each: first the same labels in the same order, then `OTHERS`
+    where no row has it, then `UNPARSED`; the last two only where they occur. The cell of `OTHERS`
+    predicted for `OTHERS` holds correct and wrong predictions."""
 
     counts: NDArray[np.int64]
-    """Samples, of shape (labels, said)."""
+    """Samples, of shape (labels, predicted)."""
 
 
-def confusion(predictions: Sequence[ScoredPrediction], field: str, most: int = 20) -> Confusion:
-    """Count what was said for what.
+def confusion(
+    predictions: Sequence[ScoredPrediction], field: str, max_labels: int = 20
+) -> Confusion:
+    """Compute the confusion matrix of a category field.
 
     Args:
-        answers: What was said about each sample, and what is true.
+        predictions: Predictions beside the truth.
         field: A category field.
-        most: How many categories have rows of their own; equally frequent ones in the order of
-            their names.
+        max_labels: Categories with rows of their own; ties in alphabetical order.
     """
-    values = _most_frequent([answer.truth[field] for answer in predictions], most)
-    places = {value: place for place, value in enumerate(values)}
-    others, unread = len(values), len(values) + 1
+    frequency = Counter(each.truth[field] for each in predictions)
+    ranked = sorted(frequency, key=lambda value: (-frequency[value], str(value)))[:max_labels]
+    places = {value: place for place, value in enumerate(ranked)}
+    others, unparsed = len(ranked), len(ranked) + 1
     counts = np.zeros((others + 1, others + 2), dtype=np.int64)
-    for answer in predictions:
-        said = unread
-        if answer.prediction.record is not None and field in answer.prediction.record:
-            said = places.get(answer.prediction.record[field], others)
-        counts[places.get(answer.truth[field], others), said] += 1
-    labels = np.array([*map(str, values), OTHERS, UNREAD])
+    for each in predictions:
+        record = each.prediction.record
+        is_parsed = record is not None and field in record
+        column = places.get(record[field], others) if record and is_parsed else unparsed
+        counts[places.get(each.truth[field], others), column] += 1
+    labels = np.array([*map(str, ranked), OTHERS, UNPARSED])
     rows, columns = np.arange(others + 1), np.arange(others + 2)
     rows = rows[(rows < others) | counts.any(axis=1)]
     columns = columns[(columns < others) | counts.any(axis=0) | np.isin(columns, rows)]
@@ -65,8 +66,3 @@ def confusion(predictions: Sequence[ScoredPrediction], field: str, most: int = 2
         predicted=tuple(labels[columns].tolist()),
         counts=counts[np.ix_(rows, columns)],
     )
-
-
-def _most_frequent(values: Sequence[Value], most: int) -> list[Value]:
-    counts = Counter(values)
-    return sorted(counts, key=lambda value: (-counts[value], str(value)))[:most]

@@ -1,25 +1,25 @@
-"""METRICS: how good generated records are, by what a field holds; each one figure over all samples.
+"""METRICS: the metrics of generated records, by the kind of a field.
 
-An answer that could not be read (None) or lacks a field is wrong: 0 for texts and categories. As a
-number it is read as 0, as a shop would see a price: absolute error = the true number, relative
-error = 1, symmetric error = 2 (its greatest value), not within 10 %. So no answer is left out of a
-mean, and silence is worth no more than saying 0. Samples whose true number is missing, zero or
-negative have no relative error and do not count in any metric of numbers.
+A prediction that does not parse (None) or lacks a field is wrong: 0 for texts and categories. As a
+number it counts as 0: absolute error = the true number, relative error = 1, symmetric error = 2
+(its maximum), not within 10 %. So no prediction is left out of a mean, and an empty one is worth no
+more than predicting 0. Samples whose true number is missing, zero or negative have no relative
+error and count in no number metric.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
 from phi_vision.metrics.aggregation import (
-    Combine,
-    Marks,
+    Aggregate,
+    SampleValues,
     macro_f1,
     mean,
     median,
@@ -28,10 +28,10 @@ from phi_vision.metrics.aggregation import (
     root_mean,
 )
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts
-from phi_vision.metrics.category_hierarchy import Tree
+from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 from phi_vision.metrics.distances import (
-    LARGEST,
-    NEARLY,
+    MAX_NUMBER,
+    TOLERANCE,
     Numbers,
     absolute,
     chrf,
@@ -45,83 +45,90 @@ from phi_vision.metrics.distances import (
 )
 
 Predicted = Sequence[Record | None]
-"""What was answered about each sample; None where the answer could not be read."""
+"""The predicted record of each sample; None where the prediction does not parse."""
 
 Better = Literal["higher", "lower", "zero"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One figure in two steps, so that resampling for an interval repeats only the second."""
+    """A metric in two steps, so that the bootstrap repeats only the second."""
 
     name: str
-    """What reports and recipes call it, such as "full_price_mae"."""
+    """Its name in reports and recipes, such as "full_price_mae"."""
 
     field: str | None
-    """The field it reads; None for a metric of the whole answer."""
+    """The field it reads; None for a metric of the whole prediction."""
 
     kind: Kind | None
-    """What that field holds."""
+    """The kind of that field."""
 
-    per_sample: Callable[[Predicted, Sequence[Record]], Marks]
-    """Marks every sample: an array whose first axis is the samples."""
+    per_sample: Callable[[Predicted, Sequence[Record]], SampleValues]
+    """Computes the value of each sample: an array whose first axis is the samples."""
 
-    aggregate: Combine
-    """Turns marks, and how often each sample was drawn, into the figure of each draw."""
+    aggregate: Aggregate
+    """Turns the values of samples, and their counts, into one value per resample."""
 
     better: Better
-    """Which way is good; `zero`: neither too much nor too little."""
+    """The good direction; `zero`: neither too much nor too little."""
 
     decimals: int
-    """How many decimals a reader wants to see."""
+    """Decimals to show."""
 
     description: str
     """What it measures, in one sentence, with the formula."""
 
     def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
-        """Measure predicted records against true ones, sample by sample."""
-        return self.estimate(predicted, true, np.empty((0, len(true)))).value
+        """Compute the metric."""
+        return self.distribution(self.per_sample(predicted, true), np.empty((0, len(true)))).value
 
-    def estimate(
-        self, predicted: Predicted, true: Sequence[Record], counts: Counts
-    ) -> BootstrapDistribution:
-        """Measure predicted records against true ones, also on each draw of samples."""
-        return self.of_marks(self.per_sample(predicted, true), counts)
-
-    def of_marks(self, marks: Marks, counts: Counts) -> BootstrapDistribution:
-        """Turn the marks of samples into the figure, also on each draw of them."""
-        once = np.ones((1, len(marks)))
-        return BootstrapDistribution(
-            float(self.aggregate(marks, once)[0]), self.aggregate(marks, counts)
-        )
+    def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
+        """Aggregate the values of samples, once as they are and once per resample."""
+        once = np.ones((1, len(values)))
+        value = float(self.aggregate(values, once)[0])
+        return BootstrapDistribution(value, self.aggregate(values, counts))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A metric that does not know yet which field it will read; the rest as in `Metric`."""
+class Column(NamedTuple):
+    """One field of all samples: predicted and true values."""
 
-    per_sample: Callable[["Cells"], Marks]
-    """Marks every sample, given what was said and what is true."""
+    field: str
+    predicted: Predicted
+    true: Sequence[Record]
+    hierarchy: CategoryHierarchy | None
 
-    aggregate: Combine
+    def pairs(self) -> Iterator[tuple[bool, Value, Value]]:
+        """Yield for each sample whether a value was predicted, that value, and the true one."""
+        for record, truth in zip(self.predicted, self.true, strict=True):
+            if record is not None and self.field in record:
+                yield True, record[self.field], truth[self.field]
+            else:
+                yield False, None, truth[self.field]
+
+
+class FieldMetric(NamedTuple):
+    """A metric before it is bound to a field."""
+
+    per_sample: Callable[[Column], SampleValues]
+    aggregate: Aggregate
     description: str
     better: Better = "higher"
     decimals: int = 3
 
-    needs_tree: bool = False
-    """Only for fields with levels above them."""
+    needs_hierarchy: bool = False
+    """Applies only to fields with levels above them."""
 
-    def of(self, field: str, kind: Kind, short: str, tree: Tree | None) -> Metric:
-        """Make it the metric of one field."""
-
-        def per_sample(predicted: Predicted, true: Sequence[Record]) -> Marks:
-            return self.per_sample(Cells(field=field, predicted=predicted, true=true, tree=tree))
-
+    def bind(
+        self, field: str, kind: Kind, suffix: str, hierarchy: CategoryHierarchy | None
+    ) -> Metric:
+        """Create the metric of one field."""
         return Metric(
-            name=f"{field}_{short}",
+            name=f"{field}_{suffix}",
             field=field,
             kind=kind,
-            per_sample=per_sample,
+            per_sample=lambda predicted, true: self.per_sample(
+                Column(field, predicted, true, hierarchy)
+            ),
             aggregate=self.aggregate,
             better=self.better,
             decimals=self.decimals,
@@ -129,48 +136,31 @@ class Measure:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cells:
-    """One field of all samples: what was said there, and what is true."""
-
-    field: str
-    predicted: Predicted
-    true: Sequence[Record]
-    tree: Tree | None = None
-
-    def pairs(self) -> Iterator[tuple[bool, Value, Value]]:
-        """Yield, sample by sample, whether anything was said, what was said, and what is true."""
-        for record, truth in zip(self.predicted, self.true, strict=True):
-            said = record is not None and self.field in record
-            yield said, record[self.field] if record and said else None, truth[self.field]
-
-
 def metrics_for(
-    template: Template, trees: Mapping[str, Tree | None] | None = None
+    template: Template, hierarchies: Mapping[str, CategoryHierarchy | None] | None = None
 ) -> dict[str, Metric]:
-    """Choose the metrics of a template's fields, by what each holds.
+    """List the metrics of a template by name: `parse_rate`, then field by field.
 
-    Input:  "{title}, {category3_code:category}", no trees
+    Input:  "{title}, {category3_code:category}", no hierarchies
     Output: parse_rate, title_exact, ..., category3_code_accuracy, category3_code_macro_f1
 
     Args:
-        template: Names the fields.
-        trees: Field -> the levels above it, for those that have any.
-
-    Returns:
-        Name -> metric, `parse_rate` first, then field by field.
+        template: Names the fields and their kinds.
+        hierarchies: Field -> the levels above it.
     """
-    found = [PARSE_RATE]
+    metrics = [PARSE_RATE]
     for field, kind in template.kinds.items():
-        tree = (trees or {}).get(field)
-        for short, measure in METRICS[kind].items():
-            if tree is not None or not measure.needs_tree:
-                found.append(measure.of(field, kind, short, tree))
-    return {metric.name: metric for metric in found}
+        hierarchy = (hierarchies or {}).get(field)
+        metrics += [
+            metric.bind(field, kind, suffix, hierarchy)
+            for suffix, metric in METRICS[kind].items()
+            if hierarchy is not None or not metric.needs_hierarchy
+        ]
+    return {metric.name: metric for metric in metrics}
 
 
 def headline_metrics(template: Template) -> tuple[str, ...]:
-    """Name the one metric of each field that a reader looks at first.
+    """List the most important metric of each field.
 
     Output: ("title_similarity", "category3_code_accuracy", "full_price_median_ape")
     """
@@ -178,17 +168,17 @@ def headline_metrics(template: Template) -> tuple[str, ...]:
 
 
 def as_number(value: Value) -> float | None:
-    """Take a value as a number: a finite one, or None."""
+    """Return a value as a finite number; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number of more than 308 digits
+    except OverflowError:  # an integer of more than 308 digits
         return None
 
 
 def relative_error(predicted: Value, true: Value) -> float:
-    """Relative error |predicted − true| / true; NaN where the true number is not positive.
+    """Compute |predicted − true| / true; NaN where the true number is not positive.
 
     Input:  150.0 for 100.0; None for 100.0
     Output: 0.5; 1.0
@@ -196,87 +186,84 @@ def relative_error(predicted: Value, true: Value) -> float:
     return float(relative(*_as_numbers([(predicted, true)]).T)[0])
 
 
-def is_correct(kind: Kind, said: Value, true: Value) -> bool:
-    """Whether what was read is right: equal, or, of numbers, at most 10 % off.
-
-    An answer that could not be read is never right, whatever is true: do not ask about it.
-    """
-    number, truth = as_number(said), as_number(true)
+def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
+    """Whether a predicted value is correct: equal, or for numbers at most 10 % off."""
+    number, truth = as_number(predicted), as_number(true)
     if kind != "number" or number is None or truth is None:
-        return said == true
-    return abs(number - truth) <= (0.1 + NEARLY) * abs(truth)
+        return predicted == true
+    return abs(number - truth) <= (0.1 + TOLERANCE) * abs(truth)
 
 
-def _parsed(predicted: Predicted, true: Sequence[Record]) -> Marks:
-    pairs = zip(predicted, true, strict=True)
-    return np.array([record is not None for record, _ in pairs], dtype=float)
+def _parsed(predicted: Predicted, true: Sequence[Record]) -> SampleValues:
+    return np.array([record is not None for record, _ in zip(predicted, true, strict=True)], float)
 
 
-def _equal(cells: Cells) -> Marks:
-    return np.array([was_said and said == true for was_said, said, true in cells.pairs()], float)
+def _equal(column: Column) -> SampleValues:
+    pairs = column.pairs()
+    return np.array([present and predicted == true for present, predicted, true in pairs], float)
 
 
-def _of_texts(alike: Callable[[str, str], float]) -> Callable[[Cells], Marks]:
-    """Mark how alike texts are: 1 for the same, 0 where nothing was said."""
-
-    def mark(cells: Cells) -> Marks:
-        marks = []
-        for was_said, said, true in cells.pairs():
-            texts = ["" if value is None else str(value) for value in (said, true)]
-            # Measures of parts have none to compare in empty texts; saying the same is right.
-            same = float(texts[0] == texts[1])
-            marks.append((same or alike(*texts)) if was_said else 0.0)
-        return np.array(marks, dtype=float)
-
-    return mark
+def _text_similarity(similarity: Callable[[str, str], float], column: Column) -> SampleValues:
+    """Compute similarities of texts: 1 for equal ones, 0 where none was predicted."""
+    values = []
+    for present, *pair in column.pairs():
+        predicted, true = ("" if value is None else str(value) for value in pair)
+        # Similarities of parts have nothing to compare in empty texts; equal texts are right.
+        values.append((float(predicted == true) or similarity(predicted, true)) * present)
+    return np.array(values, float)
 
 
-def _categories(cells: Cells) -> Marks:
-    """Number the categories; rows of (true, said), −1 for one that is never true."""
-    pairs = list(cells.pairs())
+def _category_numbers(column: Column) -> SampleValues:
+    """Number the categories; rows of (true, predicted), −1 for one that is never true."""
+    pairs = list(column.pairs())
     places = {value: place for place, value in enumerate(dict.fromkeys(true for *_, true in pairs))}
     rows = [
-        (places[true], places.get(said, -1) if was_said else -1) for was_said, said, true in pairs
+        (places[true], places.get(predicted, -1) if present else -1)
+        for present, predicted, true in pairs
     ]
-    return np.array(rows, dtype=float).reshape(-1, 2)
+    return np.array(rows, float).reshape(-1, 2)
 
 
-def _branches(cells: Cells) -> Marks:
-    """Compare branches of the tree; rows of (how much is shared, said, true).
+def _category_paths(column: Column) -> SampleValues:
+    """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes).
 
-    Input:  BOOTS said for SANDALS, both below SHOES below WOMEN
+    Input:  BOOTS predicted for SANDALS, both below SHOES below WOMEN
     Output: (2, 3, 3)
     """
-    tree = cells.tree
-    assert tree is not None, "asked for a tree's metric without a tree"
+    hierarchy = column.hierarchy
+    assert hierarchy is not None, "a hierarchical metric without a hierarchy"
     rows = []
-    for was_said, value, truth in cells.pairs():
-        said, true = tree.branch(value) if was_said else frozenset(), tree.branch(truth)
-        rows.append((len(said & true), len(said), len(true)))
-    return np.array(rows, dtype=float).reshape(-1, 3)
+    for present, value, truth in column.pairs():
+        predicted = hierarchy.path(value) if present else frozenset()
+        true = hierarchy.path(truth)
+        rows.append((len(predicted & true), len(predicted), len(true)))
+    return np.array(rows, float).reshape(-1, 3)
 
 
-def _numbers(cells: Cells) -> Marks:
-    return _as_numbers([(said, true) for _, said, true in cells.pairs()])
+def _numbers(column: Column) -> SampleValues:
+    return _as_numbers([(predicted, true) for _, predicted, true in column.pairs()])
 
 
-def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> Marks:
-    """Rows of (said, true): 0 where no number was said, NaN where the true one is not > 0."""
+def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
+    """Rows of (predicted, true): 0 where no number was predicted, NaN where the true one is ≤ 0."""
     rows = []
-    for said, true in pairs:
-        number = as_number(true)
-        positive = number is not None and number > 0
-        rows.append((as_number(said) or 0.0, number if positive else math.nan))
-    return np.array(rows, dtype=float).reshape(-1, 2).clip(-LARGEST, LARGEST)
+    for predicted, true in pairs:
+        number = as_number(true) or 0.0
+        rows.append((as_number(predicted) or 0.0, number if number > 0 else math.nan))
+    return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
 
 
-def _of_numbers(error: Callable[[Numbers, Numbers], Marks]) -> Callable[[Cells], Marks]:
-    """Mark each sample with an error: a function of said and true numbers."""
+def _number_error(error: Callable[[Numbers, Numbers], SampleValues], column: Column) -> Numbers:
+    return error(*_numbers(column).T)
 
-    def mark(cells: Cells) -> Marks:
-        return error(*_numbers(cells).T)
 
-    return mark
+def _within(percent: int) -> FieldMetric:
+    return FieldMetric(
+        partial(_number_error, partial(within, tolerance=percent / 100)),
+        mean,
+        f"Share of predictions at most {percent} % off: "
+        f"|predicted − true| ≤ {percent / 100:g} · true.",
+    )
 
 
 PARSE_RATE = Metric(
@@ -287,125 +274,99 @@ PARSE_RATE = Metric(
     aggregate=mean,
     better="higher",
     decimals=3,
-    description="Share of answers that can be read: they have exactly the template's form.",
+    description="Share of predictions that parse: they match the template exactly.",
 )
 
-METRICS: dict[Kind, dict[str, Measure]] = {
+METRICS: dict[Kind, dict[str, FieldMetric]] = {
     "text": {
-        "exact": Measure(
-            per_sample=_equal,
-            aggregate=mean,
-            description="Share of answers that give the text character for character.",
+        "exact": FieldMetric(_equal, mean, "Share of predictions that equal the true text."),
+        "similarity": FieldMetric(
+            partial(_text_similarity, edit_similarity),
+            mean,
+            "Edit similarity: mean of 1 − Levenshtein distance / length of the longer text.",
         ),
-        "similarity": Measure(
-            per_sample=_of_texts(edit_similarity),
-            aggregate=mean,
-            description="How alike the texts are: mean of 1 − edits / length of the longer text "
-            "(Levenshtein).",
+        "rouge_l": FieldMetric(
+            partial(_text_similarity, rouge_l),
+            mean,
+            "ROUGE-L: mean of 2 · longest common subsequence / (predicted words + true words), "
+            "without case and punctuation.",
         ),
-        "rouge_l": Measure(
-            per_sample=_of_texts(rouge_l),
-            aggregate=mean,
-            description="Words in common and in order: mean of 2 · longest common subsequence / "
-            "(words said + true words), without case and punctuation (ROUGE-L).",
-        ),
-        "chrf": Measure(
-            per_sample=_of_texts(chrf),
-            aggregate=mean,
-            description="Character sequences in common: mean F2 of those of 1 to 6 characters, "
-            "from 0 to 1 (chrF).",
+        "chrf": FieldMetric(
+            partial(_text_similarity, chrf),
+            mean,
+            "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1.",
         ),
     },
     "category": {
-        "accuracy": Measure(
-            per_sample=_equal,
-            aggregate=mean,
-            description="Share of answers that give the right category.",
+        "accuracy": FieldMetric(_equal, mean, "Share of predictions of the true category."),
+        "macro_f1": FieldMetric(
+            _category_numbers,
+            macro_f1,
+            "Macro F1, rare categories weigh as much as frequent ones: mean over the true "
+            "categories of F1 = 2 · correct / (times true + times predicted).",
         ),
-        "macro_f1": Measure(
-            per_sample=_categories,
-            aggregate=macro_f1,
-            description="Rare categories count as much as frequent ones: mean over the true "
-            "categories of F1 = 2 · right / (times true + times said).",
-        ),
-        "hierarchical_f1": Measure(
-            per_sample=_branches,
-            aggregate=overlap_f1,
-            needs_tree=True,
-            description="A neighbour in the right branch is half right: 2 · shared / "
-            "(said + true), of categories with all that stand above them, the root left out "
-            "(hierarchical F).",
+        "hierarchical_f1": FieldMetric(
+            _category_paths,
+            overlap_f1,
+            "Hierarchical F1, partial credit for the right branch: 2 · shared / (predicted + "
+            "true), of categories with all their ancestors except the root.",
+            needs_hierarchy=True,
         ),
     },
     "number": {
-        "mae": Measure(
-            per_sample=_of_numbers(absolute),
-            aggregate=mean,
-            better="lower",
+        "mae": FieldMetric(
+            partial(_number_error, absolute),
+            mean,
+            "Mean absolute error: mean of |predicted − true|, in the unit of the number.",
+            "lower",
             decimals=2,
-            description="Mean absolute error: mean of |said − true|, in the number's own unit.",
         ),
-        "median_ape": Measure(
-            per_sample=_of_numbers(relative),
-            aggregate=median,
-            better="lower",
-            description="Half of the answers are at least this near: median of "
-            "|said − true| / true.",
+        "median_ape": FieldMetric(
+            partial(_number_error, relative),
+            median,
+            "Median absolute percentage error, as a fraction: median of |predicted − true| / true.",
+            "lower",
         ),
-        "mape": Measure(
-            per_sample=_of_numbers(relative),
-            aggregate=mean,
-            better="lower",
-            description="Mean absolute percentage error, as a fraction: mean of "
-            "|said − true| / true.",
+        "mape": FieldMetric(
+            partial(_number_error, relative),
+            mean,
+            "Mean absolute percentage error, as a fraction: mean of |predicted − true| / true.",
+            "lower",
         ),
-        "smape": Measure(
-            per_sample=_of_numbers(symmetric),
-            aggregate=mean,
-            better="lower",
-            description="Symmetric error from 0 to 2: mean of 2 · |said − true| / (|said| + true).",
+        "smape": FieldMetric(
+            partial(_number_error, symmetric),
+            mean,
+            "Symmetric error from 0 to 2: mean of 2 · |predicted − true| / (|predicted| + true).",
+            "lower",
         ),
-        "rmsle": Measure(
-            per_sample=_of_numbers(squared_log),
-            aggregate=root_mean,
-            better="lower",
-            description="Root mean squared logarithmic error: √ mean of "
-            "(ln(1 + said) − ln(1 + true))².",
+        "rmsle": FieldMetric(
+            partial(_number_error, squared_log),
+            root_mean,
+            "Root mean squared logarithmic error: √ mean of (ln(1 + predicted) − ln(1 + true))².",
+            "lower",
         ),
-        "within_5": Measure(
-            per_sample=_of_numbers(partial(within, share=0.05)),
-            aggregate=mean,
-            description="Share of answers at most 5 % off: |said − true| ≤ 0.05 · true.",
+        "within_5": _within(5),
+        "within_10": _within(10),
+        "within_25": _within(25),
+        "spearman": FieldMetric(
+            _numbers,
+            rank_correlation,
+            "Spearman's rank correlation of predicted and true numbers; 0 where all predictions "
+            "are equal.",
         ),
-        "within_10": Measure(
-            per_sample=_of_numbers(partial(within, share=0.1)),
-            aggregate=mean,
-            description="Share of answers at most 10 % off: |said − true| ≤ 0.1 · true.",
-        ),
-        "within_25": Measure(
-            per_sample=_of_numbers(partial(within, share=0.25)),
-            aggregate=mean,
-            description="Share of answers at most 25 % off: |said − true| ≤ 0.25 · true.",
-        ),
-        "spearman": Measure(
-            per_sample=_numbers,
-            aggregate=rank_correlation,
-            description="Is more said where more is true: correlation of the ranks of said and "
-            "true numbers (Spearman), 0 where the same is said of all.",
-        ),
-        "bias": Measure(
-            per_sample=_of_numbers(signed),
-            aggregate=mean,
-            better="zero",
-            description="Too much (above 0) or too little: mean of (said − true) / true.",
+        "bias": FieldMetric(
+            partial(_number_error, signed),
+            mean,
+            "Relative bias, above 0 too high, below 0 too low: mean of (predicted − true) / true.",
+            "zero",
         ),
     },
 }
-"""Kind of field -> short name -> measure. Another metric is one function and one entry."""
+"""Kind of field -> suffix of the metric's name -> metric. A new metric is one entry."""
 
 HEADLINE: dict[Kind, str] = {
     "text": "similarity",
     "category": "accuracy",
     "number": "median_ape",
 }
-"""Kind of field -> the short name of the metric to look at first."""
+"""Kind of field -> suffix of its most important metric."""

@@ -1,6 +1,6 @@
-"""Confidence into probability, and from which probability on answers can be used unseen.
+"""Platt scaling of confidences, and the auto-accept threshold for a target precision.
 
-Holds what is fitted and chosen; how good that is, is measured in `calibration.py`.
+Fits and chooses; `calibration` measures how good the result is.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
@@ -18,17 +18,17 @@ Flags = NDArray[np.bool_]
 Names = NDArray[np.object_]
 
 FOLDS = 5
-"""Parts for cross-fitting: each line then rests on four fifths of what the last one rests on."""
+"""Cross-fitting folds: each scaler then rests on four fifths of the samples of the final one."""
 
 CERTAINTY = 0.9
-"""How certain a promised precision is: it is kept in about nine evaluations of ten."""
+"""Probability that the target precision is kept: in about nine evaluations of ten."""
 
-SUREST = 1 - 1e-6
-"""Confidence beyond is taken as this: single precision tells none of it from 1."""
+MAX_CONFIDENCE = 1 - 1e-6
+"""Confidences are clipped to this: single precision does not distinguish larger ones from 1."""
 
 
 class PlattScaler(NamedTuple):
-    """A straight line from the log-odds of a confidence to those of being right."""
+    """A linear map from the log-odds of a confidence to those of a correct prediction."""
 
     slope: float
     intercept: float
@@ -36,7 +36,7 @@ class PlattScaler(NamedTuple):
     def apply(self, confidence: Numbers) -> Numbers:
         """Turn confidences into probabilities.
 
-        Input:  slope 0.5, intercept 0, confidences 0.5 and 0.9 (odds 9, of which the root is 3)
+        Input:  slope 0.5, intercept 0, confidences 0.5 and 0.9 (odds 9, square root 3)
         Output: [0.5, 0.75]
         """
         probability = expit(self.slope * _log_odds(confidence) + self.intercept)
@@ -44,151 +44,116 @@ class PlattScaler(NamedTuple):
 
 
 class CrossFit(NamedTuple):
-    """What the samples of each fold get from a line and a threshold that did not see them."""
+    """Results of each fold by the scaler and the threshold fitted on the other folds."""
 
     probability: Numbers
-    """NaN where the confidence is not known, and everywhere with fewer than two groups."""
+    """NaN where the confidence is unknown, and everywhere with fewer than two groups."""
 
-    filled: Flags
-    """Whether the probability reaches the threshold; nowhere without a target."""
+    accepted: Flags
+    """Whether the probability reaches the threshold; all False without a target."""
 
 
-def fit_line(confidence: Numbers, right: Flags) -> PlattScaler:
-    """Fit Platt scaling: logistic regression on the log-odds of the confidence.
+def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
+    """Fit a logistic regression on the log-odds of the confidence.
 
-    Each answer counts as right to a little less than 1, or a little more than 0, as Platt (1999,
-    "Probabilistic outputs for support vector machines", 2.2) does: so that few answers, or answers
-    that are all right, do not make anything certain. 18 right answers and no wrong one give 0.95.
+    Targets are a little below 1 and above 0, as in Platt (1999, "Probabilistic outputs for support
+    vector machines", 2.2), so that few predictions, or only correct ones, give no certainty: 18
+    correct predictions and no wrong one give 0.95.
     """
-    if not len(right):
+    if not len(correct):
         return PlattScaler(math.nan, math.nan)
-    rights = int(right.sum())
-    wrongs = len(right) - rights
-    share = np.where(right, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
-    # Scikit-learn takes no shares: each answer is there twice, right and wrong, with its weights.
-    odds = np.tile(_log_odds(confidence), 2)[:, None]
-    outcomes = np.repeat([1, 0], len(right))
+    positives = int(correct.sum())
+    negatives = len(correct) - positives
+    target = np.where(correct, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    # scikit-learn takes no soft targets: each sample occurs as both classes, with weights.
+    log_odds = np.tile(_log_odds(confidence), 2)[:, None]
+    classes = np.repeat([1, 0], len(correct))
     model = LogisticRegression(C=math.inf, max_iter=1000)
-    model.fit(odds, outcomes, sample_weight=np.concatenate([share, 1 - share]))
+    model.fit(log_odds, classes, sample_weight=np.concatenate([target, 1 - target]))
     return PlattScaler(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
 def cross_fit(
-    confidence: Numbers, right: Flags, groups: Sequence[str], *, target: float | None, seed: int
+    confidence: Numbers, correct: Flags, groups: Names, *, target: float | None, seed: int
 ) -> CrossFit:
-    """Fit lines and choose thresholds on all folds but one, and use them on that one.
+    """Fit scalers and choose thresholds on all folds but one, and apply them to that one.
 
     Args:
-        confidence: NaN where it is not known.
-        right: Whether the answer is.
+        confidence: NaN where unknown.
+        correct: Whether each prediction is.
         groups: Of the samples; none is in two folds.
-        target: Wanted precision.
+        target: Target precision.
         seed: Of the folds.
     """
-    named = np.asarray(groups, dtype=object)
     known = ~np.isnan(confidence)
-    probability = np.full(len(right), math.nan)
-    filled = np.zeros(len(right), dtype=bool)
-    folds = _deal_groups(named, known, seed)
+    probability = np.full(len(correct), math.nan)
+    accepted = np.zeros(len(correct), dtype=bool)
+    folds = _assign_folds(groups, known, seed)
     for fold in range(FOLDS):
-        rest, these = known & (folds != fold), known & (folds == fold)
-        if not rest.any() or not these.any():
+        rest, held_out = known & (folds != fold), folds == fold
+        if not rest.any() or not held_out.any():
             continue
-        line = fit_line(confidence[rest], right[rest])
-        probability[these] = line.apply(confidence[these])
+        scaler = fit_platt_scaler(confidence[rest], correct[rest])
+        probability[held_out] = scaler.apply(confidence[held_out])
         if target is not None:
-            seen = line.apply(confidence[rest])
-            threshold = choose_threshold(seen, right[rest], named[rest], target)
-            filled[these] = probability[these] >= (math.inf if threshold is None else threshold)
-    return CrossFit(probability, filled)
+            fitted = scaler.apply(confidence[rest])
+            threshold = choose_threshold(fitted, correct[rest], groups[rest], target)
+            minimum = math.inf if threshold is None else threshold
+            accepted[held_out] = probability[held_out] >= minimum
+    return CrossFit(probability, accepted)
 
 
 def choose_threshold(
-    probability: Numbers, right: Flags, groups: Sequence[str] | Names, target: float
+    probability: Numbers, correct: Flags, groups: Names | Sequence[str], target: float
 ) -> float | None:
-    """Find the lowest probability from which on precision is the target with CERTAINTY, or None.
+    """Find the lowest probability from which the precision is the target with CERTAINTY, or None.
 
-    That is where the lower end of the interval of the precision (`share_bound`) is the target. A
-    threshold whose measured precision is just the target would miss it in every other evaluation.
+    There the lower bound of the precision (`binomial_bound`) is the target: a threshold whose
+    measured precision equals the target would miss it in every other evaluation.
 
-    Input:  probabilities 0.99 (44 times, right), 0.9 (right), 0.6 (wrong), target 0.95
-    Output: 0.9: 45 right answers and no wrong one are 95 % with certainty 0.9, as 0.95^45 < 0.1
+    Input:  probabilities 0.99 (44 times, correct), 0.9 (correct), 0.6 (wrong), target 0.95
+    Output: 0.9: 45 correct predictions and no wrong one are 95 % with certainty 0.9: 0.95^45 < 0.1
     """
     order = np.argsort(-probability, kind="stable")
     ranked = probability[order]
-    used = np.arange(1, len(ranked) + 1)
-    shares = np.cumsum(right[order]) / used
-    alike = correlation(right - probability, groups)
-    independent = _independent(np.asarray(groups, dtype=object)[order], alike)
-    # Answers of the same probability are used together or not at all.
-    whole = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    reached = np.flatnonzero(whole & (share_bound(shares, independent, 1 - CERTAINTY) >= target))
+    precision = np.cumsum(correct[order]) / np.arange(1, len(ranked) + 1)
+    groups = np.asarray(groups, dtype=object)
+    sizes = effective_sizes(groups[order], intraclass_correlation(correct - probability, groups))
+    # Predictions of equal probability are accepted together or not at all.
+    last_of_equal = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
+    is_reached = binomial_bound(precision, sizes, 1 - CERTAINTY) >= target
+    reached = np.flatnonzero(last_of_equal & is_reached)
     return float(ranked[reached[-1]]) if len(reached) else None
 
 
-def correlation(surprise: Numbers, groups: Sequence[str] | Names) -> float:
-    """Measure how far answers of one group are right or wrong together (intraclass correlation).
+def intraclass_correlation(residual: Numbers, groups: Names | Sequence[str]) -> float:
+    """Measure how far predictions of one group are correct or wrong together.
 
-    The mean product of two surprises of one group, as a part of the mean square of all.
+    The mean product of two residuals of one group, as a fraction of the mean square of all.
 
-    Input:  surprises 0.5 0.5 -0.5 -0.5 of groups a a b b, or of groups a b a b
+    Input:  residuals 0.5 0.5 -0.5 -0.5 of groups a a b b, or of groups a b a b
     Output: 1.0, or 0.0
 
-    Args:
-        surprise: Right (1 or 0) minus its probability.
-        groups: Of the answers.
-
     Returns:
-        Between 0 and 1; 1, which trusts them least, where there is nothing to measure it by.
+        Between 0 and 1; 1, the most cautious value, where there is nothing to measure it by.
     """
-    _, of, sizes = np.unique(
+    _, group_of, sizes = np.unique(
         np.asarray(groups, dtype=object), return_inverse=True, return_counts=True
     )
-    square = float((surprise**2).sum())
+    square = float((residual**2).sum())
     pairs = int((sizes * (sizes - 1)).sum())
     if not pairs or not square:
         return 1.0
-    together = float((np.bincount(of, surprise) ** 2).sum()) - square
-    return min(max(together / pairs / (square / len(of)), 0.0), 1.0)
+    products = float((np.bincount(group_of, residual) ** 2).sum()) - square
+    return min(max(products / pairs / (square / len(group_of)), 0.0), 1.0)
 
 
-def independent_samples(groups: Sequence[str] | Names, alike: float) -> float:
-    """Count how many independent samples are worth as much as these (Kish, 1965, design effect).
+def effective_sizes(groups: Names | Sequence[str], correlation: float) -> Numbers:
+    """Compute the effective sample size of the first sample, the first two, ... (Kish, 1965).
 
-    Input:  groups a a b; answers of one group are right together always (1.0), or never (0.0)
-    Output: 1.8 = 3² / (2² + 1²), or 3.0
-
-    Args:
-        groups: Of the samples, at least one.
-        alike: Their `correlation`.
+    Input:  groups a a b, intraclass correlation 1.0 or 0.0
+    Output: [1, 1, 1.8 = 3² / (2² + 1²)] or [1, 2, 3]
     """
-    return float(_independent(np.asarray(groups, dtype=object), alike)[-1])
-
-
-def share_bound(shares: Numbers, independent: Numbers, tail: float) -> Numbers:
-    """Bound shares from below, or from above where the tail is over a half.
-
-    The exact binomial interval (Clopper and Pearson, 1934). Unlike one from draws, it does not end
-    at 1 where nothing was wrong yet.
-
-    Input:  a share of 1.0 of 45 samples, tail 0.1
-    Output: 0.950
-
-    Args:
-        shares: The measured ones.
-        independent: Of how many samples, each more than 0.
-        tail: How often the true share may lie beyond the bound.
-    """
-    hits, misses = shares * independent, (1 - shares) * independent
-    lower = tail < 0.5
-    first, second = (hits, misses + 1) if lower else (hits + 1, misses)
-    certain = (hits <= 0) if lower else (misses <= 0)
-    bounds = beta.ppf(tail, np.where(certain, 1, first), np.where(certain, 1, second))
-    return np.asarray(np.where(certain, 0.0 if lower else 1.0, bounds), dtype=np.float64)
-
-
-def _independent(groups: Names, alike: float) -> Numbers:
-    """Count independent samples (`independent_samples`) among the first, the first two, ..."""
     sizes: dict[str, int] = {}
     pairs = np.empty(len(groups))
     total = 0
@@ -197,18 +162,37 @@ def _independent(groups: Names, alike: float) -> Numbers:
         sizes[group] += 1
         pairs[place] = total
     count = np.arange(1, len(groups) + 1)
-    return np.asarray(count**2 / (count + alike * pairs), dtype=np.float64)
+    return np.asarray(count**2 / (count + correlation * pairs), dtype=np.float64)
 
 
-def _deal_groups(groups: Names, known: Flags, seed: int) -> NDArray[np.int64]:
-    """Give each sample of known confidence a fold, the same to all of its group; -1 to others."""
-    names, of = np.unique(groups[known], return_inverse=True)
-    fold_of = np.random.default_rng(seed).permutation(len(names)) % FOLDS
+def binomial_bound(shares: Numbers, sizes: Numbers, tail: float) -> Numbers:
+    """Bound shares from below, or from above for a tail over a half (Clopper and Pearson, 1934).
+
+    Unlike a bootstrap interval, this one does not end at 1 where nothing was wrong yet.
+
+    Input:  a share of 1.0 of 45 samples, tail 0.1
+    Output: 0.950
+
+    Args:
+        shares: The measured shares.
+        sizes: Their sample sizes, above 0.
+        tail: Probability that the true share lies beyond the bound.
+    """
+    hits, misses = shares * sizes, (1 - shares) * sizes
+    is_lower = tail < 0.5
+    first, second = (hits, misses + 1) if is_lower else (hits + 1, misses)
+    is_certain = (hits if is_lower else misses) <= 0
+    bounds = beta.ppf(tail, np.where(is_certain, 1, first), np.where(is_certain, 1, second))
+    return np.asarray(np.where(is_certain, 0.0 if is_lower else 1.0, bounds), dtype=np.float64)
+
+
+def _assign_folds(groups: Names, known: Flags, seed: int) -> NDArray[np.int64]:
+    """Assign a fold to each sample of known confidence, one per group; -1 to the others."""
+    names, group_of = np.unique(groups[known], return_inverse=True)
     folds = np.full(len(groups), -1)
-    folds[known] = fold_of[of]
+    folds[known] = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[group_of]
     return folds
 
 
 def _log_odds(confidence: Numbers) -> Numbers:
-    bounded = np.clip(confidence, 1 - SUREST, SUREST)
-    return np.asarray(np.log(bounded / (1 - bounded)), dtype=np.float64)
+    return np.asarray(logit(np.clip(confidence, 1 - MAX_CONFIDENCE, MAX_CONFIDENCE)))

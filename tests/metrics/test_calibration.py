@@ -8,17 +8,23 @@ import pytest
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES
 from phi_vision.metrics.bootstrap import draw_groups
-from phi_vision.metrics.calibration import Calibration, RiskPoint, calibrate, calibrations
+from phi_vision.metrics.calibration import (
+    Calibration,
+    RiskPoint,
+    assign_bins,
+    calibrate,
+    calibration_error,
+    calibrations,
+)
 from phi_vision.metrics.platt_scaling import (
     PlattScaler,
+    binomial_bound,
     choose_threshold,
-    correlation,
     cross_fit,
-    fit_line,
-    independent_samples,
-    share_bound,
+    effective_sizes,
+    fit_platt_scaler,
+    intraclass_correlation,
 )
-from phi_vision.metrics.reliability import calibration_error, in_bins
 
 PRODUCT = TEMPLATES["product"]
 
@@ -75,10 +81,10 @@ def test_risk_of_the_most_confident_and_its_area():
 def test_bins_are_of_equal_size_and_equal_confidences_share_one():
     confidence = np.array([*np.arange(1, 9) / 10, 0.9, 0.9, 0.9, *[1.0] * 9])
     expected = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, *[7] * 9]
-    assert in_bins(confidence).tolist() == expected
+    assert assign_bins(confidence).tolist() == expected
     order = np.random.default_rng(0).permutation(20)
-    assert in_bins(confidence[order]).tolist() == np.array(expected)[order].tolist()
-    assert np.bincount(in_bins(np.random.default_rng(0).random(100))).tolist() == [10] * 10
+    assert assign_bins(confidence[order]).tolist() == np.array(expected)[order].tolist()
+    assert np.bincount(assign_bins(np.random.default_rng(0).random(100))).tolist() == [10] * 10
 
 
 def test_a_curve_of_many_samples_is_thinned_with_both_ends():
@@ -90,7 +96,7 @@ def test_a_curve_of_many_samples_is_thinned_with_both_ends():
 
 def test_a_line_is_what_was_drawn_with():
     sure, _, right, _ = world(20_000, 0, too_sure=True)
-    line = fit_line(sure, right)
+    line = fit_platt_scaler(sure, right)
     assert line.slope == pytest.approx(0.5, abs=0.03)
     assert line.intercept == pytest.approx(-0.5, abs=0.05)
     assert PlattScaler(0.5, 0).apply(np.array([0.5, 0.9])) == pytest.approx([0.5, 0.75])
@@ -99,23 +105,23 @@ def test_a_line_is_what_was_drawn_with():
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.95), (False, 0.05)])
 def test_a_line_makes_nothing_certain_of_few_answers(right, expected):
     confidence = np.linspace(0.2, 1.0, 18)
-    line = fit_line(confidence, np.full(18, right))
+    line = fit_platt_scaler(confidence, np.full(18, right))
     assert line.apply(confidence) == pytest.approx(np.full(18, expected), abs=1e-3)
 
 
 def test_bounds_of_shares_are_the_exact_ones():
     shares, independent = np.array([1.0, 0.0, 0.7]), np.array([45.0, 45.0, 10.0])
-    assert share_bound(shares, independent, 0.1) == pytest.approx([0.95, 0.0, 0.448], abs=1e-3)
-    assert share_bound(shares, independent, 0.9) == pytest.approx([1.0, 0.05, 0.884], abs=1e-3)
+    assert binomial_bound(shares, independent, 0.1) == pytest.approx([0.95, 0.0, 0.448], abs=1e-3)
+    assert binomial_bound(shares, independent, 0.9) == pytest.approx([1.0, 0.05, 0.884], abs=1e-3)
 
 
 def test_samples_of_a_group_count_as_fewer_where_they_are_right_together():
-    assert independent_samples(list("aab"), 1.0) == pytest.approx(1.8)
-    assert independent_samples(list("aab"), 0.0) == pytest.approx(3.0)
+    assert effective_sizes(list("aab"), 1.0)[-1] == pytest.approx(1.8)
+    assert effective_sizes(list("aab"), 0.0)[-1] == pytest.approx(3.0)
     surprise = np.array([0.5, 0.5, -0.5, -0.5])
-    assert correlation(surprise, list("aabb")) == 1.0
-    assert correlation(surprise, list("abab")) == 0.0
-    assert correlation(surprise, list("abcd")) == 1.0  # nothing to measure it by
+    assert intraclass_correlation(surprise, list("aabb")) == 1.0
+    assert intraclass_correlation(surprise, list("abab")) == 0.0
+    assert intraclass_correlation(surprise, list("abcd")) == 1.0  # nothing to measure it by
 
 
 def test_a_threshold_is_proven_and_not_only_measured():
@@ -135,12 +141,14 @@ def test_answers_of_one_probability_are_used_together_or_not_at_all():
 
 def test_no_sample_is_measured_by_what_its_own_group_taught():
     sure, _, right, groups = world(200, 0, together=4)
-    before = cross_fit(sure, right, groups, target=0.8, seed=0)
+    before = cross_fit(sure, right, np.array(groups, dtype=object), target=0.8, seed=0)
     for chosen in ("0", "17", "49"):
         own = np.array([group == chosen for group in groups])
-        after = cross_fit(sure, np.where(own, ~right, right), groups, target=0.8, seed=0)
+        after = cross_fit(
+            sure, np.where(own, ~right, right), np.array(groups, dtype=object), target=0.8, seed=0
+        )
         assert (after.probability[own] == before.probability[own]).all()
-        assert (after.filled[own] == before.filled[own]).all()
+        assert (after.accepted[own] == before.accepted[own]).all()
         assert (after.probability != before.probability).any()
 
 
@@ -215,14 +223,14 @@ def test_silence_is_never_used_and_counts_as_not_filled():
 @pytest.mark.parametrize(
     ("confidence", "right", "groups", "words"),
     [
-        ([], [], [], "The confidence of no answer is known."),
-        ([math.nan] * 3, [1, 0, 0], list("abc"), "The confidence of no answer is known."),
-        ([0.9], [1], ["a"], "all answers are of one group"),
-        ([0.9, 0.8, 0.3], [1, 1, 0], ["a"] * 3, "all answers are of one group"),
-        ([0.9, 0.8, math.nan], [1, 1, 0], list("aab"), "all answers are of one group"),
-        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 45 of the most confident answers"),
-        ([0.9] * 30, [1] * 30, [], "at least 45 of the most confident answers"),
-        ([0.0] * 30, [0] * 30, [], "No threshold is known to give a precision of 0.95"),
+        ([], [], [], "No prediction has a confidence."),
+        ([math.nan] * 3, [1, 0, 0], list("abc"), "No prediction has a confidence."),
+        ([0.9], [1], ["a"], "all predictions are of one group"),
+        ([0.9, 0.8, 0.3], [1, 1, 0], ["a"] * 3, "all predictions are of one group"),
+        ([0.9, 0.8, math.nan], [1, 1, 0], list("aab"), "all predictions are of one group"),
+        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 45 of the most confident predictions"),
+        ([0.9] * 30, [1] * 30, [], "at least 45 of the most confident predictions"),
+        ([0.0] * 30, [0] * 30, [], "No threshold is known to reach a precision of 0.95"),
     ],
 )
 def test_too_little_is_said_in_words(confidence, right, groups, words):
@@ -246,7 +254,7 @@ def test_answers_that_are_all_right_can_all_be_used():
 
 
 def test_a_target_that_cannot_be_proven_is_refused():
-    with pytest.raises(ValueError, match=r"target precision is 1\.0; give a share above 0"):
+    with pytest.raises(ValueError, match=r"target precision is 1\.0; pass a share above 0"):
         measure([0.9], [1], target=1.0)
 
 
@@ -292,5 +300,5 @@ def test_fields_without_any_confidence_are_left_out():
 
 
 def test_what_is_no_probability_is_refused_with_its_sample():
-    with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; give a prob"):
+    with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; pass a prob"):
         judge([said(0, full_price=1.5), said(1)])

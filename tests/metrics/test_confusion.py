@@ -3,7 +3,7 @@
 import numpy as np
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.metrics.confusion import OTHERS, UNREAD, confusion
+from phi_vision.metrics.confusion import OTHERS, UNPARSED, confusion
 
 
 def predictions(*pairs):
@@ -30,7 +30,7 @@ PAIRS = [
 def test_counts_by_hand():
     found = confusion(predictions(*PAIRS), "kind")
     assert found.labels == ("COAT", "HAT", "BAG", "BELT")
-    assert found.predicted == ("COAT", "HAT", "BAG", "BELT", UNREAD)
+    assert found.predicted == ("COAT", "HAT", "BAG", "BELT", UNPARSED)
     np.testing.assert_array_equal(
         found.counts,
         [
@@ -43,9 +43,9 @@ def test_counts_by_hand():
 
 
 def test_rare_categories_are_pooled():
-    found = confusion(predictions(*PAIRS, ("HAT", "BELT")), "kind", most=2)
+    found = confusion(predictions(*PAIRS, ("HAT", "BELT")), "kind", max_labels=2)
     assert found.labels == ("COAT", "HAT", OTHERS)
-    assert found.predicted == ("COAT", "HAT", OTHERS, UNREAD)
+    assert found.predicted == ("COAT", "HAT", OTHERS, UNPARSED)
     np.testing.assert_array_equal(
         found.counts,
         [
@@ -65,7 +65,7 @@ def test_a_category_that_is_never_true_has_a_column_and_no_row():
 
 def test_the_columns_begin_with_the_rows_so_that_what_is_right_is_on_the_diagonal():
     found = confusion(
-        predictions(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", most=1
+        predictions(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", max_labels=1
     )
     assert found.predicted[: len(found.labels)] == found.labels == ("HAT", OTHERS)
     # What was said belongs to the pool here, and so does one of the true ones.

@@ -77,7 +77,7 @@ def test_errors_of_numbers():
 
 def test_the_edge_of_a_share_is_within_it():
     said, true = np.array([0.33, 17.1, 17.0, 5.0]), np.array([0.3, 19.0, 19.0, math.nan])
-    np.testing.assert_array_equal(within(said, true, share=0.1), [1, 1, 0, math.nan])
+    np.testing.assert_array_equal(within(said, true, tolerance=0.1), [1, 1, 0, math.nan])
 
 
 def test_errors_beyond_all_numbers_are_cut_off():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, Template
-from phi_vision.metrics.slices import Part, find_slices
+from phi_vision.metrics.slices import Subset, find_slices
 
 PRODUCT = TEMPLATES["product"]
 
@@ -30,8 +30,8 @@ TEN = [sample(price=10.0 * number) for number in range(1, 11)]
 
 def parts_of(samples: Sequence[Sample], by: str, training=TEN, template=PRODUCT) -> dict:
     parts = [part for part in find_slices(samples, training, template) if part.by == by]
-    assert (sum(part.places.astype(int) for part in parts) == np.ones(len(samples))).all()
-    return {part.name: np.flatnonzero(part.places).tolist() for part in parts}
+    assert (sum(part.mask.astype(int) for part in parts) == np.ones(len(samples))).all()
+    return {part.name: np.flatnonzero(part.mask).tolist() for part in parts}
 
 
 def test_frequent_categories_stand_alone_and_rare_ones_together():
@@ -99,12 +99,12 @@ def test_a_file_that_is_no_image_has_no_size():
 
 def test_styles_and_titles_that_training_has_seen():
     samples = [sample(group="new"), sample(title="Belt"), sample(title="coat", group="other")]
-    assert parts_of(samples, "style in training") == {"seen": [1], "unseen": [0, 2]}
+    assert parts_of(samples, "group in training") == {"seen": [1], "unseen": [0, 2]}
     assert parts_of(samples, "title in training") == {"seen": [0], "unseen": [1, 2]}
 
 
 def test_a_template_without_categories_and_numbers_has_fewer_slices():
     template = Template(name="t", question="What?", answer="{title}", layout="chat")
-    parts: list[Part] = find_slices([sample()], TEN, template)
-    assert [part.by for part in parts] == ["image size", "style in training", "title in training"]
+    parts: list[Subset] = find_slices([sample()], TEN, template)
+    assert [part.by for part in parts] == ["image size", "group in training", "title in training"]
     assert find_slices([], [], PRODUCT) == []

@@ -148,15 +148,15 @@ def test_numbers_within_ten_percent_do_not_disagree():
 @pytest.mark.parametrize(
     ("systems", "problem"),
     [
-        ([system("a", wrong_at())], "found only a; give at least two"),
-        ([system("a", wrong_at()), system("a", wrong_at())], "'a' is given twice"),
+        ([system("a", wrong_at())], "found only a; pass at least two"),
+        ([system("a", wrong_at()), system("a", wrong_at())], "'a' is passed twice"),
         (
             [system("a", wrong_at()[:3]), system("b", wrong_at()[3:])],
-            "no sample was answered by all: a has 3, such as 's0'; b has 37, such as 's3'",
+            "no sample was predicted by all: a has 3, such as 's0'; b has 37, such as 's3'",
         ),
         (
             [system("a", [answer(0), answer(0)]), system("b", [answer(0)])],
-            "'a' has 2 answers about 1 samples",
+            "'a' has 2 predictions for 1 samples",
         ),
         (
             [system("a", [answer(0)]), system("b", [replace(answer(0), group="other")])],
@@ -167,14 +167,14 @@ def test_numbers_within_ten_percent_do_not_disagree():
                 system("a", [answer(0)]),
                 system("b", [replace(answer(0), truth={**answer(0).truth, "full_price": 9.0})]),
             ],
-            "sample 's0' is not the same everywhere: its full_price is 100.0 in a and 9.0 in b",
+            "differs between the evaluations: its full_price is 100.0 in a and 9.0 in b",
         ),
         (
             [
                 system("a", [answer(0)]),
                 system("b", [answer(0)], replace(PRODUCT, answer="{full_price}")),
             ],
-            "the templates share no field of the same kind: a writes 'Product: ",
+            "the templates share no field of the same kind: a has 'Product: ",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_predictor_that_looks() -> None:
     assert scores.estimates["shuffled"]["title_exact"].value == 0
     assert scores.uses_image is True
     assert scores.shuffled_image_check.startswith(
-        "The images matter: with others' images title_similarity from 1.000 to 0."
+        "The images matter: with shuffled images title_similarity from 1.000 to 0."
     )
     assert (scores.samples, scores.groups) == (90, 30)
 
@@ -158,7 +158,7 @@ def test_a_margin_above_zero_is_always_the_better_one(
     estimates = (BootstrapDistribution(value, np.array([value, value])) for value in (one, other))
     found = paired_difference(metric, *estimates)
     assert found.value == pytest.approx(difference)
-    assert found.drawn == pytest.approx([difference, difference])
+    assert found.resampled == pytest.approx([difference, difference])
 
 
 @pytest.mark.parametrize(

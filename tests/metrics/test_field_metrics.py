@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from phi_vision.data.template import KINDS, TEMPLATES, Template
 from phi_vision.metrics.bootstrap import draw_groups
-from phi_vision.metrics.category_hierarchy import Tree
+from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 from phi_vision.metrics.field_metrics import (
     HEADLINE,
     METRICS,
@@ -23,15 +23,19 @@ from phi_vision.metrics.field_metrics import (
 )
 
 PRODUCT = TEMPLATES["product"]
-TREE = Tree(
+HIERARCHY = CategoryHierarchy(
     levels=("category2_code", "category1_code"),
-    above={
+    ancestors={
         "COATS":   ("CLOTHES",     "WEAR"),
         "SHIRTS":  ("CLOTHES",     "WEAR"),
         "SCARVES": ("ACCESSORIES", "WEAR"),
     },
 )  # fmt: skip
-MEASURED = metrics_for(PRODUCT, {"category3_code": TREE})
+MEASURED = metrics_for(PRODUCT, {"category3_code": HIERARCHY})
+
+
+def distribution(metric, predicted, true, counts):
+    return metric.distribution(metric.per_sample(predicted, true), counts)
 
 
 def record(title="Coat", category="COATS", price=100.0):
@@ -158,9 +162,9 @@ def test_absurd_numbers_leave_every_figure_finite(price):
     said = [record(price=price)] * 3 + [record(price=-price)]
     counts = np.array([[0, 1, 1, 2], [4, 0, 0, 0]], dtype=float)
     for name in METRICS["number"]:
-        value, drawn = MEASURED[f"full_price_{name}"].estimate(said, true, counts)
+        value, resampled = distribution(MEASURED[f"full_price_{name}"], said, true, counts)
         assert math.isfinite(value), name
-        assert np.isfinite(drawn[0]), name
+        assert np.isfinite(resampled[0]), name
 
 
 def predictions(seed, samples=60):
@@ -168,14 +172,18 @@ def predictions(seed, samples=60):
     rng = random.Random(seed)
     titles = ["Wool Coat", "Silk Scarf", "Linen Shirt", "Coat", "Long Wool Coat"]
     true = [
-        record(rng.choice(titles), rng.choice([*TREE.above]), round(rng.lognormvariate(4, 1), 1))
+        record(
+            rng.choice(titles),
+            rng.choice([*HIERARCHY.ancestors]),
+            round(rng.lognormvariate(4, 1), 1),
+        )
         for _ in range(samples)
     ]
     said = [
         None if rng.random() < 1 / 8 else
         record(
             rng.choice([t["title"], rng.choice(titles)]),
-            rng.choice([t["category3_code"], *TREE.above, "HATS"]),
+            rng.choice([t["category3_code"], *HIERARCHY.ancestors, "HATS"]),
             round(t["full_price"] * rng.lognormvariate(0, 0.2), 1),
         )
         for t in true
@@ -187,7 +195,7 @@ def predictions(seed, samples=60):
 def test_a_draw_is_as_good_as_its_samples_repeated(name):
     said, true = predictions(seed=1)
     counts = draw_groups([str(place // 2) for place in range(60)], seed=2, draws=20)
-    drawn = MEASURED[name].estimate(said, true, counts).drawn
+    drawn = distribution(MEASURED[name], said, true, counts).resampled
     for times, value in zip(counts.astype(int), drawn, strict=True):
         s, t = (
             [r for r, n in zip(side, times, strict=True) for _ in range(n)] for side in (said, true)
@@ -271,7 +279,7 @@ def test_metrics_follow_the_kinds_of_the_fields():
     assert headline_metrics(shoe) == (
         *("size_median_ape", "brand_similarity", "kind_accuracy", "note_similarity"),
     )
-    with_tree = metrics_for(shoe, {"kind": TREE})
+    with_tree = metrics_for(shoe, {"kind": HIERARCHY})
     assert set(with_tree) - set(names) == {"kind_hierarchical_f1"}
     assert [metric.field for metric in with_tree.values()].count("kind") == 3
     assert all(name == metric.name for name, metric in with_tree.items())
@@ -297,5 +305,5 @@ def test_all_intervals_of_305_samples_take_less_than_a_second():
     counts = draw_groups([str(place) for place in range(305)], seed=0)
     began = time.process_time()
     for metric in MEASURED.values():
-        metric.estimate(said, true, counts)
+        distribution(metric, said, true, counts)
     assert time.process_time() - began < 1

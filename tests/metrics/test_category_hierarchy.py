@@ -1,9 +1,9 @@
-"""Trees found in columns of categories."""
+"""Hierarchies found in columns of categories."""
 
 import pytest
 
 from phi_vision.data.samples import Sample
-from phi_vision.metrics.category_hierarchy import find_tree
+from phi_vision.metrics.category_hierarchy import find_hierarchy
 
 
 def samples(*rows, columns=("category1_code", "category2_code", "category3_code")):
@@ -26,18 +26,18 @@ SHOP = [
 
 
 def test_levels_above_a_category():
-    tree = find_tree("category3_code", samples(*SHOP))
-    assert tree.levels == ("category2_code", "category1_code")
-    assert tree.ancestors("PARKAS") == ("COATS", "WEAR")
-    assert tree.ancestors("BOOTS") == ("SHOES", "GOODS")
-    assert tree.ancestors("HATS") == ()
-    assert tree.branch("BOOTS") == {(0, "BOOTS"), (1, "SHOES"), (2, "GOODS")}
-    assert tree.branch("HATS") == {(0, "HATS")}
+    hierarchy = find_hierarchy("category3_code", samples(*SHOP))
+    assert hierarchy.levels == ("category2_code", "category1_code")
+    assert hierarchy.ancestors["PARKAS"] == ("COATS", "WEAR")
+    assert hierarchy.ancestors["BOOTS"] == ("SHOES", "GOODS")
+    assert "HATS" not in hierarchy.ancestors
+    assert hierarchy.path("BOOTS") == {(0, "BOOTS"), (1, "SHOES"), (2, "GOODS")}
+    assert hierarchy.path("HATS") == {(0, "HATS")}
 
 
 def test_a_name_at_two_heights_is_two_places():
-    tree = find_tree("category2", samples(*DRESSES, columns=("category1", "category2")))
-    assert tree.branch("DRESSES") == {(0, "DRESSES"), (1, "DRESSES")}
+    hierarchy = find_hierarchy("category2", samples(*DRESSES, columns=("category1", "category2")))
+    assert hierarchy.path("DRESSES") == {(0, "DRESSES"), (1, "DRESSES")}
 
 
 DRESSES = [("DRESSES", "DRESSES"), ("TOPS", "TEES"), ("TOPS", "SHIRTS")]
@@ -53,7 +53,7 @@ DRESSES = [("DRESSES", "DRESSES"), ("TOPS", "TEES"), ("TOPS", "SHIRTS")]
     ],
 )  # fmt: skip
 def test_columns_differ_in_one_number(field, columns):
-    assert find_tree(field, samples(*DRESSES, columns=columns)).levels == columns[:1]
+    assert find_hierarchy(field, samples(*DRESSES, columns=columns)).levels == columns[:1]
 
 
 @pytest.mark.parametrize(
@@ -65,34 +65,37 @@ def test_columns_differ_in_one_number(field, columns):
     ],
 )  # fmt: skip
 def test_other_names_are_no_levels(field, columns):
-    assert find_tree(field, samples(*DRESSES, columns=columns)) is None
+    assert find_hierarchy(field, samples(*DRESSES, columns=columns)) is None
 
 
 def test_a_column_that_contradicts_itself_is_no_level():
     """Coats are worn by women and men: the audience does not stand above the kind of garment."""
     rows = [("WOMEN", "COATS", "PARKAS"), ("MEN", "COATS", "PARKAS"), ("MEN", "BAGS", "TOTES")]
-    tree = find_tree("category3_code", samples(*rows, ("WOMEN", "COATS", "CAPES")))
-    assert tree.levels == ("category2_code",)
-    assert tree.ancestors("PARKAS") == ("COATS",)
+    hierarchy = find_hierarchy("category3_code", samples(*rows, ("WOMEN", "COATS", "CAPES")))
+    assert hierarchy.levels == ("category2_code",)
+    assert hierarchy.ancestors["PARKAS"] == ("COATS",)
 
 
 def test_one_row_in_a_hundred_may_be_odd():
     slip = ("GOODS", "BAGS", "PARKAS")
-    assert find_tree("category3_code", samples(*SHOP * 17, slip)).ancestors("PARKAS")[0] == "COATS"
-    assert find_tree("category3_code", samples(*SHOP * 16, slip)) is None
+    assert (
+        find_hierarchy("category3_code", samples(*SHOP * 17, slip)).ancestors["PARKAS"][0]
+        == "COATS"
+    )
+    assert find_hierarchy("category3_code", samples(*SHOP * 16, slip)) is None
 
 
 def test_a_root_and_a_level_that_pools_nothing_are_left_out():
     rows = [("ALL", "a", "A"), ("ALL", "b", "B"), ("ALL", "c", "C")]
-    assert find_tree("category3_code", samples(*rows)) is None
+    assert find_hierarchy("category3_code", samples(*rows)) is None
 
 
 def test_empty_cells_are_no_parents():
     rows = [("WEAR", "COATS", "CAPES"), ("", None, "CAPES"), ("", None, "HATS"), ("", None, None)]
-    tree = find_tree("category3_code", samples(*SHOP, *rows))
-    assert tree.ancestors("CAPES") == ("COATS", "WEAR")
-    assert tree.branch("HATS") == {(0, "HATS")}
+    hierarchy = find_hierarchy("category3_code", samples(*SHOP, *rows))
+    assert hierarchy.ancestors["CAPES"] == ("COATS", "WEAR")
+    assert hierarchy.path("HATS") == {(0, "HATS")}
 
 
-def test_no_samples_have_no_tree():
-    assert find_tree("category3_code", []) is None
+def test_no_samples_have_no_hierarchy():
+    assert find_hierarchy("category3_code", []) is None

@@ -4,7 +4,7 @@ import pytest
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, Template
-from phi_vision.metrics.constant_baselines import category_median, constant, usual_texts
+from phi_vision.metrics.constant_baselines import category_median, constant, most_frequent_texts
 
 PRODUCT = TEMPLATES["product"]
 
@@ -66,8 +66,11 @@ def test_numbers_that_are_nowhere_known_stay_unknown():
     assert predictions == [{"title": "Hat", "category3_code": "HATS", "full_price": None}]
 
 
-def test_the_usual_texts_of_each_category():
-    usual = {category: texts["title"] for category, texts in usual_texts(TRAINING, PRODUCT).items()}
+def test_the_most_frequent_texts_of_each_category():
+    usual = {
+        category: texts["title"]
+        for category, texts in most_frequent_texts(TRAINING, PRODUCT).items()
+    }
     assert usual == {"BELTS": "Belt", "COATS": "Wool Coat", "SCARVES": "Scarf", "HATS": "Hat"}
 
 
