@@ -212,7 +212,7 @@ class Synthesizer:
 
         def draw(tries: int) -> str:
             text = pattern.draw(self._rng, record)
-            if tries >= _TRIES:  # the pattern is exhausted: a mark makes room
+            if tries >= _TRIES:  # the pattern is exhausted: a mark makes it new
                 text += invent("9999" if whole else "-a9", self._rng)
             return str(int(text) % 2 ** (kind.bit_width - 1)) if whole else text
 

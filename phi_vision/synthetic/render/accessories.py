@@ -4,6 +4,7 @@
 
 # An outline reads best unbroken.
 # ruff: noqa: E501
+# fmt: off
 
 from phi_vision.synthetic.render.pen import Pen, Shape
 
@@ -39,9 +40,7 @@ def _crossbody_bag(pen: Pen) -> None:
     pen.symmetric("0 -20 L 58 -20 C 70 -20 72 -8 71 2 C 68 24 46 38 0 38")
     pen.hem("M-71 2 C-68 24 -46 38 0 38 C46 38 68 24 71 2")
     with pen.both_sides():
-        pen.add(
-            f'<circle cx="64" cy="-8" r="5" fill="none" stroke="{pen.palette.metal}" stroke-width="3"/>'
-        )
+        pen.add(f'<circle cx="64" cy="-8" r="5" fill="none" stroke="{pen.palette.metal}" stroke-width="3"/>')
     for side in (-1, 1):
         pen.fur((60 * side, 14), (40 * side, 25), (16 * side, 30), radius=11)
     pen.metal("M-11 28 H11 V44 C11 50 -11 50 -11 44 Z", "M-3 34 h6 v8 h-6 Z")
@@ -96,9 +95,7 @@ def _sneaker(pen: Pen) -> None:
             (2.6, 'stroke="#8a8780" stroke-width="0.8"'),
         ):
             pen.add(f'<path d="M{x:.1f} {y + drop:.1f} l9 -9" {stroke} {_ROUND_ENDS}/>')
-    pen.cloth(
-        "M-84 42 C-30 48 40 46 94 42 C98 50 96 58 88 62 H-76 C-86 60 -88 50 -84 42 Z", fill=_RUBBER
-    )
+    pen.cloth("M-84 42 C-30 48 40 46 94 42 C98 50 96 58 88 62 H-76 C-86 60 -88 50 -84 42 Z", fill=_RUBBER)
     pen.seam("M-84 51 H95", width=1.6, colour="#b9b4a8")
     pen.stitches("M-78 45.5 H90", colour="#a9a498", width=0.9)
     pen.embroidery(-26, 14, 13)
@@ -114,9 +111,7 @@ def _boot(pen: Pen) -> None:
     pen.edge("M-58 30 C-40 34 -34 54 -34 74 L-56 74 C-60 58 -60 44 -58 30 Z")
     pen.folds("M-50 8 C-34 16 -16 12 -4 0", "M-52 20 C-30 28 -10 22 4 14", depth=0.2)
     pen.seam(f"M-30 {top + 2} V58", width=1.4)
-    pen.edge(
-        f"M-57 {top - 1} C-44 {top - 5} -18 {top - 5} -5 {top - 1} V{top + 11} C-20 {top + 9} -42 {top + 9} -57 {top + 11} Z"
-    )
+    pen.edge(f"M-57 {top - 1} C-44 {top - 5} -18 {top - 5} -5 {top - 1} V{top + 11} C-20 {top + 9} -42 {top + 9} -57 {top + 11} Z")
     if pen.garment.hardware != "none":
         pen.cloth("M-58 4 L-4 -2 L-2 9 L-58 16 Z", fill=pen.palette.dark)
         pen.buckle(-26, 6.5, 17, 16)
@@ -127,9 +122,7 @@ def _boot(pen: Pen) -> None:
 
 def _loafer(pen: Pen) -> None:
     pen.cloth("M-84 -6 C-66 -18 -30 -10 -2 -14 L0 6 L-70 18 Z", fill=pen.palette.deep)
-    pen.cloth(
-        "M-86 -8 C-78 0 -40 8 -8 4 C-4 -6 -2 -16 6 -22 C34 -16 70 4 86 22 C92 30 92 38 90 44 L-86 44 C-92 24 -90 6 -86 -8 Z"
-    )
+    pen.cloth("M-86 -8 C-78 0 -40 8 -8 4 C-4 -6 -2 -16 6 -22 C34 -16 70 4 86 22 C92 30 92 38 90 44 L-86 44 C-92 24 -90 6 -86 -8 Z")
     pen.cloth("M4 -20 C34 -14 62 4 76 22 C60 24 30 12 -8 4 C-4 -6 -2 -16 4 -20 Z")
     pen.stitches("M80 26 C60 26 30 16 -4 8", width=1.6)
     pen.edge("M2 -22 C14 -20 22 -16 28 -14 C20 4 18 22 18 44 L-14 44 C-12 24 -6 0 2 -22 Z")
@@ -138,9 +131,7 @@ def _loafer(pen: Pen) -> None:
         pen.buckle(-7, 9, 13, 12)
         pen.buckle(25, 0, 13, 12)
     pen.stitches("M-84 39 H88", width=0.9)
-    pen.cloth(
-        "M-88 42 C-40 46 40 46 92 42 L92 50 H-34 L-36 62 H-86 C-88 56 -88 50 -88 42 Z", fill=_SOLE
-    )
+    pen.cloth("M-88 42 C-40 46 40 46 92 42 L92 50 H-34 L-36 62 H-86 C-88 56 -88 50 -88 42 Z", fill=_SOLE)
     pen.folds("M40 30 C46 20 52 16 58 14")
     pen.fur((-84, -6), (-62, -2), (-38, 1), (-14, 0), radius=10)
 
@@ -149,9 +140,7 @@ def _heel(pen: Pen) -> None:
     pen.cloth("M-72 -50 C-58 -44 -30 -30 14 14 L-8 28 L-74 -30 Z", fill="#d9b48c")
     pen.edge("M-76 -10 C-70 -2 -58 0 -50 6 C-58 20 -64 50 -65 80 L-72 80 C-72 50 -76 20 -76 -10 Z")
     pen.seam("M90 67 H48 C16 65 -14 31 -44 9 C-56 1 -68 -1 -74 -8", width=3.6, colour="#8d2b2b")
-    pen.cloth(
-        "M-76 -50 C-66 -34 -40 -14 -6 12 C6 20 16 18 26 16 C52 20 82 40 92 56 C94 62 92 66 86 66 L48 66 C16 64 -14 30 -44 8 C-56 0 -70 -2 -76 -10 C-80 -24 -80 -38 -76 -50 Z"
-    )
+    pen.cloth("M-76 -50 C-66 -34 -40 -14 -6 12 C6 20 16 18 26 16 C52 20 82 40 92 56 C94 62 92 66 86 66 L48 66 C16 64 -14 30 -44 8 C-56 0 -70 -2 -76 -10 C-80 -24 -80 -38 -76 -50 Z")
     pen.folds("M40 26 C56 32 70 44 80 58")
     if pen.garment.hardware == "gold":
         strap = "M-74 -44 C-50 -74 -22 -66 -14 -50 C-10 -40 -14 -24 -22 -2"
@@ -166,9 +155,7 @@ def _heel(pen: Pen) -> None:
 def _scarf(pen: Pen) -> None:
     pen.seam(*(f"M{6 + 4 * i} {88 - 0.4 * i} l0.6 11" for i in range(9)), width=1.8)
     pen.seam(*(f"M{-42 + 4 * i} {55 + 0.4 * i} l-0.6 11" for i in range(8)), width=1.8)
-    pen.cloth(
-        "M-10 -40 C-22 -42 -30 -38 -34 -32 C-40 0 -42 20 -44 54 L-12 58 C-8 20 -8 0 -10 -40 Z"
-    )
+    pen.cloth("M-10 -40 C-22 -42 -30 -38 -34 -32 C-40 0 -42 20 -44 54 L-12 58 C-8 20 -8 0 -10 -40 Z")
     pen.folds("M-24 -30 C-28 0 -30 20 -30 50")
     pen.cloth("M-6 -44 C8 -46 22 -44 30 -38 C36 0 36 40 40 84 L4 88 C2 40 -2 0 -6 -44 Z")
     pen.folds("M12 -30 C18 0 18 40 20 80")
@@ -199,9 +186,7 @@ def _cap(pen: Pen) -> None:
     pen.button(12, -36, 1.8)
     pen.folds("M-60 20 C-62 -10 -50 -36 -36 -48")
     pen.hem("M-74 28 C-20 10 20 8 40 12", width=4.4)
-    pen.edge(
-        "M-10 16 C30 8 56 14 72 26 C92 36 98 50 92 58 C60 44 10 40 -30 40 C-26 28 -20 20 -10 16 Z"
-    )
+    pen.edge("M-10 16 C30 8 56 14 72 26 C92 36 98 50 92 58 C60 44 10 40 -30 40 C-26 28 -20 20 -10 16 Z")
     pen.stitches("M-16 30 C20 26 60 34 88 52", "M-22 35 C20 33 60 40 90 56")
     pen.embroidery(2, -22, 17)
 
@@ -254,9 +239,7 @@ def _watch(pen: Pen) -> None:
         pen.seam("M-9 -98 V98 M9 -98 V98", colour=colours.metal_dark)
     else:
         pen.symmetric("0 -98 L 19 -98 L 24 -30 L 24 30 L 17 98 L 0 98")
-        pen.stitches(
-            "M-17 -94 L-20 -36 M17 -94 L20 -36 M-20 36 L-15 94 M20 36 L15 94", colour=colours.accent
-        )
+        pen.stitches("M-17 -94 L-20 -36 M17 -94 L20 -36 M-20 36 L-15 94 M20 36 L15 94", colour=colours.accent)
         for y in (62, 71, 80):
             pen.button(0, y, 1.2)
         pen.buckle(0, -93, 30, 10)
@@ -284,9 +267,7 @@ def _watch(pen: Pen) -> None:
 
 
 def _belt(pen: Pen) -> None:
-    pen.cloth(
-        "M-84 -6 C-84 -52 84 -52 84 -6 L84 14 C84 -30 -84 -30 -84 14 Z", fill=pen.palette.deep
-    )
+    pen.cloth("M-84 -6 C-84 -52 84 -52 84 -6 L84 14 C84 -30 -84 -30 -84 14 Z", fill=pen.palette.deep)
     pen.cloth("M-84 -6 C-84 44 84 44 84 -6 L84 16 C84 68 -84 68 -84 16 Z")
     rows = ("M-80 6 C-76 42 76 42 80 6", "M-80 18 C-74 56 74 56 80 18")
     pen.stitches(*rows, colour=pen.palette.accent)
@@ -311,9 +292,7 @@ def _wallet(pen: Pen) -> None:
     pen.stitches(f"M{-side + 5} {top + 6} V{foot - 5} H{side - 5} V{top + 6}")
     pen.hem(f"M{-side} {top + 22} H{side}", width=3.4)
     pen.folds(f"M{-side + 4} {top + 26} H{side - 4}")
-    pen.edge(
-        f"M{side + 2} -10 H{side - 24} C{side - 34} -10 {side - 34} 16 {side - 24} 16 H{side + 2} Z"
-    )
+    pen.edge(f"M{side + 2} -10 H{side - 24} C{side - 34} -10 {side - 34} 16 {side - 24} 16 H{side + 2} Z")
     if pen.garment.hardware != "none":
         pen.button(side - 21, 3, 5, metal=True)
         if pen.garment.trim != "monogram":
@@ -337,16 +316,11 @@ def _gloves(pen: Pen) -> None:
 def _socks(pen: Pen) -> None:
     top = -94 if pen.garment.length == "long" else -30
     with pen.collected("translate(-34 -6)", "translate(26 12)"):
-        pen.cloth(
-            f"M-24 {top} H8 C8 0 8 20 10 28 C24 38 46 44 56 56 C62 66 56 78 44 78 C14 80 -20 76 -28 60 C-32 44 -24 30 -24 {top} Z"
-        )
+        pen.cloth(f"M-24 {top} H8 C8 0 8 20 10 28 C24 38 46 44 56 56 C62 66 56 78 44 78 C14 80 -20 76 -28 60 C-32 44 -24 30 -24 {top} Z")
         pen.folds("M-20 20 C-8 26 0 24 8 22")
         pen.edge(f"M-25 {top - 2} H9 V{top + 13} H-25 Z")
         pen.seam(*(f"M{x} {top} V{top + 11}" for x in range(-21, 8, 4)), width=0.9)
-        pen.edge(
-            "M-29 40 C-20 38 -10 46 -8 60 C-10 68 -14 72 -18 72 C-30 64 -32 50 -29 40 Z",
-            "M40 44 C50 48 60 58 58 68 C56 76 50 78 44 78 C36 78 34 76 34 74 C34 62 34 50 40 44 Z",
-        )
+        pen.edge("M-29 40 C-20 38 -10 46 -8 60 C-10 68 -14 72 -18 72 C-30 64 -32 50 -29 40 Z", "M40 44 C50 48 60 58 58 68 C56 76 50 78 44 78 C36 78 34 76 34 74 C34 62 34 50 40 44 Z")
 
 
 ACCESSORIES: dict[str, Shape] = {

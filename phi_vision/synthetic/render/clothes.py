@@ -2,6 +2,7 @@
 
 # An outline reads best unbroken.
 # ruff: noqa: E501
+# fmt: off
 
 from phi_vision.synthetic.render.pen import FOLD, Pen, Shape
 
@@ -21,9 +22,7 @@ def _trench_coat(pen: Pen) -> None:
         pen.folds(_SLEEVE_FOLD)
         pen.edge("M69 44 L86 40 L87 48 L70 52 Z")
     pen.neck(16)
-    pen.symmetric(
-        f"0 -74 L 20 -82 L 48 -73 C 50 -40 42 -16 41 4 C 46 34 54 60 60 {hem} L 0 {hem + 3}"
-    )
+    pen.symmetric(f"0 -74 L 20 -82 L 48 -73 C 50 -40 42 -16 41 4 C 46 34 54 60 60 {hem} L 0 {hem + 3}")
     with pen.both_sides():
         pen.folds(f"M30 16 C34 40 38 60 42 {hem}", "M18 16 L20 70")
     pen.seam(f"M4 -6 L7 {hem + 2}", width=1.6)
@@ -89,14 +88,10 @@ def _blazer(pen: Pen) -> None:
             pen.button(84 - i * 0.6, 52 + 6 * i, 1.7)
     pen.symmetric("0 -80 L 18 -80 L 22 -40 L 0 0", "#f3f1ec")
     with pen.both_sides():
-        pen.cloth(
-            "M18 -83 L47 -74 C50 -40 42 -14 42 6 C44 26 48 42 50 60 C44 66 30 66 16 60 C6 52 2 40 2 12 L2 -2 Z"
-        )
+        pen.cloth("M18 -83 L47 -74 C50 -40 42 -14 42 6 C44 26 48 42 50 60 C44 66 30 66 16 60 C6 52 2 40 2 12 L2 -2 Z")
         pen.folds("M38 -30 C34 -6 36 20 40 56", "M12 20 C14 40 18 52 22 58")
         pen.edge("M17 22 L43 20 L43.6 27 L17.6 29 Z")
-        pen.cloth(
-            "M18 -84 C24 -82 29 -78 31 -70 L35 -50 L28 -51 L29 -44 L4 6 C4 -6 10 -50 15 -76 Z"
-        )
+        pen.cloth("M18 -84 C24 -82 29 -78 31 -70 L35 -50 L28 -51 L29 -44 L4 6 C4 -6 10 -50 15 -76 Z")
         pen.cloth("M18 -84 C12 -91 4 -90 0 -90 L0 -83 L13 -72 Z")
     pen.seam("M21 -34 L38 -37", width=2.4)
     pen.embroidery(33, -22, 9)
@@ -131,9 +126,7 @@ def _sweater(pen: Pen) -> None:
         pen.folds("M40 -30 C36 0 40 30 44 56", _SLEEVE_FOLD)
     pen.symmetric("0 60 L 50 58 L 48 70 L 0 72", pen.palette.edge)
     pen.seam(*(f"M{x} 60 V71" for x in range(-44, 45, 8)), width=0.7)
-    pen.symmetric(
-        "0 -62 C 16 -62 26 -72 28 -84 C 22 -90 16 -88 16 -84 C 16 -76 8 -70 0 -70", pen.palette.edge
-    )
+    pen.symmetric("0 -62 C 16 -62 26 -72 28 -84 C 22 -90 16 -88 16 -84 C 16 -76 8 -70 0 -70", pen.palette.edge)
     pen.embroidery(0, -20, 20)
 
 
@@ -203,9 +196,7 @@ def _shirt(pen: Pen) -> None:
 
 def _tank_top(pen: Pen) -> None:
     pen.symmetric("0 -58 C 14 -58 22 -68 24 -82 L 30 -82 L 30 -30 L 0 -30", pen.palette.deep)
-    pen.symmetric(
-        "0 -36 C 16 -36 24 -52 24 -82 L 36 -82 C 36 -56 40 -42 50 -34 C 46 0 48 40 54 70 C 34 75 12 75 0 75"
-    )
+    pen.symmetric("0 -36 C 16 -36 24 -52 24 -82 L 36 -82 C 36 -56 40 -42 50 -34 C 46 0 48 40 54 70 C 34 75 12 75 0 75")
     with pen.both_sides():
         pen.folds("M40 -10 C36 20 40 50 46 70", "M16 10 C20 34 20 52 22 70")
         pen.hem("M0 -36 C16 -36 24 -52 24 -82", "M36 -82 C36 -56 40 -42 50 -34")
@@ -217,20 +208,11 @@ def _dress(pen: Pen) -> None:
     with pen.both_sides():
         pen.cloth("M38 -77 C52 -74 62 -62 66 -46 C58 -40 50 -38 42 -40 Z")
     pen.neck(20)
-    pen.symmetric(
-        f"0 -4 L 29 -4 C 42 20 60 52 66 {hem - 8} C 44 {hem + 2} 20 {hem + 4} 0 {hem + 4}"
-    )
+    pen.symmetric(f"0 -4 L 29 -4 C 42 20 60 52 66 {hem - 8} C 44 {hem + 2} 20 {hem + 4} 0 {hem + 4}")
     with pen.both_sides():
-        pen.folds(
-            f"M22 0 C32 26 42 {hem - 30} 48 {hem - 6}",
-            f"M12 0 C16 26 24 {hem - 30} 26 {hem}",
-            f"M3 0 C4 26 6 {hem - 30} 6 {hem}",
-            depth=0.2,
-        )
+        pen.folds(f"M22 0 C32 26 42 {hem - 30} 48 {hem - 6}", f"M12 0 C16 26 24 {hem - 30} 26 {hem}", f"M3 0 C4 26 6 {hem - 30} 6 {hem}", depth=0.2)
     pen.hem(f"M-66 {hem - 9} C-44 {hem + 1} 44 {hem + 1} 66 {hem - 9}")
-    pen.symmetric(
-        "0 -62 C 14 -62 20 -72 22 -84 L 40 -76 C 38 -60 40 -46 40 -40 C 36 -24 30 -14 29 -4 L 0 -2"
-    )
+    pen.symmetric("0 -62 C 14 -62 20 -72 22 -84 L 40 -76 C 38 -60 40 -46 40 -40 C 36 -24 30 -14 29 -4 L 0 -2")
     with pen.both_sides():
         pen.folds("M32 -44 C26 -34 24 -22 24 -8")
     pen.edge("M-30 -10 H30 V0 H-30 Z")
@@ -245,12 +227,7 @@ def _evening_gown(pen: Pen) -> None:
         pen.seam("M26 -74 C24 -86 18 -92 14 -98", width=2.6, colour=pen.palette.dark)
     pen.symmetric("0 -28 L 23 -26 C 32 -8 34 8 30 30 C 30 56 52 78 78 92 C 50 102 20 100 0 100")
     with pen.both_sides():
-        pen.folds(
-            "M18 -20 C24 10 20 40 26 60 C34 80 46 90 56 96",
-            "M8 -20 C12 20 10 50 14 96",
-            "M26 20 C22 50 34 74 66 92",
-            depth=0.2,
-        )
+        pen.folds("M18 -20 C24 10 20 40 26 60 C34 80 46 90 56 96", "M8 -20 C12 20 10 50 14 96", "M26 20 C22 50 34 74 66 92", depth=0.2)
     pen.symmetric("0 -62 C 8 -76 24 -80 32 -68 C 32 -50 26 -38 23 -26 L 0 -24")
     with pen.both_sides():
         pen.folds("M14 -66 C16 -50 14 -40 14 -30")
@@ -264,9 +241,7 @@ def _evening_gown(pen: Pen) -> None:
 
 def _skirt(pen: Pen) -> None:
     hem = {"short": 34, "regular": 78}[pen.garment.length]
-    pen.symmetric(
-        f"0 -64 L 34 -64 C 50 -40 54 -20 54 0 C 54 20 52 {hem - 20} 50 {hem} L 0 {hem + 2}"
-    )
+    pen.symmetric(f"0 -64 L 34 -64 C 50 -40 54 -20 54 0 C 54 20 52 {hem - 20} 50 {hem} L 0 {hem + 2}")
     with pen.both_sides():
         pen.folds("M20 -60 L24 -30", f"M44 -20 C48 0 46 20 44 {hem}")
     pen.seam(f"M22 {hem + 1} L24 {hem - 34}", width=2)
@@ -281,9 +256,7 @@ def _skirt(pen: Pen) -> None:
 def _pleated_skirt(pen: Pen) -> None:
     hem, flare = {"short": (38, 84), "long": (86, 78)}[pen.garment.length]
     for i in range(12):
-        (top, next_top), (foot, next_foot) = (
-            [-half + 2 * half * (i + k) / 12 for k in (0, 1)] for half in (34, flare)
-        )
+        (top, next_top), (foot, next_foot) = ([-half + 2 * half * (i + k) / 12 for k in (0, 1)] for half in (34, flare))
         drop = hem + 8 - 8 * abs(2 * (i + 0.5) / 12 - 1)
         bottom = f"L{next_foot:.1f} {drop - 6:.1f}"
         pen.cloth(f"M{top:.1f} -60 L{foot:.1f} {drop:.1f} {bottom} L{next_top:.1f} -60 Z")
@@ -297,9 +270,7 @@ def _jeans(pen: Pen) -> None:
     thread = "#d99a45"
     with pen.both_sides():
         pen.cloth("M0 -82 L38 -84 C44 -50 44 -20 43 10 L40 94 L12 94 L8 10 C7 -10 4 -24 0 -30 Z")
-        pen.folds(
-            "M14 6 C22 10 32 8 40 2", "M14 14 C24 18 32 14 38 12", "M6 -30 C16 -34 22 -34 30 -40"
-        )
+        pen.folds("M14 6 C22 10 32 8 40 2", "M14 14 C24 18 32 14 38 12", "M6 -30 C16 -34 22 -34 30 -40")
         pocket = "M20 -72 C22 -60 30 -56 41 -58"
         pen.stitches(pocket, "M36 -54 L37 86", "M12 88 H40", colour=thread)
         pen.folds("M14 30 L18 90")
@@ -317,9 +288,7 @@ def _trousers(pen: Pen) -> None:
     knee, foot, inner = 46 + wide * 0.3, 42 + wide, 14 - wide * 0.2
     press = f"M20 -80 C25 -30 26 10 {28 + wide * 0.4} 95"
     with pen.both_sides():
-        pen.cloth(
-            f"M0 -84 L32 -84 C42 -60 {knee} -20 {45 + wide * 0.6} 10 L{foot} 96 L{inner} 96 L4 -8 L0 -24 Z"
-        )
+        pen.cloth(f"M0 -84 L32 -84 C42 -60 {knee} -20 {45 + wide * 0.6} 10 L{foot} 96 L{inner} 96 L4 -8 L0 -24 Z")
         pen.folds(press, "M38 -60 L42 60", depth=0.2)
         pen.seam(press, width=1.3)
         pen.seam("M34 -78 L42 -50", width=1.6)

@@ -19,7 +19,7 @@ Curve = Sequence[tuple[float, float]]
 
 DYE = "DYE"
 FOLD = "FOLD"
-DAYLIGHT = 220  # leaves room for cloth that is brighter than its dye
+DAYLIGHT = 220  # leaves levels for cloth that is brighter than its dye
 _ROUND = 'stroke-linecap="round" stroke-linejoin="round"'
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _METALS = {
