@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole path, as a newcomer would type it: draw a catalog, fine-tune the packaged small model
-# on it, judge the result, and ask about one image before and after. `make demo` runs this.
+# The whole workflow of a newcomer: draw a catalog, fine-tune the packaged small model on it,
+# evaluate it, and predict one image before and after. `make demo` runs this.
 set -euo pipefail
 cd "$(dirname "$0")"
 PATH="$PWD/.venv/bin:$PATH"
@@ -10,10 +10,10 @@ rm -rf "$demo"
 mkdir -p "$demo"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-say "1. A catalog of product images with records, drawn for you"
+say "1. Sample data: a drawn catalog of product images with records"
 phi-vision sample --rows 3040 --seed 0 --out runs/demo/catalog
 
-# One held-out image as a file, and what is true of it.
+# One held-out image as a file, and its true record.
 python - >"$demo/truth.txt" <<'PYTHON'
 from pathlib import Path
 
@@ -25,7 +25,7 @@ Path("runs/demo/image.jpg").write_bytes(sample.images[0])
 print(TEMPLATES["product"].render(sample.record))
 PYTHON
 
-say "2. What does the small model say about an image it was never taught?"
+say "2. Prediction of the base model on a held-out image"
 phi-vision predict phi-vision-small runs/demo/image.jpg | tee "$demo/before.txt"
 
 say "3. Fine-tuning with LoRA"
@@ -33,14 +33,14 @@ phi-vision train lora --model phi-vision-small --data runs/demo/catalog --output
   --num-train-epochs 6 --per-device-train-batch-size 16 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
   --metric-for-best-model full_price_median_ape --eval-samples 128
 
-say "4. How good is it on images it has not seen?"
+say "4. Evaluation on held-out images"
 phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95
 
-say "5. The same image again"
+say "5. Prediction of the fine-tuned model on the same image"
 phi-vision predict runs/demo/run runs/demo/image.jpg | tee "$demo/after.txt"
 
 say "Summary, after $((SECONDS / 60)) min $((SECONDS % 60)) s"
-echo "image  $demo/image.jpg"
+echo "image    $demo/image.jpg"
 echo "true     $(cat "$demo/truth.txt")"
 echo "before   $(sed 's/^[^:]*: //' "$demo/before.txt")"
 echo "after    $(sed 's/^[^:]*: //' "$demo/after.txt")"

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -225,7 +224,7 @@ def test_ctrl_c_ends_without_a_traceback(
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "sample", replace(COMMANDS["sample"], run=interrupted))
+    monkeypatch.setattr(COMMANDS["sample"], "run", interrupted)
     assert main(["sample", "--out", "x"]) == 130
     assert capsys.readouterr().err == ""
 

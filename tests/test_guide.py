@@ -60,7 +60,7 @@ FACTS = [
 
 
 def test_the_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it but what needs the hub, an account or a card, which stands in fences of `sh`."""
+    """All of it but what needs the hub, an account or a GPU, which stands in fences of `sh`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     for language, script in FENCE.findall(smaller(GUIDE)):

@@ -1,4 +1,4 @@
-"""`phi-vision check`: which engines a folder can be used with, and what the others lack."""
+"""`phi-vision check`: which inference engines can load a folder."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,25 +14,24 @@ if TYPE_CHECKING:
     from phi_vision.export.checkpoint_folder import Requirement
 
 ENGINES = ("transformers", "transformers-alone", "vllm", "onnxruntime-genai")
-"""As `export.engines` has them, which takes seconds to open; a test compares."""
+"""Keys of `export.compatibility.ENGINES`, which takes seconds to import; a test compares."""
 
-WIDEST = 100
-"""Columns of a table, so that it can be read where it does not go to a terminal."""
+MAX_WIDTH = 100
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision check` takes."""
-    folder = "folder that phi-vision export wrote, another checkpoint, or a run"
+    """Declare the options."""
+    folder = "exported folder, another checkpoint, or a run"
     parser.add_argument("folder", metavar="FOLDER", help=folder)
     engine = (
-        f"only this one, which must have all it needs: {', '.join(ENGINES)} "
-        "(default: all, of which one must)"
+        f"check only this engine and fail if it cannot load the folder: {', '.join(ENGINES)} "
+        "(default: all; fail if none can)"
     )
     parser.add_argument("--engine", type=one_of(ENGINES), metavar="NAME", help=engine)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Say for each engine what it needs, what is there, and what to do where that is not enough."""
+    """Check which inference engines can load this folder and what is missing."""
     from phi_vision.export.checkpoint_folder import unmet
     from phi_vision.export.compatibility import check
     from phi_vision.model.checkpoint import resolve
@@ -42,40 +41,33 @@ def run(options: argparse.Namespace) -> None:
     console = table_console()
     shown: list[Requirement] = []
     for name in wanted:
-        console.print(as_table(name, found[name], shown, min(console.width, WIDEST)))
+        console.print(as_table(name, found[name], shown, min(console.width, MAX_WIDTH)))
         shown += found[name]
     lacks = {name: len(unmet(found[name])) for name in wanted}
     if all(lacks.values()):
         words = ", ".join(f"{name} lacks {number}" for name, number in lacks.items())
-        raise ValueError(f"{options.folder}: {words} of what it needs; the tables say what to do")
+        raise ValueError(f"{options.folder}: {words} requirements; see the tables")
 
 
 def as_table(
     name: str, requirements: Sequence["Requirement"], shown: Sequence["Requirement"], width: int
 ) -> "Table":
-    """Lay out what was found for one engine, advice under what is not enough.
-
-    Args:
-        name: The engine.
-        requirements: What was found for it.
-        shown: What other tables have said already; it is only counted.
-        width: Columns of the table.
-    """
+    """Format the requirements of one engine; those in `shown` are only counted."""
     from rich.markup import escape
     from rich.table import Table
 
     missing = sum(not requirement.ok for requirement in requirements)
-    verdict = f"lacks {missing} of {len(requirements)}" if missing else "has all it needs"
-    title = f"{name}: {verdict}"
+    result = f"{missing} of {len(requirements)} missing" if missing else "compatible"
+    title = f"{name}: {result}"
     table = Table(title=title, title_justify="left", title_style="bold", width=width)
     table.add_column("", width=3)
-    table.add_column("needs", ratio=2)
+    table.add_column("requirement", ratio=2)
     table.add_column("found", ratio=3)
     again = [requirement for requirement in requirements if requirement in shown]
     if again:
         bad = sum(not requirement.ok for requirement in again)
-        said = f"as above, {bad} of them not enough" if bad else "as above"
-        table.add_row("NO" if bad else "ok", f"{len(again)} that others need too", said)
+        found = f"as above, {bad} missing" if bad else "as above"
+        table.add_row("NO" if bad else "ok", f"{len(again)} shared with other engines", found)
     for requirement in requirements:
         if requirement not in again:
             advice = "" if requirement.ok else f"\n→ {escape(requirement.advice)}"

@@ -1,4 +1,4 @@
-"""`phi-vision compare`: evaluations side by side."""
+"""`phi-vision compare`: paired comparison of evaluations."""
 
 import argparse
 from pathlib import Path
@@ -8,19 +8,19 @@ from phi_vision.cli.progress import table_console
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision compare` takes."""
-    runs = "run that was evaluated, or folder of a report; the others are compared with the first"
+    """Declare the options."""
+    runs = "evaluated run or report folder; the others are compared with the first"
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
     page = "page to write (default: %(default)s)"
     parser.add_argument(
         "--out", type=Path, default=Path("comparison.html"), metavar="FILE.html", help=page
     )
-    seed = "of the draws behind the intervals (default: %(default)s)"
+    seed = "seed of the bootstrap (default: %(default)s)"
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Put evaluations of the same samples side by side, with intervals of their differences."""
+    """Compare evaluations of the same samples by paired confidence intervals."""
     from phi_vision.evaluation.comparison_report import metrics_by_result, write_comparison
     from phi_vision.evaluation.report_reader import read_report
     from phi_vision.evaluation.terminal_tables import comparison_table

@@ -1,4 +1,4 @@
-"""`phi-vision evaluate`: judges whoever answers."""
+"""`phi-vision evaluate`: scores a predictor and writes a report."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from phi_vision.cli.progress import progress_bar, table_console
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision evaluate` takes: every field of a Trial is an option."""
+    """Declare the options: every field of an EvaluationConfig."""
     from phi_vision.evaluation.config import EvaluationConfig
 
     model = (
@@ -17,13 +17,13 @@ def add_options(parser: Parser) -> None:
     )
     parser.usage = "%(prog)s MODEL --data DATA [an option ...]"
     parser.add_argument("model", metavar="MODEL", help=model)
-    data = "folder of samples, with a train split for the rivals"
+    data = "folder of samples, with a train split for the baselines"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
     add_fields(parser, EvaluationConfig, {"": EvaluationConfig(data=Path())}, skip=["data"])
 
 
 def run(options: argparse.Namespace) -> None:
-    """Judge a model on a held-out part of the data, beside rivals, and write a report."""
+    """Score a model on held-out samples beside baselines, and write a report."""
     from phi_vision.evaluation.config import EvaluationConfig
     from phi_vision.evaluation.evaluator import run_evaluation
     from phi_vision.evaluation.labels import explain_thresholds

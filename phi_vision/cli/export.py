@@ -1,4 +1,4 @@
-"""`phi-vision export`: makes a run into a folder for another engine."""
+"""`phi-vision export`: a run becomes a folder for another engine."""
 
 import argparse
 from pathlib import Path
@@ -10,28 +10,28 @@ if TYPE_CHECKING:
     from phi_vision.export.verify import Verification
 
 PRECISIONS = ("fp32", "int8", "int4")
-"""As `export.onnx_folder` has them, which takes seconds to open; a test compares."""
+"""`export.onnx.PRECISIONS`, which takes seconds to import; a test compares."""
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision export` takes."""
+    """Declare the options."""
     parser.usage = "%(prog)s RUN --out DIR [--format hf|onnx] [an option ...]"
     run = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
     parser.add_argument("run", metavar="RUN", help=run)
     out = "folder to write; must not exist, or be empty"
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
     kind = (
-        "hf: whole weights in the official layout, for transformers, vLLM and others; "
+        "hf: merged weights in the official layout, for transformers, vLLM and others; "
         "onnx: graphs for ONNX Runtime (default: %(default)s)"
     )
     parser.add_argument("--format", type=one_of(FORMATS), default="hf", metavar="NAME", help=kind)
-    precision = "onnx: numbers of the decoder's weights, fp32, int8 or int4 (default: fp32)"
+    precision = "onnx: precision of the decoder weights, fp32, int8 or int4 (default: fp32)"
     parser.add_argument("--precision", type=one_of(PRECISIONS), metavar="NAME", help=precision)
-    data = "samples to hold the folder against the run with (default: the data it learnt from)"
+    data = "samples for the verification (default: the training data of the run)"
     parser.add_argument("--data", type=Path, metavar="DATA", help=data)
-    samples = "how many of those that it did not learn from; 0: none (default: %(default)s)"
+    samples = "held-out samples to verify on; 0 skips verification (default: %(default)s)"
     parser.add_argument("--samples", type=at_least(0), default=4, metavar="N", help=samples)
-    size = "hf: longest file of weights (default: 5GB)"
+    size = "hf: maximum size of a weight shard (default: 5GB)"
     parser.add_argument("--max-shard-size", metavar="SIZE", help=size)
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 def _export_hf(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.hf import export_hf
 
-    _refuse(options, "precision", "onnx")
+    _check_unused(options, "precision", "onnx")
     return export_hf(
         options.run,
         options.out,
@@ -57,7 +57,7 @@ def _export_hf(options: argparse.Namespace) -> "Verification":
 def _export_onnx(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.onnx import export_onnx
 
-    _refuse(options, "max_shard_size", "hf")
+    _check_unused(options, "max_shard_size", "hf")
     return export_onnx(
         options.run,
         options.out,
@@ -67,8 +67,8 @@ def _export_onnx(options: argparse.Namespace) -> "Verification":
     )
 
 
-def _refuse(options: argparse.Namespace, name: str, kind: str) -> None:
-    """Refuse an option that the format has no use for."""
+def _check_unused(options: argparse.Namespace, name: str, kind: str) -> None:
+    """Raise ValueError if an option of the other format is set."""
     if getattr(options, name) is not None:
         raise ValueError(
             f"--{name.replace('_', '-')} has no effect with --format {options.format}; leave it "
@@ -77,4 +77,4 @@ def _refuse(options: argparse.Namespace, name: str, kind: str) -> None:
 
 
 FORMATS = {"hf": _export_hf, "onnx": _export_onnx}
-"""Name -> what writes it."""
+"""Name -> exporter."""

@@ -1,4 +1,4 @@
-"""Options that say which model answers and how it is asked."""
+"""Options that select a model and its prompt template."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: Parser) -> None:
-    """Declare which model answers, and how it is asked."""
+    """Declare model, template and batch size."""
     from phi_vision.data.template import TEMPLATES, find_template
 
     model = "run, checkpoint or adapter folder, hub id, or phi-vision-small"
     parser.add_argument("model", metavar="MODEL", help=model)
     template = (
-        f"wording: {', '.join(TEMPLATES)} or a YAML file "
-        "(default: the one of the run, else product)"
+        f"prompt template: {', '.join(TEMPLATES)} or a YAML file "
+        "(default: that of the run, else product)"
     )
     parser.add_argument(
         "--template", type=accepted_by(find_template), metavar="NAME", help=template
     )
-    batch = "images read together (default: %(default)s)"
+    batch = "batch size (default: %(default)s)"
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
 
 
 def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
-    """Load the model that was asked for; a run is asked in the wording it was trained with."""
+    """Load the selected model with its prompt template."""
     from phi_vision.inference.local import LocalPredictor
     from phi_vision.inference.predictor import resolve_template
 

@@ -1,7 +1,4 @@
-"""Words of the command line to values: options, and complaints in one line that say what to do.
-
-Serves the commands alone; knows argparse and dataclasses, and no room.
-"""
+"""Options from dataclass fields, and one-line errors that suggest the nearest option."""
 
 import argparse
 import difflib
@@ -12,22 +9,22 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
-"""What an option can hold, in words."""
+"""Type -> description in error messages."""
 
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
-"""What stands for it in the help."""
+"""Type -> placeholder in the help."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and complains in one line."""
+    """An argument parser without abbreviations and with one-line errors."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
         self.declare: Callable[[str], bool] = lambda option: False
-        """Declares an option that takes long to look up; returns whether there is one."""
+        """Declares an option that is expensive to look up; returns whether it exists."""
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words, looking for unknown options before missing ones.
+        """Parse arguments, reporting unknown options before missing ones.
 
         Raises:
             ValueError: They do not fit; the message suggests the nearest option.
@@ -45,12 +42,12 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
+        """Raise ValueError instead of printing the usage and exiting."""
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known words, if any is near.
+    """Format a suggestion of the nearest known word, if any is close.
 
     Input:  "--epochs", ["--num-train-epochs", "--seed"]
     Output:  (did you mean --num-train-epochs?)
@@ -63,7 +60,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """Make a reader that takes one of the names and suggests one where it is misspelt."""
+    """Return a parser of one of the names that suggests the nearest for a misspelling."""
     known = list(names)
 
     def read(text: str) -> str:
@@ -78,7 +75,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
-    """Make a reader that takes what a function takes without a ValueError."""
+    """Return a parser of values for which a function raises no ValueError."""
 
     def read(text: str) -> str:
         try:
@@ -91,7 +88,7 @@ def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Make a reader of whole numbers that refuses those below the minimum."""
+    """Return a parser of whole numbers of at least the minimum."""
 
     def read(text: str) -> int:
         number: int = value_of(int)(text)
@@ -105,7 +102,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def value_of(kind: type, *, or_none: bool = False) -> Callable[[str], Any]:
-    """Make a reader of numbers, text or paths; with `or_none` the word none is None."""
+    """Return a parser of numbers, text or paths; with `or_none`, "none" means None."""
 
     def read(text: str) -> Any:
         if or_none and text == "none":
@@ -121,15 +118,15 @@ def value_of(kind: type, *, or_none: bool = False) -> Callable[[str], Any]:
 def add_fields(
     parser: Parser, kind: type, starts: Mapping[str, object], *, skip: Container[str] = ()
 ) -> None:
-    """Declare an option for every field of a dataclass, described by the docstring under the field.
+    """Declare an option for every field of a dataclass, with the docstring under it as help.
 
-    Only the options that were given appear among what `Parser.read` returns.
+    The parsed namespace holds only options that were given.
 
     Args:
-        parser: Gets the options.
+        parser: Receives the options.
         kind: The dataclass.
-        starts: Name -> instance to start from; the help shows their values.
-        skip: Names of fields that are declared otherwise.
+        starts: Preset name -> instance; the help shows their values as defaults.
+        skip: Fields without an option.
     """
     import docstring_parser
 
@@ -149,7 +146,7 @@ def add_fields(
 
 
 def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """Take the fields of a dataclass out of what was read: those that were given."""
+    """Return the given options that are fields of a dataclass."""
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(options).items()
@@ -158,7 +155,7 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
 
 
 def describe_starts(values: Mapping[str, object]) -> str:
-    """Say from which value each start sets out.
+    """Format the default of each preset.
 
     Input:  {"full": 8, "lora": 8}    {"full": None, "lora": 16}    {"full": 1, "lora": 2, "dpo": 2}
     Output: (default: 8)              (lora: 16)                    (full: 1; lora, dpo: 2)
@@ -178,7 +175,7 @@ def describe_starts(values: Mapping[str, object]) -> str:
 
 
 def reader_of(kind: Any) -> dict[str, Any]:
-    """Tell argparse how a value of a type is written.
+    """Return the argparse settings for a type.
 
     Input:  bool                   int | None                    tuple[str, ...]
     Output: --name and --no-name   a number, or the word none    one or more words

@@ -1,4 +1,4 @@
-"""`phi-vision pairs`: puts wrong answers beside right ones."""
+"""`phi-vision pairs`: preference pairs for DPO."""
 
 import argparse
 from pathlib import Path
@@ -8,21 +8,23 @@ from phi_vision.cli.progress import progress_bar
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision pairs` takes."""
+    """Declare the options."""
     from phi_vision.data.template import TEMPLATES, find_template
 
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of samples")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    wording = f"{', '.join(TEMPLATES)} or a YAML file (default: the data's own, else product)"
-    parser.add_argument("--template", type=accepted_by(find_template), metavar="NAME", help=wording)
-    pairs = "wrong answers beside each right one (default: %(default)s)"
+    template = f"{', '.join(TEMPLATES)} or a YAML file (default: the data's own, else product)"
+    parser.add_argument(
+        "--template", type=accepted_by(find_template), metavar="NAME", help=template
+    )
+    pairs = "rejected completions per sample (default: %(default)s)"
     parser.add_argument("--pairs-per-sample", type=at_least(1), default=1, metavar="N", help=pairs)
-    seed = "same seed, same pairs (default: %(default)s)"
+    seed = "random seed (default: %(default)s)"
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Put a plausible wrong answer beside each right one, to train preferences on (dpo)."""
+    """Pair each true completion with a plausible wrong one, for preference training (dpo)."""
     from phi_vision.prepare.preference_pairs import write_pairs
 
     with progress_bar("pairing") as advance:
@@ -37,5 +39,5 @@ def run(options: argparse.Namespace) -> None:
     for field, count in made.changed.items():
         print(f"  wrong {field + ':':<18}{count:>6}")
     if made.left_out:
-        print(f"  left out: {made.left_out} samples for which the catalog has nothing else to say")
+        print(f"  skipped: {made.left_out} samples without an alternative value in the catalog")
     print(f"{sum(made.splits.values())} pairs are in {made.folder}")

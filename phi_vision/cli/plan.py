@@ -1,4 +1,4 @@
-"""`phi-vision plan`: what a training will take."""
+"""`phi-vision plan`: resources of a training run, estimated in advance."""
 
 import argparse
 
@@ -7,15 +7,15 @@ from phi_vision.cli.recipe_options import add_recipe_options, chosen_recipe
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision plan` takes: a recipe as for `train`, and a card."""
-    card = "the card to train on, such as H100 or L4 (default: this machine)"
-    parser.add_argument("--card", metavar="NAME", help=card)
-    parser.usage = "%(prog)s RECIPE --data DATA [--card NAME] [a field of the recipe ...]"
+    """Declare the options: a recipe as for `train`, and a GPU."""
+    gpu = "GPU to train on, such as H100 or L4 (default: this machine)"
+    parser.add_argument("--gpu", metavar="NAME", help=gpu)
+    parser.usage = "%(prog)s RECIPE --data DATA [--gpu NAME] [--FIELD VALUE ...]"
     add_recipe_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Say what a training will take before it is spent: tokens, steps, memory, time, cards."""
+    """Estimate tokens, steps, memory and time of a training run, and the GPUs it fits."""
     from phi_vision.training.estimate import make_plan
 
-    print(make_plan(chosen_recipe(options), card=options.card).as_text(), end="")
+    print(make_plan(chosen_recipe(options), card=options.gpu).as_text(), end="")

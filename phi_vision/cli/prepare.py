@@ -1,4 +1,4 @@
-"""`phi-vision prepare`: any catalog becomes a dataset of samples."""
+"""`phi-vision prepare`: any source becomes a clean dataset."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from phi_vision.cli.progress import preparation_bars
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision prepare` takes: every field of a PrepareConfig is an option."""
+    """Declare the options: every field of a PrepareConfig."""
     from phi_vision.prepare.pipeline import PrepareConfig
 
     parser.usage = "%(prog)s SOURCE --out DIR [--map PART=COLUMN ...] [an option ...]"
@@ -19,7 +19,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Turn any catalog into a clean dataset of samples, and say what became of every row."""
+    """Convert any source into a clean dataset, accounting for every row."""
     from phi_vision.prepare.pipeline import PrepareConfig
     from phi_vision.prepare.pipeline import prepare as run_preparation
 
@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"{metadata['samples']} samples of {metadata['rows']} rows are in {prepared.folder}", end=""
     )
-    print("" if prepared.changed else ", as they were before")
-    print(f"The card is {prepared.folder / 'card.html'}")
+    print("" if prepared.changed else ", unchanged")
+    print(f"The data card is {prepared.folder / 'card.html'}")

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, silent without a terminal, and tables on stdout, for the commands."""
+"""Progress bars on stderr, hidden without a terminal, and tables on stdout."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +11,12 @@ if TYPE_CHECKING:
     from phi_vision.prepare.fetch import Fetched
     from phi_vision.prepare.pipeline import PrepareCallbacks
 
-
 TABLE_WIDTH = 150
-"""Columns of a table that does not go to a terminal."""
+"""Columns of a table outside a terminal."""
 
 
 def table_console() -> "Console":
-    """Open stdout for a table, as wide as the terminal."""
+    """Return a console on stdout for tables."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
@@ -25,7 +24,7 @@ def table_console() -> "Console":
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar and yield what moves it: called with how many are done, of how many."""
+    """Show a bar and yield its update function, called with (done, total)."""
     from rich import progress
     from rich.console import Console
 
@@ -44,7 +43,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def preparation_bars() -> "Iterator[PrepareCallbacks]":
-    """Show the columns of a source, then how many images are fetched and rows cleaned."""
+    """Show the column mapping, then the progress of downloads and cleaning."""
     from rich import progress
     from rich.console import Console
 
@@ -71,7 +70,6 @@ def preparation_bars() -> "Iterator[PrepareCallbacks]":
         def show_columns(columns: Mapping[str, str]) -> None:
             for part, column in columns.items():
                 line = "  " + " ".join(f"{part}: {column}".split())
-                # The card has all of it.
                 console.print(
                     line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis"
                 )

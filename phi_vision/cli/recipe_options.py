@@ -1,4 +1,4 @@
-"""Options that choose a recipe, for the commands that need one."""
+"""Options that select a recipe and override its fields."""
 
 import argparse
 from dataclasses import replace
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 FURTHER = "further."
-"""What the destination of an option begins with that is no field of a recipe."""
+"""Prefix of the destination of options that are no recipe field of our own."""
 
 
 def add_recipe_options(parser: Parser) -> None:
-    """Declare a recipe and, as options, each of its fields."""
+    """Declare the recipe argument and an option per field."""
     from phi_vision.training.recipes import RECIPES, Recipe
 
     names = ", ".join(RECIPES)
@@ -62,7 +62,7 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
 
 
 def starting_recipe(name: str) -> "Recipe":
-    """Take a recipe by its name, or from a YAML file.
+    """Return a recipe by name or from a YAML file.
 
     Raises:
         ValueError: It is neither a known name nor a readable file.

@@ -9,12 +9,12 @@ from phi_vision.cli.progress import progress_bar
 
 def add_options(parser: Parser) -> None:
     """Declare the options of `phi-vision sample`."""
-    rows = "how many products to draw (default: %(default)s)"
+    rows = "number of products (default: %(default)s)"
     parser.add_argument("--rows", type=at_least(1), default=3040, metavar="N", help=rows)
-    seed = "same seed, same bytes (default: %(default)s)"
+    seed = "random seed; the same seed gives the same bytes (default: %(default)s)"
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    like = "resemble this dataset, or the profile.json of one, without anything real in it"
+    like = "model the data on this dataset, or on a profile.json, without any real value in it"
     parser.add_argument("--like", type=Path, metavar="DATASET", help=like)
     faults = (
         "write the catalog as a shop's export (products.csv and images) with corruptions in "
@@ -24,7 +24,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw a sample catalog: product images with their records."""
+    """Generate sample data: product images with their records."""
     if options.faults is None:
         draw_sample(options, options.out)
         print(f"{options.rows} products are in {options.out}")

@@ -7,12 +7,12 @@ from phi_vision.cli.recipe_options import add_recipe_options, chosen_recipe
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision train` takes: every field of a recipe is an option."""
-    dry_run = "check everything, print the recipe and the plan, write nothing"
+    """Declare the options: every field of a recipe."""
+    dry_run = "run all checks, print the recipe and the estimate, write nothing"
     parser.add_argument("--dry-run", action="store_true", help=dry_run)
-    resume = "go on from the last checkpoint of the run in --out"
+    resume = "resume from the last checkpoint of the run in --output-dir"
     parser.add_argument("--resume", action="store_true", help=resume)
-    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [a field of the recipe ...]"
+    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [--FIELD VALUE ...]"
     add_recipe_options(parser)
 
 
@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> None:
         from phi_vision.training.setup import prepare
 
         prepare(recipe)
-        foretold = make_plan(recipe).as_text().splitlines()
-        print(to_yaml(recipe) + "".join(f"# {line}\n" for line in foretold), end="")
+        estimate = make_plan(recipe).as_text().splitlines()
+        print(to_yaml(recipe) + "".join(f"# {line}\n" for line in estimate), end="")
         return
     from phi_vision.training.distributed import is_main
     from phi_vision.training.trainer import train as run_recipe
