@@ -299,7 +299,7 @@ def test_evaluate_prints_a_table_and_writes_a_report(
     words = [str(tiny_checkpoint), "--data", str(shop), "--out", str(out), "--skip", "boosting"]
     assert main(["evaluate", *words, "--limit", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "readable answers" in printed
+    assert "parse rate" in printed
     assert f"The report is {out / 'report.html'}" in printed
     assert {path.name for path in out.iterdir()} >= {"report.html", "scores.json"}
 
