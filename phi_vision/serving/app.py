@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -29,8 +30,6 @@ from phi_vision.serving.schemas import ErrorResponse, Health, Model, ModelList
 from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.service import Service
 from phi_vision.serving.settings import Settings
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 ERRORS = {
     400: "the request is invalid; `param` is the path of the field",
@@ -157,15 +156,12 @@ def _other_routes(service: Service, metrics: ServerMetrics) -> APIRouter:
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
-    @routes.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: text, **errors},
-        operation_id="metrics",
-    )
+    described = {200: text, **errors}
+
+    @routes.get("/metrics", response_class=Response, responses=described, operation_id="metrics")
     async def read_metrics() -> Response:
         """Return metrics in Prometheus' text format."""
-        return Response(metrics.text(), media_type=METRICS_TYPE)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return routes
 

@@ -133,13 +133,10 @@ class ImageReader:
 
 
 def read_data_uri(uri: str) -> bytes:
-    """Decode a data: URI (RFC 2397), as leniently as clients write them.
+    """Decode a data: URI (RFC 2397): "data:image/png;charset=utf-8;base64,iVBORw0KGgo".
 
-    Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5) and missing padding,
-    and any image type.
-
-    Input:  "data:image/png;charset=utf-8;base64,iVBORw0KGgo"
-    Output: b"\\x89PNG\\r\\n\\x1a\\n"
+    Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5), missing padding and
+    any image type, as clients write them.
 
     Raises:
         ApiError: It is not base64, or its type is not an image.

@@ -16,13 +16,10 @@ ANY_OBJECT: Schema = {"type": "object"}
 """For JSON without a schema."""
 
 MAX_CHARACTERS = 50_000
-"""Ten times a long schema; parsed in a tenth of a second."""
-
 MAX_DEPTH = 64
-"""Nesting levels of a schema, about two for each level of the JSON."""
-
 MAX_PASSES = 100
-"""Iterations of the fixed-point search; only hundreds of chained references need more."""
+"""Limits of a schema: ten times a long one; about two levels for each level of its JSON; iterations
+of the fixed-point search, which only hundreds of chained references exceed."""
 
 LIST_KEYWORDS = ("allOf", "anyOf", "oneOf", "prefixItems")
 DICT_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -31,17 +28,10 @@ SCHEMA_KEYWORDS = ("items", "additionalProperties", "if", "then", "else", "not",
 
 
 def grammar_of_schema(schema: Schema) -> str:
-    """Build a grammar of a schema's JSON, without whitespace between tokens.
+    """Build a grammar of a schema's JSON in llguidance's dialect of Lark.
 
-    Where whitespace is allowed, uncertain models generate it endlessly.
-
-    Input:  {"type": "object", "properties": {"price": {"type": "number"}}}
-    Output: start: " "? value
-            value: %json {"type": "object", ..., "x-guidance": {"whitespace_flexible": false}}
-
-    Returns:
-        A grammar in llguidance's dialect of Lark. It allows a leading space, with which
-        SentencePiece models begin.
+    Whitespace is allowed only in front, where SentencePiece models begin with a space: elsewhere,
+    uncertain models generate it endlessly.
 
     Raises:
         ValueError: The schema is too large or too deep, unsupported, or needs an infinite value.
@@ -104,10 +94,7 @@ def _subschemas(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
 def _infinite(schemas: Mapping[str, Schema]) -> dict[str, Schema]:
     """Find the schemas that no finite value matches: all but the least fixed point of `_is_finite`.
 
-    Input:  {"#/$defs/node": {"type": "object", "required": ["next"],
-                              "properties": {"next": {"$ref": "#/$defs/node"}}},
-             "#/$defs/node/properties/next": {"$ref": "#/$defs/node"}}
-    Output: both
+    Such as {"type": "object", "required": ["next"], "properties": {"next": {"$ref": "#"}}}.
     """
     unknown = dict(schemas)
     for _ in range(MAX_PASSES):

@@ -21,11 +21,7 @@ class JsonFormatter(logging.Formatter):
     """Formats log records as JSON, one line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record.
-
-        Input:  LOG.info("request", extra={"fields": {"id": "req-1", "status": 200}})
-        Output: {"time": "…Z", "level": "info", "event": "request", "id": "req-1", "status": 200}
-        """
+        """Format one record; its further fields are given as `extra={"fields": {...}}`."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
             "time": time.replace("+00:00", "Z"),

@@ -214,10 +214,10 @@ def test_served_predictions_equal_local_ones(
         for shade in shades
     ]
     own = dict(small.predict_samples(samples))
-    served = dict(OpenAIPredictor(f"{server}/v1", at_a_time=2).predict_samples(samples))
-    for place, reply in own.items():
-        assert served[place].text == reply.text
-        assert served[place].confidence == pytest.approx(reply.confidence, rel=1e-3)
+    served = dict(OpenAIPredictor(f"{server}/v1", batch_size=2).predict_samples(samples))
+    for place, prediction in own.items():
+        assert served[place].text == prediction.text
+        assert served[place].confidence == pytest.approx(prediction.confidence, rel=1e-3)
 
 
 def test_the_openapi_description_lists_all_routes(server: str) -> None:
