@@ -4,6 +4,7 @@ The result decodes alike everywhere: RGB or grey, upright, opaque, sRGB, one fra
 """
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,21 +66,17 @@ class ImageRules:
     def __post_init__(self) -> None:
         """Check that the rules can take effect."""
         # Pillow itself rejects more than twice its own limit, which is global.
-        most = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
-        problem = None
-        if not 1 <= self.max_pixels <= most:
-            problem = f"max_pixels is {self.max_pixels}; it must be 1 to {most}"
-        elif not 1 <= self.min_side <= self.longest_side <= _JPEG_SIDE:
-            problem = (
-                f"min_side is {self.min_side} and longest_side {self.longest_side}; they must be "
-                f"1 to {_JPEG_SIDE}, the maximum of JPEG, and min_side the smaller one"
-            )
-        elif not self.max_aspect >= 1:
-            problem = f"max_aspect is {self.max_aspect}; it must be at least 1, which is a square"
-        elif not 1 <= self.quality <= 100:
-            problem = f"quality is {self.quality}; it must be 1 to 100"
-        if problem:
-            raise ValueError(f"invalid image rules: {problem}")
+        max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
+        for name, low, high in (
+            ("max_pixels", 1, max_pixels),
+            ("longest_side", self.min_side, _JPEG_SIDE),
+            ("min_side", 1, _JPEG_SIDE),
+            ("max_aspect", 1, math.inf),
+            ("quality", 1, 100),
+        ):
+            if not low <= getattr(self, name) <= high:
+                found = f"{name} is {getattr(self, name)}"
+                raise ValueError(f"invalid image rules: {found}; it must be {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.samples import Value
+from phi_vision.data.samples import Value as FieldValue
 from phi_vision.io.atomic import publish_file
 from phi_vision.io.hashing import digest
 from phi_vision.prepare.cleaning import CleanRow, RejectedRow, values_as_json
@@ -46,12 +46,8 @@ _REJECTED = pa.schema(
         *((name, pa.string()) for name in ("origin", "reason", "detail", "values")),
     ]
 )
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-_TEXT = {"dtype": "string", "_type": "Value"}
 _EXACT = {"bool": {"bool"}, "int64": {"int", "long int"}, "float64": {"int", "float"}}
 """Type -> the kinds of values it holds exactly, as `FieldStatistics` names them."""
-_DTYPES = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string()}
 
 
 def check_output_folder(out: Path, source: Path, command: str, manifest: str) -> None:
@@ -133,7 +129,7 @@ class StagedRow(NamedTuple):
 
     number: int
     origin: str
-    record: Mapping[str, Value]
+    record: Mapping[str, FieldValue]
     messages: list[dict[str, str]]
     images: list[bytes]
     values: str
@@ -223,22 +219,14 @@ class Layout:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema, with the feature types that make `datasets` decode the images."""
-        fields = [("id", pa.string()), ("group_id", pa.string())]
-        fields += [(name, _DTYPES[dtype]) for name, dtype in self.dtypes.items()]
-        features: dict[str, object] = {"id": _TEXT, "group_id": _TEXT}
-        features |= {n: {"dtype": dtype, "_type": "Value"} for n, dtype in self.dtypes.items()}
-        if self.has_one_image_each:
-            fields.append(("image", _IMAGE))
-            features["image"] = {"_type": "Image"}
-        else:
-            fields.append(("images", pa.list_(_IMAGE)))
-            features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+        from datasets import Features, Image, List, Value  # here, as importing it takes a second
+
+        dtypes = {"id": "string", "group_id": "string", **self.dtypes}
+        features: dict[str, object] = {name: Value(dtype) for name, dtype in dtypes.items()}
+        features |= {"image": Image()} if self.has_one_image_each else {"images": List(Image())}
         if self.has_messages:
-            fields.append(("messages", pa.list_(_MESSAGE)))
-            features["messages"] = {"feature": {"role": _TEXT, "content": _TEXT}, "_type": "List"}
-        return pa.schema(
-            fields, metadata={"huggingface": json.dumps({"info": {"features": features}})}
-        )
+            features["messages"] = List({"role": Value("string"), "content": Value("string")})
+        return Features(features).arrow_schema
 
     def row(self, name: str, group: str, staged: StagedRow) -> dict[str, Any]:
         """Return the row of a sample."""
@@ -312,7 +300,7 @@ def _smallest_dtype(kinds: set[str]) -> str:
     return next((dtype for dtype, exact in _EXACT.items() if kinds and kinds <= exact), "string")
 
 
-def _cast(value: Value, dtype: str) -> Value:
+def _cast(value: FieldValue, dtype: str) -> FieldValue:
     if value is None or isinstance(value, str):
         return value
     if dtype == "string":
