@@ -1,4 +1,4 @@
-"""How far apart the looks of copies are, and of different products: what the tolerance rests on.
+"""Hamming distances of perceptual hashes, of copies and of products: the basis of `--tolerance`.
 
 python -m benchmarks.duplicates FOLDER          (of samples: `data/<split>-*.parquet`)
 """
@@ -20,26 +20,26 @@ from phi_vision.prepare.dedup import RowKeys, group_rows
 
 TOLERANCES = (0, 2, 3, 4, 5, 6, 8, 10)
 
-Look = int | None
+Hash = int | None
 
 
 def measure(samples: Sequence[Sample]) -> None:
-    """Print the shares of copies and of different products within each tolerance."""
+    """Print the fractions of copies and of different products within each tolerance."""
     images = [sample.open_images()[0].convert("RGB") for sample in samples]
-    looks = [perceptual_hash(image) for image in images]
-    flat = looks.count(None)
+    hashes = [perceptual_hash(image) for image in images]
+    flat = hashes.count(None)
     print(f"{len(samples)} images, {flat} of them flat, of {len(set(_groups(samples)))} products")
     print(f"{'bits that differ, at most':32s}" + "".join(f"{each:>9d}" for each in TOLERANCES))
     for name, change in CHANGES.items():
-        apart = _apart(looks, [perceptual_hash(change(image)) for image in images])
+        apart = _apart(hashes, [perceptual_hash(change(image)) for image in images])
         shares = ((apart <= tolerance).mean() for tolerance in TOLERANCES)
         print(f"{name:32s}" + "".join(f"{share:9.1%}" for share in shares))
-    apart = _different(looks, _groups(samples))
+    apart = _different(hashes, _groups(samples))
     print(
         f"{f'pairs of different, of {len(apart)}':32s}"
         + "".join(f"{(apart <= tolerance).sum():9d}" for tolerance in TOLERANCES)
     )
-    largest = (_largest(looks, _groups(samples), tolerance) for tolerance in TOLERANCES)
+    largest = (_largest(hashes, _groups(samples), tolerance) for tolerance in TOLERANCES)
     print(f"{'largest group, rows (products)':32s}" + "".join(f"{each:>9s}" for each in largest))
 
 
@@ -47,32 +47,35 @@ def _groups(samples: Sequence[Sample]) -> list[str]:
     return [sample.group for sample in samples]
 
 
-def _apart(looks: Sequence[Look], others: Sequence[Look]) -> npt.NDArray[np.int64]:
-    pairs = zip(looks, others, strict=True)
+def _apart(hashes: Sequence[Hash], others: Sequence[Hash]) -> npt.NDArray[np.int64]:
+    pairs = zip(hashes, others, strict=True)
     return np.array([65 if a is None or b is None else (a ^ b).bit_count() for a, b in pairs])
 
 
-def _different(looks: Sequence[Look], groups: Sequence[str]) -> npt.NDArray[np.int64]:
-    known = [(look, group) for look, group in zip(looks, groups, strict=True) if look is not None]
-    bits = np.array([look for look, _ in known], dtype=np.uint64)
+def _different(hashes: Sequence[Hash], groups: Sequence[str]) -> npt.NDArray[np.int64]:
+    known = [
+        (value, group) for value, group in zip(hashes, groups, strict=True) if value is not None
+    ]
+    bits = np.array([value for value, _ in known], dtype=np.uint64)
     names = np.unique([group for _, group in known], return_inverse=True)[1]
     apart = np.bitwise_count(bits[:, None] ^ bits[None, :]).astype(np.int64)
     different: npt.NDArray[np.int64] = apart[np.triu(names[:, None] != names[None, :])]
     return different
 
 
-def _largest(looks: Sequence[Look], groups: Sequence[str], tolerance: int) -> str:
-    """Rows and products of the largest group that looks alone form: `12 (3)`."""
-    traits = (
-        RowKeys(number=number, id=str(number), hashes=(look,)) for number, look in enumerate(looks)
+def _largest(hashes: Sequence[Hash], groups: Sequence[str], tolerance: int) -> str:
+    """Format rows and products of the largest group by hashes alone: `12 (3)`."""
+    keys = (
+        RowKeys(number=number, id=str(number), hashes=(value,))
+        for number, value in enumerate(hashes)
     )
-    of = group_rows(traits, tolerance=tolerance).of
+    of = group_rows(keys, tolerance=tolerance).of
     (group, rows), *_ = Counter(of.tolist()).most_common(1)
     products = {groups[row] for row in np.flatnonzero(of == group).tolist()}
     return f"{rows} ({len(products)})"
 
 
-def _written_again(image: Image.Image) -> Image.Image:
+def _recompressed(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=60)
     return Image.open(file).convert("RGB")
@@ -84,7 +87,7 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 def _cropped(image: Image.Image, share: float) -> Image.Image:
-    """Cut half of the share off each side."""
+    """Crop half of the share from each side."""
     x, y = (round(side * share / 2) for side in image.size)
     return image.crop((x, y, image.width - x, image.height - y))
 
@@ -100,7 +103,7 @@ def _brighter(image: Image.Image, factor: float) -> Image.Image:
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "JPEG of quality 60": _written_again,
+    "JPEG of quality 60": _recompressed,
     "half the size": _halved,
     "cropped by 2 %": lambda image: _cropped(image, 0.02),
     "cropped by 3 %": lambda image: _cropped(image, 0.03),
@@ -108,14 +111,16 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "a white margin of 5 %": _padded,
     "brighter by 5 %": lambda image: _brighter(image, 1.05),
     "darker by 5 %": lambda image: _brighter(image, 0.95),
-    "cropped, darker, halved, JPEG": lambda image: _written_again(
+    "cropped, darker, halved, JPEG": lambda image: _recompressed(
         _halved(_brighter(_cropped(image, 0.02), 0.95))
     ),
 }
-"""What is done to an image -> the copy, all of which should be found."""
+"""Change -> function that makes the changed copy, which should be found."""
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure the looks of copies and of others.")
-    parser.add_argument("folder", type=Path, help="samples, with their products as groups")
+    parser = argparse.ArgumentParser(
+        description="Measure perceptual hashes of copies and of other products."
+    )
+    parser.add_argument("folder", type=Path, help="samples grouped by product")
     measure(load_samples(parser.parse_args().folder))
