@@ -167,7 +167,6 @@ async def download(
 
     Raises:
         HttpError: The response is not 200, not an image by its magic bytes, or too large.
-        OSError: The file cannot be written.
     """
     async with _get(session, url, timeout, max_bytes) as response:
         chunks = _chunks(response, max_bytes)
@@ -189,11 +188,7 @@ async def download(
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file has the magic bytes of an image format, whatever its name or media type.
-
-    Input:  b"\\xff\\xd8\\xff\\xe0…", b"<!DOCTYPE html>…"
-    Output: True,                 False
-    """
+    """Whether a file has the magic bytes of an image format, whatever its name or media type."""
     return _IMAGE.match(head) is not None
 
 

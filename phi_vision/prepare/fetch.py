@@ -101,9 +101,6 @@ def fetch(
         cache: A folder for the images, each under the SHA-256 of its URL.
         limits: How fast, how long, how large, and where to.
         progress: Called with each result as soon as it exists, in the caller's thread.
-
-    Raises:
-        ValueError: The cache cannot be written to.
     """
     source = iter(urls)
     with _Transfers(cache, limits) as transfers:

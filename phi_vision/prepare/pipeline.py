@@ -174,30 +174,21 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareCallbacks:
-    """Called during a run, in the caller's thread."""
+    """Called in the caller's thread: once with the detected format and columns, for each image that
+    was downloaded or failed, and after each chunk with the numbers of samples and rejected rows."""
 
     on_columns: Callable[[Mapping[str, str]], None] = lambda columns: None
-    """Once, with the detected format and columns of the source."""
-
     on_fetched: Callable[[Fetched], None] = lambda fetched: None
-    """For each image that was downloaded or failed."""
-
     on_cleaned: Callable[[int, int], None] = lambda samples, rejected: None
-    """After each chunk, with the numbers of samples and rejected rows so far."""
 
 
 def prepare(
     name: str, config: PrepareConfig, callbacks: PrepareCallbacks | None = None
 ) -> Prepared:
-    """Prepare a catalog.
+    """Prepare a catalog: a file, a folder, or a hub id.
 
     Images are cleaned in processes of their own where there are many, so a script that calls this
     at its top level needs the usual `if __name__ == "__main__":`.
-
-    Args:
-        name: A file, a folder, or a hub id.
-        config: The options.
-        callbacks: Called during the run.
 
     Raises:
         ValueError: The source cannot be read, a column is missing, no row is usable (the message
@@ -241,14 +232,7 @@ def prefetch(
     limits: Limits,
     progress: Callable[[Fetched], None] | None = None,
 ) -> dict[str, str]:
-    """Download every image that the source gives by a URL.
-
-    Returns:
-        URL -> why it could not be downloaded; all others are in the cache.
-
-    Raises:
-        ValueError: The cache cannot be written to.
-    """
+    """Download every image that the source gives by a URL; return URL -> reason of failures."""
     fetched = fetch(_urls(source.rows(), columns), cache, limits, progress)
     return {each.url: each.reason for each in fetched if each.reason is not None}
 

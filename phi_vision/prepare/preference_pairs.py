@@ -79,10 +79,6 @@ def write_pairs(
             measuring, where repeated samples would make estimates look surer: they have one.
         seed: Decides what is wrong, and how.
         progress: Called with (done, total) after each sample.
-
-    Raises:
-        ValueError: The data cannot be read, has no records or has pairs already, or OUT holds
-            something else.
     """
     if pairs_per_sample < 1:
         raise ValueError(f"pairs_per_sample is {pairs_per_sample}; it must be at least 1")
@@ -171,12 +167,7 @@ def _rows(files: Iterable[Path]) -> Iterator[PairRow]:
 
 
 def _extended_schema(files: Sequence[Path]) -> pa.Schema:
-    """Return the schema of a split with the column of wrong completions.
-
-    Raises:
-        ValueError: The data has wrong completions already, the samples are conversations, or the
-            files have different columns.
-    """
+    """Return the schema of a split with the column of wrong completions."""
     schemas = [pq.read_schema(file) for file in files]
     schema, file = schemas[0], files[0]
     if any(other.names != schema.names or other.types != schema.types for other in schemas):

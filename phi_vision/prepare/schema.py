@@ -62,9 +62,6 @@ def find_schema(
         template_name: Name or file of the template; None to choose one that fits.
         decimal: The decimal mark of 1.234; None to guess it from the other prices.
         images: Which images are accepted.
-
-    Raises:
-        ValueError: A column or the template does not exist.
     """
     first = [row for row in itertools.islice(source.rows(), FIRST_ROWS) if isinstance(row, Row)]
     given = _parse_mapping(mapping)
@@ -105,11 +102,7 @@ def _is_price(cell: object) -> bool:
 
 
 def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:
-    """Parse the user's columns.
-
-    Input:  ("title=Product Name", "image=front,back")
-    Output: {"title": "Product Name", "image": "front,back"}
-    """
+    """Parse ("title=Product Name",) to {"title": "Product Name"}."""
     given: dict[str, str] = {}
     for text in mapping:
         part, _, column = text.partition("=")
@@ -132,11 +125,7 @@ def _check_fields(template: Template, columns: Columns) -> None:
 
 
 def _template_over(columns: Columns) -> Template:
-    """Return the product template if all its fields were found, else a plain one over the others.
-
-    Raises:
-        ValueError: None of its fields was found.
-    """
+    """Return the product template if all its fields were found, else one over those found."""
     product = TEMPLATES["product"]
     found = [field for field in product.fields if field in columns.fields]
     if len(found) == len(product.fields):
