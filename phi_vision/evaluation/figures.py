@@ -30,10 +30,10 @@ from phi_vision.metrics.calibration import Bin
 from phi_vision.metrics.field_metrics import is_correct
 
 CELL = 27
-"""Side of a heat map's cell, in pixels: room for three digits."""
+"""Side of a heat map's cell, in pixels: wide enough for three digits."""
 
 NAME_WIDTH, VALUE_WIDTH = 150, 58
-"""Room for the names left of intervals and for the values right of them, in pixels."""
+"""Widths of the names left of intervals and of the values right of them, in pixels."""
 
 MAX_MAGNITUDE = 1e100
 """Numbers beyond are drawn here: axes cannot be divided in floats far above."""
@@ -270,7 +270,7 @@ def draw_confusion(
 def _label(
     figure: Figure, axes: Axes, x: str, y: str, ticks: Callable[[float, int | None], str]
 ) -> None:
-    """Format the ticks, and put the labels where they take no room from the plot."""
+    """Format the ticks, and put the labels outside of the plotting area."""
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "linear":
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

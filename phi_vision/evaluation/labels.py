@@ -34,29 +34,29 @@ def field_label(field: str) -> str:
 
 
 def measure_label(metric: Metric) -> str:
-    """Name what a metric measures, without its field: full_price_mape -> "mean relative error"."""
+    """Format a metric without its field: full_price_mape -> "mean relative error"."""
     short = metric.name if metric.field is None else metric.name.removeprefix(f"{metric.field}_")
     return MEASURES.get(short, short.replace("_", " "))
 
 
 def metric_label(metric: Metric) -> str:
-    """Name a metric with its field: full_price_mape -> "full price: mean relative error"."""
+    """Format a metric with its field: full_price_mape -> "full price: mean relative error"."""
     field = "" if metric.field is None else f"{field_label(metric.field)}: "
     return field + measure_label(metric)
 
 
 def metric_heading(metric: Metric) -> str:
-    """Name a metric with an arrow for the direction that is better."""
+    """Format a metric with an arrow for the direction that is better."""
     return f"{metric_label(metric)}\u00a0{ARROWS[metric.better]}"
 
 
 def system_label(system: str) -> str:
-    """Name one of `metrics.scores.SYSTEMS` in a few words."""
+    """Format one of `metrics.scores.SYSTEMS`: constant -> "constant baseline"."""
     return SYSTEM_LABELS.get(system, system)
 
 
-def field_of(target: str) -> str:
-    """Name what a calibration belongs to: a field, or the whole record."""
+def target_label(target: str) -> str:
+    """Format the target of a calibration: a field, or the whole record."""
     return "all fields at once" if target == RECORD else field_label(target)
 
 
@@ -104,7 +104,7 @@ def explain_thresholds(scores: Scores) -> list[str]:
     Fields without a threshold share a sentence; [] where no target precision was given.
     """
     thresholds = {
-        field_of(target): each.auto_accept
+        target_label(target): each.auto_accept
         for target, each in scores.calibrations.items()
         if each.auto_accept is not None
     }

@@ -73,7 +73,7 @@ FILTERS: dict[str, Any] = {
     "compare_to_overall": compare_to_overall,
     "difference": labels.format_difference,
     "field_label": labels.field_label,
-    "field_of": labels.field_of,
+    "target_label": labels.target_label,
     "field_value": labels.format_value,
     "interval": labels.format_interval,
     "is_finite": math.isfinite,

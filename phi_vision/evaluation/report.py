@@ -10,7 +10,7 @@ template.yaml      the template that parses the texts
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,44 @@ from phi_vision.evaluation.labels import (
     explain_thresholds,
     headline,
 )
-from phi_vision.evaluation.metadata import EvaluationMetadata
 from phi_vision.evaluation.rendering import render
 from phi_vision.io.atomic import write_text
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin, RiskPoint
 from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
-from phi_vision.runs import ReportDir
+from phi_vision.runs import History, ReportDir
 
-OMITTED = {
-    Scores: ("predictions",),
-    EvaluationMetadata: ("history",),
-    Metric: ("per_sample", "aggregate"),
-}
-"""Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMetadata:
+    """Model, data, training and cost of an evaluation."""
+
+    model: str
+    """Name of the predictor, such as "checkpoint runs/coats/model"."""
+
+    data: str
+    """Folder of the samples."""
+
+    split: str
+
+    data_card: Mapping[str, str]
+    """Part of the data -> its size, in words."""
+
+    recipe: str
+    """The training recipe as YAML; "" where it is unknown."""
+
+    versions: Mapping[str, str]
+    """Library or data -> version or fingerprint."""
+
+    history: History | None
+    """The run's, for its learning curves."""
+
+    cost: Mapping[str, str]
+    """Item -> cost in words: training, a prediction, the machine."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """System of `metrics.scores.SYSTEMS` that was not run -> reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +183,11 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_jsonable(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+OMITTED: dict[type, tuple[str, ...]] = {
+    Scores: ("predictions",),
+    EvaluationMetadata: ("history",),
+    Metric: ("per_sample", "aggregate"),
+}
+"""Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""

@@ -9,7 +9,7 @@ import torch
 
 from phi_vision.data.samples import Sample
 from phi_vision.evaluation.collect import PredictionCollector
-from phi_vision.evaluation.metadata import EvaluationMetadata
+from phi_vision.evaluation.report import EvaluationMetadata
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.runs import DATA_FINGERPRINT, History, RunDir, collect_versions
 

@@ -27,10 +27,10 @@ from phi_vision.evaluation.labels import (
     BASELINES,
     by_result,
     field_label,
-    field_of,
     headline,
     metric_label,
     system_label,
+    target_label,
 )
 from phi_vision.evaluation.svg import Chart
 from phi_vision.io.formatting import format_percent, join_words
@@ -176,7 +176,7 @@ def draw_calibration(scores: Scores) -> list[Chart]:
     """Draw a reliability diagram and a risk-coverage curve for each field."""
     charts = []
     for target, found in scores.calibrations.items():
-        name = field_of(target)
+        name = target_label(target)
         if found.bins:
             title = f"{name}: reliability diagram"
             charts.append(draw_reliability(found.bins, found.recalibrated_bins, title=title))
@@ -189,7 +189,7 @@ def list_limitations(scores: Scores) -> list[str]:
     """List what could not be measured of the confidence, once for all fields it is true of."""
     fields: dict[str, list[str]] = {}
     for target, found in scores.calibrations.items():
-        fields.setdefault(found.limitations, []).append(field_of(target))
+        fields.setdefault(found.limitations, []).append(target_label(target))
     return [f"{join_words(names)}: {text}" for text, names in fields.items() if text]
 
 

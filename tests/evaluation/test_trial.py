@@ -60,7 +60,7 @@ def test_a_checkpoint_is_asked_everything(
     # The same model before and after: the difference is nothing, and known to be nothing.
     assert set(outcome.scores.differences["base"].values()) >= {(0.0, 0.0, 0.0)}
     assert outcome.scores.leakage is not None
-    assert len(outcome.scores.leakage.found) == 4
+    assert len(outcome.scores.leakage.leaked) == 4
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]
     assert told["left_out"] == {}
     assert set(told["cost"]) == {"answering", "machine, now"}
@@ -100,7 +100,7 @@ def test_judging_again_asks_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("phi_vision.inference.local.answer", refuse)
+    monkeypatch.setattr("phi_vision.inference.local.generate", refuse)
     again = run_evaluation(str(tiny_checkpoint), config)
     assert again.scores.estimates == first.scores.estimates
     with pytest.raises(AssertionError, match="asked again"):

@@ -9,8 +9,7 @@ from toy_reports import HOSTILE, PRODUCT, toy_history
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Record, Sample
-from phi_vision.evaluation.metadata import EvaluationMetadata
-from phi_vision.evaluation.report import Evaluation
+from phi_vision.evaluation.report import Evaluation, EvaluationMetadata
 from phi_vision.metrics.scores import score
 
 CATEGORIES = ("COATS", "BAGS", "SILK SCARVES AND STOLES", "N.A.", "日本のコート", "BELTS")
