@@ -1,13 +1,12 @@
 """Phi-3-Vision, native on transformers 5: importing this registers it with the Auto classes.
 
-What needs neither torch nor transformers (the metrics, `phi-vision --help`) starts without them:
-both the registration and the names below wait until they are needed.
+Neither torch nor transformers is imported before it is needed.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from phi_vision.registration import register_lazily
+from phi_vision.registration import register, register_on_import
 
 if TYPE_CHECKING:
     from phi_vision.data.samples import Sample
@@ -26,6 +25,7 @@ __all__ = [
     "Phi3VProcessor",
     "Predictor",
     "Sample",
+    "register",
 ]
 
 _MODULES = {
@@ -50,4 +50,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES])
 
 
-register_lazily()
+register_on_import()

@@ -74,8 +74,11 @@ def generate(
     ]
     order = sorted(range(len(rows)), key=lambda index: lengths[index])
     context = model.config.original_max_position_embeddings
-    rooms = [_room(row, context - length) for row, length in zip(rows, lengths, strict=True)]
-    for chosen in _batches(order, rooms, batch_size):
+    limits = [
+        _tokens_within_context(row, context - length)
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+    for chosen in _batches(order, limits, batch_size):
         batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
         _generate_batch(model, batch, [rows[index] for index in chosen])
     model.train(was_training)
@@ -118,7 +121,7 @@ def _stop_tokens(model: GenerativeModel) -> tuple[int, ...]:
     return (stops,) if isinstance(stops, int) else tuple(stops)
 
 
-def _room(row: RowState, left: int) -> int | None:
+def _tokens_within_context(row: RowState, left: int) -> int | None:
     """Count the new tokens until a row leaves the original context; None if it never does.
 
     -1 if its prompt is beyond already.
@@ -150,16 +153,18 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
     return batch
 
 
-def _batches(order: Sequence[int], rooms: Sequence[int | None], batch_size: int) -> list[list[int]]:
-    """Cut rows, in the given order, into batches of rows with equal room.
+def _batches(
+    order: Sequence[int], limits: Sequence[int | None], batch_size: int
+) -> list[list[int]]:
+    """Cut rows, in the given order, into batches of rows with equal limits.
 
-    Input:  order `[3, 0, 1, 2]`, rooms `[None, 5, -1, None]`, batch_size 16
+    Input:  order `[3, 0, 1, 2]`, limits `[None, 5, -1, None]`, batch_size 16
     Output: `[[3, 0], [1], [2]]`
     """
     batches: list[list[int]] = []
     for row in order:
         last = batches[-1] if batches else []
-        if last and len(last) < batch_size and rooms[last[0]] == rooms[row]:
+        if last and len(last) < batch_size and limits[last[0]] == limits[row]:
             last.append(row)
         else:
             batches.append([row])

@@ -1,7 +1,7 @@
-"""A folder of graphs that generates: what `model.answering` needs of a model, without its weights.
+"""OnnxModel: the ONNX graphs of an exported folder in the place of a model, for `generation`.
 
-Answers, their confidence and their grammar are therefore made by the very code that makes a
-checkpoint's. B rows, L columns, V tokens of the vocabulary, N images, K crops of the largest.
+Sampling, grammars and confidence are therefore those of a checkpoint. B rows, L columns, V tokens
+of the vocabulary, N images, K crops of the largest.
 """
 
 import json
@@ -19,18 +19,18 @@ from phi_vision.model.checkpoint import load_config
 GENAI_FILE = "genai_config.json"
 
 SEGMENT = 256
-"""New tokens for which keys and values are reserved at once. Who writes more reads the whole text
-again: rare, and cheaper than memory for answers that nobody writes."""
+"""New tokens for which the cache is allocated. A longer text is read again as a whole: rare, and
+cheaper than memory for texts that do not occur."""
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Changes the logits (B, V) of the texts so far (B, L)."""
 
 
 class OnnxModel:
-    """Graphs in the place of a model.
+    """ONNX graphs with the interface of a model.
 
     Args:
-        folder: What `phi-vision export --format onnx` wrote.
+        folder: The output of `phi-vision export --format onnx`.
 
     Raises:
         ValueError: The folder holds something else, or onnxruntime-genai is not installed.
@@ -43,19 +43,19 @@ class OnnxModel:
         self._genai = _import_genai()
         if not (folder / GENAI_FILE).is_file() or not (folder / "config.json").is_file():
             raise ValueError(
-                f"{folder} is no ONNX folder of ours: {GENAI_FILE} or config.json is missing; "
-                "give one that phi-vision wrote"
+                f"{folder} is not an ONNX folder: {GENAI_FILE} or config.json is missing; "
+                "give one that `phi-vision export` wrote"
             )
         self.config = load_config(folder)
         self.generation_config = GenerationConfig.from_pretrained(folder)
         self._graphs = self._genai.Model(_with_threads(self._genai, folder))
 
     def eval(self) -> Self:
-        """Do nothing: graphs do not train."""
+        """Do nothing: graphs have no training mode."""
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Refuse to train."""
+        """Accept only `mode=False`."""
         assert not mode
         return self
 
@@ -71,49 +71,49 @@ class OnnxModel:
         do_sample: bool = False,
         num_beams: int = 1,
     ) -> torch.Tensor:
-        """Go on with each text by the likeliest token, like the model's own `generate`.
+        """Extend each text by the tokens of the logits processors, like the model's own `generate`.
 
         Input:  input_ids and attention_mask (B, L), padded on the left; pixel_values (crops, 3, S,
                 S) or (N, K, 3, S, S) and image_sizes (N, 2) as the processor returns them
         Output: (B, L + new); what follows a stop token is padding
         """
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
-        images = self._images(pixel_values, image_sizes)
+        images = self._image_inputs(pixel_values, image_sizes)
         texts_BL, last = input_ids, input_ids.shape[1] + max_new_tokens
-        going_on = True
-        while going_on and texts_BL.shape[1] < last:
+        is_running = True
+        while is_running and texts_BL.shape[1] < last:
             new = texts_BL.shape[1] - attention_mask.shape[1]
             mask_BL = torch.nn.functional.pad(attention_mask, (0, new), value=1)
-            room = self._room(int(mask_BL.sum(1).max()), last - texts_BL.shape[1])
-            texts_BL = self._write(texts_BL, mask_BL, images, room, logits_processor)
+            count = self._tokens_until_reread(int(mask_BL.sum(1).max()), last - texts_BL.shape[1])
+            texts_BL = self._extend(texts_BL, mask_BL, images, count, logits_processor)
             stops = torch.tensor(self.generation_config.eos_token_id)
             ended_B = torch.isin(texts_BL[:, input_ids.shape[1] :], stops).any(1)
-            going_on = not bool(ended_B.all())
+            is_running = not bool(ended_B.all())
         return texts_BL
 
-    def _room(self, longest: int, wanted: int) -> int:
-        """Say how many tokens can be written before everything must be read again.
+    def _tokens_until_reread(self, longest: int, wanted: int) -> int:
+        """Count the tokens that can be generated before the whole text must be read again.
 
-        Beyond the original context all positions are rotated by other factors, and what was cached
-        before is stale. The graphs do not notice; see the model's `prepare_inputs_for_generation`.
+        Beyond the original context the rotary factors of all positions change, and the cache is
+        stale; see the model's `prepare_inputs_for_generation`.
         """
         limit = self.config.original_max_position_embeddings
-        # The first token beyond the limit is still chosen by a text within it.
+        # The first token beyond the limit is still selected by a text within it.
         left = limit + 1 - longest if longest <= limit else wanted
         return min(wanted, left, SEGMENT)
 
-    def _write(
+    def _extend(
         self,
         texts_BL: torch.Tensor,
         mask_BL: torch.Tensor,
         images: dict[str, NDArray[Any]],
-        room: int,
+        count: int,
         logits_processor: Sequence[LogitsProcessor],
     ) -> torch.Tensor:
-        """Read the texts and write at most `room` tokens to each."""
+        """Read the texts and generate at most `count` tokens for each."""
         ids_BL = self._right_pad(texts_BL, mask_BL)
         options = self._genai.GeneratorParams(self._graphs)
-        options.set_search_options(max_length=ids_BL.shape[1] + room, batch_size=len(ids_BL))
+        options.set_search_options(max_length=ids_BL.shape[1] + count, batch_size=len(ids_BL))
         generator = self._genai.Generator(self._graphs, options)
         inputs = self._genai.NamedTensors()
         for name, values in {"input_ids": ids_BL, **images}.items():
@@ -132,7 +132,7 @@ class OnnxModel:
 
     def _right_pad(self, texts_BL: torch.Tensor, mask_BL: torch.Tensor) -> NDArray[np.int32]:
         """Move padding to the right, where the graphs expect it, and make placeholders negative."""
-        # A stable sort by "is padding" keeps the words in their order.
+        # A stable sort by "is padding" keeps the tokens in their order.
         order_BL = torch.sort(1 - mask_BL, dim=1, stable=True).indices
         length = int(mask_BL.sum(1).max())
         pad = self.generation_config.pad_token_id
@@ -140,17 +140,17 @@ class OnnxModel:
         ids_BL = torch.where(ids_BL == self.config.image_token_id, -1, ids_BL)
         return np.ascontiguousarray(ids_BL.numpy().astype(np.int32))
 
-    def _images(
+    def _image_inputs(
         self, pixel_values: torch.Tensor | None, image_sizes: torch.Tensor | None
     ) -> dict[str, NDArray[Any]]:
-        """Lay crops out as (N, K, 3, S, S), with zeros where an image has fewer than K."""
+        """Arrange crops as (N, K, 3, S, S), with zeros where an image has fewer than K."""
         if pixel_values is None or image_sizes is None:
             return {}
         tower = self.config.tower
         side = tower.image_size // tower.patch_size // 2
         rows, columns = (image_sizes // tower.image_size).unbind(1)
         counts = (rows * columns + 1).tolist()
-        # An image processor set to `pad_crops` has laid them out already.
+        # With `pad_crops` the image processor has arranged them already.
         crops = list(pixel_values) if pixel_values.ndim == 5 else pixel_values.split(counts)
         return {
             "pixel_values": torch.nn.utils.rnn.pad_sequence(crops, batch_first=True)
@@ -173,9 +173,9 @@ def _import_genai() -> Any:
 
 
 def _with_threads(genai: Any, folder: Path) -> Any:
-    """Let the graphs compute on as many threads as PyTorch would."""
+    """Configure the graphs to use as many threads as PyTorch."""
     session = {"session_options": {"intra_op_num_threads": torch.get_num_threads()}}
-    parts = {"decoder": session, "embedding": session, "vision": session}
+    sections = {"decoder": session, "embedding": session, "vision": session}
     config = genai.Config(str(folder))
-    config.overlay(json.dumps({"model": parts}))
+    config.overlay(json.dumps({"model": sections}))
     return config

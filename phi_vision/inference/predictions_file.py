@@ -4,7 +4,7 @@
     {"id": "B-blue", "record": {"title": "Sun Hat", "category3_code": "HATS", "full_price": 45.5},
      "confidence": {"full_price": 0.7}}
 
-The predictions.jsonl of a report is such a file.
+The file of predictions in a report has this format.
 """
 
 import json

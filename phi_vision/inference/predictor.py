@@ -55,7 +55,7 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
 
     Input:  "runs/coats", "phi-vision-small", "runs/coats-onnx"     LocalPredictor
             "http://localhost:8000/v1"                              OpenAIPredictor
-            "predictions.jsonl"                                     FilePredictor
+            "given.jsonl"                                           FilePredictor
 
     Args:
         model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL of an OpenAI-compatible

@@ -1,6 +1,6 @@
-"""Folders to models: full checkpoints, adapters and runs, each refused with one clear line.
+"""Load checkpoints, adapters and runs, with one clear error for anything else.
 
-Weights need no renaming: every module of ours bears its official name.
+Weights need no renaming: every module has its official name.
 """
 
 import json
@@ -25,7 +25,7 @@ RUN_MARKER, RUN_MODEL = "recipe.yaml", "model"
 import; tests/test_runs.py compares them."""
 
 ADAPTER_CONFIG = "adapter_config.json"
-"""What peft writes beside the weights of an adapter; only an adapter's folder has it."""
+"""peft's file beside the weights; only an adapter's folder has it."""
 
 
 def load_model(
@@ -40,16 +40,16 @@ def load_model(
     Args:
         source: `phi-vision-small`, a checkpoint folder, an adapter folder, a run folder (its
             `model/` is taken), or a hub id such as `microsoft/Phi-3.5-vision-instruct`.
-        dtype: Kind of number the weights are held in; as stored unless given.
-        device: Where the model goes; the CPU unless given.
-        quantization: How to hold the weights in fewer bits (needs bitsandbytes); `dtype` is then
-            that of the others.
+        dtype: Of the weights; by default as stored.
+        device: By default the CPU.
+        quantization: Quantized loading (needs bitsandbytes); `dtype` then applies to the other
+            weights.
 
     Returns:
         The model in evaluation mode and its processor. An adapter comes attached to its base.
 
     Raises:
-        ValueError: Nothing loadable is there; the message says what was found and what to do.
+        ValueError: There is nothing loadable; the message says what was found and what to do.
     """
     place = resolve(source)
     base = adapter_base(place)
@@ -77,10 +77,10 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
 
 
 def load_config(source: str | Path) -> Phi3VConfig:
-    """Load the config of a checkpoint folder or hub id, refusing other models.
+    """Load the config of a checkpoint folder or hub id; other models are an error.
 
     Raises:
-        ValueError: The folder is missing, is no checkpoint, or holds another model.
+        ValueError: The folder is missing, is not a checkpoint, or holds another model.
     """
     place = resolve(source)
     fields = _read_config(place)
@@ -95,7 +95,7 @@ def load_config(source: str | Path) -> Phi3VConfig:
 
 
 def resolve(source: str | Path) -> str:
-    """Say where a model really is: the packaged folder, a run's `model/`, or what was given.
+    """Return the path or hub id of a model: the packaged folder, a run's `model/`, or `source`.
 
     Raises:
         ValueError: A path does not exist.
@@ -115,7 +115,7 @@ def resolve(source: str | Path) -> str:
 
 
 def adapter_base(place: str) -> str | None:
-    """Name the base checkpoint of an adapter folder; None for a folder that is no adapter."""
+    """Return the base checkpoint of an adapter folder; None for other folders."""
     described = Path(place) / ADAPTER_CONFIG
     if not described.is_file():
         return None
@@ -130,7 +130,7 @@ def adapter_base(place: str) -> str | None:
 
 
 def first_line(problem: Exception) -> str:
-    """Give the first line of an error, ended by a full stop."""
+    """Return the first line of an error, ended by a full stop."""
     line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
     return line + "."
 
@@ -209,7 +209,7 @@ def _read_config(place: str) -> dict[str, Any]:
 
 
 def _looks_like_hub_id(text: str) -> bool:
-    """Tell `owner/name` from a path: one slash, and not below a folder that exists here."""
+    """Whether a text is `owner/name`: one slash, and not below an existing folder."""
     owner, slash, name = text.partition("/")
     return (
         bool(slash and owner and name)

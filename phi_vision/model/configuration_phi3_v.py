@@ -1,4 +1,4 @@
-"""The numbers of Phi-3-Vision: reads and writes the official `config.json`, field for field.
+"""Configuration of Phi-3-Vision: reads and writes the official `config.json`, field for field.
 
 Flat, like the official one: the decoder's fields lie at the top, the CLIP tower's in
 `vision_config`, which the file either omits (ViT-L/14 at 336 pixels) or carries inside
@@ -30,8 +30,8 @@ CLIP_VIT_L_14_336 = {
 }
 
 OFFICIAL_VOCAB_SIZE = 32064
-# The official config.json names `</s>` (2), which the model was never trained to say; what ends its
-# turn is `<|end|>` (32007), and `<|endoftext|>` (32000) is the tokenizer's own end.
+# The official config.json names `</s>` (2), which the model was never trained to generate; its
+# turns end with `<|end|>` (32007), and `<|endoftext|>` (32000) is the tokenizer's own end.
 OFFICIAL_STOP_TOKENS = (32007, 32000, 2)
 
 
@@ -48,7 +48,7 @@ class Phi3VConfig(Phi3Config):
             The official description of how features enter the text. Only the released arrangement
             (HD transform, `sub_glb` order, learnable separators, two-layer projection) exists.
         vision_config (`dict` or `CLIPVisionConfig`, *optional*):
-            The tower's numbers, derived from `img_processor`; not written at the top of the file.
+            The tower's configuration, derived from `img_processor`; not at the top of the file.
         image_token_id (`int`, *optional*, defaults to 32044):
             The id that marks an image token in `input_ids`: `<|image|>` in the official vocabulary,
             unused by the official code, whose own placeholders are negative.
@@ -61,7 +61,7 @@ class Phi3VConfig(Phi3Config):
     (336, 'longrope')
     ```"""
 
-    if TYPE_CHECKING:  # what comes from transformers, which is not typed, and is completed here
+    if TYPE_CHECKING:  # inherited from transformers, which is not typed
         eos_token_id: int | list[int] | None
         sliding_window: int | None
         rope_parameters: dict[str, Any]
@@ -76,7 +76,7 @@ class Phi3VConfig(Phi3Config):
     image_token_id: int = 32044
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Complete what the official file leaves to its code, and drop what would break a load."""
+        """Fill in the defaults of the official code, and drop fields that would break loading."""
         # The official file asks for flash attention by name, which fails where it is not installed,
         # even when the caller asks for another kind.
         kwargs.pop("_attn_implementation", None)
@@ -90,11 +90,11 @@ class Phi3VConfig(Phi3Config):
         if self.sliding_window is not None and self.sliding_window >= self.max_position_embeddings:
             self.sliding_window = None
         super().__post_init__(**kwargs)
-        self._refuse_misfits()
+        self._check_tower()
 
     @property
     def tower(self) -> CLIPVisionConfig:
-        """The tower's numbers, an object whatever `vision_config` was given as."""
+        """The tower's configuration, as an object."""
         assert isinstance(self.vision_config, CLIPVisionConfig)
         return self.vision_config
 
@@ -121,8 +121,8 @@ class Phi3VConfig(Phi3Config):
                 self.rope_parameters["attention_factor"] = 0.1 * math.log(factor) + 1.0
         return kwargs
 
-    def _refuse_misfits(self) -> None:
-        """Refuse a config whose tower and projection do not fit, before any weight is read."""
+    def _check_tower(self) -> None:
+        """Check that tower and projection fit, before any weight is read."""
         tower, width = self.tower, (self.img_processor or {}).get("image_dim_out")
         if width != tower.hidden_size:
             raise ValueError(
@@ -142,7 +142,7 @@ class Phi3VConfig(Phi3Config):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields of the official file: `rope_scaling` and `rope_theta`, tower inside."""
+        """Return the fields of the official file: `rope_scaling` and `rope_theta`, tower inside."""
         fields: dict[str, Any] = super().to_dict()
         fields.pop("vision_config", None)
         rope = copy.deepcopy(fields.pop("rope_parameters", None) or {})

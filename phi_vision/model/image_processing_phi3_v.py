@@ -30,7 +30,7 @@ WHITE = (255, 255, 255)
 
 
 class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """What may be said of crops when loading and in a call."""
+    """Options of a call."""
 
     num_crops: int
     pad_crops: bool
@@ -40,14 +40,14 @@ class Phi3VImageProcessor(BaseImageProcessor):
     """Turns PIL images into normalised crops.
 
     Args:
-        num_crops: Most crops of an image, besides its global view (16 in Phi-3, 4 in Phi-3.5).
+        num_crops: Maximum crops of an image, besides its global view (16 in Phi-3, 4 in Phi-3.5).
         crop_size: Side of a crop in pixels; the tower's `image_size`.
         num_img_tokens: Image tokens of a crop after the 2x2 merge: `(crop_size / patch / 2) ** 2`.
         image_mean: Mean of each channel, of values in 0..1.
         image_std: Standard deviation of each channel.
         do_convert_rgb: Convert palette, gray, alpha and CMYK images; the official value is True.
-        pad_crops: Give every image as many crops as there are at most, zeros at the end: the
-            official form, which other engines expect. Our model takes both, and runs no zeros.
+        pad_crops: Pad every image to the maximum number of crops with zeros: the official form,
+            which other engines expect. Our model accepts both, and skips the zeros.
     """
 
     model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012
@@ -75,7 +75,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
     @property
     def backend(self) -> str:
-        """Name the library that resizes: PIL, as in the official code."""
+        """The library that resizes: PIL, as in the official code."""
         return "pil"
 
     def preprocess(
@@ -117,7 +117,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
     def count_tokens(self, height: int, width: int) -> int:
         """Count the image tokens of a padded image of `height` x `width` pixels.
 
-        Each crop and the global view give `num_img_tokens`; a learnt separator ends each row of
+        Each crop and the global view give `num_img_tokens`; a trained separator ends each row of
         merged patches, and one stands between the crops and the global view.
         """
         rows, columns = height // self.crop_size, width // self.crop_size
@@ -127,7 +127,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
         """Count the image tokens of an image of `width` x `height` pixels, before it is resized.
 
-        Engines that lay out the text themselves ask by this name, which is the official one.
+        The official name, which other inference engines call.
 
         Input:  500, 333 (at most 4 crops)
         Output: 757
@@ -155,7 +155,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
 
 def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
-    """Give the (width, height) in pixels to which a landscape image is resized.
+    """Return the (width, height) in pixels to which a landscape image is resized.
 
     Raises:
         ValueError: The height would be zero.

@@ -1,9 +1,9 @@
-"""Phi-3-Vision: transformers' own CLIP tower and Phi-3 decoder, joined as in the official code.
+"""Phi-3-Vision: transformers' CLIP tower and Phi-3 decoder, joined as in the official code.
 
     crops -> CLIP, all layers but the last -> 2x2 merge -> rows with separators -> projection
-          -> in the place of the placeholders among the embedded words -> Phi-3 decoder -> logits
+          -> in the place of the placeholders among the token embeddings -> Phi-3 decoder -> logits
 
-Every module bears its official name, so official weights load, save and take adapters without any
+Every module has its official name, so official weights load, save and take adapters without any
 renaming. Shapes: N crops, B rows, L positions, D width of a feature, H hidden size of the decoder,
 P patches along a side of a crop, R and C rows and columns of crops, T image tokens.
 """
@@ -32,7 +32,7 @@ from .configuration_phi3_v import Phi3VConfig
 
 
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
-    """What the two classes below share with transformers."""
+    """Shared settings of the two classes below."""
 
     config: Phi3VConfig
     config_class = Phi3VConfig
@@ -70,7 +70,7 @@ class Phi3VTower(nn.Module):
 
         Input:  pixel_values (N, 3, S, S)
         Output: (N, P*P, D), the input of the last layer without the class token. The last layer and
-                the final norm are in every checkpoint, but nothing reads them: they are never run.
+                the final norm are in every checkpoint, but have no effect: they are never run.
         """
         tower = self.vision_model
         hidden_NPD: torch.Tensor = tower.pre_layrnorm(tower.embeddings(pixel_values))
@@ -80,7 +80,7 @@ class Phi3VTower(nn.Module):
 
 
 class Phi3VImageEmbedding(nn.Module):
-    """From crops to embeddings that the decoder reads like words: `vision_embed_tokens`."""
+    """From crops to embeddings among those of the tokens: `vision_embed_tokens`."""
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Phi3VImageEmbedding(nn.Module):
 
         Input:  pixel_values (N, 3, S, S), per image its global view and then its crops, and
                 image_sizes (images, 2), height and width after padding in pixels. The official
-                (images, num_crops + 1, 3, S, S) with zero crops at the end is taken as well.
+                (images, num_crops + 1, 3, S, S) with zero crops at the end is accepted as well.
         Output: per image its image tokens (T, H).
         """
         grids = [(h // self.crop_size, w // self.crop_size) for h, w in image_sizes.tolist()]
@@ -127,7 +127,7 @@ class Phi3VImageEmbedding(nn.Module):
         return list(projected.split([rows.shape[0] for rows in arranged]))
 
     def _arrange(self, features_NPD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """Lay the merged patches of one image out as rows of text.
+        """Arrange the merged patches of one image as a sequence.
 
         Input:  (1 + R*C, P*P, D), global view first
         Output: (T, 4D): the crops as one image, each row of merged patches ended by `sub_GN`; one
@@ -154,7 +154,7 @@ class Phi3VImageEmbedding(nn.Module):
 
 
 class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
-    """The Phi-3 decoder, with images among its words."""
+    """The Phi-3 decoder, with images among its tokens."""
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
@@ -190,16 +190,16 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Run the decoder over words (B, L) and images; see `Phi3VForCausalLM.forward`."""
+        """Run the decoder over tokens (B, L) and images; see `Phi3VForCausalLM.forward`."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if pixel_values is not None:
             mm_encoder_outputs = {"image": self.get_image_features(pixel_values, image_sizes)}
         if mm_encoder_outputs and mm_encoder_outputs.get("image") is not None:
             features = torch.cat(list(mm_encoder_outputs["image"]["pooler_output"]))
-            inputs_embeds = self._show(features, input_ids, inputs_embeds)
+            inputs_embeds = self._insert_images(features, input_ids, inputs_embeds)
         elif input_ids is not None and not (past_key_values and past_key_values.get_seq_length()):
-            self._refuse_unseen(input_ids)
+            self._check_no_placeholders(input_ids)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         return Phi3Model.forward(
@@ -211,10 +211,10 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
             **kwargs,
         )
 
-    def _show(
+    def _insert_images(
         self, features_TH: torch.Tensor, input_ids: torch.Tensor | None, embeds_BLH: torch.Tensor
     ) -> torch.Tensor:
-        """Put image tokens where the placeholders stand."""
+        """Replace the placeholders by image features."""
         if input_ids is None:
             raise ValueError(
                 "Images came with inputs_embeds but without input_ids, so nothing says where "
@@ -231,8 +231,8 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         features_TH = features_TH.to(embeds_BLH.device, embeds_BLH.dtype)
         return embeds_BLH.masked_scatter(where[..., None], features_TH)
 
-    def _refuse_unseen(self, input_ids: torch.Tensor) -> None:
-        """Refuse placeholders without images: the answer would be a guess."""
+    def _check_no_placeholders(self, input_ids: torch.Tensor) -> None:
+        """Check that there are no placeholders without images: the output would be a guess."""
         unseen = int((input_ids == self.config.image_token_id).sum())
         if unseen:
             raise ValueError(
@@ -286,8 +286,8 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             inputs_embeds: (B, L, H) instead of `input_ids`.
             pixel_values: (N, 3, S, S), the crops of all images of the batch in order.
             image_sizes: (images, 2), height and width after padding in pixels.
-            mm_encoder_outputs: What `get_image_features` gave, to encode images once.
-            labels: (B, L); -100 where nothing is to be learnt. The loss is the mean cross-entropy.
+            mm_encoder_outputs: Result of `get_image_features`, to encode images once.
+            labels: (B, L); -100 where there is no supervision. The loss is the mean cross-entropy.
             logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
             **kwargs: Passed to the decoder and the loss, such as `shift_labels` and
                 `num_items_in_batch`.
@@ -328,15 +328,14 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Prepare one step; past the original context, start the cache anew.
+        """Prepare one step; past the original context, reset the cache.
 
-        Beyond `original_max_position_embeddings` every position is rotated by other factors, so
-        keys cached before are stale. The cache is emptied once and the whole text is read again,
-        with its images, which is what Phi-3.5's official code does (Phi-3's goes on with stale
-        keys).
+        Beyond `original_max_position_embeddings` the rotary factors of all positions change, so
+        cached keys are stale. The cache is reset once and the whole text is read again, with its
+        images, as in Phi-3.5's official code (Phi-3's keeps the stale keys).
 
         Raises:
-            ValueError: The whole text is not there to be read again.
+            ValueError: Only a part of the text is available.
         """
         cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         whole = input_ids.shape[1] > cached
@@ -364,9 +363,9 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         return inputs
 
     def _crosses(self, attention_mask_BL: torch.Tensor | None, before: int, after: int) -> bool:
-        """Tell whether growing from `before` to `after` columns leaves the original context.
+        """Whether growing from `before` to `after` columns leaves the original context.
 
-        Padding has no position, so what counts is the most real tokens that a row has.
+        Padding has no position, so the largest number of real tokens in a row counts.
         """
         limit: int = self.config.original_max_position_embeddings
         if before == 0 or after <= limit:
@@ -377,7 +376,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         return before <= limit < after
 
     def adjust_generation_fn(self, generation_config: Any, *args: Any, **kwargs: Any) -> None:
-        """Stop where the model stops: official files name only `</s>`, which it never says."""
+        """Add the model's stop tokens; official files list only `</s>`, which never occurs."""
         super().adjust_generation_fn(generation_config, *args, **kwargs)
         stops = _as_list(self.generation_config.eos_token_id)
         missing = [token for token in _as_list(self.config.eos_token_id) if token not in stops]
@@ -387,7 +386,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
 
 
 def _keep(hidden_BLH: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
-    """Keep the positions whose logits are wanted, as transformers from 5.21 on does it.
+    """Keep the positions whose logits are needed, as transformers does from 5.21 on.
 
     Input:  (B, L, H) and how many of the last (0: all), a (B, L) mask, or places (K) or (B, K)
     Output: (B, K, H); under a mask (kept of all rows, H)
@@ -405,7 +404,7 @@ def _positions(attention_mask_BL: torch.Tensor) -> torch.Tensor:
 
 
 def _as_list(token_ids: int | list[int] | None) -> list[int]:
-    """Give token ids as a list: `2` -> `[2]`, None -> `[]`."""
+    """Return token ids as a list: `2` -> `[2]`, None -> `[]`."""
     if token_ids is None:
         return []
     return [token_ids] if isinstance(token_ids, int) else list(token_ids)

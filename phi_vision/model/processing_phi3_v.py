@@ -1,10 +1,10 @@
-"""Images and words to what the model reads: `input_ids`, `pixel_values`, `image_sizes`.
+"""Images and text -> the inputs of the model: `input_ids`, `pixel_values`, `image_sizes`.
 
     processor(text="<|user|>\\n<|image_1|>\\nWhat is it?<|end|>\\n<|assistant|>\\n", images=photo)
 
 Each tag `<|image_k|>` becomes as many placeholder ids as its image has image tokens, followed by
 `<s>`: the official processor tokenizes the text between tags piece by piece, and its tokenizer
-begins each piece with `<s>`. The model was trained on that, so it stays.
+begins each piece with `<s>`. The model was trained on that.
 """
 
 import re
@@ -14,14 +14,14 @@ from typing import Any
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-# `<|image_1|>` names an image of its text; `<|image|>` shows the next one.
+# `<|image_1|>` is a numbered image of its text; `<|image|>` the next one.
 IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
 
 # More images than a context holds.
-MOST_IMAGES = 1000
+MAX_IMAGES = 1000
 
-# The official template, for contents that are strings or lists of blocks. It also says `<s>`, since
-# trainers tokenize its words without adding special tokens.
+# The official template, for contents that are strings or lists of blocks. It begins with `<s>`,
+# since trainers tokenize its text without adding special tokens.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% set shown = namespace(images=0) %}"
     "{% for message in messages %}"
@@ -56,14 +56,14 @@ class Phi3VProcessor(ProcessorMixin):
 
     Args:
         image_processor: Cuts images into crops.
-        tokenizer: Knows `<|image|>`, `<|user|>`, `<|assistant|>` and `<|end|>`.
-        chat_template: Jinja template of a conversation; the official wording unless given.
+        tokenizer: With `<|image|>`, `<|user|>`, `<|assistant|>` and `<|end|>`.
+        chat_template: Jinja template of a conversation; by default the official one.
     """
 
     valid_processor_kwargs = Phi3VProcessorKwargs
     image_token = "<|image|>"
-    # Engines that lay out the text themselves look the tags up here, under the official name.
-    img_tokens = tuple(f"<|image_{number}|>" for number in range(1, MOST_IMAGES + 1))
+    # The official name, under which other engines look the tags up.
+    img_tokens = tuple(f"<|image_{number}|>" for number in range(1, MAX_IMAGES + 1))
 
     def __init__(
         self,
@@ -78,12 +78,12 @@ class Phi3VProcessor(ProcessorMixin):
 
     @property
     def unused_input_names(self) -> list[str]:
-        """Name what the image processor counts for this processor and the model never takes."""
+        """Outputs of the image processor that are not inputs of the model."""
         return ["num_img_tokens"]
 
     @property
     def model_input_names(self) -> list[str]:
-        """Name what a call returns."""
+        """The outputs of a call."""
         return ["input_ids", "attention_mask", "pixel_values", "image_sizes"]
 
     def prepare_inputs_layout(
@@ -94,14 +94,14 @@ class Phi3VProcessor(ProcessorMixin):
         audio: Any = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, Any, Any]:
-        """Put the images into the order in which the texts show them.
+        """Sort the images by the tags of the texts.
 
         Input:  `["<|image_2|> or <|image_1|>?", "Hello"]`, `[[a, b], []]`
         Output: `["<|image|> or <|image|>?", "Hello"]`, `[b, a]`
 
         Raises:
-            ValueError: A tag names no image, an image is named by no tag, or the number of lists
-                of images is not the number of texts.
+            ValueError: A tag without an image, an image without a tag, or the number of lists of
+                images is not the number of texts.
         """
         if text is None:
             laid_out: tuple[Any, Any, Any, Any]
@@ -124,7 +124,7 @@ class Phi3VProcessor(ProcessorMixin):
         return ordered or None, texts, None, None
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """Spell an image as its placeholders and the `<s>` with which the text goes on."""
+        """Return the placeholders of an image and the `<s>` before the following text."""
         count = int(image_inputs["num_img_tokens"][image_idx])
         return self.image_token * count + str(self.tokenizer.bos_token)
 
@@ -141,7 +141,7 @@ class Phi3VProcessor(ProcessorMixin):
 
 
 def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
-    """Give each text its list of images.
+    """Group the images by text.
 
     Input:  `photo`, `[a, b]` beside one text, or `[[a, b], []]` beside two
     Output: `[[photo]]`, `[[a, b]]`, `[[a, b], []]`
@@ -167,7 +167,7 @@ def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
 
 
 def _order_by_tags(row: int, words: str, images: Sequence[Any]) -> list[Any]:
-    """Give the images in the order in which the tags of one text show them."""
+    """Sort the images of one text by its tags."""
     tags = [match.group(1) for match in IMAGE_TAG.finditer(words)]
     if any(tag is None for tag in tags) and any(tag is not None for tag in tags):
         raise ValueError(f"Text {row} mixes <|image|> with numbered tags; number all of them.")

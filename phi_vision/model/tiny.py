@@ -1,4 +1,4 @@
-"""Writes small checkpoints of the same architecture, with random weights: for tests and exploring.
+"""Small checkpoints of the same architecture with random weights, for tests and experiments.
 
 python -m phi_vision.model.tiny FOLDER
 """
@@ -21,14 +21,14 @@ STOP_TOKENS = ("<|end|>", "<|endoftext|>", "</s>")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The numbers that make a checkpoint large or small."""
+    """Sizes of a checkpoint."""
 
     crop_size: int = 56
     """Side of a crop in pixels."""
     patch_size: int = 14
     """Side of a patch in pixels."""
     num_crops: int = 1
-    """Most crops of an image, besides its global view."""
+    """Maximum crops of an image, besides its global view."""
     vision_width: int = 32
     """Width of the CLIP tower."""
     vision_layers: int = 3

@@ -372,5 +372,5 @@ def test_a_writing_that_fails_leaves_nothing(
 
 
 def test_a_folder_of_something_else_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="is no ONNX folder of ours"):
+    with pytest.raises(ValueError, match="is not an ONNX folder"):
         OnnxModel(tiny_checkpoint)
