@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
-from phi_vision.synthetic.render.garment import Garment, Rgb
+from phi_vision.synthetic.render.garment import VOCABULARY, Garment, Rgb
 
 Point = tuple[float, float]
 Curve = Sequence[tuple[float, float]]
@@ -22,22 +22,6 @@ FOLD = "FOLD"
 DAYLIGHT = 220  # leaves levels for cloth that is brighter than its dye
 _ROUND = 'stroke-linecap="round" stroke-linejoin="round"'
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-_METALS = {
-    "none": ("#8d8d90", "#55565a"),
-    "silver": ("#d4d7dc", "#7c828b"),
-    "gold": ("#e3b94f", "#93661a"),
-}
-# Gloss along a panel, by material: (position, fraction of white).
-_GLOSSES: dict[str, Curve] = {
-    "leather": ((0.0, 0), (0.14, 0), (0.24, 0.36), (0.36, 0), (0.8, 0), (0.92, 0.1), (1.0, 0)),
-    "patent": (
-        *((0.0, 0.05), (0.12, 0), (0.16, 0.85), (0.25, 0.65), (0.29, 0), (0.62, 0)),
-        *((0.66, 0.45), (0.7, 0), (1.0, 0)),
-    ),
-    "silk": ((0.0, 0.3), (0.18, 0), (0.36, 0.4), (0.56, 0), (0.74, 0.34), (1.0, 0)),
-    "nylon": ((0.0, 0), (0.1, 0.05), (0.4, 0.38), (0.55, 0.02), (1.0, 0)),
-    "acetate": ((0.1, 0.5), (0.3, 0), (0.7, 0), (0.9, 0.3)),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +44,7 @@ def mix_palette(garment: Garment) -> Palette:
     dye = garment.rgb
     bright = sum(w * level for w, level in zip((0.299, 0.587, 0.114), dye, strict=True)) / 255
     accent = _mix(dye, (40, 24, 30), 0.68) if bright > 0.5 else _mix(dye, (255, 246, 226), 0.8)
-    metal, metal_dark = _METALS[garment.hardware]
+    metal, metal_dark = VOCABULARY["metals"][garment.hardware]
     return Palette(
         base=_mix(dye, dye, 0),
         dark=_mix(dye, _BLACK, 0.24),
@@ -253,7 +237,7 @@ def gradients(garment: Garment, *, light: float, contrast: float) -> str:
     middle = 0.5 + 0.26 * light
     left, right = (0.2 + 0.12 * light) * contrast, (0.2 - 0.12 * light) * contrast
     shading = ((0.0, 1 - left), (middle, 1 + 0.1 * contrast), (1.0, 1 - right))
-    gloss = _GLOSSES.get(garment.material, ((0.0, 0.0), (1.0, 0.0)))
+    gloss: Curve = VOCABULARY["glosses"].get(garment.material, ((0.0, 0.0), (1.0, 0.0)))
     lit = []
     for at in sorted({at for at, _ in (*shading, *gloss)}):
         brightness = min(255, DAYLIGHT * _at(shading, at))
