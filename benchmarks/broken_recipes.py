@@ -114,7 +114,7 @@ def read_fed_answers(
 
 
 def _collate(setup: Setup, samples: Sequence[Sample]) -> Batch:
-    """Collate as the product does, without the names that only its guards read."""
+    """Collate as the product does, without the names that only its checks read."""
     batch = setup.collator(samples)
     batch.pop("sample_ids", None)
     return batch

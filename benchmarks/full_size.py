@@ -128,7 +128,7 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
         last_loss=taken[-1]["loss"],
         # The first step also fills caches.
         last_samples_per_second=taken[-1]["samples_per_second"],
-        planned_bytes=round(plan.memory),
+        planned_bytes=round(plan.need.memory),
         peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes(),
     )
 

@@ -31,9 +31,9 @@ from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
 from phi_vision.runs import RunDir
-from phi_vision.training.gpus import find_card
-from phi_vision.training.lengths import weigh_data
-from phi_vision.training.memory_needs import Needs, resident
+from phi_vision.training.estimate import NeedEstimator, resident_bytes
+from phi_vision.training.gpus import find_gpu
+from phi_vision.training.lengths import measure_data
 from phi_vision.training.recipe_file import load_recipe, to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.trainer import train
@@ -120,9 +120,9 @@ def be_child(task: str, recipe: Recipe) -> None:
 
 def plan_memory(recipe: Recipe) -> float:
     """Give the bytes that a plan for this machine's CPU names."""
-    load = weigh_data(recipe)
-    resident()
-    return Needs(load).of(recipe, find_card("cpu")).memory
+    load = measure_data(recipe)
+    resident_bytes()
+    return NeedEstimator(load).estimate(recipe, find_gpu("cpu")).memory
 
 
 def train_and_measure(recipe: Recipe) -> float:

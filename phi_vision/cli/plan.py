@@ -18,4 +18,4 @@ def run(options: argparse.Namespace) -> None:
     """Estimate tokens, steps, memory and time of a training run, and the GPUs it fits."""
     from phi_vision.training.estimate import make_plan
 
-    print(make_plan(chosen_recipe(options), card=options.gpu).as_text(), end="")
+    print(make_plan(chosen_recipe(options), gpu=options.gpu).as_text(), end="")

@@ -1,6 +1,6 @@
-"""The model as a training takes it, and as it is saved: which parts learn, in which numbers.
+"""The trainable model: weights or adapters, their precision, and how they are saved.
 
-Full training and adapters differ only here.
+Full fine-tuning and adapters differ only here.
 """
 
 import copy
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,39 +21,41 @@ from phi_vision.io.atomic import atomic_folder
 from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.training import checks as guards
+from phi_vision.training import checks
 from phi_vision.training.distributed import is_main
 from phi_vision.training.hf_fields import further_of
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.sharding import whole_weights
 
 PROJECTION = ("img_projection.0", "img_projection.2")
-"""The two linear layers from vision features to words, saved whole beside adapters. Named one by
-one, since the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow."""
+"""The two linear layers from vision features to embeddings, saved whole beside adapters. One by
+one: the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow."""
 
 TOWER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """All linear layers of the CLIP tower; the decoder has none of these names."""
 
+Model: TypeAlias = Phi3VForCausalLM | PeftModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableModel:
-    """A model ready to be trained, with what it takes to use and to save it."""
+    """A model ready for training, with its processor and how to save it."""
 
-    model: Phi3VForCausalLM | PeftModel
+    model: Model
     processor: Phi3VProcessor
     base: str
-    """The checkpoint that adapters belong to, named as the user named it."""
+    """The base checkpoint of adapters, as the user wrote it."""
     precision: torch.dtype
-    """In which the matrix products are computed."""
+    """Of the matrix products."""
     saved_dtype: torch.dtype
-    """In which full weights are saved: that of the checkpoint they came from."""
+    """Of saved full weights: that of the checkpoint they came from."""
 
 
-def make_learner(recipe: Recipe) -> TrainableModel:
-    """Load the model and make the parts trainable that the recipe names.
+def load_trainable(recipe: Recipe) -> TrainableModel:
+    """Load the model and make the parts trainable that the recipe selects.
 
-    Weights that are trained are held in float32. Under adapters the frozen ones are held in the
-    precision of the arithmetic, which halves their memory in bf16, or in 4 bits.
+    Trained weights are held in float32. Frozen ones under adapters are held in the precision of
+    the matrix products, which halves their memory in bf16, or in 4 bits.
 
     Raises:
         ValueError: There is no such model, or the recipe does not fit it.
@@ -61,44 +63,43 @@ def make_learner(recipe: Recipe) -> TrainableModel:
     precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
     model, processor = load_model(recipe.model, quantization=quantization)
-    saved_dtype = model.dtype
-    base = (
-        model.peft_config["default"].base_model_name_or_path
-        if isinstance(model, PeftModel)
-        else None
-    )
-    if isinstance(model, PeftModel) and recipe.method == "full":
-        model = model.merge_and_unload()
+    saved_dtype, base = model.dtype, recipe.model
+    if isinstance(model, PeftModel):
+        base = model.peft_config["default"].base_model_name_or_path or base
+        if recipe.method == "full":
+            model = model.merge_and_unload()
     if recipe.random_weights:
         model = Phi3VForCausalLM(model.config)
     if precision == torch.bfloat16 and not torch.cuda.is_available():
         # The fused attention's backward in bf16 on a CPU is two to five times slower than the
-        # plain one (docs/log.md); in float32 and on a GPU it is the fused one that wins.
+        # plain one (docs/log.md); in float32 and on a GPU the fused one is faster.
         model.set_attn_implementation("eager")
     return TrainableModel(
-        model=choose_trained_parts(model, recipe, precision),
+        model=select_trained_parts(model, recipe, precision),
         processor=processor,
-        base=base or recipe.model,
+        base=base,
         precision=precision,
         saved_dtype=saved_dtype,
     )
 
 
-def choose_trained_parts(
-    model: Phi3VForCausalLM | PeftModel, recipe: Recipe, precision: torch.dtype
-) -> Phi3VForCausalLM | PeftModel:
-    """Attach adapters or thaw weights as the recipe says, and freeze the rest.
+def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -> Model:
+    """Attach adapters or unfreeze weights as the recipe says, and freeze the rest.
 
-    Looks at no values, so it also works on a model without storage (the meta device).
+    Reads no values, so it also works on a model without storage (the meta device).
 
     Raises:
-        ValueError: The recipe names layers that the model does not have, or other adapters.
+        ValueError: The recipe has layers that the model does not have, or other adapters.
     """
     if recipe.method == "lora":
         model = _with_adapters(_cast(model, precision), recipe)
     else:
-        _thaw_weights(model.float(), recipe)
-    _freeze_unused_layers(model)
+        model.float().requires_grad_(recipe.train_language)
+        vision = model.model.vision_embed_tokens
+        vision.requires_grad_(recipe.train_projector)
+        vision.img_processor.requires_grad_(recipe.train_vision)
+    for name in _unused_modules(model):
+        model.get_submodule(name).requires_grad_(False)
     return model
 
 
@@ -117,7 +118,7 @@ def list_trained(model: nn.Module) -> dict[str, int]:
 
 
 def describe_weight(name: str) -> str:
-    """Name the kind of module that a weight belongs to, and how it is trained.
+    """Return the kind of module that a weight belongs to, and whether it is an adapter's.
 
     Input:  base_model.model.model.layers.3.self_attn.o_proj.lora_A.default.weight
     Output: model.layers.*.self_attn.o_proj (lora)
@@ -130,7 +131,7 @@ def describe_weight(name: str) -> str:
 
 
 def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
-    """Say how frozen weights are held in 4 bits: the decoder's alone, the head and tower whole.
+    """Configure 4-bit weights for the decoder alone; head and tower stay unquantized.
 
     Raises:
         ValueError: bitsandbytes is not installed.
@@ -157,65 +158,61 @@ def choose_precision(bf16: bool | None) -> torch.dtype:
     return fast_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def save_model(learner: TrainableModel, folder: Path) -> None:
-    """Save adapter or weights with the processor, ready to load; whole or not at all.
+def save_model(trainable: TrainableModel, folder: Path) -> None:
+    """Save adapter or weights with the processor, ready to load, atomically.
 
     Every process calls this, as each may hold a part of the weights; the first writes.
     """
-    weights = whole_weights(learner.model)
+    model, weights = trainable.model, whole_weights(trainable.model)
     if not is_main():
         return
     with atomic_folder(folder, replace=True) as unfinished:
-        if isinstance(learner.model, PeftModel):
-            _save_adapter(learner.model, weights, learner.base, unfinished)
+        if isinstance(model, PeftModel):
+            _save_adapter(model, weights, trainable.base, unfinished)
         else:
-            _save_weights(learner.model, weights, learner.saved_dtype, unfinished)
-        learner.processor.save_pretrained(unfinished)
+            _save_weights(model, weights, trainable.saved_dtype, unfinished)
+        trainable.processor.save_pretrained(unfinished)
 
 
-def _cast(model: Phi3VForCausalLM | PeftModel, precision: torch.dtype) -> Any:
-    if not _is_quantized(model):
+def _cast(model: Model, precision: torch.dtype) -> Any:
+    config: Any = model.config
+    if "quantization_config" not in config.to_dict():
         return model.to(precision)
     for module in model.modules():
         if module.__class__.__name__ == "Linear4bit":
-            # bitsandbytes 0.50 packs the weights anew for inference at the first evaluation, and
-            # then trains on without gradients through them.
+            # bitsandbytes 0.50 repacks the weights for inference at the first evaluation, and
+            # then trains without gradients through them.
             module.support_avx512bf16_for_cpu = False
     return model
 
 
-def _is_quantized(model: Phi3VForCausalLM | PeftModel) -> bool:
-    config: Any = model.config
-    return "quantization_config" in config.to_dict()
-
-
-def _with_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> PeftModel:
-    """Put fresh adapters on a model, or go on with those that it came with."""
-    described = _describe_adapters(model, recipe)
+def _with_adapters(model: Model, recipe: Recipe) -> PeftModel:
+    """Attach new adapters to a model, or continue with those that it has."""
+    config = _lora_config(model, recipe)
     if isinstance(model, PeftModel):
-        guards.check_same_adapters(model.peft_config["default"], described, recipe.model)
-        adapted = model
-        found = adapted.peft_config["default"]
+        found = model.peft_config["default"]
+        checks.check_same_adapters(found, config, recipe.model)
         found.inference_mode = False
-        # Or PEFT looks on the hub for a base that is known by another name here.
+        # Or PEFT looks on the hub for a base that has another name here.
         found.base_model_name_or_path = resolve(found.base_model_name_or_path)
-        adapted.set_requires_grad("default", requires_grad=True)
+        model.set_requires_grad("default", requires_grad=True)
+        adapted = model
     else:
         with warnings.catch_warnings():
             # PEFT 0.21 asks transformers 5.23 for checkpointing by its former name.
             warnings.simplefilter("ignore", FutureWarning)
-            adapted = get_peft_model(model, described)
-    guards.check_adapters_are_attached(adapted, recipe)
+            adapted = get_peft_model(model, config)
+    checks.check_adapters_are_attached(adapted, recipe)
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
     return adapted
 
 
-def _describe_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> LoraConfig:
+def _lora_config(model: Model, recipe: Recipe) -> LoraConfig:
     targets = [*(recipe.target_modules or ())] if recipe.train_language else []
     if not isinstance(model, PeftModel):
-        guards.check_adapter_targets(model, targets)
+        checks.check_adapter_targets(model, targets)
     targets += TOWER_TARGETS if recipe.train_vision else []
     unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
     return LoraConfig(
@@ -232,42 +229,30 @@ def _describe_adapters(model: Phi3VForCausalLM | PeftModel, recipe: Recipe) -> L
     )
 
 
-def _thaw_weights(model: Phi3VForCausalLM, recipe: Recipe) -> None:
-    model.requires_grad_(recipe.train_language)
-    vision = model.model.vision_embed_tokens
-    vision.requires_grad_(recipe.train_projector)
-    vision.img_processor.requires_grad_(recipe.train_vision)
-
-
-def _freeze_unused_layers(model: Phi3VForCausalLM | PeftModel) -> None:
-    """Freeze what CLIP has but nothing reads: its last layer and the norm after it."""
-    for name in _unused_modules(model):
-        model.get_submodule(name).requires_grad_(False)
-
-
-def _unused_modules(model: Phi3VForCausalLM | PeftModel) -> list[str]:
+def _unused_modules(model: Model) -> list[str]:
+    """List the modules of CLIP whose output nothing reads: its last layer and norm."""
     config: Any = model.config
-    layers = config.vision_config.num_hidden_layers
-    last = f"img_processor.vision_model.encoder.layers.{layers - 1}"
+    last = config.vision_config.num_hidden_layers - 1
+    layer = f"img_processor.vision_model.encoder.layers.{last}"
     norm = "img_processor.vision_model.post_layernorm"
     return [
         name
         for name, _ in model.named_modules()
-        if f".{last}." in f".{name}." or name.endswith(norm)
+        if f".{layer}." in f".{name}." or name.endswith(norm)
     ]
 
 
 def _save_adapter(
     model: PeftModel, weights: Mapping[str, torch.Tensor], base: str, folder: Path
 ) -> None:
-    """Save an adapter that names its base as the user did, not where that lay on this machine."""
-    described = model.peft_config["default"]
-    loaded_from = described.base_model_name_or_path
-    described.base_model_name_or_path = base
+    """Save an adapter whose config has its base as the user wrote it, not its path here."""
+    config = model.peft_config["default"]
+    loaded_from = config.base_model_name_or_path
+    config.base_model_name_or_path = base
     # PEFT would look for the base on the hub, to see whether the vocabulary grew. It did not.
     model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
-    described.base_model_name_or_path = loaded_from
-    (folder / "README.md").unlink(missing_ok=True)  # a model card of blanks to fill in
+    config.base_model_name_or_path = loaded_from
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
 
 
 def _save_weights(

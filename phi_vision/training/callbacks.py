@@ -1,38 +1,44 @@
-"""What looks while it trains, and stops what has become senseless or impossible.
+"""Callbacks of every step: checks that stop a broken training, and the log.
 
-Gradients that do not arrive, a loss or gradient that is no number, memory that does not suffice:
-each error names the samples or the settings. What can be seen before the first step is refused by
-`guards.py`; a full disk is the matter of `saving.py`.
+Missing gradients, a loss or gradient that is not finite, memory that does not suffice: each error
+has the samples or the settings to change. checks.py covers everything before the first step,
+checkpointing.py a full disk.
 """
 
 import errno
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_vision.data.collator import IGNORED
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.runs import RunDir
+from phi_vision.training.distributed import world_size
+from phi_vision.training.estimate import CHANGES
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.suggestions import CHANGES
+from phi_vision.training.tracking.machine_meter import MachineMeter
+from phi_vision.training.tracking.tracker import Tracking
 
-MOST_NAMED = 8
-"""Samples that an error names before it only counts them."""
+MAX_LISTED = 8
+"""Samples that an error lists; it counts the rest."""
 
-LACK_OF_MEMORY = (
+OUT_OF_MEMORY = (
     r"can't allocate memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
     r"DataLoader worker .* killed by signal: Killed|Caught MemoryError in DataLoader worker"
 )
-"""What is said where memory lacks, by errors that have no class of their own."""
+"""Messages of out-of-memory errors that have no class of their own."""
 
 
-class GradientGuard(TrainerCallback):
+class GradientCheck(TrainerCallback):
     """Stops after the first step if a trainable part got no gradient."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,18 +48,18 @@ class GradientGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Look at the gradients of the first step."""
+        """Check the gradients of the first step."""
         if not self.is_checked:
             check_gradients(self.model)
             self.is_checked = True
 
 
-class LossGuard(TrainerCallback):
-    """Stops at a loss or gradient that is no number, and names the samples that caused it.
+class LossCheck(TrainerCallback):
+    """Stops at a loss or gradient that is not finite, and names the samples that caused it.
 
-    A batch carries the names of its samples, which the model does not know. Hooks on the model take
-    them out before each forward pass, and look at the loss after it: before it can reach a weight.
-    The model must be the one inside of what distributes it, adapters included.
+    A batch carries the ids of its samples, which the model does not take. Hooks on the model remove
+    them before each forward pass, and check the loss after it: before it can reach a weight. The
+    model must be the one inside of DDP or FSDP wrappers, adapters included.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,15 +68,15 @@ class LossGuard(TrainerCallback):
         self.rows: list[str] = []
         """Samples in each row of the last batch."""
         self.since_step: list[str] = []
-        """Rows of all batches that the next optimizer step learns from, each once."""
+        """Distinct rows of all batches of the current optimizer step."""
         self._shape = ""
-        model.register_forward_pre_hook(self._take_names, with_kwargs=True)
+        model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
         model.register_forward_hook(self._check_output, with_kwargs=True)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Forget the samples of the step before."""
+        """Start collecting the samples of a step."""
         self.step = state.global_step + 1
         self.since_step = []
 
@@ -82,20 +88,20 @@ class LossGuard(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Look at what a step was made of, before anything of it is saved."""
+        """Check loss and gradient norm of a step before anything of it is saved."""
         for name in ("loss", "grad_norm"):
             check_finite(name, (logs or {}).get(name, 0.0), state.global_step, self.since_step)
 
     def describe(self) -> str:
-        """Say what is being computed: "step 3, at a batch of 8 rows of 2509 tokens"."""
+        """Format the current computation: "step 3, at a batch of 8 rows of 2509 tokens"."""
         return f"step {self.step}" + (f", at a batch of {self._shape}" if self._shape else "")
 
-    def _take_names(
+    def _remove_ids(
         self, model: nn.Module, given: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self.rows = list(inputs.get("sample_ids", ()))
         if model.training:
-            # Preferences show each sample several times a step.
+            # DPO shows each sample several times per step.
             self.since_step = [*dict.fromkeys([*self.since_step, *self.rows])]
         if "input_ids" in inputs:
             rows, tokens = inputs["input_ids"].shape
@@ -115,91 +121,215 @@ class LossGuard(TrainerCallback):
         )
 
 
+class StepCallback(TrainerCallback):
+    """Passes each step of the Trainer to a Tracking, with its speed and the machine's load."""
+
+    def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
+        self.tracking = tracking
+        self.machine = MachineMeter()
+        is_paired = recipe.objective == "dpo"
+        self.throughput = Throughput(rows_per_sample=2 if is_paired else 1, processes=world_size())
+
+    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
+        """Start the measurement."""
+        self.throughput.watch(model)
+        self.throughput.restart()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Track a step; evaluations log too, and are tracked by their own callback."""
+        if logs is None or "loss" not in logs:
+            return
+        rates = {} if optimizer is None else learning_rates(optimizer.param_groups)
+        measured = {**logs, **rates, **self.throughput.lap(), **self.machine.read()}
+        self.tracking.step(state.global_step, measured)
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Exclude evaluations from the throughput."""
+        self.throughput.restart()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """Exclude checkpoints from the throughput."""
+        self.throughput.restart()
+
+
+class Throughput:
+    """Counts samples and tokens per second of training, without padding and evaluations.
+
+    Args:
+        rows_per_sample: 2 for preferences: a chosen and a rejected completion.
+        processes: Processes that train together; all are assumed to be as fast as this one.
+    """
+
+    def __init__(self, *, rows_per_sample: int = 1, processes: int = 1) -> None:
+        self.rows_per_sample = rows_per_sample
+        self.processes = processes
+        self.restart()
+
+    def watch(self, model: Phi3VForCausalLM | PeftModel) -> None:
+        """Count the inputs of a model from now on, below wrappers for several processes."""
+        self._padding: int = model.config.pad_token_id
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def restart(self) -> None:
+        """Start a lap now."""
+        self._since = time.perf_counter()
+        self._samples: torch.Tensor | int = 0
+        self._tokens: torch.Tensor | int = 0
+
+    def lap(self) -> dict[str, float]:
+        """End a lap and start the next.
+
+        Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7, "seconds": 3.077}
+        """
+        # Reading the counts waits for a GPU, so they are read before the clock is.
+        samples, tokens = int(self._samples) / self.rows_per_sample, int(self._tokens)
+        seconds = time.perf_counter() - self._since
+        self.restart()
+        return {
+            "samples_per_second": round(self.processes * samples / seconds, 3),
+            "tokens_per_second": round(self.processes * tokens / seconds, 1),
+            "seconds": round(seconds, 3),
+        }
+
+    def _count(self, model: nn.Module, _: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
+        # Evaluations and the reference model of DPO do not train.
+        if model.training and torch.is_grad_enabled():
+            samples, tokens = count_tokens(inputs, self._padding)
+            self._samples = self._samples + samples
+            self._tokens = self._tokens + tokens
+
+
+def count_tokens(
+    inputs: Mapping[str, Any], padding: int
+) -> tuple[torch.Tensor | int, torch.Tensor]:
+    """Count the samples of a batch and its tokens without padding.
+
+    Input:  `input_ids`     5 6 7 0      Input:  `input_ids`     5 6 7 8 9 0   (0 is padding)
+                            8 9 0 0              `position_ids`  0 1 2 0 1 0
+    Output: 2 samples, 5 tokens          Output: 2 samples, 5 tokens
+    """
+    ids_BL = inputs["input_ids"]
+    real_BL = ids_BL != padding
+    if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
+        # A packed row: the positions of every sample start from 0.
+        return ((inputs["position_ids"] == 0) & real_BL).sum(), real_BL.sum()
+    return len(ids_BL), real_BL.sum()
+
+
+def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the learning rates of the optimizer's groups, if they differ.
+
+    Input:  groups of language at 1e-4 and (LoRA+) 16e-4, of vision at 1e-5
+    Output: {"learning_rate_language": 1e-4, "learning_rate_language_fast": 16e-4,
+             "learning_rate_vision": 1e-5}
+    """
+    # By their peak rates, since all are zero at the first step of a warm-up.
+    rates = {
+        (group.get("name", ""), group.get("initial_lr", group["lr"])): group["lr"]
+        for group in groups
+    }
+    if len(rates) == 1:
+        return {}
+    named: dict[str, float] = {}
+    for (name, _), rate in sorted(rates.items()):
+        key = f"learning_rate_{name}"
+        named[f"{key}_fast" if key in named else key] = rate
+    return named
+
+
 def explain_broken_loss(
     model: nn.Module, rows: Sequence[str], inputs: Mapping[str, Any], output: Mapping[str, Any]
 ) -> str:
-    """Find out what broke a loss: the weights, or which rows of the batch, and say what to do.
+    """Find the cause of a loss that is not finite: the weights, or rows of the batch.
 
     Output: "of the 8 rows in the batch only 'p7', 'p9' caused it; look at their images …"
     """
     broken_weight = _find_broken_weight(model)
     if broken_weight:
         return (
-            f"{broken_weight} holds values that are no numbers, so the training broke before, and "
-            "no sample did; lower learning_rate or raise warmup_steps, and start again"
+            f"{broken_weight} holds values that are not finite, so the training diverged before, "
+            "and no sample did it; lower learning_rate or raise warmup_steps, and start again"
         )
-    if "log_probs" in output:  # Preferences are learnt from these, (B, L - 1), without logits.
+    if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
         broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
     else:
         broken = find_broken_rows(inputs, output["logits"])
     count = len(inputs["labels"])
     if not broken or len(broken) == count > 1:
         return (
-            f"all of its samples are concerned ({_name(rows)}) though every weight is a number, so "
+            f"all of its samples are concerned ({_list(rows)}) though every weight is finite, so "
             "values have grown too large; lower learning_rate, or try --no-bf16"
         )
-    names = [rows[row] if rows else f"number {row + 1}" for row in broken]
-    # A value that is no number also spreads to samples beside it that do not attend to it: what
-    # attention takes zero times is no number either.
+    samples = [rows[row] if rows else f"number {row + 1}" for row in broken]
+    # A value that is not finite also spreads to samples beside it that do not attend to it:
+    # zero times infinity is not a number either.
     packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
     return (
-        f"of the {count} rows in the batch only {_name(names)} caused it{packed}; look at their "
-        "images and values, and mend or remove them, or try --no-bf16"
+        f"of the {count} rows in the batch only {_list(samples)} caused it{packed}; look at their "
+        "images and values, and fix or remove them, or try --no-bf16"
     )
 
 
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:
-    """Find the rows of a batch whose own loss is no number.
+    """Find the rows of a batch whose own loss is not finite.
 
     Input:  labels (B, L), and logits (positions, V) of those that `logits_to_keep` (B, L) kept, or
             (B, L, V) of all
     Output: [2], the third row
     """
     following_BL = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED)[:, 1:]
-    is_learnt_BL = following_BL != IGNORED
+    has_label_BL = following_BL != IGNORED
     keep = inputs.get("logits_to_keep")
     if isinstance(keep, torch.Tensor):
-        learnt_NV = logits.reshape(-1, logits.shape[-1])[is_learnt_BL[keep]]
+        labelled_NV = logits.reshape(-1, logits.shape[-1])[has_label_BL[keep]]
     else:
-        learnt_NV = logits[is_learnt_BL]
+        labelled_NV = logits[has_label_BL]
     losses_N = nn.functional.cross_entropy(
-        learnt_NV.float(), following_BL[is_learnt_BL], reduction="none"
+        labelled_NV.float(), following_BL[has_label_BL], reduction="none"
     )
-    rows_N = is_learnt_BL.nonzero()[:, 0]
+    rows_N = has_label_BL.nonzero()[:, 0]
     return sorted(set(rows_N[~losses_N.isfinite()].tolist()))
 
 
 def check_finite(name: str, value: float, step: int, rows: Sequence[str]) -> None:
-    """Refuse to go on from a figure of a step that is no number.
+    """Check that a value of a step is finite.
 
     Raises:
-        ValueError: Names the figure, the step and its samples.
+        ValueError: It is not; with the step and its samples.
     """
-    if math.isfinite(value):
-        return
-    learnt = f" of the samples {_name(rows)}" if rows else ""
-    raise ValueError(
-        f"the {name} is {value} at step {step}{learnt}: the training broke; lower learning_rate "
-        "or try --no-bf16, and go on from the last checkpoint with --resume"
-    )
+    if not math.isfinite(value):
+        samples = f" of the samples {_list(rows)}" if rows else ""
+        raise ValueError(
+            f"the {name} is {value} at step {step}{samples}: the training diverged; lower "
+            "learning_rate or try --no-bf16, and resume from the last checkpoint with --resume"
+        )
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Refuse trainable parts that got no gradient.
+    """Check that every trainable part got a gradient.
 
     A layer's two LoRA matrices are one part: the second is zero at first, which leaves the first
     without gradient for one step. Biases of CLIP's keys shift all scores of a query alike and
     have no gradient by mathematics. Of an embedding only the rows that occurred have one.
 
     Raises:
-        ValueError: Names the parts, layer numbers as `*`.
+        ValueError: Some have none; with their names, layer numbers as `*`.
     """
     moved: dict[str, bool] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad and not name.endswith("k_proj.bias"):
             part = re.sub(r"\.lora_(A|B|embedding_A|embedding_B)\..*", ".lora", name)
-            gradient = weight.grad is not None and bool(_whole(weight.grad).any())
-            moved[part] = moved.get(part, False) or gradient
+            # Of a sharded gradient every process gathers the whole at the same time.
+            whole = weight.grad.full_tensor() if isinstance(weight.grad, DTensor) else weight.grad
+            moved[part] = moved.get(part, False) or (whole is not None and bool(whole.any()))
     still = sorted(
         {re.sub(r"\.\d+\.", ".*.", part) for part, has_moved in moved.items() if not has_moved}
     )
@@ -214,26 +344,26 @@ def check_gradients(model: nn.Module) -> None:
 def explain_out_of_memory(
     recipe: Recipe, *, doing: Callable[[], str] | None = None
 ) -> Iterator[None]:
-    """Turn what a lack of memory raises on a GPU or a CPU into one clear error.
+    """Turn out-of-memory errors of a GPU or a CPU into one clear error.
 
     Args:
-        recipe: Only settings that it does not have yet are advised.
-        doing: Says what was being done, such as "step 3, at a batch of 8 rows of 2509 tokens".
+        recipe: Only settings that it does not have yet are suggested.
+        doing: Formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
 
     Raises:
-        ValueError: Memory did not suffice; names the settings that need less of it.
+        ValueError: Memory did not suffice; with the settings that need less of it.
     """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if not _is_lack_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        where = "on the GPU" if _is_of_gpu(error) else "in main memory"
+        where = "on the GPU" if re.search("CUDA|CUBLAS", str(error)) else "in main memory"
         at = f" in {doing()}" if doing else ""
-        wished = re.search(r"allocate ([\d.]+ \w+)", str(error))
-        amount = f" ({wished.group(1)} more were asked for)" if wished else ""
-        described = RunDir(recipe.output_dir).recipe_file
-        plan = f"phi-vision plan {described if described.is_file() else 'RECIPE'}"
+        found = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        amount = f" ({found.group(1)} more requested)" if found else ""
+        file = RunDir(recipe.output_dir).recipe_file
+        plan = f"phi-vision plan {file if file.is_file() else 'RECIPE'}"
         raise ValueError(
             f"out of memory {where}{at}{amount}; `{plan}` shows which part takes how much; "
             f"change, in this order: {', '.join(_list_changes(recipe))}"
@@ -241,33 +371,26 @@ def explain_out_of_memory(
 
 
 def _list_changes(recipe: Recipe) -> list[str]:
-    """Name the settings that would save memory, as the plan does; those that change least first.
-
-    Output: ["--batch-size 4 --gradient-accumulation 2", "--gradient-checkpointing", …]
-    """
+    """List the settings that save memory, those first that change least of the training."""
     changes = [change(recipe) for change in CHANGES.values()]
-    words = [smaller[1] for smaller in changes if smaller is not None]
+    options = [smaller[1] for smaller in changes if smaller is not None]
     if recipe.pack_length is not None:
-        words.append(f"--pack-length to less than {recipe.pack_length}")
+        options.append(f"--pack-length to less than {recipe.pack_length}")
     if recipe.sharding == "none":
-        words.append("to several GPUs with --sharding fsdp")
-    return words or ["to a larger machine"]
+        options.append("to several GPUs with --sharding fsdp")
+    return options or ["to a larger machine"]
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return bool(re.search(LACK_OF_MEMORY, str(error)))
-
-
-def _is_of_gpu(error: Exception) -> bool:
-    return bool(re.search("CUDA|CUBLAS", str(error)))
+    return bool(re.search(OUT_OF_MEMORY, str(error)))
 
 
 def _find_broken_weight(model: nn.Module) -> str | None:
-    """Name the first weight that is no number. Looks at this process's share of it only."""
+    """Return the first weight that is not finite, in this process's shard."""
     for name, weight in model.named_parameters():
         values = weight.to_local() if isinstance(weight, DTensor) else weight
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
@@ -275,12 +398,6 @@ def _find_broken_weight(model: nn.Module) -> str | None:
     return None
 
 
-def _whole(gradient: torch.Tensor) -> torch.Tensor:
-    """Gather a gradient that is spread over processes, all of which call this at the same time."""
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-
-
-def _name(rows: Sequence[str]) -> str:
-    """Name samples, the rest as a count: "'a', 'b' and 3 more"."""
-    named = ", ".join(map(repr, rows[:MOST_NAMED]))
-    return named + (f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else "")
+def _list(rows: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, rows[:MAX_LISTED]))
+    return listed + (f" and {len(rows) - MAX_LISTED} more" if len(rows) > MAX_LISTED else "")

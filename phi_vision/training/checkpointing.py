@@ -1,66 +1,134 @@
-"""Saving that outlives a kill and a full disk: what was whole before stays whole.
+"""The files of a run: written atomically, resumed after a kill, intact on a full disk.
 
-A file or folder of a run is the old one or the new one, never a half, and a checkpoint counts only
-once it is complete. What is in it, the model's and the Trainer's own functions decide.
+A checkpoint counts only once it is complete. Its content is that of the Trainer.
 """
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import TrainerState
 
-from phi_vision.io.atomic import folder_bytes, is_full_disk, recover
+from phi_vision.data.template import write_template
+from phi_vision.io.atomic import folder_bytes, is_full_disk, recover, write_text
 from phi_vision.io.formatting import format_bytes
-from phi_vision.runs import RunDir, is_complete
+from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
+from phi_vision.training.distributed import (
+    check_folder_is_shared,
+    check_same_processes,
+    check_same_settings,
+    is_main,
+    wait_for_all,
+)
+from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import Setup
+
+MAY_DIFFER_ON_RESUME = {"output_dir", "report_to", "dataloader_num_workers"}
+"""Fields of a recipe that do not change the result."""
 
 
-def mend(out: Path) -> None:
-    """Put right what a kill left in a run's folder; call it before the run goes on.
+def write_run_files(recipe: Recipe, setup: Setup) -> None:
+    """Write recipe, versions and template into the run folder; only the first process does.
 
-    Half-written checkpoints would count among those that are kept, and push a whole one out.
+    Raises:
+        ValueError: The processes have different recipes or data, or share no folder.
     """
-    recover(RunDir(out).model_dir)
-    _discard_half_written(out)
+    run = RunDir(recipe.output_dir)
+    versions = collect_versions([*setup.training, *setup.validation])
+    # Every process has checked that the folder is free before the first one writes.
+    check_same_settings({**recipe_fields(recipe), **versions})
+    if is_main():
+        run.path.mkdir(parents=True, exist_ok=True)
+        # First: without a recipe a run cannot be resumed.
+        write_text(run.recipe_file, to_yaml(recipe))
+        write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
+        write_template(setup.collator.template, run.template_file)
+    check_folder_is_shared(run.path, run.recipe_file)
+
+
+def find_checkpoint(recipe: Recipe) -> Path | None:
+    """Find the last complete checkpoint of the recipe's run; None before the first.
+
+    Raises:
+        ValueError: There is no run, or it has another recipe.
+    """
+    run = RunDir(recipe.output_dir)
+    if not run.recipe_file.is_file():
+        raise ValueError(
+            f"no run to resume in {run.path}: it has no {run.recipe_file.name}; check --output-dir"
+        )
+    before, now = (recipe_fields(each) for each in (load_recipe(run.recipe_file), recipe))
+    for name in {**now, **before}:
+        if now.get(name) != before.get(name) and name not in MAY_DIFFER_ON_RESUME:
+            raise ValueError(
+                f"the run in {run.path} has {name} {before.get(name)}, this recipe "
+                f"{now.get(name)}; resume with {run.recipe_file}, or start in another --output-dir"
+            )
+    if is_main():
+        repair(run.path)
+    wait_for_all()
+    checkpoint = run.last_checkpoint()
+    if checkpoint is not None:
+        check_same_processes(checkpoint)
+    return checkpoint
+
+
+def load_state(checkpoint: Path | None) -> TrainerState:
+    """Load the progress stored in a checkpoint; that of the start without one."""
+    if checkpoint is None:
+        return TrainerState()
+    return TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+
+
+def repair(output_dir: Path) -> None:
+    """Clean up what a kill left in a run folder, before the run resumes.
+
+    Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
+    """
+    recover(RunDir(output_dir).model_dir)
+    _remove_incomplete(output_dir)
 
 
 @contextlib.contextmanager
-def explain_full_disk(out: Path) -> Iterator[None]:
-    """Turn what a full disk raises in PyTorch, safetensors and Python into one clear error.
+def explain_full_disk(output_dir: Path) -> Iterator[None]:
+    """Turn the errors of PyTorch, safetensors and Python on a full disk into one clear error.
 
-    What was half-written is removed; the last checkpoint and the best model stay as they are.
+    Incomplete files are removed; the last checkpoint and the best model stay intact.
 
     Raises:
-        OSError: There is no room; says what is left of the run and how to go on.
+        OSError: The disk is full; with the state of the run and how to resume.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_full_disk(error):
             raise
-        free = shutil.disk_usage(out if out.exists() else Path.cwd()).free
-        _discard_half_written(out)
+        free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
+        _remove_incomplete(output_dir)
         # An atomic folder already wraps the error of the library that wrote into it.
-        raise OSError(_describe_full_disk(out, free)) from error.__cause__ or error
+        raise OSError(_describe_full_disk(output_dir, free)) from error.__cause__ or error
 
 
-def _describe_full_disk(out: Path, free: int) -> str:
-    found = f"the disk is full: the run in {out} could not be saved ({format_bytes(free)} are free"
-    checkpoint = RunDir(out).last_checkpoint()
-    if checkpoint is None:
-        return f"{found}); it had no checkpoint yet, so free some space and start it with --resume"
-    kept = f"{checkpoint.name} is whole"
-    if RunDir(out).model_dir.exists():
-        kept += f", and so are the best weights so far in {RunDir(out).model_dir}"
-    taken = folder_bytes(checkpoint)
-    return (
-        f"{found}, a checkpoint takes {format_bytes(taken)}); {kept}; "
-        "free some space and go on with --resume"
+def _describe_full_disk(output_dir: Path, free: int) -> str:
+    run = RunDir(output_dir)
+    found = (
+        f"the disk is full: the run in {output_dir} could not be saved ({format_bytes(free)} free"
     )
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
+    kept = f"{checkpoint.name} is complete"
+    if run.model_dir.exists():
+        kept += f", and so are the best weights so far in {run.model_dir}"
+    size = format_bytes(folder_bytes(checkpoint))
+    return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
 
 
-def _discard_half_written(out: Path) -> None:
-    for folder in RunDir(out).checkpoints():
+def _remove_incomplete(output_dir: Path) -> None:
+    for folder in RunDir(output_dir).checkpoints():
         if not is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,7 @@
-"""Refuses to train blind: what goes wrong silently elsewhere is an error here, before it costs.
+"""Checks before the first step: mistakes that are silent elsewhere are errors here.
 
-Each guard looks at the very batch or model that training uses, and says what is wrong, what was
-found and what to do. What looks while it trains is in `watch.py`; the canary, which shuffles the
-images, belongs to the evaluation (`evaluate/score.py`) and is sounded by `examiner.py`.
+Each looks at the very batch or model that training uses. callbacks.py checks during training; the
+shuffled-image check belongs to evaluations (metrics/scores.py) and is logged by eval_callback.py.
 """
 
 from collections.abc import Sequence
@@ -18,6 +17,10 @@ from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
+MAX_SUPERVISED_SHARE = 0.9
+"""A completion is a small part of its row. A larger share means that prompt or padding has labels.
+"""
+
 ADAPTER_FIELDS = (
     "r",
     "lora_alpha",
@@ -31,16 +34,23 @@ ADAPTER_FIELDS = (
     "rank_pattern",
     "alpha_pattern",
 )
-"""Fields of LoraConfig that decide the shape of adapters and what they are trained with."""
-
-MOST_SUPERVISED = 0.9
-"""An answer is a small part of its row. A larger share means that prompt or padding is learnt."""
+"""Fields of LoraConfig that decide shape, scale and training of adapters."""
 
 
-def check_images_are_shown(
-    batch: Batch, samples: Sequence[Sample], processor: Phi3VProcessor
-) -> None:
-    """Refuse a batch whose images the model would not see.
+def check_batch(collator: CompletionCollator, samples: Sequence[Sample]) -> None:
+    """Check the first batch: images, labels, and that its prompt is that of inference.
+
+    Raises:
+        ValueError: See the checks.
+    """
+    batch = collator(samples)
+    check_images(batch, samples, collator.processor)
+    check_labels(batch)
+    check_prompt(collator, samples[0], batch)
+
+
+def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProcessor) -> None:
+    """Check that the model gets every image of a batch.
 
     Raises:
         ValueError: Samples have images, but the batch has no `pixel_values`, no `image_sizes`,
@@ -53,7 +63,7 @@ def check_images_are_shown(
         if name not in batch:
             raise ValueError(
                 f"the samples have {images} images but the batch has no {name}, so the model "
-                "would train on words alone; pass everything that the processor returns"
+                "would train on text alone; pass everything that the processor returns"
             )
     sizes = batch["image_sizes"].tolist()
     expected = sum(processor.image_processor.count_tokens(*size) for size in sizes)
@@ -61,15 +71,15 @@ def check_images_are_shown(
     if len(sizes) != images or found != expected:
         raise ValueError(
             f"{images} images need {expected} image positions but the text has {found} of them "
-            f"for {len(sizes)} images; write one <|image_1|> tag per image and never cut rows"
+            f"for {len(sizes)} images; write one <|image_1|> tag per image and never truncate rows"
         )
 
 
-def check_supervision(batch: Batch) -> None:
-    """Refuse labels on padding, rows without labels, and a share that no answer has.
+def check_labels(batch: Batch) -> None:
+    """Check for labels on padding, rows without labels, and a share that no completion has.
 
     Raises:
-        ValueError: See above.
+        ValueError: There are such.
     """
     labelled = batch["labels"] != IGNORED
     real = batch["attention_mask"] == 1
@@ -82,49 +92,45 @@ def check_supervision(batch: Batch) -> None:
     empty = int((~labelled.any(dim=1)).sum())
     if empty:
         raise ValueError(
-            f"{empty} of {len(labelled)} rows have no label, so nothing is learnt from them; "
-            "label the answer and its <|end|>"
+            f"{empty} of {len(labelled)} rows have no label, so nothing is learned from them; "
+            "label the completion and its <|end|>"
         )
     share = int(labelled.sum()) / int(real.sum())
-    if share > MOST_SUPERVISED:
+    if share > MAX_SUPERVISED_SHARE:
         raise ValueError(
-            f"{share:.0%} of all tokens are labelled, more than {MOST_SUPERVISED:.0%}: the prompt "
-            f"or the image is learnt too; set all but the answer to {IGNORED}"
+            f"{share:.0%} of all tokens are labelled, more than {MAX_SUPERVISED_SHARE:.0%}: the "
+            f"prompt or the image is learned too; set all but the completion to {IGNORED}"
         )
 
 
-def check_prompt_is_inference_prompt(
-    collator: CompletionCollator, sample: Sample, batch: Batch
-) -> None:
-    """Refuse a training row that does not begin with exactly what the model is asked later.
+def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> None:
+    """Check that a training row begins with exactly the prompt of inference.
 
     Args:
-        collator: What made the batch.
+        collator: The collator of the batch.
         sample: The first sample of the batch.
         batch: Its first row must be of `sample`.
 
     Raises:
-        ValueError: The unlabelled part of the row is not what the processor gives for the prompt.
+        ValueError: The unlabelled part of the row differs from what the processor returns.
     """
     prompt = collator.segments(sample)[0].text
-    asked = collator.processor(
-        text=prompt, images=sample.open_images() or None, return_tensors="pt"
-    )["input_ids"][0]
+    images = sample.open_images() or None
+    expected = collator.processor(text=prompt, images=images, return_tensors="pt")["input_ids"][0]
     first_label = int((batch["labels"][0] != IGNORED).int().argmax())
-    learnt = batch["input_ids"][0, :first_label]
-    if not torch.equal(asked, learnt):
+    trained = batch["input_ids"][0, :first_label]
+    if not torch.equal(expected, trained):
         raise ValueError(
-            f"sample {sample.id!r} trains after {len(learnt)} prompt tokens but the model is asked "
-            f"with {len(asked)}, or with others; build both with template "
-            f"{collator.template.name!r}"
+            f"sample {sample.id!r} trains after {len(trained)} prompt tokens but inference has "
+            f"{len(expected)}, or others; build both with template {collator.template.name!r}"
         )
 
 
 def check_best_metric(recipe: Recipe, template: Template) -> None:
-    """Refuse to choose the best weights by a metric that the answers do not have.
+    """Check that predictions in a template have the recipe's `metric_for_best_model`.
 
     Raises:
-        ValueError: Names the metrics that there are.
+        ValueError: They have not; with the metrics that there are.
     """
     metrics = metrics_for(template).values()
     known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
@@ -136,7 +142,7 @@ def check_best_metric(recipe: Recipe, template: Template) -> None:
 
 
 def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
-    """Refuse samples that would fail in the middle of the training, or would have to be cut.
+    """Check every sample for what would fail in the middle of the training.
 
     Returns:
         Their lengths in tokens.
@@ -146,23 +152,22 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
             or samples have more tokens than the collator's `max_length`.
     """
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
-    if collator.max_length is None:
-        return lengths
-    too_long = [length for length in lengths if length > collator.max_length]
+    limit = collator.max_length
+    too_long = [length for length in lengths if limit is not None and length > limit]
     if too_long:
         raise ValueError(
-            f"{len(too_long)} of {len(samples)} samples have more than max_length "
-            f"{collator.max_length} tokens (the longest {max(too_long)}), and cutting them would "
-            "cut image tokens; raise max_length or leave it out"
+            f"{len(too_long)} of {len(samples)} samples have more than max_length {limit} tokens "
+            f"(the longest {max(too_long)}), and truncating them would cut image tokens; raise "
+            "max_length or leave it out"
         )
     return lengths
 
 
 def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Refuse names of layers that the language model does not have.
+    """Check that the language model has linear layers of these names.
 
     Raises:
-        ValueError: Says which names it has.
+        ValueError: It has not; with the names that it has.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     of_decoder = sorted({_last(name) for name in linear if _is_decoder_layer(name)} - {"default"})
@@ -183,7 +188,7 @@ def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
 
 
 def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
-    """Refuse a model of which a part that should learn carries no adapter.
+    """Check that every part to train carries adapters.
 
     Raises:
         ValueError: The decoder's layers, or those of the tower, have no LoRA weights.
@@ -191,7 +196,7 @@ def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
     adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
     if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
         raise ValueError(
-            "no language-model layer carries an adapter, so it would not learn; name its linear "
+            "no language-model layer carries an adapter, so it would not learn; list its linear "
             "layers in target_modules"
         )
     if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
@@ -202,23 +207,23 @@ def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
 
 
 def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:
-    """Refuse to go on with adapters of another shape than the recipe's.
+    """Check that adapters to train further are those of the recipe.
 
     Raises:
-        ValueError: Says what differs.
+        ValueError: They are not; with the difference.
     """
     for name in ADAPTER_FIELDS:
-        held, asked = (_plain(getattr(each, name)) for each in (found, wanted))
-        if held != asked:
+        theirs, ours = (_plain(getattr(each, name)) for each in (found, wanted))
+        if theirs != ours:
             name = "train_projector" if name == "modules_to_save" else name
             raise ValueError(
-                f"the adapter {source} was made with {name} {held}, this recipe has {asked}; give "
+                f"the adapter {source} was made with {name} {theirs}, this recipe has {ours}; use "
                 "the same to train it further, or start from its base"
             )
 
 
 def _is_decoder_layer(name: str) -> bool:
-    """Tell `model.layers.0.mlp.down_proj`, also below PEFT's prefix, from the tower's layers."""
+    """Whether `model.layers.0.mlp.down_proj` and the like, not a layer of the tower."""
     return ".layers." in f".{name}" and "vision_embed_tokens" not in name
 
 

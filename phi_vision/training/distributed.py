@@ -1,10 +1,10 @@
-"""Several processes that train one model together: how they were started, how they work as one.
+"""Several processes that train one model: launch checks and communication.
 
     torchrun --nproc-per-node 2 --no-python phi-vision train lora --data catalog
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
-files. Refuses launches that the libraries below would silently turn into something else. What a
-recipe's `sharding` does to the model is in sharding.py; commands for users in docs/distributed.md.
+files. Launches that the libraries below would silently turn into something else are errors. What
+processes share of the model is in sharding.py; see docs/distributed.md.
 """
 
 import logging
@@ -27,22 +27,30 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(minutes=30)
-"""After which a process that waits for another gives up. One may write a large checkpoint while
-the others wait; who has died is noticed by torchrun at once."""
+TIMEOUT = timedelta(minutes=30)
+"""For waiting on another process, which may be writing a large checkpoint; torchrun notices at once
+if one has died."""
 
-SLOWEST_STORAGE = 60.0
-"""Seconds after which storage that machines share shows all of them a new file. Network file
-systems remember for up to half a minute that there was none."""
+STORAGE_DELAY = 60.0
+"""Seconds after which shared storage shows a new file to all machines: network file systems cache
+its absence for up to half a minute."""
 
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 SET_BY_OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""How often mpirun, or Slurm's srun, started a command."""
+"""Number of processes that mpirun, or Slurm's srun, started."""
+
+OTHER_MODES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+    "ACCELERATE_USE_FSDP": "FSDP with settings of its own",
+}
+"""Variables of `accelerate launch`, and the mode that they request."""
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -52,50 +60,70 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Whether this is the process that writes files and messages."""
     return rank() == 0
 
 
 def torchrun_command(processes: int) -> str:
-    """Say how to start a training on one machine with several processes."""
+    """Format the command that starts a training with several processes on one machine."""
     return f"torchrun --nproc-per-node {processes} --no-python phi-vision train …"
 
 
 @contextmanager
 def joined(recipe: Recipe) -> Iterator[None]:
-    """Connect with the other processes of the launch, if there are any, for as long as a run takes.
+    """Connect with the other processes of the launch, if any, for the time of a run.
 
     Raises:
-        ValueError: The launch would not do what the recipe says.
+        ValueError: The launch contradicts the recipe.
     """
     check_launch(recipe, os.environ, gpus=torch.cuda.device_count())
-    is_joining = world_size() > 1 and not dist.is_initialized()
-    if is_joining:
+    connects = world_size() > 1 and not dist.is_initialized()
+    if connects:
         _connect()
-        _say_who_joined(recipe)
+        if is_main():
+            logger.info("%d processes train together, sharding %s", world_size(), recipe.sharding)
     # accelerate remembers the first run of a process and would impose its kind on the next ones,
     # by a variable that its launcher sets too.
     AcceleratorState._reset_state(reset_partial_state=True)
+    ours = logging.getLogger("phi_vision")
+    level = ours.level
+    if not is_main():
+        ours.setLevel(logging.ERROR)
     try:
-        with _only_first_speaks():
-            yield
+        yield
     finally:
+        ours.setLevel(level)
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ.pop("ACCELERATE_USE_FSDP", None)
-    # Not after an error: the others may wait for this process, and are told by its end.
-    if is_joining:
+    # Not after an error: the others may wait for this process, and notice its end.
+    if connects:
         dist.barrier()
         dist.destroy_process_group()
 
 
+def _connect() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # gloo beside NCCL carries tensors in main memory: gathered predictions and checkpoints.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise ValueError(
+            f"process {rank()} on {os.uname().nodename} could not reach the others: {error}; check "
+            "--master-addr and the firewall, and set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) "
+            "to the network that the machines share, such as eth0"
+        ) from error
+
+
 def wait_for_all() -> None:
-    """Wait until every process has come this far."""
+    """Wait until every process has reached this point."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def divide(items: Sequence[T]) -> Sequence[T]:
-    """Give this process its part of what all of them have.
+    """Return this process's part of a sequence.
 
     Input:  a b c d e, in the second of two processes
     Output: c d e
@@ -105,7 +133,7 @@ def divide(items: Sequence[T]) -> Sequence[T]:
 
 
 def gather(part: Sequence[T]) -> list[T]:
-    """Join the parts of all processes again, for all of them.
+    """Join the parts of all processes, in all of them.
 
     Input:  A B in the first of two processes, C D E in the second
     Output: A B C D E in both
@@ -117,16 +145,16 @@ def gather(part: Sequence[T]) -> list[T]:
     return [item for each in parts for item in each]
 
 
-def check_alike(described: Mapping[str, object]) -> None:
-    """Refuse processes that were given different things to do.
+def check_same_settings(settings: Mapping[str, object]) -> None:
+    """Check that all processes have the same settings.
 
     Args:
-        described: What must be the same everywhere, such as the recipe's fields, by name.
+        settings: Name -> value, such as the recipe's fields.
 
     Raises:
-        ValueError: Names the first thing that differs, and in which process.
+        ValueError: One differs; with its name and process.
     """
-    everywhere = gather([dict(described)])
+    everywhere = gather([dict(settings)])
     for name, value in everywhere[0].items():
         for number, theirs in enumerate(everywhere):
             if theirs[name] != value:
@@ -136,29 +164,29 @@ def check_alike(described: Mapping[str, object]) -> None:
                 )
 
 
-def check_folder_is_shared(out: Path, written: Path) -> None:
-    """Refuse machines that do not see what the first process has written to the run's folder.
+def check_folder_is_shared(folder: Path, written: Path) -> None:
+    """Check that every process sees a file that the first one has written to the run folder.
 
     Raises:
-        ValueError: `written` does not appear; names the processes.
+        ValueError: Some processes do not.
     """
     wait_for_all()
-    give_up = time.monotonic() + (SLOWEST_STORAGE if world_size() > 1 else 0.0)
-    while not written.is_file() and time.monotonic() < give_up:
+    deadline = time.monotonic() + (STORAGE_DELAY if world_size() > 1 else 0.0)
+    while not written.is_file() and time.monotonic() < deadline:
         time.sleep(0.5)
     blind = gather([] if written.is_file() else [f"{rank()} on {os.uname().nodename}"])
     if blind:
         raise ValueError(
             f"process {', '.join(blind)} does not see {written}, which process 0 has written; "
-            f"put --output-dir {out} on storage that all machines share"
+            f"put --output-dir {folder} on storage that all machines share"
         )
 
 
 def check_same_processes(checkpoint: Path) -> None:
-    """Refuse to resume a run with another number of processes: its batches would differ.
+    """Check that a run resumes with its number of processes: its batches would differ.
 
     Raises:
-        ValueError: Says how many there were.
+        ValueError: It had another number.
     """
     states = len([*checkpoint.glob("rng_state*.pth")])
     if states and states != world_size():
@@ -168,26 +196,26 @@ def check_same_processes(checkpoint: Path) -> None:
         )
 
 
-class OwnRandomness(TrainerCallback):
-    """Lets each process drop other activations: the Trainer gives all of them the same seed."""
+class SeedPerProcess(TrainerCallback):
+    """Seeds each process differently, so that dropout differs: the Trainer seeds all alike."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Seed anew, once all have made the same model; a resumed run loads its states later."""
+        """Seed after all have made the same model; a resumed run loads its states later."""
         torch.manual_seed(args.seed + rank())
 
 
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
-    """Refuse a launch that would do something else than it seems to.
+    """Check that the launch does what it seems to.
 
     Args:
-        recipe: What shall be done.
+        recipe: The run.
         environment: Variables that launchers set.
-        gpus: How many this process sees.
+        gpus: Number of GPUs that this process sees.
 
     Raises:
-        ValueError: Says what was asked for, what would happen, and the command to type.
+        ValueError: It does not; with what would happen, and the right command.
     """
     for problem in LAUNCH_PROBLEMS:
         message = problem(recipe, environment, gpus)
@@ -195,8 +223,8 @@ def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -
             raise ValueError(message)
 
 
-def _find_other_launcher(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """mpirun and srun start a command often, but do not say how the processes find each other."""
+def _other_launcher(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
+    """Find processes that mpirun or srun started without telling them about each other."""
     if "WORLD_SIZE" in environment:
         missing = [name for name in SET_BY_TORCHRUN if name not in environment]
         if missing and int(environment["WORLD_SIZE"]) > 1:
@@ -215,8 +243,8 @@ def _find_other_launcher(recipe: Recipe, environment: Mapping[str, str], gpus: i
     return None
 
 
-def _find_unused_gpus(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """One process with several GPUs becomes nn.DataParallel: each batch would be that often."""
+def _unused_gpus(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
+    """Find one process with several GPUs, which would become nn.DataParallel."""
     if gpus > 1 and int(environment.get("WORLD_SIZE", "1")) == 1:
         return (
             f"found {gpus} GPUs but one process, which would be turned into nn.DataParallel: "
@@ -232,35 +260,36 @@ def _find_unused_gpus(recipe: Recipe, environment: Mapping[str, str], gpus: int)
     return None
 
 
-def _find_other_mode(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """`accelerate launch` passes on what `accelerate config` has set, whatever the recipe says."""
+def _other_mode(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
+    """Find settings of `accelerate config` that contradict the recipe."""
     for name, mode in OTHER_MODES.items():
         if environment.get(name, "false").lower() in ("true", "1"):
             return (
                 f"the launcher asks for {mode} ({name}), but the recipe has sharding "
-                f"{recipe.sharding}; what is shared the recipe alone decides: start with torchrun, "
+                f"{recipe.sharding}; sharding is set by the recipe alone: start with torchrun, "
                 "or choose plain multi-GPU in `accelerate config`, and --sharding none or fsdp"
             )
-    settings = {
-        "ACCELERATE_MIXED_PRECISION": ("bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+    accumulation = recipe.gradient_accumulation_steps
+    for name, field, value, ours in (
+        ("ACCELERATE_MIXED_PRECISION", "bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
+        (
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
             "gradient_accumulation_steps",
-            recipe.gradient_accumulation_steps,
-            str(recipe.gradient_accumulation_steps),
+            accumulation,
+            str(accumulation),
         ),
-        "ACCELERATE_DYNAMO_BACKEND": ("torch_compile", False, "no"),
-    }
-    for name, (field, value, ours) in settings.items():
-        wished = environment.get(name, "").lower()
-        if wished not in ("", "no", "1", ours):
+        ("ACCELERATE_DYNAMO_BACKEND", "torch_compile", False, "no"),
+    ):
+        wanted = environment.get(name, "").lower()
+        if wanted not in ("", "no", "1", ours):
             return (
-                f"the launcher asks for {wished} ({name}), but the recipe has {field} {value}; "
+                f"the launcher asks for {wanted} ({name}), but the recipe has {field} {value}; "
                 "set it in the recipe alone, and start with torchrun"
             )
     return None
 
 
-def _find_lonely_shard(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
+def _single_shard(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
     if recipe.sharding == "fsdp" and int(environment.get("WORLD_SIZE", "1")) == 1:
         return (
             "sharding fsdp shares the weights between processes, but there is only one; start "
@@ -269,51 +298,10 @@ def _find_lonely_shard(recipe: Recipe, environment: Mapping[str, str], gpus: int
     return None
 
 
-def _connect() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # gloo beside NCCL carries what is in main memory: gathered answers and checkpoints.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    except RuntimeError as error:
-        raise ValueError(
-            f"process {rank()} on {os.uname().nodename} could not reach the others: {error}; check "
-            "--master-addr and the firewall, and name the network that the machines share with "
-            "GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME), such as eth0"
-        ) from error
-
-
-def _say_who_joined(recipe: Recipe) -> None:
-    if is_main():
-        logger.info("%d processes train together, sharding %s", world_size(), recipe.sharding)
-
-
-@contextmanager
-def _only_first_speaks() -> Iterator[None]:
-    """Keep what is said to the user from being said by every process."""
-    ours = logging.getLogger("phi_vision")
-    before = ours.level
-    if not is_main():
-        ours.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ours.setLevel(before)
-
-
-OTHER_MODES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
-    "ACCELERATE_USE_FSDP": "FSDP with settings of its own",
-}
-"""Variables of `accelerate launch`, and the mode that they stand for."""
-
 LAUNCH_PROBLEMS: tuple[Callable[[Recipe, Mapping[str, str], int], str | None], ...] = (
-    _find_other_launcher,
-    _find_unused_gpus,
-    _find_other_mode,
-    _find_lonely_shard,
+    _other_launcher,
+    _unused_gpus,
+    _other_mode,
+    _single_shard,
 )
 """Each returns what is wrong with a launch, or None."""

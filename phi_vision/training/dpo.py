@@ -1,8 +1,8 @@
-"""Training on preferences: the right answer beside a worse one to the same prompt (DPO).
+"""Preference optimization (DPO): a chosen beside a rejected completion of the same prompt.
 
 TRL's DPOTrainer has the loss, the reference and the rewards; batches come from our collator, since
-TRL's own would cut rows and show each image twice. Text and images of the prompt are those of
-supervised training and of inference.
+TRL's own would truncate rows and encode each image twice. Text and images of the prompt are those
+of supervised fine-tuning and of inference.
 """
 
 import copy
@@ -20,69 +20,66 @@ from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
-from phi_vision.training.adapters import TrainableModel
 from phi_vision.training.hf_fields import further_of
 from phi_vision.training.optim import describe_optimizer
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import Setup
 
 PLACE = "images"
-"""Column of the dataset that TRL is given. By this name it takes rows for images with words, and
-leaves them to the collator."""
+"""Column of the dataset for TRL, with the places of samples. TRL takes rows with a column of this
+name for images with text, and leaves them to the collator."""
 
 REFERENCE = "ref"
-"""TRL's name for the copy of an adapter that it compares with."""
+"""TRL's name for the reference copy of an adapter."""
 
 
 def make_dpo_trainer(
     recipe: Recipe,
-    learner: TrainableModel,
-    collator: CompletionCollator,
+    setup: Setup,
     arguments: Mapping[str, Any],
-    *,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
-    """Make a Trainer that learns to prefer right answers to rejected ones.
+    """Make a Trainer that learns to prefer chosen to rejected completions.
 
-    What it compares with is the model as it is now: a frozen copy of all weights (full), the model
-    without its adapters where these are fresh, else a frozen copy of the adapters. Logs the rewards
-    of both answers, their margin, and how often the right one is preferred.
+    The reference is the model at the start: a frozen copy of all weights (full), the model without
+    its adapters if these are new, else a frozen copy of the adapters. Logs the rewards of both
+    completions, their margin, and how often the chosen one is preferred.
 
     Args:
         recipe: With objective dpo.
-        learner: What is trained.
-        collator: What words a sample.
+        setup: Its samples have a rejected completion, see `preference_collator.check_pairs`.
         arguments: Fields of transformers' TrainingArguments.
-        training: Samples with a rejected answer, see `pairs.check_pairs`.
-        validation: Of these too, or none.
-        callbacks: As the Trainer takes them.
+        callbacks: For the Trainer.
     """
     from trl import DPOConfig, DPOTrainer
 
-    model = learner.model
-    reference = None if isinstance(model, PeftModel) else _freeze(copy.deepcopy(model))
+    model, training, validation = setup.trainable.model, setup.training, setup.validation
+    is_adapter = isinstance(model, PeftModel)
+    reference = None if is_adapter else copy.deepcopy(model).eval().requires_grad_(False)
     weights = {name: weight.data for name, weight in model.named_parameters()}
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
-        # TRL would cut rows at 1024 tokens, and switch off the dropout that the recipe names.
         args=DPOConfig(
             **arguments,
             beta=recipe.beta,
+            # By default TRL truncates rows to 1024 tokens, and switches dropout off.
             max_length=None,
             disable_dropout=False,
             **further_of(recipe.further, "DPOConfig"),
         ),
         train_dataset=_places(0, len(training)),
         eval_dataset=_places(len(training), len(validation)) if validation else None,
-        data_collator=PairCollator(collator=collator, samples=(*training, *validation)),
-        processing_class=learner.processor,
-        callbacks=[PlainLogs(), *callbacks],
+        data_collator=PairCollator(collator=setup.collator, samples=(*training, *validation)),
+        processing_class=setup.trainable.processor,
+        callbacks=[ResumableLogs(), *callbacks],
     )
-    _keep_weights(model, weights)
+    # TRL rounds adapters over 4-bit weights to bf16.
+    for name, weight in model.named_parameters():
+        if name in weights and weight.dtype != weights[name].dtype:
+            weight.data = weights[name]
     if isinstance(model, PeftModel):
-        _settle_reference(model)
+        _configure_reference(model)
     _share_images(model, reference)
     # With a processor the Trainer would set the model's stop tokens to the tokenizer's single one.
     trainer.processing_class = None
@@ -92,7 +89,7 @@ def make_dpo_trainer(
 
 @dataclass(frozen=True, kw_only=True)
 class PairCollator:
-    """Makes a batch of pairs of what TRL's dataset holds: the places of samples."""
+    """Collates pairs from TRL's dataset, which holds the places of samples."""
 
     collator: CompletionCollator
     samples: tuple[Sample, ...]
@@ -102,8 +99,8 @@ class PairCollator:
         return collate_pairs(self.collator, [self.samples[row[PLACE]] for row in rows])
 
 
-class PlainLogs(TrainerCallback):
-    """Takes out of a step's figures what TRL would count from zero again after a resume."""
+class ResumableLogs(TrainerCallback):
+    """Removes from the logs what TRL would count from zero again after a resume."""
 
     def on_log(
         self,
@@ -113,17 +110,17 @@ class PlainLogs(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Forget the tokens so far; those of a second are counted elsewhere."""
+        """Remove the number of tokens so far."""
         if logs is not None:
             logs.pop("num_tokens", None)
 
 
 class SharedImages:
-    """Encodes the images of a batch of pairs once, for both rows of each.
+    """Encodes the images of a batch of pairs once, for both rows of each pair.
 
     A hook on the decoder, which runs where TRL calls the model: within its autocast and inside of
-    what distributes it. Where tower and projector are frozen they give the reference the same
-    features as the model that learns, so one encoding serves all four rows of a pair.
+    DDP wrappers. If tower and projector are frozen, reference and trained model have the same
+    features, so one encoding serves all four rows of a pair.
     """
 
     def __init__(self) -> None:
@@ -144,7 +141,6 @@ class SharedImages:
     def _encode(
         self, decoder: Phi3VModel, pixels_NCSS: torch.Tensor, sizes: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Encode images; twice the same ones by frozen weights are encoded once."""
         if any(weight.requires_grad for weight in decoder.vision_embed_tokens.parameters()):
             return list(decoder.get_image_features(pixels_NCSS, sizes)["pooler_output"])
         if self._pixels is not pixels_NCSS:
@@ -166,21 +162,10 @@ def _places(first: int, count: int) -> Dataset:
     return Dataset.from_dict({PLACE: list(range(first, first + count))})
 
 
-def _freeze(model: Phi3VForCausalLM) -> Phi3VForCausalLM:
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+def _configure_reference(model: PeftModel) -> None:
+    """Use the model without adapters as reference if they are new, else TRL's copy of them.
 
-
-def _keep_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Undo what TRL does to adapters over 4-bit weights: it rounds them to bf16."""
-    for name, weight in model.named_parameters():
-        if name in weights and weight.dtype != weights[name].dtype:
-            weight.data = weights[name]
-
-
-def _settle_reference(model: PeftModel) -> None:
-    """Compare with the model without adapters if they are fresh, else with TRL's copy of them.
-
-    Fresh ones change nothing, so that a copy would only take memory and a place in checkpoints.
+    New ones have no effect, so that a copy would only take memory and space in checkpoints.
     """
     started = [
         bool(weight.any()) for name, weight in model.named_parameters() if "lora_B.default" in name
@@ -190,4 +175,4 @@ def _settle_reference(model: PeftModel) -> None:
         return
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and name.endswith(f"lora_dropout.{REFERENCE}"):
-            module.p = 0.0  # a reference that answers anew each time would be noise in the rewards
+            module.p = 0.0  # a reference with dropout would be noise in the rewards

@@ -1,8 +1,8 @@
-"""What processes share of the model: nothing (DDP, each holds all of it) or everything (FSDP2).
+"""DDP and FSDP2: what processes share of the model.
 
-FSDP2 (`torch.distributed.fsdp.fully_shard`) cuts every weight, gradient and optimizer state into
-one piece per process; a layer is put together while it computes. The Trainer and accelerate do
-that; this file tells them to, proves that they did, and puts whole weights together for saving.
+FSDP2 (`torch.distributed.fsdp.fully_shard`) splits every weight, gradient and optimizer state over
+the processes; a layer is gathered while it computes. The Trainer and accelerate do that; this file
+configures them, verifies it, and gathers whole weights for saving.
 """
 
 from typing import Any
@@ -26,22 +26,22 @@ from transformers import (
 
 from phi_vision.data.preference_collator import SHARED_PIXELS
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
-from phi_vision.training.distributed import world_size
+from phi_vision.training.distributed import SeedPerProcess, world_size
 from phi_vision.training.recipes import Recipe
 
 SHARDED_LAYER = "Phi3DecoderLayer"
-"""What is put together at a time. Not CLIP's layers: where one process has images in its batch
-and another has none, only one would ask for them, and wait for ever."""
+"""The unit that FSDP gathers. Not CLIP's layers: if one process has images in its batch and another
+has none, only one would ask for them, and wait forever."""
 
-IMAGES = ("pixel_values", "mm_encoder_outputs", SHARED_PIXELS)
-"""The forms in which a batch brings its images to the decoder."""
+IMAGE_INPUTS = ("pixel_values", "mm_encoder_outputs", SHARED_PIXELS)
+"""Inputs of the decoder that carry images."""
 
 
-def check_can_be_sharded(recipe: Recipe) -> None:
-    """Refuse what FSDP2 would leave whole, or could not compute with.
+def check_sharding_support(recipe: Recipe) -> None:
+    """Check that FSDP2 can shard and compute the recipe.
 
     Raises:
-        ValueError: Says what does not go together, and what to take instead.
+        ValueError: It cannot; with the alternative.
     """
     if recipe.sharding == "none":
         return
@@ -53,20 +53,20 @@ def check_can_be_sharded(recipe: Recipe) -> None:
         )
     if recipe.optim not in ("adamw_torch_fused", "adamw_torch"):
         raise ValueError(
-            f"optim {recipe.optim} cannot compute with sharded weights; use "
-            "adamw_torch_fused, whose state fsdp shares between the processes"
+            f"optim {recipe.optim} cannot compute with sharded weights; use adamw_torch_fused, "
+            "whose state fsdp shares between the processes"
         )
     if recipe.objective == "dpo":
         raise ValueError(
-            "sharding fsdp is not built for objective dpo, which needs a second model to compare "
-            "with; leave sharding out"
+            "sharding fsdp does not support objective dpo, which needs a reference model; leave "
+            "sharding out"
         )
 
 
-def describe_sharding(recipe: Recipe) -> dict[str, Any]:
-    """Give the fields of TrainingArguments that say what processes share."""
+def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of TrainingArguments for the recipe's sharding."""
     if recipe.sharding == "none":
-        # `keep_vision_in_step` sees to it that there are none.
+        # `synchronize_vision` makes sure that there are none.
         return {"ddp_find_unused_parameters": False}
     return {
         "fsdp": True,
@@ -79,30 +79,32 @@ def describe_sharding(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def put_in_force(trainer: Trainer, recipe: Recipe) -> None:
-    """Have a Trainer share what the recipe says, also where accelerate would not.
+def apply_sharding(trainer: Trainer, recipe: Recipe) -> None:
+    """Configure a Trainer for the recipe's sharding, also where accelerate would not.
 
-    Checked at the first step by `SharingGuard`.
+    `ShardingCheck` verifies it at the first step.
     """
+    trainer.add_callback(ShardingCheck(recipe, trainer))
     if world_size() > 1:
-        keep_vision_in_step(trainer.model)
+        trainer.add_callback(SeedPerProcess())
+        synchronize_vision(trainer.model)
     if recipe.sharding == "none":
         return
     state = trainer.accelerator.state
     if not trainer.is_fsdp_enabled:
-        # accelerate 1.15 drops FSDP on CPUs without a word, though all it does for it works there.
+        # accelerate 1.15 silently drops FSDP on CPUs, though all it does for it works there.
         PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
         trainer.is_fsdp_enabled = True
     if state.mixed_precision == "bf16":
-        # Its own choice adds gradients up, and gives the loss out, in bf16.
+        # accelerate's own policy reduces gradients and returns the loss in bf16.
         state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
 
 
-class SharingGuard(TrainerCallback):
-    """Stops before the first step if another mode is in force than the recipe says."""
+class ShardingCheck(TrainerCallback):
+    """Stops before the first step if another mode is in force than the recipe's."""
 
     def __init__(self, recipe: Recipe, trainer: Trainer) -> None:
         self.recipe = recipe
@@ -111,15 +113,15 @@ class SharingGuard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Look at the model that the steps will use."""
-        check_sharing(self.recipe, self.trainer.model_wrapped)
+        """Check the model that the steps will use."""
+        check_sharding(self.recipe, self.trainer.model_wrapped)
 
 
-def check_sharing(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse a model that is not shared as the recipe says. Weights cut in pieces are DTensors.
+def check_sharding(recipe: Recipe, model: nn.Module) -> None:
+    """Check that a model is sharded as the recipe says. Sharded weights are DTensors.
 
     Raises:
-        ValueError: Says what is in force instead.
+        ValueError: It is not; with the mode in force.
     """
     whole = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]
     if recipe.sharding == "fsdp" and whole:
@@ -142,9 +144,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Give all weights, or under adapters the trained ones; to be called by every process.
+    """Return all weights, or under adapters the trained ones; every process must call this.
 
-    Of a sharded model only the first process is given them, in main memory.
+    Of a sharded model only the first process gets them, in main memory.
     """
     if not is_sharded(model):
         return model.state_dict()
@@ -155,11 +157,11 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
-def keep_vision_in_step(model: Phi3VForCausalLM | PeftModel) -> None:
-    """Let a batch without images give the vision part a gradient of zero instead of none.
+def synchronize_vision(model: Phi3VForCausalLM | PeftModel) -> None:
+    """Give the vision part a gradient of zero instead of none for batches without images.
 
-    Processes add up their gradients weight by weight. One whose batch has no images would have
-    nothing to add for the tower and projector, and the others would wait for it for ever.
+    Processes sum their gradients weight by weight. One whose batch has no images would have
+    nothing to add for the tower and projector, and the others would wait for it forever.
     """
     decoder = next(module for module in model.modules() if isinstance(module, Phi3VModel))
     decoder.register_forward_pre_hook(_touch_vision, with_kwargs=True)
@@ -168,7 +170,7 @@ def keep_vision_in_step(model: Phi3VForCausalLM | PeftModel) -> None:
 def _touch_vision(
     decoder: Phi3VModel, given: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    has_images = any(inputs.get(name) is not None for name in IMAGES)
+    has_images = any(inputs.get(name) is not None for name in IMAGE_INPUTS)
     if has_images or not (decoder.training and torch.is_grad_enabled()):
         return given, inputs
     vision = decoder.vision_embed_tokens

@@ -1,9 +1,8 @@
 """Recipe -> run: one path for every way to train, on transformers' Trainer.
 
-    recipe -> samples, split -> model, frozen or with adapters -> guards -> steps -> OUT/model
+    recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
 
-A run folder holds recipe.yaml, template.yaml, versions.json, log.jsonl, checkpoints/ and the best
-weights in model/. The Trainer is used as it is: what differs is in the collator and in callbacks.
+The Trainer is used as it is: what differs is in the collator and in callbacks.
 """
 
 import functools
@@ -30,9 +29,19 @@ from transformers.utils import logging as hf_logging
 from phi_vision.io.atomic import check_folder_is_free
 from phi_vision.runs import RunDir
 from phi_vision.training.adapters import TrainableModel, list_trained
-from phi_vision.training.callbacks import GradientGuard, LossGuard, explain_out_of_memory
-from phi_vision.training.checkpointing import explain_full_disk
-from phi_vision.training.distributed import OwnRandomness, is_main, joined, world_size
+from phi_vision.training.callbacks import (
+    GradientCheck,
+    LossCheck,
+    StepCallback,
+    explain_out_of_memory,
+)
+from phi_vision.training.checkpointing import (
+    explain_full_disk,
+    find_checkpoint,
+    load_state,
+    write_run_files,
+)
+from phi_vision.training.distributed import is_main, joined
 from phi_vision.training.dpo import make_dpo_trainer
 from phi_vision.training.eval_callback import (
     GenerationEvalCallback,
@@ -43,23 +52,19 @@ from phi_vision.training.hf_fields import further_of
 from phi_vision.training.optim import describe_optimizer
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.rows import RowDataset, collate_rows, rows_examined
-from phi_vision.training.run_folder import find_checkpoint, state_of, write_description
-from phi_vision.training.setup import Prepared, prepare
-from phi_vision.training.sharding import SharingGuard, describe_sharding, put_in_force
-from phi_vision.training.steps import StepCallback
-from phi_vision.training.tracking.run_metadata import RunFacts
+from phi_vision.training.setup import RowDataset, Setup, collate_rows, eval_batch_size, prepare
+from phi_vision.training.sharding import apply_sharding, sharding_arguments
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
 
-KEPT_CHECKPOINTS = 2
-"""The last one, and one before it should the last be damaged."""
+SAVE_TOTAL_LIMIT = 2
+"""Checkpoints to keep: the last one, and one before it in case the last is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What came out of a training."""
+    """The result of a training."""
 
     folder: Path
     """Recipe, log, versions, checkpoints, model."""
@@ -71,45 +76,49 @@ class Run:
     """Optimizer steps done."""
 
     best: float | None
-    """The best value of the recipe's `best_metric`, that of `model`; None where nothing was held
-    out."""
+    """The `metric_for_best_model` of these weights; None if nothing was held out."""
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
-    """Train as the recipe says and leave a run folder.
+    """Train as the recipe says and write a run folder.
 
     Args:
-        recipe: What to do; its `out` must be new or empty.
-        resume: Go on from the last checkpoint in `out`; the losses are those of an uninterrupted
-            run.
+        recipe: The run; its `output_dir` must be new or empty.
+        resume: Continue from the last checkpoint in `output_dir`, as if never interrupted.
 
     Raises:
         ValueError: The recipe, the data or the model cannot be trained with; nothing was written.
-            After the first step: a part did not learn, the loss broke, or memory did not suffice.
-        OSError: The disk is full; what was saved before is whole.
+            After the first step: a part has no gradient, the loss is not finite, or memory did not
+            suffice.
+        OSError: The disk is full; everything saved before is intact.
     """
     loading = explain_out_of_memory(recipe, doing=lambda: "loading data and model")
     with joined(recipe), explain_full_disk(recipe.output_dir), loading:
         if not resume:
-            check_folder_is_free(
-                recipe.output_dir, otherwise="continue the run there with --resume"
-            )
+            advice = "continue the run there with --resume"
+            check_folder_is_free(recipe.output_dir, otherwise=advice)
         return _run(recipe, find_checkpoint(recipe) if resume else None)
 
 
 def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
-    prepared = prepare(recipe)
-    write_description(recipe, prepared)
-    _say_what_is_trained(prepared.learner)
-    state = state_of(checkpoint)
-    if state.global_step < prepared.steps.in_all and not _was_stopped(recipe, state):
-        with (
-            _quiet_transformers(),
-            _track(recipe, prepared, state) as tracking,
-        ):
-            loss_guard = LossGuard(prepared.learner.model)
-            trainer = _make_trainer(recipe, prepared, tracking, loss_guard)
-            with explain_out_of_memory(recipe, doing=loss_guard.describe):
+    setup = prepare(recipe)
+    write_run_files(recipe, setup)
+    _log_trained_weights(setup.trainable)
+    state = load_state(checkpoint)
+    if state.global_step < setup.steps.total and not _stopped_early(recipe, state):
+        tracking = Tracking(
+            RunDir(recipe.output_dir),
+            data=recipe.data,
+            recipe=to_yaml(recipe),
+            report_to=recipe.report_to,
+            first_step=state.global_step,
+            total_steps=setup.steps.total,
+            writes=is_main(),
+        )
+        with _quiet_transformers(), tracking:
+            loss_check = LossCheck(setup.trainable.model)
+            trainer = _make_trainer(recipe, setup, tracking, loss_check)
+            with explain_out_of_memory(recipe, doing=loss_check.describe):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             state = trainer.state
     return Run(
@@ -120,90 +129,45 @@ def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
     )
 
 
-def _track(recipe: Recipe, prepared: Prepared, state: TrainerState) -> Tracking:
-    return Tracking(
-        RunFacts(
-            folder=recipe.output_dir,
-            model=RunDir(recipe.output_dir).model_dir,
-            data=recipe.data,
-            recipe=to_yaml(recipe),
-            tracker=recipe.report_to,
-        ),
-        first_step=state.global_step,
-        total_steps=prepared.steps.in_all,
-        writes=is_main(),
-    )
-
-
 def _make_trainer(
-    recipe: Recipe, prepared: Prepared, tracking: Tracking, loss_guard: LossGuard
+    recipe: Recipe, setup: Setup, tracking: Tracking, loss_check: LossCheck
 ) -> Trainer:
-    callbacks = _make_callbacks(recipe, prepared, tracking, loss_guard)
-    trainer = OBJECTIVES[recipe.objective](recipe, prepared, callbacks)
+    """Make the Trainer with its callbacks, in the order in which they are called."""
+    callbacks: list[TrainerCallback] = [
+        GradientCheck(setup.trainable.model),
+        loss_check,
+        StepCallback(tracking, recipe),
+        GenerationEvalCallback(recipe, setup, tracking),
+    ]
+    if recipe.early_stopping_patience is not None:
+        # After the GenerationEvalCallback, which computes the metric.
+        callbacks.append(StopWithCheckpoint(recipe.early_stopping_patience))
+    trainer = OBJECTIVES[recipe.objective](recipe, setup, callbacks)
     trainer.remove_callback(PrinterCallback)
-    put_in_force(trainer, recipe)
-    trainer.add_callback(SharingGuard(recipe, trainer))
-    if world_size() > 1:
-        trainer.add_callback(OwnRandomness())
+    apply_sharding(trainer, recipe)
     return trainer
 
 
-def _learn_answers(
-    recipe: Recipe, prepared: Prepared, callbacks: Sequence[TrainerCallback]
+def _make_sft_trainer(
+    recipe: Recipe, setup: Setup, callbacks: Sequence[TrainerCallback]
 ) -> Trainer:
-    arguments = TrainingArguments(**_training_arguments(recipe, prepared))
+    model = setup.trainable.model
+    arguments = TrainingArguments(**_training_arguments(recipe, setup))
     return Trainer(
-        model=prepared.learner.model,
+        model=model,
         args=arguments,
-        train_dataset=RowDataset(prepared.rows),
-        eval_dataset=RowDataset([(sample,) for sample in prepared.validation]) or None,
-        data_collator=functools.partial(collate_rows, prepared.collator, recipe.pack_length),
+        train_dataset=RowDataset(setup.rows),
+        eval_dataset=RowDataset([(sample,) for sample in setup.validation]) or None,
+        data_collator=functools.partial(collate_rows, setup.collator, recipe.pack_length),
         callbacks=[*callbacks],
-        optimizer_cls_and_kwargs=describe_optimizer(recipe, prepared.learner.model, arguments),
+        optimizer_cls_and_kwargs=describe_optimizer(recipe, model, arguments),
     )
-
-
-def _learn_preferences(
-    recipe: Recipe, prepared: Prepared, callbacks: Sequence[TrainerCallback]
-) -> Trainer:
-    return make_dpo_trainer(
-        recipe,
-        prepared.learner,
-        prepared.collator,
-        _training_arguments(recipe, prepared),
-        training=prepared.training,
-        validation=prepared.validation,
-        callbacks=callbacks,
-    )
-
-
-def _make_callbacks(
-    recipe: Recipe, prepared: Prepared, tracking: Tracking, loss_guard: LossGuard
-) -> list[TrainerCallback]:
-    """Hang in what looks and writes while the Trainer goes, in the order in which it is asked."""
-    callbacks: list[TrainerCallback] = [
-        GradientGuard(prepared.learner.model),
-        loss_guard,
-        StepCallback(tracking, recipe),
-        GenerationEvalCallback(
-            recipe,
-            prepared.learner,
-            prepared.collator.template,
-            tracking,
-            training=prepared.training,
-            validation=prepared.validation,
-        ),
-    ]
-    if recipe.early_stopping_patience is not None:
-        # After the GenerationEvalCallback, who gives it the metric to look at.
-        callbacks.append(StopWithCheckpoint(recipe.early_stopping_patience))
-    return callbacks
 
 
 class StopWithCheckpoint(EarlyStoppingCallback):
-    """Stops a run early, and has a checkpoint written there, so that it is known to be over.
+    """Stops a run early and saves a checkpoint there, so that it is known to be complete.
 
-    Not a second callback behind the first: a resumed Trainer hangs those that have a state in
+    Not a second callback behind the first: a resumed Trainer appends those that have a state
     anew, behind all others.
     """
 
@@ -215,64 +179,72 @@ class StopWithCheckpoint(EarlyStoppingCallback):
         metrics: dict[str, float],
         **others: Any,
     ) -> None:
-        """Save where it wants to stop."""
+        """Save when stopping."""
         super().on_evaluate(args, state, control, metrics, **others)
         control.should_save = control.should_save or control.should_training_stop
 
 
-def _training_arguments(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    """Say what the Trainer is told, as fields of TrainingArguments."""
-    held_out = bool(prepared.validation)
+def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
+    """Return the fields of TrainingArguments."""
+    held_out = bool(setup.validation)
+    on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(RunDir(recipe.output_dir).checkpoints_dir),
-        "max_steps": prepared.steps.in_all,
+        "max_steps": setup.steps.total,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "per_device_eval_batch_size": rows_examined(recipe),
+        "per_device_eval_batch_size": eval_batch_size(recipe),
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.lr_scheduler_type,
-        "warmup_steps": recipe.count_warmup_steps(prepared.steps.in_all),
+        "warmup_steps": recipe.count_warmup_steps(setup.steps.total),
         "optim": recipe.optim,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
-        "bf16": prepared.learner.precision == torch.bfloat16,
+        "bf16": setup.trainable.precision == torch.bfloat16,
         "activation_checkpointing": recipe.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "eval_strategy": "steps" if held_out else "no",
-        "eval_steps": (recipe.eval_steps or prepared.steps.an_epoch) if held_out else None,
+        "eval_steps": (recipe.eval_steps or setup.steps.per_epoch) if held_out else None,
         "metric_for_best_model": best_metric_key(recipe) if held_out else None,
-        "greater_is_better": (
-            higher_is_better(recipe, prepared.collator.template) if held_out else None
-        ),
+        "greater_is_better": higher_is_better(recipe, setup.collator.template)
+        if held_out
+        else None,
         "restore_callback_states_from_checkpoint": True,
         "prediction_loss_only": True,
-        "save_steps": recipe.save_steps or prepared.steps.an_epoch,
-        "save_total_limit": KEPT_CHECKPOINTS,
+        "save_steps": recipe.save_steps or setup.steps.per_epoch,
+        "save_total_limit": SAVE_TOTAL_LIMIT,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu,
         "dataloader_num_workers": recipe.dataloader_num_workers,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "seed": recipe.seed,
-        **describe_sharding(recipe),
+        **sharding_arguments(recipe),
         **further_of(recipe.further, "TrainingArguments"),
     }
 
 
-def _was_stopped(recipe: Recipe, state: TrainerState) -> bool:
+def _make_dpo_trainer(
+    recipe: Recipe, setup: Setup, callbacks: Sequence[TrainerCallback]
+) -> Trainer:
+    return make_dpo_trainer(recipe, setup, _training_arguments(recipe, setup), callbacks)
+
+
+def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:
     """Whether a checkpoint is that of a run that early stopping has ended."""
     kept = state.stateful_callbacks.get(StopWithCheckpoint.__name__, {})
     waited = kept.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    return recipe.early_stopping_patience is not None and waited >= recipe.early_stopping_patience
+    limit = recipe.early_stopping_patience
+    return limit is not None and waited >= limit
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and remarks on saved files out of our progress bar."""
+    """Keep the progress bars and messages of transformers out of our progress bar."""
     had_bars, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
@@ -287,19 +259,18 @@ def _quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _say_what_is_trained(learner: TrainableModel) -> None:
-    counts = list_trained(learner.model)
-    total = sum(weight.numel() for weight in learner.model.parameters())
+def _log_trained_weights(trainable: TrainableModel) -> None:
+    counts = list_trained(trainable.model)
+    total = sum(weight.numel() for weight in trainable.model.parameters())
     trained = sum(counts.values())
-    logger.info(
-        "training %s of %s weights (%.2f %%):", f"{trained:,}", f"{total:,}", 100 * trained / total
-    )
+    share = 100 * trained / total
+    logger.info("training %s of %s weights (%.2f %%):", f"{trained:,}", f"{total:,}", share)
     for module, count in counts.items():
         logger.info("  %-60s %14s", module, f"{count:,}")
 
 
-OBJECTIVES: dict[str, Callable[[Recipe, Prepared, Sequence[TrainerCallback]], Trainer]] = {
-    "sft": _learn_answers,
-    "dpo": _learn_preferences,
+OBJECTIVES: dict[str, Callable[[Recipe, Setup, Sequence[TrainerCallback]], Trainer]] = {
+    "sft": _make_sft_trainer,
+    "dpo": _make_dpo_trainer,
 }
-"""What is learnt -> what makes the Trainer for it."""
+"""Objective -> what makes its Trainer."""

@@ -26,7 +26,7 @@ from phi_vision.model.checkpoint import load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.tracking.log_lines import MEASURED
+from phi_vision.training.tracking.tracker import MACHINE_DEPENDENT
 from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -180,7 +180,7 @@ KILLS: dict[str, Callable[[Callable[[], bool]], None]] = {
 def read_log(out: Path) -> list[dict[str, Any]]:
     """Read all that a log says but what is measured with a clock."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in line if name not in MEASURED} for line in lines]
+    return [{name: line[name] for name in line if name not in MACHINE_DEPENDENT} for line in lines]
 
 
 def weights(out: Path) -> dict[str, bytes]:

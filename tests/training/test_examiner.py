@@ -12,8 +12,8 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.model.checkpoint import load_model
-from phi_vision.training.adapters import TrainableModel, make_learner, save_model
-from phi_vision.training.eval_callback import choose, write_answers
+from phi_vision.training.adapters import TrainableModel, load_trainable, save_model
+from phi_vision.training.eval_callback import choose_samples, generate_texts
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.trainer import train
 
@@ -75,7 +75,7 @@ def test_the_best_weights_can_be_chosen_by_a_metric_of_the_answers(
         count = next(right)
         return [*texts[:count], *["?"] * (half - count), *texts[half:]]
 
-    monkeypatch.setattr("phi_vision.training.eval_callback.write_answers", dictate)
+    monkeypatch.setattr("phi_vision.training.eval_callback.generate_texts", dictate)
     recipe = make_recipe(
         "full", max_steps=3, eval_steps=1, eval_samples=4, metric_for_best_model="title_exact"
     )
@@ -119,12 +119,12 @@ def test_a_run_that_gets_no_better_is_stopped_and_stays_so(make_recipe: MakeReci
 
 def test_answers_come_in_the_order_of_the_samples(make_recipe: MakeRecipe, products: Path) -> None:
     recipe = make_recipe("lora", per_device_train_batch_size=1)
-    learner = make_learner(recipe)
+    trainable = load_trainable(recipe)
     samples = load_samples(products)[:3]
     template = TEMPLATES["product"]
-    answers = write_answers(learner, template, samples, batch_size=2)
+    answers = generate_texts(trainable, template, samples, batch_size=2)
     assert answers == [
-        write_answers(learner, template, [sample], batch_size=1)[0] for sample in samples
+        generate_texts(trainable, template, [sample], batch_size=1)[0] for sample in samples
     ]
 
 
@@ -132,22 +132,22 @@ def test_a_save_that_fails_leaves_the_former_weights(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe("lora")
-    learner = make_learner(recipe)
-    save_model(learner, tmp_path / "model")
+    trainable = load_trainable(recipe)
+    save_model(trainable, tmp_path / "model")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(learner.processor), "save_pretrained", fail)
+    monkeypatch.setattr(type(trainable.processor), "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_model(learner, tmp_path / "model")
+        save_model(trainable, tmp_path / "model")
     monkeypatch.undo()
     load_model(tmp_path / "model")
-    save_model(learner, tmp_path / "model")
+    save_model(trainable, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir() if "model" in path.name] == ["model"]
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(3, "ace"), (9, "abcdef"), (0, "")])
 def test_examined_samples_are_spread_over_all(count: int, chosen: str) -> None:
     samples = [Sample(id=name, group=name, images=(), record={}) for name in "abcdef"]
-    assert "".join(sample.id for sample in choose(samples, count)) == chosen
+    assert "".join(sample.id for sample in choose_samples(samples, count)) == chosen

@@ -18,7 +18,7 @@ from phi_vision.model.checkpoint import load_model
 from phi_vision.runs import RunDir
 from phi_vision.training.checkpointing import (
     explain_full_disk,
-    mend,
+    repair,
 )
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.tracking.tracker import Tracking
@@ -163,7 +163,7 @@ def test_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
     (tmp_path / ".model-old").mkdir()
     (tmp_path / ".model-old" / "weights").write_text("former")
     (tmp_path / ".model-new").mkdir()
-    mend(tmp_path)
+    repair(tmp_path)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoints", "model"]
     assert (tmp_path / "model" / "weights").read_text() == "former"
     found = RunDir(tmp_path).last_checkpoint()

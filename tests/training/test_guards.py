@@ -1,4 +1,4 @@
-"""Each guard fires at what it guards against, and says what to do."""
+"""Each guard fires at what it checks against, and says what to do."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +12,8 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
-from phi_vision.training import checks as guards
-from phi_vision.training.adapters import make_learner
+from phi_vision.training import checks
+from phi_vision.training.adapters import load_trainable
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.trainer import train
 
@@ -40,10 +40,10 @@ def batch(collator: CompletionCollator, samples: list[Sample]) -> Batch:
 def test_a_good_batch_passes(
     collator: CompletionCollator, samples: list[Sample], batch: Batch
 ) -> None:
-    guards.check_samples(collator, samples)
-    guards.check_images_are_shown(batch, samples, collator.processor)
-    guards.check_supervision(batch)
-    guards.check_prompt_is_inference_prompt(collator, samples[0], batch)
+    checks.check_samples(collator, samples)
+    checks.check_images(batch, samples, collator.processor)
+    checks.check_labels(batch)
+    checks.check_prompt(collator, samples[0], batch)
 
 
 @pytest.mark.parametrize("name", ["pixel_values", "image_sizes"])
@@ -52,7 +52,7 @@ def test_missing_image_inputs_are_refused(
 ) -> None:
     del batch[name]
     with pytest.raises(ValueError, match=f"4 images but the batch has no {name}"):
-        guards.check_images_are_shown(batch, samples, collator.processor)
+        checks.check_images(batch, samples, collator.processor)
 
 
 def test_missing_image_positions_are_refused(
@@ -60,26 +60,26 @@ def test_missing_image_positions_are_refused(
 ) -> None:
     batch["input_ids"][batch["input_ids"] == collator.processor.image_token_id] = 5
     with pytest.raises(ValueError, match="but the text has 0 of them"):
-        guards.check_images_are_shown(batch, samples, collator.processor)
+        checks.check_images(batch, samples, collator.processor)
 
 
 def test_supervised_padding_is_refused(batch: Batch) -> None:
     batch["labels"][batch["attention_mask"] == 0] = 0
     with pytest.raises(ValueError, match="labels are on padding"):
-        guards.check_supervision(batch)
+        checks.check_labels(batch)
 
 
 def test_a_row_without_labels_is_refused(batch: Batch) -> None:
     batch["labels"][1] = IGNORED
     with pytest.raises(ValueError, match="1 of 4 rows have no label"):
-        guards.check_supervision(batch)
+        checks.check_labels(batch)
 
 
 def test_a_supervised_prompt_is_refused(batch: Batch) -> None:
     real = batch["attention_mask"] == 1
     batch["labels"] = torch.where(real, batch["input_ids"], IGNORED)
     with pytest.raises(ValueError, match="100% of all tokens are labelled"):
-        guards.check_supervision(batch)
+        checks.check_labels(batch)
 
 
 def test_another_prompt_than_at_inference_is_refused(
@@ -87,7 +87,7 @@ def test_another_prompt_than_at_inference_is_refused(
 ) -> None:
     batch["input_ids"][0, 0] += 1
     with pytest.raises(ValueError, match=r"sample 'p0' trains after \d+ prompt tokens"):
-        guards.check_prompt_is_inference_prompt(collator, samples[0], batch)
+        checks.check_prompt(collator, samples[0], batch)
 
 
 def test_samples_that_would_be_cut_stop_before_the_first_step(make_recipe: MakeRecipe) -> None:
@@ -109,13 +109,13 @@ def test_an_adapter_that_misses_the_language_model_is_refused(make_recipe: MakeR
 
 def test_a_target_that_matches_nothing_is_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match="no linear layer is named gate_proj"):
-        make_learner(make_recipe("lora", target_modules=("qkv_proj", "gate_proj")))
+        load_trainable(make_recipe("lora", target_modules=("qkv_proj", "gate_proj")))
 
 
 def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:
     model, _ = load_model(tiny_checkpoint)
     with pytest.raises(ValueError, match="no language-model layer carries an adapter"):
-        guards.check_adapters_are_attached(model, RECIPES["lora"]())
+        checks.check_adapters_are_attached(model, RECIPES["lora"]())
     adapted = replace(RECIPES["lora"](), train_language=False, train_vision=True)
     with pytest.raises(ValueError, match="no layer of the CLIP tower carries an adapter"):
-        guards.check_adapters_are_attached(model, adapted)
+        checks.check_adapters_are_attached(model, adapted)

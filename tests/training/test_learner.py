@@ -17,10 +17,10 @@ from phi_vision.training.adapters import (
     choose_precision,
     describe_weight,
     list_trained,
-    make_learner,
+    load_trainable,
     save_model,
 )
-from phi_vision.training.eval_callback import write_answers
+from phi_vision.training.eval_callback import generate_texts
 from phi_vision.training.optim import describe_optimizer, group_weights
 from phi_vision.training.recipes import Recipe
 
@@ -62,7 +62,7 @@ def adapters(modules: set[str]) -> set[str]:
 def test_full_trains_the_parts_it_names(
     make_recipe: MakeRecipe, changes: dict[str, bool], trained: set[str]
 ) -> None:
-    model = make_learner(make_recipe("full", **changes)).model
+    model = load_trainable(make_recipe("full", **changes)).model
     part_of = {
         "vision_embed_tokens.img_processor": "tower",
         "GN": "separators",
@@ -91,17 +91,17 @@ def test_full_trains_the_parts_it_names(
 def test_lora_adapts_the_parts_it_names(
     make_recipe: MakeRecipe, changes: dict[str, object], trained: set[str]
 ) -> None:
-    model = make_learner(make_recipe("lora", **changes)).model
+    model = load_trainable(make_recipe("lora", **changes)).model
     assert set(list_trained(model)) == trained
     assert not any("encoder.layers.2." in n for n, w in model.named_parameters() if w.requires_grad)
 
 
 def test_the_count_of_trained_weights_is_rank_times_widths(make_recipe: MakeRecipe) -> None:
-    counts = list_trained(make_learner(make_recipe("lora", r=8)).model)
+    counts = list_trained(load_trainable(make_recipe("lora", r=8)).model)
     # Two layers; o_proj is 64 x 64, gate_up_proj 64 x 256.
     assert counts["model.layers.*.self_attn.o_proj (lora)"] == 2 * 8 * (64 + 64)
     assert counts["model.layers.*.mlp.gate_up_proj (lora)"] == 2 * 8 * (64 + 256)
-    with_lengths = list_trained(make_learner(make_recipe("dora", r=8)).model)
+    with_lengths = list_trained(load_trainable(make_recipe("dora", r=8)).model)
     assert with_lengths["model.layers.*.self_attn.o_proj (lora)"] == 2 * (8 * (64 + 64) + 64)
 
 
@@ -127,14 +127,14 @@ def test_a_weight_is_described_by_its_kind_of_module(name: str, kind: str) -> No
 def test_bf16_holds_frozen_weights_in_bf16_and_trained_ones_in_float32(
     make_recipe: MakeRecipe,
 ) -> None:
-    learner = make_learner(make_recipe("lora", bf16=True, train_projector=True))
-    for name, weight in learner.model.named_parameters():
+    trainable = load_trainable(make_recipe("lora", bf16=True, train_projector=True))
+    for name, weight in trainable.model.named_parameters():
         expected = torch.float32 if weight.requires_grad else torch.bfloat16
         assert weight.dtype == expected, name
 
 
 def test_qlora_holds_the_decoder_in_4_bits_and_the_rest_whole(make_recipe: MakeRecipe) -> None:
-    model = make_learner(make_recipe("qlora", train_vision=True)).model
+    model = load_trainable(make_recipe("qlora", train_vision=True)).model
     in_4_bits = {
         describe_weight(f"{name}.weight").replace(".base_layer", "")
         for name, module in model.named_modules()
@@ -146,8 +146,8 @@ def test_qlora_holds_the_decoder_in_4_bits_and_the_rest_whole(make_recipe: MakeR
 def test_qlora_s_gradients_survive_an_evaluation(make_recipe: MakeRecipe) -> None:
     """bitsandbytes packs 4-bit weights anew at the first evaluation, and loses gradients then."""
     recipe = make_recipe("qlora", bf16=True, lora_dropout=0.0)
-    learner = make_learner(recipe)
-    model = learner.model
+    trainable = load_trainable(recipe)
+    model = trainable.model
     ids = torch.arange(20, 60)[None]
 
     def gradients() -> dict[str, torch.Tensor]:
@@ -161,7 +161,7 @@ def test_qlora_s_gradients_survive_an_evaluation(make_recipe: MakeRecipe) -> Non
             torch.nn.init.normal_(weight, std=0.02)
     before = gradients()
     samples = load_samples(recipe.data)[:2]
-    write_answers(learner, TEMPLATES["product"], samples, batch_size=2)
+    generate_texts(trainable, TEMPLATES["product"], samples, batch_size=2)
     after = gradients()
     assert len(before) == 16
     for name, gradient in before.items():
@@ -173,9 +173,9 @@ def test_random_weights_are_fresh_but_of_the_seed(
 ) -> None:
     recipe = make_recipe("full", random_weights=True)
     torch.manual_seed(1)
-    first = make_learner(recipe).model.state_dict()
+    first = load_trainable(recipe).model.state_dict()
     torch.manual_seed(1)
-    second = make_learner(recipe).model.state_dict()
+    second = load_trainable(recipe).model.state_dict()
     stored = load_model(tiny_checkpoint)[0].state_dict()
     name = "model.layers.0.mlp.down_proj.weight"
     assert torch.equal(first[name], second[name])
@@ -185,44 +185,44 @@ def test_random_weights_are_fresh_but_of_the_seed(
 @pytest.fixture
 def adapter(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
     """An adapter with trained projector, whose second matrices are no zeros."""
-    learner = make_learner(make_recipe("lora", train_projector=True))
-    for name, weight in learner.model.named_parameters():
+    trainable = load_trainable(make_recipe("lora", train_projector=True))
+    for name, weight in trainable.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
-    save_model(learner, tmp_path / "adapter")
+    save_model(trainable, tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
 def test_training_an_adapter_further_goes_on_with_its_weights(
     make_recipe: MakeRecipe, adapter: Path, tiny_checkpoint: Path
 ) -> None:
-    learner = make_learner(make_recipe("lora", model=str(adapter), train_projector=True))
+    trainable = load_trainable(make_recipe("lora", model=str(adapter), train_projector=True))
     stored = load_model(adapter)[0].state_dict()
-    assert set(list_trained(learner.model)) == adapters(DECODER) | PROJECTION
-    for name, weight in learner.model.state_dict().items():
+    assert set(list_trained(trainable.model)) == adapters(DECODER) | PROJECTION
+    for name, weight in trainable.model.state_dict().items():
         assert torch.equal(weight, stored[name]), name
-    assert learner.base == str(tiny_checkpoint)
+    assert trainable.base == str(tiny_checkpoint)
 
 
 def test_an_adapter_of_another_shape_is_not_trained_further(
     make_recipe: MakeRecipe, adapter: Path
 ) -> None:
     with pytest.raises(ValueError, match="was made with r 16, this recipe has 8"):
-        make_learner(make_recipe("lora", model=str(adapter), train_projector=True, r=8))
+        load_trainable(make_recipe("lora", model=str(adapter), train_projector=True, r=8))
     with pytest.raises(ValueError, match="was made with train_projector"):
-        make_learner(make_recipe("lora", model=str(adapter)))
+        load_trainable(make_recipe("lora", model=str(adapter)))
 
 
 def test_full_merges_an_adapter_and_trains_the_sum(make_recipe: MakeRecipe, adapter: Path) -> None:
-    learner = make_learner(make_recipe("full", model=str(adapter)))
-    assert not isinstance(learner.model, PeftModel)
+    trainable = load_trainable(make_recipe("full", model=str(adapter)))
+    assert not isinstance(trainable.model, PeftModel)
 
 
 def test_targets_in_the_tower_are_refused_with_the_decoder_s_names(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match=r"reach no language-model layer.*gate_up_proj"):
-        make_learner(make_recipe("lora", target_modules=("q_proj", "v_proj")))
+        load_trainable(make_recipe("lora", target_modules=("q_proj", "v_proj")))
     with pytest.raises(ValueError, match="no linear layer is named qkv"):
-        make_learner(make_recipe("lora", target_modules=("qkv",)))
+        load_trainable(make_recipe("lora", target_modules=("qkv",)))
 
 
 def test_each_part_learns_at_its_own_rate(make_recipe: MakeRecipe) -> None:
@@ -233,7 +233,7 @@ def test_each_part_learns_at_its_own_rate(make_recipe: MakeRecipe) -> None:
         vision_learning_rate=1e-5,
         weight_decay=0.1,
     )
-    groups = group_weights(recipe, make_learner(recipe).model)
+    groups = group_weights(recipe, load_trainable(recipe).model)
     found = {(group["name"], group["lr"], group["weight_decay"]) for group in groups}
     assert found == {
         (name, rate, decay)
@@ -244,7 +244,7 @@ def test_each_part_learns_at_its_own_rate(make_recipe: MakeRecipe) -> None:
 
 def test_lora_plus_learns_the_second_matrices_faster(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora", learning_rate=1e-4, loraplus_ratio=16.0)
-    model = make_learner(recipe).model
+    model = load_trainable(recipe).model
     rates = {id(w): g["lr"] for g in group_weights(recipe, model) for w in g["params"]}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
@@ -265,7 +265,7 @@ def test_the_optimizer_is_the_one_of_optim(
 ) -> None:
     recipe = make_recipe("lora", optim=name)
     arguments = TrainingArguments(optim=name, adam_beta2=0.95, use_cpu=True)
-    found, settings = describe_optimizer(recipe, make_learner(recipe).model, arguments)
+    found, settings = describe_optimizer(recipe, load_trainable(recipe).model, arguments)
     optimizer: Any = found(**settings)
     assert (optimizer.args.optim_bits, optimizer.is_paged) == (bits, is_paged)
     assert optimizer.defaults["betas"] == (0.9, 0.95)
@@ -274,7 +274,7 @@ def test_the_optimizer_is_the_one_of_optim(
 def test_the_default_optimizer_is_the_fused_adamw_of_pytorch(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora")
     arguments = TrainingArguments(optim=recipe.optim, use_cpu=True)
-    found, settings = describe_optimizer(recipe, make_learner(recipe).model, arguments)
+    found, settings = describe_optimizer(recipe, load_trainable(recipe).model, arguments)
     assert found is torch.optim.AdamW
     assert settings["fused"]
 

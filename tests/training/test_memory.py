@@ -18,50 +18,50 @@ from phi_vision.model.checkpoint import SMALL, load_config, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.training.lengths import join, weigh
+from phi_vision.training.lengths import batch_shape, measure
 from phi_vision.training.memory import (
     BatchShape,
     Cost,
+    MemoryTracker,
     Setting,
-    cost_of_evaluation,
-    cost_of_training,
+    evaluation_cost,
+    training_cost,
 )
-from phi_vision.training.memory_tracker import Ledger
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import prepare
 
 MakeRecipe = Callable[..., Recipe]
 
-BATCH = BatchShape(rows=2, length=40, learnt=20, images=((56, 56), (56, 56)))
+BATCH = BatchShape(rows=2, length=40, supervised=20, images=((56, 56), (56, 56)))
 
 
 def test_a_ledger_counts_what_is_held_at_the_worst_moment() -> None:
-    ledger = Ledger()
-    with FakeTensorMode(), ledger:
+    tracker = MemoryTracker()
+    with FakeTensorMode(), tracker:
         first = torch.zeros(1000)
-        with ledger.under("logits"):
+        with tracker.counting_for("logits"):
             second = torch.zeros(2000)
         del first
         third = torch.zeros(500)
         product = third[:100].view(10, 10) @ third[:100].view(10, 10)
     # 4 kB and 8 kB together; views hold nothing, and after `del` there are only 8, 2 and 0.4.
-    assert dict(ledger.most) == {"activations": 4000, "logits": 8000}
-    assert ledger.held == {"activations": 2400, "logits": 8000}
+    assert dict(tracker.peak) == {"activations": 4000, "logits": 8000}
+    assert tracker.held == {"activations": 2400, "logits": 8000}
     # A product of two 10 x 10 matrices: 1000 multiplications, 1000 additions.
-    assert ledger.flops == 2000
+    assert tracker.flops == 2000
     del second, third, product
-    assert ledger.held == {"activations": 0, "logits": 0}
+    assert tracker.held == {"activations": 0, "logits": 0}
 
 
 def test_a_gradient_is_moved_to_its_own_part() -> None:
-    ledger = Ledger()
-    with FakeTensorMode(), ledger:
+    tracker = MemoryTracker()
+    with FakeTensorMode(), tracker:
         weight = nn.Parameter(torch.zeros(250))
         (weight * 2).sum().backward()
         assert weight.grad is not None
-        ledger.move(weight.grad, "gradients")
-        assert ledger.held["gradients"] == 1000
+        tracker.move(weight.grad, "gradients")
+        assert tracker.held["gradients"] == 1000
 
 
 @pytest.mark.parametrize(
@@ -79,26 +79,26 @@ def test_the_step_without_numbers_holds_what_a_real_one_holds(
 ) -> None:
     recipe = make_recipe(method, **changes)
     prepared = prepare(recipe)
-    model = prepared.learner.model.train()
+    model = prepared.trainable.model.train()
     samples = prepared.training[: recipe.per_device_train_batch_size]
-    shape = join([[weigh(prepared.collator, sample)] for sample in samples])
+    shape = batch_shape([[measure(prepared.collator, sample)] for sample in samples])
     setting = Setting(
         recipe=recipe,
         config=load_config(recipe.model),
-        precision=prepared.learner.precision,
+        precision=prepared.trainable.precision,
         attention=model.config._attn_implementation,
     )
-    planned = cost_of_training(setting, shape)
+    planned = training_cost(setting, shape)
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     batch = dict(select_labelled(prepared.collator(samples)))
     del batch["sample_ids"]
-    with Ledger() as ledger:
-        ledger.put_down(model.parameters(), "weights")
+    with MemoryTracker() as tracker:
+        tracker.record(model.parameters(), "weights")
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == torch.bfloat16):
             loss = model(**batch, use_cache=False).loss
         loss.backward()
-    real = sum(ledger.most.values())
+    real = sum(tracker.peak.values())
     # Beside what the step makes, the plan holds two batches of images and AdamW's moments; and
     # it takes the rotary table for one of the batch, where a real one is for one row.
     there = planned.parts["optimizer"] + planned.parts["images"]
@@ -108,7 +108,9 @@ def test_the_step_without_numbers_holds_what_a_real_one_holds(
 
 def test_weights_and_moments_are_counted_exactly(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("full", train_vision=False, train_projector=False)
-    whole, halved = (_cost(replace(recipe, optim=name)) for name in ("adamw", "adamw_8bit"))
+    whole, halved = (
+        _cost(replace(recipe, optim=name)) for name in ("adamw_torch_fused", "adamw_8bit")
+    )
     positions = 8 * (16 + 1)  # of the tower's patches, the only buffer
     assert whole.parts["weights"] == 4 * whole.parameters + positions
     assert whole.parts["optimizer"] == 8 * whole.trained
@@ -137,7 +139,7 @@ def test_four_bits_are_half_a_byte_and_a_scale(make_recipe: MakeRecipe) -> None:
 
 
 def test_an_evaluation_holds_no_gradients_but_a_cache(make_recipe: MakeRecipe) -> None:
-    parts = cost_of_evaluation(_setting(make_recipe("full")), BATCH, writes=True)
+    parts = evaluation_cost(_setting(make_recipe("full")), BATCH, generates=True)
     assert "gradients" not in parts
     # Two rows of 40 + 96 positions, 2 layers of keys and values of 64 numbers of 4 bytes.
     assert parts["cache"] == 2 * (40 + 96) * 2 * 2 * 64 * 4
@@ -176,8 +178,8 @@ def test_the_full_size_is_planned_without_its_weights(make_recipe: MakeRecipe) -
         rope_scaling={"type": "su", "short_factor": [1.0] * 48, "long_factor": [1.0] * 48}
     )
     setting = Setting(recipe=recipe, config=config, precision=torch.bfloat16, attention="sdpa")
-    shape = BatchShape(rows=1, length=800, learnt=40, images=((672, 672),))
-    cost = cost_of_training(setting, shape)
+    shape = BatchShape(rows=1, length=800, supervised=40, images=((672, 672),))
+    cost = training_cost(setting, shape)
     # 4,146,621,440 weights in two bytes; adapters of rank 16 in four.
     assert cost.parameters - cost.trained == 4_146_621_440
     assert cost.parts["weights"] == pytest.approx(2 * 4_146_621_440 + 4 * cost.trained, rel=1e-3)
@@ -190,4 +192,4 @@ def _setting(recipe: Recipe) -> Setting:
 
 
 def _cost(recipe: Recipe) -> Cost:
-    return cost_of_training(_setting(recipe), BATCH)
+    return training_cost(_setting(recipe), BATCH)

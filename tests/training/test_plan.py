@@ -1,4 +1,4 @@
-"""The plan: it counts truly, knows the cards, says what to change, and writes nothing."""
+"""The plan: it counts truly, has the GPUs, suggests what to change, and writes nothing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,13 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phi_vision.training.estimate import make_plan
-from phi_vision.training.gpus import CARDS, GIB, Card, find_card, seconds_of_a_step
-from phi_vision.training.lengths import Weight, heaviest, spread, usual
+from phi_vision.training.estimate import CHANGES, make_plan
+from phi_vision.training.gpus import GIB, GPUS, Gpu, find_gpu, seconds_per_step
+from phi_vision.training.lengths import (
+    SampleSize,
+    describe_distribution,
+    largest_batch,
+    typical_batch,
+)
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.setup import prepare
-from phi_vision.training.suggestions import CHANGES
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -21,30 +25,37 @@ def test_a_plan_counts_what_training_would_use(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(
         "lora", per_device_train_batch_size=5, gradient_accumulation_steps=2, num_train_epochs=1.5
     )
-    plan = make_plan(recipe, card="T4")
-    assert (plan.training, plan.validation, plan.shared_groups) == (16, 4, 0)
+    plan = make_plan(recipe, gpu="T4")
+    assert (len(plan.load.training), len(plan.load.validation), plan.load.shared_groups) == (
+        16,
+        4,
+        0,
+    )
     # 16 samples are 4 batches of 5 and so 2 steps an epoch; one and a half epochs are 3.
-    assert (plan.steps.an_epoch, plan.steps.in_all) == (2, 3)
+    assert (plan.steps.per_epoch, plan.steps.total) == (2, 3)
     # Images of one crop and its global view, 2 x 2 tokens each: 2 * 4 + 1 + 2 * 2.
-    assert (plan.image_tokens.mean, plan.image_tokens.most) == (13, 13)
+    assert {size.image_tokens for size in plan.load.training} == {13}
     prepared = prepare(recipe)
-    weights = list(prepared.learner.model.parameters())
-    assert plan.parameters == sum(weight.numel() for weight in weights)
-    assert plan.trained == sum(weight.numel() for weight in weights if weight.requires_grad)
-    assert (plan.steps, plan.rows) == (prepared.steps, len(prepared.rows))
+    weights = list(prepared.trainable.model.parameters())
+    assert plan.need.cost.parameters == sum(weight.numel() for weight in weights)
+    assert plan.need.cost.trained == sum(
+        weight.numel() for weight in weights if weight.requires_grad
+    )
+    assert (plan.steps, len(plan.load.rows)) == (prepared.steps, len(prepared.rows))
 
 
 def test_a_plan_of_packed_rows_counts_rows(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora", pack_length=200, per_device_train_batch_size=1)
-    plan = make_plan(recipe, card="T4")
-    assert plan.rows == len(prepare(recipe).rows) < plan.training
-    assert f"{plan.rows} an epoch instead of 16, packed" in plan.as_text()
+    plan = make_plan(recipe, gpu="T4")
+    rows = len(plan.load.rows)
+    assert rows == len(prepare(recipe).rows) < len(plan.load.training)
+    assert f"{rows} per epoch instead of 16, packed" in plan.as_text()
 
 
 def test_a_plan_writes_nothing_and_says_what_fits(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("full")
-    text = make_plan(recipe, card="l4").as_text()
-    assert "16 to train on, 4 to validate on, 0 groups on both sides" in text
+    text = make_plan(recipe, gpu="l4").as_text()
+    assert "16 training, 4 validation, 0 groups in both" in text
     assert "yes, L4 has 22.00 GiB" in text
     assert not recipe.output_dir.exists()
 
@@ -52,34 +63,34 @@ def test_a_plan_writes_nothing_and_says_what_fits(make_recipe: MakeRecipe) -> No
 def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make_plan(make_recipe("full"), card="T4")
-    little = replace(CARDS["T4"], name="little", memory=whole.memory - 2**20)
-    monkeypatch.setitem(CARDS, "little", little)
-    plan = make_plan(make_recipe("full"), card="little")
+    whole = make_plan(make_recipe("full"), gpu="T4")
+    little = replace(GPUS["T4"], name="little", memory=whole.need.memory - 2**20)
+    monkeypatch.setitem(GPUS, "little", little)
+    plan = make_plan(make_recipe("full"), gpu="little")
     assert "NO, little has" in plan.as_text()
     assert (
-        plan.changes[0].words == "--per-device-train-batch-size 4 --gradient-accumulation-steps 2"
+        plan.changes[0].options == "--per-device-train-batch-size 4 --gradient-accumulation-steps 2"
     )
-    assert plan.changes[0].memory == pytest.approx(plan.memory - plan.changes[0].saved)
-    assert plan.changes[-1].memory <= plan.available
+    assert plan.changes[0].memory == pytest.approx(plan.need.memory - plan.changes[0].saved)
+    assert plan.changes[-1].memory <= plan.gpu.memory
 
 
 def test_a_run_that_never_fits_is_told_so(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CARDS, "none", replace(CARDS["T4"], name="none", memory=1.0))
+    monkeypatch.setitem(GPUS, "none", replace(GPUS["T4"], name="none", memory=1.0))
     recipe = make_recipe("qlora", per_device_train_batch_size=1, optim="adamw_8bit")
-    text = make_plan(recipe, card="none").as_text()
-    assert "even so it does not fit: take a card with more memory" in text
+    text = make_plan(recipe, gpu="none").as_text()
+    assert "even so it does not fit: use a GPU with more memory" in text
 
 
 def test_pairs_are_planned_as_twice_the_rows(make_recipe: MakeRecipe) -> None:
-    pairs, single = (make_plan(make_recipe(name), card="T4") for name in ("dpo", "lora"))
-    kept = [plan.memory_parts["activations"] for plan in (pairs, single)]
+    pairs, single = (make_plan(make_recipe(name), gpu="T4") for name in ("dpo", "lora"))
+    kept = [plan.need.parts["activations"] for plan in (pairs, single)]
     assert 1.5 < kept[0] / kept[1] < 2.1
 
 
-def test_changes_leave_what_is_learnt_alone_first() -> None:
+def test_changes_that_train_alike_come_first() -> None:
     assert list(CHANGES) == ["batch", "checkpointing", "optimizer", "adapters", "bits"]
     recipe = replace(
         RECIPES["full"](), per_device_train_batch_size=5, gradient_accumulation_steps=2
@@ -97,12 +108,12 @@ def test_changes_leave_what_is_learnt_alone_first() -> None:
 
 
 def test_an_unknown_card_is_refused() -> None:
-    with pytest.raises(ValueError, match="no card 'Voodoo'; choose one of cpu, T4"):
-        find_card("Voodoo")
+    with pytest.raises(ValueError, match="no GPU 'Voodoo'; choose one of cpu, T4"):
+        find_gpu("Voodoo")
 
 
 def test_the_time_of_a_step_is_products_or_handing_them_over() -> None:
-    card = Card(name="c", memory=GIB, bf16=4e14, fp32=1e13, bandwidth=28e9)
+    card = Gpu(name="c", memory=GIB, bf16=4e14, fp32=1e13, bandwidth=28e9)
     cost = Cost(
         parts={},
         flops=16 * 10**13,
@@ -113,20 +124,20 @@ def test_the_time_of_a_step_is_products_or_handing_them_over() -> None:
         scattered=0,
     )
     # 1.6e14 of 0.4 * 4e14 a second, then 28 bytes for each of 1e9 weights.
-    assert seconds_of_a_step(card, RECIPES["full"](), cost, torch.bfloat16) == pytest.approx(2.0)
+    assert seconds_per_step(card, RECIPES["full"](), cost, torch.bfloat16) == pytest.approx(2.0)
     small = replace(cost, flops=1, trained=0)
-    assert seconds_of_a_step(card, RECIPES["full"](), small, torch.bfloat16) == pytest.approx(0.01)
+    assert seconds_per_step(card, RECIPES["full"](), small, torch.bfloat16) == pytest.approx(0.01)
 
 
 def test_a_spread_says_how_numbers_lie() -> None:
-    assert spread(range(1, 101)).as_text() == "mean 50, median 50, 95 % up to 95, most 100"
+    assert describe_distribution(range(1, 101)) == "mean 50, median 50, 95 % up to 95, max 100"
 
 
 def test_the_worst_and_the_usual_batch() -> None:
     rows = [
-        [Weight(image_tokens=0, text_tokens=length, learnt=1, images=())]
+        [SampleSize(image_tokens=0, text_tokens=length, supervised=1, images=())]
         for length in (40, 10, 20, 30)
     ]
-    assert (heaviest(rows, 2).rows, heaviest(rows, 2).length) == (2, 40)
-    assert (usual(rows, 2).rows, usual(rows, 2).length) == (2, 40)
-    assert usual(rows, 1).length == 30
+    assert (largest_batch(rows, 2).rows, largest_batch(rows, 2).length) == (2, 40)
+    assert (typical_batch(rows, 2).rows, typical_batch(rows, 2).length) == (2, 40)
+    assert typical_batch(rows, 1).length == 30

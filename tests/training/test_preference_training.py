@@ -112,17 +112,14 @@ def test_images_are_encoded_once_for_both_rows(make_dpo, monkeypatch, trained, e
     prepared = prepare(recipe)
     seen: list[int] = []
     tower = next(
-        m for n, m in prepared.learner.model.named_modules() if n.endswith("img_processor")
+        m for n, m in prepared.trainable.model.named_modules() if n.endswith("img_processor")
     )
     tower.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     trainer = preferences.make_dpo_trainer(
         recipe,
-        prepared.learner,
-        prepared.collator,
+        replace(prepared, validation=[]),
         {"output_dir": str(recipe.output_dir), "report_to": "none", "use_cpu": True, "bf16": False},
-        training=prepared.training,
-        validation=[],
-        callbacks=[],
+        [],
     )
     batch = trainer.data_collator([{"images": place} for place in range(4)])
     loss = trainer.compute_loss(trainer.model, dict(batch))

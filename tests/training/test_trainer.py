@@ -15,9 +15,8 @@ from peft import PeftModel
 from phi_vision.model.checkpoint import load_model
 from phi_vision.training.recipe_file import load_recipe
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.rows import load_split
-from phi_vision.training.tracking.log_lines import MEASURED
-from phi_vision.training.tracking.tracker import Tracking
+from phi_vision.training.setup import load_split
+from phi_vision.training.tracking.tracker import MACHINE_DEPENDENT, Tracking
 from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -32,7 +31,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def without_speed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MACHINE_DEPENDENT} for line in lines]
 
 
 @pytest.mark.parametrize(("method", "fall"), [("full", 1.0), ("lora", 0.3)])

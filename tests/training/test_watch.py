@@ -15,9 +15,9 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.packing import collate_packs
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
-from phi_vision.training.adapters import TrainableModel, make_learner
+from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.callbacks import (
-    LossGuard,
+    LossCheck,
     check_finite,
     check_gradients,
     explain_out_of_memory,
@@ -36,13 +36,13 @@ def samples(products: Path) -> list[Sample]:
 
 
 @pytest.fixture
-def learner(make_recipe: MakeRecipe) -> TrainableModel:
-    return make_learner(make_recipe("lora"))
+def trainable(make_recipe: MakeRecipe) -> TrainableModel:
+    return load_trainable(make_recipe("lora"))
 
 
 @pytest.fixture
-def collator(learner: TrainableModel) -> CompletionCollator:
-    return CompletionCollator(processor=learner.processor, template=TEMPLATES["product"])
+def collator(trainable: TrainableModel) -> CompletionCollator:
+    return CompletionCollator(processor=trainable.processor, template=TEMPLATES["product"])
 
 
 def spoil_image(batch: Batch, *images: int) -> Batch:
@@ -72,59 +72,59 @@ def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
     make_recipe: MakeRecipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blind = [replace(sample, images=()) for sample in samples]
-    monkeypatch.setattr("phi_vision.training.rows.load_samples", lambda *_, **__: blind)
+    monkeypatch.setattr("phi_vision.training.setup.load_samples", lambda *_, **__: blind)
     with pytest.raises(ValueError, match=r"no gradient reached .*img_processor.*layers\.\*"):
         train(make_recipe("full", validation_fraction=0.0))
 
 
 def test_the_guard_takes_the_names_of_samples_before_the_model_sees_them(
-    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
+    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    guard = LossGuard(learner.model)
-    learner.model(**select_labelled(collator(samples))).loss.backward()
+    guard = LossCheck(trainable.model)
+    trainable.model(**select_labelled(collator(samples))).loss.backward()
     assert guard.since_step == ["p0", "p1", "p2", "p3"]
     assert guard.describe().startswith("step 1, at a batch of 4 rows of ")
 
 
 def test_a_broken_loss_names_the_samples_that_cause_it(
-    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
+    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossGuard(learner.model)
+    LossCheck(trainable.model)
     batch = spoil_image(select_labelled(collator(samples)), 1, 3)
     with pytest.raises(ValueError, match=r"nan in step 1: of the 4 rows .* only 'p1', 'p3' caused"):
-        learner.model(**batch)
-    learner.model.eval()
+        trainable.model(**batch)
+    trainable.model.eval()
     with pytest.raises(ValueError, match=r"in the evaluation before step 1.*only 'p1', 'p3'"):
-        learner.model(**batch)
+        trainable.model(**batch)
 
 
 def test_a_broken_loss_of_packed_rows_names_the_row(
-    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
+    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossGuard(learner.model)
+    LossCheck(trainable.model)
     packs = [tuple(samples[:3]), tuple(samples[3:])]
     batch = spoil_image(select_labelled(collate_packs(collator, packs)), 1)
     with pytest.raises(ValueError, match=r"only 'p0, p1, p2' caused it; without pack"):
-        learner.model(**batch)
+        trainable.model(**batch)
 
 
 def test_a_loss_that_all_samples_break_is_not_laid_on_one(
-    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
+    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossGuard(learner.model)
+    LossCheck(trainable.model)
     batch = spoil_image(select_labelled(collator(samples)), 0, 1, 2, 3)
     with pytest.raises(ValueError, match=r"all of its samples .*'p0', 'p1', 'p2', 'p3'.*too large"):
-        learner.model(**batch)
+        trainable.model(**batch)
 
 
 def test_broken_weights_are_told_from_broken_samples(
-    learner: TrainableModel, collator: CompletionCollator, samples: list[Sample]
+    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossGuard(learner.model)
-    name, weight = next((n, w) for n, w in learner.model.named_parameters() if w.requires_grad)
+    LossCheck(trainable.model)
+    name, weight = next((n, w) for n, w in trainable.model.named_parameters() if w.requires_grad)
     weight.data[0, 0] = NAN
-    with pytest.raises(ValueError, match=f"{name} holds values that are no numbers.*learning_rate"):
-        learner.model(**select_labelled(collator(samples)))
+    with pytest.raises(ValueError, match=f"{name} holds values that are not finite.*learning_rate"):
+        trainable.model(**select_labelled(collator(samples)))
 
 
 def test_rows_are_found_in_selected_and_in_all_logits() -> None:
@@ -155,7 +155,7 @@ def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpo
         names = [sample.id for sample in samples]
         seen.extend(names)
         batch = collate(self, samples)
-        # The guards look at the first batch before the first epoch does.
+        # The checks look at the first batch before the first epoch does.
         is_second = "p5" in names and seen.count("p5") == 3
         return spoil_image(batch, names.index("p5")) if is_second else batch
 
@@ -209,7 +209,7 @@ def test_lack_of_memory_on_a_gpu_advises_only_what_is_not_yet_done(tmp_path: Pat
     )
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has …")
     with (
-        pytest.raises(ValueError, match=r"on the GPU \(2.50 GiB more were asked for\)") as caught,
+        pytest.raises(ValueError, match=r"on the GPU \(2.50 GiB more requested\)") as caught,
         explain_out_of_memory(recipe),
     ):
         raise error

@@ -37,7 +37,7 @@ def do(job: dict[str, Any], rank: int) -> dict[str, Any]:
         shutil.copytree(job["go_on_from"], recipe.output_dir, ignore=forget)
     dist.barrier()
     found: dict[str, Any] = {}
-    check_sharing = sharding.check_sharing
+    check_sharding = sharding.check_sharding
 
     def look(recipe: Any, model: Any) -> None:
         weights = list(model.parameters())
@@ -47,15 +47,15 @@ def do(job: dict[str, Any], rank: int) -> dict[str, Any]:
             (weight.to_local() if isinstance(weight, DTensor) else weight).numel()
             for weight in weights
         )
-        check_sharing(recipe, model)
+        check_sharding(recipe, model)
 
-    sharding.check_sharing = look
+    sharding.check_sharding = look
     try:
         train(recipe, resume="go_on_from" in job)
     except ValueError as error:
         found["refused"] = str(error)
     finally:
-        sharding.check_sharing = check_sharing
+        sharding.check_sharding = check_sharding
     return found
 
 

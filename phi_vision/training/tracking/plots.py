@@ -1,7 +1,7 @@
 """A run's curves as images: OUT/plots/*.png, drawn from log.jsonl alone.
 
-So a resumed run continues its curves, and those of an old run can be drawn anew with
-`draw_plots(Path("runs/old"))`. Measures nothing.
+A resumed run continues its curves, and those of an old run are redrawn by
+`draw_plots(RunDir("runs/old"))`.
 """
 
 import io
@@ -22,24 +22,24 @@ from phi_vision.runs import SMOOTHING, Curve, History, RunDir, curve, read_histo
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
 INK, SOFT, GRID = "#1f2430", "#5b6270", "#e9ebef"
 PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}
-"""Colour of each part of the model, where they learn at rates of their own."""
+"""Color of each part of the model with a learning rate of its own."""
 
 DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
-"""Metrics that are drawn, two or three for each field; the log has all of them."""
+"""Metrics to draw, two or three per field; the log has all of them."""
 
-ANSWERED: Mapping[str, Mapping[str, Any]] = {
-    "constant": {"color": GRAY, "linestyle": ":", "label": "the commonest answer"},
+SYSTEMS: Mapping[str, Mapping[str, Any]] = {
+    "constant": {"color": GRAY, "linestyle": ":", "label": "constant baseline"},
     "shuffled": {
         "color": ORANGE,
         "alpha": 0.6,
         "linewidth": 3.0,
         "marker": "o",
         "markersize": 6,
-        "label": "others' images",
+        "label": "shuffled images",
     },
     "model": {"color": BLUE, "marker": "o", "markersize": 3.5, "label": "own images"},
 }
-"""Whose answers are drawn and how, the model's on top; the broad ones stay visible below it."""
+"""System -> line style, the model's on top; the broad ones stay visible below it."""
 
 WIDTH, DPI = 8.0, 144
 """A figure's width in inches and its dots per inch: 1152 pixels."""
@@ -48,12 +48,11 @@ STEEP = 20.0
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
 
 
-def draw_plots(folder: Path) -> list[Path]:
-    """Draw `folder`/log.jsonl into `folder`/plots, each file replaced as a whole.
+def draw_plots(run: RunDir) -> list[Path]:
+    """Draw a run's log.jsonl into its plots/, each file atomically.
 
-    Output: [plots/loss.png, plots/learning.png, …]; only those there is something to draw for.
+    Output: [plots/loss.png, plots/learning.png, …]; without those that have no data.
     """
-    run = RunDir(folder)
     log = read_history(run.log_file)
     figures = {name: draw(log) for name, draw in PLOTS.items()}
     return [
@@ -64,14 +63,14 @@ def draw_plots(folder: Path) -> list[Path]:
 
 
 def write_image(encoded: bytes, path: Path) -> Path:
-    """Write an image so that whoever looks sees the old one or the new one, never a part."""
+    """Write an image file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, encoded)
     return path
 
 
 def to_png(figure: Figure) -> bytes:
-    """Draw a figure into the bytes of a PNG file."""
+    """Render a figure as the bytes of a PNG file."""
     encoded = io.BytesIO()
     FigureCanvasAgg(figure).print_png(encoded)
     return encoded.getvalue()
@@ -97,7 +96,7 @@ def draw_loss(log: History) -> Figure | None:
 
 
 def draw_learning(log: History) -> Figure | None:
-    """Draw learning rates, and the length of the gradient before it is shortened."""
+    """Draw learning rates, and the gradient norm before clipping."""
     if not curve(log.steps, "learning_rate").steps:
         return None
     figure, (rates, norms) = _panels("Learning rate and gradient norm", 2)
@@ -122,10 +121,10 @@ def draw_learning(log: History) -> Figure | None:
 
 
 def draw_speed(log: History) -> Figure | None:
-    """Draw samples and tokens a second."""
+    """Draw samples and tokens per second."""
     if not curve(log.steps, "samples_per_second").steps:
         return None
-    figure, panels = _panels("Speed of training", 2)
+    figure, panels = _panels("Throughput", 2)
     for axes, what, color in zip(panels, ("samples", "tokens"), (BLUE, GREEN), strict=True):
         _draw_smoothed(axes, curve(log.steps, f"{what}_per_second"), color, what)
         axes.set_ylabel(f"{what} / s")
@@ -134,13 +133,13 @@ def draw_speed(log: History) -> Figure | None:
 
 
 def draw_machine(log: History) -> Figure | None:
-    """Draw memory held, and how busy processor and card are."""
+    """Draw memory and utilization of CPU and GPU."""
     if not curve(log.steps, "memory_mib").steps:
         return None
-    figure, (memory, busy) = _panels("Machine", 2)
+    figure, (memory, load) = _panels("Machine", 2)
     for name, color, label in (
         ("memory_mib", BLUE, "main memory of the process"),
-        ("gpu_peak_mib", GRAY, "GPU, most so far"),
+        ("gpu_peak_mib", GRAY, "GPU, peak so far"),
         ("gpu_memory_mib", ORANGE, "GPU, between steps"),
     ):
         points = thin(curve(log.steps, name))
@@ -148,27 +147,29 @@ def draw_machine(log: History) -> Figure | None:
             gib = [value / 1024 for value in points.values]
             memory.plot(points.steps, gib, color=color, label=label)
     for name, color, label in (("cpu_percent", BLUE, "CPU"), ("gpu_percent", ORANGE, "GPU")):
-        _draw_smoothed(busy, curve(log.steps, name), color, label)
+        _draw_smoothed(load, curve(log.steps, name), color, label)
     memory.set_ylabel("memory in GiB")
-    busy.set_ylabel("busy")
-    _start_at_zero(memory, busy)
-    busy.set_ylim(top=105)
-    busy.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    for axes in (memory, busy):
+    load.set_ylabel("utilization")
+    _start_at_zero(memory, load)
+    load.set_ylim(top=105)
+    load.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    for axes in (memory, load):
         _legend(axes)
     return figure
 
 
 def draw_validation(log: History) -> Figure | None:
-    """Draw every metric of the written answers, with their own and with others' images."""
+    """Draw every metric of the generated predictions, with own and with shuffled images."""
     scored = [line for line in log.evaluations if line.get("model")]
     names = [name for name in (scored[0]["model"] if scored else ()) if _better(name) is not None]
     if not names:
         return None
-    figure, panels = _panels("Validation: what the model answers", len(names), columns=3)
+    figure, panels = _panels("Validation: generated predictions", len(names), columns=3)
     for axes, name in zip(panels, names, strict=True):
-        for who, look in ANSWERED.items():
-            axes.plot(*curve([{"step": e["step"], **e.get(who, {})} for e in scored], name), **look)
+        for system, style in SYSTEMS.items():
+            axes.plot(
+                *curve([{"step": e["step"], **e.get(system, {})} for e in scored], name), **style
+            )
         _mark_kept(axes, log)
         better = _better(name)
         axes.set_title(f"{name.replace('_', ' ')} ({better} is better)", fontsize=9, color=INK)
@@ -187,22 +188,22 @@ def draw_validation(log: History) -> Figure | None:
 
 
 def draw_preferences(log: History) -> Figure | None:
-    """Draw by how much, and how often, the right answer is preferred to the worse one."""
+    """Draw the reward margin of DPO, and how often the chosen completion is preferred."""
     margins = curve(log.steps, "rewards/margins")
     if not margins.steps:
         return None
     figure, (margin, share) = _panels("Preferences", 2)
     _draw_smoothed(margin, margins, BLUE, "margin")
     margin.set_ylabel("reward margin")
-    _draw_smoothed(share, curve(log.steps, "rewards/accuracies"), GREEN, "right preferred")
-    share.set_ylabel("right one preferred")
+    _draw_smoothed(share, curve(log.steps, "rewards/accuracies"), GREEN, "chosen preferred")
+    share.set_ylabel("chosen preferred")
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     share.set_ylim(-0.04, 1.04)
     return figure
 
 
 def _better(name: str) -> str | None:
-    """Say which way of a metric is good, by its name; None for one that is not drawn.
+    """Return the better direction of a metric by its name; None for one that is not drawn.
 
     Input:  "full_price_median_ape", "full_price_rmsle"
     Output: "lower", None
@@ -217,7 +218,7 @@ def _better(name: str) -> str | None:
 
 
 def new_figure(title: str, *, height: float) -> Figure:
-    """Begin a figure of the house's width with its title."""
+    """Make a figure of the common width with its title."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     middle = 1 - 0.22 / height
     figure.text(0.012, middle, title, va="center", fontsize=13, fontweight="bold", color=INK)
@@ -225,10 +226,10 @@ def new_figure(title: str, *, height: float) -> Figure:
 
 
 def _panels(title: str, count: int, *, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """Begin a figure with panels below each other, or in columns, all over the same steps.
+    """Make a figure with panels below each other, or in columns, over the same steps.
 
-    The margins are fixed: so all plots of a run lie alike, and are drawn twice as fast as with a
-    layout that measures its labels.
+    With fixed margins all plots of a run are aligned, and drawn twice as fast as with a layout
+    that measures its labels.
     """
     rows = math.ceil(count / columns)
     above, below, each = 0.75, 0.95 if columns > 1 else 0.5, 3.6 if count == 1 else 1.9
@@ -262,7 +263,7 @@ def _panels(title: str, count: int, *, columns: int = 1) -> tuple[Figure, Sequen
 
 
 def _draw_smoothed(axes: Axes, points: Curve, color: str, label: str) -> None:
-    """Draw a curve twice: as it was measured, pale, and smoothed."""
+    """Draw a curve raw, pale, and smoothed."""
     at, values = thin(points)
     if not at:
         return
@@ -273,7 +274,6 @@ def _draw_smoothed(axes: Axes, points: Curve, color: str, label: str) -> None:
 
 
 def _mark_kept(axes: Axes, log: History) -> None:
-    """Mark the evaluation whose weights are kept."""
     kept = [line["step"] for line in log.evaluations if line.get("is_best")]
     if kept:
         axes.axvline(kept[-1], color=INK, linewidth=0.9, alpha=0.6, label="kept weights")
@@ -285,7 +285,6 @@ def _start_at_zero(*panels: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Explain the lines above their panel, where they cover nothing."""
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),

@@ -2,71 +2,65 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from phi_vision.data.samples import Value, open_image
-from phi_vision.training.tracking.prediction_sheet import draw_answers
-from phi_vision.training.tracking.prediction_table import ShownPrediction
-from phi_vision.training.tracking.run_metadata import RunFacts
+from phi_vision.runs import RunDir
+from phi_vision.training.tracking.shown_predictions import ShownPrediction, draw_predictions
 
 
 class TensorboardRun:
-    """One run's event files; a resumed run goes on, and hides the steps it is about to do again.
+    """The event files of a run; a resumed run appends, and hides the steps that it repeats.
 
     Raises:
         ImportError: TensorBoard is not installed.
     """
 
-    def __init__(self, facts: RunFacts, *, first_step: int) -> None:
-        self._writer = _open_writer(facts.folder / "tensorboard", first_step)
-        self._writer.add_text("recipe", f"```yaml\n{facts.recipe}```", first_step)
+    def __init__(self, run: RunDir, *, recipe: str, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add figures to the curves."""
-        for name, value in figures.items():
+        folder = str(run.path / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=first_step + 1 if first_step else None)
+        self._writer.add_text("recipe", f"```yaml\n{recipe}```", first_step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics."""
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
-        """Write answers down as a table in words, and as a sheet of images."""
-        sheet = np.asarray(open_image(draw_answers(answers, step)).convert("RGB"))
+    def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
+        """Log predictions as a table and as a sheet of images."""
+        sheet = np.asarray(open_image(draw_predictions(predictions, step)).convert("RGB"))
         self._writer.add_image("validation/images", sheet, step, dataformats="HWC")
-        self._writer.add_text("validation/answers", to_markdown(answers), step)
+        self._writer.add_text("validation/answers", to_markdown(predictions), step)
         self._writer.flush()
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:
-        """Write down which weights are the best."""
+        """Log the path and metrics of the best weights."""
         lines = [f"- {name}: {value}" for name, value in {"model": model, **best}.items()]
         self._writer.add_text("best", "\n".join(lines), 0)
 
     def close(self, *, failed: bool) -> None:
-        """End the files."""
+        """Close the files."""
         self._writer.close()
 
 
-def to_markdown(answers: Sequence[ShownPrediction]) -> str:
-    """Write answers as a table.
+def to_markdown(predictions: Sequence[ShownPrediction]) -> str:
+    """Format predictions as a table.
 
     Output: | Sample | Ground truth | Predicted | title | category3_code |
             | --- | --- | --- | --- | --- |
             | p7 | Product: Hat, Category: HATS | Product: Cap, Category: HATS | ✗ | ✓ |
     """
-    fields = list(answers[0].is_correct) if answers else []
+    fields = list(predictions[0].is_correct) if predictions else []
     rows: list[list[Value]] = [["Sample", "Ground truth", "Predicted", *fields]]
     rows.append(["---"] * len(rows[0]))
-    for answer in answers:
-        marks = ["✓" if answer.is_correct[field] else "✗" for field in fields]
-        rows.append([answer.scored.id, answer.ground_truth, answer.scored.prediction.text, *marks])
+    for each in predictions:
+        marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
+        rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
     return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows)
 
 
 def _cell(text: str) -> str:
-    """Keep a text in its cell."""
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
-
-def _open_writer(folder: Path, first_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)

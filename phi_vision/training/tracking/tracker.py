@@ -1,11 +1,12 @@
-"""What a run writes down while it goes: log.jsonl, plots/, a progress bar, and one tracker.
+"""The records of a running training: log.jsonl, plots/, a progress bar, and one tracker.
 
 A line of log.jsonl is one optimizer step or one evaluation. No tracker can stop a training: one
-that breaks is named and left out. Of several processes only the first writes.
+that fails is reported and dropped. Of several processes only the first writes.
 """
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,83 +19,96 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
+from phi_vision.io.atomic import write_text
 from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
-from phi_vision.runs import RunDir
-from phi_vision.training.tracking.log_lines import (
-    best_evaluation,
-    forget_after,
-    name_evaluation,
-    name_step,
-    plain_figures,
-)
+from phi_vision.runs import RunDir, read_history
+from phi_vision.training.tracking.machine_meter import MACHINE_METRICS
 from phi_vision.training.tracking.plots import draw_plots, write_image
-from phi_vision.training.tracking.prediction_sheet import draw_answers
-from phi_vision.training.tracking.prediction_table import ShownPrediction, show_answers
-from phi_vision.training.tracking.run_metadata import RunFacts
+from phi_vision.training.tracking.shown_predictions import (
+    ShownPrediction,
+    draw_predictions,
+    show_predictions,
+)
 from phi_vision.training.tracking.tensorboard import TensorboardRun
 from phi_vision.training.tracking.wandb import WandbRun
 
 logger = logging.getLogger(__name__)
 
-LINES_WITHOUT_TERMINAL = 20
+MACHINE_DEPENDENT = frozenset(
+    {"samples_per_second", "tokens_per_second", "seconds", *MACHINE_METRICS}
+)
+"""Keys of the log that depend on the machine: all others are the same in an equal run."""
+
+LOGGED_STEPS = 20
 """Progress lines of a run whose output goes to a file."""
 
-SECONDS_BETWEEN_PLOTS = 20.0
-"""Plots take a second to draw, so those of evaluations that follow each other faster are left out;
-those of the end never are."""
+PLOT_INTERVAL = 20.0
+"""Seconds between plots during training: they take a second to draw. The last are always drawn."""
 
 
 class Tracker(Protocol):
-    """Where curves and answers go besides the run folder."""
+    """A destination of curves and predictions beside the run folder."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add figures, named `train/loss`, `validation/loss`, `machine/cpu_percent`, …"""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics, named `train/loss`, `validation/loss`, `machine/cpu_percent`, …"""
 
-    def show(self, step: int, answers: Sequence[ShownPrediction]) -> None:
-        """Show what was answered at an evaluation."""
+    def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
+        """Show the predictions of an evaluation."""
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:
-        """Keep the best weights of a run that came to its end, and what is known of them."""
+        """Store the best weights of a complete run, and their metrics."""
 
     def close(self, *, failed: bool) -> None:
-        """End, on any way out."""
+        """End, also after an error."""
 
 
 class Tracking:
-    """Writes a run down; a context, so that it ends well on any way out.
+    """Records a run; a context manager, so that it ends well after any error.
 
-    With `writes` off nothing is written: of several processes one does.
+    Args:
+        run: The run folder.
+        data: The training data: a folder or file of samples.
+        recipe: The recipe as YAML.
+        report_to: A name of `TRACKERS`.
+        first_step: Steps done before a resume.
+        total_steps: Steps of the whole run.
+        writes: Of several processes one writes.
     """
 
     def __init__(
-        self, facts: RunFacts, *, first_step: int, total_steps: int, writes: bool = True
+        self,
+        run: RunDir,
+        *,
+        data: str,
+        recipe: str,
+        report_to: str,
+        first_step: int,
+        total_steps: int,
+        writes: bool = True,
     ) -> None:
-        self.facts = facts
-        self.writes = writes
+        self.run = run
+        self.data = data
+        self.recipe = recipe
+        self.report_to = report_to
         self.first_step = first_step
         self.total_steps = total_steps
+        self.writes = writes
         self.bar = _progress_bar()
         self._stack = ExitStack()
-        self._is_open = False
         self._tracker: Tracker | None = None
-        self._drawn = time.monotonic()
+        self._last_plots = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.writes:
-            self._open()
+            truncate_log(self.run.log_file, self.first_step)
+            self._log = self._stack.enter_context(self.run.log_file.open("a", encoding="utf-8"))
+            self._tracker = self._open_tracker()
+            self._stack.enter_context(self.bar)
+            self._task = self.bar.add_task(
+                "training", total=self.total_steps, completed=self.first_step, loss=""
+            )
         return self
-
-    def _open(self) -> None:
-        path = RunDir(self.facts.folder).log_file
-        forget_after(path, self.first_step)
-        self._log = self._stack.enter_context(path.open("a", encoding="utf-8"))
-        self._tracker = _open_tracker(self.facts, self.first_step)
-        self._stack.enter_context(self.bar)
-        self._task = self.bar.add_task(
-            "training", total=self.total_steps, completed=self.first_step, figures=""
-        )
-        self._is_open = True
 
     def __exit__(
         self,
@@ -103,117 +117,113 @@ class Tracking:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
-        if not self._is_open:
+        if not self.writes:
             return
         self._draw()
         if kind is None:
-            best = best_evaluation(RunDir(self.facts.folder).log_file)
-            self._tell(lambda tracker: tracker.finish(self.facts.model, best))
-        self._tell(lambda tracker: tracker.close(failed=kind is not None))
+            best = best_evaluation(self.run.log_file)
+            self._track(lambda tracker: tracker.finish(self.run.model_dir, best))
+        self._track(lambda tracker: tracker.close(failed=kind is not None))
 
-    def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write down one optimizer step."""
-        if not self._is_open:
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record one optimizer step."""
+        if not self.writes:
             return
-        self._write({"step": step, **figures})
-        words = f"loss {figures['loss']:.3f}  {figures['samples_per_second']:.1f} samples/s"
-        self.bar.update(self._task, completed=step, figures=words)
-        every = max(1, self.total_steps // LINES_WITHOUT_TERMINAL)
-        if self.bar.disable and (step % every == 0 or step == self.total_steps):
-            logger.info("step %d of %d  %s", step, self.total_steps, words)
-        self._tell(lambda tracker: tracker.log(step, name_step(figures)))
+        self._write({"step": step, **metrics})
+        text = f"loss {metrics['loss']:.3f}  {metrics['samples_per_second']:.1f} samples/s"
+        self.bar.update(self._task, completed=step, loss=text)
+        interval = max(1, self.total_steps // LOGGED_STEPS)
+        if self.bar.disable and (step % interval == 0 or step == self.total_steps):
+            logger.info("step %d of %d  %s", step, self.total_steps, text)
+        self._track(lambda tracker: tracker.log(step, rename_step(metrics)))
 
-    def say(self, doing: str) -> None:
-        """Show in front of the bar what is being done."""
-        if self._is_open:
-            self.bar.update(self._task, description=doing)
+    def describe(self, activity: str) -> None:
+        """Show the current activity in front of the progress bar."""
+        if self.writes:
+            self.bar.update(self._task, description=activity)
 
     def evaluation(
         self,
         step: int,
-        figures: Mapping[str, Any],
+        metrics: Mapping[str, Any],
         scores: Scores | None,
         samples: Sequence[Sample],
     ) -> None:
-        """Write down one evaluation; `scores` are of `samples`, None where only loss was had."""
-        if not self._is_open:
+        """Record one evaluation; `scores` are of `samples`, None if only the loss was computed."""
+        if not self.writes:
             return
-        values = {} if scores is None else plain_figures(scores)
-        canary = (
-            {}
-            if scores is None
-            else {
+        line = {"step": step, **metrics}
+        headline = ""
+        if scores is not None:
+            line |= plain_values(scores)
+            line |= {
                 "uses_image": scores.uses_image,
                 "shuffled_image_check": scores.shuffled_image_check,
             }
-        )
-        line = {"step": step, **figures, **values, **canary}
+            headline = "".join(
+                f", {name} {line['model'][name]:.3f}"
+                for name in headline_metrics(scores.template)
+                if line["model"][name] is not None
+            )
         self._write(line)
-        told = "".join(
-            f", {name} {values['model'][name]:.3f}"
-            for name in (headline_metrics(scores.template) if scores is not None else ())
-            if values["model"][name] is not None
-        )
-        logger.info("step %d: validation loss %.4f%s", step, figures["validation_loss"], told)
-        self._tell(lambda tracker: tracker.log(step, name_evaluation(line)))
+        logger.info("step %d: validation loss %.4f%s", step, metrics["validation_loss"], headline)
+        self._track(lambda tracker: tracker.log(step, rename_evaluation(line)))
         if scores is not None:
-            _attempt("showing the answers", lambda: self._show(step, scores, samples))
-        if time.monotonic() - self._drawn > SECONDS_BETWEEN_PLOTS:
+            _attempt("showing the predictions", lambda: self._show(step, scores, samples))
+        if time.monotonic() - self._last_plots > PLOT_INTERVAL:
             self._draw()
 
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
-        template = find_template(str(RunDir(self.facts.folder).template_file))
-        answers = show_answers(scores.predictions, samples, template)
-        write_image(
-            draw_answers(answers, step), RunDir(self.facts.folder).plots_dir / "answers.png"
-        )
-        self._tell(lambda tracker: tracker.show(step, answers))
+        template = find_template(str(self.run.template_file))
+        shown = show_predictions(scores.predictions, samples, template)
+        write_image(draw_predictions(shown, step), self.run.plots_dir / "answers.png")
+        self._track(lambda tracker: tracker.show(step, shown))
 
     def _draw(self) -> None:
-        _attempt("drawing the plots", lambda: draw_plots(self.facts.folder))
-        self._drawn = time.monotonic()
+        _attempt("drawing the plots", lambda: draw_plots(self.run))
+        self._last_plots = time.monotonic()
 
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
-        """Tell the tracker something; one that breaks is not told anything any more."""
+    def _open_tracker(self) -> Tracker | None:
+        name = self.report_to
+        try:
+            return TRACKERS[name](self)
+        except ImportError as error:
+            raise ValueError(
+                f"report_to {name} needs a library that is not installed ({error}); "
+                f"pip install 'phi-vision[{name}]', or use another tracker"
+            ) from error
+        except Exception as problem:
+            _warn(name, problem)
+            return None
+
+    def _track(self, act: Callable[[Tracker], None]) -> None:
+        """Call the tracker; one that fails is dropped."""
         tracker = self._tracker
-        if tracker is not None and not _attempt(self.facts.tracker, lambda: what(tracker)):
+        if tracker is not None and not _attempt(self.report_to, lambda: act(tracker)):
             self._tracker = None
-            with suppress(Exception):  # It may be too broken to be closed, and that was said.
+            with suppress(Exception):  # It may be too broken to be closed.
                 tracker.close(failed=True)
 
-    def _write(self, record: Mapping[str, object]) -> None:
-        self._log.write(json.dumps(record) + "\n")
+    def _write(self, line: Mapping[str, object]) -> None:
+        self._log.write(json.dumps(line) + "\n")
         self._log.flush()
 
 
-def _open_tracker(facts: RunFacts, first_step: int) -> Tracker | None:
-    try:
-        return TRACKERS[facts.tracker](facts, first_step)
-    except ImportError as error:
-        raise ValueError(
-            f"tracker {facts.tracker} needs a library that is not installed ({error}); "
-            f"pip install 'phi-vision[{facts.tracker}]', or use another tracker"
-        ) from error
-    except Exception as problem:
-        _say_left_out(facts.tracker, problem)
-        return None
-
-
-def _attempt(what: str, act: Callable[[], object]) -> bool:
-    """Do what must not stop a training; say where it broke, and whether it did not."""
+def _attempt(name: str, act: Callable[[], object]) -> bool:
+    """Call what must not stop a training; return whether it succeeded."""
     try:
         act()
     # W&B, TensorBoard and the disk below them fail in ways of their own, and none is a reason to
     # lose hours of training.
     except Exception as problem:
-        _say_left_out(what, problem)
+        _warn(name, problem)
         return False
     return True
 
 
-def _say_left_out(what: str, problem: Exception) -> None:
-    name = type(problem).__name__
-    logger.warning("%s broke (%s: %s) and is left out; log.jsonl goes on", what, name, problem)
+def _warn(name: str, problem: Exception) -> None:
+    kind = type(problem).__name__
+    logger.warning("%s failed (%s: %s) and is dropped; log.jsonl continues", name, kind, problem)
 
 
 def _progress_bar() -> Progress:
@@ -222,16 +232,89 @@ def _progress_bar() -> Progress:
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
 
 
-TRACKERS: dict[str, Callable[[RunFacts, int], Tracker | None]] = {
-    "wandb": lambda facts, _: WandbRun(facts),
-    "tensorboard": lambda facts, first_step: TensorboardRun(facts, first_step=first_step),
-    "none": lambda facts, first_step: None,
+def plain_values(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of the model, with its own and with shuffled images, and of the constant
+    baseline, without intervals.
+
+    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}}
+    """
+    return {
+        system: {
+            name: None if math.isnan(estimate.value) else round(estimate.value, 6)
+            for name, estimate in scores.estimates[system].items()
+        }
+        for system in ("model", "shuffled", "constant")
+        if system in scores.estimates
+    }
+
+
+def rename_step(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Prefix the metrics of a step for a tracker.
+
+    Input:  {"loss": 1.5, "cpu_percent": 93.0}
+    Output: {"train/loss": 1.5, "machine/cpu_percent": 93.0}
+    """
+    return {
+        f"{'machine' if name in MACHINE_METRICS else 'train'}/{name}": value
+        for name, value in metrics.items()
+    }
+
+
+def rename_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
+    """Prefix the metrics of an evaluation for a tracker; missing ones are left out.
+
+    Input:  {"step": 5, "validation_loss": 1.5, "model": {"price_mae": 80.0, "title_exact": None},
+             "shuffled": {"price_mae": 90.0}, "uses_image": True, "shuffled_image_check": "…"}
+    Output: {"validation/loss": 1.5, "validation/price_mae": 80.0, "shuffled/price_mae": 90.0,
+             "validation/uses_image": True}
+    """
+    named: dict[str, Any] = {"validation/loss": line["validation_loss"]}
+    named |= {f"validation/{name}": line.get(name) for name in ("uses_image", "is_best", "seconds")}
+    for system, prefix in (("model", "validation"), ("shuffled", "shuffled")):
+        named |= {f"{prefix}/{name}": value for name, value in line.get(system, {}).items()}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def best_evaluation(log: Path) -> dict[str, object]:
+    """Return the metrics of the evaluation whose weights are kept.
+
+    Output: {"step": 40, "validation_loss": 0.61, "parse_rate": 0.98, …}; {} without any
+    """
+    kept = [line for line in read_history(log).evaluations if line.get("is_best")]
+    if not kept:
+        return {}
+    names = ("step", "epoch", "validation_loss")
+    return {**{name: kept[-1].get(name) for name in names}, **kept[-1].get("model", {})}
+
+
+def truncate_log(log: Path, step: int) -> None:
+    """Remove the lines that a resumed run writes again, and an incomplete last one.
+
+    Input:  lines of the steps 1 2 3 4 5, step 3
+    Output: lines of the steps 1 2 3
+    """
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line in which the run was killed
+            break
+    write_text(log, "".join(kept))
+
+
+TRACKERS: dict[str, Callable[[Tracking], Tracker | None]] = {
+    "wandb": lambda tracking: WandbRun(tracking.run, data=tracking.data, recipe=tracking.recipe),
+    "tensorboard": lambda tracking: TensorboardRun(
+        tracking.run, recipe=tracking.recipe, first_step=tracking.first_step
+    ),
+    "none": lambda tracking: None,
 }
-"""Name -> what opens it, given the facts of a run and the steps that are already done."""
+"""Name -> what opens it."""

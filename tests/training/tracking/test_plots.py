@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.runs import read_history
+from phi_vision.runs import RunDir, read_history
 from phi_vision.training.tracking.plots import (
     PLOTS,
     draw_loss,
@@ -18,8 +18,7 @@ from phi_vision.training.tracking.plots import (
     draw_validation,
     write_image,
 )
-from phi_vision.training.tracking.prediction_sheet import caption
-from phi_vision.training.tracking.prediction_table import ShownPrediction
+from phi_vision.training.tracking.shown_predictions import ShownPrediction, caption
 
 STEPS = [
     {"step": step, "loss": 3.0 / step, "learning_rate": 1e-4, "grad_norm": 1.0}
@@ -43,9 +42,9 @@ def write_log(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
     write_log(tmp_path, STEPS)
-    assert [path.name for path in draw_plots(tmp_path)] == ["loss.png", "learning.png"]
+    assert [path.name for path in draw_plots(RunDir(tmp_path))] == ["loss.png", "learning.png"]
     write_log(tmp_path, [*STEPS, *EVALUATIONS])
-    drawn = draw_plots(tmp_path)
+    drawn = draw_plots(RunDir(tmp_path))
     assert [path.name for path in drawn] == ["loss.png", "learning.png", "validation.png"]
     for path in drawn:
         with Image.open(path) as image:
@@ -60,17 +59,17 @@ def test_an_empty_log_draws_nothing(tmp_path: Path, name: str) -> None:
 
 def test_one_broken_step_and_no_evaluation_still_draw(tmp_path: Path) -> None:
     write_log(tmp_path, [{"step": 1, "loss": math.nan, "grad_norm": math.inf}, *STEPS[1:2]])
-    assert [path.name for path in draw_plots(tmp_path)] == ["loss.png", "learning.png"]
+    assert [path.name for path in draw_plots(RunDir(tmp_path))] == ["loss.png", "learning.png"]
 
 
-def test_the_canary_is_drawn_beside_the_model(tmp_path: Path) -> None:
+def test_the_shuffled_images_are_drawn_beside_the_model(tmp_path: Path) -> None:
     write_log(tmp_path, EVALUATIONS)
     figure = draw_validation(read_history(tmp_path / "log.jsonl"))
     assert figure is not None
     accuracy, price = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
     assert lines["own images"] == [0.6, 0.6]
-    assert lines["others' images"] == [0.2, 0.2]
+    assert lines["shuffled images"] == [0.2, 0.2]
     assert list(accuracy.lines[-1].get_xdata()) == [5, 5], "the evaluation whose weights are kept"
     assert "lower is better" in price.get_title()
 

@@ -19,9 +19,9 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.scores import Scores, score
+from phi_vision.runs import RunDir
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
-from phi_vision.training.tracking.run_metadata import RunFacts
 from phi_vision.training.tracking.tracker import TRACKERS, Tracking
 from phi_vision.training.tracking.wandb import is_logged_in
 
@@ -87,14 +87,15 @@ def track(
     writes: bool = True,
 ) -> None:
     """Track steps up to the fourth, evaluated at the second and fourth; a kill is an exception."""
-    facts = RunFacts(
-        folder=recipe.output_dir,
-        model=recipe.output_dir / "model",
+    with Tracking(
+        RunDir(recipe.output_dir),
         data=recipe.data,
         recipe=to_yaml(recipe),
-        tracker=recipe.report_to,
-    )
-    with Tracking(facts, first_step=first_step, total_steps=4, writes=writes) as tracking:
+        report_to=recipe.report_to,
+        first_step=first_step,
+        total_steps=4,
+        writes=writes,
+    ) as tracking:
         for step in range(first_step + 1, 5):
             if step > kill_after:
                 raise KeyboardInterrupt
@@ -257,7 +258,7 @@ def test_a_disabled_wandb_writes_nothing_of_its_own(
     write_down(recipe)
     assert not list((recipe.output_dir / "wandb").glob("*run*"))
     assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
-    assert "broke" not in caplog.text
+    assert "failed" not in caplog.text
 
 
 def test_tensorboard_has_curves_images_and_the_table(
@@ -319,12 +320,12 @@ def test_a_broken_tracker_is_left_out_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(TRACKERS, "wandb", lambda recipe, first_step: BrokenTracker())
+    monkeypatch.setitem(TRACKERS, "wandb", lambda tracking: BrokenTracker())
     recipe = make_run("wandb")
     with caplog.at_level(logging.WARNING):
         write_down(recipe)
     assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
-    assert caplog.text.count("wandb broke (ConnectionError: the cable is cut)") == 1
+    assert caplog.text.count("wandb failed (ConnectionError: the cable is cut)") == 1
 
 
 def test_a_tracker_that_cannot_start_is_left_out(
@@ -333,14 +334,14 @@ def test_a_tracker_that_cannot_start_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(recipe: Recipe, first_step: int) -> None:
+    def fail(tracking: Tracking) -> None:
         raise OSError("no room for a socket")
 
     monkeypatch.setitem(TRACKERS, "wandb", fail)
     recipe = make_run("wandb")
     write_down(recipe)
     assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
-    assert "wandb broke (OSError: no room for a socket)" in caplog.text
+    assert "wandb failed (OSError: no room for a socket)" in caplog.text
 
 
 def test_a_tracker_that_is_not_installed_is_the_users_mistake(
@@ -358,8 +359,8 @@ def test_plots_that_cannot_be_written_do_not_stop_a_run(
     (recipe.output_dir / "plots").write_text("a file where the folder should be")
     write_down(recipe)
     assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
-    assert "drawing the plots broke" in caplog.text
-    assert "showing the answers broke" in caplog.text
+    assert "drawing the plots failed" in caplog.text
+    assert "showing the predictions failed" in caplog.text
 
 
 def test_a_tracking_that_does_not_write_writes_nothing(

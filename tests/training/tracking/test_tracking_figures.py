@@ -9,18 +9,17 @@ import torch
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import Template
+from phi_vision.training.callbacks import Throughput, count_tokens, learning_rates
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.steps import learning_rates
-from phi_vision.training.throughput import Throughput, count
-from phi_vision.training.tracking.log_lines import (
-    MEASURED,
-    best_evaluation,
-    forget_after,
-    name_evaluation,
-    name_step,
-)
 from phi_vision.training.tracking.machine_meter import MachineMeter
-from phi_vision.training.tracking.prediction_table import judge
+from phi_vision.training.tracking.shown_predictions import mark_fields
+from phi_vision.training.tracking.tracker import (
+    MACHINE_DEPENDENT,
+    best_evaluation,
+    rename_evaluation,
+    rename_step,
+    truncate_log,
+)
 from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -32,7 +31,7 @@ def test_padding_is_no_token() -> None:
         "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]),
     }
-    assert count(inputs, PADDING) == (2, 5)
+    assert count_tokens(inputs, PADDING) == (2, 5)
 
 
 def test_the_samples_of_a_packed_row_are_counted_one_by_one() -> None:
@@ -40,7 +39,7 @@ def test_the_samples_of_a_packed_row_are_counted_one_by_one() -> None:
         "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0, 0], [4, 4, 4, 4, 4, 4, 4]]),
         "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]),
     }
-    assert [int(each) for each in count(inputs, PADDING)] == [3, 12]
+    assert [int(each) for each in count_tokens(inputs, PADDING)] == [3, 12]
 
 
 def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +73,9 @@ def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) ->
         json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
     ]
     for line in lines:
-        assert line.keys() >= (MEASURED - {"seconds"}) - {key for key in MEASURED if "gpu" in key}
+        assert line.keys() >= (MACHINE_DEPENDENT - {"seconds"}) - {
+            key for key in MACHINE_DEPENDENT if "gpu" in key
+        }
         # Each sample has an image of at least 13 tokens and some twenty words.
         assert line["tokens_per_second"] > 20 * line["samples_per_second"] > 0
         assert line["learning_rate_language"] == pytest.approx(30 * line["learning_rate_projector"])
@@ -103,7 +104,7 @@ def test_rates_are_named_by_what_learns_with_them() -> None:
 
 
 def test_trackers_get_figures_in_groups() -> None:
-    assert name_step({"loss": 1.5, "cpu_percent": 93.0}) == {
+    assert rename_step({"loss": 1.5, "cpu_percent": 93.0}) == {
         "train/loss": 1.5,
         "machine/cpu_percent": 93.0,
     }
@@ -114,7 +115,7 @@ def test_trackers_get_figures_in_groups() -> None:
         "uses_image": True,
         "shuffled_image_check": "The images matter",
     }
-    assert name_evaluation(line) == {
+    assert rename_evaluation(line) == {
         "validation/loss": 1.5,
         "validation/full_price_mae": 80.0,
         "shuffled/full_price_mae": 90.0,
@@ -139,7 +140,7 @@ def test_each_field_is_right_or_wrong(said: dict[str, object] | None, expected: 
     template = Template(
         name="t", question="?", answer="{title} for {full_price:number}", layout="chat"
     )
-    assert list(judge(answer, template).values()) == expected
+    assert list(mark_fields(answer, template).values()) == expected
 
 
 def test_the_best_evaluation_is_the_last_that_was_kept(tmp_path: Path) -> None:
@@ -157,12 +158,12 @@ def test_the_best_evaluation_is_the_last_that_was_kept(tmp_path: Path) -> None:
 def test_a_resumed_log_forgets_what_is_done_again(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    forget_after(log, 2)
+    truncate_log(log, 2)
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_half_written_line_is_forgotten(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2, "lo')
-    forget_after(log, 2)
+    truncate_log(log, 2)
     assert log.read_text() == '{"step": 1}\n'
