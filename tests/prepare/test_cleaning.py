@@ -74,7 +74,7 @@ def said(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def test_texts_are_tidied_and_prices_read() -> None:
+def test_texts_are_cleaned_and_prices_parsed() -> None:
     found = cleaned(title="Gobi&trade;  Tee ", full_price="£1,234.50", sku=" S1 ", part="val")
     assert found.record["title"] == "Gobi™ Tee"
     assert found.record["full_price"] == 1234.5
@@ -136,14 +136,14 @@ def test_a_record_lacks_nothing_that_the_template_names(
     assert refused(gathered({**PRODUCT, **values}))[0] == reason
 
 
-def test_a_image_that_is_not_at_hand_is_the_reason() -> None:
+def test_an_image_that_is_not_available_is_the_reason() -> None:
     found = gathered(PRODUCT, images=0, problem="not fetched, HTTP 404: http://a.b/c")
     assert refused(found) == ("not fetched, HTTP 404", "http://a.b/c")
     assert refused(gathered(PRODUCT, images=0)) == ("no image", "")
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  ", float("nan")])
-def test_an_id_that_says_nothing_is_none(nothing: object) -> None:
+def test_an_id_that_is_a_placeholder_is_none(nothing: object) -> None:
     assert cleaned(sku=nothing, style=nothing).id is None
     assert cleaned(sku=nothing, style=nothing).group is None
 
@@ -181,7 +181,7 @@ def test_conversations_keep_their_lines_and_lose_control_tokens() -> None:
         ([{"role": "user", "content": None}], "not a conversation"),
     ],
 )
-def test_conversations_that_cannot_be_learnt_are_refused(turns: list[object], reason: str) -> None:
+def test_unusable_conversations_are_rejected(turns: list[object], reason: str) -> None:
     found = talked(*turns)
     assert isinstance(found, RejectedRow)
     assert found.reason == reason

@@ -24,7 +24,7 @@ def choose(
     return choose_columns(rows(*values), template, given or {}, folder)
 
 
-def test_the_columns_of_a_shop_export_are_guessed_and_the_guess_is_told() -> None:
+def test_the_columns_of_a_shop_export_are_guessed_and_the_guess_is_reported() -> None:
     shop = {
         "Handle": "coat",
         "Variant SKU": "C-1",
@@ -144,11 +144,11 @@ def test_field_names_can_stand_in_braces(column: str, name: str) -> None:
     assert field_name(column) == name
 
 
-def test_a_column_that_does_not_exist_is_refused_with_those_that_do() -> None:
+def test_a_column_that_does_not_exist_is_rejected_with_those_that_do() -> None:
     with pytest.raises(ValueError, match="no column 'Foto'; found photo, name"):
         choose({"photo": "a.jpg", "name": "A"}, given={"image": "Foto"})
 
 
-def test_a_source_without_images_is_refused() -> None:
+def test_a_source_without_images_is_rejected() -> None:
     with pytest.raises(ValueError, match="no column holds images; found name, price"):
         choose({"name": "A", "price": 5})

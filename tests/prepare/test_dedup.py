@@ -83,13 +83,13 @@ def first_of_each(rows: list[RowKeys], tolerance: int) -> list[int]:
     return first
 
 
-def test_rows_are_tied_by_image_title_or_group() -> None:
+def test_rows_are_linked_by_image_title_or_group() -> None:
     assert of(trait(0, digests=("a", "b")), trait(1), trait(2, digests=("b",))) == [0, 1, 0]
     assert of(trait(0, title="Coat"), trait(1, title="Shirt"), trait(2, title="Coat")) == [0, 1, 0]
     assert of(trait(0, group="7"), trait(1, group="8"), trait(2, group="7")) == [0, 1, 0]
 
 
-def test_a_title_and_a_group_of_the_same_words_do_not_tie() -> None:
+def test_a_title_and_a_group_of_the_same_words_do_not_link() -> None:
     assert of(trait(0, title="coat"), trait(1, group="coat")) == [0, 1]
 
 
@@ -99,12 +99,12 @@ def test_titles_are_compared_without_case_width_and_blanks(other: str) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  ", "N/A", "N.A.", "-", "null", "Untitled"])
-def test_a_title_that_says_nothing_ties_nothing(nothing: str | None) -> None:
+def test_a_title_that_is_a_placeholder_links_nothing(nothing: str | None) -> None:
     assert of(trait(0, title=nothing), trait(1, title=nothing)) == [0, 1]
     assert of(trait(0, group=nothing), trait(1, group=nothing)) == [0, 1]
 
 
-def test_looks_are_near_up_to_the_tolerance() -> None:
+def test_hashes_are_near_up_to_the_tolerance() -> None:
     looks = (0, 0b1111, 0b1111 << 60 | 0b1111)
     rows = [trait(number, hashes=(look,)) for number, look in enumerate(looks)]
     assert of(*rows, tolerance=3) == [0, 1, 2]
@@ -117,7 +117,7 @@ def test_flat_images_are_near_nothing_but_the_same_file_is_the_same() -> None:
     assert of(trait(0, **white), trait(1, **white)) == [0, 0]  # type: ignore[arg-type]
 
 
-def test_with_no_tolerance_only_equal_looks_tie() -> None:
+def test_with_no_tolerance_only_equal_hashes_link() -> None:
     assert of(trait(0, hashes=(8,)), trait(1, hashes=(9,)), trait(2, hashes=(8,)), tolerance=0) == [
         *(0, 1, 0)
     ]
@@ -184,7 +184,7 @@ def test_rows_added_at_the_end_only_join(seed: int) -> None:
 @pytest.mark.parametrize(
     ("tolerance", "count"), [(1, 500), (2, 70_000), (3, 5000), (4, 500), (6, 5000), (12, 300)]
 )
-def test_every_planted_near_look_is_found(tolerance: int, count: int) -> None:
+def test_every_planted_near_hash_is_found(tolerance: int, count: int) -> None:
     draw = random.Random(count)
     looks = {draw.getrandbits(64): None for _ in range(count)}
     for look in random.Random(1).sample(list(looks), 200):
@@ -208,7 +208,7 @@ def test_near_pairs_are_all_that_comparing_all_with_all_finds() -> None:
     assert near_pairs(looks, 3).tolist() == expected.tolist()
 
 
-def test_a_crowd_is_still_tied_where_not_all_of_it_is_compared(
+def test_a_full_bucket_is_still_linked_where_not_all_of_it_is_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = [trait(number, hashes=(number,)) for number in range(32)]  # five bits vary

@@ -41,7 +41,7 @@ def test_results_come_in_the_order_of_what_was_given(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_engine_takes_no_more_than_it_can_hold(workers: int) -> None:
+def test_an_executor_takes_no_more_than_it_can_hold(workers: int) -> None:
     taken = 0
 
     def chunks() -> Iterator[int]:
@@ -61,7 +61,7 @@ def test_an_error_in_a_worker_arrives_here() -> None:
         list(run_locally(int, ["1"] * 9 + ["x"] + ["1"] * 9, workers=1))
 
 
-def test_an_address_is_refused_where_there_is_no_cluster() -> None:
+def test_an_address_is_rejected_where_there_is_no_cluster() -> None:
     with pytest.raises(ValueError, match="this engine has no cluster at auto"):
         list(run_locally(str, [1], address="auto"))
 

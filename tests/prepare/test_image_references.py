@@ -103,7 +103,7 @@ def test_an_absolute_path_may_lead_into_the_folder_also_through_a_link(
         ({"path": {"path": "images/a.jpg"}}, "no image"),
     ],
 )
-def test_a_reference_that_leads_nowhere_or_outside_is_refused(
+def test_a_reference_that_leads_nowhere_or_outside_is_rejected(
     shop: Path, name: object, expected: str
 ) -> None:
     with pytest.raises(ValueError, match=": ") as caught:
@@ -124,7 +124,7 @@ def test_a_device_inside_the_folder_is_not_read(tmp_path: Path) -> None:
         read_reference("zero", Path("/dev"))
 
 
-def test_without_a_folder_paths_are_refused_and_bytes_are_not() -> None:
+def test_without_a_folder_paths_are_rejected_and_bytes_are_not() -> None:
     with pytest.raises(ValueError, match=r"^no folder: "):
         read_reference("images/a.jpg", None)
     assert read_reference(b"abc", None) == b"abc"
@@ -156,12 +156,12 @@ def test_data_uris_are_read_in_every_writing() -> None:
 @pytest.mark.parametrize(
     "uri", ["data:image/png;base64", "data:image/png;base64,abc$", "data:;base64,abcde"]
 )
-def test_broken_data_uris_are_refused(uri: str) -> None:
+def test_broken_data_uris_are_rejected(uri: str) -> None:
     with pytest.raises(ValueError, match=r"^broken (data URI|base64): "):
         read_reference(uri, None)
 
 
-def test_a_data_uri_that_holds_no_image_is_refused_by_its_content() -> None:
+def test_a_data_uri_that_holds_no_image_is_rejected_by_its_content() -> None:
     for uri in ("data:image/svg+xml;utf8,<svg xmlns='x'></svg>", "data:text/plain,hello"):
         with pytest.raises(ValueError, match=r"^not an image: "):
             clean_image(read_reference(uri, None), ImageRules())
@@ -184,5 +184,5 @@ def test_a_data_uri_that_holds_no_image_is_refused_by_its_content() -> None:
         (None, None),
     ],
 )
-def test_urls_are_told_from_paths(value: object, expected: str | None) -> None:
+def test_urls_are_reported_from_paths(value: object, expected: str | None) -> None:
     assert url_of(value) == expected

@@ -82,7 +82,7 @@ def test_a_plain_image_is_kept_byte_for_byte(format: str, mode: str) -> None:
     ],
 )
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_image_is_turned_as_its_exif_says(
+def test_an_image_is_turned_as_its_exif_says(
     orientation: int, size: tuple[int, int], corner: tuple[int, int], format: str
 ) -> None:
     exif = Image.Exif()
@@ -263,27 +263,27 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_usable_image_is_refused_with_its_reason(name: str) -> None:
+def test_what_is_no_usable_image_is_rejected_with_its_reason(name: str) -> None:
     encoded, expected = REFUSED[name]
     assert reason(encoded).startswith(expected)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_a_image_cut_anywhere_is_refused_or_read_and_never_fails_otherwise(format: str) -> None:
+def test_an_image_cut_anywhere_is_rejected_or_read_and_never_fails_otherwise(format: str) -> None:
     encoded = file_of(photo(), format)
     for length in range(0, len(encoded), max(1, len(encoded) // 40)):
         with contextlib.suppress(ValueError):
             clean_image(encoded[:length], RULES)
 
 
-def test_a_bomb_is_refused_from_its_header_before_its_pixels_are_looked_at() -> None:
+def test_a_bomb_is_rejected_from_its_header_before_its_pixels_are_looked_at() -> None:
     # Its pixel data are missing: decoding would find that first.
     assert reason(png(20_000, 20_000)[:45]) == "too many pixels"
     assert reason(file_of(photo()), ImageRules(max_pixels=9_599)) == "too many pixels"
     assert clean_image(file_of(photo()), ImageRules(max_pixels=9_600)).width == 120
 
 
-def test_a_jpeg_that_draws_itself_a_thousand_times_is_refused() -> None:
+def test_a_jpeg_that_draws_itself_a_thousand_times_is_rejected() -> None:
     encoded = file_of(photo(), "JPEG", progressive=True)
     last = encoded.rindex(b"\xff\xda")
     assert reason(encoded[:last] + encoded[last:-2] * 1000 + b"\xff\xd9") == "too many scans"

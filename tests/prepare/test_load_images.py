@@ -56,7 +56,7 @@ def test_one_image_missing_is_the_rows_problem(tmp_path: Path) -> None:
     assert str(found.problem).startswith("no such file: 'none.png'")
 
 
-def test_an_empty_cell_is_told_and_belongs_to_a_conversation(tmp_path: Path) -> None:
+def test_an_empty_cell_is_reported_and_belongs_to_a_conversation(tmp_path: Path) -> None:
     nothings: list[dict[str, object]] = [{}, {"front": ""}, {"front": None}, {"front": []}]
     for nothing in nothings:
         assert one(tmp_path, nothing).problem == "no image: the cell is empty"
@@ -84,7 +84,7 @@ def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
     assert numbers == [n for n in range(2 * CHUNK) if n != 1]
 
 
-def test_prefetching_tells_what_failed(tmp_path: Path) -> None:
+def test_prefetching_reports_what_failed(tmp_path: Path) -> None:
     rows = [Row(number=n, origin="", values={"front": NOWHERE}) for n in range(2)]
     source = Source(name="shop", kind="json", rows=lambda: iter(rows), folder=None)
     seen: list[object] = []

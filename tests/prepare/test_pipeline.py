@@ -118,7 +118,7 @@ def test_no_clean_row_is_rejected(export: Export) -> None:
             assert samples[cells["product_code"]]["title"] == cells["title"]
 
 
-def test_what_cannot_be_mended_is_rejected_with_its_reason_and_values(export: Export) -> None:
+def test_what_cannot_be_corrected_is_rejected_with_its_reason_and_values(export: Export) -> None:
     folder, faults, out = export
     rejected, cells = rejected_of(out), cells_of(folder)
     doomed = [planted for planted in faults if planted.outcome == "rejected"]
@@ -138,7 +138,7 @@ def test_what_cannot_be_mended_is_rejected_with_its_reason_and_values(export: Ex
     assert all("is UTF-8 in a file" in reason or "that are not" in reason for reason in foreign)
 
 
-def test_what_can_be_mended_is_mended_to_the_value_it_had(export: Export) -> None:
+def test_what_can_be_corrected_is_corrected_to_the_value_it_had(export: Export) -> None:
     folder, faults, out = export
     cells, samples = cells_of(folder), rows_of(out)
     mended = [planted for planted in faults if planted.outcome == "mended"]
@@ -182,7 +182,7 @@ def test_what_repeats_a_row_goes_with_it(export: Export) -> None:
             assert second["title"] != first["title"]
 
 
-def test_groups_stay_on_one_side_and_the_leaks_of_chance_are_told(export: Export) -> None:
+def test_groups_stay_on_one_side_and_the_leaks_of_chance_are_reported(export: Export) -> None:
     samples = rows_of(export[2]).values()
     sides = {(sample["group_id"], sample["split"]) for sample in samples}
     assert len(sides) == len({group for group, _ in sides})
@@ -230,7 +230,7 @@ def test_a_template_file_of_ones_own_words_the_records(tmp_path: Path) -> None:
     assert {sample.record["weight"] for sample in samples} == {1000.5, 1010.5, 1040.5, 1050.5}
 
 
-def test_a_template_whose_fields_are_not_there_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_template_whose_fields_are_not_there_is_rejected_at_once(tmp_path: Path) -> None:
     words = tmp_path / "own.yaml"
     words.write_text("question: Colour?\nanswer: 'It is {colour}.'\n")
     shop = write_shop(tmp_path / "shop", products(3))
@@ -353,7 +353,7 @@ def test_text_that_looks_like_a_path_is_no_image(tmp_path: Path) -> None:
     assert rejected_of(tmp_path / "out")[1]["reason"] == "outside the folder"
 
 
-def test_ids_given_again_and_repeated_rows_are_told_apart(tmp_path: Path) -> None:
+def test_ids_given_again_and_repeated_rows_are_distinguished(tmp_path: Path) -> None:
     rows = [product(0), product(1, sku="S0"), product(2, sku="S0"), product(0)]
     run(write_shop(tmp_path / "shop", rows), tmp_path / "out", map=("id=sku",))
     assert sorted(rows_of(tmp_path / "out")) == ["S0", "S0-2", "S0-3"]
@@ -426,7 +426,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
         ({"ray_address": "auto"}, "ray_address is auto, but the engine local has no cluster"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], complaint: str) -> None:
+def test_options_that_cannot_be_meant_are_rejected(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         PrepareConfig(out=Path("out"), **options)
 

@@ -218,14 +218,14 @@ def test_progress_counts_every_sample(data, tmp_path):
         ({"messages": [{"role": "user", "content": "Hi"}]}, "holds conversations"),
     ],
 )
-def test_what_has_pairs_or_no_records_is_refused(tmp_path, column, message):
+def test_what_has_pairs_or_no_records_is_rejected(tmp_path, column, message):
     data = write_data(tmp_path / "shop", [row(0) | column])
     with pytest.raises(ValueError, match=message):
         write_pairs(data, tmp_path / "pairs")
     assert not (tmp_path / "pairs").exists()
 
 
-def test_a_catalog_with_one_value_in_each_field_is_refused(tmp_path):
+def test_a_catalog_with_one_value_in_each_field_is_rejected(tmp_path):
     same = {"title": "Hat", "category3_code": "HATS", "full_price": None}
     data = write_data(tmp_path / "shop", [row(number) | same for number in range(3)])
     with pytest.raises(ValueError, match="one value only in each of title, category3_code, full"):

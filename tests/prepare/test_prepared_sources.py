@@ -89,7 +89,7 @@ def shop() -> Iterator[Shop]:
         thread.join()
 
 
-def test_links_are_fetched_once_and_what_is_not_there_is_told(tmp_path: Path, shop: Shop) -> None:
+def test_urls_are_fetched_once_and_failures_are_reported(tmp_path: Path, shop: Shop) -> None:
     rows = [product(n, photo=shop.url(n)) for n in range(6)]
     rows += [product(6, photo=shop.url("gone")), product(7, photo=shop.url(0))]
     table = write_shop(tmp_path / "shop", rows)
@@ -103,7 +103,7 @@ def test_links_are_fetched_once_and_what_is_not_there_is_told(tmp_path: Path, sh
     assert {name: shop.given[name] for name in map(str, range(6))} == dict.fromkeys("012345", 1)
 
 
-def test_private_addresses_are_not_reached_unless_told_so(tmp_path: Path, shop: Shop) -> None:
+def test_private_addresses_are_not_reached_unless_reported_so(tmp_path: Path, shop: Shop) -> None:
     rows = [product(0), product(1, photo=shop.url(1))]
     outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
     assert outcome.metadata["rejected"] == {
@@ -302,7 +302,7 @@ def test_names_of_files_that_are_no_text_break_nothing(tmp_path: Path) -> None:
     assert "bad\\xe9.png" in lost["origin"]
 
 
-def test_the_parts_of_one_source_are_the_same_wherever_it_lies(tmp_path: Path) -> None:
+def test_the_splits_of_one_source_are_the_same_wherever_it_lies(tmp_path: Path) -> None:
     for place in ("here", "there"):
         write_shop(tmp_path / place / "shop", products(12))
         run(tmp_path / place / "shop" / "products.csv", tmp_path / place / "out")

@@ -185,7 +185,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("written", "reason"), REFUSED)
-def test_what_cannot_be_understood_is_refused_with_its_reason(written: object, reason: str) -> None:
+def test_other_cells_are_rejected_with_a_reason(written: object, reason: str) -> None:
     with pytest.raises(ValueError, match=": ") as caught:
         parse_price(written)
     assert str(caught.value).partition(": ")[0] == reason

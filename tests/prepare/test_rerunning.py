@@ -119,7 +119,7 @@ def test_a_source_of_training_data_alone_is_split_all_the_same(tmp_path: Path) -
     assert set(splits_of(tmp_path / "out").values()) == {"train", "validation", "test"}
 
 
-def test_a_split_that_lost_its_share_is_told(tmp_path: Path) -> None:
+def test_a_split_that_lost_its_share_is_reported(tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "shop", products(40))
     run(shop, tmp_path / "out")
     before = tree(tmp_path / "out")

@@ -51,7 +51,7 @@ def test_else_one_over_the_fields_that_are(missing: str, question: str, answer: 
     assert found.answer.startswith(answer)
 
 
-def test_a_source_that_says_nothing_known_is_refused_with_what_it_has() -> None:
+def test_a_source_that_is_a_placeholder_known_is_rejected_with_what_it_has() -> None:
     with pytest.raises(ValueError, match=r"no column was recognised as title, .*; found zz, qq"):
         find({"photo": b"x", "zz": "Coat", "qq": "1"})
 
@@ -63,7 +63,7 @@ def test_a_chosen_template_must_find_its_fields() -> None:
     assert find(SHOP, template="walkthrough").template == TEMPLATES["walkthrough"]
 
 
-def test_what_the_user_says_wins() -> None:
+def test_the_user_wins() -> None:
     row = SHOP | {"label": "Best coat"}
     rules = find(row, mapping=("title=label", "full_price=price"))
     assert rules.columns.fields["title"] == "label"
@@ -82,7 +82,7 @@ def test_what_the_user_says_wins() -> None:
         (("images=photo",), "no field can be called 'images'"),
     ],
 )
-def test_mappings_that_mean_nothing_are_refused(mapping: tuple[str, ...], complaint: str) -> None:
+def test_mappings_that_mean_nothing_are_rejected(mapping: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         find(SHOP, mapping=mapping)
 
@@ -91,7 +91,7 @@ def test_a_column_name_may_hold_an_equals_sign() -> None:
     assert find(SHOP | {"a=b": "x"}, mapping=("title=a=b",)).columns.fields["title"] == "a=b"
 
 
-def test_the_decimal_mark_is_told_by_the_other_prices() -> None:
+def test_the_decimal_mark_is_reported_by_the_other_prices() -> None:
     continental = [SHOP | {"price": price} for price in ("12,50", "8,95", "1.234")]
     assert find(*continental).decimal == ","
     assert find(*continental, decimal=".").decimal == "."
