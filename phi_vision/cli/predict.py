@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from phi_vision.cli.model_options import add_model_options, load_predictor
 from phi_vision.cli.options import Parser, add_fields, given_fields
 from phi_vision.cli.progress import progress_bar
+from phi_vision.io.formatting import format_count
 
 if TYPE_CHECKING:
     from phi_vision.data.prediction import Prediction
@@ -133,7 +134,7 @@ def in_words(summary: "BatchSummary") -> str:
     errors = sum(summary.errors.values())
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(summary.errors.items()))
     told = [f"{summary.rows:,} rows", f"{summary.unparsed:,} unparsed"]
-    told.append(f"{errors:,} error{'s' * (errors != 1)}" + (f" ({reasons})" if reasons else ""))
+    told.append(format_count(errors, "error") + (f" ({reasons})" if reasons else ""))
     if summary.predicted:
         speed = summary.predicted / summary.seconds
         told.append(f"{summary.predicted:,} predicted now, {speed:.3g} rows/s")

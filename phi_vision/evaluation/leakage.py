@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from phi_vision.data.samples import Sample
-from phi_vision.io.hashing import perceptual_hash, pixel_digest
+from phi_vision.io.hashing import hamming, perceptual_hash, pixel_digest
 from phi_vision.prepare.dedup import (
     NEAR_IMAGE,
     SAME_GROUP,
@@ -119,7 +119,7 @@ def _near_twins(traits: Sequence[RowKeys], trained: int) -> dict[int, int]:
     looks: Hashes = np.array(list(holders), dtype=np.uint64)
     nearest: dict[int, tuple[int, int]] = {}
     for one, other in _close(looks):
-        apart = (one ^ other).bit_count()
+        apart = hamming(one, other)
         trained_one = min(holders[other])
         if trained_one < trained:
             for place in holders[one]:

@@ -47,10 +47,7 @@ EXPORT_ONNX = "export it again: phi-vision export RUN --format onnx --out DIR"
 BASE_TOKENIZER = "copy the tokenizer files of this model's base"
 PREPROCESSOR = "preprocessor_config.json"
 
-AUTO_MODELS = {
-    "AutoModelForCausalLM": "config.json",
-    "AutoModelForImageTextToText": "config.json",
-}
+AUTO_MODELS = dict.fromkeys(["AutoModelForCausalLM", "AutoModelForImageTextToText"], "config.json")
 AUTO_CLASSES = {
     "AutoConfig": "config.json",
     "AutoProcessor": "processor_config.json",
@@ -62,13 +59,7 @@ Requirements = Iterator[Requirement]
 
 
 def check(path: Path) -> dict[str, list[Requirement]]:
-    """Check which engines can load a folder.
-
-    Args:
-        path: An exported folder, another checkpoint, or a run's `model` folder.
-
-    Returns:
-        Engine -> its requirements, met and unmet.
+    """Check which engines can load a folder: engine -> its requirements, met and unmet.
 
     Raises:
         ValueError: There is no such folder.

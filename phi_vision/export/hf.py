@@ -24,20 +24,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
-from phi_vision.export.merge import (
-    base_weights,
-    merged_weights,
-    open_source,
-    plan_shards,
-    write_shards,
-)
+from phi_vision.export import merge, verify
 from phi_vision.export.model_card import find_base, write_card
-from phi_vision.export.verify import (
-    Verification,
-    collect_outputs,
-    compare_outputs,
-    verification_samples,
-)
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -45,11 +33,8 @@ from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.model.tiny import STOP_TOKENS
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "tokenizer.model"),
 )
 """Files of a tokenizer; not every base has all of them."""
 
@@ -71,7 +56,7 @@ def export_hf(
     data: Path | None = None,
     samples: int = 4,
     max_shard_size: str = "5GB",
-) -> Verification:
+) -> verify.Verification:
     """Export a run, an adapter or a checkpoint as a folder of merged weights, and verify it.
 
     Peak memory is about the size of the weights: they are memory-mapped, one model at a time.
@@ -89,24 +74,24 @@ def export_hf(
         OSError: The disk is full.
     """
     check_folder_is_free(out)
-    chosen, template = verification_samples(source, data, samples)
-    expected = collect_outputs(*open_source(source), chosen, template)
+    chosen, template = verify.verification_samples(source, data, samples)
+    expected = verify.collect_outputs(*merge.open_source(source), chosen, template)
     # One model at a time, each opened anew: the file pages that inference touched stay in memory
     # as long as the model does, and merging needs some, too.
     gc.collect()
-    model, processor = open_source(source)
-    shapes = base_weights(model)
+    model, processor = merge.open_source(source)
+    shapes = merge.base_weights(model)
     dtype = next(iter(shapes.values())).dtype
-    plan = plan_shards(shapes, max_shard_size)
+    plan = merge.plan_shards(shapes, max_shard_size)
     needed = sum(weight.nbytes for weight in shapes.values())
     with atomic_folder(out, needed_bytes=needed) as folder:
-        write_shards(merged_weights(model), shapes, plan, folder)
+        merge.write_shards(merge.merged_weights(model), shapes, plan, folder)
         _write_config(model, folder / "config.json", dtype)
         _write_processor(source, model, processor, folder)
         del model, shapes
         gc.collect()
-        found = collect_outputs(*load_model(folder), chosen, template)
-        verification = compare_outputs(expected, found, dtype=dtype)
+        found = verify.collect_outputs(*load_model(folder), chosen, template)
+        verification = verify.compare_outputs(expected, found, dtype=dtype)
         verification.check()
         write_template(template, folder / TEMPLATE_FILE)
         write_card(

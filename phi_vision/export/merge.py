@@ -22,14 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from phi_vision.inference.onnx_predictor import GENAI_FILE
-from phi_vision.model.checkpoint import (
-    ADAPTER_CONFIG,
-    adapter_base,
-    first_line,
-    load_config,
-    load_model,
-    resolve,
-)
+from phi_vision.model import checkpoint
+from phi_vision.model.checkpoint import ADAPTER_CONFIG, adapter_base, first_line
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.runs import RunDir
@@ -61,7 +55,7 @@ def open_source(
     """
     place = find_weights(source)
     base = adapter_base(place)
-    config = load_config(base or place)
+    config = checkpoint.load_config(base or place)
     if config.to_dict().get("quantization_config"):
         raise ValueError(
             f"the weights in {base or place} are quantized, and the rounded-off precision is lost; "
@@ -71,7 +65,7 @@ def open_source(
     if base is not None:
         with torch.device("meta"):
             check_adapter_fits(Phi3VForCausalLM(config), Path(place), base)
-    model, processor = load_model(place, dtype=dtype)
+    model, processor = checkpoint.load_model(place, dtype=dtype)
     check_not_quantized(model)
     return model, processor
 
@@ -95,7 +89,7 @@ def find_weights(source: str | Path) -> str:
             f"the run in {folder} has no weights: it was stopped before the first were saved in "
             f"{weights}; continue it with `phi-vision train` and --resume"
         )
-    place = resolve(source)
+    place = checkpoint.resolve(source)
     described = Path(place) / ADAPTER_CONFIG
     if described.is_file() and not _read_base(described):
         raise ValueError(
@@ -108,12 +102,8 @@ def find_weights(source: str | Path) -> str:
 def check_adapter_fits(network: Phi3VForCausalLM, adapter: Path, base: str) -> None:
     """Check that an adapter has exactly the tensors that its base needs.
 
-    peft only warns about missing tensors and leaves them untrained.
-
-    Args:
-        network: The base, on the meta device.
-        adapter: Folder of the adapter.
-        base: Name of the base, for the messages.
+    peft only warns about missing tensors and leaves them untrained. `network` may be on the meta
+    device.
 
     Raises:
         ValueError: Tensors are missing, unexpected or of another shape, or the file is cut.
@@ -144,11 +134,7 @@ def check_adapter_fits(network: Phi3VForCausalLM, adapter: Path, base: str) -> N
 
 
 def check_not_quantized(model: nn.Module) -> None:
-    """Check that every weight is stored in at least 16 bits.
-
-    Raises:
-        ValueError: Some are not; the message names the first.
-    """
+    """Check that every weight is stored in at least 16 bits, or raise ValueError."""
     for name, weight in model.named_parameters():
         if not weight.is_floating_point() or weight.itemsize < 2:
             raise ValueError(
@@ -175,11 +161,7 @@ def merged_weights(model: Phi3VForCausalLM | PeftModel) -> Iterator[tuple[str, t
 
 
 def plan_shards(weights: Mapping[str, torch.Tensor], max_shard_size: str) -> StateDictSplit:
-    """Assign weights to files, in their order.
-
-    Raises:
-        ValueError: The size is not like 5GB.
-    """
+    """Assign weights to files of a size like 5GB, in their order."""
     try:
         return split_state_dict_into_shards_factory(
             dict(weights),
@@ -199,13 +181,9 @@ def write_shards(
     plan: StateDictSplit,
     folder: Path,
 ) -> None:
-    """Write weights into the files of a plan, in any order.
+    """Write weights, in any order, into the files of a plan.
 
-    Args:
-        weights: Name and values of each tensor.
-        shapes: Name -> a tensor of the same shape and dtype, as the plan was made from.
-        plan: From `plan_shards`.
-        folder: Where the files go.
+    `shapes` are tensors of the same shape and dtype, as the plan was made from.
     """
     offsets: dict[str, tuple[Path, int]] = {}
     for file_name, names in plan.filename_to_tensors.items():

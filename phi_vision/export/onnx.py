@@ -27,24 +27,12 @@ from transformers import Phi3Config, PreTrainedTokenizerBase
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
-from phi_vision.export.merge import find_weights, open_source, plan_shards, write_shards
+from phi_vision.export import merge, verify
 from phi_vision.export.model_card import write_card
 from phi_vision.export.onnx_graphs import write_embedding_graph, write_vision_graph
-from phi_vision.export.verify import (
-    LOGPROB_ROUNDING,
-    Verification,
-    compare_generations,
-    generate_predictions,
-    verification_samples,
-)
 from phi_vision.generation.request import Generation
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
-from phi_vision.io.atomic import (
-    atomic_folder,
-    check_folder_is_free,
-    folder_bytes,
-    temporary_folder,
-)
+from phi_vision.io.atomic import atomic_folder, check_folder_is_free, folder_bytes, temporary_folder
 from phi_vision.io.formatting import format_bytes
 from phi_vision.model.checkpoint import adapter_base, load_config
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
@@ -87,7 +75,7 @@ def export_onnx(
     precision: str = "fp32",
     data: Path | None = None,
     samples: int = 4,
-) -> Verification:
+) -> verify.Verification:
     """Export a run as a folder for onnxruntime-genai, and verify it.
 
     Model and graphs predict the same samples in float32 on the CPU, one after the other, so that
@@ -107,17 +95,17 @@ def export_onnx(
     """
     _check_precision(precision)
     check_folder_is_free(out)
-    chosen, template = verification_samples(source, data, samples)
-    place = find_weights(source)
+    chosen, template = verify.verification_samples(source, data, samples)
+    place = merge.find_weights(source)
     needed = bytes_needed(load_config(adapter_base(place) or place), precision)
     with atomic_folder(out, needed_bytes=needed) as folder:
         with temporary_folder(folder) as scratch:
             processor, expected = _write_model(source, folder, scratch, chosen, template)
             _write_decoder(processor, folder, scratch, precision)
         graphs = OnnxModel(folder) if chosen else None
-        found = generate_predictions(graphs, processor, chosen, template) if graphs else []
-        tolerance = LOGPROB_ROUNDING if precision == "fp32" else None
-        verification = compare_generations(expected, found, tolerance=tolerance)
+        found = verify.generate_predictions(graphs, processor, chosen, template) if graphs else []
+        tolerance = verify.LOGPROB_ROUNDING if precision == "fp32" else None
+        verification = verify.compare_generations(expected, found, tolerance=tolerance)
         verification.check()
         write_template(template, folder / TEMPLATE_FILE)
         write_card(
@@ -160,7 +148,7 @@ def write_plain_checkpoint(
         for name, weight in weights.items()
     }
     converted = ((name, weight.to("cpu", torch.float32)) for name, weight in weights.items())
-    write_shards(converted, shapes, plan_shards(shapes, "5GB"), folder)
+    merge.write_shards(converted, shapes, merge.plan_shards(shapes, "5GB"), folder)
 
 
 def decoder_config(config: Phi3VConfig) -> Phi3Config:
@@ -231,8 +219,8 @@ def _write_model(
     """
     # In float32 before the adapter is attached: its tensors hold more than bfloat16, and modules
     # that were trained in full, such as a projector, would be cast to the base's dtype.
-    model, processor = open_source(source, dtype=torch.float32)
-    expected = generate_predictions(model, processor, samples, template)
+    model, processor = merge.open_source(source, dtype=torch.float32)
+    expected = verify.generate_predictions(model, processor, samples, template)
     merged: Phi3VForCausalLM = (
         model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
     )

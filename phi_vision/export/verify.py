@@ -1,8 +1,7 @@
-"""Verification: the exported model must predict as the run does, on samples held out from training.
+"""Verification: the exported model must predict as the run does, on held-out samples.
 
-Merged checkpoints are compared by the logits of the true answers (teacher forcing) and by their
-generations; ONNX graphs, which give no logits for a given text, by their generations and the
-log-probabilities of their tokens.
+Merged checkpoints are compared by their generations and by the logits of the true answers (teacher
+forcing); ONNX graphs, which give no logits for a given text, by their generations alone.
 """
 
 import math
@@ -14,13 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from peft import PeftModel
 
+from phi_vision.data import dataset
 from phi_vision.data.collator import CompletionCollator, select_labelled
-from phi_vision.data.dataset import (
-    VALIDATION_FRACTION,
-    available_splits,
-    load_samples,
-    split_by_group,
-)
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.generate import GenerativeModel, generate
@@ -129,12 +123,7 @@ def verification_samples(
     """Return samples that the model was not trained on, and its prompt template.
 
     They are the first of the test split, else of the validation split, else of the groups that
-    the run's recipe held out, else any.
-
-    Args:
-        source: Run, checkpoint or adapter folder, or hub id.
-        data: Folder or file of samples; that of the run's recipe by default.
-        count: Number of samples; 0 needs no data.
+    the run's recipe held out, else any; `data` is that of the recipe by default.
 
     Raises:
         ValueError: There is no data, or it lacks fields of the template.
@@ -169,9 +158,7 @@ def collect_outputs(
     """
     collator = CompletionCollator(processor=processor, template=template)
     logits = [answer_logits(model, collator, sample) for sample in samples]
-    requests = [_request(collator, sample) for sample in samples]
-    # One at a time: the cache of several full-size rows takes as much memory as many layers.
-    generations = generate(model, processor, requests, batch_size=1)
+    generations = generate_predictions(model, processor, samples, template)
     if not isinstance(model, PeftModel):
         return ModelOutputs(logits, generations, None)
     with model.disable_adapter():
@@ -194,13 +181,7 @@ def answer_logits(
 def compare_outputs(
     expected: ModelOutputs, found: ModelOutputs, *, dtype: torch.dtype
 ) -> Verification:
-    """Compare the outputs of the exported model with those of its source.
-
-    Args:
-        expected: Outputs of the source.
-        found: Outputs of the exported model.
-        dtype: Dtype of the exported weights, which sets the tolerance.
-    """
+    """Compare outputs; the dtype of the exported weights sets the tolerance."""
     if not expected.logits:
         return Verification()
     spread = torch.cat([logits.flatten() for logits in expected.logits]).std().item()
@@ -232,13 +213,15 @@ def is_near_tie(expected: Generation, found: Generation, tolerance: float) -> bo
 def generate_predictions(
     model: GenerativeModel, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
 ) -> list[Generation]:
-    """Generate a prediction for each sample, as inference does."""
+    """Generate a prediction for the first prompt of each sample, with its images."""
+    collator = CompletionCollator(processor=processor, template=template)
     requests = []
     for sample in samples:
-        images = tuple(sample.open_images())
-        prompt = template.prompt(processor, images=len(images))
-        requests.append(GenerationRequest(prompt=prompt, images=images))
-    return generate(model, processor, requests, batch_size=4) if requests else []
+        prompt = collator.segments(sample)[0].text
+        images = sample.open_images()[: len(IMAGE_TAG.findall(prompt))]
+        requests.append(GenerationRequest(prompt=prompt, images=tuple(images)))
+    # One at a time: the cache of several full-size rows takes as much memory as many layers.
+    return generate(model, processor, requests, batch_size=1)
 
 
 def compare_generations(
@@ -246,11 +229,7 @@ def compare_generations(
 ) -> Verification:
     """Compare generations token by token up to where they diverge.
 
-    Args:
-        expected: Generations of the model.
-        found: Generations of the graphs.
-        tolerance: Difference of log-probabilities that rounding explains; None for quantized
-            weights.
+    The tolerance is one of log-probabilities; None for quantized weights.
     """
     tokens = near_ties = 0
     largest = 0.0
@@ -286,13 +265,6 @@ def _max_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
     return torch.stack(apart).max().item() if apart else 0.0
 
 
-def _request(collator: CompletionCollator, sample: Sample) -> GenerationRequest:
-    """Return the first prompt of a sample with the images it refers to."""
-    prompt = collator.segments(sample)[0].text
-    shown = len(IMAGE_TAG.findall(prompt))
-    return GenerationRequest(prompt=prompt, images=tuple(sample.open_images()[:shown]))
-
-
 def _find_template(source: str | Path, data: Path | None) -> Template:
     """Return the template of the run, else of the data, else the default one."""
     has_own = data is not None and (data / TEMPLATE_FILE).is_file()
@@ -302,18 +274,18 @@ def _find_template(source: str | Path, data: Path | None) -> Template:
 
 
 def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
-    splits = available_splits(data)
+    splits = dataset.available_splits(data)
     for split in ("test", "validation"):
         if split in splits:
-            return load_samples(data, split=split)
+            return dataset.load_samples(data, split=split)
     rest = "train" if "train" in splits else None
-    samples = load_samples(data, split=rest, group_column=recipe.get("group_column"))
+    samples = dataset.load_samples(data, split=rest, group_column=recipe.get("group_column"))
     if not recipe:
         return samples
     fraction = recipe.get("validation_fraction")
-    _, held_out = split_by_group(
+    _, held_out = dataset.split_by_group(
         samples,
-        validation_fraction=VALIDATION_FRACTION if fraction is None else fraction,
+        validation_fraction=dataset.VALIDATION_FRACTION if fraction is None else fraction,
         seed=recipe.get("seed", 0),
     )
     return held_out or samples
