@@ -40,10 +40,10 @@ SERVER = "http://localhost:8000/v1"
 SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
 PROMISE = re.compile(r"^\| ([\d.]+) \| (\d+) \|$", re.MULTILINE)
 FACTS = [
-    "its 95 % interval",
+    "has its 95 % interval",
     f"with replacement, {RESAMPLES:,} times",
     f"median of {NEIGHBOURS}.",
-    "counts as 0:",
+    "counts as 0, so",
     "at most 10 % off",
     f"on {FOLDS} folds",
     f"over {BINS} bins",
@@ -53,7 +53,7 @@ FACTS = [
     f"more than {MAX_CHARACTERS['text']} characters, categories of more than "
     f"{MAX_CHARACTERS['category']};",
     "from 0 to 1 for some",
-    "after 300 right answers the share of wrong ones may still be 1 %",
+    "after 300 correct predictions the error rate may still be 1 %",
 ]
 """Every number of the page's prose, in the words around it."""
 
@@ -80,7 +80,7 @@ def metrics_table() -> str:
 def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
     assert f"|---|---|---|---|\n{metrics_table()}\n" in PAGE
     named = (
-        "Of a text the first figure is `{text}`, of a category `{category}`, of a number `{number}`"
+        "The headline metric of text is `{text}`, of a category `{category}`, of a number `{number}`"
     )
     assert named.format(**HEADLINE) in PAGE
     for name in re.findall(r"`((?:title|category3_code|full_price)_\w+)`", PAGE):
@@ -112,7 +112,7 @@ def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
             found = choose_threshold(sure, right, groups, wanted)
             assert (found is not None) == is_enough
     assert round(1 - CERTAINTY, 6) == 0.1
-    assert "kept in about nine evaluations of ten" in prose()
+    assert "holds its promise in about nine evaluations of ten" in prose()
     assert binomial_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(
         0.99, abs=1e-3
     )
@@ -136,10 +136,10 @@ def test_every_option_and_name_of_the_page_exists() -> None:
     assert named <= offered
     assert f"`{KEY_VARIABLE}`" in PAGE
     assert "`precision` is `{}`, `{}` or `{}`".format(*PRECISIONS) in PAGE
-    assert "`--template` tells it: {}, a YAML file".format(
+    assert "pass `--template`: {}, a YAML file".format(
         ", ".join(f"`{name}`" for name in TEMPLATES)
     ) in PAGE.replace("\n", " ")
-    assert resolve_template("runs/judged/onnx", None) == "product"
+    assert resolve_template("runs/evaluation/onnx", None) == "product"
 
 
 def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,19 +157,19 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 type_commands(script)
             elif language == "python":
                 exec(compile(script, "evaluation.md", "exec"), {})
-    for name in re.findall(r"`(runs/judged/[\w./-]+)`", PAGE):
-        assert Path(name).exists() or name == "runs/judged/onnx", name  # left out, see above
-    kept = {file.name for file in Path("runs/judged/run/report").iterdir()}
-    assert kept == set(re.findall(r"^\| `runs/judged/run/report/([\w.]+)`", PAGE, re.MULTILINE))
-    shown = [questions(Path("runs/judged") / one) for one in ("run/report", "elsewhere")]
+    for name in re.findall(r"`(runs/evaluation/[\w./-]+)`", PAGE):
+        assert Path(name).exists() or name == "runs/evaluation/onnx", name  # left out, see above
+    kept = {file.name for file in Path("runs/evaluation/run/report").iterdir()}
+    assert kept == set(re.findall(r"^\| `runs/evaluation/run/report/([\w.]+)`", PAGE, re.MULTILINE))
+    shown = [questions(Path("runs/evaluation") / one) for one in ("run/report", "elsewhere")]
     listed = re.findall(r"^- ([A-Z].*\?|Summary|All metrics)$", PAGE, re.MULTILINE)
     for titles in shown:
         assert titles == [title for title in listed if title in titles]
     assert set(listed) == {title for titles in shown for title in titles}
-    last = scores_of("runs/judged/served")
+    last = scores_of("runs/evaluation/served")
     assert last["estimates"]["model"]["parse_rate"]["value"] == 1
     assert set(last["metadata"]["left_out"]) == {"constrained", "base", "nearest"}
-    assert set(scores_of("runs/judged/elsewhere")["calibrations"]) == {"full_price"}
+    assert set(scores_of("runs/evaluation/elsewhere")["calibrations"]) == {"full_price"}
 
 
 def smaller(page: str) -> str:
