@@ -79,7 +79,7 @@ def metrics_table() -> str:
 
 def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
     assert f"|---|---|---|---|\n{metrics_table()}\n" in PAGE
-    named = "The headline metric of text is `{text}`, of a category `{category}`, of a number `{number}`"
+    named = "text is `{text}`, of a category `{category}`, of a number `{number}`"
     assert named.format(**HEADLINE) in PAGE
     for name in re.findall(r"`((?:title|category3_code|full_price)_\w+)`", PAGE):
         assert name in metrics_for(PRODUCT)
