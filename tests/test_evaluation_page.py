@@ -15,9 +15,9 @@ from pages import FENCE, numbers_beside, type_commands
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT, TEMPLATES
 from phi_vision.data.template_grammar import DIGITS, MAX_CHARACTERS
+from phi_vision.evaluation.baselines import NEIGHBOURS
 from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
-from phi_vision.evaluation.nearest_neighbour import NEIGHBOURS
 from phi_vision.export.onnx import PRECISIONS
 from phi_vision.inference.openai_server import KEY_VARIABLE
 from phi_vision.inference.predictor import resolve_template

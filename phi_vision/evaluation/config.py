@@ -1,8 +1,16 @@
-"""EvaluationConfig: how to judge. Light enough to be opened for `--help`."""
+"""EvaluationConfig: the options of an evaluation. Light enough to import for `--help`."""
 
 import difflib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and their total."""
+
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar with a label."""
 
 SKIPPABLE = (
     "shuffled",
@@ -16,77 +24,81 @@ SKIPPABLE = (
     "nearest",
     "leakage",
 )
-"""What a trial can do without, by the names of `evaluate.score.WHO`, and the look for leaks."""
+"""Parts of an evaluation that can be skipped: systems of `metrics.scores.SYSTEMS`, and leakage."""
+
+
+@contextmanager
+def no_progress(label: str) -> Iterator[Progress]:
+    """Show nothing."""
+    yield lambda done, total: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How to judge; every field is an option of `phi-vision evaluate`."""
+    """The options of `phi-vision evaluate`."""
 
     data: Path
-    """Folder of samples, with a train split for the rivals."""
+    """Folder of samples, with a train split for the baselines."""
 
     split: str = "test"
-    """Part of the data to judge on."""
+    """Split to evaluate on."""
 
     out: Path | None = None
-    """Folder to write the report to; unless given, report/ in the run that is judged."""
+    """Folder of the report; by default report/ in the evaluated run."""
 
     group_column: str | None = None
-    """Column whose equal values belong together; unless given, that of the run's recipe, else the
-    data's own choice."""
+    """Column that groups samples; by default that of the run's recipe, else that of the data."""
 
     limit: int | None = None
-    """Judge on the first samples only."""
+    """Evaluate on the first samples only."""
 
     template: str | None = None
-    """Wording: product, walkthrough, a YAML file or a run; unless given, that of the run that is
-    judged, else product."""
+    """Prompt template: product, walkthrough, a YAML file or a run; by default that of the evaluated
+    run, else product."""
 
     batch_size: int = 16
-    """Images read together."""
+    """Images per batch."""
 
     skip: tuple[str, ...] = ()
-    """What to do without, to save time: shuffled, blank, withheld, constrained, base, constant,
+    """Parts to skip, to save time: shuffled, blank, withheld, constrained, base, constant,
     category_median, boosting, nearest, leakage."""
 
     known_categories: bool = False
-    """Limit the constrained answers also to the categories that training knows."""
+    """Limit the constrained predictions also to the categories of the training data."""
 
     target_precision: float | None = None
-    """Share of right answers wanted, such as 0.95: tells what share of the catalog can then be
-    filled without a human, field by field, and from which confidence on."""
+    """Share of correct predictions wanted among those accepted automatically, such as 0.95: reports
+    for each field the share of the catalog that needs no review, and the confidence threshold."""
 
     base: str | None = None
-    """The model before fine-tuning, judged beside; unless given, what the run or the adapter
-    started from."""
+    """The model before fine-tuning, as a baseline; by default the start of the run or adapter."""
 
     twin: str | None = None
-    """A run that was trained with withhold_images, judged beside."""
+    """A run trained with withhold_images, as a baseline."""
 
     seed: int = 0
-    """Of everything that is drawn: the intervals, the shuffle, the boosting."""
+    """Of the resampling, the shuffled images and the boosting."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Validate the options."""
         for name in self.skip:
             if name not in SKIPPABLE:
                 near = difflib.get_close_matches(name, SKIPPABLE, n=1)
-                meant = f" (did you mean {near[0]}?)" if near else ""
-                raise ValueError(f"cannot skip {name!r}{meant}; choose from {', '.join(SKIPPABLE)}")
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ValueError(f"cannot skip {name!r}{hint}; choose from {', '.join(SKIPPABLE)}")
         if self.target_precision is not None and not 0 < self.target_precision < 1:
             raise ValueError(
-                f"target_precision is {self.target_precision}; give a share between 0 and 1, "
-                "such as 0.95"
+                f"target_precision is {self.target_precision}; pass a share between 0 and 1, such "
+                "as 0.95"
             )
-        for name, given, needed in (
+        for name, value, needed in (
             ("known_categories", self.known_categories, "constrained"),
             ("base", self.base, "base"),
         ):
-            if given and needed in self.skip:
+            if value and needed in self.skip:
                 raise ValueError(
-                    f"{name} cannot take effect: {needed} is to be skipped; leave one of them out"
+                    f"{name} cannot take effect: {needed} is skipped; leave one of them out"
                 )
-        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name, count in (("limit", self.limit), ("batch_size", self.batch_size)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is {count}; it must be at least 1")

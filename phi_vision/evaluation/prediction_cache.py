@@ -1,185 +1,209 @@
-"""Asking: every sample once, each reply on disk as it comes, so that a kill loses little.
+"""Prediction cache: each prediction is stored as soon as it exists, so an evaluation resumes.
 
-The file has one JSON object per line: first whose answers these are, then the answers.
+A cache file has one JSON object per line: first the fingerprint of all that decides the
+predictions, then the predictions.
 
     {"asked": "9f86d08…"}
     {"place": 1, "id": "B-blue", "text": "Product: Sun Hat, ...", "confidence": {"title": 0.8},
      "seconds": 0.4}
 """
 
+import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
+from phi_vision.evaluation.ablations import PredictionTask
+from phi_vision.evaluation.config import Progress, ProgressBar
 from phi_vision.inference.predictions_file import FilePredictor
-from phi_vision.inference.predictor import Predictor
+from phi_vision.inference.predictor import Predictor, model_identity
+from phi_vision.io.hashing import digest
+from phi_vision.runs import fingerprint
 
 KEYS = {"place", "id", "text", "confidence", "seconds"}
-"""What each line but the first holds; the place is the sample's, counted from 0."""
-
-Progress = Callable[[int, int], None]
-"""Called with how many questions are answered, of how many."""
+"""Keys of each line but the first; the place is the index of the sample."""
 
 
-def ask(
-    answerer: Predictor,
-    samples: Sequence[Sample],
+@dataclass(kw_only=True)
+class PredictionCollector:
+    """The predictions of an evaluation, by system of `metrics.scores.SYSTEMS`."""
+
+    folder: Path
+    """Holds a cache file for each system and fingerprint."""
+
+    bar: ProgressBar
+
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    """System -> a prediction for each sample."""
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    """System that was not run -> reason."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """System -> mean seconds per prediction, cached ones included."""
+
+    def predict(self, system: str, model: str, predictor: Predictor, task: PredictionTask) -> None:
+        """Predict the samples of a task that are not in the cache."""
+        identity = {
+            "model": model_identity(model),
+            "template": dataclasses.asdict(predictor.template),
+            "samples": fingerprint(task.samples),
+            "grammar": task.grammar,
+        }
+        key = digest(identity)
+        file = self.folder / f"{system}-{key[:12]}.jsonl"
+        with self.bar(f"predicting: {system.replace('_', ' ')}") as progress:
+            self.predictions[system] = predict_cached(
+                predictor, task, file, key=key, progress=progress
+            )
+        self.seconds[system] = mean_seconds(file)
+
+
+def predict_cached(
+    predictor: Predictor,
+    task: PredictionTask,
     file: Path,
     *,
-    fingerprint: str,
-    grammar: str | None = None,
-    progress: Progress | None = None,
+    key: str,
+    progress: Progress = lambda done, total: None,
 ) -> list[Prediction]:
-    """Ask about every sample that the file holds no reply for, and return all replies.
+    """Predict the samples that the file lacks, and return the predictions of all, in order.
 
-    Samples that show the very same images are one question, asked once: white images of one
-    size, no image at all.
+    Samples with the very same images (white ones of one size, none at all) are predicted once.
 
     Args:
-        answerer: Who is asked; not at all where the file holds every reply.
-        samples: What is asked about.
-        file: Keeps the replies; made with its folder unless it is there.
-        fingerprint: Stands for all that decides the replies: who answers, in which wording, about
-            which samples, within which grammar.
-        grammar: All that may be written; anything unless given.
-        progress: Called at the start and after each reply.
-
-    Returns:
-        A reply for each sample, in the order of the samples.
+        predictor: Not called where the file is complete.
+        task: The samples and the grammar.
+        file: The cache file; created with its folder where it does not exist.
+        key: Fingerprint of all that decides the predictions: model, template, samples, grammar.
+        progress: Called at the start and after each prediction.
 
     Raises:
-        ValueError: The file holds replies of another fingerprint, or something else, or cannot be
-            written; a sample cannot be asked about.
+        ValueError: The file has another fingerprint, is damaged or cannot be written, or a sample
+            cannot be predicted.
     """
-    places = _first_places(samples, alike=not isinstance(answerer, FilePredictor))
-    questions = sorted(set(places))
-    with _open(file) as kept:
-        replies = _read(kept, file, fingerprint, samples, answerer.template)
-        unanswered = [place for place in questions if place not in replies]
-        show = progress or (lambda done, total: None)
-        show(len(questions) - len(unanswered), len(questions))
-        if unanswered:
-            asked = [samples[place] for place in unanswered]
-            before = time.perf_counter()
-            for number, reply in answerer.predict_samples(asked, grammar=grammar):
-                place, now = unanswered[number], time.perf_counter()
-                _append(kept, file, _line(place, samples[place], reply, now - before))
-                before = now
-                replies[place] = reply
-                show(len(replies), len(questions))
-    return [replies[place] for place in places]
+    samples = task.samples
+    places = list(range(len(samples)))
+    if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids
+        first: dict[tuple[bytes, ...], int] = {}
+        places = [first.setdefault(sample.images, place) for place, sample in enumerate(samples)]
+    total = len(set(places))
+    with _open(file) as cache:
+        predictions = _read(cache, file, key, samples, predictor.template)
+        missing = sorted(set(places) - set(predictions))
+        progress(total - len(missing), total)
+        before = time.perf_counter()
+        todo = [samples[place] for place in missing]
+        for index, prediction in (
+            predictor.predict_samples(todo, grammar=task.grammar) if todo else ()
+        ):
+            now, place = time.perf_counter(), missing[index]
+            line = {
+                "place": place,
+                "id": samples[place].id,
+                "text": prediction.text,
+                "confidence": dict(prediction.confidence),
+                "seconds": round(now - before, 6),
+            }
+            _append(cache, file, line)
+            before = now
+            predictions[place] = prediction
+            progress(len(predictions), total)
+    return [predictions[place] for place in places]
 
 
-def seconds_a_reply(file: Path) -> float:
-    """Say how long a reply took on average, of those that a file keeps; NaN of none.
+def mean_seconds(file: Path) -> float:
+    """Compute the mean seconds per prediction of a cache file; NaN without any.
 
-    Replies of one batch come at once: the first took all its time.
+    A batch arrives at once: its first prediction carries all its time.
     """
-    _, *rows = file.read_text(encoding="utf-8").splitlines()
-    taken = [float(json.loads(row)["seconds"]) for row in rows]
-    return sum(taken) / len(taken) if taken else math.nan
-
-
-def _first_places(samples: Sequence[Sample], *, alike: bool) -> list[int]:
-    """Say for each sample which place is asked for it: the first with the same images.
-
-    Input:  images a b a, and alike, or not (a file knows samples by their ids)
-    Output: [0, 1, 0],           [0, 1, 2]
-    """
-    first: dict[tuple[bytes, ...], int] = {}
-    if not alike:
-        return list(range(len(samples)))
-    return [first.setdefault(sample.images, place) for place, sample in enumerate(samples)]
+    _, *lines = file.read_text(encoding="utf-8").splitlines()
+    seconds = [float(json.loads(line)["seconds"]) for line in lines]
+    return sum(seconds) / len(seconds) if seconds else math.nan
 
 
 def _read(
-    kept: IO[bytes], file: Path, fingerprint: str, samples: Sequence[Sample], template: Template
+    cache: IO[bytes], file: Path, key: str, samples: Sequence[Sample], template: Template
 ) -> dict[int, Prediction]:
-    """Read what an earlier run has asked, and leave the file ready for the next line."""
-    kept.seek(0)
-    # A kill in the middle of a line leaves its beginning: that reply is asked for again.
-    whole, newline, _ = kept.read().rpartition(b"\n")
+    """Read the predictions by place, and leave the file ready for the next line."""
+    cache.seek(0)
+    # An interrupted write leaves part of a line: that prediction is repeated.
+    whole, newline, _ = cache.read().rpartition(b"\n")
     if not newline:
-        kept.truncate(0)
-        _append(kept, file, {"asked": fingerprint})
+        cache.truncate(0)
+        _append(cache, file, {"asked": key})
         return {}
     header, *rows = [
-        _row(line, f"{file}, line {number}") for number, line in enumerate(whole.split(b"\n"), 1)
+        _parse_line(line, file, number) for number, line in enumerate(whole.split(b"\n"), start=1)
     ]
-    if header != {"asked": fingerprint}:
+    if header != {"asked": key}:
         raise ValueError(
-            f"{file} holds answers of another evaluation (another model, wording or data); choose "
-            "another folder with --out, or delete the file"
+            f"{file} holds predictions of another evaluation (another model, template or data); "
+            "choose another folder with --out, or delete the file"
         )
-    kept.truncate(len(whole) + len(newline))
+    cache.truncate(len(whole) + len(newline))
     ids = {place: sample.id for place, sample in enumerate(samples)}
-    replies = {}
+    predictions = {}
     for number, row in enumerate(rows, start=2):
         if row.keys() != KEYS or ids.get(row["place"]) != row["id"]:
-            raise _damaged(f"{file}, line {number}")
-        replies[row["place"]] = Prediction.parse(
+            raise _damaged(file, number)
+        predictions[row["place"]] = Prediction.parse(
             row["text"],
             template,
             confidence=row["confidence"],
             seconds=row["seconds"],
             source=row["id"],
         )
-    return replies
+    return predictions
 
 
-def _row(line: bytes, place: str) -> dict[str, Any]:
+def _parse_line(line: bytes, file: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise _damaged(place) from error
+        raise _damaged(file, number) from error
     if not isinstance(row, dict):
-        raise _damaged(place)
+        raise _damaged(file, number)
     return row
 
 
-def _damaged(place: str) -> ValueError:
-    return ValueError(f"{place} is no answer of this evaluation; delete the file to ask again")
-
-
-def _line(place: int, sample: Sample, reply: Prediction, seconds: float) -> dict[str, Any]:
-    return {
-        "place": place,
-        "id": sample.id,
-        "text": reply.text,
-        "confidence": dict(reply.confidence),
-        "seconds": round(seconds, 6),
-    }
+def _damaged(file: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{file}, line {number} is no prediction of this evaluation; delete the file to predict "
+        "again"
+    )
 
 
 @contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read and append; unbuffered, so that a kill loses no line."""
+    """Open a file to read and append; unbuffered, so that an interruption loses no line."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = file.open("a+b", buffering=0)
+        cache = file.open("a+b", buffering=0)
     except OSError as error:
         raise _unwritable(file, error) from error
-    with kept:
-        yield kept
+    with cache:
+        yield cache
 
 
-def _append(kept: IO[bytes], file: Path, row: dict[str, Any]) -> None:
+def _append(cache: IO[bytes], file: Path, row: dict[str, Any]) -> None:
     rest = json.dumps(row).encode() + b"\n"
     try:
-        while rest:  # a disk that is almost full takes a part, and refuses what is left
-            rest = rest[kept.write(rest) :]
+        while rest:  # an almost full disk takes a part, and rejects the rest
+            rest = rest[cache.write(rest) :]
     except OSError as error:
         raise _unwritable(file, error) from error
 
 
 def _unwritable(file: Path, error: OSError) -> ValueError:
     return ValueError(
-        f"cannot keep answers in {file}: {error.strerror}; free space or give another folder"
+        f"cannot store predictions in {file}: {error.strerror}; free space or choose another folder"
     )

@@ -184,7 +184,7 @@ def _by_training(by: str, seen: Sequence[bool]) -> list[Subset]:
 
 
 def _by_category(values: Sequence[Value]) -> tuple[Names, list[str]]:
-    """Name frequent values individually, and rare ones together.
+    """Separate frequent values, and pool rare ones.
 
     Input:  A (7 times), B (5 times), C, D
     Output: A, B and "2 others"
@@ -199,7 +199,7 @@ def _by_category(values: Sequence[Value]) -> tuple[Names, list[str]]:
 
 
 def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[Names, list[str]]:
-    """Name each number by its fifth of the known ones; a band includes its lower edge.
+    """Divide numbers by the fifths of the known ones; a band includes its lower edge.
 
     Input:  known 10, 20, ..., 100; values 5, 28, 30, 999, None
     Output: "below 28", "28 to 46", "28 to 46", "from 82", "none"
@@ -219,7 +219,7 @@ def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[Names, 
 
 
 def _by_image_size(samples: Sequence[Sample]) -> tuple[Names, list[str]]:
-    """Name each sample by its third of the longest sides, and by the ends of that third.
+    """Divide samples by the thirds of their longest sides, named by the ends of each third.
 
     Input:  images of 300×200, 400×400, 90×500, 800×600, 900×20, 1000×900 pixels
     Output: "300 to 400 px" twice, "500 to 800 px" twice, "900 to 1000 px" twice

@@ -114,7 +114,7 @@ def test_a_template_of_texts_alone_has_its_usual_text():
     assert boost(ASKED[:2], TRAINING, words, seed=0) == [{"title": common}] * 2
 
 
-def test_samples_without_a_image_are_answered_too():
+def test_samples_without_an_image_are_answered_too():
     asked = [*ASKED[:3], sample(1, images=())]
     predictions = boost(asked, TRAINING, TEMPLATE, seed=0)
     assert predictions[:3] == boost(ASKED[:3], TRAINING, TEMPLATE, seed=0)
@@ -127,7 +127,7 @@ def test_asked_about_nothing_it_answers_nothing():
     assert boost([], TRAINING[:5], TEMPLATE, seed=0) == []
 
 
-def test_a_image_that_cannot_be_read_is_named():
+def test_an_image_that_cannot_be_read_is_named():
     with pytest.raises(ValueError, match="sample '7', image 1: cannot read an image"):
         boost([sample(7, images=(b"no image",))], TRAINING[:5], TEMPLATE, seed=0)
 

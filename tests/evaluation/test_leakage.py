@@ -1,4 +1,4 @@
-"""Leaks: what ties a judged sample to training, and which one it is tied to."""
+"""Leakage: what an evaluated sample shares with the training data, and with which sample."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from phi_vision.data.samples import Sample
-from phi_vision.evaluation import leakage as leakage
+from phi_vision.evaluation import leakage
 from phi_vision.evaluation.leakage import find_leakage
 
 
@@ -43,7 +43,7 @@ TRAINING = [
 
 
 @pytest.mark.parametrize(
-    ("judged", "words"),
+    ("evaluated", "words"),
     [
         (sample("a", encode(paint(9)), title="Hat"), None),
         (sample("a", encode(paint(0))), "same image as x"),
@@ -58,11 +58,11 @@ TRAINING = [
         ),
     ],
 )
-def test_what_a_sample_has_in_common_with_training(judged, words):
-    assert find_leakage([judged], TRAINING) == ({"a": words} if words else {})
+def test_what_a_sample_has_in_common_with_training(evaluated, words):
+    assert find_leakage([evaluated], TRAINING) == ({"a": words} if words else {})
 
 
-def test_judged_samples_that_are_alike_do_not_leak():
+def test_evaluated_samples_that_are_alike_do_not_leak():
     twins = [sample(id, encode(paint(9)), title="Hat", group="hats") for id in "ab"]
     assert find_leakage(twins, TRAINING) == {}
     assert find_leakage(twins, []) == {}
@@ -71,8 +71,8 @@ def test_judged_samples_that_are_alike_do_not_leak():
 
 def test_the_same_image_in_a_flat_colour_is_found_and_another_is_not():
     white, black = (encode(Image.new("RGB", (50, 50), color)) for color in ("white", "black"))
-    judged = [sample("a", white), sample("b", black)]
-    assert find_leakage(judged, [sample("x", white)]) == {"a": "same image as x"}
+    evaluated = [sample("a", white), sample("b", black)]
+    assert find_leakage(evaluated, [sample("x", white)]) == {"a": "same image as x"}
 
 
 def test_the_image_most_alike_is_named(monkeypatch):

@@ -1,10 +1,10 @@
-"""The rival that remembers the nearest training images."""
+"""The nearest-neighbour baseline."""
 
 import numpy as np
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
-from phi_vision.evaluation.nearest_neighbour import nearest
+from phi_vision.evaluation.baselines import nearest
 
 PRODUCT = TEMPLATES["product"]
 
@@ -49,5 +49,5 @@ def test_fewer_training_samples_than_neighbours_are_enough():
     ]
 
 
-def test_asked_about_nothing_it_answers_nothing():
+def test_no_samples_have_no_nearest_images():
     assert ask([]) == []

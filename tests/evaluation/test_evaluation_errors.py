@@ -1,4 +1,4 @@
-"""Trials say what cannot be done before anything is asked, and do without what they can."""
+"""Evaluations reject invalid data before any prediction, and leave out what is impossible."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from toy_products import product_rows
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
-from phi_vision.evaluation.run_facts import best_achievable
+from phi_vision.evaluation.provenance import best_achievable
 
 Row = dict[str, object]
 Lay = Callable[..., Path]
@@ -50,10 +50,10 @@ def predicted(tmp_path: Path) -> Path:
 def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, predicted: Path, tmp_path: Path):
     folder = lay(test=product_rows(8))
     config = EvaluationConfig(data=folder, out=tmp_path / "report")
-    with pytest.raises(ValueError, match=r"no split 'train', .*; found test; give a folder"):
+    with pytest.raises(ValueError, match=r"no split 'train', .*; found test; pass a folder"):
         run_evaluation(str(predicted), config)
     file = EvaluationConfig(data=next(folder.iterdir()), out=tmp_path / "report")
-    with pytest.raises(ValueError, match="found one file without splits; give a folder"):
+    with pytest.raises(ValueError, match="found one file without splits; pass a folder"):
         run_evaluation(str(predicted), file)
 
 
@@ -68,13 +68,13 @@ def test_samples_without_a_field_are_refused_before_anything_is_asked(
     config = EvaluationConfig(
         data=lay(train=product_rows(4), test=without), out=tmp_path / "report"
     )
-    with pytest.raises(ValueError, match=r"sample 'p0' cannot be judged: .* needs the field"):
+    with pytest.raises(ValueError, match=r"sample 'p0' cannot be evaluated: .* needs the field"):
         run_evaluation(str(tiny_checkpoint), config)
     pq.write_table(
         pa.Table.from_pylist([row | {"messages": talk} for row in without]),
         tmp_path / "shop" / "test-00000-of-00001.parquet",
     )
-    with pytest.raises(ValueError, match="sample 'p0' is a conversation and cannot be judged"):
+    with pytest.raises(ValueError, match="sample 'p0' is a conversation and cannot be evaluated"):
         run_evaluation(str(tiny_checkpoint), config)
     assert not (tmp_path / "report").exists()
 
@@ -91,7 +91,7 @@ def test_samples_without_images_leave_only_the_nearest_out(
     outcome = run_evaluation(str(tiny_checkpoint), config)
     assert list(outcome.scores.estimates) == ["model", "constant"]
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]["left_out"]
-    assert told["nearest"] == "sample 'p0' has no image to be compared"
+    assert told["nearest"] == "sample 'p0' has no image"
 
 
 def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
@@ -116,9 +116,9 @@ def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
     [
         (
             {"known_categories": True, "skip": ("constrained",)},
-            "known_categories cannot take effect: constrained is to be skipped",
+            "known_categories cannot take effect: constrained is skipped",
         ),
-        ({"base": "m", "skip": ("base",)}, "base cannot take effect: base is to be skipped"),
+        ({"base": "m", "skip": ("base",)}, "base cannot take effect: base is skipped"),
     ],
 )
 def test_what_cannot_take_effect_is_refused(fields: dict[str, object], message: str):
@@ -131,7 +131,7 @@ def test_a_file_of_answers_cannot_be_limited_to_categories(
 ):
     folder = lay(train=product_rows(8), test=product_rows(8))
     config = EvaluationConfig(data=folder, out=tmp_path / "report", known_categories=True)
-    with pytest.raises(ValueError, match="known_categories cannot take effect: a file holds no"):
+    with pytest.raises(ValueError, match="known_categories cannot take effect: a file has no"):
         run_evaluation(str(predicted), config)
 
 

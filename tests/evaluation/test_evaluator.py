@@ -1,4 +1,4 @@
-"""Trials: everything that is asked, what is left out and why, and what is written."""
+"""Evaluations: which systems are run, which are left out and why, and the files of the report."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import report_folder, run_evaluation
-from phi_vision.evaluation.run_facts import groups_of, start_of
+from phi_vision.evaluation.provenance import base_model_of, group_column_of
 from phi_vision.inference.predictor import model_identity
 from phi_vision.metrics.scores import SYSTEMS
 
@@ -19,7 +19,7 @@ QUICK = {"skip": ("boosting", "nearest", "leakage", "blank", "withheld", "constr
 
 @pytest.fixture
 def shop(products: Path, tmp_path: Path) -> Path:
-    """A folder whose one split serves as training and to be judged on."""
+    """A folder whose one split serves as training and test data."""
     folder = tmp_path / "shop"
     folder.mkdir()
     for split in ("train", "test"):
@@ -47,7 +47,7 @@ def estimates(report: Path) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     return found
 
 
-def test_a_checkpoint_is_asked_everything(
+def test_a_checkpoint_is_evaluated_with_every_system(
     shop: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     config = EvaluationConfig(
@@ -63,10 +63,12 @@ def test_a_checkpoint_is_asked_everything(
     assert len(outcome.scores.leakage.leaked) == 4
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]
     assert told["left_out"] == {}
-    assert set(told["cost"]) == {"answering", "machine, now"}
+    assert set(told["cost"]) == {"prediction", "machine"}
 
 
-def test_a_twin_is_asked_without_images(shop: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_twin_is_evaluated_without_images(
+    shop: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     config = EvaluationConfig(
         data=shop, out=tmp_path, limit=4, twin=str(tiny_checkpoint), skip=QUICK["skip"][:4]
     )
@@ -78,7 +80,7 @@ def test_a_twin_is_asked_without_images(shop: Path, tiny_checkpoint: Path, tmp_p
     assert len(file.read_text().splitlines()) == 2  # the head, and one question for all
 
 
-def test_a_file_of_answers_is_judged_like_a_model(
+def test_a_file_of_predictions_is_evaluated_like_a_model(
     shop: Path, predictions: Path, tmp_path: Path
 ) -> None:
     outcome = run_evaluation(
@@ -87,36 +89,38 @@ def test_a_file_of_answers_is_judged_like_a_model(
     assert list(outcome.scores.estimates) == ["model", "constant", "category_median"]
     assert outcome.scores.estimates["model"]["title_exact"].value == 1.0
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]["left_out"]
-    assert told["shuffled"] == "a file holds no answers about other images"
+    assert told["shuffled"] == "a file has no predictions for other images"
     assert "base" in told
 
 
-def test_judging_again_asks_nothing(
+def test_a_second_evaluation_predicts_nothing(
     shop: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EvaluationConfig(data=shop, out=tmp_path / "report", limit=4, **QUICK)
     first = run_evaluation(str(tiny_checkpoint), config)
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("asked again")
+        raise AssertionError("predicted again")
 
     monkeypatch.setattr("phi_vision.inference.local.generate", refuse)
     again = run_evaluation(str(tiny_checkpoint), config)
     assert again.scores.estimates == first.scores.estimates
-    with pytest.raises(AssertionError, match="asked again"):
+    with pytest.raises(AssertionError, match="predicted again"):
         run_evaluation(
             str(tiny_checkpoint), EvaluationConfig(data=shop, out=config.out, limit=5, **QUICK)
         )
 
 
-def test_a_report_goes_into_the_run_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_report_is_written_into_the_run_by_default(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: phi-vision-small\n")
     assert report_folder(str(tmp_path), None) == tmp_path / "report"
     assert report_folder(str(tmp_path), tmp_path / "other") == tmp_path / "other"
-    with pytest.raises(ValueError, match="is no run that a report could be put into; give --out"):
+    with pytest.raises(
+        ValueError, match="is not a run, so it has no place for a report; pass --out"
+    ):
         report_folder("phi-vision-small", None)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="found a file; give a folder"):
+    with pytest.raises(ValueError, match="found a file; pass a folder"):
         report_folder("phi-vision-small", tmp_path / "file")
 
 
@@ -124,27 +128,29 @@ def test_a_report_goes_into_the_run_unless_told_otherwise(tmp_path: Path) -> Non
     ("recipe", "start"),
     [("model: base\n", "base"), ("model: base\nrandom_weights: true\n", None)],
 )
-def test_a_run_tells_what_it_started_from(tmp_path: Path, recipe: str, start: str | None) -> None:
+def test_the_base_model_of_a_run_is_that_of_its_recipe(
+    tmp_path: Path, recipe: str, start: str | None
+) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe)
-    assert start_of(str(tmp_path)) == start
+    assert base_model_of(str(tmp_path)) == start
 
 
-def test_what_is_no_run_may_start_from_nothing_known(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_other_models_have_no_known_base(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "said.jsonl").touch()
     for words in (str(tiny_checkpoint), str(tmp_path / "said.jsonl"), "http://localhost:1/v1"):
-        assert start_of(words) is None
+        assert base_model_of(words) is None
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"skip": ("shufled",)}, r"cannot skip 'shufled' \(did you mean shuffled\?\)"),
-        ({"target_precision": 95.0}, "target_precision is 95.0; give a share between 0 and 1"),
+        ({"target_precision": 95.0}, "target_precision is 95.0; pass a share between 0 and 1"),
         ({"limit": 0}, "limit is 0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
-def test_what_cannot_be_done_is_said(fields: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvaluationConfig(data=Path("shop"), **fields)  # type: ignore[arg-type]
 
@@ -157,13 +163,13 @@ def test_everything_but_the_model_and_its_twin_can_be_skipped() -> None:
     )
 
 
-def test_groups_are_those_that_the_run_was_trained_with(tmp_path: Path) -> None:
-    assert groups_of(str(tmp_path)) is None
+def test_the_group_column_is_that_of_the_run(tmp_path: Path) -> None:
+    assert group_column_of(str(tmp_path)) is None
     (tmp_path / "recipe.yaml").write_text("model: base\ngroup_column: brand\n")
-    assert groups_of(str(tmp_path)) == "brand"
+    assert group_column_of(str(tmp_path)) == "brand"
 
 
-def test_another_base_below_an_adapter_is_asked_anew(tmp_path: Path) -> None:
+def test_another_base_below_an_adapter_is_another_model(tmp_path: Path) -> None:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     for folder in (base, adapter):
         folder.mkdir()
