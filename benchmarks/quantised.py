@@ -41,8 +41,8 @@ def export_all(run: str, data: Path, out: Path) -> dict[str, str]:
     for precision in PRECISIONS:
         folder = out / precision
         if not folder.exists():
-            proof = export_onnx(run, folder, precision=precision, data=data)
-            print(f"{precision}: {proof.summary()}", flush=True)
+            verification = export_onnx(run, folder, precision=precision, data=data)
+            print(f"{precision}: {verification.summary()}", flush=True)
         judged[precision] = str(folder)
     return judged
 

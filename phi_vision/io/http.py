@@ -258,7 +258,7 @@ def _status_error(response: aiohttp.ClientResponse) -> HttpError:
 
 
 def _describe_content(head: bytes, declared: str) -> str:
-    """Name what came instead of an image, by its magic bytes, else by its media type."""
+    """Describe content that is not an image, by its magic bytes, else by its media type."""
     if not head:
         return "empty response"
     found = next((name for name, begin in _OTHER_CONTENT.items() if begin.match(head)), None)

@@ -1,4 +1,4 @@
-"""SSRF guard: parse URLs, judge IP addresses, open sockets to public addresses only.
+"""SSRF guard: parse URLs, classify IP addresses, open sockets to public addresses only.
 
 URLs come from strangers (a catalog's links, a caller's image) and may point at this machine, its
 neighbours or a cloud's metadata service. Every connection is therefore checked by the address it is

@@ -1,4 +1,4 @@
-"""Proof: samples that were not learnt, what rounding explains, and that a lost adapter is seen."""
+"""Verification: held-out samples, the tolerance of rounding, and a lost adapter is detected."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from phi_vision.generation.request import Generation
 from phi_vision.model.checkpoint import load_model
 
 
-def proof(**changes: object) -> Verification:
+def make_verification(**changes: object) -> Verification:
     found = {"samples": 4, "identical": 4, "tokens": 96, "max_difference": 2e-5}
     return Verification(**{"tolerance": 1e-3, **found, **changes})  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def test_a_lost_adapter_is_seen(tiny_checkpoint: Path, products: Path, tmp_path:
     ],
 )
 def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], holds: bool) -> None:
-    found = proof(**changes)
+    found = make_verification(**changes)
     if holds:
         found.check()
     else:
@@ -143,18 +143,18 @@ def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], h
             found.check()
 
 
-def test_a_proof_says_what_was_compared() -> None:
-    assert proof(adapter_delta=14.2).summary() == (
+def test_a_summary_lists_what_was_compared() -> None:
+    assert make_verification(adapter_delta=14.2).summary() == (
         "4 of 4 predictions identical; logits of 96 tokens differ by at most 2e-05 "
         "(rounding explains 0.001; the adapter changes them by up to 14.2)"
     )
-    assert proof(
+    assert make_verification(
         identical=3, near_ties=1, tolerance=None, compared="log-probabilities"
     ).summary() == (
         "3 of 4 predictions identical, 1 diverge at a near tie; "
         "log-probabilities of 96 tokens differ by at most 2e-05"
     )
-    assert proof(samples=0).summary() == "not verified: no samples were compared"
+    assert make_verification(samples=0).summary() == "not verified: no samples were compared"
 
 
 def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Generation:

@@ -150,8 +150,8 @@ def test_an_official_checkpoint_keeps_its_fields_names_and_tokenizer(
     official_folder: Path, products: Path, tmp_path: Path
 ) -> None:
     adapter, out = write_adapter(official_folder, tmp_path / "adapter"), tmp_path / "out"
-    proof = export_hf(str(adapter), out, data=products, samples=1)
-    assert proof.samples == 1
+    verification = export_hf(str(adapter), out, data=products, samples=1)
+    assert verification.samples == 1
     for name in TOKENIZER:
         assert (out / name).read_bytes() == (OFFICIAL / name).read_bytes(), name
     given, found = read(official_folder / "config.json"), read(out / "config.json")
@@ -178,8 +178,12 @@ def test_a_full_training_is_exported_with_the_tokenizer_of_its_base(
     file = base / "tokenizer_config.json"
     file.write_text(json.dumps(read(file) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     run = train(make_recipe("full", model=str(base), max_steps=1)).folder
-    proof = export_hf(str(run), tmp_path / "out", samples=1)
-    assert (proof.max_difference, proof.identical, proof.adapter_delta) == (0, 1, None)
+    verification = export_hf(str(run), tmp_path / "out", samples=1)
+    assert (verification.max_difference, verification.identical, verification.adapter_delta) == (
+        0,
+        1,
+        None,
+    )
     trained = load_file(run / "model" / "model.safetensors")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == trained.keys()

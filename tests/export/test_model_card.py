@@ -1,4 +1,4 @@
-"""The model card says what is known, and that the rest is not."""
+"""The model card lists what is known and calls the rest unknown."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An export that is stopped, or has no room, leaves nothing; the next one starts clean."""
+"""An export that is stopped, or meets a full disk, leaves nothing; the next one starts clean."""
 
 import multiprocessing
 import os
@@ -100,7 +100,7 @@ def test_a_target_that_holds_something_is_never_written_over(adapter: Path, tmp_
         export_hf(str(adapter), tmp_path / "out" / "mine.txt", samples=0)
 
 
-def test_a_failed_proof_leaves_nothing(
+def test_a_failed_verification_leaves_nothing(
     adapter: Path, products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the merge had lost the adapter."""

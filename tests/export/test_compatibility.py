@@ -1,4 +1,4 @@
-"""What each engine needs of a folder: found where it is, missed where it is not, never guessed."""
+"""What each engine needs of a folder: met and unmet requirements are found, and none is guessed."""
 
 import json
 import shutil

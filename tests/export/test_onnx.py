@@ -1,4 +1,4 @@
-"""ONNX: the folder written, and the same answers from it as from the model."""
+"""ONNX: the exported folder, and predictions identical to those of the model."""
 
 import copy
 import importlib.util
@@ -96,9 +96,9 @@ def folder(products: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Whoever exports from a script called like a library must not have it run in its place.
         patch.chdir(written.parent)
         Path("onnx.py").write_text("raise SystemExit('this is no library')")
-        proof = export_onnx(SMALL, written, data=products, samples=3)
-    assert (proof.samples, proof.identical) == (3, 3)
-    assert proof.max_difference < LOGPROB_TOLERANCE
+        verification = export_onnx(SMALL, written, data=products, samples=3)
+    assert (verification.samples, verification.identical) == (3, 3)
+    assert verification.max_difference < LOGPROB_TOLERANCE
     assert {"README.md", "template.yaml"} <= {file.name for file in written.iterdir()}
     write_template(TEMPLATE, written / "template.yaml")
     return written
@@ -260,12 +260,12 @@ def test_a_rounded_decoder_is_reported_at_int4_and_refused_at_fp32(
             export_onnx(SMALL, out, data=products, samples=2)
         assert not list(tmp_path.iterdir())
         return
-    proof = export_onnx(SMALL, out, data=products, samples=2, precision=precision)
-    assert (proof.samples, proof.tolerance) == (2, None)
-    assert 0.001 < proof.max_difference < 1
+    verification = export_onnx(SMALL, out, data=products, samples=2, precision=precision)
+    assert (verification.samples, verification.tolerance) == (2, None)
+    assert 0.001 < verification.max_difference < 1
     card = (out / "README.md").read_text()
     assert "decoder in int4" in card
-    assert proof.summary() in card
+    assert verification.summary() in card
 
 
 def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: Loaded) -> None:

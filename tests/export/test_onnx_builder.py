@@ -1,4 +1,4 @@
-"""ONNX: what the proof finds in answers, and what stops an export, without building anything."""
+"""ONNX: comparing generations, and errors of the export and the builder."""
 
 import errno
 import shutil
@@ -32,16 +32,16 @@ HAT = said("Wool Hat", [4, 8, 8], [-0.1004, -0.6003, -0.9])
 
 def test_equal_answers_are_as_far_apart_as_the_probabilities_of_their_tokens() -> None:
     near = said("Wool Coat", [4, 9, 9], [-0.1, -0.6, -0.1002])
-    proof = compare_generations([COAT, COAT], [COAT, near], tolerance=1e-3)
-    assert (proof.samples, proof.identical, proof.tokens, proof.near_ties) == (2, 2, 6, 0)
-    assert proof.max_difference == pytest.approx(0.0002)
-    proof.check()
+    result = compare_generations([COAT, COAT], [COAT, near], tolerance=1e-3)
+    assert (result.samples, result.identical, result.tokens, result.near_ties) == (2, 2, 6, 0)
+    assert result.max_difference == pytest.approx(0.0002)
+    result.check()
 
 
 def test_answers_may_part_where_two_tokens_are_equally_likely() -> None:
-    proof = compare_generations([COAT], [HAT], tolerance=1e-3)
-    assert (proof.identical, proof.tokens, proof.near_ties) == (0, 1, 1)
-    proof.check()
+    result = compare_generations([COAT], [HAT], tolerance=1e-3)
+    assert (result.identical, result.tokens, result.near_ties) == (0, 1, 1)
+    result.check()
 
 
 def test_answers_that_part_where_one_token_is_likelier_are_refused() -> None:
@@ -51,9 +51,11 @@ def test_answers_that_part_where_one_token_is_likelier_are_refused() -> None:
 
 
 def test_whatever_rounded_weights_answer_is_reported_and_kept() -> None:
-    proof = compare_generations([COAT, COAT], [COAT, HAT], tolerance=None)
-    proof.check()
-    assert proof.summary().startswith("1 of 2 predictions identical; log-probabilities of 4 tokens")
+    result = compare_generations([COAT, COAT], [COAT, HAT], tolerance=None)
+    result.check()
+    assert result.summary().startswith(
+        "1 of 2 predictions identical; log-probabilities of 4 tokens"
+    )
 
 
 def test_the_plain_checkpoint_holds_the_decoder_in_float32(
