@@ -9,7 +9,7 @@
     plots/           curves as PNG
     report/          the evaluation: see ReportDir
 
-`model.checkpoint.resolve` repeats two of these names, because `model` imports nothing of ours.
+`model.checkpoint.resolve` repeats the name `model`, because it imports nothing of ours.
 """
 
 import itertools
@@ -66,7 +66,7 @@ class ReportDir:
     """The folder of an evaluation: `report/` in a run, or any other."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the files of a report."""
+        """Locate the files of a report."""
         self.path = Path(path)
         self.page_file = self.path / "report.html"
         self.summary_file = self.path / "report.md"
@@ -87,7 +87,7 @@ class RunDir:
     """The folder of a run."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the files of a run."""
+        """Locate the files of a run."""
         self.path = Path(path)
         self.recipe_file = self.path / RECIPE_FILE
         self.template_file = self.path / TEMPLATE_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phi_vision.data.samples import Sample
-from phi_vision.model.checkpoint import RUN_MARKER, RUN_MODEL
+from phi_vision.model.checkpoint import RUN_MODEL
 from phi_vision.runs import (
     STATE_FILE,
     Curve,
@@ -20,10 +20,8 @@ from phi_vision.runs import (
 )
 
 
-def test_the_model_package_and_runs_agree_on_what_a_run_is() -> None:
-    run = RunDir("run")
-    assert run.recipe_file == Path("run") / RUN_MARKER
-    assert run.model_dir == Path("run") / RUN_MODEL
+def test_the_model_package_and_runs_agree_on_the_folder_of_the_best_weights() -> None:
+    assert RunDir("run").model_dir == Path("run") / RUN_MODEL
 
 
 def test_a_folder_without_files_reads_as_empty(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from .processing_phi3_v import Phi3VProcessor
 
 SMALL = "phi-vision-small"
 
-RUN_MARKER, RUN_MODEL = "recipe.yaml", "model"
-"""A run's recipe and its best weights, as `phi_vision.runs` names them, which this package cannot
-import; tests/test_runs.py compares them."""
+RUN_MODEL = "model"
+"""Where a run folder holds its best weights, as in `phi_vision.runs`, which is not imported here;
+tests/test_runs.py compares them."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 """peft's file beside the weights; only an adapter's folder has it."""
@@ -104,7 +104,7 @@ def resolve(source: str | Path) -> str:
     if text == SMALL:
         return str(Path(__file__).parent / SMALL)
     folder = Path(text)
-    if (folder / RUN_MARKER).is_file() and (folder / RUN_MODEL).is_dir():
+    if (folder / RUN_MODEL).is_dir() and not (folder / "config.json").is_file():
         return str(folder / RUN_MODEL)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text

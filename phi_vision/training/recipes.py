@@ -20,32 +20,13 @@ LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 VALIDATION_LOSS = "validation_loss"
 
-OWN_FIELDS = frozenset(
-    {
-        "method",
-        "objective",
-        "model",
-        "data",
-        "template",
-        "group_column",
-        "validation_fraction",
-        "train_language",
-        "train_projector",
-        "train_vision",
-        "projector_learning_rate",
-        "vision_learning_rate",
-        "loraplus_ratio",
-        "quantization",
-        "withhold_images",
-        "random_weights",
-        "pack_length",
-        "max_length",
-        "eval_samples",
-        "early_stopping_patience",
-        "sharding",
-        "further",
-    }
+_OWN_FIELDS = (
+    "method objective model data template group_column validation_fraction train_language "
+    "train_projector train_vision projector_learning_rate vision_learning_rate loraplus_ratio "
+    "quantization withhold_images random_weights pack_length max_length eval_samples "
+    "early_stopping_patience sharding further"
 )
+OWN_FIELDS = frozenset(_OWN_FIELDS.split())
 """Fields of a recipe that no class of transformers, PEFT or TRL has (`max_length` of DPOConfig cuts
 rows, ours never does; `early_stopping_patience` is an argument of EarlyStoppingCallback)."""
 
@@ -301,19 +282,30 @@ def _check_ranges(recipe: Recipe) -> None:
     if recipe.template is not None:
         find_template(recipe.template)
     for names, accepts, rule in RANGES:
-        for name in names:
+        for name in names.split():
             value = getattr(recipe, name)
             if value is not None and not (accepts(value) and value < math.inf):
                 raise ValueError(f"{name} is {value}; {rule}")
 
 
 def _check_effects(recipe: Recipe) -> None:
-    for name, takes_effect, reason in NEEDS:
-        value = getattr(recipe, name)
-        if value not in (None, False, OFF.get(name)) and not takes_effect(recipe):
-            raise ValueError(f"{name} is {value}, but {reason}")
+    for names, takes_effect, reason in EFFECTS:
+        for name in names.split():
+            value = getattr(recipe, name)
+            is_set = value not in (None, False, VALIDATION_LOSS)
+            if is_set and not takes_effect(recipe):
+                raise ValueError(f"{name} is {value}, but {reason}")
     if recipe.method == "lora":
-        _check_adapters(recipe)
+        for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
+            if getattr(recipe, name) is None:
+                raise ValueError(f"{name} is not set, but method lora needs it; start from lora()")
+        if not recipe.target_modules:
+            raise ValueError(f"target_modules is empty; name layers, as {', '.join(LORA_TARGETS)}")
+        if not (recipe.train_language or recipe.train_vision):
+            raise ValueError(
+                "train_language and train_vision are off, so there would be no adapter; to train "
+                "the projector alone use full without them"
+            )
     if recipe.objective == "dpo" and recipe.beta is None:
         raise ValueError("beta is not set, but objective dpo needs it; start from dpo()")
     if not (recipe.train_language or recipe.train_projector or recipe.train_vision):
@@ -322,90 +314,43 @@ def _check_effects(recipe: Recipe) -> None:
         )
 
 
-def _check_adapters(recipe: Recipe) -> None:
-    for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
-        if getattr(recipe, name) is None:
-            raise ValueError(f"{name} is not set, but method lora needs it; start from lora()")
-    if not recipe.target_modules:
-        raise ValueError(f"target_modules is empty; name layers, as {', '.join(LORA_TARGETS)}")
-    if not (recipe.train_language or recipe.train_vision):
-        raise ValueError(
-            "train_language and train_vision are off, so there would be no adapter; to train the "
-            "projector alone use full without them"
-        )
-
-
-def _is_lora(recipe: Recipe) -> bool:
-    return recipe.method == "lora"
-
-
-def _holds_out(recipe: Recipe) -> bool:
-    return recipe.validation_fraction != 0
-
-
-RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
-        (
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "max_steps",
-            "eval_steps",
-            "save_steps",
-            "max_length",
-            "pack_length",
-            "early_stopping_patience",
-            "r",
-        ),
+        "per_device_train_batch_size gradient_accumulation_steps max_steps eval_steps save_steps "
+        "max_length pack_length early_stopping_patience r",
         lambda value: value >= 1,
         "it must be at least 1",
     ),
     (
-        ("eval_samples", "dataloader_num_workers", "seed", "weight_decay", "warmup_steps"),
+        "eval_samples dataloader_num_workers seed weight_decay warmup_steps",
         lambda value: value >= 0,
         "it must be at least 0",
     ),
     (
-        (
-            "num_train_epochs",
-            "learning_rate",
-            "projector_learning_rate",
-            "vision_learning_rate",
-            "max_grad_norm",
-            "lora_alpha",
-            "loraplus_ratio",
-            "beta",
-        ),
+        "num_train_epochs learning_rate projector_learning_rate vision_learning_rate max_grad_norm "
+        "lora_alpha loraplus_ratio beta",
         lambda value: value > 0,
         "it must be more than 0",
     ),
     (
-        ("validation_fraction", "lora_dropout"),
+        "validation_fraction lora_dropout",
         lambda value: 0 <= value < 1,
         "it is a fraction: at least 0, less than 1",
     ),
 )
 """Fields, the values they accept, and the rule in words."""
 
-_NO_ADAPTERS = "method full trains no adapters; leave it out or use lora"
-_NOTHING_HELD_OUT = "validation_fraction 0 leaves nothing to evaluate"
-
-OFF = {"metric_for_best_model": VALIDATION_LOSS}
-"""Fields that are off with another value than None or False."""
-
-NEEDS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
-    *(
-        (name, _is_lora, _NO_ADAPTERS)
-        for name in (
-            "r",
-            "lora_alpha",
-            "lora_dropout",
-            "target_modules",
-            "use_dora",
-            "use_rslora",
-            "loraplus_ratio",
-        )
+EFFECTS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
+    (
+        "r lora_alpha lora_dropout target_modules use_dora use_rslora loraplus_ratio",
+        lambda recipe: recipe.method == "lora",
+        "method full trains no adapters; leave it out or use lora",
     ),
-    ("quantization", _is_lora, "weights in 4 bits cannot be trained; use lora"),
+    (
+        "quantization",
+        lambda recipe: recipe.method == "lora",
+        "weights in 4 bits cannot be trained; use lora",
+    ),
     (
         "random_weights",
         lambda recipe: recipe.method == "full",
@@ -441,16 +386,18 @@ NEEDS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         lambda recipe: recipe.objective == "sft",
         "pairs are not packed; leave it out",
     ),
-    ("eval_steps", _holds_out, _NOTHING_HELD_OUT),
-    ("early_stopping_patience", _holds_out, _NOTHING_HELD_OUT),
-    ("metric_for_best_model", _holds_out, _NOTHING_HELD_OUT),
+    (
+        "eval_steps early_stopping_patience metric_for_best_model",
+        lambda recipe: recipe.validation_fraction != 0,
+        "validation_fraction 0 leaves nothing to evaluate",
+    ),
     (
         "metric_for_best_model",
         lambda recipe: recipe.eval_samples > 0,
         "eval_samples 0 generates no predictions; raise it",
     ),
 )
-"""Field, when it takes effect, and the reason if it is set and does not."""
+"""Fields, when they take effect, and the reason if one is set and does not."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "full": full,

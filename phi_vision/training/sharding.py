@@ -158,7 +158,7 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def synchronize_vision(model: Phi3VForCausalLM | PeftModel) -> None:
-    """Give the vision part a gradient of zero instead of none for batches without images.
+    """Make the gradient of the vision part zero instead of none for batches without images.
 
     Processes sum their gradients weight by weight. One whose batch has no images would have
     nothing to add for the tower and projector, and the others would wait for it forever.
