@@ -28,13 +28,7 @@ def predict_baselines(
 ) -> dict[str, Predicted]:
     """Predict samples with the baselines that need no model.
 
-    Args:
-        samples: To predict.
-        training: The training samples.
-        template: Names the fields.
-        config: Names the baselines to skip; has the seed of the boosting.
-        predicted: Records predicted by the model, for their categories.
-        bar: Shows the progress.
+    One of them uses the categories that the model `predicted`.
     """
     baselines: dict[str, Predicted] = {}
     if "constant" not in config.skip:
@@ -69,7 +63,7 @@ def nearest(
     Args:
         features: Of the samples, such as those of a vision tower, of shape (samples, width).
         training_features: Of the training samples, of shape (training samples, width).
-        training: The training samples.
+        training: The training samples, in the same order.
         template: Names the fields.
     """
     if not len(features):

@@ -23,16 +23,7 @@ def collect_metadata(
     samples: Sequence[Sample],
     training: Sequence[Sample],
 ) -> EvaluationMetadata:
-    """Collect what a report states besides the scores.
-
-    Args:
-        model: Run folder, or any other model.
-        name: Name of its predictor.
-        config: Options of the evaluation.
-        collector: The predictions, with their times.
-        samples: The evaluated samples.
-        training: The training samples.
-    """
+    """Collect the metadata of a report; of a run folder more than of another model."""
     run = RunDir(model)
     history = run.history()
     return EvaluationMetadata(

@@ -59,10 +59,7 @@ def macro_f1(values: SampleValues, counts: Counts) -> Resampled:
     As `f1_score(..., average="macro", labels=the true ones)` of scikit-learn: a category that is
     predicted and never true is no part of the mean.
 
-    Args:
-        values: Rows of (true category, predicted category), numbered from 0; −1 for one that is
-            never true.
-        counts: Weights of the samples.
+    Values are rows of (true category, predicted category), numbered from 0; −1 for one never true.
     """
     true, predicted = (
         values[:, [side]] == np.arange(values.max(initial=-1) + 1) for side in (0, 1)
@@ -86,11 +83,8 @@ def overlap_f1(values: SampleValues, counts: Counts) -> Resampled:
 def rank_correlation(values: SampleValues, counts: Counts) -> Resampled:
     """Compute Spearman's rank correlation; ties share their mean rank.
 
-    Constant predictions give 0 (nothing was ranked), constant true values NaN (no ranking exists).
-
-    Args:
-        values: Rows of (predicted, true).
-        counts: Weights of the samples.
+    Values are rows of (predicted, true). Constant predictions give 0 (nothing was ranked), constant
+    true values NaN (no ranking exists).
     """
     values, counts = _known(values, counts)
     if not values.size:

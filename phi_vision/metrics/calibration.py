@@ -45,20 +45,12 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 class Bin(NamedTuple):
-    """Predictions of similar confidence."""
+    """Predictions of similar confidence: their mean confidence, and accuracy with its interval."""
 
     confidence: float
-    """Their mean confidence."""
-
     accuracy: float
-    """The share of correct ones; equals the confidence if that is calibrated."""
-
     low: float
-    """Lower end of the 95 % interval of `accuracy`."""
-
     high: float
-    """Its upper end."""
-
     samples: int
 
 
@@ -164,14 +156,6 @@ def calibrations(
 
     Output: {"title": ..., "category3_code": ..., "full_price": ..., "whole record": ...}, or {}
 
-    Args:
-        predictions: Of the model.
-        template: Its fields.
-        counts: Resamples of the samples.
-        groups: Of the samples.
-        target: Target precision for the auto-accept threshold.
-        seed: Of the folds.
-
     Raises:
         ValueError: A confidence is not a probability, or the target not a share.
     """
@@ -212,9 +196,9 @@ def calibrate(
     Args:
         confidence: From 0 to 1; NaN where unknown: such a prediction is never accepted.
         correct: Whether each prediction is.
-        groups: Of the samples.
+        groups: Of the samples; none is in two folds.
         counts: Resamples, of shape (resamples, samples).
-        target: Target precision.
+        target: Target precision of the auto-accept threshold.
         seed: Of the folds.
 
     Raises:

@@ -42,10 +42,7 @@ def confusion(
 ) -> Confusion:
     """Compute the confusion matrix of a category field.
 
-    Args:
-        predictions: Predictions beside the truth.
-        field: A category field.
-        max_labels: Categories with rows of their own; ties in alphabetical order.
+    The `max_labels` most frequent categories have rows of their own; ties in alphabetical order.
     """
     frequency = Counter(each.truth[field] for each in predictions)
     ranked = sorted(frequency, key=lambda value: (-frequency[value], str(value)))[:max_labels]

@@ -141,12 +141,8 @@ def metrics_for(
 ) -> dict[str, Metric]:
     """List the metrics of a template by name: `parse_rate`, then field by field.
 
-    Input:  "{title}, {category3_code:category}", no hierarchies
+    Input:  "{title}, {category3_code:category}", no hierarchies (by field)
     Output: parse_rate, title_exact, ..., category3_code_accuracy, category3_code_macro_f1
-
-    Args:
-        template: Names the fields and their kinds.
-        hierarchies: Field -> the levels above it.
     """
     metrics = [PARSE_RATE]
     for field, kind in template.kinds.items():

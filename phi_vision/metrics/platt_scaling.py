@@ -78,12 +78,7 @@ def cross_fit(
 ) -> CrossFit:
     """Fit scalers and choose thresholds on all folds but one, and apply them to that one.
 
-    Args:
-        confidence: NaN where unknown.
-        correct: Whether each prediction is.
-        groups: Of the samples; none is in two folds.
-        target: Target precision.
-        seed: Of the folds.
+    No group is in two folds. An unknown confidence is NaN.
     """
     known = ~np.isnan(confidence)
     probability = np.full(len(correct), math.nan)
@@ -131,11 +126,10 @@ def intraclass_correlation(residual: Numbers, groups: Names | Sequence[str]) -> 
 
     The mean product of two residuals of one group, as a fraction of the mean square of all.
 
+    From 0 to 1; where there is nothing to measure it by, 1, the most cautious value.
+
     Input:  residuals 0.5 0.5 -0.5 -0.5 of groups a a b b, or of groups a b a b
     Output: 1.0, or 0.0
-
-    Returns:
-        Between 0 and 1; 1, the most cautious value, where there is nothing to measure it by.
     """
     _, group_of, sizes = np.unique(
         np.asarray(groups, dtype=object), return_inverse=True, return_counts=True
@@ -170,13 +164,8 @@ def binomial_bound(shares: Numbers, sizes: Numbers, tail: float) -> Numbers:
 
     Unlike a bootstrap interval, this one does not end at 1 where nothing was wrong yet.
 
-    Input:  a share of 1.0 of 45 samples, tail 0.1
+    Input:  a share of 1.0 of 45 samples, 0.1 as the probability that the true share lies beyond
     Output: 0.950
-
-    Args:
-        shares: The measured shares.
-        sizes: Their sample sizes, above 0.
-        tail: Probability that the true share lies beyond the bound.
     """
     hits, misses = shares * sizes, (1 - shares) * sizes
     is_lower = tail < 0.5

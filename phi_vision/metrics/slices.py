@@ -78,16 +78,7 @@ def score_slices(
     training: Sequence[Sample],
     template: Template,
 ) -> tuple[Slice, ...]:
-    """Compute the headline metrics on each slice, on the shared resamples.
-
-    Args:
-        metrics: By name.
-        values: Of the model.
-        counts: The resamples.
-        samples: The evaluated samples.
-        training: The training samples.
-        template: Names the fields.
-    """
+    """Compute the model's headline metrics on each slice, on the shared resamples."""
     headline = headline_metrics(template)
     groups = np.array([sample.group for sample in samples], dtype=object)
     return tuple(
@@ -136,11 +127,6 @@ def find_slices(
     Input:  categories COATS (7 samples), BELTS (5), HATS (2), full prices 90 to 800, ...
     Output: category3_code: COATS, BELTS, 1 other; full_price: below 150, 150 to 290, ...;
             image size: 300 to 640 px, ...; group in training: unseen; title in training: seen
-
-    Args:
-        samples: To divide.
-        training: The training samples; their quantiles divide the numbers.
-        template: Names the fields.
     """
     records = [template.select(sample.record) for sample in samples]
     known = [template.select(sample.record) for sample in training]

@@ -92,7 +92,7 @@ def test_rank_correlation_equals_scipy_on_every_draw(levels):
     np.testing.assert_allclose(rank_correlation(marks, counts), expected, atol=1e-12)
 
 
-def test_the_same_answer_for_all_has_no_order_and_one_true_number_has_none_to_find():
+def test_the_same_prediction_for_all_has_no_order_and_one_true_number_has_none_to_find():
     once = np.ones((1, 3))
     assert rank_correlation(np.array([(7.0, 1.0), (7.0, 2.0), (7.0, 3.0)]), once) == [0]
     assert np.isnan(rank_correlation(np.array([(1.0, 7.0), (2.0, 7.0), (3.0, 7.0)]), once))
@@ -110,7 +110,7 @@ SHAPES[rank_correlation] = (2,)
 
 
 @pytest.mark.parametrize("combine", SHAPES, ids=lambda combine: combine.__name__)
-def test_no_draws_give_no_figures_and_no_samples_give_nan(combine):
+def test_no_draws_give_no_values_and_no_samples_give_nan(combine):
     some = np.ones((4, *SHAPES[combine]))
     assert combine(some, np.empty((0, 4))).shape == (0,)
     assert np.isnan(combine(some[:0], np.ones((2, 0)))).tolist() == [True, True]

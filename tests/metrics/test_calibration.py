@@ -50,7 +50,7 @@ def world(count, seed, *, too_sure=False, together=1):
     return sure, truth, luck < truth, groups
 
 
-def test_figures_worked_by_hand():
+def test_values_worked_by_hand():
     # Two bins are filled: 0.9 of ten (7 right), 0.6 of ten (5 right).
     found = measure([0.9] * 10 + [0.6] * 10, [1] * 7 + [0] * 3 + [1] * 5 + [0] * 5)
     assert found.raw_error.value == pytest.approx((0.2 + 0.1) / 2)
@@ -103,7 +103,7 @@ def test_a_line_is_what_was_drawn_with():
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.95), (False, 0.05)])
-def test_a_line_makes_nothing_certain_of_few_answers(right, expected):
+def test_a_line_makes_nothing_certain_of_few_predictions(right, expected):
     confidence = np.linspace(0.2, 1.0, 18)
     line = fit_platt_scaler(confidence, np.full(18, right))
     assert line.apply(confidence) == pytest.approx(np.full(18, expected), abs=1e-3)
@@ -133,7 +133,7 @@ def test_a_threshold_is_proven_and_not_only_measured():
     assert choose_threshold(probability[1:], right[1:], groups[1:], 0.9) == 0.6
 
 
-def test_answers_of_one_probability_are_used_together_or_not_at_all():
+def test_predictions_of_one_probability_are_used_together_or_not_at_all():
     right = np.array([True] * 45 + [False] * 5)
     groups = [str(number) for number in range(50)]
     assert choose_threshold(np.full(50, 0.9), right, groups, 0.95) is None
@@ -210,7 +210,7 @@ def test_a_promised_precision_is_kept_in_nine_evaluations_of_ten(together):
     assert 0.4 < measured < true < 0.7
 
 
-def test_silence_is_never_used_and_counts_as_not_filled():
+def test_no_prediction_is_never_used_and_counts_as_not_filled():
     sure, _, right, _ = world(400, 3)
     sure[:200], right[:200] = math.nan, False
     found = measure(sure, right, target=0.9)
@@ -233,7 +233,7 @@ def test_silence_is_never_used_and_counts_as_not_filled():
         ([0.0] * 30, [0] * 30, [], "No threshold is known to reach a precision of 0.95"),
     ],
 )
-def test_too_little_is_said_in_words(confidence, right, groups, words):
+def test_too_little_is_reported_in_words(confidence, right, groups, words):
     found = measure(confidence, right, groups=groups, target=0.95)
     assert words in found.limitations
     assert found.auto_accept is not None
@@ -243,7 +243,7 @@ def test_too_little_is_said_in_words(confidence, right, groups, words):
     assert len(found.bins) <= found.with_confidence
 
 
-def test_answers_that_are_all_right_can_all_be_used():
+def test_predictions_that_are_all_right_can_all_be_used():
     found = measure([0.9] * 100, [1] * 100, target=0.95)
     assert found.limitations == ""
     assert found.auto_accept is not None
@@ -253,7 +253,7 @@ def test_answers_that_are_all_right_can_all_be_used():
     assert found.apply(0.9) == pytest.approx(101 / 102, abs=1e-3)
 
 
-def test_a_target_that_cannot_be_proven_is_refused():
+def test_a_target_that_cannot_be_proven_is_rejected():
     with pytest.raises(ValueError, match=r"target precision is 1\.0; pass a share above 0"):
         measure([0.9], [1], target=1.0)
 
@@ -271,7 +271,7 @@ def judge(predictions) -> dict[str, Calibration]:
     return calibrations(predictions, PRODUCT, counts, groups=groups, target=None, seed=0)
 
 
-def test_each_field_is_judged_by_its_kind_and_the_record_by_all():
+def test_each_field_is_evaluated_by_its_kind_and_the_record_by_all():
     sure = {"title": 0.5, "category3_code": 0.9, "full_price": 0.8}
     found = judge(
         [
@@ -299,6 +299,6 @@ def test_fields_without_any_confidence_are_left_out():
     assert judge([said(0), said(1)]) == {}
 
 
-def test_what_is_no_probability_is_refused_with_its_sample():
+def test_what_is_no_probability_is_rejected_with_its_sample():
     with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; pass a prob"):
         judge([said(0, full_price=1.5), said(1)])

@@ -60,7 +60,7 @@ def comparison() -> Comparison:
     )
 
 
-def test_each_is_judged_and_the_margins_are_against_the_first(comparison: Comparison):
+def test_each_is_evaluated_and_the_differences_are_against_the_first(comparison: Comparison):
     accuracy = [comparison.estimates[name]["category3_code_accuracy"] for name in comparison.names]
     assert [estimate.value for estimate in accuracy] == [0.75, 0.95, 0.0]
     assert list(comparison.differences) == ["second", "silent"]
@@ -77,7 +77,7 @@ def test_a_lower_error_and_a_smaller_bias_are_better(comparison: Comparison):
     assert silent["full_price_bias"].value == -1.0
 
 
-def test_the_same_answers_differ_by_nothing_on_every_draw():
+def test_the_same_predictions_differ_by_nothing_on_every_draw():
     twins = compare([system(name, wrong_at(1, 5)) for name in ("one", "two")])
     # There is no rank correlation with prices that are all the same.
     known = [f for f in twins.differences["two"].values() if not math.isnan(f.value)]
@@ -85,7 +85,7 @@ def test_the_same_answers_differ_by_nothing_on_every_draw():
     assert set(map(tuple, known)) == {(0.0, 0.0, 0.0)}
 
 
-def test_pairing_makes_the_margin_surer_than_the_figures_are():
+def test_pairing_makes_the_difference_narrower_than_the_values_are():
     hard = set(range(20))  # everybody fails these, so they say nothing about the difference
     pair = compare([system("one", wrong_at(*hard, 20)), system("two", wrong_at(*hard))])
     estimate = pair.estimates["one"]["category3_code_accuracy"]
@@ -93,7 +93,7 @@ def test_pairing_makes_the_margin_surer_than_the_figures_are():
     assert difference.high - difference.low < (estimate.high - estimate.low) / 3
 
 
-def test_the_order_of_the_answers_does_not_matter_and_the_rest_is_left_out():
+def test_the_order_of_the_predictions_does_not_matter_and_the_rest_is_left_out():
     pair = compare([system("one", wrong_at(1)), system("two", wrong_at(1, 2)[29::-1])])
     assert pair.samples == 30
     assert pair.groups == 15
@@ -115,7 +115,7 @@ def test_other_wordings_are_compared_by_the_fields_they_share():
     assert pair.estimates["short"]["category3_code_accuracy"].value == 1.0
 
 
-def test_one_group_has_figures_but_no_intervals():
+def test_one_group_has_values_but_no_intervals():
     single = [replace(each, group="g") for each in wrong_at(0)[:4]]
     pair = compare([system("one", single), system("two", single)])
     value, low, _ = pair.differences["two"]["category3_code_accuracy"]
@@ -178,7 +178,7 @@ def test_numbers_within_ten_percent_do_not_disagree():
         ),
     ],
 )
-def test_what_cannot_be_compared_is_said(systems: list[EvaluatedSystem], problem: str):
+def test_what_cannot_be_compared_is_reported(systems: list[EvaluatedSystem], problem: str):
     with pytest.raises(ValueError, match="(?s)" + problem):
         compare(systems)
 

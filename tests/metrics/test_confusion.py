@@ -95,7 +95,7 @@ def test_equally_frequent_categories_stand_in_the_order_of_their_names():
     )
 
 
-def test_no_answers_make_an_empty_table():
+def test_no_predictions_make_an_empty_table():
     found = confusion([], "kind")
     assert found.labels == found.predicted == ()
     assert found.counts.shape == (0, 0)

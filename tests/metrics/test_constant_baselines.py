@@ -28,7 +28,7 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def test_the_constant_answer_is_the_majority_and_the_median():
+def test_the_constant_prediction_is_the_majority_and_the_median():
     predictions = constant(TRAINING, PRODUCT, 3)
     assert len(predictions) == 3
     assert (
@@ -52,7 +52,7 @@ def test_every_category_field_has_its_majority_and_texts_follow_the_first():
     assert constant(training, several, 1) == [{"words": "p", "cut": "X", "kind": "A"}]
 
 
-def test_without_a_category_the_usual_text_is_taken_over_all():
+def test_without_a_category_the_most_frequent_text_is_taken_over_all():
     predictions = constant(TRAINING, template("{brand}: {title}"), 1)
     assert predictions == [{"brand": "B", "title": "Wool Coat"}]
 

@@ -84,11 +84,11 @@ PREDICTED = [
         ("full_price_bias",           (0.1 - 0.5 - 1 + 0) / 4),
     ],
 )  # fmt: skip
-def test_figures_by_hand(name, value):
+def test_values_by_hand(name, value):
     assert MEASURED[name](PREDICTED, TRUE) == pytest.approx(value)
 
 
-def test_chrf_of_answers_is_the_mean_of_their_sentences():
+def test_chrf_of_predictions_is_the_mean_of_their_sentences():
     # The one that is neither right nor unread: "SilkShirt" for "SilkScarf", precision = recall:
     # characters S i l k S r of nine; pairs Si il lk kS of eight; SilkS holds 3, 2 and 1 of the
     # seven triples, six fours and five fives, and none of the four sixes.
@@ -104,13 +104,13 @@ def test_every_metric_is_worked_by_hand():
     }
 
 
-def test_perfect_answers_have_the_best_figures():
+def test_perfect_predictions_have_the_best_values():
     for name, metric in MEASURED.items():
         best = {"higher": 1, "lower": 0, "zero": 0}[metric.better]
         assert metric(TRUE, TRUE) == pytest.approx(best), name
 
 
-def test_silence_has_the_worst_figures():
+def test_no_prediction_has_the_worst_values():
     worst = {
         "full_price_mae": (100 + 200 + 50 + 400) / 4,
         "full_price_median_ape": 1,
@@ -124,14 +124,14 @@ def test_silence_has_the_worst_figures():
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_a_field_left_out_is_as_bad_as_an_unread_answer(name):
+def test_a_field_left_out_is_as_bad_as_an_unparsed_prediction(name):
     if name != "parse_rate":
         assert MEASURED[name]([{}, *PREDICTED[1:]], TRUE) == pytest.approx(
             MEASURED[name]([None, *PREDICTED[1:]], TRUE)
         )
 
 
-def test_silence_is_wrong_also_where_nothing_is_true():
+def test_no_prediction_is_wrong_also_where_nothing_is_true():
     true = [record(title=None, category=None)]
     for name in ("title_exact", "title_similarity", "title_rouge_l", "title_chrf"):
         assert MEASURED[name](true, true) == 1
@@ -142,7 +142,7 @@ def test_silence_is_wrong_also_where_nothing_is_true():
 
 
 @pytest.mark.parametrize("price", [None, "100.0", math.nan, math.inf, True, 10**400])
-def test_an_answer_without_a_number_is_read_as_0(price):
+def test_a_prediction_without_a_number_is_read_as_0(price):
     assert as_number(price) is None
     assert MEASURED["full_price_mae"]([record(price=price)], [record(price=100.0)]) == 100
 
@@ -157,7 +157,7 @@ def test_samples_without_a_positive_number_do_not_count(price):
 
 
 @pytest.mark.parametrize("price", [1.7e308, -1.7e308])
-def test_absurd_numbers_leave_every_figure_finite(price):
+def test_absurd_numbers_leave_every_value_finite(price):
     true = [record(price=5e-324), record(price=1.7e308), record(price=1.0), record(price=2.0)]
     said = [record(price=price)] * 3 + [record(price=-price)]
     counts = np.array([[0, 1, 1, 2], [4, 0, 0, 0]], dtype=float)
@@ -293,7 +293,7 @@ def test_every_kind_has_metrics_a_headline_and_words():
         assert metric.description.endswith("."), metric.name
 
 
-def test_lists_of_different_lengths_are_refused():
+def test_lists_of_different_lengths_are_rejected():
     for metric in MEASURED.values():
         with pytest.raises(ValueError, match="zip"):
             metric(PREDICTED[:1], TRUE)

@@ -103,7 +103,7 @@ def test_noise_is_not_taken_for_looking() -> None:
     assert [scores_of(throw, seed=seed).uses_image for seed in range(3)].count(True) <= 1
 
 
-def test_rivals_stand_beside_and_are_measured_where_they_answer() -> None:
+def test_baselines_stand_beside_and_are_measured_where_they_apply() -> None:
     said = [PRODUCT.parse(text) for text in look(SAMPLES)]
     baselines = {
         "category_median": category_median(said, SAMPLES, PRODUCT),
@@ -150,7 +150,7 @@ def test_the_interval_of_a_difference_is_paired() -> None:
         ("zero", -0.4, 0.1, -0.3),
     ],
 )
-def test_a_margin_above_zero_is_always_the_better_one(
+def test_a_difference_above_zero_is_always_the_better_one(
     better: str, one: float, other: float, difference: float
 ) -> None:
     names = {"higher": "parse_rate", "lower": "full_price_mae", "zero": "full_price_bias"}
@@ -170,11 +170,11 @@ def test_a_margin_above_zero_is_always_the_better_one(
         (Estimate(0.3, math.nan, math.nan), "not significant"),
     ],
 )
-def test_a_verdict_needs_an_interval_on_one_side_of_zero(difference: Estimate, words: str) -> None:
+def test_a_result_needs_an_interval_on_one_side_of_zero(difference: Estimate, words: str) -> None:
     assert significance(difference) == words
 
 
-def test_answers_keep_text_reading_and_confidence() -> None:
+def test_predictions_keep_text_reading_and_confidence() -> None:
     predictions = [Prediction.parse("?", PRODUCT), *replies_of(look(SAMPLES[1:]))]
     predictions[1] = replace(predictions[1], confidence={"title": 0.5})
     scores = score({"model": predictions}, SAMPLES, PRODUCT, training=SAMPLES)
@@ -211,7 +211,7 @@ def test_one_group_has_no_interval() -> None:
     assert "Not tested" in scores.shuffled_image_check
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
+def test_the_same_seed_gives_the_same_values() -> None:
     one, again = scores_of(look, seed=1), scores_of(look, seed=1)
     assert one.estimates == again.estimates
     assert one.differences == again.differences
@@ -237,7 +237,7 @@ def test_slices_part_the_samples() -> None:
     assert sum(part.samples for part in whole) == 90
 
 
-def test_leaked_samples_are_judged_apart() -> None:
+def test_leaked_samples_are_evaluated_apart() -> None:
     def know_the_leaked(samples: Sequence[Sample]) -> list[str]:
         return [t if s.id in leaked else "?" for s, t in zip(samples, look(samples), strict=True)]
 
@@ -264,7 +264,7 @@ def test_every_row_has_words() -> None:
     assert all(words and not words.endswith(".") for words in SYSTEMS.values())
 
 
-def test_bad_input_is_said() -> None:
+def test_bad_input_is_reported() -> None:
     with pytest.raises(ValueError, match="no samples to evaluate on"):
         score({"model": []}, [], PRODUCT, training=SAMPLES)
     with pytest.raises(ValueError, match="no samples to learn from"):
