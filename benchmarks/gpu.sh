@@ -12,4 +12,4 @@ done
 python -m benchmarks.full_size train "$folder" --recipe full --batch-size 1 --steps 2
 python -m benchmarks.plan_memory --gpu
 python -m benchmarks.export_memory "$folder" --workshop "$folder-export" --samples 1
-python -m benchmarks.serve_load "$folder" --throughput --seconds 20 --rounds 3 --clients 64
+python -m tests.load.serve_load "$folder" --throughput --seconds 20 --rounds 3 --clients 64

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.serve_load import Load, mean_batch, promises_of, run_load
 from phi_vision.data.template import PRODUCT
 from phi_vision.model.checkpoint import SMALL
+from tests.load.serve_load import Load, mean_batch, promises_of, run_load
 
 SECONDS, CLIENTS = 9.0, 32
 

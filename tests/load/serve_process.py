@@ -53,7 +53,7 @@ class Server:
 
 
 class Look(NamedTuple):
-    """What the system said of the server at one moment."""
+    """Operating-system metrics of the server at one moment."""
 
     second: float
     memory: int

@@ -1,7 +1,7 @@
-"""The clients of a load: some ask, some send what has to be refused, some hang up or dawdle.
+"""The clients of a load test: valid requests, invalid ones, disconnects and slow senders.
 
-Each does one thing after another, chosen by chance, until the time is over. All share one `Crowd`,
-which knows the right answers and keeps the tally of what came instead.
+Each client repeats random actions until the time is over. All share one `ClientPool`, which knows
+the expected responses and counts deviations.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from benchmarks.serve_process import Server
-from benchmarks.serve_requests import Request, said
+from tests.load.serve_process import Server
+from tests.load.serve_requests import Request, response_text
 
 HANG_SECONDS = 60.0
 """An answer that takes longer counts as none."""
 
 SOONEST, LATEST = 0.02, 0.25
-"""Seconds after which a client that was told to come again does: sooner than it was asked to, so
+"""Seconds after which a client that was rejected with 429 does: sooner than it was asked to, so
 that the queue stays full."""
 
 DAWDLE_SECONDS = 2.0
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Counts:
     """What all clients saw."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -60,14 +60,14 @@ class Tally:
     """Those that were not."""
 
     overloads: int = 0
-    """Times a client was told to come again, as it should be told."""
+    """Correct rejections with 429."""
 
     faults: list[str] = field(default_factory=list)
     """What should not have come; the first so many."""
 
     fault_count: int = 0
 
-    def complain(self, fault: str) -> None:
+    def record_fault(self, fault: str) -> None:
         """Note what should not have come."""
         self.fault_count += 1
         if len(self.faults) < FAULTS_KEPT:
@@ -75,65 +75,65 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crowd:
+class ClientPool:
     """What the clients have in common."""
 
     server: Server
     session: aiohttp.ClientSession
     good: Sequence[Request]
     known: Mapping[str, str]
-    """Name of a good request -> what was said when it was asked alone."""
+    """Name of a valid request -> its response without load."""
     refused: Sequence[Request]
     huge: Request
-    tally: Tally = field(default_factory=Tally)
+    counts: Counts = field(default_factory=Counts)
 
     async def ask(self, request: Request) -> Answer | None:
-        """Send a request and judge what comes; None where nothing does."""
+        """Send a request and check the response; None if there is none."""
         started = time.perf_counter()
         try:
             answer = await send(self.session, self.server, request)
         except (aiohttp.ClientError, TimeoutError) as error:
-            self.tally.complain(f"{request.name}: no answer but {error!r:.300}")
+            self.counts.record_fault(f"{request.name}: no answer but {error!r:.300}")
             return None
-        self.tally.seconds[kind_of(answer)].append(time.perf_counter() - started)
-        self.judge(request, answer)
+        self.counts.seconds[kind_of(answer)].append(time.perf_counter() - started)
+        self.check(request, answer)
         return answer
 
-    def judge(self, request: Request, answer: Answer) -> None:
-        """Count an answer, and complain where it is not what it should be."""
-        self.tally.answers[request.route, answer.status] += 1
+    def check(self, request: Request, answer: Answer) -> None:
+        """Count an answer, and record_fault where it is not what it should be."""
+        self.counts.answers[request.route, answer.status] += 1
         fault = find_fault(request, answer)
         if fault is None and answer.status == 429:
-            self.tally.overloads += 1
+            self.counts.overloads += 1
         elif fault is None and answer.status == 200 and request.name in self.known:
             fault = self._compare(request, answer)
         if fault is not None:
-            self.tally.complain(f"{request.name}: {fault}")
+            self.counts.record_fault(f"{request.name}: {fault}")
 
     def _compare(self, request: Request, answer: Answer) -> str | None:
         try:
-            found = said(request, answer.body)
+            found = response_text(request, answer.body)
         except ValueError as error:
             return str(error)
         if found != self.known[request.name]:
-            self.tally.wrong += 1
+            self.counts.wrong += 1
             return f"a wrong answer: {found:.400} instead of {self.known[request.name]:.400}"
-        self.tally.right += 1
+        self.counts.right += 1
         return None
 
 
-Behaviour = Callable[[Crowd, random.Random], Awaitable[None]]
+Behaviour = Callable[[ClientPool, random.Random], Awaitable[None]]
 
 
-async def live(crowd: Crowd, rng: random.Random, until: float) -> None:
+async def live(pool: ClientPool, rng: random.Random, until: float) -> None:
     """Be one client: do one thing after another until the clock (`time.monotonic`) says so."""
     names, shares = list(BEHAVIOURS), [share for share, _ in BEHAVIOURS.values()]
     while time.monotonic() < until:
         (name,) = rng.choices(names, shares)
         try:
-            await asyncio.wait_for(BEHAVIOURS[name][1](crowd, rng), HANG_SECONDS)
+            await asyncio.wait_for(BEHAVIOURS[name][1](pool, rng), HANG_SECONDS)
         except (OSError, EOFError, TimeoutError) as error:
-            crowd.tally.complain(f"{name}: {error!r:.300}")
+            pool.counts.record_fault(f"{name}: {error!r:.300}")
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -162,7 +162,7 @@ def find_fault(request: Request, answer: Answer) -> str | None:
     if status < 400:
         return None
     if status == 429 and not headers.get("retry-after", "").isdecimal():
-        return f"told to come again, but not when: {headers}"
+        return f"rejected with 429, but not when: {headers}"
     try:
         error = json.loads(answer.body)["error"]
         shaped = error.keys() == {"message", "type", "param", "code"} and error["message"]
@@ -176,111 +176,111 @@ def kind_of(answer: Answer) -> str:
     return {200: "answered", 429: "overload"}.get(answer.status, "refused")
 
 
-async def ask_rightly(crowd: Crowd, rng: random.Random) -> None:
-    """Ask one of the good questions; come again where told to."""
-    answer = await crowd.ask(rng.choice(crowd.good))
+async def ask_rightly(pool: ClientPool, rng: random.Random) -> None:
+    """Send a valid request; retry after 429."""
+    answer = await pool.ask(rng.choice(pool.good))
     if answer is not None and answer.status == 429:
         await asyncio.sleep(rng.uniform(SOONEST, LATEST))
 
 
-async def ask_wrongly(crowd: Crowd, rng: random.Random) -> None:
+async def ask_wrongly(pool: ClientPool, rng: random.Random) -> None:
     """Send what has to be refused."""
-    await crowd.ask(rng.choice(crowd.refused))
+    await pool.ask(rng.choice(pool.refused))
 
 
-async def send_too_much(crowd: Crowd, rng: random.Random) -> None:
-    """Send a body over the limit, its length told beforehand."""
-    await crowd.ask(crowd.huge)
+async def send_too_much(pool: ClientPool, rng: random.Random) -> None:
+    """Send an oversized body with Content-Length."""
+    await pool.ask(pool.huge)
 
 
-async def send_without_end(crowd: Crowd, rng: random.Random) -> None:
-    """Send a body over the limit, its length not told."""
+async def send_without_end(pool: ClientPool, rng: random.Random) -> None:
+    """Send an oversized body without Content-Length."""
 
     async def pieces() -> None:
-        for start in range(0, len(crowd.huge.body), 2**16):
-            piece = crowd.huge.body[start : start + 2**16]
+        for start in range(0, len(pool.huge.body), 2**16):
+            piece = pool.huge.body[start : start + 2**16]
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             await writer.drain()
         writer.write(b"0\r\n\r\n")
 
-    reader, writer = await _connect(crowd)
+    reader, writer = await _connect(pool)
     try:
-        writer.write(_head(crowd, crowd.huge, "Transfer-Encoding: chunked"))
+        writer.write(_head(pool, pool.huge, "Transfer-Encoding: chunked"))
         sending = asyncio.create_task(pieces())
-        crowd.judge(crowd.huge, await _read(reader))
+        pool.check(pool.huge, await _read(reader))
         await asyncio.gather(sending, return_exceptions=True)  # it may close when it has answered
     finally:
         writer.close()
 
 
-async def leave_while_waiting(crowd: Crowd, rng: random.Random) -> None:
+async def leave_while_waiting(pool: ClientPool, rng: random.Random) -> None:
     """Ask, and hang up before anything comes."""
-    request = rng.choice(crowd.good)
-    crowd.tally.unseen[request.route] += 1
-    _, writer = await _connect(crowd)
-    writer.write(_whole(crowd, request))
+    request = rng.choice(pool.good)
+    pool.counts.unseen[request.route] += 1
+    _, writer = await _connect(pool)
+    writer.write(_whole(pool, request))
     await writer.drain()
     await asyncio.sleep(rng.uniform(0, 0.5))
     _hang_up(writer, rng)
 
 
-async def leave_while_reading(crowd: Crowd, rng: random.Random) -> None:
+async def leave_while_reading(pool: ClientPool, rng: random.Random) -> None:
     """Ask for an answer in pieces, and hang up in the middle of it."""
-    request = rng.choice([each for each in crowd.good if each.streams])
-    crowd.tally.unseen[request.route] += 1
-    reader, writer = await _connect(crowd)
-    writer.write(_whole(crowd, request))
+    request = rng.choice([each for each in pool.good if each.streams])
+    pool.counts.unseen[request.route] += 1
+    reader, writer = await _connect(pool)
+    writer.write(_whole(pool, request))
     for _ in range(rng.randint(2, 5)):  # the head comes first
         await reader.read(2**16)
     _hang_up(writer, rng)
 
 
-async def send_half(crowd: Crowd, rng: random.Random) -> None:
+async def send_half(pool: ClientPool, rng: random.Random) -> None:
     """Begin to send a body, and hang up in the middle of it."""
-    request = rng.choice([each for each in crowd.good if each.body])
-    crowd.tally.unseen[request.route] += 1
-    _, writer = await _connect(crowd)
-    whole = _whole(crowd, request)
+    request = rng.choice([each for each in pool.good if each.body])
+    pool.counts.unseen[request.route] += 1
+    _, writer = await _connect(pool)
+    whole = _whole(pool, request)
     writer.write(whole[: rng.randrange(20, len(whole))])
     await writer.drain()
     await asyncio.sleep(rng.uniform(0, 0.5))
     _hang_up(writer, rng)
 
 
-async def send_slowly(crowd: Crowd, rng: random.Random) -> None:
+async def send_slowly(pool: ClientPool, rng: random.Random) -> None:
     """Dawdle over a body, then wait for the answer."""
-    request = rng.choice([each for each in crowd.good if each.body and not each.streams])
-    reader, writer = await _connect(crowd)
+    request = rng.choice([each for each in pool.good if each.body and not each.streams])
+    reader, writer = await _connect(pool)
     try:
-        whole = _whole(crowd, request)
+        whole = _whole(pool, request)
         step = len(whole) // 10 + 1
         for start in range(0, len(whole), step):
             writer.write(whole[start : start + step])
             await writer.drain()
             await asyncio.sleep(DAWDLE_SECONDS / 10)
-        crowd.judge(request, await _read(reader))
+        pool.check(request, await _read(reader))
     finally:
         writer.close()
 
 
-async def _connect(crowd: Crowd) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    url = URL(crowd.server.address)
+async def _connect(pool: ClientPool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    url = URL(pool.server.address)
     return await asyncio.open_connection(url.host, url.port)
 
 
-def _head(crowd: Crowd, request: Request, length: str) -> bytes:
-    headers = {"Authorization": f"Bearer {crowd.server.key}", **request.headers}
+def _head(pool: ClientPool, request: Request, length: str) -> bytes:
+    headers = {"Authorization": f"Bearer {pool.server.key}", **request.headers}
     lines = [f"{request.method} {request.path} HTTP/1.1", "Host: 127.0.0.1", length]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _whole(crowd: Crowd, request: Request) -> bytes:
-    return _head(crowd, request, f"Content-Length: {len(request.body)}") + request.body
+def _whole(pool: ClientPool, request: Request) -> bytes:
+    return _head(pool, request, f"Content-Length: {len(request.body)}") + request.body
 
 
 async def _read(reader: asyncio.StreamReader) -> Answer:
-    """Read an answer whose length is told."""
+    """Read a response with Content-Length."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     body = await reader.readexactly(int(headers["content-length"]))

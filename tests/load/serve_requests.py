@@ -129,7 +129,7 @@ def png_head(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def said(request: Request, body: bytes) -> str:
+def response_text(request: Request, body: bytes) -> str:
     """Take out of an answer what has to be the same each time it is asked.
 
     Of numbers that the server computed (confidences, seconds) nothing: they depend in their last
@@ -140,7 +140,7 @@ def said(request: Request, body: bytes) -> str:
     """
     try:
         if request.streams:
-            return _said_in_pieces(body)
+            return _streamed_text(body)
         answer = json.loads(body)
         if request.route == CHAT:
             (choice,) = answer["choices"]
@@ -152,7 +152,7 @@ def said(request: Request, body: bytes) -> str:
         raise ValueError(f"another form than it should have ({error!r}): {body!r:.300}") from error
 
 
-def _said_in_pieces(body: bytes) -> str:
+def _streamed_text(body: bytes) -> str:
     """Join the pieces of a streamed answer; it keeps what the same answer in one piece keeps."""
     *events, end = body.decode().strip().split("\n\n")
     if end != "data: [DONE]":

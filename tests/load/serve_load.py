@@ -1,11 +1,11 @@
-"""Whether `phi-vision serve` stands: a minute of 64 clients of all manners; what batching gains.
+"""Load test of `phi-vision serve`: 64 concurrent clients for a minute; the gain of batching.
 
-    python -m benchmarks.serve_load MODEL --seconds 60 --clients 64
-    python -m benchmarks.serve_load MODEL --throughput
+    python -m tests.load.serve_load MODEL --seconds 60 --clients 64
+    python -m tests.load.serve_load MODEL --throughput
 
-The server runs in a process of its own on one thread, the clients in this one. What it promises is
-checked and printed as a table; the exit code is 1 where a promise is broken. `--out` writes all
-figures as JSON. How clients behave is in `serve_clients.py`, what they send in `serve_requests.py`.
+The server runs in its own process on one thread, the clients in this one. Its promises are checked
+and printed as a table; the exit code is 1 if one is broken. `--out` writes all figures as JSON.
+Clients are in `serve_clients.py`, their requests in `serve_requests.py`.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from typing import Any
 import aiohttp
 import psutil
 
-from benchmarks.serve_clients import Crowd, Tally, live, open_session, send
-from benchmarks.serve_gain import Promise, measure_gain, print_gain
-from benchmarks.serve_process import (
+from phi_vision.data.template import Template, find_template
+from phi_vision.inference.predictor import resolve_template
+from tests.load.serve_clients import ClientPool, Counts, live, open_session, send
+from tests.load.serve_process import (
     Figures,
     Look,
     Server,
@@ -37,20 +38,19 @@ from benchmarks.serve_process import (
     total,
     watch,
 )
-from benchmarks.serve_requests import (
+from tests.load.serve_requests import (
     MAX_BODY,
     Request,
     draw_images,
     good_requests,
     huge_request,
     refused_requests,
-    said,
+    response_text,
 )
-from phi_vision.data.template import Template, find_template
-from phi_vision.inference.predictor import resolve_template
+from tests.load.serve_throughput import Promise, measure_gain, print_gain
 
 QUEUE = 16
-"""Questions that may wait while 64 clients ask: few enough that some are told to come again."""
+"""Questions that may wait while 64 clients ask: few enough that some are rejected with 429."""
 
 FLAT = 0.05
 """Most that memory may grow from the first to the last third of the load, as a share."""
@@ -69,10 +69,10 @@ AT_ONCE_SECONDS = 1.0
 class Load:
     """What was seen of a server under load."""
 
-    tally: Tally
+    counts: Counts
     looks: list[Look]
     before: Figures
-    """What the server said of itself when the clients came, and when they had gone."""
+    """Server metrics before and after the load."""
     after: Figures
     rest: tuple[Look, Look]
     """The server at rest, before and after."""
@@ -119,7 +119,7 @@ async def _load(
     process = psutil.Process(server.process.pid)
     async with open_session() as session:
         known, alone = await ask_alone(server, session, good)
-        crowd = Crowd(
+        pool = ClientPool(
             server=server,
             session=session,
             good=good,
@@ -131,14 +131,14 @@ async def _load(
         before, rest = await read_figures(server, session), look(process)
         watching = asyncio.create_task(watch(server, looks))
         until = time.monotonic() + sum(seconds)
-        await asyncio.gather(*(live(crowd, random.Random(n), until) for n in range(clients)))
+        await asyncio.gather(*(live(pool, random.Random(n), until) for n in range(clients)))
         watching.cancel()
         health = await _seconds_of(server, session, Request(name="", path="/health", method="GET"))
         after = await _figures_at_rest(server, session)
         again = await _seconds_of(server, session, good[0])
     await asyncio.sleep(1.0)  # until closed connections are forgotten
     return {
-        "tally": crowd.tally,
+        "counts": pool.counts,
         "looks": [each for each in looks if each.second >= seconds[0]],
         "before": before,
         "after": after,
@@ -152,7 +152,7 @@ async def _load(
 async def ask_alone(
     server: Server, session: aiohttp.ClientSession, good: Sequence[Request]
 ) -> tuple[dict[str, str], float]:
-    """Ask the questions one at a time: what was said to each, and seconds of the first.
+    """Send the requests one at a time: the response to each, and seconds of the first.
 
     Raises:
         RuntimeError: A good question is not answered.
@@ -162,7 +162,7 @@ async def ask_alone(
         answer = await send(session, server, request)
         if answer.status != 200:
             raise RuntimeError(f"{request.name}, asked alone: {answer.status} {answer.body!r:.500}")
-        known[request.name] = said(request, answer.body)
+        known[request.name] = response_text(request, answer.body)
     return known, await _seconds_of(server, session, good[0])
 
 
@@ -191,20 +191,20 @@ def still_busy(figures: Figures) -> float:
 
 def promises_of(load: Load) -> list[Promise]:
     """Hold what was seen against what was promised."""
-    tally, looks = load.tally, load.looks
+    counts, looks = load.counts, load.looks
     third = len(looks) // 3
     first, last = looks[:third], looks[-third:]
     memory = median(each.memory for each in last) / median(each.memory for each in first) - 1
     threads = [max(each.threads for each in part) for part in (first, last)]
     files = [each.files for each in load.rest]
     odd = count_mismatches(load)
-    faults = f"{tally.fault_count} faults{''.join(f'; {fault}' for fault in tally.faults[:3])}"
-    answers = f"{tally.right} right, {tally.wrong} wrong"
-    overloads = f"{tally.overloads} times told to come again"
+    faults = f"{counts.fault_count} faults{''.join(f'; {fault}' for fault in counts.faults[:3])}"
+    answers = f"{counts.right} right, {counts.wrong} wrong"
+    overloads = f"{counts.overloads} times rejected with 429"
     return [
-        Promise(name="no wrong answer", kept=not tally.wrong, found=answers),
-        Promise(name="nothing but what it should be", kept=not tally.fault_count, found=faults),
-        Promise(name="overload is told", kept=tally.overloads > 0, found=overloads),
+        Promise(name="no wrong answer", kept=not counts.wrong, found=answers),
+        Promise(name="nothing but what it should be", kept=not counts.fault_count, found=faults),
+        Promise(name="overload is rejected with 429", kept=counts.overloads > 0, found=overloads),
         Promise(name="memory is flat", kept=memory <= FLAT, found=f"{memory:+.2%}"),
         Promise(name="threads do not grow", kept=threads[1] <= threads[0], found=_arrow(threads)),
         Promise(name="files do not grow", kept=files[1] <= files[0] + 2, found=_arrow(files)),
@@ -229,12 +229,12 @@ def _rest_promises(load: Load) -> list[Promise]:
 
 
 def count_mismatches(load: Load) -> list[str]:
-    """Hold the server's counts of answers against the clients'.
+    """Compare the server's counters with those of the clients.
 
-    Of a request whose client hung up nobody but the server knows how it ended, or whether it came.
+    Requests of disconnected clients may or may not be counted by the server.
     """
     seen = Counter[str]()
-    for (route, status), count in load.tally.answers.items():
+    for (route, status), count in load.counts.answers.items():
         seen[_counted_as(route, status)] += count
     more = _counts(load.after)
     more.subtract(_counts(load.before))
@@ -244,8 +244,8 @@ def count_mismatches(load: Load) -> list[str]:
         for name, count in more.items()
         if count < 0
     ]
-    extra, unseen = more.total(), load.tally.unseen.total()
-    return odd + [f"{extra} counted that nobody saw, {unseen} hung up"] * (extra > unseen)
+    extra, unseen = more.total(), load.counts.unseen.total()
+    return odd + [f"{extra} counted that nobody saw, {unseen} disconnected"] * (extra > unseen)
 
 
 def _counts(figures: Figures) -> Counter[str]:
@@ -278,11 +278,11 @@ def mean_batch(before: Figures, after: Figures) -> float:
 def print_load(load: Load, promises: Sequence[Promise]) -> None:
     """Print what was seen and what of it was promised."""
     print(f"{'':24}{'count':>8}{'median':>10}{'95 %':>10}{'longest':>10}")
-    for name, seconds in sorted(load.tally.seconds.items()):
+    for name, seconds in sorted(load.counts.seconds.items()):
         most = quantiles(seconds, n=20)[-1] if len(seconds) > 1 else seconds[0]
         times = "".join(f"{value:>8.3f} s" for value in (median(seconds), most, max(seconds)))
         print(f"{name:24}{len(seconds):>8}{times}")
-    print(f"{'hung up':24}{load.tally.unseen.total():>8}")
+    print(f"{'disconnected':24}{load.counts.unseen.total():>8}")
     print(f"{'questions in a batch':24}{mean_batch(load.before, load.after):>8.1f}\n")
     for promise in promises:
         print(f"{'kept  ' if promise.kept else 'BROKEN'}  {promise.name:32}{promise.found}")
@@ -290,14 +290,16 @@ def print_load(load: Load, promises: Sequence[Promise]) -> None:
 
 def as_json(load: Load) -> dict[str, Any]:
     """Take what is worth keeping out of what was seen."""
-    tally = load.tally
+    counts = load.counts
     return {
-        "answers": {f"{route} {status}": n for (route, status), n in sorted(tally.answers.items())},
-        "hung_up": dict(tally.unseen),
-        "median_seconds": {name: median(values) for name, values in tally.seconds.items()},
-        "longest_seconds": {name: max(values) for name, values in tally.seconds.items()},
+        "answers": {
+            f"{route} {status}": n for (route, status), n in sorted(counts.answers.items())
+        },
+        "hung_up": dict(counts.unseen),
+        "median_seconds": {name: median(values) for name, values in counts.seconds.items()},
+        "longest_seconds": {name: max(values) for name, values in counts.seconds.items()},
         "questions_in_a_batch": mean_batch(load.before, load.after),
-        "faults": tally.faults,
+        "faults": counts.faults,
         "looks": [list(each) for each in load.looks],
         "alone_seconds": load.alone_seconds,
         "again_seconds": load.again_seconds,

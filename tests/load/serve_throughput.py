@@ -1,6 +1,6 @@
 """What answering together gains a server: answers a second beside those of one that does not.
 
-`python -m benchmarks.serve_load MODEL --throughput` runs it.
+`python -m tests.load.serve_load MODEL --throughput` runs it.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.serve_clients import open_session, send
-from benchmarks.serve_process import Server, serving
-from benchmarks.serve_requests import RECORDS, Request, draw_images
+from tests.load.serve_clients import open_session, send
+from tests.load.serve_process import Server, serving
+from tests.load.serve_requests import RECORDS, Request, draw_images
 
 GAIN = 2.5
 """Least answers of a server that batches, in those of one that does not."""
@@ -63,10 +63,10 @@ def measure_gain(
         Request(name=f"#{number}", path=RECORDS, body=image, headers=raw)
         for number, image in enumerate(draw_images(IMAGES))
     ]
-    room = ["--queue", str(2 * clients)]
+    queue = ["--queue", str(2 * clients)]
     with (
-        serving(model, ["--batch-size", str(batch_size), *room]) as together,
-        serving(model, ["--batch-size", "1", *room]) as alone,
+        serving(model, ["--batch-size", str(batch_size), *queue]) as together,
+        serving(model, ["--batch-size", "1", *queue]) as alone,
     ):
         rates: dict[str, list[Rate]] = {together.address: [], alone.address: []}
         for number in range(-1, rounds):  # the first round warms up
