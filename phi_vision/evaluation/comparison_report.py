@@ -8,29 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from phi_vision.evaluation.figures import Interval, Series, draw_intervals, draw_lines
-from phi_vision.evaluation.labels import (
-    by_result,
-    field_label,
-    metric_label,
-)
+from phi_vision.evaluation.labels import by_result, field_label, headline, metric_label
 from phi_vision.evaluation.rendering import render
 from phi_vision.evaluation.report_reader import Report
-from phi_vision.evaluation.sections import (
-    curve_points,
-    metrics_by_field,
-    smoothed,
-    system_lines,
-)
+from phi_vision.evaluation.sections import curve_points, metrics_by_field, smoothed, system_lines
 from phi_vision.evaluation.svg import Chart
 from phi_vision.io.atomic import write_text
 from phi_vision.io.formatting import join_words
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.comparison import (
-    Comparison,
-    count_correct,
-    find_disagreements,
-)
-from phi_vision.metrics.field_metrics import Metric, headline_metrics
+from phi_vision.metrics.comparison import Comparison, count_correct, find_disagreements
+from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import significance
 from phi_vision.runs import Curve, LogLine
 
@@ -108,12 +95,6 @@ def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
             for item in dict.fromkeys(item for report in reports for item in report.cost)
         },
     )
-
-
-def headline(comparison: Comparison) -> list[Metric]:
-    """List the first metric of each field that all templates have."""
-    names = headline_metrics(comparison.template)
-    return [comparison.metrics[name] for name in names if name in comparison.metrics]
 
 
 def metrics_by_result(comparison: Comparison, other: str) -> Mapping[str, list[str]]:

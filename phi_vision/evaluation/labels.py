@@ -13,6 +13,7 @@ from phi_vision.io.formatting import (
 )
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import RECORD, SelectiveThreshold
+from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Better, Metric, headline_metrics
 from phi_vision.metrics.scores import Scores
 
@@ -60,9 +61,10 @@ def target_label(target: str) -> str:
     return "all fields at once" if target == RECORD else field_label(target)
 
 
-def headline(scores: Scores) -> list[Metric]:
-    """List the first metric of each field."""
-    return [scores.metrics[name] for name in headline_metrics(scores.template)]
+def headline(scores: Scores | Comparison) -> list[Metric]:
+    """List the first metric of each field; of a comparison, of the fields that all systems have."""
+    names = headline_metrics(scores.template)
+    return [scores.metrics[name] for name in names if name in scores.metrics]
 
 
 def format_interval(estimate: Estimate, decimals: int) -> str:

@@ -19,12 +19,7 @@ from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import write_template
 from phi_vision.evaluation import sections
-from phi_vision.evaluation.labels import (
-    BASELINES,
-    IMAGE_ABLATIONS,
-    explain_thresholds,
-    headline,
-)
+from phi_vision.evaluation.labels import BASELINES, IMAGE_ABLATIONS, explain_thresholds, headline
 from phi_vision.evaluation.rendering import render
 from phi_vision.io.atomic import write_text
 from phi_vision.metrics.bootstrap import Estimate

@@ -56,13 +56,7 @@ class Chart:
 def canvas(
     height: int = HEIGHT, margins: tuple[int, int, int, int] = MARGINS, width: int = WIDTH
 ) -> Iterator[tuple[Figure, Axes]]:
-    """Open a figure with one pair of axes, in the style of the pages.
-
-    Args:
-        height: Of the chart, in pixels.
-        margins: Left, top, right and bottom of the plotting area, in pixels.
-        width: Of the chart, in pixels.
-    """
+    """Open a figure with one pair of axes, in the style of the pages; all sizes are in pixels."""
     left, top, right, bottom = margins
     with matplotlib.rc_context(fname=STYLE_FILE), warnings.catch_warnings():
         # Matplotlib only measures the text; the reader's browser has the glyphs.
@@ -84,15 +78,7 @@ def to_chart(
     *,
     fixed: bool = False,
 ) -> Chart:
-    """Convert a figure.
-
-    Args:
-        figure: A figure of `canvas`.
-        title: Title of the chart.
-        description: The content in words.
-        legend: (name, CSS variable) of each series.
-        fixed: Keep the size and scroll, instead of filling the width.
-    """
+    """Convert a figure of `canvas`; the arguments are those of `Chart`."""
     file = io.BytesIO()
     # Ids are hashes: with the description in them they differ between the charts of a page.
     with matplotlib.rc_context({"svg.hashsalt": f"{title} {description}"}):

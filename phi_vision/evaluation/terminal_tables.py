@@ -5,7 +5,6 @@ import math
 from rich.markup import escape
 from rich.table import Table
 
-from phi_vision.evaluation.comparison_report import headline as comparison_headline
 from phi_vision.evaluation.labels import (
     format_difference,
     format_interval,
@@ -77,7 +76,7 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("metric", overflow="fold")
     for name in comparison.names:
         table.add_column(escape(name), justify="right", overflow="fold")
-    for metric in (comparison.metrics["parse_rate"], *comparison_headline(comparison)):
+    for metric in (comparison.metrics["parse_rate"], *headline(comparison)):
         cells = [_compared(comparison, name, metric) for name in comparison.names]
         table.add_row(metric_heading(metric), *cells)
     return table
