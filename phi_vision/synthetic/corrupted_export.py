@@ -178,15 +178,16 @@ def _column_of(name: str, line: Line) -> str:
 def _find_columns(names: Sequence[str], schema: pa.Schema) -> dict[str, str]:
     """Map the parts of a product to their columns."""
     floats = [name for name in names if pa.types.is_floating(schema.field(name).type)]
-    candidates: dict[str, Sequence[str]] = {
-        "id": [name for name in ID_COLUMNS if name in names],
-        "group": [name for name in GROUP_COLUMNS[:1] if name in names],
-        "title": [name for name in ("title", "name") if name in names],
+    candidates = {
+        "id": ID_COLUMNS,
+        "group": GROUP_COLUMNS[:1],
+        "title": ("title", "name"),
         "category": [name for name in reversed(names) if "categor" in name.lower()],
         "price": [name for name in ("full_price", "price") if name in floats],
         "image": [IMAGE],
     }
-    return {part: found[0] for part, found in candidates.items() if found}
+    found = {part: [n for n in each if n in {*names, IMAGE}] for part, each in candidates.items()}
+    return {part: columns[0] for part, columns in found.items() if columns}
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ groups share is counted without its name, a number only through means over sever
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from statistics import fmean
@@ -45,10 +45,11 @@ class Frequencies:
         """The named values."""
         return tuple(value for value, _ in self.named)
 
-    def draw(self, rng: random.Random, without: Collection[Value] = ()) -> Value | Rare:
+    def draw(self, rng: random.Random, without: Iterable[Value] = ()) -> Value | Rare:
         """Draw a value by its frequency, RARE for the others; none of `without`."""
+        excluded = set(without)
         values = [*(value for value, _ in self.named), RARE]
-        counts = [0 if value in without else n for value, n in self.named]
+        counts = [0 if value in excluded else n for value, n in self.named]
         return rng.choices(values, [*counts, self.rest])[0] if any(counts) or self.rest else RARE
 
 

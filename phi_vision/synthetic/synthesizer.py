@@ -5,7 +5,7 @@ Values that turn out to be real are drawn again; nothing here writes or paints.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -140,17 +140,13 @@ class Synthesizer:
         if pa.types.is_boolean(kind):  # the one of two truth values that is not named
             return True not in node.frequencies.values
         values = [str(value) for value in node.frequencies.values if value not in (None, "")]
-        taken = {*values, *map(str, self._invented.values())}
 
-        def draw(tries: int) -> str:
+        def draw(mark: bool) -> str:
             shape = shape_of(self._rng.choice(values or [NEW_WORD]))
-            # All of the short ones may be taken: 0 to 9.
-            return invent(shape + shape[-1] * (tries >= _TRIES), self._rng)
+            return invent(shape + shape[-1] * mark, self._rng)  # 0 to 9 may all be taken
 
-        def is_taken(name: str) -> bool:
-            return name in taken or bool(self._real and self._real.contains_text(name, [column]))
-
-        name = self._draw_new(column, draw, is_taken)
+        taken = {*values, *map(str, self._invented.values())}
+        name = self._draw_new(column, draw, taken, private=[column])
         return int(name) if pa.types.is_integer(kind) else name
 
     def _value(self, column: Column, record: Record) -> Value:
@@ -194,14 +190,11 @@ class Synthesizer:
         if key in self._latest_texts and self._rng.random() < grammar.repeats:
             return self._latest_texts[key]
 
-        def draw(tries: int) -> str:
+        def draw(mark: bool) -> str:
             text = grammar.draw(self._rng, category)
-            # Few words make few titles; an invented one makes another.
-            return f"{invent(NEW_WORD, self._rng)} {text}".strip() if tries >= _TRIES else text
+            return f"{invent(NEW_WORD, self._rng)} {text}".strip() if mark else text
 
-        text = self._draw_new(
-            column.name, draw, lambda text: not text or text in used or self._is_real(text)
-        )
+        text = self._draw_new(column.name, draw, used)
         used.add(text)
         self._latest_texts[key] = text
         return text
@@ -210,17 +203,12 @@ class Synthesizer:
         used, kind = self._used[column.name], self._schema.field(column.name).type
         whole = pa.types.is_integer(kind)
 
-        def draw(tries: int) -> str:
+        def draw(mark: bool) -> str:
             text = pattern.draw(self._rng, record)
-            if tries >= _TRIES:  # the pattern is exhausted: a mark makes it new
-                text += invent("9999" if whole else "-a9", self._rng)
+            text += invent("9999" if whole else "-a9", self._rng) if mark else ""
             return str(int(text) % 2 ** (kind.bit_width - 1)) if whole else text
 
-        text = self._draw_new(
-            column.name,
-            draw,
-            lambda text: (pattern.unique and text in used) or self._is_real(text),
-        )
+        text = self._draw_new(column.name, draw, used if pattern.unique else ())
         used.add(text)
         return int(text) if whole else text
 
@@ -229,29 +217,32 @@ class Synthesizer:
         if pattern is None:
             return None
 
-        def draw(tries: int) -> str:
+        def draw(mark: bool) -> str:
             stem, dot, ending = pattern.draw(self._rng, record).rpartition(".")
-            mark = f"-{number}" if number else ""
-            mark += invent("-a9", self._rng) if tries >= _TRIES else ""
-            return f"{stem}{mark}.{ending}" if dot else ending + mark
+            suffix = f"-{number}" if number else ""
+            suffix += invent("-a9", self._rng) if mark else ""
+            return f"{stem}{suffix}.{ending}" if dot else ending + suffix
 
-        return self._draw_new(PATH_COLUMN, draw, self._is_real)
+        return self._draw_new(PATH_COLUMN, draw)
 
     def _draw_new(
-        self, column: str, draw: Callable[[int], str], is_taken: Callable[[str], bool]
+        self,
+        column: str,
+        draw: Callable[[bool], str],
+        taken: Collection[Value] = (),
+        private: Sequence[str] | None = None,
     ) -> str:
-        texts = (draw(tries) for tries in range(2 * _TRIES))
-        text = next((text for text in texts if not is_taken(text)), None)
-        if text is None:
-            raise ValueError(
-                f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
-                "values that exist; ask for fewer rows"
-            )
-        return text
-
-    def _is_real(self, text: str) -> bool:
-        columns = self.profile.private_columns
-        return self._real is not None and self._real.contains_text(text, columns)
+        """Draw a text that is neither taken nor real, with a mark where there are few others."""
+        private = self.profile.private_columns if private is None else private
+        for tries in range(2 * _TRIES):
+            text = draw(tries >= _TRIES)
+            is_real = self._real is not None and self._real.contains_text(text, private)
+            if text and text not in taken and not is_real:
+                return text
+        raise ValueError(
+            f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
+            "values that exist; ask for fewer rows"
+        )
 
     def _leaf(self, record: Record) -> str:
         return str(record.get(self.profile.leaf or ""))
