@@ -1,11 +1,14 @@
-"""Group bootstrap: confidence intervals from resampling whole groups.
+"""Group bootstrap: confidence intervals from resampling whole groups, all resamples at once.
 
 Samples of one group (a style, a product) are not independent, so groups are resampled and not
 samples. All estimates of an evaluation share the resamples: the difference of two is paired.
+
+Counts weight the samples, so an aggregate equals the ordinary metric on the samples repeated that
+often. Samples with a NaN never count; a resample in which nothing counts is NaN.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,14 @@ RESAMPLES = 1000
 
 Counts = NDArray[np.float64]
 """How often each resample contains each sample, of shape (resamples, samples)."""
+
+SampleValues = NDArray[np.float64]
+"""One entry per sample, of shape (samples,) or (samples, ...)."""
+
+Resampled = NDArray[np.float64]
+"""One metric value per resample, of shape (resamples,)."""
+
+Aggregate = Callable[[SampleValues, Counts], Resampled]
 
 
 class Estimate(NamedTuple):
@@ -56,3 +67,107 @@ def draw_groups(groups: Sequence[str], *, seed: int, draws: int = RESAMPLES) -> 
         len(names), np.full(len(names), 1 / len(names)), size=draws
     )
     return drawn[:, group_of].astype(np.float64)
+
+
+def mean(values: SampleValues, counts: Counts) -> Resampled:
+    """Compute weighted means.
+
+    Input:  values 1, 4, NaN; counts [[1, 1, 1], [3, 1, 0], [0, 0, 2]]
+    Output: [2.5, 1.75, NaN]
+    """
+    values, counts = _known(values, counts)
+    return _divide(counts @ values, counts.sum(axis=1))
+
+
+def root_mean(values: SampleValues, counts: Counts) -> Resampled:
+    """Compute the square root of the mean of squares."""
+    return np.asarray(np.sqrt(mean(values, counts)))
+
+
+def median(values: SampleValues, counts: Counts) -> Resampled:
+    """Compute weighted medians; of an even count the mean of the middle two, as `numpy.median`.
+
+    Input:  values 5, 1, 2; counts [[1, 1, 1], [2, 1, 1], [2, 0, 0]]
+    Output: [2, 3.5, 5]
+    """
+    values, counts = _known(values, counts)
+    if not values.size:
+        return np.full(len(counts), np.nan)
+    order = np.argsort(values)
+    cumulative = counts[:, order].cumsum(axis=1)
+    total = cumulative[:, -1:]
+    ranks = ((total - 1) // 2, total // 2)
+    places = [np.minimum((cumulative <= rank).sum(axis=1), len(values) - 1) for rank in ranks]
+    middle = np.mean([values[order[place]] for place in places], axis=0)
+    return np.where(total[:, 0] > 0, middle, np.nan)
+
+
+def macro_f1(values: SampleValues, counts: Counts) -> Resampled:
+    """Average F1 = 2 · correct / (true + predicted) over the categories that are true.
+
+    As `f1_score(..., average="macro", labels=the true ones)` of scikit-learn: a category that is
+    predicted and never true is no part of the mean.
+
+    Values are rows of (true category, predicted category), numbered from 0; −1 for one never true.
+    """
+    true, predicted = (
+        values[:, [side]] == np.arange(values.max(initial=-1) + 1) for side in (0, 1)
+    )
+    times_true, times_predicted = counts @ true, counts @ predicted
+    f1 = _divide(2 * (counts @ (true & predicted)), times_true + times_predicted)
+    occurs = times_true > 0
+    return _divide(np.where(occurs, f1, 0).sum(axis=1), occurs.sum(axis=1))
+
+
+def overlap_f1(values: SampleValues, counts: Counts) -> Resampled:
+    """Compute the F1 of sets over all samples: 2 · Σ shared / (Σ predicted + Σ true).
+
+    Input:  values (1 shared, 2 predicted, 2 true) and (0, 0, 2); counts [[1, 1], [1, 0]]
+    Output: [2/6, 2/4]
+    """
+    shared, predicted, true = (counts @ values).T
+    return _divide(2 * shared, predicted + true)
+
+
+def rank_correlation(values: SampleValues, counts: Counts) -> Resampled:
+    """Compute Spearman's rank correlation; ties share their mean rank.
+
+    Values are rows of (predicted, true). Constant predictions give 0 (nothing was ranked), constant
+    true values NaN (no ranking exists).
+    """
+    values, counts = _known(values, counts)
+    if not values.size:
+        return np.full(len(counts), np.nan)
+    middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
+    predicted, true = (_ranks(column, counts) - middle for column in values.T)
+    products = ((predicted, true), (predicted, predicted), (true, true))
+    covariance, of_predicted, of_true = (
+        np.einsum("dn,dn,dn->d", counts, *pair) for pair in products
+    )
+    ratio = _divide(covariance, np.sqrt(of_predicted) * np.sqrt(of_true))
+    return np.where(of_true > 0, np.where(of_predicted > 0, ratio, 0), np.nan)
+
+
+def _ranks(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
+    """Rank the samples in every resample, from 1; repeated and equal ones share their mean rank.
+
+    Input:  values 7, 5, 7; counts [[1, 1, 1], [1, 2, 0]]
+    Output: [[2.5, 1, 2.5], [3, 1.5, 3]]
+    """
+    distinct, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    tied = np.add.reduceat(counts[:, order], starts, axis=1)
+    ranks = tied.cumsum(axis=1) - (tied - 1) / 2
+    return np.asarray(ranks[:, place])
+
+
+def _known(values: SampleValues, counts: Counts) -> tuple[SampleValues, Counts]:
+    known = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+    return (values, counts) if known.all() else (values[known], counts[:, known])
+
+
+def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide; NaN where the divisor is 0."""
+    none = np.full(np.shape(top), np.nan)
+    return np.asarray(np.divide(top, bottom, out=none, where=bottom > 0))

@@ -15,8 +15,7 @@ from scipy.stats import rankdata
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
-from phi_vision.metrics.aggregation import mean
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, mean
 from phi_vision.metrics.field_metrics import is_correct
 from phi_vision.metrics.platt_scaling import (
     CERTAINTY,

@@ -17,8 +17,10 @@ import numpy as np
 
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
-from phi_vision.metrics.aggregation import (
+from phi_vision.metrics.bootstrap import (
     Aggregate,
+    BootstrapDistribution,
+    Counts,
     SampleValues,
     macro_f1,
     mean,
@@ -27,7 +29,6 @@ from phi_vision.metrics.aggregation import (
     rank_correlation,
     root_mean,
 )
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 from phi_vision.metrics.distances import (
     MAX_NUMBER,
@@ -249,17 +250,27 @@ def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
     return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
 
 
-def _number_error(error: Callable[[Numbers, Numbers], SampleValues], column: Column) -> Numbers:
-    return error(*_numbers(column).T)
+def _text(similarity: Callable[[str, str], float], description: str) -> FieldMetric:
+    return FieldMetric(partial(_text_similarity, similarity), mean, description)
+
+
+def _number(
+    error: Callable[[Numbers, Numbers], Numbers],
+    description: str,
+    *,
+    aggregate: Aggregate = mean,
+    better: Better = "lower",
+    decimals: int = 3,
+) -> FieldMetric:
+    return FieldMetric(
+        lambda column: error(*_numbers(column).T), aggregate, description, better, decimals
+    )
 
 
 def _within(percent: int) -> FieldMetric:
-    return FieldMetric(
-        partial(_number_error, partial(within, tolerance=percent / 100)),
-        mean,
-        f"Share of predictions at most {percent} % off: "
-        f"|predicted − true| ≤ {percent / 100:g} · true.",
-    )
+    share = percent / 100
+    words = f"Share of predictions at most {percent} % off: |predicted − true| ≤ {share:g} · true."
+    return _number(partial(within, tolerance=share), words, better="higher")
 
 
 PARSE_RATE = Metric(
@@ -276,22 +287,16 @@ PARSE_RATE = Metric(
 METRICS: dict[Kind, dict[str, FieldMetric]] = {
     "text": {
         "exact": FieldMetric(_equal, mean, "Share of predictions that equal the true text."),
-        "similarity": FieldMetric(
-            partial(_text_similarity, edit_similarity),
-            mean,
+        "similarity": _text(
+            edit_similarity,
             "Edit similarity: mean of 1 − Levenshtein distance / length of the longer text.",
         ),
-        "rouge_l": FieldMetric(
-            partial(_text_similarity, rouge_l),
-            mean,
+        "rouge_l": _text(
+            rouge_l,
             "ROUGE-L: mean of 2 · longest common subsequence / (predicted words + true words), "
             "without case and punctuation.",
         ),
-        "chrf": FieldMetric(
-            partial(_text_similarity, chrf),
-            mean,
-            "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1.",
-        ),
+        "chrf": _text(chrf, "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1."),
     },
     "category": {
         "accuracy": FieldMetric(_equal, mean, "Share of predictions of the true category."),
@@ -310,36 +315,28 @@ METRICS: dict[Kind, dict[str, FieldMetric]] = {
         ),
     },
     "number": {
-        "mae": FieldMetric(
-            partial(_number_error, absolute),
-            mean,
+        "mae": _number(
+            absolute,
             "Mean absolute error: mean of |predicted − true|, in the unit of the number.",
-            "lower",
             decimals=2,
         ),
-        "median_ape": FieldMetric(
-            partial(_number_error, relative),
-            median,
+        "median_ape": _number(
+            relative,
             "Median absolute percentage error, as a fraction: median of |predicted − true| / true.",
-            "lower",
+            aggregate=median,
         ),
-        "mape": FieldMetric(
-            partial(_number_error, relative),
-            mean,
+        "mape": _number(
+            relative,
             "Mean absolute percentage error, as a fraction: mean of |predicted − true| / true.",
-            "lower",
         ),
-        "smape": FieldMetric(
-            partial(_number_error, symmetric),
-            mean,
+        "smape": _number(
+            symmetric,
             "Symmetric error from 0 to 2: mean of 2 · |predicted − true| / (|predicted| + true).",
-            "lower",
         ),
-        "rmsle": FieldMetric(
-            partial(_number_error, squared_log),
-            root_mean,
+        "rmsle": _number(
+            squared_log,
             "Root mean squared logarithmic error: √ mean of (ln(1 + predicted) − ln(1 + true))².",
-            "lower",
+            aggregate=root_mean,
         ),
         "within_5": _within(5),
         "within_10": _within(10),
@@ -350,11 +347,10 @@ METRICS: dict[Kind, dict[str, FieldMetric]] = {
             "Spearman's rank correlation of predicted and true numbers; 0 where all predictions "
             "are equal.",
         ),
-        "bias": FieldMetric(
-            partial(_number_error, signed),
-            mean,
+        "bias": _number(
+            signed,
             "Relative bias, above 0 too high, below 0 too low: mean of (predicted − true) / true.",
-            "zero",
+            better="zero",
         ),
     },
 }

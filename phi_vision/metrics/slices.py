@@ -14,8 +14,7 @@ from PIL import Image
 
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.metrics.aggregation import SampleValues
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, SampleValues
 from phi_vision.metrics.field_metrics import Metric, as_number, headline_metrics
 
 MIN_SAMPLES = 5

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 
-from phi_vision.metrics.aggregation import (
+from phi_vision.metrics.bootstrap import (
     macro_f1,
     mean,
     median,
