@@ -74,6 +74,14 @@ def test_records_hold_together_as_in_the_dataset(drawn: tuple[Path, Fidelity]) -
         assert row["tags"] is None
 
 
+def test_each_category_has_one_department_also_the_invented_ones(
+    shop: Path, tmp_path: Path
+) -> None:
+    write_sample_like(shop, tmp_path / "out", rows=90, seed=2)
+    pairs = {(row["category_code"], row["department_code"]) for row in read_rows(tmp_path / "out")}
+    assert len(pairs) == len({category for category, _ in pairs}) == 4
+
+
 def test_styles_come_in_two_colours_on_one_side(drawn: tuple[Path, Fidelity]) -> None:
     rows = read_rows(drawn[0])
     sizes = Counter(row["group_id"] for row in rows)
