@@ -77,7 +77,7 @@ def test_conflicting_options_are_an_error(
 
 def test_options_for_catalogs_need_a_file_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "model", "coat.jpg", "--ray-address", "auto"]) == 2
-    assert "--ray-address takes effect only where --out names" in capsys.readouterr().err
+    assert "--ray-address has no effect without --out" in capsys.readouterr().err
 
 
 def test_gaps_are_the_missing_spans() -> None:

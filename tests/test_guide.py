@@ -47,7 +47,7 @@ FACTS = [
     f"crops of {public_recipe.OFFICIAL_CROP} pixels",
     f"rank {baseline_loop.RANK}",
     f"{leaks.RANDOM_SPLITS} splits",
-    f"room for {baseline_loop.MAX_NEW_TOKENS} tokens",
+    f"at most {baseline_loop.MAX_NEW_TOKENS} new tokens",
     f"{public_recipe.FEW} products, {public_recipe.MANY_EPOCHS} epochs",
     "642 training products, 158 test products of other styles",
     "1,024 is the default of TRL",

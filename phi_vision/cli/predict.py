@@ -1,4 +1,4 @@
-"""`phi-vision predict`: reads the record off images, or off all rows of a catalog."""
+"""`phi-vision predict`: records of images, or of all rows of a catalog."""
 
 import argparse
 import json
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from phi_vision.inference.batch import BatchSummary
     from phi_vision.inference.batch_config import BatchConfig
 
-SECONDS_APART = 30
-"""Between two lines that say how far a catalog is, where no terminal shows a bar."""
+PROGRESS_INTERVAL = 30
+"""Seconds between progress lines outside a terminal."""
 
 
 def add_options(parser: Parser) -> None:
-    """Declare what `phi-vision predict` takes; every field of a Job is an option as well."""
+    """Declare the options, every field of a BatchConfig among them."""
     from phi_vision.inference.batch_config import BatchConfig
 
     parser.usage = (
@@ -37,9 +37,9 @@ def add_options(parser: Parser) -> None:
     images = "image, folder or 'glob*.jpg'; with --out one dataset or folder of images"
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    constrained = "write nothing but the template's form, so that every answer can be read"
+    constrained = "constrain decoding to the template, so that every output parses"
     parser.add_argument("--constrained", action="store_true", help=constrained)
-    known = "as --constrained, and no category that this data's train split does not know"
+    known = "as --constrained, with only the categories of this data's train split"
     parser.add_argument("--categories-of", type=Path, metavar="DATA", help=known)
     out = (
         "write predictions of a whole catalog to this Parquet file; MODEL may then be a server's "
@@ -50,7 +50,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read the record off each image, or off each row of a catalog."""
+    """Predict the record of each image, or of each row of a catalog."""
     from phi_vision.inference.batch_config import BatchConfig
 
     given = given_fields(options, BatchConfig)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         predict_catalog(options, BatchConfig(**given))
     elif given:
         raise ValueError(
-            f"--{next(iter(given)).replace('_', '-')} takes effect only where --out names a "
+            f"--{next(iter(given)).replace('_', '-')} has no effect without --out, the "
             "Parquet file for the predictions of a whole catalog"
         )
     else:
@@ -70,7 +70,7 @@ def predict_images(options: argparse.Namespace) -> None:
     from phi_vision.data.samples import open_image
 
     images = [image for name in options.images for image in find_images(name)]
-    for image in images:  # All of them, before the model is loaded and anything is printed.
+    for image in images:  # fail before the model is loaded and anything is printed
         open_image(image)
     predictor = load_predictor(options)
     grammar = chosen_grammar(options, predictor.template)
@@ -113,7 +113,7 @@ def shown_progress() -> Iterator[Callable[[int, int], None]]:
             nonlocal latest, told_at
             latest = done, total
             move(done, total)
-            if not sys.stderr.isatty() and time.monotonic() - told_at > SECONDS_APART:
+            if not sys.stderr.isatty() and time.monotonic() - told_at > PROGRESS_INTERVAL:
                 told_at = time.monotonic()
                 print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
@@ -133,21 +133,21 @@ def in_words(summary: "BatchSummary") -> str:
     """
     errors = sum(summary.errors.values())
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(summary.errors.items()))
-    told = [f"{summary.rows:,} rows", f"{summary.unparsed:,} unparsed"]
-    told.append(format_count(errors, "error") + (f" ({reasons})" if reasons else ""))
+    parts = [f"{summary.rows:,} rows", f"{summary.unparsed:,} unparsed"]
+    parts.append(format_count(errors, "error") + (f" ({reasons})" if reasons else ""))
     if summary.predicted:
         speed = summary.predicted / summary.seconds
-        told.append(f"{summary.predicted:,} predicted now, {speed:.3g} rows/s")
-    return ", ".join(told)
+        parts.append(f"{summary.predicted:,} predicted now, {speed:.3g} rows/s")
+    return ", ".join(parts)
 
 
 def chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
-    """Say what may be written: anything, unless the user limits it."""
+    """Return the grammar that the options ask for, if any."""
     from phi_vision.data.dataset import iterate_samples
     from phi_vision.data.template_grammar import grammar_of, known_categories
 
     if options.categories_of is not None:
-        # Without images: only what the records say counts, and it may be millions.
+        # Without images: only the records matter, and there may be millions.
         training = iterate_samples(options.categories_of, split="train")
         records = [replace(sample, images=()) for sample in training]
         return grammar_of(template, known_categories(records, template))
@@ -155,7 +155,7 @@ def chosen_grammar(options: argparse.Namespace, template: "Template") -> str | N
 
 
 def find_images(name: str) -> list[Path]:
-    """Find the images that a word of the command line means.
+    """Find the images that a command-line argument selects.
 
     Input:  coat.jpg     shoes/                           'shoes/*.png'
     Output: that file    the images in it, by name      the files that match, by name
@@ -166,9 +166,7 @@ def find_images(name: str) -> list[Path]:
     from phi_vision.inference.batch_sources import IMAGE_ENDINGS
 
     path = Path(name)
-    pattern = str(
-        path.relative_to(path.anchor)
-    )  # Path.glob takes no pattern that begins at the root.
+    pattern = str(path.relative_to(path.anchor))  # Path.glob takes no absolute pattern
     if path.is_dir():
         found = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
     else:
@@ -199,6 +197,6 @@ def as_line(prediction: "Prediction") -> str:
     Output: coat.jpg: title=Wool Coat, category3_code=COATS, full_price=390.0
     """
     if prediction.record is None:
-        return f"{prediction.source}: no record in the answer {prediction.text!r}"
+        return f"{prediction.source}: the output does not parse: {prediction.text!r}"
     fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())
     return f"{prediction.source}: {fields}"
