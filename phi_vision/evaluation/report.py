@@ -183,6 +183,6 @@ def _jsonable(value: Any) -> Any:
 OMITTED: dict[type, tuple[str, ...]] = {
     Scores: ("predictions",),
     EvaluationMetadata: ("history",),
-    Metric: ("per_sample", "aggregate"),
+    Metric: ("per_sample", "aggregate", "hierarchy", "needs_hierarchy"),
 }
 """Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""

@@ -124,7 +124,7 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
     for name, predictions in shared.items():
         pair = ([each.prediction.record for each in predictions], [e.truth for e in predictions])
         table[name] = {
-            key: metric.distribution(metric.per_sample(*pair), counts)
+            key: metric.distribution(metric.values(*pair), counts)
             for key, metric in metrics.items()
         }
     return Comparison(

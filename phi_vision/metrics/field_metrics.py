@@ -9,7 +9,7 @@ error and count in no number metric.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -51,45 +51,6 @@ Predicted = Sequence[Record | None]
 Better = Literal["higher", "lower", "zero"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A metric in two steps, so that the bootstrap repeats only the second."""
-
-    name: str
-    """Its name in reports and recipes, such as "full_price_mae"."""
-
-    field: str | None
-    """The field it reads; None for a metric of the whole prediction."""
-
-    kind: Kind | None
-    """The kind of that field."""
-
-    per_sample: Callable[[Predicted, Sequence[Record]], SampleValues]
-    """Computes the value of each sample: an array whose first axis is the samples."""
-
-    aggregate: Aggregate
-    """Turns the values of samples, and their counts, into one value per resample."""
-
-    better: Better
-    """The good direction; `zero`: neither too much nor too little."""
-
-    decimals: int
-    """Decimals to show."""
-
-    description: str
-    """What it measures, in one sentence, with the formula."""
-
-    def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
-        """Compute the metric."""
-        return self.distribution(self.per_sample(predicted, true), np.empty((0, len(true)))).value
-
-    def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
-        """Aggregate the values of samples, once as they are and once per resample."""
-        once = np.ones((1, len(values)))
-        value = float(self.aggregate(values, once)[0])
-        return BootstrapDistribution(value, self.aggregate(values, counts))
-
-
 class Column(NamedTuple):
     """One field of all samples: predicted and true values."""
 
@@ -107,34 +68,53 @@ class Column(NamedTuple):
                 yield False, None, truth[self.field]
 
 
-class FieldMetric(NamedTuple):
-    """A metric before it is bound to a field."""
+@dataclass(frozen=True)
+class Metric:
+    """A metric in two steps, so that the bootstrap repeats only the second."""
 
     per_sample: Callable[[Column], SampleValues]
+    """Computes the value of each sample: an array whose first axis is the samples."""
+
     aggregate: Aggregate
+    """Turns the values of samples, and their counts, into one value per resample."""
+
     description: str
+    """What it measures, in one sentence, with the formula."""
+
     better: Better = "higher"
+    """The good direction; `zero`: neither too much nor too little."""
+
     decimals: int = 3
+    """Decimals to show."""
+
+    name: str = ""
+    """Its name in reports and recipes, such as "full_price_mae"; "" before it has a field."""
+
+    field: str | None = None
+    """The field it reads; None for a metric of the whole prediction."""
+
+    kind: Kind | None = None
+    """The kind of that field."""
+
+    hierarchy: CategoryHierarchy | None = None
+    """The levels above that field."""
 
     needs_hierarchy: bool = False
     """Applies only to fields with levels above them."""
 
-    def bind(
-        self, field: str, kind: Kind, suffix: str, hierarchy: CategoryHierarchy | None
-    ) -> Metric:
-        """Create the metric of one field."""
-        return Metric(
-            name=f"{field}_{suffix}",
-            field=field,
-            kind=kind,
-            per_sample=lambda predicted, true: self.per_sample(
-                Column(field, predicted, true, hierarchy)
-            ),
-            aggregate=self.aggregate,
-            better=self.better,
-            decimals=self.decimals,
-            description=self.description,
-        )
+    def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
+        """Compute the metric."""
+        return self.distribution(self.values(predicted, true), np.empty((0, len(true)))).value
+
+    def values(self, predicted: Predicted, true: Sequence[Record]) -> SampleValues:
+        """Compute the value of each sample."""
+        return self.per_sample(Column(self.field or "", predicted, true, self.hierarchy))
+
+    def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
+        """Aggregate the values of samples, once as they are and once per resample."""
+        once = np.ones((1, len(values)))
+        value = float(self.aggregate(values, once)[0])
+        return BootstrapDistribution(value, self.aggregate(values, counts))
 
 
 def metrics_for(
@@ -149,7 +129,7 @@ def metrics_for(
     for field, kind in template.kinds.items():
         hierarchy = (hierarchies or {}).get(field)
         metrics += [
-            metric.bind(field, kind, suffix, hierarchy)
+            replace(metric, name=f"{field}_{suffix}", field=field, kind=kind, hierarchy=hierarchy)
             for suffix, metric in METRICS[kind].items()
             if hierarchy is not None or not metric.needs_hierarchy
         ]
@@ -191,8 +171,9 @@ def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
     return abs(number - truth) <= (0.1 + TOLERANCE) * abs(truth)
 
 
-def _parsed(predicted: Predicted, true: Sequence[Record]) -> SampleValues:
-    return np.array([record is not None for record, _ in zip(predicted, true, strict=True)], float)
+def _parsed(column: Column) -> SampleValues:
+    pairs = zip(column.predicted, column.true, strict=True)
+    return np.array([record is not None for record, _ in pairs], float)
 
 
 def _equal(column: Column) -> SampleValues:
@@ -250,8 +231,8 @@ def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
     return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
 
 
-def _text(similarity: Callable[[str, str], float], description: str) -> FieldMetric:
-    return FieldMetric(partial(_text_similarity, similarity), mean, description)
+def _text(similarity: Callable[[str, str], float], description: str) -> Metric:
+    return Metric(partial(_text_similarity, similarity), mean, description)
 
 
 def _number(
@@ -261,32 +242,28 @@ def _number(
     aggregate: Aggregate = mean,
     better: Better = "lower",
     decimals: int = 3,
-) -> FieldMetric:
-    return FieldMetric(
+) -> Metric:
+    return Metric(
         lambda column: error(*_numbers(column).T), aggregate, description, better, decimals
     )
 
 
-def _within(percent: int) -> FieldMetric:
+def _within(percent: int) -> Metric:
     share = percent / 100
     words = f"Share of predictions at most {percent} % off: |predicted − true| ≤ {share:g} · true."
     return _number(partial(within, tolerance=share), words, better="higher")
 
 
 PARSE_RATE = Metric(
+    _parsed,
+    mean,
+    "Share of predictions that parse: they match the template exactly.",
     name="parse_rate",
-    field=None,
-    kind=None,
-    per_sample=_parsed,
-    aggregate=mean,
-    better="higher",
-    decimals=3,
-    description="Share of predictions that parse: they match the template exactly.",
 )
 
-METRICS: dict[Kind, dict[str, FieldMetric]] = {
+METRICS: dict[Kind, dict[str, Metric]] = {
     "text": {
-        "exact": FieldMetric(_equal, mean, "Share of predictions that equal the true text."),
+        "exact": Metric(_equal, mean, "Share of predictions that equal the true text."),
         "similarity": _text(
             edit_similarity,
             "Edit similarity: mean of 1 − Levenshtein distance / length of the longer text.",
@@ -299,14 +276,14 @@ METRICS: dict[Kind, dict[str, FieldMetric]] = {
         "chrf": _text(chrf, "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1."),
     },
     "category": {
-        "accuracy": FieldMetric(_equal, mean, "Share of predictions of the true category."),
-        "macro_f1": FieldMetric(
+        "accuracy": Metric(_equal, mean, "Share of predictions of the true category."),
+        "macro_f1": Metric(
             _category_numbers,
             macro_f1,
             "Macro F1, rare categories weigh as much as frequent ones: mean over the true "
             "categories of F1 = 2 · correct / (times true + times predicted).",
         ),
-        "hierarchical_f1": FieldMetric(
+        "hierarchical_f1": Metric(
             _category_paths,
             overlap_f1,
             "Hierarchical F1, partial credit for the right branch: 2 · shared / (predicted + "
@@ -341,7 +318,7 @@ METRICS: dict[Kind, dict[str, FieldMetric]] = {
         "within_5": _within(5),
         "within_10": _within(10),
         "within_25": _within(25),
-        "spearman": FieldMetric(
+        "spearman": Metric(
             _numbers,
             rank_correlation,
             "Spearman's rank correlation of predicted and true numbers; 0 where all predictions "

@@ -197,7 +197,7 @@ def _sample_values(
         records[system] = [each.record for each in found]
     return {
         system: {
-            name: metric.per_sample(records[system], truth)
+            name: metric.values(records[system], truth)
             for name, metric in metrics.items()
             if system in predictions or _has_fields(records[system], metric, template)
         }

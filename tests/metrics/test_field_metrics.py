@@ -35,7 +35,7 @@ MEASURED = metrics_for(PRODUCT, {"category3_code": HIERARCHY})
 
 
 def distribution(metric, predicted, true, counts):
-    return metric.distribution(metric.per_sample(predicted, true), counts)
+    return metric.distribution(metric.values(predicted, true), counts)
 
 
 def record(title="Coat", category="COATS", price=100.0):
