@@ -1,8 +1,11 @@
-"""Parquet and Arrow, read batch by batch with images left encoded."""
+"""Parquet, Arrow and Hub datasets, read batch by batch with images left encoded."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,63 +15,103 @@ from phi_vision.prepare.sources.rows import (
     FilePart,
     Found,
     Reader,
+    Row,
     Source,
     UnreadableRow,
     canonical_split,
     choose_parts,
     file_source,
     find_parts,
+    located,
     read_json_object,
     read_notes,
+    select_notes,
+    split_rank,
 )
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow", ".feather")
 DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+"""`owner/name`, optionally with a configuration after a colon."""
+
 BATCH = 64
 """Rows in memory: some hundred MB of photographs."""
-
-LabelNames = Mapping[str, list[str]]
-"""Column -> names of its class labels."""
 
 # Raised for values that Python cannot hold: text that is not UTF-8, the year 300000.
 _UNREADABLE = (ValueError, OverflowError)
 _ARROW_FILE_MARK = b"ARROW1"  # a file with an index at its end; without it, a stream
+_Batches = Iterable[tuple[pa.RecordBatch | pa.Table, Mapping[str, list[str]]]]
+"""Batches, each with the names of the class labels in its columns."""
 
 
 def open_parquet(name: str, *, split: str | None = None) -> Source:
-    """Open a Parquet file or a folder of them, `data/<split>-*.parquet` or deeper.
-
-    Raises:
-        ValueError: There is no such file or split, or the only file is no Parquet.
-    """
+    """Open a Parquet file or a folder of them, `data/<split>-*.parquet` or deeper."""
     parts = find_parts(Path(name), PARQUET_SUFFIXES, split)
-    _check_readable(parts, read_parquet, "Parquet")
-    return file_source(name, "parquet", parts, read_parquet, {"files": str(len(parts))})
+    _check_readable(parts, read_parquet)
+    return file_source(name, "parquet", parts, read_parquet, [{"files": str(len(parts))}])
 
 
 def open_arrow(name: str, *, split: str | None = None) -> Source:
-    """Open an Arrow file, or a folder saved by `datasets`: one dataset, or a DatasetDict.
-
-    Raises:
-        ValueError: There is no such file or split, or the only file is no Arrow.
-    """
+    """Open an Arrow file, or a folder saved by `datasets`: one dataset, or a DatasetDict."""
     path = Path(name)
     if (path / DATASET_DICT).is_file():
         splits = read_json_object(path / DATASET_DICT).get("splits")
-        names = [str(each) for each in splits] if isinstance(splits, list) else []
+        names = map(str, splits if isinstance(splits, list) else [])
         found = [part for each in names for part in _saved_parts(path / each, each)]
         parts = choose_parts(found, split, name)
     elif (path / STATE).is_file():
         parts = choose_parts(_saved_parts(path, None), split, name)
     else:
         parts = find_parts(path, ARROW_SUFFIXES, split)
-    _check_readable(parts, read_arrow, "Arrow")
+    _check_readable(parts, read_arrow)
     first = parts[0].file.parent
     notes = read_notes(first) if (first / INFO_FILE).is_file() else {}
-    detected = {"files": str(len(parts))}
+    detected = [{"files": str(len(parts))}]
     return file_source(name, "arrow", parts, read_arrow, detected, notes=notes)
+
+
+def open_hub(
+    name: str, *, split: str | None = None, revision: str | None = None, streaming: bool = False
+) -> Source:
+    """Open a Hub dataset, or a folder, through `datasets`.
+
+    Input:  "owner/photos", or "owner/photos:small" for its configuration `small`
+    Output: Source(kind="hub", rows=… Row(origin="owner/photos train row 1",
+                   values={"image": {"bytes": b"…", "path": "7.jpg"}}, split="train"))
+    """
+    import datasets  # takes a second to import, and only this kind needs it
+
+    repository, _, configuration = (name, "", "") if Path(name).exists() else name.partition(":")
+    try:
+        loaded = datasets.load_dataset(
+            repository, configuration or None, revision=revision, streaming=streaming
+        )
+    # The library, its builders and the network fail in their own ways.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300].rstrip(". ")
+        raise ValueError(
+            f"cannot load {name!r} through `datasets`: {type(error).__name__}: {reason}; "
+            "check the id and the network, or download it and give its folder"
+        ) from error
+    splits = {str(part): loaded[part] for part in sorted(loaded, key=split_rank)}
+    chosen = {n: each for n, each in splits.items() if split in (None, n, canonical_split(n))}
+    if not chosen:
+        raise ValueError(f"no split {split!r} in {name}; it has {', '.join(splits)}")
+    detected = {"splits": ", ".join(chosen)}
+    detected |= {"revision": revision} if revision else {}
+    detected |= {"streaming": "yes"} if streaming else {}
+    folder = Path(name) if Path(name).is_dir() else None
+    return Source(
+        name=name,
+        kind="hub",
+        rows=partial(_read_splits, name, chosen),
+        folder=folder,
+        detected=detected,
+        notes=(read_notes(folder) if folder else {})
+        | select_notes(vars(next(iter(chosen.values())).info)),
+    )
 
 
 def read_parquet(file: Path) -> Iterator[Found]:
@@ -77,65 +120,18 @@ def read_parquet(file: Path) -> Iterator[Found]:
     Input:  a file with the columns image: struct<bytes, path>, label: ClassLabel(names=["coat"])
     Output: (" row 1", {"image": {"bytes": b"…", "path": "a.jpg"}, "label": "coat"})
     """
-    yield from _until_unreadable(_parquet_batches(file), "Parquet")
+    return _until_damaged(_parquet_batches(file), "Parquet")
 
 
 def read_arrow(file: Path) -> Iterator[Found]:
     """Yield the rows of an Arrow file or stream, such as `datasets` saves."""
-    yield from _until_unreadable(_arrow_batches(file), "Arrow")
-
-
-def read_batches(
-    batches: Iterable[pa.RecordBatch | pa.Table], names: LabelNames
-) -> Iterator[Found]:
-    """Yield the rows of batches; one whose values Python cannot hold is unreadable.
-
-    Input:  a batch of {"label": [0, -1]}, names={"label": ["coat", "hat"]}
-    Output: (" row 1", {"label": "coat"}), (" row 2", {"label": None})
-    """
-    number = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, BATCH):
-            for row in _python_rows(batch.slice(start, BATCH)):
-                number += 1
-                yield (
-                    f" row {number}",
-                    row if isinstance(row, UnreadableRow) else _named(row, names),
-                )
-
-
-def label_names(features: object) -> dict[str, list[str]]:
-    """Read class-label names from the features of `datasets`.
-
-    Input:  {"label": {"_type": "ClassLabel", "names": ["coat", "hat"]}, "title": {…}}
-    Output: {"label": ["coat", "hat"]}
-    """
-    columns = features.items() if isinstance(features, dict) else ()
-    return {
-        column: list(feature["names"])
-        for column, feature in columns
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
-    }
-
-
-def schema_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Read class-label names from the metadata of a Parquet or Arrow file."""
-    written = (schema.metadata or {}).get(b"huggingface", b"{}")
-    try:
-        metadata = json.loads(written)
-    except ValueError:
-        return {}  # of another program; the labels stay numbers
-    info = metadata.get("info") if isinstance(metadata, dict) else None
-    return label_names(info.get("features") if isinstance(info, dict) else None)
-
-
-_Batches = Iterator[tuple[pa.RecordBatch, LabelNames]]
+    return _until_damaged(_arrow_batches(file), "Arrow")
 
 
 def _parquet_batches(file: Path) -> _Batches:
     # The buffer makes it read a long row group in pieces; read ahead, it would keep all of them.
     with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
-        names = schema_labels(parquet.schema_arrow)
+        names = _schema_labels(parquet.schema_arrow)
         for batch in parquet.iter_batches(batch_size=BATCH):
             yield batch, names
 
@@ -145,29 +141,36 @@ def _arrow_batches(file: Path) -> _Batches:
         indexed = start.read(len(_ARROW_FILE_MARK)) == _ARROW_FILE_MARK
     with pa.memory_map(str(file)) as mapped:
         opened = pa.ipc.open_file(mapped) if indexed else pa.ipc.open_stream(mapped)
-        names = schema_labels(opened.schema)
+        names = _schema_labels(opened.schema)
         places = range(opened.num_record_batches) if indexed else ()
         for batch in map(opened.get_batch, places) if indexed else opened:
             yield batch, names
 
 
-def _until_unreadable(batches: _Batches, kind: str) -> Iterator[Found]:
-    """Yield the rows of a file up to its end, or to where it is damaged."""
+def _until_damaged(batches: _Batches, kind: str) -> Iterator[Found]:
     number = 0
-    while True:
-        try:
-            batch, names = next(batches)
-        except StopIteration:
-            return
-        except (OSError, pa.ArrowException) as error:
-            yield (
-                f" row {number + 1}",
-                UnreadableRow(reason=f"cannot be read as {kind}", raw=str(error)),
-            )
-            return
-        for _, found in read_batches([batch], names):
-            number += 1
-            yield f" row {number}", found
+    try:
+        for number, row in enumerate(_rows(batches), start=1):
+            yield f" row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        damaged = UnreadableRow(reason=f"cannot be read as {kind}", raw=str(error))
+        yield f" row {number + 1}", damaged
+
+
+def _rows(batches: _Batches) -> Iterator[dict[str, object] | UnreadableRow]:
+    """Yield the rows of batches; one whose values Python cannot hold is unreadable.
+
+    Input:  a batch of {"label": [0, -1]} with the names {"label": ["coat", "hat"]}
+    Output: {"label": "coat"}, {"label": None}
+    """
+    for batch, names in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            for row in _python_rows(batch.slice(start, BATCH)):
+                if isinstance(row, dict):
+                    for column, known in names.items():
+                        if isinstance(label := row.get(column), int):
+                            row[column] = known[label] if 0 <= label < len(known) else None
+                yield row
 
 
 def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | UnreadableRow]:
@@ -178,42 +181,105 @@ def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | U
     except _UNREADABLE as error:
         if batch.num_rows == 1:
             return [UnreadableRow(reason="holds values that cannot be read", raw=str(error))]
-        return [
-            row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))
-        ]
+        return [row for at in range(batch.num_rows) for row in _python_rows(batch.slice(at, 1))]
     return rows
 
 
-def _named(row: dict[str, object], names: LabelNames) -> dict[str, object]:
-    for column, known in names.items():
-        label = row.get(column)
-        if isinstance(label, int):
-            row[column] = known[label] if 0 <= label < len(known) else None
-    return row
+def _schema_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError:
+        return {}  # of another program; the labels stay numbers
+    info = metadata.get("info") if isinstance(metadata, dict) else None
+    return _label_names(info.get("features") if isinstance(info, dict) else None)
 
 
-def _check_readable(parts: Sequence[FilePart], read: Reader, kind: str) -> None:
+def _label_names(features: object) -> dict[str, list[str]]:
+    """Read class-label names from the features of `datasets`.
+
+    Input:  {"label": {"_type": "ClassLabel", "names": ["coat", "hat"]}, "title": {…}}
+    Output: {"label": ["coat", "hat"]}
+    """
+    return {
+        column: list(feature["names"])
+        for column, feature in (features.items() if isinstance(features, dict) else ())
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
+    }
+
+
+def _check_readable(parts: Sequence[FilePart], read: Reader) -> None:
     """Raise ValueError for a single file that is not of its kind; among several, skip it."""
     _, found = next(read(parts[0].file), ("", None))
-    if len(parts) == 1 and isinstance(found, UnreadableRow) and found.reason.endswith(f"as {kind}"):
+    damaged = isinstance(found, UnreadableRow) and found.reason.startswith("cannot be read as")
+    if len(parts) == 1 and isinstance(found, UnreadableRow) and damaged:
+        kind = found.reason.rpartition(" ")[2]
         raise ValueError(
             f"cannot read {parts[0].file} as {kind}: {found.raw}; fetch or write the file again"
         )
 
 
 def _saved_parts(folder: Path, split: str | None) -> list[FilePart]:
-    """List the files of one saved dataset in their stated order."""
     state = read_json_object(folder / STATE)
     listed = state.get("_data_files")
     files = listed if isinstance(listed, list) else []
     # Only names: a saved dataset has its files beside it.
     names = [Path(str(file["filename"])).name for file in files if isinstance(file, dict)]
-    stated = split or (str(state["_split"]) if state.get("_split") else None)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise ValueError(
             f"the dataset in {folder} is incomplete: {STATE} names {len(names)} files, of which "
             f"{', '.join(missing) or 'none'} could not be found; save it again"
         )
-    canonical = stated and canonical_split(stated)
+    stated = split or str(state.get("_split") or "")
+    canonical = canonical_split(stated) if stated else None
     return [FilePart(file=folder / name, split=canonical) for name in names]
+
+
+def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Row | UnreadableRow]:
+    number, own = 0, _own_files(name)
+    for split, loaded in splits.items():
+        names = _label_names(loaded.features.to_dict() if loaded.features else None)
+        # In Arrow's format nothing is decoded, so broken images do not end the reading.
+        batches = ((batch, names) for batch in loaded.with_format("arrow").iter(batch_size=BATCH))
+        for place, row in enumerate(_rows(batches), start=1):
+            if isinstance(row, dict):
+                row = {column: _with_bytes(cell, own) for column, cell in row.items()}
+            yield located(number, f"{name} {split} row {place}", row, canonical_split(split))
+            number += 1
+
+
+def _own_files(name: str) -> tuple[str, ...]:
+    """List where `datasets` keeps the files of this dataset; no other path is opened."""
+    import datasets
+
+    if Path(name).exists():
+        return (str(Path(name).resolve()),)
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME)
+    return (f"hf://datasets/{name.partition(':')[0]}@", *(str(Path(c).resolve()) for c in caches))
+
+
+def _with_bytes(cell: object, own: tuple[str, ...]) -> object:
+    """Read an image of which `datasets` keeps only the path.
+
+    Input:  {"bytes": None, "path": "/home/me/.cache/huggingface/…/7.jpg"}
+    Output: {"bytes": b"…", "path": "7.jpg"}
+    """
+    if isinstance(cell, list):
+        return [_with_bytes(each, own) for each in cell]
+    if not isinstance(cell, dict) or set(cell) != {"bytes", "path"} or cell["bytes"] is not None:
+        return cell
+    path = str(cell["path"] or "")
+    if not _is_own(path, own):
+        return cell
+    from datasets.utils.file_utils import xopen  # reads hf:// and members of archives too
+
+    with xopen(path, "rb") as stream:
+        return {"bytes": stream.read(), "path": path.rpartition("/")[2]}
+
+
+def _is_own(path: str, own: tuple[str, ...]) -> bool:
+    address = path.rpartition("::")[2]  # zip://7.jpg::hf://datasets/owner/name@main/photos.zip
+    if address.startswith("hf://"):
+        return own[0].startswith("hf://") and address.startswith(own[0])
+    resolved = Path(address).resolve()
+    return any(resolved.is_relative_to(folder) for folder in own if not folder.startswith("hf://"))

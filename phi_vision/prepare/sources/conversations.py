@@ -22,15 +22,11 @@ ROLES = {
 
 
 def with_conversations(source: Source) -> Source:
-    """Convert the rows of a source to messages if its first readable row holds turns.
-
-    Any kind of source can hold them: JSON, Parquet, tar shards, a hub id.
-    """
+    """Convert the rows of a source of any kind to messages if its first row holds turns."""
     first = next((row for row in islice(source.rows(), 20) if isinstance(row, Row)), None)
     column = turn_column(first.values) if first else None
     if column is None:
         return source
-
     detected = {**source.detected, "conversations": column}
     return replace(source, rows=partial(_read_rows, source.rows, column), detected=detected)
 
@@ -40,7 +36,7 @@ def _read_rows(
 ) -> Iterator[Row | UnreadableRow]:
     for row in rows():
         if isinstance(row, Row):
-            values = read_conversation(row.values, column)
+            values = _read_conversation(row.values, column)
             yield located(row.number, row.origin, values, row.split)
         else:
             yield row
@@ -57,7 +53,7 @@ def turn_column(values: Mapping[str, object]) -> str | None:
     return None
 
 
-def read_conversation(
+def _read_conversation(
     values: Mapping[str, object], column: str
 ) -> dict[str, object] | UnreadableRow:
     """Normalise one row; its other columns stay.
@@ -71,12 +67,14 @@ def read_conversation(
     turns = values.get(column)
     if not isinstance(turns, list) or not turns:
         return UnreadableRow(reason="holds no turns", raw=str(values))
-    images = [image for name in IMAGE_COLUMNS for image in _as_list(values.get(name))]
-    messages: list[dict[str, str]] = []
+    cells = [values.get(name) for name in IMAGE_COLUMNS]
+    listed = [cell if isinstance(cell, list) else [cell] for cell in cells]
+    images = [image for each in listed for image in each if image]
     dropped = {column, *IMAGE_COLUMNS}
-    if isinstance(values.get("system"), str):  # ShareGPT keeps it beside the turns
+    system = values.get("system")  # ShareGPT keeps it beside the turns
+    messages = [{"role": "system", "content": system}] if system and isinstance(system, str) else []
+    if isinstance(system, str):
         dropped.add("system")
-        messages += [{"role": "system", "content": str(values["system"])}] * bool(values["system"])
     for turn in turns:
         message = _read_turn(turn, images)
         if isinstance(message, UnreadableRow):
@@ -84,11 +82,6 @@ def read_conversation(
         messages.append(message)
     others = {name: value for name, value in values.items() if name not in dropped}
     return {**others, "images": images, "messages": messages}
-
-
-def _as_list(images: object) -> list[object]:
-    listed = images if isinstance(images, list) else [images]
-    return [image for image in listed if image]
 
 
 def _read_turn(turn: object, images: list[object]) -> dict[str, str] | UnreadableRow:
@@ -113,8 +106,6 @@ def _read_part(part: object, images: list[object]) -> str:
     if isinstance(part.get("text"), str):
         return str(part["text"])
     image = part.get("image_url") or part.get("image")
-    if isinstance(image, dict) and "url" in image:
-        image = image["url"]
-    if image is not None:
-        images.append(image)
+    image = image["url"] if isinstance(image, dict) and "url" in image else image
+    images += [image] if image is not None else []
     return IMAGE_MARK

@@ -23,7 +23,6 @@ from phi_vision.prepare.sources.rows import (
 )
 from phi_vision.prepare.sources.text_files import (
     MAX_LINE,
-    Encoding,
     Line,
     damage,
     detect_encoding,
@@ -40,17 +39,17 @@ MAX_ROW_LINES = 1000
 
 _CLOSED = re.compile(r'(?:[^"]++|"")*+"')
 _OPENS = re.compile(r' *"')
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
+_SEPARATOR_LINE = re.compile(r'\ufeff*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
 _ADDRESS = re.compile(r"\s*(https?://|data:image/)", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
-_COMMA_DECIMAL = re.compile(r"\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{0,5}")
+_COMMA_DECIMAL = re.compile(r"\s*\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{0,5}\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableFormat:
     """How a text file encodes its table."""
 
-    encoding: Encoding
+    encoding: str
     separator: str
     names: tuple[str, ...]
     """Unique column names; none for an empty file."""
@@ -58,13 +57,8 @@ class TableFormat:
     first_line: int
     """Line of the first row."""
 
-    remarks: Mapping[str, str]
-    """Further findings for display: `{"decimal comma in": "price"}`."""
-
-    def described(self) -> dict[str, str]:
-        """Describe it: {"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}."""
-        separator = SEPARATORS.get(self.separator, self.separator)
-        return {**self.encoding.described(), "separator": separator, **self.remarks}
+    detected: Mapping[str, str]
+    """For display: `{"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}`."""
 
 
 def open_csv(name: str, *, split: str | None = None) -> Source:
@@ -73,28 +67,15 @@ def open_csv(name: str, *, split: str | None = None) -> Source:
     Input:  "products.csv" with "sku;price" and "A;1.299,50" in cp1252
     Output: Source(kind="csv", rows=… Row(values={"sku": "A", "price": "1.299,50"}),
                    detected={"encoding": "cp1252", "separator": ";", "decimal comma in": "price"})
-
-    Raises:
-        ValueError: There is no such file or split, it is empty, or its encoding or header cannot be
-            determined.
     """
     # In a folder, a .txt file is a licence or a list rather than a table.
     suffixes = CSV_SUFFIXES if Path(name).is_file() else CSV_SUFFIXES[:-1]
     parts = find_parts(Path(name), suffixes, split)
     formats = {part.file: detect_format(part.file) for part in parts}
-    if not any(form.names for form in formats.values()):
+    detected = [form.detected for form in formats.values() if form.names]
+    if not detected:
         raise ValueError(f"{name} is empty: found no header and no row; give a file with both")
-    detected = join_remarks([form.described() for form in formats.values() if form.names])
     return file_source(name, "csv", parts, partial(read_table, formats), detected)
-
-
-def join_remarks(remarks: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Merge the remarks of several files: equal ones once, different ones with commas."""
-    names = dict.fromkeys(name for each in remarks for name in each)
-    return {
-        name: ", ".join(dict.fromkeys(each[name] for each in remarks if name in each))
-        for name in names
-    }
 
 
 def detect_format(file: Path) -> TableFormat:
@@ -102,34 +83,44 @@ def detect_format(file: Path) -> TableFormat:
 
     The header is the first line with more than one cell. A line of web addresses or mostly numbers
     is no header; the columns are then column_1, column_2, ….
-
-    Raises:
-        ValueError: No encoding gives readable text, or the first line cannot be read.
     """
     encoding = detect_encoding(file)
     lines = list(islice(read_lines(file, encoding.name), SAMPLE_LINES))
     separator = _detect_separator(lines, encoding.name)
-    records = _sample_records(lines, separator, encoding.name, file)
-    if not records:
-        return TableFormat(
-            encoding=encoding, separator=separator, names=(), first_line=1, remarks={}
-        )
+    records = []
+    for number, cells in _read_records(iter(lines), separator, encoding.name):
+        if isinstance(cells, list):
+            if not _SEPARATOR_LINE.fullmatch(separator.join(cells)):
+                records.append((number, cells))
+        elif not records:
+            raise ValueError(
+                f"cannot read the header of {file}: line {number} {cells.reason}, found "
+                f"{storable(cells.raw[:80])!r}; mend that line, or save the table again as UTF-8"
+            )
     wide = _usual_width([cells for _, cells in records]) > 1
     place = next((i for i, (_, cells) in enumerate(records) if wide and len(cells) > 1), 0)
-    number, header = records[place]
+    first_line, header = records[place] if records else (1, [])
     numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in header)
     headless = any(_ADDRESS.match(cell) for cell in header) or numeric > len(header) / 2
-    names, remarks = _numbered_names(header) if headless else _unique_names(header)
+    detected = encoding.described() | {"separator": SEPARATORS.get(separator, separator)}
+    if headless:
+        names = [f"column_{place}" for place in range(1, len(header) + 1)]
+        detected["header"] = f"none: the first line looks like a row, so columns are {names[0]} …"
+    else:
+        names, renamed = _unique_names(header)
+        detected |= {"columns renamed": ", ".join(renamed)} if renamed else {}
+        first_line += bool(records)
     if place:
-        remarks["lines above the header"] = str(place)
-    remarks |= _decimal_commas(names, [c for _, c in records[place + (not headless) :]])
-    first_line = number if headless else number + 1
+        detected["lines above the header"] = str(place)
+    rows = [cells for number, cells in records if number >= first_line]
+    commas = [name for i, name in enumerate(names) if _has_commas(rows, i, len(names))]
+    detected |= {"decimal comma in": ", ".join(commas)} if commas else {}
     return TableFormat(
-        encoding=encoding,
+        encoding=encoding.name,
         separator=separator,
-        names=names,
+        names=tuple(names),
         first_line=first_line,
-        remarks=remarks,
+        detected=detected,
     )
 
 
@@ -142,71 +133,53 @@ def read_table(formats: Mapping[Path, TableFormat], file: Path) -> Iterator[Foun
     Output: (" line 2", {"sku": "A", "title": "Coat;\nlong"})
     """
     form = formats[file]
-    if not form.names:
-        return
     # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
     # limit is one for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-    lines = read_lines(file, form.encoding.name)
-    for number, found in _read_records(lines, form.separator, form.encoding.name):
+    lines = read_lines(file, form.encoding) if form.names else iter(())
+    for number, cells in _read_records(lines, form.separator, form.encoding):
         if number >= form.first_line:
-            row = found if isinstance(found, UnreadableRow) else _name_cells(found, form)
-            yield f" line {number}", row
+            yield f" line {number}", _name_cells(cells, form) if isinstance(cells, list) else cells
 
 
 def _read_records(
     lines: Iterator[Line], separator: str, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
-    """Assemble lines into records, skipping blank lines.
+    """Assemble lines into the cells of records, skipping blank lines.
 
     A quote that is never closed breaks the line in which it opens, and no other.
     """
-    ahead = _LineBuffer(lines)
-    while (line := ahead.pop()) is not None:
+    ahead: deque[Line] = deque()
+
+    def next_line() -> Line | None:
+        return ahead.popleft() if ahead else next(lines, None)
+
+    while (line := next_line()) is not None:
         number, text = line
         if isinstance(text, UnreadableRow):
             yield number, text
-        elif text.strip("\n "):
-            yield number, _read_record(text, ahead, separator, encoding)
-
-
-class _LineBuffer:
-    """Lines that can be pushed back."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines = lines
-        self._ahead: deque[Line] = deque()
-
-    def pop(self) -> Line | None:
-        return self._ahead.popleft() if self._ahead else next(self._lines, None)
-
-    def push(self, lines: Sequence[Line]) -> None:
-        self._ahead.extendleft(reversed(lines))
-
-
-def _read_record(
-    text: str, ahead: _LineBuffer, separator: str, encoding: str
-) -> list[str] | UnreadableRow:
-    """Split one record into cells, consuming the further lines that its quotes span."""
-    more: list[Line] = []
-    texts = [text]
-    is_open = _left_open(text, separator, inside=False)
-    while is_open and len(texts) < MAX_ROW_LINES and (line := ahead.pop()) is not None:
-        more.append(line)
-        if isinstance(line[1], UnreadableRow):
-            break
-        texts.append(line[1])
-        is_open = _left_open(line[1], separator, inside=True)
-    # If text follows the quote that closes a row of many lines, that quote opened a cell of a
-    # later row, and the first was never closed.
-    if is_open or (more and _split(texts, separator, strict=True) is None):
-        ahead.push(more)
-        unclosed = UnreadableRow(reason="a quote is never closed", raw=text)
-        return damage(text, encoding) or unclosed
-    raw = "".join(texts)
-    cells = _split(texts, separator, strict=False)
-    uncut = UnreadableRow(reason="cannot be split into cells", raw=raw)
-    return damage(raw, encoding) or cells or uncut
+            continue
+        if not text.strip("\n "):
+            continue
+        texts, more = [text], list[Line]()
+        is_open = _left_open(text, separator, inside=False)
+        while is_open and len(texts) < MAX_ROW_LINES and (line := next_line()) is not None:
+            more.append(line)
+            if isinstance(line[1], UnreadableRow):
+                break
+            texts.append(line[1])
+            is_open = _left_open(line[1], separator, inside=True)
+        # If text follows the quote that closes a row of many lines, that quote opened a cell of a
+        # later row, and the first was never closed.
+        if is_open or (more and not _split(texts, separator, strict=True)):
+            ahead.extendleft(reversed(more))
+            unclosed = UnreadableRow(reason="a quote is never closed", raw=text)
+            yield number, damage(text, encoding) or unclosed
+        else:
+            raw = "".join(texts)
+            uncut = UnreadableRow(reason="cannot be split into cells", raw=raw)
+            cells = damage(raw, encoding) or _split(texts, separator, strict=False)
+            yield number, cells or uncut
 
 
 def _left_open(text: str, separator: str, *, inside: bool) -> bool:
@@ -230,12 +203,12 @@ def _left_open(text: str, separator: str, *, inside: bool) -> bool:
         place = opening.end() if opening else place
 
 
-def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str] | None:
+def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str]:
     try:
         rows = csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=strict)
-        return next(rows, None)
+        return next(rows, [])
     except csv.Error:
-        return None
+        return []
 
 
 def _name_cells(cells: list[str], form: TableFormat) -> dict[str, str] | UnreadableRow:
@@ -250,37 +223,19 @@ def _name_cells(cells: list[str], form: TableFormat) -> dict[str, str] | Unreada
     return UnreadableRow(reason=reason, raw=form.separator.join(cells))
 
 
-def _sample_records(
-    lines: Sequence[Line], separator: str, encoding: str, file: Path
-) -> list[tuple[int, list[str]]]:
-    found = list(_read_records(iter(lines), separator, encoding))
-    number, first = found[0] if found else (0, None)
-    if isinstance(first, UnreadableRow):
-        raise ValueError(
-            f"cannot read the header of {file}: line {number} {first.reason}, found "
-            f"{storable(first.raw[:80])!r}; mend that line, or save the table again as UTF-8"
-        )
-    return [
-        (number, cells)
-        for number, cells in found
-        if not isinstance(cells, UnreadableRow)
-        and not _SEPARATOR_LINE.fullmatch(separator.join(cells).lstrip("\ufeff"))
-    ]
-
-
 def _detect_separator(lines: Sequence[Line], encoding: str) -> str:
     """Return the separator that cuts most lines into equally many cells, and more than one."""
     first = lines[0][1] if lines else ""
-    if isinstance(first, str) and (stated := _SEPARATOR_LINE.fullmatch(first.lstrip("\ufeff"))):
+    if isinstance(first, str) and (stated := _SEPARATOR_LINE.fullmatch(first)):
         return stated[1]
 
     def fit(separator: str) -> tuple[float, int]:
         found = _read_records(iter(lines), separator, encoding)
-        rows = [cells for _, cells in found if not isinstance(cells, UnreadableRow)]
+        rows = [cells for _, cells in found if isinstance(cells, list)]
         width = _usual_width(rows)
-        headed = bool(rows) and len(rows[0]) > 1
-        share = sum(len(row) == width for row in rows) / max(1, len(rows))
-        return (share + headed if width > 1 else 0), width
+        if width < 2:
+            return 0, width
+        return sum(len(row) == width for row in rows) / len(rows) + (len(rows[0]) > 1), width
 
     return max(SEPARATORS, key=fit)
 
@@ -289,17 +244,11 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
     return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
 
 
-def _numbered_names(cells: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    names = tuple(f"column_{place}" for place in range(1, len(cells) + 1))
-    return names, {"header": f"none: the first line looks like a row, so columns are {names[0]} …"}
-
-
-def _unique_names(header: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Make column names unique.
 
     Input:  "sku", "price", "", "price"
-    Output: ("sku", "price", "column_3", "price_2"),
-            {"columns renamed": "column 3 -> column_3, price -> price_2"}
+    Output: ["sku", "price", "column_3", "price_2"], ["column 3 -> column_3", "price -> price_2"]
     """
     names: list[str] = []
     renamed = []
@@ -311,15 +260,10 @@ def _unique_names(header: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str
         if name != given:
             renamed.append(f"{given or f'column {place}'} -> {name}")
         names.append(name)
-    return tuple(names), {"columns renamed": ", ".join(renamed)} if renamed else {}
+    return names, renamed
 
 
-def _decimal_commas(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """List the columns most of whose cells read like `1.299,50`."""
-    found = []
-    for place, name in enumerate(names):
-        cells = [row[place].strip() for row in rows if len(row) == len(names)]
-        cells = [cell for cell in cells if cell]
-        if sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells) > len(cells) / 2:
-            found.append(name)
-    return {"decimal comma in": ", ".join(found)} if found else {}
+def _has_commas(rows: Sequence[Sequence[str]], place: int, width: int) -> bool:
+    """Whether most cells of a column read like `1.299,50`."""
+    cells = [row[place] for row in rows if len(row) == width and row[place].strip()]
+    return sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells) > len(cells) / 2

@@ -30,10 +30,8 @@ IMAGE_SUFFIXES = (
 """Suffixes of files taken for images; their content is checked when they are cleaned."""
 
 METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
-FILE_COLUMN = "file_name"
-UNNAMED = "an image that the metadata does not name"
-FILES_COLUMN = "file_names"
 
+_FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
 
@@ -47,62 +45,53 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
 
     Input:  photos/train/coats/7.jpg
     Output: Row(values={"image": "train/coats/7.jpg", "category": "coats"}, split="train")
-
-    Raises:
-        ValueError: There is no such folder or split, or it holds no images.
     """
     root = Path(name)
     if not root.is_dir():
         raise ValueError(f"no folder of images at {name}: there is no such folder; check the path")
     metadata = metadata_files(root)
-    if not metadata and not any(is_image(file) for file in visible_files(root)):
+    if not metadata and not any(map(_is_image, visible_files(root))):
         raise ValueError(
             f"{name} holds no images: found no file ending in {', '.join(IMAGE_SUFFIXES[:6])}, "
             "…, and no metadata.csv; give another folder"
         )
     for file in metadata:
-        _check_names_files(file)
-    splits = _split_folders(root)
-    check_split(split, list(dict.fromkeys(splits.values())), name)
-    names = ", ".join(file.relative_to(root).as_posix() for file in metadata)
-    detected = {"metadata": names} if names else {"category": "the name of an image's folder"}
-    if splits:
-        detected["splits"] = ", ".join(dict.fromkeys(splits.values()))
+        rows = (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow))
+        first = next(rows, None)
+        if first is not None and not any(map(_FILE_COLUMN.fullmatch, first)):
+            raise ValueError(
+                f"{file} does not name its images: found the columns {', '.join(first)}; "
+                "give it a column 'file_name' with paths that begin at its folder"
+            )
+    folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
+    splits = {folder.name: canonical_split(folder.name) for folder in folders}
+    if any(folder.lower() not in SPLIT_NAMES for folder in splits):
+        splits = {}
+    names = sorted(set(splits.values()), key=split_rank)
+    check_split(split, names, name)
+    files = ", ".join(file.relative_to(root).as_posix() for file in metadata)
+    detected = {"metadata": files} if files else {"category": "the name of an image's folder"}
     return Source(
         name=name,
         kind="folder",
         rows=partial(_read, root, metadata, splits, split and canonical_split(split)),
         folder=root,
-        detected=detected,
+        detected=detected | ({"splits": ", ".join(names)} if names else {}),
         notes=read_notes(root),
     )
 
 
-def is_image(file: Path) -> bool:
-    """Whether a file is an image by its name."""
-    return file.suffix.lower() in IMAGE_SUFFIXES
-
-
 def metadata_files(root: Path) -> list[Path]:
     """List the metadata files of a folder: its own, else those of its subfolders."""
-    for pattern in ("", "*/"):
-        found = [file for name in METADATA_NAMES for file in sorted(root.glob(pattern + name))]
-        if found:
-            return found
-    return []
+    own, below = (
+        [file for name in METADATA_NAMES for file in sorted(root.glob(pattern + name))]
+        for pattern in ("", "*/")
+    )
+    return own or below
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """Map folder -> split, if every folder is named for a split."""
-    folders = [
-        entry.name
-        for entry in sorted(root.iterdir())
-        if entry.is_dir() and not entry.name.startswith((".", "_"))
-    ]
-    if not folders or any(name.lower() not in SPLIT_NAMES for name in folders):
-        return {}
-    splits = {name: canonical_split(name) for name in folders}
-    return dict(sorted(splits.items(), key=lambda pair: split_rank(pair[1])))
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read(
@@ -125,18 +114,22 @@ def _described(root: Path, metadata: Sequence[Path]) -> Iterator[Placed]:
     """Yield the rows of the metadata files, then the images missing from them."""
     named: set[str] = set()
     for file in metadata:
-        below = file.parent.relative_to(root).as_posix()
-        for place, values in _read_metadata(file):
-            row = values if isinstance(values, UnreadableRow) else _with_images(values, below)
-            images = [] if isinstance(row, UnreadableRow) else _images(row)
-            named.update(images)
-            place_in_source = below if below != "." else "".join(images[:1])
-            yield place_in_source, f"{file.relative_to(root).as_posix()}{place}", row
+        below = file.parent.relative_to(root)
+        for place, row in _read_metadata(file):
+            images: list[str] = []
+            if not isinstance(row, UnreadableRow):
+                values, images = _with_images(row, below)
+                named.update(images, (cell for cell in row.values() if isinstance(cell, str)))
+                unnamed = UnreadableRow(reason="names no image", raw=str(dict(row)))
+                row = values if images else unnamed
+            path = below.as_posix() if below.parts else "".join(images[:1])
+            yield path, f"{file.relative_to(root).as_posix()}{place}", row
     folders = {file.parent for file in metadata}
     for file in visible_files(root):
         path = file.relative_to(root).as_posix()
-        if is_image(file) and path not in named and folders & set(file.parents):
-            yield path, path, UnreadableRow(reason=UNNAMED, raw=path)
+        if _is_image(file) and path not in named and folders & set(file.parents):
+            reason = "an image that the metadata does not name"
+            yield path, path, UnreadableRow(reason=reason, raw=path)
 
 
 def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[Placed]:
@@ -145,7 +138,7 @@ def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[Placed]:
             continue
         relative = file.relative_to(root)
         path = relative.as_posix()
-        if not is_image(file):
+        if not _is_image(file):
             yield path, path, UnreadableRow(reason="not an image by its name", raw=path)
             continue
         folders = relative.parts[in_splits:-1]
@@ -165,51 +158,30 @@ def _read_metadata(file: Path) -> Iterator[Found]:
     return read_table({file: detect_format(file)}, file)
 
 
-def _check_names_files(file: Path) -> None:
-    """Raise ValueError for a metadata file without a column of file names."""
-    first = next(
-        (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow)), None
-    )
-    if first is not None and not any(map(_is_file_column, first)):
-        raise ValueError(
-            f"{file} does not name its images: found the columns {', '.join(first)}; "
-            f"give it a column {FILE_COLUMN!r} with paths that begin at its folder"
-        )
-
-
-def _is_file_column(name: str) -> bool:
-    return name.endswith((FILE_COLUMN, FILES_COLUMN))
-
-
-def _with_images(row: Mapping[str, object], below: str) -> dict[str, object] | UnreadableRow:
-    """Rebase paths from the metadata file's folder to the source's.
+def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, object], list[str]]:
+    """Rebase paths from the metadata file's folder to the source's; return the paths too.
 
     Input:  {"file_name": "7.jpg", "title": "Coat"}, below="train"
-    Output: {"image": "train/7.jpg", "title": "Coat"}
+    Output: {"image": "train/7.jpg", "title": "Coat"}, ["train/7.jpg"]
     """
     values: dict[str, object] = {}
+    images: list[str] = []
     for name, cell in row.items():
-        if not _is_file_column(name):
+        if not (found := _FILE_COLUMN.fullmatch(name)):
             values[name] = cell
-        elif name.endswith(FILES_COLUMN):
-            column = name.removesuffix(FILES_COLUMN).rstrip("_") or "images"
-            listed = cell if isinstance(cell, list) else []
-            values[column] = [_from_root(str(path), below) for path in listed]
+        elif found["several"]:
+            paths = map(str, cell if isinstance(cell, list) else [])
+            listed = [_from_root(path, below) for path in paths]
+            values[found["column"] or "images"] = listed
+            images += listed
         elif isinstance(cell, str) and cell.strip():
-            column = name.removesuffix(FILE_COLUMN).rstrip("_") or "image"
-            values[column] = _from_root(cell.strip(), below)
-    if not _images({name: values[name] for name in values if name not in row}):
-        return UnreadableRow(reason="names no image", raw=str(dict(row)))
-    return values
+            images.append(_from_root(cell.strip(), below))
+            values[found["column"] or "image"] = images[-1]
+    return values, images
 
 
-def _from_root(path: str, below: str) -> str:
+def _from_root(path: str, below: Path) -> str:
     path = path.replace("\\", "/")
     if _ADDRESS.match(path) or path.startswith("/"):
         return path  # judged where the image is read
-    return str(PurePosixPath(below) / path)
-
-
-def _images(values: Mapping[str, object]) -> list[str]:
-    cells = [cell if isinstance(cell, list) else [cell] for cell in values.values()]
-    return [each for cell in cells for each in cell if isinstance(each, str)]
+    return (PurePosixPath(below) / path).as_posix()

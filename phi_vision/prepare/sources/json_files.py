@@ -8,14 +8,13 @@ up to `MAX_ELEMENT`.
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from phi_vision.prepare.sources.conversations import turn_column
-from phi_vision.prepare.sources.delimited import join_remarks
 from phi_vision.prepare.sources.rows import (
     Found,
     Row,
@@ -47,48 +46,41 @@ MAX_DEPTH = 64
 # JSON strings hold no line ends, so one that is never closed ends with its line. A quote alone
 # opens a string whose end has not been read yet.
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:"|(?=\n))|"|[{}\[\]]')
-_BLANK = re.compile(r"[\ufeff \t\r\n]*")
+_SIGN = re.compile(r"[^\ufeff \t\r\n]")
+_SCALAR_END = re.compile(r"[,\n\]]")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 # NaN and Infinity, which JSON does not have and pandas writes, are missing values.
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 def open_json(name: str, *, split: str | None = None) -> Source:
-    """Open JSON: a list of objects, an object with such a list inside, or concatenated objects.
-
-    Raises:
-        ValueError: There is no such file or split, or it is no JSON.
-    """
+    """Open JSON: a list of objects, an object with such a list inside, or concatenated objects."""
     parts = find_parts(Path(name), JSON_SUFFIXES, split)
     encodings = {part.file: detect_encoding(part.file) for part in parts}
-    remarks = [
-        {**encoding.described(), "rows": _check_json(file, encoding.name)}
-        for file, encoding in encodings.items()
-    ]
-    return file_source(name, "json", parts, partial(_read_list, encodings), join_remarks(remarks))
+    detected = []
+    for file, encoding in encodings.items():
+        rows, place = json_rows(file, encoding.name)
+        first = list(islice(rows, 2))
+        if len(first) == 1 and isinstance(first[0], UnreadableRow):
+            raise ValueError(
+                f"cannot read {file} as JSON: found {first[0].reason}, "
+                f"{storable(first[0].raw[:80])!r}; mend or export it again"
+            )
+        detected.append({**encoding.described(), "rows": place})
+    return file_source(name, "json", parts, partial(_read_list, encodings), detected)
 
 
 def open_json_lines(name: str, *, split: str | None = None) -> Source:
-    """Open JSON Lines: one object per line.
-
-    Raises:
-        ValueError: There is no such file or split.
-    """
+    """Open JSON Lines: one object per line."""
     # A single file may have any suffix; in a folder only the usual ones are meant.
-    is_file = Path(name).is_file()
-    suffixes = (*JSON_LINES_SUFFIXES, *JSON_SUFFIXES) if is_file else JSON_LINES_SUFFIXES
-    parts = find_parts(Path(name), suffixes, split)
+    parts = find_parts(Path(name), JSON_LINES_SUFFIXES, split)
     encodings = {part.file: detect_encoding(part.file) for part in parts}
-    detected = join_remarks([encoding.described() for encoding in encodings.values()])
+    detected = [encoding.described() for encoding in encodings.values()]
     return file_source(name, "jsonl", parts, partial(_read_lines, encodings), detected)
 
 
 def open_llava(name: str, *, split: str | None = None) -> Source:
-    """Open conversations in JSON or JSON Lines, in the LLaVA or ShareGPT format.
-
-    Raises:
-        ValueError: There is no such file or split, or its first rows hold no turns.
-    """
+    """Open conversations in JSON or JSON Lines, in the LLaVA or ShareGPT format."""
     file = find_parts(Path(name), (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES), None)[0].file
     lines = suffix_of(file) in JSON_LINES_SUFFIXES
     lines = lines or holds_lines(file, detect_encoding(file).name)
@@ -108,13 +100,22 @@ def read_json_lines(file: Path, encoding: str) -> Iterator[Found]:
         if isinstance(line, UnreadableRow):
             yield f" line {number}", line
         elif line.strip():
-            yield f" line {number}", damage(line, encoding) or _as_row(_parse(line))
+            yield f" line {number}", damage(line, encoding) or parse_object(line)
 
 
 def holds_lines(file: Path, encoding: str) -> bool:
     """Whether a file is JSON Lines by content: each of its first two lines is an object."""
     first = [found for _, found in islice(read_json_lines(file, encoding), 2)]
     return len(first) == 2 and not any(isinstance(found, UnreadableRow) for found in first)
+
+
+def parse_object(text: str) -> dict[str, object] | UnreadableRow:
+    """Parse one JSON object; anything else is unreadable."""
+    try:
+        value = _DECODER.decode(text.lstrip("\ufeff"))
+    except (ValueError, RecursionError):
+        return UnreadableRow(reason="broken JSON", raw=text)
+    return _as_row(_checked(value, text))
 
 
 def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
@@ -144,17 +145,6 @@ def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
         named = ({"key": name, **value} for name, value in objects.items())
         return named, "named objects, the names kept as 'key'"
     return iter([content]), "one record"
-
-
-def checked(value: object, raw: str) -> object:
-    """Reject a parsed value that is nested too deep, and replace halves of surrogate pairs."""
-    level, depth = [value], 0
-    while level:
-        if depth == MAX_DEPTH:
-            return UnreadableRow(reason="nested too deep", raw=raw)
-        level = [inner for outer in level for inner in _children(outer)]
-        depth += 1
-    return _repaired(value) if _HALF_PAIR.search(raw) else value
 
 
 def _elements(file: Path, encoding: str) -> Iterator[object]:
@@ -190,10 +180,10 @@ class _Window:
     def peek(self) -> str:
         """Return the next non-blank character; "" at the end."""
         while True:
-            blank = _BLANK.match(self.text, self.place)
-            self.place = blank.end() if blank else self.place
-            if self.place < len(self.text):
-                return self.text[self.place]
+            if found := _SIGN.search(self.text, self.place):
+                self.place = found.start()
+                return found[0]
+            self.place = len(self.text)
             if not self._read_more():
                 return ""
 
@@ -212,7 +202,7 @@ class _Window:
                 value = UnreadableRow(reason=reason, raw=self.text[self.place : end])
             raw = self.text[self.place : end]
             self.place = end
-            return damage(raw, self._encoding) or checked(value, raw)
+            return damage(raw, self._encoding) or _checked(value, raw)
 
     def _read_more(self) -> bool:
         """Drop parsed text and read on; False at the end of the file."""
@@ -234,7 +224,7 @@ class _Window:
 def _end_of(text: str, place: int) -> int | None:
     """Return where a broken element ends by its brackets; None if not read yet."""
     if text[place] not in "[{":
-        end = re.compile(r"[,\n\]]").search(text, place + 1)
+        end = _SCALAR_END.search(text, place + 1)
         return end.start() if end else None
     depth = 0
     for token in _TOKEN.finditer(text, place):
@@ -255,51 +245,29 @@ def _read_lines(encodings: Mapping[Path, Encoding], file: Path) -> Iterator[Foun
     return read_json_lines(file, encodings[file].name)
 
 
-def _parse(line: str) -> object:
-    try:
-        value = _DECODER.decode(line.lstrip("\ufeff"))
-    except (ValueError, RecursionError):
-        return UnreadableRow(reason="broken JSON", raw=line)
-    return checked(value, line)
-
-
-def _as_row(value: object) -> Mapping[str, object] | UnreadableRow:
+def _as_row(value: object) -> dict[str, object] | UnreadableRow:
     if isinstance(value, dict | UnreadableRow):
         return value
     return UnreadableRow(reason="not an object", raw=json.dumps(value, ensure_ascii=False))
 
 
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _checked(value: object, raw: str) -> object:
+    r"""Reject a value nested too deep, and replace halves of surrogate pairs with U+FFFD.
 
-
-def _repaired(value: object) -> object:
-    r"""Replace halves of surrogate pairs, left by titles cut after N characters, with U+FFFD.
-
-    Input:  "Coat \ud83e"
-    Output: "Coat �"
+    Titles cut after N characters leave such halves: "Coat \ud83e" becomes "Coat �".
     """
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [_repaired(each) for each in value]
-    if isinstance(value, dict):
-        return {_repaired(name): _repaired(each) for name, each in value.items()}
-    return value
-
-
-def _check_json(file: Path, encoding: str) -> str:
-    """Return where a JSON file holds its rows, or raise ValueError if it holds none."""
-    rows, place = json_rows(file, encoding)
-    first = list(islice(rows, 2))
-    if len(first) == 1 and isinstance(first[0], UnreadableRow):
-        raise ValueError(
-            f"cannot read {file} as JSON: found {first[0].reason}, "
-            f"{storable(first[0].raw[:80])!r}; mend or export it again"
-        )
-    return place
+    level, depth = [value], 0
+    while level:
+        if depth == MAX_DEPTH:
+            return UnreadableRow(reason="nested too deep", raw=raw)
+        lists = [each for each in level if isinstance(each, dict | list)]
+        inner = (each.values() if isinstance(each, dict) else each for each in lists)
+        level = list(chain.from_iterable(inner))
+        depth += 1
+    if not _HALF_PAIR.search(raw):
+        return value
+    text = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+    return json.loads(text.decode("utf-16-le", "replace"))
 
 
 def _lists(value: Mapping[str, object], path: str) -> Iterator[tuple[str, list[object]]]:
@@ -313,15 +281,11 @@ def _lists(value: Mapping[str, object], path: str) -> Iterator[tuple[str, list[o
 
 def _columns(value: Mapping[str, object]) -> Iterator[object] | None:
     """Turn `{"sku": ["A", "B"]}` or pandas' `{"sku": {"0": "A", "1": "B"}}` into rows."""
-    columns = list(value.values())
-    lists = [column for column in columns if isinstance(column, list)]
-    widths = {len(column) for column in lists}
-    if lists and len(lists) == len(columns) and len(widths) == 1 and lists[0]:
-        return (dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True))
-    dicts = [column for column in columns if isinstance(column, dict)]
-    if not dicts or len(dicts) < len(columns) or len({tuple(each) for each in dicts}) > 1:
+    columns = [column for column in value.values() if isinstance(column, list)]
+    named = [column for column in value.values() if isinstance(column, dict)]
+    if len({tuple(column) for column in named}) == 1 and all(map(str.isdigit, named[0])):
+        columns = [list(column.values()) for column in named]
+    if len({len(column) for column in columns}) != 1 or len(columns) < len(value):
         return None
-    if not dicts[0] or not all(key.isdigit() for key in dicts[0]):
-        return None
-    named = list(zip(value, dicts, strict=True))
-    return ({name: cells[key] for name, cells in named} for key in dicts[0])
+    rows = zip(*columns, strict=True)
+    return (dict(zip(value, cells, strict=True)) for cells in rows) if columns[0] else None

@@ -5,17 +5,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.prepare.sources.columnar import (
-    ARROW_SUFFIXES,
-    DATASET_DICT,
-    PARQUET_SUFFIXES,
-    STATE,
-    open_arrow,
-    open_parquet,
-)
+from phi_vision.prepare.sources import columnar
 from phi_vision.prepare.sources.conversations import turn_column, with_conversations
 from phi_vision.prepare.sources.delimited import CSV_SUFFIXES, open_csv
-from phi_vision.prepare.sources.hub import HUB_ID, open_hub
 from phi_vision.prepare.sources.image_folder import (
     IMAGE_SUFFIXES,
     metadata_files,
@@ -35,6 +27,28 @@ from phi_vision.prepare.sources.rows import DESCRIPTIONS, Source, suffix_of, vis
 from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS, detect_encoding, open_bytes
 from phi_vision.prepare.sources.webdataset import is_pattern, open_webdataset
 
+SOURCES: dict[str, Callable[..., Source]] = {
+    "csv": open_csv,
+    "json": open_json,
+    "jsonl": open_json_lines,
+    "parquet": columnar.open_parquet,
+    "arrow": columnar.open_arrow,
+    "hub": columnar.open_hub,
+    "folder": open_image_folder,
+    "llava": open_llava,
+    "webdataset": open_webdataset,
+}
+"""Kind -> function that opens a source of it."""
+
+_SUFFIXES = {
+    **dict.fromkeys(CSV_SUFFIXES, "csv"),
+    **dict.fromkeys(JSON_SUFFIXES, "json"),
+    **dict.fromkeys(JSON_LINES_SUFFIXES, "jsonl"),
+    **dict.fromkeys(columnar.PARQUET_SUFFIXES, "parquet"),
+    **dict.fromkeys(columnar.ARROW_SUFFIXES, "arrow"),
+    ".tar": "webdataset",
+}
+_SHARDS = ("parquet", "arrow", "webdataset")  # a folder with any such file is of that kind
 # Magic bytes.
 _MARKS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 _FOREIGN = {
@@ -64,15 +78,14 @@ def open_source(
     Input:  "export/products.csv"                 "owner/photos"
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
+    Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
+
     Args:
-        name: A file, a folder, a pattern of tar shards, or the id of a hub dataset.
+        name: A file, a folder, a pattern of tar shards, or the id of a Hub dataset.
         kind: One of `SOURCES`; detected by default.
         split: Read only this split.
-        revision: Branch, tag or commit of a hub id.
-        streaming: Read a hub id over the network without storing it.
-
-    Raises:
-        ValueError: There is no such source, kind or split, it cannot be read, or it has no rows.
+        revision: Branch, tag or commit of a Hub id.
+        streaming: Read a Hub id over the network without storing it.
     """
     if kind is not None and kind not in SOURCES:
         close = difflib.get_close_matches(kind, SOURCES, n=1)
@@ -80,7 +93,7 @@ def open_source(
         raise ValueError(f"no kind of source {kind!r}: {meant}There are {', '.join(SOURCES)}")
     kind = kind or detect_kind(name)
     if kind == "hub":
-        source = open_hub(name, split=split, revision=revision, streaming=streaming)
+        source = columnar.open_hub(name, split=split, revision=revision, streaming=streaming)
     elif revision is not None or streaming:
         setting = "a revision" if revision is not None else "streaming"
         raise ValueError(
@@ -96,11 +109,7 @@ def open_source(
 
 
 def detect_kind(name: str) -> str:
-    """Detect which of the `SOURCES` reads a source.
-
-    Raises:
-        ValueError: There is nothing by this name, or nothing that can be read.
-    """
+    """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
         raise ValueError(f"cannot read {name} over the network: download it and give the file")
     if is_pattern(name):
@@ -112,7 +121,7 @@ def detect_kind(name: str) -> str:
         return _kind_of_file(path)
     # `data/produts.csv` looks like a hub id and is a path with a slip.
     is_path = path.parent != Path() and path.parent.is_dir()
-    if HUB_ID.fullmatch(name) and not is_path and suffix_of(path) not in _SUFFIXES:
+    if columnar.HUB_ID.fullmatch(name) and not is_path and suffix_of(path) not in _SUFFIXES:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
@@ -141,45 +150,44 @@ def _kind_of_file(file: Path) -> str:
     if head[257:262] == b"ustar":
         return "webdataset"
     suffix = suffix_of(file)
-    if suffix in (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES):
-        return _kind_of_json(file, suffix)
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
-    raise ValueError(
-        f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
-        f"{', '.join(_SUFFIXES)}, or name its kind: {', '.join(SOURCES)}"
-    )
+    if suffix not in _SUFFIXES:
+        raise ValueError(
+            f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
+            f"{', '.join(_SUFFIXES)}, or name its kind: {', '.join(SOURCES)}"
+        )
+    kind = _SUFFIXES[suffix]
+    return _kind_of_json(file, kind) if kind.startswith("json") else kind
 
 
-def _kind_of_json(file: Path, suffix: str) -> str:
-    """Tell lists from lines, regardless of the suffix, and conversations from records."""
+def _kind_of_json(file: Path, kind: str) -> str:
+    """Distinguish lists from lines, regardless of the suffix, and conversations from records."""
     encoding = detect_encoding(file).name
-    if suffix in JSON_LINES_SUFFIXES or holds_lines(file, encoding):
-        kind = "jsonl"
-        rows: Iterator[object] = (row for _, row in read_json_lines(file, encoding))
+    rows: Iterator[object]
+    if kind == "jsonl" or holds_lines(file, encoding):
+        kind, rows = "jsonl", (row for _, row in read_json_lines(file, encoding))
     else:
-        kind = "json"
         rows = json_rows(file, encoding)[0]
     first = next((row for row in islice(rows, 20) if isinstance(row, dict)), {})
     return "llava" if turn_column(first) else kind
 
 
 def _kind_of_folder(folder: Path) -> str:
-    if (folder / DATASET_DICT).is_file() or (folder / STATE).is_file():
+    if (folder / columnar.DATASET_DICT).is_file() or (folder / columnar.STATE).is_file():
         return "arrow"
     if metadata_files(folder):
         return "folder"
-    suffixes: set[str] = set()
-    tables: dict[str, Path] = {}
-    for file in visible_files(folder):
-        suffix = suffix_of(file)
-        suffixes.add(suffix)
-        at_top = file.parent == folder and file.name not in DESCRIPTIONS
-        if at_top and suffix in _TABLE_SUFFIXES:
-            tables.setdefault(_TABLE_SUFFIXES[suffix], file)
-    for kind, known in _SHARDS.items():
-        if suffixes & set(known):
+    files = list(visible_files(folder))
+    suffixes = {suffix_of(file) for file in files}
+    kinds = {_SUFFIXES.get(suffix) for suffix in suffixes}
+    for kind in _SHARDS:
+        if kind in kinds:
             return kind
+    tables: dict[str, Path] = {}
+    for file in files:
+        suffix = suffix_of(file)
+        at_top = file.parent == folder and file.name not in DESCRIPTIONS
+        if at_top and suffix in _SUFFIXES and suffix != ".txt":
+            tables.setdefault(_SUFFIXES[suffix], file)
     if len(tables) > 1:
         raise ValueError(
             f"cannot tell what to read in {folder}: found "
@@ -187,41 +195,10 @@ def _kind_of_folder(folder: Path) -> str:
             f"the kind: {', '.join(tables)}"
         )
     for kind, file in tables.items():
-        return kind if kind == "csv" else _kind_of_json(file, suffix_of(file))
+        return kind if kind == "csv" else _kind_of_json(file, kind)
     if suffixes & set(IMAGE_SUFFIXES):
         return "folder"
     raise ValueError(
         f"no data in {folder}: found {', '.join(sorted(suffixes)[:8]) or 'nothing'}; give a folder "
         "with tables, images or tar shards"
     )
-
-
-_SUFFIXES = {
-    **dict.fromkeys(CSV_SUFFIXES, "csv"),
-    **dict.fromkeys(JSON_SUFFIXES, "json"),
-    **dict.fromkeys(JSON_LINES_SUFFIXES, "jsonl"),
-    **dict.fromkeys(PARQUET_SUFFIXES, "parquet"),
-    **dict.fromkeys(ARROW_SUFFIXES, "arrow"),
-    ".tar": "webdataset",
-}
-_TABLE_SUFFIXES = {
-    suffix: kind
-    for suffix, kind in _SUFFIXES.items()
-    if kind in ("csv", "json", "jsonl") and suffix != ".txt"
-}
-
-_SHARDS = {"parquet": PARQUET_SUFFIXES, "arrow": ARROW_SUFFIXES, "webdataset": (".tar",)}
-"""Kinds that a folder holds for certain where it has files with these suffixes."""
-
-SOURCES: dict[str, Callable[..., Source]] = {
-    "csv": open_csv,
-    "json": open_json,
-    "jsonl": open_json_lines,
-    "parquet": open_parquet,
-    "arrow": open_arrow,
-    "hub": open_hub,
-    "folder": open_image_folder,
-    "llava": open_llava,
-    "webdataset": open_webdataset,
-}
-"""Kind -> function that opens a source of it."""

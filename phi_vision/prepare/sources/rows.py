@@ -6,6 +6,7 @@ Holds no parsing: a reader takes one file and yields `(place, values or Unreadab
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -42,8 +43,6 @@ class Row:
     """One raw row of a source."""
 
     number: int
-    """Position in the source, from 0."""
-
     origin: str
     """Human-readable location: `products.csv line 14`, `shard-3.tar: 000012`."""
 
@@ -52,7 +51,6 @@ class Row:
     a data URI, a URL, the struct `{"bytes": …, "path": …}` of `datasets`, or a list of these."""
 
     split: str | None = None
-    """The source's own split, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +61,10 @@ class UnreadableRow:
     """Short, and identical for all of its kind: `found more cells than columns`."""
 
     raw: str
-    """The offending text."""
-
     number: int = -1
     """Position in the source, counted together with the rows."""
 
     origin: str = ""
-    """Human-readable location."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +72,8 @@ class Source:
     """A catalog whose rows can be iterated any number of times, always in the same order."""
 
     name: str
-    """As given by the user."""
-
     kind: str
-    """Key of `SOURCES`."""
-
     rows: Callable[[], Iterator[Row | UnreadableRow]]
-    """Starts from the first row at every call."""
-
     folder: Path | None
     """Root of relative image paths, which must stay inside it; None for a hub id."""
 
@@ -92,7 +81,7 @@ class Source:
     """Detected format, for display: `{"encoding": "cp1252"}`."""
 
     notes: Mapping[str, str] = field(default_factory=dict)
-    """`license`, `description`, `homepage`, `citation`, where the source states them."""
+    """The `NOTES` that the source states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +90,6 @@ class FilePart:
 
     file: Path
     split: str | None = None
-    """Split according to its name or folder."""
-
     columns: Mapping[str, str] = field(default_factory=dict)
     """Hive-style columns in its path: `category=coat/part-0.parquet`."""
 
@@ -119,39 +106,28 @@ def find_parts(path: Path, suffixes: Sequence[str], split: str | None) -> list[F
     Input:  a folder with data/train-00000-of-00001.parquet and data/val-00000-of-00001.parquet
     Output: [FilePart(file=…/train-…, split="train"), FilePart(file=…/val-…, split="validation")]
 
-    Args:
-        path: A file, which has no split, or a folder, searched recursively.
-        suffixes: Accepted file suffixes such as (".csv", ".tsv"); `.csv.gz` is accepted with them.
-        split: Keep only this split.
-
-    Raises:
-        ValueError: There is no such path, file or split.
+    A file by itself has no split. A suffix stands for its gzipped form too.
     """
     if path.is_file():
         return choose_parts([FilePart(file=path)], split, str(path))
     if not path.is_dir():
         raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
-    files = [file for file in visible_files(path) if suffix_of(file) in suffixes]
-    files = [file for file in files if file.name not in DESCRIPTIONS]
-    if not files:
+    parts = []
+    for file in visible_files(path):
+        if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS:
+            folders = file.relative_to(path).parts[:-1]
+            columns = dict(name.split("=", 1) for name in folders if "=" in name.strip("="))
+            parts.append(FilePart(file=file, split=split_of(file, path), columns=columns))
+    if not parts:
         raise ValueError(
             f"no data in {path}: found no file ending in {', '.join(suffixes)}; "
             "give a folder that has them, or one file"
         )
-    parts = []
-    for file in files:
-        folders = file.relative_to(path).parts[:-1]
-        columns = dict(name.split("=", 1) for name in folders if "=" in name.strip("="))
-        parts.append(FilePart(file=file, split=split_of(file, path), columns=columns))
     return choose_parts(parts, split, str(path))
 
 
 def choose_parts(parts: Sequence[FilePart], split: str | None, name: str) -> list[FilePart]:
-    """Sort parts by split and keep one split, if given.
-
-    Raises:
-        ValueError: There is no such split.
-    """
+    """Sort parts by split and keep one split, if given."""
     ordered = sorted(parts, key=lambda part: split_rank(part.split))
     check_split(split, list(dict.fromkeys(part.split for part in ordered if part.split)), name)
     return [part for part in ordered if split is None or part.split == canonical_split(split)]
@@ -165,7 +141,7 @@ def check_split(split: str | None, splits: Sequence[str], name: str) -> None:
 
 
 def canonical_split(split: str) -> str:
-    """Map `val`, `dev` -> `validation` and the like; unknown names stay."""
+    """Return `validation` for `val` and `dev` and the like; unknown names stay."""
     return SPLIT_NAMES.get(split.lower(), split)
 
 
@@ -213,35 +189,36 @@ def file_source(
     kind: str,
     parts: Sequence[FilePart],
     read: Reader,
-    detected: Mapping[str, str],
+    detected: Sequence[Mapping[str, str]],
     *,
     folder: Path | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> Source:
-    """Build the Source that reads `parts` one after the other."""
+    """Build the Source that reads `parts` one after the other.
+
+    Of what is `detected` in the files, equal facts are listed once and different ones with commas.
+    """
     path = Path(name)
     root = folder or (path if path.is_dir() else path.parent)
-    splits = ", ".join(dict.fromkeys(part.split for part in parts if part.split))
+    facts = [pair for each in detected for pair in each.items()]
+    facts += [("splits", part.split) for part in parts if part.split]
+    joined: dict[str, dict[str, None]] = {}
+    for fact, found in facts:
+        joined.setdefault(fact, {})[found] = None
     return Source(
         name=name,
         kind=kind,
-        rows=partial(number_rows, parts, read, root),
+        rows=partial(_number_rows, parts, read, root),
         folder=root,
-        detected={**detected, **({"splits": splits} if splits else {})},
+        detected={fact: ", ".join(found) for fact, found in joined.items()},
         # The README beside a single file in a folder of downloads may describe anything.
         notes={**(notes or {}), **(read_notes(path) if path.is_dir() else {})},
     )
 
 
-def number_rows(
+def _number_rows(
     parts: Sequence[FilePart], read: Reader, root: Path
 ) -> Iterator[Row | UnreadableRow]:
-    """Read parts one after the other, numbering their rows.
-
-    Input:  products.csv with (" line 2", {"sku": "A"}), (" line 3", UnreadableRow(…))
-    Output: Row(number=0, origin="products.csv line 2", values={"sku": "A"}),
-            UnreadableRow(number=1, origin="products.csv line 3", reason=…, raw=…)
-    """
     number = 0
     for part in parts:
         name = part.file.relative_to(root).as_posix()
@@ -277,7 +254,7 @@ def storable(raw: str) -> str:
 
 
 def read_notes(folder: Path) -> dict[str, str]:
-    """Read licence and description from dataset_info.json and the head of README.md.
+    """Read licence and description from dataset_info.json and the data card, README.md.
 
     Input:  README.md beginning with "---", "license: cc-by-4.0", "---", "# Coats", "Photos."
     Output: {"license": "cc-by-4.0", "description": "Photos."}
@@ -286,49 +263,33 @@ def read_notes(folder: Path) -> dict[str, str]:
     notes: dict[str, str] = {}
     if readme.is_file():
         with readme.open(encoding="utf-8-sig", errors="replace") as stream:
-            notes = _read_card(stream.read(100_000))
+            body, head = stream.read(100_000), None
+        if body.startswith("---\n") and "\n---" in body[3:]:
+            written, _, body = body[4:].partition("\n---")
+            with suppress(yaml.YAMLError):  # a malformed head says nothing about the rows
+                head = yaml.safe_load(written)
+        paragraphs = [" ".join(paragraph.split()) for paragraph in body.split("\n\n")]
+        plain = [each for each in paragraphs if each and each[0] not in "#<[!|-`"]
+        notes = {"description": plain[0]} if plain else {}
+        notes |= select_notes(head) if isinstance(head, dict) else {}
     return notes | (select_notes(read_json_object(info)) if info.is_file() else {})
 
 
-def _read_card(text: str) -> dict[str, str]:
-    """Read the YAML head of a data card, and its first paragraph as the description."""
-    body, head = text, {}
-    if text.startswith("---\n") and "\n---" in text[3:]:
-        written, _, body = text[4:].partition("\n---")
-        try:
-            head = yaml.safe_load(written)
-        except yaml.YAMLError:
-            head = {}  # a malformed head says nothing about the rows
-    paragraphs = [part.strip() for part in body.split("\n\n")]
-    plain = [part for part in paragraphs if part and part[0] not in "#<[!|-`"]
-    notes = {"description": " ".join(plain[0].split())} if plain else {}
-    return notes | (select_notes(head) if isinstance(head, dict) else {})
-
-
 def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Keep non-empty notes; an unlisted licence goes by its own name.
+    """Select the non-empty `NOTES`; an unlisted licence goes by its own name.
 
     Input:  {"license": "other", "license_name": "custom terms", "homepage": ""}
     Output: {"license": "custom terms"}
     """
     found = {name: metadata.get(name) for name in NOTES}
-    if found["license"] in (None, "", "other") and metadata.get("license_name"):
-        found["license"] = metadata["license_name"]
-    return {
-        name: (", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip()[
-            :MAX_NOTE
-        ]
-        for name, value in found.items()
-        if value
-    }
+    if found["license"] in (None, "", "other"):
+        found["license"] = metadata.get("license_name") or found["license"]
+    texts = {n: ", ".join(map(str, v)) if isinstance(v, list) else v for n, v in found.items()}
+    return {name: str(text).strip()[:MAX_NOTE] for name, text in texts.items() if text}
 
 
 def read_json_object(file: Path) -> dict[str, object]:
-    """Read a small JSON metadata file.
-
-    Raises:
-        ValueError: It holds no JSON object.
-    """
+    """Read a small JSON metadata file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:

@@ -52,6 +52,7 @@ _COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
 # The last part keeps a character of several bytes in one piece.
 _EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}[\x80-\xff]{0,3}")
 _UNDECODED = re.compile("[\udc80-\udcff]")
+_WORD = re.compile(r'([^\s;,|"\x80-\U0010ffff]*)([^\x00-\x7f][^\s;,|"]*)')
 
 Line = tuple[int, str | UnreadableRow]
 """Line number, from 1, and the line with its end."""
@@ -62,8 +63,6 @@ class Encoding:
     """The encoding of a file."""
 
     name: str
-    """Python codec: `utf-8`, `cp1252`."""
-
     guessed_from: str | None = None
     """Words with special characters as decoded; None if nothing was guessed."""
 
@@ -128,9 +127,6 @@ def detect_encoding(file: Path) -> Encoding:
     """Detect the encoding of a text file, reading all of it once.
 
     A file that is UTF-8 but for a few bytes is UTF-8: only the rows with these bytes are rejected.
-
-    Raises:
-        ValueError: No known encoding gives readable text.
     """
     head = next(_chunks(file), b"")
     for mark, name in BYTE_ORDER_MARKS:
@@ -160,7 +156,7 @@ def _guess_encoding(excerpts: bytes, file: Path) -> Encoding:
         name: _plausibility(excerpts.decode(name, "replace")) - handicap
         for name, handicap in WESTERN.items()
     }
-    found: str | None = max(WESTERN, key=lambda name: fits[name])
+    found: str | None = max(fits, key=fits.__getitem__)
     if not _looks_western(excerpts) or max(fits.values()) < GOOD_FIT:
         best = from_bytes(excerpts).best()
         found = best.encoding if best else None
@@ -175,32 +171,26 @@ def _guess_encoding(excerpts: bytes, file: Path) -> Encoding:
 def _snippets(text: str) -> str:
     """Pick a few words with special characters: "A;Béret\\nB;Coat £90" -> "Béret · £90"."""
     found: dict[str, None] = {}
-    for word in re.finditer(r'[^\s;,|"]*[^\x00-\x7f][^\s;,|"]*', text):
-        special = _SPECIAL.search(word[0])
-        start = max(0, special.start() - MAX_SNIPPET // 2) if special else 0
-        snippet = word[0][start : start + MAX_SNIPPET]
+    for before, word in _WORD.findall(text):
+        snippet = (before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET]
         if snippet.isprintable() and "\ufffd" not in snippet:
             found[snippet] = None
-        if len(found) == MAX_SNIPPETS:
-            break
-    return " · ".join(found)
+    return " · ".join(islice(found, MAX_SNIPPETS))
 
 
 def _looks_western(excerpts: bytes) -> bool:
     """Whether special letters stand alone among plain ones; other scripts cluster them."""
-    words = re.findall(rb"[^\s,;|]*[\x80-\xff][^\s,;|]*", excerpts)
-    words = [word for word in words if len(word) > 2]
-    special = sum(len(re.findall(rb"[\x80-\xff]", word)) for word in words)
+    words: list[bytes] = re.split(rb"[\s,;|]+", excerpts)
+    words = [word for word in words if len(word) > 2 and not word.isascii()]
+    special = sum(byte > 0x7F for word in words for byte in word)
     return special / max(1, sum(map(len, words))) <= 0.45  # żółty has 3 of 5, and is rare
 
 
 def _utf_16_without_mark(head: bytes) -> str | None:
     """Detect UTF-16 without a mark: every second byte of plain text is 0."""
     pairs = len(head) // 2
-    if pairs < 4:
-        return None
-    even, odd = head[0::2].count(0) / pairs, head[1::2].count(0) / pairs
-    if max(even, odd) < 0.4 or min(even, odd) > 0.1:
+    even, odd = (head[start::2].count(0) / max(1, pairs) for start in (0, 1))
+    if pairs < 4 or max(even, odd) < 0.4 or min(even, odd) > 0.1:
         return None
     return "utf-16-be" if even > odd else "utf-16-le"
 
@@ -225,9 +215,7 @@ def _decode_as_utf_8(text: str, encoding: str) -> str | None:
     except UnicodeEncodeError:
         return None  # not decoded by `open_text`
     meant = _read_as_utf_8(data) if len(data) == len(text) else None
-    if meant is None:
-        return None
-    special = "".join(_SPECIAL.findall(meant))
+    special = "".join(_SPECIAL.findall(meant or ""))
     known = bool(special.encode(encoding, "ignore"))
     return meant if known or len(special) >= MIN_CERTAIN or _plausibility(text) < GOOD_FIT else None
 

@@ -2,14 +2,16 @@
 
 import json
 import lzma
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from itertools import groupby, product
+from operator import itemgetter
 from pathlib import Path
 
 from phi_vision.prepare.sources.image_folder import IMAGE_SUFFIXES
-from phi_vision.prepare.sources.json_files import checked
+from phi_vision.prepare.sources.json_files import parse_object
 from phi_vision.prepare.sources.rows import (
     FilePart,
     Found,
@@ -44,12 +46,9 @@ def open_webdataset(name: str, *, split: str | None = None) -> Source:
     Input:  a tar with the members 0007.jpg, 0007.json {"title": "Coat"}, 0007.txt "a red coat"
     Output: Row(origin="s-000.tar: 0007", values={"key": "0007", "image": b"…", "title": "Coat",
                 "caption": "a red coat"})
-
-    Raises:
-        ValueError: There is no such shard or split, or some of a range are missing.
     """
     parts, folder = _find_shards(name, split)
-    detected = {"shards": str(len(parts))}
+    detected = [{"shards": str(len(parts))}]
     return file_source(name, "webdataset", parts, read_tar, detected, folder=folder)
 
 
@@ -60,43 +59,33 @@ def is_pattern(name: str) -> bool:
 
 def read_tar(file: Path) -> Iterator[Found]:
     """Yield the rows of one shard; if it is truncated, the rows before that are kept."""
-    key, members = None, list[tuple[str, bytes | UnreadableRow]]()
+    key = ""
     try:
-        for member_key, suffix, content in _members(file):
-            if member_key != key:
-                if key is not None:
-                    yield f": {key}", _values(key, members)
-                key, members = member_key, []
-            members.append((suffix, content))
+        for key, members in groupby(_members(file), key=itemgetter(0)):
+            yield f": {key}", _values(key, [(suffix, content) for _, suffix, content in members])
     except _DAMAGED as error:
-        # The row in hand may lack members, and half a row must not look like a whole one.
-        where = "" if key is None else f": {key}"
+        # The row in hand lacks members, and half a row must not look like a whole one.
+        where = f": {key}" if key else ""
         yield where, UnreadableRow(reason="the tar is cut off or damaged", raw=str(error))
         return
-    if key is not None:
-        yield f": {key}", _values(key, members)
     if not _has_end_mark(file):
-        yield (
-            "",
-            UnreadableRow(
-                reason="the tar has no end mark, so members may be missing", raw=file.name
-            ),
-        )
+        reason = "the tar has no end mark, so members may be missing"
+        yield "", UnreadableRow(reason=reason, raw=file.name)
 
 
 def _find_shards(name: str, split: str | None) -> tuple[list[FilePart], Path]:
     if not is_pattern(name):
         path = Path(name)
         return find_parts(path, (".tar",), split), path if path.is_dir() else path.parent
-    named = _expand(name)
-    files = [file for each in named for file in _glob(Path(each))]
-    missing = [each for each in named if not list(_glob(Path(each)))]
+    found = {each: _glob(Path(each)) for each in _expand(name)}
+    missing = [each for each, files in found.items() if not files]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(named)} shards of {name} are missing: found nothing at "
+            f"{len(missing)} of the {len(found)} shards of {name} are missing: found nothing at "
             f"{', '.join(missing[:3])}; put them there or name fewer"
         )
-    folder = _common_folder(files)
+    files = [file for each in found.values() for file in each]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
     parts = [FilePart(file=file, split=split_of(file, folder)) for file in files]
     return choose_parts(parts, split, name), folder
 
@@ -109,14 +98,12 @@ def _expand(name: str) -> list[str]:
     """
     choices = []
     for inside in _BRACES.findall(name):
-        numbers = _RANGE.fullmatch(inside)
-        if numbers:
-            first, last = numbers[1], numbers[2]
+        if numbers := _RANGE.fullmatch(inside):
+            first, last = numbers.groups()
             choices.append([f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)])
         else:
             choices.append(inside.split(","))
-    pattern = _BRACES.sub("{}", name)
-    return [pattern.format(*chosen) for chosen in product(*choices)]
+    return [_BRACES.sub("{}", name).format(*chosen) for chosen in product(*choices)]
 
 
 def _glob(path: Path) -> list[Path]:
@@ -126,14 +113,6 @@ def _glob(path: Path) -> list[Path]:
     return sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
 
 
-def _common_folder(files: Sequence[Path]) -> Path:
-    folders = [file.parent for file in files]
-    shared = folders[0]
-    while any(shared != folder and shared not in folder.parents for folder in folders):
-        shared = shared.parent
-    return shared
-
-
 def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
     """Yield key, suffix and content of a shard's files in one pass, never written to disk."""
     with tarfile.open(file, "r|*") as shard:
@@ -141,18 +120,17 @@ def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
             # tarfile remembers every header it has read, 1 GB for a million; typeshed does not
             # know the list that it keeps them in.
             shard.members = []  # type: ignore[attr-defined]
-            folder, _, base = member.name.rpartition("/")
+            folder, slash, base = member.name.rpartition("/")
             stem, _, suffix = base.partition(".")
             if not member.isfile() or not stem or base.startswith("__"):
                 continue
-            key = f"{folder}/{stem}" if folder else stem
+            content: bytes | UnreadableRow
             if member.size > MAX_MEMBER:
-                reason = "a member larger than 200 MB"
-                content: bytes | UnreadableRow = UnreadableRow(reason=reason, raw=member.name)
+                content = UnreadableRow(reason="a member larger than 200 MB", raw=member.name)
             else:
                 stream = shard.extractfile(member)
                 content = stream.read() if stream else b""
-            yield key.removeprefix("./"), suffix.lower(), content
+            yield f"{folder}{slash}{stem}".removeprefix("./"), suffix.lower(), content
 
 
 def _values(
@@ -161,12 +139,10 @@ def _values(
     values: dict[str, object] = {"key": key}
     images: list[bytes] = []
     for suffix, content in members:
-        if isinstance(content, UnreadableRow):
-            return content
-        if "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+        if isinstance(content, bytes) and f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES:
             images.append(content)
             continue
-        columns = _read_member(suffix, content)
+        columns = _read_member(suffix, content) if isinstance(content, bytes) else content
         if isinstance(columns, UnreadableRow):
             return columns
         values |= columns
@@ -181,14 +157,7 @@ def _values(
 def _read_member(suffix: str, content: bytes) -> Mapping[str, object] | UnreadableRow:
     """Read one member that is not an image."""
     if suffix.rpartition(".")[2] == "json":
-        raw = content.decode("utf-8", "backslashreplace")
-        try:
-            record = checked(json.loads(content), raw)
-        except (ValueError, RecursionError):
-            return UnreadableRow(reason="broken JSON", raw=raw)
-        if isinstance(record, dict | UnreadableRow):
-            return record
-        return UnreadableRow(reason="JSON that is not an object", raw=str(record))
+        return parse_object(content.decode(json.detect_encoding(content), "backslashreplace"))
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
