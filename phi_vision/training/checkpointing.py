@@ -90,6 +90,9 @@ def repair(output_dir: Path) -> None:
     Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
     """
     recover(RunDir(output_dir).model_dir)
+    for unfinished in output_dir.glob(".*-new"):
+        if unfinished.is_file():
+            unfinished.unlink()
     _remove_incomplete(output_dir)
 
 

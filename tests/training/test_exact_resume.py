@@ -22,6 +22,7 @@ import pytest
 import torch
 from transformers import TrainerState
 
+from phi_vision.io import atomic
 from phi_vision.model.checkpoint import load_model
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -65,7 +66,7 @@ def start(
 
 
 def finish(process: ForkServerProcess) -> int | None:
-    process.join(60)
+    process.join(240)
     return process.exitcode
 
 
@@ -127,6 +128,8 @@ def in_best_weights(is_time: Callable[[], bool]) -> None:
 
 def between_renames(is_time: Callable[[], bool]) -> None:
     rename = Path.rename
+    # As on a system that cannot exchange two names in one step.
+    atomic._exchange = lambda one, other: False
 
     def rename_once(self: Path, target: Path) -> Path:
         new = rename(self, target)
@@ -150,16 +153,16 @@ def in_removal_of_a_checkpoint(is_time: Callable[[], bool]) -> None:
 
 
 def in_rewriting_of(name: str) -> Callable[[Callable[[], bool]], None]:
-    write = Path.write_text
+    write = Path.write_bytes
 
     def kill(is_time: Callable[[], bool]) -> None:
-        def write_half(self: Path, text: str, **given: Any) -> int:
+        def write_half(self: Path, content: bytes) -> int:
             if name in self.name and is_time():
-                write(self, text[: len(text) // 2], **given)
+                write(self, content[: len(content) // 2])
                 die()
-            return write(self, text, **given)
+            return write(self, content)
 
-        Path.write_text = write_half
+        Path.write_bytes = write_half
 
     return kill
 

@@ -248,7 +248,7 @@ def test_a_plain_launch_is_taken(recipe: Recipe, environment: Mapping[str, str],
     [
         (RECIPES["qlora"](), "leaves weights in nf4 whole"),
         (replace(RECIPES["full"](), optim="adamw_8bit"), "cannot compute with sharded"),
-        (RECIPES["dpo"](), "not built for objective dpo"),
+        (RECIPES["dpo"](), "does not support objective dpo"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(recipe: Recipe, message: str) -> None:
