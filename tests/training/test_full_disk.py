@@ -109,7 +109,7 @@ def test_a_file_that_may_not_grow_leaves_all_that_was_saved_before(
         error = train_until_full(recipe, step, limit)
     assert isinstance(error.__cause__, fails)
     words = str(error)
-    assert f"checkpoint-{step - 1} is whole, and so are the best weights so far" in words
+    assert f"checkpoint-{step - 1} is complete, and so are the best weights so far" in words
     assert "go on with --resume" in words
     assert "\n" not in words
     assert train(recipe, resume=True).steps == 4
@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_all_that_was_saved_before(
 
 def test_a_disk_that_is_full_before_the_first_checkpoint(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora", max_steps=2)
-    nothing_yet = "it had no checkpoint yet, so free some space"
+    nothing_yet = "it has no checkpoint yet, so free some space"
     with longest_file(100) as limit, at_step(1, limit), pytest.raises(OSError, match=nothing_yet):
         train(recipe)
     assert train(recipe, resume=True).steps == 2
