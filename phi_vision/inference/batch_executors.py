@@ -70,8 +70,8 @@ def predict_on_ray(
 
     Args:
         load: Called once by each worker.
-        parts: As for `predict_locally`.
-        grammar: As for `predict_locally`.
+        parts: The rows to predict.
+        grammar: Constrains the texts.
         workers: By default one for each GPU, or for each machine where there is none.
         address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
 
@@ -91,7 +91,7 @@ def predict_on_ray(
             num_gpus=allocation.gpus,
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RESTARTS,
-        )(Worker)
+        )(_Worker)
         actors = [worker.remote(load, grammar) for _ in range(allocation.workers)]
         try:
             yield from _distribute(ray, actors, itertools.chain([first], remaining))
@@ -100,7 +100,7 @@ def predict_on_ray(
                 ray.kill(actor)
 
 
-class Worker:
+class _Worker:
     """A Ray actor with a predictor of its own."""
 
     def __init__(self, load: Load, grammar: str | None) -> None:
@@ -108,11 +108,9 @@ class Worker:
         self._grammar = grammar
 
     def is_ready(self) -> bool:
-        """Return True, once the predictor is loaded."""
         return True
 
     def predict(self, part: CatalogPart) -> list[Outcome]:
-        """Predict a part."""
         return predict_part(self._predictor, part, self._grammar)
 
 

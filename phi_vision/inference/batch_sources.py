@@ -108,7 +108,7 @@ def open_catalog(source: Path, split: str | None = None) -> Catalog:
     if source.is_dir() and not any(
         any(folder.glob("[!.]*.parquet")) for folder in (source / "data", source)
     ):
-        return ImageFolder(source, split)
+        return _ImageFolder(source, split)
     if source.is_file() and source.suffix.lower() != ".parquet":
         raise ValueError(
             f"{source} is not a catalog: found a file {source.suffix or 'without an ending'}; give "
@@ -116,7 +116,7 @@ def open_catalog(source: Path, split: str | None = None) -> Catalog:
         )
     if not source.exists():
         raise ValueError(f"no catalog at {source}: there is no such file or folder")
-    return ParquetCatalog(source, split)
+    return _ParquetCatalog(source, split)
 
 
 def split_into_parts(rows: Iterator[CatalogRow], span: Span, size: int) -> Iterator[CatalogPart]:
@@ -143,20 +143,14 @@ def split_into_parts(rows: Iterator[CatalogRow], span: Span, size: int) -> Itera
         )
 
 
-class FileSpan(NamedTuple):
-    """The positions of one file's rows in the catalog."""
-
+class _FileSpan(NamedTuple):
     file: Path
     split: str | None
     span: Span
 
 
-class ParquetCatalog:
-    """A prepared folder or a Parquet file.
-
-    Raises:
-        ValueError: There is no such split, no column with images, or no row.
-    """
+class _ParquetCatalog:
+    """A prepared folder or a Parquet file."""
 
     def __init__(self, source: Path, split: str | None) -> None:
         self._source, self._split = source, split
@@ -176,7 +170,6 @@ class ParquetCatalog:
         self.schema = _common_schema(schemas, source)
 
     def read(self, span: Span) -> Iterator[CatalogRow]:
-        """Read the ids and images of a span."""
         for each, start, stop in self._overlaps(span):
             names = set(read_schema(each.file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
             position = each.span.start + start
@@ -186,7 +179,6 @@ class ParquetCatalog:
                     position += 1
 
     def columns(self, names: Sequence[str], span: Span) -> pa.Table:
-        """Read columns of a span, in the types that all files share."""
         schema = pa.schema([self.schema.field(name) for name in names])
         return pa.concat_tables(
             pa.Table.from_batches([batch]).cast(schema)
@@ -195,7 +187,6 @@ class ParquetCatalog:
         )
 
     def check_output(self, out: Path) -> None:
-        """Reject a file among those of the dataset, which would be read as a split."""
         files = {each.file.resolve() for each in self._files}
         folders = {file.parent for file in files} if self.has_splits else set()
         if out.resolve() in files or out.parent.resolve() in folders:
@@ -205,10 +196,9 @@ class ParquetCatalog:
             )
 
     def identity(self) -> list[str]:
-        """List the split and the files."""
         return [f"split {self._split}", *(f"{f.file.name} {_state(f.file)}" for f in self._files)]
 
-    def _overlaps(self, span: Span) -> Iterator[tuple[FileSpan, int, int]]:
+    def _overlaps(self, span: Span) -> Iterator[tuple[_FileSpan, int, int]]:
         """List the files that a span touches, with the first and last row in each."""
         for each in self._files:
             offset = each.span.start
@@ -231,12 +221,8 @@ class ParquetCatalog:
         return CatalogRow(id=name, split=split, sample=sample)
 
 
-class ImageFolder:
-    """A folder of images, sorted by name; the id is the file's name.
-
-    Raises:
-        ValueError: A split is given, or there is no image.
-    """
+class _ImageFolder:
+    """A folder of images, sorted by name; the id is the file's name."""
 
     has_splits = False
     schema = pa.schema([])
@@ -257,7 +243,6 @@ class ImageFolder:
             )
 
     def read(self, span: Span) -> Iterator[CatalogRow]:
-        """Read the images of a span."""
         for name in self._names[span.start : span.stop]:
             sample: Sample | Failure
             try:
@@ -268,14 +253,12 @@ class ImageFolder:
             yield CatalogRow(id=name, split=None, sample=sample)
 
     def columns(self, names: Sequence[str], span: Span) -> pa.Table:
-        """Never called: there are none."""
         raise AssertionError(f"images have no columns {names} at {span}")
 
     def check_output(self, out: Path) -> None:
-        """Accept any place: a Parquet file is not an image."""
+        pass  # A Parquet file is not an image.
 
     def identity(self) -> list[str]:
-        """List the images."""
         return [f"{name} {_state(self._source / name)}" for name in self._names]
 
 
@@ -293,11 +276,11 @@ def _files(source: Path, split: str | None) -> list[tuple[str | None, Path]]:
     return [(name, file) for name in chosen for file in files[name]]
 
 
-def _file_spans(files: Sequence[tuple[str | None, Path]]) -> Iterator[FileSpan]:
+def _file_spans(files: Sequence[tuple[str | None, Path]]) -> Iterator[_FileSpan]:
     start = 0
     for split, file in files:
         stop = start + count_rows(file)
-        yield FileSpan(file, split, Span(start, stop))
+        yield _FileSpan(file, split, Span(start, stop))
         start = stop
 
 
