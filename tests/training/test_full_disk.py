@@ -110,7 +110,7 @@ def test_a_file_that_may_not_grow_leaves_all_that_was_saved_before(
     assert isinstance(error.__cause__, fails)
     words = str(error)
     assert f"checkpoint-{step - 1} is complete, and so are the best weights so far" in words
-    assert "go on with --resume" in words
+    assert "use --resume" in words
     assert "\n" not in words
     assert train(recipe, resume=True).steps == 4
 
