@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from phi_vision.data.collator import IGNORED
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -45,9 +45,7 @@ class GradientCheck(TrainerCallback):
         self.model = model
         self.is_checked = False
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Check the gradients of the first step."""
         if not self.is_checked:
             check_gradients(self.model)
@@ -73,18 +71,16 @@ class LossCheck(TrainerCallback):
         model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
         model.register_forward_hook(self._check_output, with_kwargs=True)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start collecting the samples of a step."""
         self.step = state.global_step + 1
         self.since_step = []
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
@@ -137,9 +133,9 @@ class StepCallback(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
         logs: dict[str, float] | None = None,
         optimizer: Any = None,
         **_: Any,

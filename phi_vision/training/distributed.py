@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from phi_vision.training.recipes import Recipe
 
@@ -199,9 +199,7 @@ def check_same_processes(checkpoint: Path) -> None:
 class SeedPerProcess(TrainerCallback):
     """Seeds each process differently, so that dropout differs: the Trainer seeds all alike."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Seed after all have made the same model; a resumed run loads its states later."""
         torch.manual_seed(args.seed + rank())
 

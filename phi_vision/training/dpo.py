@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
@@ -104,9 +104,9 @@ class ResumableLogs(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:

@@ -57,9 +57,9 @@ class GenerationEvalCallback(TrainerCallback):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:

@@ -19,9 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from phi_vision.data.preference_collator import SHARED_PIXELS
@@ -110,9 +108,7 @@ class ShardingCheck(TrainerCallback):
         self.recipe = recipe
         self.trainer = trainer
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Check the model that the steps will use."""
         check_sharding(self.recipe, self.trainer.model_wrapped)
 

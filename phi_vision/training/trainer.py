@@ -20,7 +20,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -172,12 +171,7 @@ class StopWithCheckpoint(EarlyStoppingCallback):
     """
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **others: Any,
+        self, args: Any, state: TrainerState, control: Any, metrics: dict[str, float], **others: Any
     ) -> None:
         """Save when stopping."""
         super().on_evaluate(args, state, control, metrics, **others)

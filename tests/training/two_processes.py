@@ -1,4 +1,4 @@
-"""What `test_processes.py` has torchrun start twice: the jobs of a list, one after another.
+"""What `test_distributed.py` has torchrun start twice: the jobs of a list, one after another.
 
 Importing PyTorch takes longer than all of these trainings, so one launch does them all.
 """

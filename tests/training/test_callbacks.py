@@ -1,4 +1,4 @@
-"""What looks while it trains: it stops at the right moment and names samples, parts or settings."""
+"""Checks during training: they stop at the right moment and name samples, parts or settings."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Evaluation in the loop: answers are written and judged, the canary sings, the best is kept."""
+"""Evaluation during training: predictions are scored, images shuffled, the best weights kept."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Each guard fires at what it checks against, and says what to do."""
+"""Each check fires at the mistake that it is for, and suggests a fix."""
 
 from collections.abc import Callable
 from dataclasses import replace
