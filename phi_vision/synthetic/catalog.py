@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic.products import PRICE_NOISE, SPLITS, Product, plan_catalog
+from phi_vision.synthetic.products import PRICE_NOISE, SPLITS, CatalogProduct, plan_catalog
 from phi_vision.synthetic.render.drawing import draw, encode, random_scene
 from phi_vision.synthetic.render.garment import Garment
 
@@ -140,7 +140,10 @@ def _draw_product(garment: Garment, seed: str) -> bytes:
 
 
 def _write_splits(
-    folder: Path, products: Sequence[Product], images: Iterable[bytes], progress: Progress | None
+    folder: Path,
+    products: Sequence[CatalogProduct],
+    images: Iterable[bytes],
+    progress: Progress | None,
 ) -> None:
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for done, (product, image) in enumerate(zip(products, images, strict=True), 1):
@@ -153,7 +156,7 @@ def _write_splits(
         pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=100)
 
 
-def _facts(products: Sequence[Product], seed: int) -> CatalogFacts:
+def _facts(products: Sequence[CatalogProduct], seed: int) -> CatalogFacts:
     categories = Counter(str(product.record["category3_code"]) for product in products)
     usual = median(_full_price(product) for product in products if product.split == "train")
     splits = {
@@ -172,7 +175,7 @@ def _facts(products: Sequence[Product], seed: int) -> CatalogFacts:
     )
 
 
-def _split_facts(products: Sequence[Product], usual: float) -> SplitFacts:
+def _split_facts(products: Sequence[CatalogProduct], usual: float) -> SplitFacts:
     prices = [_full_price(product) for product in products]
     errors = [abs(product.rule_price - _full_price(product)) for product in products]
     return SplitFacts(
@@ -184,7 +187,7 @@ def _split_facts(products: Sequence[Product], usual: float) -> SplitFacts:
     )
 
 
-def _full_price(product: Product) -> float:
+def _full_price(product: CatalogProduct) -> float:
     return float(product.record["full_price"])
 
 

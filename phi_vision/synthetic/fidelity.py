@@ -14,7 +14,7 @@ import numpy as np
 
 from phi_vision.data.samples import Value
 from phi_vision.synthetic.observation import ImageFacts, Observation, ObservedRow
-from phi_vision.synthetic.profile import Column, Profile, group_rows
+from phi_vision.synthetic.profile import ColumnProfile, Profile, group_rows
 
 Rows = Sequence[ObservedRow]
 Compare = Callable[[Rows, Rows], float]
@@ -116,7 +116,9 @@ def _comparisons(profile: Profile) -> Iterator[tuple[str, str, Compare]]:
         yield "image", "fraction of repeated", lambda a, b: abs(_repeated(a) - _repeated(b))
 
 
-def _column_comparisons(column: Column, leaf: str | None) -> Iterator[tuple[str, str, Compare]]:
+def _column_comparisons(
+    column: ColumnProfile, leaf: str | None
+) -> Iterator[tuple[str, str, Compare]]:
     name = column.name
     if column.role in ("number", "ratio"):
         yield name, "numbers", _by(kolmogorov_smirnov, lambda row: _numbers(row, name))

@@ -50,7 +50,7 @@ RANGES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product:
+class CatalogProduct:
     """One colour of one style."""
 
     garment: Garment  # the visible facts
@@ -59,7 +59,7 @@ class Product:
     rule_price: float  # its price before noise, as a price point: the best possible prediction
 
 
-def plan_catalog(rows: int, seed: int) -> list[Product]:
+def plan_catalog(rows: int, seed: int) -> list[CatalogProduct]:
     """Choose all products of a catalog, without drawing them, split by split."""
     if rows < _MIN_PER_KIND:
         raise ValueError(
@@ -155,7 +155,7 @@ def _styles_of(kind: str, count: int, rng: random.Random) -> Iterator[tuple[list
 
 def _style(
     garments: Sequence[Garment], split: str, number: int, rng: random.Random
-) -> Iterator[Product]:
+) -> Iterator[CatalogProduct]:
     """Yield the products of one style: one title, one full price, one group."""
     ideal = rule_price(garments[0])
     full_price = price_point(ideal * math.exp(PRICE_NOISE * rng.gauss(0, 1)))
@@ -189,4 +189,6 @@ def _style(
             "colour": garment.colour,
             "group_id": f"style-{number:06d}",
         }
-        yield Product(garment=garment, record=record, split=split, rule_price=price_point(ideal))
+        yield CatalogProduct(
+            garment=garment, record=record, split=split, rule_price=price_point(ideal)
+        )

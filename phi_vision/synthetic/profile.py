@@ -80,7 +80,7 @@ class Prices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class ColumnProfile:
     """How the values of a column are drawn."""
 
     name: str
@@ -123,7 +123,7 @@ class Profile:
     leaf: str | None  # the finest category column, on which prices and titles depend
     group_sizes: Mapping[str, Frequencies]  # value of `leaf` -> rows in a group; "" for all
     network: tuple[Node, ...]  # in the order in which they are drawn, as the columns
-    columns: tuple[Column, ...]  # without images
+    columns: tuple[ColumnProfile, ...]  # without images
     images: ImageStyle | None
     repeated_rows: float  # fraction of rows that equal another in every column
 
@@ -162,7 +162,7 @@ def profile_dataset(data: Observation) -> Profile:
     network = build_network(sorted(shared, key=lambda name: name != leaf), facts["group"])
     differing = {name for name in own if _fraction(groups, name, distinct=True) >= _MOSTLY}
     network += build_network(own, facts["row"], above=shared, differing=differing)
-    measured: list[Column] = []
+    measured: list[ColumnProfile] = []
     for column in sorted(columns, key=lambda c: (c.level == "row", _ORDER.index(c.role))):
         measured.append(_measure(column, measured, facts[column.level], leaf))
     sizes = [(_label(group[0].record, leaf), len(group), group[0].group) for group in groups]
@@ -305,7 +305,9 @@ def _ratio(column: str, other: str, facts: Facts) -> Ratio | None:
     )
 
 
-def _measure(column: Column, earlier: Sequence[Column], facts: Facts, leaf: str | None) -> Column:
+def _measure(
+    column: ColumnProfile, earlier: Sequence[ColumnProfile], facts: Facts, leaf: str | None
+) -> ColumnProfile:
     if column.role in ("category", "flag", "empty"):
         return column
     name, size = column.name, len(facts)
@@ -341,7 +343,7 @@ def _measure_prices(name: str, facts: Facts, leaf: str | None) -> Prices | None:
     return Prices(by_category=by_category)
 
 
-def _references(columns: Sequence[Column]) -> list[str]:
+def _references(columns: Sequence[ColumnProfile]) -> list[str]:
     """List what a code may repeat: codes before titles before categories; no prices."""
     roles = ("code", "text", "category")
     return [column.name for role in roles for column in columns if column.role == role]
@@ -349,7 +351,7 @@ def _references(columns: Sequence[Column]) -> list[str]:
 
 def _assign_roles(
     schema: pa.Schema, facts: Facts, groups: Sequence[Sequence[ObservedRow]]
-) -> list[Column]:
+) -> list[ColumnProfile]:
     """Classify each column, images left out, without measuring it yet."""
     columns = []
     for field in schema:
@@ -357,7 +359,9 @@ def _assign_roles(
             pairs = [(record.get(field.name), group) for record, group in facts]
             role = _role(field, [pair for pair in pairs if pair[0] not in (None, "")])
             constant = _fraction(groups, field.name, distinct=False) >= _CONSTANT
-            columns.append(Column(name=field.name, role=role, level="group" if constant else "row"))
+            columns.append(
+                ColumnProfile(name=field.name, role=role, level="group" if constant else "row")
+            )
     numbers = [column.name for column in columns if column.role == "number"]
     return [_find_flag(column, numbers, facts) for column in columns]
 
@@ -395,7 +399,7 @@ def _role(field: pa.Field, values: Sequence[tuple[Value, int]]) -> Role:
     return "text" if words else "code"
 
 
-def _find_flag(column: Column, numbers: Sequence[str], facts: Facts) -> Column:
+def _find_flag(column: ColumnProfile, numbers: Sequence[str], facts: Facts) -> ColumnProfile:
     """Turn a category of two values into a flag where it always compares the same two numbers."""
     if column.role not in ("category", "code"):
         return column

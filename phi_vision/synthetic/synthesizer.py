@@ -17,7 +17,7 @@ from phi_vision.synthetic.image_style import ImagePlan
 from phi_vision.synthetic.privacy import RealValues
 from phi_vision.synthetic.profile import (
     PATH_COLUMN,
-    Column,
+    ColumnProfile,
     Flag,
     Level,
     Node,
@@ -149,7 +149,7 @@ class Synthesizer:
         name = self._draw_new(column, draw, taken, private=[column])
         return int(name) if pa.types.is_integer(kind) else name
 
-    def _value(self, column: Column, record: Record) -> Value:
+    def _value(self, column: ColumnProfile, record: Record) -> Value:
         rng, leaf = self._rng, self._leaf(record)
         if column.role == "empty" or rng.random() < column.missing:
             return None
@@ -178,14 +178,14 @@ class Synthesizer:
                 return self._code(column, pattern, record)
         raise AssertionError(f"the column {column.name!r} has a role but no model")
 
-    def _typed(self, column: Column, number: float) -> Value:
+    def _typed(self, column: ColumnProfile, number: float) -> Value:
         kind = self._schema.field(column.name).type
         if pa.types.is_boolean(kind):
             return bool(number)
         whole = pa.types.is_integer(kind) or pa.types.is_temporal(kind)
         return round(number) if whole else number
 
-    def _text(self, column: Column, grammar: Grammar, category: str) -> str:
+    def _text(self, column: ColumnProfile, grammar: Grammar, category: str) -> str:
         key, used = (column.name, category), self._used[column.name]
         if key in self._latest_texts and self._rng.random() < grammar.repeats:
             return self._latest_texts[key]
@@ -199,7 +199,7 @@ class Synthesizer:
         self._latest_texts[key] = text
         return text
 
-    def _code(self, column: Column, pattern: CodePattern, record: Record) -> Value:
+    def _code(self, column: ColumnProfile, pattern: CodePattern, record: Record) -> Value:
         used, kind = self._used[column.name], self._schema.field(column.name).type
         whole = pa.types.is_integer(kind)
 

@@ -16,7 +16,7 @@ from phi_vision.synthetic.products import (
     PRICE_NOISE,
     RANGES,
     SPLITS,
-    Product,
+    CatalogProduct,
     plan_catalog,
     price_point,
     rule_price,
@@ -49,7 +49,7 @@ _ROWS = 102  # three of each kind
 
 
 @pytest.fixture(scope="module")
-def season() -> list[Product]:
+def season() -> list[CatalogProduct]:
     return plan_catalog(3040, seed=0)
 
 
@@ -140,7 +140,7 @@ def test_the_rows_on_disk_are_the_planned_products(catalog: tuple[Path, CatalogF
         assert records == [dict(p.record) for p in planned if p.split == split]
 
 
-def test_colours_of_a_style_share_title_price_and_split(season: list[Product]) -> None:
+def test_colours_of_a_style_share_title_price_and_split(season: list[CatalogProduct]) -> None:
     styles = defaultdict(list)
     for product in season:
         styles[product.record["group_id"]].append(product)
@@ -150,11 +150,11 @@ def test_colours_of_a_style_share_title_price_and_split(season: list[Product]) -
     assert sum(len(members) > 1 for members in styles.values()) > len(styles) / 2
 
 
-def test_products_have_their_own_codes(season: list[Product]) -> None:
+def test_products_have_their_own_codes(season: list[CatalogProduct]) -> None:
     assert len({product.record["product_code"] for product in season}) == len(season) == 3040
 
 
-def test_splits_are_80_10_10_and_hold_every_category(season: list[Product]) -> None:
+def test_splits_are_80_10_10_and_hold_every_category(season: list[CatalogProduct]) -> None:
     sizes = {split: sum(p.split == split for p in season) / 3040 for split in SPLITS}
     assert sizes == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.01)
     categories = {
@@ -163,7 +163,7 @@ def test_splits_are_80_10_10_and_hold_every_category(season: list[Product]) -> N
     assert categories["train"] == categories["validation"] == categories["test"]
 
 
-def test_categories_are_many_uneven_and_all_learnable(season: list[Product]) -> None:
+def test_categories_are_many_uneven_and_all_learnable(season: list[CatalogProduct]) -> None:
     names = [str(product.record["category3_code"]) for product in season]
     sizes = sorted(names.count(name) for name in set(names))
     assert len(sizes) >= 24
@@ -171,7 +171,7 @@ def test_categories_are_many_uneven_and_all_learnable(season: list[Product]) -> 
     assert sizes[-1] > 4 * sizes[0]
 
 
-def test_prices_have_a_long_tail(season: list[Product]) -> None:
+def test_prices_have_a_long_tail(season: list[CatalogProduct]) -> None:
     prices = sorted(float(product.record["full_price"]) for product in season)
     assert 40 <= prices[0] < 100
     assert prices[-1] > 4000
@@ -179,7 +179,7 @@ def test_prices_have_a_long_tail(season: list[Product]) -> None:
     assert all(price == price_point(price) for price in prices)
 
 
-def test_about_one_in_eight_is_discounted(season: list[Product]) -> None:
+def test_about_one_in_eight_is_discounted(season: list[CatalogProduct]) -> None:
     lowered = [p.record for p in season if p.record["flg_discount"]]
     assert len(lowered) / len(season) == pytest.approx(0.12, abs=0.02)
     assert all(float(r["price"]) < float(r["full_price"]) for r in lowered)
@@ -213,7 +213,7 @@ def test_facts_returned_are_facts_written(catalog: tuple[Path, CatalogFacts]) ->
 
 
 def test_noise_is_of_the_stated_size_and_far_below_the_median_baseline(
-    season: list[Product],
+    season: list[CatalogProduct],
 ) -> None:
     errors = [abs(p.rule_price / float(p.record["full_price"]) - 1) for p in season]
     # The median of |exp(s z) - 1| is about 0.6745 s; rounding to price points adds a little.
