@@ -110,7 +110,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["evaluate", "m", "--data", "d"],
-            "m is no run that a report could be put into; give --out",
+            "m is not a run, so it has no place for a report; pass --out DIR",
         ),
     ],
 )
