@@ -16,7 +16,8 @@ from phi_vision.data.samples import IMAGE_MARK, Message, Value
 from phi_vision.prepare.images import CleanImage, clean_image
 from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
-from phi_vision.prepare.sources.rows import Row, UnreadableRow, canonical_split, storable
+from phi_vision.prepare.sources.files import canonical_split
+from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
 from phi_vision.prepare.text import clean_text, neutralise
 
 MAX_INTEGER = 2**63 - 1

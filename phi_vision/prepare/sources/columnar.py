@@ -10,66 +10,45 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.prepare.sources.rows import (
-    INFO_FILE,
-    FilePart,
-    Found,
-    Reader,
-    Row,
-    Source,
-    UnreadableRow,
-    canonical_split,
-    choose_parts,
-    file_source,
-    find_parts,
-    located,
-    read_json_object,
-    read_notes,
-    select_notes,
-    split_rank,
-)
+from phi_vision.prepare.sources import files
+from phi_vision.prepare.sources.rows import Found, Row, Source, UnreadableRow, located
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow", ".feather")
 DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
+# `owner/name`, optionally with a configuration after a colon.
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
-"""`owner/name`, optionally with a configuration after a colon."""
-
-BATCH = 64
-"""Rows in memory: some hundred MB of photographs."""
-
-# Raised for values that Python cannot hold: text that is not UTF-8, the year 300000.
-_UNREADABLE = (ValueError, OverflowError)
+BATCH = 64  # rows in memory: some hundred MB of photographs
 _ARROW_FILE_MARK = b"ARROW1"  # a file with an index at its end; without it, a stream
+# Batches, each with the names of the class labels in its columns.
 _Batches = Iterable[tuple[pa.RecordBatch | pa.Table, Mapping[str, list[str]]]]
-"""Batches, each with the names of the class labels in its columns."""
 
 
 def open_parquet(name: str, *, split: str | None = None) -> Source:
     """Open a Parquet file or a folder of them, `data/<split>-*.parquet` or deeper."""
-    parts = find_parts(Path(name), PARQUET_SUFFIXES, split)
+    parts = files.find_parts(Path(name), PARQUET_SUFFIXES, split)
     _check_readable(parts, read_parquet)
-    return file_source(name, "parquet", parts, read_parquet, [{"files": str(len(parts))}])
+    return files.file_source(name, "parquet", parts, read_parquet, [{"files": str(len(parts))}])
 
 
 def open_arrow(name: str, *, split: str | None = None) -> Source:
     """Open an Arrow file, or a folder saved by `datasets`: one dataset, or a DatasetDict."""
     path = Path(name)
     if (path / DATASET_DICT).is_file():
-        splits = read_json_object(path / DATASET_DICT).get("splits")
+        splits = files.read_json_object(path / DATASET_DICT).get("splits")
         names = map(str, splits if isinstance(splits, list) else [])
         found = [part for each in names for part in _saved_parts(path / each, each)]
-        parts = choose_parts(found, split, name)
+        parts = files.choose_parts(found, split, name)
     elif (path / STATE).is_file():
-        parts = choose_parts(_saved_parts(path, None), split, name)
+        parts = files.choose_parts(_saved_parts(path, None), split, name)
     else:
-        parts = find_parts(path, ARROW_SUFFIXES, split)
+        parts = files.find_parts(path, ARROW_SUFFIXES, split)
     _check_readable(parts, read_arrow)
     first = parts[0].file.parent
-    notes = read_notes(first) if (first / INFO_FILE).is_file() else {}
+    notes = files.read_notes(first) if (first / files.INFO_FILE).is_file() else {}
     detected = [{"files": str(len(parts))}]
-    return file_source(name, "arrow", parts, read_arrow, detected, notes=notes)
+    return files.file_source(name, "arrow", parts, read_arrow, detected, notes=notes)
 
 
 def open_hub(
@@ -84,10 +63,9 @@ def open_hub(
     import datasets  # takes a second to import, and only this kind needs it
 
     repository, _, configuration = (name, "", "") if Path(name).exists() else name.partition(":")
+    options: dict[str, Any] = {"revision": revision, "streaming": streaming}
     try:
-        loaded = datasets.load_dataset(
-            repository, configuration or None, revision=revision, streaming=streaming
-        )
+        loaded = datasets.load_dataset(repository, configuration or None, **options)
     # The library, its builders and the network fail in their own ways.
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(". ")
@@ -95,23 +73,17 @@ def open_hub(
             f"cannot load {name!r} through `datasets`: {type(error).__name__}: {reason}; "
             "check the id and the network, or download it and give its folder"
         ) from error
-    splits = {str(part): loaded[part] for part in sorted(loaded, key=split_rank)}
-    chosen = {n: each for n, each in splits.items() if split in (None, n, canonical_split(n))}
+    splits = {str(part): loaded[part] for part in sorted(loaded, key=files.split_rank)}
+    chosen = {n: each for n, each in splits.items() if split in (None, n, files.canonical_split(n))}
     if not chosen:
         raise ValueError(f"no split {split!r} in {name}; it has {', '.join(splits)}")
-    detected = {"splits": ", ".join(chosen)}
-    detected |= {"revision": revision} if revision else {}
-    detected |= {"streaming": "yes"} if streaming else {}
+    settings = {"revision": revision or "", "streaming": "yes" if streaming else ""}
+    detected = {"splits": ", ".join(chosen)} | {n: each for n, each in settings.items() if each}
     folder = Path(name) if Path(name).is_dir() else None
-    return Source(
-        name=name,
-        kind="hub",
-        rows=partial(_read_splits, name, chosen),
-        folder=folder,
-        detected=detected,
-        notes=(read_notes(folder) if folder else {})
-        | select_notes(vars(next(iter(chosen.values())).info)),
-    )
+    notes = files.read_notes(folder) if folder else {}
+    notes |= files.select_notes(vars(next(iter(chosen.values())).info))
+    rows = partial(_read_splits, name, chosen)
+    return Source(name=name, kind="hub", rows=rows, folder=folder, detected=detected, notes=notes)
 
 
 def read_parquet(file: Path) -> Iterator[Found]:
@@ -158,11 +130,7 @@ def _until_damaged(batches: _Batches, kind: str) -> Iterator[Found]:
 
 
 def _rows(batches: _Batches) -> Iterator[dict[str, object] | UnreadableRow]:
-    """Yield the rows of batches; one whose values Python cannot hold is unreadable.
-
-    Input:  a batch of {"label": [0, -1]} with the names {"label": ["coat", "hat"]}
-    Output: {"label": "coat"}, {"label": None}
-    """
+    """Yield the rows of batches with class labels as names: "coat" for 0, None for -1."""
     for batch, names in batches:
         for start in range(0, batch.num_rows, BATCH):
             for row in _python_rows(batch.slice(start, BATCH)):
@@ -178,7 +146,7 @@ def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | U
         # Unchecked, offsets of a damaged file lead anywhere in memory, and the process ends.
         batch.validate(full=True)
         rows: list[dict[str, object] | UnreadableRow] = batch.to_pylist()
-    except _UNREADABLE as error:
+    except (ValueError, OverflowError) as error:  # not UTF-8; the year 300000
         if batch.num_rows == 1:
             return [UnreadableRow(reason="holds values that cannot be read", raw=str(error))]
         return [row for at in range(batch.num_rows) for row in _python_rows(batch.slice(at, 1))]
@@ -195,11 +163,6 @@ def _schema_labels(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _label_names(features: object) -> dict[str, list[str]]:
-    """Read class-label names from the features of `datasets`.
-
-    Input:  {"label": {"_type": "ClassLabel", "names": ["coat", "hat"]}, "title": {…}}
-    Output: {"label": ["coat", "hat"]}
-    """
     return {
         column: list(feature["names"])
         for column, feature in (features.items() if isinstance(features, dict) else ())
@@ -207,23 +170,24 @@ def _label_names(features: object) -> dict[str, list[str]]:
     }
 
 
-def _check_readable(parts: Sequence[FilePart], read: Reader) -> None:
+def _check_readable(parts: Sequence[files.FilePart], read: files.Reader) -> None:
     """Raise ValueError for a single file that is not of its kind; among several, skip it."""
     _, found = next(read(parts[0].file), ("", None))
-    damaged = isinstance(found, UnreadableRow) and found.reason.startswith("cannot be read as")
-    if len(parts) == 1 and isinstance(found, UnreadableRow) and damaged:
-        kind = found.reason.rpartition(" ")[2]
+    if len(parts) > 1 or not isinstance(found, UnreadableRow):
+        return
+    reason, kind = found.reason.rsplit(" ", 1)
+    if reason == "cannot be read as":
         raise ValueError(
             f"cannot read {parts[0].file} as {kind}: {found.raw}; fetch or write the file again"
         )
 
 
-def _saved_parts(folder: Path, split: str | None) -> list[FilePart]:
-    state = read_json_object(folder / STATE)
+def _saved_parts(folder: Path, split: str | None) -> list[files.FilePart]:
+    state = files.read_json_object(folder / STATE)
     listed = state.get("_data_files")
-    files = listed if isinstance(listed, list) else []
+    listed = listed if isinstance(listed, list) else []
     # Only names: a saved dataset has its files beside it.
-    names = [Path(str(file["filename"])).name for file in files if isinstance(file, dict)]
+    names = [Path(str(file["filename"])).name for file in listed if isinstance(file, dict)]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise ValueError(
@@ -231,8 +195,8 @@ def _saved_parts(folder: Path, split: str | None) -> list[FilePart]:
             f"{', '.join(missing) or 'none'} could not be found; save it again"
         )
     stated = split or str(state.get("_split") or "")
-    canonical = canonical_split(stated) if stated else None
-    return [FilePart(file=folder / name, split=canonical) for name in names]
+    canonical = files.canonical_split(stated) if stated else None
+    return [files.FilePart(file=folder / name, split=canonical) for name in names]
 
 
 def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Row | UnreadableRow]:
@@ -244,7 +208,7 @@ def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Row | Unreada
         for place, row in enumerate(_rows(batches), start=1):
             if isinstance(row, dict):
                 row = {column: _with_bytes(cell, own) for column, cell in row.items()}
-            yield located(number, f"{name} {split} row {place}", row, canonical_split(split))
+            yield located(number, f"{name} {split} row {place}", row, files.canonical_split(split))
             number += 1
 
 
@@ -259,17 +223,12 @@ def _own_files(name: str) -> tuple[str, ...]:
 
 
 def _with_bytes(cell: object, own: tuple[str, ...]) -> object:
-    """Read an image of which `datasets` keeps only the path.
-
-    Input:  {"bytes": None, "path": "/home/me/.cache/huggingface/…/7.jpg"}
-    Output: {"bytes": b"…", "path": "7.jpg"}
-    """
+    """Read an image of which `datasets` keeps only the path."""
     if isinstance(cell, list):
         return [_with_bytes(each, own) for each in cell]
     if not isinstance(cell, dict) or set(cell) != {"bytes", "path"} or cell["bytes"] is not None:
         return cell
-    path = str(cell["path"] or "")
-    if not _is_own(path, own):
+    if not _is_own(path := str(cell["path"] or ""), own):
         return cell
     from datasets.utils.file_utils import xopen  # reads hf:// and members of archives too
 

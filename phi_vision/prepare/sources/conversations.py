@@ -13,22 +13,27 @@ from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow, located
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
 IMAGE_MARK = "<image>"
+# Role in the source -> role of a message.
 ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model"), "assistant"),
     "system": "system",
 }
-"""Role in the source -> role of a message."""
 
 
 def with_conversations(source: Source) -> Source:
     """Convert the rows of a source of any kind to messages if its first row holds turns."""
     first = next((row for row in islice(source.rows(), 20) if isinstance(row, Row)), None)
     column = turn_column(first.values) if first else None
-    if column is None:
-        return source
-    detected = {**source.detected, "conversations": column}
-    return replace(source, rows=partial(_read_rows, source.rows, column), detected=detected)
+    if column:
+        detected = {**source.detected, "conversations": column}
+        return replace(source, rows=partial(_read_rows, source.rows, column), detected=detected)
+    if first and source.kind == "llava":
+        raise ValueError(
+            f"{source.name} holds no conversations: its first row has {', '.join(first.values)}, "
+            "and no list of turns such as 'conversations'; read it as json or jsonl"
+        )
+    return source
 
 
 def _read_rows(

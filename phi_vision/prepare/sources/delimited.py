@@ -13,30 +13,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.prepare.sources.rows import (
-    Found,
-    Source,
-    UnreadableRow,
-    file_source,
-    find_parts,
-    storable,
-)
-from phi_vision.prepare.sources.text_files import (
-    MAX_LINE,
-    Line,
-    damage,
-    detect_encoding,
-    read_lines,
-)
+from phi_vision.prepare.sources import files, text_files
+from phi_vision.prepare.sources.rows import Found, Source, UnreadableRow, storable
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
-SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}
-"""Separator -> display name."""
-
+SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # separator -> display name
 SAMPLE_LINES = 500
-MAX_ROW_LINES = 1000
-"""A quote that stays open for longer was not meant to open one."""
-
+MAX_ROW_LINES = 1000  # a quote that stays open for longer was not meant to open one
 _CLOSED = re.compile(r'(?:[^"]++|"")*+"')
 _OPENS = re.compile(r' *"')
 _SEPARATOR_LINE = re.compile(r'\ufeff*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
@@ -51,14 +34,9 @@ class TableFormat:
 
     encoding: str
     separator: str
-    names: tuple[str, ...]
-    """Unique column names; none for an empty file."""
-
-    first_line: int
-    """Line of the first row."""
-
-    detected: Mapping[str, str]
-    """For display: `{"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}`."""
+    names: Sequence[str]  # unique column names; none for an empty file
+    start: int  # line of the first row
+    detected: Mapping[str, str]  # `{"encoding": "cp1252", "separator": ";"}`
 
 
 def open_csv(name: str, *, split: str | None = None) -> Source:
@@ -70,12 +48,12 @@ def open_csv(name: str, *, split: str | None = None) -> Source:
     """
     # In a folder, a .txt file is a licence or a list rather than a table.
     suffixes = CSV_SUFFIXES if Path(name).is_file() else CSV_SUFFIXES[:-1]
-    parts = find_parts(Path(name), suffixes, split)
+    parts = files.find_parts(Path(name), suffixes, split)
     formats = {part.file: detect_format(part.file) for part in parts}
     detected = [form.detected for form in formats.values() if form.names]
     if not detected:
         raise ValueError(f"{name} is empty: found no header and no row; give a file with both")
-    return file_source(name, "csv", parts, partial(read_table, formats), detected)
+    return files.file_source(name, "csv", parts, partial(read_table, formats), detected)
 
 
 def detect_format(file: Path) -> TableFormat:
@@ -84,8 +62,8 @@ def detect_format(file: Path) -> TableFormat:
     The header is the first line with more than one cell. A line of web addresses or mostly numbers
     is no header; the columns are then column_1, column_2, ….
     """
-    encoding = detect_encoding(file)
-    lines = list(islice(read_lines(file, encoding.name), SAMPLE_LINES))
+    encoding = text_files.detect_encoding(file)
+    lines = list(islice(text_files.read_lines(file, encoding.name), SAMPLE_LINES))
     separator = _detect_separator(lines, encoding.name)
     records = []
     for number, cells in _read_records(iter(lines), separator, encoding.name):
@@ -99,7 +77,7 @@ def detect_format(file: Path) -> TableFormat:
             )
     wide = _usual_width([cells for _, cells in records]) > 1
     place = next((i for i, (_, cells) in enumerate(records) if wide and len(cells) > 1), 0)
-    first_line, header = records[place] if records else (1, [])
+    start, header = records[place] if records else (1, [])
     numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in header)
     headless = any(_ADDRESS.match(cell) for cell in header) or numeric > len(header) / 2
     detected = encoding.described() | {"separator": SEPARATORS.get(separator, separator)}
@@ -109,18 +87,14 @@ def detect_format(file: Path) -> TableFormat:
     else:
         names, renamed = _unique_names(header)
         detected |= {"columns renamed": ", ".join(renamed)} if renamed else {}
-        first_line += bool(records)
+        start += bool(records)
     if place:
         detected["lines above the header"] = str(place)
-    rows = [cells for number, cells in records if number >= first_line]
+    rows = [cells for number, cells in records if number >= start]
     commas = [name for i, name in enumerate(names) if _has_commas(rows, i, len(names))]
     detected |= {"decimal comma in": ", ".join(commas)} if commas else {}
     return TableFormat(
-        encoding=encoding.name,
-        separator=separator,
-        names=tuple(names),
-        first_line=first_line,
-        detected=detected,
+        encoding=encoding.name, separator=separator, names=names, start=start, detected=detected
     )
 
 
@@ -135,23 +109,23 @@ def read_table(formats: Mapping[Path, TableFormat], file: Path) -> Iterator[Foun
     form = formats[file]
     # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
     # limit is one for the whole process.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-    lines = read_lines(file, form.encoding) if form.names else iter(())
+    csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
+    lines = text_files.read_lines(file, form.encoding) if form.names else iter(())
     for number, cells in _read_records(lines, form.separator, form.encoding):
-        if number >= form.first_line:
+        if number >= form.start:
             yield f" line {number}", _name_cells(cells, form) if isinstance(cells, list) else cells
 
 
 def _read_records(
-    lines: Iterator[Line], separator: str, encoding: str
+    lines: Iterator[text_files.Line], separator: str, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
     """Assemble lines into the cells of records, skipping blank lines.
 
     A quote that is never closed breaks the line in which it opens, and no other.
     """
-    ahead: deque[Line] = deque()
+    ahead: deque[text_files.Line] = deque()
 
-    def next_line() -> Line | None:
+    def next_line() -> text_files.Line | None:
         return ahead.popleft() if ahead else next(lines, None)
 
     while (line := next_line()) is not None:
@@ -161,7 +135,7 @@ def _read_records(
             continue
         if not text.strip("\n "):
             continue
-        texts, more = [text], list[Line]()
+        texts, more = [text], list[text_files.Line]()
         is_open = _left_open(text, separator, inside=False)
         while is_open and len(texts) < MAX_ROW_LINES and (line := next_line()) is not None:
             more.append(line)
@@ -174,11 +148,11 @@ def _read_records(
         if is_open or (more and not _split(texts, separator, strict=True)):
             ahead.extendleft(reversed(more))
             unclosed = UnreadableRow(reason="a quote is never closed", raw=text)
-            yield number, damage(text, encoding) or unclosed
+            yield number, text_files.damage(text, encoding) or unclosed
         else:
             raw = "".join(texts)
             uncut = UnreadableRow(reason="cannot be split into cells", raw=raw)
-            cells = damage(raw, encoding) or _split(texts, separator, strict=False)
+            cells = text_files.damage(raw, encoding) or _split(texts, separator, strict=False)
             yield number, cells or uncut
 
 
@@ -223,7 +197,7 @@ def _name_cells(cells: list[str], form: TableFormat) -> dict[str, str] | Unreada
     return UnreadableRow(reason=reason, raw=form.separator.join(cells))
 
 
-def _detect_separator(lines: Sequence[Line], encoding: str) -> str:
+def _detect_separator(lines: Sequence[text_files.Line], encoding: str) -> str:
     """Return the separator that cuts most lines into equally many cells, and more than one."""
     first = lines[0][1] if lines else ""
     if isinstance(first, str) and (stated := _SEPARATOR_LINE.fullmatch(first)):

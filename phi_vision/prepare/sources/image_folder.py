@@ -5,35 +5,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from phi_vision.prepare.sources.columnar import read_parquet
-from phi_vision.prepare.sources.delimited import detect_format, read_table
-from phi_vision.prepare.sources.json_files import read_json_lines
-from phi_vision.prepare.sources.rows import (
-    SPLIT_NAMES,
-    Found,
-    Row,
-    Source,
-    UnreadableRow,
-    canonical_split,
-    check_split,
-    located,
-    read_notes,
-    split_rank,
-    visible_files,
-)
+from phi_vision.prepare.sources import columnar, delimited, files, json_files
+from phi_vision.prepare.sources.rows import Found, Row, Source, UnreadableRow, located
 from phi_vision.prepare.sources.text_files import detect_encoding
 
+# Suffixes of files taken for images; their content is checked when they are cleaned.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ico", ".ppm"),
 )
-"""Suffixes of files taken for images; their content is checked when they are cleaned."""
-
 METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 _FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
+# Path that determines the split, origin, values.
+_Placed = tuple[str, str, Mapping[str, object] | UnreadableRow]
 
 
 def open_image_folder(name: str, *, split: str | None = None) -> Source:
@@ -50,35 +37,30 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     if not root.is_dir():
         raise ValueError(f"no folder of images at {name}: there is no such folder; check the path")
     metadata = metadata_files(root)
-    if not metadata and not any(map(_is_image, visible_files(root))):
+    if not metadata and not any(map(_is_image, files.visible_files(root))):
         raise ValueError(
             f"{name} holds no images: found no file ending in {', '.join(IMAGE_SUFFIXES[:6])}, "
             "…, and no metadata.csv; give another folder"
         )
     for file in metadata:
-        rows = (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow))
-        first = next(rows, None)
+        found = (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow))
+        first = next(found, None)
         if first is not None and not any(map(_FILE_COLUMN.fullmatch, first)):
             raise ValueError(
                 f"{file} does not name its images: found the columns {', '.join(first)}; "
                 "give it a column 'file_name' with paths that begin at its folder"
             )
     folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
-    splits = {folder.name: canonical_split(folder.name) for folder in folders}
-    if any(folder.lower() not in SPLIT_NAMES for folder in splits):
-        splits = {}
-    names = sorted(set(splits.values()), key=split_rank)
-    check_split(split, names, name)
-    files = ", ".join(file.relative_to(root).as_posix() for file in metadata)
-    detected = {"metadata": files} if files else {"category": "the name of an image's folder"}
-    return Source(
-        name=name,
-        kind="folder",
-        rows=partial(_read, root, metadata, splits, split and canonical_split(split)),
-        folder=root,
-        detected=detected | ({"splits": ", ".join(names)} if names else {}),
-        notes=read_notes(root),
-    )
+    named = all(folder.name.lower() in files.SPLIT_NAMES for folder in folders)
+    splits = {each.name: files.canonical_split(each.name) for each in folders if named}
+    names = sorted(set(splits.values()), key=files.split_rank)
+    files.check_split(split, names, name)
+    listed = ", ".join(file.relative_to(root).as_posix() for file in metadata)
+    detected = {"metadata": listed} if listed else {"category": "the name of an image's folder"}
+    detected |= {"splits": ", ".join(names)} if names else {}
+    rows = partial(_read, root, metadata, splits, split and files.canonical_split(split))
+    notes = files.read_notes(root)
+    return Source(name=name, kind="folder", rows=rows, folder=root, detected=detected, notes=notes)
 
 
 def metadata_files(root: Path) -> list[Path]:
@@ -106,11 +88,7 @@ def _read(
             number += 1
 
 
-Placed = tuple[str, str, Mapping[str, object] | UnreadableRow]
-"""Path that determines the split, origin, values."""
-
-
-def _described(root: Path, metadata: Sequence[Path]) -> Iterator[Placed]:
+def _described(root: Path, metadata: Sequence[Path]) -> Iterator[_Placed]:
     """Yield the rows of the metadata files, then the images missing from them."""
     named: set[str] = set()
     for file in metadata:
@@ -125,15 +103,15 @@ def _described(root: Path, metadata: Sequence[Path]) -> Iterator[Placed]:
             path = below.as_posix() if below.parts else "".join(images[:1])
             yield path, f"{file.relative_to(root).as_posix()}{place}", row
     folders = {file.parent for file in metadata}
-    for file in visible_files(root):
+    for file in files.visible_files(root):
         path = file.relative_to(root).as_posix()
         if _is_image(file) and path not in named and folders & set(file.parents):
             reason = "an image that the metadata does not name"
             yield path, path, UnreadableRow(reason=reason, raw=path)
 
 
-def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[Placed]:
-    for file in visible_files(root):
+def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
+    for file in files.visible_files(root):
         if _BESIDE.match(file.name):
             continue
         relative = file.relative_to(root)
@@ -142,28 +120,20 @@ def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[Placed]:
             yield path, path, UnreadableRow(reason="not an image by its name", raw=path)
             continue
         folders = relative.parts[in_splits:-1]
-        values = {"image": path}
-        if folders:
-            values["category"] = folders[-1]
-        if len(folders) > 1:
-            values["folder"] = "/".join(folders)
-        yield path, path, values
+        values = {"image": path} | ({"category": folders[-1]} if folders else {})
+        yield path, path, values | ({"folder": "/".join(folders)} if len(folders) > 1 else {})
 
 
 def _read_metadata(file: Path) -> Iterator[Found]:
     if file.suffix == ".parquet":
-        return read_parquet(file)
+        return columnar.read_parquet(file)
     if file.suffix == ".jsonl":
-        return read_json_lines(file, detect_encoding(file).name)
-    return read_table({file: detect_format(file)}, file)
+        return json_files.read_json_lines(file, detect_encoding(file).name)
+    return delimited.read_table({file: delimited.detect_format(file)}, file)
 
 
 def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, object], list[str]]:
-    """Rebase paths from the metadata file's folder to the source's; return the paths too.
-
-    Input:  {"file_name": "7.jpg", "title": "Coat"}, below="train"
-    Output: {"image": "train/7.jpg", "title": "Coat"}, ["train/7.jpg"]
-    """
+    """Rename columns of file names, rebase their paths to the source; return these paths too."""
     values: dict[str, object] = {}
     images: list[str] = []
     for name, cell in row.items():

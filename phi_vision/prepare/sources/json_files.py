@@ -14,35 +14,15 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from phi_vision.prepare.sources.conversations import turn_column
-from phi_vision.prepare.sources.rows import (
-    Found,
-    Row,
-    Source,
-    UnreadableRow,
-    file_source,
-    find_parts,
-    storable,
-    suffix_of,
-)
-from phi_vision.prepare.sources.text_files import (
-    COMPRESSION_ERRORS,
-    Encoding,
-    damage,
-    detect_encoding,
-    open_text,
-    read_lines,
-)
+from phi_vision.prepare.sources import files, text_files
+from phi_vision.prepare.sources.rows import Found, Source, UnreadableRow, storable
 
 JSON_SUFFIXES = (".json",)
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 CHUNK = 2**20
-MAX_ELEMENT = 200 * 2**20
-"""Characters; parsed, they take about five times as much memory."""
-
+MAX_ELEMENT = 200 * 2**20  # characters; parsed, they take about five times as much memory
+# Nesting of lists and objects; hundreds are no data, and would exhaust the recursion limit.
 MAX_DEPTH = 64
-"""Nesting of lists and objects; hundreds are no data, and would exhaust the recursion limit."""
-
 # JSON strings hold no line ends, so one that is never closed ends with its line. A quote alone
 # opens a string whose end has not been read yet.
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:"|(?=\n))|"|[{}\[\]]')
@@ -55,8 +35,8 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 def open_json(name: str, *, split: str | None = None) -> Source:
     """Open JSON: a list of objects, an object with such a list inside, or concatenated objects."""
-    parts = find_parts(Path(name), JSON_SUFFIXES, split)
-    encodings = {part.file: detect_encoding(part.file) for part in parts}
+    parts = files.find_parts(Path(name), JSON_SUFFIXES, split)
+    encodings = {part.file: text_files.detect_encoding(part.file) for part in parts}
     detected = []
     for file, encoding in encodings.items():
         rows, place = json_rows(file, encoding.name)
@@ -67,40 +47,34 @@ def open_json(name: str, *, split: str | None = None) -> Source:
                 f"{storable(first[0].raw[:80])!r}; mend or export it again"
             )
         detected.append({**encoding.described(), "rows": place})
-    return file_source(name, "json", parts, partial(_read_list, encodings), detected)
+    return files.file_source(name, "json", parts, partial(_read_list, encodings), detected)
 
 
 def open_json_lines(name: str, *, split: str | None = None) -> Source:
     """Open JSON Lines: one object per line."""
     # A single file may have any suffix; in a folder only the usual ones are meant.
-    parts = find_parts(Path(name), JSON_LINES_SUFFIXES, split)
-    encodings = {part.file: detect_encoding(part.file) for part in parts}
+    parts = files.find_parts(Path(name), JSON_LINES_SUFFIXES, split)
+    encodings = {part.file: text_files.detect_encoding(part.file) for part in parts}
     detected = [encoding.described() for encoding in encodings.values()]
-    return file_source(name, "jsonl", parts, partial(_read_lines, encodings), detected)
+    return files.file_source(name, "jsonl", parts, partial(_read_lines, encodings), detected)
 
 
 def open_llava(name: str, *, split: str | None = None) -> Source:
     """Open conversations in JSON or JSON Lines, in the LLaVA or ShareGPT format."""
-    file = find_parts(Path(name), (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES), None)[0].file
-    lines = suffix_of(file) in JSON_LINES_SUFFIXES
-    lines = lines or holds_lines(file, detect_encoding(file).name)
+    file = files.find_parts(Path(name), (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES), None)[0].file
+    lines = files.suffix_of(file) in JSON_LINES_SUFFIXES
+    lines = lines or holds_lines(file, text_files.detect_encoding(file).name)
     source = open_json_lines(name, split=split) if lines else open_json(name, split=split)
-    first = next((row for row in islice(source.rows(), 20) if isinstance(row, Row)), None)
-    if first and turn_column(first.values) is None:
-        raise ValueError(
-            f"{name} holds no conversations: its first row has {', '.join(first.values)}, and "
-            "no list of turns such as 'conversations'; read it as json or jsonl"
-        )
     return replace(source, kind="llava")
 
 
 def read_json_lines(file: Path, encoding: str) -> Iterator[Found]:
     """Yield the rows of a JSON Lines file; a broken line is unreadable, blank ones are skipped."""
-    for number, line in read_lines(file, encoding):
+    for number, line in text_files.read_lines(file, encoding):
         if isinstance(line, UnreadableRow):
             yield f" line {number}", line
         elif line.strip():
-            yield f" line {number}", damage(line, encoding) or parse_object(line)
+            yield f" line {number}", text_files.damage(line, encoding) or parse_object(line)
 
 
 def holds_lines(file: Path, encoding: str) -> bool:
@@ -129,7 +103,7 @@ def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
     Output: {"sku": "A"}, {"sku": "B"};   "the list 'products'"
     """
     values = _elements(file, encoding)
-    with open_text(file, encoding) as stream:
+    with text_files.open_text(file, encoding) as stream:
         if _Window(stream, file, encoding).peek() == "[":
             return values, "a list"
     first = list(islice(values, 2))
@@ -149,7 +123,7 @@ def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
 
 def _elements(file: Path, encoding: str) -> Iterator[object]:
     """Yield the elements of a JSON list, or concatenated values, one at a time."""
-    with open_text(file, encoding) as stream:
+    with text_files.open_text(file, encoding) as stream:
         window = _Window(stream, file, encoding)
         listed = window.peek() == "["
         window.place += listed
@@ -202,7 +176,7 @@ class _Window:
                 value = UnreadableRow(reason=reason, raw=self.text[self.place : end])
             raw = self.text[self.place : end]
             self.place = end
-            return damage(raw, self._encoding) or _checked(value, raw)
+            return text_files.damage(raw, self._encoding) or _checked(value, raw)
 
     def _read_more(self) -> bool:
         """Drop parsed text and read on; False at the end of the file."""
@@ -215,7 +189,7 @@ class _Window:
         try:
             # As much as there is already, so that a long element is not retried too often.
             more = self._stream.read(max(CHUNK, len(kept)))
-        except COMPRESSION_ERRORS:
+        except text_files.COMPRESSION_ERRORS:
             more, self.truncated = "", True
         self.text, self.place = kept + more, 0
         return bool(more)
@@ -236,12 +210,12 @@ def _end_of(text: str, place: int) -> int | None:
     return None
 
 
-def _read_list(encodings: Mapping[Path, Encoding], file: Path) -> Iterator[Found]:
+def _read_list(encodings: Mapping[Path, text_files.Encoding], file: Path) -> Iterator[Found]:
     for number, value in enumerate(json_rows(file, encodings[file].name)[0], start=1):
         yield f" record {number}", _as_row(value)
 
 
-def _read_lines(encodings: Mapping[Path, Encoding], file: Path) -> Iterator[Found]:
+def _read_lines(encodings: Mapping[Path, text_files.Encoding], file: Path) -> Iterator[Found]:
     return read_json_lines(file, encodings[file].name)
 
 

@@ -5,45 +5,34 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.prepare.sources import columnar
+from phi_vision.prepare.sources import (
+    columnar,
+    delimited,
+    files,
+    image_folder,
+    json_files,
+    text_files,
+    webdataset,
+)
 from phi_vision.prepare.sources.conversations import turn_column, with_conversations
-from phi_vision.prepare.sources.delimited import CSV_SUFFIXES, open_csv
-from phi_vision.prepare.sources.image_folder import (
-    IMAGE_SUFFIXES,
-    metadata_files,
-    open_image_folder,
-)
-from phi_vision.prepare.sources.json_files import (
-    JSON_LINES_SUFFIXES,
-    JSON_SUFFIXES,
-    holds_lines,
-    json_rows,
-    open_json,
-    open_json_lines,
-    open_llava,
-    read_json_lines,
-)
-from phi_vision.prepare.sources.rows import DESCRIPTIONS, Source, suffix_of, visible_files
-from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS, detect_encoding, open_bytes
-from phi_vision.prepare.sources.webdataset import is_pattern, open_webdataset
+from phi_vision.prepare.sources.rows import Source
 
+# Kind -> function that opens a source of it.
 SOURCES: dict[str, Callable[..., Source]] = {
-    "csv": open_csv,
-    "json": open_json,
-    "jsonl": open_json_lines,
+    "csv": delimited.open_csv,
+    "json": json_files.open_json,
+    "jsonl": json_files.open_json_lines,
     "parquet": columnar.open_parquet,
     "arrow": columnar.open_arrow,
     "hub": columnar.open_hub,
-    "folder": open_image_folder,
-    "llava": open_llava,
-    "webdataset": open_webdataset,
+    "folder": image_folder.open_image_folder,
+    "llava": json_files.open_llava,
+    "webdataset": webdataset.open_webdataset,
 }
-"""Kind -> function that opens a source of it."""
-
 _SUFFIXES = {
-    **dict.fromkeys(CSV_SUFFIXES, "csv"),
-    **dict.fromkeys(JSON_SUFFIXES, "json"),
-    **dict.fromkeys(JSON_LINES_SUFFIXES, "jsonl"),
+    **dict.fromkeys(delimited.CSV_SUFFIXES, "csv"),
+    **dict.fromkeys(json_files.JSON_SUFFIXES, "json"),
+    **dict.fromkeys(json_files.JSON_LINES_SUFFIXES, "jsonl"),
     **dict.fromkeys(columnar.PARQUET_SUFFIXES, "parquet"),
     **dict.fromkeys(columnar.ARROW_SUFFIXES, "arrow"),
     ".tar": "webdataset",
@@ -73,19 +62,13 @@ def open_source(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Source:
-    """Open a catalog of any kind, reading only its format and first row.
+    """Open a catalog of any kind (detected by default), reading only its format and first row.
 
     Input:  "export/products.csv"                 "owner/photos"
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
+    `revision` (branch, tag or commit) and `streaming` (nothing is stored) are for Hub ids alone.
     Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
-
-    Args:
-        name: A file, a folder, a pattern of tar shards, or the id of a Hub dataset.
-        kind: One of `SOURCES`; detected by default.
-        split: Read only this split.
-        revision: Branch, tag or commit of a Hub id.
-        streaming: Read a Hub id over the network without storing it.
     """
     if kind is not None and kind not in SOURCES:
         close = difflib.get_close_matches(kind, SOURCES, n=1)
@@ -112,7 +95,7 @@ def detect_kind(name: str) -> str:
     """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
         raise ValueError(f"cannot read {name} over the network: download it and give the file")
-    if is_pattern(name):
+    if webdataset.is_pattern(name):
         return "webdataset"
     path = Path(name)
     if path.is_dir():
@@ -121,7 +104,7 @@ def detect_kind(name: str) -> str:
         return _kind_of_file(path)
     # `data/produts.csv` looks like a hub id and is a path with a slip.
     is_path = path.parent != Path() and path.parent.is_dir()
-    if columnar.HUB_ID.fullmatch(name) and not is_path and suffix_of(path) not in _SUFFIXES:
+    if columnar.HUB_ID.fullmatch(name) and not is_path and files.suffix_of(path) not in _SUFFIXES:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
@@ -134,9 +117,9 @@ def detect_kind(name: str) -> str:
 
 def _kind_of_file(file: Path) -> str:
     try:
-        with open_bytes(file) as stream:
+        with text_files.open_bytes(file) as stream:
             head = stream.read1(4096)
-    except COMPRESSION_ERRORS:
+    except text_files.COMPRESSION_ERRORS:
         head = b""
     if not head:
         raise ValueError(f"{file} is empty: found 0 bytes; give a file with rows")
@@ -149,7 +132,7 @@ def _kind_of_file(file: Path) -> str:
             raise ValueError(f"cannot read {file}: it is {meaning}")
     if head[257:262] == b"ustar":
         return "webdataset"
-    suffix = suffix_of(file)
+    suffix = files.suffix_of(file)
     if suffix not in _SUFFIXES:
         raise ValueError(
             f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
@@ -161,12 +144,12 @@ def _kind_of_file(file: Path) -> str:
 
 def _kind_of_json(file: Path, kind: str) -> str:
     """Distinguish lists from lines, regardless of the suffix, and conversations from records."""
-    encoding = detect_encoding(file).name
+    encoding = text_files.detect_encoding(file).name
     rows: Iterator[object]
-    if kind == "jsonl" or holds_lines(file, encoding):
-        kind, rows = "jsonl", (row for _, row in read_json_lines(file, encoding))
+    if kind == "jsonl" or json_files.holds_lines(file, encoding):
+        kind, rows = "jsonl", (row for _, row in json_files.read_json_lines(file, encoding))
     else:
-        rows = json_rows(file, encoding)[0]
+        rows = json_files.json_rows(file, encoding)[0]
     first = next((row for row in islice(rows, 20) if isinstance(row, dict)), {})
     return "llava" if turn_column(first) else kind
 
@@ -174,18 +157,15 @@ def _kind_of_json(file: Path, kind: str) -> str:
 def _kind_of_folder(folder: Path) -> str:
     if (folder / columnar.DATASET_DICT).is_file() or (folder / columnar.STATE).is_file():
         return "arrow"
-    if metadata_files(folder):
+    if image_folder.metadata_files(folder):
         return "folder"
-    files = list(visible_files(folder))
-    suffixes = {suffix_of(file) for file in files}
-    kinds = {_SUFFIXES.get(suffix) for suffix in suffixes}
+    suffixes = {file: files.suffix_of(file) for file in files.visible_files(folder)}
     for kind in _SHARDS:
-        if kind in kinds:
+        if any(_SUFFIXES.get(suffix) == kind for suffix in suffixes.values()):
             return kind
     tables: dict[str, Path] = {}
-    for file in files:
-        suffix = suffix_of(file)
-        at_top = file.parent == folder and file.name not in DESCRIPTIONS
+    for file, suffix in suffixes.items():
+        at_top = file.parent == folder and file.name not in files.DESCRIPTIONS
         if at_top and suffix in _SUFFIXES and suffix != ".txt":
             tables.setdefault(_SUFFIXES[suffix], file)
     if len(tables) > 1:
@@ -196,9 +176,10 @@ def _kind_of_folder(folder: Path) -> str:
         )
     for kind, file in tables.items():
         return kind if kind == "csv" else _kind_of_json(file, kind)
-    if suffixes & set(IMAGE_SUFFIXES):
+    found = sorted(set(suffixes.values()))
+    if any(suffix in image_folder.IMAGE_SUFFIXES for suffix in found):
         return "folder"
     raise ValueError(
-        f"no data in {folder}: found {', '.join(sorted(suffixes)[:8]) or 'nothing'}; give a folder "
+        f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder "
         "with tables, images or tar shards"
     )

@@ -21,12 +21,9 @@ from charset_normalizer import from_bytes
 
 from phi_vision.prepare.sources.rows import UnreadableRow
 
-MAX_LINE = 64 * 2**20
-"""Characters: room for a dozen images as data URIs."""
-
+MAX_LINE = 64 * 2**20  # characters: room for a dozen images as data URIs
+# Raised when a compressed file is truncated or damaged.
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
-"""Raised when a compressed file is truncated or damaged."""
-
 # UTF-32 first: its mark begins with that of UTF-16.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -40,13 +37,10 @@ WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
 CHUNK = 2**20
 MAX_EXCERPTS, EXCERPTS_PER_CHUNK = 2000, 100
 MAX_SNIPPETS, MAX_SNIPPET = 3, 18
-
+# Plausibility of 1 is reached by letters inside words only; a wrong encoding stays below 0.
 GOOD_FIT = 0.4
-"""Plausibility of 1 is reached by letters inside words only; a wrong encoding stays below 0."""
-
+# Multi-byte UTF-8 letters that a line of another encoding does not hold by accident.
 MIN_CERTAIN = 3
-"""Multi-byte UTF-8 letters that a line of another encoding does not hold by accident."""
-
 _SPECIAL = re.compile("[^\x00-\x7f]")
 _COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
 # The last part keeps a character of several bytes in one piece.
@@ -54,8 +48,7 @@ _EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}[\x80-\xff]{0,3}")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _WORD = re.compile(r'([^\s;,|"\x80-\U0010ffff]*)([^\x00-\x7f][^\s;,|"]*)')
 
-Line = tuple[int, str | UnreadableRow]
-"""Line number, from 1, and the line with its end."""
+Line = tuple[int, str | UnreadableRow]  # line number, from 1, and the line with its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +56,8 @@ class Encoding:
     """The encoding of a file."""
 
     name: str
+    # Words with special characters as decoded; None if nothing was guessed.
     guessed_from: str | None = None
-    """Words with special characters as decoded; None if nothing was guessed."""
 
     def described(self) -> dict[str, str]:
         """Describe it: {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}."""
@@ -114,8 +107,7 @@ def damage(text: str, encoding: str) -> UnreadableRow | None:
         return UnreadableRow(reason="holds NUL bytes", raw=text)
     if text.isascii():
         return None
-    meant = None if encoding.startswith("utf") else _decode_as_utf_8(text, encoding)
-    if meant is not None:
+    if not encoding.startswith("utf") and (meant := _decode_as_utf_8(text, encoding)):
         return UnreadableRow(reason=f"is UTF-8 in a file that is {encoding}", raw=meant)
     lost = re.compile("\ufffd") if encoding.startswith(("utf-16", "utf-32")) else _UNDECODED
     if lost.search(text):
@@ -188,9 +180,8 @@ def _looks_western(excerpts: bytes) -> bool:
 
 def _utf_16_without_mark(head: bytes) -> str | None:
     """Detect UTF-16 without a mark: every second byte of plain text is 0."""
-    pairs = len(head) // 2
-    even, odd = (head[start::2].count(0) / max(1, pairs) for start in (0, 1))
-    if pairs < 4 or max(even, odd) < 0.4 or min(even, odd) > 0.1:
+    even, odd = (head[start::2].count(0) / max(1, len(head) // 2) for start in (0, 1))
+    if len(head) < 8 or max(even, odd) < 0.4 or min(even, odd) > 0.1:
         return None
     return "utf-16-be" if even > odd else "utf-16-le"
 
@@ -215,21 +206,17 @@ def _decode_as_utf_8(text: str, encoding: str) -> str | None:
     except UnicodeEncodeError:
         return None  # not decoded by `open_text`
     meant = _read_as_utf_8(data) if len(data) == len(text) else None
-    special = "".join(_SPECIAL.findall(meant or ""))
+    if meant is None:
+        return None
+    special = "".join(_SPECIAL.findall(meant))
     known = bool(special.encode(encoding, "ignore"))
     return meant if known or len(special) >= MIN_CERTAIN or _plausibility(text) < GOOD_FIT else None
 
 
 def _plausibility(text: str) -> float:
-    """Score special characters by their neighbours, on average from -3 to 1.
-
-    Input:  "Béret £90", "BĂ©ret Ł90"
-    Output: 1.0, 0.33
-    """
-    scores = [
-        _score(text[match.start() - 1 : match.start()], match[0], text[match.end() :][:1])
-        for match in _SPECIAL.finditer(text)
-    ]
+    """Score special characters by their neighbours, on average from -3 to 1: "Béret £90" has 1."""
+    places = [match.start() for match in _SPECIAL.finditer(text)]
+    scores = [_score(text[i - 1 : i], text[i], text[i + 1 : i + 2]) for i in places]
     return sum(scores) / max(1, len(scores))
 
 

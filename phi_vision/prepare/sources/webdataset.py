@@ -1,5 +1,6 @@
 """WebDataset shards: tar files whose members are grouped into rows by name."""
 
+import glob
 import json
 import lzma
 import os
@@ -10,26 +11,15 @@ from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 
+from phi_vision.prepare.sources import files
 from phi_vision.prepare.sources.image_folder import IMAGE_SUFFIXES
 from phi_vision.prepare.sources.json_files import parse_object
-from phi_vision.prepare.sources.rows import (
-    FilePart,
-    Found,
-    Source,
-    UnreadableRow,
-    choose_parts,
-    file_source,
-    find_parts,
-    split_of,
-)
+from phi_vision.prepare.sources.rows import Found, Source, UnreadableRow
 from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
 
-MAX_MEMBER = 200 * 2**20
-"""Bytes; anything larger is neither an image nor a record."""
-
+MAX_MEMBER = 200 * 2**20  # bytes; anything larger is neither an image nor a record
+# Suffix of a text member -> column; other suffixes are columns of their own name.
 TEXT_COLUMNS = {"txt": "caption", "text": "caption", "caption": "caption", "cls": "category"}
-"""Suffix of a text member -> column; other suffixes are columns of their own name."""
-
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _DAMAGED = (tarfile.TarError, lzma.LZMAError, OSError, *COMPRESSION_ERRORS)
@@ -49,7 +39,7 @@ def open_webdataset(name: str, *, split: str | None = None) -> Source:
     """
     parts, folder = _find_shards(name, split)
     detected = [{"shards": str(len(parts))}]
-    return file_source(name, "webdataset", parts, read_tar, detected, folder=folder)
+    return files.file_source(name, "webdataset", parts, read_tar, detected, folder=folder)
 
 
 def is_pattern(name: str) -> bool:
@@ -73,21 +63,21 @@ def read_tar(file: Path) -> Iterator[Found]:
         yield "", UnreadableRow(reason=reason, raw=file.name)
 
 
-def _find_shards(name: str, split: str | None) -> tuple[list[FilePart], Path]:
+def _find_shards(name: str, split: str | None) -> tuple[list[files.FilePart], Path]:
     if not is_pattern(name):
         path = Path(name)
-        return find_parts(path, (".tar",), split), path if path.is_dir() else path.parent
+        return files.find_parts(path, (".tar",), split), path if path.is_dir() else path.parent
     found = {each: _glob(Path(each)) for each in _expand(name)}
-    missing = [each for each, files in found.items() if not files]
+    missing = [each for each, shards in found.items() if not shards]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(found)} shards of {name} are missing: found nothing at "
             f"{', '.join(missing[:3])}; put them there or name fewer"
         )
-    files = [file for each in found.values() for file in each]
-    folder = Path(os.path.commonpath([file.parent for file in files]))
-    parts = [FilePart(file=file, split=split_of(file, folder)) for file in files]
-    return choose_parts(parts, split, name), folder
+    shards = [file for each in found.values() for file in each]
+    folder = Path(os.path.commonpath([file.parent for file in shards]))
+    parts = [files.FilePart(file=file, split=files.split_of(file, folder)) for file in shards]
+    return files.choose_parts(parts, split, name), folder
 
 
 def _expand(name: str) -> list[str]:
@@ -107,10 +97,9 @@ def _expand(name: str) -> list[str]:
 
 
 def _glob(path: Path) -> list[Path]:
-    if not any(sign in str(path) for sign in "*?["):
-        return [path] if path.is_file() else []
     root = Path(path.anchor)
-    return sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
+    found = root.glob(str(path.relative_to(root))) if glob.has_magic(str(path)) else [path]
+    return sorted(file for file in found if file.is_file())
 
 
 def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
