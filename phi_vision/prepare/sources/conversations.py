@@ -42,9 +42,8 @@ def _read_rows(
     for row in rows():
         if isinstance(row, Row):
             values = _read_conversation(row.values, column)
-            yield located(row.number, row.origin, values, row.split)
-        else:
-            yield row
+            row = located(row.number, row.origin, values, row.split)
+        yield row
 
 
 def turn_column(values: Mapping[str, object]) -> str | None:

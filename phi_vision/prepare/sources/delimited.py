@@ -219,11 +219,7 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
 
 
 def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Make column names unique.
-
-    Input:  "sku", "price", "", "price"
-    Output: ["sku", "price", "column_3", "price_2"], ["column 3 -> column_3", "price -> price_2"]
-    """
+    """Make column names unique: a second "price" becomes "price_2", an empty name "column_3"."""
     names: list[str] = []
     renamed = []
     for place, cell in enumerate(header, start=1):

@@ -164,11 +164,10 @@ class _Window:
     def element(self) -> object:
         """Parse the value that begins here and step past it."""
         while True:
-            start = self.place
             try:
-                value, end = _DECODER.raw_decode(self.text, start)
+                value, end = _DECODER.raw_decode(self.text, self.place)
             except (ValueError, RecursionError):
-                ending = _end_of(self.text, start)
+                ending = _end_of(self.text, self.place)
                 if ending is None and self._read_more():
                     continue
                 end = len(self.text) if ending is None else ending
@@ -230,15 +229,14 @@ def _checked(value: object, raw: str) -> object:
 
     Titles cut after N characters leave such halves: "Coat \ud83e" becomes "Coat �".
     """
-    level, depth = [value], 0
-    while level:
-        if depth == MAX_DEPTH:
-            return UnreadableRow(reason="nested too deep", raw=raw)
+    level = [value]
+    for _ in range(MAX_DEPTH):
         lists = [each for each in level if isinstance(each, dict | list)]
         inner = (each.values() if isinstance(each, dict) else each for each in lists)
         level = list(chain.from_iterable(inner))
-        depth += 1
-    if not _HALF_PAIR.search(raw):
+    if level:
+        return UnreadableRow(reason="nested too deep", raw=raw)
+    if isinstance(value, UnreadableRow) or not _HALF_PAIR.search(raw):
         return value
     text = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
     return json.loads(text.decode("utf-16-le", "replace"))

@@ -148,11 +148,11 @@ def _guess_encoding(excerpts: bytes, file: Path) -> Encoding:
         name: _plausibility(excerpts.decode(name, "replace")) - handicap
         for name, handicap in WESTERN.items()
     }
-    found: str | None = max(fits, key=fits.__getitem__)
-    if not _looks_western(excerpts) or max(fits.values()) < GOOD_FIT:
+    found = max(fits, key=fits.__getitem__)
+    if not _looks_western(excerpts) or fits[found] < GOOD_FIT:
         best = from_bytes(excerpts).best()
-        found = best.encoding if best else None
-    if found is None:
+        found = best.encoding if best else ""
+    if not found:
         raise ValueError(
             f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
             f"{excerpts[:60]!r}; save the file as UTF-8"

@@ -55,12 +55,12 @@ def read_tar(file: Path) -> Iterator[Found]:
             yield f": {key}", _values(key, [(suffix, content) for _, suffix, content in members])
     except _DAMAGED as error:
         # The row in hand lacks members, and half a row must not look like a whole one.
-        where = f": {key}" if key else ""
-        yield where, UnreadableRow(reason="the tar is cut off or damaged", raw=str(error))
-        return
-    if not _has_end_mark(file):
+        damaged = UnreadableRow(reason="the tar is cut off or damaged", raw=str(error))
+        yield f": {key}" if key else "", damaged
+    else:
         reason = "the tar has no end mark, so members may be missing"
-        yield "", UnreadableRow(reason=reason, raw=file.name)
+        if not _has_end_mark(file):
+            yield "", UnreadableRow(reason=reason, raw=file.name)
 
 
 def _find_shards(name: str, split: str | None) -> tuple[list[files.FilePart], Path]:
@@ -81,11 +81,7 @@ def _find_shards(name: str, split: str | None) -> tuple[list[files.FilePart], Pa
 
 
 def _expand(name: str) -> list[str]:
-    """Expand ranges and choices in braces, as shells do.
-
-    Input:  "s-{08..10}.tar"                       "{train,val}.tar"
-    Output: "s-08.tar", "s-09.tar", "s-10.tar"     "train.tar", "val.tar"
-    """
+    """Expand ranges and choices in braces, as shells do: `s-{08..10}.tar`, `{train,val}.tar`."""
     choices = []
     for inside in _BRACES.findall(name):
         if numbers := _RANGE.fullmatch(inside):

@@ -119,6 +119,13 @@ def test_halves_of_emoji_become_replacement_characters(tmp_path: Path) -> None:
     assert [row["title"] for row in values(listed)] == ["Coat \ufffd", "🧥"]
 
 
+def test_half_an_emoji_in_a_broken_element_breaks_that_element_alone(tmp_path: Path) -> None:
+    bad = r'{"sku": "B \ud83e",}'
+    source = planted(tmp_path, "[" + ",".join(['{"sku": "A"}', bad, '{"sku": "C"}']) + "]")
+    assert [row["sku"] for row in values(source)] == ["A", "C"]
+    assert faults(source) == [("products.json record 2", "broken JSON", bad)]
+
+
 def test_foreign_bytes_in_json_break_their_element(tmp_path: Path) -> None:
     good = '{"sku": "Béret à Crème"}'.encode()
     source = planted(tmp_path, b"[" + good + b', {"sku": "Caf\xe9"},' + good + b"]")
