@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image
 
-from phi_vision.prepare.pipeline import PrepareConfig, prepare
+from phi_vision.prepare.pipeline import prepare
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.synthetic.corrupted_export import write_export
 
 SPOILT = 0.2

@@ -19,7 +19,7 @@ from phi_vision.prepare.columns import choose_columns
 from phi_vision.prepare.fetch import Limits
 from phi_vision.prepare.image_references import MAX_FILE_BYTES
 from phi_vision.prepare.images import ImageRules
-from phi_vision.prepare.pipeline import PrepareConfig
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.sources.json_files import MAX_ELEMENT
 from phi_vision.prepare.sources.registry import SOURCES
 from phi_vision.prepare.sources.rows import Row

@@ -9,7 +9,7 @@ from phi_vision.cli.progress import preparation_bars
 
 def add_options(parser: Parser) -> None:
     """Declare the options: every field of a PrepareConfig."""
-    from phi_vision.prepare.pipeline import PrepareConfig
+    from phi_vision.prepare.prepare_config import PrepareConfig
 
     parser.usage = "%(prog)s SOURCE --out DIR [--map PART=COLUMN ...] [an option ...]"
     source = "file, folder, pattern of tar shards, or hub id"
@@ -20,8 +20,8 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert any source into a clean dataset, accounting for every row."""
-    from phi_vision.prepare.pipeline import PrepareConfig
     from phi_vision.prepare.pipeline import prepare as run_preparation
+    from phi_vision.prepare.prepare_config import PrepareConfig
 
     given = given_fields(options, PrepareConfig)
     with preparation_bars() as callbacks:

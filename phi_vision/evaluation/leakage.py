@@ -18,7 +18,7 @@ from phi_vision.prepare.dedup import (
     group_rows,
     near_pairs,
 )
-from phi_vision.prepare.pipeline import PrepareConfig
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 
 def find_leakage(

@@ -91,7 +91,7 @@ class HttpError(Exception):
 class RetryPolicy:
     """Exponential backoff with jitter."""
 
-    retries: int = 4
+    retries: int
     """Further attempts after a retriable failure: no connection, HTTP 429, HTTP 503."""
 
     first_wait: float = 0.5

@@ -22,6 +22,7 @@ from phi_vision.io.atomic import temporary_folder
 from phi_vision.io.hashing import sha256
 from phi_vision.io.http import MAGIC_BYTES, HttpError, RetryPolicy, download, is_image, open_session
 from phi_vision.io.ssrf import URL, parse_url
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 # Results are yielded in order, so a slow image delays those behind it. So many may be fetched
 # meanwhile: enough to reach other hosts where a catalog is sorted by host.
@@ -36,13 +37,13 @@ PRIVATE_ADDRESS = "private address (--allow-private-addresses permits it)"
 class Limits:
     """How many transfers at a time, how long, how large, and where to."""
 
-    per_host: int = 8
+    per_host: int = PrepareConfig.per_host
     """Parallel transfers from one host."""
 
     total: int = 64
     """Parallel transfers in all."""
 
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(retries=PrepareConfig.retries))
     """When a failed transfer is attempted again."""
 
     connect_timeout: float = 10.0

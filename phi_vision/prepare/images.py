@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 _JPEG_SIDE = 65_500
 
@@ -50,7 +51,7 @@ class ImageRules:
     """Larger images are rejected by their header, before decoding: 100 million pixels take
     300 MB."""
 
-    longest_side: int = 2016
+    longest_side: int = PrepareConfig.longest_side
     """Larger images are scaled down to this: six crops of 336 pixels, more than the model uses in
     its usual settings."""
 

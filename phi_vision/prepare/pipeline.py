@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -29,6 +29,7 @@ from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import read_reference, url_of
 from phi_vision.prepare.images import ImageRules
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
@@ -48,116 +49,6 @@ MANIFEST = "prepared.json"
 """Metadata of a prepared dataset; a folder that has it may be replaced by another run."""
 
 Chunks = Iterator[list[LoadedRow | UnreadableRow]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """How a catalog is prepared. Every field is an option of the command."""
-
-    out: Path
-    """Folder to write; one that an earlier run wrote is replaced."""
-
-    kind: str | None = None
-    """Format of the source; by default detected from its name and content."""
-
-    split: str | None = None
-    """Split of the source to read; all by default."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a hub dataset."""
-
-    streaming: bool = False
-    """Read a hub dataset without storing it here first."""
-
-    map: tuple[str, ...] = ()
-    """Columns, as PART=COLUMN: image, id, group, split, messages or a field of the record; the
-    others are guessed, and the guess is shown."""
-
-    template: str | None = None
-    """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
-    or a plain one over the fields that were found."""
-
-    validation: float = 0.1
-    """Fraction of samples in the validation split, which is evaluated during training."""
-
-    test: float = 0.1
-    """Fraction of samples in the test split."""
-
-    resplit: bool = False
-    """Split again: ignore the source's own splits and those of an earlier run."""
-
-    seed: int = 0
-    """Seed of the splits."""
-
-    tolerance: int = 4
-    """Maximum Hamming distance (of 64 bits) between perceptual hashes of near-duplicates."""
-
-    decimal: Literal["point", "comma"] | None = None
-    """Decimal mark of an ambiguous price such as 1.234; by default guessed from the others."""
-
-    longest_side: int = ImageRules.longest_side
-    """Larger images are scaled down to this, in pixels: six crops of 336, the model's maximum."""
-
-    downloads: Path | None = None
-    """Cache of downloaded images; beside OUT by default."""
-
-    allow_private_addresses: bool = False
-    """Also download from this machine and its network."""
-
-    per_host: int = Limits.per_host
-    """Parallel downloads from one host."""
-
-    retries: int = RetryPolicy.retries
-    """Retries where a host is busy or cannot be reached."""
-
-    engine: Literal["local", "ray"] = "local"
-    """Where images are cleaned: processes of this machine, or Ray Data."""
-
-    ray_address: str | None = None
-    """A running Ray cluster, such as auto or ray://head:10001; by default Ray is started here."""
-
-    workers: int | None = None
-    """Processes that clean images; one for each core by default."""
-
-    shard_size: int = 256
-    """Maximum size in MB of a Parquet file, approximately."""
-
-    license: str | None = None
-    """Licence of the data, for the card; by default that of the source."""
-
-    def __post_init__(self) -> None:
-        """Check the values against each other."""
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
-            raise ValueError(
-                f"validation {self.validation} and test {self.test} leave no training data; "
-                "they must add up to less than 1"
-            )
-        minimums = {"shard_size": 1, "tolerance": 0, "per_host": 1, "retries": 0}
-        for name, least in {**minimums, "workers": int(self.engine == "ray")}.items():
-            number = getattr(self, name)
-            if number is not None and number < least:
-                raise ValueError(f"{name} is {number}; it must be at least {least}")
-        if self.ray_address and self.engine != "ray":
-            raise ValueError(
-                f"ray_address is {self.ray_address}, but the engine {self.engine} has no cluster; "
-                "use the engine ray"
-            )
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """Split -> its fraction, without empty ones."""
-        train = 1 - self.validation - self.test
-        fractions = {"train": train, "validation": self.validation, "test": self.test}
-        return {name: fraction for name, fraction in fractions.items() if fraction}
-
-    @property
-    def limits(self) -> Limits:
-        """Limits of the downloads."""
-        return Limits(
-            per_host=self.per_host,
-            retry=RetryPolicy(retries=self.retries),
-            allow_private=self.allow_private_addresses,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +104,16 @@ def prepare(
     )
     callbacks.on_columns({**source.detected, **schema.columns.describe()})
     cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
+    limits = Limits(
+        per_host=config.per_host,
+        retry=RetryPolicy(retries=config.retries),
+        allow_private=config.allow_private_addresses,
+    )
     failed: dict[str, str] = {}
     if schema.has_urls:
-        failed = prefetch(source, schema.columns, cache, config.limits, callbacks.on_fetched)
+        failed = prefetch(source, schema.columns, cache, limits, callbacks.on_fetched)
     with atomic_folder(config.out, replace=True) as folder:
-        chunks = load_images(source, schema.columns, cache, config.limits, failed)
+        chunks = load_images(source, schema.columns, cache, limits, failed)
         metadata = _write(source, config, schema, chunks, folder, callbacks)
         changed = not same_content(folder, config.out)
         if not changed:

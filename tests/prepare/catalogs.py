@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from phi_vision.data.dataset import available_splits, load_samples
-from phi_vision.prepare.pipeline import PrepareConfig, Prepared, prepare
+from phi_vision.prepare.pipeline import Prepared, prepare
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 CATEGORIES = ("Coats", "Tees", "Scarves")
 

@@ -29,7 +29,7 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import open_image
 from phi_vision.data.template import find_template
 from phi_vision.prepare import schema
-from phi_vision.prepare.pipeline import PrepareConfig
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.corrupted_export import (
     Encoding,

@@ -38,7 +38,8 @@ from phi_vision.prepare import schema
 KILLED_WHILE_FETCHING = """
 import os, signal, sys
 from pathlib import Path
-from phi_vision.prepare.pipeline import PrepareConfig, PrepareCallbacks, prepare
+from phi_vision.prepare.pipeline import PrepareCallbacks, prepare
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 fetched = []
 def count(one):

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from catalogs import image, product, products, rows_of, run, splits_of, times, tree, write_shop
 
-from phi_vision.prepare.pipeline import PrepareCallbacks, PrepareConfig, prepare
+from phi_vision.prepare.pipeline import PrepareCallbacks, prepare
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 # Prepares SOURCE into OUT in a child process that is killed at its n-th dealing with files, for
 # several n, and tells what OUT was afterwards. An audit hook sees each dealing before it happens.
 KILLED_RUNS = """
 import os, shutil, signal, sys
 from pathlib import Path
-from phi_vision.prepare.pipeline import PrepareConfig, prepare
+from phi_vision.prepare.pipeline import prepare
+from phi_vision.prepare.prepare_config import PrepareConfig
 
 source, out, old, moments = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 DEALINGS = ("open", "os.", "shutil.", "ctypes.dlsym")
