@@ -20,7 +20,6 @@ STATE = "state.json"
 # `owner/name`, optionally with a configuration after a colon.
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 BATCH = 64  # rows in memory: some hundred MB of photographs
-_ARROW_FILE_MARK = b"ARROW1"  # a file with an index at its end; without it, a stream
 # Batches, each with the names of the class labels in its columns.
 _Batches = Iterable[tuple[pa.RecordBatch | pa.Table, Mapping[str, list[str]]]]
 
@@ -104,19 +103,17 @@ def _parquet_batches(file: Path) -> _Batches:
     # The buffer makes it read a long row group in pieces; read ahead, it would keep all of them.
     with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
         names = _schema_labels(parquet.schema_arrow)
-        for batch in parquet.iter_batches(batch_size=BATCH):
-            yield batch, names
+        yield from ((batch, names) for batch in parquet.iter_batches(batch_size=BATCH))
 
 
 def _arrow_batches(file: Path) -> _Batches:
     with file.open("rb") as start:
-        indexed = start.read(len(_ARROW_FILE_MARK)) == _ARROW_FILE_MARK
+        indexed = start.read(6) == b"ARROW1"  # with an index at its end; without it, a stream
     with pa.memory_map(str(file)) as mapped:
         opened = pa.ipc.open_file(mapped) if indexed else pa.ipc.open_stream(mapped)
         names = _schema_labels(opened.schema)
-        places = range(opened.num_record_batches) if indexed else ()
-        for batch in map(opened.get_batch, places) if indexed else opened:
-            yield batch, names
+        batches = map(opened.get_batch, range(opened.num_record_batches)) if indexed else opened
+        yield from ((batch, names) for batch in batches)
 
 
 def _until_damaged(batches: _Batches, kind: str) -> Iterator[Found]:

@@ -77,8 +77,7 @@ def _read_conversation(
     dropped = {column, *IMAGE_COLUMNS}
     system = values.get("system")  # ShareGPT keeps it beside the turns
     messages = [{"role": "system", "content": system}] if system and isinstance(system, str) else []
-    if isinstance(system, str):
-        dropped.add("system")
+    dropped |= {"system"} if isinstance(system, str) else set()
     for turn in turns:
         message = _read_turn(turn, images)
         if isinstance(message, UnreadableRow):

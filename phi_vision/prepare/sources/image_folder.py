@@ -98,8 +98,7 @@ def _described(root: Path, metadata: Sequence[Path]) -> Iterator[_Placed]:
             if not isinstance(row, UnreadableRow):
                 values, images = _with_images(row, below)
                 named.update(images, (cell for cell in row.values() if isinstance(cell, str)))
-                unnamed = UnreadableRow(reason="names no image", raw=str(dict(row)))
-                row = values if images else unnamed
+                row = values if images else UnreadableRow(reason="names no image", raw=str(row))
             path = below.as_posix() if below.parts else "".join(images[:1])
             yield path, f"{file.relative_to(root).as_posix()}{place}", row
     folders = {file.parent for file in metadata}

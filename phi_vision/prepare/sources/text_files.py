@@ -25,13 +25,11 @@ MAX_LINE = 64 * 2**20  # characters: room for a dozen images as data URIs
 # Raised when a compressed file is truncated or damaged.
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 # UTF-32 first: its mark begins with that of UTF-16.
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+BYTE_ORDER_MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-8-sig": (codecs.BOM_UTF8,),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 # Most exports are Western Windows: the others must fit clearly better than it.
 WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
 CHUNK = 2**20
@@ -121,8 +119,8 @@ def detect_encoding(file: Path) -> Encoding:
     A file that is UTF-8 but for a few bytes is UTF-8: only the rows with these bytes are rejected.
     """
     head = next(_chunks(file), b"")
-    for mark, name in BYTE_ORDER_MARKS:
-        if head.startswith(mark):
+    for name, marks in BYTE_ORDER_MARKS.items():
+        if head.startswith(marks):
             return Encoding(name=name)
     if wide := _utf_16_without_mark(head):
         return Encoding(name=wide)
