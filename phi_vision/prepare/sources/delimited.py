@@ -113,7 +113,10 @@ def read_table(formats: Mapping[Path, TableFormat], file: Path) -> Iterator[Foun
     lines = text_files.read_lines(file, form.encoding) if form.names else iter(())
     for number, cells in _read_records(lines, form.separator, form.encoding):
         if number >= form.start:
-            yield f" line {number}", _name_cells(cells, form) if isinstance(cells, list) else cells
+            yield (
+                f" line {number}",
+                _cells_by_name(cells, form) if isinstance(cells, list) else cells,
+            )
 
 
 def _read_records(
@@ -185,7 +188,7 @@ def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str]:
         return []
 
 
-def _name_cells(cells: list[str], form: TableFormat) -> dict[str, str] | UnreadableRow:
+def _cells_by_name(cells: list[str], form: TableFormat) -> dict[str, str] | UnreadableRow:
     width = len(form.names)
     # Spreadsheets pad rows with separators up to their widest one.
     while len(cells) > width and not cells[-1].strip():

@@ -152,5 +152,5 @@ def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, obje
 def _from_root(path: str, below: Path) -> str:
     path = path.replace("\\", "/")
     if _ADDRESS.match(path) or path.startswith("/"):
-        return path  # judged where the image is read
+        return path  # checked where the image is read
     return (PurePosixPath(below) / path).as_posix()

@@ -21,7 +21,7 @@ from charset_normalizer import from_bytes
 
 from phi_vision.prepare.sources.rows import UnreadableRow
 
-MAX_LINE = 64 * 2**20  # characters: room for a dozen images as data URIs
+MAX_LINE = 64 * 2**20  # characters: enough for a dozen images as data URIs
 # Raised when a compressed file is truncated or damaged.
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 # UTF-32 first: its mark begins with that of UTF-16.
