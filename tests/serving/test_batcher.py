@@ -192,7 +192,7 @@ def test_an_invalid_request_fails_alone(
 
     before, error, after = asyncio.run(ask())
     assert before == after != ""
-    assert (error.status, "grammar cannot be read" in error.message) == (400, True)
+    assert (error.status, "the grammar is invalid" in error.message) == (400, True)
 
 
 def test_a_crash_fails_its_batch_and_the_thread_continues(

@@ -190,6 +190,10 @@ def test_of_several_photos_the_first_is_used_with_a_note(page: Page, stage: Stag
     both.evaluate("(carried) => carried.items.add(new File(['x'], 'second.png'))")
     page.dispatch_event("body", "drop", {"dataTransfer": both})
     expect(page.locator("#caption")).to_contain_text("The first of 2")
+    for _ in range(100):  # the request follows the caption
+        if stage.asked:
+            break
+        page.wait_for_timeout(20)
     assert len(stage.asked) == 1
 
 

@@ -85,8 +85,12 @@ def test_unexpected_errors_are_logged_without_their_message(
 
 
 def test_library_errors_are_logged_without_their_message(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A server started by another test keeps these records from the root logger.
+    for name in ("uvicorn", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+
     def fail() -> None:
         try:
             raise KeyError("a wool coat")
