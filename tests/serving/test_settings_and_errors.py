@@ -90,6 +90,7 @@ def test_library_errors_are_logged_without_their_message(
     # A server started by another test keeps these records from the root logger.
     for name in ("uvicorn", "uvicorn.error"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        caplog.set_level(logging.INFO, name)
 
     def fail() -> None:
         try:
