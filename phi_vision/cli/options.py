@@ -135,7 +135,8 @@ def add_fields(
         name, words = field.arg_name, " ".join((field.description or "").split()).rstrip(".")
         if name in skip:
             continue
-        words = words[:1].lower() + words[1:]
+        if not any(map(str.isupper, words.split(" ")[0][1:])):  # not AdamW
+            words = words[:1].lower() + words[1:]
         values = {start: getattr(instance, name) for start, instance in starts.items()}
         parser.add_argument(
             f"--{name.replace('_', '-')}",

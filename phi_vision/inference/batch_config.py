@@ -28,7 +28,7 @@ class BatchConfig:
     """Model replicas, with ray; by default one for each GPU, or for each machine without GPUs."""
 
     ray_address: str | None = None
-    """Ray cluster to connect to, such as auto; by default one is started here."""
+    """Address of a Ray cluster, such as auto; by default one is started here."""
 
     restart: bool = False
     """Discard earlier predictions, and replace an existing file."""
