@@ -66,7 +66,7 @@ def plan_catalog(rows: int, seed: int) -> list[CatalogProduct]:
             f"a catalog of {rows} rows cannot be split into {', '.join(SPLITS)}; "
             f"ask for at least {_MIN_PER_KIND} rows"
         )
-    rng = random.Random(f"catalog {seed}")
+    rng = random.Random(f"catalogue {seed}")  # another word would draw another catalog
     quotas = _quotas(rows).items()
     styles = [style for kind, count in quotas for style in _styles_of(kind, count, rng)]
     rng.shuffle(styles)

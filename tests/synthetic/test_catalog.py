@@ -140,6 +140,16 @@ def test_the_rows_on_disk_are_the_planned_products(catalog: tuple[Path, CatalogF
         assert records == [dict(p.record) for p in planned if p.split == split]
 
 
+def test_a_seed_draws_the_catalog_that_the_published_figures_were_measured_on() -> None:
+    first, *_, last = plan_catalog(3040, seed=0)
+    assert first.record["title"] == "Cavendish Hooded Calfskin Down Jacket"
+    assert (first.record["product_code"], first.record["full_price"]) == (80002830, 1890.0)
+    assert (last.record["title"], last.record["product_code"]) == (
+        "Quilted Calfskin Chain Bag",
+        80008344,
+    )
+
+
 def test_colours_of_a_style_share_title_price_and_split(season: list[CatalogProduct]) -> None:
     styles = defaultdict(list)
     for product in season:
