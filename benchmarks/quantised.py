@@ -64,7 +64,7 @@ def judge(
         )
         run_evaluation(model, config)
         reports[name] = read_report(folder)
-        print(f"{name}: {reports[name].cost['answering']}", flush=True)
+        print(f"{name}: {reports[name].cost['prediction']}", flush=True)
     return reports
 
 
@@ -79,7 +79,7 @@ def lay_out_figures(
         said = [answer.prediction.text for answer in comparison.predictions[system]]
         same = sum(one == other for one, other in zip(first, said, strict=True))
         estimates = [_figure(comparison, system, metric) for metric in METRICS]
-        seconds = reports[name].cost["answering"].split()[0]
+        seconds = reports[name].cost["prediction"].split()[0]
         size = f"{_bytes_of_weights(judged[name]) / 1e6:.0f} MB"
         columns[name] = [size, seconds, f"{same} of {len(said)}", *estimates]
     rows = ["weights on disk", "seconds a reply", f"answers as {TORCH}'s", *METRICS.values()]
