@@ -12,8 +12,7 @@ from phi_vision.evaluation import labels
 from phi_vision.evaluation.sections import compare_to_overall, shorten, thumbnail
 from phi_vision.io.formatting import format_number, format_percent, join_words
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.comparison import is_field_correct
-from phi_vision.metrics.field_metrics import is_correct
+from phi_vision.metrics.field_metrics import is_correct, is_field_correct
 from phi_vision.metrics.scores import SYSTEMS, significance
 
 

@@ -37,8 +37,13 @@ from phi_vision.io.formatting import format_percent, join_words
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Calibration
 from phi_vision.metrics.confusion import OTHERS, confusion
-from phi_vision.metrics.distances import edit_similarity
-from phi_vision.metrics.field_metrics import Metric, as_number, is_correct, relative_error
+from phi_vision.metrics.field_metrics import (
+    Metric,
+    as_number,
+    edit_similarity,
+    is_correct,
+    relative_error,
+)
 from phi_vision.metrics.scores import Scores, significance
 from phi_vision.runs import SMOOTHING, Curve, History, curve, smooth, thin
 

@@ -23,10 +23,8 @@ Counts = NDArray[np.float64]
 SampleValues = NDArray[np.float64]
 """One entry per sample, of shape (samples,) or (samples, ...)."""
 
-Resampled = NDArray[np.float64]
-"""One metric value per resample, of shape (resamples,)."""
-
-Aggregate = Callable[[SampleValues, Counts], Resampled]
+Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]
+"""Computes one value per resample, of shape (resamples,)."""
 
 
 class Estimate(NamedTuple):
@@ -69,7 +67,7 @@ def draw_groups(groups: Sequence[str], *, seed: int, draws: int = RESAMPLES) -> 
     return drawn[:, group_of].astype(np.float64)
 
 
-def mean(values: SampleValues, counts: Counts) -> Resampled:
+def mean(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute weighted means.
 
     Input:  values 1, 4, NaN; counts [[1, 1, 1], [3, 1, 0], [0, 0, 2]]
@@ -79,12 +77,12 @@ def mean(values: SampleValues, counts: Counts) -> Resampled:
     return _divide(counts @ values, counts.sum(axis=1))
 
 
-def root_mean(values: SampleValues, counts: Counts) -> Resampled:
+def root_mean(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute the square root of the mean of squares."""
     return np.asarray(np.sqrt(mean(values, counts)))
 
 
-def median(values: SampleValues, counts: Counts) -> Resampled:
+def median(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute weighted medians; of an even count the mean of the middle two, as `numpy.median`.
 
     Input:  values 5, 1, 2; counts [[1, 1, 1], [2, 1, 1], [2, 0, 0]]
@@ -102,11 +100,9 @@ def median(values: SampleValues, counts: Counts) -> Resampled:
     return np.where(total[:, 0] > 0, middle, np.nan)
 
 
-def macro_f1(values: SampleValues, counts: Counts) -> Resampled:
-    """Average F1 = 2 · correct / (true + predicted) over the categories that are true.
-
-    As `f1_score(..., average="macro", labels=the true ones)` of scikit-learn: a category that is
-    predicted and never true is no part of the mean.
+def macro_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
+    """Average F1 = 2 · correct / (true + predicted) over the true categories, as scikit-learn's
+    `f1_score(..., average="macro", labels=the true ones)`.
 
     Values are rows of (true category, predicted category), numbered from 0; −1 for one never true.
     """
@@ -119,7 +115,7 @@ def macro_f1(values: SampleValues, counts: Counts) -> Resampled:
     return _divide(np.where(occurs, f1, 0).sum(axis=1), occurs.sum(axis=1))
 
 
-def overlap_f1(values: SampleValues, counts: Counts) -> Resampled:
+def overlap_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute the F1 of sets over all samples: 2 · Σ shared / (Σ predicted + Σ true).
 
     Input:  values (1 shared, 2 predicted, 2 true) and (0, 0, 2); counts [[1, 1], [1, 0]]
@@ -129,7 +125,7 @@ def overlap_f1(values: SampleValues, counts: Counts) -> Resampled:
     return _divide(2 * shared, predicted + true)
 
 
-def rank_correlation(values: SampleValues, counts: Counts) -> Resampled:
+def rank_correlation(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute Spearman's rank correlation; ties share their mean rank.
 
     Values are rows of (predicted, true). Constant predictions give 0 (nothing was ranked), constant

@@ -15,21 +15,10 @@ from scipy.stats import rankdata
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
+from phi_vision.metrics import platt_scaling as platt
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, mean
-from phi_vision.metrics.field_metrics import is_correct
-from phi_vision.metrics.platt_scaling import (
-    CERTAINTY,
-    Flags,
-    Names,
-    Numbers,
-    PlattScaler,
-    binomial_bound,
-    choose_threshold,
-    cross_fit,
-    effective_sizes,
-    fit_platt_scaler,
-    intraclass_correlation,
-)
+from phi_vision.metrics.field_metrics import is_field_correct
+from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
 
 RECORD = "whole record"
 """Name of the calibration of all fields together."""
@@ -54,13 +43,10 @@ class Bin(NamedTuple):
 
 
 class RiskPoint(NamedTuple):
-    """The effect of accepting only the most confident predictions."""
+    """The share of all samples that is accepted, and that of wrong predictions among those."""
 
     coverage: float
-    """Share of all samples that are accepted."""
-
     risk: float
-    """Share of wrong predictions among those."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +71,8 @@ class SelectiveThreshold:
 class Calibration:
     """The calibration of the confidence in one field.
 
-    Estimates are NaN and tuples empty where data are too few; `limitations` has the reason.
+    `error`, `brier` and `recalibrated_bins` are cross-fitted. Estimates are NaN and tuples empty
+    where data are too few; `limitations` has the reason.
     """
 
     samples: int
@@ -101,7 +88,7 @@ class Calibration:
     of equal size."""
 
     error: Estimate
-    """ECE of the recalibrated confidence; cross-fitted."""
+    """ECE of the recalibrated confidence."""
 
     chance_error: float
     """ECE that chance alone causes on as many samples with a perfect confidence."""
@@ -110,13 +97,12 @@ class Calibration:
     """Mean squared distance of the confidence from 1 where correct and 0 where wrong."""
 
     brier: Estimate
-    """The same of the recalibrated confidence; cross-fitted."""
+    """The same of the recalibrated confidence."""
 
     bins: tuple[Bin, ...]
     """By rising confidence."""
 
     recalibrated_bins: tuple[Bin, ...]
-    """By rising recalibrated confidence; cross-fitted."""
 
     risk_curve: tuple[RiskPoint, ...]
     """By rising coverage, from the most confident prediction to all."""
@@ -158,20 +144,16 @@ def calibrations(
     Raises:
         ValueError: A confidence is not a probability, or the target not a share.
     """
-    confidence = {
-        field: np.array([_confidence(each, field) for each in predictions])
-        for field in template.fields
-    }
-    correct = {
-        field: np.array([_is_correct(each, field, template) for each in predictions], dtype=bool)
-        for field in template.fields
-    }
-    known = [field for field in template.fields if not np.isnan(confidence[field]).all()]
-    measured = {field: (confidence[field], correct[field]) for field in known}
-    if len(known) == len(template.fields):
+    measured = {}
+    for field in template.fields:
+        confidence = np.array([_confidence(each, field) for each in predictions])
+        correct = [is_field_correct(template, field, each) for each in predictions]
+        if not np.isnan(confidence).all():
+            measured[field] = (confidence, np.array(correct, dtype=bool))
+    if len(measured) == len(template.fields):
         # A field of this very name is measured with the others.
-        product = np.prod([*confidence.values()], axis=0)
-        measured[RECORD] = (product, np.all([*correct.values()], axis=0))
+        confidences, corrects = zip(*measured.values(), strict=True)
+        measured[RECORD] = (np.prod(confidences, axis=0), np.all(corrects, axis=0))
     return {
         name: calibrate(*pair, groups, counts, target=target, seed=seed)
         for name, pair in measured.items()
@@ -210,17 +192,26 @@ def calibrate(
     names = np.asarray(groups, dtype=object)
     known = ~np.isnan(confidence)
     raw, is_right, resamples = confidence[known], correct[known], counts[:, known]
-    scaler = fit_platt_scaler(raw, is_right)
-    crossed = cross_fit(confidence, correct, names, target=target, seed=seed)
-    fitted = ~np.isnan(crossed.probability)
-    probability = crossed.probability[fitted]
-    correlation = intraclass_correlation(is_right - scaler.apply(raw), names[known])
+    scaler = platt.fit_platt_scaler(raw, is_right)
+    crossed, accepted = platt.cross_fit(confidence, correct, names, target=target, seed=seed)
+    fitted = ~np.isnan(crossed)
+    probability = crossed[fitted]
+    correlation = platt.intraclass_correlation(is_right - scaler.apply(raw), names[known])
     auto_accept = None
     if target is not None:
-        threshold = choose_threshold(scaler.apply(raw), is_right, names[known], target)
-        auto_accept = _selective_threshold(
-            target, threshold, crossed.accepted, correct, names, counts, correlation
+        threshold = platt.choose_threshold(scaler.apply(raw), is_right, names[known], target)
+        none = Estimate(0.0, 0.0, 0.0)
+        is_used = threshold is not None and accepted.any()
+        auto_accept = SelectiveThreshold(
+            target=target,
+            threshold=threshold if is_used else None,
+            coverage=_mean_estimate(accepted.astype(np.float64), counts) if is_used else none,
+            precision=_share(correct[accepted], names[accepted], correlation)
+            if is_used
+            else UNKNOWN,
         )
+    errors = _chance_errors(raw, is_right, resamples)
+    errors = errors[~np.isnan(errors)]
     curve, area = risk_curve(confidence, correct)
     return Calibration(
         samples=len(correct),
@@ -228,7 +219,7 @@ def calibrate(
         accuracy=float(is_right.mean()) if len(is_right) else math.nan,
         raw_error=calibration_error(raw, is_right, resamples),
         error=calibration_error(probability, correct[fitted], counts[:, fitted]),
-        chance_error=_mean_chance_error(raw, is_right, resamples),
+        chance_error=float(errors.mean()) if errors.size else math.nan,
         raw_brier=_mean_estimate((raw - is_right) ** 2, resamples),
         brier=_mean_estimate((probability - correct[fitted]) ** 2, counts[:, fitted]),
         bins=_bins(raw, is_right, names[known], correlation),
@@ -318,51 +309,26 @@ def _confidence(each: ScoredPrediction, field: str) -> float:
     return confidence
 
 
-def _is_correct(each: ScoredPrediction, field: str, template: Template) -> bool:
-    record = each.prediction.record
-    return record is not None and is_correct(
-        template.kinds[field], record[field], each.truth[field]
-    )
-
-
 def _bins(
     probability: Numbers, correct: Flags, groups: Names, correlation: float
 ) -> tuple[Bin, ...]:
     bin_of = assign_bins(probability)
-    bins = []
-    for mask in (bin_of == number for number in np.unique(bin_of)):
-        accuracy = _share(correct[mask], groups[mask], correlation)
-        bins.append(Bin(float(probability[mask].mean()), *accuracy, int(mask.sum())))
-    return tuple(bins)
+    masks = (bin_of == number for number in np.unique(bin_of))
+    return tuple(
+        Bin(
+            float(probability[mask].mean()),
+            *_share(correct[mask], groups[mask], correlation),
+            int(mask.sum()),
+        )
+        for mask in masks
+    )
 
 
 def _share(correct: Flags, groups: Names, correlation: float) -> Estimate:
     """Compute the share of correct predictions with its exact interval."""
-    if not len(correct):
-        return UNKNOWN
-    share, size = np.array([correct.mean()]), effective_sizes(groups, correlation)[-1:]
-    low, high = (float(binomial_bound(share, size, tail)[0]) for tail in (0.025, 0.975))
+    share, size = np.array([correct.mean()]), platt.effective_sizes(groups, correlation)[-1:]
+    low, high = (float(platt.binomial_bound(share, size, tail)[0]) for tail in (0.025, 0.975))
     return Estimate(float(share[0]), low, high)
-
-
-def _selective_threshold(
-    target: float,
-    threshold: float | None,
-    accepted: Flags,
-    correct: Flags,
-    groups: Names,
-    counts: Counts,
-    correlation: float,
-) -> SelectiveThreshold:
-    if threshold is None or not accepted.any():
-        none = Estimate(0.0, 0.0, 0.0)
-        return SelectiveThreshold(target=target, threshold=None, coverage=none, precision=UNKNOWN)
-    return SelectiveThreshold(
-        target=target,
-        threshold=threshold,
-        coverage=_mean_estimate(accepted.astype(np.float64), counts),
-        precision=_share(correct[accepted], groups[accepted], correlation),
-    )
 
 
 def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None) -> str:
@@ -372,7 +338,7 @@ def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None
         return "Recalibration was not measured: all predictions are of one group."
     if auto_accept is None or auto_accept.threshold is not None:
         return ""
-    needed = math.ceil(math.log(1 - CERTAINTY) / math.log(auto_accept.target))
+    needed = math.ceil(math.log(1 - platt.CERTAINTY) / math.log(auto_accept.target))
     return (
         f"No threshold is known to reach a precision of {auto_accept.target:g}: that takes at "
         f"least {needed} of the most confident predictions, of as many groups, without an error, "
@@ -386,18 +352,11 @@ def _mean_estimate(values: Numbers, counts: Counts) -> Estimate:
     return BootstrapDistribution(float(values.mean()), mean(values, counts)).estimate()
 
 
-def _mean_chance_error(probability: Numbers, correct: Flags, counts: Counts) -> float:
-    errors = _chance_errors(probability, correct, counts)
-    errors = errors[~np.isnan(errors)]
-    return float(errors.mean()) if errors.size else math.nan
-
-
 def _chance_errors(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
     """Resample calibration errors of a perfect confidence: the resampled gaps lie around the
     measured ones as those would lie around 0."""
     gaps = _bin_gaps(probability, correct, np.ones((1, len(correct))))
-    moved = np.abs(_bin_gaps(probability, correct, counts) - gaps).sum(axis=1)
-    return np.asarray(moved, dtype=np.float64)
+    return np.asarray(np.abs(_bin_gaps(probability, correct, counts) - gaps).sum(axis=1))
 
 
 def _bin_gaps(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
@@ -405,4 +364,4 @@ def _bin_gaps(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
     gaps = np.zeros((len(correct), BINS))
     gaps[np.arange(len(correct)), assign_bins(probability)] = probability - correct
     total = counts.sum(axis=1, keepdims=True)
-    return np.asarray(counts @ gaps / np.where(total > 0, total, math.nan), dtype=np.float64)
+    return np.asarray(counts @ gaps / np.where(total > 0, total, math.nan))

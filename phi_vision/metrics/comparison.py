@@ -3,17 +3,15 @@
 Works on stored predictions, without running a model, so evaluations of last week can be compared.
 """
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Estimate, draw_groups
-from phi_vision.metrics.field_metrics import Metric, is_correct, metrics_for
+from phi_vision.metrics.field_metrics import Metric, is_field_correct, metrics_for
 from phi_vision.metrics.scores import paired_difference
 from phi_vision.metrics.slices import with_intervals
 
@@ -34,8 +32,6 @@ class Comparison:
     """Systems side by side, on the samples that all of them predicted."""
 
     template: Template
-    """Of the reference."""
-
     predictions: Mapping[str, tuple[ScoredPrediction, ...]]
     """System -> its predictions, in the same order of samples. The first system is the reference
     that the others are compared with."""
@@ -113,7 +109,12 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
         ValueError: There are fewer than two systems, two of one name, no shared samples or fields,
             or a sample whose truth or group differs.
     """
-    _check_names(systems)
+    names = [system.name for system in systems]
+    if len(names) < 2:
+        found = names[0] if names else "nothing"
+        raise ValueError(f"nothing to compare: found only {found}; pass at least two")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{duplicates[0]!r} is passed twice; pass each system once")
     shared = _shared_samples(systems)
     metrics = _shared_metrics(systems)
     _check_truth(shared, [each.field for each in metrics.values() if each.field])
@@ -169,40 +170,20 @@ def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts
 
     Output: {"category3_code": CorrectCounts(both=70, only_reference=4, only_other=11, neither=15)}
     """
+    systems = (comparison.reference, other)
     counts = {}
     for field in comparison.fields:
-        first, second = (
-            np.array([is_field_correct(comparison.template, field, each) for each in predictions])
-            for predictions in (
-                comparison.predictions[comparison.reference],
-                comparison.predictions[other],
-            )
+        pairs = Counter(
+            tuple(is_field_correct(comparison.template, field, each) for each in pair)
+            for pair in zip(*(comparison.predictions[name] for name in systems), strict=True)
         )
         counts[field] = CorrectCounts(
-            both=int((first & second).sum()),
-            only_reference=int((first & ~second).sum()),
-            only_other=int((~first & second).sum()),
-            neither=int((~first & ~second).sum()),
+            both=pairs[True, True],
+            only_reference=pairs[True, False],
+            only_other=pairs[False, True],
+            neither=pairs[False, False],
         )
     return counts
-
-
-def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> bool:
-    """Whether one field is correct: texts and categories equal, numbers within 10 %."""
-    record = each.prediction.record
-    if record is None or field not in record:
-        return False
-    return is_correct(template.kinds[field], record[field], each.truth[field])
-
-
-def _check_names(systems: Sequence[EvaluatedSystem]) -> None:
-    names = [system.name for system in systems]
-    if len(names) < 2:
-        found = names[0] if names else "nothing"
-        raise ValueError(f"nothing to compare: found only {found}; pass at least two")
-    duplicates = [name for name in names if names.count(name) > 1]
-    if duplicates:
-        raise ValueError(f"{duplicates[0]!r} is passed twice; pass each system once")
 
 
 def _shared_samples(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPrediction, ...]]:
@@ -256,13 +237,10 @@ def _check_truth(shared: Mapping[str, Sequence[ScoredPrediction]], fields: Seque
             pairs: dict[str, tuple[Value, Value]] = {"group": (one.group, two.group)}
             pairs |= {field: (one.truth[field], two.truth[field]) for field in fields}
             for key, (here, there) in pairs.items():
-                if here != there and not (_is_nan(here) and _is_nan(there)):
+                # NaN differs from itself.
+                if here != there and (here == here or there == there):
                     raise ValueError(
                         f"sample {one.id!r} differs between the evaluations: its {key} is "
                         f"{here!r} in {reference} and {there!r} in {other}; evaluate both on the "
                         "same data"
                     )
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)

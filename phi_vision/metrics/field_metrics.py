@@ -8,13 +8,18 @@ error and count in no number metric.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import LCSseq, Levenshtein
+from sacrebleu.metrics.chrf import CHRF
 
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
 from phi_vision.metrics.bootstrap import (
@@ -30,20 +35,17 @@ from phi_vision.metrics.bootstrap import (
     root_mean,
 )
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
-from phi_vision.metrics.distances import (
-    MAX_NUMBER,
-    TOLERANCE,
-    Numbers,
-    absolute,
-    chrf,
-    edit_similarity,
-    relative,
-    rouge_l,
-    signed,
-    squared_log,
-    symmetric,
-    within,
-)
+
+Numbers = NDArray[np.float64]
+"""One number per sample; true ones are NaN where a sample does not count."""
+
+MAX_NUMBER = 1e300
+"""Numbers and errors are clipped to this, so that sums over absurd predictions stay finite."""
+
+TOLERANCE = 1e-9
+"""A number exactly 10 % off is within 10 %, also where floats compute 0.10000000000000009."""
+
+_CHRF = CHRF()
 
 Predicted = Sequence[Record | None]
 """The predicted record of each sample; None where the prediction does not parse."""
@@ -62,10 +64,8 @@ class Column(NamedTuple):
     def pairs(self) -> Iterator[tuple[bool, Value, Value]]:
         """Yield for each sample whether a value was predicted, that value, and the true one."""
         for record, truth in zip(self.predicted, self.true, strict=True):
-            if record is not None and self.field in record:
-                yield True, record[self.field], truth[self.field]
-            else:
-                yield False, None, truth[self.field]
+            present = record is not None and self.field in record
+            yield present, (record or {}).get(self.field), truth[self.field]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ class Metric:
     """The good direction; `zero`: neither too much nor too little."""
 
     decimals: int = 3
-    """Decimals to show."""
 
     name: str = ""
     """Its name in reports and recipes, such as "full_price_mae"; "" before it has a field."""
@@ -94,11 +93,7 @@ class Metric:
     """The field it reads; None for a metric of the whole prediction."""
 
     kind: Kind | None = None
-    """The kind of that field."""
-
     hierarchy: CategoryHierarchy | None = None
-    """The levels above that field."""
-
     needs_hierarchy: bool = False
     """Applies only to fields with levels above them."""
 
@@ -112,8 +107,7 @@ class Metric:
 
     def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
         """Aggregate the values of samples, once as they are and once per resample."""
-        once = np.ones((1, len(values)))
-        value = float(self.aggregate(values, once)[0])
+        value = float(self.aggregate(values, np.ones((1, len(values))))[0])
         return BootstrapDistribution(value, self.aggregate(values, counts))
 
 
@@ -169,6 +163,79 @@ def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
     if kind != "number" or number is None or truth is None:
         return predicted == true
     return abs(number - truth) <= (0.1 + TOLERANCE) * abs(truth)
+
+
+def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> bool:
+    """Whether one field of a prediction is correct; False where it does not parse."""
+    record = each.prediction.record
+    if record is None or field not in record:
+        return False
+    return is_correct(template.kinds[field], record[field], each.truth[field])
+
+
+def edit_similarity(predicted: str, true: str) -> float:
+    """Compute 1 − Levenshtein distance / length of the longer text.
+
+    Input:  "Wool Coat" for "Wool Cape"
+    Output: 0.667: three of nine characters are substituted
+    """
+    return float(Levenshtein.normalized_similarity(predicted, true))
+
+
+def rouge_l(predicted: str, true: str) -> float:
+    """Compute ROUGE-L (Lin, 2004): F1 of the longest common subsequence of words of any script.
+
+    Input:  "Blue wool coat" for "Wool Coat, long"
+    Output: 2 · 2 / (3 + 3) = 0.667
+    """
+    words, others = (re.findall(r"\w+", text.lower()) for text in (predicted, true))
+    both = len(words) + len(others)
+    return 2 * LCSseq.similarity(words, others) / both if both else 0.0
+
+
+def chrf(predicted: str, true: str) -> float:
+    """Compute chrF (Popović, 2015) as sacrebleu does: F2 of character n-grams up to 6.
+
+    Input:  "abc" for "abd"
+    Output: 0.389: precision and recall of unigrams 2/3, bigrams 1/2, trigrams 0
+    """
+    return float(_CHRF.sentence_score(predicted, [true]).score) / 100
+
+
+def absolute(predicted: Numbers, true: Numbers) -> Numbers:
+    """Compute |predicted − true|."""
+    return np.abs(predicted - true)
+
+
+def signed(predicted: Numbers, true: Numbers) -> Numbers:
+    """Compute (predicted − true) / true."""
+    with np.errstate(over="ignore"):
+        return np.asarray(((predicted - true) / true).clip(-MAX_NUMBER, MAX_NUMBER))
+
+
+def relative(predicted: Numbers, true: Numbers) -> Numbers:
+    """Compute |predicted − true| / true."""
+    return np.abs(signed(predicted, true))
+
+
+def symmetric(predicted: Numbers, true: Numbers) -> Numbers:
+    """Compute 2 · |predicted − true| / (|predicted| + true), as the Amazon ML Challenge's SMAPE."""
+    return 2 * np.abs(predicted - true) / (np.abs(predicted) + true)
+
+
+def squared_log(predicted: Numbers, true: Numbers) -> Numbers:
+    """Compute (ln(1 + predicted) − ln(1 + true))²; a negative prediction counts as 0."""
+    return np.asarray(np.square(np.log1p(np.maximum(predicted, 0)) - np.log1p(true)))
+
+
+def within(predicted: Numbers, true: Numbers, *, tolerance: float) -> Numbers:
+    """Return 1 where the relative error is at most the tolerance, else 0.
+
+    Input:  9, 12 for 10, 10; tolerance 0.1
+    Output: 1, 0
+    """
+    is_within = relative(predicted, true) <= tolerance + TOLERANCE
+    return np.where(np.isnan(true), np.nan, is_within)
 
 
 def _parsed(column: Column) -> SampleValues:
@@ -238,7 +305,6 @@ def _text(similarity: Callable[[str, str], float], description: str) -> Metric:
 def _number(
     error: Callable[[Numbers, Numbers], Numbers],
     description: str,
-    *,
     aggregate: Aggregate = mean,
     better: Better = "lower",
     decimals: int = 3,
@@ -300,7 +366,7 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "median_ape": _number(
             relative,
             "Median absolute percentage error, as a fraction: median of |predicted − true| / true.",
-            aggregate=median,
+            median,
         ),
         "mape": _number(
             relative,
@@ -313,7 +379,7 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "rmsle": _number(
             squared_log,
             "Root mean squared logarithmic error: √ mean of (ln(1 + predicted) − ln(1 + true))².",
-            aggregate=root_mean,
+            root_mean,
         ),
         "within_5": _within(5),
         "within_10": _within(10),
@@ -333,9 +399,5 @@ METRICS: dict[Kind, dict[str, Metric]] = {
 }
 """Kind of field -> suffix of the metric's name -> metric. A new metric is one entry."""
 
-HEADLINE: dict[Kind, str] = {
-    "text": "similarity",
-    "category": "accuracy",
-    "number": "median_ape",
-}
+HEADLINE: dict[Kind, str] = {"text": "similarity", "category": "accuracy", "number": "median_ape"}
 """Kind of field -> suffix of its most important metric."""

@@ -1,7 +1,4 @@
-"""Platt scaling of confidences, and the auto-accept threshold for a target precision.
-
-Fits and chooses; `calibration` measures how good the result is.
-"""
+"""Platt scaling of confidences, and the auto-accept threshold for a target precision."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Names = NDArray[np.object_]
+Names = NDArray[np.object_] | Sequence[str]
 
 FOLDS = 5
 """Cross-fitting folds: each scaler then rests on four fifths of the samples of the final one."""
@@ -39,18 +36,7 @@ class PlattScaler(NamedTuple):
         Input:  slope 0.5, intercept 0, confidences 0.5 and 0.9 (odds 9, square root 3)
         Output: [0.5, 0.75]
         """
-        probability = expit(self.slope * _log_odds(confidence) + self.intercept)
-        return np.asarray(probability, dtype=np.float64)
-
-
-class CrossFit(NamedTuple):
-    """Results of each fold by the scaler and the threshold fitted on the other folds."""
-
-    probability: Numbers
-    """NaN where the confidence is unknown, and everywhere with fewer than two groups."""
-
-    accepted: Flags
-    """Whether the probability reaches the threshold; all False without a target."""
+        return np.asarray(expit(self.slope * _log_odds(confidence) + self.intercept))
 
 
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
@@ -63,27 +49,34 @@ def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
     if not len(correct):
         return PlattScaler(math.nan, math.nan)
     positives = int(correct.sum())
-    negatives = len(correct) - positives
-    target = np.where(correct, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    target = np.where(
+        correct, (positives + 1) / (positives + 2), 1 / (len(correct) - positives + 2)
+    )
     # scikit-learn takes no soft targets: each sample occurs as both classes, with weights.
     log_odds = np.tile(_log_odds(confidence), 2)[:, None]
-    classes = np.repeat([1, 0], len(correct))
-    model = LogisticRegression(C=math.inf, max_iter=1000)
-    model.fit(log_odds, classes, sample_weight=np.concatenate([target, 1 - target]))
+    model = LogisticRegression(C=math.inf, max_iter=1000).fit(
+        log_odds, np.repeat([1, 0], len(correct)), sample_weight=np.append(target, 1 - target)
+    )
     return PlattScaler(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
 
 def cross_fit(
     confidence: Numbers, correct: Flags, groups: Names, *, target: float | None, seed: int
-) -> CrossFit:
+) -> tuple[Numbers, Flags]:
     """Fit scalers and choose thresholds on all folds but one, and apply them to that one.
 
-    No group is in two folds. An unknown confidence is NaN.
+    No group is in two folds.
+
+    Returns:
+        The recalibrated confidences, NaN where the confidence is, and everywhere with fewer than
+        two groups; and whether each reaches the threshold, all False without a target.
     """
     known = ~np.isnan(confidence)
-    probability = np.full(len(correct), math.nan)
-    accepted = np.zeros(len(correct), dtype=bool)
-    folds = _assign_folds(groups, known, seed)
+    groups = np.asarray(groups, dtype=object)
+    names, group_of = np.unique(groups[known], return_inverse=True)
+    folds = np.full(len(groups), -1)
+    folds[known] = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[group_of]
+    probability, accepted = np.full(len(correct), math.nan), np.zeros(len(correct), dtype=bool)
     for fold in range(FOLDS):
         rest, held_out = known & (folds != fold), folds == fold
         if not rest.any() or not held_out.any():
@@ -93,13 +86,12 @@ def cross_fit(
         if target is not None:
             fitted = scaler.apply(confidence[rest])
             threshold = choose_threshold(fitted, correct[rest], groups[rest], target)
-            minimum = math.inf if threshold is None else threshold
-            accepted[held_out] = probability[held_out] >= minimum
-    return CrossFit(probability, accepted)
+            accepted[held_out] = threshold is not None and probability[held_out] >= threshold
+    return probability, accepted
 
 
 def choose_threshold(
-    probability: Numbers, correct: Flags, groups: Names | Sequence[str], target: float
+    probability: Numbers, correct: Flags, groups: Names, target: float
 ) -> float | None:
     """Find the lowest probability from which the precision is the target with CERTAINTY, or None.
 
@@ -121,12 +113,11 @@ def choose_threshold(
     return float(ranked[reached[-1]]) if len(reached) else None
 
 
-def intraclass_correlation(residual: Numbers, groups: Names | Sequence[str]) -> float:
-    """Measure how far predictions of one group are correct or wrong together.
+def intraclass_correlation(residual: Numbers, groups: Names) -> float:
+    """Measure how far predictions of one group are correct or wrong together, from 0 to 1.
 
-    The mean product of two residuals of one group, as a fraction of the mean square of all.
-
-    From 0 to 1; where there is nothing to measure it by, 1, the most cautious value.
+    The mean product of two residuals of one group, as a fraction of the mean square of all; 1, the
+    most cautious value, where no group has two samples.
 
     Input:  residuals 0.5 0.5 -0.5 -0.5 of groups a a b b, or of groups a b a b
     Output: 1.0, or 0.0
@@ -134,29 +125,26 @@ def intraclass_correlation(residual: Numbers, groups: Names | Sequence[str]) -> 
     _, group_of, sizes = np.unique(
         np.asarray(groups, dtype=object), return_inverse=True, return_counts=True
     )
-    square = float((residual**2).sum())
-    pairs = int((sizes * (sizes - 1)).sum())
+    square, pairs = float((residual**2).sum()), int((sizes * (sizes - 1)).sum())
     if not pairs or not square:
         return 1.0
     products = float((np.bincount(group_of, residual) ** 2).sum()) - square
     return min(max(products / pairs / (square / len(group_of)), 0.0), 1.0)
 
 
-def effective_sizes(groups: Names | Sequence[str], correlation: float) -> Numbers:
+def effective_sizes(groups: Names, correlation: float) -> Numbers:
     """Compute the effective sample size of the first sample, the first two, ... (Kish, 1965).
 
     Input:  groups a a b, intraclass correlation 1.0 or 0.0
     Output: [1, 1, 1.8 = 3² / (2² + 1²)] or [1, 2, 3]
     """
     sizes: dict[str, int] = {}
-    pairs = np.empty(len(groups))
-    total = 0
+    earlier = np.empty(len(groups))
     for place, group in enumerate(groups):
-        total += 2 * sizes.setdefault(group, 0)
-        sizes[group] += 1
-        pairs[place] = total
+        earlier[place] = sizes.get(group, 0)
+        sizes[group] = sizes.get(group, 0) + 1
     count = np.arange(1, len(groups) + 1)
-    return np.asarray(count**2 / (count + correlation * pairs), dtype=np.float64)
+    return np.asarray(count**2 / (count + correlation * 2 * earlier.cumsum()))
 
 
 def binomial_bound(shares: Numbers, sizes: Numbers, tail: float) -> Numbers:
@@ -172,15 +160,7 @@ def binomial_bound(shares: Numbers, sizes: Numbers, tail: float) -> Numbers:
     first, second = (hits, misses + 1) if is_lower else (hits + 1, misses)
     is_certain = (hits if is_lower else misses) <= 0
     bounds = beta.ppf(tail, np.where(is_certain, 1, first), np.where(is_certain, 1, second))
-    return np.asarray(np.where(is_certain, 0.0 if is_lower else 1.0, bounds), dtype=np.float64)
-
-
-def _assign_folds(groups: Names, known: Flags, seed: int) -> NDArray[np.int64]:
-    """Assign a fold to each sample of known confidence, one per group; -1 to the others."""
-    names, group_of = np.unique(groups[known], return_inverse=True)
-    folds = np.full(len(groups), -1)
-    folds[known] = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[group_of]
-    return folds
+    return np.asarray(np.where(is_certain, 0.0 if is_lower else 1.0, bounds))
 
 
 def _log_odds(confidence: Numbers) -> Numbers:

@@ -132,7 +132,16 @@ def score(
         system: {name: metrics[name].distribution(each, counts) for name, each in row.items()}
         for system, row in values.items()
     }
-    differences = _paired_differences(metrics, table)
+    differences = {
+        system: with_intervals(
+            {
+                name: paired_difference(metrics[name], table["model"][name], row[name])
+                for name in row
+            }
+        )
+        for system, row in table.items()
+        if system != "model"
+    }
     scored = tuple(
         ScoredPrediction(id=sample.id, group=sample.group, truth=record, prediction=prediction)
         for sample, record, prediction in zip(samples, truth, predictions["model"], strict=True)
@@ -203,21 +212,6 @@ def _sample_values(
         }
         for system in SYSTEMS
         if system in records
-    }
-
-
-def _paired_differences(
-    metrics: Mapping[str, Metric], table: Table
-) -> dict[str, dict[str, Estimate]]:
-    return {
-        system: with_intervals(
-            {
-                name: paired_difference(metrics[name], table["model"][name], row[name])
-                for name in row
-            }
-        )
-        for system, row in table.items()
-        if system != "model"
     }
 
 

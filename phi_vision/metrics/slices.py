@@ -23,9 +23,6 @@ MIN_SAMPLES = 5
 MAX_CATEGORIES = 12
 """Categories with a slice of their own; more make a table that nobody reads."""
 
-Names = Sequence[str]
-"""For each sample, the name of its subset."""
-
 Values = Mapping[str, SampleValues]
 """Metric -> the value of each sample."""
 
@@ -50,9 +47,7 @@ class Slice:
     name: str
     samples: int
     groups: int
-
     estimates: Mapping[str, Estimate]
-    """Headline metric -> estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,17 +128,17 @@ def find_slices(
     for field in template.fields_of("category"):
         slices += _subsets(field, *_by_category([record[field] for record in records]))
     for field in template.fields_of("number"):
-        by_number = _by_number(
-            [record[field] for record in records], [each[field] for each in known]
-        )
-        slices += _subsets(field, *by_number)
+        values = ([record[field] for record in each] for each in (records, known))
+        slices += _subsets(field, *_by_number(*values))
     slices += _subsets("image size", *_by_image_size(samples))
     groups = {sample.group for sample in training}
-    slices += _by_training("group in training", [sample.group in groups for sample in samples])
+    is_seen = {"group in training": [sample.group in groups for sample in samples]}
     for field in template.fields_of("text"):
         texts = {each[field] for each in known}
-        seen = [record[field] in texts for record in records]
-        slices += _by_training(f"{field} in training", seen)
+        is_seen[f"{field} in training"] = [record[field] in texts for record in records]
+    for by, seen in is_seen.items():
+        names = ["seen" if each else "unseen" for each in seen]
+        slices += _subsets(by, names, ("seen", "unseen"))
     return slices
 
 
@@ -157,18 +152,13 @@ def _on_subset(
     return {name: metrics[name].distribution(values[name][mask], counts[:, mask]) for name in names}
 
 
-def _subsets(by: str, names: Names, order: Iterable[str]) -> list[Subset]:
+def _subsets(by: str, names: Sequence[str], order: Iterable[str]) -> list[Subset]:
     """Build a subset for each name that a sample has, in the given order."""
     name_of = np.array(names, dtype=object)
-    present = set(names)
-    return [Subset(by, name, name_of == name) for name in order if name in present]
+    return [Subset(by, name, name_of == name) for name in order if name in names]
 
 
-def _by_training(by: str, seen: Sequence[bool]) -> list[Subset]:
-    return _subsets(by, ["seen" if each else "unseen" for each in seen], ("seen", "unseen"))
-
-
-def _by_category(values: Sequence[Value]) -> tuple[Names, list[str]]:
+def _by_category(values: Sequence[Value]) -> tuple[list[str], list[str]]:
     """Separate frequent values, and pool rare ones.
 
     Input:  A (7 times), B (5 times), C, D
@@ -183,7 +173,7 @@ def _by_category(values: Sequence[Value]) -> tuple[Names, list[str]]:
     return [name if name in frequent else others for name in names], [*frequent, others]
 
 
-def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[Names, list[str]]:
+def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[list[str], list[str]]:
     """Divide numbers by the fifths of the known ones; a band includes its lower edge.
 
     Input:  known 10, 20, ..., 100; values 5, 28, 30, 999, None
@@ -203,7 +193,7 @@ def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[Names, 
     return names, [*dict.fromkeys(bands), "none"]
 
 
-def _by_image_size(samples: Sequence[Sample]) -> tuple[Names, list[str]]:
+def _by_image_size(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     """Divide samples by the thirds of their longest sides, named by the ends of each third.
 
     Input:  images of 300×200, 400×400, 90×500, 800×600, 900×20, 1000×900 pixels
