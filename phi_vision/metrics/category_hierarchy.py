@@ -29,9 +29,7 @@ class CategoryHierarchy:
         Output: {(0, "BOOTS"), (1, "SHOES"), (2, "WOMEN")}
         """
         above = enumerate(self.ancestors.get(value, ()), start=1)
-        return frozenset(
-            [(0, value), *((height, each) for height, each in above if each is not None)]
-        )
+        return frozenset({(0, value)} | {each for each in above if each[1] is not None})
 
 
 def find_hierarchy(field: str, samples: Sequence[Sample]) -> CategoryHierarchy | None:
@@ -68,7 +66,7 @@ def _columns_above(field: str, columns: Set[str]) -> list[str]:
     for number in re.finditer(r"\d+", field, re.ASCII):
         before, after = re.escape(field[: number.start()]), re.escape(field[number.end() :])
         matches = (re.fullmatch(f"{before}([0-9]+){after}", column) for column in columns)
-        heights = {match.group(): int(match.group(1)) for match in matches if match}
+        heights = {match.group(): int(match[1]) for match in matches if match}
         above = [name for name, height in heights.items() if height < int(number.group())]
         if above:
             return sorted(above, key=lambda name: (-heights[name], name))

@@ -12,7 +12,7 @@ from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Estimate, draw_groups
 from phi_vision.metrics.field_metrics import Metric, is_field_correct, metrics_for
-from phi_vision.metrics.scores import paired_difference
+from phi_vision.metrics.scores import paired_differences
 from phi_vision.metrics.slices import with_intervals
 
 
@@ -33,8 +33,8 @@ class Comparison:
 
     template: Template
     predictions: Mapping[str, tuple[ScoredPrediction, ...]]
-    """System -> its predictions, in the same order of samples. The first system is the reference
-    that the others are compared with."""
+    """System -> its predictions, in the same order of samples; first the reference that the others
+    are compared with."""
 
     left_out: Mapping[str, int]
     """System -> the number of its samples that another system lacks."""
@@ -75,14 +75,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """A sample that some systems predict correctly and others do not."""
+    """A sample of which some systems predict these fields correctly and others do not."""
 
     fields: tuple[str, ...]
-    """In which fields."""
-
     truth: Record
     predictions: Mapping[str, ScoredPrediction]
-    """By system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,32 +134,23 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
         metrics=metrics,
         estimates={name: with_intervals(row) for name, row in table.items()},
         differences={
-            other: with_intervals(
-                {
-                    key: paired_difference(metric, table[other][key], table[reference][key])
-                    for key, metric in metrics.items()
-                }
-            )
-            for other in others
+            other: paired_differences(metrics, table[other], table[reference]) for other in others
         },
     )
 
 
 def find_disagreements(comparison: Comparison) -> list[Disagreement]:
     """List the samples that only some systems predict correctly, most such fields first."""
-    found = []
+    template, found = comparison.template, []
     for predictions in zip(*comparison.predictions.values(), strict=True):
         fields = tuple(
             field
             for field in comparison.fields
-            if len({is_field_correct(comparison.template, field, each) for each in predictions}) > 1
+            if len({is_field_correct(template, field, each) for each in predictions}) > 1
         )
-        if fields:
-            by_system = dict(zip(comparison.names, predictions, strict=True))
-            found.append(
-                Disagreement(fields=fields, truth=predictions[0].truth, predictions=by_system)
-            )
-    return sorted(found, key=lambda each: -len(each.fields))
+        by_system = dict(zip(comparison.names, predictions, strict=True))
+        found.append(Disagreement(fields=fields, truth=predictions[0].truth, predictions=by_system))
+    return sorted((each for each in found if each.fields), key=lambda each: -len(each.fields))
 
 
 def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts]:

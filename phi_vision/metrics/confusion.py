@@ -29,9 +29,8 @@ class Confusion:
     """True categories, a row each: the most frequent first, `OTHERS` last where some are pooled."""
 
     predicted: tuple[str, ...]
-    """Predicted categories, a column each: first the same labels in the same order, then `OTHERS`
-    where no row has it, then `UNPARSED`; the last two only where they occur. The cell of `OTHERS`
-    predicted for `OTHERS` holds correct and wrong predictions."""
+    """Predicted categories, a column each: the labels, then `OTHERS` and `UNPARSED` where they
+    occur. The cell of `OTHERS` predicted for `OTHERS` holds correct and wrong predictions."""
 
     counts: NDArray[np.int64]
     """Samples, of shape (labels, predicted)."""
@@ -40,19 +39,15 @@ class Confusion:
 def confusion(
     predictions: Sequence[ScoredPrediction], field: str, max_labels: int = 20
 ) -> Confusion:
-    """Compute the confusion matrix of a category field.
-
-    The `max_labels` most frequent categories have rows of their own; ties in alphabetical order.
-    """
+    """Compute the confusion matrix of a category field, with rows for the most frequent ones."""
     frequency = Counter(each.truth[field] for each in predictions)
     ranked = sorted(frequency, key=lambda value: (-frequency[value], str(value)))[:max_labels]
     places = {value: place for place, value in enumerate(ranked)}
     others, unparsed = len(ranked), len(ranked) + 1
     counts = np.zeros((others + 1, others + 2), dtype=np.int64)
     for each in predictions:
-        record = each.prediction.record
-        is_parsed = record is not None and field in record
-        column = places.get(record[field], others) if record and is_parsed else unparsed
+        record = each.prediction.record or {}
+        column = places.get(record[field], others) if field in record else unparsed
         counts[places.get(each.truth[field], others), column] += 1
     labels = np.array([*map(str, ranked), OTHERS, UNPARSED])
     rows, columns = np.arange(others + 1), np.arange(others + 2)

@@ -21,8 +21,8 @@ def constant(training: Sequence[Sample], template: Template, count: int) -> list
     records = [template.select(sample.record) for sample in training]
     record: dict[str, Value] = {}
     for field, kind in template.kinds.items():
-        values = [each[field] for each in records]
-        record[field] = median(values) if kind == "number" else most_frequent(values)
+        find = median if kind == "number" else _most_frequent
+        record[field] = find(each[field] for each in records)
     record |= most_frequent_texts(training, template)[_category(record, template)]
     return [record] * count
 
@@ -38,20 +38,18 @@ def category_median(
     Input:  [{"category3_code": "BELTS", "full_price": 700.0, ...}, None]
     Output: [{"full_price": 100.0}, {"full_price": 300.0}]
     """
-    numbers = template.fields_of("number")
+
+    def medians(records: Sequence[Record]) -> Record:
+        numbers = template.fields_of("number")
+        return {field: median(record[field] for record in records) for field in numbers}
+
     groups = _by_category(training, template)
-    all_records = [record for records in groups.values() for record in records]
-    overall = {field: median(record[field] for record in all_records) for field in numbers}
-    medians = {
-        category: {field: median(record[field] for record in records) for field in numbers}
-        for category, records in groups.items()
-    }
+    overall = medians([record for records in groups.values() for record in records])
+    by_category = {category: medians(records) for category, records in groups.items()}
+    found = [by_category.get(_category(record or {}, template), overall) for record in predicted]
     return [
-        {
-            field: overall[field] if value is None else value
-            for field, value in medians.get(_category(record or {}, template), overall).items()
-        }
-        for record in predicted
+        {field: overall[field] if value is None else value for field, value in each.items()}
+        for each in found
     ]
 
 
@@ -65,17 +63,14 @@ def most_frequent_texts(
     Input:  (Coat, COATS), (Coat, COATS), (Cape, COATS), (Belt, BELTS)
     Output: {"COATS": {"title": "Coat"}, "BELTS": {"title": "Belt"}}
     """
+    texts = template.fields_of("text")
     return {
-        category: {
-            field: most_frequent(record[field] for record in records)
-            for field in template.fields_of("text")
-        }
+        category: {field: _most_frequent(record[field] for record in records) for field in texts}
         for category, records in _by_category(training, template).items()
     }
 
 
-def most_frequent(values: Iterable[Value]) -> Value:
-    """Return the most frequent value; of several, the first."""
+def _most_frequent(values: Iterable[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
 
 

@@ -58,8 +58,6 @@ class Scores:
     seed: int
 
     metrics: Mapping[str, Metric]
-    """By name, in the order of the template's fields."""
-
     estimates: Mapping[str, Mapping[str, Estimate]]
     """System of `SYSTEMS` -> metric -> estimate; where it applies."""
 
@@ -76,10 +74,7 @@ class Scores:
     """The same in words, with estimates."""
 
     slices: tuple[Slice, ...]
-
     leakage: Leakage | None
-    """None where not tested."""
-
     calibrations: Mapping[str, Calibration]
     """Field, or "whole record" -> calibration of its confidence."""
 
@@ -105,17 +100,16 @@ def score(
         predictions: System of `SYSTEMS` -> one prediction per sample, in order; needs "model".
         samples: Held-out samples with their true records.
         template: Names the fields.
-        training: The training samples, for slices and category hierarchies.
-        baselines: System of `SYSTEMS` -> predicted records; a metric of a field that they lack is
-            left out.
+        training: For slices and category hierarchies.
+        baselines: System of `SYSTEMS` -> predicted records, which may lack fields.
         leaked: Sample -> what it shares with training; None where not tested.
         target_precision: Share of correct predictions wanted among those accepted automatically.
         seed: Of the resampling.
         best_achievable: Metric -> noise ceiling.
 
     Raises:
-        ValueError: There are no samples, a record lacks a field of the template, or the number of
-            predictions differs from that of the samples.
+        ValueError: There are no samples, a record lacks a field, or the number of predictions
+            differs from that of the samples.
     """
     if not samples or not training:
         which = "to evaluate on" if not samples else "to learn from"
@@ -133,12 +127,7 @@ def score(
         for system, row in values.items()
     }
     differences = {
-        system: with_intervals(
-            {
-                name: paired_difference(metrics[name], table["model"][name], row[name])
-                for name in row
-            }
-        )
+        system: paired_differences({name: metrics[name] for name in row}, table["model"], row)
         for system, row in table.items()
         if system != "model"
     }
@@ -188,6 +177,17 @@ def paired_difference(
     return other.minus(one)
 
 
+def paired_differences(
+    metrics: Mapping[str, Metric],
+    one: Mapping[str, BootstrapDistribution],
+    other: Mapping[str, BootstrapDistribution],
+) -> dict[str, Estimate]:
+    """Estimate for each metric by how much the first is better."""
+    return with_intervals(
+        {name: paired_difference(each, one[name], other[name]) for name, each in metrics.items()}
+    )
+
+
 def _sample_values(
     metrics: Mapping[str, Metric],
     predictions: Mapping[str, Sequence[Prediction]],
@@ -204,21 +204,20 @@ def _sample_values(
                 "one per sample, in their order"
             )
         records[system] = [each.record for each in found]
+
+    def applies(system: str, metric: Metric) -> bool:
+        fields = {metric.field} if metric.field else set(template.fields)
+        return system in predictions or fields <= set(records[system][0] or ())
+
     return {
         system: {
             name: metric.values(records[system], truth)
             for name, metric in metrics.items()
-            if system in predictions or _has_fields(records[system], metric, template)
+            if applies(system, metric)
         }
         for system in SYSTEMS
         if system in records
     }
-
-
-def _has_fields(records: Predicted, metric: Metric, template: Template) -> bool:
-    """Whether records have the field of a metric, or all fields for one of the whole record."""
-    fields = set(records[0] or ())
-    return fields >= set(template.fields) if metric.field is None else metric.field in fields
 
 
 def _check_shuffled_images(

@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ def score_slices(
     template: Template,
 ) -> tuple[Slice, ...]:
     """Compute the model's headline metrics on each slice, on the shared resamples."""
-    headline = headline_metrics(template)
+    headline = {name: metrics[name] for name in headline_metrics(template)}
     groups = np.array([sample.group for sample in samples], dtype=object)
     return tuple(
         Slice(
@@ -81,7 +81,7 @@ def score_slices(
             name=name,
             samples=int(mask.sum()),
             groups=len(set(groups[mask])),
-            estimates=with_intervals(_on_subset(metrics, values, counts, mask, headline)),
+            estimates=with_intervals(_on_subset(headline, values, counts, mask)),
         )
         for by, name, mask in find_slices(samples, training, template)
     )
@@ -100,8 +100,8 @@ def measure_leakage(
     clean = np.array([sample.id not in leaked for sample in samples])
     if clean.all() or not clean.any():
         return Leakage(leaked=leaked, without={}, effect={})
-    without = _on_subset(metrics, values, counts, clean, metrics)
-    on_all = _on_subset(metrics, values, counts, np.ones_like(clean), metrics)
+    without = _on_subset(metrics, values, counts, clean)
+    on_all = _on_subset(metrics, values, counts, np.ones_like(clean))
     effect = {name: on_all[name].minus(each) for name, each in without.items()}
     return Leakage(leaked=leaked, without=with_intervals(without), effect=with_intervals(effect))
 
@@ -143,13 +143,12 @@ def find_slices(
 
 
 def _on_subset(
-    metrics: Mapping[str, Metric],
-    values: Values,
-    counts: Counts,
-    mask: NDArray[np.bool_],
-    names: Iterable[str],
+    metrics: Mapping[str, Metric], values: Values, counts: Counts, mask: NDArray[np.bool_]
 ) -> dict[str, BootstrapDistribution]:
-    return {name: metrics[name].distribution(values[name][mask], counts[:, mask]) for name in names}
+    return {
+        name: metric.distribution(values[name][mask], counts[:, mask])
+        for name, metric in metrics.items()
+    }
 
 
 def _subsets(by: str, names: Sequence[str], order: Iterable[str]) -> list[Subset]:
@@ -203,14 +202,11 @@ def _by_image_size(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     known = sorted(side for side in sides if side is not None)
     # Edges are existing sides, so equal sides form one band.
     edges = np.quantile(known, [1 / 3, 2 / 3], method="lower").tolist() if known else []
-    thirds: dict[int, list[int]] = {}
-    for side in known:
-        thirds.setdefault(bisect_left(edges, side), []).append(side)
-    bands = {
-        side: f"{third[0]} px" if third[0] == third[-1] else f"{third[0]} to {third[-1]} px"
-        for third in thirds.values()
-        for side in third
-    }
+    bands: dict[int, str] = {}
+    for _, band in groupby(known, key=lambda side: bisect_left(edges, side)):
+        third = list(band)
+        name = f"{third[0]} px" if third[0] == third[-1] else f"{third[0]} to {third[-1]} px"
+        bands |= dict.fromkeys(third, name)
     names = ["none" if side is None else bands[side] for side in sides]
     return names, [*dict.fromkeys(bands.values()), "none"]
 
