@@ -9,9 +9,8 @@ from toy_predictors import Painter
 from toy_products import product_rows
 
 from phi_vision.cli.main import EXIT_INTERRUPTED, main
-from phi_vision.inference import batch, batch_executors
-from phi_vision.inference.batch_sources import Span
-from phi_vision.inference.resume_store import gaps
+from phi_vision.inference import batch, batch_engines
+from phi_vision.inference.batch import gaps
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_ctrl_c_reports_what_is_kept_and_how_to_resume(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = 0
-    predict = batch_executors.predict_part
+    predict = batch_engines.predict_part
 
     def predict_twice(*given: object) -> object:
         nonlocal calls
@@ -51,7 +50,7 @@ def test_ctrl_c_reports_what_is_kept_and_how_to_resume(
             raise KeyboardInterrupt
         return predict(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch_executors, "predict_part", predict_twice)
+    monkeypatch.setattr(batch_engines, "predict_part", predict_twice)
     assert main(words) == EXIT_INTERRUPTED
     assert (
         "8 of 20 rows are predicted and kept; the same command resumes" in capsys.readouterr().err
@@ -81,6 +80,5 @@ def test_options_for_catalogs_need_a_file_to_write(capsys: pytest.CaptureFixture
 
 
 def test_gaps_are_the_missing_spans() -> None:
-    done = [Span(start=64, stop=128), Span(start=192, stop=200)]
-    found = [(span.start, span.stop) for span in gaps(done, 200)]
-    assert found == [(0, 64), (128, 192)]
+    done = [range(64, 128), range(192, 200)]
+    assert list(gaps(done, 200)) == [range(64), range(128, 192)]

@@ -10,8 +10,8 @@ from pages import FENCE, type_commands
 
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
-from phi_vision.inference.batch_parts import prediction_schema
-from phi_vision.inference.batch_sources import Reason
+from phi_vision.inference.batch import prediction_schema
+from phi_vision.inference.batch_catalog import Reason
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-laptop.md").read_text(encoding="utf-8")
 SMALLER = {

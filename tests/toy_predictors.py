@@ -7,7 +7,7 @@ from pathlib import Path
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
-from phi_vision.inference.batch import JobSpec
+from phi_vision.inference.batch_engines import JobSpec
 from phi_vision.inference.predictor import Predictor
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from phi_vision.data.prediction import Prediction
     from phi_vision.data.template import Template
     from phi_vision.inference.batch import BatchSummary
-    from phi_vision.inference.batch_config import BatchConfig
+    from phi_vision.inference.batch_catalog import BatchConfig
 
 PROGRESS_INTERVAL = 30
 """Seconds between progress lines outside a terminal."""
@@ -27,7 +27,7 @@ PROGRESS_INTERVAL = 30
 
 def add_options(parser: Parser) -> None:
     """Declare the options, every field of a BatchConfig among them."""
-    from phi_vision.inference.batch_config import BatchConfig
+    from phi_vision.inference.batch_catalog import BatchConfig
 
     parser.usage = (
         "%(prog)s MODEL IMAGE ... [an option ...]\n"
@@ -51,7 +51,7 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict the record of each image, or of each row of a catalog."""
-    from phi_vision.inference.batch_config import BatchConfig
+    from phi_vision.inference.batch_catalog import BatchConfig
 
     given = given_fields(options, BatchConfig)
     if "out" in given:
@@ -163,7 +163,7 @@ def find_images(name: str) -> list[Path]:
     Raises:
         ValueError: There is none.
     """
-    from phi_vision.inference.batch_sources import IMAGE_ENDINGS
+    from phi_vision.inference.batch_catalog import IMAGE_ENDINGS
 
     path = Path(name)
     pattern = str(path.relative_to(path.anchor))  # Path.glob takes no absolute pattern

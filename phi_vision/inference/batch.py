@@ -2,15 +2,22 @@
 
     catalog -> parts -> predicted (by an engine) -> stored -> joined into one Parquet file
 
+    id, split              the row; `split` where the catalog has splits
+    title, full_price, …   the predicted fields: numbers as float64, others as text
+    confidence_title, …    the model's probability of the field
+    readable               whether the text parses; null where there is none
+    text                   the generated text; null where there is none
+    error, error_detail    why there is no prediction: a reason and a sentence; else null
+
 Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. An interrupted job resumes
 with the same command.
 """
 
 import dataclasses
+import io
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,16 +26,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from phi_vision.data.template import Template, find_template
-from phi_vision.inference.batch_config import BatchConfig
-from phi_vision.inference.batch_executors import ENGINES, Load
-from phi_vision.inference.batch_parts import prediction_schema, to_table
-from phi_vision.inference.batch_sources import Catalog, Span, open_catalog, split_into_parts
+from phi_vision.data.samples import Value
+from phi_vision.data.template import Kind, Template, find_template
+from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogPart, Failure
+from phi_vision.inference.batch_engines import ENGINES, JobSpec, Outcome
 from phi_vision.inference.predictor import load_predictor, model_identity, resolve_template
-from phi_vision.inference.resume_store import ResumeStore, gaps
-from phi_vision.io.atomic import atomic_file, is_full_disk
+from phi_vision.io.atomic import atomic_file, is_full_disk, write_bytes, write_text
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
@@ -39,29 +45,15 @@ ROWS_PER_GROUP = 10_000
 PACKAGES = ("phi-vision", "torch", "transformers")
 """Packages whose version may change a prediction."""
 
-JOB_KEY = "job"
-"""Metadata of the table: the digest of the job."""
+JOB_KEY, KEPT_KEY = "job", "kept"
+"""Metadata of the table: the digest of the job; the columns copied from the catalog by their new
+names."""
 
-KEPT_KEY = "kept"
-"""Metadata of the table: the copied columns of the catalog, by their new names."""
+JOB_FILE = "job.json"
+CONFIDENCE = "confidence_"
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished rows and of all rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobSpec:
-    """What decides the predictions, beside the catalog."""
-
-    load: Load
-    """Loads the predictor, here or on another machine."""
-
-    name: str
-    identity: Sequence[str]
-    """Distinguishes models of the same name."""
-
-    template: Template
-    grammar: str | None = None
 
 
 def job_spec(
@@ -83,7 +75,10 @@ def job_spec(
             f"{model} is a file of finished predictions, not a model; give a model or a server"
         )
     # Workers of a cluster have another working directory.
-    chosen, place = map(_absolute, (resolve_template(model, template), model))
+    chosen, place = (
+        str(Path(path).absolute()) if path != SMALL and Path(path).exists() else path
+        for path in (resolve_template(model, template), model)
+    )
     return JobSpec(
         load=partial(load_predictor, place, template=chosen, batch_size=batch_size),
         name=model,
@@ -126,84 +121,119 @@ def predict_catalog(
             kept.
         OSError: The disk is full; finished parts are kept.
     """
-    job = _plan(source, spec, config)
+    job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
     if not job.is_done():
         with _explain_full_disk(job.store):
-            predicted = _predict_missing(job, progress or (lambda done, total: None))
-            _write_table(job)
+            predicted = job.predict_missing(progress or (lambda done, total: None))
+            job.write_table()
     job.store.remove()
-    return _summarize(config.out, predicted, time.perf_counter() - start)
+    table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
+    return BatchSummary(
+        rows=table.num_rows,
+        errors={
+            str(reason["values"]): reason["counts"]
+            for reason in table["error"].drop_null().value_counts().to_pylist()
+        },
+        unparsed=pc.sum(pc.invert(table["readable"])).as_py() or 0,
+        predicted=predicted,
+        seconds=time.perf_counter() - start,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Job:
-    catalog: Catalog
-    spec: JobSpec
-    config: BatchConfig
-    schema: pa.Schema
-    """Of the predictions."""
+    """A batch prediction; whatever can be checked without the model is checked at once."""
 
-    kept: Mapping[str, str]
-    """Name in the table -> column of the catalog."""
-
-    store: ResumeStore
-    metadata: Mapping[str, str]
-
-    def table_schema(self) -> pa.Schema:
-        """List all columns of the table, with its metadata."""
-        held = self.catalog.schema
-        fields = [held.field(column).with_name(name) for name, column in self.kept.items()]
-        return pa.schema([*self.schema, *fields], metadata=dict(self.metadata))
+    def __init__(self, source: Path, spec: JobSpec, config: BatchConfig) -> None:
+        self._spec, self._config = spec, config
+        self._catalog = catalog = Catalog(source, config.split)
+        if config.out.suffix != ".parquet" or config.out.is_dir():
+            found = "it is a folder" if config.out.is_dir() else "its name has another ending"
+            raise ValueError(f"--out {config.out} must be a .parquet file: {found}")
+        catalog.check_output(config.out)
+        self._schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
+        self._kept = _kept_columns(config.keep, catalog.schema.names, self._schema.names)
+        decisive = {
+            "model": f"{spec.name} {digest(list(spec.identity))[:16]}",
+            "template": json.dumps(dataclasses.asdict(spec.template), ensure_ascii=False),
+            "grammar": digest(spec.grammar)[:16] if spec.grammar is not None else "none",
+            "data": digest(catalog.identity())[:16],
+            "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+        }
+        fields = [catalog.schema.field(old).with_name(new) for new, old in self._kept.items()]
+        metadata = {**decisive, JOB_KEY: digest(decisive), KEPT_KEY: json.dumps(self._kept)}
+        self._table_schema = pa.schema([*self._schema, *fields], metadata=metadata)
+        self.store = ResumeStore(config.out, decisive, restart=config.restart)
 
     def is_done(self) -> bool:
         """Whether the table exists; raise a ValueError if the file is another one."""
-        out = self.config.out
-        if self.config.restart or not out.exists():
+        out, wanted = self._config.out, self._table_schema
+        if self._config.restart or not out.exists():
             return False
         try:
             found = pq.read_schema(out)
         except (OSError, pa.ArrowException):
             found = pa.schema([])
-        held = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
-        is_same = all(held.get(key) == self.metadata[key] for key in (JOB_KEY, KEPT_KEY))
-        if is_same and found.names == self.table_schema().names:
+        held, keys = found.metadata or {}, (JOB_KEY.encode(), KEPT_KEY.encode())
+        is_same = all(held.get(key) == wanted.metadata[key] for key in keys)
+        if is_same and found.names == wanted.names:
             return True
-        what = "other predictions" if JOB_KEY in held else "something else"
+        what = "other predictions" if keys[0] in held else "something else"
         raise ValueError(
             f"{out} exists and holds {what} (another model, template, grammar, data, version or "
             "--keep); choose another --out, or replace it with --restart"
         )
 
+    def predict_missing(self, progress: Progress) -> int:
+        """Predict and store the missing rows; return their number."""
+        rows, spec, config = self._catalog.rows, self._spec, self._config
+        self.store.open()
+        finished = self.store.spans()
+        done = before = sum(map(len, finished))
+        progress(done, rows)
+        missing = (
+            part
+            for span in gaps(finished, rows)
+            for part in self._catalog.parts(span, config.rows_per_part)
+        )
+        for part, outcomes in ENGINES[config.engine](spec, missing, config):
+            self.store.add(part.span, to_table(part, outcomes, spec.template, self._schema))
+            done += len(part.rows)
+            progress(done, rows)
+        return done - before
 
-def _plan(source: Path, spec: JobSpec, config: BatchConfig) -> _Job:
-    """Check everything that can be checked without the model."""
-    catalog = open_catalog(source, config.split)
-    if config.out.suffix != ".parquet" or config.out.is_dir():
-        found = "it is a folder" if config.out.is_dir() else "its name has another ending"
-        raise ValueError(f"--out {config.out} must be a .parquet file: {found}")
-    catalog.check_output(config.out)
-    schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
-    kept = _kept_columns(config.keep, catalog, schema)
-    decisive = {
-        "model": f"{spec.name} {digest(list(spec.identity))[:16]}",
-        "template": json.dumps(dataclasses.asdict(spec.template), ensure_ascii=False),
-        "grammar": digest(spec.grammar)[:16] if spec.grammar is not None else "none",
-        "data": digest(catalog.identity())[:16],
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-    }
-    return _Job(
-        catalog=catalog,
-        spec=spec,
-        config=config,
-        schema=schema,
-        kept=kept,
-        store=ResumeStore(config.out, decisive, restart=config.restart),
-        metadata={**decisive, JOB_KEY: digest(decisive), KEPT_KEY: json.dumps(kept)},
-    )
+    def write_table(self) -> None:
+        """Join the parts to the table, atomically."""
+        schema = self._table_schema
+        with (
+            atomic_file(self._config.out, unfinished=self.store.folder / "joined") as unfinished,
+            pq.ParquetWriter(unfinished, schema) as writer,
+        ):
+            for table in self._row_groups():
+                writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
+
+    def _row_groups(self) -> Iterator[pa.Table]:
+        """Read the parts in order, in groups that do not depend on the size of the parts."""
+        waiting, start = self._schema.empty_table(), 0
+        for span in [*self.store.spans(), None]:
+            if span is not None:
+                waiting = pa.concat_tables([waiting, self.store.read(span)])
+            while waiting.num_rows >= ROWS_PER_GROUP or (span is None and waiting.num_rows):
+                table = waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
+                waiting = waiting.slice(ROWS_PER_GROUP)
+                stop = start + table.num_rows
+                if self._kept:
+                    source = self._catalog.columns(list(self._kept.values()), range(start, stop))
+                    for name, column in self._kept.items():
+                        table = table.append_column(name, source.combine_chunks()[column])
+                start = stop
+                yield table
+        assert start == self._catalog.rows, f"{start} of {self._catalog.rows} rows are predicted"
 
 
-def _kept_columns(words: Sequence[str], catalog: Catalog, schema: pa.Schema) -> dict[str, str]:
+def _kept_columns(
+    words: Sequence[str], columns: Sequence[str], taken: Sequence[str]
+) -> dict[str, str]:
     """Parse --keep.
 
     Input:  ["brand", "full_price=true_price"]
@@ -213,13 +243,12 @@ def _kept_columns(words: Sequence[str], catalog: Catalog, schema: pa.Schema) -> 
     for word in words:
         column, _, name = word.partition("=")
         name = name or column
-        if column not in catalog.schema.names:
-            held = ", ".join(catalog.schema.names) or "none"
+        if column not in columns:
             raise ValueError(
                 f"cannot keep {column!r}: there is no such column of plain values in all files of "
-                f"the source; it has {held}"
+                f"the source; it has {', '.join(columns) or 'none'}"
             )
-        if name in schema.names or name in kept:
+        if name in taken or name in kept:
             raise ValueError(
                 f"cannot keep {column!r} as {name!r}: the predictions have a column of that name; "
                 f"rename it, such as --keep {column}=true_{column}"
@@ -228,33 +257,8 @@ def _kept_columns(words: Sequence[str], catalog: Catalog, schema: pa.Schema) -> 
     return kept
 
 
-def _predict_missing(job: _Job, progress: Progress) -> int:
-    """Predict and store the missing rows; return their number."""
-    store, rows, config = job.store, job.catalog.rows, job.config
-    store.open()
-    finished = store.spans()
-    done = before = sum(span.stop - span.start for span in finished)
-    progress(done, rows)
-    missing = (
-        part
-        for span in gaps(finished, rows)
-        for part in split_into_parts(job.catalog.read(span), span, config.rows_per_part)
-    )
-    for part, outcomes in ENGINES[config.engine](
-        job.spec.load,
-        missing,
-        grammar=job.spec.grammar,
-        workers=config.workers,
-        address=config.ray_address,
-    ):
-        store.add(part.span, to_table(part, outcomes, job.spec.template, job.schema))
-        done += len(part.rows)
-        progress(done, rows)
-    return done - before
-
-
 @contextmanager
-def _explain_full_disk(store: ResumeStore) -> Iterator[None]:
+def _explain_full_disk(store: "ResumeStore") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -268,48 +272,159 @@ def _explain_full_disk(store: ResumeStore) -> Iterator[None]:
         ) from error
 
 
-def _write_table(job: _Job) -> None:
-    """Join the parts to the table, atomically."""
-    schema = job.table_schema()
-    with (
-        atomic_file(job.config.out, unfinished=job.store.folder / "joined") as unfinished,
-        pq.ParquetWriter(unfinished, schema) as writer,
-    ):
-        for table in _row_groups(job):
-            writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
+class ResumeStore:
+    """Finished parts, in a hidden folder beside the output file.
+
+        predictions.parquet                                    only when every row is predicted
+        .predictions.parquet.parts/job.json                    what decides the predictions
+        .predictions.parquet.parts/000000000064-000000000128.parquet
+
+    Parts appear atomically, so that an interruption costs only the part in progress.
+
+    Args:
+        out: The output file.
+        job: What decides the predictions (model, template, data, grammar), each as text.
+        restart: Whether to discard earlier parts.
+
+    Raises:
+        ValueError: There are parts of another job.
+    """
+
+    def __init__(self, out: Path, job: Mapping[str, str], *, restart: bool = False) -> None:
+        self.out, self.folder = out, out.with_name(f".{out.name}.parts")
+        self._job = dict(job)
+        if restart:
+            self.remove()
+        found = self._read_job()
+        if found is not None and found != self._job:
+            others = [name for name in job if found.get(name) != job[name]]
+            raise ValueError(
+                f"{self.folder} holds predictions of another job: another "
+                f"{' and '.join(others or ['version of phi-vision'])}; run the former job again to "
+                "resume it, choose another --out, or discard them with --restart"
+            )
+
+    def open(self) -> None:
+        """Create the folder; parts without a job file are left from an interrupted removal."""
+        if self._read_job() is None:
+            self.remove()
+            self.folder.mkdir(parents=True)
+            text = json.dumps(self._job, indent=2, ensure_ascii=False)
+            write_text(self.folder / JOB_FILE, text + "\n")
+
+    def spans(self) -> list[range]:
+        """List the finished spans in order, without overlaps."""
+        chosen: list[range] = []
+        for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
+            span = range(*map(int, file.stem.split("-")))
+            try:
+                is_whole = pq.read_metadata(file).num_rows == len(span)
+            except (OSError, pa.ArrowException):  # A power cut may leave a name without content.
+                is_whole = False
+            if is_whole and span.start >= (chosen[-1].stop if chosen else 0):
+                chosen.append(span)
+        return chosen
+
+    def add(self, span: range, table: pa.Table) -> None:
+        """Store a part atomically."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        write_bytes(self._file(span), buffer.getbuffer())
+
+    def read(self, span: range) -> pa.Table:
+        """Read a part."""
+        return pq.ParquetFile(self._file(span)).read()
+
+    def remove(self) -> None:
+        """Remove the folder with all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, span: range) -> Path:
+        return self.folder / f"{span.start:012d}-{span.stop:012d}.parquet"
+
+    def _read_job(self) -> dict[str, str] | None:
+        file = self.folder / JOB_FILE
+        try:
+            job: dict[str, str] = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(
+                f"cannot read {file}: {error}; discard the parts there with --restart"
+            ) from error
+        return job
 
 
-def _row_groups(job: _Job) -> Iterator[pa.Table]:
-    """Read the parts in order, in groups that do not depend on the size of the parts."""
-    waiting, start = job.schema.empty_table(), 0
-    for span in [*job.store.spans(), None]:
-        if span is not None:
-            waiting = pa.concat_tables([waiting, job.store.read(span)])
-        while waiting.num_rows >= ROWS_PER_GROUP or (span is None and waiting.num_rows):
-            table = waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
-            waiting = waiting.slice(ROWS_PER_GROUP)
-            if job.kept:
-                position = Span(start, start + table.num_rows)
-                source = job.catalog.columns(list(job.kept.values()), position).combine_chunks()
-                for name, column in job.kept.items():
-                    table = table.append_column(name, source[column])
-            start += table.num_rows
-            yield table
-    assert start == job.catalog.rows, f"{start} of {job.catalog.rows} rows are predicted"
+def gaps(done: Sequence[range], rows: int) -> Iterator[range]:
+    """List the spans that are still missing.
+
+    Input:  0 to 64 and 128 to 192 are done, of 200 rows
+    Output: 64 to 128, 192 to 200
+    """
+    start = 0
+    for span in [*done, range(rows, rows)]:
+        if start < span.start:
+            yield range(start, span.start)
+        start = span.stop
 
 
-def _summarize(out: Path, predicted: int, seconds: float) -> BatchSummary:
-    errors: Counter[str] = Counter()
-    unparsed = rows = 0
-    with pq.ParquetFile(out) as parquet:
-        for batch in parquet.iter_batches(columns=["error", "readable"]):
-            rows += len(batch)
-            errors.update(reason for reason in batch["error"].to_pylist() if reason is not None)
-            unparsed += batch["readable"].to_pylist().count(False)
-    return BatchSummary(
-        rows=rows, errors=errors, unparsed=unparsed, predicted=predicted, seconds=seconds
-    )
+def prediction_schema(template: Template, *, has_splits: bool) -> pa.Schema:
+    """List the columns of a template's predictions.
+
+    Raises:
+        ValueError: A field has the name of another column.
+    """
+    types = {"text": pa.string(), "category": pa.string(), "number": pa.float64()}
+    columns = [("id", pa.string())] + ([("split", pa.string())] if has_splits else [])
+    columns += [(field, types[kind]) for field, kind in template.kinds.items()]
+    columns += [(CONFIDENCE + field, pa.float64()) for field in template.fields]
+    columns += [("readable", pa.bool_()), ("text", pa.string())]
+    schema = pa.schema([*columns, ("error", pa.string()), ("error_detail", pa.string())])
+    for field in template.fields:
+        if schema.names.count(field) > 1:
+            raise ValueError(
+                f"the template {template.name!r} has a field {field!r}, which is also the name of "
+                "another column of the predictions; give --template a copy of the template in "
+                f"which the field has another name, such as {field}_read"
+            )
+    return schema
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if path != SMALL and Path(path).exists() else path
+def to_table(
+    part: CatalogPart, outcomes: Sequence[Outcome], template: Template, schema: pa.Schema
+) -> pa.Table:
+    """Convert the outcomes of a part to a table in the `prediction_schema`."""
+    rows = [
+        {"id": _storable(row.id), "split": row.split} | _cells(outcome, template)
+        for row, outcome in zip(part.rows, outcomes, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _cells(outcome: Outcome, template: Template) -> dict[str, object]:
+    if isinstance(outcome, Failure):
+        return {"error": outcome.reason, "error_detail": _storable(outcome.detail)}
+    record = outcome.record or {}
+    return {
+        **{field: _cell(record.get(field), kind) for field, kind in template.kinds.items()},
+        **{CONFIDENCE + field: float(value) for field, value in outcome.confidence.items()},
+        "readable": outcome.record is not None,
+        "text": _storable(outcome.text),
+    }
+
+
+def _cell(value: Value, kind: Kind) -> float | str | None:
+    """Convert a value; one of another kind than its field remains in the text."""
+    if value is None or (kind == "number" and isinstance(value, bool | str)):
+        return None
+    if kind != "number":
+        return _storable(str(value))
+    try:
+        return float(value)
+    except OverflowError:  # An integer of more than 308 digits.
+        return None
+
+
+def _storable(text: str) -> str:
+    """Escape undecodable bytes of file names and lone surrogates, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -19,7 +19,7 @@ from toy_products import draw_product, product_rows
 
 from phi_vision.data.template import Template
 from phi_vision.inference.batch import BatchSummary, predict_catalog
-from phi_vision.inference.batch_config import BatchConfig
+from phi_vision.inference.batch_catalog import BatchConfig
 
 ROWS = 20
 WHOLE = draw_product("red", "HATS", (60, 40))
@@ -240,7 +240,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from toy_predictors import Painter, spec_of
-from phi_vision.inference.batch_config import BatchConfig
+from phi_vision.inference.batch_catalog import BatchConfig
 from phi_vision.inference.batch import predict_catalog
 
 def kill_at_half(done, total):

@@ -13,9 +13,9 @@ from toy_products import draw_product, product_rows
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.batch import BatchSummary, job_spec, predict_catalog
-from phi_vision.inference.batch_config import BatchConfig
-from phi_vision.inference.batch_executors import (
-    Allocation,
+from phi_vision.inference.batch_catalog import BatchConfig
+from phi_vision.inference.batch_engines import (
+    JobSpec,
     allocate,
     predict_locally,
     predict_on_ray,
@@ -74,10 +74,11 @@ def test_ray_writes_the_same_table(
 
 def test_machines_and_gpus_are_divided_among_workers() -> None:
     cores, gpus = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
-    assert allocate([cores] * 3, None) == Allocation(workers=3, cores=8, gpus=0)
-    assert allocate([gpus] * 2, None) == Allocation(workers=8, cores=4, gpus=1)
-    assert allocate([gpus] * 2, 2) == Allocation(workers=2, cores=16, gpus=1)
-    assert allocate([cores], 3) == Allocation(workers=3, cores=2, gpus=0)
+    # Workers, and the cores and GPUs of each.
+    assert allocate([cores] * 3, None) == (3, 8, 0)
+    assert allocate([gpus] * 2, None) == (8, 4, 1)
+    assert allocate([gpus] * 2, 2) == (2, 16, 1)
+    assert allocate([cores], 3) == (3, 2, 0)
     with pytest.raises(ValueError, match="9 workers need a GPU each, and the Ray cluster has 8"):
         allocate([gpus] * 2, 9)
 
@@ -86,8 +87,9 @@ def test_engines_load_no_model_where_no_part_is_left() -> None:
     def refuse() -> Any:
         raise AssertionError
 
+    spec = JobSpec(load=refuse, name="none", identity=[], template=PRODUCT)
     for engine in (predict_locally, predict_on_ray):
-        assert list(engine(refuse, [])) == []
+        assert list(engine(spec, [], BatchConfig(out=Path("out.parquet")))) == []
 
 
 def test_onnx_graphs_write_the_same_fields(

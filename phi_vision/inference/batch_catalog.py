@@ -1,0 +1,265 @@
+"""BatchConfig and Catalog: the options of batch prediction, and the rows that it predicts.
+
+Rows are read in parts, from any position; only a few are in memory at a time. Imports no model, so
+that `--help` opens fast.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from phi_vision.data import dataset
+from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS
+from phi_vision.data.samples import Sample
+
+IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+MAX_PART_BYTES = 128_000_000
+"""Bytes of images at which a part ends early: it is held in memory, and sent to workers."""
+
+Reason = Literal["no image", "unreadable image", "impossible shape", "no prediction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How a catalog is predicted. Every field is an option of the command."""
+
+    out: Path
+    """Parquet file to write."""
+
+    split: str | None = None
+    """Split of the dataset to predict; by default all splits, one after the other."""
+
+    keep: tuple[str, ...] = ()
+    """Columns of the dataset to copy beside the predictions; COLUMN=NAME renames one."""
+
+    rows_per_part: int = 64
+    """Rows predicted and stored together; an interruption costs at most one such part."""
+
+    engine: Literal["local", "ray"] = "local"
+    """Where the model runs: here, or on a Ray cluster whose machines can all read the model."""
+
+    workers: int | None = None
+    """Model replicas, with ray; by default one for each GPU, or for each machine without GPUs."""
+
+    ray_address: str | None = None
+    """Address of a Ray cluster, such as auto; by default one is started here."""
+
+    restart: bool = False
+    """Discard earlier predictions, and replace an existing file."""
+
+    def __post_init__(self) -> None:
+        """Check that counts are positive."""
+        for name in ("rows_per_part", "workers"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; give at least 1")
+
+
+class Failure(NamedTuple):
+    """Why a row has no prediction: a reason to count by, and a sentence to act on."""
+
+    reason: Reason
+    detail: str
+
+
+class CatalogRow(NamedTuple):
+    """One row of a catalog; ids may repeat."""
+
+    id: str
+    split: str | None
+    sample: Sample | Failure
+    """Its images under its id, or why there are none."""
+
+
+class CatalogPart(NamedTuple):
+    """Consecutive rows, which are predicted and stored together."""
+
+    span: range
+    """Their positions in the catalog."""
+
+    rows: list[CatalogRow]
+
+
+class Catalog:
+    """Rows with images in a fixed order, opened without reading them.
+
+    Args:
+        source: Prepared folder, Parquet file, or folder of images, sorted by their names.
+        split: Split to read; by default all, one after the other.
+
+    Raises:
+        ValueError: There is no such source or split, or it has no images.
+    """
+
+    def __init__(self, source: Path, split: str | None = None) -> None:
+        self._source, self._split = source, split
+        # Names, not paths: there may be millions.
+        self._images: list[str] = []
+        self._files: list[tuple[str | None, Path, range]] = []
+        self.schema = pa.schema([])
+        """The columns that can be copied."""
+        folders = (source / "data", source)
+        if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
+            self._images = _image_names(source, split)
+            self._files = [(None, source, range(0, len(self._images)))]
+        else:
+            stop = 0
+            for name, file in _parquet_files(source, split):
+                start, stop = stop, stop + dataset.count_rows(file)
+                self._files.append((name, file, range(start, stop)))
+            self.schema = _common_schema([file for _, file, _ in self._files], source)
+        self.rows = self._files[-1][2].stop
+        self.has_splits = self._files[0][0] is not None
+        if not self.rows:
+            where = f" in the split {split!r}" if split else ""
+            raise ValueError(f"{source} has no rows{where}; give other data")
+
+    def parts(self, span: range, size: int) -> Iterator[CatalogPart]:
+        """Read the rows of a span in parts of at most `size`, always cut at the same positions.
+
+        Output: CatalogPart(range(64, 128), [CatalogRow("A-red", "train", Sample(...)),
+                                            CatalogRow("B", "train", Failure("no image", ...)), …])
+
+        Raises:
+            ValueError: There are fewer or more rows than the span has positions.
+        """
+        start, held, held_bytes = span.start, list[CatalogRow](), 0
+        for position, (split, cells) in enumerate(self._cells(span), span.start):
+            held.append(self._row(split, cells, position))
+            if isinstance(sample := held[-1].sample, Sample):
+                held_bytes += sum(map(len, sample.images))
+            if len(held) == size or held_bytes >= MAX_PART_BYTES:
+                yield CatalogPart(range(start, position + 1), held)
+                start, held, held_bytes = position + 1, [], 0
+        if held:
+            yield CatalogPart(range(start, start + len(held)), held)
+            start += len(held)
+        if start != span.stop:
+            raise ValueError(
+                f"the catalog ended at row {start} instead of {span.stop}: it was changed while it "
+                "was read; run again with --restart"
+            )
+
+    def columns(self, names: Sequence[str], span: range) -> pa.Table:
+        """Read columns of a span."""
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return pa.concat_tables(
+            pa.Table.from_batches([batch]).cast(schema)
+            for _, file, start, stop in self._overlaps(span)
+            for batch in dataset.read_batches(file, names, start=start, stop=stop)
+        )
+
+    def check_output(self, out: Path) -> None:
+        """Raise a ValueError if a file there would become part of the catalog."""
+        files = {file.resolve() for _, file, _ in self._files}
+        folders = {file.parent for file in files} if self.has_splits else set()
+        if out.resolve() in files or out.parent.resolve() in folders:
+            raise ValueError(
+                f"{out} is among the files of the dataset {self._source}, and would be read as "
+                "one of them; write to another folder"
+            )
+
+    def identity(self) -> list[str]:
+        """List names, sizes and times of the files: other data have other ones."""
+        files = [self._source / name for name in self._images] or [
+            file for _, file, _ in self._files
+        ]
+        return [f"split {self._split}", *(f"{file.name} {_state(file)}" for file in files)]
+
+    def _overlaps(self, span: range) -> Iterator[tuple[str | None, Path, int, int]]:
+        """List the files that a span touches, with the first and last row in each."""
+        for split, file, held in self._files:
+            start, stop = max(span.start, held.start), min(span.stop, held.stop)
+            if start < stop:
+                yield split, file, start - held.start, stop - held.start
+
+    def _cells(self, span: range) -> Iterator[tuple[str | None, Mapping[str, object]]]:
+        for split, file, start, stop in self._overlaps(span):
+            if self._images:
+                for name in self._images[start:stop]:
+                    yield split, {"id": name, "image": {"path": name}}
+                continue
+            names = set(dataset.read_schema(file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
+            batches = dataset.read_batches(file, sorted(names), start=start, stop=stop)
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from ((split, row) for row in rows)
+
+    def _row(self, split: str | None, cells: Mapping[str, object], position: int) -> CatalogRow:
+        sample: Sample | Failure
+        try:
+            sample = dataset.as_sample(cells, position, self._source)
+            if not sample.images:
+                sample = Failure("no image", "the row has no image")
+        # A path may be forbidden or lead to something that is not a file: only this row fails.
+        except (ValueError, OSError) as error:
+            sample = Failure("no image", str(error))
+        # As `as_sample` names a row, also where it fails.
+        ids = (cells.get(column) for column in ID_COLUMNS)
+        name = next((str(each) for each in ids if each not in (None, "")), str(position))
+        return CatalogRow(name, split, sample)
+
+
+def _image_names(source: Path, split: str | None) -> list[str]:
+    if split is not None:
+        raise ValueError(f"{source} is a folder of images without splits; leave {split!r} out")
+    names = [file.name for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS]
+    if not names:
+        raise ValueError(
+            f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
+            f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
+        )
+    return sorted(names)
+
+
+def _parquet_files(source: Path, split: str | None) -> list[tuple[str | None, Path]]:
+    if not source.exists():
+        raise ValueError(f"no catalog at {source}: there is no such file or folder")
+    if source.is_file() and source.suffix.lower() != ".parquet":
+        raise ValueError(
+            f"{source} is not a catalog: found a file {source.suffix or 'without an ending'}; give "
+            f"a folder of images, or the output of `phi-vision prepare {source} --out FOLDER`"
+        )
+    if source.is_file() and split is not None:
+        raise ValueError(
+            f"{source} is one file without splits; leave {split!r} out or give a folder"
+        )
+    if source.is_file():
+        return [(None, source)]
+    files = dataset.files_by_split(source)
+    if split is not None and split not in files:
+        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
+    return [(name, file) for name in files if split in (None, name) for file in files[name]]
+
+
+def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:
+    """Return the plain columns that all files have, each in a type that holds all their values."""
+    schemas = [dataset.read_schema(file) for file in files]
+    for file, schema in zip(files, schemas, strict=True):
+        if not set(IMAGE_COLUMNS) & set(schema.names):
+            raise ValueError(
+                f"no image column in {file}: found {', '.join(schema.names)}; "
+                "name it 'image', holding struct<bytes, path>"
+            )
+    first, *others = [dataset.record_columns(schema) for schema in schemas]
+    shared = [name for name in first if all(name in columns for columns in others)]
+    parts = [pa.schema([schema.field(name) for name in shared]) for schema in schemas]
+    try:
+        return pa.unify_schemas(parts, promote_options="permissive").remove_metadata()
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"the files of {source} hold columns of one name and of incompatible types: {error}; "
+            "prepare the dataset again"
+        ) from error
+
+
+def _state(file: Path) -> str:
+    try:
+        facts = file.stat()
+    except OSError as error:  # A dangling link is a row that cannot be read.
+        return str(error.strerror)
+    return f"{facts.st_size} {facts.st_mtime_ns}"

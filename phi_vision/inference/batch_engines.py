@@ -1,0 +1,261 @@
+"""ENGINES: where a batch prediction runs. Parts go in; parts with outcomes come out, in any order.
+
+Each worker loads the predictor once. Parts are taken as they are needed, so that only a few are in
+memory. Every row gets an outcome, whatever its neighbours do.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from phi_vision.data.prediction import Prediction
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import Template
+from phi_vision.inference.batch_catalog import BatchConfig, CatalogPart, Failure
+from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.openai_server import ServerError
+from phi_vision.inference.predictor import Predictor
+from phi_vision.prepare.executors import open_ray
+
+UNAVAILABLE = frozenset({0, 401, 403, 404, 408, 425, 429, 502, 503, 504})
+"""HTTP statuses of a server that serves nobody now; others (400, 413, 500) may be due to one
+image."""
+
+MIN_FAILURES = 8
+"""So many failures without a single prediction have a common cause, not the images."""
+
+PARTS_PER_WORKER = 2
+"""Parts at a Ray worker: one in progress and one, with its images, waiting."""
+
+MAX_RESTARTS = 2
+"""Restarts of a dead Ray worker, with its parts: a machine may leave the cluster, but an input that
+kills every worker must not do so for ever."""
+
+Outcome = Prediction | Failure
+Predicted = Iterator[tuple[CatalogPart, list[Outcome]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What decides the predictions, beside the catalog."""
+
+    load: Callable[[], Predictor]
+    """Loads the predictor, here or on another machine."""
+
+    name: str
+    identity: Sequence[str]
+    """Distinguishes models of the same name."""
+
+    template: Template
+    grammar: str | None = None
+
+
+def predict_part(
+    predictor: Predictor, part: CatalogPart, grammar: str | None = None
+) -> list[Outcome]:
+    """Predict every row that has a sample; a failing row is isolated by bisection.
+
+    Output: [Prediction(...), Failure("unreadable image", "..."), Prediction(...)]
+
+    Raises:
+        ValueError: The server is unavailable, or every row fails.
+        torch.AcceleratorError: The GPU failed; this process cannot use it again.
+    """
+    given = dict(enumerate(row.sample for row in part.rows))
+    samples = {index: each for index, each in given.items() if isinstance(each, Sample)}
+    outcomes: dict[int, Outcome] = {
+        i: each for i, each in given.items() if isinstance(each, Failure)
+    }
+    groups = [list(samples)]
+    while groups:
+        group = groups.pop()
+        predicted, problem = _predict(predictor, {i: samples[i] for i in group}, grammar)
+        outcomes |= predicted
+        checked = {i: _check_images(predictor, samples[i]) for i in group if i not in predicted}
+        outcomes |= {index: failure for index, failure in checked.items() if failure}
+        left = [index for index, failure in checked.items() if not failure]
+        if left and len(left) < len(checked):
+            groups.append(left)  # Without the unusable images it may succeed.
+        elif len(left) == 1:
+            outcomes[left[0]] = Failure("no prediction", problem)
+        elif left:
+            groups += [left[len(left) // 2 :], left[: len(left) // 2]]
+    _check_any_success(list(outcomes.values()), part)
+    return [outcomes[index] for index in given]
+
+
+def _predict(
+    predictor: Predictor, samples: Mapping[int, Sample], grammar: str | None
+) -> tuple[dict[int, Prediction], str]:
+    """Return the predictions up to the first error, and that error's message."""
+    indices, predicted = list(samples), dict[int, Prediction]()
+    try:
+        for place, prediction in predictor.predict_samples(list(samples.values()), grammar=grammar):
+            predicted[indices[place]] = prediction
+    except Exception as error:
+        if _concerns_all_rows(error):
+            raise
+        return predicted, str(error) or type(error).__name__
+    return predicted, "the predictor returned nothing"
+
+
+def _concerns_all_rows(error: BaseException | None) -> bool:
+    if isinstance(error, ServerError):
+        return error.status in UNAVAILABLE
+    # An AcceleratorError is not raised where a GPU is only out of memory.
+    is_lost = isinstance(error, torch.AcceleratorError)
+    return is_lost or (error is not None and _concerns_all_rows(error.__cause__))
+
+
+def _check_images(predictor: Predictor, sample: Sample) -> Failure | None:
+    try:
+        images = sample.open_images()
+    except ValueError as error:
+        return Failure("unreadable image", str(error))
+    if isinstance(predictor, LocalPredictor):
+        try:
+            for image in images:
+                predictor.check_shape(image, f"sample {sample.id!r}")
+        except ValueError as error:
+            return Failure("impossible shape", str(error))
+    return None
+
+
+def _check_any_success(outcomes: Sequence[Outcome], part: CatalogPart) -> None:
+    """Stop where nothing was predicted, instead of storing failures for the whole catalog."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    unexplained = [failure for failure in failures if failure.reason == "no prediction"]
+    if len(unexplained) < MIN_FAILURES or len(failures) < len(outcomes):
+        return
+    first, *_, last = part.span
+    raise ValueError(
+        f"all {len(unexplained)} predictions for the rows {first} to {last} failed, the first "
+        f"because: {unexplained[0].detail}; the images are not the cause, so none of these rows is "
+        "stored: fix the cause, and the same command resumes here"
+    )
+
+
+def predict_locally(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchConfig) -> Predicted:
+    """Predict in this process; the model is not loaded where there are no parts.
+
+    Raises:
+        ValueError: Workers or an address are given; as `predict_part`.
+    """
+    workers, address = config.workers, config.ray_address
+    if workers is not None or address is not None:
+        found = f"--workers {workers}" if workers is not None else f"--ray-address {address}"
+        raise ValueError(
+            f"{found} has no effect: the engine local predicts in this process, one part after the "
+            "other; use --engine ray"
+        )
+    predictor: Predictor | None = None
+    for part in parts:
+        predictor = predictor or spec.load()
+        yield part, predict_part(predictor, part, spec.grammar)
+
+
+def predict_on_ray(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchConfig) -> Predicted:
+    """Predict on Ray workers, each with a GPU of its own where the cluster has any.
+
+    Images are sent with the parts; the model is not: every machine loads it from the same path.
+
+    Raises:
+        ValueError: Ray is not installed, there are fewer GPUs than workers, or a worker died again
+            and again; as `predict_part`.
+    """
+    remaining = iter(parts)
+    first = next(remaining, None)
+    if first is None:  # Everything is predicted: Ray need not be started.
+        return
+    with open_ray(config.ray_address) as ray:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers, cores, gpus = allocate(machines, config.workers)
+        restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+        worker = ray.remote(num_cpus=cores, num_gpus=gpus, **restarts)(_Worker)
+        actors = [worker.remote(spec) for _ in range(workers)]
+        try:
+            yield from _distribute(ray, actors, itertools.chain([first], remaining))
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+class _Worker:
+    """A Ray actor with a predictor of its own."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._predictor, self._grammar = spec.load(), spec.grammar
+
+    def is_ready(self) -> bool:
+        return True
+
+    def predict(self, part: CatalogPart) -> list[Outcome]:
+        return predict_part(self._predictor, part, self._grammar)
+
+
+def allocate(machines: Sequence[Mapping[str, float]], workers: int | None) -> tuple[int, int, int]:
+    """Return the number of workers, and the cores and GPUs of each.
+
+    Input:  3 machines of 8 cores    2 machines of 16 cores, 4 GPUs each    1 machine of 8, for 3
+    Output: (3, 8, 0)                (8, 4, 1)                              (3, 2, 0)
+
+    Args:
+        machines: Ray's resources of each: {"CPU": 16.0, "GPU": 4.0, ...}.
+        workers: By default one for each GPU, or for each machine where there is none.
+
+    Raises:
+        ValueError: No machine has a core, or there are fewer GPUs than workers.
+    """
+    machines = [resources for resources in machines if resources.get("CPU")]
+    if not machines:
+        raise ValueError("the Ray cluster has no machine with free cores; add one")
+    gpus = int(sum(resources.get("GPU", 0) for resources in machines))
+    count = workers or gpus or len(machines)
+    if gpus and count > gpus:
+        raise ValueError(
+            f"{count} workers need a GPU each, and the Ray cluster has {gpus}; use at most "
+            f"--workers {gpus}"
+        )
+    smallest = int(min(resources["CPU"] for resources in machines))
+    # Ray lets a worker compute on as many threads as it has cores.
+    return count, max(1, smallest // -(-count // len(machines))), 1 if gpus else 0
+
+
+def _distribute(ray: Any, actors: list[Any], parts: Iterator[CatalogPart]) -> Predicted:
+    """Keep every actor that is ready busy; actors that never start are not waited for."""
+    # Without a part, an actor is starting.
+    running: dict[Any, tuple[CatalogPart | None, Any]] = {
+        actor.is_ready.remote(): (None, actor) for actor in actors
+    }
+    is_busy = True
+    while is_busy:
+        for reference in ray.wait([*running])[0]:
+            outcomes = _get(ray, reference)
+            part, actor = running.pop(reference)
+            for another in itertools.islice(parts, 1 if part else PARTS_PER_WORKER):
+                running[actor.predict.remote(another)] = another, actor
+            if part:
+                yield part, outcomes
+        is_busy = any(part for part, _ in running.values())
+
+
+def _get(ray: Any, reference: Any) -> Any:
+    """Return a result; raise the error of a worker without Ray's traceback."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayActorError as error:
+        reason = str(error).strip().splitlines()[-1]  # above it is the traceback
+        raise ValueError(
+            f"a worker of the Ray cluster died {MAX_RESTARTS + 1} times, or could not be started: "
+            f"{reason}; the model must be at the same path on every machine, and fit into its "
+            "memory; finished parts are kept, and the same command resumes"
+        ) from error
+
+
+ENGINES = {"local": predict_locally, "ray": predict_on_ray}
+"""Name -> engine."""
