@@ -33,12 +33,25 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
     Output: "Men's T&C Tee < |end|>", ("entities unescaped", "white space normalised",
             "control tokens neutralised")
     """
-    visible, changes = _unescape(text)
-    spaced = " ".join(visible.split())
-    if spaced != visible:
-        changes.append("white space normalised")
+    unescaped = removed = False
+    # One can hide the other: `&#8203;` is invisible, and an invisible one can stand in `&amp;`.
+    while True:
+        visible = _INVISIBLE.sub("", text)
+        # All layers of a mark escaped a thousand times at once, rather than in a thousand rounds.
+        plain = _ENTITY.sub(_character, _LAYERS.sub("&", visible))
+        unescaped |= plain != visible
+        removed |= visible != text
+        if plain == text:
+            break
+        text = plain
+    spaced = " ".join(plain.split())
     safe, neutralised = neutralise(spaced)
-    return safe, (*changes, *neutralised)
+    steps = {
+        "entities unescaped": unescaped,
+        "invisible characters removed": removed,
+        "white space normalised": spaced != plain,
+    }
+    return safe, (*(step for step, done in steps.items() if done), *neutralised)
 
 
 def neutralise(text: str) -> tuple[str, tuple[str, ...]]:
@@ -55,28 +68,8 @@ def neutralise(text: str) -> tuple[str, tuple[str, ...]]:
     if _SURROGATE.search(text):  # JSON escapes of careless writers: they do not exist in UTF-8
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     safe = _CONTROL_TOKEN.sub("< ", paired)
-    steps = {
-        "broken characters replaced": paired != text,
-        "control tokens neutralised": safe != paired,
-    }
-    return safe, tuple(step for step, done in steps.items() if done)
-
-
-def _unescape(text: str) -> tuple[str, list[str]]:
-    """Unescape entities and remove invisible characters, until there are none.
-
-    One can hide the other: `&#8203;` is an invisible character, and one can stand inside `&amp;`.
-    """
-    steps = {"entities unescaped": False, "invisible characters removed": False}
-    while True:
-        visible = _INVISIBLE.sub("", text)
-        # All layers of a mark escaped a thousand times at once, rather than in a thousand rounds.
-        plain = _ENTITY.sub(_character, _LAYERS.sub("&", visible))
-        steps["entities unescaped"] |= plain != visible
-        steps["invisible characters removed"] |= visible != text
-        if plain == text:
-            return plain, [step for step, done in steps.items() if done]
-        text = plain
+    broken = ("broken characters replaced",) if paired != text else ()
+    return safe, (*broken, *(("control tokens neutralised",) if safe != paired else ()))
 
 
 def _character(entity: re.Match[str]) -> str:
