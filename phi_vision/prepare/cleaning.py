@@ -8,9 +8,9 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from phi_vision.data.samples import IMAGE_MARK, Message, Value
 from phi_vision.prepare.images import CleanImage, clean_image
@@ -23,7 +23,7 @@ from phi_vision.prepare.text import clean_text, neutralise
 MAX_INTEGER = 2**63 - 1
 """Largest integer of a Parquet column; larger ones are codes, kept as text."""
 
-Role = Literal["system", "user", "assistant"]
+ROLES = get_args(Message.__annotations__["role"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +87,20 @@ def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
     Output: record {"title": "Gobi™ Tee", "full_price": 1234.5}, changes ("entities", …)
     """
     row, columns = loaded.row, schema.columns
+    changes: list[str] = []
     try:
         if loaded.problem:
             raise ValueError(loaded.problem)
         images = tuple(clean_image(encoded, schema.images) for encoded in loaded.images)
-        record, changes = _clean_record(row, schema)
-        messages, neutralised = _clean_messages(row, columns.messages, len(images))
+        for image in images:
+            changes += image.changes
+        record = _clean_record(row, schema, changes)
+        turns = row.values.get(columns.messages) if columns.messages else None
+        messages = _clean_messages(turns, len(images), changes) if columns.messages else ()
         if not images and not messages:
             raise ValueError("no image")
     except ValueError as error:
         return reject(row, str(error))
-    of_images = [change for image in images for change in image.changes]
     return CleanRow(
         raw=row,
         id=_cell_text(row, columns.id),
@@ -106,7 +109,7 @@ def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
         record=record,
         messages=messages,
         images=images,
-        changes=(*of_images, *changes, *neutralised),
+        changes=tuple(changes),
     )
 
 
@@ -117,13 +120,12 @@ def reject(row: Row | UnreadableRow, message: str) -> RejectedRow:
     Output: reason "unreadable image", the rest as detail
     """
     reason, _, detail = message.partition(": ")
-    values = {"raw": row.raw} if isinstance(row, UnreadableRow) else row.values
     return RejectedRow(
         number=row.number,
         origin=storable(row.origin),
         reason=storable(reason),
         detail=storable(detail),
-        values=values_as_json(values),
+        values=values_as_json({"raw": row.raw} if isinstance(row, UnreadableRow) else row.values),
     )
 
 
@@ -149,90 +151,71 @@ def _as_json_value(value: object) -> object:
     return value if is_number or isinstance(value, str | None) else str(value)
 
 
-def _clean_record(row: Row, schema: Schema) -> tuple[dict[str, Value], list[str]]:
+def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Value]:
     record: dict[str, Value] = {}
-    changes: list[str] = []
     template = schema.template
-    numbers = template.fields_of("number") if template else ()
+    required = template.fields_of("number") if template else ()
     for field, column in schema.columns.fields_of(row).items():
-        value, changed = _clean_value(row.values.get(column))
-        if field in numbers or field in schema.prices:
-            value, form = _clean_price(field, value, schema, required=field in numbers)
-            changed = [*changed, form]
+        value = _clean_value(row.values.get(column), changes)
+        if field in required and value is None:
+            raise ValueError(f"{field} is empty")
+        if field in required or field in schema.prices:
+            try:
+                price = parse_price(value, decimal=schema.decimal)
+            except ValueError as error:
+                if field in required:
+                    raise ValueError(f"{field} is not a number: {error}") from error
+                value = None
+                changes.append(f"{field} not parsed, left empty")
+            else:
+                if field in required and price.amount is None:
+                    raise ValueError(f"{field} has no value: {value!r}")
+                value = price.amount
+                changes.append(f"{field} as {price.form}")
         record[field] = value
-        changes += changed
     for field in template.fields if template else ():
         if record.get(field) is None:
             raise ValueError(f"{field} is empty")
-    return record, changes
+    return record
 
 
-def _clean_value(value: object) -> tuple[Value, list[str]]:
+def _clean_value(value: object, changes: list[str]) -> Value:
     """Convert a value to a type that a record can hold."""
     if isinstance(value, str):
-        text, changes = clean_text(value)
-        return text or None, list(changes)
-    if isinstance(value, decimal.Decimal):
-        value = float(value)
-    if isinstance(value, float) and math.isnan(value):
-        return None, []
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        return str(value), []
-    if value is None or isinstance(value, int | float):
-        return value, []
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat(), []
-    if isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value):
-        return None, ["bytes left out of the record"]
-    if isinstance(value, Mapping | list | tuple):
-        text, changes = neutralise(json.dumps(value, ensure_ascii=False, default=str))
-        return text, ["lists written as JSON", *changes]
-    return storable(str(value)), []
-
-
-def _clean_price(
-    field: str, value: Value, schema: Schema, *, required: bool
-) -> tuple[float | None, str]:
-    if required and value is None:
-        raise ValueError(f"{field} is empty")
-    try:
-        price = parse_price(value, decimal=schema.decimal)
-    except ValueError as error:
-        if required:
-            raise ValueError(f"{field} is not a number: {error}") from error
-        return None, f"{field} not parsed, left empty"
-    if required and price.amount is None:
-        raise ValueError(f"{field} has no value: {value!r}")
-    return price.amount, f"{field} as {price.form}"
-
-
-def _clean_messages(
-    row: Row, column: str | None, images: int
-) -> tuple[tuple[Message, ...], list[str]]:
-    if column is None:
-        return (), []
-    messages: list[Message] = []
-    changes: list[str] = []
-    for role, content in _turns(row.values.get(column)):
-        text, changed = neutralise(content)
-        messages.append(Message(role, text))
+        text, changed = clean_text(value)
         changes += changed
+        return text or None
+    if isinstance(value, decimal.Decimal | float):
+        return None if math.isnan(value) else float(value)
+    if value is None or isinstance(value, int):
+        return value if value is None or abs(value) <= MAX_INTEGER else str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value):
+        changes.append("bytes left out of the record")
+        return None
+    if isinstance(value, Mapping | list | tuple):
+        text, changed = neutralise(json.dumps(value, ensure_ascii=False, default=str))
+        changes += ("lists written as JSON", *changed)
+        return text
+    return storable(str(value))
+
+
+def _clean_messages(turns: object, images: int, changes: list[str]) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for turn in turns if isinstance(turns, list) else []:
+        role, content = (isinstance(turn, Mapping) and turn.get(key) for key in Message._fields)
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueError(f"not a conversation: a turn is {turn!r:.80}")
+        text, changed = neutralise(content)
+        changes += changed
+        messages.append(Message(role, text))  # type: ignore[arg-type]
     marks = sum(message.content.count(IMAGE_MARK) for message in messages)
     if marks not in (0, images):
         raise ValueError(f"image marks do not match images: {marks} {IMAGE_MARK}, {images} images")
     if not messages or messages[-1].role != "assistant":
         raise ValueError("the conversation does not end with an assistant message")
-    return tuple(messages), changes
-
-
-def _turns(value: object) -> Iterator[tuple[Role, str]]:
-    roles: dict[str, Role] = {role: role for role in get_args(Role)}
-    for turn in value if isinstance(value, list) else []:
-        known = turn if isinstance(turn, Mapping) else {}
-        role, content = roles.get(str(known.get("role"))), known.get("content")
-        if role is None or not isinstance(content, str):
-            raise ValueError(f"not a conversation: a turn is {turn!r:.80}")
-        yield role, content
+    return tuple(messages)
 
 
 def _cell_text(row: Row, column: str | None) -> str | None:

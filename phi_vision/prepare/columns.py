@@ -35,8 +35,6 @@ RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
 KNOWN_NAMES: dict[str, list[str]] = yaml.safe_load(
     Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
 )
-ALIASES = {"category": "category3_code", "price": "full_price", "name": "title"}
-"""Fields of other templates -> the field above whose names they share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +59,12 @@ class Columns:
     """Which parts and fields were guessed."""
 
     def fields_of(self, row: Row) -> dict[str, str]:
-        """Map the fields of one row, with columns that the first rows did not have.
-
-        Output: field -> column
-        """
+        """Map the fields of one row to columns, with those that the first rows did not have."""
         used = {*self.image, self.messages, self.split, *self.fields.values()}
         fields = dict(self.fields)
         for column in row.values:
             if column not in used:
-                fields[_free_name(column, {*RESERVED, *fields})] = column
+                fields[field_name(column, {*RESERVED, *fields})] = column
         return fields
 
     def describe(self) -> dict[str, str]:
@@ -78,9 +73,9 @@ class Columns:
         Output: {"image": "photo (guessed)", "id": "sku", "title": "Product Name (guessed)"}
         """
         named = {part: getattr(self, part) for part in PARTS} | {"image": ", ".join(self.image)}
-        named |= {
-            f: column for f, column in self.fields.items() if f in self.guessed or f != column
-        }
+        for field, column in self.fields.items():
+            if field in self.guessed or field != column:
+                named[field] = column
         return {
             part: storable(f"{column} (guessed)" if part in self.guessed else column)
             for part, column in named.items()
@@ -91,7 +86,7 @@ class Columns:
 def choose_columns(
     rows: Sequence[Row], template: Template | None, given: Mapping[str, str], folder: Path | None
 ) -> Columns:
-    """Find the role of each column of a source.
+    """Find the role of each column of a source from its first rows.
 
     Input:  columns "Photo", "SKU", "Product Name", "Type", "Price (GBP)";
             given {"full_price": "Price (GBP)"}
@@ -99,7 +94,7 @@ def choose_columns(
                     "category3_code": "Type", "full_price": "Price (GBP)"})
 
     Args:
-        rows: The first rows of the source.
+        rows: The first rows.
         template: Its fields are looked for; None for those of products.
         given: Part or field -> column, from the user; `image` may name several, with commas.
         folder: Root of the source's own images.
@@ -122,7 +117,7 @@ def choose_columns(
     return Columns(
         image=image,
         **{part: found.get(part) for part in PARTS[1:]},
-        fields=_map_fields(names, found),
+        fields=_map_fields(names, found, image),
         guessed=frozenset(p for p, column in found.items() if p not in given and p != column),
     )
 
@@ -140,16 +135,17 @@ def image_cells(row: Row, columns: Columns) -> list[object]:
     return cells
 
 
-def field_name(column: str) -> str:
-    """Convert to a name that a template can use in braces; a valid name stays.
+def field_name(column: str, taken: Collection[str] = ()) -> str:
+    """Convert to a name that a template can use in braces and that is not taken.
 
-    Input:  "category3_code"   "Price (GBP)"   "2nd line"
-    Output: "category3_code"   "price_gbp"     "field_2nd_line"
+    Input:  "category3_code"   "Price (GBP)"   "2nd line"         "id", which is taken
+    Output: "category3_code"   "price_gbp"     "field_2nd_line"   "id_given"
     """
-    if column.isidentifier():
-        return column
-    name = re.sub(r"\W+", "_", column).strip("_").lower()
-    return name if name.isidentifier() else f"field_{name}".rstrip("_")
+    name = column if column.isidentifier() else re.sub(r"\W+", "_", column).strip("_").lower()
+    name = name if name.isidentifier() else f"field_{name}".rstrip("_")
+    while name in taken:
+        name = f"{name}_given"
+    return name
 
 
 def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
@@ -173,79 +169,63 @@ def _guess(
     """Return the column with the likeliest name whose first values are of the right kind."""
     if part not in PARTS and part in names:
         return part
-    known = KNOWN_NAMES.get(part) or KNOWN_NAMES.get(ALIASES.get(part, ""), [])
+    known = KNOWN_NAMES.get(part, [])
     plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in names if name not in taken}
     named = [name for name in plain if plain[name] in known]
     named.sort(key=lambda name: (known.index(plain[name]), name))
+
+    def cells(name: str) -> list[object]:
+        return [cell for row in rows if (cell := row.values.get(name)) not in (None, "", [])]
+
     if part == "image":
-        return _guess_image(named, [name for name in plain if name not in named], rows, folder)
+        scores = {name: _image_score(cells(name), folder, link=0.5) for name in named}
+        for name in plain.keys() - {*named}:
+            scores[name] = UNNAMED * _image_score(cells(name), folder, link=0.0)
+        order = [name for name in (*named, *plain) if scores[name] > 0]
+        named = sorted(order, key=lambda name: -scores[name])
     if part == "id":
-        named = [name for name in named if _is_mostly_distinct(name, rows)]
+        texts = {name: [str(cell) for cell in cells(name)] for name in named}
+        named = [n for n in named if len({*texts[n]}) >= MIN_DISTINCT * len(texts[n]) > 0]
     return named[0] if named else None
 
 
-def _guess_image(
-    named: Sequence[str], others: Sequence[str], rows: Sequence[Row], folder: Path | None
-) -> str | None:
-    """Return the column that most likely holds images; of equal ones the first."""
-    scores = {name: _image_score(name, rows, folder, link=0.5) for name in named}
-    scores |= {name: UNNAMED * _image_score(name, rows, folder, link=0.0) for name in others}
-    best = max(scores, key=lambda name: scores[name], default=None)
-    return best if best is not None and scores[best] > 0 else None
-
-
-def _image_score(name: str, rows: Sequence[Row], folder: Path | None, link: float) -> float:
-    cells = [cell for row in rows if (cell := row.values.get(name)) not in (None, "", [])]
-    return sum(_cell_score(cell, folder, link) for cell in cells) / max(len(cells), 1)
-
-
-def _cell_score(cell: object, folder: Path | None, link: float) -> float:
-    """Rate how likely a cell is an image: available ones over links, links over mere names.
+def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> float:
+    """Rate how likely cells are images: available ones over links, links over mere names.
 
     `link` is the score of a URL without an image's suffix.
     """
-    if isinstance(cell, list):
-        return max((_cell_score(each, folder, link) for each in cell), default=0.0)
-    if isinstance(cell, dict):
-        return 1.0 if cell.get("bytes") else _cell_score(cell.get("path"), folder, link)
-    if isinstance(cell, bytes):
-        return 1.0
-    if not isinstance(cell, str):
-        return 0.0
-    if cell.startswith("data:image/"):
-        return 1.0
-    has_suffix = bool(IMAGE_SUFFIX.search(cell))
-    if url_of(cell):
-        return 0.8 if has_suffix else link
-    if not has_suffix or len(cell) > MAX_PATH:
-        return 0.0
-    return 0.9 if folder is not None and (folder / cell).is_file() else 0.1
+
+    def score(cell: object) -> float:
+        if isinstance(cell, list):
+            return max(map(score, cell), default=0.0)
+        if isinstance(cell, dict):
+            return 1.0 if cell.get("bytes") else score(cell.get("path"))
+        if not isinstance(cell, str):
+            return float(isinstance(cell, bytes))
+        if cell.startswith("data:image/"):
+            return 1.0
+        has_suffix = bool(IMAGE_SUFFIX.search(cell))
+        if url_of(cell):
+            return 0.8 if has_suffix else link
+        if not has_suffix or len(cell) > MAX_PATH:
+            return 0.0
+        return 0.9 if folder is not None and (folder / cell).is_file() else 0.1
+
+    return sum(map(score, cells)) / max(len(cells), 1)
 
 
-def _is_mostly_distinct(name: str, rows: Sequence[Row]) -> bool:
-    cells = [str(row.values.get(name)) for row in rows if row.values.get(name) not in (None, "")]
-    return len(set(cells)) >= MIN_DISTINCT * len(cells) > 0
-
-
-def _map_fields(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
+def _map_fields(
+    names: Sequence[str], found: Mapping[str, str], image: Sequence[str]
+) -> dict[str, str]:
     """Map fields to columns, which are renamed where the template asks, or must."""
     asked = {column: part for part, column in found.items() if part not in PARTS}
-    used = {*found["image"].split(",")} if "image" in found else set()
-    used |= {found[part] for part in ("messages", "split") if part in found}
+    used = {*image, found.get("messages"), found.get("split")}
+    # The column `id` keeps its name where it is also the id of the samples.
+    reserved = {*RESERVED} - ({"id"} if found.get("id") == "id" else set())
     fields: dict[str, str] = {}
     for column in names:
         if column in asked:
             fields[asked[column]] = column
         elif column not in used and f"{column}_given" not in names:  # Else it is prepared already.
-            # The column `id` keeps its name where it is also the id of the samples.
-            others = {name for name in RESERVED if name != "id" or column != found.get("id")}
-            fields[_free_name(column, {*others, *fields, *asked.values()})] = column
+            fields[field_name(column, {*reserved, *fields, *asked.values()})] = column
     return fields
-
-
-def _free_name(column: str, taken: Collection[str]) -> str:
-    """Return the name of a column as a field, different from those taken."""
-    name = field_name(column)
-    while name in taken:
-        name = f"{name}_given"
-    return name
