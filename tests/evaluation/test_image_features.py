@@ -1,4 +1,4 @@
-"""Gradient boosting on simple image features."""
+"""Image features, and the gradient-boosting baseline on them."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.evaluation.boosting import boost
+from phi_vision.evaluation.baselines import boost
 from phi_vision.evaluation.image_features import describe, image_features
 
 TEMPLATE = Template(
