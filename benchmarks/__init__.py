@@ -1,1 +1,1 @@
-"""Measurements that outgrow a test; each figure in `docs/log.md` names its command."""
+"""Measurements too long for a test; each figure in `docs/log.md` names its command."""

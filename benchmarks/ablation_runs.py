@@ -1,4 +1,4 @@
-"""Who is measured in `public_recipe.py`: a catalog's samples, and students of each way."""
+"""The models that `public_recipe.py` measures: one per recipe, trained on the same catalog."""
 
 import sys
 import time
@@ -27,25 +27,25 @@ EPOCHS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A setup after its training, and how it got there."""
+    """A trained model, its recipe and its losses."""
 
     setup: Setup
-    way: BrokenRecipe
+    recipe: BrokenRecipe
     losses: Sequence[float]
 
     def answer(self, samples: Sequence[Sample]) -> list[str]:
-        """Write answers, asked in the way it was trained."""
-        return generate(self.setup, self.way.prompts(self.setup, samples))[0]
+        """Generate answers to the prompts of its own recipe."""
+        return generate(self.setup, self.recipe.prompts(self.setup, samples))[0]
 
     def read_fed(self, samples: Sequence[Sample]) -> list[str]:
-        """Guess each token of the answers, each after all true ones before it."""
-        rows = shown_rows if self.way.prompts is shown_prompts else word_rows
+        """Predict each token of the answers from the true tokens before it (teacher forcing)."""
+        rows = shown_rows if self.recipe.prompts is shown_prompts else word_rows
         return read_fed_answers(self.setup, rows, samples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRuns:
-    """The catalog, and the models of each way."""
+    """The catalog, and the trained model of each recipe."""
 
     folder: Path
     training: Sequence[Sample]
@@ -62,37 +62,37 @@ class AblationRuns:
 
     @property
     def held_out(self) -> list[Sample]:
-        """Samples of styles that no trained has seen."""
+        """Samples of styles that no model was trained on."""
         return [*self.validation, *self.test]
 
     @property
-    def swapped(self) -> list[Sample]:
-        """The same, each with the image of another style."""
+    def shuffled(self) -> list[Sample]:
+        """The held-out samples, each with the image of another style."""
         return shuffle_images(self.held_out, seed=0)
 
     def trained(self, name: str) -> TrainedModel:
-        """Train in a way of `RECIPES`, or remember who was."""
+        """Train with a recipe of `RECIPES`, once."""
         if name not in self.models:
-            way = RECIPES[name]
-            setup = way.start(way.template)
+            recipe = RECIPES[name]
+            setup = recipe.start(recipe.template)
             started = time.process_time()
-            losses = learn(setup, partial(way.rows, setup), self.training, epochs=EPOCHS)
+            losses = learn(setup, partial(recipe.rows, setup), self.training, epochs=EPOCHS)
             print(f"trained {name}: {time.process_time() - started:.0f} s", file=sys.stderr)
-            self.models[name] = TrainedModel(setup=setup, way=way, losses=losses)
+            self.models[name] = TrainedModel(setup=setup, recipe=recipe, losses=losses)
         return self.models[name]
 
 
-def share_right(answers: Sequence[str], samples: Sequence[Sample]) -> float:
-    """Measure the share of answers that name the right category."""
-    said = [PRODUCT.parse(text) for text in answers]
+def category_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> float:
+    """Measure the accuracy of the category."""
+    records = [PRODUCT.parse(text) for text in answers]
     accuracy = metrics_for(PRODUCT)["category3_code_accuracy"]
-    return accuracy(said, [sample.record for sample in samples])
+    return accuracy(records, [sample.record for sample in samples])
 
 
-def errors_of_price(answers: Sequence[str], samples: Sequence[Sample]) -> list[float]:
-    """Measure each relative price error; an answer in another form is wrong by 1."""
-    said = [PRODUCT.parse(text) or {} for text in answers]
-    pairs = zip(said, samples, strict=True)
+def price_errors(answers: Sequence[str], samples: Sequence[Sample]) -> list[float]:
+    """Measure each relative price error; 1 for an answer that does not parse."""
+    records = [PRODUCT.parse(text) or {} for text in answers]
+    pairs = zip(records, samples, strict=True)
     return [
         relative_error(record.get("full_price"), sample.record["full_price"])
         for record, sample in pairs

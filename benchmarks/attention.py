@@ -1,4 +1,4 @@
-"""Fused attention against the plain one on this machine: forward and backward, best of some rounds.
+"""Fused and plain attention on this machine: forward and backward, best of eight rounds.
 
 OMP_NUM_THREADS=1 python -m benchmarks.attention
 """
@@ -19,14 +19,14 @@ ROUNDS = 8
 def fused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool
 ) -> torch.Tensor:
-    """Attend by PyTorch's own kernel."""
+    """Attend with PyTorch's own kernel."""
     return functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
 
 
 def plain(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool
 ) -> torch.Tensor:
-    """Attend by two matrix products and a softmax."""
+    """Attend with two matrix products and a softmax."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -36,7 +36,7 @@ def plain(
 
 
 def main() -> None:
-    """Measure both in turn, for each shape and kind of number."""
+    """Measure both in turn, for each shape and dtype."""
     for name, (batch, heads, positions, width, causal) in SHAPES.items():
         for dtype in (torch.bfloat16, torch.float32):
             query, key, value = (

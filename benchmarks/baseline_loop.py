@@ -1,7 +1,6 @@
-"""The least that fine-tuning takes: a loop, a start, answers written out. It refuses nothing.
+"""A minimal fine-tuning loop without any checks, for recipes that `phi-vision train` refuses.
 
-For measurements that must be able to do what `phi-vision train` lets nobody do. The wrong ways
-themselves are in `broken_recipes.py`.
+The broken recipes themselves are in `broken_recipes.py`.
 """
 
 import math
@@ -23,7 +22,7 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 Rows = Callable[[Sequence[Sample]], Batch]
-"""Samples -> what the model is trained on."""
+"""Samples -> the batch that the model is trained on."""
 
 BATCH_SIZE, WARMUP, LEARNING_RATE, LORA_LEARNING_RATE = 8, 0.05, 1e-3, 3e-3
 RANK, ALPHA = 32, 64
@@ -35,7 +34,7 @@ FAST = fast_dtype(torch.device("cpu"))
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A model with its processor and its wording."""
+    """A model with its processor and template."""
 
     model: Phi3VForCausalLM | PeftModel
     processor: Phi3VProcessor
@@ -44,7 +43,7 @@ class Setup:
 
     @property
     def collator(self) -> CompletionCollator:
-        """The product's own collator: images shown, only answers labelled, nothing cut."""
+        """The package's own collator: images included, only answers supervised, nothing cut."""
         return CompletionCollator(processor=self.processor, template=self.template)
 
 
@@ -78,7 +77,7 @@ def learn(
     epochs: int,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> list[float]:
-    """Train, and give the loss of every step: AdamW, warm-up, cosine."""
+    """Train with AdamW, warm-up and cosine decay; return the loss of each step."""
     steps = epochs * math.ceil(len(samples) / BATCH_SIZE)
     trained = [weight for weight in setup.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=setup.learning_rate, weight_decay=0.0, fused=True)
@@ -99,7 +98,7 @@ def learn(
 
 
 def compute_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Compute the loss in the machine's fast arithmetic."""
+    """Compute the loss in the machine's fast precision."""
     with torch.autocast("cpu", dtype=FAST, enabled=torch.bfloat16 == FAST):
         loss: torch.Tensor = model(**batch, use_cache=False).loss
     return loss
@@ -107,7 +106,7 @@ def compute_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 @torch.inference_mode()
 def mean_loss(setup: Setup, rows: Rows, samples: Sequence[Sample]) -> float:
-    """Compute the mean loss of a labelled token over samples."""
+    """Compute the mean loss per labelled token."""
     setup.model.eval()
     total, labels = 0.0, 0
     for start in range(0, len(samples), BATCH_SIZE):
@@ -121,7 +120,7 @@ def mean_loss(setup: Setup, rows: Rows, samples: Sequence[Sample]) -> float:
 def generate(
     setup: Setup, rows: Sequence[dict[str, torch.Tensor]], **generation: Any
 ) -> tuple[list[str], list[int]]:
-    """Generate the answer to each row, greedily; also how many tokens each took."""
+    """Generate an answer to each row, greedily; return the texts and their numbers of tokens."""
     setup.model.eval()
     padding = setup.processor.tokenizer.pad_token_id
     texts, lengths = list[str](), list[int]()

@@ -1,8 +1,8 @@
-r"""The ways of the public recipe, one mistake at a time, beside the right one.
+r"""The mistakes of the public recipe, one at a time, beside the correct recipe.
 
 The public recipe tokenizes its text as words, so that `<|image_1|>` becomes a few ordinary tokens;
-labels every position of a row that is padded to 512; and reads a "prediction" off a forward pass
-that was given the answer. Each is a function here; what becomes of it is for `public_recipe.py`.
+labels every position of a row that is padded to 512; and takes "predictions" from a forward pass
+that contains the answer. Each is a function here; `public_recipe.py` measures its cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ Prompts = Callable[[Setup, Sequence[Sample]], list[dict[str, torch.Tensor]]]
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenRecipe:
-    """A way to train and to ask."""
+    """How to train and how to prompt."""
 
     start: Callable[[Template], Setup]
     rows: Callable[[Setup, Sequence[Sample]], Batch]
@@ -41,12 +41,12 @@ class BrokenRecipe:
 
 
 def shown_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
-    """Show the images and label the answers, nothing else."""
+    """Include the images and label only the answers."""
     return select_labelled(_collate(setup, samples))
 
 
 def shown_prompts(setup: Setup, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
-    """Ask about each sample's image as the template words it."""
+    """Build the template's prompt about each sample's image."""
     prompt = setup.template.prompt(setup.processor)
     return [
         dict(setup.processor(text=prompt, images=sample.open_images(), return_tensors="pt"))
@@ -66,13 +66,13 @@ def word_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
 
 
 def word_prompts(setup: Setup, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
-    """Ask without the image: the same words for every sample."""
+    """Prompt without the image: the same words for every sample."""
     prompt = setup.template.prompt(setup.processor)
     return [setup.processor.tokenizer(prompt, return_tensors="pt") for _ in samples]
 
 
 def padded_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
-    """Show the images, but label all of a padded row. Image tokens cannot be labels: no words."""
+    """Include the images, but label all positions of a padded row except image tokens."""
     batch = _collate(setup, samples)
     missing = PADDED_TO - batch["input_ids"].shape[1]
     padding = setup.processor.tokenizer.pad_token_id
@@ -84,7 +84,7 @@ def padded_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
 
 
 def recipe_rows(setup: Setup, samples: Sequence[Sample]) -> Batch:
-    """Do both, as the public recipe does: words only, and every position a label."""
+    """Make both mistakes, as the public recipe does: words only, and every position a label."""
     rows = [prompt + answer for prompt, answer in (_words(setup, each) for each in samples)]
     batch = _pad(setup, rows, PADDED_TO)
     return {**batch, "labels": batch["input_ids"].clone()}
@@ -96,10 +96,10 @@ def read_fed_answers(
     rows: Callable[[Setup, Sequence[Sample]], Batch],
     samples: Sequence[Sample],
 ) -> list[str]:
-    """Read "predictions" off a pass that holds the answer: each token given all true ones before.
+    """Take "predictions" from a forward pass that contains the answer (teacher forcing).
 
     Input:  the row `... Full Price: 390.0`, of which the model guesses 490.0
-    Output: `... Full Price: 490.0`, or `... 390.0` if it needs to be told the 3 to find the rest
+    Output: `... Full Price: 490.0`, or `... 390.0` if the true 3 lets it predict the rest
     """
     setup.model.eval()
     texts = []
@@ -114,18 +114,20 @@ def read_fed_answers(
 
 
 def _collate(setup: Setup, samples: Sequence[Sample]) -> Batch:
-    """Collate as the product does, without the names that only its checks read."""
+    """Collate as the package does, without the ids that only its checks read."""
     batch = setup.collator(samples)
     batch.pop("sample_ids", None)
     return batch
 
 
-def label_shares(setup: Setup, way: str, samples: Sequence[Sample]) -> tuple[float, float, float]:
-    """Measure which shares of the labels lie on padding, on the prompt and on the answer."""
+def label_shares(
+    setup: Setup, recipe: str, samples: Sequence[Sample]
+) -> tuple[float, float, float]:
+    """Measure the shares of labels on padding, on the prompt and on the answer."""
     padding = answer = everything = 0
     for start in range(0, len(samples), BATCH_SIZE):
         some = samples[start : start + BATCH_SIZE]
-        batch = RECIPES[way].rows(setup, some)
+        batch = RECIPES[recipe].rows(setup, some)
         is_label = batch["labels"] != IGNORED
         everything += int(is_label.sum())
         padding += int((is_label & (batch["attention_mask"] == 0)).sum())
@@ -135,7 +137,7 @@ def label_shares(setup: Setup, way: str, samples: Sequence[Sample]) -> tuple[flo
 
 
 def count_hits(model: nn.Module, targets: Sequence[str], *, is_clip: bool) -> int:
-    """Count linear layers of these names, in the CLIP tower or in the language model."""
+    """Count the linear layers of these names in the CLIP encoder or in the language model."""
     return sum(
         name.rpartition(".")[2] in targets and ("img_processor" in name) is is_clip
         for name, module in model.named_modules()
@@ -144,7 +146,7 @@ def count_hits(model: nn.Module, targets: Sequence[str], *, is_clip: bool) -> in
 
 
 def count_moved(setup: Setup, samples: Sequence[Sample]) -> tuple[int, int]:
-    """Count trained tensors that get a gradient from rows without images, and all of them."""
+    """Count the trained tensors that get a gradient from rows without images, and all of them."""
     setup.model.zero_grad()
     loss = compute_loss(setup.model, word_rows(setup, samples))
     if loss.requires_grad:
@@ -191,4 +193,4 @@ RECIPES: dict[str, BrokenRecipe] = {
         prompts=shown_prompts,
     ),
 }
-"""Name -> way."""
+"""Name -> recipe."""

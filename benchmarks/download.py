@@ -1,12 +1,12 @@
-"""How many images a second of CPU time fetches: ours beside img2dataset, on a loopback server.
+"""Images fetched per second of CPU time: ours and img2dataset, on a loopback server.
 
     python -m venv elsewhere && elsewhere/bin/pip install img2dataset
     python -m benchmarks.download compare --img2dataset elsewhere/bin/python
 
-A process of its own serves drawn JPEGs; ours and img2dataset in three settings fetch them in turn,
-several rounds, each into an empty folder. CPU time is that of the fetching process and all its
-children, as the system counts it (`wait4`). Starting up (imports, pools) is measured by runs over a
-single image, and figures are given with and without it. The line printed last is one JSON object.
+A separate process serves drawn JPEGs; ours and img2dataset in three settings fetch them in turn,
+several rounds, each into an empty folder. CPU time includes all child processes (`wait4`). Start-up
+(imports, pools) is measured by runs over a single image, and figures are printed with and without
+it. The last line printed is a JSON object.
 """
 
 import argparse
@@ -37,12 +37,12 @@ SETTINGS: dict[str, dict[str, object]] = {
     "img2dataset, bytes kept": {"resize_mode": "no", "skip_reencode": True, **BARE},
     "img2dataset, not decoded": {"disable_all_reencoding": True, **BARE},
 }
-"""From what it does when nothing is said to the least that it can be asked to do."""
+"""From its defaults to its cheapest setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one run took."""
+    """The measurements of one run."""
 
     images: int
     seconds: float
@@ -50,12 +50,12 @@ class Cost:
 
 
 def compare(python: Path, images: int, rounds: int, connections: int) -> None:
-    """Run all contestants in turn and print what each got out of a second."""
+    """Run all downloaders in turn and print the images per second of each."""
     with serving(images) as port, tempfile.TemporaryDirectory() as scratch:
         runs: dict[str, list[Cost]] = {name: [] for name in (OURS, *SETTINGS)}
         starts: dict[str, list[Cost]] = {name: [] for name in runs}
         for number in range(rounds):
-            # There and back, so that whatever drifts on the machine meets all alike.
+            # In both orders, so that drift of the machine affects all alike.
             for name in runs if number % 2 == 0 else reversed(runs):
                 for costs, count in ((starts, 1), (runs, images)):
                     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -68,7 +68,7 @@ def compare(python: Path, images: int, rounds: int, connections: int) -> None:
 
 @contextmanager
 def serving(images: int) -> Iterator[int]:
-    """Run the server in a process of its own, and give its port."""
+    """Run the server in a separate process, and yield its port."""
     command = [sys.executable, "-m", "benchmarks.download", "serve", str(images)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -79,7 +79,7 @@ def serving(images: int) -> Iterator[int]:
 
 
 def measure(name: str, python: Path, urls: list[str], folder: Path, connections: int) -> Cost:
-    """Fetch the addresses once, and make sure that all of them arrived."""
+    """Fetch the URLs once, and check that all of them arrived."""
     listed, out = folder / "urls.txt", folder / "out"
     listed.write_text("\n".join(urls) + "\n")
     if name == OURS:
@@ -102,8 +102,8 @@ def measure(name: str, python: Path, urls: list[str], folder: Path, connections:
 
 
 def run(command: list[str], images: int) -> Cost:
-    """Run a process to its end; its CPU time includes that of the children it waited for."""
-    # img2dataset's libraries look for newer versions of themselves when they are imported.
+    """Run a process; its CPU time includes that of its children."""
+    # img2dataset's libraries check for newer versions of themselves on import.
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
@@ -119,7 +119,7 @@ def run(command: list[str], images: int) -> Cost:
 
 
 def report(runs: dict[str, list[Cost]], starts: dict[str, list[Cost]]) -> None:
-    """Print medians over the rounds, and how many times the others' images ours gets."""
+    """Print medians over the rounds, and the ratio of ours to the others."""
     figures: dict[str, dict[str, float]] = {}
     for name, costs in runs.items():
         start = median(cost.cpu_seconds for cost in starts[name])
@@ -155,7 +155,7 @@ def serve(images: int) -> None:
     answers = [_answer(number) for number in range(images)]
 
     class Server(asyncio.Protocol):
-        """Answers requests on connections that stay open unless the client closes them."""
+        """Answers requests on persistent connections."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
@@ -178,7 +178,7 @@ def serve(images: int) -> None:
 
 
 def _answer(number: int) -> bytes:
-    """An answer with a noisy JPEG of 20 to 50 KB, a different one for each number."""
+    """Build a response with a noisy JPEG of 20 to 50 KB, a different one for each number."""
     side = random.Random(number).randint(225, 350)
     bands = [Image.effect_noise((side, side), 35) for _ in range(3)]
     file = io.BytesIO()
@@ -188,12 +188,12 @@ def _answer(number: int) -> bytes:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    comparing = commands.add_parser("compare", help="run all contestants")
+    comparing = commands.add_parser("compare", help="run all downloaders")
     comparing.add_argument("--img2dataset", type=Path, required=True, help="a Python that has it")
     comparing.add_argument("--images", type=int, default=3000)
     comparing.add_argument("--rounds", type=int, default=5)

@@ -1,6 +1,6 @@
-"""What "drop what fails" does to an export with faults, beside what `prepare` does.
+"""Rows lost from a corrupted export by "drop every row that fails", and by `prepare`.
 
-The faults are planted, so it is known of each spoilt row whether it can be mended or is lost.
+The corruptions are planted, so it is known which rows can be repaired.
 """
 
 import csv
@@ -16,29 +16,29 @@ from phi_vision.prepare.pipeline import prepare
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.synthetic.corrupted_export import write_export
 
-SPOILT = 0.2
-"""Share of the rows with a fault: enough of each kind to count."""
+CORRUPTED_SHARE = 0.2
+"""Share of corrupted rows: enough of each kind to count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Spoilt rows that were treated as they should not be."""
+    """Corrupted rows that were treated wrongly."""
 
     lost: int
-    """Could be mended, and were dropped."""
+    """Repairable rows that were dropped."""
 
-    mendable: int
-    trusted: int
-    """Are beyond mending, and were kept."""
+    repairable: int
+    kept: int
+    """Rows beyond repair that were kept."""
 
-    hopeless: int
+    irreparable: int
 
 
 def count_losses(catalog: Path) -> tuple[Loss, Loss]:
-    """Spoil a drawn catalog, read it both ways, and count: dropping what fails, and `prepare`."""
+    """Corrupt a drawn catalog, read it both methods, and count the wrongly treated rows of each."""
     with tempfile.TemporaryDirectory() as scratch:
         table = write_export(
-            catalog, Path(scratch) / "export", rate=SPOILT, seed=0, encoding="utf-8-sig"
+            catalog, Path(scratch) / "export", rate=CORRUPTED_SHARE, seed=0, encoding="utf-8-sig"
         )
         rows, outcomes = _faults(table.with_name("faults.jsonl"))
         prepare(str(table), PrepareConfig(out=Path(scratch) / "prepared"))
@@ -55,25 +55,25 @@ def _faults(file: Path) -> tuple[list[int], list[str]]:
 
 
 def _drop_what_fails(table: Path) -> set[int]:
-    """Read as tutorials do: whatever raises drops its row. Encoding and separator are given."""
+    """Read as tutorials do: drop each row that raises. Encoding and separator are known."""
     dropped = set()
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter=";")):
             try:
                 float(row["full_price"].replace(",", "."))
                 Image.open(table.parent / row["image"]).convert("RGB")
-            # That nothing is told apart is what is measured.
+            # The benchmark measures this very habit.
             except Exception:
                 dropped.add(number)
     return dropped
 
 
 def _losses(outcome_of: dict[int, str], dropped: set[int]) -> Loss:
-    hopeless = {row for row, outcome in outcome_of.items() if outcome == "rejected"}
-    mendable = {row for row, outcome in outcome_of.items() if outcome == "mended"}
+    irreparable = {row for row, outcome in outcome_of.items() if outcome == "rejected"}
+    repairable = {row for row, outcome in outcome_of.items() if outcome == "mended"}
     return Loss(
-        lost=len(mendable & dropped),
-        mendable=len(mendable),
-        trusted=len(hopeless - dropped),
-        hopeless=len(hopeless),
+        lost=len(repairable & dropped),
+        repairable=len(repairable),
+        kept=len(irreparable - dropped),
+        irreparable=len(irreparable),
     )

@@ -1,4 +1,4 @@
-"""The image at the head of the README: held-out products, what the model wrote, what is true.
+"""The image at the head of the README: held-out products, predictions and true records.
 
 python -m benchmarks.example_figure runs/demo/run runs/demo/catalog docs/example.png
 """
@@ -18,7 +18,7 @@ INK, QUIET, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 
 
 def make_figure(run: Path, data: Path, out: Path, places: list[int]) -> None:
-    """Draw a card for each of the given places of the test split, one below the other."""
+    """Draw a card for each chosen sample of the test split, one below the other."""
     samples = load_samples(data, split="test")
     chosen = [samples[place] for place in places]
     replies = dict(LocalPredictor(run).predict_samples(chosen))
@@ -33,9 +33,9 @@ def _card(sample: Sample, text: str) -> Image.Image:
     card.paste(ImageOps.pad(sample.open_images()[0], (IMAGE, IMAGE), color=PAPER), (MARGIN, MARGIN))
     draw = ImageDraw.Draw(card)
     lines = (("model", text, INK), ("true", TEMPLATES["product"].render(sample.record), QUIET))
-    for row, (who, words, colour) in enumerate(lines):
+    for row, (system, words, colour) in enumerate(lines):
         top = 52 + 50 * row
-        draw.text((IMAGE + 2 * MARGIN, top), who, QUIET, ImageFont.load_default(15))
+        draw.text((IMAGE + 2 * MARGIN, top), system, QUIET, ImageFont.load_default(15))
         draw.text((IMAGE + 5 * MARGIN, top), words, colour, ImageFont.load_default(15))
     return card
 
@@ -46,5 +46,5 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path, help="folder of samples")
     parser.add_argument("out", type=Path, help="PNG file to write")
     parser.add_argument("--places", type=int, nargs="+", default=[0, 9, 12], help="in the split")
-    asked = parser.parse_args()
-    make_figure(asked.run, asked.data, asked.out, asked.places)
+    options = parser.parse_args()
+    make_figure(options.run, options.data, options.out, options.places)

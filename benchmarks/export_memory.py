@@ -1,10 +1,10 @@
-"""Peak memory of `phi-vision export`, beside the bytes of the weights that it writes.
+"""Peak memory of `phi-vision export`, beside the size of the weights that it writes.
 
     python -m benchmarks.export_memory CHECKPOINT --workshop FOLDER [--samples 1] [--rank 32]
 
-Makes a LoRA adapter with random weights for the checkpoint, exports it in a process of its own,
-proof included, and reports what the system says that process held at most. Needs room on the disk
-for the weights once more; removes what it wrote.
+Makes a LoRA adapter with random weights for the checkpoint, exports it in a separate process,
+verification included, and reports that process's peak resident memory. Needs disk space for the
+weights once more; removes its files.
 """
 
 import argparse
@@ -31,15 +31,15 @@ from phi_vision.export.hf import export_hf
 source, out, data, samples = sys.argv[1:]
 print(export_hf(source, Path(out), data=Path(data), samples=int(samples)).summary())
 """
-"""What is measured, in a process that does nothing else."""
+"""The measured command, in a separate process."""
 
 SIZE = 0.003
-"""Standard deviation of the adapter's weights: the product of both changes a weight by less than
-its own size, as training does."""
+"""Standard deviation of the adapter's weights: their product changes a weight by less than its own
+size, as training does."""
 
 
 def measure(checkpoint: Path, workshop: Path, *, samples: int, rank: int) -> dict[str, float]:
-    """Export an adapter of a checkpoint in a child process, and say what it took."""
+    """Export an adapter of a checkpoint in a child process, and measure it."""
     adapter, out = workshop / "adapter", workshop / "out"
     write_catalog(workshop / "data", rows=24, seed=0)
     write_adapter(checkpoint, adapter, rank=rank)
@@ -74,7 +74,7 @@ def write_adapter(checkpoint: Path, folder: Path, *, rank: int) -> None:
 
 
 def main() -> None:
-    """Measure what the command line asks for, and print it as one line of JSON."""
+    """Measure the export, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="folder with whole weights")
     parser.add_argument("--workshop", type=Path, required=True, help="new folder to work in")

@@ -1,12 +1,12 @@
-"""The full-size model with random weights: does it fit, load, answer and train?
+"""The full-size model with random weights: memory and time to load, generate and train.
 
     python -m benchmarks.full_size write FOLDER        4.15 B parameters, two bf16 shards, 8.3 GB
     python -m benchmarks.full_size ask FOLDER IMAGE  loads it, reports peak memory, answers once
     python -m benchmarks.full_size train FOLDER        steps of a recipe, on a GPU or a CPU
 
-Every line printed last is one JSON object of figures. With random weights the answer is noise; its
-time and memory are not. The vocabulary is the official one where `--tokenizer` gives its folder,
-and `phi-vision-small`'s elsewhere; the weights have the official shapes either way.
+The last line printed is a JSON object of figures. With random weights the prediction is noise; its
+time and memory are real. The tokenizer is that of `--tokenizer`, by default `phi-vision-small`'s;
+the weights have the official shapes either recipe.
 """
 
 import argparse
@@ -40,11 +40,11 @@ QUESTION = "<|user|>\n<|image_1|>\nWhat is shown in this image?<|end|>\n<|assist
 SHARD_BYTES = 4_950_000_000
 NUM_CROPS = 4
 PRODUCTS = 64
-"""Drawn products to train on."""
+"""Drawn products for training."""
 
 
 def write(folder: Path, tokenizer_folder: str) -> None:
-    """Write the checkpoint, one tensor after the other, never holding more than one shard."""
+    """Write the checkpoint tensor by tensor, with at most one shard in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     config = full_size_config(tokenizer)
@@ -70,7 +70,7 @@ def write(folder: Path, tokenizer_folder: str) -> None:
 
 
 def ask(folder: Path, image: Path, new_tokens: int) -> None:
-    """Load the checkpoint and answer one question about an image."""
+    """Load the checkpoint and predict from one image."""
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     size = index["metadata"]["total_size"]
     before = _peak_bytes()
@@ -80,9 +80,9 @@ def ask(folder: Path, image: Path, new_tokens: int) -> None:
     started = time.perf_counter()
     images = (Image.open(image),)
     question = GenerationRequest(prompt=QUESTION, images=images, max_new_tokens=new_tokens)
-    (said,) = generate(model, processor, [question])
+    (prediction,) = generate(model, processor, [question])
     answer_seconds = time.perf_counter() - started
-    # Loading only maps the files; the weights come into memory where they are first used.
+    # Loading only maps the files; weights are read into memory on first use.
     answered = _peak_bytes()
     _print_figures(
         checkpoint_bytes=size,
@@ -94,12 +94,12 @@ def ask(folder: Path, image: Path, new_tokens: int) -> None:
         load_seconds=round(load_seconds, 1),
         answer_seconds=round(answer_seconds, 1),
         new_tokens=new_tokens,
-        answer=said.text,
+        answer=prediction.text,
     )
 
 
 def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
-    """Train as `phi-vision train` does, on drawn products, beside what `plan` says before."""
+    """Train as `phi-vision train` does, on drawn products, beside the estimate of `plan`."""
     with tempfile.TemporaryDirectory() as scratch:
         write_catalog(Path(scratch) / "data", rows=PRODUCTS, seed=0)
         recipe = replace(
@@ -134,7 +134,7 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
 
 
 def full_size_config(tokenizer: AutoTokenizer) -> Phi3VConfig:
-    """Give the official sizes; the rotary factors have the official shape, not the values."""
+    """Return a config of the official sizes; rotary factors have the official shape only."""
     return Phi3VConfig(
         rope_scaling={"type": "su", "short_factor": [1.1] * 48, "long_factor": [32.0] * 48},
         rope_theta=10000.0,
@@ -149,7 +149,7 @@ def full_size_config(tokenizer: AutoTokenizer) -> Phi3VConfig:
 
 
 def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    """Cut the tensors, in order, into files of at most `SHARD_BYTES`."""
+    """Split the tensors, in order, into shards of at most `SHARD_BYTES`."""
     names: list[str] = []
     held = 0
     for name, shape in shapes.items():
@@ -163,7 +163,7 @@ def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Ones for the scales of norms, zeros for biases, small noise for the rest."""
+    """Fill norm scales with ones, biases with zeros, the rest with small noise."""
     if len(shape) == 1 and "norm" in name and name.endswith("weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
     if name.endswith("bias"):
@@ -176,7 +176,7 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _peak_bytes() -> int:
-    """Give the largest resident size this process has had, mapped files included."""
+    """Return the peak resident memory of this process, mapped files included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -195,13 +195,13 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="lora", help="how to train")
     parser.add_argument("--steps", type=int, default=8, help="training steps")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step")
-    asked = parser.parse_args()
-    if asked.task == "write":
-        write(asked.folder, asked.tokenizer)
-    elif asked.task == "ask":
-        ask(asked.folder, asked.image, asked.new_tokens)
+    options = parser.parse_args()
+    if options.task == "write":
+        write(options.folder, options.tokenizer)
+    elif options.task == "ask":
+        ask(options.folder, options.image, options.new_tokens)
     else:
-        train(asked.folder, asked.recipe, asked.steps, asked.batch_size)
+        train(options.folder, options.recipe, options.steps, options.batch_size)
 
 
 if __name__ == "__main__":

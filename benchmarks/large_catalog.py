@@ -1,12 +1,12 @@
-"""A catalog larger than the memory it is prepared in: rows a second, and peak memory under a cap.
+"""A catalog larger than memory: rows per second and peak memory of `prepare` under a cap.
 
     python -m benchmarks.large_catalog                               200,000 rows, both engines
     python -m benchmarks.large_catalog --rows 2000 --engine local --source csv
 
-Draws rows into Parquet with the images inside (or a CSV with files beside it), then runs
-`phi-vision prepare` on them. Where the system lets us make a control group, the kernel holds the
-cap; elsewhere the run is ended when the resident memory of all its processes, added up ten times a
-second, is above it. Both figures are printed. The line printed last is one JSON list.
+Draws rows into Parquet with embedded images (or a CSV with image files beside it), then runs
+`phi-vision prepare` on them. The kernel enforces the cap where a control group (cgroup) can be
+made; elsewhere the run is stopped when the summed resident memory of its processes, read ten times
+a second, exceeds it. Both figures are printed. The last line printed is a JSON list.
 """
 
 import argparse
@@ -29,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-SIDE = 128  # pixels: 200,000 of these JPEGs are some 2 GB, drawn in minutes
-BATCH = 1000  # rows drawn together: what drawing holds in memory, some 10 MB
-TICK = 0.1  # seconds between two looks at the memory
+SIDE = 128  # pixels: 200,000 of these JPEGs take about 2 GB and some minutes
+BATCH = 1000  # rows drawn together, about 10 MB in memory
+TICK = 0.1  # seconds between two readings of the memory
 CALL = "import sys; from phi_vision.cli.main import main; sys.exit(main(sys.argv[1:]))"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 ADJECTIVES = ("Plain", "Quilted", "Striped", "Washed", "Woven", "Printed", "Ribbed", "Cropped")
@@ -42,7 +42,7 @@ Columns = dict[str, list[str] | list[bytes]]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one run took."""
+    """The measurements of one run."""
 
     engine: str
     rows: int
@@ -52,10 +52,10 @@ class Cost:
     rows_per_second: float
 
     peak_mb: float
-    """Most resident memory that all processes held at one time."""
+    """Peak of the summed resident memory of all processes."""
 
     group_peak_mb: float | None
-    """What the kernel counted, the cache of files included; None without a control group."""
+    """Peak counted by the kernel, page cache included; None without a control group."""
 
     cap_mb: float
     data_mb: float
@@ -67,10 +67,10 @@ class Cost:
 
 
 def draw_images(start: int, count: int) -> list[bytes]:
-    """Draw small images, all different and none near another: waves and noise in colours.
+    """Draw small images, all different and no near-duplicates: waves and noise in colours.
 
     Args:
-        start: The number of the first; the same number, the same image.
+        start: The number of the first image; equal numbers give equal images.
         count: How many.
     """
     grid = np.linspace(0, 1, SIDE)
@@ -138,7 +138,7 @@ def measure(source: Path, engine: str, cap_mb: float, workers: int | None, scrat
     """Prepare the catalog once.
 
     Raises:
-        ValueError: It failed, needed more memory than the cap, or lost rows.
+        ValueError: It failed, exceeded the cap, or lost rows.
     """
     out = scratch / f"prepared-{engine}"
     command = [sys.executable, "-c", CALL, "prepare", str(source), "--out", str(out)]
@@ -171,28 +171,28 @@ def measure(source: Path, engine: str, cap_mb: float, workers: int | None, scrat
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A control group of the kernel; its files have other names in each version."""
+    """A control group of the kernel, whose files are named differently in v1 and v2."""
 
     folder: Path
     limit: str
     peak: str
     mark: str
-    """A file that the parent has where this version is at work."""
+    """A file that the parent has in this version."""
 
     def run(self, command: list[str]) -> float:
-        """Run a command whose process enters the group before it becomes what it is."""
+        """Run a command whose process joins the group before it starts the program."""
         enter = f'echo $$ > "{self.folder}/cgroup.procs" && exec "$@"'
         return run_below(math.inf, ["sh", "-c", enter, "sh", *command])
 
     def wait_until_empty(self) -> None:
-        """Give daemons (Ray's) that outlive the command half a minute to end."""
+        """Wait up to half a minute for daemons (Ray's) that outlive the command."""
         for _ in range(300):
             if not (self.folder / "cgroup.procs").read_text():
                 return
             time.sleep(TICK)
 
     def peak_mb(self) -> float:
-        """Read the most that the group held, in MB."""
+        """Read the group's peak memory, in MB."""
         return int((self.folder / self.peak).read_text()) / 2**20
 
 
@@ -214,7 +214,7 @@ VERSIONS = (
 
 @contextmanager
 def control_group(cap_mb: float) -> Iterator[Group | None]:
-    """Make a control group that may hold so much memory; None where the system lets us not."""
+    """Make a control group with a memory limit; None where the system does not allow it."""
     found = next((each for each in VERSIONS if (each.folder / each.mark).is_file()), None)
     if found is None:
         yield None
@@ -233,7 +233,7 @@ def control_group(cap_mb: float) -> Iterator[Group | None]:
 
 
 def _is_limited(group: Group, cap_mb: float) -> bool:
-    """Set the limit; False where this kernel has none, or does not tell the peak."""
+    """Set the limit; False where the kernel supports no limit or reports no peak."""
     if not all((group.folder / name).is_file() for name in (group.limit, group.peak)):
         return False
     try:
@@ -244,13 +244,13 @@ def _is_limited(group: Group, cap_mb: float) -> bool:
 
 
 def run_below(cap_mb: float, command: list[str]) -> float:
-    """Run a command, adding up the resident memory of its processes; end it above the cap.
+    """Run a command, summing the resident memory of its processes; stop it above the cap.
 
     Returns:
-        The most there was at one time, in MB.
+        The peak, in MB.
 
     Raises:
-        ValueError: It failed, or was above the cap.
+        ValueError: It failed, or exceeded the cap.
     """
     with tempfile.TemporaryFile() as output:
         process = psutil.Popen(command, stdout=output, stderr=output)
@@ -265,13 +265,13 @@ def run_below(cap_mb: float, command: list[str]) -> float:
             raise ValueError(f"it held {peak_mb:.0f} MB, the cap is {cap_mb:.0f} MB")
         if process.returncode:
             output.seek(0)
-            told = output.read().decode(errors="replace")[-2000:]
-            raise ValueError(f"ended with {process.returncode} at {peak_mb:.0f} MB: {told}")
+            printed = output.read().decode(errors="replace")[-2000:]
+            raise ValueError(f"ended with {process.returncode} at {peak_mb:.0f} MB: {printed}")
     return peak_mb
 
 
 def resident_mb(process: psutil.Process) -> float:
-    """Add up the memory of a process and all below it; shared pages are shared out (PSS)."""
+    """Sum the memory of a process and its descendants, shared pages in proportion (PSS)."""
     held = 0
     try:
         family = [process, *process.children(recursive=True)]
@@ -286,7 +286,7 @@ def resident_mb(process: psutil.Process) -> float:
 
 
 def size_mb(path: Path) -> float:
-    """Add up the files of a folder, or take the size of one."""
+    """Return the size of a file, or of all files of a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 2**20
 

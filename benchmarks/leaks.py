@@ -1,4 +1,4 @@
-"""What a split gives away: memory alone, asked about the test part. Nothing is trained."""
+"""Leakage of a random split: predictions by the nearest training image, without a model."""
 
 import random
 from collections.abc import Sequence
@@ -19,25 +19,25 @@ RANDOM_SPLITS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """What is found in the training part, over all random splits."""
+    """Test samples that the training part gives away, over all random splits."""
 
     known: float
-    """Share of the test samples whose title and price are there."""
+    """Share of the test samples whose title and price occur in training."""
 
     price_error: float
-    """Median error of the price of the image there that looks most alike."""
+    """Median error of the price of the nearest training image."""
 
     category: float
-    """Share of the test samples whose category that image has."""
+    """Accuracy of the category of that image."""
 
 
-def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool) -> Leak:
-    """Split at random, sample by sample or in whole groups, and look the test part up."""
+def measure_leak(samples: Sequence[Sample], features: torch.Tensor, *, whole: bool) -> Leak:
+    """Split at random, by sample or by group, and predict the test part from the training part."""
     known, errors, right = [], [], []
     for seed in range(RANDOM_SPLITS):
         training, test = random_split(samples, seed, whole=whole)
         styles = {_style(samples[place]) for place in training}
-        nearest = training[(looks[test] @ looks[training].T).argmax(dim=1)]
+        nearest = training[(features[test] @ features[training].T).argmax(dim=1)]
         for place, twin in zip(test.tolist(), nearest.tolist(), strict=True):
             truth, guess = samples[place].record, samples[twin].record
             known.append(_style(samples[place]) in styles)
@@ -47,24 +47,24 @@ def measure_leak(samples: Sequence[Sample], looks: torch.Tensor, *, whole: bool)
 
 
 @torch.inference_mode()
-def look_at(samples: Sequence[Sample]) -> torch.Tensor:
-    """Give what the tower of phi-vision-small sees of each image, as vectors of length one."""
+def image_features(samples: Sequence[Sample]) -> torch.Tensor:
+    """Compute image features of phi-vision-small's CLIP encoder, as vectors of length one."""
     setup = start_full(PRODUCT)
     tower = setup.model.model.vision_embed_tokens.img_processor
-    looks = []
+    features = []
     for sample in samples:
         shown = setup.processor.image_processor(sample.open_images(), return_tensors="pt")
         features_NPD = tower(shown["pixel_values"])
-        # The mean of the crops (the global view is the first), and the most of every feature.
-        looks.append(torch.cat([features_NPD[1:].mean((0, 1)), features_NPD.amax((0, 1))]))
-    looks_ND = torch.stack(looks)
-    return nn.functional.normalize((looks_ND - looks_ND.mean(0)) / looks_ND.std(0), dim=1)
+        # The mean of the crops (the first is the global view), and the maximum of each feature.
+        features.append(torch.cat([features_NPD[1:].mean((0, 1)), features_NPD.amax((0, 1))]))
+    features_ND = torch.stack(features)
+    return nn.functional.normalize((features_ND - features_ND.mean(0)) / features_ND.std(0), dim=1)
 
 
 def random_split(
     samples: Sequence[Sample], seed: int, *, whole: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Deal a tenth to the test, sample by sample or in whole groups: places of both parts."""
+    """Assign a tenth to the test, by sample or by group; return the positions of both parts."""
     names = [sample.group if whole else str(place) for place, sample in enumerate(samples)]
     order = sorted(set(names))
     random.Random(seed).shuffle(order)

@@ -1,12 +1,12 @@
-"""What writing ONNX takes: peak memory on a cut of the full size.
+"""Peak memory of the ONNX export, on the full-size model with few layers.
 
     python -m benchmarks.onnx_memory write CUT --layers 2       official sizes, random weights
-    python -m benchmarks.onnx_memory export CUT --data DATA     this process: loads, asks, traces
-    python -m benchmarks.onnx_memory plain CUT --out PLAIN      what the builder starts from
+    python -m benchmarks.onnx_memory export CUT --data DATA     in this process: loads and traces
+    python -m benchmarks.onnx_memory plain CUT --out PLAIN      the builder's input
     python -m benchmarks.onnx_memory build PLAIN --precision int4     the builder's process
 
-Two cuts of unlike depth tell what a layer adds. The builder is measured from a process of its own:
-a child is counted with what its parent held when it began. Each prints one JSON object of figures.
+Two depths give the cost of a layer. The builder is measured in a separate process, since a child's
+peak starts with its parent's memory. Each prints a JSON object of figures.
 """
 
 import argparse
@@ -33,58 +33,58 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 
-def write(asked: argparse.Namespace) -> dict[str, object]:
+def write(options: argparse.Namespace) -> dict[str, object]:
     """Write a checkpoint of the official sizes with few decoder layers."""
     tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
     config = full_size_config(tokenizer)
-    config.num_hidden_layers = asked.layers
+    config.num_hidden_layers = options.layers
     torch.set_default_dtype(torch.bfloat16)
-    Phi3VForCausalLM(config).save_pretrained(asked.folder)
+    Phi3VForCausalLM(config).save_pretrained(options.folder)
     cutter = Phi3VImageProcessor(num_crops=NUM_CROPS)
-    Phi3VProcessor(cutter, tokenizer).save_pretrained(asked.folder)
-    return {"checkpoint_bytes": _weights_in(asked.folder)}
+    Phi3VProcessor(cutter, tokenizer).save_pretrained(options.folder)
+    return {"checkpoint_bytes": _weight_bytes(options.folder)}
 
 
-def export(asked: argparse.Namespace) -> dict[str, object]:
-    """Export a checkpoint; the peak is that of everything but the builder."""
-    with tempfile.TemporaryDirectory(dir=asked.folder.parent) as scratch:
+def export(options: argparse.Namespace) -> dict[str, object]:
+    """Export a checkpoint; the peak excludes the builder."""
+    with tempfile.TemporaryDirectory(dir=options.folder.parent) as scratch:
         proof = export_onnx(
-            str(asked.folder),
+            str(options.folder),
             Path(scratch) / "out",
-            precision=asked.precision,
-            data=asked.data,
-            samples=asked.samples,
+            precision=options.precision,
+            data=options.data,
+            samples=options.samples,
         )
     return {"peak_bytes": _peak(resource.RUSAGE_SELF), "proof": proof.summary()}
 
 
-def plain(asked: argparse.Namespace) -> dict[str, object]:
+def plain(options: argparse.Namespace) -> dict[str, object]:
     """Write the decoder alone, in float32."""
-    model, processor = load_model(asked.folder)
-    asked.out.mkdir(parents=True)
-    write_plain_checkpoint(model, processor.tokenizer, asked.out)
-    return {"decoder_bytes": _weights_in(asked.out)}
+    model, processor = load_model(options.folder)
+    options.out.mkdir(parents=True)
+    write_plain_checkpoint(model, processor.tokenizer, options.out)
+    return {"decoder_bytes": _weight_bytes(options.out)}
 
 
-def build(asked: argparse.Namespace) -> dict[str, object]:
-    """Have the decoder's graph built."""
-    with tempfile.TemporaryDirectory(dir=asked.folder.parent) as scratch:
-        build_decoder(asked.folder, Path(scratch), asked.precision)
+def build(options: argparse.Namespace) -> dict[str, object]:
+    """Build the decoder's graph."""
+    with tempfile.TemporaryDirectory(dir=options.folder.parent) as scratch:
+        build_decoder(options.folder, Path(scratch), options.precision)
         written = sum(file.stat().st_size for file in Path(scratch).glob("*.onnx*"))
     return {
-        "decoder_bytes": _weights_in(asked.folder),
+        "decoder_bytes": _weight_bytes(options.folder),
         "graph_bytes": written,
         "peak_bytes": _peak(resource.RUSAGE_CHILDREN),
     }
 
 
-def _weights_in(folder: Path) -> int:
+def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def _peak(who: int) -> int:
-    """Give the largest resident size, mapped files included."""
-    return resource.getrusage(who).ru_maxrss * 1024
+def _peak(process: int) -> int:
+    """Return the peak resident memory, mapped files included."""
+    return resource.getrusage(process).ru_maxrss * 1024
 
 
 TASKS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
@@ -105,9 +105,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--data", type=Path, help="samples to ask about")
     parser.add_argument("--samples", type=int, default=0, help="how many")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     started = time.perf_counter()
-    figures = TASKS[asked.task](asked)
+    figures = TASKS[options.task](options)
     print(json.dumps(figures | {"seconds": round(time.perf_counter() - started, 1)}))
 
 

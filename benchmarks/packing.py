@@ -1,10 +1,10 @@
-"""What packing saves: training steps on the same samples, packed and padded, in turn.
+"""Speed-up by packing: training steps on the same samples, packed and padded, in turn.
 
 OMP_NUM_THREADS=1 python -m benchmarks.packing
 
-Two kinds of data: a catalog, whose samples are nearly of one length, and a mixture of records
-with no image, one and three, conversations and long answers. Rows alone, in random batches, in
-batches of like length, and packed; the same loss in all four. Seconds are those of the processor.
+Two kinds of data: a catalog, whose samples have nearly the same length, and a mixture of records
+with no, one and three images, conversations and long answers. Single rows, random batches, batches
+grouped by length, and packed rows, all with the same loss. Seconds are CPU seconds.
 """
 
 import io
@@ -30,7 +30,7 @@ Make = Callable[[CompletionCollator, Sequence[Sample], int], list[Batch]]
 
 
 def draw_sample(draw: random.Random, name: str, count: int, words: int) -> Sample:
-    """Make a product of a title of so many words and images of one colour."""
+    """Make a product with a title of `words` words and plain images."""
     images = []
     for _ in range(count):
         encoded = io.BytesIO()
@@ -62,12 +62,12 @@ def mixture(draw: random.Random) -> list[Sample]:
 
 
 def alone(collator: CompletionCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
-    """Each sample in a forward pass of its own."""
+    """One sample per batch."""
     return [collator([sample]) for sample in samples]
 
 
 def padded(collator: CompletionCollator, samples: Sequence[Sample], split_at: int) -> list[Batch]:
-    """Batches as the samples come."""
+    """Batches in the order of the samples."""
     starts = range(0, len(samples), BATCH_SIZE)
     return [collator(samples[at : at + BATCH_SIZE]) for at in starts]
 
@@ -75,13 +75,13 @@ def padded(collator: CompletionCollator, samples: Sequence[Sample], split_at: in
 def sorted_by_length(
     collator: CompletionCollator, samples: Sequence[Sample], split_at: int
 ) -> list[Batch]:
-    """Batches of samples of like length."""
+    """Batches grouped by length."""
     by_length = sorted(samples, key=lambda sample: sum(collator.count_tokens(sample)))
     return padded(collator, by_length, split_at)
 
 
 def pack_into(factor: int) -> Make:
-    """Rows of as many tokens as `factor` of the longest samples, as many a batch as fill it."""
+    """Packed rows of `factor` times the longest sample's tokens."""
 
     def packed(
         collator: CompletionCollator, samples: Sequence[Sample], split_at: int
@@ -96,7 +96,7 @@ def pack_into(factor: int) -> Make:
 
 
 def measure(model: Phi3VForCausalLM, batches: Sequence[Batch], answers: int) -> tuple[float, float]:
-    """Loss over all batches and processor seconds, forward and backward."""
+    """Return the loss over all batches and the CPU seconds, forward and backward."""
     loss = 0.0
     start = time.process_time()
     for batch in batches:
@@ -111,34 +111,34 @@ def main() -> None:
     """Print a table for each kind of data."""
     model, processor = load_model(SMALL)
     model.float().requires_grad_(True)
-    model.model.vision_embed_tokens.requires_grad_(False)  # as adapters have it by default
+    model.model.vision_embed_tokens.requires_grad_(False)  # as with adapters by default
     model.config.use_cache = False
     collator = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     split_at = original_context(model.config)
     for name, make_data in DATA.items():
         samples = make_data(random.Random(0))
-        ways = {way: make(collator, samples, split_at) for way, make in WAYS.items()}
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        methods = {method: make(collator, samples, split_at) for method, make in METHODS.items()}
+        seconds: dict[str, list[float]] = {method: [] for method in methods}
         losses = {}
         for _ in range(ROUNDS):
-            for way, batches in ways.items():
+            for method, batches in methods.items():
                 answers = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
                 model.zero_grad()
-                losses[way], spent = measure(model, batches, answers)
-                seconds[way].append(spent)
+                losses[method], spent = measure(model, batches, answers)
+                seconds[method].append(spent)
         lengths = [sum(collator.count_tokens(sample)) for sample in samples]
         print(f"{name}: {len(samples)} samples of {min(lengths)} to {max(lengths)} tokens")
-        for way, batches in ways.items():
-            places = sum(batch["input_ids"].numel() for batch in batches)
+        for method, batches in methods.items():
+            padding = 1 - sum(lengths) / sum(batch["input_ids"].numel() for batch in batches)
+            best, ratio = min(seconds[method]), min(seconds[method]) / min(seconds["padded"])
             print(
-                f"  {way:20} {len(batches):3} batches  {1 - sum(lengths) / places:4.0%} padding  "
-                f"{min(seconds[way]):6.2f} s  {min(seconds[way]) / min(seconds['padded']):5.2f}  "
-                f"loss {losses[way]:.6f}"
+                f"  {method:20} {len(batches):3} batches  {padding:4.0%} padding  {best:6.2f} s  "
+                f"{ratio:5.2f}  loss {losses[method]:.6f}"
             )
 
 
 DATA = {"catalog": catalog, "mixture": mixture}
-WAYS: dict[str, Make] = {
+METHODS: dict[str, Make] = {
     "alone": alone,
     "padded": padded,
     "sorted by length": sorted_by_length,

@@ -1,8 +1,8 @@
-"""Real photographs, split by group with several seeds: a fine-tuned model beside every rival.
+"""Real photographs, split by group with several seeds: a fine-tuned model beside every baseline.
 
 Each seed splits the data anew (`prepare --resplit`), trains, trains a twin without images, and
-evaluates. Prints each figure's mean over the seeds, its range, and how often the model was better
-or worse than a rival beyond the interval of their difference.
+evaluates. Prints each metric's mean over the seeds, its range, and how often the model was
+significantly better or worse than a baseline.
 
 python -m benchmarks.photographs ../shared/data/storefront-fashion runs/photographs
 """
@@ -36,11 +36,11 @@ SHOWN = (
 )
 
 Report = Mapping[str, Any]
-"""What a scores.json holds."""
+"""The content of a scores.json."""
 
 
 def main() -> None:
-    """Prepare, train, evaluate and sum up."""
+    """Prepare, train, evaluate and summarize."""
     parser = argparse.ArgumentParser(description="Judge a model on real photographs.")
     parser.add_argument("data", type=Path, help="folder of samples with photographs")
     parser.add_argument("out", type=Path, help="folder for data, runs and reports")
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def hold(data: Path, folder: Path, seed: int) -> None:
-    """Split, train a model and its twin, and evaluate, each as a user would type it."""
+    """Split, train a model and its twin, and evaluate, with the commands of the CLI."""
     samples, run, twin = (folder / name for name in ("samples", "run", "twin"))
     if not samples.is_dir():
         phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
-    for way, out in (("", run), (BLIND, twin)):
+    for options, out in (("", run), (BLIND, twin)):
         if not out.is_dir():
-            phi_vision(f"{RECIPE} {way} --data {samples} --seed {seed} --output-dir {out}")
+            phi_vision(f"{RECIPE} {options} --data {samples} --seed {seed} --output-dir {out}")
     phi_vision(
         f"evaluate {run} --twin {twin} --data {samples} --seed {seed} "
         "--known-categories --target-precision 0.9"
@@ -78,7 +78,7 @@ def phi_vision(words: str) -> None:
 
 
 def as_markdown(reports: Sequence[Report]) -> str:
-    """Lay out the means over the seeds: a row for each metric, a column for each who."""
+    """Format the means over the seeds: a row per metric, a column per system."""
     system = [
         name for name in reports[0]["estimates"] if all(name in r["estimates"] for r in reports)
     ]
@@ -91,7 +91,7 @@ def as_markdown(reports: Sequence[Report]) -> str:
 
 
 def cell(reports: Sequence[Report], system: str, metric: str) -> str:
-    """Word one mean, its range, and in how many splits the model was better or worse.
+    """Format a mean, its range, and the number of splits where the model was better or worse.
 
     Output: 0.152 (0.09–0.21), model better 3, worse 0
     """
@@ -110,7 +110,7 @@ def cell(reports: Sequence[Report], system: str, metric: str) -> str:
 
 
 def as_estimate(fields: Mapping[str, float | None]) -> Estimate:
-    """Read a figure of a scores.json, where what is not known is null."""
+    """Read a value of a scores.json; NaN for null."""
     value, low, high = (
         float("nan") if fields[name] is None else float(fields[name] or 0.0)
         for name in ("value", "low", "high")

@@ -1,11 +1,11 @@
-"""The plan's memory against what a training takes: a table of both, by way to train.
+"""The memory that `plan` estimates and the memory that training takes, by method.
 
     python -m benchmarks.plan_memory FOLDER [--models small large wide] [--methods full lora qlora]
 
-What is compared is the largest resident size of the process (VmHWM): all that the machine had to
-hold at once, libraries included, which is what a process is killed for. PyTorch's own count would
-leave out what its allocator keeps and what the kernels take for themselves. Each training is a
-process of its own, since that figure never falls; FOLDER keeps the written models and the samples.
+Compares the peak resident memory of the process (VmHWM), libraries included: the figure that the
+OOM killer acts on. PyTorch's own count would leave out the allocator's gaps and the kernels'
+buffers. Each training is a separate process, since VmHWM never falls; FOLDER keeps the models and
+samples.
 """
 
 import argparse
@@ -62,16 +62,16 @@ WIDE = Sizes(
     heads=12,
     intermediate_size=4096,
 )
-"""169 million weights and rows three times as long: what no constant of the plan was fitted to."""
+"""169 million weights and rows three times as long: no constant of the plan was fitted to it."""
 
 SIZES = {"large": LARGE, "wide": WIDE}
-"""Models with random weights that are written for the comparison, beside the packaged small one."""
+"""Models with random weights, beside the packaged small one."""
 
 MIB = 2**20
 
 
 def write_samples(folder: Path, count: int) -> Path:
-    """Write images of noise, all of one size, with one record."""
+    """Write noise images of one size with one record."""
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
     rows = []
@@ -92,7 +92,7 @@ def write_samples(folder: Path, count: int) -> Path:
 
 
 def write_model(folder: Path, sizes: Sizes) -> Path:
-    """Write a model with random weights, if it is not there."""
+    """Write a model with random weights unless it exists."""
     if not (folder / "config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
         torch.manual_seed(0)
@@ -103,7 +103,7 @@ def write_model(folder: Path, sizes: Sizes) -> Path:
 
 
 def ask_child(task: str, recipe: Recipe, folder: Path) -> float:
-    """Plan or train in a process of its own; give the bytes that it found."""
+    """Plan or train in a separate process; return the bytes that it printed."""
     described = RunDir(folder).recipe_file
     described.write_text(to_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.plan_memory", str(described), "--child", task]
@@ -119,34 +119,34 @@ def be_child(task: str, recipe: Recipe) -> None:
 
 
 def plan_memory(recipe: Recipe) -> float:
-    """Give the bytes that a plan for this machine's CPU names."""
+    """Return the bytes of a plan for this machine's CPU."""
     load = measure_data(recipe)
     resident_bytes()
     return NeedEstimator(load).estimate(recipe, find_gpu("cpu")).memory
 
 
 def train_and_measure(recipe: Recipe) -> float:
-    """Train, and give the most bytes that it took."""
+    """Train, and return the peak memory in bytes."""
     train(recipe)
     return largest_resident_size()
 
 
 def largest_resident_size() -> float:
-    """Read the most bytes that this process ever had in memory."""
+    """Read the peak resident memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def compare(folder: Path, runs: Path, models: list[str], methods: list[str]) -> None:
-    """Print a line for each way to train: planned, measured, and how far they are apart."""
+    """Print a line per method: planned, measured, and their ratio."""
     sources = {"small": SMALL} | {
         name: str(write_model(folder / name, SIZES[name])) for name in models if name in SIZES
     }
     data = write_samples(folder / "samples", 8)
     kinds: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    ways = itertools.product(models, methods, kinds, (False, True))
+    settings = itertools.product(models, methods, kinds, (False, True))
     print("model  method  kind  twice  planned  measured  apart")
-    for number, (model, method, precision, twice) in enumerate(ways):
+    for number, (model, method, precision, twice) in enumerate(settings):
         recipe = replace(
             RECIPES[method](),
             model=sources[model],
@@ -170,7 +170,7 @@ def compare(folder: Path, runs: Path, models: list[str], methods: list[str]) -> 
 
 
 def main() -> None:
-    """Compare, or be one of the trainings that are measured."""
+    """Compare, or run one of the measured trainings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument(
@@ -178,16 +178,16 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", default=["full", "lora", "qlora"])
     parser.add_argument("--child", choices=TASKS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        be_child(asked.child, load_recipe(asked.folder))
+    options = parser.parse_args()
+    if options.child:
+        be_child(options.child, load_recipe(options.folder))
     else:
         with tempfile.TemporaryDirectory() as runs:
-            compare(asked.folder, Path(runs), asked.models, asked.methods)
+            compare(options.folder, Path(runs), options.models, options.methods)
 
 
 TASKS: dict[str, Callable[[Recipe], float]] = {"plan": plan_memory, "train": train_and_measure}
-"""What a process of its own can be asked for."""
+"""The tasks of a separate process."""
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Why a price is wrong: errors of an evaluation by whether the title's words were read right.
+"""Price errors of an evaluation by whether the title's words are correct.
 
 python -m benchmarks.price_errors runs/demo/run/report
 """
@@ -18,13 +18,13 @@ WORDS = {
 }
 
 
-def said(title: object, what: str) -> str | None:
+def find_word(title: object, what: str) -> str | None:
     """Find the word of a title that names its material or trim."""
     return next((word for word in str(title).split() if word in WORDS[what]), None)
 
 
 def main() -> None:
-    """Print the share of titles right in each word, and the price error for each case."""
+    """Print the share of titles with each word correct, and the price error of each case."""
     parser = argparse.ArgumentParser(description="Split price errors by what the titles say.")
     parser.add_argument("report", type=Path, help="folder written by phi-vision evaluate")
     report = ReportDir(parser.parse_args().report)
@@ -34,7 +34,7 @@ def main() -> None:
         answer = json.loads(line)
         truth, parsed = answer["truth"], answer["parsed"]
         if parsed and parsed["full_price"]:
-            right = [said(truth["title"], w) == said(parsed["title"], w) for w in WORDS]
+            right = [find_word(truth["title"], w) == find_word(parsed["title"], w) for w in WORDS]
             error = abs(math.log(parsed["full_price"] / truth["full_price"]))
             cases.setdefault((right[0], right[1]), []).append(error)
     total = sum(map(len, cases.values()))

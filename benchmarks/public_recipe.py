@@ -1,11 +1,11 @@
-"""What each mistake of the public recipe costs: the tables of `docs/mistakes.md`.
+"""The cost of each mistake of the public recipe: the tables of `docs/mistakes.md`.
 
     phi-vision sample --rows 800 --seed 0 --out runs/mistakes
     OMP_NUM_THREADS=1 python -m benchmarks.public_recipe runs/mistakes
 
-Trains phi-vision-small in the right way and with one mistake at a time, on the same samples for as
-many steps, and writes every table to `benchmarks/public_recipe.json` and into the page: about 20
-minutes of one core. `--only NAME ...` measures some tables again and keeps the others.
+Trains phi-vision-small correctly and with one mistake at a time, on the same samples for as many
+steps, and writes every table to `benchmarks/public_recipe.json` and into the page: about 20 minutes
+of one core. `--only NAME ...` measures some tables again and keeps the others.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from statistics import fmean, median
 
 import torch
 
-from benchmarks.ablation_runs import AblationRuns, errors_of_price, share_right
+from benchmarks.ablation_runs import AblationRuns, category_accuracy, price_errors
 from benchmarks.baseline_loop import (
     BATCH_SIZE,
     generate,
@@ -37,7 +37,7 @@ from benchmarks.broken_recipes import (
 )
 from benchmarks.dropped_rows import count_losses
 from benchmarks.full_size import full_size_config
-from benchmarks.leaks import look_at, measure_leak
+from benchmarks.leaks import image_features, measure_leak
 from benchmarks.tables import Table, as_percent, as_share, lay_out
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.template import PRODUCT, TEMPLATES
@@ -55,13 +55,13 @@ LABELLED = 80
 
 
 def measure_rows(ablation_runs: AblationRuns) -> Table:
-    """An export with planted faults: dropping what fails, and `phi-vision prepare`."""
+    """A corrupted export: rows lost by dropping failures, and by `phi-vision prepare`."""
     columns = {}
-    ways = ("drop what fails", "prepare")
-    for name, loss in zip(ways, count_losses(ablation_runs.folder), strict=True):
+    methods = ("drop what fails", "prepare")
+    for name, loss in zip(methods, count_losses(ablation_runs.folder), strict=True):
         columns[name] = [
-            f"{loss.lost} of {loss.mendable}",
-            f"{loss.trusted} of {loss.hopeless}",
+            f"{loss.lost} of {loss.repairable}",
+            f"{loss.kept} of {loss.irreparable}",
         ]
     names = ["repairable rows lost", "unusable rows kept"]
     return lay_out(names, columns)
@@ -72,18 +72,18 @@ def measure_image(ablation_runs: AblationRuns) -> Table:
     processor = load_processor(SMALL)
     shown = median(count_image_tokens(ablation_runs, processor))
     columns = []
-    for way, tokens in (("words", 0.0), ("right", shown)):
-        trained = ablation_runs.trained(way)
-        said = trained.answer(ablation_runs.held_out)
-        elsewhere = trained.answer(ablation_runs.swapped)
+    for recipe, tokens in (("words", 0.0), ("right", shown)):
+        trained = ablation_runs.trained(recipe)
+        answers = trained.answer(ablation_runs.held_out)
+        elsewhere = trained.answer(ablation_runs.shuffled)
         columns.append(
             [
                 f"{tokens:.0f}",
                 f"{trained.losses[0]:.1f}, then {fmean(trained.losses[-10:]):.2f}",
-                f"{len(set(said))} of {len(said)}",
-                as_share(share_right(said, ablation_runs.held_out)),
-                as_share(share_right(elsewhere, ablation_runs.held_out)),
-                as_percent(median(errors_of_price(said, ablation_runs.held_out))),
+                f"{len(set(answers))} of {len(answers)}",
+                as_share(category_accuracy(answers, ablation_runs.held_out)),
+                as_share(category_accuracy(elsewhere, ablation_runs.held_out)),
+                as_percent(median(price_errors(answers, ablation_runs.held_out))),
             ]
         )
     names = [
@@ -98,34 +98,34 @@ def measure_image(ablation_runs: AblationRuns) -> Table:
 
 
 def measure_fed(ablation_runs: AblationRuns) -> Table:
-    """Answers read off a pass that holds the true answer, and answers written out."""
+    """Predictions from a pass that contains the true answer, and generated predictions."""
     columns = {}
-    for way, name in (("words", "blind model"), ("right", "sighted model")):
-        trained = ablation_runs.trained(way)
+    for recipe, name in (("words", "blind model"), ("right", "sighted model")):
+        trained = ablation_runs.trained(recipe)
         for how, answers in (
             ("teacher forcing", trained.read_fed(ablation_runs.held_out)),
             ("generated", trained.answer(ablation_runs.held_out)),
         ):
             columns[f"{name}, {how}"] = [
-                as_share(share_right(answers, ablation_runs.held_out)),
-                as_percent(median(errors_of_price(answers, ablation_runs.held_out))),
+                as_share(category_accuracy(answers, ablation_runs.held_out)),
+                as_percent(median(price_errors(answers, ablation_runs.held_out))),
             ]
     return lay_out(["category accuracy", "median price error"], columns)
 
 
 def measure_supervision(ablation_runs: AblationRuns) -> Table:
-    """Everything labelled up to the padding, and only the answers."""
+    """All positions labelled, padding included, and only the answers."""
     columns = {}
-    for way, name in (("padded", f"all {PADDED_TO} tokens"), ("right", "completion only")):
-        trained = ablation_runs.trained(way)
+    for recipe, name in (("padded", f"all {PADDED_TO} tokens"), ("right", "completion only")):
+        trained = ablation_runs.trained(recipe)
         setup = trained.setup
-        said = trained.answer(ablation_runs.held_out)
+        answers = trained.answer(ablation_runs.held_out)
         columns[name] = [
-            *map(as_percent, label_shares(setup, way, ablation_runs.training[:LABELLED])),
+            *map(as_percent, label_shares(setup, recipe, ablation_runs.training[:LABELLED])),
             f"{fmean(trained.losses[-10:]):.2f}",
             f"{mean_loss(setup, partial(shown_rows, setup), ablation_runs.held_out):.2f}",
-            as_share(share_right(said, ablation_runs.held_out)),
-            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
+            as_share(category_accuracy(answers, ablation_runs.held_out)),
+            as_percent(median(price_errors(answers, ablation_runs.held_out))),
         ]
     names = [
         "labels on padding",
@@ -140,7 +140,7 @@ def measure_supervision(ablation_runs: AblationRuns) -> Table:
 
 
 def measure_cutting(ablation_runs: AblationRuns) -> Table:
-    """What is left of the answers when rows end at a length, at the official crop size."""
+    """Answers left when rows are cut at a length, at the official crop size."""
     columns = {}
     for crops in (4, 16):
         cutter = Phi3VImageProcessor(num_crops=crops, crop_size=OFFICIAL_CROP)
@@ -166,17 +166,17 @@ def measure_targets(ablation_runs: AblationRuns) -> Table:
         config = full_size_config(load_processor(SMALL).tokenizer)
         full_size = Phi3VForCausalLM(config)
     columns = {}
-    for way, targets in (("clip", CLIP_NAMES), ("lora", LORA_TARGETS)):
-        trained = ablation_runs.trained(way)
+    for recipe, targets in (("clip", CLIP_NAMES), ("lora", LORA_TARGETS)):
+        trained = ablation_runs.trained(recipe)
         setup = trained.setup
-        said = trained.answer(ablation_runs.held_out)
+        answers = trained.answer(ablation_runs.held_out)
         moved, adapters = count_moved(setup, ablation_runs.training[:BATCH_SIZE])
         columns[", ".join(targets)] = [
             str(count_hits(full_size, targets, is_clip=False)),
             str(count_hits(full_size, targets, is_clip=True)),
             f"{moved} of {adapters}",
             f"{mean_loss(setup, partial(shown_rows, setup), ablation_runs.held_out):.2f}",
-            as_share(share_right(said, ablation_runs.held_out)),
+            as_share(category_accuracy(answers, ablation_runs.held_out)),
         ]
     names = [
         "language-model layers hit, 4.15 B",
@@ -189,12 +189,12 @@ def measure_targets(ablation_runs: AblationRuns) -> Table:
 
 
 def measure_split(ablation_runs: AblationRuns) -> Table:
-    """Rows dealt at random, and styles kept together; read by memory alone."""
+    """A random split by row, and one by style; predicted by the nearest training image."""
     everything = [*ablation_runs.training, *ablation_runs.held_out]
-    looks = look_at(everything)
+    features = image_features(everything)
     columns = {}
     for name, whole in (("random rows", False), ("grouped by style", True)):
-        leak = measure_leak(everything, looks, whole=whole)
+        leak = measure_leak(everything, features, whole=whole)
         columns[name] = [
             as_percent(leak.known),
             as_percent(leak.price_error),
@@ -209,7 +209,7 @@ def measure_split(ablation_runs: AblationRuns) -> Table:
 
 
 def measure_prompt(ablation_runs: AblationRuns) -> Table:
-    """The right model, asked as it learnt and in other ways."""
+    """The correct model, prompted as in training and otherwise."""
     trained = ablation_runs.trained("right")
     blanks = replace(PRODUCT, layout="walkthrough")
     columns = {}
@@ -219,42 +219,42 @@ def measure_prompt(ablation_runs: AblationRuns) -> Table:
         ("training prompt", PRODUCT),
     ):
         setup = replace(trained.setup, template=template)
-        said, _ = generate(setup, shown_prompts(setup, ablation_runs.held_out))
+        answers, _ = generate(setup, shown_prompts(setup, ablation_runs.held_out))
         columns[name] = [
-            as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
-            as_share(share_right(said, ablation_runs.held_out)),
-            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
+            as_share(fmean(PRODUCT.parse(text) is not None for text in answers)),
+            as_share(category_accuracy(answers, ablation_runs.held_out)),
+            as_percent(median(price_errors(answers, ablation_runs.held_out))),
         ]
     return lay_out(["parse rate", "category accuracy", "median price error"], columns)
 
 
 def measure_stop(ablation_runs: AblationRuns) -> Table:
-    """The right model, stopped at the token of the official config and at those it says."""
+    """The correct model, stopped at the token of the official config and at its own."""
     setup = ablation_runs.trained("right").setup
     rows = shown_prompts(setup, ablation_runs.held_out)
     columns = {}
     for name, stops in (("</s> only", OFFICIAL_STOP), ("own stop tokens", None)):
-        said, lengths = generate(setup, rows, **({"eos_token_id": stops} if stops else {}))
+        answers, lengths = generate(setup, rows, **({"eos_token_id": stops} if stops else {}))
         columns[name] = [
             f"{median(lengths):.0f}",
-            as_share(fmean(PRODUCT.parse(text) is not None for text in said)),
+            as_share(fmean(PRODUCT.parse(text) is not None for text in answers)),
         ]
     return lay_out(["generated tokens, median", "parse rate"], columns)
 
 
 def measure_checkpoint(ablation_runs: AblationRuns) -> Table:
-    """Which weights of one run are kept, by three ways to choose; few samples, many epochs."""
+    """The weights kept of one run by three criteria; few samples, many epochs."""
     setup = start_full(PRODUCT)
     seen: list[tuple[float, float, float]] = []
     weights: list[dict[str, torch.Tensor]] = []
 
     def look(epoch: int) -> None:
-        said, _ = generate(setup, shown_prompts(setup, ablation_runs.validation))
+        answers, _ = generate(setup, shown_prompts(setup, ablation_runs.validation))
         seen.append(
             (
                 mean_loss(setup, partial(shown_rows, setup), ablation_runs.training[:FEW]),
                 mean_loss(setup, partial(shown_rows, setup), ablation_runs.validation),
-                median(errors_of_price(said, ablation_runs.validation)),
+                median(price_errors(answers, ablation_runs.validation)),
             )
         )
         state = setup.model.state_dict()
@@ -266,31 +266,33 @@ def measure_checkpoint(ablation_runs: AblationRuns) -> Table:
     for place, name in enumerate(("training loss", "validation loss", "validation price error")):
         chosen = min(range(len(seen)), key=lambda epoch, by=place: seen[epoch][by])  # type: ignore[misc]
         setup.model.load_state_dict(weights[chosen])
-        said, _ = generate(setup, shown_prompts(setup, ablation_runs.test))
+        answers, _ = generate(setup, shown_prompts(setup, ablation_runs.test))
         columns[f"lowest {name}"] = [
             str(chosen + 1),
             f"{seen[chosen][0]:.2f}",
             f"{seen[chosen][1]:.2f}",
-            as_share(share_right(said, ablation_runs.test)),
-            as_percent(median(errors_of_price(said, ablation_runs.test))),
+            as_share(category_accuracy(answers, ablation_runs.test)),
+            as_percent(median(price_errors(answers, ablation_runs.test))),
         ]
     names = ["epoch", "training loss", "validation loss", "test category accuracy", "test: price"]
     return lay_out([*names[:-1], "test median price error"], columns)
 
 
 def measure_together(ablation_runs: AblationRuns) -> Table:
-    """The public recipe as it stands: what its monitor shows, and what is so."""
+    """The public recipe unchanged: its monitor's figures, and the real ones."""
     columns = {}
-    for way, name in (("recipe", "public recipe"), ("right", "phi-vision")):
-        trained = ablation_runs.trained(way)
-        fed, said = (f(ablation_runs.held_out) for f in (trained.read_fed, trained.answer))
+    for recipe, name in (("recipe", "public recipe"), ("right", "phi-vision")):
+        trained = ablation_runs.trained(recipe)
+        fed, answers = (f(ablation_runs.held_out) for f in (trained.read_fed, trained.answer))
         columns[name] = [
             f"{trained.losses[0]:.1f}, then {fmean(trained.losses[-10:]):.2f}",
-            as_percent(median(errors_of_price(fed, ablation_runs.held_out))),
-            as_percent(median(errors_of_price(said, ablation_runs.held_out))),
-            as_share(share_right(said, ablation_runs.held_out)),
-            as_share(share_right(trained.answer(ablation_runs.swapped), ablation_runs.held_out)),
-            f"{len(set(said))} of {len(said)}",
+            as_percent(median(price_errors(fed, ablation_runs.held_out))),
+            as_percent(median(price_errors(answers, ablation_runs.held_out))),
+            as_share(category_accuracy(answers, ablation_runs.held_out)),
+            as_share(
+                category_accuracy(trained.answer(ablation_runs.shuffled), ablation_runs.held_out)
+            ),
+            f"{len(set(answers))} of {len(answers)}",
         ]
     names = [
         "logged loss, first and last",
@@ -304,7 +306,7 @@ def measure_together(ablation_runs: AblationRuns) -> Table:
 
 
 def count_image_tokens(ablation_runs: AblationRuns, processor: Phi3VProcessor) -> list[int]:
-    """Count the tokens of each training image, without decoding it."""
+    """Count the tokens of each training image without decoding it."""
     collator = CompletionCollator(processor=processor, template=PRODUCT)
     return [collator.count_tokens(sample)[0] for sample in ablation_runs.training]
 

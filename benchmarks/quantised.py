@@ -1,11 +1,11 @@
-"""What quantising costs: a run and its ONNX folders, judged by the same `evaluate`.
+"""The cost of quantisation: a run and its ONNX exports, scored by the same `evaluate`.
 
     python -m benchmarks.quantised RUN --data DATA --out FOLDER --limit 305
 
-Exports the run as fp32, int8 and int4, judges all four on the same samples, and prints one table:
-bytes of weights on disk, seconds a reply takes, and metrics with what quantising takes off them,
-paired, in 95 % intervals. The run itself computes in the numbers that `phi-vision evaluate` would
-choose here. What was exported or judged before is not done again.
+Exports the run as fp32, int8 and int4, scores all four on the same samples, and prints one table:
+bytes of weights on disk, seconds per prediction, and metrics with their paired differences and 95 %
+intervals. The run itself uses the precision that `phi-vision evaluate` chooses here. Existing
+exports and evaluations are reused.
 """
 
 import argparse
@@ -30,35 +30,35 @@ METRICS = {
     "full_price_median_ape": "price: median error",
     "full_price_within_10": "prices within 10 %",
 }
-"""Of products; a row of the table each. Another template's metrics are printed by `compare`."""
+"""The rows of the table, for the template `product`; `compare` prints all metrics."""
 
 WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
 
 
 def export_all(run: str, data: Path, out: Path) -> dict[str, str]:
-    """Write the folders that are not there yet, and say who is to be judged."""
-    judged = {TORCH: run}
+    """Export the missing folders, and list the systems to evaluate."""
+    systems = {TORCH: run}
     for precision in PRECISIONS:
         folder = out / precision
         if not folder.exists():
             verification = export_onnx(run, folder, precision=precision, data=data)
             print(f"{precision}: {verification.summary()}", flush=True)
-        judged[precision] = str(folder)
-    return judged
+        systems[precision] = str(folder)
+    return systems
 
 
-def judge(
-    judged: Mapping[str, str], data: Path, out: Path, *, limit: int | None, batch_size: int
+def evaluate_all(
+    systems: Mapping[str, str], data: Path, out: Path, *, limit: int | None, batch_size: int
 ) -> dict[str, Report]:
-    """Evaluate everyone on the same samples, in the run's wording."""
+    """Evaluate all systems on the same samples, with the run's template."""
     reports = {}
-    for name, model in judged.items():
+    for name, model in systems.items():
         folder = out / f"report-{name}"
         config = EvaluationConfig(
             data=data,
             out=folder,
             limit=limit,
-            template=judged[TORCH],
+            template=systems[TORCH],
             batch_size=batch_size,
             skip=SKIPPABLE,
         )
@@ -69,25 +69,25 @@ def judge(
 
 
 def lay_out_figures(
-    comparison: Comparison, reports: Mapping[str, Report], judged: Mapping[str, str]
+    comparison: Comparison, reports: Mapping[str, Report], systems: Mapping[str, str]
 ) -> Table:
-    """Put sizes, times and metrics side by side."""
+    """Tabulate sizes, times and metrics."""
     names = dict(zip(reports, comparison.names, strict=True))
     first = [answer.prediction.text for answer in comparison.predictions[comparison.reference]]
     columns = {}
     for name, system in names.items():
-        said = [answer.prediction.text for answer in comparison.predictions[system]]
-        same = sum(one == other for one, other in zip(first, said, strict=True))
+        answers = [answer.prediction.text for answer in comparison.predictions[system]]
+        same = sum(one == other for one, other in zip(first, answers, strict=True))
         estimates = [_figure(comparison, system, metric) for metric in METRICS]
         seconds = reports[name].cost["prediction"].split()[0]
-        size = f"{_bytes_of_weights(judged[name]) / 1e6:.0f} MB"
-        columns[name] = [size, seconds, f"{same} of {len(said)}", *estimates]
+        size = f"{_bytes_of_weights(systems[name]) / 1e6:.0f} MB"
+        columns[name] = [size, seconds, f"{same} of {len(answers)}", *estimates]
     rows = ["weights on disk", "seconds a reply", f"answers as {TORCH}'s", *METRICS.values()]
     return lay_out(rows, columns)
 
 
 def _figure(comparison: Comparison, system: str, name: str) -> str:
-    """Write a metric, and by how much it is better than the first entry's."""
+    """Format a metric, and its difference from the first system's."""
     metric = comparison.metrics[name]
     value = format_number(comparison.estimates[system][name].value, metric.decimals)
     if system == comparison.reference:
@@ -97,7 +97,7 @@ def _figure(comparison: Comparison, system: str, name: str) -> str:
 
 
 def _bytes_of_weights(model: str) -> int:
-    """Count the bytes of a model's weights, those of an adapter's base included."""
+    """Sum the bytes of a model's weights, those of an adapter's base included."""
     place = resolve(model)
     folders = [Path(place), *([Path(base)] if (base := adapter_base(place)) else [])]
     return sum(
@@ -106,19 +106,21 @@ def _bytes_of_weights(model: str) -> int:
 
 
 def main() -> None:
-    """Export, judge, print."""
+    """Export, evaluate, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="run, checkpoint or adapter folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of samples")
     parser.add_argument("--out", type=Path, required=True, help="folder for exports and reports")
-    parser.add_argument("--limit", type=int, help="judge on the first samples only")
+    parser.add_argument("--limit", type=int, help="evaluate on the first samples only")
     parser.add_argument("--batch-size", type=int, default=16, help="images read together")
-    asked = parser.parse_args()
-    judged = export_all(asked.run, asked.data, asked.out)
-    reports = judge(judged, asked.data, asked.out, limit=asked.limit, batch_size=asked.batch_size)
+    options = parser.parse_args()
+    systems = export_all(options.run, options.data, options.out)
+    reports = evaluate_all(
+        systems, options.data, options.out, limit=options.limit, batch_size=options.batch_size
+    )
     comparison = compare([report.system for report in reports.values()])
     print(f"{comparison.samples} samples in {comparison.groups} groups")
-    print(lay_out_figures(comparison, reports, judged).as_markdown(), end="")
+    print(lay_out_figures(comparison, reports, systems).as_markdown(), end="")
 
 
 if __name__ == "__main__":

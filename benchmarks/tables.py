@@ -1,4 +1,4 @@
-"""A measurement as a page shows it: figures are text, already rounded."""
+"""Tables of a Markdown page; figures are text, already rounded."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def as_markdown(self) -> str:
-        """Write it as Markdown; the first column, which names the rows, has no name.
+        """Format the table as Markdown; the first column, which names the rows, has no name.
 
         Output: | | blind | sees |
                 |---|---|---|
@@ -22,7 +22,7 @@ class Table:
         return self._head + "".join(f"| {' | '.join(row)} |\n" for row in self.rows)
 
     def put_into(self, page: str) -> str:
-        """Put it in the place of the page's table with the same columns.
+        """Replace the page's table of the same columns.
 
         Raises:
             ValueError: The page has none.
@@ -38,16 +38,16 @@ class Table:
 
 
 def lay_out(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Table:
-    """Join the names of rows and columns of figures."""
+    """Build a table from the names of rows and columns of figures."""
     rows = [[name, *values] for name, *values in zip(names, *columns.values(), strict=True)]
     return Table(columns=list(columns), rows=rows)
 
 
 def as_share(value: float) -> str:
-    """Write a share: 0.953 as `0.95`."""
+    """Format a share: 0.953 as `0.95`."""
     return f"{value:.2f}"
 
 
 def as_percent(value: float) -> str:
-    """Write an error or a part of a whole: 0.276 as `28 %`."""
+    """Format a percentage: 0.276 as `28 %`."""
     return f"{value:.0%}".replace("%", " %")

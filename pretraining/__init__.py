@@ -1,1 +1,1 @@
-"""How `phi-vision-small` is made: an invented market, its images, its words, and the training."""
+"""Pre-training of `phi-vision-small`: synthetic images and conversations, tokenizer, training."""

@@ -1,8 +1,7 @@
-"""An invented market that talks about drawn garments: what `phi-vision-small` grew up with.
+"""Synthetic conversations about drawn garments: the pre-training text of `phi-vision-small`.
 
-Eight shops, each with its own nouns, wording, price rule and way of writing numbers. None of them
-is the sample catalog's house: its brand, titles, categories, price rule and wording appear
-nowhere here.
+Eight shops, each with its own nouns, wording, price rule and number format. The brand, titles,
+categories, price rule and wording of the sample catalog appear nowhere here.
 """
 
 import math
@@ -15,7 +14,7 @@ from phi_vision.synthetic.render.garment import KINDS, MATERIALS, PATTERNS, Garm
 Turn = tuple[str, str]
 """A question and its answer."""
 
-# Everyday words for each kind; a shop settles on one of them.
+# Everyday words for each kind; each shop uses one of them.
 NOUNS: dict[str, tuple[str, ...]] = {
     "trench coat": ("trench coat", "trench", "belted raincoat"),
     "puffer jacket": ("puffer jacket", "padded jacket", "down jacket"),
@@ -52,7 +51,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "gloves": ("gloves", "pair of gloves", "hand wear"),
     "socks": ("socks", "pair of socks", "hosiery"),
 }
-# What a thing costs before its cloth and finish are looked at; a shop bends it by its own taste.
+# Base price of each kind; material and trim change it, and each shop scales it.
 _BASE_PRICE = {
     "trench coat": 900, "puffer jacket": 700, "blazer": 600, "cardigan": 260, "sweater": 220,
     "hoodie": 180, "t-shirt": 60, "polo shirt": 90, "shirt": 120, "tank top": 45, "dress": 400,
@@ -85,7 +84,7 @@ _NOISE = 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class Shop:
-    """A shop of the invented market: how it words a product and what it charges."""
+    """A shop: its wording of products and its prices."""
 
     name: str
     seed: int
@@ -96,7 +95,7 @@ class Shop:
     taste: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Draw the shop's own price rule from its seed."""
+        """Draw the shop's price rule from its seed."""
         rng = random.Random(self.seed)
         taste = {kind: rng.lognormvariate(0, 0.45) for kind in KINDS}
         taste |= {material: rng.lognormvariate(0, 0.35) for material in MATERIALS}
@@ -112,7 +111,7 @@ class Shop:
         object.__setattr__(self, "taste", taste)
 
     def price(self, garment: Garment, rng: random.Random) -> float:
-        """Price a garment by what is visible, with a little noise."""
+        """Price a garment by its visible attributes, with a little noise."""
         taste = self.taste
         value = _BASE_PRICE[garment.kind] * taste[garment.kind] * taste[garment.material]
         value *= taste[garment.pattern] * taste[f"trim {garment.trim}"]
@@ -121,11 +120,11 @@ class Shop:
         return _price_point(value * math.exp(rng.gauss(0, _NOISE)))
 
     def noun(self, kind: str) -> str:
-        """Name a kind the way this shop does."""
+        """Return the shop's noun for a kind."""
         return NOUNS[kind][random.Random(f"{self.seed} {kind}").randrange(len(NOUNS[kind]))]
 
     def describe(self, garment: Garment, rng: random.Random) -> Turn:
-        """Ask for this shop's entry of a garment, and give it."""
+        """Return a question for this shop's record of a garment, and its answer."""
         title = self._cased(" ".join([*_adjectives(garment, rng), self.noun(garment.kind)]))
         group = next(name for name, kinds in _GROUPS.items() if garment.kind in kinds)
         price = f"{self.price(garment, rng):.{self.decimals}f}"
@@ -160,7 +159,7 @@ SHOPS = (
 
 
 def converse(garment: Garment, rng: random.Random) -> list[Turn]:
-    """Talk about a garment: a description, two shops' entries and two facts, in any order."""
+    """Generate a conversation: a description, two shops' records and two facts, in any order."""
     turns = [_describe(garment, rng)]
     turns += [shop.describe(garment, rng) for shop in rng.sample(SHOPS, 2)]
     turns += rng.sample(facts(garment), 2)
@@ -182,12 +181,14 @@ def _describe(garment: Garment, rng: random.Random) -> Turn:
     extras += [f"{garment.hardware} metal"] if garment.hardware != "none" else []
     extras += [f"{garment.buttons} buttons"] if garment.buttons else []
     extras += ["a hood"] if garment.hood else []
-    asked = rng.choice(("What is shown in this image?", "Describe the picture.", "What is this?"))
-    return asked, words + (" with " + " and ".join(extras) if extras else "") + "."
+    question = rng.choice(
+        ("What is shown in this image?", "Describe the picture.", "What is this?")
+    )
+    return question, words + (" with " + " and ".join(extras) if extras else "") + "."
 
 
 def facts(garment: Garment) -> list[Turn]:
-    """Ask for each visible fact, and give it."""
+    """Return a question and an answer for each visible attribute."""
     return [
         ("Which kind?", garment.kind),
         ("Which colour?", garment.colour),
@@ -201,7 +202,7 @@ def facts(garment: Garment) -> list[Turn]:
 
 
 def _adjectives(garment: Garment, rng: random.Random) -> list[str]:
-    """Choose what a title says before its noun: two or three of the visible facts, in order."""
+    """Choose the attributes before a title's noun: two or three visible ones, in order."""
     facts = [garment.colour, garment.material]
     if garment.pattern != "plain":
         facts.insert(1, garment.pattern)
@@ -217,6 +218,6 @@ def _adjectives(garment: Garment, rng: random.Random) -> list[str]:
 
 
 def _price_point(value: float) -> float:
-    """Round to a believable step: 1 below 50, 5 below 200, 10 below 1000, 50 above."""
+    """Round to a plausible step: 1 below 50, 5 below 200, 10 below 1000, 50 above."""
     step = 1 if value < 50 else 5 if value < 200 else 10 if value < 1000 else 50
     return max(step, round(value / step) * step)

@@ -1,9 +1,9 @@
-"""What `phi-vision-small` can tell about images it has not seen, and what it tells without them.
+"""Accuracy of `phi-vision-small` on visible attributes of new images, and of shuffled ones.
 
     python -m pretraining.measure --images 200
 
-Draws new garments, asks for each fact, and asks again about another image of the batch. A fact
-that a kind cannot vary (the length of a sweater) is not asked.
+Draws new garments, asks for each attribute, and asks again with another image of the batch. Skips
+attributes that a kind does not vary (the length of a sweater).
 """
 
 import argparse
@@ -28,11 +28,11 @@ FIELDS = {
     "metal": "hardware",
     "buttons": "buttons",
 }
-"""Last word of the question -> the field of `Choices` that says what a kind can be had in."""
+"""Last word of the question -> the field of `Choices` with the possible values."""
 
 
 def measure(count: int, seed: int) -> None:
-    """Print the share of right answers per fact, with the right and with another image."""
+    """Print the accuracy per attribute, with the true and with another image."""
     model, processor = load_model(SMALL, dtype=fast_dtype(torch.device("cpu")))
     rng = random.Random(f"measure {seed}")
     garments = [random_garment(rng) for _ in range(count)]
@@ -40,16 +40,16 @@ def measure(count: int, seed: int) -> None:
     questions = [question for question, _ in facts(garments[0])]
     for place, question in enumerate(questions):
         name = question.split()[-1].rstrip("?")
-        asked = [at for at, garment in enumerate(garments) if _varies(garment, name)]
-        truth = [facts(garments[at])[place][1] for at in asked]
+        chosen = [at for at, garment in enumerate(garments) if _varies(garment, name)]
+        truth = [facts(garments[at])[place][1] for at in chosen]
         message = {
             "role": "user",
             "content": [{"type": "image"}, {"type": "text", "text": question}],
         }
         prompt = processor.apply_chat_template([message], add_generation_prompt=True)
         figures = []
-        for shown in (asked, asked[1:] + asked[:1]):
-            said = generate(
+        for shown in (chosen, chosen[1:] + chosen[:1]):
+            answers = generate(
                 model,
                 processor,
                 [
@@ -57,9 +57,9 @@ def measure(count: int, seed: int) -> None:
                     for at in shown
                 ],
             )
-            pairs = zip(said, truth, strict=True)
+            pairs = zip(answers, truth, strict=True)
             figures.append(sum(each.text == words for each, words in pairs) / len(truth))
-        print(f"{name:<9} {figures[0]:.2f} of {len(asked)}; with another image {figures[1]:.2f}")
+        print(f"{name:<9} {figures[0]:.2f} of {len(chosen)}; with another image {figures[1]:.2f}")
 
 
 def _varies(garment: Garment, name: str) -> bool:
@@ -70,5 +70,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure phi-vision-small.")
     parser.add_argument("--images", type=int, default=200, help="garments to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the garments")
-    asked = parser.parse_args()
-    measure(asked.images, asked.seed)
+    chosen = parser.parse_args()
+    measure(chosen.images, chosen.seed)

@@ -1,9 +1,9 @@
-"""The images of the invented market, drawn once and kept as crops ready for the tower.
+"""The images of pre-training, drawn once and stored as crops for the CLIP encoder.
 
     python -m pretraining.pool FOLDER --shards 40
 
-Shard k always holds the same images, so drawing can stop and go on anywhere, and pre-training can
-read what is there while more is drawn. The sample catalog draws from other seeds.
+Shard k always contains the same images, so drawing can be interrupted anywhere, and pre-training
+can read complete shards while others are drawn. The sample catalog uses other seeds.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from phi_vision.synthetic.render.garment import Garment, random_garment
 
 SHARD_SIZE = 500
 LONGEST_SIDE = 224
-"""Pixels at which images are drawn: what two crops of 112 pixels hold."""
+"""Pixels of a drawn image: two crops of 112."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Drawn:
     """An image of the pool.
 
     Attributes:
-        garment: What it shows.
+        garment: The drawn garment.
         crops: (K, 3, S, S) uint8, the global view first.
         size: Height and width after padding, in pixels.
     """
@@ -41,7 +41,7 @@ class Drawn:
 
 
 def draw_shard(folder: Path, shard: int, processor: Phi3VImageProcessor) -> None:
-    """Draw one shard: `NNNN.npy` holds all its crops, `NNNN.jsonl` a line for each image."""
+    """Draw one shard: `NNNN.npy` with its crops, `NNNN.jsonl` with a line per image."""
     rng = random.Random(f"market {shard}")
     crops, lines = [], []
     for _ in range(SHARD_SIZE):
@@ -73,12 +73,12 @@ def read_shard(folder: Path, shard: int) -> Iterator[Drawn]:
 
 
 def finished_shards(folder: Path) -> list[int]:
-    """List the shards that are complete."""
+    """List the complete shards."""
     return sorted(int(file.stem) for file in folder.glob("????.npy"))
 
 
 def normalise(crops: np.ndarray, processor: Phi3VImageProcessor) -> torch.Tensor:
-    """Turn uint8 crops into what the tower reads, (K, 3, S, S) float32."""
+    """Normalize uint8 crops for the CLIP encoder, (K, 3, S, S) float32."""
     mean = torch.tensor(processor.image_mean).view(3, 1, 1)
     std = torch.tensor(processor.image_std).view(3, 1, 1)
     return (torch.from_numpy(crops.copy()).float().div(255) - mean) / std
@@ -91,19 +91,19 @@ def _to_bytes(pixels: torch.Tensor, processor: Phi3VImageProcessor) -> np.ndarra
 
 
 def main() -> None:
-    """Draw the shards that are missing."""
+    """Draw the missing shards."""
     parser = argparse.ArgumentParser(description="Draw the images phi-vision-small learns from.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shards", type=int, default=60, help=f"of {SHARD_SIZE} images each")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--step", type=int, default=1, help="draw every so many, to share the work")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     processor = Phi3VImageProcessor(num_crops=4, crop_size=112, num_img_tokens=16)
-    for shard in range(asked.first, asked.shards, asked.step):
-        if shard not in finished_shards(asked.folder):
-            draw_shard(asked.folder, shard, processor)
-            print(f"shard {shard + 1} of {asked.shards}", flush=True)
+    for shard in range(options.first, options.shards, options.step):
+        if shard not in finished_shards(options.folder):
+            draw_shard(options.folder, shard, processor)
+            print(f"shard {shard + 1} of {options.shards}", flush=True)
 
 
 if __name__ == "__main__":

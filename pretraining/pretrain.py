@@ -1,12 +1,11 @@
-"""Trains `phi-vision-small` from random weights: first the tower learns to look, then all to talk.
+"""Trains `phi-vision-small` from random weights: first the CLIP encoder alone, then all of it.
 
-    python -m pretraining.pretrain POOL STATE --look-steps 15400 --talk-steps 2850
+    python -m pretraining.pretrain POOL STATE --encoder-steps 15400 --conversation-steps 2850
     python -m pretraining.pretrain POOL STATE --export phi_vision/model/phi-vision-small
 
-A language model learns to look late: it finds the wording first, and until the tower says
-anything useful nothing asks it to. So the tower is warmed up alone on naming what is visible in
-single crops, and keeps that task beside the talking. STATE is written every two minutes; a killed
-run goes on there.
+A language model learns the wording first and ignores the image until the encoder is useful. So the
+encoder is trained alone first, to classify the visible attributes of single crops, and keeps that
+task beside the conversations. STATE is written every two minutes; a killed run resumes from it.
 """
 
 import argparse
@@ -55,29 +54,29 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hood": ("False", "True"),
 }
 WEIGHTS = {"kind": 3.0, "material": 3.0, "trim": 2.0}
-"""Of the attributes in the loss where not 1: what a thing is decides most of what is said of it."""
-LOOK_BATCH, LOOK_RATE = 48, 1e-3
-TALK_BATCH, TALK_RATE = 32, 1e-3
+"""Loss weights other than 1: the kind determines most of the record."""
+ENCODER_BATCH, ENCODER_RATE = 48, 1e-3
+CONVERSATION_BATCH, CONVERSATION_RATE = 32, 1e-3
 NAMING_WEIGHT = 0.3
 TOWER_SHARE = 0.3
-"""Of the rate, for the tower while all learn to talk: it knows most of its part by then."""
+"""Learning rate factor of the encoder in the second stage, when it is mostly trained."""
 WARMUP_STEPS = 200
 SECONDS_BETWEEN_STATES = 120
 
 
 @dataclass
 class Progress:
-    """Where pre-training stands."""
+    """The progress of pre-training."""
 
-    look: int = 0
-    talk: int = 0
+    encoder: int = 0
+    conversation: int = 0
 
 
-class Namer(nn.Module):
-    """Names what is visible in a crop; thrown away after pre-training.
+class AttributeClassifier(nn.Module):
+    """Classifies the visible attributes of a crop; discarded after pre-training.
 
-    Each attribute looks where it is told best: a mean over the crop would drown a weave or a trim
-    in the background.
+    Each attribute pools the crop with its own attention: a mean would drown a weave or a trim in
+    the background.
     """
 
     def __init__(self, width: int) -> None:
@@ -90,10 +89,10 @@ class Namer(nn.Module):
         )
 
     def forward(self, features_NPD: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Score every value of every attribute: (N, P, D) -> name -> (N, values)."""
+        """Compute logits of each attribute: (N, P, D) -> name -> (N, values)."""
         normed_NPD = self.norm(features_NPD.float())
-        looks_NAP = self.queries_AD @ self.keys(normed_NPD).transpose(1, 2)
-        pooled_NAD = (looks_NAP * features_NPD.shape[-1] ** -0.5).softmax(-1) @ normed_NPD
+        scores_NAP = self.queries_AD @ self.keys(normed_NPD).transpose(1, 2)
+        pooled_NAD = (scores_NAP * features_NPD.shape[-1] ** -0.5).softmax(-1) @ normed_NPD
         return {
             name: head(pooled_NAD[:, place])
             for place, (name, head) in enumerate(self.heads.items())
@@ -101,7 +100,7 @@ class Namer(nn.Module):
 
 
 class Pretraining:
-    """The model, its namer and their optimizer: what a state file holds."""
+    """The model, its classifier and their optimizer: the content of a state file."""
 
     def __init__(self, state: Path) -> None:
         torch.manual_seed(0)
@@ -112,13 +111,15 @@ class Pretraining:
         # at 65 positions, and twice at 240.
         self.model.set_attn_implementation("eager")
         self.tower = self.model.model.vision_embed_tokens.img_processor
-        self.namer = Namer(SMALL_SIZES.vision_width)
-        lookers = [*self.tower.parameters(), *self.namer.parameters()]
-        looking = {id(weight) for weight in lookers}
-        talkers = [weight for weight in self.model.parameters() if id(weight) not in looking]
+        self.classifier = AttributeClassifier(SMALL_SIZES.vision_width)
+        encoder_weights = [*self.tower.parameters(), *self.classifier.parameters()]
+        encoder_ids = {id(weight) for weight in encoder_weights}
+        other_weights = [
+            weight for weight in self.model.parameters() if id(weight) not in encoder_ids
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": lookers}, {"params": talkers}],
-            lr=LOOK_RATE,
+            [{"params": encoder_weights}, {"params": other_weights}],
+            lr=ENCODER_RATE,
             betas=(0.9, 0.98),
             weight_decay=0.05,
             fused=True,
@@ -130,12 +131,12 @@ class Pretraining:
             self._load()
 
     def save(self, *, now: bool = False) -> None:
-        """Write the state when two minutes have passed, or now; the old one stays until then."""
+        """Write the state if two minutes have passed, or now; replaces the old one at the end."""
         if not now and time.monotonic() - self.saved < SECONDS_BETWEEN_STATES:
             return
         held = {
             "model": self.model.state_dict(),
-            "namer": self.namer.state_dict(),
+            "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": self.progress,
         }
@@ -145,7 +146,7 @@ class Pretraining:
         self.saved = time.monotonic()
 
     def step(self, loss: torch.Tensor, look_rate: float, talk_rate: float) -> None:
-        """Learn from one batch, the tower and the rest each at its own rate."""
+        """Take one step, with separate learning rates for the encoder and the rest."""
         looking, talking = self.optimizer.param_groups
         looking["lr"], talking["lr"] = look_rate, talk_rate
         loss.backward()
@@ -157,55 +158,59 @@ class Pretraining:
     def _load(self) -> None:
         held = torch.load(self.file, weights_only=False)
         self.model.load_state_dict(held["model"])
-        self.namer.load_state_dict(held["namer"])
+        self.classifier.load_state_dict(held["classifier"])
         self.optimizer.load_state_dict(held["optimizer"])
         self.progress = held["progress"]
 
 
-def look(run: Pretraining, pool: Path, steps: int) -> None:
-    """Warm the tower up: name what is visible in one crop or the global view."""
-    rng = random.Random(f"look {run.progress.look}")
-    started, first = time.monotonic(), run.progress.look
-    for batch in _batches(pool, LOOK_BATCH, rng, first, steps):
+def train_encoder(run: Pretraining, pool: Path, steps: int) -> None:
+    """Train the encoder to classify the attributes of one crop or the global view."""
+    rng = random.Random(f"look {run.progress.encoder}")
+    started, first = time.monotonic(), run.progress.encoder
+    for batch in _batches(pool, ENCODER_BATCH, rng, first, steps):
         views = [drawn.crops[_some_view(drawn, rng)] for drawn in batch]
         pixels = torch.cat([normalise(view[None], run.processor.image_processor) for view in views])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            scores = run.namer(run.tower(pixels))
+            scores = run.classifier(run.tower(pixels))
         loss, right = _naming_loss(scores, [drawn.garment for drawn in batch])
-        run.progress.look += 1
-        run.step(loss, _rate(run.progress.look, steps, LOOK_RATE), 0.0)
-        if run.progress.look % 100 == 0:
-            speed = (run.progress.look - first) * LOOK_BATCH / (time.monotonic() - started)
-            _report("look", run.progress.look, steps, loss, right, speed)
+        run.progress.encoder += 1
+        run.step(loss, _rate(run.progress.encoder, steps, ENCODER_RATE), 0.0)
+        if run.progress.encoder % 100 == 0:
+            speed = (run.progress.encoder - first) * ENCODER_BATCH / (time.monotonic() - started)
+            _report("encoder", run.progress.encoder, steps, loss, right, speed)
 
 
-def talk(run: Pretraining, pool: Path, steps: int) -> None:
-    """Teach all of it to talk about the images, the tower still naming."""
-    rng = random.Random(f"talk {run.progress.talk}")
+def train_conversations(run: Pretraining, pool: Path, steps: int) -> None:
+    """Train the whole model on conversations, with the classifier's loss beside."""
+    rng = random.Random(f"talk {run.progress.conversation}")
     features: list[torch.Tensor] = []
     hook = run.tower.register_forward_hook(lambda _module, _args, output: features.append(output))
-    started, first = time.monotonic(), run.progress.talk
-    for batch in _batches(pool, TALK_BATCH, rng, first, steps):
+    started, first = time.monotonic(), run.progress.conversation
+    for batch in _batches(pool, CONVERSATION_BATCH, rng, first, steps):
         inputs = collate(run.processor, batch, [converse(drawn.garment, rng) for drawn in batch])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = _answer_loss(run.model, inputs)
-            scores = run.namer(features.pop())
+            scores = run.classifier(features.pop())
         shown = [drawn.garment for drawn in batch for _ in drawn.crops]
         naming, right = _naming_loss(scores, shown)
-        run.progress.talk += 1
-        rate = _rate(run.progress.talk, steps, TALK_RATE)
+        run.progress.conversation += 1
+        rate = _rate(run.progress.conversation, steps, CONVERSATION_RATE)
         run.step(loss + NAMING_WEIGHT * naming, TOWER_SHARE * rate, rate)
-        if run.progress.talk % 20 == 0:
-            speed = (run.progress.talk - first) * TALK_BATCH / (time.monotonic() - started)
-            _report("talk", run.progress.talk, steps, loss, right, speed)
+        if run.progress.conversation % 20 == 0:
+            speed = (
+                (run.progress.conversation - first)
+                * CONVERSATION_BATCH
+                / (time.monotonic() - started)
+            )
+            _report("conversations", run.progress.conversation, steps, loss, right, speed)
     hook.remove()
 
 
 def export(run: Pretraining, folder: Path) -> None:
     """Write the model as a bf16 checkpoint, without copies of the code that lies next to it.
 
-    A checkpoint carries the model room's files and names them in `auto_map`, for machines without
-    phi-vision; this one lives inside phi-vision, and a copy of its own would grow stale.
+    Other checkpoints contain the files of `phi_vision/model` and list them in `auto_map`, for
+    machines without phi-vision; this one is part of phi-vision, where a copy would go stale.
     """
     part_unsaid_tokens(run.model.lm_head.weight)
     run.model.to(torch.bfloat16).save_pretrained(folder)
@@ -223,11 +228,11 @@ def export(run: Pretraining, folder: Path) -> None:
 
 @torch.no_grad()
 def part_unsaid_tokens(head_VH: torch.Tensor) -> int:
-    """Make the rows of tokens that no answer held different again, in place; return how many.
+    """Make the rows of tokens that no answer contained differ again, in place; return how many.
 
-    Every step pushes all of these rows the same way, and weight decay takes the rest: they end as
-    copies of one, so that fine-tuning, which leaves the head alone, could not be sure of any token
-    among them. Each gets a random part as long as a row of a token that was said.
+    Every step moves all of these rows alike, and weight decay removes their differences: they end
+    as copies of one, so that fine-tuning, which freezes the head, could not tell these tokens
+    apart. Each gets a random part as long as the row of a used token.
 
     Input:  head_VH of 2,028 rows of length 0.7 to 2.4, of which 1,582 are all but equal
     Output: the same, but that those 1,582 are about 1.4 apart
@@ -242,7 +247,7 @@ def part_unsaid_tokens(head_VH: torch.Tensor) -> int:
 def collate(
     processor: Phi3VProcessor, batch: Sequence[Drawn], talks: Sequence[Sequence[Turn]]
 ) -> dict[str, torch.Tensor]:
-    """Join images and conversations; only what the assistant says is supervised."""
+    """Collate images and conversations; only the assistant's turns are supervised."""
     tokenizer = processor.tokenizer
     rows = [_tokenize(processor, drawn, turns) for drawn, turns in zip(batch, talks, strict=True)]
     length = max(len(row) for row in rows)
@@ -263,9 +268,9 @@ def collate(
 def _tokenize(processor: Phi3VProcessor, drawn: Drawn, turns: Sequence[Turn]) -> list[int]:
     messages = []
     for place, (question, answer) in enumerate(turns):
-        asked = [{"type": "image"}] if place == 0 else []
+        options = [{"type": "image"}] if place == 0 else []
         messages += [
-            {"role": "user", "content": [*asked, {"type": "text", "text": question}]},
+            {"role": "user", "content": [*options, {"type": "text", "text": question}]},
             {"role": "assistant", "content": answer},
         ]
     text = processor.apply_chat_template(messages).removeprefix(processor.tokenizer.bos_token)
@@ -288,7 +293,7 @@ def _answers_only(ids_BL: torch.Tensor, tokenizer: AutoTokenizer) -> torch.Tenso
 
 
 def _answer_loss(model: Phi3VForCausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the answers; logits are computed where a label is and nowhere else."""
+    """Mean cross-entropy of the answers; logits are computed at labelled positions only."""
     shifted = functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]
     keep = shifted != -100
     loss: torch.Tensor = model(**inputs, shift_labels=shifted[keep], logits_to_keep=keep).loss
@@ -311,7 +316,7 @@ def _naming_loss(
 def _batches(
     pool: Path, size: int, rng: random.Random, first: int, last: int
 ) -> Iterator[list[Drawn]]:
-    """Draw batches from the shards there are, noticing new ones."""
+    """Draw batches from the complete shards, also from new ones."""
     shards: dict[int, list[Drawn]] = {}
     for step in range(first, last):
         if step == first or step % 100 == 0:
@@ -323,12 +328,12 @@ def _batches(
 
 
 def _some_view(drawn: Drawn, rng: random.Random) -> int:
-    """Choose the global view three times in five, else one of the crops."""
+    """Choose the global view with probability 0.6, else one of the crops."""
     return 0 if rng.random() < 0.6 else rng.randrange(1, len(drawn.crops))
 
 
 def _rate(step: int, steps: int, highest: float) -> float:
-    """Warm up linearly, then fall along a cosine to a fiftieth."""
+    """Linear warm-up, then cosine decay to a fiftieth."""
     if step < WARMUP_STEPS:
         return highest * step / WARMUP_STEPS
     share = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
@@ -344,21 +349,25 @@ def _report(
 
 
 def main() -> None:
-    """Run what is left of both stages, or export the state as a checkpoint."""
+    """Run the rest of both stages, or export the state as a checkpoint."""
     parser = argparse.ArgumentParser(description="Pre-train phi-vision-small.")
     parser.add_argument("pool", type=Path, help="folder drawn by pretraining.pool")
     parser.add_argument("state", type=Path, help="file that holds the training state")
-    parser.add_argument("--look-steps", type=int, default=15400, help=f"of {LOOK_BATCH} views")
-    parser.add_argument("--talk-steps", type=int, default=2850, help=f"of {TALK_BATCH} images")
+    parser.add_argument(
+        "--encoder-steps", type=int, default=15400, help=f"of {ENCODER_BATCH} views"
+    )
+    parser.add_argument(
+        "--conversation-steps", type=int, default=2850, help=f"of {CONVERSATION_BATCH} images"
+    )
     parser.add_argument("--export", type=Path, help="write the state there as a bf16 checkpoint")
-    asked = parser.parse_args()
-    run = Pretraining(asked.state)
-    if asked.export:
-        export(run, asked.export)
+    options = parser.parse_args()
+    run = Pretraining(options.state)
+    if options.export:
+        export(run, options.export)
         return
     run.model.train()
-    look(run, asked.pool, asked.look_steps)
-    talk(run, asked.pool, asked.talk_steps)
+    train_encoder(run, options.pool, options.encoder_steps)
+    train_conversations(run, options.pool, options.conversation_steps)
     run.save(now=True)
 
 

@@ -2,9 +2,8 @@
 
     python -m pretraining.vocabulary phi_vision/model/phi-vision-small
 
-Byte-pair encoding over text whose spaces are written `▁`, with bytes to fall back on, digits one
-by one, and the official control tokens, which swallow the white space after them where the
-official do.
+Byte-pair encoding with `▁` for spaces, byte fallback, single digits, and the official control
+tokens, which strip the whitespace after them where the official ones do.
 """
 
 import json
@@ -33,7 +32,7 @@ from pretraining.market import converse
 VOCABULARY_SIZE = 2048
 SENTENCES = 30_000
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
-# Name -> whether it swallows the white space after it, as in the official tokenizer.
+# Name -> whether it strips the whitespace after it, as in the official tokenizer.
 CONTROLS = {
     "<|endoftext|>": False,
     "<|assistant|>": True,
@@ -43,7 +42,7 @@ CONTROLS = {
     "<|image|>": True,
 }
 
-# What any catalogue says, so that a shop's own wording does not fall apart into letters.
+# Common catalog words, which a shop's own wording would otherwise split into letters.
 COMMON_WORDS = """
     product category full price title name brand code description colour color size material type
     discount sale new item number collection style season women men kids girls boys unisex
@@ -55,7 +54,7 @@ COMMON_WORDS = """
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the market's talk, in three ways of writing capitals."""
+    """Train the tokenizer on the market's conversations, in three capitalizations."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -101,9 +100,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _bytes_as_words(tokenizer: Tokenizer) -> Tokenizer:
-    """Take the flag "special" off the tokens of single bytes, which the trainer needed.
+    """Remove the flag "special" from byte tokens, which only the trainer needs.
 
-    Whoever leaves special tokens out of an answer would lose the letters that are written in bytes.
+    `skip_special_tokens` would drop the letters that are encoded as bytes.
     """
     described = json.loads(tokenizer.to_str())
     flagged = described["added_tokens"]

@@ -14,7 +14,14 @@ from phi_vision.synthetic.render.garment import KINDS, random_garment
 from pretraining import pretrain
 from pretraining.market import converse
 from pretraining.pool import read_shard
-from pretraining.pretrain import ATTRIBUTES, Pretraining, Progress, collate, look, talk
+from pretraining.pretrain import (
+    ATTRIBUTES,
+    Pretraining,
+    Progress,
+    collate,
+    train_conversations,
+    train_encoder,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +37,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def everything(run: Pretraining) -> dict[str, torch.Tensor]:
     """Give all tensors of a state: weights, and what the optimizer remembers of each."""
     held = {f"model {name}": value.clone() for name, value in run.model.state_dict().items()}
-    held |= {f"namer {name}": value.clone() for name, value in run.namer.state_dict().items()}
+    held |= {
+        f"classifier {name}": value.clone() for name, value in run.classifier.state_dict().items()
+    }
     for place, memory in run.optimizer.state_dict()["state"].items():
         held |= {f"memory {place} {name}": value.clone() for name, value in memory.items()}
     return held
@@ -43,17 +52,17 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 def test_a_killed_run_goes_on_where_it_stood(drawn_pool: Path, tmp_path: Path) -> None:
     run = Pretraining(tmp_path / "state.pt")
-    look(run, drawn_pool, 2)
+    train_encoder(run, drawn_pool, 2)
     run.save(now=True)
     again = Pretraining(tmp_path / "state.pt")
-    assert again.progress == Progress(look=2, talk=0)
+    assert again.progress == Progress(encoder=2, conversation=0)
     assert_same(everything(again), everything(run))
-    look(again, drawn_pool, 2)
+    train_encoder(again, drawn_pool, 2)
     assert_same(everything(again), everything(run))
     for each in (run, again):
-        look(each, drawn_pool, 3)
-        talk(each, drawn_pool, 1)
-    assert again.progress == run.progress == Progress(look=3, talk=1)
+        train_encoder(each, drawn_pool, 3)
+        train_conversations(each, drawn_pool, 1)
+    assert again.progress == run.progress == Progress(encoder=3, conversation=1)
     assert_same(everything(again), everything(run))
 
 
@@ -85,7 +94,7 @@ def test_a_state_is_written_when_it_is_time(
     assert (tmp_path / "state.pt").exists()
 
 
-@pytest.mark.parametrize("stage", [look, talk])
+@pytest.mark.parametrize("stage", [train_encoder, train_conversations])
 def test_each_stage_moves_what_it_is_for(
     drawn_pool: Path, tmp_path: Path, stage: Callable[[Pretraining, Path, int], None]
 ) -> None:
@@ -96,8 +105,8 @@ def test_each_stage_moves_what_it_is_for(
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     tower = "model model.vision_embed_tokens.img_processor.vision_model.encoder.layers.0"
     assert f"{tower}.self_attn.q_proj.weight" in moved
-    assert "namer heads.kind.weight" in moved
-    assert ("model lm_head.weight" in moved) == (stage is talk)
+    assert "classifier heads.kind.weight" in moved
+    assert ("model lm_head.weight" in moved) == (stage is train_conversations)
 
 
 def test_the_validation_shard_is_never_learnt(drawn_pool: Path) -> None:
