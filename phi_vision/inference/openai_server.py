@@ -11,23 +11,22 @@ import base64
 import io
 import os
 import queue
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import openai
+from anyio.from_thread import start_blocking_portal
 from PIL import Image
 from yarl import URL
 
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, Template, find_template
-
-T = TypeVar("T")
-Put = Callable[[T], None]
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"
@@ -64,7 +63,7 @@ UNSUPPORTED = frozenset({400, 422, 501})
 class ServerError(ValueError):
     """A request without a usable response; `status` is 0 where there was no response at all."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
 
@@ -112,9 +111,7 @@ class OpenAIPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) as the responses arrive.
 
-        Args:
-            samples: Samples to predict; images are decoded just before their request.
-            grammar: Must be None.
+        Closing the iterator cancels the requests, as the first failure does.
 
         Raises:
             ValueError: An image cannot be read, or a request failed (the sample is named); or a
@@ -125,10 +122,15 @@ class OpenAIPredictor:
                 f"the {self.name} does not support grammars: the OpenAI API has no option for "
                 "them; leave out constrained predictions"
             )
-        return _iterate(lambda put: self._predict_all(samples, put))
+        return self._predict_all(samples)
 
     def _find_model(self) -> str:
-        (listed,) = _iterate(self._list_models)
+        async def list_models() -> Any:
+            async with self._client(min(MAX_MODEL_RETRIES, self._max_retries)) as client:
+                return await self._send(client, "/models", None)
+
+        with start_blocking_portal() as portal:
+            listed = portal.call(list_models)
         try:
             names = [str(model["id"]) for model in listed["data"]]
         except (KeyError, TypeError) as error:
@@ -143,29 +145,23 @@ class OpenAIPredictor:
             )
         return names[0]
 
-    async def _list_models(self, put: Put[Any]) -> None:
-        async with self._client() as client:
-            retries = min(MAX_MODEL_RETRIES, self._max_retries)
-            put(await self._send(client.with_options(max_retries=retries), "/models", None))
+    def _predict_all(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Prediction]]:
+        done: queue.SimpleQueue[Future[tuple[int, Prediction]]] = queue.SimpleQueue()
+        # An event loop on its own thread: the caller may be inside another, as in a notebook.
+        with (
+            start_blocking_portal() as portal,
+            portal.wrap_async_context_manager(self._client(self._max_retries)) as client,
+        ):
+            slots = asyncio.Semaphore(self._batch_size)
 
-    async def _predict_all(
-        self, samples: Sequence[Sample], put: Put[tuple[int, Prediction]]
-    ) -> None:
-        indices = iter(range(len(samples)))  # shared by the workers
+            async def predict(index: int) -> tuple[int, Prediction]:
+                async with slots:
+                    return index, await self._predict(client, samples[index])
 
-        async def work(client: openai.AsyncOpenAI) -> None:
-            for index in indices:
-                put((index, await self._predict(client, samples[index])))
-
-        async with self._client() as client:
-            workers = range(min(self._batch_size, len(samples)))
-            tasks = [asyncio.create_task(work(client)) for _ in workers]
-            try:
-                await asyncio.gather(*tasks)
-            finally:  # the first failure cancels the other requests
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            for index in range(len(samples)):
+                portal.start_task_soon(predict, index).add_done_callback(done.put)
+            for _ in samples:
+                yield done.get().result()
 
     async def _predict(self, client: openai.AsyncOpenAI, sample: Sample) -> Prediction:
         # In a thread: decoding and encoding images would block the other requests.
@@ -190,11 +186,11 @@ class OpenAIPredictor:
         without = {name: value for name, value in body.items() if name != "logprobs"}
         return await self._send(client, path, without)
 
-    def _client(self) -> openai.AsyncOpenAI:
+    def _client(self, max_retries: int) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             base_url=self.url,
             api_key=os.environ.get(KEY_VARIABLE) or NO_KEY,
-            max_retries=self._max_retries,
+            max_retries=max_retries,
             timeout=openai.Timeout(self._timeout, connect=min(CONNECT_TIMEOUT, self._timeout)),
             # A redirect could take the key to another host.
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False),
@@ -203,31 +199,31 @@ class OpenAIPredictor:
     async def _send(self, client: openai.AsyncOpenAI, path: str, body: object) -> Any:
         """Send a GET request, or with a body a POST request, and return the decoded JSON."""
         headers: Any = {"Authorization": openai.Omit()} if client.api_key == NO_KEY else {}
+        request = client.get if body is None else partial(client.post, body=body)
         try:
-            if body is None:
-                response = await client.get(path, cast_to=object, options={"headers": headers})
-            else:
-                response = await client.post(
-                    path, cast_to=object, body=body, options={"headers": headers}
-                )
+            response = await request(path, cast_to=object, options={"headers": headers})
         except openai.APIConnectionError as error:
             reason = f"is not reachable: {error.__cause__ or error}"
             if isinstance(error, openai.APITimeoutError):
                 reason = f"did not respond within {self._timeout:g} s"
-            raise _server_error(self.url + path, reason, error.request) from error
+            raise self._error(path, reason, request=error.request) from error
         except openai.APIStatusError as error:
-            location = error.response.headers.get("Location")
-            text = f"a redirect to {location}, which is not followed" if location else ""
-            reason = f"returned HTTP {error.status_code}: {text or _shorten(error.response.text)}"
-            if wait := error.response.headers.get("Retry-After"):
-                reason += f" (Retry-After: {wait})"
-            raise _server_error(
-                self.url + path, reason, error.request, status=error.status_code
-            ) from error
+            found = error.response.headers
+            text = _shorten(error.response.text)
+            if "Location" in found:
+                text = f"a redirect to {found['Location']}, which is not followed"
+            wait = f" (Retry-After: {found['Retry-After']})" if "Retry-After" in found else ""
+            reason = f"returned HTTP {error.status_code}: {text}{wait}"
+            raise self._error(path, reason, error.status_code, error.request) from error
         if isinstance(response, str):
-            reason = f"did not return JSON: {_shorten(response)}"
-            raise ServerError(f"{self.url}{path} {reason}; {ADVICE[200]}", status=200)
+            raise self._error(path, f"did not return JSON: {_shorten(response)}", 200)
         return response
+
+    def _error(self, path: str, reason: str, status: int = 0, request: Any = None) -> ServerError:
+        retries = int(request.headers.get("x-stainless-retry-count", 0)) if request else 0
+        tried = f" ({retries + 1} attempts)" if retries else ""
+        todo = ADVICE.get(status, "check that the server is running and look into its log")
+        return ServerError(f"{self.url}{path} {reason}{tried}; {todo}", status=status)
 
 
 def completion_request(sample: Sample, template: Template, model: str) -> dict[str, Any]:
@@ -261,13 +257,12 @@ def completion_request(sample: Sample, template: Template, model: str) -> dict[s
 def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
     """Read the prediction from a chat completion.
 
+    Without confidence where the response has no logprobs, or those of tokens that do not add up to
+    the text.
+
     Input:  {"choices": [{"message": {"content": "Product: Coat, …"}, "logprobs": {"content": [
              {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
     Output: Prediction(text="Product: Coat, …", confidence={"title": 0.81, …})
-
-    Returns:
-        The prediction; without confidence where the response has no logprobs, or those of tokens
-        that do not add up to the text.
 
     Raises:
         ValueError: The response has another form.
@@ -305,25 +300,22 @@ def _parse_url(text: str) -> URL:
     Input:  http://localhost:8000/v1/#coats
     Output: URL("http://localhost:8000/v1#coats")
     """
-    problem = None
+    problem = "it does not begin with http:// or https:// and a host"
     try:
         url = URL(text)
-    except ValueError as error:
-        problem = str(error)
-    else:
-        if url.scheme not in ("http", "https") or not url.host:
-            problem = "it does not begin with http:// or https:// and a host"
-        elif url.user or url.password:
+        if url.user or url.password:
             # It would be printed in reports.
             problem = f"it contains a user name or password; put a key into {KEY_VARIABLE} instead"
         elif url.query:
             problem = "it contains a query string"
-    if problem:
-        raise ValueError(
-            f"{text!r:.200} is not the base URL of a server: {problem}; use one like "
-            "http://localhost:8000/v1"
-        )
-    return url.with_path(url.path.rstrip("/")).with_fragment(url.fragment or None)
+        elif url.scheme in ("http", "https") and url.host:
+            return url.with_path(url.path.rstrip("/")).with_fragment(url.fragment or None)
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(
+        f"{text!r:.200} is not the base URL of a server: {problem}; use one like "
+        "http://localhost:8000/v1"
+    )
 
 
 def _data_url(encoded: bytes, image: Image.Image) -> str:
@@ -361,39 +353,6 @@ def _merge_partial_characters(
 
 def _shorten(text: str) -> str:
     return " ".join(text.split())[:SHOWN] or "an empty body"
-
-
-def _server_error(url: str, reason: str, request: Any, *, status: int = 0) -> ServerError:
-    attempts = 1 + int(request.headers.get("x-stainless-retry-count", 0))
-    tried = f" ({attempts} attempts)" if attempts > 1 else ""
-    todo = ADVICE.get(status, "check that the server is running and look into its log")
-    return ServerError(f"{url} {reason}{tried}; {todo}", status=status)
-
-
-def _iterate(work: Callable[[Put[T]], Coroutine[Any, Any, None]]) -> Iterator[T]:
-    """Run a coroutine in an event loop on its own thread, and yield the items that it puts.
-
-    The caller may be inside an event loop, as in a notebook. Closing the iterator cancels the work.
-    """
-    items: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work(lambda item: items.put((item,))))
-
-    def run() -> None:
-        loop.run_until_complete(asyncio.wait([task]))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        items.put(None)
-
-    thread = threading.Thread(target=run, name="openai", daemon=True)
-    thread.start()
-    try:
-        while (item := items.get()) is not None:
-            yield item[0]
-        task.result()  # raises the error of the work
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        loop.close()
 
 
 ADVICE = {
