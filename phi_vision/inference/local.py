@@ -31,7 +31,7 @@ from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
-T = TypeVar("T")
+Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 
 BATCHES_PER_WINDOW = 4
 """Batches whose images are decoded together where results keep the caller's order: enough to sort
@@ -99,7 +99,7 @@ class LocalPredictor:
     def predict(
         self, images: Sequence[str | Path | bytes | Image], *, grammar: str | None = None
     ) -> list[Prediction]:
-        """Predict the record of each image.
+        """Predict the record of each image: a path, an encoded image or a decoded one.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg",
@@ -109,26 +109,17 @@ class LocalPredictor:
                             confidence={"title": 0.81, "category3_code": 0.97,
                                         "full_price": 0.4})]
 
-        Args:
-            images: Paths, encoded images or decoded ones.
-            grammar: As for `predict_samples`.
-
         Raises:
             ValueError: An image cannot be read, or has an impossible shape; names the image.
         """
+        sources = [
+            str(image) if isinstance(image, str | Path) else f"image {number}"
+            for number, image in enumerate(images, start=1)
+        ]
         predictions: list[Prediction] = []
-        for window in _batched(
-            list(enumerate(images, start=1)), BATCHES_PER_WINDOW * self.batch_size
-        ):
-            sources = [
-                str(image) if isinstance(image, str | Path) else f"image {number}"
-                for number, image in window
-            ]
-            opened = [
-                [self._open(image, source)]
-                for (_, image), source in zip(window, sources, strict=True)
-            ]
-            predictions += self._predict(opened, sources, grammar)
+        for window in _batched(range(len(images)), BATCHES_PER_WINDOW * self.batch_size):
+            opened = [[self._open(images[index], sources[index])] for index in window]
+            predictions += self._predict(opened, sources[window.start : window.stop], grammar)
         return predictions
 
     def stream(
@@ -151,13 +142,7 @@ class LocalPredictor:
         grammar: str | None = None,
         on_token: OnToken | None = None,
     ) -> GenerationRequest:
-        """Build the template's request for images that belong together.
-
-        Args:
-            images: Decoded images of possible shapes.
-            grammar: One of `data.template_grammar.grammar_of`.
-            on_token: Called with each chunk of the text.
-        """
+        """Build the template's request for decoded images that belong together."""
         return GenerationRequest(
             prompt=self.template.prompt(self.processor, images=len(images)),
             images=tuple(images),
@@ -170,7 +155,7 @@ class LocalPredictor:
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
     ) -> Prediction:
         """Parse a generation, and compute the confidence in each field."""
-        text, ends, logprobs = generation.text, generation.token_ends, generation.logprobs
+        text, ends, logprobs, *_ = generation
         return Prediction.parse(
             text,
             self.template,
@@ -246,7 +231,7 @@ class LocalPredictor:
 
     def _open(self, image: str | Path | bytes | Image, source: str) -> Image:
         if isinstance(image, str | Path):
-            image = open_image(Path(image))
+            image = open_image(Path(image))  # Its errors name the path.
         elif isinstance(image, bytes):
             try:
                 image = open_image(image)
@@ -276,14 +261,14 @@ class LocalPredictor:
         EXIF orientations are ignored.
         """
         tokens = 0
-        for encoded in sample.images:
-            try:
+        try:
+            for encoded in sample.images:
                 with PillowImage.open(io.BytesIO(encoded)) as image:
                     tokens += self.processor.calc_num_image_tokens_from_image_size(*image.size)
-            except (OSError, ValueError):
-                return math.inf
+        except (OSError, ValueError):
+            return math.inf
         return tokens
 
 
-def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def _batched(items: Batch, size: int) -> Iterator[Batch]:
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -40,7 +40,13 @@ class OnnxModel:
     training = False
 
     def __init__(self, folder: Path) -> None:
-        self._genai = _import_genai()
+        try:
+            import onnxruntime_genai
+        except ImportError as error:
+            raise ValueError(
+                "an ONNX folder needs onnxruntime-genai, which is not installed; "
+                "pip install 'phi-vision[onnx]'"
+            ) from error
         if not (folder / GENAI_FILE).is_file() or not (folder / "config.json").is_file():
             raise ValueError(
                 f"{folder} is not an ONNX folder: {GENAI_FILE} or config.json is missing; "
@@ -48,7 +54,13 @@ class OnnxModel:
             )
         self.config = load_config(folder)
         self.generation_config = GenerationConfig.from_pretrained(folder)
-        self._graphs = self._genai.Model(_with_threads(self._genai, folder))
+        self._genai: Any = onnxruntime_genai
+        options = self._genai.Config(str(folder))
+        # As many threads as PyTorch uses.
+        session = {"session_options": {"intra_op_num_threads": torch.get_num_threads()}}
+        sections = dict.fromkeys(("decoder", "embedding", "vision"), session)
+        options.overlay(json.dumps({"model": sections}))
+        self._graphs = self._genai.Model(options)
 
     def eval(self) -> Self:
         """Do nothing: graphs have no training mode."""
@@ -79,6 +91,7 @@ class OnnxModel:
         """
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
         images = self._image_inputs(pixel_values, image_sizes)
+        stops = torch.tensor(self.generation_config.eos_token_id)
         texts_BL, last = input_ids, input_ids.shape[1] + max_new_tokens
         is_running = True
         while is_running and texts_BL.shape[1] < last:
@@ -86,7 +99,6 @@ class OnnxModel:
             mask_BL = torch.nn.functional.pad(attention_mask, (0, new), value=1)
             count = self._tokens_until_reread(int(mask_BL.sum(1).max()), last - texts_BL.shape[1])
             texts_BL = self._extend(texts_BL, mask_BL, images, count, logits_processor)
-            stops = torch.tensor(self.generation_config.eos_token_id)
             ended_B = torch.isin(texts_BL[:, input_ids.shape[1] :], stops).any(1)
             is_running = not bool(ended_B.all())
         return texts_BL
@@ -152,30 +164,9 @@ class OnnxModel:
         counts = (rows * columns + 1).tolist()
         # With `pad_crops` the image processor has arranged them already.
         crops = list(pixel_values) if pixel_values.ndim == 5 else pixel_values.split(counts)
+        padded = torch.nn.utils.rnn.pad_sequence(crops, batch_first=True)
         return {
-            "pixel_values": torch.nn.utils.rnn.pad_sequence(crops, batch_first=True)
-            .float()
-            .numpy(),
+            "pixel_values": padded.float().numpy(),
             "image_sizes": image_sizes.numpy().astype(np.int64),
             "num_image_tokens": ((rows * columns + 1) * side**2 + 1 + (rows + 1) * side).numpy(),
         }
-
-
-def _import_genai() -> Any:
-    try:
-        import onnxruntime_genai
-    except ImportError as error:
-        raise ValueError(
-            "an ONNX folder needs onnxruntime-genai, which is not installed; "
-            "pip install 'phi-vision[onnx]'"
-        ) from error
-    return onnxruntime_genai
-
-
-def _with_threads(genai: Any, folder: Path) -> Any:
-    """Configure the graphs to use as many threads as PyTorch."""
-    session = {"session_options": {"intra_op_num_threads": torch.get_num_threads()}}
-    sections = {"decoder": session, "embedding": session, "vision": session}
-    config = genai.Config(str(folder))
-    config.overlay(json.dumps({"model": sections}))
-    return config

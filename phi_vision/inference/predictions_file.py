@@ -8,7 +8,7 @@ The file of predictions in a report has this format.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from phi_vision.data.prediction import Prediction
@@ -36,9 +36,17 @@ class FilePredictor:
         self.name = f"file {file}"
         self._file = file
         self._predictions: dict[str, Prediction] = {}
-        for number, line in enumerate(_lines(file), start=1):
+        try:
+            text = file.read_text(encoding="utf-8-sig")  # -sig: a byte order mark is skipped
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8: {error}; save it as UTF-8") from error
+        except OSError as error:
+            raise ValueError(
+                f"no predictions at {file}: {error.strerror}; give a JSONL file"
+            ) from error
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                self._add(line, f"{file}, line {number}")
+                self._add(line.strip(), f"{file}, line {number}")
         if not self._predictions:
             raise ValueError(f"{file} holds no predictions; write one line for each sample")
 
@@ -55,31 +63,24 @@ class FilePredictor:
                 f"{self._file} cannot be constrained by a grammar: it holds finished predictions; "
                 "leave out constrained predictions"
             )
-        self._check_complete({sample.id for sample in samples})
+        ids = {sample.id for sample in samples}
+        if missing := ids - set(self._predictions):
+            others = set(self._predictions) - ids
+            held = f"{len(others)} others, such as {_join(others)}" if others else "no others"
+            raise ValueError(
+                f"{self._file} holds no prediction for {len(missing)} of {len(ids)} samples, such "
+                f"as {_join(missing)}; it holds {held}; write one line for each sample, with its id"
+            )
         return ((index, self._predictions[sample.id]) for index, sample in enumerate(samples))
-
-    def _check_complete(self, ids: Collection[str]) -> None:
-        missing = [each for each in ids if each not in self._predictions]
-        if not missing:
-            return
-        others = [each for each in self._predictions if each not in ids]
-        held = f"{len(others)} others, such as {_join(others)}" if others else "no others"
-        raise ValueError(
-            f"{self._file} holds no prediction for {len(missing)} of {len(ids)} samples, such as "
-            f"{_join(missing)}; it holds {held}; write one line for each sample, with its id"
-        )
 
     def _add(self, line: str, location: str) -> None:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(
-                f"{location} is not JSON: {error}; found {line.strip():.80}"
-            ) from error
+            raise ValueError(f"{location} is not JSON: {error}; found {line:.80}") from error
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
             raise ValueError(
-                f'{location} has no id: found {line.strip():.80}; write {{"id": "...", '
-                '"text": "..."}'
+                f'{location} has no id: found {line:.80}; write {{"id": "...", "text": "..."}}'
             )
         sample = str(row["id"])
         if sample in self._predictions:
@@ -92,19 +93,6 @@ class FilePredictor:
             confidence=_confidence(row.get("confidence"), self.template, location),
             source=sample,
         )
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").split(
-            "\n"
-        )  # -sig: a byte order mark is skipped
-    except OSError as error:
-        raise ValueError(
-            f"no predictions at {file}: {error.strerror}; give a JSONL file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: {error}; save it as UTF-8") from error
 
 
 def _text(row: Mapping[str, object], template: Template, location: str) -> str:
@@ -126,8 +114,7 @@ def _text(row: Mapping[str, object], template: Template, location: str) -> str:
 
 
 def _confidence(cell: object, template: Template, location: str) -> dict[str, float]:
-    if cell is None:
-        return {}
+    cell = {} if cell is None else cell
     if not isinstance(cell, dict) or set(cell) - set(template.fields):
         found = ", ".join(cell) if isinstance(cell, dict) else repr(cell)
         raise ValueError(
@@ -143,5 +130,5 @@ def _confidence(cell: object, template: Template, location: str) -> dict[str, fl
     return {field: float(value) for field, value in cell.items()}
 
 
-def _join(ids: Sequence[str]) -> str:
+def _join(ids: set[str]) -> str:
     return ", ".join(repr(each) for each in sorted(ids)[:MAX_NAMED])

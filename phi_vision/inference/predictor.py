@@ -35,13 +35,11 @@ class Predictor(Protocol):
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) in any order, as soon as each is available.
 
+        A sample without images is prompted with text alone; a Lark grammar constrains the text.
+
         Input:  [coat, hat]
         Output: (1, Prediction(text="Product: Sun Hat, ...")),
                 (0, Prediction(text="Product: Coat, ..."))
-
-        Args:
-            samples: Samples to predict; one without images is prompted with text alone.
-            grammar: Lark grammar that constrains the text; None for free generation.
 
         Raises:
             ValueError: A sample has an unusable image (its id is in the message), or the grammar
@@ -101,14 +99,14 @@ def model_identity(model: str) -> list[str]:
     Args:
         model: As for `load_predictor`; for a server only its URL is known.
     """
-    path = Path(model)
+    path, base = Path(model), None
     if not path.is_file():
         try:
             path = Path(resolve(model))
         except ValueError:  # the URL of a server
             return [model]
+        base = adapter_base(str(path))
     # A model's files are siblings; subfolders may be checkpoints in progress.
     files = [path] if path.is_file() else sorted(each for each in path.glob("*") if each.is_file())
     facts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    base = None if path.is_file() else adapter_base(str(path))
     return [model, *facts, *(model_identity(base) if base is not None else [])]
