@@ -322,8 +322,8 @@ def test_the_best_achievable_of_a_sample_catalog_is_read(tmp_path: Path) -> None
 
     facts = write_catalog(tmp_path / "catalog", rows=60, seed=0)
     assert best_achievable(tmp_path / "catalog", "test") == {
-        "category3_code_accuracy": facts.category_ceiling,
-        "full_price_median_ape": facts.splits["test"].floor_median_ape,
-        "full_price_mae": facts.splits["test"].floor_mae,
+        "category3_code_accuracy": facts["category_ceiling"],
+        "full_price_median_ape": facts["splits"]["test"]["floor_median_ape"],
+        "full_price_mae": facts["splits"]["test"]["floor_mae"],
     }
     assert best_achievable(tmp_path, "test") == {}

@@ -2,17 +2,15 @@
 
 The records follow from the images by the rules of `products.py`, plus noise of known size, so the
 best score that any model can reach is known; it is written beside the data.
-Run it with `phi-vision sample --out DIR`.
 """
 
 import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,36 +30,19 @@ Progress = Callable[[int, int], None]
 
 VERSION = 1
 _MIN_PARALLEL = 150  # images; below this, starting processes takes longer than drawing
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitFacts:
-    """Size of a split, and the best and the simplest prediction of its prices."""
-
-    rows: int
-    styles: int  # groups of products that share a title and a price
-    floor_median_ape: float  # median relative error of the noiseless price, the best achievable
-    floor_mae: float  # its mean absolute error, in pounds
-    baseline_median_ape: float  # median relative error of always predicting the training median
-
-
-@dataclass(frozen=True, kw_only=True)
-class CatalogFacts:
-    """The known properties of a sample catalog, as in facts.json."""
-
-    version: int
-    seed: int
-    rows: int
-    styles: int
-    categories: dict[str, int]
-    price_noise: float
-    category_ceiling: float
-    splits: dict[str, SplitFacts]
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_DTYPES = {
+    **{name: name for name in ("bool", "string", "large_string", "uint8")},
+    **{f"int{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{"float": "float32", "double": "float64", "halffloat": "float16"},
+}
+"""Arrow's names of types -> those of the `datasets` library."""
 
 
 def write_catalog(
     out: Path, *, rows: int, seed: int, progress: Progress | None = None
-) -> CatalogFacts:
+) -> dict[str, Any]:
     """Draw a catalog and write it as Parquet, with its facts and a data card.
 
     Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md
@@ -70,26 +51,42 @@ def write_catalog(
     `if __name__ == "__main__":`.
 
     Args:
-        out: a folder that does not exist yet, or is empty.
-        rows: how many products. Below about a hundred, only the most frequent kinds appear.
-        seed: of everything.
-        progress: called with (done, total) after each image.
+        out: A folder that does not exist yet, or is empty.
+        rows: How many products. Below about a hundred, only the most frequent kinds appear.
+        seed: Of everything.
+        progress: Called with (done, total) after each image.
+
+    Returns:
+        The content of facts.json.
 
     Raises:
         ValueError: `rows` is too small, or `out` is in use.
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)
+    facts = _measure(products, seed)
+    members: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with atomic_folder(out) as folder:
-        facts = _facts(products, seed)
-        (folder / "data").mkdir()
         with parallel_map(rows) as run:
-            codes = (f"{seed} {product.record['product_code']}" for product in products)
-            images = run(_draw_product, (product.garment for product in products), codes)
-            _write_splits(folder / "data", products, images, progress)
-        text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
+            codes = [str(product.record["product_code"]) for product in products]
+            seeds = (f"{seed} {code}" for code in codes)
+            images = run(_draw_product, (product.garment for product in products), seeds)
+            for done, (product, code, image) in enumerate(
+                zip(products, codes, images, strict=True)
+            ):
+                cell = {"bytes": image, "path": f"{code}.jpg"}
+                members[product.split].append({**product.record, "image": cell})
+                if progress:
+                    progress(done + 1, rows)
+        columns = [(name, _TYPES[type(value)]) for name, value in products[0].record.items()]
+        schema = add_features(pa.schema([*columns, ("image", _IMAGE)]), images=["image"])
+        (folder / "data").mkdir()
+        for split, records in members.items():
+            file = folder / "data" / f"{split}-00000-of-00001.parquet"
+            pq.write_table(pa.Table.from_pylist(records, schema=schema), file, row_group_size=100)
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-        card = render("catalog_card.md.j2", **asdict(facts))
+        card = render("catalog_card.md.j2", **facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return facts
 
@@ -118,7 +115,7 @@ def parallel_map(images: int) -> Iterator[Callable[..., Iterator[Any]]]:
 def add_features(schema: pa.Schema, images: Sequence[str]) -> pa.Schema:
     """Describe the columns as the `datasets` library does, so that it decodes the images.
 
-    A schema with a type that this table lacks stays as it is: `datasets` infers its features.
+    A schema with a type that `_DTYPES` lacks stays as it is: `datasets` infers its features.
     """
     features: dict[str, Any] = {}
     for column in schema:
@@ -139,75 +136,31 @@ def _draw_product(garment: Garment, seed: str) -> bytes:
     return encode(draw(garment, scene), scene)
 
 
-def _write_splits(
-    folder: Path,
-    products: Sequence[CatalogProduct],
-    images: Iterable[bytes],
-    progress: Progress | None,
-) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    for done, (product, image) in enumerate(zip(products, images, strict=True), 1):
-        path = f"{product.record['product_code']}.jpg"
-        rows[product.split].append({**product.record, "image": {"bytes": image, "path": path}})
-        if progress:
-            progress(done, len(products))
-    for split, members in rows.items():
-        table = pa.Table.from_pylist(members, schema=_SCHEMA)
-        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=100)
-
-
-def _facts(products: Sequence[CatalogProduct], seed: int) -> CatalogFacts:
-    categories = Counter(str(product.record["category3_code"]) for product in products)
-    usual = median(_full_price(product) for product in products if product.split == "train")
-    splits = {
-        split: _split_facts([product for product in products if product.split == split], usual)
-        for split in SPLITS
+def _measure(products: Sequence[CatalogProduct], seed: int) -> dict[str, Any]:
+    """Count the products, and measure the best and the simplest prediction of their prices."""
+    usual = median(p.record["full_price"] for p in products if p.split == "train")
+    splits = {}
+    for split in SPLITS:
+        members = [product for product in products if product.split == split]
+        prices = [product.record["full_price"] for product in members]
+        errors = [abs(p.rule_price - price) for p, price in zip(members, prices, strict=True)]
+        shares = (error / price for error, price in zip(errors, prices, strict=True))
+        splits[split] = {
+            "rows": len(members),
+            "styles": len({product.record["group_id"] for product in members}),
+            # Of the noiseless price, the best achievable prediction.
+            "floor_median_ape": round(median(shares), 6),
+            "floor_mae": round(fmean(errors), 4),
+            # Of always predicting the training median.
+            "baseline_median_ape": round(median(abs(usual - p) / p for p in prices), 6),
+        }
+    return {
+        "version": VERSION,
+        "seed": seed,
+        "rows": len(products),
+        "styles": sum(split["styles"] for split in splits.values()),
+        "categories": dict(sorted(Counter(p.record["category3_code"] for p in products).items())),
+        "price_noise": PRICE_NOISE,
+        "category_ceiling": 1.0,
+        "splits": splits,
     }
-    return CatalogFacts(
-        version=VERSION,
-        seed=seed,
-        rows=len(products),
-        styles=sum(facts.styles for facts in splits.values()),
-        categories=dict(sorted(categories.items())),
-        price_noise=PRICE_NOISE,
-        category_ceiling=1.0,
-        splits=splits,
-    )
-
-
-def _split_facts(products: Sequence[CatalogProduct], usual: float) -> SplitFacts:
-    prices = [_full_price(product) for product in products]
-    errors = [abs(product.rule_price - _full_price(product)) for product in products]
-    return SplitFacts(
-        rows=len(products),
-        styles=len({product.record["group_id"] for product in products}),
-        floor_median_ape=round(median(e / p for e, p in zip(errors, prices, strict=True)), 6),
-        floor_mae=round(fmean(errors), 4),
-        baseline_median_ape=round(median(abs(usual - price) / price for price in prices), 6),
-    )
-
-
-def _full_price(product: CatalogProduct) -> float:
-    return float(product.record["full_price"])
-
-
-_DTYPES = {
-    **{name: name for name in ("bool", "string", "large_string", "int8", "int16", "int32")},
-    **{"int64": "int64", "uint8": "uint8"},
-    **{"float": "float32", "double": "float64", "halffloat": "float16"},
-}
-"""Arrow's names of types -> those of the `datasets` library."""
-
-_NUMBERS = {"product_code": pa.int64(), "flg_discount": pa.int64()}
-_NUMBERS |= dict.fromkeys(("full_price", "price", "full_price_eur", "price_eur"), pa.float64())
-_COLUMNS = (
-    *("website_name", "competence_date", "country_code", "currency_code", "brand"),
-    *("category1_code", "category2_code", "category3_code", "product_code", "title"),
-    *("itemurl", "imageurl", "full_price", "price", "full_price_eur", "price_eur"),
-    *("flg_discount", "colour", "group_id"),
-)
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_SCHEMA = add_features(
-    pa.schema([*((name, _NUMBERS.get(name, pa.string())) for name in _COLUMNS), ("image", _IMAGE)]),
-    images=["image"],
-)

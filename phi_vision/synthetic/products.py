@@ -6,17 +6,12 @@ shows: a rare line name in a title, and log-normal noise on the price of a style
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from phi_vision.synthetic.render.garment import (
-    CHOICES,
-    VOCABULARY,
-    Garment,
-    random_dye,
-    random_garment,
-)
+from phi_vision.synthetic.render import garment as facts
+from phi_vision.synthetic.render.garment import VOCABULARY, Garment
 
 BRAND = "MERIDIAN"
 SPLITS = ("train", "validation", "test")
@@ -24,7 +19,6 @@ PRICE_NOISE = 0.15  # standard deviation of the logarithm of a style's price
 _HELD_OUT = 0.1  # fraction of validation, and of test
 _DISCOUNTED = 0.12
 _EUROS_PER_POUND = 1.17
-_DATE = "2026-02-01"
 _SITE = "https://www.example.com"
 _COLOURS_PER_STYLE = ((1, 2, 3, 4, 5), (30, 25, 20, 15, 10))
 _MIN_PER_KIND = 3  # one product for each split
@@ -37,24 +31,21 @@ class Range(NamedTuple):
 
     category: str  # `category3_code`; kinds that belong together share one
     department: str  # `category2_code`
-    audiences: tuple[str, ...]  # `category1_code`s
+    audiences: str  # `category1_code`s
     noun: str  # in titles
     price: float  # of a plain one in cotton without hardware, in pounds
     share: float  # of the catalog, in per cent or nearly so
 
 
-RANGES = {
-    kind: Range(**{**entry["range"], "audiences": tuple(entry["range"]["audiences"].split())})
-    for kind, entry in VOCABULARY["kinds"].items()
-}
+RANGES = {kind: Range(**entry["range"]) for kind, entry in VOCABULARY["kinds"].items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogProduct:
     """One colour of one style."""
 
-    garment: Garment  # the visible facts
-    record: Mapping[str, str | int | float]  # the columns, in order, without the image
+    garment: Garment
+    record: dict[str, Any]  # the columns, in order, without the image
     split: str
     rule_price: float  # its price before noise, as a price point: the best possible prediction
 
@@ -95,7 +86,7 @@ def title(garment: Garment, rng: random.Random) -> str:
         VOCABULARY["materials"][garment.material][0],
         RANGES[garment.kind].noun,
     ]
-    return " ".join(word for word in words if word)
+    return " ".join(filter(None, words))
 
 
 def rule_price(garment: Garment) -> float:
@@ -107,9 +98,7 @@ def rule_price(garment: Garment) -> float:
     price *= factors["lengths"][garment.length]
     if garment.hood and garment.kind != "hoodie":
         price *= 1.1
-    if garment.kind == "watch" and garment.buttons > 1:
-        price *= 1.3
-    return price
+    return price * 1.3 if garment.kind == "watch" and garment.buttons > 1 else price
 
 
 def price_point(amount: float) -> float:
@@ -120,9 +109,7 @@ def price_point(amount: float) -> float:
     """
     if amount < 200:
         return 5.0 * max(1, round(amount / 5))
-    if amount < 995:
-        return 10.0 * round(amount / 10)
-    return 100.0 * round((amount + 10) / 100) - 10
+    return 10.0 * round(amount / 10) if amount < 995 else 100.0 * round((amount + 10) / 100) - 10
 
 
 def _quotas(rows: int) -> dict[str, int]:
@@ -146,10 +133,10 @@ def _styles_of(kind: str, count: int, rng: random.Random) -> Iterator[tuple[list
     places = {"test": held_out, "validation": held_out, "train": count - 2 * held_out}
     for split, left in places.items():
         while left:
-            garment = random_garment(rng, kind)
+            garment = facts.random_garment(rng, kind)
             colours = min(rng.choices(*_COLOURS_PER_STYLE)[0], most, left)
-            dyes = rng.sample(CHOICES[kind].colours, colours)
-            yield [replace(garment, colour=dye, rgb=random_dye(rng, dye)) for dye in dyes], split
+            dyes = rng.sample(facts.CHOICES[kind].colours, colours)
+            yield [replace(garment, colour=d, rgb=facts.random_dye(rng, d)) for d in dyes], split
             left -= colours
 
 
@@ -162,15 +149,14 @@ def _style(
     name = title(garments[0], rng)
     slug = name.lower().replace(" ", "-").replace("é", "e")
     kind = RANGES[garments[0].kind]
-    audience = rng.choice(kind.audiences)
-    for index, garment in enumerate(garments):
-        code = 80_000_000 + 10 * number + index
+    audience = rng.choice(kind.audiences.split())
+    for code, garment in enumerate(garments, start=80_000_000 + 10 * number):
         price = full_price
         if rng.random() < _DISCOUNTED:
             price = price_point(full_price * (1 - rng.choice((0.2, 0.3, 0.4, 0.5))))
-        record: dict[str, str | int | float] = {
+        record = {
             "website_name": BRAND.title(),
-            "competence_date": _DATE,
+            "competence_date": "2026-02-01",
             "country_code": "GBR",
             "currency_code": "GBP",
             "brand": BRAND,
@@ -189,6 +175,5 @@ def _style(
             "colour": garment.colour,
             "group_id": f"style-{number:06d}",
         }
-        yield CatalogProduct(
-            garment=garment, record=record, split=split, rule_price=price_point(ideal)
-        )
+        point = price_point(ideal)
+        yield CatalogProduct(garment=garment, record=record, split=split, rule_price=point)

@@ -32,12 +32,12 @@ from phi_vision.prepare import schema
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.corrupted_export import (
+    CORRUPTIONS,
     Encoding,
     PlantedCorruption,
     read_corruptions,
     write_export,
 )
-from phi_vision.synthetic.corruptions import CORRUPTIONS
 
 Export = tuple[Path, list[PlantedCorruption], Path]
 

@@ -6,12 +6,13 @@ import random
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.catalog import CatalogFacts, write_catalog
+from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.products import (
     PRICE_NOISE,
     RANGES,
@@ -45,6 +46,8 @@ _COLUMNS = {
     "colour": "string",
     "group_id": "string",
 }
+Facts = dict[str, Any]
+
 _ROWS = 102  # three of each kind
 
 
@@ -54,7 +57,7 @@ def season() -> list[CatalogProduct]:
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CatalogFacts]:
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts]:
     out = tmp_path_factory.mktemp("catalogs") / "sample"
     return out, write_catalog(out, rows=_ROWS, seed=0)
 
@@ -71,15 +74,13 @@ def _rows(folder: Path, split: str) -> list[dict[str, object]]:
     return rows
 
 
-def test_the_same_seed_writes_the_same_bytes(
-    catalog: tuple[Path, CatalogFacts], tmp_path: Path
-) -> None:
+def test_the_same_seed_writes_the_same_bytes(catalog: tuple[Path, Facts], tmp_path: Path) -> None:
     write_catalog(tmp_path / "again", rows=_ROWS, seed=0)
     assert _bytes(tmp_path / "again") == _bytes(catalog[0])
 
 
 def test_worker_processes_draw_the_same_bytes(
-    catalog: tuple[Path, CatalogFacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Path, Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phi_vision.synthetic.catalog._MIN_PARALLEL", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -93,7 +94,7 @@ def test_another_seed_chooses_other_products() -> None:
 
 
 def test_the_folder_holds_splits_facts_and_data_card_and_nothing_else(
-    catalog: tuple[Path, CatalogFacts],
+    catalog: tuple[Path, Facts],
 ) -> None:
     assert list(_bytes(catalog[0])) == [
         "README.md",
@@ -106,7 +107,7 @@ def test_the_folder_holds_splits_facts_and_data_card_and_nothing_else(
 
 
 def test_columns_have_the_names_and_types_of_the_contract(
-    catalog: tuple[Path, CatalogFacts],
+    catalog: tuple[Path, Facts],
 ) -> None:
     schema = pq.read_schema(catalog[0] / "data" / "train-00000-of-00001.parquet")
     types = {name: str(schema.field(name).type) for name in schema.names}
@@ -114,7 +115,7 @@ def test_columns_have_the_names_and_types_of_the_contract(
 
 
 def test_load_dataset_opens_the_folder_with_decoded_images(
-    catalog: tuple[Path, CatalogFacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Path, Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
@@ -124,7 +125,7 @@ def test_load_dataset_opens_the_folder_with_decoded_images(
     assert isinstance(loaded["test"][0]["image"], Image.Image)
 
 
-def test_images_open_and_differ_in_size(catalog: tuple[Path, CatalogFacts]) -> None:
+def test_images_open_and_differ_in_size(catalog: tuple[Path, Facts]) -> None:
     images = [
         Image.open(io.BytesIO(row["image"]["bytes"]))  # type: ignore[index]
         for row in _rows(catalog[0], "train")
@@ -133,7 +134,7 @@ def test_images_open_and_differ_in_size(catalog: tuple[Path, CatalogFacts]) -> N
     assert len({image.size for image in images}) > len(images) / 2
 
 
-def test_the_rows_on_disk_are_the_planned_products(catalog: tuple[Path, CatalogFacts]) -> None:
+def test_the_rows_on_disk_are_the_planned_products(catalog: tuple[Path, Facts]) -> None:
     planned = plan_catalog(_ROWS, seed=0)
     for split in SPLITS:
         records = [{k: v for k, v in r.items() if k != "image"} for r in _rows(catalog[0], split)]
@@ -197,12 +198,12 @@ def test_about_one_in_eight_is_discounted(season: list[CatalogProduct]) -> None:
     assert all(r["price"] == r["full_price"] for r in rest)
 
 
-def test_the_noise_ceiling_in_facts_is_that_of_the_data(catalog: tuple[Path, CatalogFacts]) -> None:
+def test_the_noise_ceiling_in_facts_is_that_of_the_data(catalog: tuple[Path, Facts]) -> None:
     facts = json.loads((catalog[0] / "facts.json").read_text())
     rule = {p.record["product_code"]: rule_price(p.garment) for p in plan_catalog(_ROWS, seed=0)}
     for split in SPLITS:
         pairs = [
-            (price_point(rule[row["product_code"]]), float(row["full_price"]))  # type: ignore[arg-type, index]
+            (price_point(rule[row["product_code"]]), float(row["full_price"]))  # type: ignore[arg-type]
             for row in _rows(catalog[0], split)
         ]
         known = facts["splits"][split]
@@ -215,10 +216,10 @@ def test_the_noise_ceiling_in_facts_is_that_of_the_data(catalog: tuple[Path, Cat
         )
 
 
-def test_facts_returned_are_facts_written(catalog: tuple[Path, CatalogFacts]) -> None:
+def test_facts_returned_are_facts_written(catalog: tuple[Path, Facts]) -> None:
     written = json.loads((catalog[0] / "facts.json").read_text())
     assert (written["rows"], written["seed"], written["version"]) == (_ROWS, 0, 1)
-    assert written["categories"] == catalog[1].categories
+    assert written["categories"] == catalog[1]["categories"]
     assert written["category_ceiling"] == 1.0
 
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from phi_vision.synthetic.corrupted_export import (
+    CORRUPTIONS,
     Encoding,
     PlantedCorruption,
     read_corruptions,
     write_export,
 )
-from phi_vision.synthetic.corruptions import CORRUPTIONS
 
 Cells = list[list[str]]
 

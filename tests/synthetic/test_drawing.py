@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.render.drawing import SHAPES, Scene, draw, encode, random_scene
+from phi_vision.synthetic.render.drawing import Scene, draw, encode, random_scene
 from phi_vision.synthetic.render.garment import (
     CHOICES,
     COLOURS,
@@ -17,7 +17,7 @@ from phi_vision.synthetic.render.garment import (
     PATTERNS,
     random_garment,
 )
-from phi_vision.synthetic.render.pen import symmetric
+from phi_vision.synthetic.render.shapes import SHAPES, mirror
 
 _SCENE = Scene(
     width=300,
@@ -45,7 +45,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_a_half_outline_is_closed_by_its_mirror_image() -> None:
-    assert symmetric("0 -10 L 20 0 L 0 10") == "M0 -10 L 20 0 L 0 10 L0 10 L-20 0 L0 -10 Z"
+    assert mirror("0 -10 L 20 0 L 0 10") == "M0 -10 L 20 0 L 0 10 L0 10 L-20 0 L0 -10 Z"
 
 
 def test_every_kind_has_a_shape_and_there_are_at_least_24() -> None:

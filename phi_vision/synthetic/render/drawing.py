@@ -1,7 +1,6 @@
 """Draws product images: a garment in a scene, the conditions under which it is photographed.
 
-`random_garment` and `random_scene` choose, `draw` paints, `encode` writes the JPEG. Shapes live in
-`clothes.py` and `accessories.py`, patterns and textures in `weave.py`.
+`random_garment` and `random_scene` choose, `draw` paints, `encode` writes the JPEG.
 """
 
 import functools
@@ -10,20 +9,17 @@ import math
 import random
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import resvg_py
 from PIL import Image, ImageChops, ImageFilter
 
-from phi_vision.synthetic.render.accessories import ACCESSORIES
-from phi_vision.synthetic.render.clothes import CLOTHES
-from phi_vision.synthetic.render.garment import Garment, Rgb
-from phi_vision.synthetic.render.pen import DAYLIGHT, DYE, Pen, gradients
-from phi_vision.synthetic.render.weave import cloth_sheet
+from phi_vision.synthetic.render.garment import VOCABULARY, Garment, Rgb
+from phi_vision.synthetic.render.shapes import DAYLIGHT, draw_shapes, gradients, load_pen
 
 Size = tuple[int, int]
 
-SHAPES = CLOTHES | ACCESSORIES
 _HANGABLE = {"trench coat", "blazer", "cardigan", "shirt", "dress", "t-shirt", "polo shirt"}
 _STANDING = {"tote bag", "crossbody bag", "backpack", "cap", "hat"}
 _STANDING |= {"sneaker", "boot", "loafer", "heel"}
@@ -36,12 +32,6 @@ _FOLDS = re.compile(r'<path[^>]*"FOLD"[^>]*/>')
 _TINTS: tuple[Rgb, ...] = (
     *((236, 226, 214), (222, 229, 236), (226, 234, 224)),
     *((240, 222, 220), (214, 208, 200), (233, 230, 240)),
-)
-_HANGER = (
-    '<path d="M0 -80 V-90 C10 -94 8 -104 0 -104 C-5 -104 -7 -100 -6 -97" fill="none" '
-    'stroke="#8d8d92" stroke-width="3" stroke-linecap="round"/>'
-    '<path d="M-46 -70 C-30 -76 -10 -90 0 -90 C10 -90 30 -76 46 -70" fill="none" '
-    'stroke="#a5794c" stroke-width="6" stroke-linecap="round"/>'
 )
 
 
@@ -94,15 +84,12 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> Image.Image:
-    """Paint a garment in a scene.
+    """Paint a garment in a scene: an RGB image of its width and height.
 
     Args:
-        garment: the product.
-        scene: the conditions.
-        longest_side: size of the image, instead of the scene's own; smaller is faster.
-
-    Returns:
-        An RGB image of the scene's width and height, or scaled to `longest_side`.
+        garment: The product.
+        scene: The conditions.
+        longest_side: Size of the image, instead of the scene's own; smaller is faster.
     """
     zoom = 1.0 if longest_side is None else longest_side / max(scene.width, scene.height)
     size = (max(1, round(scene.width * zoom)), max(1, round(scene.height * zoom)))
@@ -135,45 +122,61 @@ def _product(garment: Garment, scene: Scene, size: Size) -> Image.Image:
     """
     turn = scene.rotation * (0.3 if garment.kind in _STANDING else 1.0)
     face = -1 if scene.flip else 1
-    pen = Pen(garment)
-    if scene.hanger and garment.kind in _HANGABLE:
-        pen.add(_HANGER)
-    SHAPES[garment.kind](pen)
-    shapes = pen.svg()
-    light = gradients(garment, light=scene.light * face, contrast=scene.contrast)
+    pen = load_pen(garment)
+    shapes = draw_shapes(garment, pen, hanger=scene.hanger and garment.kind in _HANGABLE)
+    light = gradients(pen, garment, light=scene.light * face, contrast=scene.contrast)
     head = f'<defs>{light}</defs><g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
-    left, top, right, bottom = _extent(f"{head}{shapes.replace(DYE, '#000')}</g>")
+    # The bounding box, in units of the drawing, from a rough rendering.
+    reach = f"{-_REACH} {-_REACH} {2 * _REACH} {2 * _REACH}"
+    rough = _render(f"{head}{shapes.replace('DYE', '#000')}</g>", (_REACH, _REACH), reach)
+    left, top, right, bottom = (2 * side - _REACH for side in _bounding_box(rough))
     scale = scene.scale * min(size[0] / (right - left), size[1] / (bottom - top))
     width, height = math.ceil(scale * (right - left)), math.ceil(scale * (bottom - top))
-    frame = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="{left} {top} {width / scale} {height / scale}">{head}'
+    painted = _FOLDS.sub("", shapes).replace("DYE", "#000")
+    visible = _COLOUR.sub('"#000"', shapes).replace("DYE", "url(#lit)")
+    box = f"{left} {top} {width / scale} {height / scale}"
+    coloured, matte = (
+        _render(f"{head}{layer}</g>", (width, height), box) for layer in (painted, visible)
     )
-    painted = _FOLDS.sub("", shapes).replace(DYE, "#000")
-    visible = _COLOUR.sub('"#000"', shapes).replace(DYE, "url(#lit)")
-    coloured, matte = (_render(f"{frame}{layer}</g></svg>") for layer in (painted, visible))
-    sheet = cloth_sheet(garment, pen.palette, size=(width, height), scale=scale, turn=turn)
-    return _dye(coloured, matte, sheet)
+    return _dye(coloured, matte, _weave(garment, pen, (width, height), scale, turn))
 
 
-def _extent(shapes: str) -> tuple[int, int, int, int]:
-    """Return the bounding box of the shapes, in units of the drawing."""
-    box = f"{-_REACH} {-_REACH} {2 * _REACH} {2 * _REACH}"
-    small = f'width="{_REACH}" height="{_REACH}" viewBox="{box}"'
-    rough = _render(f'<svg xmlns="http://www.w3.org/2000/svg" {small}>{shapes}</svg>')
-    left, top, right, bottom = (2 * side - _REACH for side in _bounding_box(rough))
-    return left, top, right, bottom
+def _render(shapes: str, size: Size, box: str) -> Image.Image:
+    frame = f'width="{size[0]}" height="{size[1]}" viewBox="{box}"'
+    return _rasterize(f'<svg xmlns="http://www.w3.org/2000/svg" {frame}>{shapes}</svg>')
 
 
-def _render(svg: str) -> Image.Image:
-    drawn = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
-    return Image.open(io.BytesIO(drawn))
+def _rasterize(svg: str) -> Image.Image:
+    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)))
 
 
 def _bounding_box(product: Image.Image) -> tuple[int, int, int, int]:
     box = product.getchannel("A").getbbox()
     assert box is not None, "a drawn product has pixels"
     return box
+
+
+def _weave(garment: Garment, pen: Any, size: Size, scale: float, turn: float) -> Image.Image:
+    """Weave an evenly lit sheet of the garment's cloth, from which all its panels are cut.
+
+    Each weave is one small tile, drawn once and repeated: a hundred times faster than asking the
+    SVG renderer to fill every panel with a pattern.
+    """
+    wide, high = (side + max(size) // 4 for side in size)  # reserve for turning by up to 15 degrees
+    sheet = Image.new("RGB", (wide, high), garment.rgb)
+    monogram = "monogram" if garment.trim == "monogram" else ""
+    for name in (garment.pattern, monogram, garment.material):
+        if (tile := VOCABULARY["tiles"].get(name)) is None:
+            continue
+        # Whole pixels, so that repeats join without a seam; a thread may be a pixel off its width.
+        width, height = (max(3, round(side * scale)) for side in tile["box"])
+        pixels = np.asarray(_rasterize(pen.tile(tile, width, height)).convert("RGBA"))
+        layer = np.tile(pixels, (-(-high // height), -(-wide // width), 1))[:high, :wide]
+        sheet.paste(Image.fromarray(layer), (0, 0), Image.fromarray(layer))
+    if turn and sheet.getextrema() != tuple((value, value) for value in garment.rgb):
+        sheet = sheet.rotate(-turn, Image.Resampling.BILINEAR)
+    left, top = (wide - size[0]) // 2, (high - size[1]) // 2
+    return sheet.crop((left, top, left + size[0], top + size[1]))
 
 
 def _dye(coloured: Image.Image, matte: Image.Image, sheet: Image.Image) -> Image.Image:

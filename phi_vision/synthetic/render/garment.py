@@ -45,16 +45,27 @@ class Garment:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The values a kind comes in; single-valued where it does not vary."""
+    """The values a kind comes in; by default a fact does not vary."""
 
     materials: tuple[str, ...]
-    patterns: tuple[str, ...]
-    trims: tuple[str, ...]
-    lengths: tuple[str, ...]
-    hardware: tuple[str, ...]
-    buttons: tuple[int, ...]
-    hoods: tuple[bool, ...]
-    colours: tuple[str, ...]
+    patterns: tuple[str, ...] = ("plain",)
+    trims: tuple[str, ...] = ("none",)
+    lengths: tuple[str, ...] = ("regular",)
+    hardware: tuple[str, ...] = ("none",)
+    buttons: tuple[int, ...] = (0,)
+    hoods: tuple[bool, ...] = (False,)
+    colours: tuple[str, ...] = tuple(COLOURS)
+
+
+def _values(words: Any) -> Any:
+    return tuple(words.split() if isinstance(words, str) else words)
+
+
+CHOICES = {
+    kind: Choices(**{fact: _values(words) for fact, words in entry["choices"].items()})
+    for kind, entry in VOCABULARY["kinds"].items()
+}
+KINDS = tuple(CHOICES)
 
 
 def random_garment(rng: random.Random, kind: str | None = None) -> Garment:
@@ -85,33 +96,10 @@ def random_garment(rng: random.Random, kind: str | None = None) -> Garment:
 
 def random_dye(rng: random.Random, colour: str) -> Rgb:
     """Return a value near that of a named colour."""
-    red, green, blue = (
-        min(255, max(0, value + rng.randint(-_COLOUR_JITTER, _COLOUR_JITTER)))
-        for value in COLOURS[colour]
-    )
+    jitter = (-_COLOUR_JITTER, _COLOUR_JITTER)
+    red, green, blue = (min(255, max(0, v + rng.randint(*jitter))) for v in COLOURS[colour])
     return red, green, blue
 
 
 def _choose(rng: random.Random, choices: Sequence[str], usual: str, fraction: float) -> str:
-    if usual in choices and rng.random() < fraction:
-        return usual
-    return rng.choice(choices)
-
-
-def _choices(words: dict[str, str]) -> Choices:
-    """Read the choices of a kind from the vocabulary; a missing fact does not vary."""
-    found = {fact: tuple(values.split()) for fact, values in words.items()}
-    return Choices(
-        materials=found["materials"],
-        patterns=found.get("patterns", ("plain",)),
-        trims=found.get("trims", ("none",)),
-        lengths=found.get("lengths", ("regular",)),
-        hardware=found.get("hardware", ("none",)),
-        buttons=tuple(map(int, found.get("buttons", ("0",)))),
-        hoods=tuple(hood == "yes" for hood in found.get("hoods", ("no",))),
-        colours=found.get("colours", tuple(COLOURS)),
-    )
-
-
-CHOICES = {kind: _choices(entry["choices"]) for kind, entry in VOCABULARY["kinds"].items()}
-KINDS = tuple(CHOICES)
+    return usual if usual in choices and rng.random() < fraction else rng.choice(choices)
