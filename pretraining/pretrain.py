@@ -145,10 +145,10 @@ class Pretraining:
         unfinished.replace(self.file)
         self.saved = time.monotonic()
 
-    def step(self, loss: torch.Tensor, look_rate: float, talk_rate: float) -> None:
+    def step(self, loss: torch.Tensor, encoder_rate: float, rate: float) -> None:
         """Take one step, with separate learning rates for the encoder and the rest."""
-        looking, talking = self.optimizer.param_groups
-        looking["lr"], talking["lr"] = look_rate, talk_rate
+        encoder, rest = self.optimizer.param_groups
+        encoder["lr"], rest["lr"] = encoder_rate, rate
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -245,11 +245,14 @@ def part_unsaid_tokens(head_VH: torch.Tensor) -> int:
 
 
 def collate(
-    processor: Phi3VProcessor, batch: Sequence[Drawn], talks: Sequence[Sequence[Turn]]
+    processor: Phi3VProcessor, batch: Sequence[Drawn], conversations: Sequence[Sequence[Turn]]
 ) -> dict[str, torch.Tensor]:
     """Collate images and conversations; only the assistant's turns are supervised."""
     tokenizer = processor.tokenizer
-    rows = [_tokenize(processor, drawn, turns) for drawn, turns in zip(batch, talks, strict=True)]
+    rows = [
+        _tokenize(processor, drawn, turns)
+        for drawn, turns in zip(batch, conversations, strict=True)
+    ]
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

@@ -29,8 +29,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few layers and two images a step; no state is written unless asked for."""
     sizes = replace(pretrain.SMALL_SIZES, vision_layers=2, layers=1)
     monkeypatch.setattr(pretrain, "SMALL_SIZES", sizes)
-    monkeypatch.setattr(pretrain, "LOOK_BATCH", 2)
-    monkeypatch.setattr(pretrain, "TALK_BATCH", 2)
+    monkeypatch.setattr(pretrain, "ENCODER_BATCH", 2)
+    monkeypatch.setattr(pretrain, "CONVERSATION_BATCH", 2)
     monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_STATES", math.inf)
 
 
