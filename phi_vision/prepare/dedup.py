@@ -8,14 +8,17 @@ import itertools
 import math
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from phi_vision.io.hashing import hash_bits
 
+Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
@@ -40,43 +43,28 @@ so alike that they are near many of the others anyway."""
 class RowKeys:
     """What a row is grouped and split by; all that stays in memory of it."""
 
-    number: int
-    """Position in the source, ascending."""
-
+    number: int  # position in the source, ascending
     id: str
     title: str | None = None
-    group: str | None = None
-    """The source's own group, such as a style in all its colours."""
-
-    digests: tuple[str, ...] = ()
-    """Of each image's pixels."""
-
+    group: str | None = None  # the source's own, such as a style in all its colours
+    digests: tuple[str, ...] = ()  # of each image's pixels
     hashes: tuple[int | None, ...] = ()
     """Perceptual hash of each image; None is a flat image, a near-duplicate of no other."""
-
     split: str | None = None
     category: str | None = None
-
-    fingerprint: str = ""
-    """Equal for rows with equal record, messages and images."""
+    fingerprint: str = ""  # equal for rows with equal record, messages and images
 
 
-@dataclass(frozen=True, kw_only=True)
-class Links:
+class Links(NamedTuple):
     """One kind of link: rows hold keys, and rows with a key in common are linked.
 
     Input:  titles Coat, Shirt, Coat
     Output: Links(rows=[0, 1, 2], keys=[0, 1, 0], near=[])
     """
 
-    rows: Indices
-    """A row's index, once for each key it holds."""
-
-    keys: Indices
-    """Numbered from 0 in order of first appearance."""
-
-    near: Indices
-    """Pairs of different keys that link, too, of shape (pairs, 2)."""
+    rows: Indices  # a row's index, once for each key it holds
+    keys: Indices  # numbered from 0 in order of first appearance
+    near: Indices  # pairs of different keys that link, too, of shape (pairs, 2)
 
     def first_rows(self) -> Indices:
         """Return the first row of each key."""
@@ -85,10 +73,13 @@ class Links:
     def edges(self) -> Indices:
         """Link each key's first row to its others, and near keys by their first rows."""
         firsts = self.first_rows()
-        stars = np.stack([firsts[self.keys], self.rows], axis=1)
-        return np.concatenate([stars[stars[:, 0] != stars[:, 1]], firsts[self.near]])
+        edges = np.concatenate(
+            [np.stack([firsts[self.keys], self.rows], axis=1), firsts[self.near]]
+        )
+        apart: Indices = edges[edges[:, 0] != edges[:, 1]]  # near keys may be of one row
+        return apart
 
-    def linked_to(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def linked_to(self, chosen: Mask) -> Mask:
         """Return which rows share a key with a chosen row, or have a key near one of its keys.
 
         Input:  titles Coat, Shirt, Coat; chosen [True, False, False]
@@ -96,11 +87,10 @@ class Links:
         """
         held = np.zeros(int(self.keys.max(initial=-1)) + 1, dtype=bool)
         held[self.keys[chosen[self.rows]]] = True
-        around = held.copy()
-        for one, other in (self.near.T, self.near.T[::-1]):
-            around[one[held[other]]] = True
+        near = np.concatenate([self.near, self.near[:, ::-1]])
+        held[near[held[near[:, 0]], 1]] = True
         linked = np.zeros(len(chosen), dtype=bool)
-        linked[self.rows[around[self.keys]]] = True
+        linked[self.rows[held[self.keys]]] = True
         return linked
 
     def count_repeats(self) -> int:
@@ -108,23 +98,16 @@ class Links:
         return len(np.unique(self.edges().max(axis=1)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Groups:
+class Groups(NamedTuple):
     """The groups of all rows."""
 
-    names: tuple[str, ...]
-    """The id of each group's first row, in order of first appearance."""
-
-    of: Indices
-    """For each row, the index of its group in `names`."""
-
-    begins: npt.NDArray[np.bool_]
+    names: tuple[str, ...]  # the id of each group's first row, in order of first appearance
+    of: Indices  # for each row, the index of its group in `names`
+    begins: Mask
     """For each row, whether no earlier row is linked to it: it began a group, which a later row may
     have joined to another."""
-
-    links: Mapping[str, Links]
-    cut: int
-    """Near-duplicate pairs that link nothing, as they would join too many groups."""
+    links: Mapping[str, Links]  # by kind
+    cut: int  # near-duplicate pairs that link nothing, as they would join too many groups
 
     def sizes(self) -> Indices:
         """Count the rows of each group."""
@@ -142,52 +125,80 @@ def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
     """
     if not 0 <= tolerance <= MAX_TOLERANCE:
         raise ValueError(f"tolerance is {tolerance}; it must be 0 to {MAX_TOLERANCE} bits")
-    ids, links, hashes = _link(rows)
+    rows = list(rows)
+    assert all(row.number < later.number for row, later in itertools.pairwise(rows)), "unordered"
+    linked = {kind: _link(rows, keys_of) for kind, keys_of in _KEYS.items()}
+    links = {kind: links for kind, (links, _) in linked.items()}
+    hashes = linked[NEAR_IMAGE][1]
     exact = np.concatenate([each.edges() for each in links.values()])
     pairs = near_pairs(hashes, tolerance)
-    near = _cut_pairs(pairs, hashes, links[NEAR_IMAGE], _first_of_each(len(ids), exact))
-    links[NEAR_IMAGE] = replace(links[NEAR_IMAGE], near=near)
+    near = _cut_pairs(pairs, hashes, links[NEAR_IMAGE], _first_of_each(len(rows), exact))
+    links[NEAR_IMAGE] = links[NEAR_IMAGE]._replace(near=near)
     edges = np.concatenate([exact, links[NEAR_IMAGE].edges()])
-    begins = np.ones(len(ids), dtype=bool)
+    begins = np.ones(len(rows), dtype=bool)
     begins[edges.max(axis=1)] = False
-    firsts, of = np.unique(_first_of_each(len(ids), edges), return_inverse=True)
-    names = tuple(ids[first] for first in firsts)
-    return Groups(names=names, of=of, begins=begins, links=links, cut=len(pairs) - len(near))
+    firsts, of = np.unique(_first_of_each(len(rows), edges), return_inverse=True)
+    names = tuple(rows[first].id for first in firsts)
+    return Groups(names, of, begins, links, cut=len(pairs) - len(near))
 
 
-def _link(rows: Iterable[RowKeys]) -> tuple[list[str], dict[str, Links], Hashes]:
-    """Reduce rows to ids, links by equal keys, and the distinct perceptual hashes."""
-    ids: list[str] = []
-    kinds = (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP)
-    held = {kind: (array("I"), array("Q")) for kind in kinds}  # twelve bytes for each key of a row
-    last = -1
+def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
+    """Find all pairs of different hashes within a Hamming distance, without comparing all pairs.
+
+    The bits are dealt into a few bands more than may differ: two near hashes are then equal in as
+    many bands as there are more (the pigeonhole principle). For each choice of such bands, only
+    hashes that are equal in it are compared.
+
+    Input:  [0b0000, 0b0001, 0b1111], all different, tolerance=1
+    Output: [[0, 1]]: sorted pairs of indices, the smaller first
+    """
+    count = len(hashes)
+    found = [np.empty(0, dtype=np.int64)]
+    for mask in _masks(count, tolerance):
+        order = np.argsort(hashes & mask, kind="stable")
+        ordered = hashes[order]
+        masked = ordered & mask
+        left = np.arange(count)
+        for step in range(1, MAX_COMPARISONS + 1):
+            left = left[left + step < count]
+            left = left[masked[left] == masked[left + step]]
+            if not len(left):
+                break
+            near = left[np.bitwise_count(ordered[left] ^ ordered[left + step]) <= tolerance]
+            ones, others = order[near], order[near + step]
+            found.append(np.minimum(ones, others) * count + np.maximum(ones, others))
+        if sum(map(len, found)) > count:
+            found = [np.unique(np.concatenate(found))]
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), max(count, 1)), axis=1)
+
+
+def _masks(count: int, tolerance: int) -> list[np.uint64]:
+    """Return masks so that near hashes are equal under at least one of them.
+
+    Input:  1,000,000 hashes, tolerance=4
+    Output: 15 masks of 20 to 22 bits: two of six bands, each of every sixth bit
+    """
+    equal = 1
+    # With about as many buckets as hashes, a bucket holds a handful.
+    while 64 * equal / (tolerance + equal) < math.log2(count + 1) and equal < 4:
+        equal += 1
+    total = tolerance + equal
+    bands = [sum(1 << bit for bit in range(first, 64, total)) for first in range(total)]
+    chosen = itertools.combinations(bands, equal) if tolerance else ()
+    return [np.uint64(sum(each)) for each in chosen]
+
+
+def _link(rows: list[RowKeys], keys_of: "_KeysOf") -> tuple[Links, Hashes]:
+    """Link rows by equal keys; return the distinct keys in order of first appearance, too."""
+    indices, keys = array("q"), array("Q")  # 16 bytes for each key of a row
     for index, row in enumerate(rows):
-        assert row.number > last, f"row {row.number} comes after row {last}"
-        last = row.number
-        ids.append(row.id)
-        texts = {SAME_TITLE: _normalise(row.title), SAME_GROUP: (row.group or "").strip()}
-        keys = {
-            SAME_IMAGE: [hash_bits(digest) for digest in row.digests],
-            NEAR_IMAGE: [value for value in row.hashes if value is not None],
-            **{k: [hash_bits(t)] for k, t in texts.items() if t.casefold() not in _PLACEHOLDERS},
-        }
-        for kind, values in keys.items():
-            held[kind][0].extend([index] * len(values))
-            held[kind][1].extend(values)
-    linked = {kind: _number_keys(*pair) for kind, pair in held.items()}
-    return ids, {kind: links for kind, (links, _) in linked.items()}, linked[NEAR_IMAGE][1]
-
-
-def _number_keys(rows: "array[int]", keys: "array[int]") -> tuple[Links, Hashes]:
-    """Number keys in order of first appearance; return the distinct keys in that order, too."""
-    values, firsts, numbers = np.unique(
-        np.array(keys, dtype=np.uint64), return_index=True, return_inverse=True
-    )
-    order = np.argsort(firsts)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
+        held = list(keys_of(row))
+        indices.extend([index] * len(held))
+        keys.extend(held)
+    numbered = pa.array(np.array(keys, dtype=np.uint64)).dictionary_encode()
+    numbers = numbered.indices.to_numpy().astype(np.int64)
     near = np.empty((0, 2), dtype=np.int64)
-    return Links(rows=np.array(rows, dtype=np.int64), keys=rank[numbers], near=near), values[order]
+    return Links(np.array(indices), numbers, near), numbered.dictionary.to_numpy()
 
 
 def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> Indices:
@@ -208,94 +219,37 @@ def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> I
     return pairs
 
 
-def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
-    """Find all pairs of different hashes within a Hamming distance, without comparing all pairs.
-
-    The bits are dealt into a few bands more than may differ: two near hashes are then equal in as
-    many bands as there are more (the pigeonhole principle). For each choice of such bands, only
-    hashes that are equal in it are compared.
-
-    Input:  [0b0000, 0b0001, 0b1111], all different, tolerance=1
-    Output: [[0, 1]]: sorted pairs of indices, the smaller first
-    """
-    found = [np.empty(0, dtype=np.int64)]
-    for mask in _masks(len(hashes), tolerance):
-        ones, others = _near_in_buckets(hashes, mask, tolerance)
-        found.append(np.minimum(ones, others) * len(hashes) + np.maximum(ones, others))
-        if sum(map(len, found)) > len(hashes):
-            found = [np.unique(np.concatenate(found))]
-    pairs = np.unique(np.concatenate(found))
-    return np.stack(np.divmod(pairs, max(len(hashes), 1)), axis=1)
-
-
-def _masks(count: int, tolerance: int) -> Iterator[np.uint64]:
-    """Yield masks so that near hashes are equal under at least one of them.
-
-    Input:  1,000,000 hashes, tolerance=4
-    Output: 15 masks of 20 to 22 bits: two of six bands, each of every sixth bit
-    """
-    if not tolerance:
-        return
-    equal = 1
-    # With about as many buckets as hashes, a bucket holds a handful.
-    while 64 * equal / (tolerance + equal) < math.log2(count + 1) and equal < 4:
-        equal += 1
-    bands = [
-        sum(1 << bit for bit in range(first, 64, tolerance + equal))
-        for first in range(tolerance + equal)
-    ]
-    yield from (np.uint64(sum(chosen)) for chosen in itertools.combinations(bands, equal))
-
-
-def _near_in_buckets(hashes: Hashes, mask: np.uint64, tolerance: int) -> tuple[Indices, Indices]:
-    """Compare hashes that are equal under a mask, each with those that follow it."""
-    order = np.argsort(hashes & mask, kind="stable")
-    hashes = hashes[order]
-    masked = hashes & mask
-    ones, others = [order[:0]], [order[:0]]
-    left = np.arange(len(hashes))
-    for step in range(1, MAX_COMPARISONS + 1):
-        left = left[left + step < len(hashes)]
-        left = left[masked[left] == masked[left + step]]
-        if not len(left):
-            break
-        near = left[np.bitwise_count(hashes[left] ^ hashes[left + step]) <= tolerance]
-        ones.append(order[near])
-        others.append(order[near + step])
-    return np.concatenate(ones), np.concatenate(others)
-
-
 def _first_of_each(count: int, edges: Indices) -> Indices:
-    """Return the first row of each row's connected component.
-
-    Input:  5 rows, edges (0, 2), (2, 3)
-    Output: [0, 1, 0, 0, 4]
-    """
+    """Return the first row of each row's connected component: of edges (0, 2) alone, [0, 1, 0]."""
     from scipy.sparse import coo_matrix  # here, as importing it takes 0.1 s
     from scipy.sparse.csgraph import connected_components
 
     if not count:
         return np.empty(0, dtype=np.int64)
-    ones, others = edges.T
-    graph = coo_matrix((np.ones(len(edges), dtype=bool), (ones, others)), shape=(count, count))
+    ones = np.ones(len(edges), dtype=bool)
+    graph = coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
     first: Indices = np.unique(label, return_index=True)[1][label]
     return first
 
 
-def _normalise(title: str | None) -> str:
-    """Normalise a title for comparison.
+def _text_keys(text: str) -> list[int]:
+    return [] if text.casefold() in _PLACEHOLDERS else [hash_bits(text)]
 
-    Input:  "  Trench  COAT", "Ｔrench coat"
-    Output: "trench coat", "trench coat"
-    """
+
+def _plain_title(title: str | None) -> str:
     return " ".join(unicodedata.normalize("NFKC", title or "").casefold().split())
 
 
 # What exports write into empty cells: thousands of rows share it and nothing else.
-_PLACEHOLDERS = frozenset(
-    {
-        *("", "-", "--", "?", "n.a.", "n/a", "na", "nan", "nil", "none", "null", "unknown"),
-        *("untitled", "no title", "tbd", "tba"),
-    }
-)
+_PLACEHOLDERS = {
+    *("", "-", "--", "?", "n.a.", "n/a", "na", "nan", "nil", "none", "null", "unknown"),
+    *("untitled", "no title", "tbd", "tba"),
+}
+_KeysOf = Callable[[RowKeys], Iterable[int]]
+_KEYS: dict[str, _KeysOf] = {
+    SAME_IMAGE: lambda row: map(hash_bits, row.digests),
+    NEAR_IMAGE: lambda row: (value for value in row.hashes if value is not None),
+    SAME_TITLE: lambda row: _text_keys(_plain_title(row.title)),
+    SAME_GROUP: lambda row: _text_keys((row.group or "").strip()),
+}

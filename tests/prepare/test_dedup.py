@@ -93,6 +93,10 @@ def test_a_title_and_a_group_of_the_same_words_do_not_link() -> None:
     assert of(trait(0, title="coat"), trait(1, group="coat")) == [0, 1]
 
 
+def test_the_sources_own_groups_are_compared_with_their_case() -> None:
+    assert of(trait(0, group="a1"), trait(1, group="A1"), trait(2, group=" a1 ")) == [0, 1, 0]
+
+
 @pytest.mark.parametrize("other", ["trench coat", "  Trench \t COAT ", "Ｔrench coat"])
 def test_titles_are_compared_without_case_width_and_blanks(other: str) -> None:
     assert of(trait(0, title="Trench Coat"), trait(1, title=other)) == [0, 0]
@@ -109,6 +113,13 @@ def test_hashes_are_near_up_to_the_tolerance() -> None:
     rows = [trait(number, hashes=(look,)) for number, look in enumerate(looks)]
     assert of(*rows, tolerance=3) == [0, 1, 2]
     assert of(*rows, tolerance=4) == [0, 0, 0]  # the third by way of the second
+
+
+def test_two_views_that_are_near_each_other_link_their_row_to_no_other() -> None:
+    groups = group_rows([trait(0, hashes=(0, 1)), trait(1), trait(2, hashes=(3,))], tolerance=1)
+    assert groups.of.tolist() == [0, 1, 0]
+    assert groups.begins.tolist() == [True, True, False]
+    assert groups.links[NEAR_IMAGE].count_repeats() == 1
 
 
 def test_flat_images_are_near_nothing_but_the_same_file_is_the_same() -> None:
