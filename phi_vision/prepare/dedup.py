@@ -109,10 +109,6 @@ class Groups(NamedTuple):
     links: Mapping[str, Links]  # by kind
     cut: int  # near-duplicate pairs that link nothing, as they would join too many groups
 
-    def sizes(self) -> Indices:
-        """Count the rows of each group."""
-        return np.bincount(self.of, minlength=len(self.names))
-
 
 def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
     """Group rows that must not straddle a split.

@@ -138,7 +138,6 @@ def test_groups_are_named_by_their_first_row_in_order_of_appearance() -> None:
     groups = group_rows([trait(0), trait(1, title="a"), trait(2), trait(5, title="a")])
     assert groups.names == ("r0", "r1", "r2")
     assert groups.of.tolist() == [0, 1, 2, 1]
-    assert groups.sizes().tolist() == [1, 2, 1]
 
 
 def test_a_row_that_joins_two_groups_leaves_the_second_a_beginning() -> None:

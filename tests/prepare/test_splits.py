@@ -17,16 +17,16 @@ from phi_vision.prepare.dedup import (
 from phi_vision.prepare.splits import (
     ANY,
     Duplicate,
-    GroupInfo,
-    Leak,
     Placed,
     assign_rows,
     assign_splits,
     count_leaks,
-    describe_groups,
     keep_splits,
+    list_groups,
     source_splits,
 )
+
+Group = tuple[str | None, str | None]  # name, category
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 MANY_SHARES: list[dict[str, float]] = [
@@ -39,14 +39,11 @@ MANY_SHARES: list[dict[str, float]] = [
 ]
 
 
-def facts(category: str | None, count: int, first: int = 0) -> list[GroupInfo]:
-    return [
-        GroupInfo(name=f"{category}-{number}", category=category, rows=1)
-        for number in range(first, first + count)
-    ]
+def facts(category: str | None, count: int, first: int = 0) -> list[Group]:
+    return [(f"{category}-{number}", category) for number in range(first, first + count)]
 
 
-def shuffled(groups: list[GroupInfo], seed: int) -> list[GroupInfo]:
+def shuffled(groups: list[Group], seed: int) -> list[Group]:
     return random.Random(seed).sample(groups, len(groups))
 
 
@@ -60,7 +57,7 @@ def rows_of(table: Sequence[tuple[str | None, str | None]]) -> list[RowKeys]:
 
 def split_rows(rows: Sequence[RowKeys], seed: int = 0) -> list[str]:
     groups = group_rows(rows)
-    splits = assign_splits(describe_groups(groups, ["all"] * len(rows)), SHARES, seed=seed)
+    splits = assign_splits(list_groups(groups, ["all"] * len(rows)), SHARES, seed=seed)
     return [splits[groups.names[group]] for group in groups.of]
 
 
@@ -74,12 +71,12 @@ def test_each_split_of_each_category_is_within_one_group_of_its_share(
     splits = assign_splits(groups, shares, seed=seed)
     seen: Counter[tuple[str | None, str]] = Counter()
     total: Counter[str | None] = Counter()
-    for group in groups:  # after each group, not only after the last
-        total[group.category] += 1
-        seen[group.category, splits[group.name]] += 1
+    for group, category in groups:  # after each group, not only after the last
+        total[category] += 1
+        seen[category, splits[str(group)]] += 1
         for name, share in shares.items():
-            exact = share * total[group.category]
-            assert abs(seen[group.category, name] - exact) < 1 + 1e-6
+            exact = share * total[category]
+            assert abs(seen[category, name] - exact) < 1 + 1e-6
 
 
 def test_four_splits_are_within_two_groups_of_their_shares() -> None:
@@ -186,22 +183,13 @@ def test_rows_added_at_the_end_move_only_rows_of_groups_that_they_join(seed: int
 def test_a_joined_group_keeps_its_place_and_its_category() -> None:
     groups = group_rows(rows_of([("a", None), ("b", "1"), ("c", None), ("a", "1")]))
     categories = ["coats", "hats", None, "hats"]
-    assert describe_groups(groups, categories) == [
-        GroupInfo(name="r0", category="coats", rows=3),
-        GroupInfo(name="r0", category="hats", rows=0),
-        GroupInfo(name="r2", category=None, rows=1),
-    ]
+    assert list_groups(groups, categories) == [("r0", "coats"), (None, "hats"), ("r2", None)]
 
 
 def test_where_groups_of_two_splits_are_joined_the_earlier_one_wins() -> None:
     rows = [("r0", "r0"), ("r1", "r0"), ("r2", "r0"), ("r3", "r3"), ("new", "r0"), ("n2", "n2")]
     earlier = {"r0": "validation", "r1": "test", "r2": "test", "r3": "test", "gone": "train"}
     assert keep_splits(rows, earlier) == ({"r0": "validation", "r3": "test"}, 2)
-
-
-def leak(leaks: Sequence[Leak], kind: str, split: str) -> tuple[int, float]:
-    (found,) = (each for each in leaks if (each.kind, each.split) == (kind, split))
-    return found.rows, found.at_random
 
 
 def hundred_pairs() -> list[RowKeys]:
@@ -228,9 +216,9 @@ def hundred_pairs() -> list[RowKeys]:
 def test_nothing_leaks_where_groups_are_kept_together() -> None:
     rows = hundred_pairs()
     leaks = count_leaks(group_rows(rows), split_rows(rows), SHARES, seed=0)
-    assert {each.split: each.size for each in leaks}.items() <= Counter(split_rows(rows)).items()
+    assert {split for _, split in leaks} == {"validation", "test"}
     assert len(leaks) == 2 * 5
-    assert all(each.rows == 0 for each in leaks)
+    assert all(here == 0 for here, _ in leaks.values())
 
 
 def test_a_random_split_leaks_what_can_be_reckoned() -> None:
@@ -238,19 +226,19 @@ def test_a_random_split_leaks_what_can_be_reckoned() -> None:
     # Each of 200 rows is in test by 0.1, and its twin in training by 0.8: 16 rows of each kind.
     # Twenty splits of variance below 16 have an average with a standard deviation below 0.9.
     for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE):
-        assert leak(leaks, kind, "test")[1] == pytest.approx(16, abs=3)
-    assert leak(leaks, SAME_GROUP, "test") == (0, 0)
-    assert leak(leaks, ANY, "test")[1] == pytest.approx(48, abs=5)
+        assert leaks[kind, "test"][1] == pytest.approx(16, abs=3)
+    assert leaks[SAME_GROUP, "test"] == (0, 0)
+    assert leaks[ANY, "test"][1] == pytest.approx(48, abs=5)
 
 
 def test_leaks_of_a_given_split_are_counted_by_kind() -> None:
     rows = hundred_pairs()
     splits = ["train", "test"] * 400
     found = count_leaks(group_rows(rows), splits, SHARES, seed=0)
-    assert [leak(found, kind, "test")[0] for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE)] == [
+    assert [found[kind, "test"][0] for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE)] == [
         *(100, 100, 100)
     ]
-    assert leak(found, ANY, "test")[0] == 300
+    assert found[ANY, "test"][0] == 300
 
 
 def test_a_row_that_leaks_in_two_ways_counts_once_among_any() -> None:
@@ -259,7 +247,7 @@ def test_a_row_that_leaks_in_two_ways_counts_once_among_any() -> None:
         for n in range(2)
     ]
     found = count_leaks(group_rows(rows), ["train", "test"], SHARES, seed=0)
-    counts = {each.kind: each.rows for each in found}
+    counts = {kind: here for (kind, _), (here, _) in found.items()}
     # Its image is in training itself, so no near one is looked for.
     assert counts == {SAME_IMAGE: 1, NEAR_IMAGE: 0, SAME_TITLE: 1, SAME_GROUP: 1, ANY: 1}
 
@@ -317,6 +305,9 @@ def test_facts_count_samples_and_groups_of_each_split() -> None:
     groups: dict[str, int] = assignment.metadata["groups"]  # type: ignore[assignment]
     assert groups["rows of the largest group"] == 2
     assert groups["same title as an earlier row"] == 1
+    leaks: dict[str, list[float]] = assignment.metadata["leaks"]  # type: ignore[assignment]
+    size = splits["test"][0]
+    assert leaks[f"same image, of {size} in test"] == [0, 0.0]
 
 
 def test_rows_stay_where_they_were() -> None:
