@@ -3,11 +3,11 @@
 The figures are the makers' own: dense matrix products (without sparsity) with sums in float32.
 """
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import psutil
 import torch
 
 from phi_vision.io.formatting import GIB
@@ -25,8 +25,7 @@ SECONDS_PER_DISPATCH = 10e-6
 """Time that PyTorch takes to launch one operation on a GPU; small models are bound by it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
+class Gpu(NamedTuple):
     """The memory and speeds of a GPU, or of the machine without one."""
 
     name: str
@@ -71,62 +70,47 @@ def find_gpu(name: str) -> Gpu:
     """
     if name.lower() == "cpu":
         return this_machine()
-    for gpu in GPUS.values():
-        if gpu.name.lower() == name.lower():
-            return gpu
-    raise ValueError(f"no GPU {name!r}; choose one of cpu, {', '.join(GPUS)}")
+    by_name = {known.lower(): gpu for known, gpu in GPUS.items()}
+    if name.lower() not in by_name:
+        raise ValueError(f"no GPU {name!r}; choose one of cpu, {', '.join(GPUS)}")
+    return by_name[name.lower()]
 
 
 def this_machine() -> Gpu:
     """Measure this machine's GPU, or its CPU, by timing a few products."""
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
-        found = torch.cuda.get_device_properties(device)
-        name, memory = found.name, float(found.total_memory)
-    else:
-        device, name = torch.device("cpu"), "cpu"
-        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    has_bf16 = fast_dtype(device) == torch.bfloat16
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    side = 4096 if on_gpu else 1024
+
+    def product_speed(dtype: torch.dtype) -> float:
+        left = torch.ones(side, side, dtype=dtype, device=device)
+        return 2 * side**3 / _best_seconds(lambda: left @ left)
+
+    copied = torch.ones(64 * 2**20 if on_gpu else 1, device=device)
+    found = torch.cuda.get_device_properties(device) if on_gpu else None
     return Gpu(
-        name=name,
-        memory=memory,
-        bf16=_product_speed(device, torch.bfloat16) if has_bf16 else None,
-        fp32=_product_speed(device, torch.float32),
-        bandwidth=_copy_speed(device) if device.type == "cuda" else None,
+        name=found.name if found else "cpu",
+        memory=float(found.total_memory if found else psutil.virtual_memory().total),
+        bf16=product_speed(torch.bfloat16) if fast_dtype(device) == torch.bfloat16 else None,
+        fp32=product_speed(torch.float32),
+        bandwidth=2 * copied.nbytes / _best_seconds(copied.clone) if on_gpu else None,
     )
 
 
-def _product_speed(device: torch.device, dtype: torch.dtype) -> float:
-    side = 4096 if device.type == "cuda" else 1024
-    left = torch.ones(side, side, dtype=dtype, device=device)
-    return 2 * side**3 / _best_seconds(device, lambda: left @ left)
-
-
-def _copy_speed(device: torch.device) -> float:
-    source = torch.ones(64 * 2**20, device=device)
-    return 2 * source.nbytes / _best_seconds(device, source.clone)
-
-
-def _best_seconds(device: torch.device, work: Callable[[], object]) -> float:
+def _best_seconds(work: Callable[[], object]) -> float:
     """Measure the shortest of three times, after a warm-up."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
 GPUS: dict[str, Gpu] = {
-    name: Gpu(
-        name=name,
-        memory=gib * GIB,
-        bf16=None if bf16 is None else bf16 * 1e12,
-        fp32=fp32 * 1e12,
-        bandwidth=bandwidth * 1e9,
-    )
+    name: Gpu(name, gib * GIB, bf16 and bf16 * 1e12, fp32 * 1e12, bandwidth * 1e9)
     for name, gib, bf16, fp32, bandwidth in (
         # name        GiB    bf16    fp32   GB/s
         ("T4", 14.6, None, 8.1, 320),

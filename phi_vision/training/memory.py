@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,13 +21,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
+from phi_vision.generation.request import MAX_NEW_TOKENS
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.recipes import Recipe
-
-MAX_NEW_TOKENS = 96
-"""Tokens of a generated prediction at an evaluation: the cache of keys and values holds them."""
 
 MIN_8_BIT, BLOCK_8_BIT = 4096, 256
 """bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block."""
@@ -81,6 +79,11 @@ class Setting:
     """`sdpa`, or `eager` as on a CPU in bf16."""
     is_on_cpu: bool = True
 
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of the weights in the checkpoint."""
+        return self.config.dtype or torch.float32
+
 
 class MemoryTracker(TorchDispatchMode):
     """Counts the bytes held by each part, operations, and FLOPs of matrix products.
@@ -97,23 +100,15 @@ class MemoryTracker(TorchDispatchMode):
         """Part -> bytes at the peak of their sum."""
         self.operations = 0
         self.flops = 0
-        self._total = 0
-        self._peak_total = 0
         self._part_of: dict[int, str] = {}
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and record its outputs."""
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         self.operations += 1
-        if func._overloadpacket in flop_registry:
-            count = flop_registry[func._overloadpacket]
-            self.flops += int(count(*args, **(kwargs or {}), out_val=out))
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += int(count(*args, **kwargs, out_val=out))
         part = self.part
         if func is torch.ops.aten._to_copy.default:
             source = self._part_of.get(args[0].untyped_storage()._cdata)
@@ -126,18 +121,19 @@ class MemoryTracker(TorchDispatchMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             # The address of PyTorch's own object: Python's wrappers of it come and go.
-            key = storage._cdata
+            key, size = storage._cdata, storage.nbytes()
             if key not in self._part_of:
                 self._part_of[key] = part
-                self._add(part, storage.nbytes())
-                weakref.finalize(storage, self._release, key, storage.nbytes())
+                weakref.finalize(storage, self._release, key, size)
+                self.held[part] += size
+                if self.held.total() > sum(self.peak.values()):
+                    self.peak = dict(self.held)
 
     def move(self, tensor: torch.Tensor, part: str) -> None:
         """Count a storage for another part."""
         storage = tensor.untyped_storage()
-        former = self._part_of.get(storage._cdata)
-        if former is not None:
-            self.held[former] -= storage.nbytes()
+        if storage._cdata in self._part_of:
+            self._release(storage._cdata, storage.nbytes())
             self.held[part] += storage.nbytes()
             self._part_of[storage._cdata] = part
 
@@ -150,143 +146,125 @@ class MemoryTracker(TorchDispatchMode):
         finally:
             self.part = before
 
-    def _add(self, part: str, size: int) -> None:
-        self.held[part] += size
-        self._total += size
-        if self._total > self._peak_total:
-            self._peak_total = self._total
-            self.peak = dict(self.held)
-
     def _release(self, key: int, size: int) -> None:
         self.held[self._part_of.pop(key)] -= size
-        self._total -= size
 
 
 def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     """Run the passes of an optimizer step whose optimizer state exists already."""
-    recipe = setting.recipe
+    accumulated = setting.recipe.gradient_accumulation_steps
     # The second pass finds gradients; later ones are like it.
-    passes = min(recipe.gradient_accumulation_steps, 2)
-    sizes = torch.tensor(batch.images)  # real numbers, made outside of the fake mode
-    with _tracked_model(setting) as (tracker, model):
+    passes = min(accumulated, 2)
+    # One batch is fetched ahead of those that make a step.
+    with _tracked_model(setting, batch, batches=accumulated + 1) as (tracker, model, images):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        state = _optimizer_states(recipe, model, tracker)
         for weight in trained:
             weight.register_post_accumulate_grad_hook(
                 lambda w: tracker.move(w.grad, "gradients") if w.grad is not None else None
             )
-        # One batch is fetched ahead of those that make a step.
-        pixels = _pixels(setting, batch, tracker, recipe.gradient_accumulation_steps + 1)
         for _ in range(passes):
-            _forward(setting, model, batch, (pixels[0], sizes), tracker).backward()
-        del state
-    share = recipe.gradient_accumulation_steps / passes
-    packed = {name: _count_unpacked(module) for name, module in model.named_modules()}
-    own = [
-        (packed[name], weight)
-        for name, module in model.named_modules()
+            _forward(setting, model, batch, images, tracker).backward()
+    # Unpacked number of weights in 4 bits, or 0, and the tensor.
+    weights = [
+        (math.prod(module.shape) if isinstance(module, FourBitLinear) else 0, weight)
+        for module in model.modules()
         for weight in module.parameters(recurse=False)
     ]
-    stored = _stored_dtype(setting).itemsize
-    stored_bytes = [count * stored or weight.nbytes for count, weight in own]
+    stored = [count * setting.stored_dtype.itemsize or weight.nbytes for count, weight in weights]
     return Cost(
         parts=dict(tracker.peak),
-        flops=round(tracker.flops * share),
-        operations=round(tracker.operations * share),
-        parameters=sum(count or weight.numel() for count, weight in own),
+        flops=round(tracker.flops * accumulated / passes),
+        operations=round(tracker.operations * accumulated / passes),
+        parameters=sum(count or weight.numel() for count, weight in weights),
         trained=sum(weight.numel() for weight in trained),
-        packed=sum(packed.values()),
-        scattered=sum(size for size in stored_bytes if size < MMAP_THRESHOLD),
+        packed=sum(count for count, _ in weights),
+        scattered=sum(size for size in stored if size < MMAP_THRESHOLD),
     )
 
 
 def evaluation_cost(setting: Setting, batch: BatchShape, *, generates: bool) -> dict[str, int]:
     """Run one forward pass of an evaluation, with a cache if it generates predictions."""
     config = setting.config
-    sizes = torch.tensor(batch.images)
-    with _tracked_model(setting) as (tracker, model):
+    width = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    shape = (batch.rows, batch.length + MAX_NEW_TOKENS, 2 * config.num_hidden_layers * width)
+    with _tracked_model(setting, batch, batches=2) as (tracker, model, images), torch.no_grad():
         model.eval()
-        state: Any = _optimizer_states(setting.recipe, model, tracker)
-        pixels = _pixels(setting, batch, tracker, 2)
-        with torch.no_grad():
-            if generates:
-                heads = config.num_key_value_heads * config.hidden_size
-                width = 2 * config.num_hidden_layers * heads // config.num_attention_heads
-                shape = (batch.rows, batch.length + MAX_NEW_TOKENS, width)
-                with tracker.counting_for("cache"):
-                    state = [state, torch.empty(shape, dtype=setting.precision)]
-            _forward(setting, model, batch, (pixels[0], sizes), tracker)
-        del state
+        with tracker.counting_for("cache"):
+            cache = torch.empty(shape if generates else 0, dtype=setting.precision)
+        _forward(setting, model, batch, images, tracker)
+        del cache
     return dict(tracker.peak)
 
 
 @contextmanager
-def _tracked_model(setting: Setting) -> Iterator[tuple[MemoryTracker, nn.Module]]:
+def _tracked_model(
+    setting: Setting, batch: BatchShape, *, batches: int
+) -> Iterator[tuple[MemoryTracker, Any, tuple[torch.Tensor, torch.Tensor]]]:
+    """Build the model, its optimizer state and the images of some batches, and track them."""
     with torch.device("meta"):
         model = _build(setting)
+    sizes = torch.tensor(batch.images)  # real numbers, made outside of the fake mode
+    side = setting.config.tower.image_size
+    crops = sum((height // side) * (width // side) + 1 for height, width in batch.images)
     tracker = MemoryTracker()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        _allocate(model)
+        model.to_empty(device="cpu")
         with tracker:
             tracker.record([*model.parameters(), *model.buffers()], "weights")
-            yield tracker, model
+            trained = [weight.numel() for weight in model.parameters() if weight.requires_grad]
+            with tracker.counting_for("optimizer"):
+                held: list[Any] = [_adamw_state(setting.recipe, size) for size in trained]
+            with tracker.counting_for("images"):
+                held += [torch.zeros((crops, 3, side, side)) for _ in range(batches)]
+            yield tracker, model, (held[-1], sizes)
 
 
-def _build(setting: Setting) -> nn.Module:
+def _build(setting: Setting) -> Any:
     recipe = setting.recipe
-    with no_init_weights(), _default_dtype(_stored_dtype(setting)):
-        bare = Phi3VForCausalLM(setting.config)
-        bare.set_attn_implementation(setting.attention)
-        if recipe.quantization:
-            _quantize(bare)
+    with no_init_weights():
+        model = Phi3VForCausalLM(setting.config).to(setting.stored_dtype)
+    model.set_attn_implementation(setting.attention)
+    if recipe.quantization:
+        _quantize(model)
     # Rotation needs values, to see whether a row exceeds the original context; shapes do not.
+    # Cosine and sine, (B, L, width) each.
     width = setting.config.hidden_size // setting.config.num_attention_heads
-    bare.model.rotary_emb = _RotaryShapes(width)
-    model: Any = select_trained_parts(bare, recipe, setting.precision)
+    rotary = model.model.rotary_emb = nn.Module()
+    rotary.forward = lambda hidden, position_ids: tuple(
+        hidden.new_empty((*position_ids.shape, width)) for _ in range(2)
+    )
+    # Adapters are put into the model itself; the wrapper around it is not needed.
+    select_trained_parts(model, recipe, setting.precision)
     if recipe.gradient_checkpointing:
-        bare.activation_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    return cast(nn.Module, model)
-
-
-def _allocate(model: nn.Module) -> None:
-    """Replace tensors without a device by fake ones on a device."""
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            stored = torch.empty(weight.shape, dtype=weight.dtype)
-            setattr(module, name, nn.Parameter(stored, requires_grad=weight.requires_grad))
-        for name, values in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(values.shape, dtype=values.dtype))
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model.train()
 
 
 def _forward(
     setting: Setting,
     model: Any,
     batch: BatchShape,
-    images: tuple[torch.Tensor | None, torch.Tensor],
+    images: tuple[torch.Tensor, torch.Tensor],
     tracker: MemoryTracker,
 ) -> torch.Tensor:
     """Compute the loss as `Phi3VForCausalLM.forward` does, without looking at values."""
-    bare = model.base_model.model if hasattr(model, "peft_config") else model
     is_mixed = setting.precision != torch.float32
     ids_BL = torch.zeros((batch.rows, batch.length), dtype=torch.long)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
-        embeds_BLH = bare.model.embed_tokens(ids_BL)
-        if images[0] is not None:
-            features = bare.model.vision_embed_tokens(*images)
+        embeds_BLH = model.model.embed_tokens(ids_BL)
+        if batch.images:
+            features = model.model.vision_embed_tokens(*images)
             where = torch.zeros((*ids_BL.shape, 1), dtype=torch.bool)
             features_TH = torch.cat(features).to(embeds_BLH.dtype)
             del features
             embeds_BLH = embeds_BLH.masked_scatter(where, features_TH)
             del where, features_TH
         # A batch with padding: truth values for the fused attention, else numbers.
-        is_fused = setting.attention == "sdpa"
+        mask_dtype = torch.bool if setting.attention == "sdpa" else embeds_BLH.dtype
         mask_shape = (batch.rows, 1, batch.length, batch.length)
-        hidden_BLH = bare.model(
+        hidden_BLH = model.model(
             inputs_embeds=embeds_BLH,
-            attention_mask=torch.zeros(
-                mask_shape, dtype=torch.bool if is_fused else embeds_BLH.dtype
-            ),
+            attention_mask=torch.zeros(mask_shape, dtype=mask_dtype),
             position_ids=ids_BL,
             use_cache=False,
         ).last_hidden_state
@@ -295,9 +273,9 @@ def _forward(
         kept_KH = hidden_BLH.flatten(0, 1).index_select(0, keep)
         del hidden_BLH
         tracker.part = "logits"
-        logits_KV = bare.lm_head(kept_KH)
-        loss: torch.Tensor = bare.loss_function(
-            logits=logits_KV, labels=ids_BL, vocab_size=bare.config.vocab_size, shift_labels=keep
+        logits_KV = model.lm_head(kept_KH)
+        loss: torch.Tensor = model.loss_function(
+            logits=logits_KV, labels=ids_BL, vocab_size=model.config.vocab_size, shift_labels=keep
         )
     if is_mixed:
         # accelerate converts the outputs of a mixed-precision model to float32.
@@ -309,45 +287,12 @@ def _forward(
     return loss
 
 
-def _pixels(
-    setting: Setting, batch: BatchShape, tracker: MemoryTracker, batches: int
-) -> list[torch.Tensor | None]:
-    side = setting.config.tower.image_size
-    crops = sum((h // side) * (w // side) + 1 for h, w in batch.images)
-    with tracker.counting_for("images"):
-        return [torch.zeros((crops, 3, side, side)) if crops else None for _ in range(batches)]
-
-
-def _optimizer_states(
-    recipe: Recipe, model: nn.Module, tracker: MemoryTracker
-) -> list[list[torch.Tensor]]:
-    """Make AdamW's two moments of every trained weight, in float32 or in blocks of 8 bits."""
-
-    def state_of(size: int) -> list[torch.Tensor]:
-        if "8bit" not in recipe.optim or size < MIN_8_BIT:
-            return [torch.zeros(size) for _ in range(2)]
-        scales = -(-size // BLOCK_8_BIT)
-        return [
-            *(torch.zeros(size, dtype=torch.uint8) for _ in range(2)),
-            *(torch.zeros(scales) for _ in range(2)),
-        ]
-
-    with tracker.counting_for("optimizer"):
-        return [state_of(w.numel()) for w in model.parameters() if w.requires_grad]
-
-
-class _RotaryShapes(nn.Module):
-    """Computes the shapes of the rotary table: cosine and sine, (B, L, width) each."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(
-        self, hidden: torch.Tensor, position_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        table = hidden.new_empty((*position_ids.shape, self.width))
-        return table, table.clone()
+def _adamw_state(recipe: Recipe, size: int) -> list[torch.Tensor]:
+    """Make AdamW's two moments of a weight, in float32 or in blocks of 8 bits."""
+    if "8bit" not in recipe.optim or size < MIN_8_BIT:
+        return [torch.zeros(size) for _ in range(2)]
+    scales = [torch.zeros(-(-size // BLOCK_8_BIT)) for _ in range(2)]
+    return [*(torch.zeros(size, dtype=torch.uint8) for _ in range(2)), *scales]
 
 
 class FourBitLinear(nn.Linear):
@@ -358,13 +303,13 @@ class FourBitLinear(nn.Linear):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
-        size = layer.in_features * layer.out_features
+        self.shape = (layer.out_features, layer.in_features)
+        size = math.prod(self.shape)
         packed = torch.zeros((size // 2, 1), dtype=torch.uint8)
         self.weight = nn.Parameter(packed, requires_grad=False)
         scales = size // BLOCK_4_BIT
         self.scales = nn.Buffer(torch.zeros(scales, dtype=torch.uint8))
         self.scales_of_scales = nn.Buffer(torch.zeros(-(-scales // BLOCK_OF_SCALES)))
-        self.shape = (layer.out_features, layer.in_features)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply with the weights, unpacked temporarily here and in the backward pass."""
@@ -393,24 +338,4 @@ def _quantize(model: nn.Module) -> None:
     for name, layer in list(model.named_modules()):
         is_decoder = ".layers." in name and "vision_embed_tokens" not in name
         if is_decoder and isinstance(layer, nn.Linear):
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, FourBitLinear(layer))
-
-
-def _count_unpacked(module: nn.Module) -> int:
-    """Count the weights of a 4-bit layer; 0 for any other."""
-    return math.prod(module.shape) if isinstance(module, FourBitLinear) else 0
-
-
-def _stored_dtype(setting: Setting) -> torch.dtype:
-    return setting.config.dtype or torch.float32
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+            model.set_submodule(name, FourBitLinear(layer))

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phi_vision.training.estimate import CHANGES, make_plan
-from phi_vision.training.gpus import GIB, GPUS, Gpu, find_gpu, seconds_per_step
-from phi_vision.training.lengths import (
+from phi_vision.training.estimate import (
+    CHANGES,
     SampleSize,
     describe_distribution,
     largest_batch,
+    make_plan,
     typical_batch,
 )
+from phi_vision.training.gpus import GIB, GPUS, Gpu, find_gpu, seconds_per_step
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.setup import prepare
@@ -64,7 +65,7 @@ def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make_plan(make_recipe("full"), gpu="T4")
-    little = replace(GPUS["T4"], name="little", memory=whole.need.memory - 2**20)
+    little = GPUS["T4"]._replace(name="little", memory=whole.need.memory - 2**20)
     monkeypatch.setitem(GPUS, "little", little)
     plan = make_plan(make_recipe("full"), gpu="little")
     assert "NO, little has" in plan.as_text()
@@ -78,7 +79,7 @@ def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
 def test_a_run_that_never_fits_is_told_so(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(GPUS, "none", replace(GPUS["T4"], name="none", memory=1.0))
+    monkeypatch.setitem(GPUS, "none", GPUS["T4"]._replace(name="none", memory=1.0))
     recipe = make_recipe("qlora", per_device_train_batch_size=1, optim="adamw_8bit")
     text = make_plan(recipe, gpu="none").as_text()
     assert "even so it does not fit: use a GPU with more memory" in text

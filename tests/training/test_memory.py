@@ -18,7 +18,7 @@ from phi_vision.model.checkpoint import SMALL, load_config, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.tiny import Sizes, make_config, make_processor
-from phi_vision.training.lengths import batch_shape, measure
+from phi_vision.training.estimate import batch_shape, measure
 from phi_vision.training.memory import (
     BatchShape,
     Cost,
