@@ -24,7 +24,8 @@ from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.synthetic.catalog import write_catalog
-from phi_vision.training import checks
+from phi_vision.training.adapters import check_adapter_targets
+from phi_vision.training.setup import check_images, check_labels
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
@@ -148,10 +149,10 @@ def test_words_for_a_image_hold_no_image_token_and_are_refused(samples: list[Sam
     assert batch["input_ids"].shape == (2, broken_recipes.PADDED_TO)
     assert not (batch["input_ids"] == setup.processor.image_token_id).any()
     refused(
-        lambda: checks.check_images(batch, samples[:2], setup.processor),
+        lambda: check_images(batch, samples[:2], setup.processor),
         "images but the batch has no pixel_values",
     )
-    refused(lambda: checks.check_labels(batch), "labels are on padding, so the model would")
+    refused(lambda: check_labels(batch), "labels are on padding, so the model would")
 
 
 def test_a_padded_row_is_labelled_everywhere_but_on_its_image(samples: list[Sample]) -> None:
@@ -166,7 +167,7 @@ def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[S
     loss = baseline_loop.compute_loss(setup.model, broken_recipes.word_rows(setup, samples[:2]))
     assert not loss.requires_grad
     refused(
-        lambda: checks.check_adapter_targets(start_full(PRODUCT).model, broken_recipes.CLIP_NAMES),
+        lambda: check_adapter_targets(start_full(PRODUCT).model, broken_recipes.CLIP_NAMES),
         "reach no language-model layer, only the vision tower",
     )
 

@@ -27,7 +27,7 @@ def add_recipe_options(parser: Parser) -> None:
     def declare(option: str) -> bool:
         import yaml
 
-        from phi_vision.training.hf_fields import has_field
+        from phi_vision.training.recipe_file import has_field
 
         name = option.removeprefix("--").replace("-", "_")
         if has_field(name):
@@ -54,7 +54,7 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
         if name.startswith(FURTHER) and value is not None
     }
     if given:
-        from phi_vision.training.hf_fields import convert_further
+        from phi_vision.training.recipe_file import convert_further
 
         given = {name: convert_further(name, value) for name, value in given.items()}
         fields["further"] = {**start.further, **given}

@@ -1,4 +1,4 @@
-"""The trainable model: weights or adapters, their precision, and how they are saved.
+"""The trainable model: weights or adapters, their precision and checks, and how they are saved.
 
 Full fine-tuning and adapters differ only here.
 """
@@ -6,7 +6,7 @@ Full fine-tuning and adapters differ only here.
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +21,9 @@ from phi_vision.io.atomic import atomic_folder
 from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.training import checks
-from phi_vision.training.distributed import is_main
-from phi_vision.training.hf_fields import further_of
+from phi_vision.training.distributed import is_main, whole_weights
+from phi_vision.training.recipe_file import further_of
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.sharding import whole_weights
 
 PROJECTION = ("img_projection.0", "img_projection.2")
 """The two linear layers from vision features to embeddings, saved whole beside adapters. One by
@@ -33,6 +31,16 @@ one: the model indexes `img_projection`, which PEFT's wrapper of the whole would
 
 TOWER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """All linear layers of the CLIP tower; the decoder has none of these names."""
+
+LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
+"""Fields of a recipe that LoraConfig takes as they are."""
+
+ADAPTER_FIELDS = (
+    *LORA_FIELDS,
+    *("target_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern"),
+)
+"""Fields of LoraConfig that decide shape, scale and training of adapters."""
 
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 
@@ -131,11 +139,7 @@ def describe_weight(name: str) -> str:
 
 
 def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
-    """Configure 4-bit weights for the decoder alone; head and tower stay unquantized.
-
-    Raises:
-        ValueError: bitsandbytes is not installed.
-    """
+    """Configure 4-bit weights for the decoder alone; head and tower stay unquantized."""
     if find_spec("bitsandbytes") is None:
         raise ValueError(
             "quantization nf4 needs bitsandbytes, which is not installed; "
@@ -168,9 +172,24 @@ def save_model(trainable: TrainableModel, folder: Path) -> None:
         return
     with atomic_folder(folder, replace=True) as unfinished:
         if isinstance(model, PeftModel):
-            _save_adapter(model, weights, trainable.base, unfinished)
+            config = model.peft_config["default"]
+            loaded_from = config.base_model_name_or_path
+            # The base as the user wrote it, not its path here.
+            config.base_model_name_or_path = trainable.base
+            # PEFT would look for the base on the hub, to see whether the vocabulary grew.
+            model.save_pretrained(unfinished, save_embedding_layers=False, state_dict=weights)
+            config.base_model_name_or_path = loaded_from
+            (unfinished / "README.md").unlink(missing_ok=True)  # an empty model card
         else:
-            _save_weights(model, weights, trainable.saved_dtype, unfinished)
+            # In the official layout and stored dtype; training holds the weights in float32.
+            dtype = trainable.saved_dtype
+            for name, value in weights.items():
+                weights[name] = value.to(dtype) if value.is_floating_point() else value
+            model.save_pretrained(unfinished, state_dict=weights)
+            config = copy.deepcopy(model.config)
+            config.dtype = dtype
+            config.use_cache = True  # the Trainer switches it off
+            config.save_pretrained(unfinished)
         trainable.processor.save_pretrained(unfinished)
 
 
@@ -191,7 +210,7 @@ def _with_adapters(model: Model, recipe: Recipe) -> PeftModel:
     config = _lora_config(model, recipe)
     if isinstance(model, PeftModel):
         found = model.peft_config["default"]
-        checks.check_same_adapters(found, config, recipe.model)
+        check_same_adapters(found, config, recipe.model)
         found.inference_mode = False
         # Or PEFT looks on the hub for a base that has another name here.
         found.base_model_name_or_path = resolve(found.base_model_name_or_path)
@@ -202,7 +221,7 @@ def _with_adapters(model: Model, recipe: Recipe) -> PeftModel:
             # PEFT 0.21 asks transformers 5.23 for checkpointing by its former name.
             warnings.simplefilter("ignore", FutureWarning)
             adapted = get_peft_model(model, config)
-    checks.check_adapters_are_attached(adapted, recipe)
+    check_adapters_are_attached(adapted, recipe)
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -212,20 +231,16 @@ def _with_adapters(model: Model, recipe: Recipe) -> PeftModel:
 def _lora_config(model: Model, recipe: Recipe) -> LoraConfig:
     targets = [*(recipe.target_modules or ())] if recipe.train_language else []
     if not isinstance(model, PeftModel):
-        checks.check_adapter_targets(model, targets)
+        check_adapter_targets(model, targets)
     targets += TOWER_TARGETS if recipe.train_vision else []
-    unused = [name for name in _unused_modules(model) if name.rpartition(".")[2] in targets]
+    unused = [name for name in _unused_modules(model) if _last(name) in targets]
     return LoraConfig(
+        **{name: getattr(recipe, name) for name in LORA_FIELDS},
         task_type="CAUSAL_LM",
-        r=recipe.r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        use_dora=recipe.use_dora,
-        use_rslora=recipe.use_rslora,
         target_modules=targets,
         exclude_modules=unused or None,
         modules_to_save=list(PROJECTION) if recipe.train_projector else None,
-        **further_of(recipe.further, "LoraConfig"),
+        **further_of(recipe, "LoraConfig"),
     )
 
 
@@ -233,38 +248,63 @@ def _unused_modules(model: Model) -> list[str]:
     """List the modules of CLIP whose output nothing reads: its last layer and norm."""
     config: Any = model.config
     last = config.vision_config.num_hidden_layers - 1
-    layer = f"img_processor.vision_model.encoder.layers.{last}"
-    norm = "img_processor.vision_model.post_layernorm"
-    return [
-        name
-        for name, _ in model.named_modules()
-        if f".{layer}." in f".{name}." or name.endswith(norm)
-    ]
+    unused = rf"\bimg_processor\.vision_model\.(encoder\.layers\.{last}\b|post_layernorm$)"
+    return [name for name, _ in model.named_modules() if re.search(unused, name)]
 
 
-def _save_adapter(
-    model: PeftModel, weights: Mapping[str, torch.Tensor], base: str, folder: Path
-) -> None:
-    """Save an adapter whose config has its base as the user wrote it, not its path here."""
-    config = model.peft_config["default"]
-    loaded_from = config.base_model_name_or_path
-    config.base_model_name_or_path = base
-    # PEFT would look for the base on the hub, to see whether the vocabulary grew. It did not.
-    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
-    config.base_model_name_or_path = loaded_from
-    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Check that the language model has linear layers of these names, or raise ValueError."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    of_decoder = sorted({_last(name) for name in linear if _is_decoder_layer(name)} - {"default"})
+    missed = [target for target in targets if target not in of_decoder]
+    of_tower = [target for target in missed if target in map(_last, linear)]
+    if of_tower:
+        raise ValueError(
+            f"adapters on {', '.join(of_tower)} reach no language-model layer, only the vision "
+            f"tower; the language model has {', '.join(of_decoder)}, and train_vision adapts the "
+            "tower"
+        )
+    if missed:
+        raise ValueError(
+            f"no linear layer is named {', '.join(missed)}; the language model has "
+            f"{', '.join(of_decoder)}"
+        )
 
 
-def _save_weights(
-    model: Phi3VForCausalLM, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path
-) -> None:
-    """Save full weights in the official layout and in `dtype`; training holds them in float32."""
-    converted = {
-        name: value.to(dtype) if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
-    model.save_pretrained(folder, state_dict=converted)
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    config.use_cache = True  # the Trainer switches it off
-    config.save_pretrained(folder)
+def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
+    """Check that decoder and tower have LoRA weights where they are to be trained."""
+    adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
+        raise ValueError(
+            "no language-model layer carries an adapter, so it would not learn; list its linear "
+            "layers in target_modules"
+        )
+    if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
+        raise ValueError(
+            "no layer of the CLIP tower carries an adapter, so it would not learn; start from an "
+            "adapter that has them, or leave train_vision out"
+        )
+
+
+def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:
+    """Check that adapters to train further are those of the recipe, or raise ValueError."""
+    for name in ADAPTER_FIELDS:
+        theirs, ours = (
+            sorted(value or []) if isinstance(value, list | set | tuple | None) else value
+            for value in (getattr(found, name), getattr(wanted, name))
+        )
+        if theirs != ours:
+            name = "train_projector" if name == "modules_to_save" else name
+            raise ValueError(
+                f"the adapter {source} was made with {name} {theirs}, this recipe has {ours}; use "
+                "the same to train it further, or start from its base"
+            )
+
+
+def _is_decoder_layer(name: str) -> bool:
+    """Whether `model.layers.0.mlp.down_proj` and the like, not a layer of the tower."""
+    return ".layers." in f".{name}" and "vision_embed_tokens" not in name
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

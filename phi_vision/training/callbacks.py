@@ -1,7 +1,7 @@
 """Callbacks of every step: checks that stop a broken training, and the log.
 
 Missing gradients, a loss or gradient that is not finite, memory that does not suffice: each error
-has the samples or the settings to change. checks.py covers everything before the first step,
+has the samples or the settings to change. setup.py covers everything before the first step,
 checkpointing.py a full disk.
 """
 

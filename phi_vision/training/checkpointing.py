@@ -10,19 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import TrainerState
 
 from phi_vision.data.template import write_template
 from phi_vision.io.atomic import folder_bytes, is_full_disk, recover, write_text
 from phi_vision.io.formatting import format_bytes
-from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
-from phi_vision.training.distributed import (
-    check_folder_is_shared,
-    check_same_processes,
-    check_same_settings,
-    is_main,
-    wait_for_all,
-)
+from phi_vision.runs import RunDir, collect_versions, is_complete
+from phi_vision.training import distributed
 from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Setup
@@ -40,14 +33,14 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
     run = RunDir(recipe.output_dir)
     versions = collect_versions([*setup.training, *setup.validation])
     # Every process has checked that the folder is free before the first one writes.
-    check_same_settings({**recipe_fields(recipe), **versions})
-    if is_main():
+    distributed.check_same_settings({**recipe_fields(recipe), **versions})
+    if distributed.is_main():
         run.path.mkdir(parents=True, exist_ok=True)
         # First: without a recipe a run cannot be resumed.
         write_text(run.recipe_file, to_yaml(recipe))
         write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
         write_template(setup.collator.template, run.template_file)
-    check_folder_is_shared(run.path, run.recipe_file)
+    distributed.check_folder_is_shared(run.path, run.recipe_file)
 
 
 def find_checkpoint(recipe: Recipe) -> Path | None:
@@ -61,27 +54,20 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
         raise ValueError(
             f"no run to resume in {run.path}: it has no {run.recipe_file.name}; check --output-dir"
         )
-    before, now = (recipe_fields(each) for each in (load_recipe(run.recipe_file), recipe))
+    before, now = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
     for name in {**now, **before}:
         if now.get(name) != before.get(name) and name not in MAY_DIFFER_ON_RESUME:
             raise ValueError(
                 f"the run in {run.path} has {name} {before.get(name)}, this recipe "
                 f"{now.get(name)}; resume with {run.recipe_file}, or start in another --output-dir"
             )
-    if is_main():
+    if distributed.is_main():
         repair(run.path)
-    wait_for_all()
+    distributed.wait_for_all()
     checkpoint = run.last_checkpoint()
     if checkpoint is not None:
-        check_same_processes(checkpoint)
+        distributed.check_same_processes(checkpoint)
     return checkpoint
-
-
-def load_state(checkpoint: Path | None) -> TrainerState:
-    """Load the progress stored in a checkpoint; that of the start without one."""
-    if checkpoint is None:
-        return TrainerState()
-    return TrainerState.load_from_json(str(checkpoint / STATE_FILE))
 
 
 def repair(output_dir: Path) -> None:
@@ -113,21 +99,18 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
         free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
         _remove_incomplete(output_dir)
         # An atomic folder already wraps the error of the library that wrote into it.
-        raise OSError(_describe_full_disk(output_dir, free)) from error.__cause__ or error
+        raise OSError(_describe_full_disk(RunDir(output_dir), free)) from error.__cause__ or error
 
 
-def _describe_full_disk(output_dir: Path, free: int) -> str:
-    run = RunDir(output_dir)
-    found = (
-        f"the disk is full: the run in {output_dir} could not be saved ({format_bytes(free)} free"
-    )
+def _describe_full_disk(run: RunDir, free: int) -> str:
+    found = f"the disk is full: the run in {run.path} could not be saved ({format_bytes(free)} free"
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
+    size = format_bytes(folder_bytes(checkpoint))
     kept = f"{checkpoint.name} is complete"
     if run.model_dir.exists():
         kept += f", and so are the best weights so far in {run.model_dir}"
-    size = format_bytes(folder_bytes(checkpoint))
     return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
 
 

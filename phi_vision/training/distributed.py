@@ -1,16 +1,17 @@
-"""Several processes that train one model: launch checks and communication.
+"""Several processes that train one model: launch checks, communication, DDP and FSDP2.
 
     torchrun --nproc-per-node 2 --no-python phi-vision train lora --data catalog
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
-files. Launches that the libraries below would silently turn into something else are errors. What
-processes share of the model is in sharding.py; see docs/distributed.md.
+files. Launches that the libraries below would silently turn into something else are errors. Under
+FSDP2 every weight, gradient and optimizer state is split over the processes, and a layer is
+gathered while it computes; the Trainer and accelerate do that. See docs/distributed.md.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,9 +19,19 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from transformers import TrainerCallback, TrainerState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from peft import PeftModel
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainerCallback
 
+from phi_vision.data.preference_collator import SHARED_PIXELS
+from phi_vision.model.modeling_phi3_v import Phi3VModel
 from phi_vision.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
@@ -48,6 +59,13 @@ OTHER_MODES = {
 }
 """Variables of `accelerate launch`, and the mode that they request."""
 
+SHARDED_LAYER = "Phi3DecoderLayer"
+"""The unit that FSDP gathers. Not CLIP's layers: if one process has images in its batch and another
+has none, only one would ask for them, and wait forever."""
+
+IMAGE_INPUTS = ("pixel_values", "mm_encoder_outputs", SHARED_PIXELS)
+"""Inputs of the decoder that carry images."""
+
 
 def rank() -> int:
     """Return the number of this process, from 0."""
@@ -64,17 +82,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def torchrun_command(processes: int) -> str:
-    """Format the command that starts a training with several processes on one machine."""
-    return f"torchrun --nproc-per-node {processes} --no-python phi-vision train …"
-
-
 @contextmanager
 def joined(recipe: Recipe) -> Iterator[None]:
     """Connect with the other processes of the launch, if any, for the time of a run.
 
     Raises:
-        ValueError: The launch contradicts the recipe.
+        ValueError: The launch contradicts the recipe, or the others cannot be reached.
     """
     check_launch(recipe, os.environ, gpus=torch.cuda.device_count())
     connects = world_size() > 1 and not dist.is_initialized()
@@ -102,18 +115,23 @@ def joined(recipe: Recipe) -> Iterator[None]:
 
 
 def _connect() -> None:
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # gloo beside NCCL carries tensors in main memory: gathered predictions and checkpoints.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # gloo beside NCCL carries tensors in main memory: gathered predictions and checkpoints.
+        backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
     except RuntimeError as error:
         raise ValueError(
-            f"process {rank()} on {os.uname().nodename} could not reach the others: {error}; check "
-            "--master-addr and the firewall, and set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) "
-            "to the network that the machines share, such as eth0"
+            f"process {_here()} could not reach the others: {error}; check --master-addr and the "
+            "firewall, and set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the network that the "
+            "machines share, such as eth0"
         ) from error
+
+
+def _here() -> str:
+    return f"{rank()} on {os.uname().nodename}"
 
 
 def wait_for_all() -> None:
@@ -146,14 +164,7 @@ def gather(part: Sequence[T]) -> list[T]:
 
 
 def check_same_settings(settings: Mapping[str, object]) -> None:
-    """Check that all processes have the same settings.
-
-    Args:
-        settings: Name -> value, such as the recipe's fields.
-
-    Raises:
-        ValueError: One differs; with its name and process.
-    """
+    """Check that all processes have the same settings, or raise ValueError with the first other."""
     everywhere = gather([dict(settings)])
     for name, value in everywhere[0].items():
         for number, theirs in enumerate(everywhere):
@@ -165,16 +176,12 @@ def check_same_settings(settings: Mapping[str, object]) -> None:
 
 
 def check_folder_is_shared(folder: Path, written: Path) -> None:
-    """Check that every process sees a file that the first one has written to the run folder.
-
-    Raises:
-        ValueError: Some processes do not.
-    """
+    """Check that every process sees a file that the first one has written, or raise ValueError."""
     wait_for_all()
     deadline = time.monotonic() + (STORAGE_DELAY if world_size() > 1 else 0.0)
     while not written.is_file() and time.monotonic() < deadline:
         time.sleep(0.5)
-    blind = gather([] if written.is_file() else [f"{rank()} on {os.uname().nodename}"])
+    blind = gather([] if written.is_file() else [_here()])
     if blind:
         raise ValueError(
             f"process {', '.join(blind)} does not see {written}, which process 0 has written; "
@@ -183,11 +190,7 @@ def check_folder_is_shared(folder: Path, written: Path) -> None:
 
 
 def check_same_processes(checkpoint: Path) -> None:
-    """Check that a run resumes with its number of processes: its batches would differ.
-
-    Raises:
-        ValueError: It had another number.
-    """
+    """Check that a run resumes with its number of processes, or raise ValueError."""
     states = len([*checkpoint.glob("rng_state*.pth")])
     if states and states != world_size():
         raise ValueError(
@@ -196,110 +199,179 @@ def check_same_processes(checkpoint: Path) -> None:
         )
 
 
-class SeedPerProcess(TrainerCallback):
-    """Seeds each process differently, so that dropout differs: the Trainer seeds all alike."""
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Seed after all have made the same model; a resumed run loads its states later."""
-        torch.manual_seed(args.seed + rank())
-
-
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
-    """Check that the launch does what it seems to.
-
-    Args:
-        recipe: The run.
-        environment: Variables that launchers set.
-        gpus: Number of GPUs that this process sees.
+    """Check that the launch does what it seems to, for a process that sees so many GPUs.
 
     Raises:
         ValueError: It does not; with what would happen, and the right command.
     """
-    for problem in LAUNCH_PROBLEMS:
-        message = problem(recipe, environment, gpus)
-        if message:
-            raise ValueError(message)
-
-
-def _other_launcher(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """Find processes that mpirun or srun started without telling them about each other."""
-    if "WORLD_SIZE" in environment:
-        missing = [name for name in SET_BY_TORCHRUN if name not in environment]
-        if missing and int(environment["WORLD_SIZE"]) > 1:
-            return (
-                f"WORLD_SIZE is {environment['WORLD_SIZE']} but {', '.join(missing)} are not set, "
-                f"so the processes cannot find each other; start with `{torchrun_command(2)}`"
+    processes = int(environment.get("WORLD_SIZE", "1"))
+    missing = [name for name in SET_BY_TORCHRUN if name not in environment]
+    if processes > 1 and missing:
+        raise ValueError(
+            f"WORLD_SIZE is {processes} but {', '.join(missing)} are not set, so the processes "
+            f"cannot find each other; start with {_torchrun(2)}"
+        )
+    for name in SET_BY_OTHERS if "WORLD_SIZE" in missing else ():
+        if int(environment.get(name, "1")) > 1:
+            raise ValueError(
+                f"this command was started {environment[name]} times ({name}), and each would "
+                "train alone into one folder; start torchrun once per machine, see "
+                "docs/distributed.md"
             )
-        return None
-    for name in SET_BY_OTHERS:
-        count = int(environment.get(name, "1"))
-        if count > 1:
-            return (
-                f"this command was started {count} times ({name}), and each would train alone into "
-                "one folder; start torchrun once per machine, see docs/distributed.md"
-            )
-    return None
-
-
-def _unused_gpus(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """Find one process with several GPUs, which would become nn.DataParallel."""
-    if gpus > 1 and int(environment.get("WORLD_SIZE", "1")) == 1:
-        return (
+    if gpus > 1 and processes == 1:
+        raise ValueError(
             f"found {gpus} GPUs but one process, which would be turned into nn.DataParallel: "
             f"slower, and with batches {gpus} times as large; start one process for each with "
-            f"`{torchrun_command(gpus)}`, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+            f"{_torchrun(gpus)}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    if gpus and local > gpus:
-        return (
-            f"{local} processes were started on a machine with {gpus} GPUs; start "
-            f"`{torchrun_command(gpus)}`"
+    if 0 < gpus < local:
+        raise ValueError(
+            f"{local} processes were started on a machine with {gpus} GPUs; start {_torchrun(gpus)}"
         )
-    return None
+    _check_accelerate_settings(recipe, environment)
+    if recipe.sharding == "fsdp" and processes == 1:
+        raise ValueError(
+            "sharding fsdp shares the weights between processes, but there is only one; start "
+            f"{_torchrun(max(2, gpus))}, or leave sharding out"
+        )
 
 
-def _other_mode(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    """Find settings of `accelerate config` that contradict the recipe."""
+def _torchrun(processes: int) -> str:
+    return f"`torchrun --nproc-per-node {processes} --no-python phi-vision train …`"
+
+
+def _check_accelerate_settings(recipe: Recipe, environment: Mapping[str, str]) -> None:
     for name, mode in OTHER_MODES.items():
         if environment.get(name, "false").lower() in ("true", "1"):
-            return (
+            raise ValueError(
                 f"the launcher asks for {mode} ({name}), but the recipe has sharding "
                 f"{recipe.sharding}; sharding is set by the recipe alone: start with torchrun, "
                 "or choose plain multi-GPU in `accelerate config`, and --sharding none or fsdp"
             )
-    accumulation = recipe.gradient_accumulation_steps
+    steps = recipe.gradient_accumulation_steps
     for name, field, value, ours in (
-        ("ACCELERATE_MIXED_PRECISION", "bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
-        (
-            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-            "gradient_accumulation_steps",
-            accumulation,
-            str(accumulation),
-        ),
-        ("ACCELERATE_DYNAMO_BACKEND", "torch_compile", False, "no"),
+        ("MIXED_PRECISION", "bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
+        ("GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", steps, str(steps)),
+        ("DYNAMO_BACKEND", "torch_compile", False, "no"),
     ):
-        wanted = environment.get(name, "").lower()
+        wanted = environment.get(f"ACCELERATE_{name}", "").lower()
         if wanted not in ("", "no", "1", ours):
-            return (
-                f"the launcher asks for {wanted} ({name}), but the recipe has {field} {value}; "
-                "set it in the recipe alone, and start with torchrun"
+            raise ValueError(
+                f"the launcher asks for {wanted} (ACCELERATE_{name}), but the recipe has {field} "
+                f"{value}; set it in the recipe alone, and start with torchrun"
             )
-    return None
 
 
-def _single_shard(recipe: Recipe, environment: Mapping[str, str], gpus: int) -> str | None:
-    if recipe.sharding == "fsdp" and int(environment.get("WORLD_SIZE", "1")) == 1:
-        return (
-            "sharding fsdp shares the weights between processes, but there is only one; start "
-            f"`{torchrun_command(max(2, gpus))}`, or leave sharding out"
+def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of TrainingArguments for the recipe's sharding."""
+    if recipe.sharding == "none":
+        # `_touch_vision` makes sure that there are none.
+        return {"ddp_find_unused_parameters": False}
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "transformer_layer_cls_to_wrap": [SHARDED_LAYER],
+            # A checkpoint holds whole weights and a whole optimizer state, in one file each.
+            "state_dict_type": "FULL_STATE_DICT",
+        },
+    }
+
+
+def apply_sharding(trainer: Trainer, recipe: Recipe) -> None:
+    """Configure a Trainer for the recipe's sharding, also where accelerate would not."""
+    trainer.add_callback(ShardingCallback(recipe, trainer))
+    if world_size() > 1:
+        decoder = next(part for part in trainer.model.modules() if isinstance(part, Phi3VModel))
+        decoder.register_forward_pre_hook(_touch_vision, with_kwargs=True)
+    if recipe.sharding == "none":
+        return
+    state = trainer.accelerator.state
+    if not trainer.is_fsdp_enabled:
+        # accelerate 1.15 silently drops FSDP on CPUs, though all it does for it works there.
+        PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+        trainer.is_fsdp_enabled = True
+    if state.mixed_precision == "bf16":
+        # accelerate's own policy reduces gradients and returns the loss in bf16.
+        state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
-    return None
 
 
-LAUNCH_PROBLEMS: tuple[Callable[[Recipe, Mapping[str, str], int], str | None], ...] = (
-    _other_launcher,
-    _unused_gpus,
-    _other_mode,
-    _single_shard,
-)
-"""Each returns what is wrong with a launch, or None."""
+class ShardingCallback(TrainerCallback):
+    """Before the first step, checks the mode in force and seeds each process differently."""
+
+    def __init__(self, recipe: Recipe, trainer: Trainer) -> None:
+        self.recipe = recipe
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Check the model that the steps will use, and seed this process."""
+        check_sharding(self.recipe, self.trainer.model_wrapped)
+        if world_size() > 1:
+            # All have made the same model by now, and dropout shall differ; the Trainer seeds all
+            # alike. A resumed run loads its states later.
+            torch.manual_seed(args.seed + rank())
+
+
+def check_sharding(recipe: Recipe, model: nn.Module) -> None:
+    """Check that a model is sharded (its weights are DTensors) as the recipe says.
+
+    Raises:
+        ValueError: It is not; with the mode in force.
+    """
+    whole = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]
+    if recipe.sharding == "fsdp" and whole:
+        raise ValueError(
+            f"sharding fsdp was asked for, but {len(whole)} weights are whole in every process, "
+            f"such as {whole[0]} (found {type(model).__name__}); leave sharding out, or see "
+            "docs/distributed.md for the versions it was built with"
+        )
+    expected = world_size() > 1 and recipe.sharding == "none"
+    if expected != isinstance(model, DistributedDataParallel) or isinstance(model, nn.DataParallel):
+        raise ValueError(
+            f"{world_size()} processes with sharding {recipe.sharding} were asked for, but the "
+            f"model became a {type(model).__name__}; start with torchrun, see docs/distributed.md"
+        )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the model is spread over processes, so that all must compute together."""
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all weights, or under adapters the trained ones; every process must call this.
+
+    Of a sharded model only the first process gets them, in main memory.
+    """
+    if not is_sharded(model):
+        return model.state_dict()
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
+    )
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    return weights
+
+
+def _touch_vision(
+    decoder: Phi3VModel, given: tuple[Any, ...], inputs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make the gradient of the vision part zero instead of none for batches without images.
+
+    Processes sum their gradients weight by weight. One whose batch has no images would have
+    nothing to add for the tower and projector, and the others would wait for it forever.
+    """
+    has_images = any(inputs.get(name) is not None for name in IMAGE_INPUTS)
+    if has_images or not (decoder.training and torch.is_grad_enabled()):
+        return given, inputs
+    vision = decoder.vision_embed_tokens
+    touched = [weight.sum() * 0.0 for weight in vision.parameters() if weight.requires_grad]
+    if not touched:
+        return given, inputs
+    embeds_BLH = decoder.embed_tokens(inputs["input_ids"])
+    nothing = torch.stack([zero.float() for zero in touched]).sum().to(embeds_BLH.dtype)
+    return given, {**inputs, "inputs_embeds": embeds_BLH + nothing}

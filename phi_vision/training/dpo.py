@@ -6,22 +6,21 @@ of supervised fine-tuning and of inference.
 """
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback
 
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
 from phi_vision.data.samples import Sample
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VModel
-from phi_vision.training.hf_fields import further_of
-from phi_vision.training.optim import describe_optimizer
+from phi_vision.model.modeling_phi3_v import Phi3VModel
+from phi_vision.training.recipe_file import further_of
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Setup
 
@@ -43,20 +42,19 @@ def make_dpo_trainer(
 
     The reference is the model at the start: a frozen copy of all weights (full), the model without
     its adapters if these are new, else a frozen copy of the adapters. Logs the rewards of both
-    completions, their margin, and how often the chosen one is preferred.
-
-    Args:
-        recipe: With objective dpo.
-        setup: Its samples have a rejected completion, see `preference_collator.check_pairs`.
-        arguments: Fields of transformers' TrainingArguments.
-        callbacks: For the Trainer.
+    completions, their margin, and how often the chosen one is preferred. `arguments` are fields of
+    transformers' TrainingArguments.
     """
     from trl import DPOConfig, DPOTrainer
 
-    model, training, validation = setup.trainable.model, setup.training, setup.validation
-    is_adapter = isinstance(model, PeftModel)
-    reference = None if is_adapter else copy.deepcopy(model).eval().requires_grad_(False)
+    model, samples = setup.trainable.model, [*setup.training, *setup.validation]
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    reference = None
+    if network is model:
+        reference = copy.deepcopy(network).eval().requires_grad_(False)
     weights = {name: weight.data for name, weight in model.named_parameters()}
+    places = Dataset.from_dict({PLACE: range(len(samples))})
+    held_out = places.skip(len(setup.training)) if setup.validation else None
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
@@ -66,11 +64,11 @@ def make_dpo_trainer(
             # By default TRL truncates rows to 1024 tokens, and switches dropout off.
             max_length=None,
             disable_dropout=False,
-            **further_of(recipe.further, "DPOConfig"),
+            **further_of(recipe, "DPOConfig"),
         ),
-        train_dataset=_places(0, len(training)),
-        eval_dataset=_places(len(training), len(validation)) if validation else None,
-        data_collator=PairCollator(collator=setup.collator, samples=(*training, *validation)),
+        train_dataset=places.take(len(setup.training)),
+        eval_dataset=held_out,
+        data_collator=functools.partial(_collate, setup.collator, samples),
         processing_class=setup.trainable.processor,
         callbacks=[ResumableLogs(), *callbacks],
     )
@@ -80,39 +78,27 @@ def make_dpo_trainer(
             weight.data = weights[name]
     if isinstance(model, PeftModel):
         _configure_reference(model)
-    _share_images(model, reference)
+    shared = SharedImages()
+    for each in (network, reference):
+        if each is not None:
+            each.model.register_forward_pre_hook(shared, with_kwargs=True)
     # With a processor the Trainer would set the model's stop tokens to the tokenizer's single one.
     trainer.processing_class = None
-    trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
     return trainer
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairCollator:
-    """Collates pairs from TRL's dataset, which holds the places of samples."""
-
-    collator: CompletionCollator
-    samples: tuple[Sample, ...]
-
-    def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-        """Collate the samples at the given places."""
-        return collate_pairs(self.collator, [self.samples[row[PLACE]] for row in rows])
+def _collate(
+    collator: CompletionCollator, samples: Sequence[Sample], rows: Sequence[Mapping[str, int]]
+) -> dict[str, Any]:
+    return collate_pairs(collator, [samples[row[PLACE]] for row in rows])
 
 
 class ResumableLogs(TrainerCallback):
-    """Removes from the logs what TRL would count from zero again after a resume."""
+    """Removes from the logs the number of tokens, which TRL counts from zero after a resume."""
 
-    def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Remove the number of tokens so far."""
-        if logs is not None:
-            logs.pop("num_tokens", None)
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Remove it."""
+        given["logs"].pop("num_tokens", None)
 
 
 class SharedImages:
@@ -150,27 +136,13 @@ class SharedImages:
         return self._features
 
 
-def _share_images(*models: Phi3VForCausalLM | PeftModel | None) -> None:
-    shared = SharedImages()
-    for model in models:
-        if model is not None:
-            whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-            whole.model.register_forward_pre_hook(shared, with_kwargs=True)
-
-
-def _places(first: int, count: int) -> Dataset:
-    return Dataset.from_dict({PLACE: list(range(first, first + count))})
-
-
 def _configure_reference(model: PeftModel) -> None:
     """Use the model without adapters as reference if they are new, else TRL's copy of them.
 
     New ones have no effect, so that a copy would only take memory and space in checkpoints.
     """
-    started = [
-        bool(weight.any()) for name, weight in model.named_parameters() if "lora_B.default" in name
-    ]
-    if not any(started):
+    named = model.named_parameters()
+    if not any(bool(weight.any()) for name, weight in named if "lora_B.default" in name):
         model.delete_adapter(REFERENCE)
         return
     for name, module in model.named_modules():

@@ -24,7 +24,7 @@ from phi_vision.io.formatting import GIB, format_duration, format_gib
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, resized_size
-from phi_vision.training import checks, setup
+from phi_vision.training import setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
 from phi_vision.training.gpus import GPUS, Gpu, find_gpu, seconds_per_step, this_machine
@@ -267,7 +267,7 @@ def measure_data(recipe: Recipe) -> Workload:
         template=setup.choose_template(recipe),
         max_length=recipe.max_length,
     )
-    checks.check_samples(collator, [*training, *validation])
+    setup.check_samples(collator, [*training, *validation])
     sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
     lengths = [sizes[id(sample)].length for sample in training]
     rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))

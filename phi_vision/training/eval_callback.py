@@ -25,10 +25,9 @@ from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training.adapters import TrainableModel, save_model
-from phi_vision.training.distributed import divide, gather
+from phi_vision.training.distributed import divide, gather, is_sharded
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 from phi_vision.training.setup import Setup
-from phi_vision.training.sharding import is_sharded
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)

@@ -1,43 +1,62 @@
-"""A recipe as YAML: saved in its run folder, and that file trains the same run again."""
+"""A recipe as YAML: saved in its run folder, and that file trains the same run again.
+
+Fields of TrainingArguments, LoraConfig and DPOConfig that a recipe does not declare are checked
+against the class and passed on to it; refused_fields.yaml lists those that would break a promise
+(exact resume, completion-only labels, adapters that fit the official weights).
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import replace
+import difflib
+import enum
+import json
+import types
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from peft import LoraConfig
+from pydantic import TypeAdapter, ValidationError
+from transformers import TrainingArguments
 
-from phi_vision.training.hf_fields import convert, convert_further
 from phi_vision.training.recipes import RECIPES, Recipe
+
+_REASONS = yaml.safe_load(Path(__file__).with_name("refused_fields.yaml").read_text("utf-8"))
+REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+"""Field -> why it cannot be set."""
+
+ALLOWED_VALUES = {"init_lora_weights": (True, "gaussian", "orthogonal")}
+"""Fields of which only some values keep the promises."""
+
+TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    types.NoneType: "null",
+    tuple: "a list of names",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def recipe_fields(recipe: Recipe) -> dict[str, Any]:
     """Return the fields as plain values, further ones beside the others."""
     fields = dataclasses.asdict(recipe)
-    further = fields.pop("further")
-    return {**fields, **further}
+    further: dict[str, Any] = fields.pop("further")
+    return fields | further
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """Format a recipe so that `load_recipe` reads it back.
-
-    Output: method: lora
-            model: phi-vision-small
-            data: catalog
-            …
-    """
-    plain = {
-        name: list(value)
-        if isinstance(value, tuple)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for name, value in recipe_fields(recipe).items()
-    }
-    return yaml.safe_dump(
-        plain, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000
-    )
+    """Format a recipe so that `load_recipe` reads it back: "method: lora", "data: catalog", …"""
+    fields = recipe_fields(recipe)
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+    plain["output_dir"] = str(recipe.output_dir)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -49,31 +68,112 @@ def load_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise ValueError(f"no recipe at {path}; give a recipe.yaml, or one of {', '.join(RECIPES)}")
+    advice = "a recipe is `field: value` lines"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is no YAML: {reason}; a recipe is `field: value` lines"
-        ) from error
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}; {advice}") from error
     if not isinstance(values, dict):
-        found = type(values).__name__
-        raise ValueError(f"{path} holds a {found}, not fields; a recipe is `field: value` lines")
+        raise ValueError(f"{path} holds a {type(values).__name__}, not fields; {advice}")
+    kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name != "further"}
     try:
-        return _from_values(values)
+        own = {n: convert(n, value, kinds[n]) for n, value in values.items() if n in kinds}
+        further = {n: convert_further(n, v, kinds) for n, v in values.items() if n not in kinds}
+        if own.get("method") not in RECIPES:
+            raise ValueError(f"field 'method' is missing; choose one of {', '.join(RECIPES)}")
+        return dataclasses.replace(RECIPES[own["method"]](), **own, further=further)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _from_values(values: Mapping[str, object]) -> Recipe:
-    kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name != "further"}
-    own = {name: convert(name, values[name], kinds[name]) for name in values if name in kinds}
-    further = {
-        name: convert_further(name, value, recipe_fields=kinds)
-        for name, value in values.items()
-        if name not in kinds
-    }
-    method = own.get("method")
-    if method not in RECIPES:
-        raise ValueError(f"field 'method' is missing; choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[method](), **own, further=further)
+def check_further(further: Mapping[str, Any], *, method: str, objective: str) -> None:
+    """Check names, types and effect of further fields, or raise ValueError."""
+    for name, value in further.items():
+        convert_further(name, value)
+        owner, _ = _further_fields()[name]
+        if owner == "LoraConfig" and method != "lora":
+            raise ValueError(f"{name} is {value}, but method {method} trains no adapters; use lora")
+        if owner == "DPOConfig" and objective != "dpo":
+            raise ValueError(f"{name} is {value}, but objective {objective} is not dpo; use dpo")
+
+
+def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ()) -> Any:
+    """Convert a YAML value to the type of a further field.
+
+    Raises:
+        ValueError: There is no such field (one of it or `recipe_fields` is suggested), it is
+            refused, or the value has another type.
+    """
+    fields = _further_fields()
+    if name not in fields:
+        known = [*recipe_fields, *fields]
+        near = difflib.get_close_matches(str(name), known, n=1)
+        near = near or [each for each in known if str(name) in each]
+        raise ValueError(f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if name in REFUSED:
+        raise ValueError(f"{name} cannot be set: {REFUSED[name]}")
+    allowed = ALLOWED_VALUES.get(name, (value,))
+    if value not in allowed:
+        raise ValueError(
+            f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}: others change the "
+            "weights below the adapters, which then fit no other copy of the checkpoint"
+        )
+    return convert(name, value, fields[name][1])
+
+
+def has_field(name: str) -> bool:
+    """Whether one of the classes has a field."""
+    return name in _further_fields()
+
+
+def further_of(recipe: Recipe, owner: str) -> dict[str, Any]:
+    """Select the further fields of one class: TrainingArguments, LoraConfig or DPOConfig."""
+    fields = _further_fields()
+    return {name: value for name, value in recipe.further.items() if fields[name][0] == owner}
+
+
+def convert(name: str, value: object, kind: Any) -> Any:
+    """Convert a YAML value to the type of its field, if that loses nothing.
+
+    Input:  "learning_rate", "1e-4" (YAML 1.1 reads 1e-4 as text), float
+    Output: 0.0001
+
+    Raises:
+        ValueError: The value has another type.
+    """
+    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    number = value
+    if float in choices and isinstance(value, str):
+        with suppress(ValueError):
+            number = float(value)
+    try:
+        # Of JSON: Python's own types would take no list for a tuple, and no text for a path.
+        converted = TypeAdapter(kind).validate_json(json.dumps(number), strict=True)
+    except (ValidationError, TypeError) as error:
+        wanted = " or ".join(dict.fromkeys(map(_describe, choices)))
+        raise ValueError(f"field {name!r} is {value!r}; it takes {wanted}") from error
+    return converted.value if isinstance(converted, enum.Enum) else converted
+
+
+def _describe(kind: Any) -> str:
+    origin = get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return " or ".join(str(each.value) for each in origin)
+    if origin is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    return TYPE_WORDS.get(origin, str(kind))
+
+
+@cache
+def _further_fields() -> dict[str, tuple[str, Any]]:
+    """Return the class and the type of every field; the first class that has it counts."""
+    owners: list[Any] = [TrainingArguments, LoraConfig]
+    if find_spec("trl") is not None:
+        from trl import DPOConfig
+
+        owners.append(DPOConfig)
+    found: dict[str, tuple[str, Any]] = {}
+    for owner in owners:
+        kinds, names = get_type_hints(owner), [field.name for field in dataclasses.fields(owner)]
+        found = {name: (owner.__name__, kinds[name]) for name in names} | found
+    return found

@@ -5,18 +5,16 @@ name there; `OWN_FIELDS` lists the others. Trains nothing and reads no files (re
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from phi_vision.data.template import find_template
 
 LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """All linear layers of the Phi-3 decoder: its query, key and value projections are fused.
-
-`q_proj` and `v_proj`, which most examples name, exist only in the CLIP tower.
-"""
+`q_proj` and `v_proj`, which most examples name, exist only in the CLIP tower."""
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -30,6 +28,11 @@ OWN_FIELDS = frozenset(_OWN_FIELDS.split())
 """Fields of a recipe that no class of transformers, PEFT or TRL has (`max_length` of DPOConfig cuts
 rows, ours never does; `early_stopping_patience` is an argument of EarlyStoppingCallback)."""
 
+TorchOptimizer: TypeAlias = Literal["adamw_torch_fused", "adamw_torch"]
+BitsAndBytesOptimizer: TypeAlias = Literal[
+    "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -41,46 +44,34 @@ class Recipe:
 
     method: Literal["full", "lora"]
     """Train the weights themselves, or low-rank adapters beside frozen weights."""
-
     objective: Literal["sft", "dpo"] = "sft"
     """Supervised fine-tuning (sft), or preference optimization on the pairs that `phi-vision pairs`
     writes (dpo, arXiv:2305.18290)."""
-
     model: str = "phi-vision-small"
     """Checkpoint to start from: a folder, a hub id, or the packaged phi-vision-small."""
-
     data: str = ""
     """Training data: a folder or file of samples."""
-
     output_dir: Path = Path("runs/new")
     """Folder of the run: recipe, log, checkpoints, best weights. Must be new or empty."""
-
     template: str | None = None
     """Prompt template: a name from phi_vision.data.template.TEMPLATES, or a YAML file. By default
     the data's own `template.yaml`, or product if it has none."""
-
     group_column: str | None = None
     """Column whose equal values stay on one side of the split; by default the data's own choice."""
-
     validation_fraction: float | None = None
     """Fraction of groups held out from the train split; 0 holds out nothing. By default the data's
     own `validation` split, or 0.1 if it has none."""
 
     num_train_epochs: float = 3.0
     """Passes over the training samples."""
-
     max_steps: int | None = None
     """Maximum number of optimizer steps, if the epochs take more."""
-
     per_device_train_batch_size: int = 8
     """Rows per forward pass and process: samples, or packs of samples."""
-
     gradient_accumulation_steps: int = 1
     """Forward passes per optimizer step; 2 passes of 4 samples train like 1 of 8."""
-
     learning_rate: float = 2e-4
     """Peak learning rate, reached after the warm-up."""
-
     lr_scheduler_type: Literal[
         "cosine",
         "linear",
@@ -91,61 +82,40 @@ class Recipe:
         "inverse_sqrt",
     ] = "cosine"
     """Learning rate schedule after the warm-up."""
-
     warmup_steps: float = 0.05
     """Steps of linear warm-up; below 1 a fraction of all steps."""
-
     weight_decay: float = 0.0
     """Weight decay of AdamW; norms and biases are never decayed."""
-
     max_grad_norm: float = 1.0
     """Gradient-norm clipping threshold."""
-
-    optim: Literal[
-        "adamw_torch_fused",
-        "adamw_torch",
-        "adamw_8bit",
-        "adamw_bnb_8bit",
-        "paged_adamw_32bit",
-        "paged_adamw_8bit",
-    ] = "adamw_torch_fused"
+    optim: Literal[TorchOptimizer, BitsAndBytesOptimizer] = "adamw_torch_fused"
     """AdamW with its state in float32 or in 8 bits; paged ones move it to main memory when the
     GPU is full (not on a CPU). 8-bit and paged ones need bitsandbytes."""
 
     train_language: bool = True
     """Train the decoder, word embeddings and head included; with lora adapters in its layers."""
-
     train_projector: bool = False
     """Train the projection from vision features to embeddings; with lora it is saved whole beside
     the adapters, with full the learned separators between rows of image tokens are trained too."""
-
     train_vision: bool = False
     """Train the CLIP tower: with full its weights, with lora adapters in its layers."""
-
     projector_learning_rate: float | None = None
     """Peak learning rate of the projector; by default learning_rate."""
-
     vision_learning_rate: float | None = None
     """Peak learning rate of the CLIP tower; by default learning_rate."""
 
     r: int | None = None
     """Rank of the adapters (lora)."""
-
     lora_alpha: float | None = None
     """Adapters are scaled by lora_alpha / r (lora)."""
-
     lora_dropout: float | None = None
     """Dropout probability of the adapters' inputs (lora)."""
-
     target_modules: tuple[str, ...] | None = None
     """Names of the decoder's linear layers that get an adapter (lora)."""
-
     use_dora: bool = False
     """Decompose weights into magnitude and direction (DoRA, arXiv:2402.09353; lora)."""
-
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r), for high ranks (rsLoRA, arXiv:2312.03732; lora)."""
-
     loraplus_ratio: float | None = None
     """Learning rate of an adapter's B matrix over that of its A matrix (LoRA+, arXiv:2402.12354;
     lora); 16 is usual."""
@@ -153,13 +123,10 @@ class Recipe:
     quantization: Literal["nf4"] | None = None
     """Hold the decoder's frozen weights in 4 bits during training (QLoRA, arXiv:2305.14314; lora);
     the adapters fit the unquantized weights too. Needs bitsandbytes."""
-
     beta: float | None = None
     """Strength of the KL penalty towards the reference model (DPO β)."""
-
     withhold_images: bool = False
     """Train without images: the text-only baseline that a model must beat (evaluate --twin)."""
-
     random_weights: bool = False
     """Keep the architecture but start from random weights, to measure what the checkpoint
     contributes (full)."""
@@ -167,50 +134,39 @@ class Recipe:
     pack_length: int | None = None
     """Pack short samples into rows of up to this many tokens, in which they do not attend to each
     other: less padding. By default each sample is a row of its own."""
-
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, about a
     third more time."""
-
     bf16: bool | None = None
     """Compute matrix products in bfloat16; by default where the machine does so natively."""
 
     eval_steps: int | None = None
     """Optimizer steps between two evaluations; by default one epoch. The last step is evaluated
     too."""
-
     eval_samples: int = 32
     """Validation samples to generate predictions for at each evaluation, with their own and with
     shuffled images; 0 computes only the loss."""
-
     metric_for_best_model: str = VALIDATION_LOSS
     """Metric that selects the weights to keep: validation_loss, or a metric of the generated
     predictions such as full_price_median_ape or category3_code_macro_f1."""
-
     early_stopping_patience: int | None = None
     """Stop after this many evaluations in a row without improvement; by default never."""
-
     save_steps: int | None = None
     """Optimizer steps between two checkpoints; by default one epoch."""
 
     dataloader_num_workers: int = 0
     """Processes that prepare batches beside the training; 0 prepares them in between."""
-
     seed: int = 0
     """Seed of the split, the order of samples, new weights and dropout."""
-
     sharding: Literal["none", "fsdp"] = "none"
     """What several processes share: only the data (none: each holds the whole model, DDP), or also
     the weights, gradients and optimizer state (fsdp: FSDP2)."""
-
     report_to: Literal["wandb", "tensorboard", "none"] = "wandb"
     """Tracker beside log.jsonl and plots/: Weights & Biases (offline unless logged in),
     TensorBoard, or none."""
-
     max_length: int | None = None
     """Maximum number of tokens per sample, image tokens included; longer ones are an error, never
     truncated."""
-
     further: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further fields of TrainingArguments, LoraConfig or DPOConfig, such as {"adam_beta2": 0.95}.
     On the command line and in YAML they stand beside the others."""
@@ -221,15 +177,14 @@ class Recipe:
         _check_effects(self)
         if self.further:
             # Imports the three classes, which takes seconds.
-            from phi_vision.training.hf_fields import check_further
+            from phi_vision.training.recipe_file import check_further
 
             check_further(self.further, method=self.method, objective=self.objective)
 
     def count_warmup_steps(self, steps: int) -> int:
         """Count the steps of the warm-up in a run of so many."""
-        return (
-            int(self.warmup_steps) if self.warmup_steps >= 1 else round(self.warmup_steps * steps)
-        )
+        given = self.warmup_steps
+        return int(given) if given >= 1 else round(given * steps)
 
 
 def full() -> Recipe:
@@ -244,38 +199,25 @@ def full() -> Recipe:
     )
 
 
-def lora() -> Recipe:
+def lora(name: str = "lora", **changes: Any) -> Recipe:
     """Train low-rank adapters in every linear layer of the decoder: a few megabytes."""
-    return Recipe(
-        method="lora",
-        output_dir=Path("runs/lora"),
-        r=16,
-        lora_alpha=32.0,
-        lora_dropout=0.05,
-        target_modules=LORA_TARGETS,
-    )
+    fields = {"r": 16, "lora_alpha": 32.0, "lora_dropout": 0.05, "target_modules": LORA_TARGETS}
+    return Recipe(method="lora", output_dir=Path("runs", name), **{**fields, **changes})
 
 
 def qlora() -> Recipe:
     """Train adapters over a decoder held in 4 bits: least memory."""
-    return replace(lora(), output_dir=Path("runs/qlora"), quantization="nf4")
+    return lora("qlora", quantization="nf4")
 
 
 def dora() -> Recipe:
     """Train adapters of magnitude and direction: closer to full fine-tuning, and slower."""
-    return replace(lora(), output_dir=Path("runs/dora"), use_dora=True)
+    return lora("dora", use_dora=True)
 
 
 def dpo() -> Recipe:
     """Train adapters to prefer right to plausible wrong predictions; after one of the others."""
-    return replace(
-        lora(),
-        output_dir=Path("runs/dpo"),
-        objective="dpo",
-        beta=0.1,
-        learning_rate=5e-5,
-        num_train_epochs=1.0,
-    )
+    return lora("dpo", objective="dpo", beta=0.1, learning_rate=5e-5, num_train_epochs=1.0)
 
 
 def _check_ranges(recipe: Recipe) -> None:
@@ -289,11 +231,10 @@ def _check_ranges(recipe: Recipe) -> None:
 
 
 def _check_effects(recipe: Recipe) -> None:
-    for names, takes_effect, reason in EFFECTS:
+    for takes_effect, names, reason in _effects(recipe):
         for name in names.split():
             value = getattr(recipe, name)
-            is_set = value not in (None, False, VALIDATION_LOSS)
-            if is_set and not takes_effect(recipe):
+            if not takes_effect and value not in (None, False, VALIDATION_LOSS, "none"):
                 raise ValueError(f"{name} is {value}, but {reason}")
     if recipe.method == "lora":
         for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
@@ -312,6 +253,39 @@ def _check_effects(recipe: Recipe) -> None:
         raise ValueError(
             "train_language, train_projector and train_vision are all off, so nothing would learn"
         )
+
+
+def _effects(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
+    """Yield whether fields take effect, the fields, and the reason why not."""
+    is_lora, is_dpo = recipe.method == "lora", recipe.objective == "dpo"
+    names = "r lora_alpha lora_dropout target_modules use_dora use_rslora loraplus_ratio"
+    yield is_lora, names, "method full trains no adapters; leave it out or use lora"
+    yield is_lora, "quantization", "weights in 4 bits cannot be trained; use lora"
+    reason = "lora does not save the weights below its adapters; use full"
+    yield not is_lora, "random_weights", reason
+    reason = "the projector is not trained; set train_projector or leave it out"
+    yield recipe.train_projector, "projector_learning_rate", reason
+    reason = "the CLIP tower is not trained; set train_vision or leave it out"
+    yield recipe.train_vision, "vision_learning_rate", reason
+    yield is_dpo, "beta", "objective sft has no preferences; leave it out or use dpo"
+    reason = "a text-only baseline is trained on completions, not on pairs; leave it out"
+    yield not is_dpo, "withhold_images", reason
+    reason = "no gradient would reach tower and projector; set train_vision and train_projector off"
+    yield not (recipe.train_vision or recipe.train_projector), "withhold_images", reason
+    yield not is_dpo, "pack_length", "pairs are not packed; leave it out"
+    names = "eval_steps early_stopping_patience metric_for_best_model"
+    yield recipe.validation_fraction != 0, names, "validation_fraction 0 leaves nothing to evaluate"
+    reason = "eval_samples 0 generates no predictions; raise it"
+    yield recipe.eval_samples > 0, "metric_for_best_model", reason
+    # FSDP2 (`sharding`) cannot split these.
+    reason = (
+        "leaves weights in nf4 whole in every process; leave out one of both (4 bits are small)"
+    )
+    yield recipe.quantization is None, "sharding", f"it {reason}"
+    reason = f"optim {recipe.optim} cannot compute with sharded weights; use adamw_torch_fused"
+    yield recipe.optim in get_args(TorchOptimizer), "sharding", reason
+    reason = "does not support objective dpo, which needs a reference model; leave sharding out"
+    yield not is_dpo, "sharding", f"it {reason}"
 
 
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -340,66 +314,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 )
 """Fields, the values they accept, and the rule in words."""
 
-EFFECTS: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
-    (
-        "r lora_alpha lora_dropout target_modules use_dora use_rslora loraplus_ratio",
-        lambda recipe: recipe.method == "lora",
-        "method full trains no adapters; leave it out or use lora",
-    ),
-    (
-        "quantization",
-        lambda recipe: recipe.method == "lora",
-        "weights in 4 bits cannot be trained; use lora",
-    ),
-    (
-        "random_weights",
-        lambda recipe: recipe.method == "full",
-        "lora does not save the weights below its adapters; use full",
-    ),
-    (
-        "projector_learning_rate",
-        lambda recipe: recipe.train_projector,
-        "the projector is not trained; set train_projector or leave it out",
-    ),
-    (
-        "vision_learning_rate",
-        lambda recipe: recipe.train_vision,
-        "the CLIP tower is not trained; set train_vision or leave it out",
-    ),
-    (
-        "beta",
-        lambda recipe: recipe.objective == "dpo",
-        "objective sft has no preferences; leave it out or use dpo",
-    ),
-    (
-        "withhold_images",
-        lambda recipe: recipe.objective == "sft",
-        "a text-only baseline is trained on completions, not on pairs; leave it out",
-    ),
-    (
-        "withhold_images",
-        lambda recipe: not (recipe.train_vision or recipe.train_projector),
-        "no gradient would reach tower and projector; set train_vision and train_projector off",
-    ),
-    (
-        "pack_length",
-        lambda recipe: recipe.objective == "sft",
-        "pairs are not packed; leave it out",
-    ),
-    (
-        "eval_steps early_stopping_patience metric_for_best_model",
-        lambda recipe: recipe.validation_fraction != 0,
-        "validation_fraction 0 leaves nothing to evaluate",
-    ),
-    (
-        "metric_for_best_model",
-        lambda recipe: recipe.eval_samples > 0,
-        "eval_samples 0 generates no predictions; raise it",
-    ),
-)
-"""Fields, when they take effect, and the reason if one is set and does not."""
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "full": full,
     "lora": lora,
     "qlora": qlora,

@@ -1,4 +1,8 @@
-"""Everything a training needs, loaded and checked before its first step. Writes nothing."""
+"""Everything a training needs, loaded and checked before its first step. Writes nothing.
+
+Mistakes that are silent elsewhere are errors here, found in the very batch and model that training
+uses; callbacks.py checks during the training.
+"""
 
 import functools
 import math
@@ -7,31 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from torch.utils.data import Dataset
+import torch
 from transformers import set_seed
 
-from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
-from phi_vision.data.dataset import (
-    VALIDATION_FRACTION,
-    available_splits,
-    load_samples,
-    split_by_group,
-)
+from phi_vision.data import dataset, packing
+from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.image_ablations import withhold_images
-from phi_vision.data.packing import (
-    check_context_sides,
-    collate_packs,
-    original_context,
-    pack_samples,
-)
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.training import checks
+from phi_vision.metrics.field_metrics import metrics_for
+from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.distributed import world_size
-from phi_vision.training.recipes import Recipe
-from phi_vision.training.sharding import check_sharding_support
+from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
+
+MAX_SUPERVISED_SHARE = 0.9
+"""A completion is a small part of its row; with a larger share prompt or padding has labels."""
 
 Row = tuple[Sample, ...]
 """One row of a batch: a sample, or several packed."""
@@ -62,28 +58,23 @@ def prepare(recipe: Recipe) -> Setup:
     Raises:
         ValueError: The recipe, the data or the model cannot be trained with.
     """
-    check_sharding_support(recipe)
     training, validation = load_split(recipe)
     template = choose_template(recipe)
-    checks.check_best_metric(recipe, template)
+    check_best_metric(recipe, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
-    split_at = original_context(trainable.model.config)
+    split_at = packing.original_context(trainable.model.config)
     samples = [*training, *validation]
-    lengths = checks.check_samples(collator, samples)
+    lengths = check_samples(collator, samples)
     if recipe.objective == "dpo":
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
-    checks.check_batch(collator, samples[: recipe.per_device_train_batch_size])
+    check_batch(collator, samples[: recipe.per_device_train_batch_size])
     rows = make_rows(recipe, training, lengths[: len(training)], split_at=split_at)
-    check_context_sides(
-        validation,
-        lengths[len(training) :],
-        most_rows=eval_batch_size(recipe),
-        split_at=split_at,
-    )
+    lengths, most_rows = lengths[len(training) :], eval_batch_size(recipe)
+    packing.check_context_sides(validation, lengths, most_rows=most_rows, split_at=split_at)
     return Setup(
         trainable=trainable,
         collator=collator,
@@ -102,7 +93,23 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     Raises:
         ValueError: There is no data, or it cannot be split.
     """
-    training, validation = _split(recipe)
+    if not recipe.data:
+        raise ValueError(
+            "no data given; add --data with a folder or file of samples "
+            "(`phi-vision sample --out FOLDER` draws some)"
+        )
+    splits, fraction = dataset.available_splits(recipe.data), recipe.validation_fraction
+    load = functools.partial(dataset.load_samples, recipe.data, group_column=recipe.group_column)
+    if splits and "train" not in splits:
+        raise ValueError(f"{recipe.data} has no train split; it has {', '.join(splits)}")
+    training, validation = load(split="train" if splits else None), list[Sample]()
+    if "validation" in splits and fraction is None:
+        validation = load(split="validation")
+    else:
+        fraction = dataset.VALIDATION_FRACTION if fraction is None else fraction
+        training, validation = dataset.split_by_group(
+            training, validation_fraction=fraction, seed=recipe.seed
+        )
     if recipe.withhold_images:
         return withhold_images(training), withhold_images(validation)
     return training, validation
@@ -119,21 +126,15 @@ def make_rows(
 ) -> list[Row]:
     """Put each sample into a row of its own, or pack them if the recipe has a pack_length.
 
-    Args:
-        recipe: With the length of a packed row.
-        training: The training samples.
-        lengths: Their tokens.
-        split_at: The model's original context: a batch lies on one side of it.
-
     Raises:
-        ValueError: A batch would lie on both sides, or a sample is longer than a row.
+        ValueError: A batch would lie on both sides of `split_at`, the model's original context, or
+            a sample is longer than a row.
     """
-    check_context_sides(
-        training, lengths, most_rows=recipe.per_device_train_batch_size, split_at=split_at
-    )
+    most_rows = recipe.per_device_train_batch_size
+    packing.check_context_sides(training, lengths, most_rows=most_rows, split_at=split_at)
     if recipe.pack_length is None:
         return [(sample,) for sample in training]
-    return pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
+    return packing.pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
 
 
 def count_steps(recipe: Recipe, rows: int) -> Steps:
@@ -159,38 +160,102 @@ def collate_rows(
 ) -> Batch:
     """Collate rows and select the positions with labels; picklable for worker processes."""
     if pack_length is not None:
-        return select_labelled(collate_packs(collator, rows))
+        return select_labelled(packing.collate_packs(collator, rows))
     return select_labelled(collator([sample for (sample,) in rows]))
 
 
-class RowDataset(Dataset[Row]):
-    """Rows for PyTorch's DataLoader; images are decoded by the collator."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Row:
-        return self.rows[place]
+def check_batch(collator: CompletionCollator, samples: Sequence[Sample]) -> None:
+    """Check images, labels and prompt of the first batch, or raise ValueError."""
+    batch = collator(samples)
+    check_images(batch, samples, collator.processor)
+    check_labels(batch)
+    check_prompt(collator, samples[0], batch)
 
 
-def _split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    if not recipe.data:
+def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProcessor) -> None:
+    """Check that the model gets every image of a batch, at as many positions as it has tokens."""
+    images = sum(len(sample.images) for sample in samples)
+    if not images:
+        return
+    for name in ("pixel_values", "image_sizes"):
+        if name not in batch:
+            raise ValueError(
+                f"the samples have {images} images but the batch has no {name}, so the model "
+                "would train on text alone; pass everything that the processor returns"
+            )
+    sizes = batch["image_sizes"].tolist()
+    expected = sum(processor.image_processor.count_tokens(*size) for size in sizes)
+    found = int((batch["input_ids"] == processor.image_token_id).sum())
+    if len(sizes) != images or found != expected:
         raise ValueError(
-            "no data given; add --data with a folder or file of samples "
-            "(`phi-vision sample --out FOLDER` draws some)"
+            f"{images} images need {expected} image positions but the text has {found} of them "
+            f"for {len(sizes)} images; write one <|image_1|> tag per image and never truncate rows"
         )
-    splits = available_splits(recipe.data)
-    load = functools.partial(load_samples, recipe.data, group_column=recipe.group_column)
-    if "validation" in splits and "train" in splits and recipe.validation_fraction is None:
-        return load(split="train"), load(split="validation")
-    if splits and "train" not in splits:
-        raise ValueError(f"{recipe.data} has no train split; it has {', '.join(splits)}")
-    fraction = recipe.validation_fraction
-    return split_by_group(
-        load(split="train" if splits else None),
-        validation_fraction=VALIDATION_FRACTION if fraction is None else fraction,
-        seed=recipe.seed,
-    )
+
+
+def check_labels(batch: Batch) -> None:
+    """Raise ValueError for labels on padding, rows without labels, and labelled prompts."""
+    labelled, real = batch["labels"] != IGNORED, batch["attention_mask"] == 1
+    on_padding, empty = int((labelled & ~real).sum()), int((~labelled.any(dim=1)).sum())
+    share = int(labelled.sum()) / int(real.sum())
+    if on_padding:
+        raise ValueError(
+            f"{on_padding} labels are on padding, so the model would learn to pad; "
+            f"set them to {IGNORED}"
+        )
+    if empty:
+        raise ValueError(
+            f"{empty} of {len(labelled)} rows have no label, so nothing is learned from them; "
+            "label the completion and its <|end|>"
+        )
+    if share > MAX_SUPERVISED_SHARE:
+        raise ValueError(
+            f"{share:.0%} of all tokens are labelled, more than {MAX_SUPERVISED_SHARE:.0%}: the "
+            f"prompt or the image is learned too; set all but the completion to {IGNORED}"
+        )
+
+
+def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> None:
+    """Check that a batch's first row, of `sample`, begins with the very prompt of inference."""
+    prompt, images = collator.segments(sample)[0].text, sample.open_images() or None
+    expected = collator.processor(text=prompt, images=images, return_tensors="pt")["input_ids"][0]
+    first_label = int((batch["labels"][0] != IGNORED).int().argmax())
+    trained = batch["input_ids"][0, :first_label]
+    if not torch.equal(expected, trained):
+        raise ValueError(
+            f"sample {sample.id!r} trains after {len(trained)} prompt tokens but inference has "
+            f"{len(expected)}, or others; build both with template {collator.template.name!r}"
+        )
+
+
+def check_best_metric(recipe: Recipe, template: Template) -> None:
+    """Check that predictions in a template have the recipe's metric, or raise ValueError."""
+    metrics = metrics_for(template).values()
+    known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
+    if recipe.metric_for_best_model not in known:
+        raise ValueError(
+            f"metric_for_best_model is {recipe.metric_for_best_model}, but predictions in the "
+            f"template {template.name!r} have no such metric; choose one of {', '.join(known)}"
+        )
+
+
+def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
+    """Check every sample for what would fail in the middle of the training.
+
+    Returns:
+        Their lengths in tokens.
+
+    Raises:
+        ValueError: A record lacks a field of the template, an image cannot be read or is too thin,
+            or samples have more tokens than the collator's `max_length`.
+    """
+    lengths = [sum(collator.count_tokens(sample)) for sample in samples]
+    limit = collator.max_length
+    too_long = [length for length in lengths if limit is not None and length > limit]
+    if too_long:
+        raise ValueError(
+            f"{len(too_long)} of {len(samples)} samples have more than max_length {limit} tokens "
+            f"(the longest {max(too_long)}), and truncating them would cut image tokens; raise "
+            "max_length or leave it out"
+        )
+    return lengths

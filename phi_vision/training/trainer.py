@@ -8,51 +8,29 @@ The Trainer is used as it is: what differs is in the collator and in callbacks.
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
 from phi_vision.io.atomic import check_folder_is_free
-from phi_vision.runs import RunDir
+from phi_vision.runs import STATE_FILE, RunDir
+from phi_vision.training import callbacks, checkpointing, eval_callback
 from phi_vision.training.adapters import TrainableModel, list_trained
-from phi_vision.training.callbacks import (
-    GradientCheck,
-    LossCheck,
-    StepCallback,
-    explain_out_of_memory,
-)
-from phi_vision.training.checkpointing import (
-    explain_full_disk,
-    find_checkpoint,
-    load_state,
-    write_run_files,
-)
-from phi_vision.training.distributed import is_main, joined
+from phi_vision.training.distributed import apply_sharding, is_main, joined, sharding_arguments
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.eval_callback import (
-    GenerationEvalCallback,
-    best_metric_key,
-    higher_is_better,
-)
-from phi_vision.training.hf_fields import further_of
-from phi_vision.training.optim import describe_optimizer
-from phi_vision.training.recipe_file import to_yaml
+from phi_vision.training.recipe_file import further_of, to_yaml
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.setup import RowDataset, Setup, collate_rows, eval_batch_size, prepare
-from phi_vision.training.sharding import apply_sharding, sharding_arguments
+from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
@@ -60,20 +38,25 @@ logger = logging.getLogger(__name__)
 SAVE_TOTAL_LIMIT = 2
 """Checkpoints to keep: the last one, and one before it in case the last is damaged."""
 
+NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+"""Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`."""
+
+ARGUMENTS = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "dataloader_num_workers"),
+    "seed",
+)
+"""Fields of a recipe that TrainingArguments takes as they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The result of a training."""
 
     folder: Path
-    """Recipe, log, versions, checkpoints, model."""
-
     model: Path
     """The best weights, or the adapter; loadable."""
-
     steps: int
-    """Optimizer steps done."""
-
     best: float | None
     """The `metric_for_best_model` of these weights; None if nothing was held out."""
 
@@ -91,76 +74,72 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
             suffice.
         OSError: The disk is full; everything saved before is intact.
     """
-    loading = explain_out_of_memory(recipe, doing=lambda: "loading data and model")
-    with joined(recipe), explain_full_disk(recipe.output_dir), loading:
+    run = RunDir(recipe.output_dir)
+    loading = callbacks.explain_out_of_memory(recipe, doing=lambda: "loading data and model")
+    with joined(recipe), checkpointing.explain_full_disk(run.path), loading:
         if not resume:
-            advice = "continue the run there with --resume"
-            check_folder_is_free(recipe.output_dir, otherwise=advice)
-        return _run(recipe, find_checkpoint(recipe) if resume else None)
+            check_folder_is_free(run.path, otherwise="continue the run there with --resume")
+        checkpoint = checkpointing.find_checkpoint(recipe) if resume else None
+        setup = prepare(recipe)
+        checkpointing.write_run_files(recipe, setup)
+        _log_trained_weights(setup.trainable)
+        state = TrainerState()
+        if checkpoint:
+            state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if state.global_step < setup.steps.total and not _stopped_early(recipe, state):
+            state = _train(recipe, setup, checkpoint, state.global_step)
+    best = state.best_metric
+    return Run(folder=run.path, model=run.model_dir, steps=state.global_step, best=best)
 
 
-def _run(recipe: Recipe, checkpoint: Path | None) -> Run:
-    setup = prepare(recipe)
-    write_run_files(recipe, setup)
-    _log_trained_weights(setup.trainable)
-    state = load_state(checkpoint)
-    if state.global_step < setup.steps.total and not _stopped_early(recipe, state):
-        tracking = Tracking(
-            RunDir(recipe.output_dir),
-            data=recipe.data,
-            recipe=to_yaml(recipe),
-            report_to=recipe.report_to,
-            first_step=state.global_step,
-            total_steps=setup.steps.total,
-            writes=is_main(),
-        )
-        with _quiet_transformers(), tracking:
-            loss_check = LossCheck(setup.trainable.model)
-            trainer = _make_trainer(recipe, setup, tracking, loss_check)
-            with explain_out_of_memory(recipe, doing=loss_check.describe):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            state = trainer.state
-    return Run(
-        folder=recipe.output_dir,
-        model=RunDir(recipe.output_dir).model_dir,
-        steps=state.global_step,
-        best=state.best_metric,
+def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: int) -> TrainerState:
+    tracking = Tracking(
+        RunDir(recipe.output_dir),
+        data=recipe.data,
+        recipe=to_yaml(recipe),
+        report_to=recipe.report_to,
+        first_step=first_step,
+        total_steps=setup.steps.total,
+        writes=is_main(),
     )
+    with _quiet_transformers(), tracking:
+        loss_check = callbacks.LossCheck(setup.trainable.model)
+        trainer = _make_trainer(recipe, setup, tracking, loss_check)
+        with callbacks.explain_out_of_memory(recipe, doing=loss_check.describe):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state: TrainerState = trainer.state
+    return state
 
 
 def _make_trainer(
-    recipe: Recipe, setup: Setup, tracking: Tracking, loss_check: LossCheck
+    recipe: Recipe, setup: Setup, tracking: Tracking, loss_check: callbacks.LossCheck
 ) -> Trainer:
-    """Make the Trainer with its callbacks, in the order in which they are called."""
-    callbacks: list[TrainerCallback] = [
-        GradientCheck(setup.trainable.model),
+    model = setup.trainable.model
+    in_order: list[TrainerCallback] = [
+        callbacks.GradientCheck(model),
         loss_check,
-        StepCallback(tracking, recipe),
-        GenerationEvalCallback(recipe, setup, tracking),
+        callbacks.StepCallback(tracking, recipe),
+        eval_callback.GenerationEvalCallback(recipe, setup, tracking),
     ]
     if recipe.early_stopping_patience is not None:
         # After the GenerationEvalCallback, which computes the metric.
-        callbacks.append(StopWithCheckpoint(recipe.early_stopping_patience))
-    trainer = OBJECTIVES[recipe.objective](recipe, setup, callbacks)
+        in_order.append(StopWithCheckpoint(recipe.early_stopping_patience))
+    arguments = _training_arguments(recipe, setup)
+    if recipe.objective == "dpo":
+        trainer = make_dpo_trainer(recipe, setup, arguments, in_order)
+    else:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(**arguments),
+            train_dataset=setup.rows,
+            eval_dataset=[(sample,) for sample in setup.validation] or None,
+            data_collator=functools.partial(collate_rows, setup.collator, recipe.pack_length),
+            callbacks=in_order,
+        )
+    trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
     trainer.remove_callback(PrinterCallback)
     apply_sharding(trainer, recipe)
     return trainer
-
-
-def _make_sft_trainer(
-    recipe: Recipe, setup: Setup, callbacks: Sequence[TrainerCallback]
-) -> Trainer:
-    model = setup.trainable.model
-    arguments = TrainingArguments(**_training_arguments(recipe, setup))
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=RowDataset(setup.rows),
-        eval_dataset=RowDataset([(sample,) for sample in setup.validation]) or None,
-        data_collator=functools.partial(collate_rows, setup.collator, recipe.pack_length),
-        callbacks=[*callbacks],
-        optimizer_cls_and_kwargs=describe_optimizer(recipe, model, arguments),
-    )
 
 
 class StopWithCheckpoint(EarlyStoppingCallback):
@@ -170,39 +149,33 @@ class StopWithCheckpoint(EarlyStoppingCallback):
     anew, behind all others.
     """
 
-    def on_evaluate(
-        self, args: Any, state: TrainerState, control: Any, metrics: dict[str, float], **others: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, *given: Any, **others: Any) -> None:
         """Save when stopping."""
-        super().on_evaluate(args, state, control, metrics, **others)
+        super().on_evaluate(args, state, control, *given, **others)
         control.should_save = control.should_save or control.should_training_stop
 
 
 def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     """Return the fields of TrainingArguments."""
-    held_out = bool(setup.validation)
+    evaluation: dict[str, Any] = {"eval_strategy": "no"}
+    if setup.validation:
+        evaluation = {
+            "eval_strategy": "steps",
+            "eval_steps": recipe.eval_steps or setup.steps.per_epoch,
+            "metric_for_best_model": eval_callback.best_metric_key(recipe),
+            "greater_is_better": eval_callback.higher_is_better(recipe, setup.collator.template),
+        }
     on_gpu = torch.cuda.is_available()
     return {
+        **{name: getattr(recipe, name) for name in ARGUMENTS},
+        **evaluation,
         "output_dir": str(RunDir(recipe.output_dir).checkpoints_dir),
         "max_steps": setup.steps.total,
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
         "per_device_eval_batch_size": eval_batch_size(recipe),
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.lr_scheduler_type,
         "warmup_steps": recipe.count_warmup_steps(setup.steps.total),
-        "optim": recipe.optim,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
         "bf16": setup.trainable.precision == torch.bfloat16,
         "activation_checkpointing": recipe.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "eval_strategy": "steps" if held_out else "no",
-        "eval_steps": (recipe.eval_steps or setup.steps.per_epoch) if held_out else None,
-        "metric_for_best_model": best_metric_key(recipe) if held_out else None,
-        "greater_is_better": higher_is_better(recipe, setup.collator.template)
-        if held_out
-        else None,
         "restore_callback_states_from_checkpoint": True,
         "prediction_loss_only": True,
         "save_steps": recipe.save_steps or setup.steps.per_epoch,
@@ -212,20 +185,52 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": recipe.dataloader_num_workers,
         "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
         "label_names": ["labels"],
-        "seed": recipe.seed,
         **sharding_arguments(recipe),
-        **further_of(recipe.further, "TrainingArguments"),
+        **further_of(recipe, "TrainingArguments"),
     }
 
 
-def _make_dpo_trainer(
-    recipe: Recipe, setup: Setup, callbacks: Sequence[TrainerCallback]
-) -> Trainer:
-    return make_dpo_trainer(recipe, setup, _training_arguments(recipe, setup), callbacks)
+def describe_optimizer(
+    recipe: Recipe, model: nn.Module, arguments: TrainingArguments
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the optimizer's class and arguments, in the form that the Trainer takes."""
+    if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"optim {recipe.optim} needs bitsandbytes, which is not installed; "
+            "pip install 'phi-vision[quant]', or use adamw_torch_fused"
+        )
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return kind, {**settings, "params": group_weights(recipe, model)}
+
+
+def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
+    """Group the trainable weights by part of the model, learning rate and weight decay.
+
+    Input:  a recipe with learning_rate 1e-4, vision_learning_rate 1e-5, weight_decay 0.01
+    Output: [{"name": "language", "lr": 1e-4, "weight_decay": 0.01, "params": […]},
+             {"name": "language", "lr": 1e-4, "weight_decay": 0.0, "params": […]},
+             {"name": "vision", "lr": 1e-5, …}, …]
+    """
+    rates = {"projector": recipe.projector_learning_rate, "vision": recipe.vision_learning_rate}
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            part = "projector" if "vision_embed_tokens" in name else "language"
+            part = "vision" if "img_processor" in name else part
+            rate = rates.get(part) or recipe.learning_rate
+            if "lora_B" in name:
+                # LoRA+ (arXiv:2402.12354): the matrix that starts at zero has to go further.
+                rate *= recipe.loraplus_ratio or 1.0
+            decay = recipe.weight_decay if name in decayed else 0.0
+            groups.setdefault((part, rate, decay), []).append(weight)
+    return [
+        {"name": part, "lr": rate, "weight_decay": decay, "params": weights}
+        for (part, rate, decay), weights in groups.items()
+    ]
 
 
 def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:
@@ -261,10 +266,3 @@ def _log_trained_weights(trainable: TrainableModel) -> None:
     logger.info("training %s of %s weights (%.2f %%):", f"{trained:,}", f"{total:,}", share)
     for module, count in counts.items():
         logger.info("  %-60s %14s", module, f"{count:,}")
-
-
-OBJECTIVES: dict[str, Callable[[Recipe, Setup, Sequence[TrainerCallback]], Trainer]] = {
-    "sft": _make_sft_trainer,
-    "dpo": _make_dpo_trainer,
-}
-"""Objective -> what makes its Trainer."""

@@ -21,8 +21,8 @@ from phi_vision.training.adapters import (
     save_model,
 )
 from phi_vision.training.eval_callback import generate_texts
-from phi_vision.training.optim import describe_optimizer, group_weights
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.trainer import describe_optimizer, group_weights
 
 MakeRecipe = Callable[..., Recipe]
 DECODER = {

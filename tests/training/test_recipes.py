@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from phi_vision.training import recipes
-from phi_vision.training.hf_fields import ALLOWED_VALUES, REFUSED, has_field
-from phi_vision.training.recipe_file import load_recipe, to_yaml
+from phi_vision.training.recipe_file import ALLOWED_VALUES, REFUSED, has_field, load_recipe, to_yaml
 from phi_vision.training.recipes import OWN_FIELDS, RECIPES, Recipe
 
 

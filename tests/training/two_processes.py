@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from phi_vision.training import sharding
+from phi_vision.training import distributed
 from phi_vision.training.recipe_file import load_recipe
 from phi_vision.training.trainer import train
 
@@ -37,7 +37,7 @@ def do(job: dict[str, Any], rank: int) -> dict[str, Any]:
         shutil.copytree(job["go_on_from"], recipe.output_dir, ignore=forget)
     dist.barrier()
     found: dict[str, Any] = {}
-    check_sharding = sharding.check_sharding
+    check_sharding = distributed.check_sharding
 
     def look(recipe: Any, model: Any) -> None:
         weights = list(model.parameters())
@@ -49,13 +49,13 @@ def do(job: dict[str, Any], rank: int) -> dict[str, Any]:
         )
         check_sharding(recipe, model)
 
-    sharding.check_sharding = look
+    distributed.check_sharding = look
     try:
         train(recipe, resume="go_on_from" in job)
     except ValueError as error:
         found["refused"] = str(error)
     finally:
-        sharding.check_sharding = check_sharding
+        distributed.check_sharding = check_sharding
     return found
 
 

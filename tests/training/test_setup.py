@@ -12,8 +12,8 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
-from phi_vision.training import checks
-from phi_vision.training.adapters import load_trainable
+from phi_vision.training import setup as checks
+from phi_vision.training.adapters import check_adapters_are_attached, load_trainable
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.trainer import train
 
@@ -115,7 +115,7 @@ def test_a_target_that_matches_nothing_is_refused(make_recipe: MakeRecipe) -> No
 def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:
     model, _ = load_model(tiny_checkpoint)
     with pytest.raises(ValueError, match="no language-model layer carries an adapter"):
-        checks.check_adapters_are_attached(model, RECIPES["lora"]())
+        check_adapters_are_attached(model, RECIPES["lora"]())
     adapted = replace(RECIPES["lora"](), train_language=False, train_vision=True)
     with pytest.raises(ValueError, match="no layer of the CLIP tower carries an adapter"):
-        checks.check_adapters_are_attached(model, adapted)
+        check_adapters_are_attached(model, adapted)
