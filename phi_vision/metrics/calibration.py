@@ -51,32 +51,35 @@ class RiskPoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveThreshold:
-    """The confidence from which predictions can be accepted without review."""
+    """The confidence from which predictions can be accepted without review.
+
+    `coverage` (share of all samples accepted) and `precision` (share of correct predictions among
+    those; NaN without any) are cross-fitted.
+    """
 
     target: float
-    """Target precision: share of correct predictions among the accepted."""
+    """Target precision."""
 
     threshold: float | None
     """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
     None where no threshold is known to reach the target."""
 
     coverage: Estimate
-    """Share of all samples that are accepted; cross-fitted."""
-
     precision: Estimate
-    """Share of correct predictions among those; cross-fitted. NaN where none is accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The calibration of the confidence in one field.
 
-    `error`, `brier` and `recalibrated_bins` are cross-fitted. Estimates are NaN and tuples empty
-    where data are too few; `limitations` has the reason.
+    `raw_error` is the expected calibration error (ECE), the mean distance between confidence and
+    accuracy over ten bins of equal size, `raw_brier` the mean squared distance of the confidence
+    from 1 where correct and 0 where wrong; `error`, `brier` and `recalibrated_bins` are the same of
+    the recalibrated confidence, cross-fitted. Where data are too few, estimates are NaN and tuples
+    empty.
     """
 
     samples: int
-
     with_confidence: int
     """Samples with a confidence; predictions that do not parse have none."""
 
@@ -84,26 +87,14 @@ class Calibration:
     """Share of correct predictions among those with a confidence."""
 
     raw_error: Estimate
-    """Expected calibration error (ECE): mean distance between confidence and accuracy over ten bins
-    of equal size."""
-
     error: Estimate
-    """ECE of the recalibrated confidence."""
-
     chance_error: float
     """ECE that chance alone causes on as many samples with a perfect confidence."""
 
     raw_brier: Estimate
-    """Mean squared distance of the confidence from 1 where correct and 0 where wrong."""
-
     brier: Estimate
-    """The same of the recalibrated confidence."""
-
     bins: tuple[Bin, ...]
-    """By rising confidence."""
-
     recalibrated_bins: tuple[Bin, ...]
-
     risk_curve: tuple[RiskPoint, ...]
     """By rising coverage, from the most confident prediction to all."""
 
@@ -114,10 +105,7 @@ class Calibration:
     """Of the Platt scaling: below 1 where the model is overconfident."""
 
     intercept: float
-
     auto_accept: SelectiveThreshold | None
-    """None without a target precision."""
-
     limitations: str
     """What could not be measured, and why; "" where everything was."""
 
@@ -179,11 +167,8 @@ def calibrate(
         correct: Whether each prediction is.
         groups: Of the samples; none is in two folds.
         counts: Resamples, of shape (resamples, samples).
-        target: Target precision of the auto-accept threshold.
+        target: Target precision of the auto-accept threshold, above 0 and below 1.
         seed: Of the folds.
-
-    Raises:
-        ValueError: The target is not a share.
     """
     if target is not None and not 0 < target < 1:
         raise ValueError(
@@ -234,10 +219,7 @@ def calibrate(
 
 
 def assign_bins(probability: Numbers) -> NDArray[np.int64]:
-    """Assign probabilities to BINS bins of equal size, in rising order.
-
-    Equal probabilities share a bin, that of the middle one, so the order of the samples is
-    irrelevant.
+    """Assign probabilities to BINS bins of equal size; equal ones share that of the middle one.
 
     Input:  0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.9 0.9 and nine times 1.0
     Output: 0 0 1 1 2 2 3 3 4 4 4 and nine times 7
@@ -270,17 +252,13 @@ def calibration_error(probability: Numbers, correct: Flags, counts: Counts) -> E
 
 
 def risk_curve(confidence: Numbers, correct: Flags) -> tuple[tuple[RiskPoint, ...], float]:
-    """Compute the risk of accepting the most confident one, two, three, ... predictions.
+    """Compute the expected risk of accepting the most confident one, two, three, ... predictions.
 
-    Predictions of equal confidence come in any order: the expected risk. Those of unknown
-    confidence (NaN) come last.
+    Returns up to MAX_POINTS points at which the confidence changes, and the area under the curve:
+    the mean risk over all coverages. Predictions of unknown confidence (NaN) come last.
 
     Input:  0.9 correct, 0.7 wrong, 0.7 correct
     Output: risk 0 at coverage 1/3, 1/3 at 3/3; area 0.194 = mean of 0, 0.5 / 2 and 1 / 3
-
-    Returns:
-        Up to MAX_POINTS points at which the confidence changes, and the mean risk over all
-        coverages: the area under the curve.
     """
     if not len(correct):
         return (), math.nan

@@ -56,7 +56,6 @@ class Scores:
     samples: int
     groups: int
     seed: int
-
     metrics: Mapping[str, Metric]
     estimates: Mapping[str, Mapping[str, Estimate]]
     """System of `SYSTEMS` -> metric -> estimate; where it applies."""
