@@ -12,8 +12,8 @@ import docstring_parser
 from pages import FENCE
 
 from phi_vision.cli.main import command_parser
-from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
+from phi_vision.serving.telemetry import ServerMetrics
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy-server.md").read_text(encoding="utf-8")
 

@@ -21,13 +21,10 @@ import torch
 
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.request_log import error_fields
-from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
+from phi_vision.serving.telemetry import ServerMetrics, error_fields
 
 LOG = logging.getLogger(__name__)
-
-Generate = Callable[[Sequence[GenerationRequest]], Sequence[Generation]]
 
 SMOOTHING = 0.3
 """Weight of the last batch in the moving average of batch durations."""
@@ -60,7 +57,7 @@ class PendingRequest:
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
         message = f"no response within {timeout:g} seconds; request fewer tokens, or retry later"
         error = ApiError(504, message, code="timeout")
-        self._timer = self._loop.call_later(timeout, self.fail, error)
+        self._timer = self._loop.call_later(timeout, self._finish, error)
 
     def generation_request(self) -> GenerationRequest:
         """Return the request with callbacks that report to this object.
@@ -91,20 +88,11 @@ class PendingRequest:
 
     def cancel(self) -> None:
         """Abort the request unless it is done; its row of the batch becomes free."""
-        self.fail(ApiError(499, "the client disconnected", code="cancelled"))
+        self._finish(ApiError(499, "the client disconnected", code="cancelled"))
 
     def fail(self, error: ApiError) -> None:
-        """Set an error instead of a generation."""
-        if not self.is_done:
-            self._done.set_exception(error)
-            self._done.exception()  # Marks it as retrieved, for callers that only read chunks.
-            self.aborted = True
-            self._end()
-            self._on_failure(self, error)
-
-    def fail_soon(self, error: ApiError) -> None:
-        """Call `fail` on the request's event loop, from any thread."""
-        self._call_soon(self.fail, error)
+        """Set an error instead of a generation; may be called from any thread."""
+        self._call_soon(self._finish, error)
 
     def _on_token(self, piece: str) -> bool:
         self.has_text = True
@@ -114,16 +102,20 @@ class PendingRequest:
 
     def _on_finish(self, generation: Generation) -> None:
         if generation.finish_reason != "cancelled":
-            self._call_soon(self._succeed, generation)
+            self._call_soon(self._finish, generation)
 
-    def _succeed(self, generation: Generation) -> None:
-        if not self.is_done:
-            self._done.set_result(generation)
-            self._end()
-
-    def _end(self) -> None:
+    def _finish(self, outcome: Generation | ApiError) -> None:
+        if self.is_done:
+            return
         self._chunks.put_nowait(None)
         self._timer.cancel()
+        if isinstance(outcome, Generation):
+            self._done.set_result(outcome)
+            return
+        self._done.set_exception(outcome)
+        self._done.exception()  # Marks it as retrieved, for callers that only read chunks.
+        self.aborted = True
+        self._on_failure(self, outcome)
 
     def _call_soon(self, function: Callable[..., None], value: object) -> None:
         with suppress(RuntimeError):  # The loop is closed.
@@ -133,7 +125,12 @@ class PendingRequest:
 class Batcher:
     """Generates queued requests in batches with `generate`, on a thread of its own."""
 
-    def __init__(self, generate: Generate, settings: Settings, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        generate: Callable[[Sequence[GenerationRequest]], Sequence[Generation]],
+        settings: Settings,
+        metrics: ServerMetrics,
+    ) -> None:
         self._generate = generate
         self._settings = settings
         self._metrics = metrics
@@ -143,10 +140,7 @@ class Batcher:
         self._unavailable: Literal["draining", "device_lost"] | None = None
         self._batch_seconds = 1.0
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self.start = self._thread.start
 
     @property
     def status(self) -> Literal["ok", "draining", "failed"]:
@@ -164,13 +158,14 @@ class Batcher:
         settings = self._settings
         with self._changed:
             if self._unavailable:
-                raise self._rejection(503, self._unavailable, *UNAVAILABLE[self._unavailable])
+                raise self._unavailable_error(self._unavailable)
             # An idle model's next batch does not count towards the limit of the queue.
             queued, free = len(self._queue), 0 if self._running else settings.batch_size
             if queued >= settings.queue + free:
+                self._metrics.rejected.labels(code="queue_full").inc()
                 seconds = (queued / settings.batch_size + 1) * self._batch_seconds
                 message = f"{queued} requests are queued already; retry later"
-                raise self._rejection(429, "queue_full", message, seconds)
+                raise ApiError(429, message, code="queue_full", retry_after=seconds)
             pending = PendingRequest(request, settings.timeout, self._remove)
             self._queue.append(pending)
             self._metrics.requests_queued.set(len(self._queue))
@@ -187,7 +182,7 @@ class Batcher:
             self._thread.join(drain)
         for pending in self._running:
             pending.aborted = True  # Immediately: the loop may be busy or closed.
-            pending.fail_soon(self._rejection(503, "draining", *UNAVAILABLE["draining"]))
+            pending.fail(self._unavailable_error("draining"))
         if self._thread.is_alive():
             self._thread.join(ABORT_TIMEOUT)
 
@@ -197,13 +192,14 @@ class Batcher:
             self._unavailable = code
             self._changed.notify_all()
             for pending in self._queue:
-                pending.fail_soon(self._rejection(503, code, *UNAVAILABLE[code]))
+                pending.fail(self._unavailable_error(code))
             self._queue.clear()
             self._metrics.requests_queued.set(0)
 
-    def _rejection(self, status: int, code: str, message: str, retry_after: float) -> ApiError:
+    def _unavailable_error(self, code: str) -> ApiError:
         self._metrics.rejected.labels(code=code).inc()
-        return ApiError(status, message, code=code, retry_after=retry_after)
+        message, retry_after = UNAVAILABLE[code]
+        return ApiError(503, message, code=code, retry_after=retry_after)
 
     def _remove(self, pending: PendingRequest, error: ApiError) -> None:
         counters = {"cancelled": self._metrics.cancelled, "timeout": self._metrics.timed_out}
@@ -230,15 +226,13 @@ class Batcher:
     def _next_batch(self) -> list[PendingRequest]:
         """Wait for requests, then `batch_wait` seconds for others; [] when unavailable."""
         batch: list[PendingRequest] = []
-        size = self._settings.batch_size
+        size, wait = self._settings.batch_size, self._settings.batch_wait
         with self._changed:
             while not batch:
                 self._changed.wait_for(lambda: self._queue or self._unavailable)
                 if self._unavailable:
                     return []
-                self._changed.wait_for(
-                    lambda: len(self._queue) >= size or self._unavailable, self._settings.batch_wait
-                )
+                self._changed.wait_for(lambda: len(self._queue) >= size or self._unavailable, wait)
                 taken = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
                 batch = [pending for pending in taken if not pending.aborted]
             self._running = batch
@@ -247,12 +241,11 @@ class Batcher:
 
     def _run_batch(self, batch: Sequence[PendingRequest]) -> None:
         """Generate a batch; requests finish one by one, and no error ends the thread."""
-        requests = [pending.generation_request() for pending in batch]
         try:
-            generations = self._generate(requests)
+            generations = self._generate([pending.generation_request() for pending in batch])
         except ValueError as error:
             if len(batch) == 1:
-                batch[0].fail_soon(ApiError(400, f"the request is invalid: {error}"))
+                batch[0].fail(ApiError(400, f"the request is invalid: {error}"))
             elif any(pending.has_text for pending in batch):
                 self._fail_batch(batch, error)
             else:  # One request is invalid; the others are retried alone.
@@ -270,7 +263,7 @@ class Batcher:
         LOG.error("batch failed", extra={"fields": error_fields(error) | {"requests": len(batch)}})
         for pending in batch:
             message = "the model failed on this batch; retry"
-            pending.fail_soon(ApiError(500, message, code="internal_error"))
+            pending.fail(ApiError(500, message, code="internal_error"))
         # Unlike running out of memory, this makes the GPU unusable for the whole process.
         if isinstance(error, torch.AcceleratorError):
             LOG.error("the device is lost; restart the server")

@@ -1,6 +1,7 @@
 """Messages in OpenAI's form to prompts: neutralizes control tokens, truncates nothing."""
 
 import copy
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -52,15 +53,13 @@ class ChatTemplate:
             *images, text = _parts(messages[0])
             if text == self._template.question and all(isinstance(i, ImagePart) for i in images):
                 return self._template.prompt(self._processor, images=len(images))
-        number = 0
+        numbers = itertools.count(1)
         turns = []
         for message in messages:
-            lines = []
-            for part in _parts(message):
-                number += isinstance(part, ImagePart)
-                lines.append(
-                    self.neutralize(part) if isinstance(part, str) else f"<|image_{number}|>"
-                )
+            lines = [
+                self.neutralize(part) if isinstance(part, str) else f"<|image_{next(numbers)}|>"
+                for part in _parts(message)
+            ]
             role = "system" if message.role == "developer" else message.role
             turns.append({"role": role, "content": "\n".join(lines)})
         prompt: str = self._processor.apply_chat_template(
@@ -74,13 +73,11 @@ class ChatTemplate:
         Raises:
             ValueError: An image's aspect ratio is too extreme for the image processor.
         """
-        counts = [
-            self._processor.calc_num_image_tokens_from_image_size(*image.size) for image in images
-        ]
+        count = self._processor.calc_num_image_tokens_from_image_size
         image_token, bos = self._processor.image_token, str(self._processor.tokenizer.bos_token)
 
         def expand(tag: re.Match[str]) -> str:
-            return image_token * counts[int(tag.group(1)) - 1] + bos
+            return str(image_token * count(*images[int(tag[1]) - 1].size)) + bos
 
         text = IMAGE_TAG.sub(expand, prompt.removeprefix(bos))
         return len(self._tokenizer.encode(text).ids)

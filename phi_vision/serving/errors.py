@@ -6,6 +6,7 @@
 import logging
 import math
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +14,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from phi_vision.serving.request_log import error_fields
+from phi_vision.serving.schemas import ErrorResponse
+from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
+
+ERRORS = {
+    400: "the request is invalid; `param` is the path of the field",
+    401: "the API key is missing or wrong",
+    404: "there is no such model",
+    408: "the request body was not received in time",
+    413: "the request body or an image is too large",
+    415: "the body is neither JSON nor an image",
+    429: "the queue is full; retry after the seconds in Retry-After",
+    500: "internal server error",
+    503: "the server is shutting down",
+    504: "the request timed out",
+}
+"""Status -> OpenAPI description."""
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 """Status -> OpenAI's error type; others are `invalid_request_error` or `server_error`."""
@@ -59,6 +75,14 @@ class ApiError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's errors for OpenAPI."""
+    return {
+        status: {"model": ErrorResponse, "description": ERRORS[status]}
+        for status in sorted(statuses)
+    }
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -63,16 +63,11 @@ def grammar_of_schema(schema: Schema) -> str:
     return grammar
 
 
-def _is_deeper(schema: object, limit: int) -> bool:
-    """Whether a schema has more levels; without recursion, which the input could exhaust."""
-    level: list[object] = [schema]
-    for _ in range(limit):
-        below: list[object] = []
-        for each in level:
-            if isinstance(each, Mapping | list):
-                below += each.values() if isinstance(each, Mapping) else each
-        level = below
-    return bool(level)
+def _is_deeper(schema: Any, limit: int) -> bool:
+    """Whether a schema has more levels; the recursion is as shallow as the limit."""
+    inside = schema.values() if isinstance(schema, Mapping) else schema
+    is_nested = isinstance(schema, Mapping | list)
+    return limit == 0 or (is_nested and any(_is_deeper(each, limit - 1) for each in inside))
 
 
 def _subschemas(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
@@ -110,23 +105,25 @@ def _infinite(schemas: Mapping[str, Schema]) -> dict[str, Schema]:
 def _is_finite(schema: Schema, path: str, unknown: Mapping[str, Schema]) -> bool:
     """Whether a finite value matches a schema, given the schemas of which that is unknown."""
 
-    def finite(keyword: str) -> list[bool]:
+    def items_of(keyword: str) -> list[Any]:
         items = schema.get(keyword)
-        count = len(items) if isinstance(items, list) else 0
-        return [f"{path}/{keyword}/{number}" not in unknown for number in range(count)]
+        return items if isinstance(items, list) else []
+
+    def finite(keyword: str) -> list[bool]:
+        return [f"{path}/{keyword}/{n}" not in unknown for n in range(len(items_of(keyword)))]
 
     choices = [each for each in (finite("anyOf"), finite("oneOf")) if each]
     if not all([str(schema.get("$ref")) not in unknown, *map(any, choices), *finite("allOf")]):
         return False
-    kinds = schema.get("type", "any")
-    kinds = {str(kind) for kind in kinds} if isinstance(kinds, list) else {str(kinds)}
+    named = schema.get("type", "any")
+    kinds = set(map(str, named if isinstance(named, list) else [named]))
     if "enum" in schema or "const" in schema or kinds - {"object", "array"}:
         return True
-    required, named = schema.get("required"), schema.get("properties")
-    names = [str(name) for name in required] if isinstance(required, list) else []
-    properties = {str(name) for name in named} if isinstance(named, Mapping) else set()
+    named = schema.get("properties")
+    properties = set(map(str, named)) if isinstance(named, Mapping) else set()
     steps = [
-        f"properties/{_escape(n)}" if n in properties else "additionalProperties" for n in names
+        f"properties/{_escape(name)}" if str(name) in properties else "additionalProperties"
+        for name in items_of("required")
     ]
     if "object" in kinds and all(f"{path}/{step}" not in unknown for step in steps):
         return True

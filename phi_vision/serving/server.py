@@ -21,8 +21,8 @@ import uvicorn
 
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.app import create_app
-from phi_vision.serving.request_log import LOGGING
 from phi_vision.serving.settings import Settings
+from phi_vision.serving.telemetry import LOGGING
 
 LOG = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def serve(
         # Scanning the loaded model's objects again and again would only cost time.
         gc.freeze()
         announce(url_of(listener))
-        server = _DrainingServer(config, lambda: app.state.batcher.close(settings.drain))
+        server = _DrainingServer(config, lambda: app.state.service.batcher.close(settings.drain))
         server.run(sockets=[listener])
 
 

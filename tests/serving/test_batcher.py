@@ -19,8 +19,8 @@ from phi_vision.generation.request import GenerationRequest
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.batcher import Batcher
 from phi_vision.serving.errors import ApiError
-from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import Settings
+from phi_vision.serving.telemetry import ServerMetrics
 
 ENDLESS = "start: /[ab]{3000}/"
 """As good as endless: seconds even for a small model."""

@@ -19,9 +19,8 @@ from starlette.testclient import TestClient
 
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.middleware import install_middleware
-from phi_vision.serving.request_log import JsonFormatter
-from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import MIB, Settings
+from phi_vision.serving.telemetry import JsonFormatter, ServerMetrics
 
 SMALL = Settings(max_body_bytes=MIB, body_timeout=0.3)
 LOCKED = replace(SMALL, key="hunter2-hunter2")

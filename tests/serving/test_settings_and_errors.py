@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from phi_vision.serving.errors import ApiError, internal_error
-from phi_vision.serving.request_log import JsonFormatter
-from phi_vision.serving.server_metrics import ServerMetrics
 from phi_vision.serving.settings import LIMITS, Settings
+from phi_vision.serving.telemetry import JsonFormatter, ServerMetrics
 
 # Settings
 

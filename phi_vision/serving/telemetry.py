@@ -1,20 +1,29 @@
-"""The server's log on stderr: one JSON object per line and event.
+"""The server's log on stderr, one JSON object per line and event, and its Prometheus metrics.
 
 {"time": "2026-11-21T12:00:00.125Z", "level": "info", "event": "request", "id": "req-5f…",
  "method": "POST", "path": "/v1/records", "status": 200, "milliseconds": 412.5, …}
 
-It never contains images, prompts, predictions or keys.
+The log never contains images, prompts, predictions or keys.
 """
 
 import json
 import logging
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
 SAFE_MESSAGES = (OSError, RuntimeError, MemoryError)
 """Errors whose messages come from the system or from torch. Others may quote the request."""
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""Latency buckets: from an immediate rejection to a large model on a CPU."""
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,3 +79,39 @@ LOGGING: dict[str, Any] = {
     },
 }
 """For `logging.config.dictConfig`: formats every library's log records as such lines."""
+
+
+class ServerMetrics:
+    """The metrics of one server, in a registry of its own.
+
+    metrics.requests.labels(route="/v1/records", status="200").inc()
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        counter = partial(Counter, namespace="phi_vision", registry=self.registry)
+        gauge = partial(Gauge, namespace="phi_vision", registry=self.registry)
+        histogram = partial(Histogram, namespace="phi_vision", registry=self.registry)
+        self.requests = counter("requests", "HTTP responses.", ["route", "status"])
+        self.request_seconds = histogram(
+            "request_seconds",
+            "Latency in seconds, from a request's headers to the last byte of its response.",
+            ["route"],
+            buckets=SECONDS,
+        )
+        self.requests_in_progress = gauge("requests_in_progress", "HTTP requests in progress.")
+        self.requests_queued = gauge("requests_queued", "Requests queued for the model.")
+        self.requests_running = gauge("requests_running", "Requests in the running batch.")
+        self.batch_size = histogram("batch_size", "Requests per batch.", buckets=BATCH_SIZES)
+        self.batch_seconds = histogram("batch_seconds", "Seconds per batch.", buckets=SECONDS)
+        tokens = "Prompt tokens (in) and generated tokens (out)."
+        self.tokens = counter("tokens", tokens, ["direction"])
+        self.cancelled = counter("cancelled", "Requests whose client disconnected.")
+        self.timed_out = counter("timed_out", "Requests that timed out.")
+        rejected = "Requests rejected by the middleware or the queue, by error code."
+        self.rejected = counter("rejected", rejected, ["code"])
+
+    def text(self) -> str:
+        """Format all metrics in Prometheus' text format, version 0.0.4."""
+        return generate_latest(self.registry).decode()

@@ -1,0 +1,415 @@
+"""The routes of the API: chat completions, records, models, health and metrics."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query
+from fastapi.exceptions import RequestValidationError
+from PIL.Image import Image
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import BeforeValidator, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from phi_vision.data.template import Template
+from phi_vision.data.template_grammar import grammar_of
+from phi_vision.generation.generate import generate
+from phi_vision.generation.request import Generation, GenerationRequest
+from phi_vision.inference.local import LocalPredictor
+from phi_vision.metrics.platt_scaling import PlattScaler
+from phi_vision.runs import RunDir
+from phi_vision.serving import schemas
+from phi_vision.serving.batcher import Batcher, PendingRequest
+from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls
+from phi_vision.serving.errors import ApiError, error_responses
+from phi_vision.serving.image_inputs import ImageReader
+from phi_vision.serving.json_grammar import ANY_OBJECT, grammar_of_schema
+from phi_vision.serving.schemas import ChatCompletion, ChatRequest, RecordRequest, RecordResponse
+from phi_vision.serving.settings import Settings
+from phi_vision.serving.telemetry import ServerMetrics
+
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+"""Content types of a single image; its actual format is detected from its bytes."""
+
+MIDDLEWARE_ERRORS = (401, 408, 413, 500)
+GENERATION_ERRORS = error_responses(400, *MIDDLEWARE_ERRORS, 404, 415, 429, 503, 504)
+
+EVENT = {
+    "type": "object",
+    "description": 'one event: an OpenAI chunk, {"error": …} or [DONE]',
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+"""OpenAPI schema of a streamed response."""
+
+RECORD_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": RecordRequest.model_json_schema()},
+        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
+    },
+}
+
+# Pydantic would also take "yes", "1" and others, which the OpenAPI description does not allow.
+Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Query()]
+
+router = APIRouter()
+
+
+class Service:
+    """One loaded model under its name in the API, with everything the routes share."""
+
+    def __init__(self, predictor: LocalPredictor, settings: Settings) -> None:
+        source = Path(predictor.source)
+        self.name = settings.name or source.resolve().name
+        self.model = schemas.Model(id=self.name, created=int(time.time()))
+        self.predictor, self.settings = predictor, settings
+        self.calibration = load_calibration(source, predictor.template)
+        self.chat_template = ChatTemplate(predictor)
+        self.images = ImageReader(settings)
+        self.metrics = ServerMetrics()
+        size = settings.batch_size
+        run = partial(generate, predictor.model, predictor.processor, batch_size=size)
+        self.batcher = Batcher(run, settings, self.metrics)
+
+    def check_model(self, name: str | None) -> None:
+        """Reject requests for another model (404)."""
+        if name not in (None, self.name):
+            message = f"there is no model {name!r:.200} here; this server has {self.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    @asynccontextmanager
+    async def submit(
+        self, generation_request: GenerationRequest, request: Request
+    ) -> AsyncIterator[PendingRequest]:
+        """Queue a request; cancel it if its client disconnects or the block raises."""
+        pending = await self.batcher.submit(generation_request)
+
+        async def cancel_on_disconnect() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            pending.cancel()
+
+        watcher = asyncio.create_task(cancel_on_disconnect())
+        try:
+            yield pending
+        except BaseException:
+            pending.cancel()
+            raise
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Loaded = Annotated[Service, Depends(_service)]
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={**GENERATION_ERRORS, 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
+    operation_id="complete_chat",
+)
+async def complete_chat(
+    body: ChatRequest, request: Request, service: Loaded
+) -> Response | ChatCompletion:
+    """Generate the next message of a conversation with images."""
+    generation_request = await _chat_request(body, service)
+    head: dict[str, Any] = {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": service.name,
+    }
+    async with service.submit(generation_request, request) as pending:
+        if body.stream:
+            # Errors before the first chunk still get a status of their own.
+            chunks = aiter(pending)
+            first = await anext(chunks, "")
+            events = _events(first, chunks, pending, body, request, head)
+            return StreamingResponse(events, media_type="text/event-stream")
+        generation = await pending.result()
+    choice = schemas.Choice(
+        message=schemas.CompletionMessage(content=generation.text),
+        logprobs=logprobs_of(generation) if body.logprobs else None,
+        finish_reason=_finish_reason(generation),
+    )
+    return ChatCompletion(**head, choices=[choice], usage=_usage(generation, request))
+
+
+async def _chat_request(body: ChatRequest, service: Service) -> GenerationRequest:
+    settings = service.settings
+    service.check_model(body.model)
+    for param in ("max_completion_tokens", "max_tokens"):
+        if (wanted := getattr(body, param) or 0) > settings.max_tokens:
+            message = f"{wanted:,} tokens are requested; the limit is {settings.max_tokens:,}"
+            raise ApiError(400, message, param=param, code="integer_above_max_value")
+    count, limit = count_characters(body.messages), settings.max_prompt_characters
+    if count > limit:
+        message = f"the messages have {count:,} characters; the limit is {limit:,}"
+        raise ApiError(400, message, param="messages", code="string_above_max_length")
+    if body.messages[-1].role == "assistant":
+        message = "the last message is the assistant's; end with a user message"
+        raise ApiError(400, message, param="messages")
+    images = await service.images.read_all(image_urls(body.messages), "messages")
+    # On a thread: long schemas and conversations would block the event loop.
+    return await asyncio.to_thread(_build_chat_request, body, images, service)
+
+
+def _build_chat_request(
+    body: ChatRequest, images: tuple[Image, ...], service: Service
+) -> GenerationRequest:
+    prompt = service.chat_template.prompt(body.messages)
+    service.chat_template.check_length(prompt, images, "messages")
+    limit = body.max_completion_tokens or body.max_tokens or service.settings.max_tokens
+    return GenerationRequest(
+        prompt=prompt,
+        images=images,
+        max_new_tokens=limit,
+        grammar=_grammar(body.response_format),
+        temperature=body.temperature or 0.0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+    )
+
+
+def _grammar(wanted: schemas.BasicFormat | schemas.SchemaFormat | None) -> str | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if not isinstance(wanted, schemas.SchemaFormat):
+        return grammar_of_schema(ANY_OBJECT)
+    try:
+        return grammar_of_schema(wanted.json_schema.schema_)
+    except ValueError as error:
+        param = "response_format.json_schema.schema"
+        message = f"the schema is invalid: {error}"
+        raise ApiError(400, message, param=param, code="invalid_json_schema") from error
+
+
+async def _events(
+    first: str,
+    chunks: AsyncIterator[str],
+    pending: PendingRequest,
+    body: ChatRequest,
+    request: Request,
+    head: dict[str, Any],
+) -> AsyncIterator[str]:
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    def event(choices: list[Any], usage: Any = None) -> str:
+        data = {"object": "chat.completion.chunk", **head, "choices": choices}
+        # As OpenAI's: `usage` exists only on request, and is null in all chunks but the last.
+        data |= {"usage": usage} if include_usage else {}
+        return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+    def text_event(**delta: str) -> str:
+        return event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    try:
+        yield text_event(role="assistant", content="")
+        if first:
+            yield text_event(content=first)
+        async for text in chunks:
+            yield text_event(content=text)
+        generation = await pending.result()
+        logprobs = logprobs_of(generation).model_dump() if body.logprobs else None
+        reason, usage = _finish_reason(generation), _usage(generation, request)
+        end = {"index": 0, "delta": {}, "logprobs": logprobs, "finish_reason": reason}
+        yield event([end])
+        if include_usage:
+            yield event([], usage.model_dump())
+        yield "data: [DONE]\n\n"
+    except ApiError as error:
+        error.__traceback__ = None  # Its frames would keep the images in memory.
+        yield f"data: {json.dumps(error.body())}\n\n"
+    finally:
+        pending.cancel()
+
+
+def logprobs_of(generation: Generation) -> schemas.Logprobs:
+    """List each token's text and log-probability.
+
+    A character of several tokens belongs to the last; the others, and the one that ended the
+    completion, have no text.
+
+    Input:  text "Hat", ends (1, 3, 3), logprobs (-0.1, -0.2, -0.3)
+    Output: content [{"token": "H", "logprob": -0.1, "bytes": [72]},
+                     {"token": "at", "logprob": -0.2, "bytes": [97, 116]},
+                     {"token": "", "logprob": -0.3, "bytes": []}]
+    """
+    texts = [generation.text[start:end] for start, end in pairwise((0, *generation.token_ends))]
+    content = [
+        schemas.TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
+        for text, logprob in zip(texts, generation.logprobs, strict=True)
+    ]
+    return schemas.Logprobs(content=content)
+
+
+def _finish_reason(generation: Generation) -> schemas.FinishReason:
+    return "stop" if generation.finish_reason == "stop" else "length"
+
+
+def _usage(generation: Generation, request: Request) -> schemas.Usage:
+    """Count a generation's tokens, also for the request's log line."""
+    prompt, new = generation.prompt_tokens, len(generation.logprobs)
+    request.state.tokens = (prompt, new)
+    return schemas.Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+
+
+@router.post(
+    "/v1/records",
+    responses=GENERATION_ERRORS,
+    openapi_extra={"requestBody": RECORD_BODY},
+    operation_id="read_record",
+)
+async def read_record(
+    request: Request, service: Loaded, constrained: Constrained = False
+) -> RecordResponse:
+    """Predict the record of one product from its images."""
+    start = time.monotonic()
+    images, always = await _read_images(request, service)
+    build = partial(_build_record_request, images, constrained or always, service)
+    async with service.submit(await asyncio.to_thread(build), request) as pending:
+        generation = await pending.result()
+    prediction = service.predictor.to_prediction(generation)
+    return RecordResponse(
+        id=f"rec-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=service.name,
+        text=prediction.text,
+        record=prediction.record,
+        kinds=service.predictor.template.kinds,
+        confidence=calibrate(prediction.confidence, service.calibration),
+        calibrated=bool(service.calibration),
+        seconds=time.monotonic() - start,
+        usage=_usage(generation, request),
+    )
+
+
+async def _read_images(request: Request, service: Service) -> tuple[tuple[Image, ...], bool]:
+    """Read the images, and whether decoding is constrained."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await request.body()
+    if content_type in IMAGE_TYPES:
+        return (await service.images.read(body),), False
+    if content_type != "application/json":
+        found = content_type[:80] or "none"
+        message = f"the Content-Type is {found}; send application/json, {', '.join(IMAGE_TYPES)}"
+        raise ApiError(415, message, code="unsupported_media_type")
+    try:
+        parsed = RecordRequest.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+        ) from error
+    service.check_model(parsed.model)
+    urls = {f"images.{number}": url for number, url in enumerate(parsed.images)}
+    images = await service.images.read_all(urls or {"image": parsed.image}, "images")
+    return images, parsed.constrained
+
+
+def _build_record_request(
+    images: Sequence[Image], constrained: bool, service: Service
+) -> GenerationRequest:
+    grammar = grammar_of(service.predictor.template) if constrained else None
+    generation_request = service.predictor.request(images, grammar=grammar)
+    service.chat_template.check_length(generation_request.prompt, images, "images")
+    return generation_request
+
+
+def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
+    """Load the calibration of each field's confidence from a run's evaluation.
+
+    Output: {"title": PlattScaler(slope=0.7, intercept=-0.42), ...}, or {} if
+    the run was not evaluated with this template, or one of its fields could not be calibrated.
+
+    Raises:
+        ValueError: The scores are damaged.
+    """
+    report = RunDir(run).report
+    if not report.scores_file.is_file():
+        return {}
+    try:
+        scores = report.scores()
+        used, fitted = scores["template"], scores["calibrations"]
+        if (used["question"], used["answer"]) != (template.question, template.answer):
+            return {}
+        lines = {
+            field: PlattScaler(float(each["slope"]), float(each["intercept"]))
+            for field in template.fields
+            if (each := fitted.get(field)) and None not in (each["slope"], each["intercept"])
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"cannot read {report.scores_file}: {error!r}; run the evaluation again"
+        ) from error
+    return lines if len(lines) == len(template.fields) else {}
+
+
+def calibrate(
+    confidence: Mapping[str, float], calibration: Mapping[str, PlattScaler]
+) -> dict[str, float]:
+    """Calibrate each field's confidence; without calibrations it stays unchanged."""
+    return {
+        field: float(calibration[field].apply(np.array([raw]))[0]) if calibration else raw
+        for field, raw in confidence.items()
+    }
+
+
+@router.get("/v1/models", responses=error_responses(*MIDDLEWARE_ERRORS), operation_id="list_models")
+async def list_models(service: Loaded) -> schemas.ModelList:
+    """List the served models."""
+    return schemas.ModelList(data=[service.model])
+
+
+@router.get(
+    "/v1/models/{name:path}",
+    responses=error_responses(*MIDDLEWARE_ERRORS, 404),
+    operation_id="model",
+)
+async def find_model(name: str, service: Loaded) -> schemas.Model:
+    """Describe a model."""
+    service.check_model(name)
+    return service.model
+
+
+@router.get(
+    "/health",
+    response_model=schemas.Health,
+    responses={503: {"model": schemas.Health, "description": "the server accepts no requests"}},
+    operation_id="health",
+)
+async def health(service: Loaded) -> Response:
+    """Return whether the server accepts requests."""
+    status = service.batcher.status
+    return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+
+TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: TEXT, **error_responses(*MIDDLEWARE_ERRORS)},
+    operation_id="metrics",
+)
+async def read_metrics(service: Loaded) -> Response:
+    """Return metrics in Prometheus' text format."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
