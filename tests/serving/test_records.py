@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from phi_vision.serving.routes import calibrate, load_calibration
 from starlette.testclient import TestClient
 
 from phi_vision.data.template import PRODUCT
@@ -16,6 +15,7 @@ from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.metrics.platt_scaling import PlattScaler
 from phi_vision.serving.app import create_app
+from phi_vision.serving.routes import calibrate, load_calibration
 from phi_vision.serving.schemas import RecordResponse
 from phi_vision.serving.settings import Settings
 
