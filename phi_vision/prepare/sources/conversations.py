@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow, located
+from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
@@ -27,23 +27,13 @@ def with_conversations(source: Source) -> Source:
     column = turn_column(first.values) if first else None
     if column:
         detected = {**source.detected, "conversations": column}
-        return replace(source, rows=partial(_read_rows, source.rows, column), detected=detected)
+        return replace(source, rows=partial(_read, source.rows, column), detected=detected)
     if first and source.kind == "llava":
         raise ValueError(
             f"{source.name} holds no conversations: its first row has {', '.join(first.values)}, "
             "and no list of turns such as 'conversations'; read it as json or jsonl"
         )
     return source
-
-
-def _read_rows(
-    rows: Callable[[], Iterator[Row | UnreadableRow]], column: str
-) -> Iterator[Row | UnreadableRow]:
-    for row in rows():
-        if isinstance(row, Row):
-            values = _read_conversation(row.values, column)
-            row = located(row.number, row.origin, values, row.split)
-        yield row
 
 
 def turn_column(values: Mapping[str, object]) -> str | None:
@@ -57,9 +47,18 @@ def turn_column(values: Mapping[str, object]) -> str | None:
     return None
 
 
-def _read_conversation(
-    values: Mapping[str, object], column: str
-) -> dict[str, object] | UnreadableRow:
+def _read(rows: Callable[[], Iterator[AnyRow]], column: str) -> Iterator[AnyRow]:
+    for row in rows():
+        if isinstance(row, Row):
+            try:
+                row = replace(row, values=_normalise(row.values, column))
+            except ValueError as error:
+                raw = storable(str(row.values))
+                row = UnreadableRow(str(error), raw, row.number, row.origin)
+        yield row
+
+
+def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
     """Normalise one row; its other columns stay.
 
     Input:  {"id": "7", "image": "a.jpg", "conversations": [
@@ -70,35 +69,32 @@ def _read_conversation(
     """
     turns = values.get(column)
     if not isinstance(turns, list) or not turns:
-        return UnreadableRow(reason="holds no turns", raw=str(values))
+        raise ValueError("holds no turns")
     cells = [values.get(name) for name in IMAGE_COLUMNS]
     listed = [cell if isinstance(cell, list) else [cell] for cell in cells]
     images = [image for each in listed for image in each if image]
     dropped = {column, *IMAGE_COLUMNS}
-    system = values.get("system")  # ShareGPT keeps it beside the turns
-    messages = [{"role": "system", "content": system}] if system and isinstance(system, str) else []
-    dropped |= {"system"} if isinstance(system, str) else set()
-    for turn in turns:
-        message = _read_turn(turn, images)
-        if isinstance(message, UnreadableRow):
-            return message
-        messages.append(message)
+    messages = []
+    if isinstance(system := values.get("system"), str):  # ShareGPT keeps it beside the turns
+        dropped.add("system")
+        messages = [{"role": "system", "content": system}] if system else []
+    messages += [_read_turn(turn, images) for turn in turns]
     others = {name: value for name, value in values.items() if name not in dropped}
     return {**others, "images": images, "messages": messages}
 
 
-def _read_turn(turn: object, images: list[object]) -> dict[str, str] | UnreadableRow:
+def _read_turn(turn: object, images: list[object]) -> dict[str, str]:
     """Read one turn; images inside it are appended to `images`."""
     if not isinstance(turn, dict):
-        return UnreadableRow(reason="a turn is not an object", raw=str(turn))
+        raise ValueError("a turn is not an object")
     role = turn.get("from") or turn.get("role")
     if not isinstance(role, str) or role.lower() not in ROLES:
-        return UnreadableRow(reason=f"a turn of an unknown role, {role!r}", raw=str(turn))
+        raise ValueError(f"a turn of an unknown role, {role!r}")
     content = turn.get("value", turn.get("content"))
     if isinstance(content, list):
         content = "\n".join(_read_part(part, images) for part in content)
     if not isinstance(content, str):
-        return UnreadableRow(reason="a turn without text", raw=str(turn))
+        raise ValueError("a turn without text")
     return {"role": ROLES[role.lower()], "content": content}
 
 

@@ -7,66 +7,38 @@ never closed those would take the rest of the file for a single cell.
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.prepare.sources import files, text_files
-from phi_vision.prepare.sources.rows import Found, Source, UnreadableRow, storable
+from phi_vision.prepare.sources import text_files
+from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values, storable
 
-CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # separator -> display name
 SAMPLE_LINES = 500
 MAX_ROW_LINES = 1000  # a quote that stays open for longer was not meant to open one
-_CLOSED = re.compile(r'(?:[^"]++|"")*+"')
-_OPENS = re.compile(r' *"')
 _SEPARATOR_LINE = re.compile(r'\ufeff*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
 _ADDRESS = re.compile(r"\s*(https?://|data:image/)", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
 _COMMA_DECIMAL = re.compile(r"\s*\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{0,5}\s*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableFormat:
-    """How a text file encodes its table."""
-
-    encoding: str
-    separator: str
-    names: Sequence[str]  # unique column names; none for an empty file
-    start: int  # line of the first row
-    detected: Mapping[str, str]  # `{"encoding": "cp1252", "separator": ";"}`
-
-
-def open_csv(name: str, *, split: str | None = None) -> Source:
-    """Open a delimited text file, or a folder of them.
-
-    Input:  "products.csv" with "sku;price" and "A;1.299,50" in cp1252
-    Output: Source(kind="csv", rows=… Row(values={"sku": "A", "price": "1.299,50"}),
-                   detected={"encoding": "cp1252", "separator": ";", "decimal comma in": "price"})
-    """
-    # In a folder, a .txt file is a licence or a list rather than a table.
-    suffixes = CSV_SUFFIXES if Path(name).is_file() else CSV_SUFFIXES[:-1]
-    parts = files.find_parts(Path(name), suffixes, split)
-    formats = {part.file: detect_format(part.file) for part in parts}
-    detected = [form.detected for form in formats.values() if form.names]
-    if not detected:
-        raise ValueError(f"{name} is empty: found no header and no row; give a file with both")
-    return files.file_source(name, "csv", parts, partial(read_table, formats), detected)
-
-
-def detect_format(file: Path) -> TableFormat:
-    """Detect encoding, separator and header of a table.
+def inspect_table(file: Path) -> Inspected:
+    """Detect encoding, separator and header of a delimited text file.
 
     The header is the first line with more than one cell. A line of web addresses or mostly numbers
     is no header; the columns are then column_1, column_2, ….
+
+    Input:  a file with "sku;price" and "A;1.299,50" in cp1252
+    Output: {"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}, its reader
     """
-    encoding = text_files.detect_encoding(file)
-    lines = list(islice(text_files.read_lines(file, encoding.name), SAMPLE_LINES))
-    separator = _detect_separator(lines, encoding.name)
+    facts = text_files.detect_encoding(file)
+    encoding = facts["encoding"]
+    lines = list(islice(text_files.read_lines(file, encoding), SAMPLE_LINES))
+    separator = _detect_separator(lines, encoding)
     records = []
-    for number, cells in _read_records(iter(lines), separator, encoding.name):
+    for number, cells in _read_records(iter(lines), separator, encoding):
         if isinstance(cells, list):
             if not _SEPARATOR_LINE.fullmatch(separator.join(cells)):
                 records.append((number, cells))
@@ -75,48 +47,59 @@ def detect_format(file: Path) -> TableFormat:
                 f"cannot read the header of {file}: line {number} {cells.reason}, found "
                 f"{storable(cells.raw[:80])!r}; mend that line, or save the table again as UTF-8"
             )
+    if not records:
+        return {}, tuple  # an empty file has no rows, and its format is not known
     wide = _usual_width([cells for _, cells in records]) > 1
     place = next((i for i, (_, cells) in enumerate(records) if wide and len(cells) > 1), 0)
-    start, header = records[place] if records else (1, [])
+    start, header = records[place]
+    facts["separator"] = SEPARATORS.get(separator, separator)
     numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in header)
-    headless = any(_ADDRESS.match(cell) for cell in header) or numeric > len(header) / 2
-    detected = encoding.described() | {"separator": SEPARATORS.get(separator, separator)}
-    if headless:
-        names = [f"column_{place}" for place in range(1, len(header) + 1)]
-        detected["header"] = f"none: the first line looks like a row, so columns are {names[0]} …"
+    if any(map(_ADDRESS.match, header)) or numeric > len(header) / 2:
+        names = [f"column_{number}" for number in range(1, len(header) + 1)]
+        facts["header"] = "none: the first line looks like a row, so columns are column_1 …"
     else:
         names, renamed = _unique_names(header)
-        detected |= {"columns renamed": ", ".join(renamed)} if renamed else {}
-        start += bool(records)
+        facts |= {"columns renamed": ", ".join(renamed)} if renamed else {}
+        start += 1
     if place:
-        detected["lines above the header"] = str(place)
-    rows = [cells for number, cells in records if number >= start]
-    commas = [name for i, name in enumerate(names) if _has_commas(rows, i, len(names))]
-    detected |= {"decimal comma in": ", ".join(commas)} if commas else {}
-    return TableFormat(
-        encoding=encoding.name, separator=separator, names=names, start=start, detected=detected
-    )
+        facts["lines above the header"] = str(place)
+    rows = [cells for number, cells in records if number >= start and len(cells) == len(names)]
+    commas = [name for name, *cells in zip(names, *rows, strict=True) if _have_commas(cells)]
+    facts |= {"decimal comma in": ", ".join(commas)} if commas else {}
+    return facts, partial(_read_table, file, encoding, separator, names, start)
 
 
-def read_table(formats: Mapping[Path, TableFormat], file: Path) -> Iterator[Found]:
-    """Yield the rows of a table; one with too few or too many cells is unreadable.
+def _read_table(
+    file: Path, encoding: str, separator: str, names: Sequence[str], start: int
+) -> Iterator[Found]:
+    """Yield the rows of a table from line `start` on.
 
-    Input:  sku;title   in the format with separator ";"
+    Input:  sku;title   with separator ";" and names ["sku", "title"], from line 2 on
             A;"Coat;
             long"
     Output: (" line 2", {"sku": "A", "title": "Coat;\nlong"})
     """
-    form = formats[file]
     # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
     # limit is one for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
-    lines = text_files.read_lines(file, form.encoding) if form.names else iter(())
-    for number, cells in _read_records(lines, form.separator, form.encoding):
-        if number >= form.start:
-            yield (
-                f" line {number}",
-                _cells_by_name(cells, form) if isinstance(cells, list) else cells,
-            )
+    lines = text_files.read_lines(file, encoding)
+    for number, cells in _read_records(lines, separator, encoding):
+        if number >= start:
+            named = _named(cells, names, separator) if isinstance(cells, list) else cells
+            yield f" line {number}", named
+
+
+def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
+    # Spreadsheets pad rows with separators up to their widest one.
+    while len(cells) > len(names) and not cells[-1].strip():
+        cells.pop()
+    if len(cells) == len(names) and any(cell.strip() for cell in cells):
+        return dict(zip(names, cells, strict=True))
+    more = "more" if len(cells) > len(names) else "fewer"
+    reason = (
+        f"found {more} cells than columns" if len(cells) != len(names) else "all cells are empty"
+    )
+    return UnreadableRow(reason, separator.join(cells))
 
 
 def _read_records(
@@ -150,34 +133,26 @@ def _read_records(
         # later row, and the first was never closed.
         if is_open or (more and not _split(texts, separator, strict=True)):
             ahead.extendleft(reversed(more))
-            unclosed = UnreadableRow(reason="a quote is never closed", raw=text)
+            unclosed = UnreadableRow("a quote is never closed", text)
             yield number, text_files.damage(text, encoding) or unclosed
         else:
             raw = "".join(texts)
-            uncut = UnreadableRow(reason="cannot be split into cells", raw=raw)
             cells = text_files.damage(raw, encoding) or _split(texts, separator, strict=False)
-            yield number, cells or uncut
+            yield number, cells or UnreadableRow("cannot be split into cells", raw)
 
 
 def _left_open(text: str, separator: str, *, inside: bool) -> bool:
     """Whether a line ends inside quotes, given whether it began inside."""
     if '"' not in text:
         return inside
-    place = 0
-    if not inside and (opening := _OPENS.match(text)):
-        place, inside = opening.end(), True
-    while True:
-        if inside:
-            closed = _CLOSED.match(text, place)
-            if closed is None:
-                return True
-            place = closed.end()
-        place = text.find(separator, place) + 1
-        if place == 0:
-            return False
-        opening = _OPENS.match(text, place)
-        inside = opening is not None
-        place = opening.end() if opening else place
+    return _open_line(separator).match('"' + text if inside else text) is not None
+
+
+@cache
+def _open_line(separator: str) -> re.Pattern[str]:
+    """Match whole cells, then one whose quote is not closed; only at its start does one count."""
+    quoted, sign = r' *"(?:[^"]++|"")*+', re.escape(separator)
+    return re.compile(rf'(?:(?:{quoted}"|(?! *"))[^{sign}]*+{sign})*+{quoted}\Z')
 
 
 def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str]:
@@ -186,18 +161,6 @@ def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str]:
         return next(rows, [])
     except csv.Error:
         return []
-
-
-def _cells_by_name(cells: list[str], form: TableFormat) -> dict[str, str] | UnreadableRow:
-    width = len(form.names)
-    # Spreadsheets pad rows with separators up to their widest one.
-    while len(cells) > width and not cells[-1].strip():
-        cells.pop()
-    if len(cells) == width and any(cell.strip() for cell in cells):
-        return dict(zip(form.names, cells, strict=True))
-    more = "more" if len(cells) > width else "fewer"
-    reason = f"found {more} cells than columns" if len(cells) != width else "all cells are empty"
-    return UnreadableRow(reason=reason, raw=form.separator.join(cells))
 
 
 def _detect_separator(lines: Sequence[text_files.Line], encoding: str) -> str:
@@ -236,7 +199,7 @@ def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, renamed
 
 
-def _has_commas(rows: Sequence[Sequence[str]], place: int, width: int) -> bool:
+def _have_commas(column: Sequence[str]) -> bool:
     """Whether most cells of a column read like `1.299,50`."""
-    cells = [row[place] for row in rows if len(row) == width and row[place].strip()]
+    cells = [cell for cell in column if cell.strip()]
     return sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells) > len(cells) / 2

@@ -1,16 +1,14 @@
-"""The files a source consists of, their splits, and the notes beside them."""
+"""The files of a source, their splits, and the notes beside them."""
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 import yaml
-
-from phi_vision.prepare.sources.rows import Found, Row, Source, UnreadableRow, located
 
 SPLIT_NAMES = {  # split name in a file or folder -> canonical split name
     **dict.fromkeys(("train", "training"), "train"),
@@ -28,60 +26,82 @@ NOTES = ("license", "description", "homepage", "citation")
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # file names of the `datasets` library
 _NOT_SPLITS = ("part", "data", "shard")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
-Reader = Callable[[Path], Iterator[Found]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilePart:
-    """One file of a source."""
-
-    file: Path
-    split: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)  # Hive: `category=coat/0.parquet`
+FilePart = tuple[Path, str | None]  # a file of a source and its split
 
 
-def find_parts(path: Path, suffixes: Sequence[str], split: str | None) -> list[FilePart]:
-    """List the files of a source, gzipped or not, in the order of their splits.
+def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path]:
+    """Find the files of a source, gzipped or not, and the folder that its paths begin at.
 
     Input:  a folder with data/train-00000-of-00001.parquet and data/val-00000-of-00001.parquet
-    Output: [FilePart(file=…/train-…, split="train"), FilePart(file=…/val-…, split="validation")]
+    Output: [(…/train-00000-of-00001.parquet, "train"), (…/val-…, "validation")], the folder
     """
+    path = Path(name)
+    if is_pattern(name):
+        files = expand(name)
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        return [(file, split_of(file, root)) for file in files], root
     if path.is_file():
-        return choose_parts([FilePart(file=path)], split, str(path))
+        return [(path, None)], path.parent
     if not path.is_dir():
-        raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
-    parts = []
-    for file in visible_files(path):
-        if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS:
-            folders = file.relative_to(path).parts[:-1]
-            columns = dict(name.split("=", 1) for name in folders if "=" in name.strip("="))
-            parts.append(FilePart(file=file, split=split_of(file, path), columns=columns))
-    if not parts:
+        raise ValueError(f"no data at {name}: there is no such file or folder; check the path")
+    files = [
+        file
+        for file in visible_files(path)
+        if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS
+    ]
+    if not files:
         raise ValueError(
-            f"no data in {path}: found no file ending in {', '.join(suffixes)}; "
+            f"no data in {name}: found no file ending in {', '.join(suffixes)}; "
             "give a folder that has them, or one file"
         )
-    return choose_parts(parts, split, str(path))
+    return [(file, split_of(file, path)) for file in files], path
 
 
-def choose_parts(parts: Sequence[FilePart], split: str | None, name: str) -> list[FilePart]:
-    """Sort parts by split and keep one split, if given."""
-    ordered = sorted(parts, key=lambda part: split_rank(part.split))
-    check_split(split, list(dict.fromkeys(part.split for part in ordered if part.split)), name)
-    return [part for part in ordered if split is None or part.split == canonical_split(split)]
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern of several files: `s-*.tar`, `s-{000..011}.tar`."""
+    return any(sign in name for sign in "{*?[") and not Path(name).exists()
 
 
-def check_split(split: str | None, splits: Sequence[str], name: str) -> None:
-    """Raise ValueError, listing the available splits, if a source does not have `split`."""
-    if split is not None and canonical_split(split) not in splits:
-        found = f"it has {', '.join(splits)}" if splits else "it is not divided into splits"
+def expand(name: str) -> list[Path]:
+    """List the files of a pattern, with braces as in shells: `s-{08..10}.tar`, `{a,b}-*.csv`."""
+    choices = []
+    for inside in _BRACES.findall(name):
+        if numbers := _RANGE.fullmatch(inside):
+            first, last = numbers.groups()
+            choices.append([f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)])
+        else:
+            choices.append(inside.split(","))
+    names = [_BRACES.sub("{}", name).format(*chosen) for chosen in product(*choices)]
+    anchor = Path(name).anchor
+    found = {
+        each: sorted(filter(Path.is_file, Path(anchor).glob(each.removeprefix(anchor))))
+        for each in names
+    }
+    missing = [each for each, files in found.items() if not files]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(found)} shards of {name} are missing: found nothing at "
+            f"{', '.join(missing[:3])}; put them there or name fewer"
+        )
+    return [file for files in found.values() for file in files]
+
+
+def choose_splits(split: str | None, splits: Sequence[str], name: str) -> list[str]:
+    """Sort the splits of a source and keep one, if given; ValueError if it is none of them."""
+    ordered = sorted(set(splits), key=split_rank)
+    chosen = [each for each in ordered if split in (None, each) or each == canonical_split(split)]
+    if split is not None and not chosen:
+        found = f"it has {', '.join(ordered)}" if ordered else "it is not divided into splits"
         raise ValueError(f"no split {split!r} in {name}: {found}; leave the split out or name one")
+    return chosen
 
 
-def canonical_split(split: str) -> str:
+def canonical_split(split: str | None) -> str:
     """Return `validation` for `val` and `dev` and the like; unknown names stay."""
-    return SPLIT_NAMES.get(split.lower(), split)
+    return SPLIT_NAMES.get((split or "").lower(), split or "")
 
 
 def split_rank(split: str | None) -> tuple[int, str]:
@@ -106,10 +126,12 @@ def split_of(file: Path, root: Path) -> str | None:
 def visible_files(folder: Path) -> Iterator[Path]:
     """Yield all non-hidden files below a folder, sorted by name."""
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and not entry.name.startswith((".", "_")):
+        if entry.name.startswith((".", "_")):
+            continue
+        if entry.is_file():
             yield entry
         # A linked folder may lead out of the source, or in a circle.
-        elif entry.is_dir() and not entry.name.startswith((".", "_")) and not entry.is_symlink():
+        elif entry.is_dir() and not entry.is_symlink():
             yield from visible_files(entry)
 
 
@@ -117,45 +139,6 @@ def suffix_of(file: Path) -> str:
     """Return a file's suffix without its compression: `.csv` for `Products.CSV.gz`."""
     name = file.name.lower()
     return ".tar" if name.endswith(".tgz") else Path(name.removesuffix(".gz")).suffix
-
-
-def file_source(
-    name: str,
-    kind: str,
-    parts: Sequence[FilePart],
-    read: Reader,
-    detected: Sequence[Mapping[str, str]],
-    *,
-    folder: Path | None = None,
-    notes: Mapping[str, str] | None = None,
-) -> Source:
-    """Build the Source that reads `parts` one after the other.
-
-    Of what is `detected` in the files, equal facts are listed once and different ones with commas.
-    """
-    path = Path(name)
-    root = folder or (path if path.is_dir() else path.parent)
-    facts: dict[str, dict[str, None]] = {}
-    for each in (*detected, *({"splits": part.split} for part in parts if part.split)):
-        for fact, found in each.items():
-            facts.setdefault(fact, {})[found] = None
-    joined = {fact: ", ".join(found) for fact, found in facts.items()}
-    rows = partial(_number_rows, parts, read, root)
-    # The README beside a single file in a folder of downloads may describe anything.
-    stated = {**(notes or {}), **(read_notes(path) if path.is_dir() else {})}
-    return Source(name=name, kind=kind, rows=rows, folder=root, detected=joined, notes=stated)
-
-
-def _number_rows(
-    parts: Sequence[FilePart], read: Reader, root: Path
-) -> Iterator[Row | UnreadableRow]:
-    number = 0
-    for part in parts:
-        name = part.file.relative_to(root).as_posix()
-        for place, found in read(part.file):
-            values = {**part.columns, **found} if isinstance(found, Mapping) else found
-            yield located(number, name + place, values, part.split)
-            number += 1
 
 
 def read_notes(folder: Path) -> dict[str, str]:

@@ -1,26 +1,37 @@
 """Folders of images: with metadata.csv or .jsonl, or sorted into one folder per category."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from phi_vision.prepare.sources import columnar, delimited, files, json_files
-from phi_vision.prepare.sources.rows import Found, Row, Source, UnreadableRow, located
-from phi_vision.prepare.sources.text_files import detect_encoding
+from phi_vision.prepare.sources.rows import (
+    Found,
+    Inspected,
+    Piece,
+    Source,
+    UnreadableRow,
+    Values,
+    number_rows,
+)
 
 # Suffixes of files taken for images; their content is checked when they are cleaned.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ico", ".ppm"),
 )
-METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
-
+METADATA: dict[str, Callable[[Path], Inspected]] = {
+    "metadata.csv": delimited.inspect_table,
+    "metadata.tsv": delimited.inspect_table,
+    "metadata.jsonl": json_files.inspect_json_lines,
+    "metadata.parquet": columnar.inspect_parquet,
+}
 _FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
-# Path that determines the split, origin, values.
-_Placed = tuple[str, str, Mapping[str, object] | UnreadableRow]
+_Placed = tuple[str, str, Values]  # path that determines the split, origin, values
+_Metadata = Mapping[Path, Callable[[], Iterable[Found]]]  # file -> what reads its rows
 
 
 def open_image_folder(name: str, *, split: str | None = None) -> Source:
@@ -36,16 +47,15 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     root = Path(name)
     if not root.is_dir():
         raise ValueError(f"no folder of images at {name}: there is no such folder; check the path")
-    metadata = metadata_files(root)
+    metadata = {file: METADATA[file.name](file)[1] for file in metadata_files(root)}
     if not metadata and not any(map(_is_image, files.visible_files(root))):
         raise ValueError(
             f"{name} holds no images: found no file ending in {', '.join(IMAGE_SUFFIXES[:6])}, "
             "…, and no metadata.csv; give another folder"
         )
-    for file in metadata:
-        found = (row for _, row in _read_metadata(file) if not isinstance(row, UnreadableRow))
-        first = next(found, None)
-        if first is not None and not any(map(_FILE_COLUMN.fullmatch, first)):
+    for file, read in metadata.items():
+        first = next((row for _, row in read() if isinstance(row, Mapping)), None)
+        if first and not any(map(_FILE_COLUMN.fullmatch, first)):
             raise ValueError(
                 f"{file} does not name its images: found the columns {', '.join(first)}; "
                 "give it a column 'file_name' with paths that begin at its folder"
@@ -53,12 +63,11 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
     named = all(folder.name.lower() in files.SPLIT_NAMES for folder in folders)
     splits = {each.name: files.canonical_split(each.name) for each in folders if named}
-    names = sorted(set(splits.values()), key=files.split_rank)
-    files.check_split(split, names, name)
+    chosen = files.choose_splits(split, list(splits.values()), name)
     listed = ", ".join(file.relative_to(root).as_posix() for file in metadata)
     detected = {"metadata": listed} if listed else {"category": "the name of an image's folder"}
-    detected |= {"splits": ", ".join(names)} if names else {}
-    rows = partial(_read, root, metadata, splits, split and files.canonical_split(split))
+    detected |= {"splits": ", ".join(chosen)} if chosen else {}
+    rows = partial(number_rows, _read, root, metadata, splits, chosen if split else None)
     notes = files.read_notes(root)
     return Source(name=name, kind="folder", rows=rows, folder=root, detected=detected, notes=notes)
 
@@ -66,7 +75,7 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
 def metadata_files(root: Path) -> list[Path]:
     """List the metadata files of a folder: its own, else those of its subfolders."""
     own, below = (
-        [file for name in METADATA_NAMES for file in sorted(root.glob(pattern + name))]
+        [file for name in METADATA for file in sorted(root.glob(pattern + name))]
         for pattern in ("", "*/")
     )
     return own or below
@@ -77,58 +86,44 @@ def _is_image(file: Path) -> bool:
 
 
 def _read(
-    root: Path, metadata: Sequence[Path], splits: Mapping[str, str], kept: str | None
-) -> Iterator[Row | UnreadableRow]:
-    found = _described(root, metadata) if metadata else _sorted_into_folders(root, bool(splits))
-    number = 0
-    for place, origin, values in found:
+    root: Path, metadata: _Metadata, splits: Mapping[str, str], chosen: Sequence[str] | None
+) -> Iterator[Piece]:
+    placed = _described(root, metadata) if metadata else _sorted_into_folders(root, bool(splits))
+    for place, origin, values in placed:
         split = splits.get(PurePosixPath(place).parts[0]) if place else None
-        if kept is None or split == kept:
-            yield located(number, origin, values, split)
-            number += 1
+        if chosen is None or split in chosen:
+            yield origin, split, values
 
 
-def _described(root: Path, metadata: Sequence[Path]) -> Iterator[_Placed]:
+def _described(root: Path, metadata: _Metadata) -> Iterator[_Placed]:
     """Yield the rows of the metadata files, then the images missing from them."""
     named: set[str] = set()
-    for file in metadata:
+    for file, read in metadata.items():
         below = file.parent.relative_to(root)
-        for place, row in _read_metadata(file):
+        for place, row in read():
             images: list[str] = []
-            if not isinstance(row, UnreadableRow):
+            if isinstance(row, Mapping):
                 values, images = _with_images(row, below)
                 named.update(images, (cell for cell in row.values() if isinstance(cell, str)))
-                row = values if images else UnreadableRow(reason="names no image", raw=str(row))
+                row = values if images else UnreadableRow("names no image", str(row))
             path = below.as_posix() if below.parts else "".join(images[:1])
             yield path, f"{file.relative_to(root).as_posix()}{place}", row
     folders = {file.parent for file in metadata}
     for file in files.visible_files(root):
         path = file.relative_to(root).as_posix()
         if _is_image(file) and path not in named and folders & set(file.parents):
-            reason = "an image that the metadata does not name"
-            yield path, path, UnreadableRow(reason=reason, raw=path)
+            yield path, path, UnreadableRow("an image that the metadata does not name", path)
 
 
 def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
     for file in files.visible_files(root):
-        if _BESIDE.match(file.name):
-            continue
         relative = file.relative_to(root)
-        path = relative.as_posix()
-        if not _is_image(file):
-            yield path, path, UnreadableRow(reason="not an image by its name", raw=path)
-            continue
-        folders = relative.parts[in_splits:-1]
-        values = {"image": path} | ({"category": folders[-1]} if folders else {})
-        yield path, path, values | ({"folder": "/".join(folders)} if len(folders) > 1 else {})
-
-
-def _read_metadata(file: Path) -> Iterator[Found]:
-    if file.suffix == ".parquet":
-        return columnar.read_parquet(file)
-    if file.suffix == ".jsonl":
-        return json_files.read_json_lines(file, detect_encoding(file).name)
-    return delimited.read_table({file: delimited.detect_format(file)}, file)
+        path, folders = relative.as_posix(), relative.parts[in_splits:-1]
+        if _is_image(file) and not _BESIDE.match(file.name):
+            values = {"image": path} | ({"category": folders[-1]} if folders else {})
+            yield path, path, values | ({"folder": "/".join(folders)} if len(folders) > 1 else {})
+        elif not _BESIDE.match(file.name):
+            yield path, path, UnreadableRow("not an image by its name", path)
 
 
 def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, object], list[str]]:
@@ -139,8 +134,9 @@ def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, obje
         if not (found := _FILE_COLUMN.fullmatch(name)):
             values[name] = cell
         elif found["several"]:
-            paths = map(str, cell if isinstance(cell, list) else [])
-            listed = [_from_root(path, below) for path in paths]
+            listed = (
+                [_from_root(str(path), below) for path in cell] if isinstance(cell, list) else []
+            )
             values[found["column"] or "images"] = listed
             images += listed
         elif isinstance(cell, str) and cell.strip():

@@ -5,20 +5,18 @@ ijson cannot do: they stop at the first error. Only an object that holds all row
 up to `MAX_ELEMENT`.
 """
 
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from phi_vision.prepare.sources import files, text_files
-from phi_vision.prepare.sources.rows import Found, Source, UnreadableRow, storable
+from phi_vision.prepare.sources import text_files
+from phi_vision.prepare.sources.files import suffix_of
+from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values
 
-JSON_SUFFIXES = (".json",)
-JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+LINES_SUFFIXES = (".jsonl", ".ndjson")
 CHUNK = 2**20
 MAX_ELEMENT = 200 * 2**20  # characters; parsed, they take about five times as much memory
 # Nesting of lists and objects; hundreds are no data, and would exhaust the recursion limit.
@@ -33,42 +31,39 @@ _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-def open_json(name: str, *, split: str | None = None) -> Source:
-    """Open JSON: a list of objects, an object with such a list inside, or concatenated objects."""
-    parts = files.find_parts(Path(name), JSON_SUFFIXES, split)
-    encodings = {part.file: text_files.detect_encoding(part.file) for part in parts}
-    detected = []
-    for file, encoding in encodings.items():
-        rows, place = json_rows(file, encoding.name)
-        first = list(islice(rows, 2))
-        if len(first) == 1 and isinstance(first[0], UnreadableRow):
-            raise ValueError(
-                f"cannot read {file} as JSON: found {first[0].reason}, "
-                f"{storable(first[0].raw[:80])!r}; mend or export it again"
-            )
-        detected.append({**encoding.described(), "rows": place})
-    return files.file_source(name, "json", parts, partial(_read_list, encodings), detected)
+def inspect_json(file: Path) -> Inspected:
+    """Detect how JSON holds its rows: in a list, an object with a list, columns, or lines."""
+    facts = text_files.detect_encoding(file)
+    encoding = facts["encoding"]
+    first = [found for _, found in islice(_read_lines(file, encoding), 2)]
+    if len(first) == 2 and all(isinstance(found, dict) for found in first):
+        return facts, partial(_read_lines, file, encoding)
+    facts["rows"] = _find_rows(file, encoding)[1]
+    return facts, partial(_read_records, file, encoding)
 
 
-def open_json_lines(name: str, *, split: str | None = None) -> Source:
-    """Open JSON Lines: one object per line."""
-    # A single file may have any suffix; in a folder only the usual ones are meant.
-    parts = files.find_parts(Path(name), JSON_LINES_SUFFIXES, split)
-    encodings = {part.file: text_files.detect_encoding(part.file) for part in parts}
-    detected = [encoding.described() for encoding in encodings.values()]
-    return files.file_source(name, "jsonl", parts, partial(_read_lines, encodings), detected)
+def inspect_json_lines(file: Path) -> Inspected:
+    """Detect the encoding of JSON Lines: one object per line."""
+    facts = text_files.detect_encoding(file)
+    return facts, partial(_read_lines, file, facts["encoding"])
 
 
-def open_llava(name: str, *, split: str | None = None) -> Source:
-    """Open conversations in JSON or JSON Lines, in the LLaVA or ShareGPT format."""
-    file = files.find_parts(Path(name), (*JSON_SUFFIXES, *JSON_LINES_SUFFIXES), None)[0].file
-    lines = files.suffix_of(file) in JSON_LINES_SUFFIXES
-    lines = lines or holds_lines(file, text_files.detect_encoding(file).name)
-    source = open_json_lines(name, split=split) if lines else open_json(name, split=split)
-    return replace(source, kind="llava")
+def inspect_conversations(file: Path) -> Inspected:
+    """Inspect conversations in the LLaVA or ShareGPT format, as JSON or JSON Lines."""
+    lines = suffix_of(file) in LINES_SUFFIXES
+    return inspect_json_lines(file) if lines else inspect_json(file)
 
 
-def read_json_lines(file: Path, encoding: str) -> Iterator[Found]:
+def parse_object(text: str) -> Values:
+    """Parse one JSON object; anything else is unreadable."""
+    try:
+        value = _DECODER.decode(text.lstrip("\ufeff"))
+    except (ValueError, RecursionError):
+        return UnreadableRow("broken JSON", text)
+    return _as_row(_checked(value, text))
+
+
+def _read_lines(file: Path, encoding: str) -> Iterator[Found]:
     """Yield the rows of a JSON Lines file; a broken line is unreadable, blank ones are skipped."""
     for number, line in text_files.read_lines(file, encoding):
         if isinstance(line, UnreadableRow):
@@ -77,22 +72,12 @@ def read_json_lines(file: Path, encoding: str) -> Iterator[Found]:
             yield f" line {number}", text_files.damage(line, encoding) or parse_object(line)
 
 
-def holds_lines(file: Path, encoding: str) -> bool:
-    """Whether a file is JSON Lines by content: each of its first two lines is an object."""
-    first = [found for _, found in islice(read_json_lines(file, encoding), 2)]
-    return len(first) == 2 and not any(isinstance(found, UnreadableRow) for found in first)
+def _read_records(file: Path, encoding: str) -> Iterator[Found]:
+    for number, value in enumerate(_find_rows(file, encoding)[0], start=1):
+        yield f" record {number}", _as_row(value)
 
 
-def parse_object(text: str) -> dict[str, object] | UnreadableRow:
-    """Parse one JSON object; anything else is unreadable."""
-    try:
-        value = _DECODER.decode(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError):
-        return UnreadableRow(reason="broken JSON", raw=text)
-    return _as_row(_checked(value, text))
-
-
-def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
+def _find_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
     """Locate the rows of a JSON file.
 
     The elements of a list are rows, and so are concatenated values; of a single object, the rows
@@ -103,95 +88,82 @@ def json_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
     Output: {"sku": "A"}, {"sku": "B"};   "the list 'products'"
     """
     values = _elements(file, encoding)
-    with text_files.open_text(file, encoding) as stream:
-        if _Window(stream, file, encoding).peek() == "[":
-            return values, "a list"
+    if next(values):
+        return values, "a list"
     first = list(islice(values, 2))
     if len(first) != 1 or not isinstance(first[0], dict):
         return chain(first, values), "concatenated objects"
     content: dict[str, object] = first[0]
-    if lists := sorted(_lists(content, ""), key=lambda found: -len(found[1])):
-        return iter(lists[0][1]), f"the list {lists[0][0]!r}"
+    if lists := list(_lists(content, "")):
+        name, longest = max(lists, key=lambda found: len(found[1]))
+        return iter(longest), f"the list {name!r}"
     if columns := _columns(content):
         return columns, "columns"
-    objects = {name: value for name, value in content.items() if isinstance(value, dict)}
-    if len(content) > 1 and len(objects) == len(content):
-        named = ({"key": name, **value} for name, value in objects.items())
-        return named, "named objects, the names kept as 'key'"
+    named = [{"key": key, **value} for key, value in content.items() if isinstance(value, dict)]
+    if len(named) == len(content) > 1:
+        return iter(named), "named objects, the names kept as 'key'"
     return iter([content]), "one record"
 
 
 def _elements(file: Path, encoding: str) -> Iterator[object]:
-    """Yield the elements of a JSON list, or concatenated values, one at a time."""
+    """Yield whether a file begins with a list, then its elements or concatenated values.
+
+    Only as much of the text is in memory as the next element needs.
+    """
+    text, place, more = "", 0, " "
+    begun, listed, closed, truncated = False, False, False, False
     with text_files.open_text(file, encoding) as stream:
-        window = _Window(stream, file, encoding)
-        listed = window.peek() == "["
-        window.place += listed
-        while mark := window.peek():
-            if mark == "]" and listed:
-                window.place += 1
-                if window.peek():
-                    rest = window.text[window.place :]
-                    yield UnreadableRow(reason="text after the end of the list", raw=rest)
+        while True:
+            mark = _SIGN.search(text, place)
+            place = mark.start() if mark else len(text)
+            if mark and not begun:
+                begun, listed = True, mark[0] == "["
+                place += listed
+                yield listed
+            elif mark and closed:
+                yield UnreadableRow("text after the end of the list", text[place:])
                 return
-            if mark == ",":
-                window.place += 1
+            elif mark and mark[0] in (",]" if listed else ","):
+                closed, place = mark[0] == "]", place + 1
+            elif mark and (parsed := _parse_at(text, place, encoding, is_last=not more)):
+                value, place = parsed
+                yield value
+            elif more:
+                text, place = text[place:], 0
+                if len(text) > MAX_ELEMENT:
+                    raise ValueError(
+                        f"cannot read {file}: one object in it is larger than "
+                        f"{MAX_ELEMENT // 2**20} MB; convert the file to JSON Lines, one row a line"
+                    )
+                try:
+                    # As much as there is already, so that a long element is not retried too often.
+                    more = stream.read(max(CHUNK, len(text)))
+                except text_files.COMPRESSION_ERRORS:
+                    more, truncated = "", True
+                text += more
             else:
-                yield window.element()
-        if window.truncated:
-            yield UnreadableRow(reason="the compressed file is truncated", raw="")
-        elif listed:
-            yield UnreadableRow(reason="the list is never closed", raw="")
+                break
+    if not begun:
+        yield False
+    if truncated:
+        yield UnreadableRow("the compressed file is truncated", "")
+    elif listed and not closed:
+        yield UnreadableRow("the list is never closed", "")
 
 
-class _Window:
-    """The part of a JSON file that is in memory."""
-
-    def __init__(self, stream: io.TextIOWrapper, file: Path, encoding: str) -> None:
-        self.text, self.place, self.truncated = "", 0, False
-        self._stream, self._file, self._encoding = stream, file, encoding
-
-    def peek(self) -> str:
-        """Return the next non-blank character; "" at the end."""
-        while True:
-            if found := _SIGN.search(self.text, self.place):
-                self.place = found.start()
-                return found[0]
-            self.place = len(self.text)
-            if not self._read_more():
-                return ""
-
-    def element(self) -> object:
-        """Parse the value that begins here and step past it."""
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.place)
-            except (ValueError, RecursionError):
-                ending = _end_of(self.text, self.place)
-                if ending is None and self._read_more():
-                    continue
-                end = len(self.text) if ending is None else ending
-                reason = "JSON that ends in the middle" if ending is None else "broken JSON"
-                value = UnreadableRow(reason=reason, raw=self.text[self.place : end])
-            raw = self.text[self.place : end]
-            self.place = end
-            return text_files.damage(raw, self._encoding) or _checked(value, raw)
-
-    def _read_more(self) -> bool:
-        """Drop parsed text and read on; False at the end of the file."""
-        kept = self.text[self.place :]
-        if len(kept) > MAX_ELEMENT:
-            raise ValueError(
-                f"cannot read {self._file}: one object in it is larger than "
-                f"{MAX_ELEMENT // 2**20} MB; convert the file to JSON Lines, one row a line"
-            )
-        try:
-            # As much as there is already, so that a long element is not retried too often.
-            more = self._stream.read(max(CHUNK, len(kept)))
-        except text_files.COMPRESSION_ERRORS:
-            more, self.truncated = "", True
-        self.text, self.place = kept + more, 0
-        return bool(more)
+def _parse_at(text: str, place: int, encoding: str, *, is_last: bool) -> tuple[object, int] | None:
+    """Parse the value that begins at a place, also return its end; None if more must be read."""
+    try:
+        value, end = _DECODER.raw_decode(text, place)
+    except (ValueError, RecursionError):
+        found = _end_of(text, place)
+        if found is None and not is_last:
+            return None
+        end = found or len(text)
+        reason = "broken JSON" if found else "JSON that ends in the middle"
+        value = UnreadableRow(reason, text[place:end])
+    raw = text[place:end]
+    return text_files.damage(raw, encoding) or _checked(value, raw), end
 
 
 def _end_of(text: str, place: int) -> int | None:
@@ -209,19 +181,10 @@ def _end_of(text: str, place: int) -> int | None:
     return None
 
 
-def _read_list(encodings: Mapping[Path, text_files.Encoding], file: Path) -> Iterator[Found]:
-    for number, value in enumerate(json_rows(file, encodings[file].name)[0], start=1):
-        yield f" record {number}", _as_row(value)
-
-
-def _read_lines(encodings: Mapping[Path, text_files.Encoding], file: Path) -> Iterator[Found]:
-    return read_json_lines(file, encodings[file].name)
-
-
-def _as_row(value: object) -> dict[str, object] | UnreadableRow:
+def _as_row(value: object) -> Values:
     if isinstance(value, dict | UnreadableRow):
         return value
-    return UnreadableRow(reason="not an object", raw=json.dumps(value, ensure_ascii=False))
+    return UnreadableRow("not an object", json.dumps(value, ensure_ascii=False))
 
 
 def _checked(value: object, raw: str) -> object:
@@ -235,7 +198,7 @@ def _checked(value: object, raw: str) -> object:
         inner = (each.values() if isinstance(each, dict) else each for each in lists)
         level = list(chain.from_iterable(inner))
     if level:
-        return UnreadableRow(reason="nested too deep", raw=raw)
+        return UnreadableRow("nested too deep", raw)
     if isinstance(value, UnreadableRow) or not _HALF_PAIR.search(raw):
         return value
     text = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")

@@ -1,43 +1,56 @@
 """SOURCES: every kind of catalog, and how the kind is detected."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from phi_vision.prepare.sources import (
-    columnar,
-    delimited,
-    files,
-    image_folder,
-    json_files,
-    text_files,
-    webdataset,
-)
+from phi_vision.prepare.sources import columnar, delimited, files, json_files, text_files
 from phi_vision.prepare.sources.conversations import turn_column, with_conversations
-from phi_vision.prepare.sources.rows import Source
+from phi_vision.prepare.sources.image_folder import (
+    IMAGE_SUFFIXES,
+    metadata_files,
+    open_image_folder,
+)
+from phi_vision.prepare.sources.rows import (
+    Found,
+    Inspected,
+    Piece,
+    Source,
+    UnreadableRow,
+    number_rows,
+)
+from phi_vision.prepare.sources.webdataset import inspect_tar
 
-# Kind -> function that opens a source of it.
-SOURCES: dict[str, Callable[..., Source]] = {
-    "csv": delimited.open_csv,
-    "json": json_files.open_json,
-    "jsonl": json_files.open_json_lines,
-    "parquet": columnar.open_parquet,
-    "arrow": columnar.open_arrow,
-    "hub": columnar.open_hub,
-    "folder": image_folder.open_image_folder,
-    "llava": json_files.open_llava,
-    "webdataset": webdataset.open_webdataset,
+
+class FileFormat(NamedTuple):
+    """A format of files; of several ones, the rows are read one file after the other."""
+
+    suffixes: tuple[str, ...]
+    inspect: Callable[[Path], Inspected]
+    counted: str = ""  # name of the number of files among what is detected
+
+
+FORMATS = {
+    "csv": FileFormat((".csv", ".tsv", ".tab", ".txt"), delimited.inspect_table),
+    "json": FileFormat((".json",), json_files.inspect_json),
+    "jsonl": FileFormat(json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
+    "parquet": FileFormat((".parquet", ".pq"), columnar.inspect_parquet, "files"),
+    "arrow": FileFormat((".arrow", ".feather"), columnar.inspect_arrow, "files"),
+    "webdataset": FileFormat((".tar",), inspect_tar, "shards"),
 }
-_SUFFIXES = {
-    **dict.fromkeys(delimited.CSV_SUFFIXES, "csv"),
-    **dict.fromkeys(json_files.JSON_SUFFIXES, "json"),
-    **dict.fromkeys(json_files.JSON_LINES_SUFFIXES, "jsonl"),
-    **dict.fromkeys(columnar.PARQUET_SUFFIXES, "parquet"),
-    **dict.fromkeys(columnar.ARROW_SUFFIXES, "arrow"),
-    ".tar": "webdataset",
-}
-_SHARDS = ("parquet", "arrow", "webdataset")  # a folder with any such file is of that kind
+_KINDS = {suffix: kind for kind, form in FORMATS.items() for suffix in form.suffixes}
+FORMATS["llava"] = FileFormat(
+    (".json", *json_files.LINES_SUFFIXES), json_files.inspect_conversations
+)
+WHOLE = (
+    "json",
+    "llava",
+    "parquet",
+    "arrow",
+)  # a file of which nothing can be read is one unreadable row
 # Magic bytes.
 _MARKS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 _FOREIGN = {
@@ -85,26 +98,79 @@ def open_source(
         )
     else:
         source = SOURCES[kind](name, split=split)
-    if next(source.rows(), None) is None:
+    first = list(islice(source.rows(), 2))
+    if not first:
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
-        raise ValueError(f"{name} holds no rows: found only its format ({facts}); give other data")
+        found = f"only its format ({facts})" if facts else "neither header nor row"
+        raise ValueError(f"{name} is empty: found {found}; it holds no rows, so give other data")
+    if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in WHOLE:
+        raise ValueError(
+            f"cannot read {name} as {kind}: {only.reason}: {only.raw[:200]!r}; mend it or write the "
+            "file again"
+        )
     return with_conversations(source)
+
+
+def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
+    """Open a file, a folder or a pattern of files in one of the `FORMATS`.
+
+    Of what is detected in the files, equal facts are listed once and different ones with commas.
+    """
+    form, path = FORMATS[kind], Path(name)
+    suffixes = tuple(suffix for suffix in form.suffixes if suffix != ".txt")  # beside tables: notes
+    saved = columnar.saved_parts(path) if kind == "arrow" else []
+    parts, root = (saved, path) if saved else files.find_parts(name, suffixes)
+    chosen = files.choose_splits(split, [each for _, each in parts if each], name)
+    parts = [part for part in parts if split is None or part[1] in chosen]
+    parts.sort(key=lambda part: files.split_rank(part[1]))
+    inspected = [form.inspect(file) for file, _ in parts]
+    found: dict[str, dict[str, None]] = {}
+    counted = {form.counted: str(len(parts))} if form.counted else {}
+    splits = ({"splits": each} for each in chosen)
+    for fact, value in (
+        item for facts in (counted, *(f for f, _ in inspected), *splits) for item in facts.items()
+    ):
+        found.setdefault(fact, {})[value] = None
+    # The README beside a single file in a folder of downloads may describe anything.
+    folder = parts[0][0].parent
+    notes = files.read_notes(folder) if (folder / files.INFO_FILE).is_file() else {}
+    notes |= files.read_notes(path) if path.is_dir() else {}
+    readers = [(*part, read) for part, (_, read) in zip(parts, inspected, strict=True)]
+    return Source(
+        name=name,
+        kind=kind,
+        rows=partial(number_rows, _read_files, readers, root),
+        folder=root,
+        detected={fact: ", ".join(values) for fact, values in found.items()},
+        notes=notes,
+    )
+
+
+def _read_files(
+    readers: Sequence[tuple[Path, str | None, Callable[[], Iterable[Found]]]], root: Path
+) -> Iterator[Piece]:
+    for file, split, read in readers:
+        relative = file.relative_to(root)
+        folders = relative.parts[:-1]
+        columns = dict(each.split("=", 1) for each in folders if "=" in each.strip("="))  # Hive
+        for place, values in read():
+            if columns and isinstance(values, Mapping):
+                values = {**columns, **values}
+            yield relative.as_posix() + place, split, values
 
 
 def detect_kind(name: str) -> str:
     """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
         raise ValueError(f"cannot read {name} over the network: download it and give the file")
-    if webdataset.is_pattern(name):
-        return "webdataset"
-    path = Path(name)
+    path = files.expand(name)[0] if files.is_pattern(name) else Path(name)
     if path.is_dir():
         return _kind_of_folder(path)
     if path.is_file():
         return _kind_of_file(path)
     # `data/produts.csv` looks like a hub id and is a path with a slip.
     is_path = path.parent != Path() and path.parent.is_dir()
-    if columnar.HUB_ID.fullmatch(name) and not is_path and files.suffix_of(path) not in _SUFFIXES:
+    if columnar.HUB_ID.fullmatch(name) and not is_path and files.suffix_of(path) not in _KINDS:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
@@ -126,48 +192,42 @@ def _kind_of_file(file: Path) -> str:
     for mark, kind in _MARKS.items():
         if head.startswith(mark):
             return kind
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, meaning in _FOREIGN.items():
-        if start[: len(mark)].lower() == mark.lower():
+        if start.startswith(mark.lower()):
             raise ValueError(f"cannot read {file}: it is {meaning}")
     if head[257:262] == b"ustar":
         return "webdataset"
     suffix = files.suffix_of(file)
-    if suffix not in _SUFFIXES:
+    if suffix not in _KINDS:
         raise ValueError(
             f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
-            f"{', '.join(_SUFFIXES)}, or name its kind: {', '.join(SOURCES)}"
+            f"{', '.join(_KINDS)}, or name its kind: {', '.join(SOURCES)}"
         )
-    kind = _SUFFIXES[suffix]
-    return _kind_of_json(file, kind) if kind.startswith("json") else kind
+    return _kind_of_json(file) if _KINDS[suffix].startswith("json") else _KINDS[suffix]
 
 
-def _kind_of_json(file: Path, kind: str) -> str:
+def _kind_of_json(file: Path) -> str:
     """Distinguish lists from lines, regardless of the suffix, and conversations from records."""
-    encoding = text_files.detect_encoding(file).name
-    rows: Iterator[object]
-    if kind == "jsonl" or json_files.holds_lines(file, encoding):
-        kind, rows = "jsonl", (row for _, row in json_files.read_json_lines(file, encoding))
-    else:
-        rows = json_files.json_rows(file, encoding)[0]
-    first = next((row for row in islice(rows, 20) if isinstance(row, dict)), {})
-    return "llava" if turn_column(first) else kind
+    facts, read = json_files.inspect_conversations(file)
+    first = next((row for _, row in islice(read(), 20) if isinstance(row, dict)), {})
+    return "llava" if turn_column(first) else "json" if "rows" in facts else "jsonl"
 
 
 def _kind_of_folder(folder: Path) -> str:
     if (folder / columnar.DATASET_DICT).is_file() or (folder / columnar.STATE).is_file():
         return "arrow"
-    if image_folder.metadata_files(folder):
+    if metadata_files(folder):
         return "folder"
     suffixes = {file: files.suffix_of(file) for file in files.visible_files(folder)}
-    for kind in _SHARDS:
-        if any(_SUFFIXES.get(suffix) == kind for suffix in suffixes.values()):
+    for kind in ("parquet", "arrow", "webdataset"):  # a folder with any such file is of that kind
+        if any(suffix in FORMATS[kind].suffixes for suffix in suffixes.values()):
             return kind
     tables: dict[str, Path] = {}
     for file, suffix in suffixes.items():
         at_top = file.parent == folder and file.name not in files.DESCRIPTIONS
-        if at_top and suffix in _SUFFIXES and suffix != ".txt":
-            tables.setdefault(_SUFFIXES[suffix], file)
+        if at_top and suffix in _KINDS and suffix != ".txt":
+            tables.setdefault(_KINDS[suffix], file)
     if len(tables) > 1:
         raise ValueError(
             f"cannot tell what to read in {folder}: found "
@@ -175,11 +235,23 @@ def _kind_of_folder(folder: Path) -> str:
             f"the kind: {', '.join(tables)}"
         )
     for kind, file in tables.items():
-        return kind if kind == "csv" else _kind_of_json(file, kind)
+        # A folder of .json files is of that kind also where they hold lines.
+        is_chat = kind.startswith("json") and _kind_of_json(file) == "llava"
+        return "llava" if is_chat else kind
     found = sorted(set(suffixes.values()))
-    if any(suffix in image_folder.IMAGE_SUFFIXES for suffix in found):
+    if any(suffix in IMAGE_SUFFIXES for suffix in found):
         return "folder"
     raise ValueError(
         f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder "
         "with tables, images or tar shards"
     )
+
+
+# Kind -> function that opens a source of it.
+SOURCES: dict[str, Callable[..., Source]] = {
+    **{kind: partial(open_files, kind) for kind in ("csv", "json", "jsonl", "parquet", "arrow")},
+    "hub": columnar.open_hub,
+    "folder": open_image_folder,
+    "llava": partial(open_files, "llava"),
+    "webdataset": partial(open_files, "webdataset"),
+}

@@ -1,8 +1,9 @@
 """Row, UnreadableRow and Source: the output of every reader."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 MAX_RAW = 100_000  # characters kept of an unreadable piece; anything longer is binary, not a row
 
@@ -20,7 +21,7 @@ class Row:
     split: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class UnreadableRow:
     """A piece of a source that cannot be parsed; the rows around it can."""
 
@@ -30,29 +31,33 @@ class UnreadableRow:
     origin: str = ""
 
 
+AnyRow = Row | UnreadableRow
+Values = Mapping[str, object] | UnreadableRow
+Found = tuple[str, Values]  # location in a file, with its separator (` line 14`, `: 000012`)
+Piece = tuple[str, str | None, Values]  # origin, split, values
+# How a file is written, for display, and what reads its rows.
+Inspected = tuple[dict[str, str], Callable[[], Iterable[Found]]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A catalog whose rows can be iterated any number of times, always in the same order."""
 
     name: str
     kind: str
-    rows: Callable[[], Iterator[Row | UnreadableRow]]
+    rows: Callable[[], Iterator[AnyRow]]
     folder: Path | None  # root of relative image paths, which must stay inside; None for a Hub id
     detected: Mapping[str, str] = field(default_factory=dict)  # format: `{"encoding": "cp1252"}`
     notes: Mapping[str, str] = field(default_factory=dict)  # license, description, …, if stated
 
 
-Found = tuple[str, Mapping[str, object] | UnreadableRow]
-# Location within a file, with its separator (` line 14`, `: 000012`), and the parsed values.
-
-
-def located(
-    number: int, origin: str, found: Mapping[str, object] | UnreadableRow, split: str | None
-) -> Row | UnreadableRow:
-    """Attach number and origin to parsed values, or to an unreadable piece."""
-    if isinstance(found, UnreadableRow):
-        return replace(found, number=number, origin=origin, raw=storable(found.raw))
-    return Row(number=number, origin=origin, values=found, split=split)
+def number_rows(read: Callable[..., Iterable[Piece]], *arguments: Any) -> Iterator[AnyRow]:
+    """Number the rows of a source, which are read as origin, split and values."""
+    for number, (origin, split, values) in enumerate(read(*arguments)):
+        if isinstance(values, UnreadableRow):
+            yield replace(values, number=number, origin=origin, raw=storable(values.raw))
+        else:
+            yield Row(number=number, origin=origin, values=values, split=split)
 
 
 def storable(raw: str) -> str:

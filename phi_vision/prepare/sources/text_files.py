@@ -12,7 +12,6 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -24,8 +23,7 @@ from phi_vision.prepare.sources.rows import UnreadableRow
 MAX_LINE = 64 * 2**20  # characters: enough for a dozen images as data URIs
 # Raised when a compressed file is truncated or damaged.
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
-# UTF-32 first: its mark begins with that of UTF-16.
-BYTE_ORDER_MARKS = {
+BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "utf-8-sig": (codecs.BOM_UTF8,),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -47,20 +45,6 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 _WORD = re.compile(r'([^\s;,|"\x80-\U0010ffff]*)([^\x00-\x7f][^\s;,|"]*)')
 
 Line = tuple[int, str | UnreadableRow]  # line number, from 1, and the line with its end
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """The encoding of a file."""
-
-    name: str
-    # Words with special characters as decoded; None if nothing was guessed.
-    guessed_from: str | None = None
-
-    def described(self) -> dict[str, str]:
-        """Describe it: {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}."""
-        guess = {"encoding guessed from": self.guessed_from} if self.guessed_from else {}
-        return {"encoding": self.name, **guess}
 
 
 def open_bytes(file: Path) -> io.BufferedReader:
@@ -90,9 +74,9 @@ def read_lines(file: Path, encoding: str) -> Iterator[Line]:
                     continue
                 while (rest := stream.readline(MAX_LINE)) and not rest.endswith("\n"):
                     pass
-                yield number, UnreadableRow(reason="a line longer than 64 MB", raw=line)
+                yield number, UnreadableRow("a line longer than 64 MB", line)
     except COMPRESSION_ERRORS as error:
-        yield number + 1, UnreadableRow(reason="the compressed file is truncated", raw=str(error))
+        yield number + 1, UnreadableRow("the compressed file is truncated", str(error))
 
 
 def damage(text: str, encoding: str) -> UnreadableRow | None:
@@ -102,28 +86,32 @@ def damage(text: str, encoding: str) -> UnreadableRow | None:
     Output: UnreadableRow(reason="is UTF-8 in a file that is cp1252", raw="Café crème")
     """
     if "\0" in text:
-        return UnreadableRow(reason="holds NUL bytes", raw=text)
+        return UnreadableRow("holds NUL bytes", text)
     if text.isascii():
         return None
     if not encoding.startswith("utf") and (meant := _decode_as_utf_8(text, encoding)):
-        return UnreadableRow(reason=f"is UTF-8 in a file that is {encoding}", raw=meant)
-    lost = re.compile("\ufffd") if encoding.startswith(("utf-16", "utf-32")) else _UNDECODED
-    if lost.search(text):
-        return UnreadableRow(reason=f"holds bytes that are not {encoding}", raw=text)
+        return UnreadableRow(f"is UTF-8 in a file that is {encoding}", meant)
+    wide = encoding.startswith(("utf-16", "utf-32"))
+    if "\ufffd" in text if wide else _UNDECODED.search(text):
+        return UnreadableRow(f"holds bytes that are not {encoding}", text)
     return None
 
 
-def detect_encoding(file: Path) -> Encoding:
+def detect_encoding(file: Path) -> dict[str, str]:
     """Detect the encoding of a text file, reading all of it once.
 
     A file that is UTF-8 but for a few bytes is UTF-8: only the rows with these bytes are rejected.
+
+    Output: {"encoding": "utf-8"}, {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}
     """
     head = next(_chunks(file), b"")
     for name, marks in BYTE_ORDER_MARKS.items():
         if head.startswith(marks):
-            return Encoding(name=name)
-    if wide := _utf_16_without_mark(head):
-        return Encoding(name=wide)
+            return {"encoding": name}
+    # UTF-16 without a mark: every second byte of plain text is 0.
+    even, odd = (head[start::2].count(0) / max(1, len(head) // 2) for start in (0, 1))
+    if len(head) >= 8 and max(even, odd) >= 0.4 and min(even, odd) <= 0.1:
+        return {"encoding": "utf-16-be" if even > odd else "utf-16-le"}
     special, undecoded, excerpts = 0, 0, list[bytes]()
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for chunk in _chunks(file):
@@ -137,51 +125,41 @@ def detect_encoding(file: Path) -> Encoding:
             votes = (m[0] for m in _EXCERPT.finditer(chunk) if _read_as_utf_8(m[0]) is None)
             excerpts += islice(votes, EXCERPTS_PER_CHUNK)
     if special >= undecoded:  # also when both are 0: plain ASCII
-        return Encoding(name="utf-8")
-    return _guess_encoding(b"\n".join(excerpts), file)
+        return {"encoding": "utf-8"}
+    guessed = _guess_encoding(sample := b"\n".join(excerpts))
+    if not guessed:
+        raise ValueError(
+            f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
+            f"{sample[:60]!r}; save the file as UTF-8"
+        )
+    words = _snippets(sample.decode(guessed, "replace"))
+    return {"encoding": guessed} | ({"encoding guessed from": words} if words else {})
 
 
-def _guess_encoding(excerpts: bytes, file: Path) -> Encoding:
+def _guess_encoding(excerpts: bytes) -> str:
     fits = {
         name: _plausibility(excerpts.decode(name, "replace")) - handicap
         for name, handicap in WESTERN.items()
     }
     found = max(fits, key=fits.__getitem__)
-    if not _looks_western(excerpts) or fits[found] < GOOD_FIT:
-        best = from_bytes(excerpts).best()
-        found = best.encoding if best else ""
-    if not found:
-        raise ValueError(
-            f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
-            f"{excerpts[:60]!r}; save the file as UTF-8"
-        )
-    return Encoding(name=found, guessed_from=_snippets(excerpts.decode(found, "replace")))
+    # Special letters of Western languages stand alone among plain ones; other scripts cluster them.
+    words: list[bytes] = re.split(rb"[\s,;|]+", excerpts)
+    words = [word for word in words if len(word) > 2 and not word.isascii()]
+    special = sum(byte > 0x7F for word in words for byte in word)
+    clustered = special > 0.45 * sum(map(len, words))  # żółty has 3 of 5, and is rare
+    if not clustered and fits[found] >= GOOD_FIT:
+        return found
+    best = from_bytes(excerpts).best()
+    return best.encoding if best else ""
 
 
 def _snippets(text: str) -> str:
     """Pick a few words with special characters: "A;Béret\\nB;Coat £90" -> "Béret · £90"."""
-    found: dict[str, None] = {}
-    for before, word in _WORD.findall(text):
-        snippet = (before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET]
-        if snippet.isprintable() and "\ufffd" not in snippet:
-            found[snippet] = None
-    return " · ".join(islice(found, MAX_SNIPPETS))
-
-
-def _looks_western(excerpts: bytes) -> bool:
-    """Whether special letters stand alone among plain ones; other scripts cluster them."""
-    words: list[bytes] = re.split(rb"[\s,;|]+", excerpts)
-    words = [word for word in words if len(word) > 2 and not word.isascii()]
-    special = sum(byte > 0x7F for word in words for byte in word)
-    return special / max(1, sum(map(len, words))) <= 0.45  # żółty has 3 of 5, and is rare
-
-
-def _utf_16_without_mark(head: bytes) -> str | None:
-    """Detect UTF-16 without a mark: every second byte of plain text is 0."""
-    even, odd = (head[start::2].count(0) / max(1, len(head) // 2) for start in (0, 1))
-    if len(head) < 8 or max(even, odd) < 0.4 or min(even, odd) > 0.1:
-        return None
-    return "utf-16-be" if even > odd else "utf-16-le"
+    found = (
+        (before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET] for before, word in _WORD.findall(text)
+    )
+    shown = dict.fromkeys(each for each in found if each.isprintable() and "\ufffd" not in each)
+    return " · ".join(islice(shown, MAX_SNIPPETS))
 
 
 def _read_as_utf_8(data: bytes) -> str | None:

@@ -81,7 +81,7 @@ def test_one_damaged_file_of_several_is_one_broken_row(tmp_path: Path) -> None:
 
 def test_a_damaged_file_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing")
-    with pytest.raises(ValueError, match=r"cannot read .*b.parquet as Parquet: .*write the file"):
+    with pytest.raises(ValueError, match=r"cannot read .*b.parquet as parquet: .*write the file"):
         open_source(str(tmp_path / "b.parquet"))
 
 

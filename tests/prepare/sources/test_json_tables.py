@@ -94,7 +94,9 @@ def test_a_list_that_ends_in_the_middle_keeps_what_is_whole(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("content", ['{"products": [{"sku": }', "sku: A", "<b>no</b>"])
 def test_what_is_no_json_is_an_error(tmp_path: Path, content: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot read .* as JSON: found .*mend or export"):
+    with pytest.raises(
+        ValueError, match=r"cannot read .* as json: .*JSON.*: '.*'; mend it or write"
+    ):
         planted(tmp_path, content)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.prepare.sources.delimited import open_csv
 from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
@@ -235,4 +234,4 @@ def test_rows_begin_anew_at_every_call(tmp_path: Path) -> None:
 def test_a_broken_header_is_an_error_that_shows_it(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_bytes(b'"sku,title\nA,Coat\nB,Hat\n')
     with pytest.raises(ValueError, match="line 1 a quote is never closed"):
-        open_csv(str(tmp_path / "products.csv"))
+        open_source(str(tmp_path / "products.csv"))
