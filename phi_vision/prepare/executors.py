@@ -16,14 +16,9 @@ from typing import Any, TypeVar
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
-MIN_CHUNKS = 8
-"""Fewer are done before processes have started."""
-
-WINDOW_PER_WORKER = 3
-"""Chunks per process: one in progress, one waiting, one done and not yet yielded."""
-
-RAY_WINDOW = 64
-"""Chunks in one Ray Data pipeline: starting one takes about a second, holding one takes memory."""
+MIN_CHUNKS = 8  # fewer are done before processes have started
+WINDOW_PER_WORKER = 3  # chunks: one in progress, one waiting, one done and not yet yielded
+RAY_WINDOW = 64  # chunks of a pipeline: starting one takes a second, holding one takes memory
 
 
 def run_locally(
@@ -33,13 +28,9 @@ def run_locally(
     workers: int | None = None,
     address: str | None = None,
 ) -> Iterator[Result]:
-    """Compute in processes of this machine.
+    """Compute a picklable function in processes of this machine, by default one for each core.
 
-    Args:
-        function: Picklable: a function of a module, or a partial of one.
-        chunks: Its arguments.
-        workers: Processes; one for each core by default. 0 computes in this process.
-        address: Must be None: there is no cluster here.
+    `workers` 0 computes in this process. `address` must be None: there is no cluster here.
     """
     if address is not None:
         raise ValueError(f"this engine has no cluster at {address}; use --engine ray")
@@ -83,17 +74,15 @@ def run_on_ray(
     workers: int | None = None,
     address: str | None = None,
 ) -> Iterator[Result]:
-    """Compute with Ray Data, on this machine or on a cluster.
+    """Compute with Ray Data, with so many chunks in progress, by default one for each core.
 
-    Chunks travel with their images, so the cluster's machines need access to neither the source
-    nor the output folder.
-
-    Args:
-        function: As for `run_locally`.
-        chunks: As for `run_locally`.
-        workers: Chunks in progress at once; as many as Ray has cores for by default.
-        address: As for `open_ray`.
+    Chunks travel with their images, so the machines of a cluster at `address` need access to
+    neither the source nor the output folder.
     """
+
+    def compute(row: dict[str, Any]) -> dict[str, object]:
+        return {"index": row["index"], "result": function(row["chunk"])}
+
     remaining = iter(chunks)
     with open_ray(address) as ray:
         while window := list(itertools.islice(remaining, RAY_WINDOW)):
@@ -102,12 +91,12 @@ def run_on_ray(
                 [{"index": index, "chunk": chunk} for index, chunk in enumerate(window)],
                 override_num_blocks=len(window),
             )
-            results = items.map(_OnRayRow(function), concurrency=workers).iter_rows()
+            results = items.map(compute, concurrency=workers).iter_rows()
             yield from (row["result"] for row in sorted(results, key=lambda row: row["index"]))
 
 
 @contextmanager
-def open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
+def open_ray(address: str | None) -> Iterator[Any]:  # the module is not typed
     """Yield Ray, started or connected to, and shut it down unless it was running before.
 
     Args:
@@ -133,14 +122,6 @@ def open_ray(address: str | None) -> Iterator[Any]:  # The module is not typed.
     finally:
         if not was_running:
             ray.shutdown()
-
-
-class _OnRayRow:
-    def __init__(self, function: Callable[[Any], object]) -> None:
-        self.function = function
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, object]:
-        return {"index": row["index"], "result": self.function(row["chunk"])}
 
 
 EXECUTORS = {"local": run_locally, "ray": run_on_ray}

@@ -11,30 +11,28 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.io.atomic import atomic_folder, recover, same_content, write_text
 from phi_vision.io.http import RetryPolicy
-from phi_vision.prepare.cleaning import LoadedRow, RejectedRow, clean_chunk
+from phi_vision.prepare.cleaning import LoadedRow, RejectedRow, clean_chunk, reject
 from phi_vision.prepare.columns import Columns, image_cells
 from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
 from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import read_reference, url_of
-from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prepare_config import PrepareConfig
-from phi_vision.prepare.prices import DecimalMark
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
+from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow
 from phi_vision.prepare.splits import Assignment, Duplicate, assign_rows, source_splits
 
 CHUNK = 32
@@ -43,24 +41,18 @@ CHUNK = 32
 CARD_IMAGES = 24
 """Samples shown on the card, evenly spread over the dataset."""
 
-DECIMAL_MARKS: dict[str, DecimalMark] = {"point": ".", "comma": ","}
-
 MANIFEST = "prepared.json"
 """Metadata of a prepared dataset; a folder that has it may be replaced by another run."""
 
 Chunks = Iterator[list[LoadedRow | UnreadableRow]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """Result of `prepare`."""
 
     folder: Path
-    metadata: Mapping[str, Any]
-    """The content of `prepared.json`."""
-
-    changed: bool
-    """False where the folder already held exactly this."""
+    metadata: Mapping[str, Any]  # the content of `prepared.json`
+    changed: bool  # False where the folder already held exactly this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +80,9 @@ def prepare(
     callbacks = callbacks or PrepareCallbacks()
     recover(config.out)
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
-    source = open_source(
-        name,
-        kind=config.kind,
-        split=config.split,
-        revision=config.revision,
-        streaming=config.streaming,
-    )
-    schema = find_schema(
-        source,
-        mapping=config.map,
-        template_name=config.template,
-        decimal=DECIMAL_MARKS[config.decimal] if config.decimal else None,
-        images=ImageRules(longest_side=config.longest_side),
-    )
+    options: dict[str, Any] = {"revision": config.revision, "streaming": config.streaming}
+    source = open_source(name, kind=config.kind, split=config.split, **options)
+    schema = find_schema(source, config)
     callbacks.on_columns({**source.detected, **schema.columns.describe()})
     cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
     limits = Limits(
@@ -118,7 +99,7 @@ def prepare(
         changed = not same_content(folder, config.out)
         if not changed:
             shutil.rmtree(folder)
-    return Prepared(folder=config.out, metadata=metadata, changed=changed)
+    return Prepared(config.out, metadata, changed)
 
 
 def prefetch(
@@ -142,38 +123,30 @@ def load_images(
     """
     rows = source.rows()
     while chunk := list(itertools.islice(rows, CHUNK)):
-        urls = [url for url in _urls(iter(chunk), columns) if url not in failed]
+        urls = [url for url in _urls(chunk, columns) if url not in failed]
         # Downloaded before, unless only rows far down have URLs.
         fetched = {each.url: each for each in fetch(urls, cache, limits)} if urls else {}
-        yield [
-            _load_row(row, columns, source.folder, fetched, failed) if isinstance(row, Row) else row
-            for row in chunk
-        ]
+
+        def load(cell: object, fetched: Mapping[str, Fetched] = fetched) -> bytes:
+            url = url_of(cell)
+            if url is None:
+                return read_reference(cell, source.folder)
+            file = fetched[url].file if url in fetched else None
+            if file is None:
+                reason = fetched[url].reason if url in fetched else failed[url]
+                raise ValueError(f"not fetched, {reason}: {url}")
+            return file.read_bytes()
+
+        yield [_load_row(row, columns, load) if isinstance(row, Row) else row for row in chunk]
 
 
-def _urls(rows: Iterator[Row | UnreadableRow], columns: Columns) -> Iterator[str]:
+def _urls(rows: Iterable[AnyRow], columns: Columns) -> Iterator[str]:
     for row in rows:
         if isinstance(row, Row):
             yield from filter(None, map(url_of, image_cells(row, columns)))
 
 
-def _load_row(
-    row: Row,
-    columns: Columns,
-    folder: Path | None,
-    fetched: Mapping[str, Fetched],
-    failed: Mapping[str, str],
-) -> LoadedRow:
-    def load(cell: object) -> bytes:
-        url = url_of(cell)
-        if url is None:
-            return read_reference(cell, folder)
-        file = fetched[url].file if url in fetched else None
-        if file is None:
-            reason = fetched[url].reason if url in fetched else failed[url]
-            raise ValueError(f"not fetched, {reason}: {url}")
-        return file.read_bytes()
-
+def _load_row(row: Row, columns: Columns, load: Callable[[object], bytes]) -> LoadedRow:
     cells = image_cells(row, columns)
     if not cells and columns.messages is None:
         return LoadedRow(row=row, images=(), problem="no image: the cell is empty")
@@ -192,12 +165,7 @@ def _write(
     callbacks: PrepareCallbacks,
 ) -> dict[str, object]:
     """Clean, stage, group, split and write all rows; return the metadata."""
-    fields = schema.columns.fields
-    stage = Stage(
-        folder / "stage.parquet",
-        title=next((field for field in ("title", "name") if field in fields), None),
-        category=next((field for field in ("category3_code", "category") if field in fields), None),
-    )
+    stage = Stage(folder / "stage", schema.columns.fields)
     clean = functools.partial(clean_chunk, schema=schema)
     execute = EXECUTORS[config.engine]
     with RejectedRows(folder / "rejected.parquet") as rejected:
@@ -207,15 +175,18 @@ def _write(
                     (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
                 callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
         if not stage.keys:
-            raise ValueError(_describe_unusable(source, rejected))
+            reasons = rejected.reasons.most_common(3)
+            found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons)
+            raise ValueError(
+                f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; "
+                "check the columns (--map) and the images"
+            )
+        known = {} if config.resplit else _earlier_splits(config.out) | source_splits(stage.keys)
         assignment = assign_rows(
-            stage.keys,
-            _known_splits(stage, config),
-            config.fractions,
-            tolerance=config.tolerance,
-            seed=config.seed,
+            stage.keys, known, config.fractions, tolerance=config.tolerance, seed=config.seed
         )
-        images = _write_samples(stage, assignment, config, folder, rejected)
+        max_bytes = config.shard_size * 1_000_000
+        images = _write_samples(stage, assignment, folder / "data", max_bytes, rejected)
     stage.file.unlink()
     metadata = _describe(source, config, schema, stage, assignment, rejected)
     text = json.dumps(metadata, indent=2, ensure_ascii=False)
@@ -227,65 +198,39 @@ def _write(
     return metadata
 
 
-def _describe_unusable(source: Source, rejected: RejectedRows) -> str:
-    reasons = rejected.reasons.most_common(3)
-    found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons)
-    return (
-        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; "
-        "check the columns (--map) and the images"
-    )
-
-
-def _known_splits(stage: Stage, config: PrepareConfig) -> dict[str, str]:
-    """Return the split of each id in the source, or else in an earlier run."""
-    if config.resplit:
-        return {}
-    files = sorted((config.out / "data").glob("*.parquet")) if config.out.is_dir() else []
-    earlier = {
+def _earlier_splits(out: Path) -> dict[str, str]:
+    """Return the split of each id in a folder that was prepared before."""
+    files = sorted((out / "data").glob("*.parquet")) if out.is_dir() else []
+    return {
         name: file.name.split("-")[0]
         for file in files
         for name in pq.read_table(file, columns=["id"])["id"].to_pylist()
     }
-    return earlier | source_splits(stage.keys)
 
 
 def _write_samples(
-    stage: Stage,
-    assignment: Assignment,
-    config: PrepareConfig,
-    folder: Path,
-    rejected: RejectedRows,
+    stage: Stage, assignment: Assignment, data: Path, max_bytes: int, rejected: RejectedRows
 ) -> list[CardImage]:
-    """Write each staged row to its split, or to the rejected rows."""
+    """Write each staged row to its split, or to the rejected rows; return images for the card."""
     layout = Layout(stage.statistics)
-    data = folder / "data"
     data.mkdir()
     images: list[CardImage] = []
     every = max(1, len(stage.keys) // CARD_IMAGES)
-    max_bytes = config.shard_size * 1_000_000
     with ExitStack() as stack:
         shards = {
             split: stack.enter_context(Shards(data, split, layout.schema, max_bytes=max_bytes))
             for split in assignment.splits
         }
         rows = zip(stage.keys, stage.rows(), assignment.decisions, strict=True)
-        for index, (keys, staged, decision) in enumerate(rows):
+        for index, (keys, row, decision) in enumerate(rows):
             if isinstance(decision, Duplicate):
-                rejected.add(
-                    RejectedRow(
-                        number=staged.number,
-                        origin=staged.origin,
-                        reason="duplicate of an earlier row",
-                        detail=f"row {decision.of}",
-                        values=staged.values,
-                    )
-                )
+                rejected.add(reject(row.raw, f"duplicate of an earlier row: row {decision.of}"))
                 continue
-            row = layout.row(keys.id, decision.group, staged)
-            shards[decision.split].add(row, sum(map(len, staged.images)))
-            if index % every == 0 and staged.images and len(images) < CARD_IMAGES:
+            image_bytes = sum(len(image.encoded) for image in row.images)
+            shards[decision.split].add(layout.row(keys.id, decision.group, row), image_bytes)
+            if index % every == 0 and row.images and len(images) < CARD_IMAGES:
                 caption = keys.title or keys.category or keys.id
-                images.append(CardImage(caption, staged.images[0]))
+                images.append(CardImage(caption, row.images[0].encoded))
     return images
 
 

@@ -1,13 +1,14 @@
 """Decide from the first rows of a source, and the user's options, how every row is cleaned."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phi_vision.data.template import TEMPLATES, Template, find_template
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
 from phi_vision.prepare.image_references import url_of
 from phi_vision.prepare.images import ImageRules
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
 from phi_vision.prepare.sources.rows import Row, Source
 
@@ -16,6 +17,8 @@ FIRST_ROWS = 1000
 
 MIN_PRICE_SHARE = 0.9
 """Fraction of the first rows in which a column named like a price must hold one."""
+
+DECIMAL_MARKS: dict[str | None, DecimalMark] = {"point": ".", "comma": ","}
 
 WORDING = {
     "title": ("the product", "Product: {title}"),
@@ -30,12 +33,10 @@ class Schema:
     """How every row of a source is cleaned."""
 
     columns: Columns
-
     template: Template | None
     """A record must have its fields; None where samples are conversations."""
 
     images: ImageRules
-
     decimal: DecimalMark | None
     """The decimal mark of an ambiguous `1.234`."""
 
@@ -46,51 +47,45 @@ class Schema:
     """Whether images are given by URLs."""
 
 
-def find_schema(
-    source: Source,
-    *,
-    mapping: Sequence[str],
-    template_name: str | None,
-    decimal: DecimalMark | None,
-    images: ImageRules,
-) -> Schema:
-    """Derive the schema from a source's first rows.
-
-    Args:
-        source: The catalog.
-        mapping: The user's columns, as PART=COLUMN.
-        template_name: Name or file of the template; None to choose one that fits.
-        decimal: The decimal mark of 1.234; None to guess it from the other prices.
-        images: Which images are accepted.
-    """
+def find_schema(source: Source, config: PrepareConfig) -> Schema:
+    """Derive the schema from a source's first rows and the user's mapping, template and mark."""
     first = [row for row in itertools.islice(source.rows(), FIRST_ROWS) if isinstance(row, Row)]
-    given = _parse_mapping(mapping)
-    template: Template | None = find_template(template_name or "product")
-    columns = choose_columns(first, template, given, source.folder)
-    if not template_name:
+    template: Template | None = find_template(config.template or "product")
+    columns = choose_columns(first, template, _parse_mapping(config.map), source.folder)
+    if not config.template:
         template = None if columns.messages else _template_over(columns)
-    elif template:
-        _check_fields(template, columns)
+    missing = (
+        [field for field in template.fields if field not in columns.fields] if template else []
+    )
+    if missing and template:
+        raise ValueError(
+            f"the template {template.name!r} needs {', '.join(missing)}; "
+            f"found {', '.join(columns.fields.values()) or 'no columns'}; "
+            f"map them with --map, such as --map {missing[0]}=COLUMN"
+        )
+    cells = {
+        field: [row.values.get(column) for row in first] for field, column in columns.fields.items()
+    }
     numbers = template.fields_of("number") if template else ()
-    prices = (row.values.get(columns.fields.get(field, "")) for field in numbers for row in first)
     return Schema(
         columns=columns,
         template=template,
-        images=images,
-        decimal=decimal or guess_decimal(prices),
-        prices=frozenset(_price_fields(columns, first)),
+        images=ImageRules(longest_side=config.longest_side),
+        decimal=DECIMAL_MARKS.get(config.decimal)
+        or guess_decimal(cell for field in numbers for cell in cells[field]),
+        prices=frozenset(f for f in cells if "price" in f.lower() and _are_prices(cells[f])),
         has_urls=any(url_of(cell) for row in first for cell in image_cells(row, columns)),
     )
 
 
-def _price_fields(columns: Columns, first: Sequence[Row]) -> Iterator[str]:
-    """Find the fields that are named like a price and mostly hold one."""
-    for field, column in columns.fields.items():
-        cells = [row.values.get(column) for row in first if row.values.get(column)]
-        is_text = bool(cells) and all(isinstance(cell, str) for cell in cells)
-        is_named = "price" in field.lower()
-        if is_named and is_text and sum(map(_is_price, cells)) >= MIN_PRICE_SHARE * len(cells):
-            yield field
+def _are_prices(cells: Sequence[object]) -> bool:
+    """Whether the texts of a column mostly hold a price."""
+    texts = [cell for cell in cells if cell]
+    return (
+        bool(texts)
+        and all(isinstance(text, str) for text in texts)
+        and sum(map(_is_price, texts)) >= MIN_PRICE_SHARE * len(texts)
+    )
 
 
 def _is_price(cell: object) -> bool:
@@ -112,16 +107,6 @@ def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"--map {text}: {part} is {given[part]!r} already; give it once")
         given[part] = column
     return given
-
-
-def _check_fields(template: Template, columns: Columns) -> None:
-    missing = [field for field in template.fields if field not in columns.fields]
-    if missing:
-        raise ValueError(
-            f"the template {template.name!r} needs {', '.join(missing)}; "
-            f"found {', '.join(columns.fields.values()) or 'no columns'}; "
-            f"map them with --map, such as --map {missing[0]}=COLUMN"
-        )
 
 
 def _template_over(columns: Columns) -> Template:

@@ -1,12 +1,13 @@
 """What all rows of a source are measured by, found in its first rows."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from phi_vision.data.template import TEMPLATES
-from phi_vision.prepare.images import ImageRules
-from phi_vision.prepare.prices import DecimalMark
+from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
@@ -17,20 +18,15 @@ def find(
     *rows: Mapping[str, object],
     mapping: tuple[str, ...] = (),
     template: str | None = None,
-    decimal: DecimalMark | None = None,
+    decimal: Literal["point", "comma"] | None = None,
 ) -> Schema:
     pieces: list[Row | UnreadableRow] = [
         UnreadableRow(number=0, origin="line 1", reason="odd", raw="?"),
         *(Row(number=n, origin=f"line {n}", values=row) for n, row in enumerate(rows, start=1)),
     ]
     source = Source(name="shop", kind="csv", rows=lambda: iter(pieces), folder=None)
-    return find_schema(
-        source,
-        mapping=mapping,
-        template_name=template,
-        decimal=decimal,
-        images=ImageRules(),
-    )
+    config = PrepareConfig(out=Path("out"), map=mapping, template=template, decimal=decimal)
+    return find_schema(source, config)
 
 
 def test_the_products_template_is_taken_where_all_its_fields_are() -> None:
@@ -94,7 +90,7 @@ def test_a_column_name_may_hold_an_equals_sign() -> None:
 def test_the_decimal_mark_is_reported_by_the_other_prices() -> None:
     continental = [SHOP | {"price": price} for price in ("12,50", "8,95", "1.234")]
     assert find(*continental).decimal == ","
-    assert find(*continental, decimal=".").decimal == "."
+    assert find(*continental, decimal="point").decimal == "."
 
 
 def test_other_prices_are_those_that_mostly_are_some() -> None:

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi_vision.data.samples import Value
-from phi_vision.prepare.cleaning import RejectedRow
+from phi_vision.prepare.cleaning import CleanRow, RejectedRow
 from phi_vision.prepare.data_card import FieldStatistics, Statistics
-from phi_vision.prepare.shards import Layout, RejectedRows, Shards, StagedRow
+from phi_vision.prepare.images import CleanImage
+from phi_vision.prepare.shards import Layout, RejectedRows, Shards
+from phi_vision.prepare.sources.rows import Row
 
 SCHEMA = pa.schema([("id", pa.int64()), ("image", pa.binary())])
 
@@ -35,10 +37,20 @@ def layout_of(**columns: Sequence[Value]) -> Layout:
     return Layout(statistics)
 
 
-def staged(images: int = 1, **record: Value) -> StagedRow:
+def staged(images: int = 1, **record: Value) -> CleanRow:
     encoded = [b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF....WEBP"][:images]
-    return StagedRow(
-        number=0, origin="line 1", record=record, messages=[], images=encoded, values="{}"
+    return CleanRow(
+        raw=Row(number=0, origin="line 1", values={}),
+        id=None,
+        group=None,
+        split=None,
+        record=record,
+        messages=(),
+        images=tuple(
+            CleanImage(encoded=each, width=1, height=1, digest="", perceptual_hash=None, changes=())
+            for each in encoded
+        ),
+        changes=(),
     )
 
 

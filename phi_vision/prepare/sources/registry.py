@@ -102,11 +102,11 @@ def open_source(
     if not first:
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
         found = f"only its format ({facts})" if facts else "neither header nor row"
-        raise ValueError(f"{name} is empty: found {found}, it holds no rows")
+        raise ValueError(f"{name} is empty: found {found}; it holds no rows, check the export")
     if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in WHOLE:
         raise ValueError(
-            f"cannot read {name} as {kind}: {only.reason}: {only.raw[:200]!r}; mend it or write the "
-            "file again"
+            f"cannot read {name} as {kind}: {only.reason}: {only.raw[:200]!r}; mend it or write "
+            "the file again"
         )
     return with_conversations(source)
 
