@@ -5,28 +5,21 @@ A row is `prompt + completion + <|end|>`, or a conversation; only the assistant'
 row that is too long is an error.
 """
 
-import io
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, cast
 
 import torch
-from PIL import ExifTags, Image
 from torch import nn
 
-from phi_vision.data.samples import IMAGE_MARK, Sample
+from phi_vision.data.samples import IMAGE_MARK, Sample, image_size
 from phi_vision.data.template import END, Template
-from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
 IGNORED = -100
 """The label that cross-entropy skips (PyTorch's default `ignore_index`)."""
-
-FIRST_TRANSPOSED = 5
-"""EXIF orientations from here on exchange width and height."""
 
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
@@ -34,35 +27,16 @@ CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 class Batch(TypedDict, total=False):
     """The input of a training step. B rows of L tokens; N crops of all images, S pixels."""
 
-    input_ids: torch.Tensor
-    """(B, L); the Trainer takes the number of rows from this first field."""
-
-    attention_mask: torch.Tensor
-    """(B, L); 0 at padding. Packed rows have none."""
-
-    position_ids: torch.Tensor
-    """(B, L), only of packed rows: restarts at 0 with each sample."""
-
-    use_cache: bool
-    """False, only of packed rows: with a cache the model would ignore `position_ids`."""
-
-    pixel_values: torch.Tensor
-    """(N, 3, S, S); missing when no sample has an image."""
-
-    image_sizes: torch.Tensor
-    """(images, 2); missing when no sample has an image."""
-
-    labels: torch.Tensor
-    """(B, L); -100 where there is no supervision."""
-
-    logits_to_keep: torch.Tensor
-    """(B, L) bool: where the next token is labelled; see `select_labelled`."""
-
-    shift_labels: torch.Tensor
-    """The labels that the kept positions predict."""
-
-    sample_ids: list[str]
-    """For each row the ids of its samples, for error messages; removed before the forward pass."""
+    input_ids: torch.Tensor  # (B, L); the Trainer counts the rows of this first field
+    attention_mask: torch.Tensor  # (B, L); 0 at padding. Packed rows have none
+    position_ids: torch.Tensor  # (B, L), only of packed rows: restarts at 0 with each sample
+    use_cache: bool  # False, only of packed rows: a cache would make the model ignore positions
+    pixel_values: torch.Tensor  # (N, 3, S, S); missing when no sample has an image
+    image_sizes: torch.Tensor  # (images, 2); missing when no sample has an image
+    labels: torch.Tensor  # (B, L); -100 where there is no supervision
+    logits_to_keep: torch.Tensor  # (B, L) bool: whether the next token is labelled
+    shift_labels: torch.Tensor  # the labels that the kept positions predict
+    sample_ids: list[str]  # of each row, for error messages; removed before the forward pass
 
 
 class Segment(NamedTuple):
@@ -106,15 +80,14 @@ class CompletionCollator:
                 padding_side="right",
             ).data,
         )
+        labels = torch.full_like(batch["input_ids"], IGNORED)
         lengths = batch["attention_mask"].sum(dim=1).tolist()
-        for sample, length in zip(samples, lengths, strict=True):
+        for place, (sample, row, length) in enumerate(zip(samples, rows, lengths, strict=True)):
             if self.max_length is not None and length > self.max_length:
                 raise ValueError(
                     f"sample {sample.id!r} has {length} tokens, more than max_length "
                     f"{self.max_length}; raise it or leave it out: rows are never cut"
                 )
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             ids = batch["input_ids"][place, :length]
             is_supervised = self._supervised(row, ids)
             labels[place, :length][is_supervised] = ids[is_supervised]
@@ -132,26 +105,45 @@ class CompletionCollator:
         completion = self.template.render(sample.record) + END
         return [Segment(prompt, False), Segment(completion, True)]
 
+    def tokenize(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """Tokenize a row's text, segment by segment, with one token for each image.
+
+        Raises:
+            ValueError: The tokenizer joins the end of a segment to the next one.
+        """
+        tokenizer = self.processor.tokenizer
+        # Spelt as the processor spells an image of one token.
+        image = self.processor.image_token + tokenizer.bos_token
+        text, before, tokens = "", list[int](), list[list[int]]()
+        for segment in segments:
+            added = IMAGE_TAG.sub(image, segment.text)
+            ids: list[int] = tokenizer((text + added).removeprefix(tokenizer.bos_token))[
+                "input_ids"
+            ]
+            if ids[: len(before)] != before:
+                raise ValueError(
+                    f"template {self.template.name!r}: the tokenizer joins the end of the prompt "
+                    f"{text[-20:]!r} to the completion, so inference would use other tokens than "
+                    "training; end the prompt with a control token such as <|assistant|>"
+                )
+            tokens.append(ids[len(before) :])
+            text, before = text + added, ids
+        return tokens
+
     def count_tokens(self, sample: Sample) -> tuple[int, int]:
         """Count a sample's image tokens and its other tokens, without decoding its images.
 
         Raises:
             ValueError: An image cannot be read or is too thin to cut, or the record lacks a field.
         """
-        tokens = self._tokenize("".join(segment.text for segment in self.segments(sample)))
-        image_tokens = [self._count_image(sample, at) for at in range(len(sample.images))]
-        return sum(image_tokens), len(tokens) - len(sample.images)
-
-    def _count_image(self, sample: Sample, at: int) -> int:
-        cutter = self.processor.image_processor
-        try:
-            width, height = image_size(sample.images[at])
-            longer, shorter = max(width, height), min(width, height)
-            long, short = resized_size(longer, shorter, cutter.num_crops, cutter.crop_size)
-        except ValueError as error:
-            raise ValueError(f"sample {sample.id!r}, image {at + 1}: {error}") from error
-        short = math.ceil(short / cutter.crop_size) * cutter.crop_size
-        return int(cutter.count_tokens(*((long, short) if height > width else (short, long))))
+        image_tokens, cutter = 0, self.processor.image_processor
+        for number, encoded in enumerate(sample.images, start=1):
+            try:
+                image_tokens += cutter.calc_num_image_tokens_from_image_size(*image_size(encoded))
+            except ValueError as error:
+                raise ValueError(f"sample {sample.id!r}, image {number}: {error}") from error
+        tokens = sum(map(len, self.tokenize(self.segments(sample))))
+        return image_tokens, tokens - len(sample.images)
 
     def _supervised(self, row: Sequence[Segment], ids_L: torch.Tensor) -> torch.Tensor:
         """Mark the tokens of a row's supervised segments: (L,) bool.
@@ -159,32 +151,14 @@ class CompletionCollator:
         Counted on the text alone, in which each image is one token; then stretched to the tokens
         that the images became.
         """
-        text, before, supervised = "", list[int](), list[bool]()
-        for segment in row:
-            text += segment.text
-            tokens = self._tokenize(text)
-            if tokens[: len(before)] != before:
-                raise ValueError(
-                    f"template {self.template.name!r}: the tokenizer joins the end of the prompt "
-                    f"{text[: -len(segment.text)][-20:]!r} to the completion, so inference would "
-                    "use other tokens than training; end the prompt with a control token such as "
-                    "<|assistant|>"
-                )
-            supervised += [segment.is_supervised] * (len(tokens) - len(before))
-            before = tokens
+        supervised = list[bool]()
+        for segment, tokens in zip(row, self.tokenize(row), strict=True):
+            supervised += [segment.is_supervised] * len(tokens)
         is_image_L = ids_L == self.processor.image_token_id
         # A run of image tokens ends with <s>, so its first token stands for the whole run.
         starts_L = is_image_L & ~nn.functional.pad(is_image_L, (1, 0))[:-1]
         place_L = (~is_image_L | starts_L).cumsum(0) - 1
         return torch.tensor(supervised)[place_L]
-
-    def _tokenize(self, text: str) -> list[int]:
-        """Tokenize a row's text, with one token for each image."""
-        tokenizer = self.processor.tokenizer
-        # Spelt as the processor spells an image of one token.
-        text = IMAGE_TAG.sub(self.processor.image_token + tokenizer.bos_token, text)
-        ids: list[int] = tokenizer(text.removeprefix(tokenizer.bos_token))["input_ids"]
-        return ids
 
 
 def _conversation_segments(processor: Phi3VProcessor, sample: Sample) -> list[Segment]:
@@ -224,23 +198,6 @@ def _conversation_segments(processor: Phi3VProcessor, sample: Sample) -> list[Se
             done = prompt + text + END
         messages.append({"role": role, "content": text})
     return segments
-
-
-def image_size(encoded: bytes) -> tuple[int, int]:
-    """Read an image's width and height from its header, after its EXIF orientation.
-
-    Raises:
-        ValueError: The bytes are not an image.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return image.size[::-1] if orientation >= FIRST_TRANSPOSED else image.size
-    # Decoders fail in their own ways (OSError, SyntaxError, struct.error, ...).
-    except Exception as error:
-        raise ValueError(
-            f"cannot read an image from {len(encoded)} bytes: {error}; give a JPEG, PNG or WebP"
-        ) from error
 
 
 def select_labelled(batch: Batch) -> Batch:

@@ -10,15 +10,16 @@ are texts or conversations. Every other column of plain values is a field of the
 import decimal
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.samples import IMAGE_MARK, Message, Record, Sample, Value
+from phi_vision.data.samples import IMAGE_MARK, Message, Record, Role, Sample, Value
 from phi_vision.io.hashing import sha256
 
 Row = Mapping[str, object]
@@ -60,7 +61,16 @@ def load_samples(
     Raises:
         ValueError: There is no such source, split or column, or it has no readable rows.
     """
-    samples = _with_unique_ids(iterate_samples(source, split=split, group_column=group_column))
+    samples: list[Sample] = []
+    taken: set[str] = set()
+    times: Counter[str] = Counter()
+    for sample in iterate_samples(source, split=split, group_column=group_column):
+        name = sample.id
+        while name in taken:
+            times[sample.id] += 1
+            name = f"{sample.id} ({times[sample.id] + 1})"
+        taken.add(name)
+        samples.append(sample if name == sample.id else replace(sample, id=name))
     if not samples:
         part = f" in the split {split!r}" if split else ""
         raise ValueError(f"{source} holds no samples{part}: its files have 0 rows; give other data")
@@ -74,9 +84,21 @@ def iterate_samples(
 
     Args and errors are those of `load_samples`, but a source without rows yields nothing.
     """
-    path = Path(source)
-    rows = _read_rows(path, split)
-    return (as_sample(row, number, path, group_column) for number, row in enumerate(rows))
+    source = Path(source)
+    files = _files(source)
+    if split is not None and split not in files:
+        if source.is_file():
+            raise ValueError(
+                f"{source} is one file without splits; leave {split!r} out or give a folder"
+            )
+        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
+    number = itertools.count()
+    for file in itertools.chain(*files.values()) if split is None else files[split]:
+        schema = read_schema(file)
+        columns = {*_rich_columns(schema.names), *record_columns(schema)}
+        for batch in read_batches(file, [name for name in schema.names if name in columns]):
+            for row in batch.to_pylist():
+                yield as_sample(row, next(number), source, group_column)
 
 
 def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
@@ -99,21 +121,31 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
     location = f"sample {name!r} in {source}"
     if _is_trl(row):
-        row = from_trl(row, location)
+        messages, rejected = _preference(row, location)
+    else:
+        messages = _turns(row.get(MESSAGES_COLUMN), location)
+        rejected = str(row.get(REJECTED_COLUMN) or "")
+    column = next((column for column in IMAGE_COLUMNS if column in row), None)
+    if column is None and not messages:
+        raise ValueError(
+            f"no image column in {source}: found {', '.join(row)}; "
+            "name it 'image', holding struct<bytes, path>"
+        )
+    cell = row[column] if column else None
+    cells = cell if isinstance(cell, list) else [] if cell is None and messages else [cell]
     return Sample(
         id=name,
         group=group or name,
-        images=_images(row, location, source),
+        images=tuple(_encoded(cell, location, source) for cell in cells),
         record=record,
-        messages=_messages(row, location),
-        rejected=str(row.get(REJECTED_COLUMN) or ""),
+        messages=messages,
+        rejected=rejected,
     )
 
 
 def available_splits(source: str | Path) -> list[str]:
     """List a folder's splits, such as ["train", "validation", "test"]; one file has none."""
-    path = Path(source)
-    return [] if _is_file(path) else list(files_by_split(path))
+    return [name for name in _files(Path(source)) if name]
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]]:
@@ -126,9 +158,8 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise ValueError(f"no data at {folder}: there is no such folder; check the path")
-    data = folder / "data"
     files: dict[str, list[Path]] = {}
-    for file in sorted(data.glob("[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
+    for file in sorted(folder.glob("data/[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
         files.setdefault(file.stem.split("-")[0], []).append(file)
     if not files:
         raise ValueError(
@@ -186,31 +217,6 @@ def as_record(row: Row, columns: Sequence[str]) -> Record:
     return {name: _value(row[name]) for name in columns}
 
 
-def from_trl(row: Row, location: str) -> dict[str, object]:
-    """Convert a row in TRL's preference format to a conversation with a rejected last turn.
-
-    Input:  prompt "What is it?", chosen "A hat.", rejected "A bag."; or lists of
-            {"role": ..., "content": ...}
-    Output: messages [user "What is it?", assistant "A hat."], rejected "A bag."
-
-    Args:
-        row: Column -> cell.
-        location: The row's name in errors.
-
-    Raises:
-        ValueError: A cell is neither text nor turns, or the completions are not for one prompt.
-    """
-    prompt = _turns(row.get("prompt"), "user", location)
-    chosen, rejected = (_turns(row[name], "assistant", location) for name in TRL_COLUMNS[1:])
-    roles = [turns[-1]["role"] if turns else None for turns in (chosen, rejected)]
-    if roles != ["assistant"] * 2 or chosen[:-1] != rejected[:-1]:
-        raise ValueError(
-            f"{location}: chosen and rejected are not two completions of one prompt; found "
-            f"{row['chosen']!r:.80} and {row['rejected']!r:.80}; let only the last turn differ"
-        )
-    return {**row, "messages": [*prompt, *chosen], "rejected": rejected[-1]["content"]}
-
-
 def read_schema(file: Path) -> pa.Schema:
     """Read the names and types of a Parquet file's columns."""
     with _open_parquet(file) as parquet:
@@ -235,8 +241,13 @@ def read_batches(
         ValueError: The file cannot be read as Parquet.
     """
     with _open_parquet(file) as parquet:
-        stop = parquet.metadata.num_rows if stop is None else stop
-        groups, position = _row_groups(parquet.metadata, start, stop)
+        metadata = parquet.metadata
+        stop = metadata.num_rows if stop is None else stop
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        ends = [0, *itertools.accumulate(sizes)]
+        spans = itertools.pairwise(ends)
+        groups = [number for number, (a, b) in enumerate(spans) if a < stop and b > start]
+        position = ends[groups[0]] if groups else 0
         for batch in parquet.iter_batches(
             batch_size=ROWS_PER_BATCH, row_groups=groups, columns=list(columns)
         ):
@@ -244,23 +255,6 @@ def read_batches(
             if begin < end:
                 yield batch.slice(begin, end - begin)
             position += len(batch)
-
-
-def _row_groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
-    """Return the row groups that hold rows of a range, and the position of their first row.
-
-    Input:  row groups of 100 100 100 rows, the range from 150 to 210
-    Output: [1, 2], 100
-    """
-    chosen: list[int] = []
-    first = position = 0
-    for number in range(metadata.num_row_groups):
-        end = position + metadata.row_group(number).num_rows
-        if position < stop and end > start:
-            first = first if chosen else position
-            chosen.append(number)
-        position = end
-    return chosen, first
 
 
 @contextmanager
@@ -275,50 +269,18 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _is_file(path: Path) -> bool:
-    if not path.exists():
-        raise ValueError(f"no data at {path}: there is no such file or folder; check the path")
-    if path.is_file() and path.suffix.lower() != ".parquet":
+def _files(source: Path) -> dict[str, list[Path]]:
+    """Map each split of a folder to its files, or "" to the one file."""
+    if not source.exists():
+        raise ValueError(f"no data at {source}: there is no such file or folder; check the path")
+    if source.is_dir():
+        return files_by_split(source)
+    if source.suffix.lower() != ".parquet":
         raise ValueError(
-            f"cannot read {path}: found a file {path.suffix or 'without an ending'}; give a folder "
-            f"or file of Parquet, such as `phi-vision prepare {path} --out FOLDER` makes"
+            f"cannot read {source}: found a file {source.suffix or 'without an ending'}; give a "
+            f"folder or file of Parquet, such as `phi-vision prepare {source} --out FOLDER` makes"
         )
-    return not path.is_dir()
-
-
-def _read_rows(source: Path, split: str | None) -> Iterator[Row]:
-    """Yield the rows of a source, of one split or of all; a few are in memory."""
-    files = {"": [source]} if _is_file(source) else files_by_split(source)
-    if split is not None and split not in files:
-        if source.is_file():
-            raise ValueError(
-                f"{source} is one file without splits; leave {split!r} out or give a folder"
-            )
-        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
-    for file in itertools.chain.from_iterable(files.values() if split is None else [files[split]]):
-        schema = read_schema(file)
-        columns = {*_rich_columns(schema.names), *record_columns(schema)}
-        for batch in read_batches(file, [name for name in schema.names if name in columns]):
-            yield from batch.to_pylist()
-
-
-def _with_unique_ids(samples: Iterable[Sample]) -> list[Sample]:
-    """Number samples of one id from the second on.
-
-    Input:  ids A B A A
-    Output: ids A, B, "A (2)", "A (3)"
-    """
-    unique: list[Sample] = []
-    taken: set[str] = set()
-    times: Counter[str] = Counter()
-    for sample in samples:
-        name = sample.id
-        while name in taken:
-            times[sample.id] += 1
-            name = f"{sample.id} ({times[sample.id] + 1})"
-        taken.add(name)
-        unique.append(sample if name == sample.id else replace(sample, id=name))
-    return unique
+    return {"": [source]}
 
 
 def _rich_columns(names: Collection[str]) -> tuple[str, ...]:
@@ -353,29 +315,13 @@ def _first(record: Record, columns: Sequence[str]) -> str | None:
     return next((str(value) for value in values if value not in (None, "")), None)
 
 
-def _images(row: Row, location: str, source: Path) -> tuple[bytes, ...]:
-    column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    if row.get(MESSAGES_COLUMN) and (column is None or row[column] is None):
-        return ()
-    if column is None:
-        raise ValueError(
-            f"no image column in {source}: found {', '.join(row)}; "
-            "name it 'image', holding struct<bytes, path>"
-        )
-    cell = row[column]
-    cells = cell if isinstance(cell, list) else [cell]
-    return tuple(_encoded(each, location, source) for each in cells)
-
-
 def _encoded(cell: object, location: str, source: Path) -> bytes:
     """Return the bytes in an image cell, or of the file at its path."""
-    if isinstance(cell, bytes):
-        return cell
-    if isinstance(cell, dict):
-        if isinstance(cell.get("bytes"), bytes):
-            return bytes(cell["bytes"])
-        if cell.get("path"):
-            file = (source if source.is_dir() else source.parent) / str(cell["path"])
+    match cell:
+        case bytes(encoded) | {"bytes": bytes(encoded)}:
+            return encoded
+        case {"path": str(path)} if path:
+            file = (source if source.is_dir() else source.parent) / path
             if not file.is_file():
                 raise ValueError(f"{location}: no image at {file}; put it there or embed its bytes")
             return file.read_bytes()
@@ -385,33 +331,41 @@ def _encoded(cell: object, location: str, source: Path) -> bytes:
     )
 
 
-def _messages(row: Row, location: str) -> tuple[Message, ...]:
-    turns = row.get(MESSAGES_COLUMN) or []
-    try:
-        return tuple(Message(turn["role"], turn["content"]) for turn in turns)  # type: ignore[attr-defined]
-    except (TypeError, KeyError) as error:
+def _preference(row: Row, location: str) -> tuple[tuple[Message, ...], str]:
+    """Read a row in TRL's preference format as a conversation and a rejected last turn.
+
+    Input:  prompt "What is it?", chosen "A hat.", rejected "A bag."; or lists of
+            {"role": ..., "content": ...}
+    Output: (user "What is it?", assistant "A hat."), "A bag."
+    """
+    prompt = _turns(row.get("prompt"), location, "user")
+    chosen, rejected = (_turns(row[name], location, "assistant") for name in TRL_COLUMNS[1:])
+    roles = [turns[-1].role if turns else None for turns in (chosen, rejected)]
+    if roles != ["assistant"] * 2 or chosen[:-1] != rejected[:-1]:
         raise ValueError(
-            f"{location}: its messages hold {turns!r:.80}; write a list of "
-            '{"role": "user", "content": "..."}, or convert it with `phi-vision prepare`'
-        ) from error
+            f"{location}: chosen and rejected are not two completions of one prompt; found "
+            f"{row['chosen']!r:.80} and {row['rejected']!r:.80}; let only the last turn differ"
+        )
+    return (*prompt, *chosen), rejected[-1].content
 
 
-def _turns(cell: object, role: str, location: str) -> list[dict[str, str]]:
-    """Read a cell as turns: a text is one turn of `role`."""
-    if cell is None:
-        return []
-    if isinstance(cell, str):
-        return [{"role": role, "content": cell}]
+def _turns(cell: Any, location: str, role: Role | None = None) -> tuple[Message, ...]:
+    """Read a cell of turns; where a role is given, a text is one turn of it."""
+    if isinstance(cell, str) and role is not None:
+        return (Message(role, cell),)
     try:
-        return [{"role": turn["role"], "content": _content(turn["content"])} for turn in cell]  # type: ignore[attr-defined]
+        return tuple(Message(turn["role"], _content(turn["content"])) for turn in cell or ())
     except (TypeError, KeyError) as error:
+        what, advice = "preference holds", "write a text, or"
+        if role is None:
+            what, advice = "messages hold", "convert it with `phi-vision prepare`, or write"
         raise ValueError(
-            f"{location}: its preference holds {cell!r:.80}; write a text, or a list of "
+            f"{location}: its {what} {cell!r:.80}; {advice} a list of "
             '{"role": "user", "content": "..."}'
         ) from error
 
 
-def _content(content: object) -> str:
+def _content(content: Any) -> str:
     r"""Join the parts of a message, where images may stand among the texts.
 
     Input:  [{"type": "image"}, {"type": "text", "text": "What is it?"}]
@@ -419,7 +373,4 @@ def _content(content: object) -> str:
     """
     if isinstance(content, str):
         return content
-    return "\n".join(
-        IMAGE_MARK if part["type"] == "image" else part["text"]
-        for part in content  # type: ignore[attr-defined]
-    )
+    return "\n".join(IMAGE_MARK if part["type"] == "image" else part["text"] for part in content)

@@ -28,8 +28,8 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
     step = max(map(len, members))
     # With a single group, any other sample's images are used.
     sources = np.roll(order, -(step if step < len(samples) else 1))
-    images = {int(to): samples[int(at)].images for to, at in zip(order, sources, strict=True)}
-    return [replace(sample, images=images[place]) for place, sample in enumerate(samples)]
+    source_of = dict(zip(order.tolist(), sources.tolist(), strict=True))
+    return [replace(each, images=samples[source_of[n]].images) for n, each in enumerate(samples)]
 
 
 def blank_images(samples: Sequence[Sample]) -> list[Sample]:
@@ -42,17 +42,13 @@ def blank_images(samples: Sequence[Sample]) -> list[Sample]:
 
 def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
     """Remove all images, and the marks of their places in conversations."""
-    return [
-        replace(
-            sample,
-            images=(),
-            messages=tuple(
-                turn._replace(content=turn.content.replace(IMAGE_MARK, "").lstrip("\n"))
-                for turn in sample.messages
-            ),
-        )
-        for sample in samples
-    ]
+
+    def without(text: str) -> str:
+        return text.replace(IMAGE_MARK, "").lstrip("\n")
+
+    turns = [[turn._replace(content=without(turn.content)) for turn in s.messages] for s in samples]
+    pairs = zip(samples, turns, strict=True)
+    return [replace(sample, images=(), messages=tuple(messages)) for sample, messages in pairs]
 
 
 def _white(size: tuple[int, int]) -> bytes:

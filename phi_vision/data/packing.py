@@ -7,9 +7,9 @@ A packed row has no attention mask: the decoder separates its samples by positio
 import bisect
 import random
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import cast
 
-import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
@@ -46,10 +46,10 @@ def pack_samples(
             f"{_list(samples, lengths, longer)}; raise pack_length to {max(lengths)} or leave them "
             "out: samples are never cut"
         )
-    sides: tuple[list[int], list[int]] = ([], [])
-    for place, length in enumerate(lengths):
-        sides[length > split_at].append(place)
-    packs = [pack for side in sides for pack in _best_fit(side, lengths, pack_length)]
+    packs: list[list[int]] = []
+    for is_beyond in (False, True):
+        side = [place for place, length in enumerate(lengths) if (length > split_at) == is_beyond]
+        packs += _best_fit(side, lengths, pack_length)
     # In the order of the data, which people expect; training shuffles.
     return [tuple(samples[place] for place in pack) for pack in sorted(map(sorted, packs))]
 
@@ -68,18 +68,22 @@ def collate_packs(collator: CompletionCollator, packs: Sequence[Sequence[Sample]
         ValueError: As the collator does.
     """
     padded = collator([sample for pack in packs for sample in pack])
-    lengths = padded["attention_mask"].sum(dim=1).tolist()
     # Otherwise the position before a sample would predict its first token.
     assert bool((padded["labels"][:, 0] == IGNORED).all())
-    counts = [len(pack) for pack in packs]
-    positions = [torch.arange(length) for length in lengths]
-    padding = collator.processor.tokenizer.pad_token_id
-    rows = {
-        "input_ids": _join(_unpad(padded["input_ids"], lengths), counts, padding),
+    mask = padded["attention_mask"].bool()
+    columns = {
+        "input_ids": (padded["input_ids"], collator.processor.tokenizer.pad_token_id),
         # Each padded position is a document of its own. Counted on, a lot of padding would exceed
         # the original context, where the rotary factors of the whole batch change.
-        "position_ids": _join(positions, counts, 0),
-        "labels": _join(_unpad(padded["labels"], lengths), counts, IGNORED),
+        "position_ids": (mask.cumsum(dim=1) - 1, 0),
+        "labels": (padded["labels"], IGNORED),
+    }
+    spans = [slice(*span) for span in pairwise([0, *accumulate(map(len, packs))])]
+    rows = {
+        name: pad_sequence(
+            [values[span][mask[span]] for span in spans], batch_first=True, padding_value=padding
+        )
+        for name, (values, padding) in columns.items()
     }
     images = {name: padded[name] for name in ("pixel_values", "image_sizes") if name in padded}
     ids = [", ".join(sample.id for sample in pack) for pack in packs]
@@ -144,19 +148,3 @@ def _best_fit(places: Sequence[int], lengths: Sequence[int], pack_length: int) -
         packs[pack].append(place)
         bisect.insort(free, (tokens - lengths[place], pack))
     return packs
-
-
-def _unpad(padded_BL: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor]:
-    return [row[:length] for row, length in zip(padded_BL, lengths, strict=True)]
-
-
-def _join(parts: Sequence[torch.Tensor], counts: Sequence[int], padding: int) -> torch.Tensor:
-    """Join `counts` parts to each row, and pad the rows on the right.
-
-    Input:  [1 2], [3], [4], counts [2, 1], padding 0
-    Output: 1 2 3
-            4 0 0
-    """
-    remaining = iter(parts)
-    rows = [torch.cat([next(remaining) for _ in range(count)]) for count in counts]
-    return pad_sequence(rows, batch_first=True, padding_value=padding)

@@ -11,26 +11,21 @@ from typing import Literal, Self
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Template
 
+FinishReason = Literal["stop", "length", "cancelled"] | None
+"""Why generation ended; None where that is unknown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The output of a model for one sample."""
 
-    text: str
-    """The generated text, without control tokens and surrounding whitespace."""
-
-    record: dict[str, Value] | None
-    """The text parsed by the template; None where it does not parse."""
-
+    text: str  # generated, without control tokens and surrounding whitespace
+    record: dict[str, Value] | None  # the text parsed by the template; None where it does not parse
     confidence: Mapping[str, float] = field(default_factory=dict)
     """Field -> probability (0 to 1) of its generated value; empty where that is unknown or the text
     does not parse."""
 
-    finish_reason: Literal["stop", "length", "cancelled"] | None = field(
-        default=None, compare=False
-    )
-    """Why generation ended; None where that is unknown."""
-
+    finish_reason: FinishReason = field(default=None, compare=False)
     seconds: float | None = field(default=None, compare=False)
     """Wall time of the prediction, of a batch its share; None where that is unknown."""
 
@@ -44,7 +39,7 @@ class Prediction:
         template: Template,
         *,
         confidence: Mapping[str, float] | None = None,
-        finish_reason: Literal["stop", "length", "cancelled"] | None = None,
+        finish_reason: FinishReason = None,
         seconds: float | None = None,
         source: str = "",
     ) -> Self:
@@ -70,9 +65,7 @@ class ScoredPrediction:
 
     id: str
     group: str
-    truth: Mapping[str, Value]
-    """The fields of the template."""
-
+    truth: Mapping[str, Value]  # the fields of the template
     prediction: Prediction
 
 
@@ -83,7 +76,7 @@ def field_confidence(
 
     A token counts where it holds a character of the field, or the one right after it: "39" and
     "390" differ only in whether the number ends. The product is the model's probability of the
-    whole value, given the text before it.
+    whole value, given the text before it. A text that does not parse has none.
 
     Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logprobs -0.1 -0.7 0.0 -0.2
     Output: {"title": 0.41, ...}, the exponential of -0.7 + 0.0 - 0.2
@@ -94,18 +87,14 @@ def field_confidence(
         token_ends: For each token, the length of the text up to and including it; the stop token,
             which adds no text, comes last.
         logprobs: The natural logarithm of each token's probability.
-
-    Returns:
-        Field -> probability; {} where the text does not parse.
     """
     starts = [0, *token_ends[:-1]]
-    found = {}
+    confidence = {}
     for name, (start, end) in template.spans(text).items():
         total = 0.0
         for first, last, logprob in zip(starts, token_ends, logprobs, strict=True):
             is_inside = first < end and last > start
             is_closing = first <= end and (last > end or first == last == len(text))
-            if is_inside or is_closing:
-                total += logprob
-        found[name] = math.exp(min(total, 0.0))
-    return found
+            total += logprob if is_inside or is_closing else 0.0
+        confidence[name] = math.exp(min(total, 0.0))
+    return confidence

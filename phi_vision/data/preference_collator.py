@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 from phi_vision.data.collator import CONTROL_TOKEN, IGNORED, CompletionCollator, Segment
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END
-from phi_vision.model.processing_phi3_v import IMAGE_TAG
 
 SHARED_PIXELS, SHARED_SIZES = "shared_pixel_values", "shared_image_sizes"
 """Names of a batch's images, each of which belongs to two rows. The model does not know them:
@@ -37,7 +36,12 @@ def collate_pairs(collator: CompletionCollator, samples: Sequence[Sample]) -> di
         ValueError: As the collator does, or a rejected completion is invalid (see `check_pairs`).
     """
     padded = collator(samples)
-    prompts, chosen = _split_completions(padded["input_ids"], padded["labels"])
+    prompts, chosen = [], []
+    for ids, labels in zip(padded["input_ids"], padded["labels"], strict=True):
+        end = int((labels != IGNORED).nonzero()[-1]) + 1
+        start = int((labels[:end] == IGNORED).nonzero()[-1]) + 1
+        prompts.append(ids[:start])
+        chosen.append(ids[start:end])
     rejected = [torch.tensor(tokenize_rejected(collator, sample)) for sample in samples]
     rows = [*zip(prompts, chosen, strict=True), *zip(prompts, rejected, strict=True)]
     padding = collator.processor.tokenizer.pad_token_id
@@ -70,7 +74,7 @@ def tokenize_rejected(collator: CompletionCollator, sample: Sample) -> list[int]
         raise ValueError(
             f"sample {sample.id!r} cannot be compared with its rejected completion: {problem}"
         )
-    return _tokenize_after(collator, prompt, sample.rejected + END)
+    return collator.tokenize([*prompt, Segment(sample.rejected + END, True)])[-1]
 
 
 def check_pairs(
@@ -102,9 +106,8 @@ def check_pairs(
         )
     longer = []
     for sample, length in zip(samples, lengths, strict=True):
-        *prompt, chosen = collator.segments(sample)
-        prompt_length = length - len(_tokenize_after(collator, prompt, chosen.text))
-        other = prompt_length + len(tokenize_rejected(collator, sample))
+        chosen = collator.tokenize(collator.segments(sample))[-1]
+        other = length - len(chosen) + len(tokenize_rejected(collator, sample))
         if collator.max_length is not None and other > collator.max_length:
             raise ValueError(
                 f"sample {sample.id!r} has {other} tokens with its rejected completion, more than "
@@ -121,40 +124,5 @@ def check_pairs(
     return longer
 
 
-def _split_completions(
-    input_ids_BL: torch.Tensor, labels_BL: torch.Tensor
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Split each row where its last completion begins, and drop the padding.
-
-    Input:  `input_ids`  1 3 7 2 4 8 2 0    `labels`  - - 7 2 - 8 2 -
-    Output: 1 3 7 2 4 and 8 2
-    """
-    prompts, completions = [], []
-    for ids, labels in zip(input_ids_BL, labels_BL, strict=True):
-        end = int((labels != IGNORED).nonzero()[-1]) + 1
-        start = int((labels[:end] == IGNORED).nonzero()[-1]) + 1
-        prompts.append(ids[:start])
-        completions.append(ids[start:end])
-    return prompts, completions
-
-
 def _pad(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
     return pad_sequence([row.long() for row in rows], batch_first=True, padding_value=value)
-
-
-def _tokenize_after(
-    collator: CompletionCollator, prompt: Sequence[Segment], completion: str
-) -> list[int]:
-    # Image tokens stand before the control tokens that end a prompt, so the tokens of a completion
-    # do not depend on them.
-    text = IMAGE_TAG.sub("", "".join(segment.text for segment in prompt))
-    tokenizer = collator.processor.tokenizer
-    before, tokens = (tokenizer(each)["input_ids"] for each in (text, text + completion))
-    if tokens[: len(before)] != before:
-        raise ValueError(
-            f"template {collator.template.name!r}: the tokenizer joins the end of the prompt "
-            f"{text[-20:]!r} to {completion[:20]!r}; end the prompt with a control token such as "
-            "<|assistant|>"
-        )
-    after: list[int] = tokens[len(before) :]
-    return after

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Literal, NamedTuple, Protocol, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -43,26 +43,38 @@ EXACT_INTEGERS = 2**53
 """Integers up to here are exact floats (IEEE 754 double)."""
 
 
-class ChatProcessor(Protocol):
-    """A processor with the model's chat format."""
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, str]],
-        *,
-        tokenize: bool = ...,
-        add_generation_prompt: bool = ...,
-    ) -> str:
-        """Format a conversation as one text with control tokens."""
-        ...
-
-
 class Slot(NamedTuple):
     """A field of the completion, and the literal text after it."""
 
     field: str
     kind: Kind
     until: str
+
+    def write(self, value: object) -> str:
+        r"""Format one value so that it can be parsed in this slot.
+
+        Input:  "Tea, Category: <|end|>" in a text field before ", Category: "
+        Output: Tea\u{2c} Category: \u{3c}|end|>
+        """
+        if not isinstance(value, str | int | float | bool | None):
+            raise ValueError(
+                f"field {self.field!r} holds a {type(value).__name__}; text, numbers, booleans "
+                "and None are supported; convert the column"
+            )
+        if self.kind != "number":
+            if isinstance(value, str) and value:
+                return _escape(value, self.until)
+        elif isinstance(value, float) or (type(value) is int and abs(value) <= EXACT_INTEGERS):
+            return _escape(repr(float(value)), self.until)
+        return r"\=" + _escape(json.dumps(value, ensure_ascii=False), self.until)
+
+    def read(self, text: str) -> Value:
+        """Invert `write`; raise a ValueError if it could not have written the text."""
+        if text.startswith(r"\="):
+            value: Value = json.loads(_unescape(text[2:]))
+            return value
+        text = _unescape(text)
+        return float(text) if self.kind == "number" else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +85,8 @@ class Template:
     Output: Product: Wool Coat, Category: COATS, Full Price: 390.0
     """
 
-    name: str
-    """The key in `TEMPLATES`."""
-
-    question: str
-    """The user's text about the images."""
-
+    name: str  # the key in `TEMPLATES`
+    question: str  # the user's text about the images
     answer: str
     """The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
     number."""
@@ -89,57 +97,52 @@ class Template:
 
     def __post_init__(self) -> None:
         """Check that the completion can be parsed and the question cannot break the prompt."""
-        opening, slots = self._parts
+        opening, slots = self.parts
         literals = [opening, *(slot.until for slot in slots)]
-        problem = None
-        if not slots:
-            problem = "it has no {field}"
-        elif len(set(self.fields)) < len(self.fields):
-            problem = "it has the same field twice"
-        elif not all(literals[1:-1]):
-            problem = "two fields have no text between them"
-        elif self.answer != self.answer.strip():
-            problem = "it begins or ends with a blank"
-        elif any(forbidden in literal for literal in literals for forbidden in "<\\"):
-            problem = "its text holds < or a backslash, which begin control tokens and escapes"
-        elif "<|" in self.question:
-            problem = f"its question {self.question!r} holds a control token"
-        if problem:
-            raise ValueError(
-                f"template {self.name!r} cannot be used: {problem}; found {self.answer!r}; "
-                "write it like 'Product: {title}, Full Price: {full_price:number}'"
-            )
+        problems = {
+            "it has no {field}": not slots,
+            "it has the same field twice": len(set(self.fields)) < len(slots),
+            "two fields have no text between them": not all(literals[1:-1]),
+            "it begins or ends with a blank": self.answer != self.answer.strip(),
+            "its text holds < or a backslash, which begin control tokens and escapes": any(
+                character in literal for literal in literals for character in "<\\"
+            ),
+            f"its question {self.question!r} holds a control token": "<|" in self.question,
+        }
+        for problem, is_present in problems.items():
+            if is_present:
+                raise ValueError(
+                    f"template {self.name!r} cannot be used: {problem}; found {self.answer!r}; "
+                    "write it like 'Product: {title}, Full Price: {full_price:number}'"
+                )
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields in the completion, in order."""
-        return tuple(slot.field for slot in self._parts[1])
+        return tuple(slot.field for slot in self.parts[1])
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """The kind of each field.
-
-        Output: {"title": "text", "category3_code": "category", "full_price": "number"}
-        """
-        return {slot.field: slot.kind for slot in self._parts[1]}
+        """Field -> kind: {"title": "text", "category3_code": "category"}."""
+        return {slot.field: slot.kind for slot in self.parts[1]}
 
     def fields_of(self, kind: Kind) -> tuple[str, ...]:
         """List the fields of one kind."""
         return tuple(field for field, held in self.kinds.items() if held == kind)
 
-    def prompt(self, processor: ChatProcessor, images: int = 1) -> str:
+    def prompt(self, processor: Any, images: int = 1) -> str:
         r"""Format the prompt, up to where the completion begins.
 
-        Input:  2 images
+        Input:  2 images, and a processor with the model's `apply_chat_template`
         Output: <|user|>\n<|image_1|>\n<|image_2|>\nWhat is it?<|end|>\n<|assistant|>\n      (chat)
                 <|user|>\n<|image_1|><|image_2|>What is it?<|end|><|assistant|>\n     (walkthrough)
         """
         tags = [f"<|image_{number}|>" for number in range(1, images + 1)]
         if self.layout == "walkthrough":
             return f"<|user|>\n{''.join(tags)}{self.question}{END}<|assistant|>\n"
-        content = "\n".join([*tags, self.question])
-        return processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        turn = {"role": "user", "content": "\n".join([*tags, self.question])}
+        return str(
+            processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
         )
 
     def render(self, record: Record) -> str:
@@ -148,9 +151,9 @@ class Template:
         Raises:
             ValueError: The record lacks a field, or a value is not a text, number, boolean or None.
         """
-        opening, slots = self._parts
+        opening, slots = self.parts
         values = self.select(record)
-        return opening + "".join(_write(values[slot.field], slot) + slot.until for slot in slots)
+        return opening + "".join(slot.write(values[slot.field]) + slot.until for slot in slots)
 
     def select(self, record: Record) -> dict[str, Value]:
         """Select the template's fields of a record.
@@ -176,12 +179,11 @@ class Template:
         Output: {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390.0}
         """
         text = text.strip().removesuffix(END).rstrip()
-        match = self._pattern.fullmatch(text)
-        if match is None:
+        if (match := self._pattern.fullmatch(text)) is None:
             return None
         try:
-            pairs = zip(self._parts[1], match.groups(), strict=True)
-            record = {slot.field: _read(value, slot) for slot, value in pairs}
+            pairs = zip(self.parts[1], match.groups(), strict=True)
+            record = {slot.field: slot.read(value) for slot, value in pairs}
             # "390", "3_9.0" and needless escapes could be parsed, but are never rendered.
             return record if self.render(record) == text else None
         except (ValueError, RecursionError):  # not a number, not JSON, JSON nested too deep
@@ -194,12 +196,10 @@ class Template:
         Output: {"title": (9, 18), "category3_code": (30, 35), "full_price": (49, 54)}
         """
         match = self._pattern.match(text) if self.parse(text) is not None else None
-        if match is None:
-            return {}
-        return {field: match.span(place) for place, field in enumerate(self.fields, start=1)}
+        return {field: match.span(n) for n, field in enumerate(self.fields, 1)} if match else {}
 
     @cached_property
-    def _parts(self) -> tuple[str, tuple[Slot, ...]]:
+    def parts(self) -> tuple[str, tuple[Slot, ...]]:
         """The literal before the first field, and the fields with the literal after each."""
         literals, slots = [""], []
         for literal, field, kind, conversion in Formatter().parse(self.answer):
@@ -220,47 +220,13 @@ class Template:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        opening, slots = self._parts
+        opening, slots = self.parts
         # Escapes are matched whole, so that no literal is found inside one; and a value ends where
         # its literal first occurs (atomic groups), so that parsing takes linear time.
         value = r"((?:\\u\{[0-9a-f]+\}|\\[^u]|[^\\])*?)"
-        ends = [re.escape(slot.until) or r"\Z" for slot in slots]
-        return re.compile(
-            re.escape(opening) + "".join(f"(?>{value}{end})" for end in ends), re.DOTALL
-        )
-
-
-def _write(value: object, slot: Slot) -> str:
-    r"""Format one value so that it can be parsed in its slot.
-
-    Input:  "Tea, Category: <|end|>" in a text field before ", Category: "
-    Output: Tea\u{2c} Category: \u{3c}|end|>
-    """
-    if not isinstance(value, str | int | float | bool | None):
-        raise ValueError(
-            f"field {slot.field!r} holds a {type(value).__name__}; text, numbers, booleans "
-            "and None are supported; convert the column"
-        )
-    if slot.kind == "number" and _is_exact_number(value):
-        return _escape(repr(float(value)), slot.until)
-    if slot.kind != "number" and isinstance(value, str) and value:
-        return _escape(value, slot.until)
-    return r"\=" + _escape(json.dumps(value, ensure_ascii=False), slot.until)
-
-
-def _read(text: str, slot: Slot) -> Value:
-    """Invert `_write`; raise a ValueError if it could not have written the text."""
-    if text.startswith(r"\="):
-        value: Value = json.loads(_unescape(text[2:]))
-        return value
-    text = _unescape(text)
-    return float(text) if slot.kind == "number" else text
-
-
-def _is_exact_number(value: object) -> TypeGuard[int | float]:
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= EXACT_INTEGERS)
+        ends = (re.escape(slot.until) or r"\Z" for slot in slots)
+        slots_pattern = "".join(f"(?>{value}{end})" for end in ends)
+        return re.compile(re.escape(opening) + slots_pattern, re.DOTALL)
 
 
 def _escape(text: str, until: str) -> str:
@@ -292,19 +258,14 @@ PRODUCT = Template(
     answer="Product: {title}, Category: {category3_code:category}, Full Price: {full_price:number}",
     layout="chat",
 )
+_WALKTHROUGH = replace(
+    PRODUCT,
+    name="walkthrough",
+    question="What is shown in this image?",
+    layout="walkthrough",
+)
 
-TEMPLATES: dict[str, Template] = {
-    template.name: template
-    for template in (
-        PRODUCT,
-        replace(
-            PRODUCT,
-            name="walkthrough",
-            question="What is shown in this image?",
-            layout="walkthrough",
-        ),
-    )
-}
+TEMPLATES: dict[str, Template] = {template.name: template for template in (PRODUCT, _WALKTHROUGH)}
 """Name -> template. Another one is one entry here."""
 
 
@@ -319,39 +280,35 @@ def find_template(name: str) -> Template:
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
-    path = Path(name) / TEMPLATE_FILE if Path(name).is_dir() else Path(name)
-    if not path.is_file():
+    file = Path(name) / TEMPLATE_FILE if Path(name).is_dir() else Path(name)
+    if not file.is_file():
         nearest = difflib.get_close_matches(name, TEMPLATES, n=1)
         meant = f" (did you mean {nearest[0]}?)" if nearest else ""
         raise ValueError(
             f"no template {name!r}{meant}; choose from {', '.join(TEMPLATES)}, or give a YAML "
             "file with a question and an answer like 'Product: {title}, Price: {price:number}'"
         )
-    return _read_template(path)
-
-
-def write_template(template: Template, file: Path) -> None:
-    """Write a template to a file for `find_template`, atomically."""
-    values = dataclasses.asdict(template)
-    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-
-def _read_template(file: Path) -> Template:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     known = {field.name for field in dataclasses.fields(Template)}
-    defaults = {"name": file.stem, "layout": "chat"}
-    required = known - set(defaults)
-    is_invalid = not isinstance(values, dict) or not required <= set(values) <= known
+    is_invalid = not isinstance(values, dict) or not {"question", "answer"} <= set(values) <= known
     if is_invalid or not all(isinstance(value, str) for value in values.values()):
         found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
         raise ValueError(
             f"{file} is not a template: found {found}; "
             "write the texts `question` and `answer`, and optionally `name` and `layout`"
         )
-    layout = values.get("layout", "chat")
-    if layout not in LAYOUTS:
-        raise ValueError(f"{file}: no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
-    return Template(**(defaults | values))
+    template = {"name": file.stem, "layout": "chat"} | values
+    if template["layout"] not in LAYOUTS:
+        raise ValueError(
+            f"{file}: no layout {template['layout']!r}; choose from {', '.join(LAYOUTS)}"
+        )
+    return Template(**template)
+
+
+def write_template(template: Template, file: Path) -> None:
+    """Write a template to a file for `find_template`, atomically."""
+    values = dataclasses.asdict(template)
+    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

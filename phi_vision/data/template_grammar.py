@@ -26,11 +26,12 @@ BLANKS = r"\x{20}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}
 def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | None = None) -> str:
     r"""Build the grammar of a template's completions, for `GenerationRequest(grammar=...)`.
 
-    Text is bounded (`MAX_CHARACTERS`) and holds no backslash, `<` or control character. The
-    template's literals inside it are escaped as `render` does, unless they overlap themselves, as
-    " - " does: then they do not occur. Numbers are plain, not negative and below a thousand
-    million. A value of another kind than its field, such as None, occurs only if it is among the
-    categories.
+    It is written in llguidance's dialect of Lark. Text is bounded (`MAX_CHARACTERS`) and holds no
+    backslash, `<` or control character. The template's literals inside it are escaped as `render`
+    does, unless they overlap themselves, as " - " does: then they do not occur. Numbers are plain,
+    not negative and below a thousand million. A value of another kind than its field, such as None,
+    occurs only if it is among the categories. A leading blank is allowed: SentencePiece models
+    begin with one, and `parse` ignores it.
 
     Input:  "Category: {category3_code:category}, Full Price: {full_price:number}",
             {"category3_code": ["COATS", "HATS"]}
@@ -43,10 +44,6 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
         template: The template.
         categories: Field -> its allowed values; other fields hold any text or number.
 
-    Returns:
-        A grammar in llguidance's dialect of Lark. A leading blank is allowed: SentencePiece models
-        begin with one, and `parse` ignores it.
-
     Raises:
         ValueError: A field of `categories` is not in the template, or has no values.
     """
@@ -58,19 +55,21 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
                 f"the field {field!r} cannot be constrained: found {found}; give values "
                 f"for fields of the template {template.name!r}: {', '.join(template.fields)}"
             )
-    opening, *ends = _literals(template)
+    opening, slots = template.parts
     terminals = [f"/{_escape(opening)}/"] if opening else []
-    for (field, kind), until in zip(template.kinds.items(), ends, strict=True):
-        if field in known:
-            rendered = sorted({_rendered(template, field, value) for value in known[field]})
-            terminals.append(f"/({'|'.join(map(_escape, rendered))}){_escape(until)}/")
-        elif kind == "number":
-            terminals.append(_number(until))
+    for slot in slots:
+        if slot.field in known:
+            rendered = sorted({slot.write(value) for value in known[slot.field]})
+            terminals.append(f"/({'|'.join(map(_escape, rendered))}){_escape(slot.until)}/")
+        elif slot.kind == "number":
+            # "390.0" before "." is rendered `390\u{2e}0`; no other literal can begin in a number.
+            dot = _escape(r"\u{2e}") if slot.until == "." else r"\."
+            terminals.append(_until(DIGITS.replace(r"\.", dot), slot.until))
         else:
-            terminals.append(_text(until, MAX_CHARACTERS[kind]))
-    names = [f"F{place}" for place in range(len(terminals))]
-    lines = [f"{name}: {terminal}\n" for name, terminal in zip(names, terminals, strict=True)]
-    return f'start: " "? {" ".join(names)}\n' + "".join(lines)
+            terminals.append(_text(slot.until, MAX_CHARACTERS[slot.kind]))
+    names = " ".join(f"F{place}" for place in range(len(terminals)))
+    lines = (f"F{place}: {terminal}\n" for place, terminal in enumerate(terminals))
+    return f'start: " "? {names}\n' + "".join(lines)
 
 
 def known_categories(samples: Sequence[Sample], template: Template) -> dict[str, list[Value]]:
@@ -91,31 +90,6 @@ def known_categories(samples: Sequence[Sample], template: Template) -> dict[str,
     return {field: sorted({record[field] for record in records}, key=str) for field in fields}
 
 
-def _literals(template: Template) -> list[str]:
-    """List the literals before the first field and after each: "Product: ", ", Category: ", "" """
-    text = template.render(_empty_record(template))
-    spans = template.spans(text).values()
-    starts = [*(start for start, _ in spans), len(text)]
-    ends = [0, *(end for _, end in spans)]
-    return [text[end:start] for end, start in zip(ends, starts, strict=True)]
-
-
-def _rendered(template: Template, field: str, value: Value) -> str:
-    text = template.render(_empty_record(template) | {field: value})
-    start, end = template.spans(text)[field]
-    return text[start:end]
-
-
-def _empty_record(template: Template) -> dict[str, Value]:
-    return dict.fromkeys(template.fields)
-
-
-def _number(until: str) -> str:
-    # "390.0" before "." is rendered `390\u{2e}0`; no other literal can begin in every number.
-    digits = DIGITS.replace(r"\.", _escape(r"\u{2e}")) if until == "." else DIGITS
-    return _until(digits, until)
-
-
 def _text(until: str, longest: int) -> str:
     r"""Build the expression of a text up to the literal after it.
 
@@ -124,7 +98,9 @@ def _text(until: str, longest: int) -> str:
     """
     inner, outer = f"[^{UNSAFE}]", f"[^{UNSAFE}{BLANKS}]"
     first = last = outer
-    if until and "\n" not in until and not _overlaps_itself(until):
+    # " - " overlaps itself in " - - ".
+    overlaps = any(until.endswith(until[:length]) for length in range(1, len(until)))
+    if until and "\n" not in until and not overlaps:
         escaped = _escape(f"\\u{{{ord(until[0]):x}}}{until[1:]}")
         inner, first = f"({inner}|{escaped})", f"({outer}|{escaped})"
         if len(until) == 1 or not until[-1].isspace():
@@ -136,11 +112,6 @@ def _until(value: str, until: str) -> str:
     """Append the literal after a value, which must not occur any earlier."""
     end = _escape(until)
     return f"/({value}){end}/" + (f" & ~/(?s:.*){end}(?s:.)+/" if until else "")
-
-
-def _overlaps_itself(literal: str) -> bool:
-    """Whether a literal can begin before it has ended: " - " in " - - "."""
-    return any(literal.endswith(literal[:length]) for length in range(1, len(literal)))
 
 
 def _escape(literal: str) -> str:

@@ -17,9 +17,9 @@ import psutil
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from phi_vision.data.collator import CompletionCollator, image_size
+from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.packing import original_context
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, image_size
 from phi_vision.io.formatting import GIB, format_duration, format_gib
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.data.collator import IGNORED, CompletionCollator, image_size, select_labelled
-from phi_vision.data.samples import Message, Record, Sample
+from phi_vision.data.collator import IGNORED, CompletionCollator, select_labelled
+from phi_vision.data.samples import Message, Record, Sample, image_size
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
