@@ -161,8 +161,8 @@ class _Transfers:
         file = self._cache / digest[:2] / digest
         if reason is None and not _is_cached(file):
             try:
-                download = self._fetch(url, parse_url(url), file)
-                return asyncio.run_coroutine_threadsafe(download, self._loop)
+                transfer = self._fetch(url, parse_url(url), file)
+                return asyncio.run_coroutine_threadsafe(transfer, self._loop)
             except ValueError as error:
                 reason = str(error)
         known: Future[Fetched] = Future()

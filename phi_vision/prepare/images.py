@@ -6,6 +6,8 @@ The result decodes alike everywhere: RGB or grey, upright, opaque, sRGB, one fra
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,39 +32,23 @@ _PLAIN_MODES = {
     "1": ("L", "black and white to grey"),
     "YCbCr": ("RGB", "YCbCr to RGB"),
 }
-
+# EXIF orientation -> its inverse (EXIF 2.32, tag 274).
+_TURN = Image.Transpose
 _TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    **{2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM},
+    **{5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90},
 }
-"""EXIF orientation -> its inverse (EXIF 2.32, tag 274)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRules:
     """Which images are accepted, and how large they may stay."""
 
-    max_pixels: int = 100_000_000
-    """Larger images are rejected by their header, before decoding: 100 million pixels take
-    300 MB."""
-
-    longest_side: int = PrepareConfig.longest_side
-    """Larger images are scaled down to this: six crops of 336 pixels, more than the model uses in
-    its usual settings."""
-
-    max_aspect: float = 8.0
-    """Longer side divided by shorter side: beyond it an image is a banner, not a product."""
-
-    min_side: int = 28
-    """Smaller images are icons and tracking pixels: 28 pixels are two patches of the model."""
-
-    quality: int = 95
-    """Of the JPEG of a changed image, without chroma subsampling."""
+    max_pixels: int = 100_000_000  # checked before decoding, which takes 300 MB for as many
+    longest_side: int = PrepareConfig.longest_side  # longer ones are scaled down to it
+    max_aspect: float = 8.0  # longer by shorter side; beyond, it is a banner, not a product
+    min_side: int = 28  # two patches of the model; smaller are icons and tracking pixels
+    quality: int = 95  # of the JPEG of a changed image, without chroma subsampling
 
     def __post_init__(self) -> None:
         """Check that the rules can take effect."""
@@ -75,30 +61,23 @@ class ImageRules:
             ("max_aspect", 1, math.inf),
             ("quality", 1, 100),
         ):
-            if not low <= getattr(self, name) <= high:
-                found = f"{name} is {getattr(self, name)}"
-                raise ValueError(f"invalid image rules: {found}; it must be {low} to {high}")
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(
+                    f"invalid image rules: {name} is {value}; it must be {low} to {high}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanImage:
     """An image of the dataset: RGB or grey, upright, opaque, one frame."""
 
-    encoded: bytes
-    """The original file where nothing had to change, else a JPEG."""
-
+    encoded: bytes  # the original file where nothing had to change, else a JPEG
     width: int
     height: int
-
-    digest: str
-    """SHA-256 of size and RGB pixels before encoding: the same in two file formats."""
-
-    perceptual_hash: int | None
-    """64 bits that stay nearly the same when an image is scaled or re-encoded; None for a flat
-    image."""
-
-    changes: tuple[str, ...]
-    """In order, empty where the file was kept: `turned by EXIF`, `CMYK to RGB`."""
+    digest: str  # of the pixels: the same in two file formats
+    perceptual_hash: int | None  # None for a flat image
+    changes: tuple[str, ...]  # in order, such as `turned by EXIF`; empty where the file was kept
 
 
 def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
@@ -120,11 +99,12 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
         warnings.simplefilter("ignore")
         source = _decode(encoded, rules)
         image, changes = _normalise(source, rules)
-    format = str(source.format)
-    if format not in _KEPT_FORMATS:
-        changes.append(f"{format} to JPEG")
+    if source.format not in _KEPT_FORMATS:
+        changes.append(f"{source.format} to JPEG")
     if changes:
-        encoded = _jpeg(image, rules.quality)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=rules.quality, subsampling=0, comment=b"")
+        encoded = file.getvalue()
     rgb = image.convert("RGB")
     return CleanImage(
         encoded=encoded,
@@ -140,81 +120,69 @@ def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
     """Open an image, check its header, and only then decode its first frame."""
     if not encoded:
         raise ValueError("empty image: found 0 bytes; add the image or leave it out")
-    # Decoders raise anything (OSError, SyntaxError, EOFError, struct.error, ...); for the user the
-    # image is damaged. Only memory is not the image's fault.
-    try:
+    with _decoder_errors(encoded, rules):
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ValueError(_too_many_pixels(str(error), rules)) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(_unknown(encoded)) from error
-    except Exception as error:
-        raise ValueError(_damaged(encoded, error)) from error
-    _check_header(image, rules)
+    found = f"found {image.width}×{image.height} pixels"
+    shorter, longer = sorted(image.size)
+    if shorter * longer > rules.max_pixels:
+        raise ValueError(_TOO_MANY.format(found, rules.max_pixels))
+    if shorter < 1 or longer > rules.max_aspect * shorter:
+        raise ValueError(
+            f"too narrow: {found}, the maximum aspect ratio is {rules.max_aspect:g}; crop the image"
+        )
+    if shorter < rules.min_side:
+        raise ValueError(
+            f"too small: {found}, the minimum is {rules.min_side} on each side; give a larger image"
+        )
     if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > _MAX_SCANS:
         raise ValueError(
             f"too many scans: a JPEG of {len(encoded)} bytes has more than {_MAX_SCANS} scans, "
             "which take minutes; save it again"
         )
-    try:
+    with _decoder_errors(encoded, rules):
         image.load()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(_damaged(encoded, error)) from error
     return image
 
 
-def _check_header(image: Image.Image, rules: ImageRules) -> None:
-    width, height = image.size
-    shorter, longer = sorted(image.size)
-    if width * height > rules.max_pixels:
-        raise ValueError(_too_many_pixels(f"{width}×{height} pixels", rules))
-    if shorter < 1 or longer > rules.max_aspect * shorter:
+_TOO_MANY = "too many pixels: {}, the maximum is {}; give a smaller image"
+
+
+@contextmanager
+def _decoder_errors(encoded: bytes, rules: ImageRules) -> Iterator[None]:
+    """Turn a decoder's error into a reason.
+
+    Decoders raise anything (OSError, SyntaxError, EOFError, struct.error, ...); for the user the
+    image is damaged. Only memory is not the image's fault.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(_TOO_MANY.format(f"found {error}", rules.max_pixels)) from error
+    except UnidentifiedImageError as error:
+        if encoded.startswith(_MAGIC_BYTES) or encoded[8:12] == b"WEBP":
+            raise ValueError(
+                f"damaged image: {len(encoded)} bytes end in the header; download it again"
+            ) from error
+        found = _describe_content(encoded)
+        raise ValueError(f"not an image: found {found}; give a JPEG, PNG or WebP file") from error
+    except Exception as error:
+        reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
         raise ValueError(
-            f"too narrow: found {width}×{height} pixels, the maximum aspect ratio is "
-            f"{rules.max_aspect:g}; crop the image"
-        )
-    if shorter < rules.min_side:
-        raise ValueError(
-            f"too small: found {width}×{height} pixels, the minimum is {rules.min_side} on each "
-            "side; give a larger image"
-        )
-
-
-def _too_many_pixels(found: str, rules: ImageRules) -> str:
-    return (
-        f"too many pixels: found {found}, the maximum is {rules.max_pixels}; give a smaller image"
-    )
-
-
-def _damaged(encoded: bytes, error: Exception) -> str:
-    reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
-    return f"{reason}: {len(encoded)} bytes cannot be decoded ({error}); download or save it again"
-
-
-def _unknown(encoded: bytes) -> str:
-    if encoded.startswith(_MAGIC_BYTES) or encoded[8:12] == b"WEBP":
-        return f"damaged image: {len(encoded)} bytes end in the header; download it again"
-    return f"not an image: found {_describe_content(encoded)}; give a JPEG, PNG or WebP file"
+            f"{reason}: {len(encoded)} bytes cannot be decoded ({error}); download or save it again"
+        ) from error
 
 
 def _describe_content(encoded: bytes) -> str:
-    """Describe a file that is not an image.
-
-    Input:  b"<!DOCTYPE html><html>…", b"%PDF-1.7…"
-    Output: "an HTML page", "a PDF"
-    """
+    """Describe a file that is not an image, such as `an HTML page`."""
     start = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<") and b"<svg" in start:
         return "an SVG drawing"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page"
     if encoded[4:8] == b"ftyp":
         return f"a file of kind {encoded[8:12].decode('latin-1').strip().upper()}"
     known = {b"%pdf": "a PDF", b"pk": "a ZIP archive", b"<?xml": "an XML file", b"{": "JSON"}
+    known |= dict.fromkeys((b"<!doctype html", b"<html", b"<head", b"<body"), "an HTML page")
     named = (name for mark, name in known.items() if start.startswith(mark))
     return next(named, f"{len(encoded)} bytes that begin with {encoded[:8]!r}")
 
@@ -222,11 +190,13 @@ def _describe_content(encoded: bytes) -> str:
 def _normalise(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, list[str]]:
     """Return a decoded image as RGB or grey, upright and not too large, with the changes."""
     image, changes = _opaque(source)
-    orientation = _orientation(source)
-    if orientation is None:
+    try:
+        orientation: object = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # struct.error, SyntaxError, ValueError, ...: as it is with decoders
         # Encoded again without it: other readers may fail on it.
+        orientation = None
         changes.append("broken EXIF dropped")
-    elif orientation in _TURNS:
+    if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
         changes.append("turned by EXIF")
     longest = max(image.size)
@@ -238,7 +208,13 @@ def _normalise(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, lis
     # last: seeking the second frame loses the first.
     if image is source:
         image = source.copy()
-    if source.format != "MPO" and _has_more_frames(source):
+    if source.format != "MPO":
+        try:
+            source.seek(1)
+        except EOFError:
+            return image, changes
+        except Exception:  # a second frame, and a damaged one
+            pass
         changes.append("first frame of several")
     return image, changes
 
@@ -270,14 +246,14 @@ def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
             f"unknown pixel values: found Pillow's mode {image.mode!r}, whose value range is not "
             "known; save the image as RGB with 8 bits"
         )
+    is_cmyk = image.mode == "CMYK"
     transform = _to_srgb(source.info.get("icc_profile"), image.mode)
     if transform is not None:
-        changes.append("colour profile to sRGB")
-        cmyk = image.mode == "CMYK"
         image = transform.apply(image)
-        return image, [*changes, "CMYK to RGB"] if cmyk else changes
-    if image.mode == "CMYK":
-        return image.convert("RGB"), [*changes, "CMYK to RGB"]
+        changes.append("colour profile to sRGB")
+    if is_cmyk:
+        image = image.convert("RGB")
+        changes.append("CMYK to RGB")
     return image, changes
 
 
@@ -307,28 +283,3 @@ def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
     after = np.asarray(transform.apply(probe)).astype(int)
     before = np.asarray(probe.convert("RGB")).astype(int)
     return transform if np.abs(after - before).max() > _MAX_ROUNDING else None
-
-
-def _orientation(image: Image.Image) -> object | None:
-    """Return the EXIF orientation, 1 where there is none, None where EXIF cannot be read."""
-    try:
-        orientation: object = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # struct.error, SyntaxError, ValueError, ...: as it is with decoders
-        return None
-    return orientation
-
-
-def _has_more_frames(image: Image.Image) -> bool:
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    except Exception:  # a second frame, and a damaged one
-        return True
-    return True
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, comment=b"")
-    return buffer.getvalue()
