@@ -16,7 +16,7 @@ from benchmarks.tables import Table, lay_out
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
 from phi_vision.evaluation.labels import format_difference
-from phi_vision.evaluation.report_reader import Report, read_report
+from phi_vision.evaluation.report import Report, read_report
 from phi_vision.export.onnx import PRECISIONS, export_onnx
 from phi_vision.io.formatting import format_number
 from phi_vision.metrics.comparison import Comparison, compare

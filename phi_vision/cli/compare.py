@@ -21,8 +21,8 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare evaluations of the same samples by paired confidence intervals."""
-    from phi_vision.evaluation.comparison_report import metrics_by_result, write_comparison
-    from phi_vision.evaluation.report_reader import read_report
+    from phi_vision.evaluation.report import read_report, write_comparison
+    from phi_vision.evaluation.sections import metrics_by_result
     from phi_vision.evaluation.terminal_tables import comparison_table
     from phi_vision.metrics.comparison import compare
 

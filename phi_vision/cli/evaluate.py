@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     """Score a model on held-out samples beside baselines, and write a report."""
     from phi_vision.evaluation.config import EvaluationConfig
     from phi_vision.evaluation.evaluator import run_evaluation
-    from phi_vision.evaluation.labels import explain_thresholds
+    from phi_vision.evaluation.report import explain_thresholds
     from phi_vision.evaluation.terminal_tables import scores_table
 
     config = EvaluationConfig(**given_fields(options, EvaluationConfig))

@@ -13,16 +13,8 @@ ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress bar with a label."""
 
 SKIPPABLE = (
-    "shuffled",
-    "blank",
-    "withheld",
-    "constrained",
-    "base",
-    "constant",
-    "category_median",
-    "boosting",
-    "nearest",
-    "leakage",
+    *("shuffled", "blank", "withheld", "constrained", "base"),
+    *("constant", "category_median", "boosting", "nearest", "leakage"),
 )
 """Parts of an evaluation that can be skipped: systems of `metrics.scores.SYSTEMS`, and leakage."""
 
@@ -81,24 +73,21 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Validate the options."""
-        for name in self.skip:
-            if name not in SKIPPABLE:
-                near = difflib.get_close_matches(name, SKIPPABLE, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise ValueError(f"cannot skip {name!r}{hint}; choose from {', '.join(SKIPPABLE)}")
+        for name in set(self.skip) - set(SKIPPABLE):
+            near = difflib.get_close_matches(name, SKIPPABLE, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"cannot skip {name!r}{hint}; choose from {', '.join(SKIPPABLE)}")
         if self.target_precision is not None and not 0 < self.target_precision < 1:
             raise ValueError(
                 f"target_precision is {self.target_precision}; pass a share between 0 and 1, such "
                 "as 0.95"
             )
-        for name, value, needed in (
-            ("known_categories", self.known_categories, "constrained"),
-            ("base", self.base, "base"),
-        ):
-            if value and needed in self.skip:
+        for name, needed in (("known_categories", "constrained"), ("base", "base")):
+            if vars(self)[name] and needed in self.skip:
                 raise ValueError(
                     f"{name} cannot take effect: {needed} is skipped; leave one of them out"
                 )
-        for name, count in (("limit", self.limit), ("batch_size", self.batch_size)):
+        for name in ("limit", "batch_size"):
+            count = vars(self)[name]
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}; it must be at least 1")

@@ -1,39 +1,44 @@
-"""The charts of the report pages, drawn by matplotlib."""
+"""The charts of the report pages: matplotlib figures as SVG, in the CSS variables of the page.
 
+A chart is then light or dark as its page is. Charts are 360 units wide: a phone shows them pixel by
+pixel, a larger screen side by side. All sizes are in pixels, which are points of matplotlib.
+"""
+
+import io
 import math
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from phi_vision.evaluation.svg import (
-    COLORS,
-    DPI,
-    MARGINS,
-    WIDTH,
-    Chart,
-    canvas,
-    fit,
-    text_width,
-    to_chart,
-)
 from phi_vision.io.formatting import format_number
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin
+from phi_vision.metrics.confusion import OTHERS, Confusion
 from phi_vision.metrics.field_metrics import is_correct
 
+WIDTH, HEIGHT, DPI = 360, 250, 72
+MARGINS = (46, 24, 20, 38)
+"""Left, top, right and bottom of the plotting area."""
+
 CELL = 27
-"""Side of a heat map's cell, in pixels: wide enough for three digits."""
+"""Side of a heat map's cell: wide enough for three digits."""
 
 NAME_WIDTH, VALUE_WIDTH = 150, 58
-"""Widths of the names left of intervals and of the values right of them, in pixels."""
+"""Widths of the names left of intervals and of the values right of them."""
 
 MAX_MAGNITUDE = 1e100
 """Numbers beyond are drawn here: axes cannot be divided in floats far above."""
@@ -41,7 +46,33 @@ MAX_MAGNITUDE = 1e100
 LOG_TICKS = ((0.8, tuple(range(1, 10))), (1.8, (1, 2, 5)), (3, (1, 3)), (math.inf, (1,)))
 """Decades of a logarithmic axis, at most -> digits of its ticks."""
 
+VARIABLES = (*(f"series-{number}" for number in range(1, 7)), "ink", "soft", "line", "ground")
+COLORS = {name: f"#{number:06x}" for number, name in enumerate(VARIABLES, start=1)}
+"""CSS variable -> the colour that stands for it while matplotlib draws."""
+
+STYLE_FILE = Path(__file__).parent / "templates" / "chart.mplstyle"
+
+LETTER_WIDTHS = dict.fromkeys("mwMW@%…—", 10.5) | dict.fromkeys("ijl.,:;|!' ", 4.0)
+"""Letter -> its width at 11 pixels, rather too large than too small."""
+
 Points = Sequence[tuple[float, float]]
+
+
+class Chart(NamedTuple):
+    """A drawing for a page, with its text alternative."""
+
+    title: str
+    description: str
+    width: int
+    height: int
+    svg: Markup
+    """The content of the svg element."""
+
+    legend: tuple[tuple[str, str], ...]
+    """(name, CSS variable) of each series; empty where there is only one."""
+
+    fixed: bool
+    """Keep the size and scroll, instead of filling the width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +91,6 @@ class Series:
     """Number of its colour, from 1; by default its place among the series."""
 
 
-class Interval(NamedTuple):
-    """A row in a chart of intervals."""
-
-    name: str
-    estimate: Estimate
-    is_reference: bool = False
-
-
 def draw_lines(
     series: Sequence[Series],
     *,
@@ -81,15 +104,13 @@ def draw_lines(
 
     Args:
         series: A series without points is only listed in the legend.
-        title: Title of the chart.
-        x: Label of the x axis.
-        y: Label of the y axis.
         percent: Whether both axes are fractions, shown in percent; x from 0 to 1.
         mark: A point to emphasise.
     """
-    colors = [f"series-{each.color or place % 6 + 1}" for place, each in enumerate(series)]
-    with canvas() as (figure, axes):
-        for place, (each, color) in enumerate(zip(series, colors, strict=True)):
+    legend, described = [], []
+    with _canvas() as (figure, axes):
+        for place, each in enumerate(series):
+            color = f"series-{each.color or place % 6 + 1}"
             axes.plot(
                 *_columns(each.points),
                 color=COLORS[color],
@@ -100,6 +121,11 @@ def draw_lines(
                 markersize=5.5,
                 clip_on=False,
             )
+            if not each.faint:
+                legend.append((each.name, color))
+            if each.points and not each.faint:
+                (x1, y1), (x2, y2) = each.points[0], each.points[-1]
+                described.append(f"{each.name}: {y} {y1:.3g} at {x} {x1:.3g}, {y2:.3g} at {x2:.3g}")
         if percent:
             # At least a tenth high: without errors the line runs along the bottom.
             highest = max([0.1, *(y for each in series for y in _columns(each.points)[1])])
@@ -108,32 +134,23 @@ def draw_lines(
             (ring,) = axes.plot(*mark, "o", markersize=9, clip_on=False, zorder=5)
             ring.set(color=COLORS["ground"], mec=COLORS["series-2"], mew=2.5)
         _label(figure, axes, x, y, _percent if percent else _number)
-        legend = [
-            (each.name, color) for each, color in zip(series, colors, strict=True) if not each.faint
-        ]
-        description = "; ".join(
-            f"{each.name}: {y} {each.points[0][1]:.3g} at {x} {each.points[0][0]:.3g}, "
-            f"{each.points[-1][1]:.3g} at {each.points[-1][0]:.3g}"
-            for each in series
-            if each.points and not each.faint
-        )
-        return to_chart(figure, title, description, legend if len(legend) > 1 else ())
+        return _to_chart(figure, title, "; ".join(described), legend if len(legend) > 1 else ())
 
 
 def draw_intervals(
-    rows: Sequence[Interval], *, title: str, decimals: int, zero: bool = False
+    rows: Mapping[str, Estimate], *, title: str, decimals: int, zero: bool = False
 ) -> Chart:
-    """Draw estimates below each other with their intervals, and a line through the reference.
+    """Draw estimates below each other with their intervals, and a line through the first.
 
     Args:
         rows: From top to bottom; a row without a value is left out.
-        title: Title of the chart.
         decimals: Decimals of the values.
         zero: Whether 0 must be on the axis.
     """
-    rows = [row for row in rows if math.isfinite(row.estimate.value)]
-    height = 40 + 26 * len(rows)
-    with canvas(height, (NAME_WIDTH, 8, VALUE_WIDTH, 28)) as (figure, axes):
+    reference = next(iter(rows))
+    rows = {name: each for name, each in rows.items() if math.isfinite(each.value)}
+    height, values = 40 + 26 * len(rows), []
+    with _canvas(height, (NAME_WIDTH, 8, VALUE_WIDTH, 28)) as (figure, axes):
         axes.grid(visible=False, axis="y")
         axes.spines["bottom"].set_visible(False)
         axes.set(ylim=(height - 28, 8), yticks=[])
@@ -141,24 +158,22 @@ def draw_intervals(
         axes.xaxis.set_major_formatter(FuncFormatter(_number))
         if zero:
             axes.plot([0], [8], alpha=0)
-        for place, (name, estimate, is_reference) in enumerate(rows):
-            down = 24 + 26 * place
-            color = COLORS["series-1" if is_reference else "series-6"]
+        for down, (name, estimate) in zip(range(24, height, 26), rows.items(), strict=False):
+            first = name == reference
+            color = COLORS["series-1" if first else "series-6"]
             value, low, high = np.clip(estimate, -MAX_MAGNITUDE, MAX_MAGNITUDE)
-            if is_reference:
+            texts = [format_number(number, decimals) for number in estimate]
+            values.append(f"{name} {texts[0]}")
+            if first:
                 axes.axvline(value, color=color, linewidth=1, dashes=(3, 3))
             if math.isfinite(low):
                 axes.plot([low, high], [down, down], color=color, linewidth=3, clip_on=False)
+                values[-1] += f" (95 %: {texts[1]} to {texts[2]})"
             axes.plot([value], [down], "o", color=color, markersize=9, clip_on=False)
-            for across, words in (
-                (NAME_WIDTH - 10, fit(name, NAME_WIDTH - 10)),
-                (WIDTH - 2, format_number(estimate.value, decimals)),
-            ):
-                text = _text(figure, across, down + 4, words, ha="right")
-                if is_reference:
-                    text.set(color=COLORS["ink"], weight="bold")
-        values = [f"{each.name} {_with_interval(each.estimate, decimals)}" for each in rows]
-        return to_chart(figure, title, "; ".join(values))
+            style = {"color": COLORS["ink"], "weight": "bold"} if first else {}
+            for across, words in ((NAME_WIDTH - 10, fit(name, NAME_WIDTH - 10)), (358, texts[0])):
+                _text(figure, across, down + 4, words, ha="right", **style)
+        return _to_chart(figure, title, "; ".join(values))
 
 
 def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
@@ -166,12 +181,9 @@ def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
 
     Args:
         points: (true, predicted), all above 0.
-        title: Title of the chart.
-        x: Label of the true numbers, with their unit.
-        y: Label of the predicted numbers.
     """
     within = sum(is_correct("number", predicted, true) for true, predicted in points)
-    with canvas(320) as (figure, axes):
+    with _canvas(320) as (figure, axes):
         shown = np.clip(np.reshape(points, (-1, 2)), 1 / MAX_MAGNITUDE, MAX_MAGNITUDE)
         ends = _log_limits(shown)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
@@ -187,7 +199,7 @@ def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
             axis.set_minor_locator(NullLocator())
         _label(figure, axes, x, y, _number)
         description = f"{len(points)} points, {within} of them within 10% of the diagonal."
-        return to_chart(figure, title, description)
+        return _to_chart(figure, title, description)
 
 
 def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: str) -> Chart:
@@ -196,10 +208,9 @@ def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: 
     Args:
         raw: Bins of the model's own confidence.
         recalibrated: Bins after recalibration; empty where it was not measured.
-        title: Title of the chart.
     """
     legend = [("raw confidence", "series-2"), ("recalibrated", "series-1")]
-    with canvas() as (figure, axes):
+    with _canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=COLORS["soft"], linewidth=1, dashes=(3, 3))
         for bins, (_, color) in zip((raw, recalibrated), legend, strict=True):
             for each in bins if bins is recalibrated or not recalibrated else ():
@@ -214,31 +225,20 @@ def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: 
             f"confidence {each.confidence:.0%}, accuracy {each.accuracy:.0%}"
             for each in recalibrated or raw
         )
-        return to_chart(figure, title, description, legend[: 2 if recalibrated else 1])
+        return _to_chart(figure, title, description, legend[: 2 if recalibrated else 1])
 
 
-def draw_confusion(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    counts: NDArray[np.int64],
-    *,
-    title: str,
-    pooled: str = "",
-) -> Chart:
+def draw_confusion(matrix: Confusion, *, title: str) -> Chart:
     """Draw a confusion matrix: correct counts in one colour, errors in another.
 
-    Args:
-        rows: True classes.
-        columns: Predicted classes; those that are also rows come first, in the same order.
-        counts: Shape (rows, columns).
-        title: Title of the chart.
-        pooled: A name that stands for several classes: on the diagonal neither right nor wrong.
+    `OTHERS` on the diagonal holds correct and wrong predictions, and has a third colour.
     """
+    rows, columns, counts = matrix.labels, matrix.predicted, matrix.counts
     corner = "true ↓   predicted →"
     left = min(max(map(text_width, (*rows, corner))) + 14, 150)
     top = min(max(map(text_width, columns), default=0) + 14, 120)
     width, height = round(left + CELL * len(columns) + 2), round(top + CELL * len(rows) + 2)
-    with canvas(height, (0, 0, 0, 0), width) as (figure, axes):
+    with _canvas(height, (0, 0, 0, 0), width) as (figure, axes):
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
         axes.text(left - 8, top - 8, corner, ha="right", color=COLORS["ink"], weight="bold")
@@ -249,13 +249,12 @@ def draw_confusion(
             down = top + CELL * place
             axes.text(left - 8, down + 18, fit(name, left - 12), ha="right")
             for to, (predicted, count) in enumerate(zip(columns, counts[place], strict=True)):
-                right, is_pooled = name == predicted, name == predicted == pooled
+                right, is_pooled = name == predicted, name == predicted == OTHERS
                 color = f"series-{6 if is_pooled else 1 if right else 2}" if count else "line"
                 # The root: one error among many correct predictions can still be seen.
                 alpha = 0.1 + 0.4 * math.sqrt(count / counts.max()) if count else 0.4
-                corner_of = (left + CELL * to + 1, down + 1)
-                box = Rectangle(corner_of, CELL - 2, CELL - 2, color=COLORS[color], alpha=alpha)
-                box.set_linewidth(0)
+                start = (left + CELL * to + 1, down + 1)
+                box = Rectangle(start, CELL - 2, CELL - 2, color=COLORS[color], alpha=alpha, lw=0)
                 axes.add_patch(box)
                 if count:
                     middle = left + CELL * (to + 0.5)
@@ -264,7 +263,46 @@ def draw_confusion(
         same = [at for at in range(min(counts.shape)) if rows[at] == columns[at]]
         correct, total = counts[same, same].sum(), counts.sum()
         description = f"{correct} of {total} samples lie on the diagonal: predicted correctly."
-        return to_chart(figure, title, description, fixed=True)
+        return _to_chart(figure, title, description, fixed=True)
+
+
+def fit(words: str, pixels: float) -> str:
+    """Shorten words to a width: "Embroidered cotton jersey", 60 -> "Embroide…"."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in words)
+    words = shown = " ".join(printable.split())
+    while words and text_width(shown) > pixels:
+        words = words[:-1]
+        shown = f"{words.rstrip()}…"
+    return shown
+
+
+def text_width(words: str) -> float:
+    """Estimate the width of words in a chart."""
+    widths = (
+        11.5
+        if unicodedata.east_asian_width(letter) in "WF"
+        else LETTER_WIDTHS.get(letter, 8.0 if letter.isupper() else 6.7)
+        for letter in words
+    )
+    return sum(widths)
+
+
+@contextmanager
+def _canvas(
+    height: int = HEIGHT, margins: tuple[int, int, int, int] = MARGINS, width: int = WIDTH
+) -> Iterator[tuple[Figure, Axes]]:
+    """Open a figure with one pair of axes, in the style of the pages."""
+    left, top, right, bottom = margins
+    with matplotlib.rc_context(fname=STYLE_FILE), warnings.catch_warnings():
+        # Matplotlib only measures the text; the reader's browser has the glyphs.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        size = (1 - (left + right) / width, 1 - (top + bottom) / height)
+        axes = figure.add_axes((left / width, bottom / height, *size))
+        for patch in (figure.patch, axes.patch):
+            patch.set_visible(False)
+        axes.grid(clip_on=False)
+        yield figure, axes
 
 
 def _label(
@@ -280,25 +318,20 @@ def _label(
     _text(figure, 2, 10, fit(y, 300))
 
 
-def _text(figure: Figure, x: float, y: float, words: str, **style: Any) -> Text:
+def _text(figure: Figure, x: float, y: float, words: str, **style: Any) -> None:
     """Write at a place in pixels from the upper left corner."""
     width, height = figure.get_size_inches() * DPI
-    return figure.text(x / width, 1 - y / height, words, **style)
+    figure.text(x / width, 1 - y / height, words, **style)
 
 
 def _columns(points: Points) -> NDArray[np.float64]:
     """Split points into their finite x and y."""
-    shown = [point for point in points if all(map(math.isfinite, point))]
-    columns = np.array(shown, dtype=np.float64).reshape(-1, 2).T
-    return columns.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
+    columns = np.array([*points], dtype=np.float64).reshape(-1, 2)
+    return columns[np.isfinite(columns).all(axis=1)].T.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
 
 
 def _log_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round the range of values outwards to 1, 2 or 5 times a power of ten.
-
-    Input:  12 ... 850
-    Output: 10, 1000
-    """
+    """Round the range of values outwards to 1, 2 or 5 times a power of ten: 12, 850 -> 10, 1000."""
     low, high = (values.min(), values.max()) if values.size else (1.0, 10.0)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     steps = np.array([digit * 10.0**decade for decade in decades for digit in (1, 2, 5)])
@@ -314,6 +347,47 @@ def _percent(value: float, _: int | None = None) -> str:
     return f"{100 * value:.4g} %"
 
 
-def _with_interval(estimate: Estimate, decimals: int) -> str:
-    value, low, high = (format_number(number, decimals) for number in estimate)
-    return f"{value} (95 %: {low} to {high})" if math.isfinite(estimate.low) else value
+def _to_chart(
+    figure: Figure,
+    title: str,
+    description: str,
+    legend: Sequence[tuple[str, str]] = (),
+    *,
+    fixed: bool = False,
+) -> Chart:
+    """Reduce matplotlib's file to what a page needs: a third of it."""
+    file = io.StringIO()
+    # Ids are hashes: with the description in them they differ between the charts of a page.
+    with matplotlib.rc_context({"svg.hashsalt": f"{title} {description}"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    # Without metadata and the default style before the first figure, and the last closing tag.
+    drawn = file.getvalue().partition("</defs>")[2].rpartition("<")[0]
+    tags = re.sub(r"\s*(<[^>]+>)\s*", lambda tag: _shorten(" ".join(tag[1].split())), drawn)
+    svg = ALIKE.sub(lambda uses: f"<g{uses[1]}>{uses[0].replace(uses[1], '')}</g>", tags)
+    width, height = (round(side * DPI) for side in figure.get_size_inches())
+    return Chart(title, description, width, height, Markup(svg), tuple(legend), fixed)
+
+
+def _shorten(tag: str) -> str:
+    """Shorten a tag of matplotlib, and replace its colours by the variables of the page."""
+    for pattern, replacement in SHORTER.items():
+        tag = re.sub(pattern, replacement, tag)
+    tag = re.sub(r"#0000(\w\w)", lambda color: f"var(--{VARIABLES[int(color[1], 16) - 1]})", tag)
+    # Coordinates to 0.1 pixels, which cannot be seen; not the numbers of a style, after a colon.
+    tenths = r"(?<![\d.:-])-?\d+\.\d+"
+    return re.sub(tenths, lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), tag)
+
+
+SHORTER = {
+    r"</?g\b.*": "",
+    r"(?<=[:;]) ": "",
+    r'(?<=[";])(font-size|font-family|stroke-line\w+):[^;"]*;?': "",  # the page's own
+    r'[ ;]+"': '"',
+    "font-weight:700": "font-weight:600",
+    r' transform="rotate\(-0 .*?"': "",
+    "xlink:": "",
+}
+"""Pattern -> its replacement in a tag of matplotlib."""
+
+ALIKE = re.compile(r'<use [^>]*?( style="[^"]*")/>(?:<use [^>]*\1/>)*')
+"""Markers of one style."""

@@ -1,32 +1,32 @@
-"""Labels and number formats of the pages, tables and summaries."""
+"""Labels and number formats of the pages, tables and summaries; words are in labels.yaml."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+from markupsafe import Markup
 
 from phi_vision.data.samples import Value
-from phi_vision.io.formatting import (
-    MISSING,
-    format_number,
-    format_percent,
-    format_signed,
-    join_words,
-)
+from phi_vision.io.formatting import MISSING, format_number, format_percent, format_signed
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.calibration import RECORD, SelectiveThreshold
+from phi_vision.metrics.calibration import RECORD
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Better, Metric, headline_metrics
-from phi_vision.metrics.scores import Scores
+from phi_vision.metrics.scores import Scores, significance
+
+LABELS: dict[str, dict[str, str]] = yaml.safe_load(
+    (Path(__file__).parent / "templates" / "labels.yaml").read_text(encoding="utf-8")
+)
 
 BASELINES = ("base", "constant", "category_median", "nearest", "boosting", "twin")
 """Systems that the model should beat, in the order of `metrics.scores.SYSTEMS`."""
 
-IMAGE_ABLATIONS = ("shuffled", "blank", "withheld")
-"""The model, with changed images."""
-
 # The arrow stands behind a no-break space: it would be lost alone on a line.
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "zero": "→\u00a00"}
 SIGNS = {"better": "▲", "not significant": "≈", "worse": "▼"}
-TONES = {"better": "good", "worse": "bad", "not significant": "neutral"}
+TONES = {"better": "good", "not significant": "neutral", "worse": "bad"}
 
 
 def field_label(field: str) -> str:
@@ -34,10 +34,15 @@ def field_label(field: str) -> str:
     return field.replace("_", " ").strip() or field
 
 
+def system_label(system: str) -> str:
+    """Format one of `metrics.scores.SYSTEMS`: constant -> "constant baseline"."""
+    return LABELS["systems"].get(system, field_label(system))
+
+
 def measure_label(metric: Metric) -> str:
     """Format a metric without its field: full_price_mape -> "mean relative error"."""
-    short = metric.name if metric.field is None else metric.name.removeprefix(f"{metric.field}_")
-    return MEASURES.get(short, short.replace("_", " "))
+    short = metric.name.removeprefix(f"{metric.field}_")
+    return LABELS["measures"].get(short, field_label(short))
 
 
 def metric_label(metric: Metric) -> str:
@@ -51,11 +56,6 @@ def metric_heading(metric: Metric) -> str:
     return f"{metric_label(metric)}\u00a0{ARROWS[metric.better]}"
 
 
-def system_label(system: str) -> str:
-    """Format one of `metrics.scores.SYSTEMS`: constant -> "constant baseline"."""
-    return SYSTEM_LABELS.get(system, system)
-
-
 def target_label(target: str) -> str:
     """Format the target of a calibration: a field, or the whole record."""
     return "all fields at once" if target == RECORD else field_label(target)
@@ -67,6 +67,28 @@ def headline(scores: Scores | Comparison) -> list[Metric]:
     return [scores.metrics[name] for name in names if name in scores.metrics]
 
 
+def by_result(differences: Iterable[tuple[str, Estimate]]) -> dict[str, list[str]]:
+    """Group names by the result of their paired difference; without an interval there is none.
+
+    Output: {"better": ["title", "category"], "not significant": ["price"], "worse": []}
+    """
+    groups: dict[str, list[str]] = {result: [] for result in SIGNS}
+    for name, difference in differences:
+        if math.isfinite(difference.low):
+            groups[significance(difference)].append(name)
+    return groups
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Format a share for a page: 0.5 -> "50.0 %", with a no-break space."""
+    return format_percent(share, decimals).replace(" ", "\u00a0")
+
+
+def negated(difference: Estimate) -> Estimate:
+    """Turn the direction of a difference."""
+    return Estimate(-difference.value, -difference.high, -difference.low)
+
+
 def format_interval(estimate: Estimate, decimals: int) -> str:
     """Format a confidence interval: Estimate(0.5, 0.41, 0.593), 2 -> "0.41 to 0.59"; "" without."""
     if not math.isfinite(estimate.low):
@@ -76,9 +98,8 @@ def format_interval(estimate: Estimate, decimals: int) -> str:
 
 def format_percent_interval(estimate: Estimate) -> str:
     """Format a confidence interval in percent: Estimate(0.5, 0.41, 0.593) -> "41.0 to 59.3 %"."""
-    if not math.isfinite(estimate.low):
-        return ""
-    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
+    interval = format_interval(Estimate(*(100 * number for number in estimate)), 1)
+    return f"{interval} %" if interval else ""
 
 
 def format_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
@@ -100,94 +121,6 @@ def format_value(value: Value) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def explain_thresholds(scores: Scores) -> list[str]:
-    """Describe the share of each field that can be accepted automatically.
-
-    Fields without a threshold share a sentence; [] where no target precision was given.
-    """
-    thresholds = {
-        target_label(target): each.auto_accept
-        for target, each in scores.calibrations.items()
-        if each.auto_accept is not None
-    }
-    without = [name for name, each in thresholds.items() if each.threshold is None]
-    found = [
-        explain_threshold(name, each) for name, each in thresholds.items() if name not in without
-    ]
-    return found + [
-        explain_threshold(join_words(without), thresholds[name]) for name in without[:1]
-    ]
-
-
-def explain_threshold(name: str, auto_accept: SelectiveThreshold) -> str:
-    """Describe the share of a field that can be accepted automatically.
-
-    Output: At a target precision of 95 %, category can be accepted automatically for 71.0 % of the
-            samples (65.0 to 77.0 %), from a recalibrated confidence of 0.83; the measured precision
-            is 96.1 % (92.0 to 98.4 %).
-    """
-    target = f"At a target precision of {100 * auto_accept.target:.4g} %, "
-    if auto_accept.threshold is None:
-        return f"{target}{name} cannot be accepted automatically."
-    coverage, precision = (
-        (format_percent(share.value), f" ({interval})" if interval else "")
-        for share in (auto_accept.coverage, auto_accept.precision)
-        for interval in [format_percent_interval(share)]
-    )
-    text = (
-        f"{target}{name} can be accepted automatically for {coverage[0]} of the samples"
-        f"{coverage[1]}, from a recalibrated confidence of {auto_accept.threshold:.2f}"
-    )
-    if math.isfinite(auto_accept.precision.value):
-        text += f"; the measured precision is {''.join(precision)}"
-    return f"{text}."
-
-
-def by_result(results: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:
-    """Group names by the result of their comparison, in the order of `SIGNS`.
-
-    Input:  ("title", "better"), ("price", "not significant"), ("category", "better")
-    Output: {"better": ["title", "category"], "not significant": ["price"], "worse": []}
-    """
-    groups: dict[str, list[str]] = {result: [] for result in SIGNS}
-    for name, result in results:
-        groups[result].append(name)
-    return groups
-
-
-SYSTEM_LABELS = {
-    "model": "the model",
-    "constrained": "constrained decoding",
-    "base": "base model",
-    "constant": "constant baseline",
-    "category_median": "category median",
-    "nearest": "nearest neighbour",
-    "boosting": "gradient boosting",
-    "withheld": "no image",
-    "twin": "text-only twin",
-    "blank": "blank images",
-    "shuffled": "shuffled images",
-}
-"""System -> a few words, for columns, charts and sentences."""
-
-MEASURES = {
-    "parse_rate": "parse rate",
-    "exact": "exact match",
-    "similarity": "similarity",
-    "rouge_l": "ROUGE-L",
-    "chrf": "chrF",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "hierarchical_f1": "hierarchical F1",
-    "mae": "mean absolute error",
-    "median_ape": "median relative error",
-    "mape": "mean relative error",
-    "smape": "symmetric relative error",
-    "rmsle": "root mean squared log error",
-    "within_5": "within 5 %",
-    "within_10": "within 10 %",
-    "within_25": "within 25 %",
-    "spearman": "rank correlation",
-    "bias": "bias",
-}
-"""Short name of a metric -> label; another metric is labelled by its short name."""
+def escape_markdown(text: str) -> Markup:
+    """Escape what Markdown or HTML would read as markup, and join the lines."""
+    return Markup(re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", " ".join(text.split())))

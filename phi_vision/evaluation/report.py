@@ -1,4 +1,4 @@
-"""Write the folder of an evaluation: a page and a summary to read, files for programs.
+"""The folder of an evaluation: a page and a summary to read, files for programs.
 
 report.html        every result with charts and images, in one page
 report.md          one table and a few sentences
@@ -9,24 +9,32 @@ template.yaml      the template that parses the texts
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from itertools import groupby
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from phi_vision.data.prediction import ScoredPrediction
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import write_template
-from phi_vision.evaluation import sections
-from phi_vision.evaluation.labels import BASELINES, IMAGE_ABLATIONS, explain_thresholds, headline
-from phi_vision.evaluation.rendering import render
+from phi_vision.data.template import Template, find_template, write_template
+from phi_vision.evaluation import labels, sections
+from phi_vision.evaluation.figures import draw_confusion
 from phi_vision.io.atomic import write_text
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin, RiskPoint
-from phi_vision.metrics.field_metrics import Metric
-from phi_vision.metrics.scores import Scores
-from phi_vision.runs import History, ReportDir
+from phi_vision.metrics.comparison import (
+    Comparison,
+    EvaluatedSystem,
+    count_correct,
+    find_disagreements,
+)
+from phi_vision.metrics.confusion import confusion
+from phi_vision.metrics.field_metrics import Metric, is_field_correct
+from phi_vision.metrics.scores import SYSTEMS, Scores
+from phi_vision.runs import History, ReportDir, RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +45,7 @@ class EvaluationMetadata:
     """Name of the predictor, such as "checkpoint runs/coats/model"."""
 
     data: str
-    """Folder of the samples."""
-
     split: str
-
     data_card: Mapping[str, str]
     """Part of the data -> its size, in words."""
 
@@ -48,11 +53,7 @@ class EvaluationMetadata:
     """The training recipe as YAML; "" where it is unknown."""
 
     versions: Mapping[str, str]
-    """Library or data -> version or fingerprint."""
-
     history: History | None
-    """The run's, for its learning curves."""
-
     cost: Mapping[str, str]
     """Item -> cost in words: training, a prediction, the machine."""
 
@@ -62,27 +63,32 @@ class EvaluationMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that a report shows."""
+    """Everything that a report shows; the samples are those of the scores, in the same order."""
 
     scores: Scores
-
     samples: Sequence[Sample]
-    """The samples of the scores, in the same order, for their images."""
-
     metadata: EvaluationMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A report read back, with the run it belongs to; what is unknown is empty."""
+
+    system: EvaluatedSystem
+    folder: Path
+    recipe: Mapping[str, object]
+    versions: Mapping[str, str]
+    cost: Mapping[str, str]
+    history: History | None
 
 
 def write_report(evaluation: Evaluation, out: Path) -> Path:
     """Write a report into a folder, each file atomically; return the path of its page.
 
-    Args:
-        evaluation: What to report.
-        out: The folder; created where it does not exist.
-
     Raises:
         ValueError: The samples are not those of the scores, or `out` is a file.
     """
-    scores, metadata = evaluation.scores, evaluation.metadata
+    scores = evaluation.scores
     if [each.id for each in evaluation.samples] != [each.id for each in scores.predictions]:
         raise ValueError(
             f"the scores are of {len(scores.predictions)} other samples than the "
@@ -90,13 +96,13 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
         )
     if out.exists() and not out.is_dir():
         raise ValueError(f"cannot write a report to {out}: found a file; give a folder")
-    content = {**_jsonable(scores), "metadata": _jsonable(metadata)}
+    content = {**_jsonable(scores), "metadata": _jsonable(evaluation.metadata)}
+    dumped = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     report = ReportDir(out)
     files = {
-        report.scores_file: json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        + "\n",
+        report.scores_file: dumped + "\n",
         report.predictions_file: "".join(map(_line, scores.predictions)),
-        report.summary_file: render_summary(evaluation),
+        report.summary_file: _render("report.md.j2", evaluation=evaluation),
         report.page_file: render_report(evaluation),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -106,50 +112,119 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     return report.page_file
 
 
+def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Path) -> Path:
+    """Write the page of a comparison of reports atomically; return its path.
+
+    Raises:
+        ValueError: `out` is a folder.
+    """
+    if out.is_dir():
+        raise ValueError(f"cannot write a page to {out}: found a folder; give a file, as a.html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, render_comparison(comparison, reports))
+    return out
+
+
 def render_report(evaluation: Evaluation) -> str:
     """Render the page of an evaluation: one file of HTML without scripts or requests."""
-    scores, metadata = evaluation.scores, evaluation.metadata
-    history, estimates = metadata.history, scores.estimates["model"]
-    return render(
-        "report.html.j2",
-        scores=scores,
-        metadata=metadata,
-        headline=headline(scores),
-        metrics_by_field=sections.metrics_by_field(scores.metrics),
-        measured=[
-            each for each in scores.metrics.values() if math.isfinite(estimates[each.name].value)
-        ],
-        baseline_results=sections.summarize_baselines(scores),
-        thresholds=explain_thresholds(scores),
-        baselines=sections.compare_systems(scores, BASELINES),
-        missing_baselines=[system for system in BASELINES if system in metadata.left_out],
-        image_ablations=sections.compare_systems(scores, (*IMAGE_ABLATIONS, "twin")),
-        history=sections.draw_history(history, scores) if history and any(history) else [],
-        limitations=sections.list_limitations(scores),
-        calibration_charts=sections.draw_calibration(scores),
-        confusions=sections.draw_confusions(scores),
-        numbers=sections.draw_numbers(scores),
-        predictions=sections.select_predictions(scores, evaluation.samples),
-        slice_groups=[
-            (by, list(group)) for by, group in groupby(scores.slices, lambda each: each.by)
-        ],
+    return _render("report.html.j2", evaluation=evaluation)
+
+
+def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
+    """Render the page of a comparison; text only, as the images are in the reports."""
+    named = {report.system.name: report for report in reports}
+    short = sections.short_labels(comparison.names)
+    recipes = sections.differing({name: each.recipe for name, each in named.items()})
+    recipes.pop("output_dir", None)  # it differs between any two runs
+    return _render(
+        "comparison.html.j2",
+        comparison=comparison,
+        labels=short,
+        recipes=recipes,
+        versions=sections.differing({name: each.versions for name, each in named.items()}),
+        unknown=[short[name] for name, each in named.items() if not each.recipe],
+        costs=sections.by_field({name: each.cost for name, each in named.items()}),
+        histories={name: each.history for name, each in named.items()},
     )
 
 
-def render_summary(evaluation: Evaluation) -> str:
-    """Render the Markdown summary, for a pull request or a model card."""
-    scores = evaluation.scores
-    return render(
-        "report.md.j2",
-        scores=scores,
-        metadata=evaluation.metadata,
-        metrics=[*headline(scores), scores.metrics["parse_rate"]],
-        thresholds=explain_thresholds(scores),
+def explain_thresholds(scores: Scores) -> list[str]:
+    """Describe the share of each field that can be accepted automatically.
+
+    Fields without a threshold share a sentence; [] where no target precision was given.
+    """
+    return _render("thresholds.txt.j2", scores=scores).splitlines()
+
+
+def read_report(folder: Path) -> Report:
+    """Read the report in a folder, or in the report folder of a run.
+
+    Input:  runs/lora, with report/predictions.jsonl, recipe.yaml and log.jsonl
+    Output: the predictions under the name "runs/lora", the recipe's fields, the run's history
+
+    Raises:
+        ValueError: There is no report, or it is damaged.
+    """
+    report = _find_report(folder)
+    metadata = report.scores().get("metadata", {})
+    # The run that a report lies in holds more about it than the report itself.
+    run = RunDir(report.path.parent if RunDir.is_run(report.path.parent) else report.path)
+    template = find_template(str(report.template_file))
+    predictions = _read_predictions(report.predictions_file, template)
+    return Report(
+        system=EvaluatedSystem(name=str(folder), template=template, predictions=predictions),
+        folder=report.path,
+        recipe=run.recipe(metadata.get("recipe", "")),
+        versions=run.versions() or metadata.get("versions", {}),
+        cost=metadata.get("cost", {}),
+        history=run.history(),
     )
+
+
+def _find_report(folder: Path) -> ReportDir:
+    """Find the folder with the predictions: this one, or the report in it."""
+    candidates = (RunDir(folder).report, ReportDir(folder))
+    report = next((each for each in candidates if each.predictions_file.is_file()), None)
+    if report is None:
+        found = "it is a file" if folder.exists() else "there is no such folder"
+        if folder.is_dir():
+            found = f"it holds {', '.join(sorted(file.name for file in folder.iterdir())) or '-'}"
+        raise ValueError(
+            f"no report in {folder}: {found}; write one with `phi-vision evaluate {folder} "
+            f"--data DATA --out {candidates[0].path}`"
+        )
+    for file in (report.template_file, report.scores_file):
+        if not file.is_file():
+            raise ValueError(
+                f"the report in {report.path} lacks {file.name}: an older version wrote it; "
+                "evaluate again"
+            )
+    return report
+
+
+def _read_predictions(file: Path, template: Template) -> tuple[ScoredPrediction, ...]:
+    """Read the prediction of each sample; the texts are parsed again."""
+    predictions = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            id, text, confidence = str(row["id"]), str(row["text"]), row.get("confidence")
+            # The text and not the kept record: JSON has neither NaN nor infinity.
+            parsed = Prediction.parse(text, template, confidence=confidence, source=id)
+            group, truth = str(row["group"]), template.select(row["truth"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{file}, line {number} is not a prediction: {error!r}; found {line:.80}; "
+                "evaluate again"
+            ) from error
+        predictions.append(ScoredPrediction(id=id, group=group, truth=truth, prediction=parsed))
+    if not predictions:
+        raise ValueError(f"{file} holds no predictions; evaluate again")
+    return tuple(predictions)
 
 
 def _line(scored: ScoredPrediction) -> str:
-    fields = {
+    row = {
         "id": scored.id,
         "group": scored.group,
         "truth": scored.truth,
@@ -158,7 +233,7 @@ def _line(scored: ScoredPrediction) -> str:
         "confidence": scored.prediction.confidence,
     }
     # In ASCII no character of a text can end the line.
-    return json.dumps(_jsonable(fields), ensure_ascii=True, allow_nan=False) + "\n"
+    return json.dumps(_jsonable(row), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def _jsonable(value: Any) -> Any:
@@ -168,16 +243,38 @@ def _jsonable(value: Any) -> Any:
     Output: {"value": 0.5, "low": None, "high": None}
     """
     if isinstance(value, Estimate | Bin | RiskPoint):
-        return _jsonable(value._asdict())
-    if is_dataclass(value):
+        value = value._asdict()
+    elif is_dataclass(value):
         omitted = OMITTED.get(type(value), ())
-        kept = [each.name for each in fields(value) if each.name not in omitted]
-        return {name: _jsonable(getattr(value, name)) for name in kept}
+        names = [each.name for each in fields(value) if each.name not in omitted]
+        value = {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return {str(key): _jsonable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _render(template: str, **context: object) -> str:
+    return _environment().get_template(template).render(**context)
+
+
+@cache
+def _environment() -> Environment:
+    """Build the Jinja environment: HTML is escaped, an unknown name is an error."""
+    environment = Environment(
+        loader=PackageLoader("phi_vision.evaluation"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Templates use the functions and tables of these modules, and what they import, by name.
+    names = {**vars(labels), **vars(sections), "is_finite": math.isfinite, "SYSTEMS": SYSTEMS}
+    names |= {function.__name__: function for function in USED_BY_TEMPLATES}
+    environment.globals |= names
+    environment.filters |= {name: each for name, each in names.items() if callable(each)}
+    return environment
 
 
 OMITTED: dict[type, tuple[str, ...]] = {
@@ -186,3 +283,8 @@ OMITTED: dict[type, tuple[str, ...]] = {
     Metric: ("per_sample", "aggregate", "hierarchy", "needs_hierarchy"),
 }
 """Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""
+
+USED_BY_TEMPLATES: Sequence[Callable[..., object]] = (
+    *(confusion, count_correct, draw_confusion, explain_thresholds),
+    *(find_disagreements, is_field_correct),
+)

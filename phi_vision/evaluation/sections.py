@@ -1,4 +1,4 @@
-"""The charts and tables of a report's sections; their sentences are in `templates/`."""
+"""The charts and tables of the pages' sections; their sentences are in `templates/`."""
 
 import base64
 import io
@@ -6,18 +6,17 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from pathlib import PurePath
 
 from PIL import Image
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
-from phi_vision.data.template import Kind, Template
+from phi_vision.data.template import Template
 from phi_vision.evaluation.figures import (
-    Interval,
+    Chart,
+    Points,
     Series,
-    draw_confusion,
     draw_intervals,
     draw_lines,
     draw_reliability,
@@ -32,11 +31,9 @@ from phi_vision.evaluation.labels import (
     system_label,
     target_label,
 )
-from phi_vision.evaluation.svg import Chart
-from phi_vision.io.formatting import format_percent, join_words
+from phi_vision.io.formatting import join_words
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.calibration import Calibration
-from phi_vision.metrics.confusion import OTHERS, confusion
+from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import (
     Metric,
     as_number,
@@ -44,14 +41,11 @@ from phi_vision.metrics.field_metrics import (
     is_correct,
     relative_error,
 )
-from phi_vision.metrics.scores import Scores, significance
-from phi_vision.runs import SMOOTHING, Curve, History, curve, smooth, thin
+from phi_vision.metrics.scores import Scores
+from phi_vision.runs import SMOOTHING, Curve, History, LogLine, curve, smooth, thin
 
-MAX_POINTS = 2000
-"""Points of a scatter plot: more cover each other and slow a phone down."""
-
-MAX_CURVE_POINTS = 200
-"""Points of a curve: a phone is 390 pixels wide."""
+MAX_POINTS, MAX_CURVE_POINTS = 2000, 200
+"""Points of a scatter plot and of a curve: more cover each other, and slow a phone down."""
 
 MAX_ERRORS = 5
 """Confusions listed in words."""
@@ -62,15 +56,8 @@ RANDOM_SHOWN, WORST_SHOWN = 12, 12
 THUMBNAIL = 280
 """Longest side of a shown image in pixels: sharp at the page's size, some 10 kB."""
 
-MAX_VALUE_LENGTH = 400
-"""Characters of a shown value; endless generations must not fill the page."""
-
-
-def metrics_by_field(metrics: Mapping[str, Metric]) -> list[tuple[str | None, list[Metric]]]:
-    """Group metrics by their field; None: of the whole record."""
-    return [
-        (field, list(group)) for field, group in groupby(metrics.values(), lambda each: each.field)
-    ]
+MAX_LABEL = 28
+"""Characters of a name in columns and legends: two columns of it fit on a phone."""
 
 
 def compare_systems(
@@ -80,37 +67,33 @@ def compare_systems(
     found = []
     for metric in headline(scores):
         present = [each for each in systems if metric.name in scores.differences.get(each, {})]
-        if not present or not math.isfinite(scores.estimates["model"][metric.name].value):
-            continue
-        rows = [
-            Interval(system_label(system), scores.estimates[system][metric.name], system == "model")
-            for system in ("model", *present)
-        ]
-        chart = draw_intervals(rows, title=metric_label(metric), decimals=metric.decimals)
-        found.append((metric, present, chart))
+        if present and math.isfinite(scores.estimates["model"][metric.name].value):
+            rows = {
+                system_label(system): scores.estimates[system][metric.name]
+                for system in ("model", *present)
+            }
+            chart = draw_intervals(rows, title=metric_label(metric), decimals=metric.decimals)
+            found.append((metric, present, chart))
     return found
 
 
-def summarize_baselines(scores: Scores) -> list[tuple[Metric, Mapping[str, list[str]]]]:
-    """Group the baselines by the result of the comparison with the model, for each field.
+def baselines_by_result(scores: Scores, metric: Metric) -> dict[str, list[str]]:
+    """Group the baselines by the result of the comparison with the model.
 
-    Output: (title_similarity, {"better": ["constant baseline"], "not significant": [], ...}), ...
+    Output: {"better": ["constant baseline"], "not significant": [], "worse": []}
     """
-    found = []
-    for metric in headline(scores):
-        differences = {
-            system_label(system): scores.differences[system][metric.name]
-            for system in BASELINES
-            if metric.name in scores.differences.get(system, {})
-        }
-        results = [
-            (name, significance(difference))
-            for name, difference in differences.items()
-            if math.isfinite(difference.low)
-        ]
-        if results:
-            found.append((metric, by_result(results)))
-    return found
+    rows = {system: scores.differences.get(system, {}) for system in BASELINES}
+    known = {system: row[metric.name] for system, row in rows.items() if metric.name in row}
+    return by_result((system_label(system), each) for system, each in known.items())
+
+
+def metrics_by_result(comparison: Comparison, other: str) -> dict[str, list[str]]:
+    """Group the metrics by the result of another system against the reference.
+
+    Output: {"better": ["title: exact match"], "not significant": [...], "worse": []}
+    """
+    differences = comparison.differences[other].items()
+    return by_result((metric_label(comparison.metrics[name]), each) for name, each in differences)
 
 
 def compare_to_overall(estimate: Estimate, overall: float, metric: Metric) -> str:
@@ -126,71 +109,86 @@ def compare_to_overall(estimate: Estimate, overall: float, metric: Metric) -> st
     return "better" if is_better[metric.better] else "worse"
 
 
-def draw_history(history: History, scores: Scores) -> list[tuple[Chart, str]]:
+def curve_points(
+    lines: Sequence[LogLine],
+    name: str,
+    *,
+    system: str = "model",
+    by: str = "step",
+    is_smooth: bool = False,
+) -> Points:
+    """Reduce one value of a training log, or one metric of a system in it, to a chart's points.
+
+    Input:  {"step": 5, "epoch": 0.5, "model": {"title_exact": 0.5}}, "title_exact", by="epoch"
+    Output: (0.5, 0.5)
+    """
+    known = [line for line in lines if line.get(by) is not None]
+    found = curve([{**(line.get(system) or {}), **line, "step": line[by]} for line in known], name)
+    if is_smooth:
+        window = max(1, round(SMOOTHING * len(found.values)))
+        found = Curve(found.steps, smooth(found.values, window))
+    return list(zip(*thin(found, MAX_CURVE_POINTS), strict=True))
+
+
+def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, str]]:
     """Draw the losses and the headline metrics of the training, each with its better direction."""
-    loss = curve(history.steps, "loss")
-    series = [
-        Series(name="each step", points=curve_points(loss), faint=True, color=1),
-        Series(name="training", points=curve_points(smoothed(loss)), color=1),
-        Series(
-            name="validation",
-            points=curve_points(curve(history.evaluations, "validation_loss")),
-            markers=True,
-            color=2,
-        ),
+    if history is None or not any(history):
+        return []
+    steps, evaluations = history
+    each_step, validation = (
+        curve_points(steps, "loss"),
+        curve_points(evaluations, "validation_loss"),
+    )
+    smoothed = curve_points(steps, "loss", is_smooth=True)
+    losses = [
+        Series(name="each step", points=each_step, faint=True, color=1),
+        Series(name="training", points=smoothed, color=1),
+        Series(name="validation", points=validation, markers=True, color=2),
     ]
-    found = [(draw_lines(series, title="Loss", x="step", y=""), "lower")]
+    found = [(draw_lines(losses, title="Loss", x="step", y=""), "lower")]
     for metric in headline(scores):
-        curves = {
-            system: curve_points(curve(system_lines(history, system), metric.name))
-            for system in ("model", "shuffled")
-        }
         series = [
-            Series(name=system_label(system), points=curves[system], markers=True, color=color)
+            Series(
+                name=system_label(system),
+                points=curve_points(evaluations, metric.name, system=system),
+                markers=True,
+                color=color,
+            )
             for system, color in (("model", 1), ("shuffled", 6))
-            if curves[system]
         ]
-        if curves["model"]:
-            chart = draw_lines(series, title=metric_label(metric), x="step", y="")
+        if series[0].points:
+            known = [each for each in series if each.points]
+            chart = draw_lines(known, title=metric_label(metric), x="step", y="")
             found.append((chart, metric.better))
     return found
-
-
-def system_lines(history: History, system: str) -> list[dict[str, Any]]:
-    """Take the metrics of one system out of each evaluation of a training.
-
-    Input:  {"step": 5, "epoch": 1.0, "model": {"title_exact": 0.5}}, "model"
-    Output: {"step": 5, "epoch": 1.0, "title_exact": 0.5}
-    """
-    return [{**(line.get(system) or {}), **line} for line in history.evaluations]
-
-
-def smoothed(points: Curve) -> Curve:
-    """Smooth the loss of a training for a chart."""
-    window = max(1, round(SMOOTHING * len(points.values)))
-    return Curve(points.steps, smooth(points.values, window))
-
-
-def curve_points(points: Curve) -> list[tuple[float, float]]:
-    """Reduce a curve to the points of a chart."""
-    shown = thin(points, MAX_CURVE_POINTS)
-    return [pair for pair in zip(shown.steps, shown.values, strict=True) if math.isfinite(pair[1])]
 
 
 def draw_calibration(scores: Scores) -> list[Chart]:
     """Draw a reliability diagram and a risk-coverage curve for each field."""
     charts = []
     for target, found in scores.calibrations.items():
-        name = target_label(target)
+        name, accepted, mark = target_label(target), found.auto_accept, None
         if found.bins:
-            title = f"{name}: reliability diagram"
-            charts.append(draw_reliability(found.bins, found.recalibrated_bins, title=title))
+            bins = (found.bins, found.recalibrated_bins)
+            charts.append(draw_reliability(*bins, title=f"{name}: reliability diagram"))
         if found.bins and len(found.risk_curve) > 1:
-            charts.append(_draw_risk(name, found))
+            # Of the first few predictions one error is half of all: the curve means nothing yet.
+            steady = [each for each in found.risk_curve if each.coverage * found.samples >= 10]
+            if accepted and accepted.threshold is not None:
+                mark = (accepted.coverage.value, 1 - accepted.precision.value)
+            chart = draw_lines(
+                [Series(name=name, points=steady or found.risk_curve)],
+                title=f"{name}: risk-coverage curve",
+                x="coverage",
+                y="error rate among the accepted",
+                percent=True,
+                mark=mark if mark and math.isfinite(mark[1]) else None,
+            )
+            charts.append(chart)
     return charts
 
 
-def list_limitations(scores: Scores) -> list[str]:
+def limitations(scores: Scores) -> list[str]:
     """List what could not be measured of the confidence, once for all fields it is true of."""
     fields: dict[str, list[str]] = {}
     for target, found in scores.calibrations.items():
@@ -198,26 +196,36 @@ def list_limitations(scores: Scores) -> list[str]:
     return [f"{join_words(names)}: {text}" for text, names in fields.items() if text]
 
 
-def draw_confusions(scores: Scores) -> list[tuple[str, Chart, list[str]]]:
-    """Draw the confusion matrix of each category field, with its most frequent errors in words."""
-    found = []
-    for field in scores.template.fields_of("category"):
-        matrix = confusion(scores.predictions, field)
-        name = field_label(field)
-        chart = draw_confusion(
-            matrix.labels,
-            matrix.predicted,
-            matrix.counts,
-            title=f"{name}: confusion matrix",
-            pooled=OTHERS,
-        )
-        found.append((name, chart, _frequent_errors(field, scores)))
-    return found
+def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int, float]]:
+    """List the most frequent confusions; predictions that do not parse are not among them.
+
+    Output: [("HATS", "BAGS", 3, 0.6)]: 3 HATS, 60 % of them, are predicted as BAGS
+    """
+    parsed = [each for each in scores.predictions if each.prediction.record]
+    pairs = [(each.truth[field], (each.prediction.record or {})[field]) for each in parsed]
+    errors = Counter(pair for pair in pairs if pair[0] != pair[1])
+    totals = Counter(each.truth[field] for each in scores.predictions)
+    found = errors.most_common(MAX_ERRORS)
+    return [(true, wrong, count, count / totals[true]) for (true, wrong), count in found]
 
 
-def draw_numbers(scores: Scores) -> list[tuple[str, Chart | None, str]]:
-    """Draw predicted over true numbers of each number field, with a caption."""
-    return [_draw_numbers(field, scores) for field in scores.template.fields_of("number")]
+def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
+    """Draw predicted over true numbers, with a caption."""
+    pairs = [
+        (as_number(each.truth[field]), as_number((each.prediction.record or {}).get(field)))
+        for each in scores.predictions
+    ]
+    true = [(truth, predicted or 0.0) for truth, predicted in pairs if truth and truth > 0]
+    points = [pair for pair in true if pair[1] > 0]
+    if not points:
+        return None, "No sample has a positive number as truth and as prediction."
+    within = sum(is_correct("number", predicted, truth) for truth, predicted in points)
+    caption = f"{within} of {len(true)} predictions are within 10 %."
+    if len(true) > len(points):
+        caption += f" Not shown: {len(true) - len(points)} without a positive prediction."
+    shown = points[:: math.ceil(len(points) / MAX_POINTS)]
+    title = f"{field_label(field)}: predicted and true"
+    return draw_scatter(shown, title=title, x="true", y="predicted"), caption
 
 
 def select_predictions(
@@ -239,13 +247,18 @@ def prediction_error(scored: ScoredPrediction, template: Template) -> float:
     Input:  the right category, and a price of 150 where 100 is true
     Output: 0.25
     """
-    record = scored.prediction.record
+    record, errors = scored.prediction.record, []
     if record is None:
         return 1.0
-    errors = [
-        _field_error(kind, record.get(field), scored.truth[field])
-        for field, kind in template.kinds.items()
-    ]
+    for field, kind in template.kinds.items():
+        predicted, true, error = record.get(field), scored.truth[field], 1.0
+        if predicted == true:
+            error = 0.0
+        elif kind == "text":
+            error = 1 - edit_similarity(str(predicted), str(true))
+        elif kind == "number":
+            error = relative_error(predicted, true)
+        errors.append(min(error, 1.0) if error >= 0 else 1.0)
     return sum(errors) / len(errors)
 
 
@@ -260,69 +273,70 @@ def thumbnail(sample: Sample) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def shorten(text: str, limit: int = MAX_VALUE_LENGTH) -> str:
-    """Cut a text that is too long."""
-    return text if len(text) <= limit else f"{text[:limit]}…"
+def short_labels(names: Sequence[str]) -> dict[str, str]:
+    """Drop the folders that all names share, and the end of a name that is still too long.
 
-
-def _draw_risk(name: str, found: Calibration) -> Chart:
-    curve = [(point.coverage, point.risk) for point in found.risk_curve]
-    # Of the first few predictions one error is half of all: the curve means nothing yet.
-    steady = [point for point in curve if point[0] * found.samples >= 10] or curve
-    accepted, mark = found.auto_accept, None
-    if accepted and accepted.threshold is not None and math.isfinite(accepted.precision.value):
-        mark = (accepted.coverage.value, 1 - accepted.precision.value)
-    return draw_lines(
-        [Series(name=name, points=steady)],
-        title=f"{name}: risk-coverage curve",
-        x="coverage",
-        y="error rate among the accepted",
-        percent=True,
-        mark=mark,
-    )
-
-
-def _frequent_errors(field: str, scores: Scores) -> list[str]:
-    """Describe the most frequent confusions; predictions that do not parse are not among them.
-
-    Output: ["HATS predicted as BAGS: 3 times, 60.0 % of its samples"]
+    Input:  "runs/coats/lora", "runs/coats/full"
+    Output: {"runs/coats/lora": "lora", "runs/coats/full": "full"}
     """
-    totals = Counter(each.truth[field] for each in scores.predictions)
-    errors = Counter(
-        (each.truth[field], each.prediction.record[field])
-        for each in scores.predictions
-        if each.prediction.record and each.prediction.record[field] != each.truth[field]
-    )
-    return [
-        f"{true} predicted as {predicted}: {count}×, {format_percent(count / totals[true])} of its "
-        "samples"
-        for (true, predicted), count in errors.most_common(MAX_ERRORS)
-    ]
+    parts = [PurePath(name).parts for name in names]
+    # The last part always stays: "runs/a" and "runs/a/old" become "a" and "a/old".
+    most = min(map(len, parts)) - 1
+    shared = next((at for at in range(most) if len({part[at] for part in parts}) > 1), most)
+    short = [str(PurePath(*part[shared:])) for part in parts]
+    cut = [name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…" for name in short]
+    return dict(zip(names, cut if len(set(cut)) == len(cut) else short, strict=True))
 
 
-def _draw_numbers(field: str, scores: Scores) -> tuple[str, Chart | None, str]:
-    pairs = [
-        (as_number(each.truth[field]), as_number((each.prediction.record or {}).get(field)))
-        for each in scores.predictions
-    ]
-    true = [(truth, predicted) for truth, predicted in pairs if truth is not None and truth > 0]
-    points = [(truth, number) for truth, number in true if number is not None and number > 0]
-    name = field_label(field)
-    if not points:
-        return name, None, "No sample has a positive number as truth and as prediction."
-    within = sum(is_correct("number", predicted, truth) for truth, predicted in points)
-    caption = f"{within} of {len(true)} predictions are within 10 %."
-    if len(true) > len(points):
-        caption += f" Not shown: {len(true) - len(points)} without a positive prediction."
-    shown = points[:: math.ceil(len(points) / MAX_POINTS)]
-    title = f"{name}: predicted and true"
-    return name, draw_scatter(shown, title=title, x="true", y="predicted"), caption
+def by_field(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Turn a table: {"a": {"seed": 0}, "b": {"seed": 1}} -> {"seed": {"a": 0, "b": 1}}."""
+    fields = dict.fromkeys(field for values in known.values() for field in values)
+    return {
+        field: {name: values[field] for name, values in known.items() if field in values}
+        for field in fields
+    }
 
 
-def _field_error(kind: Kind, predicted: Value, true: Value) -> float:
-    if predicted == true:
-        return 0.0
-    if kind == "text":
-        return 1 - edit_similarity(str(predicted), str(true))
-    error = relative_error(predicted, true) if kind == "number" else 1.0
-    return min(error, 1.0) if error >= 0 else 1.0
+def differing(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Find the fields that are not the same in all systems of which any field is known.
+
+    Input:  {"a": {"epochs": 5, "seed": 0}, "b": {"epochs": 8, "seed": 0}, "c": {}}
+    Output: {"epochs": {"a": 5, "b": 8}}
+    """
+    count = sum(map(bool, known.values()))
+    return {
+        field: values
+        for field, values in by_field(known).items()
+        if len(set(map(repr, values.values()))) > 1 or len(values) < count
+    }
+
+
+def draw_differences(metric: Metric, comparison: Comparison, labels: Mapping[str, str]) -> Chart:
+    """Draw the differences from the reference, which is at 0."""
+    reference = labels[comparison.reference]
+    rows = {reference: Estimate(0.0, math.nan, math.nan)}
+    rows |= {labels[name]: each[metric.name] for name, each in comparison.differences.items()}
+    title = f"{metric_label(metric)}: improvement over {reference}"
+    return draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
+
+
+def draw_learning(
+    histories: Mapping[str, History | None], labels: Mapping[str, str], metrics: Sequence[Metric]
+) -> list[Chart]:
+    """Draw the learning curves of all runs over each other; [] without a log."""
+    titles = {"loss": "training loss", "validation_loss": "validation loss"}
+    titles |= {each.name: f"{metric_label(each)}, validation split" for each in metrics}
+    charts = []
+    for name, title in titles.items():
+        is_loss = name == "loss"
+        series = []
+        for run, label in labels.items():
+            history = histories[run] or History([], [])
+            lines = history.steps if is_loss else history.evaluations
+            points = curve_points(lines, name, by="epoch", is_smooth=is_loss)
+            # A run without a log keeps its colour, and its label in the legend.
+            label = label if points else f"{label} (unknown)"
+            series.append(Series(name=label, points=points, markers=not is_loss))
+        if any(each.points for each in series):
+            charts.append(draw_lines(series, title=title, x="epochs", y=""))
+    return charts

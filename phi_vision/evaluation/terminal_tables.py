@@ -3,7 +3,7 @@
 import math
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from phi_vision.evaluation.labels import (
     format_difference,
@@ -13,16 +13,10 @@ from phi_vision.evaluation.labels import (
     system_label,
 )
 from phi_vision.io.formatting import MISSING, format_number
-from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
-from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores, significance
 
-RESULTS = {
-    "better": " [green]better[/green]",
-    "worse": " [red]worse[/red]",
-    "not significant": " [dim]≈[/dim]",
-}
+STYLES = {"better": "[green]better[/green]", "worse": "[red]worse[/red]"}
 
 
 def scores_table(scores: Scores) -> Table:
@@ -33,29 +27,34 @@ def scores_table(scores: Scores) -> Table:
                                    0.880 to 0.970
             constant baseline                  0.110 better
     """
+    metrics = [*headline(scores), scores.metrics["parse_rate"]]
     table = Table(
+        Column(no_wrap=True),
+        *(Column(escape(metric_heading(metric)), justify="right") for metric in metrics),
         title=f"{scores.samples:,} held-out samples in {scores.groups:,} groups",
         caption="better, worse, ≈ not significant: the model against this row · below its value "
         "the 95 % confidence interval · ↑ higher is better, ↓ lower",
     )
-    metrics = [*headline(scores), scores.metrics["parse_rate"]]
-    table.add_column("", no_wrap=True)
-    for metric in metrics:
-        table.add_column(escape(metric_heading(metric)), justify="right")
     for system, estimates in scores.estimates.items():
-        differences = scores.differences.get(system, {})
-        cells = [
-            _cell(estimates.get(metric.name), differences.get(metric.name), metric)
-            for metric in metrics
-        ]
+        cells = []
+        for metric in metrics:
+            estimate = estimates.get(metric.name)
+            difference = scores.differences.get(system, {}).get(metric.name)
+            cell = format_number(estimate.value, metric.decimals) if estimate else MISSING
+            if estimate and cell != MISSING and not difference:
+                interval = format_interval(estimate, metric.decimals)
+                cell = f"[bold]{cell}[/bold]" + (f"\n[dim]{interval}[/dim]" if interval else "")
+            elif difference and cell != MISSING and math.isfinite(difference.low):
+                cell += f" {STYLES.get(significance(difference), '[dim]≈[/dim]')}"
+            cells.append(cell)
         table.add_row(system_label(system), *cells)
     if scores.best_achievable:
         best = [scores.best_achievable.get(metric.name, math.nan) for metric in metrics]
-        cells = [
-            f"[dim]{format_number(value, metric.decimals)}[/dim]" if math.isfinite(value) else ""
+        texts = [
+            format_number(value, metric.decimals) if math.isfinite(value) else ""
             for value, metric in zip(best, metrics, strict=True)
         ]
-        table.add_row("[dim]best achievable[/dim]", *cells)
+        table.add_row("best achievable", *texts, style="dim")
     return table
 
 
@@ -67,38 +66,23 @@ def comparison_table(comparison: Comparison) -> Table:
                                                         +0.010 to +0.090
     """
     table = Table(
+        Column("metric", overflow="fold"),
+        *(Column(escape(name), justify="right", overflow="fold") for name in comparison.names),
         title=f"{comparison.samples} samples in {comparison.groups} groups with a prediction from "
         "every run",
         caption=f"below: paired difference from {escape(comparison.reference)}, positive where "
         "better, and its 95 % confidence interval",
         show_lines=True,
     )
-    table.add_column("metric", overflow="fold")
-    for name in comparison.names:
-        table.add_column(escape(name), justify="right", overflow="fold")
     for metric in (comparison.metrics["parse_rate"], *headline(comparison)):
-        cells = [_compared(comparison, name, metric) for name in comparison.names]
+        cells = []
+        for name in comparison.names:
+            estimate = comparison.estimates[name][metric.name]
+            below = format_interval(estimate, metric.decimals)
+            if name != comparison.reference:
+                difference = comparison.differences[name][metric.name]
+                by, interval = format_difference(difference, metric.decimals)
+                below = f"{by}, {significance(difference)}\n{interval}" if interval else f"{by}\n"
+            cells.append(f"{format_number(estimate.value, metric.decimals)}\n[dim]{below}[/dim]")
         table.add_row(metric_heading(metric), *cells)
     return table
-
-
-def _cell(estimate: Estimate | None, difference: Estimate | None, metric: Metric) -> str:
-    """Format an estimate: of the model with its interval, of another system with the result."""
-    if estimate is None or not math.isfinite(estimate.value):
-        return MISSING
-    value = format_number(estimate.value, metric.decimals)
-    if difference is None:
-        interval = format_interval(estimate, metric.decimals)
-        return f"[bold]{value}[/bold]" + (f"\n[dim]{interval}[/dim]" if interval else "")
-    return value + (RESULTS[significance(difference)] if math.isfinite(difference.low) else "")
-
-
-def _compared(comparison: Comparison, name: str, metric: Metric) -> str:
-    estimate = comparison.estimates[name][metric.name]
-    value = format_number(estimate.value, metric.decimals)
-    if name == comparison.reference:
-        return f"{value}\n[dim]{format_interval(estimate, metric.decimals)}[/dim]"
-    difference = comparison.differences[name][metric.name]
-    by, interval = format_difference(difference, metric.decimals)
-    result = f", {significance(difference)}" if interval else ""
-    return f"{value}\n[dim]{by}{result}\n{interval}[/dim]"

@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from toy_reports import HOSTILE, toy_reports
 
-from phi_vision.evaluation.comparison_report import (
-    curve_by_epoch,
+from phi_vision.evaluation.report import Report, render_comparison, write_comparison
+from phi_vision.evaluation.sections import (
+    curve_points,
     differing,
     metrics_by_result,
-    render_comparison,
     short_labels,
-    write_comparison,
 )
-from phi_vision.evaluation.report_reader import Report
 from phi_vision.metrics.comparison import Comparison, compare
 
 
@@ -98,7 +96,7 @@ def test_differing_fields_are_found_among_known_recipes():
 
 def test_curves_run_by_epoch_without_unknown_values():
     lines = [{"epoch": 0.5, "loss": 2.5}, {"epoch": 1.0, "loss": None}, {"step": 3, "loss": 1.0}]
-    assert curve_by_epoch(lines, "loss") == ([0.5], [2.5])
+    assert curve_points(lines, "loss", by="epoch") == [(0.5, 2.5)]
 
 
 @pytest.mark.parametrize(

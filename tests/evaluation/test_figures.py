@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from phi_vision.evaluation.figures import (
-    Interval,
+    Chart,
     Series,
     draw_confusion,
     draw_intervals,
     draw_lines,
     draw_reliability,
     draw_scatter,
+    fit,
 )
-from phi_vision.evaluation.svg import Chart, fit
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin
+from phi_vision.metrics.confusion import OTHERS, Confusion
 
 NAN = math.nan
 
@@ -81,7 +82,7 @@ def test_long_names_are_shortened_and_control_characters_dropped():
 
 
 def test_markup_and_formulas_in_names_are_text():
-    rows = [Interval("<b>&$x^2$</b>", Estimate(0.5, 0.4, 0.6))]
+    rows = {"<b>&$x^2$</b>": Estimate(0.5, 0.4, 0.6)}
     assert "<b>&$x^2$</b>" in texts(draw_intervals(rows, title="T", decimals=1))
 
 
@@ -116,11 +117,11 @@ def test_more_lines_than_colours_are_dashed():
 
 
 def test_intervals_stand_in_the_order_of_rows_with_their_values():
-    rows = [
-        Interval("the model", Estimate(0.9, 0.8, 0.95), is_reference=True),
-        Interval("a baseline", Estimate(0.5, NAN, NAN)),
-        Interval("nothing", Estimate(NAN, NAN, NAN)),
-    ]
+    rows = {
+        "the model": Estimate(0.9, 0.8, 0.95),
+        "a baseline": Estimate(0.5, NAN, NAN),
+        "nothing": Estimate(NAN, NAN, NAN),
+    }
     chart = draw_intervals(rows, title="T", decimals=2)
     assert texts(chart)[-4:] == ["the model", "0.90", "a baseline", "0.50"]
     assert chart.description == "the model 0.90 (95 %: 0.80 to 0.95); a baseline 0.50"
@@ -148,7 +149,9 @@ def test_calibrated_predictions_lie_on_the_diagonal():
 
 def test_correct_wrong_and_pooled_counts_have_colours_of_their_own():
     counts = np.array([[4, 1, 0], [0, 2, 1]])
-    chart = draw_confusion(["A", "rest"], ["A", "rest", "?"], counts, title="T", pooled="rest")
+    labels = ("A", OTHERS)
+    matrix = Confusion(labels=labels, predicted=(*labels, "?"), counts=counts)
+    chart = draw_confusion(matrix, title="T")
     fills = [
         found[1]
         for path in read(chart).iter("path")

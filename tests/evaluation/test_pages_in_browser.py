@@ -9,8 +9,7 @@ from playwright.sync_api import Browser
 from toy_evaluation import toy_evaluation
 from toy_reports import toy_reports
 
-from phi_vision.evaluation.comparison_report import write_comparison
-from phi_vision.evaluation.report import write_report
+from phi_vision.evaluation.report import write_comparison, write_report
 from phi_vision.metrics.comparison import compare
 
 Write = Callable[[str], Path]

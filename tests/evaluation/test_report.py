@@ -12,9 +12,13 @@ from toy_reports import HOSTILE
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import Template, find_template
-from phi_vision.evaluation.labels import explain_threshold, explain_thresholds
-from phi_vision.evaluation.report import Evaluation, render_report, write_report
-from phi_vision.evaluation.report_reader import read_report
+from phi_vision.evaluation.report import (
+    Evaluation,
+    explain_thresholds,
+    read_report,
+    render_report,
+    write_report,
+)
 from phi_vision.evaluation.sections import compare_to_overall, prediction_error
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import SelectiveThreshold
@@ -199,18 +203,23 @@ def test_one_table_holds_all_metrics_of_all_systems(page: str, evaluation: Evalu
     assert "best achievable" in table
 
 
-def test_a_threshold_is_explained_with_its_coverage_and_precision():
+def test_a_threshold_is_explained_with_its_coverage_and_precision(evaluation: Evaluation):
     estimates = {"coverage": Estimate(0.71, 0.65, 0.77), "precision": Estimate(0.961, 0.92, 0.984)}
     auto_accept = SelectiveThreshold(target=0.95, threshold=0.8312, **estimates)
-    assert explain_threshold("category", auto_accept) == (
+    scores = evaluation.scores
+
+    def explained(auto_accept: SelectiveThreshold) -> list[str]:
+        calibration = replace(scores.calibrations["title"], auto_accept=auto_accept)
+        return explain_thresholds(replace(scores, calibrations={"category": calibration}))
+
+    assert explained(auto_accept) == [
         "At a target precision of 95 %, category can be accepted automatically for 71.0 % of the "
         "samples (65.0 to 77.0 %), from a recalibrated confidence of 0.83; the measured precision "
         "is 96.1 % (92.0 to 98.4 %)."
-    )
-    without = replace(auto_accept, threshold=None)
-    assert explain_threshold("category", without) == (
+    ]
+    assert explained(replace(auto_accept, threshold=None)) == [
         "At a target precision of 95 %, category cannot be accepted automatically."
-    )
+    ]
 
 
 def test_leaked_samples_are_counted_with_their_effect(page: str):

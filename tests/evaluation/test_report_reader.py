@@ -8,8 +8,7 @@ import pytest
 from toy_evaluation import toy_evaluation
 
 from phi_vision.data.template import TEMPLATES, write_template
-from phi_vision.evaluation.report import write_report
-from phi_vision.evaluation.report_reader import read_report
+from phi_vision.evaluation.report import read_report, write_report
 
 PRODUCT = TEMPLATES["product"]
 TRUTH = {"title": "Coat", "category3_code": "A", "full_price": 100.0}

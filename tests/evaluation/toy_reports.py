@@ -7,7 +7,7 @@ import numpy as np
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import TEMPLATES
-from phi_vision.evaluation.report_reader import Report
+from phi_vision.evaluation.report import Report
 from phi_vision.metrics.comparison import EvaluatedSystem
 from phi_vision.runs import History
 
