@@ -23,7 +23,7 @@ if os.name == "posix":
     import fcntl
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of the file system
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
 _DAY = 24 * 3600.0
 
@@ -37,7 +37,7 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
 
     Args:
         folder: The target; a symbolic link is followed.
-        replace: Whether an existing folder with content is replaced.
+        replace: Whether it may hold something.
         needed_bytes: Size of the content, as far as it is known.
 
     Raises:
@@ -50,7 +50,7 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
     if needed_bytes > _free_bytes(folder):
         raise OSError(_describe_full_disk(folder, needed_bytes))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, _ = _siblings(folder)
+    unfinished = _siblings(folder)[0]
     with _lock(folder):
         _recover(folder)
         try:
@@ -84,11 +84,8 @@ def recover(folder: Path) -> None:
 def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]:
     """Yield a path to write to, and publish that file as `file` at the end.
 
-    If the block raises or leaves no file there, `file` stays as it was.
-
-    Args:
-        file: The target; an existing file is replaced.
-        unfinished: The path to yield, on the same disk; a hidden sibling by default.
+    If the block raises or leaves no file there, `file` stays as it was. The path to write to,
+    `unfinished`, is on the same disk; a hidden sibling by default.
     """
     unfinished = unfinished or file.with_name(f".{file.name}.{os.getpid()}-new")
     try:
@@ -100,10 +97,7 @@ def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]
 
 
 def publish_file(unfinished: Path, file: Path, *, flush: bool = True) -> None:
-    """Rename a complete file, replacing `file`.
-
-    Without `flush`, a power cut may leave an empty file.
-    """
+    """Rename a complete file, replacing `file`; without `flush`, a power cut may leave it empty."""
     if flush:
         _fsync(unfinished)
     unfinished.replace(file)
@@ -132,27 +126,22 @@ def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[
     for folder in parent.glob(f"{prefix}*"):
         if folder.stat().st_mtime < time.time() - _DAY:
             shutil.rmtree(folder, ignore_errors=True)
-    made = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
-    with made as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
     """Check that a target folder does not exist or is empty.
 
-    Args:
-        folder: Where new content will be written.
-        otherwise: What the user can do instead of choosing another folder.
-
     Raises:
-        ValueError: The folder holds something, or is a file.
+        ValueError: The folder is a file or holds something; the user can choose another one, or do
+            what `otherwise` says.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another place for the folder")
-    held = min((path.name for path in folder.iterdir()), default=None) if folder.exists() else None
-    if held is not None:
+    if held := sorted(path.name for path in folder.glob("*")):
         raise ValueError(
-            f"{folder} is not empty (it holds {held}); choose another folder, or {otherwise}"
+            f"{folder} is not empty (it holds {held[0]}); choose another folder, or {otherwise}"
         )
 
 
@@ -165,10 +154,9 @@ def is_full_disk(error: BaseException | None) -> bool:
     # safetensors and onnx name the reason only in the text; torch only says that a file did not
     # grow as expected.
     text = str(error)
-    code = re.search(r"\bos error (\d+)", text)
     by_torch = "inline_container.cc" in text or "PytorchStreamWriter" in text
     return (
-        (code is not None and int(code.group(1)) in _FULL_DISK)
+        any(int(code) in _FULL_DISK for code in re.findall(r"\bos error (\d+)", text))
         or any(os.strerror(number) in text for number in _FULL_DISK)
         or (isinstance(error, RuntimeError) and by_torch and "PytorchStreamReader" not in text)
         or is_full_disk(error.__cause__)
@@ -181,9 +169,8 @@ def same_content(one: Path, other: Path) -> bool:
         sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
         for folder in (one, other)
     )
-    return (one.is_dir() and other.is_dir() and names == others) and all(
-        filecmp.cmp(one / name, other / name, shallow=False) for name in names
-    )
+    same = one.is_dir() and other.is_dir() and names == others
+    return same and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -211,7 +198,7 @@ def _publish_folder(unfinished: Path, folder: Path) -> None:
         unfinished.replace(folder)
     elif not _exchange(unfinished, folder):
         # Two steps where the system cannot exchange names; `recover` undoes the first.
-        _, old = _siblings(folder)
+        old = _siblings(folder)[1]
         folder.rename(old)
         unfinished.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -247,30 +234,24 @@ def _lock(folder: Path) -> Iterator[None]:
     """Hold a lock that the system releases when this process ends, however it ends."""
     lock = folder.with_name(f".{folder.name}.lock")
     with lock.open("w") as held:
-        if not _try_lock(held.fileno(), lock):
+        try:
+            if os.name == "posix":
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A writer that has just ended may have removed the opened file.
+                if not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(held.fileno()))):
+                    raise BlockingIOError
+        except BlockingIOError:
             raise ValueError(
                 f"{folder} is being written by another process; wait for it, or choose another "
                 "folder"
-            )
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
-
-
-def _try_lock(descriptor: int, lock: Path) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A writer that has just ended may have removed the opened file.
-        return lock.exists() and os.path.samestat(lock.stat(), os.fstat(descriptor))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:  # the file system has none
-            return True
-        raise
 
 
 def _free_bytes(folder: Path) -> int:

@@ -9,32 +9,19 @@ MISSING = "–"
 
 
 def format_number(value: float, decimals: int) -> str:
-    """Format a number with thousands separators and a true minus sign.
-
-    Input:  -1234.567, 2
-    Output: −1,234.57
-    """
+    """Format a number with separators and a true minus sign: -1234.567, 2 -> "−1,234.57"."""
     return f"{value:,.{decimals}f}".replace("-", "−") if math.isfinite(value) else MISSING
 
 
 def format_signed(value: float, decimals: int) -> str:
-    """Format a number with its sign; what rounds to 0 has none.
-
-    Input:  0.05, 2
-    Output: +0.05
-    """
+    """Format a number with its sign; what rounds to 0 has none: 0.05, 2 -> "+0.05"."""
     text = f"{abs(value):,.{decimals}f}"
-    if not any(digit in text for digit in "123456789"):
-        return text
-    return ("−" if value < 0 else "+") + text
+    sign = "−" if value < 0 else "+"
+    return sign + text if any(digit in text for digit in "123456789") else text
 
 
 def format_percent(share: float, decimals: int = 1) -> str:
-    """Format a share as a percentage.
-
-    Input:  0.9345
-    Output: 93.5 %
-    """
+    """Format a share as a percentage: 0.9345 -> "93.5 %"."""
     return f"{100 * share:.{decimals}f} %" if math.isfinite(share) else MISSING
 
 

@@ -14,14 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.float64]
-
 
 def sha256(content: bytes | memoryview | str | Path) -> str:
-    """Hash bytes, a text or the content of a file to 64 hexadecimal digits.
-
-    A text may hold lone surrogates.
-    """
+    """Hash bytes, a text (lone surrogates too) or the content of a file to 64 hex digits."""
     if isinstance(content, Path):
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -39,10 +34,7 @@ def sha256_of_all(pieces: Iterable[str]) -> str:
 
 
 def hash_bits(content: bytes | str, bits: int = 64) -> int:
-    """Hash to an integer of so many bits.
-
-    Of ten million texts, two share their 64 bits with a probability of three in a million.
-    """
+    """Hash to an integer; of ten million texts, two share 64 bits with a probability of 3e-6."""
     return int(sha256(content), 16) >> (256 - bits)
 
 
@@ -102,7 +94,7 @@ def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
     Input:  a black square of 50×50 pixels in the middle of 100×100 white ones
     Output: about (25, 25, 75, 75)
     """
-    grid = 64
+    grid = 64  # cells a side
     pixels = np.asarray(rgb.resize((grid, grid), Image.Resampling.BOX), dtype=np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     difference = np.abs(pixels - np.median(border, axis=0)).max(axis=2)
@@ -124,7 +116,7 @@ def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
 
 
 @cache
-def _cosines() -> Pixels:
+def _cosines() -> npt.NDArray[np.float64]:
     """Return the discrete cosine transform (type II) as a matrix, one wave a row."""
     places = np.arange(_SIDE)
     waves = np.cos(np.pi * (2 * places[None, :] + 1) * places[:, None] / (2 * _SIDE))

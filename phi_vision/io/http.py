@@ -33,9 +33,9 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "Mozilla/5.0 (compatible; phi-vision)",
 }
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_RETRIABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
-_OVERLOADED = frozenset({429, 503})
+_REDIRECTS = {301, 302, 303, 307, 308}
+_RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
+_OVERLOADED = {429, 503}
 _KEEPALIVE = 1.0  # seconds: of a million hosts requested once each, few stay connected
 _DNS_CACHE_SECONDS = 300
 _READ_BUFFER = 1 << 18
@@ -59,32 +59,20 @@ _OTHER_CONTENT = {
     "text/html": re.compile(rb"\s*<(!doctype|html|head|body|!--)", re.IGNORECASE),
     "application/pdf": re.compile(rb"%PDF"),
 }
-_MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")
+_MEDIA_TYPE = re.compile(r"(?!image/)[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")
 
 
+@dataclass(eq=False)
 class HttpError(Exception):
-    """A request without the wanted response.
+    """A request without the wanted response."""
 
-    Args:
-        reason: Short, and the same for all of a kind: `HTTP 404`, `no response within 30 s`.
-        kind: For callers that treat failures differently.
-        retriable: Whether a later attempt may succeed.
-        retry_after: Seconds the host asks to wait; 0 if it is overloaded and names no time.
-        location: Target of a redirect.
-    """
+    reason: str  # short, and the same for all of a kind: `HTTP 404`, `no response within 30 s`
+    kind: Literal["private", "unreachable", "too large", "other"] = "other"
+    retriable: bool = False  # whether a later attempt may succeed
+    retry_after: float | None = None
+    """Seconds the host asks to wait; 0 if it is overloaded and names no time."""
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        kind: Literal["private", "unreachable", "too large", "other"] = "other",
-        retriable: bool = False,
-        retry_after: float | None = None,
-        location: str | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.kind, self.retriable = reason, kind, retriable
-        self.retry_after, self.location = retry_after, location
+    location: str | None = None  # target of a redirect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,11 +249,9 @@ def _describe_content(head: bytes, declared: str) -> str:
     """Describe content that is not an image, by its magic bytes, else by its media type."""
     if not head:
         return "empty response"
-    found = next((name for name, begin in _OTHER_CONTENT.items() if begin.match(head)), None)
-    if found is None:
-        known = _MEDIA_TYPE.fullmatch(declared) and not declared.startswith("image/")
-        found = declared if known else "unknown content"
-    return f"not an image ({found})"
+    usual = declared if _MEDIA_TYPE.fullmatch(declared) else "unknown content"
+    found = (name for name, begin in _OTHER_CONTENT.items() if begin.match(head))
+    return f"not an image ({next(found, usual)})"
 
 
 def _client_error(error: aiohttp.ClientError) -> HttpError:

@@ -20,36 +20,28 @@ _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 
 # The registries of special-purpose addresses (RFC 6890, as kept by IANA), written out because
 # `ipaddress.is_global` differs between Python versions and counts multicast as global.
-_PRIVATE_V4 = [
-    ipaddress.IPv4Network(network)
+# fmt: off
+_PRIVATE = [
+    ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",  # this host
-        "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT; a cloud's metadata service at 100.100.100.200
-        "127.0.0.0/8",
         "168.63.129.16/32",  # a cloud's metadata service, on an otherwise public address
         "169.254.0.0/16",  # link-local; most clouds' metadata services
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
         "192.88.99.0/24",  # 6to4 relay
-        "192.168.0.0/16",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, and broadcast
+        "10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",
+        "192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        # Teredo and other protocols, documentation, 6to4 (any IPv4 address), documentation.
+        "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
     )
 ]
-# All public IPv6 addresses assigned so far lie in one block, less these parts of it: Teredo and
-# other protocols, documentation, 6to4 (which may lead to any IPv4 address), documentation.
-_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
-_PRIVATE_V6 = [
-    ipaddress.IPv6Network(network)
-    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-]
+# fmt: on
+# All public IPv6 addresses assigned so far lie in one block.
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 # Their last 32 bits are an IPv4 address: mapped, and translated (RFC 6052).
-_V4_INSIDE_V6 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
+_V4_INSIDE_V6 = [ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 
 
 class PrivateAddressError(OSError):
@@ -76,33 +68,23 @@ def parse_url(text: str, base: URL | None = None) -> URL:
         url = URL(text, encoded=_VERBATIM.fullmatch(text) is not None)
         url = url if base is None else base.join(url)
         # yarl checks hosts and ports on access only.
-        scheme, host, user = url.scheme, url.host, url.raw_user or url.raw_password
-        complete = scheme and (scheme not in _SCHEMES or (host and url.port))
+        scheme, host, user = url.scheme, url.host or "", url.raw_user or url.raw_password
+        if not scheme or (scheme in _SCHEMES and not (host and url.port)):
+            raise ValueError
     except ValueError as error:
         raise ValueError(NOT_A_URL) from error
-    if not complete:
-        raise ValueError(NOT_A_URL)
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme {scheme[:20]}: only {' and '.join(_SCHEMES)}")
     if user is not None:
         raise ValueError("user name in the URL")
-    if _is_disguised_ipv4(host or ""):
-        raise ValueError("host is a disguised IPv4 address")
+    # 2130706433, 0x7f.1, 0177.0.0.1 and 127.1, which programs read differently: unlike these, a
+    # domain name cannot end in a number.
+    if ":" not in host and _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError("host is a disguised IPv4 address") from None
     return url
-
-
-def _is_disguised_ipv4(host: str) -> bool:
-    """Recognise 2130706433, 0x7f.1, 0177.0.0.1 and 127.1, which programs read differently.
-
-    A domain name cannot end in a number.
-    """
-    if ":" in host or not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        return False
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return True
-    return False
 
 
 def is_public(address: str) -> bool:
@@ -112,11 +94,10 @@ def is_public(address: str) -> bool:
     Output: True,            False,       False,             False
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and any(ip in network for network in _V4_INSIDE_V6):
+    if any(ip in network for network in _V4_INSIDE_V6):
         ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if isinstance(ip, ipaddress.IPv4Address):
-        return not any(ip in network for network in _PRIVATE_V4)
-    return ip in _PUBLIC_V6 and not any(ip in network for network in _PRIVATE_V6)
+    is_assigned = ip.version == 4 or ip in _PUBLIC_V6
+    return is_assigned and not any(ip in network for network in _PRIVATE)
 
 
 def guarded_socket(target: Sequence[Any]) -> socket.socket:

@@ -501,7 +501,7 @@ def test_this_machine_is_not_reached_by_ipv6(shop: Shop, tmp_path: Path, host: s
 def only_2_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 stand for the internet, and 127.0.0.2 for what must not be reached."""
     closed = [ipaddress.IPv4Network("127.0.0.2/32")]
-    monkeypatch.setattr(ssrf, "_PRIVATE_V4", closed)
+    monkeypatch.setattr(ssrf, "_PRIVATE", closed)
 
 
 @pytest.mark.usefixtures("only_2_is_private")
