@@ -5,55 +5,37 @@ has the samples or the settings to change. setup.py covers everything before the
 checkpointing.py a full disk.
 """
 
-import errno
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState
 
 from phi_vision.data.collator import IGNORED
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.runs import RunDir
 from phi_vision.training.distributed import world_size
 from phi_vision.training.estimate import CHANGES
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.tracking.machine_meter import MachineMeter
+from phi_vision.training.tracking.step_metrics import Throughput, learning_rates, read_machine
 from phi_vision.training.tracking.tracker import Tracking
 
 MAX_LISTED = 8
 """Samples that an error lists; it counts the rest."""
 
 OUT_OF_MEMORY = (
-    r"can't allocate memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"(can't|Cannot) allocate memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
     r"DataLoader worker .* killed by signal: Killed|Caught MemoryError in DataLoader worker"
 )
 """Messages of out-of-memory errors that have no class of their own."""
 
 
-class GradientCheck(TrainerCallback):
-    """Stops after the first step if a trainable part got no gradient."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.is_checked = False
-
-    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Check the gradients of the first step."""
-        if not self.is_checked:
-            check_gradients(self.model)
-            self.is_checked = True
-
-
-class LossCheck(TrainerCallback):
-    """Stops at a loss or gradient that is not finite, and names the samples that caused it.
+class StepCheck(TrainerCallback):
+    """Stops if a part got no gradient in the first step, or at a loss that is not finite.
 
     A batch carries the ids of its samples, which the model does not take. Hooks on the model remove
     them before each forward pass, and check the loss after it: before it can reach a weight. The
@@ -68,22 +50,22 @@ class LossCheck(TrainerCallback):
         self.since_step: list[str] = []
         """Distinct rows of all batches of the current optimizer step."""
         self._shape = ""
+        self._has_gradients = False
         model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
         model.register_forward_hook(self._check_output, with_kwargs=True)
 
-    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+    def on_step_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
         """Start collecting the samples of a step."""
         self.step = state.global_step + 1
         self.since_step = []
 
-    def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Check the gradients of the first step."""
+        if not self._has_gradients:
+            check_gradients(self.model)
+            self._has_gradients = True
+
+    def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Any = None, **___: Any) -> None:
         """Check loss and gradient norm of a step before anything of it is saved."""
         for name in ("loss", "grad_norm"):
             check_finite(name, (logs or {}).get(name, 0.0), state.global_step, self.since_step)
@@ -108,13 +90,12 @@ class LossCheck(TrainerCallback):
         self, model: nn.Module, given: tuple[Any, ...], inputs: Mapping[str, Any], output: Any
     ) -> None:
         loss = output.get("loss")
-        if loss is None or bool(torch.isfinite(loss).all()):
-            return
-        where = "in" if model.training else "in the evaluation before"
-        raise ValueError(
-            f"the loss is {loss.item()} {where} step {self.step}: "
-            + explain_broken_loss(model, self.rows, inputs, output)
-        )
+        if loss is not None and not torch.isfinite(loss).all():
+            where = "in" if model.training else "in the evaluation before"
+            raise ValueError(
+                f"the loss is {loss.item()} {where} step {self.step}: "
+                + explain_broken_loss(model, self.rows, inputs, output)
+            )
 
 
 class StepCallback(TrainerCallback):
@@ -122,123 +103,29 @@ class StepCallback(TrainerCallback):
 
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
         self.tracking = tracking
-        self.machine = MachineMeter()
         is_paired = recipe.objective == "dpo"
         self.throughput = Throughput(rows_per_sample=2 if is_paired else 1, processes=world_size())
 
     def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
         """Start the measurement."""
+        read_machine()
         self.throughput.watch(model)
         self.throughput.restart()
 
     def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        optimizer: Any = None,
-        **_: Any,
+        self, _: Any, state: TrainerState, *__: Any, logs: Any, optimizer: Any = None, **___: Any
     ) -> None:
         """Track a step; evaluations log too, and are tracked by their own callback."""
-        if logs is None or "loss" not in logs:
-            return
-        rates = {} if optimizer is None else learning_rates(optimizer.param_groups)
-        measured = {**logs, **rates, **self.throughput.lap(), **self.machine.read()}
-        self.tracking.step(state.global_step, measured)
+        if "loss" in logs:
+            rates = {} if optimizer is None else learning_rates(optimizer.param_groups)
+            measured = {**logs, **rates, **self.throughput.lap(), **read_machine()}
+            self.tracking.step(state.global_step, measured)
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Exclude evaluations from the throughput."""
+        """Exclude evaluations and checkpoints from the throughput."""
         self.throughput.restart()
 
-    def on_save(self, *_: Any, **__: Any) -> None:
-        """Exclude checkpoints from the throughput."""
-        self.throughput.restart()
-
-
-class Throughput:
-    """Counts samples and tokens per second of training, without padding and evaluations.
-
-    Args:
-        rows_per_sample: 2 for preferences: a chosen and a rejected completion.
-        processes: Processes that train together; all are assumed to be as fast as this one.
-    """
-
-    def __init__(self, *, rows_per_sample: int = 1, processes: int = 1) -> None:
-        self.rows_per_sample = rows_per_sample
-        self.processes = processes
-        self.restart()
-
-    def watch(self, model: Phi3VForCausalLM | PeftModel) -> None:
-        """Count the inputs of a model from now on, below wrappers for several processes."""
-        self._padding: int = model.config.pad_token_id
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def restart(self) -> None:
-        """Start a lap now."""
-        self._since = time.perf_counter()
-        self._samples: torch.Tensor | int = 0
-        self._tokens: torch.Tensor | int = 0
-
-    def lap(self) -> dict[str, float]:
-        """End a lap and start the next.
-
-        Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7, "seconds": 3.077}
-        """
-        # Reading the counts waits for a GPU, so they are read before the clock is.
-        samples, tokens = int(self._samples) / self.rows_per_sample, int(self._tokens)
-        seconds = time.perf_counter() - self._since
-        self.restart()
-        return {
-            "samples_per_second": round(self.processes * samples / seconds, 3),
-            "tokens_per_second": round(self.processes * tokens / seconds, 1),
-            "seconds": round(seconds, 3),
-        }
-
-    def _count(self, model: nn.Module, _: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
-        # Evaluations and the reference model of DPO do not train.
-        if model.training and torch.is_grad_enabled():
-            samples, tokens = count_tokens(inputs, self._padding)
-            self._samples = self._samples + samples
-            self._tokens = self._tokens + tokens
-
-
-def count_tokens(
-    inputs: Mapping[str, Any], padding: int
-) -> tuple[torch.Tensor | int, torch.Tensor]:
-    """Count the samples of a batch and its tokens without padding.
-
-    Input:  `input_ids`     5 6 7 0      Input:  `input_ids`     5 6 7 8 9 0   (0 is padding)
-                            8 9 0 0              `position_ids`  0 1 2 0 1 0
-    Output: 2 samples, 5 tokens          Output: 2 samples, 5 tokens
-    """
-    ids_BL = inputs["input_ids"]
-    real_BL = ids_BL != padding
-    if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
-        # A packed row: the positions of every sample start from 0.
-        return ((inputs["position_ids"] == 0) & real_BL).sum(), real_BL.sum()
-    return len(ids_BL), real_BL.sum()
-
-
-def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the learning rates of the optimizer's groups, if they differ.
-
-    Input:  groups of language at 1e-4 and (LoRA+) 16e-4, of vision at 1e-5
-    Output: {"learning_rate_language": 1e-4, "learning_rate_language_fast": 16e-4,
-             "learning_rate_vision": 1e-5}
-    """
-    # By their peak rates, since all are zero at the first step of a warm-up.
-    rates = {
-        (group.get("name", ""), group.get("initial_lr", group["lr"])): group["lr"]
-        for group in groups
-    }
-    if len(rates) == 1:
-        return {}
-    named: dict[str, float] = {}
-    for (name, _), rate in sorted(rates.items()):
-        key = f"learning_rate_{name}"
-        named[f"{key}_fast" if key in named else key] = rate
-    return named
+    on_save = on_evaluate
 
 
 def explain_broken_loss(
@@ -352,7 +239,8 @@ def explain_out_of_memory(
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if not _is_out_of_memory(error):
+        is_named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not (is_named or re.search(OUT_OF_MEMORY, str(error))):
             raise
         where = "on the GPU" if re.search("CUDA|CUBLAS", str(error)) else "in main memory"
         at = f" in {doing()}" if doing else ""
@@ -375,14 +263,6 @@ def _list_changes(recipe: Recipe) -> list[str]:
     if recipe.sharding == "none":
         options.append("to several GPUs with --sharding fsdp")
     return options or ["to a larger machine"]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return bool(re.search(OUT_OF_MEMORY, str(error)))
 
 
 def _find_broken_weight(model: nn.Module) -> str | None:

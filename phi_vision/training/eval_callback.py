@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
@@ -44,9 +44,7 @@ class GenerationEvalCallback(TrainerCallback):
         self.training = setup.training
         self.samples = choose_samples(setup.validation, recipe.eval_samples)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, _: Any, __: Any, control: TrainerControl, **___: Any) -> None:
         """Announce an evaluation; keep the last weights of a run without one."""
         if control.should_evaluate:
             self.tracking.describe("evaluating")
@@ -55,15 +53,9 @@ class GenerationEvalCallback(TrainerCallback):
             self._save()
 
     def on_evaluate(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: Any,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
+        self, _: Any, state: TrainerState, *__: Any, metrics: dict[str, float], **___: Any
     ) -> None:
         """Generate and score predictions, track the evaluation, keep the weights if best."""
-        assert metrics is not None
         start = time.perf_counter()
         scores = self._score() if self.samples else None
         if scores is not None:
@@ -74,50 +66,29 @@ class GenerationEvalCallback(TrainerCallback):
         is_best = best is None or (value > best if higher else value < best)
         if is_best:
             self._save()
-        seconds = metrics["eval_runtime"] + time.perf_counter() - start
         measured = {
             "epoch": metrics["epoch"],
             "validation_loss": metrics["eval_loss"],
             "is_best": is_best,
-            "seconds": round(seconds, 3),
-            # TRL's metrics of pairs.
-            **{
-                name.removeprefix("eval_"): value
-                for name, value in metrics.items()
-                if "rewards/" in name
-            },
+            "seconds": round(metrics["eval_runtime"] + time.perf_counter() - start, 3),
         }
+        # TRL's metrics of pairs.
+        rewards = {name: value for name, value in metrics.items() if "rewards/" in name}
+        measured |= {name.removeprefix("eval_"): value for name, value in rewards.items()}
         self.tracking.evaluation(state.global_step, measured, scores, self.samples)
         if scores is not None and scores.uses_image is False:
-            logger.warning(
-                "SHUFFLED-IMAGE CHECK at step %d: %s",
-                state.global_step,
-                scores.shuffled_image_check,
-            )
+            check = scores.shuffled_image_check
+            logger.warning("SHUFFLED-IMAGE CHECK at step %d: %s", state.global_step, check)
         self.tracking.describe("training")
 
     def _save(self) -> None:
         save_model(self.trainable, RunDir(self.recipe.output_dir).model_dir)
 
     def _score(self) -> Scores:
+        """Predict with own and shuffled images: each process a part, or together if sharded."""
         seed, count = self.recipe.seed, len(self.samples)
         shuffles = count > 1 and not self.recipe.withhold_images
-        shuffled = shuffle_images(self.samples, seed=seed) if shuffles else []
-        predicted = self._predict([*self.samples, *shuffled])
-        predictions = {"model": predicted[:count]}
-        if shuffles:
-            predictions["shuffled"] = predicted[count:]
-        return score(
-            predictions,
-            self.samples,
-            self.template,
-            training=self.training,
-            baselines={"constant": constant(self.training, self.template, count)},
-            seed=seed,
-        )
-
-    def _predict(self, samples: Sequence[Sample]) -> list[Prediction]:
-        """Predict a part in each process; with sharded layers all compute the same together."""
+        samples = [*self.samples, *(shuffle_images(self.samples, seed=seed) if shuffles else [])]
         together = is_sharded(self.trainable.model)
         texts = generate_texts(
             self.trainable,
@@ -126,7 +97,15 @@ class GenerationEvalCallback(TrainerCallback):
             batch_size=2 * self.recipe.per_device_train_batch_size,
         )
         texts = texts if together else gather(texts)
-        return [Prediction.parse(text, self.template) for text in texts]
+        predicted = [Prediction.parse(text, self.template) for text in texts]
+        return score(
+            {"model": predicted[:count], **({"shuffled": predicted[count:]} if shuffles else {})},
+            self.samples,
+            self.template,
+            training=self.training,
+            baselines={"constant": constant(self.training, self.template, count)},
+            seed=seed,
+        )
 
 
 def best_metric_key(recipe: Recipe) -> str:
@@ -151,15 +130,15 @@ def generate_texts(
     trainable: TrainableModel, template: Template, samples: Sequence[Sample], *, batch_size: int
 ) -> list[str]:
     """Generate a text for each sample, in the precision of the training."""
-    model, precision = trainable.model, trainable.precision
+    model, processor, precision = trainable.model, trainable.processor, trainable.precision
+    requests = [
+        GenerationRequest(
+            prompt=template.prompt(processor, len(sample.images)),
+            images=tuple(sample.open_images()),
+        )
+        for sample in samples
+    ]
     enabled = precision != torch.float32
     with torch.autocast(model.device.type, dtype=precision, enabled=enabled):
-        requests = [
-            GenerationRequest(
-                prompt=template.prompt(trainable.processor, len(sample.images)),
-                images=tuple(sample.open_images()),
-            )
-            for sample in samples
-        ]
-        generations = generate(model, trainable.processor, requests, batch_size=batch_size)
+        generations = generate(model, processor, requests, batch_size=batch_size)
     return [each.text for each in generations]

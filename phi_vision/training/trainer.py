@@ -95,7 +95,6 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
 def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: int) -> TrainerState:
     tracking = Tracking(
         RunDir(recipe.output_dir),
-        data=recipe.data,
         recipe=to_yaml(recipe),
         report_to=recipe.report_to,
         first_step=first_step,
@@ -103,21 +102,20 @@ def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: in
         writes=is_main(),
     )
     with _quiet_transformers(), tracking:
-        loss_check = callbacks.LossCheck(setup.trainable.model)
-        trainer = _make_trainer(recipe, setup, tracking, loss_check)
-        with callbacks.explain_out_of_memory(recipe, doing=loss_check.describe):
+        step_check = callbacks.StepCheck(setup.trainable.model)
+        trainer = _make_trainer(recipe, setup, tracking, step_check)
+        with callbacks.explain_out_of_memory(recipe, doing=step_check.describe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state: TrainerState = trainer.state
     return state
 
 
 def _make_trainer(
-    recipe: Recipe, setup: Setup, tracking: Tracking, loss_check: callbacks.LossCheck
+    recipe: Recipe, setup: Setup, tracking: Tracking, step_check: callbacks.StepCheck
 ) -> Trainer:
     model = setup.trainable.model
     in_order: list[TrainerCallback] = [
-        callbacks.GradientCheck(model),
-        loss_check,
+        step_check,
         callbacks.StepCallback(tracking, recipe),
         eval_callback.GenerationEvalCallback(recipe, setup, tracking),
     ]

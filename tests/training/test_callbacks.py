@@ -17,7 +17,7 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.callbacks import (
-    LossCheck,
+    StepCheck,
     check_finite,
     check_gradients,
     explain_out_of_memory,
@@ -72,7 +72,7 @@ def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
     make_recipe: MakeRecipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blind = [replace(sample, images=()) for sample in samples]
-    monkeypatch.setattr("phi_vision.training.setup.load_samples", lambda *_, **__: blind)
+    monkeypatch.setattr("phi_vision.data.dataset.load_samples", lambda *_, **__: blind)
     with pytest.raises(ValueError, match=r"no gradient reached .*img_processor.*layers\.\*"):
         train(make_recipe("full", validation_fraction=0.0))
 
@@ -80,7 +80,7 @@ def test_a_tower_that_no_sample_uses_stops_after_the_first_step(
 def test_the_guard_takes_the_names_of_samples_before_the_model_sees_them(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    guard = LossCheck(trainable.model)
+    guard = StepCheck(trainable.model)
     trainable.model(**select_labelled(collator(samples))).loss.backward()
     assert guard.since_step == ["p0", "p1", "p2", "p3"]
     assert guard.describe().startswith("step 1, at a batch of 4 rows of ")
@@ -89,7 +89,7 @@ def test_the_guard_takes_the_names_of_samples_before_the_model_sees_them(
 def test_a_broken_loss_names_the_samples_that_cause_it(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossCheck(trainable.model)
+    StepCheck(trainable.model)
     batch = spoil_image(select_labelled(collator(samples)), 1, 3)
     with pytest.raises(ValueError, match=r"nan in step 1: of the 4 rows .* only 'p1', 'p3' caused"):
         trainable.model(**batch)
@@ -101,7 +101,7 @@ def test_a_broken_loss_names_the_samples_that_cause_it(
 def test_a_broken_loss_of_packed_rows_names_the_row(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossCheck(trainable.model)
+    StepCheck(trainable.model)
     packs = [tuple(samples[:3]), tuple(samples[3:])]
     batch = spoil_image(select_labelled(collate_packs(collator, packs)), 1)
     with pytest.raises(ValueError, match=r"only 'p0, p1, p2' caused it; without pack"):
@@ -111,7 +111,7 @@ def test_a_broken_loss_of_packed_rows_names_the_row(
 def test_a_loss_that_all_samples_break_is_not_laid_on_one(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossCheck(trainable.model)
+    StepCheck(trainable.model)
     batch = spoil_image(select_labelled(collator(samples)), 0, 1, 2, 3)
     with pytest.raises(ValueError, match=r"all of its samples .*'p0', 'p1', 'p2', 'p3'.*too large"):
         trainable.model(**batch)
@@ -120,7 +120,7 @@ def test_a_loss_that_all_samples_break_is_not_laid_on_one(
 def test_broken_weights_are_told_from_broken_samples(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
-    LossCheck(trainable.model)
+    StepCheck(trainable.model)
     name, weight = next((n, w) for n, w in trainable.model.named_parameters() if w.requires_grad)
     weight.data[0, 0] = NAN
     with pytest.raises(ValueError, match=f"{name} holds values that are not finite.*learning_rate"):

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -30,6 +31,11 @@ MAX_LETTERS = 28
 FONT_SIZE = 7.5
 """In points; lines are half as high again."""
 
+BELOW_IMAGE: dict[str, Any] = {
+    **{"xycoords": "axes fraction", "textcoords": "offset points"},
+    **{"fontsize": FONT_SIZE, "parse_math": False},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPrediction:
@@ -38,10 +44,8 @@ class ShownPrediction:
     scored: ScoredPrediction
     image: Image.Image | None
     """The first image on a white square; None if the sample has none."""
-
     ground_truth: str
     """The true record as the template renders it."""
-
     is_correct: Mapping[str, bool]
     """Field -> whether its value is right."""
 
@@ -69,10 +73,8 @@ def mark_fields(scored: ScoredPrediction, template: Template) -> dict[str, bool]
     Output: {"category3_code": True, "full_price": False}
     """
     record = scored.prediction.record
-    if record is None:
-        return dict.fromkeys(scored.truth, False)
     return {
-        field: is_correct(template.kinds[field], record.get(field), true)
+        field: record is not None and is_correct(template.kinds[field], record.get(field), true)
         for field, true in scored.truth.items()
     }
 
@@ -81,11 +83,11 @@ def mark_fields(scored: ScoredPrediction, template: Template) -> dict[str, bool]
 @functools.lru_cache(maxsize=MAX_SHOWN)
 def _thumbnail(encoded: bytes) -> Image.Image:
     """Fit an image into the square, on white if it is transparent or not square."""
+    square = (IMAGE_SIZE, IMAGE_SIZE)
     image = open_image(encoded).convert("RGBA")
-    image.thumbnail((IMAGE_SIZE, IMAGE_SIZE))
-    background = Image.new("RGBA", image.size, "white")
-    flat = Image.alpha_composite(background, image).convert("RGB")
-    return ImageOps.pad(flat, (IMAGE_SIZE, IMAGE_SIZE), color="white")
+    image.thumbnail(square)
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return ImageOps.pad(flat, square, color="white")
 
 
 def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes:
@@ -95,10 +97,10 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes
     """
     shown = predictions[: COLUMNS * MAX_ROWS]
     captions = [list(caption(each)) for each in shown]
-    lines = max(map(len, captions), default=0)
     rows = math.ceil(len(shown) / COLUMNS) or 1
     # Inches of an image with the text below it; text and gaps are between the images.
-    text_height, gap, width = 1.5 * FONT_SIZE / 72 * lines + 0.25, 0.12, WIDTH / COLUMNS - 0.15
+    text_height = 1.5 * FONT_SIZE / 72 * max(map(len, captions), default=0) + 0.25
+    gap, width = 0.12, WIDTH / COLUMNS - 0.15
     height = 0.5 + rows * (width + text_height)
     figure = new_figure(f"Predictions at step {step}", height=height)
     figure.subplots_adjust(
@@ -110,22 +112,13 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes
         wspace=gap / width,
     )
     for place, (each, texts) in enumerate(zip(shown, captions, strict=True)):
-        axes = figure.add_subplot(rows, COLUMNS, place + 1)
-        axes.set(xticks=[], yticks=[], anchor="N")
+        axes = figure.add_subplot(rows, COLUMNS, place + 1, xticks=[], yticks=[], anchor="N")
         axes.spines[:].set_visible(False)
         if each.image is not None:
             axes.imshow(each.image)
         for number, (text, color) in enumerate(texts, start=1):
-            axes.annotate(
-                text,
-                (0, 0),
-                xytext=(0, -1.5 * FONT_SIZE * number),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                fontsize=FONT_SIZE,
-                color=color,
-                parse_math=False,
-            )
+            at = (0, -1.5 * FONT_SIZE * number)
+            axes.annotate(text, (0, 0), at, color=color, **BELOW_IMAGE)
     return to_png(figure)
 
 
@@ -139,11 +132,12 @@ def caption(shown: ShownPrediction) -> Iterator[tuple[str, str]]:
     if record is None:
         yield _short(f"✗ {shown.scored.prediction.text or '(nothing)'}"), RED
     for field, true in shown.scored.truth.items():
-        if shown.is_correct[field]:
-            yield _short(f"✓ {_format((record or {})[field])}"), GREEN
-        elif record is not None:
-            yield _short(f"✗ {_format(record.get(field))}"), RED
-        if not shown.is_correct[field] or (record or {})[field] != true:
+        value = (record or {}).get(field)
+        is_right = shown.is_correct[field]
+        if record is not None:
+            mark, color = ("✓", GREEN) if is_right else ("✗", RED)
+            yield _short(f"{mark} {_format(value)}"), color
+        if not is_right or value != true:
             yield _short(f"    true: {_format(true)}"), SOFT
 
 

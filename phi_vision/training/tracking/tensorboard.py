@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phi_vision.data.samples import Value, open_image
+from phi_vision.data.samples import open_image
 from phi_vision.runs import RunDir
 from phi_vision.training.tracking.shown_predictions import ShownPrediction, draw_predictions
 
@@ -17,7 +17,7 @@ class TensorboardRun:
         ImportError: TensorBoard is not installed.
     """
 
-    def __init__(self, run: RunDir, *, recipe: str, first_step: int) -> None:
+    def __init__(self, run: RunDir, recipe: str, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = str(run.path / "tensorboard")
@@ -54,13 +54,10 @@ def to_markdown(predictions: Sequence[ShownPrediction]) -> str:
             | p7 | Product: Hat, Category: HATS | Product: Cap, Category: HATS | ✗ | ✓ |
     """
     fields = list(predictions[0].is_correct) if predictions else []
-    rows: list[list[Value]] = [["Sample", "Ground truth", "Predicted", *fields]]
-    rows.append(["---"] * len(rows[0]))
+    header = ["Sample", "Ground truth", "Predicted", *fields]
+    rows = [header, ["---"] * len(header)]
     for each in predictions:
         marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
         rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
-    return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
+    return "\n".join(f"| {' | '.join(cell.translate(escape) for cell in row)} |" for row in rows)

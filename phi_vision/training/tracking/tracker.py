@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,13 +23,9 @@ from phi_vision.io.atomic import write_text
 from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import RunDir, read_history
-from phi_vision.training.tracking.machine_meter import MACHINE_METRICS
 from phi_vision.training.tracking.plots import draw_plots, write_image
-from phi_vision.training.tracking.shown_predictions import (
-    ShownPrediction,
-    draw_predictions,
-    show_predictions,
-)
+from phi_vision.training.tracking.shown_predictions import draw_predictions, show_predictions
+from phi_vision.training.tracking.step_metrics import MACHINE_METRICS
 from phi_vision.training.tracking.tensorboard import TensorboardRun
 from phi_vision.training.tracking.wandb import WandbRun
 
@@ -46,84 +42,46 @@ LOGGED_STEPS = 20
 PLOT_INTERVAL = 20.0
 """Seconds between plots during training: they take a second to draw. The last are always drawn."""
 
-
-class Tracker(Protocol):
-    """A destination of curves and predictions beside the run folder."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log metrics, named `train/loss`, `validation/loss`, `machine/cpu_percent`, …"""
-
-    def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
-        """Show the predictions of an evaluation."""
-
-    def finish(self, model: Path, best: Mapping[str, object]) -> None:
-        """Store the best weights of a complete run, and their metrics."""
-
-    def close(self, *, failed: bool) -> None:
-        """End, also after an error."""
+Tracker = WandbRun | TensorboardRun
 
 
+@dataclass
 class Tracking:
-    """Records a run; a context manager, so that it ends well after any error.
+    """Records a run; a context manager, so that it ends well after any error."""
 
-    Args:
-        run: The run folder.
-        data: The training data: a folder or file of samples.
-        recipe: The recipe as YAML.
-        report_to: A name of `TRACKERS`.
-        first_step: Steps done before a resume.
-        total_steps: Steps of the whole run.
-        writes: Of several processes one writes.
-    """
+    run: RunDir
+    recipe: str
+    """As YAML."""
+    report_to: str
+    """A name of `TRACKERS`."""
+    first_step: int
+    """Steps done before a resume."""
+    total_steps: int
+    writes: bool = True
+    """Of several processes one writes."""
 
-    def __init__(
-        self,
-        run: RunDir,
-        *,
-        data: str,
-        recipe: str,
-        report_to: str,
-        first_step: int,
-        total_steps: int,
-        writes: bool = True,
-    ) -> None:
-        self.run = run
-        self.data = data
-        self.recipe = recipe
-        self.report_to = report_to
-        self.first_step = first_step
-        self.total_steps = total_steps
-        self.writes = writes
-        self.bar = _progress_bar()
+    def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._tracker: Tracker | None = None
         self._last_plots = time.monotonic()
-
-    def __enter__(self) -> Self:
         if self.writes:
             truncate_log(self.run.log_file, self.first_step)
             self._log = self._stack.enter_context(self.run.log_file.open("a", encoding="utf-8"))
             self._tracker = self._open_tracker()
-            self._stack.enter_context(self.bar)
-            self._task = self.bar.add_task(
+            self._bar = self._stack.enter_context(_progress_bar())
+            self._task = self._bar.add_task(
                 "training", total=self.total_steps, completed=self.first_step, loss=""
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
-        if not self.writes:
-            return
-        self._draw()
-        if kind is None:
-            best = best_evaluation(self.run.log_file)
-            self._track(lambda tracker: tracker.finish(self.run.model_dir, best))
-        self._track(lambda tracker: tracker.close(failed=kind is not None))
+        if self.writes:
+            self._draw()
+            if kind is None:
+                best = best_evaluation(self.run.log_file)
+                self._track(lambda tracker: tracker.finish(self.run.model_dir, best))
+            self._track(lambda tracker: tracker.close(failed=kind is not None))
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record one optimizer step."""
@@ -131,16 +89,16 @@ class Tracking:
             return
         self._write({"step": step, **metrics})
         text = f"loss {metrics['loss']:.3f}  {metrics['samples_per_second']:.1f} samples/s"
-        self.bar.update(self._task, completed=step, loss=text)
+        self._bar.update(self._task, completed=step, loss=text)
         interval = max(1, self.total_steps // LOGGED_STEPS)
-        if self.bar.disable and (step % interval == 0 or step == self.total_steps):
+        if self._bar.disable and (step % interval == 0 or step == self.total_steps):
             logger.info("step %d of %d  %s", step, self.total_steps, text)
         self._track(lambda tracker: tracker.log(step, rename_step(metrics)))
 
     def describe(self, activity: str) -> None:
         """Show the current activity in front of the progress bar."""
         if self.writes:
-            self.bar.update(self._task, description=activity)
+            self._bar.update(self._task, description=activity)
 
     def evaluation(
         self,
@@ -152,21 +110,13 @@ class Tracking:
         """Record one evaluation; `scores` are of `samples`, None if only the loss was computed."""
         if not self.writes:
             return
-        line = {"step": step, **metrics}
-        headline = ""
+        line = {"step": step, **metrics, **({} if scores is None else _plain_values(scores))}
+        headline = [f"validation loss {metrics['validation_loss']:.4f}"]
         if scores is not None:
-            line |= plain_values(scores)
-            line |= {
-                "uses_image": scores.uses_image,
-                "shuffled_image_check": scores.shuffled_image_check,
-            }
-            headline = "".join(
-                f", {name} {line['model'][name]:.3f}"
-                for name in headline_metrics(scores.template)
-                if line["model"][name] is not None
-            )
+            values = {name: line["model"][name] for name in headline_metrics(scores.template)}
+            headline += [f"{name} {each:.3f}" for name, each in values.items() if each is not None]
         self._write(line)
-        logger.info("step %d: validation loss %.4f%s", step, metrics["validation_loss"], headline)
+        logger.info("step %d: %s", step, ", ".join(headline))
         self._track(lambda tracker: tracker.log(step, rename_evaluation(line)))
         if scores is not None:
             _attempt("showing the predictions", lambda: self._show(step, scores, samples))
@@ -228,24 +178,24 @@ def _warn(name: str, problem: Exception) -> None:
 
 def _progress_bar() -> Progress:
     console = Console(stderr=True)
-    return Progress(
+    columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
     )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def plain_values(scores: Scores) -> dict[str, dict[str, float | None]]:
+def _plain_values(scores: Scores) -> dict[str, Any]:
     """Return the metrics of the model, with its own and with shuffled images, and of the constant
     baseline, without intervals.
 
-    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}}
+    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…},
+             "uses_image": True, "shuffled_image_check": "…"}
     """
-    return {
+    values: dict[str, Any] = {
         system: {
             name: None if math.isnan(estimate.value) else round(estimate.value, 6)
             for name, estimate in scores.estimates[system].items()
@@ -253,6 +203,8 @@ def plain_values(scores: Scores) -> dict[str, dict[str, float | None]]:
         for system in ("model", "shuffled", "constant")
         if system in scores.estimates
     }
+    check = scores.shuffled_image_check
+    return {**values, "uses_image": scores.uses_image, "shuffled_image_check": check}
 
 
 def rename_step(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -311,9 +263,9 @@ def truncate_log(log: Path, step: int) -> None:
 
 
 TRACKERS: dict[str, Callable[[Tracking], Tracker | None]] = {
-    "wandb": lambda tracking: WandbRun(tracking.run, data=tracking.data, recipe=tracking.recipe),
+    "wandb": lambda tracking: WandbRun(tracking.run, tracking.recipe),
     "tensorboard": lambda tracking: TensorboardRun(
-        tracking.run, recipe=tracking.recipe, first_step=tracking.first_step
+        tracking.run, tracking.recipe, tracking.first_step
     ),
     "none": lambda tracking: None,
 }

@@ -7,23 +7,31 @@ and W&B's other variables take effect.
 
 import json
 import logging
-import netrc
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import wandb
 import yaml
+from accelerate.utils import patch_environment
+from requests.utils import get_netrc_auth
 
 from phi_vision.runs import DATA_FINGERPRINT, RunDir
 from phi_vision.training.tracking.shown_predictions import ShownPrediction
 
 logger = logging.getLogger(__name__)
+
+FOLDERS = {
+    "WANDB_DIR": "",
+    "WANDB_DATA_DIR": "wandb/data",
+    "WANDB_CACHE_DIR": "wandb/cache",
+    "WANDB_ARTIFACT_DIR": "wandb/artifacts",
+}
+"""Where W&B writes, below the run folder."""
 
 TABLE_KEY = "validation/answers"
 """The same at every evaluation, so that W&B compares the steps."""
@@ -44,18 +52,15 @@ FINISH_TIMEOUT = 1800
 class WandbRun:
     """One run in W&B; a resumed run folder continues it."""
 
-    def __init__(self, folder: RunDir, *, data: str, recipe: str) -> None:
+    def __init__(self, folder: RunDir, recipe: str) -> None:
         self.folder = folder
-        self.data = Path(data).resolve()
         # Plain values, numbers as numbers, so that W&B can sort and filter.
-        self.config: dict[str, object] = yaml.safe_load(recipe)
-        self._stack = ExitStack()
-        self._stack.enter_context(_environment(_folders(folder.path)))
-        try:
+        self.config: dict[str, Any] = yaml.safe_load(recipe)
+        with ExitStack() as stack:
+            folders = {name: folder.path.resolve() / below for name, below in FOLDERS.items()}
+            stack.enter_context(patch_environment(**folders))
             self.run = _start(folder.path, self.config)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._environment = stack.pop_all()
         self.run.define_metric("validation/loss", summary="min,last")
         try:
             self._log_data()
@@ -84,26 +89,26 @@ class WandbRun:
         self.run.summary.update({f"best/{name}": value for name, value in best.items()})
         metadata = {**best, "recipe": self.config}
         artifact = wandb.Artifact(f"model-{self.run.id}", type="model", metadata=metadata)
-        add_files(artifact, [path for path in sorted(model.rglob("*")) if path.is_file()], model)
+        _add_files(artifact, model.rglob("*"), model)
         self.run.log_artifact(artifact, aliases=["best"])
 
     def close(self, *, failed: bool) -> None:
         """End the run and wait for the upload; W&B shows a failed one as such."""
-        with self._stack:
+        with self._environment:
             self.run.finish(exit_code=int(failed))
 
     def _log_data(self) -> None:
         """Log the training data: its files if they are small, and its fingerprint."""
-        data, found = self.data, self.folder.versions()
+        data, found = Path(self.config["data"]).resolve(), self.folder.versions()
         artifact = wandb.Artifact(
             re.sub(r"[^\w.-]", "-", data.stem) or "data",
             type="dataset",
             metadata={"path": str(data), DATA_FINGERPRINT: found.get(DATA_FINGERPRINT)},
         )
-        files = [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file())
+        files = [data] if data.is_file() else data.rglob("*")
         own = self.folder.path.resolve()
-        files = [path for path in files if not path.is_relative_to(own)]
-        add_files(artifact, files, data.parent if data.is_file() else data)
+        below = data.parent if data.is_file() else data
+        _add_files(artifact, (path for path in files if not path.is_relative_to(own)), below)
         with artifact.new_file("fingerprint.json") as file:
             # So that other content is another version, also if files are only referred to.
             json.dump(artifact.metadata, file)
@@ -114,11 +119,18 @@ class WandbRun:
             self.run.log_artifact(artifact)
 
 
-def add_files(artifact: Any, files: Sequence[Path], below: Path) -> None:
+def is_logged_in() -> bool:
+    """Whether W&B would find a key: in the environment, or in netrc as `wandb login` leaves it."""
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
+
+
+def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:
     """Add files to an artifact under their paths below a folder: whole, or as references.
 
     They are not copied first, since nothing rewrites them.
     """
+    files = [path for path in sorted(paths) if path.is_file()]
     is_small = sum(path.stat().st_size for path in files) <= MAX_UPLOAD
     for path in files:
         name = path.relative_to(below).as_posix()
@@ -126,18 +138,6 @@ def add_files(artifact: Any, files: Sequence[Path], below: Path) -> None:
             artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
         else:
             artifact.add_reference(path.resolve().as_uri(), name=name, checksum=False)
-
-
-def is_logged_in() -> bool:
-    """Whether W&B would find a key: in the environment, or in netrc as `wandb login` leaves it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return bool(host and path.is_file() and netrc.netrc(path).authenticators(host))
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _start(folder: Path, config: Mapping[str, object]) -> Any:
@@ -155,12 +155,16 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
 
 
 def _init(folder: Path, config: Mapping[str, object], mode: Any) -> Any:
+    id_file = folder / "wandb" / "id"
+    if not id_file.is_file():
+        id_file.parent.mkdir(exist_ok=True)
+        id_file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "phi-vision"),
         name=os.environ.get("WANDB_NAME", folder.name),
         job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
         # The same folder is the same run, also after it was resumed.
-        id=_id(folder),
+        id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow" if mode == "online" else None,
         dir=folder.resolve(),
         config=dict(config),
@@ -176,43 +180,9 @@ def _init(folder: Path, config: Mapping[str, object], mode: Any) -> Any:
     )
 
 
-def _id(folder: Path) -> str:
-    """Read the run's W&B id, or create and store one."""
-    file = folder / "wandb" / "id"
-    if not file.is_file():
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
-
-
 def _image(shown: ShownPrediction) -> Any:
     """Wrap an image anew for each use, since W&B moves its file."""
     if shown.image is None:
         return None
     caption = f"{shown.scored.prediction.text} (true: {shown.ground_truth})"
     return wandb.Image(shown.image, caption=caption, file_type="jpg")
-
-
-def _folders(folder: Path) -> dict[str, str]:
-    """Return W&B's folders as environment variables, all inside the run folder."""
-    place = folder.resolve() / "wandb"
-    return {
-        "WANDB_DIR": str(folder.resolve()),
-        "WANDB_DATA_DIR": str(place / "data"),
-        "WANDB_CACHE_DIR": str(place / "cache"),
-        "WANDB_ARTIFACT_DIR": str(place / "artifacts"),
-    }
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

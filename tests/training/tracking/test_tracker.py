@@ -89,7 +89,6 @@ def track(
     """Track steps up to the fourth, evaluated at the second and fourth; a kill is an exception."""
     with Tracking(
         RunDir(recipe.output_dir),
-        data=recipe.data,
         recipe=to_yaml(recipe),
         report_to=recipe.report_to,
         first_step=first_step,

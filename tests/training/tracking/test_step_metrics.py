@@ -9,10 +9,14 @@ import torch
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import Template
-from phi_vision.training.callbacks import Throughput, count_tokens, learning_rates
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.tracking.machine_meter import MachineMeter
 from phi_vision.training.tracking.shown_predictions import mark_fields
+from phi_vision.training.tracking.step_metrics import (
+    Throughput,
+    count_tokens,
+    learning_rates,
+    read_machine,
+)
 from phi_vision.training.tracking.tracker import (
     MACHINE_DEPENDENT,
     best_evaluation,
@@ -83,7 +87,7 @@ def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) ->
 
 
 def test_the_machine_is_read() -> None:
-    figures = MachineMeter().read()
+    figures = read_machine()
     assert 0 <= figures["cpu_percent"] <= 100
     assert 100 < figures["memory_mib"] < 100_000
 
