@@ -34,7 +34,7 @@ from phi_vision.data.template import Kind, Template, find_template
 from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogPart, Failure
 from phi_vision.inference.batch_engines import ENGINES, JobSpec, Outcome
 from phi_vision.inference.predictor import load_predictor, model_identity, resolve_template
-from phi_vision.io.atomic import atomic_file, is_full_disk, write_bytes, write_text
+from phi_vision.io.atomic import atomic_file, is_full_disk, write_bytes
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
@@ -49,7 +49,6 @@ JOB_KEY, KEPT_KEY = "job", "kept"
 """Metadata of the table: the digest of the job; the columns copied from the catalog by their new
 names."""
 
-JOB_FILE = "job.json"
 CONFIDENCE = "confidence_"
 
 Progress = Callable[[int, int], None]
@@ -59,13 +58,9 @@ Progress = Callable[[int, int], None]
 def job_spec(
     model: str, *, template: str | None = None, grammar: str | None = None, batch_size: int = 16
 ) -> JobSpec:
-    """Describe a job; the model is loaded when the first part is predicted.
+    """Describe a job with the arguments of `load_predictor`, and a grammar for the texts.
 
-    Args:
-        model: As for `load_predictor`, but not a file of predictions.
-        template: As for `load_predictor`.
-        grammar: Constrains the texts (`data.template_grammar.grammar_of`).
-        batch_size: As for `load_predictor`.
+    The model is loaded when the first part is predicted.
 
     Raises:
         ValueError: The model is a file of predictions, or there is no such template.
@@ -108,13 +103,9 @@ class BatchSummary:
 def predict_catalog(
     source: Path, spec: JobSpec, config: BatchConfig, progress: Progress | None = None
 ) -> BatchSummary:
-    """Predict every row of a catalog and write the table.
+    """Predict every row of a prepared folder, Parquet file or folder of images.
 
-    Args:
-        source: Prepared folder, Parquet file or folder of images.
-        spec: The model, its template and grammar.
-        config: How, and where to write the table.
-        progress: Called at the start and after each part.
+    `progress` is called at the start and after each part.
 
     Raises:
         ValueError: The arguments do not fit together, or every prediction fails; finished parts are
@@ -151,8 +142,8 @@ class _Job:
             found = "it is a folder" if config.out.is_dir() else "its name has another ending"
             raise ValueError(f"--out {config.out} must be a .parquet file: {found}")
         catalog.check_output(config.out)
-        self._schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
-        self._kept = _kept_columns(config.keep, catalog.schema.names, self._schema.names)
+        schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
+        self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         decisive = {
             "model": f"{spec.name} {digest(list(spec.identity))[:16]}",
             "template": json.dumps(dataclasses.asdict(spec.template), ensure_ascii=False),
@@ -162,7 +153,8 @@ class _Job:
         }
         fields = [catalog.schema.field(old).with_name(new) for new, old in self._kept.items()]
         metadata = {**decisive, JOB_KEY: digest(decisive), KEPT_KEY: json.dumps(self._kept)}
-        self._table_schema = pa.schema([*self._schema, *fields], metadata=metadata)
+        self._table_schema = pa.schema([*schema, *fields], metadata=metadata)
+        self._part_schema = schema.with_metadata(decisive)
         self.store = ResumeStore(config.out, decisive, restart=config.restart)
 
     def is_done(self) -> bool:
@@ -174,11 +166,10 @@ class _Job:
             found = pq.read_schema(out)
         except (OSError, pa.ArrowException):
             found = pa.schema([])
-        held, keys = found.metadata or {}, (JOB_KEY.encode(), KEPT_KEY.encode())
-        is_same = all(held.get(key) == wanted.metadata[key] for key in keys)
-        if is_same and found.names == wanted.names:
+        if (found.metadata, found.names) == (wanted.metadata, wanted.names):
             return True
-        what = "other predictions" if keys[0] in held else "something else"
+        is_job = JOB_KEY.encode() in (found.metadata or {})
+        what = "other predictions" if is_job else "something else"
         raise ValueError(
             f"{out} exists and holds {what} (another model, template, grammar, data, version or "
             "--keep); choose another --out, or replace it with --restart"
@@ -187,7 +178,7 @@ class _Job:
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
         rows, spec, config = self._catalog.rows, self._spec, self._config
-        self.store.open()
+        self.store.folder.mkdir(parents=True, exist_ok=True)
         finished = self.store.spans()
         done = before = sum(map(len, finished))
         progress(done, rows)
@@ -197,7 +188,7 @@ class _Job:
             for part in self._catalog.parts(span, config.rows_per_part)
         )
         for part, outcomes in ENGINES[config.engine](spec, missing, config):
-            self.store.add(part.span, to_table(part, outcomes, spec.template, self._schema))
+            self.store.add(part.span, to_table(part, outcomes, spec.template, self._part_schema))
             done += len(part.rows)
             progress(done, rows)
         return done - before
@@ -214,7 +205,7 @@ class _Job:
 
     def _row_groups(self) -> Iterator[pa.Table]:
         """Read the parts in order, in groups that do not depend on the size of the parts."""
-        waiting, start = self._schema.empty_table(), 0
+        waiting, start = self._part_schema.empty_table(), 0
         for span in [*self.store.spans(), None]:
             if span is not None:
                 waiting = pa.concat_tables([waiting, self.store.read(span)])
@@ -276,41 +267,21 @@ class ResumeStore:
     """Finished parts, in a hidden folder beside the output file.
 
         predictions.parquet                                    only when every row is predicted
-        .predictions.parquet.parts/job.json                    what decides the predictions
         .predictions.parquet.parts/000000000064-000000000128.parquet
 
-    Parts appear atomically, so that an interruption costs only the part in progress.
-
-    Args:
-        out: The output file.
-        job: What decides the predictions (model, template, data, grammar), each as text.
-        restart: Whether to discard earlier parts.
+    Parts appear atomically, so that an interruption costs only the part in progress. Their metadata
+    are the job: what decides the predictions (model, template, data, grammar), each as text.
 
     Raises:
-        ValueError: There are parts of another job.
+        ValueError: There are parts of another job, and `restart` does not discard them.
     """
 
     def __init__(self, out: Path, job: Mapping[str, str], *, restart: bool = False) -> None:
         self.out, self.folder = out, out.with_name(f".{out.name}.parts")
-        self._job = dict(job)
+        self._job = job
         if restart:
             self.remove()
-        found = self._read_job()
-        if found is not None and found != self._job:
-            others = [name for name in job if found.get(name) != job[name]]
-            raise ValueError(
-                f"{self.folder} holds predictions of another job: another "
-                f"{' and '.join(others or ['version of phi-vision'])}; run the former job again to "
-                "resume it, choose another --out, or discard them with --restart"
-            )
-
-    def open(self) -> None:
-        """Create the folder; parts without a job file are left from an interrupted removal."""
-        if self._read_job() is None:
-            self.remove()
-            self.folder.mkdir(parents=True)
-            text = json.dumps(self._job, indent=2, ensure_ascii=False)
-            write_text(self.folder / JOB_FILE, text + "\n")
+        self.spans()
 
     def spans(self) -> list[range]:
         """List the finished spans in order, without overlaps."""
@@ -318,10 +289,11 @@ class ResumeStore:
         for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
             span = range(*map(int, file.stem.split("-")))
             try:
-                is_whole = pq.read_metadata(file).num_rows == len(span)
+                found = pq.read_metadata(file)
             except (OSError, pa.ArrowException):  # A power cut may leave a name without content.
-                is_whole = False
-            if is_whole and span.start >= (chosen[-1].stop if chosen else 0):
+                continue
+            self._check_job(found.metadata or {})
+            if found.num_rows == len(span) and span.start >= (chosen[-1].stop if chosen else 0):
                 chosen.append(span)
         return chosen
 
@@ -342,17 +314,16 @@ class ResumeStore:
     def _file(self, span: range) -> Path:
         return self.folder / f"{span.start:012d}-{span.stop:012d}.parquet"
 
-    def _read_job(self) -> dict[str, str] | None:
-        file = self.folder / JOB_FILE
-        try:
-            job: dict[str, str] = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
+    def _check_job(self, found: Mapping[bytes, bytes]) -> None:
+        others = [
+            name for name in self._job if found.get(name.encode()) != self._job[name].encode()
+        ]
+        if others:
             raise ValueError(
-                f"cannot read {file}: {error}; discard the parts there with --restart"
-            ) from error
-        return job
+                f"{self.folder} holds predictions of another job: another {' and '.join(others)}; "
+                "run the former job again to resume it, choose another --out, or discard them with "
+                "--restart"
+            )
 
 
 def gaps(done: Sequence[range], rows: int) -> Iterator[range]:

@@ -307,11 +307,15 @@ def test_a_part_that_a_power_cut_emptied_is_predicted_again(shop: Path, tmp_path
     assert predict(shop, out, Painter()).predicted == ROWS
 
 
-def test_parts_without_a_job_file_are_predicted_again(shop: Path, tmp_path: Path) -> None:
+def test_parts_that_a_killed_removal_left_are_still_used(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
+    predict_catalog(shop, spec_of(Painter()), BatchConfig(out=out, rows_per_part=3))
+    whole = out.read_bytes()
+    out.unlink()
     interrupt(shop, out)
-    (tmp_path / ".out.parquet.parts" / "job.json").unlink()  # as a removal that was killed may
-    assert predict(shop, out, Painter()).predicted == ROWS
+    (tmp_path / ".out.parquet.parts" / "joined").write_bytes(whole[:100])
+    assert predict(shop, out, Painter()).predicted == ROWS - 3
+    assert out.read_bytes() == whole
 
 
 def test_a_finished_table_is_neither_recomputed_nor_overwritten(shop: Path, tmp_path: Path) -> None:
