@@ -120,14 +120,7 @@ class Catalog:
             raise ValueError(f"{source} has no rows{where}; give other data")
 
     def parts(self, span: range, size: int) -> Iterator[CatalogPart]:
-        """Read the rows of a span in parts of at most `size`, always cut at the same positions.
-
-        Output: CatalogPart(range(64, 128), [CatalogRow("A-red", "train", Sample(...)),
-                                            CatalogRow("B", "train", Failure("no image", ...)), …])
-
-        Raises:
-            ValueError: There are fewer or more rows than the span has positions.
-        """
+        """Read the rows of a span in parts of at most `size`, always cut at the same positions."""
         start, held, held_bytes = span.start, list[CatalogRow](), 0
         for position, (split, cells) in enumerate(self._cells(span), span.start):
             held.append(self._row(split, cells, position))

@@ -1,8 +1,6 @@
 """LocalPredictor: predictions of a checkpoint or an ONNX folder on this machine.
 
-from phi_vision import Predictor
-predictor = Predictor("phi-vision-small")
-print(predictor.predict([Path("coat.jpg")])[0].record)
+print(LocalPredictor("phi-vision-small").predict(["coat.jpg"])[0].record)
 """
 
 import io
@@ -81,10 +79,6 @@ class LocalPredictor:
         """Yield (index of the sample, prediction), batch by batch.
 
         The longest prompts come first: too little memory for them shows at once.
-
-        Args:
-            samples: Samples to predict; one without images is prompted with text alone.
-            grammar: Constrains the text (`data.template_grammar.grammar_of`).
 
         Raises:
             ValueError: An image cannot be read, or has an impossible shape; names the sample.
@@ -166,16 +160,12 @@ class LocalPredictor:
         )
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """Embed each sample's first image with the model's CLIP tower.
+        """Embed each sample's first image with the CLIP tower: (samples, width), of length 1.
 
-        The mean over the patches of the global view, scaled to length 1, so that the dot product of
-        two embeddings is their cosine similarity.
-
-        Output: (samples, width of the tower)
+        The mean over the patches of the global view.
 
         Raises:
-            ValueError: A sample has no image, or an unreadable one (named); or the model is an ONNX
-                folder, whose vision tower cannot run alone.
+            ValueError: A sample has no readable image; or the model is an ONNX folder.
         """
         if not isinstance(self.model, torch.nn.Module):
             raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")

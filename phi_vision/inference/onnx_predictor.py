@@ -5,14 +5,13 @@ of the vocabulary, N images, K crops of the largest.
 """
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from phi_vision.model.checkpoint import load_config
 
@@ -22,15 +21,9 @@ SEGMENT = 256
 """New tokens for which the cache is allocated. A longer text is read again as a whole: rare, and
 cheaper than memory for texts that do not occur."""
 
-LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Changes the logits (B, V) of the texts so far (B, L)."""
-
 
 class OnnxModel:
-    """ONNX graphs with the interface of a model.
-
-    Args:
-        folder: The output of `phi-vision export --format onnx`.
+    """The output of `phi-vision export --format onnx` with the interface of a model.
 
     Raises:
         ValueError: The folder holds something else, or onnxruntime-genai is not installed.
@@ -79,7 +72,7 @@ class OnnxModel:
         pixel_values: torch.Tensor | None = None,
         image_sizes: torch.Tensor | None = None,
         max_new_tokens: int,
-        logits_processor: Sequence[LogitsProcessor] = (),
+        logits_processor: LogitsProcessorList | tuple[()] = (),
         do_sample: bool = False,
         num_beams: int = 1,
     ) -> torch.Tensor:
@@ -120,7 +113,7 @@ class OnnxModel:
         mask_BL: torch.Tensor,
         images: dict[str, NDArray[Any]],
         count: int,
-        logits_processor: Sequence[LogitsProcessor],
+        logits_processor: LogitsProcessorList | tuple[()],
     ) -> torch.Tensor:
         """Read the texts and generate at most `count` tokens for each."""
         ids_BL = self._right_pad(texts_BL, mask_BL)

@@ -1,8 +1,5 @@
 """OpenAIPredictor: predictions of an OpenAI-compatible server (vLLM, llama.cpp, a hosted model).
 
-predictor = OpenAIPredictor("http://localhost:8000/v1")
-for index, prediction in predictor.predict_samples(samples): print(samples[index].id, prediction)
-
 The `openai` client sends the requests, with its timeouts and its retries with exponential backoff.
 """
 
@@ -228,12 +225,6 @@ class OpenAIPredictor:
 
 def completion_request(sample: Sample, template: Template, model: str) -> dict[str, Any]:
     """Build the body of a chat completion request: the images, then the question.
-
-    Input:  a sample with one JPEG
-    Output: {"model": "coats", "temperature": 0, "max_tokens": 256, "logprobs": True,
-             "messages": [{"role": "user", "content": [
-                 {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/4AAQ…"}},
-                 {"type": "text", "text": "Name the product in this image, …"}]}]}
 
     Raises:
         ValueError: An image cannot be read; names the sample.

@@ -20,12 +20,10 @@ MAX_NAMED = 3
 
 
 class FilePredictor:
-    """Looks predictions up by the ids of the samples.
+    """Looks predictions up by the ids of the samples; the file may hold further ones.
 
-    Args:
-        file: Lines with `id`; `text`, or `record` (null for no record); and optionally
-            `confidence`: field -> probability that it is correct. `text` takes precedence.
-        template: Name or file of the template that parses the texts (see `find_template`).
+    A line has `id`; `text`, which takes precedence, or `record` (null for no record); and
+    optionally `confidence`: field -> probability that it is correct.
 
     Raises:
         ValueError: There is no such file, or a line is not a prediction; names the line.
@@ -53,11 +51,7 @@ class FilePredictor:
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
     ) -> Iterator[tuple[int, Prediction]]:
-        """Yield (index of the sample, prediction); the file may hold further predictions.
-
-        Raises:
-            ValueError: The file lacks a sample, or a grammar is given.
-        """
+        """Yield (index, prediction); raise a ValueError for a missing sample, or a grammar."""
         if grammar is not None:
             raise ValueError(
                 f"{self._file} cannot be constrained by a grammar: it holds finished predictions; "

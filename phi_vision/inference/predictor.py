@@ -42,8 +42,7 @@ class Predictor(Protocol):
                 (0, Prediction(text="Product: Coat, ..."))
 
         Raises:
-            ValueError: A sample has an unusable image (its id is in the message), or the grammar
-                is not supported.
+            ValueError: A sample has an unusable image (named), or grammars are not supported.
         """
         ...
 
@@ -56,9 +55,8 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
             "given.jsonl"                                           FilePredictor
 
     Args:
-        model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL of an OpenAI-compatible
-            server, or JSONL file of predictions.
-        template: Name or file of a template (see `find_template`); by default `resolve_template`.
+        model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL or JSONL file.
+        template: Name or file of a template; by default that of `resolve_template`.
         batch_size: Samples per batch; for a server, concurrent requests.
 
     Raises:
@@ -73,15 +71,10 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
 
 
 def resolve_template(model: str, template: str | None = None) -> str:
-    """Return the name or file of the template to use with a model.
+    """Return the name or file of the template: the given one, the model's own, or the default.
 
     Input:  ("runs/coats", "walkthrough"), ("runs/coats", None),       ("phi-vision-small", None)
     Output: "walkthrough",                 "runs/coats/template.yaml", "product"
-
-    Args:
-        model: As for `load_predictor`.
-        template: The user's choice; by default the template in the run folder or beside the file of
-            predictions, else `DEFAULT_TEMPLATE`.
     """
     if template is not None:
         return template
@@ -95,9 +88,6 @@ def model_identity(model: str) -> list[str]:
 
     Input:  "runs/coats"
     Output: ["runs/coats", "runs/coats/model/config.json 2711 1763683200000000000", ...]
-
-    Args:
-        model: As for `load_predictor`; for a server only its URL is known.
     """
     path, base = Path(model), None
     if not path.is_file():
