@@ -15,6 +15,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from PIL import Image
@@ -39,9 +40,6 @@ DECODER_THREADS = min(4, os.cpu_count() or 1)
 BYTES_PER_PIXEL = 4
 """Of a decoded image in Pillow's memory."""
 
-DEFAULT_PORTS = (80, 443)
-"""Ports of a host that was allowed without a port."""
-
 OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
     "an SVG": (b"<svg", b"<?xml"),
     "a web page": (b"<!doctype", b"<html"),
@@ -65,11 +63,9 @@ class ImageReader:
         self._numbers = itertools.count()
 
     async def read_all(self, urls: Mapping[str, str], param: str) -> tuple[Image.Image, ...]:
-        """Decode the images of a request.
+        """Decode the images of a request, given as the path of a field -> the URL in it.
 
-        Args:
-            urls: Path of a field -> the URL in it.
-            param: The field to report if there are too many.
+        `param` is the field to report if there are too many.
         """
         limit = self._settings.max_images
         if len(urls) > limit:
@@ -80,22 +76,22 @@ class ImageReader:
     async def read(self, source: str | bytes, *, param: str | None = None) -> Image.Image:
         """Decode one image from a URL or its encoded bytes, rotated by its EXIF orientation.
 
-        Args:
-            source: "data:image/png;base64,iVBOR…", "https://shop.example/coat.jpg" or bytes.
-            param: Path of the request's field that holds it, for errors.
-
         Raises:
             ApiError: It is not a PNG, JPEG or WebP, is damaged, or exceeds a limit (400, 413); or
-                too many images are in memory (429).
+                too many images are in memory (429). Reports the field `param`.
         """
-        run = asyncio.get_running_loop().run_in_executor
+        run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         try:
-            encoded = source if isinstance(source, bytes) else await self._load(source)
-            size = await run(self._threads, _validate, encoded, self._settings)
+            if isinstance(source, str):
+                is_remote = source[:10].strip().lower().startswith(("http:", "https:"))
+                source = await (
+                    fetch_image(source, self._settings) if is_remote else run(read_data_uri, source)
+                )
+            size = await run(_validate, source, self._settings)
             self._check_memory(size)
             self._decoding += size
             try:
-                image = await run(self._threads, _decode, encoded)
+                image = await run(_decode, source)
             finally:
                 self._decoding -= size
         except ApiError as error:
@@ -107,18 +103,6 @@ class ImageReader:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _load(self, url: str) -> bytes:
-        scheme, colon, _ = url[:10].partition(":")
-        scheme = scheme.strip().lower()
-        if scheme == "data":
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, read_data_uri, url)
-        if scheme in ("http", "https"):
-            return await fetch_image(url, self._settings)
-        found = f"{scheme}:" if colon else "a string without a scheme"
-        message = f"an image must be a URL such as data:image/jpeg;base64,…; found {found}"
-        raise ApiError(400, message, code="invalid_image_url")
 
     def _check_memory(self, size: int) -> None:
         limit = self._settings.max_held_bytes
@@ -141,21 +125,23 @@ def read_data_uri(uri: str) -> bytes:
     Raises:
         ApiError: It is not base64, or its type is not an image.
     """
-    head, comma, text = uri.partition(",")
+    invalid = partial(ApiError, 400, code="invalid_image_url")
+    scheme, colon, _ = uri[:10].partition(":")
+    if scheme.strip().lower() != "data" or not colon:
+        found = f"{scheme.strip().lower()}:" if colon else "a string without a scheme"
+        raise invalid(f"an image must be a URL such as data:image/jpeg;base64,…; found {found}")
+    head, comma, text = uri.lstrip().partition(",")
     kind, *parameters = head[len("data:") :].lower().replace(" ", "").split(";")
     if not comma or "base64" not in parameters:
-        message = "the data: URI is not in base64; write data:image/jpeg;base64,…"
-        raise ApiError(400, message, code="invalid_image_url")
+        raise invalid("the data: URI is not in base64; write data:image/jpeg;base64,…")
     if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
-        message = f"the data: URI holds {kind[:40]}; send a PNG, JPEG or WebP image"
-        raise ApiError(400, message, code="invalid_image_url")
+        raise invalid(f"the data: URI holds {kind[:40]}; send a PNG, JPEG or WebP image")
     encoded = unquote_to_bytes(text) if "%" in text else text.encode("utf-8", "replace")
     compact = encoded.translate(bytes.maketrans(b"-_", b"+/"), b" \t\r\n").rstrip(b"=")
     try:
         return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
     except binascii.Error as error:
-        message = "the data: URI's base64 is invalid or truncated"
-        raise ApiError(400, message, code="invalid_image_url") from error
+        raise invalid("the data: URI's base64 is invalid or truncated") from error
 
 
 async def fetch_image(
@@ -169,7 +155,9 @@ async def fetch_image(
     url = _parse_allowed(address, settings)
     limit = settings.max_body_bytes
     try:
-        async with open_session(allow_private=_is_ip_address(url), resolver=resolver) as session:
+        # A host that is allowed as an IP address may be private.
+        is_address = _is_ip_address(url.host or "")
+        async with open_session(allow_private=is_address, resolver=resolver) as session:
             return await read_body(session, url, timeout=settings.fetch_timeout, max_bytes=limit)
     except HttpError as error:
         if error.kind == "too large":
@@ -180,10 +168,7 @@ async def fetch_image(
         if error.location is not None:
             reason = f"redirect from {url.host} not followed"
         elif error.kind == "private":
-            code, reason = (
-                "host_not_public",
-                f"{url.host} resolves to a private address",
-            )
+            code, reason = "host_not_public", f"{url.host} resolves to a private address"
             advice += ", or ask the operator to allow the address itself"
         message = f"the image could not be fetched: {reason}; {advice}"
         raise ApiError(400, message, code=code) from error
@@ -191,12 +176,12 @@ async def fetch_image(
 
 def _parse_allowed(address: str, settings: Settings) -> URL:
     """Parse a URL, and reject it unless its host was allowed by name."""
+    forbidden = partial(ApiError, 400, code="host_not_allowed")
     if not settings.allow_hosts:
-        message = (
+        raise forbidden(
             "this server fetches no images: send a data: URI such as data:image/jpeg;base64,…; "
             "the operator can allow hosts by name (--allow-hosts)"
         )
-        raise ApiError(400, message, code="host_not_allowed")
     try:
         url = URL(address.strip())
         host, port = url.host, url.port
@@ -206,41 +191,36 @@ def _parse_allowed(address: str, settings: Settings) -> URL:
         message = "not the URL of an image; write https://HOST/PATH without a user name"
         raise ApiError(400, message, code="invalid_url")
     if not is_allowed(host, port, settings.allow_hosts):
-        message = (
+        raise forbidden(
             f"this server fetches no images from {host[:100]}:{port}, only from "
             f"{', '.join(settings.allow_hosts)}; send a data: URI, or ask the operator"
         )
-        raise ApiError(400, message, code="host_not_allowed")
     return url
 
 
 def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
-    """Whether a host is allowed at this port.
+    """Whether a host is allowed at this port; one allowed without a port, at 80 and 443.
 
-    Input:  "shop.example", 443, ["shop.example"]    "shop.example", 22, ["shop.example"]
-    Output: True                                     False: without a port only 80 and 443
-
-    Input:  "10.0.0.5", 8080, ["10.0.0.5:8080"]      "a.shop.example", 443, ["shop.example"]
+    Input:  "shop.example", 443, ["shop.example"]    "a.shop.example", 443, ["shop.example"]
     Output: True                                     False: each name is allowed by itself
     """
     known = {name.lower().rstrip(".") for name in allowed}
     name = (f"[{host}]" if ":" in host else host).lower().rstrip(".")
-    return f"{name}:{port}" in known or (port in DEFAULT_PORTS and bool(known & {name, host}))
+    return f"{name}:{port}" in known or (port in (80, 443) and bool(known & {name, host}))
 
 
-def _is_ip_address(url: URL) -> bool:
-    """Whether the host is an IP address: allowed as such, it may be private."""
+def _is_ip_address(host: str) -> bool:
     try:
-        ipaddress.ip_address((url.host or "").partition("%")[0])
+        return bool(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
         return False
-    return True
 
 
 def _validate(encoded: bytes, settings: Settings) -> int:
     """Validate an image by its header; return its decoded size in bytes."""
+    invalid = partial(ApiError, 400, code="invalid_image")
     if not encoded:
-        raise ApiError(400, "the image is empty", code="invalid_image")
+        raise invalid("the image is empty")
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
@@ -258,8 +238,7 @@ def _validate(encoded: bytes, settings: Settings) -> int:
         message = f"{found}, an aspect ratio above {settings.max_aspect:g}; crop it"
         raise ApiError(400, message, code="impossible_shape")
     if frames != 1:
-        message = f"the image is animated ({frames} frames); send a single frame"
-        raise ApiError(400, message, code="invalid_image")
+        raise invalid(f"the image is animated ({frames} frames); send a single frame")
     return width * height * BYTES_PER_PIXEL
 
 

@@ -26,19 +26,12 @@ from phi_vision.serving.telemetry import LOGGING
 
 LOG = logging.getLogger(__name__)
 
-FLUSH_TIMEOUT = 5
-"""Seconds to send the last bytes of finished responses to slow clients."""
-
 BACKLOG = 2048
 """Connections that the system queues until they are accepted."""
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Reserve the port, before the model is loaded: a busy port fails immediately.
-
-    Raises:
-        OSError: The port is busy, or the host is not an address of this machine.
-    """
+    """Reserve the port before the model is loaded; raise an OSError at once if it is busy."""
     host, port = settings.host, settings.port
     with _listen_errors(host, port):
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -67,13 +60,10 @@ def serve(
     listener: socket.socket,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve requests until a signal.
+    """Serve requests until a signal; call `announce` with the URL once connections are accepted.
 
     Takes over the process: its signal handlers, its logging and its garbage collector, which
-    ignores all objects loaded so far. Calls `announce` with the URL once it accepts connections.
-
-    Raises:
-        OSError: Another program listens on the port meanwhile.
+    ignores all objects loaded so far.
     """
     app = create_app(predictor, settings)
     config = uvicorn.Config(
@@ -86,7 +76,7 @@ def serve(
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=FLUSH_TIMEOUT,
+        timeout_graceful_shutdown=5,  # To send the last bytes to slow clients.
     )
     logging.captureWarnings(True)
     with listener:

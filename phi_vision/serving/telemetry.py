@@ -62,49 +62,36 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": JsonFormatter}},
-    "handlers": {
-        "stderr": {
-            "class": "logging.StreamHandler",
-            "formatter": "json",
-            "stream": "ext://sys.stderr",
-        }
-    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
+    # uvicorn's lifecycle and access lines would repeat ours; aiohttp's warnings quote URLs.
     "loggers": {
-        "phi_vision": {"level": "INFO"},
-        # uvicorn's lifecycle and access lines would repeat ours.
-        "uvicorn": {"level": "WARNING"},
-        # aiohttp's warnings quote URLs of requests.
-        "aiohttp": {"level": "ERROR"},
+        name: {"level": level}
+        for name, level in {"phi_vision": "INFO", "uvicorn": "WARNING", "aiohttp": "ERROR"}.items()
     },
 }
 """For `logging.config.dictConfig`: formats every library's log records as such lines."""
 
 
 class ServerMetrics:
-    """The metrics of one server, in a registry of its own.
-
-    metrics.requests.labels(route="/v1/records", status="200").inc()
-    """
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         counter = partial(Counter, namespace="phi_vision", registry=self.registry)
         gauge = partial(Gauge, namespace="phi_vision", registry=self.registry)
-        histogram = partial(Histogram, namespace="phi_vision", registry=self.registry)
-        self.requests = counter("requests", "HTTP responses.", ["route", "status"])
-        self.request_seconds = histogram(
-            "request_seconds",
-            "Latency in seconds, from a request's headers to the last byte of its response.",
-            ["route"],
-            buckets=SECONDS,
+        histogram = partial(
+            Histogram, namespace="phi_vision", registry=self.registry, buckets=SECONDS
         )
+        self.requests = counter("requests", "HTTP responses.", ["route", "status"])
+        seconds = "Latency in seconds, from a request's headers to the last byte of its response."
+        self.request_seconds = histogram("request_seconds", seconds, ["route"])
         self.requests_in_progress = gauge("requests_in_progress", "HTTP requests in progress.")
         self.requests_queued = gauge("requests_queued", "Requests queued for the model.")
         self.requests_running = gauge("requests_running", "Requests in the running batch.")
         self.batch_size = histogram("batch_size", "Requests per batch.", buckets=BATCH_SIZES)
-        self.batch_seconds = histogram("batch_seconds", "Seconds per batch.", buckets=SECONDS)
+        self.batch_seconds = histogram("batch_seconds", "Seconds per batch.")
         tokens = "Prompt tokens (in) and generated tokens (out)."
         self.tokens = counter("tokens", tokens, ["direction"])
         self.cancelled = counter("cancelled", "Requests whose client disconnected.")
