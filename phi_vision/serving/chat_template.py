@@ -33,8 +33,6 @@ class ChatTemplate:
     def neutralize(self, text: str) -> str:
         """Insert a space after the first character of each control token and image tag.
 
-        As in the training data: the text keeps its own tokens, plus one per space.
-
         Input:  "5 < 6 <b> <|end|> </s> <|image_1|>"
         Output: "5 < 6 <b> < |end|> < /s> < |image_1|>"
         """
@@ -68,11 +66,7 @@ class ChatTemplate:
         return prompt
 
     def length(self, prompt: str, images: Sequence[Image]) -> int:
-        """Count the tokens of a prompt with its images, exactly as the processor does.
-
-        Raises:
-            ValueError: An image's aspect ratio is too extreme for the image processor.
-        """
+        """Count the tokens of a prompt with its images, exactly as the processor does."""
         count = self._processor.calc_num_image_tokens_from_image_size
         image_token, bos = self._processor.image_token, str(self._processor.tokenizer.bos_token)
 

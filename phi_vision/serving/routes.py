@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -51,6 +51,7 @@ EVENT = {
 }
 """OpenAPI schema of a streamed response."""
 
+TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 RECORD_BODY = {
     "required": True,
     "content": {
@@ -62,7 +63,7 @@ RECORD_BODY = {
 # Pydantic would also take "yes", "1" and others, which the OpenAPI description does not allow.
 Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Query()]
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
 
 class Service:
@@ -111,9 +112,8 @@ class Service:
                 await watcher
 
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+async def _service(request: Request) -> Any:
+    return request.app.state.service
 
 
 Loaded = Annotated[Service, Depends(_service)]
@@ -123,7 +123,6 @@ Loaded = Annotated[Service, Depends(_service)]
     "/v1/chat/completions",
     response_model=ChatCompletion,
     responses={**GENERATION_ERRORS, 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
-    operation_id="complete_chat",
 )
 async def complete_chat(
     body: ChatRequest, request: Request, service: Loaded
@@ -158,14 +157,15 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
         if (wanted := getattr(body, param) or 0) > settings.max_tokens:
             message = f"{wanted:,} tokens are requested; the limit is {settings.max_tokens:,}"
             raise ApiError(400, message, param=param, code="integer_above_max_value")
-    count, limit = count_characters(body.messages), settings.max_prompt_characters
+    messages = body.messages
+    count, limit = count_characters(messages), settings.max_prompt_characters
     if count > limit:
         message = f"the messages have {count:,} characters; the limit is {limit:,}"
         raise ApiError(400, message, param="messages", code="string_above_max_length")
-    if body.messages[-1].role == "assistant":
+    if messages[-1].role == "assistant":
         message = "the last message is the assistant's; end with a user message"
         raise ApiError(400, message, param="messages")
-    images = await service.images.read_all(image_urls(body.messages), "messages")
+    images = await service.images.read_all(image_urls(messages), "messages")
     # On a thread: long schemas and conversations would block the event loop.
     return await asyncio.to_thread(_build_chat_request, body, images, service)
 
@@ -242,10 +242,7 @@ async def _events(
 
 
 def logprobs_of(generation: Generation) -> schemas.Logprobs:
-    """List each token's text and log-probability.
-
-    A character of several tokens belongs to the last; the others, and the one that ended the
-    completion, have no text.
+    """List each token's text and log-probability; the token that ended the text has none.
 
     Input:  text "Hat", ends (1, 3, 3), logprobs (-0.1, -0.2, -0.3)
     Output: content [{"token": "H", "logprob": -0.1, "bytes": [72]},
@@ -275,16 +272,14 @@ def _usage(generation: Generation, request: Request) -> schemas.Usage:
     "/v1/records",
     responses=GENERATION_ERRORS,
     openapi_extra={"requestBody": RECORD_BODY},
-    operation_id="read_record",
 )
 async def read_record(
     request: Request, service: Loaded, constrained: Constrained = False
 ) -> RecordResponse:
     """Predict the record of one product from its images."""
     start = time.monotonic()
-    images, always = await _read_images(request, service)
-    build = partial(_build_record_request, images, constrained or always, service)
-    async with service.submit(await asyncio.to_thread(build), request) as pending:
+    generation_request = await _record_request(request, service, constrained)
+    async with service.submit(generation_request, request) as pending:
         generation = await pending.result()
     prediction = service.predictor.to_prediction(generation)
     return RecordResponse(
@@ -301,43 +296,39 @@ async def read_record(
     )
 
 
-async def _read_images(request: Request, service: Service) -> tuple[tuple[Image, ...], bool]:
-    """Read the images, and whether decoding is constrained."""
+async def _record_request(
+    request: Request, service: Service, constrained: bool
+) -> GenerationRequest:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await request.body()
     if content_type in IMAGE_TYPES:
-        return (await service.images.read(body),), False
-    if content_type != "application/json":
+        images: tuple[Image, ...] = (await service.images.read(body),)
+    elif content_type == "application/json":
+        try:
+            parsed = RecordRequest.model_validate_json(body)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False, include_input=False)
+            raise RequestValidationError(
+                [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+            ) from error
+        service.check_model(parsed.model)
+        constrained = constrained or parsed.constrained
+        urls = {f"images.{number}": url for number, url in enumerate(parsed.images)}
+        images = await service.images.read_all(urls or {"image": parsed.image}, "images")
+    else:
         found = content_type[:80] or "none"
         message = f"the Content-Type is {found}; send application/json, {', '.join(IMAGE_TYPES)}"
         raise ApiError(415, message, code="unsupported_media_type")
-    try:
-        parsed = RecordRequest.model_validate_json(body)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError(
-            [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
-        ) from error
-    service.check_model(parsed.model)
-    urls = {f"images.{number}": url for number, url in enumerate(parsed.images)}
-    images = await service.images.read_all(urls or {"image": parsed.image}, "images")
-    return images, parsed.constrained
-
-
-def _build_record_request(
-    images: Sequence[Image], constrained: bool, service: Service
-) -> GenerationRequest:
     grammar = grammar_of(service.predictor.template) if constrained else None
-    generation_request = service.predictor.request(images, grammar=grammar)
-    service.chat_template.check_length(generation_request.prompt, images, "images")
-    return generation_request
+    wanted = service.predictor.request(images, grammar=grammar)
+    await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")
+    return wanted
 
 
 def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
     """Load the calibration of each field's confidence from a run's evaluation.
 
-    Output: {"title": PlattScaler(slope=0.7, intercept=-0.42), ...}, or {} if
-    the run was not evaluated with this template, or one of its fields could not be calibrated.
+    {} if the run was not evaluated with this template, or one of its fields is not calibrated.
 
     Raises:
         ValueError: The scores are damaged.
@@ -372,18 +363,14 @@ def calibrate(
     }
 
 
-@router.get("/v1/models", responses=error_responses(*MIDDLEWARE_ERRORS), operation_id="list_models")
+@router.get("/v1/models", responses=error_responses(*MIDDLEWARE_ERRORS))
 async def list_models(service: Loaded) -> schemas.ModelList:
     """List the served models."""
     return schemas.ModelList(data=[service.model])
 
 
-@router.get(
-    "/v1/models/{name:path}",
-    responses=error_responses(*MIDDLEWARE_ERRORS, 404),
-    operation_id="model",
-)
-async def find_model(name: str, service: Loaded) -> schemas.Model:
+@router.get("/v1/models/{name:path}", responses=error_responses(*MIDDLEWARE_ERRORS, 404))
+async def model(name: str, service: Loaded) -> schemas.Model:
     """Describe a model."""
     service.check_model(name)
     return service.model
@@ -393,7 +380,6 @@ async def find_model(name: str, service: Loaded) -> schemas.Model:
     "/health",
     response_model=schemas.Health,
     responses={503: {"model": schemas.Health, "description": "the server accepts no requests"}},
-    operation_id="health",
 )
 async def health(service: Loaded) -> Response:
     """Return whether the server accepts requests."""
@@ -401,15 +387,11 @@ async def health(service: Loaded) -> Response:
     return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 
 
-TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-
-
 @router.get(
     "/metrics",
     response_class=Response,
     responses={200: TEXT, **error_responses(*MIDDLEWARE_ERRORS)},
-    operation_id="metrics",
 )
-async def read_metrics(service: Loaded) -> Response:
+async def metrics(service: Loaded) -> Response:
     """Return metrics in Prometheus' text format."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
