@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
@@ -22,16 +23,10 @@ from phi_vision.data.samples import Value
 from phi_vision.data.template import EXACT_INTEGERS
 from phi_vision.prepare.cleaning import CleanRow
 
-MAX_TEXTS = 20_000
-"""Distinct texts counted in a field; beyond, new ones are only known to exist."""
-
-MAX_FREQUENT = 12
-"""Values of a field on a card, the most frequent ones."""
-
+MAX_TEXTS = 20_000  # distinct texts counted in a field; beyond, new ones are only known to exist
+MAX_FREQUENT = 12  # values of a field on a card, the most frequent ones
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-
-THUMBNAIL = 180
-"""Longest side, in pixels, of an image on the card."""
+THUMBNAIL = 180  # longest side, in pixels, of an image on the card
 
 _TABLES = {
     "source": ("Source", ("", "")),
@@ -52,8 +47,7 @@ _TABLES = {
 class FieldStatistics:
     """Values of one field over all rows."""
 
-    filled: int = 0
-    """Rows that have a value."""
+    filled: int = 0  # rows that have a value
     kinds: set[str] = field(default_factory=set)
     """Kinds of values; `long int` is one that no float holds."""
     numbers: "array.array[float]" = field(default_factory=lambda: array.array("d"))
@@ -82,9 +76,8 @@ class FieldStatistics:
         """
         metadata: dict[str, object] = {"missing": rows - self.filled}
         numbers = np.frombuffer(self.numbers)
-        finite = numbers[np.isfinite(numbers)]
-        if finite.size:
-            metadata["quantiles"] = quantiles(finite)
+        if np.isfinite(numbers).any():
+            metadata["quantiles"] = _quantiles(numbers[np.isfinite(numbers)])
         if self.texts:
             distinct = len(self.texts)
             metadata["distinct"] = f"more than {distinct}" if self.has_more_texts else distinct
@@ -97,14 +90,10 @@ class FieldStatistics:
 class Statistics:
     """Counts over all clean rows; 8 bytes for each number, and the distinct texts."""
 
-    changes: Counter[str] = field(default_factory=Counter)
-    """What cleaning changed -> rows."""
-    fields: dict[str, FieldStatistics] = field(default_factory=dict)
-    """In the order of the source."""
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Width and height in pixels -> images."""
-    image_counts: Counter[int] = field(default_factory=Counter)
-    """Images of a sample -> samples."""
+    changes: Counter[str] = field(default_factory=Counter)  # by cleaning -> rows
+    fields: dict[str, FieldStatistics] = field(default_factory=dict)  # in the source's order
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # in pixels -> images
+    image_counts: Counter[int] = field(default_factory=Counter)  # images of a sample -> samples
     image_bytes: int = 0
     has_messages: bool = False
 
@@ -127,27 +116,15 @@ class Statistics:
         count = self.sizes.total()
         if not count:
             return {"images": 0}
-        sizes = np.array(list(self.sizes.elements()), dtype=float)
+        width, height = np.array(list(self.sizes.elements()), dtype=float).T
         return {
             "images": count,
             "of a sample": {str(n): rows for n, rows in sorted(self.image_counts.items())},
             "mean size in kB": round(self.image_bytes / count / 1000, 1),
-            "width": quantiles(sizes[:, 0]),
-            "height": quantiles(sizes[:, 1]),
-            "width / height": quantiles(sizes[:, 0] / sizes[:, 1]),
+            "width": _quantiles(width),
+            "height": _quantiles(height),
+            "width / height": _quantiles(width / height),
         }
-
-
-def quantiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
-    """Return the quantiles of values.
-
-    Output: {"0 %": 5.0, "5 %": 9.0, "25 %": 32.0, "50 %": 57.0, …, "100 %": 148.0}
-    """
-    found = np.quantile(values, QUANTILES).tolist()
-    return {
-        f"{100 * share:.0f} %": round(value, 3)
-        for share, value in zip(QUANTILES, found, strict=True)
-    }
 
 
 class CardImage(NamedTuple):
@@ -167,21 +144,16 @@ class CardImage(NamedTuple):
         return base64.b64encode(file.getvalue()).decode()
 
 
-class _Table(NamedTuple):
-    title: str
-    head: Sequence[str]
-    rows: list[tuple[object, ...]]
-
-
 def as_markdown(metadata: Mapping[str, Any], splits: Sequence[str]) -> str:
     """Render the card as the README of the dataset."""
     header = card_header(splits, metadata["source"].get("license"))
-    return render("data_card.md.j2", header=header, **_card(metadata))
+    return render("data_card.md.j2", header=header, **metadata, tables=_tables(metadata))
 
 
 def as_html(metadata: Mapping[str, Any], images: Sequence[CardImage]) -> str:
     """Render the card as one page with images, readable from disk, in light and dark."""
-    return render("data_card.html.j2", images=images, **_card(metadata))
+    shown = {**metadata, "images": images}
+    return render("data_card.html.j2", **shown, tables=_tables(metadata))
 
 
 def card_header(splits: Sequence[str], license: str | None) -> str:
@@ -209,24 +181,26 @@ def _environment() -> Environment:
     return environment
 
 
-def _card(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay out the metadata in tables, without empty ones."""
-    rejected = metadata["rows"] - metadata["samples"]
-    tables = []
-    for section, (title, head) in _TABLES.items():
-        if metadata[section]:
-            head = (*head, *metadata["splits"]) if section == "categories" else head
-            rows = [
-                (name, *value) if isinstance(value, list | tuple) else (name, value)
+def _tables(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay out the sections of the metadata as tables, without empty ones."""
+    return [
+        {
+            "title": title,
+            "head": (*head, *metadata["splits"]) if section == "categories" else head,
+            "rows": [
+                (name, *(value if isinstance(value, list | tuple) else [value]))
                 for name, value in metadata[section].items()
-            ]
-            tables.append(_Table(title, head, rows))
-    return {
-        "name": metadata["name"],
-        "summary": f"{metadata['samples']} samples from {metadata['rows']} rows; "
-        + (f"{rejected} rows were rejected." if rejected else "none was rejected."),
-        "tables": tables,
-    }
+            ],
+        }
+        for section, (title, head) in _TABLES.items()
+        if metadata[section]
+    ]
+
+
+def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    found = np.quantile(values, QUANTILES).tolist()
+    names = [f"{100 * share:.0f} %" for share in QUANTILES]
+    return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
 
 
 def _words(value: object) -> str:
@@ -244,10 +218,6 @@ def _words(value: object) -> str:
 
 
 def _escape_markdown(value: object) -> str:
-    r"""Format a value so that nothing in it is markup.
-
-    Input:  a|b, <script>, [link](x)
-    Output: a\|b, &lt;script>, \[link\](x)
-    """
+    r"""Format a value so that nothing in it is markup: `a|b, <i>` becomes `a\|b, &lt;i>`."""
     escaped = re.sub(r"([\\|`*\[\]])", r"\\\1", _words(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")

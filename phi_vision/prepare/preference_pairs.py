@@ -2,44 +2,60 @@
 
     rows -> values of the catalog (of train) -> hard negatives -> OUT, with a column `rejected`
 
-Every row keeps all of its columns and its split. Run it with `phi-vision pairs DATA --out DIR`.
+What is wrong must be visible in the image or known of the shop, and not betrayed by its form: a
+category exists, a price ends as prices there do, a title consists of words that occur in such
+places. Every row keeps its columns and its split. Run it with `phi-vision pairs DATA --out DIR`.
 """
 
+import bisect
+import itertools
 import json
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
-from phi_vision.data.dataset import (
-    ID_COLUMNS,
-    MESSAGES_COLUMN,
-    REJECTED_COLUMN,
-    as_record,
-    files_by_split,
-    record_columns,
-)
-from phi_vision.data.samples import Record
-from phi_vision.data.template import TEMPLATE_FILE, find_template, write_template
+from phi_vision.data import dataset
+from phi_vision.data.samples import Record, Value
+from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.io.atomic import atomic_folder, write_text
 from phi_vision.prepare.data_card import card_header, render
-from phi_vision.prepare.hard_negatives import NegativeSampler, fit_sampler
 from phi_vision.prepare.shards import GROUP_ROWS, Shards, check_output_folder
 
 MANIFEST = "pairs.json"
 """Metadata of a folder of pairs; one that has it may be replaced by another run."""
 
 MAX_SHARD_BYTES = 256_000_000
+EXAMPLES = 5  # pairs on the card
 
-EXAMPLES = 5
-"""Pairs on the card."""
+MIN_FACTOR, MAX_FACTOR = 1.2, 3.0
+"""How far a wrong price is off: well outside of the 10 % that count as correct, and plausible."""
+
+MIN_CATEGORY_ROWS = 5
+"""A text field is a category where its values have on average so many rows or more."""
+
+MIN_PARENT_SHARE = 0.95
+"""Fraction of rows in which a value must have the same parent: exports are never quite clean."""
+
+ATTEMPTS = 20
+"""Attempts at another completion before a record is given up."""
 
 PairRow = dict[str, Any]
+
+
+class HardNegative(NamedTuple):
+    """A correct and a wrong completion."""
+
+    correct: str
+    wrong: str
+    fields: tuple[str, ...]  # those in which they differ
 
 
 @dataclass(kw_only=True)
@@ -47,15 +63,17 @@ class PreferencePairs:
     """Result of `write_pairs`."""
 
     folder: Path
+    splits: dict[str, int] = field(default_factory=dict)  # split -> its pairs
+    changed: dict[str, int] = field(default_factory=dict)  # field -> pairs in which it is wrong
+    left_out: int = 0  # samples for which the catalog has no other completion
 
-    splits: dict[str, int] = field(default_factory=dict)
-    """Split -> its pairs."""
-
-    changed: dict[str, int] = field(default_factory=dict)
-    """Field of the completion -> pairs in which it is wrong."""
-
-    left_out: int = 0
-    """Samples for which the catalog has no other completion."""
+    def add(self, split: str, negatives: Sequence[HardNegative]) -> None:
+        """Count the pairs of one sample."""
+        self.left_out += not negatives
+        for negative in negatives:
+            self.splits[split] = self.splits.get(split, 0) + 1
+            for name in negative.fields:
+                self.changed[name] += 1
 
 
 def write_pairs(
@@ -65,7 +83,7 @@ def write_pairs(
     template: str | None = None,
     pairs_per_sample: int = 1,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreferencePairs:
     """Write a dataset again, with a wrong completion beside each correct one.
 
@@ -83,78 +101,213 @@ def write_pairs(
     if pairs_per_sample < 1:
         raise ValueError(f"pairs_per_sample is {pairs_per_sample}; it must be at least 1")
     check_output_folder(out, data, "pairs", MANIFEST)
-    files = files_by_split(data)
+    files = dataset.files_by_split(data)
     has_own = (data / TEMPLATE_FILE).is_file()
     wording = find_template(template or (str(data) if has_own else "product"))
     schemas = {split: _extended_schema(those) for split, those in files.items()}
-    known = files.get("train") or next(iter(files.values()))
-    sampler = fit_sampler(_records(known), wording)
+    sampler = NegativeSampler(_records(files.get("train") or next(iter(files.values()))), wording)
     total = sum(pq.read_metadata(file).num_rows for those in files.values() for file in those)
     counts = PreferencePairs(folder=out, changed=dict.fromkeys(wording.fields, 0))
-    examples: list[tuple[str, str]] = []
+    examples: list[HardNegative] = []
     done = 0
     with atomic_folder(out, replace=True) as folder:
         (folder / "data").mkdir()
-        for split, those in files.items():
-            copies = pairs_per_sample if split == "train" else 1
-            columns = record_columns(schemas[split])
-            with Shards(
-                folder / "data", split, schemas[split], max_bytes=MAX_SHARD_BYTES
-            ) as shards:
-                for row in _rows(those):
+        for split, schema in schemas.items():
+            columns = dataset.record_columns(schema)
+            with Shards(folder / "data", split, schema, max_bytes=MAX_SHARD_BYTES) as shards:
+                for row in _rows(files[split]):
                     # A row's own id, not its position: inserted rows must not change its pairs.
-                    name = next((row[column] for column in ID_COLUMNS if column in row), done)
+                    name = next((row[name] for name in dataset.ID_COLUMNS if name in row), done)
                     rng = random.Random(f"{seed} {split} {name}")
-                    pairs = list(_pairs(row, as_record(row, columns), sampler, rng, copies, counts))
-                    for pair, correct in pairs:
-                        shards.add(pair, _image_bytes(pair))
-                        examples.append((correct, pair[REJECTED_COLUMN]))
-                        del examples[EXAMPLES:]
-                    if pairs:
-                        counts.splits[split] = counts.splits.get(split, 0) + len(pairs)
+                    copies = pairs_per_sample if split == "train" else 1
+                    negatives = sampler.draw(dataset.as_record(row, columns), rng, copies)
+                    for number, negative in enumerate(negatives, start=1):
+                        copy = {"id": f"{row['id']}-{number}"} if number > 1 and "id" in row else {}
+                        pair = {**row, **copy, dataset.REJECTED_COLUMN: negative.wrong}
+                        shards.add(pair, _image_bytes(row))
+                    counts.add(split, negatives)
+                    examples = [*examples, *negatives][:EXAMPLES]
                     done += 1
-                    if progress:
-                        progress(done, total)
+                    progress(done, total)
         if not counts.splits:
             raise ValueError(
                 f"no wrong completion can be made for any of {done} samples: the catalog has one "
                 f"value only in each of {', '.join(wording.fields)}; give more data, or write "
-                f"completions to a column {REJECTED_COLUMN} yourself"
+                f"completions to a column {dataset.REJECTED_COLUMN} yourself"
             )
         write_template(wording, folder / TEMPLATE_FILE)
         _write_card(folder, data, counts, examples)
     return counts
 
 
-def _pairs(
-    row: PairRow,
-    record: Record,
-    sampler: NegativeSampler,
-    rng: random.Random,
-    copies: int,
-    counts: PreferencePairs,
-) -> Iterator[tuple[PairRow, str]]:
-    """Yield the row with each of its wrong completions, and the correct one."""
-    wrongs: list[str] = []
-    for number in range(copies):
-        negative = sampler.draw(record, rng, exclude=wrongs)
-        if negative is None:
-            break
-        copy = {"id": f"{row['id']}-{number + 1}"} if number and "id" in row else {}
-        wrongs.append(negative.wrong)
-        for name in negative.fields:
-            counts.changed[name] += 1
-        yield {**row, **copy, REJECTED_COLUMN: negative.wrong}, negative.correct
-    counts.left_out += not wrongs
+class NegativeSampler:
+    """Draws wrong completions from the values of a catalog."""
+
+    def __init__(self, records: Sequence[Record], template: Template) -> None:
+        self._template = template
+        rows = [(template.select(record), record) for record in records]
+        self._fields = {name: _FieldValues(name, rows) for name in template.fields}
+
+    def draw(self, record: Record, rng: random.Random, count: int = 1) -> list[HardNegative]:
+        """Draw so many different completions, or fewer, each wrong in at least one field.
+
+        Input:  {"title": "Check Wool Scarf", "category3_code": "SCARVES", "full_price": 390.0}
+        Output: [HardNegative(
+                    correct="Product: Check Wool Scarf, Category: SCARVES, Full Price: 390.0",
+                    wrong="Product: Check Wool Cape, Category: SCARVES, Full Price: 590.0",
+                    fields=("title", "full_price"))]
+        """
+        known = self._template.select(record)
+        correct = self._template.render(known)
+        drawn = [correct]
+        negatives: list[HardNegative] = []
+        attempts = 0
+        while len(negatives) < count and attempts < ATTEMPTS:
+            chosen = [name for name in known if rng.random() < 0.5] or [rng.choice([*known])]
+            changed = {name: self._fields[name].other(known[name], rng) for name in chosen}
+            wrong = self._template.render({**known, **changed})
+            attempts += 1
+            if wrong not in drawn:
+                attempts = 0
+                drawn.append(wrong)
+                fields = tuple(name for name in chosen if changed[name] != known[name])
+                negatives.append(HardNegative(correct, wrong, fields))
+        return negatives
+
+
+class _FieldValues:
+    """Values of one field of the completion in the catalog."""
+
+    def __init__(self, name: str, rows: Sequence[tuple[Record, Record]]) -> None:
+        counts = Counter(selected[name] for selected, _ in rows if selected[name] not in (None, ""))
+        # Distinct values, the most frequent first, and the rows of each and of those before it.
+        self._values = sorted(counts, key=lambda value: (-counts[value], str(value)))
+        self._cumulative = list(itertools.accumulate(counts[value] for value in self._values))
+        prices = [float(value) for value in self._values if _is_number(value) and value > 0]
+        self._prices = sorted({*prices}) if len(prices) * 2 > len(self._values) else []
+        texts = [value for value in self._values if isinstance(value, str)]
+        is_category = len(texts) * MIN_CATEGORY_ROWS <= sum(counts[text] for text in texts)
+        self._parents = _find_parents(name, [record for _, record in rows]) if is_category else {}
+        self._siblings: dict[Value, list[Value]] = {}  # parent -> its values
+        # (word before, word after) -> words between them; "" is the start or end of a text.
+        self._words: dict[tuple[str, str], dict[str, None]] = {}
+        for text in texts:
+            if self._parents:
+                self._siblings.setdefault(self._parents[text], []).append(text)
+            for before, word, after in [] if is_category else _neighbours(text):
+                self._words.setdefault((before, after), {})[word] = None
+
+    def other(self, value: Value, rng: random.Random) -> Value:
+        """Choose another value; the same where it is the only one, or drawn again and again."""
+        if self._prices and _is_number(value) and value > 0:
+            return self._other_price(float(value), rng)
+        if isinstance(value, str) and self._words:
+            return self._other_words(value, rng)
+        return self._other_value(value, rng)
+
+    def _other_price(self, price: float, rng: random.Random) -> float:
+        """Choose a price of the catalog that is off by a factor, as likely too low as too high.
+
+        Input:  390.0, in a catalog with 90, 250, 390, 420, 590 and 1290
+        Output: 250.0 or 590.0; without one in reach, the price times the factor, rounded: 640.0
+        """
+        factor = math.exp(rng.uniform(math.log(MIN_FACTOR), math.log(MAX_FACTOR)))
+        sides = [
+            (price * factor, price * MIN_FACTOR, price * MAX_FACTOR),
+            (price / factor, price / MAX_FACTOR, price / MIN_FACTOR),
+        ]
+        rng.shuffle(sides)
+        for wanted, lowest, highest in sides:
+            first = bisect.bisect_left(self._prices, lowest)
+            nearby = self._prices[first : bisect.bisect(self._prices, highest)]
+            if nearby:
+                return min(nearby, key=lambda other: abs(math.log(other / wanted)))
+        return _round_like(sides[0][0], price)
+
+    def _other_value(self, value: Value, rng: random.Random) -> Value:
+        """Choose another value: half of the time of the same parent, else by frequency."""
+        siblings = self._siblings.get(self._parents.get(str(value)), ())
+        if len(siblings) > 1 and rng.random() < 0.5:
+            return rng.choice([other for other in siblings if other != value])
+        for _ in range(ATTEMPTS if self._values else 0):
+            (other,) = rng.choices(self._values, cum_weights=self._cumulative)
+            if other != value:
+                return other
+        return value
+
+    def _other_words(self, text: str, rng: random.Random) -> Value:
+        """Replace a word by one that stands between the same words elsewhere, or take another text.
+
+        Input:  "Check Wool Scarf", where "Check Silk Scarf" and "Check Wool Cape" exist
+        Output: "Check Silk Scarf" or "Check Wool Cape"
+        """
+        options = {
+            place: [other for other in self._words.get((before, after), ()) if other != word]
+            for place, (before, word, after) in enumerate(_neighbours(text))
+        }
+        places = [place for place, others in options.items() if others]
+        if not places:
+            return self._other_value(text, rng)
+        words = text.split(" ")
+        place = rng.choice(places)
+        words[place] = rng.choice(options[place])
+        return " ".join(words)
+
+
+def _is_number(value: Value) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _neighbours(text: str) -> list[tuple[str, str, str]]:
+    """List the words of a text, each between those beside it."""
+    words = text.split(" ")
+    return list(zip(["", *words], words, [*words[1:], ""], strict=False))
+
+
+def _round_like(amount: float, price: float) -> float:
+    """Round an amount so that it ends like a price.
+
+    Input:  663.2 like 390.0, 78.183 like 45.99, 78.183 like 45.5, 1.7 like 1.0
+    Output: 660.0             78.99              78.5             2.0
+    """
+    whole, cents = divmod(round(price * 100), 100)
+    if cents:
+        return (max(1, math.floor(amount)) * 100 + cents) / 100
+    step = 1
+    while step * 10 <= amount and whole % (step * 10) == 0:
+        step *= 10
+    return float(max(1, round(amount / step)) * step)
+
+
+def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
+    """Return each category's value in the finest column that groups the categories.
+
+    Input:  category3_code COATS COATS SHIRTS HATS, category2_code CLOTHES CLOTHES CLOTHES HEAD
+    Output: {"COATS": "CLOTHES", "SHIRTS": "CLOTHES", "HATS": "HEAD"}
+    """
+    children = len({record.get(name) for record in records})
+    finest, best = 1, {}
+    for column in records[0] if records else ():
+        pairs = Counter((str(record.get(name)), record.get(column)) for record in records)
+        kinds = len({parent for _, parent in pairs})
+        if column == name or not finest < kinds < children:
+            continue
+        parents: dict[str, Value] = {}
+        for (child, parent), _ in pairs.most_common():
+            parents.setdefault(child, parent)
+        explained = sum(pairs[pair] for pair in parents.items())
+        if explained >= MIN_PARENT_SHARE * len(records):
+            finest, best = kinds, parents
+    return best
 
 
 def _records(files: Iterable[Path]) -> list[Record]:
     """Read the records of files, without their images."""
     records: list[Record] = []
     for file in files:
-        columns = record_columns(pq.read_schema(file))
+        columns = dataset.record_columns(pq.read_schema(file))
         rows = pq.read_table(file, columns=columns).to_pylist()
-        records += [as_record(row, columns) for row in rows]
+        records += [dataset.as_record(row, columns) for row in rows]
     return records
 
 
@@ -168,27 +321,27 @@ def _rows(files: Iterable[Path]) -> Iterator[PairRow]:
 
 def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     """Return the schema of a split with the column of wrong completions."""
+    rejected = dataset.REJECTED_COLUMN
     schemas = [pq.read_schema(file) for file in files]
     schema, file = schemas[0], files[0]
     if any(other.names != schema.names or other.types != schema.types for other in schemas):
         raise ValueError(f"{file} and the files beside it differ in columns; prepare them together")
-    if REJECTED_COLUMN in schema.names:
+    if rejected in schema.names:
         raise ValueError(
-            f"{file} has a column {REJECTED_COLUMN} already, so these are pairs; give the data "
-            "they were made from"
+            f"{file} has a column {rejected} already, so these are pairs; give the data they were "
+            "made from"
         )
-    if MESSAGES_COLUMN in schema.names:
+    if dataset.MESSAGES_COLUMN in schema.names:
         raise ValueError(
             f"{file} holds conversations, and plausible wrong completions are made of records "
-            f"only; write worse last messages to a column {REJECTED_COLUMN} yourself"
+            f"only; write worse last messages to a column {rejected} yourself"
         )
-    schema = schema.append(pa.field(REJECTED_COLUMN, pa.string()))
     metadata = dict(schema.metadata or {})
     described = json.loads(metadata.get(b"huggingface", b"{}"))
-    if "features" not in described.get("info", {}):
-        return schema
-    described["info"]["features"][REJECTED_COLUMN] = {"dtype": "string", "_type": "Value"}
-    return schema.with_metadata({**metadata, b"huggingface": json.dumps(described)})
+    if "features" in described.get("info", {}):
+        described["info"]["features"][rejected] = {"dtype": "string", "_type": "Value"}
+        metadata[b"huggingface"] = json.dumps(described).encode()
+    return schema.append(pa.field(rejected, pa.string())).with_metadata(metadata or None)
 
 
 def _image_bytes(row: PairRow) -> int:
@@ -197,10 +350,7 @@ def _image_bytes(row: PairRow) -> int:
 
 
 def _write_card(
-    folder: Path,
-    data: Path,
-    counts: PreferencePairs,
-    examples: Sequence[tuple[str, str]],
+    folder: Path, data: Path, counts: PreferencePairs, examples: Sequence[HardNegative]
 ) -> None:
     """Write metadata and card beside the rows."""
     name = counts.folder.absolute().name
@@ -209,15 +359,7 @@ def _write_card(
     write_text(folder / MANIFEST, text + "\n")
     source = data / "README.md"
     license = DatasetCard.load(source).data.get("license") if source.is_file() else None
-    card = render(
-        "pairs_card.md.j2",
-        header=card_header(list(counts.splits), license),
-        name=name,
-        total=sum(counts.splits.values()),
-        data=data.absolute().name,
-        without_pair=counts.left_out,
-        splits=counts.splits,
-        changed=counts.changed,
-        examples=examples,
-    )
+    header = card_header(list(counts.splits), license)
+    made_from = data.absolute().name
+    card = render("pairs_card.md.j2", header=header, data=made_from, examples=examples, **metadata)
     write_text(folder / "README.md", card)

@@ -13,8 +13,7 @@ from catalogs import image
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, find_template, write_template
-from phi_vision.prepare.hard_negatives import fit_sampler
-from phi_vision.prepare.preference_pairs import PreferencePairs, write_pairs
+from phi_vision.prepare.preference_pairs import NegativeSampler, PreferencePairs, write_pairs
 
 KINDS = {"COATS": "CLOTHES", "SHIRTS": "CLOTHES", "TOTES": "BAGS", "CLUTCHES": "BAGS"}
 CLOTHS = ("Wool", "Silk", "Linen")
@@ -133,10 +132,9 @@ def test_without_other_prices_in_reach_the_ending_is_kept(price, prices, ending)
     records = [
         {"title": "Hat", "category3_code": "HATS", "full_price": each} for each in prices * 2
     ]
-    catalog = fit_sampler(records, PRODUCT)
+    catalog = NegativeSampler(records, PRODUCT)
     for seed in range(20):
-        made = catalog.draw(records[0], random.Random(seed))
-        assert made is not None
+        (made,) = catalog.draw(records[0], random.Random(seed))
         assert made.fields == ("full_price",)
         said = PRODUCT.parse(made.wrong)
         assert said is not None
@@ -150,10 +148,9 @@ def test_fields_of_other_kinds_get_another_value_of_their_column():
     records = [
         {"title": value, "category3_code": value, "full_price": value} for value in values * 3
     ]
-    catalog = fit_sampler(records, PRODUCT)
+    catalog = NegativeSampler(records, PRODUCT)
     for seed, record in enumerate(records):
-        made = catalog.draw(record, random.Random(seed))
-        assert made is not None
+        (made,) = catalog.draw(record, random.Random(seed))
         assert PRODUCT.parse(made.wrong) != PRODUCT.parse(made.correct) == PRODUCT.select(record)
 
 
