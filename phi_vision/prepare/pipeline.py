@@ -35,14 +35,9 @@ from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow
 from phi_vision.prepare.splits import Assignment, Duplicate, assign_rows, source_splits
 
-CHUNK = 32
-"""Rows cleaned at once: a tenth of a second of work, and a few megabytes."""
-
-CARD_IMAGES = 24
-"""Samples shown on the card, evenly spread over the dataset."""
-
-MANIFEST = "prepared.json"
-"""Metadata of a prepared dataset; a folder that has it may be replaced by another run."""
+CHUNK = 32  # rows cleaned at once: a tenth of a second of work, and a few megabytes
+CARD_IMAGES = 24  # samples shown on the card, evenly spread over the dataset
+MANIFEST = "prepared.json"  # metadata; a folder that has it may be replaced by another run
 
 Chunks = Iterator[list[LoadedRow | UnreadableRow]]
 
@@ -168,7 +163,7 @@ def _write(
     stage = Stage(folder / "stage", schema.columns.fields)
     clean = functools.partial(clean_chunk, schema=schema)
     execute = EXECUTORS[config.engine]
-    with RejectedRows(folder / "rejected.parquet") as rejected:
+    with RejectedRows(folder) as rejected:
         with stage:
             for rows in execute(clean, chunks, workers=config.workers, address=config.ray_address):
                 for row in rows:
@@ -255,7 +250,7 @@ def _describe(
         "template": dataclasses.asdict(schema.template) if schema.template else None,
         **assignment.metadata,
         "rejected": dict(rejected.reasons.most_common()),
-        "changes": dict(statistics.changes.most_common()),
+        "changes": dict(sorted(statistics.changes.items(), key=lambda each: (-each[1], each[0]))),
         "images": statistics.describe_images(),
         "fields": {
             name: field.describe(len(stage.keys)) for name, field in statistics.fields.items()

@@ -14,72 +14,50 @@ class PrepareConfig:
 
     out: Path
     """Folder to write; one that an earlier run wrote is replaced."""
-
     kind: str | None = None
     """Format of the source; by default detected from its name and content."""
-
     split: str | None = None
     """Split of the source to read; all by default."""
-
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
-
     streaming: bool = False
     """Read a hub dataset without storing it here first."""
-
     map: tuple[str, ...] = ()
     """Columns, as PART=COLUMN: image, id, group, split, messages or a field of the record; the
     others are guessed, and the guess is shown."""
-
     template: str | None = None
     """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
     or a plain one over the fields that were found."""
-
     validation: float = 0.1
     """Fraction of samples in the validation split, which is evaluated during training."""
-
     test: float = 0.1
     """Fraction of samples in the test split."""
-
     resplit: bool = False
     """Split again: ignore the source's own splits and those of an earlier run."""
-
     seed: int = 0
     """Seed of the splits."""
-
     tolerance: int = 4
     """Maximum Hamming distance (of 64 bits) between perceptual hashes of near-duplicates."""
-
     decimal: Literal["point", "comma"] | None = None
     """Decimal mark of an ambiguous price such as 1.234; by default guessed from the others."""
-
     longest_side: int = 2016
     """Larger images are scaled down to this, in pixels: six crops of 336, the model's maximum."""
-
     downloads: Path | None = None
     """Cache of downloaded images; beside OUT by default."""
-
     allow_private_addresses: bool = False
     """Also download from this machine and its network."""
-
     per_host: int = 8
     """Parallel downloads from one host."""
-
     retries: int = 4
     """Retries where a host is busy or cannot be reached."""
-
     engine: Literal["local", "ray"] = "local"
     """Where images are cleaned: processes of this machine, or Ray Data."""
-
     ray_address: str | None = None
     """A running Ray cluster, such as auto or ray://head:10001; by default Ray is started here."""
-
     workers: int | None = None
     """Processes that clean images; one for each core by default."""
-
     shard_size: int = 256
     """Maximum size in MB of a Parquet file, approximately."""
-
     license: str | None = None
     """Licence of the data, for the card; by default that of the source."""
 

@@ -12,20 +12,14 @@ from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
 from phi_vision.prepare.sources.rows import Row, Source
 
-FIRST_ROWS = 1000
-"""Rows from which the columns are guessed."""
-
-MIN_PRICE_SHARE = 0.9
-"""Fraction of the first rows in which a column named like a price must hold one."""
-
+FIRST_ROWS = 1000  # from which the columns are guessed
+MIN_PRICE_SHARE = 0.9  # of the first rows, in which a column named like a price must hold one
 DECIMAL_MARKS: dict[str | None, DecimalMark] = {"point": ".", "comma": ","}
-
-WORDING = {
+WORDING = {  # field -> its name in a question, and its part of a completion, where some are missing
     "title": ("the product", "Product: {title}"),
     "category3_code": ("its category", "Category: {category3_code}"),
     "full_price": ("its full price", "Full Price: {full_price:number}"),
 }
-"""Field -> its name in a question, and its part of a completion, where some are missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +27,13 @@ class Schema:
     """How every row of a source is cleaned."""
 
     columns: Columns
-    template: Template | None
-    """A record must have its fields; None where samples are conversations."""
-
+    template: Template | None  # its fields must be there; None where samples are conversations
     images: ImageRules
-    decimal: DecimalMark | None
-    """The decimal mark of an ambiguous `1.234`."""
-
+    decimal: DecimalMark | None  # of an ambiguous `1.234`
     prices: frozenset[str] = frozenset()
     """Fields besides the template's that hold prices; one that is not parsed is left empty."""
 
-    has_urls: bool = False
-    """Whether images are given by URLs."""
+    has_urls: bool = False  # whether images are given by URLs
 
 
 def find_schema(source: Source, config: PrepareConfig) -> Schema:

@@ -5,6 +5,7 @@ Clean rows go to the stage on disk at once, until their group and split are know
 """
 
 import json
+import math
 import pickle
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -24,13 +25,10 @@ from phi_vision.prepare.columns import RESERVED
 from phi_vision.prepare.data_card import Statistics
 from phi_vision.prepare.dedup import RowKeys
 
-GROUP_ROWS = 100
-"""Rows of a row group at most, as `datasets` advises for images: readers load whole ones."""
-
-GROUP_BYTES = 32_000_000
-"""Bytes of images after which a row group is closed early: it is held in memory."""
-
-_REJECTED = [("row", pa.int64()), *((n, pa.string()) for n in ("origin", "reason", "detail"))]
+GROUP_ROWS = 100  # of a row group, as `datasets` advises for images: readers load whole ones
+GROUP_BYTES = 32_000_000  # of images, after which a row group is closed early: it is in memory
+_TEXTS = ("origin", "reason", "detail", "values")
+_REJECTED = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in _TEXTS)])
 _EXACT: dict[str, set[str]] = {  # type -> the kinds of values it holds exactly
     **{"string": set(), "bool": {"bool"}},
     **{"int64": {"int", "long int"}, "float64": {"int", "float"}},
@@ -52,48 +50,70 @@ def check_output_folder(out: Path, source: Path, command: str, manifest: str) ->
         )
 
 
-class RowWriter:
-    """Writes rows to one Parquet file, which is complete once it is closed."""
+class Shards(AbstractContextManager["Shards"]):
+    """Writes rows to Parquet files; one that has reached a given size is closed.
 
-    def __init__(self, file: Path, schema: pa.Schema, *, max_bytes: int = GROUP_BYTES) -> None:
-        self._schema, self._max_bytes = schema, max_bytes
-        self._writer = pq.ParquetWriter(file, schema)
+    Files are named as `datasets` does, train-00000-of-00002.parquet; without a size there is one
+    file, train.parquet, also where there are no rows.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, schema: pa.Schema, *, max_bytes: float = math.inf
+    ) -> None:
+        self._file, self._schema, self._max_bytes = folder / name, schema, max_bytes
         self._rows: list[Mapping[str, object]] = []
-        self._bytes = 0
+        self._image_bytes = 0
+        self._files: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def __exit__(self, *error: object) -> None:
+        is_one = self._max_bytes == math.inf
+        if self._rows or (is_one and not self._files):
+            self._write_group()
+        self._close_file()
+        for number, file in enumerate(self._files if error[0] is None else ()):
+            ending = "" if is_one else f"-{number:05d}-of-{len(self._files):05d}"
+            publish_file(file, self._file.with_name(f"{self._file.name}{ending}.parquet"))
 
     def add(self, row: Mapping[str, object], image_bytes: int = 0) -> None:
         """Write a row, possibly later."""
         self._rows.append(row)
-        self._bytes += image_bytes
-        if len(self._rows) >= GROUP_ROWS or self._bytes >= self._max_bytes:
-            self._flush()
+        self._image_bytes += image_bytes
+        is_large = self._image_bytes >= min(GROUP_BYTES, self._max_bytes)
+        if is_large or len(self._rows) >= GROUP_ROWS:
+            self._write_group()
 
-    def close(self) -> None:
-        """Complete the file."""
-        self._flush()
-        self._writer.close()
+    def _write_group(self) -> None:
+        if self._writer is None:
+            name = f"{self._file.name}-{len(self._files):05d}.unfinished"
+            self._files.append(self._file.with_name(name))
+            self._writer = pq.ParquetWriter(self._files[-1], self._schema)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._image_bytes = [], 0
+        if self._files[-1].stat().st_size >= self._max_bytes:
+            self._close_file()
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows, self._bytes = [], 0
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 class RejectedRows(AbstractContextManager["RejectedRows"]):
     """Writes `rejected.parquet`: every row that became no sample, with its original values."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.reasons: Counter[str] = Counter()
-        self._writer = RowWriter(file, pa.schema([*_REJECTED, ("values", pa.string())]))
+        self._file = Shards(folder, "rejected", _REJECTED)
 
     def __exit__(self, *error: object) -> None:
-        self._writer.close()
+        self._file.__exit__(*error)
 
     def add(self, rejected: RejectedRow) -> None:
         """Write a rejected row, possibly later."""
         self.reasons[rejected.reason] += 1
         values = asdict(rejected)
-        self._writer.add({"row": values.pop("number"), **values})
+        self._file.add({"row": values.pop("number"), **values})
 
 
 class Stage(AbstractContextManager["Stage"]):
@@ -208,39 +228,6 @@ class Layout:
             **({"image": images[0]} if self.has_one_image_each else {"images": images}),
             **({"messages": messages} if self.has_messages else {}),
         }
-
-
-class Shards(AbstractContextManager["Shards"]):
-    """Writes the rows of one split; a file that has reached a given size is closed."""
-
-    def __init__(self, folder: Path, split: str, schema: pa.Schema, *, max_bytes: int) -> None:
-        self._folder, self._split, self._schema = folder, split, schema
-        self._max_bytes = max_bytes
-        self._files: list[Path] = []
-        self._writer: RowWriter | None = None
-
-    def __exit__(self, *error: object) -> None:
-        self._close_file()
-        if error[0] is None:
-            # Named as `datasets` does, which needs their number: train-00000-of-00002.
-            for number, file in enumerate(self._files):
-                name = f"{self._split}-{number:05d}-of-{len(self._files):05d}.parquet"
-                publish_file(file, self._folder / name)
-
-    def add(self, row: Mapping[str, object], image_bytes: int) -> None:
-        """Write a row, possibly later."""
-        if self._writer is None:
-            self._files.append(self._folder / f"{self._split}-{len(self._files):05d}.unfinished")
-            max_bytes = min(GROUP_BYTES, self._max_bytes)
-            self._writer = RowWriter(self._files[-1], self._schema, max_bytes=max_bytes)
-        self._writer.add(row, image_bytes)
-        if self._files[-1].stat().st_size >= self._max_bytes:
-            self._close_file()
-
-    def _close_file(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 def _fingerprint(*parts: str) -> str:

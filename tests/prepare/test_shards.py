@@ -131,7 +131,7 @@ def test_several_images_are_a_list_with_names_by_their_content() -> None:
 
 
 def test_rejected_rows_are_counted_and_written(tmp_path: Path) -> None:
-    with RejectedRows(tmp_path / "rejected.parquet") as rejected:
+    with RejectedRows(tmp_path) as rejected:
         for number in range(150):
             rejected.add(
                 RejectedRow(
@@ -149,6 +149,6 @@ def test_rejected_rows_are_counted_and_written(tmp_path: Path) -> None:
 
 
 def test_no_rejected_row_is_an_empty_table(tmp_path: Path) -> None:
-    with RejectedRows(tmp_path / "rejected.parquet"):
+    with RejectedRows(tmp_path):
         pass
     assert pq.read_table(tmp_path / "rejected.parquet").num_rows == 0
