@@ -7,13 +7,11 @@ import base64
 import binascii
 import os
 import re
-import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote, unquote_to_bytes
 
-MAX_FILE_BYTES = 200_000_000
-"""Above the largest camera file, far below a worker's memory."""
-
+MAX_FILE_BYTES = 200_000_000  # above the largest camera file, far below a worker's memory
 # How JPEG, PNG, GIF and WebP begin in base64.
 _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 
@@ -26,9 +24,7 @@ def url_of(value: object) -> str | None:
     """
     if isinstance(value, Mapping):
         value = None if value.get("bytes") else value.get("path")
-    if not isinstance(value, str):
-        return None
-    text = value.strip()
+    text = value.strip() if isinstance(value, str) else ""
     if re.match(r"https?://", text, re.IGNORECASE):
         return text
     # Shop exports leave the scheme to the page; a path of a file never begins with a host.
@@ -38,10 +34,9 @@ def url_of(value: object) -> str | None:
 def read_reference(value: object, folder: Path | None) -> bytes:
     """Read the image that a cell holds or names.
 
-    Accepted are bytes, base64, a data URI, a path, or the struct of bytes and path. A path is
-    looked up inside the folder and may not leave it, neither by `..`, nor as an absolute path, nor
-    through a symbolic link. Windows separators and `%20` are understood where no file has the
-    literal name.
+    A path is looked up inside the folder and may not leave it, neither by `..`, nor as an absolute
+    path, nor through a symbolic link. Windows separators and `%20` are understood where no file has
+    the literal name.
 
     Input:  b"\\xff\\xd8…", "images/a.jpg", "data:image/png;base64,iVBOR…", {"bytes": …, "path": …}
     Output: the bytes of the image, unchecked
@@ -56,17 +51,19 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         return bytes(value)
     if isinstance(value, os.PathLike):
         value = os.fsdecode(value)
-    if not value or (isinstance(value, str) and not value.strip()):
-        raise ValueError("no image: the cell is empty; give bytes, a path or a URL")
-    if not isinstance(value, str):
-        raise ValueError(
-            f"no image: the cell holds a {type(value).__name__}; give bytes, a path or a URL"
-        )
+    if not isinstance(value, str) or not value.strip():
+        held = f"holds a {type(value).__name__}" if value and not isinstance(value, str) else ""
+        raise ValueError(f"no image: the cell {held or 'is empty'}; give bytes, a path or a URL")
     if value.lstrip()[:5].lower() == "data:":
         return _read_data_uri(value.strip())
     if value.startswith(_BASE64_PREFIXES) and len(value) > 100 and "." not in value:
         return _read_base64(value.encode(errors="replace"))
-    return _read_file(value, folder)
+    if folder is None:
+        raise ValueError(
+            f"no folder: {value[:80]!r} is a path, and the source has no folder; give bytes or a "
+            "URL"
+        )
+    return _read_file(value, _find_file(value, folder))
 
 
 def _read_data_uri(uri: str) -> bytes:
@@ -76,9 +73,8 @@ def _read_data_uri(uri: str) -> bytes:
         raise ValueError(
             f"broken data URI: found no comma after {head[:40]!r}; write data:image/png;base64,…"
         )
-    data = urllib.parse.unquote_to_bytes(body)
     is_base64 = "base64" in [part.strip().lower() for part in head.split(";")[1:]]
-    return _read_base64(data) if is_base64 else data
+    return _read_base64(unquote_to_bytes(body)) if is_base64 else unquote_to_bytes(body)
 
 
 def _read_base64(text: bytes) -> bytes:
@@ -93,17 +89,11 @@ def _read_base64(text: bytes) -> bytes:
         ) from error
 
 
-def _read_file(name: str, folder: Path | None) -> bytes:
-    if folder is None:
-        raise ValueError(
-            f"no folder: {name[:80]!r} is a path, and the source has no folder; give bytes or a URL"
-        )
-    file = _find_file(name, folder)
+def _read_file(name: str, file: Path) -> bytes:
     # A pipe or a device would hang or never end; a folder has no bytes.
     if not file.is_file():
         raise ValueError(f"not a file: found a folder, pipe or device at {name!r}; give a file")
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
+    if (size := file.stat().st_size) > MAX_FILE_BYTES:
         raise ValueError(
             f"file too large: {name!r} has {size} bytes, the maximum is {MAX_FILE_BYTES}; give a "
             "smaller image"
@@ -121,19 +111,18 @@ def _find_file(name: str, folder: Path) -> Path:
             f"not a local path: found the URL {name.strip()[:80]!r}; give a path inside "
             "the source's folder, or an http(s) URL to be downloaded"
         )
-    inside = folder.resolve()
+    roots = (folder.resolve(), folder.absolute())
     is_outside = False
     for spelling in _spellings(name):
         try:
-            file = (inside / spelling).resolve(strict=True)
+            file = (roots[0] / spelling).resolve(strict=True)
         # Also: loops of links, names with a zero byte, names longer than any file's.
         except (OSError, RuntimeError, ValueError):
             # Whether a file outside exists is not revealed.
             meant = Path(os.path.normpath(folder.absolute() / spelling))
-            roots = (inside, folder.absolute())
-            is_outside = is_outside or not any(meant.is_relative_to(root) for root in roots)
+            is_outside |= not any(map(meant.is_relative_to, roots))
             continue
-        if file.is_relative_to(inside):
+        if file.is_relative_to(roots[0]):
             return file
         is_outside = True
     if is_outside:
@@ -152,7 +141,9 @@ def _spellings(name: str) -> list[str]:
     Input:  images\red%20coat.jpg
     Output: images\red%20coat.jpg, images/red%20coat.jpg, images\red coat.jpg, images/red coat.jpg
     """
-    spellings = [name, name.strip()]
-    spellings += [urllib.parse.unquote(spelling) for spelling in spellings]
-    slashed = [re.sub(r"^[A-Za-z]:", "/", each.replace("\\", "/")) for each in spellings]
-    return list(dict.fromkeys(spellings[:2] + slashed[:2] + spellings[2:] + slashed[2:]))
+    found = [
+        each
+        for plain in ((name, name.strip()), (unquote(name), unquote(name.strip())))
+        for each in (*plain, *(re.sub(r"^[A-Za-z]:", "/", p.replace("\\", "/")) for p in plain))
+    ]
+    return list(dict.fromkeys(found))

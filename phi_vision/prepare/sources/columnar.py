@@ -11,14 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.prepare.sources import files
-from phi_vision.prepare.sources.rows import (
-    Found,
-    Inspected,
-    Piece,
-    Source,
-    UnreadableRow,
-    number_rows,
-)
+from phi_vision.prepare.sources.rows import Found, Inspected, Piece, Source, UnreadableRow, numbered
 
 DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
@@ -97,7 +90,7 @@ def open_hub(
     folder = Path(name) if Path(name).is_dir() else None
     notes = files.read_notes(folder) if folder else {}
     notes |= files.select_notes(vars(next(iter(chosen.values())).info))
-    rows = partial(number_rows, _read_splits, name, chosen)
+    rows = partial(numbered, _read_splits, name, chosen)
     return Source(name=name, kind="hub", rows=rows, folder=folder, detected=detected, notes=notes)
 
 

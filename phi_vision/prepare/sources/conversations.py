@@ -8,17 +8,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from phi_vision.prepare.sources.files import VOCABULARY, invert
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
 IMAGE_MARK = "<image>"
-# Role in the source -> role of a message.
-ROLES = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model"), "assistant"),
-    "system": "system",
-}
+ROLES = invert(VOCABULARY["roles"])  # role in the source -> role of a message
 
 
 def with_conversations(source: Source) -> Source:

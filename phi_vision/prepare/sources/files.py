@@ -10,17 +10,19 @@ from pathlib import Path
 
 import yaml
 
-SPLIT_NAMES = {  # split name in a file or folder -> canonical split name
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
+
+
+def invert(names: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Map names to the canonical one: {"test": ["testing"]} to {"testing": "test"}."""
+    return {name: canonical for canonical, known in names.items() for name in known}
+
+
+SPLIT_NAMES = invert(VOCABULARY["splits"])
+IMAGE_SUFFIXES = tuple(VOCABULARY["images"])
 SPLIT_ORDER = ("train", "validation", "test")
 INFO_FILE = "dataset_info.json"
-DESCRIPTIONS = (  # files of `datasets` and of a prepared folder that hold no rows
-    *(INFO_FILE, "dataset_infos.json", "dataset_dict.json", "state.json"),
-    *("prepared.json", "rejected.parquet"),
-)
+DESCRIPTIONS = tuple(VOCABULARY["descriptions"])
 MAX_NOTE = 2000
 NOTES = ("license", "description", "homepage", "citation")
 

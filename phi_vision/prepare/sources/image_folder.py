@@ -1,27 +1,15 @@
 """Folders of images: with metadata.csv or .jsonl, or sorted into one folder per category."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from phi_vision.prepare.sources import columnar, delimited, files, json_files
-from phi_vision.prepare.sources.rows import (
-    Found,
-    Inspected,
-    Piece,
-    Source,
-    UnreadableRow,
-    Values,
-    number_rows,
-)
+from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
+from phi_vision.prepare.sources.rows import Piece, Reader, Source, UnreadableRow, Values, numbered
 
-# Suffixes of files taken for images; their content is checked when they are cleaned.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ico", ".ppm"),
-)
-METADATA: dict[str, Callable[[Path], Inspected]] = {
+METADATA = {
     "metadata.csv": delimited.inspect_table,
     "metadata.tsv": delimited.inspect_table,
     "metadata.jsonl": json_files.inspect_json_lines,
@@ -31,7 +19,7 @@ _FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
 _Placed = tuple[str, str, Values]  # path that determines the split, origin, values
-_Metadata = Mapping[Path, Callable[[], Iterable[Found]]]  # file -> what reads its rows
+_Metadata = Mapping[Path, Reader]
 
 
 def open_image_folder(name: str, *, split: str | None = None) -> Source:
@@ -67,7 +55,7 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     listed = ", ".join(file.relative_to(root).as_posix() for file in metadata)
     detected = {"metadata": listed} if listed else {"category": "the name of an image's folder"}
     detected |= {"splits": ", ".join(chosen)} if chosen else {}
-    rows = partial(number_rows, _read, root, metadata, splits, chosen if split else None)
+    rows = partial(numbered, _read, root, metadata, splits, chosen if split else None)
     notes = files.read_notes(root)
     return Source(name=name, kind="folder", rows=rows, folder=root, detected=detected, notes=notes)
 

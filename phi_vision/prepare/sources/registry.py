@@ -1,28 +1,30 @@
 """SOURCES: every kind of catalog, and how the kind is detected."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from phi_vision.prepare.sources import columnar, delimited, files, json_files, text_files
-from phi_vision.prepare.sources.conversations import turn_column, with_conversations
-from phi_vision.prepare.sources.image_folder import (
-    IMAGE_SUFFIXES,
-    metadata_files,
-    open_image_folder,
+from phi_vision.prepare.sources import (
+    columnar,
+    conversations,
+    delimited,
+    files,
+    image_folder,
+    json_files,
+    text_files,
+    webdataset,
 )
 from phi_vision.prepare.sources.rows import (
-    Found,
     Inspected,
     Piece,
+    Reader,
     Source,
     UnreadableRow,
-    number_rows,
+    numbered,
 )
-from phi_vision.prepare.sources.webdataset import inspect_tar
 
 
 class FileFormat(NamedTuple):
@@ -33,38 +35,19 @@ class FileFormat(NamedTuple):
     counted: str = ""  # name of the number of files among what is detected
 
 
+_LINES = (".jsonl", ".ndjson")
 FORMATS = {
-    "csv": FileFormat((".csv", ".tsv", ".tab", ".txt"), delimited.inspect_table),
+    "csv": FileFormat((".csv", ".tsv", ".tab"), delimited.inspect_table),
     "json": FileFormat((".json",), json_files.inspect_json),
-    "jsonl": FileFormat(json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
+    "jsonl": FileFormat(_LINES, json_files.inspect_json_lines),
     "parquet": FileFormat((".parquet", ".pq"), columnar.inspect_parquet, "files"),
     "arrow": FileFormat((".arrow", ".feather"), columnar.inspect_arrow, "files"),
-    "webdataset": FileFormat((".tar",), inspect_tar, "shards"),
+    "webdataset": FileFormat((".tar",), webdataset.inspect_tar, "shards"),
+    "llava": FileFormat((".json", *_LINES), json_files.inspect_conversations),
 }
-_KINDS = {suffix: kind for kind, form in FORMATS.items() for suffix in form.suffixes}
-FORMATS["llava"] = FileFormat(
-    (".json", *json_files.LINES_SUFFIXES), json_files.inspect_conversations
-)
-WHOLE = (
-    "json",
-    "llava",
-    "parquet",
-    "arrow",
-)  # a file of which nothing can be read is one unreadable row
-# Magic bytes.
-_MARKS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
-_FOREIGN = {
-    b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV, or unpack it",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV in UTF-8",
-    b"%PDF": "a PDF; export the table as CSV",
-    b"<!doctype html": "a web page, as a failed download leaves; fetch the file itself",
-    b"<html": "a web page, as a failed download leaves; fetch the file itself",
-    b"<?xml": "XML; export it as CSV or JSON",
-    b"\xff\xd8\xff": "a JPEG image; give its folder",
-    b"\x89PNG": "a PNG image; give its folder",
-    b"SQLite format 3": "an SQLite database; export the table as CSV",
-    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
-}
+_KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind].suffixes}
+_KINDS[".txt"] = "csv"  # alone: in a folder it is a licence or a list rather than a table
+_WHOLE = ("json", "llava", "parquet", "arrow")  # nothing can be read: one unreadable row
 
 
 def open_source(
@@ -103,12 +86,12 @@ def open_source(
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
         found = f"only its format ({facts})" if facts else "neither header nor row"
         raise ValueError(f"{name} is empty: found {found}; it holds no rows, check the export")
-    if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in WHOLE:
+    if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in _WHOLE:
         raise ValueError(
             f"cannot read {name} as {kind}: {only.reason}: {only.raw[:200]!r}; mend it or write "
             "the file again"
         )
-    return with_conversations(source)
+    return conversations.with_conversations(source)
 
 
 def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
@@ -117,38 +100,32 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
     Of what is detected in the files, equal facts are listed once and different ones with commas.
     """
     form, path = FORMATS[kind], Path(name)
-    suffixes = tuple(suffix for suffix in form.suffixes if suffix != ".txt")  # beside tables: notes
     saved = columnar.saved_parts(path) if kind == "arrow" else []
-    parts, root = (saved, path) if saved else files.find_parts(name, suffixes)
+    parts, root = (saved, path) if saved else files.find_parts(name, form.suffixes)
     chosen = files.choose_splits(split, [each for _, each in parts if each], name)
     parts = [part for part in parts if split is None or part[1] in chosen]
     parts.sort(key=lambda part: files.split_rank(part[1]))
     inspected = [form.inspect(file) for file, _ in parts]
-    found: dict[str, dict[str, None]] = {}
-    counted = {form.counted: str(len(parts))} if form.counted else {}
-    splits = ({"splits": each} for each in chosen)
-    for fact, value in (
-        item for facts in (counted, *(f for f, _ in inspected), *splits) for item in facts.items()
-    ):
-        found.setdefault(fact, {})[value] = None
+    found = [{form.counted: str(len(parts))}] if form.counted else []
+    found += [*(facts for facts, _ in inspected), *({"splits": each} for each in chosen)]
     # The README beside a single file in a folder of downloads may describe anything.
     folder = parts[0][0].parent
     notes = files.read_notes(folder) if (folder / files.INFO_FILE).is_file() else {}
-    notes |= files.read_notes(path) if path.is_dir() else {}
     readers = [(*part, read) for part, (_, read) in zip(parts, inspected, strict=True)]
     return Source(
         name=name,
         kind=kind,
-        rows=partial(number_rows, _read_files, readers, root),
+        rows=partial(numbered, _read_files, readers, root),
         folder=root,
-        detected={fact: ", ".join(values) for fact, values in found.items()},
-        notes=notes,
+        detected={
+            fact: ", ".join(dict.fromkeys(facts[fact] for facts in found if fact in facts))
+            for fact in dict.fromkeys(fact for facts in found for fact in facts)
+        },
+        notes=notes | (files.read_notes(path) if path.is_dir() else {}),
     )
 
 
-def _read_files(
-    readers: Sequence[tuple[Path, str | None, Callable[[], Iterable[Found]]]], root: Path
-) -> Iterator[Piece]:
+def _read_files(readers: Sequence[tuple[Path, str | None, Reader]], root: Path) -> Iterator[Piece]:
     for file, split, read in readers:
         relative = file.relative_to(root)
         folders = relative.parts[:-1]
@@ -189,12 +166,12 @@ def _kind_of_file(file: Path) -> str:
         head = b""
     if not head:
         raise ValueError(f"{file} is empty: found 0 bytes; give a file with rows")
-    for mark, kind in _MARKS.items():
-        if head.startswith(mark):
-            return kind
+    for kind, mark in files.VOCABULARY["magic"].items():
+        if head.startswith(mark.encode()):
+            return str(kind)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for mark, meaning in _FOREIGN.items():
-        if start.startswith(mark.lower()):
+    for mark, meaning in files.VOCABULARY["foreign"].items():
+        if start.startswith(mark.encode("latin-1")):
             raise ValueError(f"cannot read {file}: it is {meaning}")
     if head[257:262] == b"ustar":
         return "webdataset"
@@ -211,17 +188,18 @@ def _kind_of_json(file: Path) -> str:
     """Distinguish lists from lines, regardless of the suffix, and conversations from records."""
     facts, read = json_files.inspect_conversations(file)
     first = next((row for _, row in islice(read(), 20) if isinstance(row, dict)), {})
-    return "llava" if turn_column(first) else "json" if "rows" in facts else "jsonl"
+    lines = "json" if "rows" in facts else "jsonl"
+    return "llava" if conversations.turn_column(first) else lines
 
 
 def _kind_of_folder(folder: Path) -> str:
     if (folder / columnar.DATASET_DICT).is_file() or (folder / columnar.STATE).is_file():
         return "arrow"
-    if metadata_files(folder):
+    if image_folder.metadata_files(folder):
         return "folder"
     suffixes = {file: files.suffix_of(file) for file in files.visible_files(folder)}
     for kind in ("parquet", "arrow", "webdataset"):  # a folder with any such file is of that kind
-        if any(suffix in FORMATS[kind].suffixes for suffix in suffixes.values()):
+        if not set(FORMATS[kind].suffixes).isdisjoint(suffixes.values()):
             return kind
     tables: dict[str, Path] = {}
     for file, suffix in suffixes.items():
@@ -239,7 +217,7 @@ def _kind_of_folder(folder: Path) -> str:
         is_chat = kind.startswith("json") and _kind_of_json(file) == "llava"
         return "llava" if is_chat else kind
     found = sorted(set(suffixes.values()))
-    if any(suffix in IMAGE_SUFFIXES for suffix in found):
+    if not set(files.IMAGE_SUFFIXES).isdisjoint(found):
         return "folder"
     raise ValueError(
         f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder "
@@ -249,9 +227,7 @@ def _kind_of_folder(folder: Path) -> str:
 
 # Kind -> function that opens a source of it.
 SOURCES: dict[str, Callable[..., Source]] = {
-    **{kind: partial(open_files, kind) for kind in ("csv", "json", "jsonl", "parquet", "arrow")},
+    **{kind: partial(open_files, kind) for kind in FORMATS},
+    "folder": image_folder.open_image_folder,
     "hub": columnar.open_hub,
-    "folder": open_image_folder,
-    "llava": partial(open_files, "llava"),
-    "webdataset": partial(open_files, "webdataset"),
 }

@@ -35,8 +35,8 @@ AnyRow = Row | UnreadableRow
 Values = Mapping[str, object] | UnreadableRow
 Found = tuple[str, Values]  # location in a file, with its separator (` line 14`, `: 000012`)
 Piece = tuple[str, str | None, Values]  # origin, split, values
-# How a file is written, for display, and what reads its rows.
-Inspected = tuple[dict[str, str], Callable[[], Iterable[Found]]]
+Reader = Callable[[], Iterable[Found]]
+Inspected = tuple[dict[str, str], Reader]  # how a file is written, for display; what reads it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Source:
     notes: Mapping[str, str] = field(default_factory=dict)  # license, description, …, if stated
 
 
-def number_rows(read: Callable[..., Iterable[Piece]], *arguments: Any) -> Iterator[AnyRow]:
+def numbered(read: Callable[..., Iterable[Piece]], *arguments: Any) -> Iterator[AnyRow]:
     """Number the rows of a source, which are read as origin, split and values."""
     for number, (origin, split, values) in enumerate(read(*arguments)):
         if isinstance(values, UnreadableRow):

@@ -198,20 +198,17 @@ def _plausibility(text: str) -> float:
 
 def _score(before: str, sign: str, after: str) -> float:
     """Score one character: `é` belongs among letters, `£` beside a digit."""
-    kind = unicodedata.category(sign)
-    if sign == "\ufffd" or kind in ("Cc", "Cs"):
+    letters, digits = before.isalpha() + after.isalpha(), before.isdigit() or after.isdigit()
+    scores = {
+        **dict.fromkeys(("Cc", "Cs"), -3.0),
+        "Ll": 1 if letters else 0.5,  # à
+        "Lu": -2 if before.islower() else 0 if before.isupper() and after.islower() else 1,
+        "Sc": 1 if digits or " " in (before, after) else -1,
+    }
+    if sign == "\ufffd":
         return -3
-    if kind == "Ll":
-        return 1 if before.isalpha() or after.isalpha() else 0.5  # à
-    if kind == "Lu":
-        if before.islower():
-            return -2
-        return 0 if before.isupper() and after.islower() else 1
-    if kind == "Sc":
-        return 1 if before.isdigit() or after.isdigit() or " " in (before, after) else -1
-    if sign != "’" and before.isalpha() and after.isalpha():
-        return -1
-    return 0.5 if sign in _COMMON_MARKS else 0
+    mark = -1 if sign != "’" and letters == 2 else 0.5 if sign in _COMMON_MARKS else 0
+    return scores.get(unicodedata.category(sign), mark)
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

@@ -9,14 +9,13 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from phi_vision.prepare.sources.image_folder import IMAGE_SUFFIXES
+from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY, invert
 from phi_vision.prepare.sources.json_files import parse_object
 from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values
 from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
 
 MAX_MEMBER = 200 * 2**20  # bytes; anything larger is neither an image nor a record
-# Suffix of a text member -> column; other suffixes are columns of their own name.
-TEXT_COLUMNS = {"txt": "caption", "text": "caption", "caption": "caption", "cls": "category"}
+TEXT_COLUMNS = invert(VOCABULARY["tar_columns"])  # suffix of a text member -> column
 _DAMAGED = (tarfile.TarError, lzma.LZMAError, OSError, *COMPRESSION_ERRORS)
 _PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # gzip, bzip2, xz
 _END_MARK = 1024  # bytes of zeros that close a tar
