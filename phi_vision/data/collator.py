@@ -94,11 +94,7 @@ class CompletionCollator:
         return {**batch, "labels": labels, "sample_ids": [sample.id for sample in samples]}
 
     def segments(self, sample: Sample) -> list[Segment]:
-        """Render a sample as prompts and completions by turns.
-
-        Raises:
-            ValueError: The record lacks a field of the template, or the conversation is invalid.
-        """
+        """Render a sample as prompts and completions by turns."""
         if sample.messages:
             return _conversation_segments(self.processor, sample)
         prompt = self.template.prompt(self.processor, len(sample.images))
@@ -106,11 +102,7 @@ class CompletionCollator:
         return [Segment(prompt, False), Segment(completion, True)]
 
     def tokenize(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Tokenize a row's text, segment by segment, with one token for each image.
-
-        Raises:
-            ValueError: The tokenizer joins the end of a segment to the next one.
-        """
+        """Tokenize a row's text, segment by segment, with one token for each image."""
         tokenizer = self.processor.tokenizer
         # Spelt as the processor spells an image of one token.
         image = self.processor.image_token + tokenizer.bos_token
@@ -131,11 +123,7 @@ class CompletionCollator:
         return tokens
 
     def count_tokens(self, sample: Sample) -> tuple[int, int]:
-        """Count a sample's image tokens and its other tokens, without decoding its images.
-
-        Raises:
-            ValueError: An image cannot be read or is too thin to cut, or the record lacks a field.
-        """
+        """Count a sample's image tokens and its other tokens, without decoding its images."""
         image_tokens, cutter = 0, self.processor.image_processor
         for number, encoded in enumerate(sample.images, start=1):
             try:

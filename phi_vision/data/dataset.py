@@ -37,9 +37,7 @@ SPLIT_ORDER = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.1
 """Default share of the samples held out where the data has no `validation` split."""
 
-ROWS_PER_BATCH = 16
-"""Rows decoded together: images may have many megabytes each."""
-
+ROWS_PER_BATCH = 16  # decoded together: images may have many megabytes each
 READ_AHEAD_BYTES = 2**20
 
 
@@ -102,16 +100,13 @@ def iterate_samples(
 
 
 def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
-    """Convert a row to a sample.
+    """Convert a row to a sample; an invalid row is an error.
 
     Args:
         row: Column -> cell.
         number: The id where no column has one.
         source: Folder or file of the row; paths of images are relative to it.
         group_column: As for `load_samples`.
-
-    Raises:
-        ValueError: The row lacks an image, or is invalid for another reason.
     """
     rich = _rich_columns(row)
     record = as_record(row, [name for name in row if name not in rich])
@@ -149,12 +144,9 @@ def available_splits(source: str | Path) -> list[str]:
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Map each split of a folder to its files.
+    """Map each split of a folder to its files; a folder without any is an error.
 
     Output: {"train": [data/train-00000-of-00002.parquet, data/train-00001-of-00002.parquet]}
-
-    Raises:
-        ValueError: There is no such folder, or it has no such files.
     """
     if not folder.is_dir():
         raise ValueError(f"no data at {folder}: there is no such folder; check the path")
@@ -166,8 +158,8 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
             f"no data in {folder}: found no data/<split>-*.parquet and no <split>-*.parquet; "
             "give a folder that has them, such as `phi-vision prepare SOURCE --out FOLDER` makes"
         )
-    known = [name for name in SPLIT_ORDER if name in files]
-    return {name: files[name] for name in [*known, *sorted(set(files) - set(known))]}
+    order = dict.fromkeys([*SPLIT_ORDER, *sorted(files)])
+    return {name: files[name] for name in order if name in files}
 
 
 def split_by_group(
@@ -180,9 +172,6 @@ def split_by_group(
 
     Input:  groups a a b c c d, validation_fraction=0.3
     Output: (a a b d, c c), or another choice of whole groups holding at least 30 %
-
-    Raises:
-        ValueError: The fraction is not in [0, 1), or there is a single group.
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(
@@ -198,12 +187,12 @@ def split_by_group(
     chosen: set[str] = set()
     missing = validation_fraction * len(samples)
     for group in groups[:-1]:
-        if missing <= 0:
-            break
-        chosen.add(group)
-        missing -= sizes[group]
-    training = [sample for sample in samples if sample.group not in chosen]
-    return training, [sample for sample in samples if sample.group in chosen]
+        if missing > 0:
+            chosen.add(group)
+            missing -= sizes[group]
+    sides = (False, True)
+    training, validation = ([s for s in samples if (s.group in chosen) == side] for side in sides)
+    return training, validation
 
 
 def record_columns(schema: pa.Schema) -> list[str]:
@@ -236,9 +225,6 @@ def read_batches(
 
     Input:  rows 90 to 110 of a file with row groups of 100
     Output: batches of at most 16 rows, 20 in all
-
-    Raises:
-        ValueError: The file cannot be read as Parquet.
     """
     with _open_parquet(file) as parquet:
         metadata = parquet.metadata
@@ -284,7 +270,6 @@ def _files(source: Path) -> dict[str, list[Path]]:
 
 
 def _rich_columns(names: Collection[str]) -> tuple[str, ...]:
-    """List the columns that are not fields of the record."""
     own = (*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN)
     return (*own, *TRL_COLUMNS) if _is_trl(names) else own
 
@@ -310,7 +295,6 @@ def _value(cell: object) -> Value:
 
 
 def _first(record: Record, columns: Sequence[str]) -> str | None:
-    """Return the first of the columns that is not empty."""
     values = (record.get(column) for column in columns)
     return next((str(value) for value in values if value not in (None, "")), None)
 

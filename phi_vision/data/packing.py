@@ -25,19 +25,11 @@ def pack_samples(
 ) -> list[tuple[Sample, ...]]:
     """Pack samples into rows by best-fit decreasing, deterministically.
 
-    A row holds whole samples of one side of `split_at` only.
+    A row holds whole samples of one side of `split_at` (see `original_context`) only; `lengths`
+    count image tokens, too. A sample longer than `pack_length` is an error.
 
     Input:  samples a b c d e of 50, 30, 70, 20, 30 tokens, pack_length 100
     Output: (a, d, e), (b, c), or b and e exchanged: both are of one length
-
-    Args:
-        samples: All samples.
-        lengths: Their tokens, image tokens included.
-        pack_length: Maximum tokens of a row.
-        split_at: End of the original context, see `original_context`.
-
-    Raises:
-        ValueError: A sample is longer than a row.
     """
     longer = [place for place, length in enumerate(lengths) if length > pack_length]
     if longer:
@@ -63,9 +55,6 @@ def collate_packs(collator: CompletionCollator, packs: Sequence[Sequence[Sample]
             `labels`        -  -  8  2  -  5  4  2    `sample_ids`    "a, b"
                             -  -  -  7  2  -  -  -                    "c"
             and images as from `CompletionCollator`; no `attention_mask`.
-
-    Raises:
-        ValueError: As the collator does.
     """
     padded = collator([sample for pack in packs for sample in pack])
     # Otherwise the position before a sample would predict its first token.
@@ -103,18 +92,9 @@ def original_context(config: Phi3VConfig) -> int:
 def check_context_sides(
     samples: Sequence[Sample], lengths: Sequence[int], *, most_rows: int, split_at: int
 ) -> None:
-    """Check that no batch mixes samples within and beyond the original context.
+    """Check that no batch of up to `most_rows` rows mixes samples within and beyond `split_at`.
 
     One long row would change the rotary factors of the short rows beside it.
-
-    Args:
-        samples: All samples from which batches are drawn.
-        lengths: Their tokens, image tokens included.
-        most_rows: Maximum rows of a forward pass.
-        split_at: End of the original context, see `original_context`.
-
-    Raises:
-        ValueError: There are both kinds, and more than one row in a forward pass.
     """
     beyond = [place for place, length in enumerate(lengths) if length > split_at]
     if most_rows > 1 and 0 < len(beyond) < len(samples):

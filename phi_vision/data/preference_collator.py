@@ -31,9 +31,6 @@ def collate_pairs(collator: CompletionCollator, samples: Sequence[Sample]) -> di
                                1 6 7 2                       0 1 1 1                  "b"
             `attention_mask`, and the images of the first half under names of their own. Of a
             conversation only the last completion is compared.
-
-    Raises:
-        ValueError: As the collator does, or a rejected completion is invalid (see `check_pairs`).
     """
     padded = collator(samples)
     prompts, chosen = [], []
@@ -59,8 +56,7 @@ def collate_pairs(collator: CompletionCollator, samples: Sequence[Sample]) -> di
 def tokenize_rejected(collator: CompletionCollator, sample: Sample) -> list[int]:
     """Tokenize a sample's rejected completion and its `<|end|>` as they follow the prompt.
 
-    Raises:
-        ValueError: There is no such completion, or the model could not generate it.
+    A completion that is missing, or that the model could not generate, is an error.
     """
     *prompt, chosen = collator.segments(sample)
     problem = None
@@ -84,19 +80,13 @@ def check_pairs(
     *,
     split_at: int,
 ) -> list[int]:
-    """Check that every sample can be compared with a rejected completion.
+    """Check all rejected completions; return the tokens of the longer row of each pair.
 
     Args:
         collator: Renders the samples.
         samples: All samples of training or evaluation.
         lengths: Tokens of their rows with the chosen completion.
         split_at: End of the original context, see `packing.original_context`.
-
-    Returns:
-        Tokens of the longer row of each pair.
-
-    Raises:
-        ValueError: Rejected completions are missing, invalid or too long.
     """
     missing = [sample.id for sample in samples if not sample.rejected]
     if missing:

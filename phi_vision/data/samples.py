@@ -47,11 +47,7 @@ class Sample:
     As the model would generate it, without the closing control token."""
 
     def open_images(self) -> list[Image.Image]:
-        """Decode the images in their own mode; the image processor converts to RGB.
-
-        Raises:
-            ValueError: An image cannot be decoded; names the sample and the image.
-        """
+        """Decode the images in their own mode; the image processor converts to RGB."""
         opened = []
         for number, encoded in enumerate(self.images, start=1):
             try:
@@ -66,20 +62,13 @@ def open_image(source: bytes | Path) -> Image.Image:
 
     Input:  a JPEG of 640×480 pixels whose EXIF says "turned by 90°"
     Output: an image of 480×640 pixels, without that EXIF entry
-
-    Raises:
-        ValueError: There is no such file, or it cannot be decoded.
     """
     with _opened(source) as image:
         return ImageOps.exif_transpose(image)
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
-    """Read an image's width and height from its header, after its EXIF orientation.
-
-    Raises:
-        ValueError: The bytes are not an image.
-    """
+    """Read an image's width and height from its header, after its EXIF orientation."""
     with _opened(encoded) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         return image.size[::-1] if orientation >= FIRST_TRANSPOSED else image.size

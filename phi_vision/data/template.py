@@ -26,11 +26,8 @@ import yaml
 from phi_vision.data.samples import Record, Value
 from phi_vision.io.atomic import write_text
 
-END = "<|end|>"
-"""The control token that ends a completion."""
-
-TEMPLATE_FILE = "template.yaml"
-"""File name of the template in a dataset or run folder."""
+END = "<|end|>"  # the control token that ends a completion
+TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
 
 Kind = Literal["text", "category", "number"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -39,8 +36,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Layout = Literal["chat", "walkthrough"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-EXACT_INTEGERS = 2**53
-"""Integers up to here are exact floats (IEEE 754 double)."""
+EXACT_INTEGERS = 2**53  # up to here integers are exact floats (IEEE 754 double)
 
 
 class Slot(NamedTuple):
@@ -146,21 +142,13 @@ class Template:
         )
 
     def render(self, record: Record) -> str:
-        """Format the record as the completion, without the closing control token.
-
-        Raises:
-            ValueError: The record lacks a field, or a value is not a text, number, boolean or None.
-        """
+        """Format the record as the completion, without the closing control token."""
         opening, slots = self.parts
         values = self.select(record)
         return opening + "".join(slot.write(values[slot.field]) + slot.until for slot in slots)
 
     def select(self, record: Record) -> dict[str, Value]:
-        """Select the template's fields of a record.
-
-        Raises:
-            ValueError: The record lacks one of them.
-        """
+        """Select the template's fields of a record; a field that it lacks is an error."""
         for field in self.fields:
             if field not in record:
                 raise ValueError(
@@ -259,12 +247,8 @@ PRODUCT = Template(
     layout="chat",
 )
 _WALKTHROUGH = replace(
-    PRODUCT,
-    name="walkthrough",
-    question="What is shown in this image?",
-    layout="walkthrough",
+    PRODUCT, name="walkthrough", question="What is shown in this image?", layout="walkthrough"
 )
-
 TEMPLATES: dict[str, Template] = {template.name: template for template in (PRODUCT, _WALKTHROUGH)}
 """Name -> template. Another one is one entry here."""
 
@@ -274,9 +258,6 @@ def find_template(name: str) -> Template:
 
     Input:  "walkthrough", "shop/template.yaml", or the folder "shop" that has such a file
     Output: the template of that name, or the one in the file
-
-    Raises:
-        ValueError: There is no such template, or the file is invalid.
     """
     if name in TEMPLATES:
         return TEMPLATES[name]

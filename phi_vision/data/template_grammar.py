@@ -43,9 +43,6 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
     Args:
         template: The template.
         categories: Field -> its allowed values; other fields hold any text or number.
-
-    Raises:
-        ValueError: A field of `categories` is not in the template, or has no values.
     """
     known = dict(categories or {})
     for field, values in known.items():
@@ -76,9 +73,6 @@ def known_categories(samples: Sequence[Sample], template: Template) -> dict[str,
     """List the values of the category fields of samples, for `grammar_of`.
 
     Output: {"category3_code": ["BELTS", "COATS"]}
-
-    Raises:
-        ValueError: The template has no category field, or a record lacks one.
     """
     fields = template.fields_of("category")
     if not fields:
