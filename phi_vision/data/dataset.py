@@ -83,15 +83,8 @@ def iterate_samples(
     Args and errors are those of `load_samples`, but a source without rows yields nothing.
     """
     source = Path(source)
-    files = _files(source)
-    if split is not None and split not in files:
-        if source.is_file():
-            raise ValueError(
-                f"{source} is one file without splits; leave {split!r} out or give a folder"
-            )
-        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
     number = itertools.count()
-    for file in itertools.chain(*files.values()) if split is None else files[split]:
+    for _, file in list_files(source, split):
         schema = read_schema(file)
         columns = {*_rich_columns(schema.names), *record_columns(schema)}
         for batch in read_batches(file, [name for name in schema.names if name in columns]):
@@ -140,7 +133,30 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
 
 def available_splits(source: str | Path) -> list[str]:
     """List a folder's splits, such as ["train", "validation", "test"]; one file has none."""
-    return [name for name in _files(Path(source)) if name]
+    return [name for name in dict(list_files(Path(source))) if name]
+
+
+def list_files(source: Path, split: str | None = None) -> list[tuple[str, Path]]:
+    """List the files of a folder, or of one of its splits, with their split; one file has "".
+
+    Raises:
+        ValueError: There is no such source or split.
+    """
+    if not source.exists():
+        raise ValueError(f"no data at {source}: there is no such file or folder; check the path")
+    if source.is_file() and source.suffix.lower() != ".parquet":
+        raise ValueError(
+            f"cannot read {source}: found a file {source.suffix or 'without an ending'}; give a "
+            f"folder or file of Parquet, such as `phi-vision prepare {source} --out FOLDER` makes"
+        )
+    if source.is_file() and split is not None:
+        raise ValueError(
+            f"{source} is one file without splits; leave {split!r} out or give a folder"
+        )
+    files = files_by_split(source) if source.is_dir() else {"": [source]}
+    if split is not None and split not in files:
+        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
+    return [(name, file) for name in files if split in (None, name) for file in files[name]]
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]]:
@@ -253,20 +269,6 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         raise ValueError(
             f"cannot read {file} as Parquet: {error}; fetch or write the file again"
         ) from error
-
-
-def _files(source: Path) -> dict[str, list[Path]]:
-    """Map each split of a folder to its files, or "" to the one file."""
-    if not source.exists():
-        raise ValueError(f"no data at {source}: there is no such file or folder; check the path")
-    if source.is_dir():
-        return files_by_split(source)
-    if source.suffix.lower() != ".parquet":
-        raise ValueError(
-            f"cannot read {source}: found a file {source.suffix or 'without an ending'}; give a "
-            f"folder or file of Parquet, such as `phi-vision prepare {source} --out FOLDER` makes"
-        )
-    return {"": [source]}
 
 
 def _rich_columns(names: Collection[str]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class CatalogRow(NamedTuple):
     """One row of a catalog; ids may repeat."""
 
     id: str
-    split: str | None
+    split: str
     sample: Sample | Failure
     """Its images under its id, or why there are none."""
 
@@ -100,21 +100,21 @@ class Catalog:
         self._source, self._split = source, split
         # Names, not paths: there may be millions.
         self._images: list[str] = []
-        self._files: list[tuple[str | None, Path, range]] = []
+        self._files: list[tuple[str, Path, range]] = []
         self.schema = pa.schema([])
         """The columns that can be copied."""
         folders = (source / "data", source)
         if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
             self._images = _image_names(source, split)
-            self._files = [(None, source, range(0, len(self._images)))]
+            self._files = [("", source, range(len(self._images)))]
         else:
             stop = 0
-            for name, file in _parquet_files(source, split):
+            for name, file in dataset.list_files(source, split):
                 start, stop = stop, stop + dataset.count_rows(file)
                 self._files.append((name, file, range(start, stop)))
             self.schema = _common_schema([file for _, file, _ in self._files], source)
         self.rows = self._files[-1][2].stop
-        self.has_splits = self._files[0][0] is not None
+        self.has_splits = bool(self._files[0][0])
         if not self.rows:
             where = f" in the split {split!r}" if split else ""
             raise ValueError(f"{source} has no rows{where}; give other data")
@@ -164,14 +164,14 @@ class Catalog:
         ]
         return [f"split {self._split}", *(f"{file.name} {_state(file)}" for file in files)]
 
-    def _overlaps(self, span: range) -> Iterator[tuple[str | None, Path, int, int]]:
+    def _overlaps(self, span: range) -> Iterator[tuple[str, Path, int, int]]:
         """List the files that a span touches, with the first and last row in each."""
         for split, file, held in self._files:
             start, stop = max(span.start, held.start), min(span.stop, held.stop)
             if start < stop:
                 yield split, file, start - held.start, stop - held.start
 
-    def _cells(self, span: range) -> Iterator[tuple[str | None, Mapping[str, object]]]:
+    def _cells(self, span: range) -> Iterator[tuple[str, Mapping[str, object]]]:
         for split, file, start, stop in self._overlaps(span):
             if self._images:
                 for name in self._images[start:stop]:
@@ -182,7 +182,7 @@ class Catalog:
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
             yield from ((split, row) for row in rows)
 
-    def _row(self, split: str | None, cells: Mapping[str, object], position: int) -> CatalogRow:
+    def _row(self, split: str, cells: Mapping[str, object], position: int) -> CatalogRow:
         sample: Sample | Failure
         try:
             sample = dataset.as_sample(cells, position, self._source)
@@ -207,26 +207,6 @@ def _image_names(source: Path, split: str | None) -> list[str]:
             f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
         )
     return sorted(names)
-
-
-def _parquet_files(source: Path, split: str | None) -> list[tuple[str | None, Path]]:
-    if not source.exists():
-        raise ValueError(f"no catalog at {source}: there is no such file or folder")
-    if source.is_file() and source.suffix.lower() != ".parquet":
-        raise ValueError(
-            f"{source} is not a catalog: found a file {source.suffix or 'without an ending'}; give "
-            f"a folder of images, or the output of `phi-vision prepare {source} --out FOLDER`"
-        )
-    if source.is_file() and split is not None:
-        raise ValueError(
-            f"{source} is one file without splits; leave {split!r} out or give a folder"
-        )
-    if source.is_file():
-        return [(None, source)]
-    files = dataset.files_by_split(source)
-    if split is not None and split not in files:
-        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
-    return [(name, file) for name in files if split in (None, name) for file in files[name]]
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

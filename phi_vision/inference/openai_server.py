@@ -162,13 +162,30 @@ class OpenAIPredictor:
 
     async def _predict(self, client: openai.AsyncOpenAI, sample: Sample) -> Prediction:
         # In a thread: decoding and encoding images would block the other requests.
-        body = await asyncio.to_thread(completion_request, sample, self.template, self.model)
+        body = await asyncio.to_thread(self._body, sample)
         start = time.perf_counter()
         try:
             prediction = parse_completion(await self._complete(client, body), self.template)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r}: {error}") from error
         return replace(prediction, source=sample.id, seconds=time.perf_counter() - start)
+
+    def _body(self, sample: Sample) -> dict[str, Any]:
+        """Build the body of a request: the images, then the question."""
+        images = [
+            {"type": "image_url", "image_url": {"url": _data_url(encoded, image)}}
+            for encoded, image in zip(sample.images, sample.open_images(), strict=True)
+        ]
+        # Some servers accept only a string as the content of a message without images.
+        text = self.template.question
+        content = [*images, {"type": "text", "text": text}] if images else text
+        return {
+            "model": self.model,
+            "temperature": 0,
+            "max_tokens": MAX_TOKENS,
+            "logprobs": True,
+            "messages": [{"role": "user", "content": content}],
+        }
 
     async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
         """Request a completion; without logprobs once the server has rejected them."""
@@ -221,28 +238,6 @@ class OpenAIPredictor:
         tried = f" ({retries + 1} attempts)" if retries else ""
         todo = ADVICE.get(status, "check that the server is running and look into its log")
         return ServerError(f"{self.url}{path} {reason}{tried}; {todo}", status=status)
-
-
-def completion_request(sample: Sample, template: Template, model: str) -> dict[str, Any]:
-    """Build the body of a chat completion request: the images, then the question.
-
-    Raises:
-        ValueError: An image cannot be read; names the sample.
-    """
-    images = [
-        {"type": "image_url", "image_url": {"url": _data_url(encoded, image)}}
-        for encoded, image in zip(sample.images, sample.open_images(), strict=True)
-    ]
-    # Some servers accept only a string as the content of a message without images.
-    text = template.question
-    content = [*images, {"type": "text", "text": text}] if images else text
-    return {
-        "model": model,
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-        "logprobs": True,
-        "messages": [{"role": "user", "content": content}],
-    }
 
 
 def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:

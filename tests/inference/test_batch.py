@@ -208,7 +208,7 @@ def test_ambiguous_outputs_and_field_names_are_rejected(shop: Path, tmp_path: Pa
     template = Template(name="t", question="What?", answer=form, layout="chat")
     with pytest.raises(ValueError, match=r"has a field 'text'.*such as text_read"):
         predict(shop, tmp_path / "out.parquet", Painter(template=template))
-    with pytest.raises(ValueError, match="no catalog at"):
+    with pytest.raises(ValueError, match="no data at"):
         predict(tmp_path / "none", tmp_path / "out.parquet", Painter())
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "words.parquet")
     with pytest.raises(ValueError, match="no image column in"):
