@@ -28,8 +28,12 @@ from phi_vision.evaluation.provenance import (
 from phi_vision.evaluation.report import Evaluation, write_report
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.inference.predictions_file import FilePredictor
-from phi_vision.inference.predictor import Predictor, load_predictor, resolve_template
+from phi_vision.inference.predictor import (
+    FilePredictor,
+    Predictor,
+    load_predictor,
+    resolve_template,
+)
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir

@@ -21,8 +21,7 @@ from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.evaluation.config import Progress, ProgressBar
-from phi_vision.inference.predictions_file import FilePredictor
-from phi_vision.inference.predictor import Predictor, model_identity
+from phi_vision.inference.predictor import FilePredictor, Predictor, model_identity
 from phi_vision.io.hashing import digest
 from phi_vision.runs import fingerprint
 

@@ -16,7 +16,7 @@ from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.evaluation.prediction_cache import predict_cached
-from phi_vision.inference.predictions_file import FilePredictor
+from phi_vision.inference.predictor import FilePredictor
 
 BATCH = 4
 
