@@ -11,7 +11,7 @@ from phi_vision.cli.progress import table_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from phi_vision.export.checkpoint_folder import Requirement
+    from phi_vision.export.compatibility import Requirement
 
 ENGINES = ("transformers", "transformers-alone", "vllm", "onnxruntime-genai")
 """Keys of `export.compatibility.ENGINES`, which takes seconds to import; a test compares."""
@@ -32,8 +32,7 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Check which inference engines can load this folder and what is missing."""
-    from phi_vision.export.checkpoint_folder import unmet
-    from phi_vision.export.compatibility import check
+    from phi_vision.export.compatibility import check, unmet
     from phi_vision.model.checkpoint import resolve
 
     found = check(Path(resolve(options.folder)))

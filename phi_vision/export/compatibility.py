@@ -1,32 +1,38 @@
 """ENGINES: engine -> its requirements on a folder, and whether they are met.
 
-The requirements come from the engines' own code and from runs (docs/deploy-vllm.md).
+The requirements come from the engines' own code and from runs (docs/deploy-vllm.md); their texts
+are in requirements.yaml. Of weights only the headers are read, so that gigabytes take no longer
+than one.
 """
 
-import ast
 import importlib.util
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from phi_vision.data.template import END
-from phi_vision.export.checkpoint_folder import (
-    EXPORT,
-    CheckpointFolder,
-    Requirement,
-    some,
-    weight_requirements,
-)
+from phi_vision.export.merge import INDEX, SINGLE_FILE, StoredTensors, expected_shapes, read_header
+from phi_vision.export.onnx import read_graph
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.io.formatting import format_bytes
 from phi_vision.model.checkpoint import ADAPTER_CONFIG
 from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
+
+TEXTS = yaml.safe_load(Path(__file__).with_name("requirements.yaml").read_text("utf-8"))
+"""Key of a requirement -> its text, and advice."""
+
+EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 
 TOKENIZER_CLASSES = "LlamaTokenizer LlamaTokenizerFast PreTrainedTokenizerFast TokenizersBackend"
 """Names by which transformers 5 and onnxruntime-genai open tokenizer.json."""
@@ -43,146 +49,204 @@ VLLM_ATTRIBUTES = ("img_tokens", "calc_num_image_tokens_from_image_size")
 SHORT_CONTEXT = 4096
 """Tokens; with a longer --max-model-len vLLM rotates every position by the long factors."""
 
-EXPORT_ONNX = "export it again: phi-vision export RUN --format onnx --out DIR"
-BASE_TOKENIZER = "copy the tokenizer files of this model's base"
+FLOATS = {"BF16", "F16", "F32"}
+"""Dtypes, in safetensors' terms, that every engine here reads."""
+
+ALIASES = ("vision_embed_tokens.wte.weight", "embeddings.position_ids")
+"""Ends of names that official files may hold, too; every engine skips them."""
+
 PREPROCESSOR = "preprocessor_config.json"
 
-AUTO_MODELS = dict.fromkeys(["AutoModelForCausalLM", "AutoModelForImageTextToText"], "config.json")
 AUTO_CLASSES = {
     "AutoConfig": "config.json",
     "AutoProcessor": "processor_config.json",
     "AutoImageProcessor": PREPROCESSOR,
 }
 """Auto class -> the JSON file whose `auto_map` must name its code."""
+AUTO_MODELS = AUTO_CLASSES | dict.fromkeys(
+    ["AutoModelForCausalLM", "AutoModelForImageTextToText"], "config.json"
+)
+
+
+class Requirement(NamedTuple):
+    """One thing that an engine needs of a folder, and what to do where it is not met."""
+
+    need: str
+    found: str
+    ok: bool = True
+    advice: str = EXPORT
+
 
 Requirements = Iterator[Requirement]
 
 
-def check(path: Path) -> dict[str, list[Requirement]]:
-    """Check which engines can load a folder: engine -> its requirements, met and unmet.
+class CheckpointFolder:
+    """A folder whose JSON files are parsed once."""
 
-    Raises:
-        ValueError: There is no such folder.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parsed = {name: _parse(path / name) for name in self.names(".json")}
+        parsed = self._parsed.items()
+        self.broken = [
+            _needs("readable", v, False, file=k) for k, v in parsed if isinstance(v, str)
+        ]
+        self.config, self.config_requirements = _read_config(self)
+
+    def has(self, name: str) -> bool:
+        """Whether a file exists."""
+        return (self.path / name).is_file()
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """Return the fields of a JSON file; {} where it is missing or broken."""
+        fields = self._parsed.get(name)
+        return fields if isinstance(fields, dict) else {}
+
+    def names(self, ending: str = "") -> list[str]:
+        """List the files with an ending."""
+        return sorted(file.name for file in self.path.glob(f"*{ending}") if file.is_file())
+
+    def image_processor(self) -> Phi3VImageProcessor | None:
+        """Create the image processor that the folder describes; None where it describes none."""
+        fields = self.fields(PREPROCESSOR)
+        crops = fields.get("num_crops")
+        is_ours = fields.get("image_processor_type") == Phi3VImageProcessor.__name__
+        if is_ours and isinstance(crops, int) and crops > 0:
+            with suppress(TypeError, ValueError):
+                return Phi3VImageProcessor(**fields)
+        return None
+
+
+def check(path: Path) -> dict[str, list[Requirement]]:
+    """Check which engines can load a folder: engine -> its requirements, met and unmet."""
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; pass one with config.json and weights, or graphs")
     folder = CheckpointFolder(path)
-    return {name: list(requirements(folder)) for name, requirements in ENGINES.items()}
+    return {name: [r for find in finds for r in find(folder)] for name, finds in ENGINES.items()}
 
 
-def for_phi_vision(folder: CheckpointFolder) -> Requirements:
-    """transformers on a machine with phi-vision: the folder needs no code."""
-    config, requirements = _read_config(folder)
-    yield from _broken_files(folder)
-    yield from requirements
-    yield from weight_requirements(folder, config)
-    if config is not None:
-        yield from _tokenizer(folder, config)
-        yield from _images(folder, config)
+def unmet(requirements: Iterable[Requirement]) -> list[Requirement]:
+    """Return the requirements that are not met."""
+    return [each for each in requirements if not each.ok]
 
 
-def for_transformers(folder: CheckpointFolder) -> Requirements:
-    """transformers with trust_remote_code=True, also in a pipeline: the folder brings the code."""
-    yield from for_phi_vision(folder)
-    config, _ = _read_config(folder)
-    if config is not None:
-        yield from _with_code(folder, config, AUTO_CLASSES | AUTO_MODELS)
+def some(names: Iterable[str], shown: int = 3) -> str:
+    """List a few of many: ["a", "b", "c", "d"] -> "a, b, c and 1 more"; [] -> "nothing"."""
+    names = sorted(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more or "nothing"
 
 
-def for_vllm(folder: CheckpointFolder) -> Requirements:
-    """vLLM with --trust-remote-code: its own model, the folder's config and processor."""
-    yield from for_phi_vision(folder)
-    config, _ = _read_config(folder)
-    if config is not None:
-        yield from _with_code(folder, config, AUTO_CLASSES)
-        yield from _vllm(folder, config)
+def _needs(key: str, found: object, ok: bool = True, **names: object) -> Requirement:
+    texts = [text.format(**names) for text in TEXTS[key]]
+    return Requirement(texts[0], str(found), ok, *texts[1:])
 
 
-def for_genai(folder: CheckpointFolder) -> Requirements:
-    """onnxruntime-genai: graphs, tokenizer, and the image settings for the application."""
-    yield from _broken_files(folder)
-    fields = folder.fields(GENAI_FILE)
-    model, search = fields.get("model"), fields.get("search")
-    if not isinstance(model, dict) or not model:
-        found = f"no readable {GENAI_FILE}: not a folder of graphs"
-        yield Requirement(GENAI_FILE, found, False, EXPORT_ONNX)
-        return
-    kind, context = model.get("type"), model.get("context_length")
-    yield Requirement(f"type phi3v in {GENAI_FILE}", f"{kind}", kind == "phi3v", EXPORT_ONNX)
-    for name in ("decoder", "embedding", "vision"):
-        yield _graph(folder, name, model.get(name))
-    length = search.get("max_length") if isinstance(search, dict) else None
-    fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
-    advice = f"write search.max_length into {GENAI_FILE}: memory is reserved for all of it"
-    yield Requirement("a max_length within the context", f"{length} of {context}", fits, advice)
-    yield _stop_token(folder, model.get("eos_token_id"), EXPORT_ONNX)
-    config, requirements = _read_config(folder)
-    if config is None:
-        yield from requirements
-    else:
-        yield from _tokenizer(folder, config)
-        yield from _images(folder, config)
-
-
-def image_settings(folder: CheckpointFolder) -> Phi3VImageProcessor | None:
-    """Create the image processor that a folder describes; None where it describes none."""
-    fields = folder.fields(PREPROCESSOR)
-    crops = fields.get("num_crops")
-    is_ours = fields.get("image_processor_type") == Phi3VImageProcessor.__name__
-    if not is_ours or not isinstance(crops, int) or crops < 1:
-        return None
+def _parse(file: Path) -> dict[str, Any] | str:
     try:
-        return Phi3VImageProcessor(**fields)
-    except (TypeError, ValueError):
-        return None
-
-
-def _broken_files(folder: CheckpointFolder) -> Requirements:
-    for name, why in folder.broken.items():
-        yield Requirement(f"a readable {name}", why, False, "copy it again")
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        return str(problem)
+    return fields if isinstance(fields, dict) else f"a {type(fields).__name__}, not fields"
 
 
 def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Requirement]]:
     """Parse config.json as the model does; None where that fails."""
     fields = folder.fields("config.json")
-    kind, architectures = fields.get("model_type"), fields.get("architectures")
     if not fields:
         held = "an adapter" if folder.has(ADAPTER_CONFIG) else some(folder.names())
-        found = f"no readable config.json, but {held}"
-        return None, [Requirement("config.json", found, False)]
+        return None, [_needs("config", f"no readable config.json, but {held}", False)]
+    kind, architectures = fields.get("model_type"), fields.get("architectures")
     is_ours = kind == Phi3VConfig.model_type and architectures == ["Phi3VForCausalLM"]
-    need = "a phi3_v model, Phi3VForCausalLM"
-    ours = Requirement(need, f"{kind}, {architectures}", is_ours)
-    need = "consistent sizes in config.json"
+    ours = _needs("kind", f"{kind}, {architectures}", is_ours)
     try:
         config = Phi3VConfig.from_dict(fields)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as problem:
-        return None, [ours, Requirement(need, str(problem), False)]
+        return None, [ours, _needs("sizes", problem, False)]
     tower = config.tower
     found = (
         f"{config.num_hidden_layers} layers of {config.hidden_size}; vision tower of "
         f"{tower.num_hidden_layers} layers, crops of {tower.image_size} pixels"
     )
-    return config, [ours, Requirement(need, found)]
+    return config, [ours, _needs("sizes", found)]
 
 
-def _tokenizer(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
+def _readable(folder: CheckpointFolder) -> Requirements:
+    yield from (*folder.broken, *folder.config_requirements)
+
+
+def _weights(folder: CheckpointFolder) -> Requirements:
+    """Check that the weights are complete and, where the config is readable, that they fit it."""
+    index: Any = folder.fields(INDEX).get("weight_map")
+    shards = [SINGLE_FILE]
+    if not folder.has(SINGLE_FILE):
+        shards = sorted(set(map(str, index.values()))) if isinstance(index, dict) else []
+    # Alone an adapter is no model, and beside weights some engines ignore it.
+    place = "beside the weights" if shards else "without its base's weights"
+    no_adapter = not folder.has(ADAPTER_CONFIG)
+    found = "none" if no_adapter else f"an adapter {place} ({ADAPTER_CONFIG})"
+    yield _needs("adapter", found, no_adapter)
+    if not shards:
+        others = some(folder.names(".bin") + folder.names(".pt"))
+        yield _needs("weights", f"no {SINGLE_FILE} and no {INDEX}; {others} beside", False)
+        return
+    stored: dict[str, StoredTensors] = {}
+    problems = []
+    for shard in shards:
+        try:
+            stored[shard] = read_header(folder.path / shard)
+        except (ValueError, OSError) as problem:
+            problems.append(str(problem))
+    size = sum((folder.path / shard).stat().st_size for shard in stored)
+    found = "; ".join(problems) or f"{len(shards)} of {len(shards)}, {format_bytes(size)}"
+    yield _needs("shards", found, not problems)
+    tensors = {name: tensor for shard in stored.values() for name, tensor in shard.items()}
+    found, wrong = "one file, no index needed", ""
+    if shards != [SINGLE_FILE]:
+        missing = {name for name, file in index.items() if name not in stored.get(file, {})}
+        wrong = _list_problems(missing=missing, unlisted=tensors.keys() - index.keys())
+        found = wrong or f"{len(index)} of {len(index)}"
+    yield _needs("index", found, not wrong)
+    if folder.config is not None:
+        yield _matches_config(tensors, folder.config)
+        dtypes = {dtype for dtype, _ in tensors.values()}
+        yield _needs("floats", some(dtypes), bool(dtypes) and dtypes <= FLOATS)
+
+
+def _matches_config(tensors: StoredTensors, config: Phi3VConfig) -> Requirement:
+    expected = expected_shapes(config)
+    held = {name: shape for name, (_, shape) in tensors.items()}
+    # A tied head may be stored all the same.
+    aliases = (*ALIASES, "lm_head.weight") if config.tie_word_embeddings else ALIASES
+    problems = _list_problems(
+        missing=expected.keys() - held.keys(),
+        unexpected={n for n in held.keys() - expected.keys() if not n.endswith(aliases)},
+        of_other_shape={n for n in expected.keys() & held.keys() if expected[n] != held[n]},
+    )
+    return _needs("names", problems or f"all {len(expected)} tensors", not problems)
+
+
+def _list_problems(**problems: Iterable[str]) -> str:
+    texts = {what.replace("_", " "): sorted(names) for what, names in problems.items()}
+    return "; ".join(f"{len(n)} {what}: {some(n, 2)}" for what, n in texts.items() if n)
+
+
+def _tokenizer(folder: CheckpointFolder) -> Requirements:
+    config = folder.config
+    if config is None:
+        return
     ids = _token_ids(folder)
-    yield Requirement("tokenizer.json", f"{len(ids)} tokens" if ids else "no tokens", bool(ids))
+    yield _needs("tokens", f"{len(ids)} tokens" if ids else "no tokens", bool(ids))
     kind = folder.fields("tokenizer_config.json").get("tokenizer_class")
-    need = "tokenizer_config.json with a known tokenizer_class"
-    advice = f"{BASE_TOKENIZER}; known are {TOKENIZER_CLASSES}"
-    yield Requirement(need, f"{kind}", kind in TOKENIZER_CLASSES.split(), advice)
+    is_known = kind in TOKENIZER_CLASSES.split()
+    yield _needs("tokenizer", kind, is_known, known=TOKENIZER_CLASSES)
     largest = max(ids.values(), default=-1)
-    fits = 0 <= largest < config.vocab_size
-    need = "token ids within the vocabulary of config.json"
     found = f"largest {largest}, vocabulary {config.vocab_size}"
-    yield Requirement(need, found, fits, BASE_TOKENIZER)
-    image = ids.get(Phi3VProcessor.image_token)
-    need = f"{Phi3VProcessor.image_token} with config.json's image_token_id"
-    found = f"{image} and {config.image_token_id}"
-    is_same = image is not None and image == config.image_token_id
-    yield Requirement(need, found, is_same, BASE_TOKENIZER)
+    yield _needs("vocabulary", found, 0 <= largest < config.vocab_size)
+    token = Phi3VProcessor.image_token
+    found, is_same = f"{ids.get(token)} and {config.image_token_id}", False
+    if token in ids:
+        is_same = ids[token] == config.image_token_id
+    yield _needs("image_token", found, is_same, token=token)
 
 
 def _token_ids(folder: CheckpointFolder) -> dict[str, int]:
@@ -194,180 +258,148 @@ def _token_ids(folder: CheckpointFolder) -> dict[str, int]:
     return {**vocabulary, **added} if isinstance(vocabulary, dict) else added
 
 
-def _stop_token(folder: CheckpointFolder, written: Any, advice: str) -> Requirement:
+def _stop_token(folder: CheckpointFolder, written: Any, key: str) -> Requirement:
     end = _token_ids(folder).get(END)
     stops = written if isinstance(written, list) else [written]
     found = f"{END} is {end}; stop tokens are {', '.join(map(str, stops))}"
-    is_among = end is not None and end in stops
-    return Requirement(f"{END} among the stop tokens", found, is_among, advice)
+    return _needs(key, found, end is not None and end in stops, token=END)
 
 
-def _images(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
+def _images(folder: CheckpointFolder) -> Requirements:
     """Check that images are cut into crops as in training."""
-    fields, tower, settings = folder.fields(PREPROCESSOR), config.tower, image_settings(folder)
+    if folder.config is None:
+        return
+    fields, tower = folder.fields(PREPROCESSOR), folder.config.tower
+    processor = folder.image_processor()
     described = f"{fields.get('image_processor_type')}, num_crops {fields.get('num_crops')}"
-    found = described if fields else "missing or unreadable"
-    need = f"{PREPROCESSOR}: Phi3VImageProcessor, num_crops"
-    yield Requirement(need, found, settings is not None)
-    if settings is not None:
+    yield _needs("images", described if fields else "missing or unreadable", processor is not None)
+    if processor is not None:
         expected = (tower.image_size, (tower.image_size // tower.patch_size // 2) ** 2)
-        sizes = (settings.crop_size, settings.num_img_tokens)
+        sizes = (processor.crop_size, processor.num_img_tokens)
         found = f"crops of {sizes[0]} pixels, {sizes[1]} tokens each"
-        yield Requirement("crops that fit the vision tower", found, sizes == expected)
+        yield _needs("crops", found, sizes == expected)
 
 
-def _with_code(
-    folder: CheckpointFolder, config: Phi3VConfig, auto_classes: dict[str, str]
-) -> Requirements:
+def _standalone(folder: CheckpointFolder, *, auto_classes: Mapping[str, str]) -> Requirements:
     """Check stop tokens, chat template and code, for machines without phi-vision."""
+    if folder.config is None:
+        return
     name = "generation_config.json"
-    stops = folder.fields(name).get("eos_token_id") if folder.has(name) else config.eos_token_id
-    advice = f"write the id of {END} into eos_token_id of {name}, or generations never stop"
-    yield _stop_token(folder, stops, advice)
+    written = folder.fields(name).get("eos_token_id")
+    yield _stop_token(folder, written if folder.has(name) else folder.config.eos_token_id, "stop")
     name = "chat_template.jinja"
     inside = bool(folder.fields("tokenizer_config.json").get("chat_template"))
     found = name if folder.has(name) else "in tokenizer_config.json" if inside else "none"
-    yield Requirement("a chat template", found, found != "none")
+    yield _needs("chat_template", found, found != "none")
     modules = set()
     for auto, name in auto_classes.items():
-        reference = _auto_reference(folder.fields(name), auto)
-        problem = _find_class_problem(folder, reference)
-        yield Requirement(f"{name}: code for {auto}", problem or reference, not problem)
-        if not problem:
-            modules.add(f"{reference.split('.')[0]}.py")
-    foreign = {found for module in modules for found in _foreign_imports(folder, module)}
+        module, found = _find_code(folder, name, auto)
+        yield _needs("code", found, bool(module), file=name, auto=auto)
+        modules |= {module} - {""}
+    foreign = {found for module in modules for found in _foreign_imports(folder, module, set())}
     found = some(foreign) if foreign else f"{len(modules)} files" if modules else "no code"
-    need = "code that imports only libraries that come with transformers"
-    yield Requirement(need, found, bool(modules) and not foreign)
+    yield _needs("imports", found, bool(modules) and not foreign)
 
 
-def _auto_reference(fields: dict[str, Any], auto: str) -> str:
-    """Return the entry of `auto_map`, such as `configuration_phi3_v.Phi3VConfig`, or ""."""
-    named = fields.get("auto_map")
+def _find_code(folder: CheckpointFolder, file: str, auto: str) -> tuple[str, str]:
+    """Return the module of an auto class ("" without), and the reference to it or the problem."""
+    named = folder.fields(file).get("auto_map")
     reference = named.get(auto) if isinstance(named, dict) else None
-    # A tokenizer's or image processor's can be a pair: slow and fast, of which one may be null.
-    return str((reference or [""])[-1] if isinstance(reference, list) else reference or "")
-
-
-def _find_class_problem(folder: CheckpointFolder, reference: str) -> str:
-    """Explain why a reference leads to no class in this folder; "" where it does."""
+    if isinstance(reference, list):
+        # A tokenizer's or image processor's can be a pair: slow and fast, of which one may be null.
+        reference = (reference or [""])[-1]
+    module, _, name = str(reference or "").partition(".")
+    code = folder.path / f"{module}.py"
     if not reference:
-        return "not named in auto_map"
+        return "", "not named in auto_map"
     if "--" in reference:
-        return f"on the hub, not here: {reference}"
-    module, _, name = reference.partition(".")
-    if not folder.has(f"{module}.py"):
-        return f"{module}.py is missing"
-    has_class = f"class {name}(" in folder.text(f"{module}.py")
-    return "" if has_class else f"{module}.py has no class {name}"
+        return "", f"on the hub, not here: {reference}"
+    if not code.is_file():
+        return "", f"{code.name} is missing"
+    if f"class {name}(" not in code.read_text("utf-8", "replace"):
+        return "", f"{code.name} has no class {name}"
+    return code.name, str(reference)
 
 
-def _foreign_imports(
-    folder: CheckpointFolder, module: str, seen: frozenset[str] = frozenset()
-) -> Iterator[str]:
+def _foreign_imports(folder: CheckpointFolder, module: str, seen: set[str]) -> Iterator[str]:
     """List the imports of a module, and of those it imports, that may be missing elsewhere."""
+    seen.add(module)
     try:
-        tree = ast.parse(folder.text(module))
-    except SyntaxError as problem:
-        yield f"{module} is not Python (line {problem.lineno})"
+        libraries = set(get_imports(folder.path / module))
+    except (SyntaxError, UnicodeDecodeError) as problem:
+        yield f"{module} is not Python ({problem})"
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            beside = f"{node.module}.py"
-            if node.level > 1 or not folder.has(beside):
-                yield f"{module} needs {'.' * node.level}{node.module}, which is missing"
-            elif beside not in seen:
-                yield from _foreign_imports(folder, beside, seen | {module})
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
-            libraries = {name.split(".")[0] for name in names}
-            yield from (f"{module} imports {library}" for library in libraries - MAY_IMPORT)
+    yield from (f"{module} imports {library}" for library in libraries - MAY_IMPORT)
+    for name in get_relative_imports(folder.path / module):
+        if not folder.has(f"{name}.py"):
+            yield f"{module} needs .{name}, which is missing"
+        elif f"{name}.py" not in seen:
+            yield from _foreign_imports(folder, f"{name}.py", seen)
 
 
-def _vllm(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
+def _vllm(folder: CheckpointFolder) -> Requirements:
     """Compare the folder with the values that are fixed in vLLM, and with what it reads."""
-    small = "vLLM serves only the official tokenizer and sizes; use phi-vision serve"
-    found, is_fixed = f"{config.image_token_id}", config.image_token_id == VLLM_IMAGE_TOKEN
-    yield Requirement(f"image_token_id {VLLM_IMAGE_TOKEN}, fixed in vLLM", found, is_fixed, small)
+    config = folder.config
+    if config is None:
+        return
+    token = config.image_token_id
+    yield _needs("vllm_image_token", token, token == VLLM_IMAGE_TOKEN, token=VLLM_IMAGE_TOKEN)
     tower = config.tower.to_dict()
     other = [name for name, value in CLIP_VIT_L_14_336.items() if tower[name] != value]
-    found = f"other {', '.join(other)}" if other else "the same"
-    yield Requirement("the tower ViT-L/14 at 336 pixels, fixed in vLLM", found, not other, small)
+    yield _needs("vllm_tower", f"other {', '.join(other)}" if other else "the same", not other)
     rope = config.rope_parameters
     kind = "yarn" if "attention_factor" in rope else rope["rope_type"]
-    need = "a rotation that vLLM has (default, longrope)"
-    advice = "vLLM would rotate it as longrope, and predict differently; use phi-vision serve"
-    yield Requirement(need, kind, kind in ("default", "longrope"), advice)
-    settings = image_settings(folder)
-    most = 0
-    if settings is not None:
+    yield _needs("vllm_rotation", kind, kind in ("default", "longrope"))
+    processor, most = folder.image_processor(), 0
+    if processor is not None:
         # A column of crops has the most rows, and each row of patches ends in a separator.
-        height = settings.num_crops * settings.crop_size
-        most = settings.count_tokens(height, settings.crop_size)
+        height = processor.num_crops * processor.crop_size
+        most = processor.count_tokens(height, processor.crop_size)
     found = f"at most {most} tokens each: {SHORT_CONTEXT // most} at once" if most else "unknown"
-    need = f"images within --max-model-len {SHORT_CONTEXT}"
-    advice = "train with fewer num_crops; a longer context changes vLLM's rotation"
-    yield Requirement(need, found, 0 < most < SHORT_CONTEXT, advice)
-    reference = _auto_reference(folder.fields("processor_config.json"), "AutoProcessor")
-    code = folder.text(f"{reference.split('.')[0]}.py")
+    yield _needs("vllm_length", found, 0 < most < SHORT_CONTEXT, tokens=SHORT_CONTEXT)
+    module, _ = _find_code(folder, "processor_config.json", "AutoProcessor")
+    code = (folder.path / module).read_text("utf-8", "replace") if module else ""
     missing = [n for n in VLLM_ATTRIBUTES if not re.search(rf"^    (def )?{n}\b", code, re.M)]
     found = f"without {', '.join(missing)}" if missing else ", ".join(VLLM_ATTRIBUTES)
-    need = "a processor with image tags and token counts for vLLM"
-    yield Requirement(need, found, not missing)
+    yield _needs("vllm_processor", found, not missing)
     padded = folder.fields(PREPROCESSOR).get("pad_crops")
-    need = "pad_crops: vLLM takes a row of pixel_values for an image"
-    advice = f"{EXPORT}; or serve with --mm-processor-kwargs '{{\"pad_crops\": true}}'"
-    yield Requirement(need, f"{padded}", padded is True, advice)
+    yield _needs("vllm_crops", padded, padded is True)
 
 
-def _graph(folder: CheckpointFolder, name: str, described: Any) -> Requirement:
-    need = f"{name}: its graph and weights, with the inputs named"
-    if not isinstance(described, dict) or not described.get("filename"):
-        return Requirement(need, f"not in {GENAI_FILE}", False, EXPORT_ONNX)
-    file = str(described["filename"])
-    if not folder.has(file):
-        return Requirement(need, f"{file} is missing", False, EXPORT_ONNX)
-    if importlib.util.find_spec("onnx") is None:
-        found = f"{file} exists; its content cannot be checked without the library onnx"
-        return Requirement(need, found, False, "pip install 'phi-vision[onnx]' and check again")
-    problems, size = _read_graph(folder.path / file, described)
-    found = "; ".join(problems) or f"{file}, {format_bytes(size)}"
-    return Requirement(need, found, not problems, EXPORT_ONNX)
+def _genai(folder: CheckpointFolder) -> Requirements:
+    """Check graphs, tokenizer, and the image settings for the application."""
+    yield from folder.broken
+    fields = folder.fields(GENAI_FILE)
+    model, search = fields.get("model"), fields.get("search")
+    if not isinstance(model, dict) or not model:
+        yield _needs("genai", f"no readable {GENAI_FILE}: not a folder of graphs", False)
+        return
+    kind, context = model.get("type"), model.get("context_length")
+    yield _needs("genai_type", kind, kind == "phi3v")
+    for name in ("decoder", "embedding", "vision"):
+        if importlib.util.find_spec("onnx") is None:
+            found = "graphs cannot be checked without the library onnx"
+            yield _needs("graph_unread", found, False, name=name)
+        else:
+            yield _needs("graph", *read_graph(folder.path, model.get(name)), name=name)
+    length = search.get("max_length") if isinstance(search, dict) else None
+    fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
+    yield _needs("genai_length", f"{length} of {context}", fits)
+    yield _stop_token(folder, model.get("eos_token_id"), "genai_stop")
+    yield from [] if folder.config else folder.config_requirements
+    yield from _tokenizer(folder)
+    yield from _images(folder)
 
 
-def _read_graph(file: Path, described: dict[str, Any]) -> tuple[list[str], int]:
-    """Return the problems of a graph and its bytes on disk, without reading its weights."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from onnx.external_data_helper import ExternalDataInfo
+_CHECKPOINT = (_readable, _weights, _tokenizer, _images)
 
-    try:
-        graph = onnx.load(file, load_external_data=False).graph
-    except DecodeError:
-        return [f"{file.name} is no ONNX graph, or was cut"], 0
-    ends: dict[str, int] = {}
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            place = ExternalDataInfo(tensor)
-            end = int(place.offset or 0) + int(place.length or 0)
-            ends[place.location] = max(end, ends.get(place.location, 0))
-    paths = {name: file.parent / name for name in ends}
-    sizes = {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
-    cut = {name: end for name, end in ends.items() if sizes[name] < end}
-    problems = [f"{name} has {sizes[name]} bytes of {end}" for name, end in cut.items()]
-    known = {value.name for value in [*graph.input, *graph.output]}
-    # A name with %d stands for one per layer.
-    names = [*described.get("inputs", {}).values(), *described.get("outputs", {}).values()]
-    missing = {name.replace("%d", "0") for name in names} - known
-    problems += [f"{file.name} has no {some(missing)}"] if missing else []
-    return problems, file.stat().st_size + sum(sizes.values())
-
-
-ENGINES: dict[str, Callable[[CheckpointFolder], Iterable[Requirement]]] = {
-    "transformers": for_phi_vision,
-    "transformers-alone": for_transformers,
-    "vllm": for_vllm,
-    "onnxruntime-genai": for_genai,
+ENGINES: Mapping[str, Sequence[Callable[[CheckpointFolder], Requirements]]] = {
+    # On a machine with phi-vision: the folder needs no code.
+    "transformers": _CHECKPOINT,
+    # With trust_remote_code=True, also in a pipeline: the folder brings the code.
+    "transformers-alone": (*_CHECKPOINT, partial(_standalone, auto_classes=AUTO_MODELS)),
+    # With --trust-remote-code: vLLM's own model, the folder's config and processor.
+    "vllm": (*_CHECKPOINT, partial(_standalone, auto_classes=AUTO_CLASSES), _vllm),
+    "onnxruntime-genai": (_genai,),
 }
-"""Engine -> its requirements on a folder."""
+"""Engine -> what it needs of a folder."""

@@ -17,13 +17,11 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
-from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.export import merge, verify
 from phi_vision.export.model_card import find_base, write_card
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
@@ -86,43 +84,29 @@ def export_hf(
     needed = sum(weight.nbytes for weight in shapes.values())
     with atomic_folder(out, needed_bytes=needed) as folder:
         merge.write_shards(merge.merged_weights(model), shapes, plan, folder)
-        _write_config(model, folder / "config.json", dtype)
-        _write_processor(source, model, processor, folder)
+        precision = str(dtype).removeprefix("torch.")
+        _write_config(model, processor, folder, precision)
+        _write_tokenizer_and_code(source, processor, folder)
         del model, shapes
         gc.collect()
         found = verify.collect_outputs(*load_model(folder), chosen, template)
         verification = verify.compare_outputs(expected, found, dtype=dtype)
-        verification.check()
-        write_template(template, folder / TEMPLATE_FILE)
-        write_card(
-            source,
-            folder,
-            template=template,
-            verification=verification,
-            library="transformers",
-            precision=_name(dtype),
-            prompt=template.prompt(processor),
-        )
+        prompt = template.prompt(processor)
+        write_card(source, folder, template, prompt, verification, "transformers", precision)
     return verification
 
 
-def _write_config(model: Phi3VForCausalLM | PeftModel, file: Path, dtype: torch.dtype) -> None:
-    model.config.save_pretrained(file.parent)
-    fields = json.loads(file.read_text(encoding="utf-8"))
-    fields |= {
-        "architectures": [Phi3VForCausalLM.__name__],
-        "auto_map": AUTO_MAP,
-        # transformers 5 reads `dtype`; transformers 4 and engines like MLX read `torch_dtype`.
-        "dtype": _name(dtype),
-        "torch_dtype": _name(dtype),
-    }
-    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _write_processor(
-    source: str, model: Phi3VForCausalLM | PeftModel, processor: Phi3VProcessor, folder: Path
+def _write_config(
+    model: Phi3VForCausalLM | PeftModel, processor: Phi3VProcessor, folder: Path, precision: str
 ) -> None:
-    """Write stop tokens, image settings, tokenizer and code."""
+    """Write config, stop tokens and image settings."""
+    model.config.save_pretrained(folder)
+    file = folder / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    # transformers 5 reads `dtype`; transformers 4 and engines like MLX read `torch_dtype`.
+    fields |= {"auto_map": AUTO_MAP, "dtype": precision, "torch_dtype": precision}
+    fields["architectures"] = [Phi3VForCausalLM.__name__]
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     GenerationConfig(
         bos_token_id=model.config.bos_token_id,
         eos_token_id=processor.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS)),
@@ -131,32 +115,35 @@ def _write_processor(
     # Engines that lay out images themselves expect the official form; our model takes both.
     processor.image_processor.pad_crops = True
     processor.save_pretrained(folder)
-    # A tokenizer saved by transformers 5 names a class that only transformers 5 knows, so the
-    # base's own files replace it.
-    origin = _find_tokenizer(source, processor)
+
+
+def _write_tokenizer_and_code(source: str, processor: Phi3VProcessor, folder: Path) -> None:
+    """Replace the saved tokenizer by the original files, and copy the model's code.
+
+    A tokenizer saved by transformers 5 names a class that only transformers 5 knows.
+    """
+    place = _find_tokenizer(source, processor.tokenizer.get_vocab())
     for name in TOKENIZER_FILES:
         (folder / name).unlink(missing_ok=True)
-        if (origin / name).is_file():
-            shutil.copyfile(origin / name, folder / name)
+        if (place / name).is_file():
+            shutil.copyfile(place / name, folder / name)
     for file in CODE.glob("*_phi3_v.py"):
         shutil.copyfile(file, folder / file.name)
 
 
-def _find_tokenizer(source: str, processor: Phi3VProcessor) -> Path:
+def _find_tokenizer(source: str, vocabulary: dict[str, int]) -> Path:
     """Return the folder of the original tokenizer: the first base with the same vocabulary.
 
     Where a base is gone or has another vocabulary, the files beside the weights are used.
     """
     origin, seen = source, {source}
-    vocabulary = processor.tokenizer.get_vocab()
     # `seen` ends the search for a run that was moved to the place of its base.
     while (base := find_base(origin)) is not None and base not in seen:
         seen.add(base)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(_fetch_tokenizer(base))
+            if AutoTokenizer.from_pretrained(_fetch_tokenizer(base)).get_vocab() != vocabulary:
+                break
         except (ValueError, OSError):
-            break
-        if tokenizer.get_vocab() != vocabulary:
             break
         origin = base
     return _fetch_tokenizer(origin)
@@ -171,7 +158,3 @@ def _fetch_tokenizer(source: str) -> Path:
         return Path(snapshot_download(place, allow_patterns=list(TOKENIZER_FILES)))
     except (LocalEntryNotFoundError, HfHubHTTPError) as problem:
         raise ValueError(f"the tokenizer of {place} cannot be downloaded: {problem}") from problem
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

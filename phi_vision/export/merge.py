@@ -24,6 +24,7 @@ from torch import nn
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model import checkpoint
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, adapter_base, first_line
+from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.runs import RunDir
@@ -36,6 +37,8 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 """Dtype -> its name in safetensors files."""
 
 Weights = dict[str, torch.Tensor]
+StoredTensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Name -> dtype, as safetensors names it, and shape."""
 
 
 def open_source(
@@ -43,11 +46,8 @@ def open_source(
 ) -> tuple[Phi3VForCausalLM | PeftModel, Phi3VProcessor]:
     """Load the model to export, with its adapter attached but not merged.
 
-    In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
-
-    Args:
-        source: Run, adapter or checkpoint folder, or hub id.
-        dtype: Dtype of the weights; as stored by default.
+    In their stored dtype (the default), weights are memory-mapped: a tensor costs memory once it
+    is used.
 
     Raises:
         ValueError: The source is an ONNX folder, a run without weights, quantized, incomplete, or
@@ -63,8 +63,7 @@ def open_source(
             "base_model_name_or_path into adapter_config.json"
         )
     if base is not None:
-        with torch.device("meta"):
-            check_adapter_fits(Phi3VForCausalLM(config), Path(place), base)
+        check_adapter_fits(config, Path(place), base)
     model, processor = checkpoint.load_model(place, dtype=dtype)
     check_not_quantized(model)
     return model, processor
@@ -91,19 +90,25 @@ def find_weights(source: str | Path) -> str:
         )
     place = checkpoint.resolve(source)
     described = Path(place) / ADAPTER_CONFIG
-    if described.is_file() and not _read_base(described):
-        raise ValueError(
-            f"{described} does not name the base of the adapter; write the base's folder or hub id "
-            "there as base_model_name_or_path"
-        )
+    if described.is_file():
+        try:
+            base = json.loads(described.read_text("utf-8")).get("base_model_name_or_path")
+        except (ValueError, AttributeError) as problem:
+            raise ValueError(
+                f"{described} is not what peft writes: {problem}; copy it again"
+            ) from problem
+        if not base:
+            raise ValueError(
+                f"{described} does not name the base of the adapter; write the base's folder or "
+                "hub id there as base_model_name_or_path"
+            )
     return place
 
 
-def check_adapter_fits(network: Phi3VForCausalLM, adapter: Path, base: str) -> None:
+def check_adapter_fits(base_config: Phi3VConfig, adapter: Path, base: str) -> None:
     """Check that an adapter has exactly the tensors that its base needs.
 
-    peft only warns about missing tensors and leaves them untrained. `network` may be on the meta
-    device.
+    peft only warns about missing tensors and leaves them untrained.
 
     Raises:
         ValueError: Tensors are missing, unexpected or of another shape, or the file is cut.
@@ -112,20 +117,22 @@ def check_adapter_fits(network: Phi3VForCausalLM, adapter: Path, base: str) -> N
         config = PeftConfig.from_pretrained(adapter)
         if not isinstance(config, LoraConfig):
             raise ValueError(f"its type is {config.peft_type}; only LoRA variants can be merged")
-        found = _stored_shapes(adapter / ADAPTER_FILE)
-        weights = get_peft_model_state_dict(PeftModel(network, config), save_embedding_layers=False)
-    except (OSError, TypeError, ValueError, SafetensorError) as problem:
+        found = {name: shape for name, (_, shape) in read_header(adapter / ADAPTER_FILE).items()}
+        with torch.device("meta"):
+            model = PeftModel(Phi3VForCausalLM(base_config), config)
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except (OSError, TypeError, ValueError) as problem:
         raise ValueError(
             f"the adapter in {adapter} cannot be merged into {base}: {first_line(problem)} "
             "Is it complete, and made for this base?"
         ) from problem
     expected = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            has, needs = (
-                " x ".join(map(str, shapes[name])) if name in shapes else "nothing"
-                for shapes in (found, expected)
-            )
+        has, needs = (
+            " x ".join(map(str, shapes[name])) if name in shapes else "nothing"
+            for shapes in (found, expected)
+        )
+        if has != needs:
             raise ValueError(
                 f"the adapter in {adapter} does not fit {base}: of {name} it has {has}, and the "
                 f"base needs {needs}; was it made for another base, or cut short? Copy it again, "
@@ -158,6 +165,55 @@ def merged_weights(model: Phi3VForCausalLM | PeftModel) -> Iterator[tuple[str, t
         ValueError: A merged weight is not finite.
     """
     return _walk(model, _merged)
+
+
+def _walk(
+    model: Phi3VForCausalLM | PeftModel, weights_of: Callable[[nn.Module], Weights]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield all weights, those of a module with an adapter through `weights_of`."""
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    kinds = (LoraLayer, ModulesToSaveWrapper)
+    adapted = {name: part for name, part in network.named_modules() if isinstance(part, kinds)}
+    weights = network.state_dict()
+
+    def owner_of(name: str) -> str | None:
+        prefixes = itertools.accumulate(name.split("."), "{}.{}".format)
+        return next((prefix for prefix in prefixes if prefix in adapted), None)
+
+    for owner, names in itertools.groupby(weights, key=owner_of):
+        if owner is None:
+            yield from ((name, weights[name]) for name in names)
+        else:
+            merged = weights_of(adapted[owner])
+            yield from ((f"{owner}.{name}", weight) for name, weight in merged.items())
+
+
+def _unmerged(module: nn.Module) -> Weights:
+    if isinstance(module, LoraLayer):
+        return dict(module.get_base_layer().state_dict())
+    assert isinstance(module, ModulesToSaveWrapper)
+    return dict(module.original_module.state_dict())
+
+
+@torch.no_grad()
+def _merged(module: nn.Module) -> Weights:
+    if isinstance(module, LoraLayer):
+        # A copy of this one layer: the model stays unmerged, and memory stays bounded.
+        layer = copy.deepcopy(module).float()
+        layer.merge()
+        after = layer.get_base_layer().state_dict()
+    else:
+        assert isinstance(module, ModulesToSaveWrapper)
+        after = module.modules_to_save[module.active_adapters[0]].state_dict()
+    rounded = {name: after[name].to(weight.dtype) for name, weight in _unmerged(module).items()}
+    for name, weight in rounded.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                f"the merged {name} of a {type(module).__name__} layer is not finite: the adapter "
+                f"is broken, or its changes are too large for {weight.dtype}; export an earlier "
+                "checkpoint"
+            )
+    return rounded
 
 
 def plan_shards(weights: Mapping[str, torch.Tensor], max_shard_size: str) -> StateDictSplit:
@@ -202,92 +258,45 @@ def write_shards(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _walk(
-    model: Phi3VForCausalLM | PeftModel,
-    weights_of: Callable[[nn.Module], Weights],
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield all weights, those of a module with an adapter through `weights_of`."""
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
-    adapted = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, LoraLayer | ModulesToSaveWrapper)
-    }
-    weights = network.state_dict()
-
-    def owner_of(name: str) -> str | None:
-        prefixes = itertools.accumulate(name.split("."), "{}.{}".format)
-        return next((prefix for prefix in prefixes if prefix in adapted), None)
-
-    for owner, names in itertools.groupby(weights, key=owner_of):
-        if owner is None:
-            yield from ((name, weights[name]) for name in names)
-        else:
-            merged = weights_of(adapted[owner])
-            yield from ((f"{owner}.{name}", weight) for name, weight in merged.items())
-
-
-def _unmerged(module: nn.Module) -> Weights:
-    if isinstance(module, LoraLayer):
-        return dict(module.get_base_layer().state_dict())
-    assert isinstance(module, ModulesToSaveWrapper)
-    return dict(module.original_module.state_dict())
-
-
-@torch.no_grad()
-def _merged(module: nn.Module) -> Weights:
-    if isinstance(module, LoraLayer):
-        # A copy of this one layer: the model stays unmerged, and memory stays bounded.
-        layer = copy.deepcopy(module).float()
-        layer.merge()
-        after = layer.get_base_layer().state_dict()
-    else:
-        assert isinstance(module, ModulesToSaveWrapper)
-        after = module.modules_to_save[module.active_adapters[0]].state_dict()
-    rounded = {name: after[name].to(weight.dtype) for name, weight in _unmerged(module).items()}
-    for name, weight in rounded.items():
-        if not torch.isfinite(weight).all():
-            raise ValueError(
-                f"the merged {name} of a {type(module).__name__} layer is not finite: the adapter "
-                f"is broken, or its changes are too large for {weight.dtype}; export an earlier "
-                "checkpoint"
-            )
-    return rounded
-
-
-def _read_base(adapter_config: Path) -> str | None:
-    try:
-        base: str | None = json.loads(adapter_config.read_text("utf-8")).get(
-            "base_model_name_or_path"
-        )
-    except (ValueError, AttributeError) as problem:
-        raise ValueError(
-            f"{adapter_config} is not what peft writes: {problem}; copy it again"
-        ) from problem
-    return base
-
-
-def _stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    if not file.is_file():
-        raise ValueError(f"there is no {file.name}")
-    with safe_open(file, framework="pt") as stored:
-        return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-
-
 def _header(weights: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
     """Return the header of a file, and the offset of each tensor in the file."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts, end = dict[str, int](), 0
     for name, weight in weights.items():
-        start, end = end, end + weight.nbytes
-        starts[name] = start
-        entries[name] = {
-            "dtype": DTYPES[weight.dtype],
-            "shape": list(weight.shape),
-            "data_offsets": [start, end],
-        }
+        starts[name], end = end, end + weight.nbytes
+        place = {"shape": list(weight.shape), "data_offsets": [starts[name], end]}
+        entries[name] = {"dtype": DTYPES[weight.dtype], **place}
     text = json.dumps(entries, separators=(",", ":")).encode()
     # Data begins at a multiple of 8 bytes, so that it can be memory-mapped.
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
     return header, {name: len(header) + start for name, start in starts.items()}
+
+
+def read_header(file: Path) -> StoredTensors:
+    """Read the names, dtypes and shapes in a safetensors file.
+
+    Raises:
+        ValueError: The file is missing, cut, or of another format.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+            return {n: (str(t.get_dtype()), tuple(t.get_shape())) for n, t in slices.items()}
+    except SafetensorError as problem:
+        raise ValueError(
+            f"{file.name} is not a complete safetensors file ({file.stat().st_size} bytes): "
+            f"{first_line(problem)}"
+        ) from problem
+
+
+def expected_shapes(config: Phi3VConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of the architecture, without allocating any."""
+    with torch.device("meta"):
+        model = Phi3VForCausalLM(config)
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    return shapes

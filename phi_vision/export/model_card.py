@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from phi_vision.data.template import Template
+from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
 from phi_vision.export.verify import Verification
 from phi_vision.io.atomic import write_text
 from phi_vision.model.checkpoint import adapter_base, resolve
@@ -30,25 +30,30 @@ PRIVATE_FIELDS = ("output_dir", "data", "model", "report_to")
 def write_card(
     source: str,
     folder: Path,
-    *,
     template: Template,
+    prompt: str,
     verification: Verification,
     library: str,
     precision: str,
-    prompt: str,
 ) -> None:
-    """Write the card of an exported folder.
+    """Write prompt template and card into an exported folder that was verified.
 
     Args:
         source: The exported run, adapter or checkpoint; an evaluated run gives the fullest card.
-        folder: Where the card goes.
+        folder: The exported folder.
         template: The prompt template.
+        prompt: The prompt about one image in the model's chat format.
         verification: Comparison of the folder with its source.
         library: The library that loads the folder: "transformers" or "onnxruntime-genai".
         precision: Number format of the weights.
-        prompt: The prompt about one image in the model's chat format.
+
+    Raises:
+        ValueError: The folder does not predict as its source does.
     """
+    verification.check()
+    write_template(template, folder / TEMPLATE_FILE)
     run, base = RunDir(source), find_base(source)
+    report = run.report.summary_file
     card = ModelCard.from_template(
         ModelCardData(
             license=find_license(base or source),
@@ -66,7 +71,8 @@ def write_card(
         library=library,
         precision=precision,
         prompt=json.dumps(prompt, ensure_ascii=False),
-        evaluation=_read_evaluation(run),
+        # Without its title.
+        evaluation=report.is_file() and report.read_text("utf-8").partition("\n")[2].strip(),
         verification=verification,
         **_describe_training(run),
     )
@@ -89,12 +95,6 @@ def find_license(source: str) -> str:
         return UNKNOWN_LICENSE
 
 
-def _read_evaluation(run: RunDir) -> str | None:
-    """Return the run's own report without its title."""
-    file = run.report.summary_file
-    return file.read_text(encoding="utf-8").partition("\n")[2].strip() if file.is_file() else None
-
-
 def _describe_training(run: RunDir) -> dict[str, Any]:
     recipe, versions = run.recipe(), dict(run.versions())
     if not recipe:
@@ -110,11 +110,7 @@ def _describe_training(run: RunDir) -> dict[str, Any]:
 
 
 def _short(place: str) -> str:
-    """Return the name of a base without the folders of this machine.
-
-    Input:  "/home/anna/models/phi", "microsoft/Phi-3.5-vision-instruct"
-    Output: "phi",                   "microsoft/Phi-3.5-vision-instruct"
-    """
+    """Leave the folders of this machine out: "/home/anna/phi" -> "phi", "owner/phi" stays."""
     return Path(place).name if Path(place).is_absolute() or Path(place).exists() else place
 
 

@@ -1,7 +1,7 @@
 """export_onnx: a run as a folder that onnxruntime-genai loads, in C#, C++, Java or Python.
 
-    phi-3-v-vision.onnx     crops to embeddings       traced from `onnx_graphs.py`
-    phi-3-v-embedding.onnx  tokens to embeddings      traced from `onnx_graphs.py`
+    phi-3-v-vision.onnx     crops to embeddings       traced from `VisionGraph`
+    phi-3-v-embedding.onnx  tokens to embeddings      traced from `EmbeddingGraph`
     phi-3-v-text.onnx       the decoder               built by onnxruntime-genai
     genai_config.json       how the three belong together (model type `phi3v`)
     config.json, ...        the checkpoint's own, for `inference/onnx_predictor.py`; no weights
@@ -10,33 +10,39 @@
 Images must be prepared as `Phi3VImageProcessor` does: GenAI's image processor in C++ cuts them into
 other crops. The builder of the decoder reads a plain Phi-3 checkpoint in float32, in a process of
 its own, so that its memory is freed when it is done.
+
+N images, K crops of the image with most (global view included), S side of a crop in pixels, T image
+tokens of all images, H hidden size.
 """
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
+from torch.export import Dim
 from transformers import Phi3Config, PreTrainedTokenizerBase
 
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, Template, write_template
+from phi_vision.data.template import Template
 from phi_vision.export import merge, verify
 from phi_vision.export.model_card import write_card
-from phi_vision.export.onnx_graphs import write_embedding_graph, write_vision_graph
 from phi_vision.generation.request import Generation
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free, folder_bytes, temporary_folder
 from phi_vision.io.formatting import format_bytes
 from phi_vision.model.checkpoint import adapter_base, load_config
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VImageEmbedding
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 BYTES_OF_A_WEIGHT = {"fp32": 4.0, "int8": 1.2, "int4": 0.7}
@@ -66,6 +72,9 @@ DECODER_FIELDS = (
 
 KILLED = -9
 """Return code of a process that the system killed, as it does when memory runs out."""
+
+OPSET = 20
+"""Version of ONNX's operators: the first with GELU as one operator."""
 
 
 def export_onnx(
@@ -106,17 +115,8 @@ def export_onnx(
         found = verify.generate_predictions(graphs, processor, chosen, template) if graphs else []
         tolerance = verify.LOGPROB_ROUNDING if precision == "fp32" else None
         verification = verify.compare_generations(expected, found, tolerance=tolerance)
-        verification.check()
-        write_template(template, folder / TEMPLATE_FILE)
-        write_card(
-            source,
-            folder,
-            template=template,
-            verification=verification,
-            library="onnxruntime-genai",
-            precision=precision,
-            prompt=template.prompt(processor),
-        )
+        prompt = template.prompt(processor)
+        write_card(source, folder, template, prompt, verification, "onnxruntime-genai", precision)
     return verification
 
 
@@ -144,8 +144,7 @@ def write_plain_checkpoint(
     if config.tie_word_embeddings:
         del weights["lm_head.weight"]
     shapes = {
-        name: torch.empty_like(weight, dtype=torch.float32, device="meta")
-        for name, weight in weights.items()
+        n: torch.empty_like(w, dtype=torch.float32, device="meta") for n, w in weights.items()
     }
     converted = ((name, weight.to("cpu", torch.float32)) for name, weight in weights.items())
     merge.write_shards(converted, shapes, merge.plan_shards(shapes, "5GB"), folder)
@@ -179,12 +178,9 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
     # -P: a file of the user with a library's name would be imported in its place.
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
     places = ["-i", str(checkpoint), "-o", str(folder), "-c", str(checkpoint), "-p", precision]
-    built = subprocess.run(
-        [*command, *places, "--extra_options", *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    command += [*places, "--extra_options", *options]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    built = subprocess.run(command, capture_output=True, text=True, env=offline)
     if built.returncode == KILLED:
         raise OSError(
             "onnxruntime-genai was killed while it built the decoder, most likely because memory "
@@ -233,26 +229,18 @@ def _write_model(
     return processor, expected
 
 
-def _write_graphs(images: Any, tokens: Any, folder: Path) -> None:
-    write_vision_graph(images, folder / VISION_FILE)
-    write_embedding_graph(tokens, folder / EMBEDDING_FILE)
-
-
 def _write_decoder(processor: Phi3VProcessor, folder: Path, scratch: Path, precision: str) -> None:
     """Build the decoder's graph, and describe all three graphs in genai_config.json."""
     build_decoder(scratch, folder, precision)
     file = folder / GENAI_FILE
     fields = json.loads(file.read_text(encoding="utf-8"))
-
-    def graph(name: str, inputs: Sequence[str], output: str) -> dict[str, object]:
-        named = {port: port for port in inputs}
-        return {"filename": name, "inputs": named, "outputs": {output: output}}
-
-    fields["model"] |= {
-        "type": "phi3v",
-        "embedding": graph(EMBEDDING_FILE, ["input_ids", "image_features"], "inputs_embeds"),
-        "vision": graph(VISION_FILE, ["pixel_values", "image_sizes"], "image_features"),
-    }
+    for name, graph, inputs, output in (
+        ("embedding", EMBEDDING_FILE, ["input_ids", "image_features"], "inputs_embeds"),
+        ("vision", VISION_FILE, ["pixel_values", "image_sizes"], "image_features"),
+    ):
+        ports = {"inputs": {port: port for port in inputs}, "outputs": {output: output}}
+        fields["model"][name] = {"filename": graph, **ports}
+    fields["model"]["type"] = "phi3v"
     # Keys and values are reserved for max_length: for the whole context they would fill the memory
     # of most machines.
     length = min(4096, fields["model"]["context_length"])
@@ -260,3 +248,169 @@ def _write_decoder(processor: Phi3VProcessor, folder: Path, scratch: Path, preci
     file.write_text(json.dumps(fields, indent=4) + "\n", encoding="utf-8")
     # The builder leaves a tokenizer in its own form.
     processor.save_pretrained(folder)
+
+
+class VisionGraph(nn.Module):
+    """Crops to embeddings: `Phi3VImageEmbedding` as one gather from a table.
+
+    Without a loop over images or a branch on values, one trace holds for any number of images.
+    """
+
+    def __init__(self, embedding: Phi3VImageEmbedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
+        """Embed the images.
+
+        Input:  pixel_values (N, K, 3, S, S), per image its global view, its crops and then zeros;
+                image_sizes (N, 2), height and width in pixels after padding
+        Output: (T, H), image by image
+        """
+        embedding = self.embedding
+        grids_N2 = image_sizes // embedding.crop_size
+        used_NK = torch.arange(pixel_values.shape[1])[None] <= grids_N2.prod(1, keepdim=True)
+        features = embedding.img_processor(pixel_values.flatten(0, 1)[used_NK.flatten()])
+        patches = embedding._merge_2x2(features).flatten(0, 2)
+        separators = [embedding.sub_GN.flatten(0, 2), embedding.glb_GN.flatten(0, 1)]
+        table = torch.cat([*separators, patches])
+        arranged = table[_reading_order(grids_N2, embedding.patches // 2, used_NK.shape[1])]
+        projected: torch.Tensor = embedding.img_projection(arranged)
+        return projected
+
+
+def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.Tensor:
+    """Return the table entry of each image token.
+
+    The table holds `sub_GN`, `glb_GN`, then the merged patches of all crops in use.
+
+    Input:  one image of 1 x 2 crops, 1 x 1 merged patches each: its global view is entry 2, its
+            crops are 3 and 4
+    Output: [3, 4, 0, 1, 2, 0]: the crops as one image with the end of its row, the separator, the
+            global view with the end of its row
+    """
+    rows, columns = grids_N2[:, :1], grids_N2[:, 1:]
+    counts = rows * columns + 1
+    first = 2 + (counts.cumsum(0) - counts) * side**2
+    place = torch.arange(most_crops * side * (side + 1) + 1)[None]
+
+    line, at = place // (columns * side + 1), place % (columns * side + 1)
+    crop = line // side * columns + at // side + 1
+    patch = first + crop * side**2 + line % side * side + at % side
+    crops = torch.where(at == columns * side, 0, patch)
+
+    before = rows * side * (columns * side + 1)
+    line, at = (place - before - 1) // (side + 1), (place - before - 1) % (side + 1)
+    view = torch.where(at == side, 0, first + line * side + at)
+
+    order = torch.where(place < before, crops, torch.where(place == before, 1, view))
+    return order[place < before + 1 + side * (side + 1)]
+
+
+class EmbeddingGraph(nn.Module):
+    """Token ids to embeddings, with those of the images in place of negative ids."""
+
+    def __init__(self, tokens: nn.Embedding) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+        """Embed tokens, and insert the image embeddings in the order of the text.
+
+        Input:  input_ids (B, L), image_features (T, H); T = 0 after the prompt
+        Output: (B, L, H)
+        """
+        is_image = input_ids < 0
+        embedded = self.tokens(input_ids.clamp(min=0))
+        # The first entry of the table means "no image"; with T = 0 it is the only one.
+        table = torch.cat([torch.zeros_like(embedded[:1, 0]), image_features])
+        number = is_image.flatten().long().cumsum(0).reshape(is_image.shape)
+        return torch.where(is_image[..., None], table[number * is_image], embedded)
+
+
+@torch.no_grad()
+def _write_graphs(images: Any, tokens: nn.Embedding, folder: Path) -> None:
+    """Trace the embeddings of images and of tokens, each with its weights in a file beside it."""
+    size, ids = images.crop_size, torch.tensor([[1, -1, -1, 5], [1, 3, 4, 5]])
+    # Two images of different shapes, so that the trace takes no size for a constant.
+    inputs = (
+        torch.zeros(2, 5, 3, size, size),
+        torch.tensor([[2 * size, 2 * size], [size, 3 * size]]),
+    )
+    shapes = {
+        "pixel_values": {0: Dim("num_images"), 1: Dim("max_num_crops")},
+        "image_sizes": {0: Dim("num_images")},
+    }
+    _trace(VisionGraph(images), inputs, shapes, "image_features", folder / VISION_FILE)
+    shapes = {
+        "input_ids": {0: Dim("batch_size"), 1: Dim("sequence_length")},
+        "image_features": {0: Dim("num_image_tokens")},
+    }
+    inputs = (ids, torch.zeros(2, tokens.embedding_dim))
+    _trace(EmbeddingGraph(tokens), inputs, shapes, "inputs_embeds", folder / EMBEDDING_FILE)
+
+
+def _trace(
+    graph: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    shapes: dict[str, dict[int, Dim]],
+    output: str,
+    file: Path,
+) -> None:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # The exporter warns of torchvision and of merged names.
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(
+                graph.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(shapes),
+                output_names=[output],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    # The exporter records in each node the source files and lines of this machine.
+    for node in program.model.graph:
+        node.metadata_props.clear()
+    program.save(file, external_data=True)
+
+
+def read_graph(folder: Path, described: Any) -> tuple[str, bool]:
+    """Return what was found of a graph in genai_config.json, and whether it is whole.
+
+    Reads no weights; the library onnx must be installed.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from onnx.external_data_helper import ExternalDataInfo
+
+    name = str(described.get("filename", "")) if isinstance(described, dict) else ""
+    if not name or not (folder / name).is_file():
+        return f"{name} is missing" if name else f"not in {GENAI_FILE}", False
+    try:
+        graph = onnx.load(folder / name, load_external_data=False).graph
+    except DecodeError:
+        return f"{name} is no ONNX graph, or was cut", False
+    ends: dict[str, int] = {}
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = ExternalDataInfo(tensor)
+            end = int(place.offset or 0) + int(place.length or 0)
+            ends[place.location] = max(end, ends.get(place.location, 0))
+    paths = {name: folder / name for name in ends}
+    sizes = {file: path.stat().st_size if path.is_file() else 0 for file, path in paths.items()}
+    cut = {file: end for file, end in ends.items() if sizes[file] < end}
+    problems = [f"{file} has {sizes[file]} bytes of {end}" for file, end in cut.items()]
+    known = {value.name for value in [*graph.input, *graph.output]}
+    # A name with %d stands for one per layer.
+    ports = [*described.get("inputs", {}).values(), *described.get("outputs", {}).values()]
+    missing = sorted({port.replace("%d", "0") for port in ports} - known)
+    problems += [f"{name} has no {', '.join(missing)}"] if missing else []
+    size = format_bytes((folder / name).stat().st_size + sum(sizes.values()))
+    return "; ".join(problems) or f"{name}, {size}", not problems

@@ -31,7 +31,6 @@ LOGIT_ROUNDING = {
     torch.bfloat16: 0.25,
 }
 """Dtype of the weights -> difference of logits that rounding explains, as a share of their spread.
-
 In bfloat16 (8 bits) 0.03 was measured on 4 layers. Rounding adds up like a random walk: 32 layers
 make it 2.8 times as much, and another factor of three is a margin for weights never seen. float16
 is 8 times finer; in float32 the order of a sum decides."""
@@ -43,42 +42,36 @@ factor of ten is a margin for weights never seen."""
 
 
 class ModelOutputs(NamedTuple):
-    """Outputs of a model on the verification samples.
-
-    Attributes:
-        logits: for each sample (T, V), where the T tokens of its true answer are predicted.
-        generations: greedy generations.
-        adapter_delta: largest change of the logits by the adapter; None without one.
-    """
+    """Outputs of a model on the verification samples."""
 
     logits: list[torch.Tensor]
+    """For each sample (T, V), where the T tokens of its true answer are predicted."""
     generations: list[Generation]
+    """Greedy generations."""
     adapter_delta: float | None
+    """Largest change of the logits by the adapter; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Differences between an exported model and its source.
-
-    Attributes:
-        samples: number of samples compared; 0 means not verified.
-        identical: samples with the same generated text.
-        near_ties: others that diverge where two tokens were equally likely, so rounding decides.
-        compared: the values that should be equal: logits or log-probabilities.
-        tokens: tokens whose values were compared.
-        max_difference: largest difference of two values.
-        tolerance: difference that rounding explains; None where differences are expected.
-        adapter_delta: largest change of the values by the adapter; None without one.
-    """
+    """Differences between an exported model and its source."""
 
     samples: int = 0
+    """Number of samples compared; 0 means not verified."""
     identical: int = 0
+    """Samples with the same generated text."""
     near_ties: int = 0
+    """Others that diverge where two tokens were equally likely, so rounding decides."""
     compared: str = "logits"
+    """The values that should be equal: logits or log-probabilities."""
     tokens: int = 0
+    """Tokens whose values were compared."""
     max_difference: float = 0.0
+    """Largest difference of two values."""
     tolerance: float | None = None
+    """Difference that rounding explains; None where differences are expected."""
     adapter_delta: float | None = None
+    """Largest change of the values by the adapter; None without one."""
 
     def summary(self) -> str:
         """Format the result.
@@ -101,11 +94,7 @@ class Verification:
         )
 
     def check(self) -> None:
-        """Check that the differences are within the tolerance.
-
-        Raises:
-            ValueError: Something differs by more than rounding explains.
-        """
+        """Check that the differences are within the tolerance, or raise ValueError."""
         if self.tolerance is None or not self.samples:
             return
         # A difference of NaN is not small.
@@ -123,14 +112,18 @@ def verification_samples(
     """Return samples that the model was not trained on, and its prompt template.
 
     They are the first of the test split, else of the validation split, else of the groups that
-    the run's recipe held out, else any; `data` is that of the recipe by default.
+    the run's recipe held out, else any; `data` is that of the recipe by default. The template is
+    that of the run, else of the data, else the default one.
 
     Raises:
         ValueError: There is no data, or it lacks fields of the template.
     """
     recipe = RunDir(source).recipe()
     place = data or (Path(str(recipe["data"])) if recipe.get("data") else None)
-    template = _find_template(source, place)
+    if place and (place / TEMPLATE_FILE).is_file() and not (Path(source) / TEMPLATE_FILE).is_file():
+        template = find_template(str(place))
+    else:
+        template = find_template(resolve_template(str(source), None))
     if count <= 0:
         return [], template
     if place is None or not place.exists():
@@ -143,6 +136,23 @@ def verification_samples(
     if recipe.get("withhold_images"):
         samples = [replace(sample, images=()) for sample in samples]
     return samples, template
+
+
+def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
+    splits = dataset.available_splits(data)
+    for split in ("test", "validation"):
+        if split in splits:
+            return dataset.load_samples(data, split=split)
+    rest = "train" if "train" in splits else None
+    samples = dataset.load_samples(data, split=rest, group_column=recipe.get("group_column"))
+    if not recipe:
+        return samples
+    fraction = recipe.get("validation_fraction")
+    fraction = dataset.VALIDATION_FRACTION if fraction is None else fraction
+    _, held_out = dataset.split_by_group(
+        samples, validation_fraction=fraction, seed=recipe.get("seed", 0)
+    )
+    return held_out or samples
 
 
 def collect_outputs(
@@ -178,6 +188,20 @@ def answer_logits(
     return logits.flatten(end_dim=-2).float()
 
 
+def generate_predictions(
+    model: GenerativeModel, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
+) -> list[Generation]:
+    """Generate a prediction for the first prompt of each sample, with its images."""
+    collator = CompletionCollator(processor=processor, template=template)
+    requests = []
+    for sample in samples:
+        prompt = collator.segments(sample)[0].text
+        images = sample.open_images()[: len(IMAGE_TAG.findall(prompt))]
+        requests.append(GenerationRequest(prompt=prompt, images=tuple(images)))
+    # One at a time: the cache of several full-size rows takes as much memory as many layers.
+    return generate(model, processor, requests, batch_size=1)
+
+
 def compare_outputs(
     expected: ModelOutputs, found: ModelOutputs, *, dtype: torch.dtype
 ) -> Verification:
@@ -208,20 +232,6 @@ def is_near_tie(expected: Generation, found: Generation, tolerance: float) -> bo
     if expected.text == found.text or at == min(len(expected.token_ends), len(found.token_ends)):
         return False
     return expected.logprobs[at] <= -math.log1p(math.exp(-2 * tolerance))
-
-
-def generate_predictions(
-    model: GenerativeModel, processor: Phi3VProcessor, samples: Sequence[Sample], template: Template
-) -> list[Generation]:
-    """Generate a prediction for the first prompt of each sample, with its images."""
-    collator = CompletionCollator(processor=processor, template=template)
-    requests = []
-    for sample in samples:
-        prompt = collator.segments(sample)[0].text
-        images = sample.open_images()[: len(IMAGE_TAG.findall(prompt))]
-        requests.append(GenerationRequest(prompt=prompt, images=tuple(images)))
-    # One at a time: the cache of several full-size rows takes as much memory as many layers.
-    return generate(model, processor, requests, batch_size=1)
 
 
 def compare_generations(
@@ -263,29 +273,3 @@ def _max_difference(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
     """Return the largest absolute difference; NaN where a value is NaN."""
     apart = [(one - other).abs().max() for one, other in zip(some, others, strict=True)]
     return torch.stack(apart).max().item() if apart else 0.0
-
-
-def _find_template(source: str | Path, data: Path | None) -> Template:
-    """Return the template of the run, else of the data, else the default one."""
-    has_own = data is not None and (data / TEMPLATE_FILE).is_file()
-    if not (Path(source) / TEMPLATE_FILE).is_file() and has_own:
-        return find_template(str(data))
-    return find_template(resolve_template(str(source), None))
-
-
-def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
-    splits = dataset.available_splits(data)
-    for split in ("test", "validation"):
-        if split in splits:
-            return dataset.load_samples(data, split=split)
-    rest = "train" if "train" in splits else None
-    samples = dataset.load_samples(data, split=rest, group_column=recipe.get("group_column"))
-    if not recipe:
-        return samples
-    fraction = recipe.get("validation_fraction")
-    _, held_out = dataset.split_by_group(
-        samples,
-        validation_fraction=dataset.VALIDATION_FRACTION if fraction is None else fraction,
-        seed=recipe.get("seed", 0),
-    )
-    return held_out or samples

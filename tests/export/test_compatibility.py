@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from phi_vision.export.checkpoint_folder import (
-    Requirement,
-    expected_shapes,
-    read_header,
-    some,
-    unmet,
-)
-from phi_vision.export.compatibility import ENGINES, check
-from phi_vision.export.merge import INDEX
+from phi_vision.export.compatibility import ENGINES, Requirement, check, some, unmet
+from phi_vision.export.merge import INDEX, expected_shapes, read_header
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor
 from phi_vision.model.configuration_phi3_v import Phi3VConfig

@@ -17,11 +17,11 @@ def card_of(source: Path | str, folder: Path, verification: Verification = VERIF
     write_card(
         str(source),
         folder,
-        template=PRODUCT,
-        verification=verification,
+        PRODUCT,
+        "<|user|> the prompt",
+        verification,
         library="transformers",
         precision="bfloat16",
-        prompt="<|user|> the prompt",
     )
     return (folder / "README.md").read_text(encoding="utf-8")
 

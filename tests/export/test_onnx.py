@@ -22,11 +22,12 @@ from phi_vision.export import onnx as onnx_folder
 from phi_vision.export.merge import check_not_quantized
 from phi_vision.export.onnx import (
     TEXT_FILE,
+    EmbeddingGraph,
+    VisionGraph,
     decoder_config,
     export_onnx,
     write_plain_checkpoint,
 )
-from phi_vision.export.onnx_graphs import EmbeddingGraph, VisionGraph
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference import onnx_predictor as onnx_model
@@ -365,7 +366,7 @@ def test_a_writing_that_fails_leaves_nothing(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_folder, "write_vision_graph", fail)
+    monkeypatch.setattr(onnx_folder, "_trace", fail)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(SMALL, tmp_path / "new", samples=0)
     assert not list(tmp_path.iterdir())
