@@ -47,10 +47,7 @@ def predict_baselines(
     predicted: Predicted,
     bar: ProgressBar,
 ) -> dict[str, Predicted]:
-    """Predict samples with the baselines that need no model.
-
-    One of them uses the categories that the model `predicted`.
-    """
+    """Predict with the baselines that need no model; one uses the categories `predicted` by it."""
     baselines: dict[str, Predicted] = {}
     if "constant" not in config.skip:
         baselines["constant"] = constant(training, template, len(samples))
@@ -80,8 +77,8 @@ def nearest(
     Output: {"title": "Coat", "category3_code": "COATS", "full_price": 310.0}
 
     Args:
-        features: Of the samples, such as those of a vision tower, of shape (samples, width).
-        training_features: Of the training samples, of shape (training samples, width).
+        features: Of the samples' images by a vision tower, of shape (samples, width).
+        training_features: The same of the training samples.
     """
     if not len(features):
         return []
@@ -116,8 +113,7 @@ def boost(
     Output: [{"title": "Coat", "category": "COATS", "price": 412.3}, {"title": "Belt", ...}]
 
     Args:
-        samples: To predict; only their images are used.
-        training: Of more than MAX_SAMPLES a random subset is used.
+        samples: Only their images are used.
         progress: Counts one step per image, and as many again per fitted field.
 
     Raises:

@@ -3,7 +3,7 @@
 run_evaluation("runs/coats", EvaluationConfig(data=Path("catalog")))
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -40,13 +40,6 @@ from phi_vision.runs import RunDir
 
 CONSTRAINED, NEAREST = "constrained", "nearest"
 
-ABLATIONS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
-    "shuffled": lambda samples, seed: shuffle_images(samples, seed=seed),
-    "blank": lambda samples, seed: blank_images(samples),
-    "withheld": lambda samples, seed: withhold_images(samples),
-}
-"""System -> the change of its images, given a seed."""
-
 NOT_GIVEN = {
     "base": "the model before fine-tuning is unknown; pass it with --base",
     NEAREST: "there is no checkpoint with a vision tower; pass one with --base",
@@ -78,13 +71,30 @@ def run_evaluation(
         ValueError: There is no such model, data or folder, or they do not fit.
     """
     out = report_folder(model, config.out)
-    samples, training = _load_data(config, config.group_column or group_column_of(model))
-    template = find_template(resolve_template(model, config.template))
+    samples, training = _load_data(model, config)
+    chosen = resolve_template(model, config.template)
+    template = find_template(chosen)
     _check_records([*samples, *training], template)
-    predict = partial(predict_system, folder=out / "answers", bar=bar)
-    name, predictions, baselines, left_out = _predict_all(
-        model, samples, training, config, predict, bar
-    )
+    predictions: dict[str, list[Prediction]] = {}
+    baselines: dict[str, Predicted] = {}
+    name, answers, left_out = "", out / "answers", dict[str, str]()
+    base = None if "base" in config.skip else config.base or base_model_of(model)
+    for system, source in {"model": model, "base": base, "twin": config.twin}.items():
+        if source is None:
+            continue
+        predictor = load_predictor(source, template=chosen, batch_size=config.batch_size)
+        tasks: Tasks = {system: (withhold_images(samples) if system == "twin" else samples, None)}
+        if system == "model":
+            name = predictor.name
+            tasks, left_out = _plan(predictor, samples, training, config)
+        for each, task in tasks.items():
+            predictions[each] = predict_system(each, source, predictor, *task, answers, bar)
+        if NEAREST not in (*config.skip, *baselines, *left_out):
+            baselines |= _predict_nearest(predictor, samples, training, left_out, bar)
+        del predictor  # before the next one is loaded: each may fill the memory
+    known = {*config.skip, *predictions, *baselines, *left_out}
+    left_out |= {system: reason for system, reason in NOT_GIVEN.items() if system not in known}
+
     predicted = [prediction.record for prediction in predictions["model"]]
     baselines |= predict_baselines(
         samples, training, template, config, predicted=predicted, bar=bar
@@ -124,9 +134,7 @@ def report_folder(model: str, out: Path | None) -> Path:
     return place
 
 
-def _load_data(
-    config: EvaluationConfig, group_column: str | None
-) -> tuple[list[Sample], list[Sample]]:
+def _load_data(model: str, config: EvaluationConfig) -> tuple[list[Sample], list[Sample]]:
     """Load the evaluated samples and the training samples."""
     splits = available_splits(config.data)
     if "train" not in splits:
@@ -135,7 +143,8 @@ def _load_data(
             f"{', '.join(splits) or 'one file without splits'}; pass a folder that has it, such as "
             "`phi-vision prepare` writes"
         )
-    load = partial(load_samples, config.data, group_column=group_column)
+    column = config.group_column or group_column_of(model)
+    load = partial(load_samples, config.data, group_column=column)
     return load(split=config.split)[: config.limit], load(split="train")
 
 
@@ -149,71 +158,41 @@ def _check_records(samples: Sequence[Sample], template: Template) -> None:
             raise ValueError(f"sample {sample.id!r} {what}cannot be evaluated: {error}") from error
 
 
-def _predict_all(
-    model: str,
+def _plan(
+    predictor: Predictor,
     samples: Sequence[Sample],
     training: Sequence[Sample],
     config: EvaluationConfig,
-    predict: Callable[..., list[Prediction]],
-    bar: ProgressBar,
-) -> tuple[str, dict[str, list[Prediction]], dict[str, Predicted], dict[str, str]]:
-    """Return the model's name, and by system predictions, nearest records, reasons of no run."""
-    predictions: dict[str, list[Prediction]] = {}
-    neighbours: dict[str, Predicted] = {}
-    name, left_out = "", dict[str, str]()
-    template = resolve_template(model, config.template)
-    base = None if "base" in config.skip else config.base or base_model_of(model)
-    for system, source in {"model": model, "base": base, "twin": config.twin}.items():
-        if source is None:
-            continue
-        predictor = load_predictor(source, template=template, batch_size=config.batch_size)
-        shown = withhold_images(samples) if system == "twin" else samples
-        tasks: Tasks = {system: (shown, None)}
-        if system == "model":
-            name, left_out = predictor.name, _unsupported(predictor, config)
-            tasks |= _ablations(samples, training, predictor.template, config, left_out)
-        for each, task in tasks.items():
-            predictions[each] = predict(each, source, predictor, *task)
-        if NEAREST not in (*config.skip, *neighbours, *left_out):
-            neighbours |= _predict_nearest(predictor, samples, training, left_out, bar)
-        del predictor  # before the next one is loaded: each may fill the memory
-    known = {*config.skip, *predictions, *neighbours, *left_out}
-    left_out |= {system: reason for system, reason in NOT_GIVEN.items() if system not in known}
-    return name, predictions, neighbours, left_out
+) -> tuple[Tasks, dict[str, str]]:
+    """Plan the model's predictions: raw, with changed images, and constrained by a grammar.
 
-
-def _unsupported(predictor: Predictor, config: EvaluationConfig) -> dict[str, str]:
-    """Return the systems that a predictor does not support, with the reason."""
-    reasons: dict[str, str] = {}
+    Returns:
+        The tasks; and for each system that the predictor does not support, the reason.
+    """
+    ablations: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
+        "shuffled": partial(shuffle_images, seed=config.seed),
+        "blank": blank_images,
+        "withheld": withhold_images,
+    }
+    unsupported: dict[str, str] = {}
     if isinstance(predictor, FilePredictor):
         reason = "a file has no predictions for other images"
-        reasons = dict.fromkeys((*ABLATIONS, CONSTRAINED), reason)
+        unsupported = dict.fromkeys((*ablations, CONSTRAINED), reason)
     elif isinstance(predictor, OpenAIPredictor):
-        reasons[CONSTRAINED] = "constrained generation is not requested from a server"
-    if config.known_categories and CONSTRAINED in reasons:
+        unsupported[CONSTRAINED] = "constrained generation is not requested from a server"
+    if config.known_categories and CONSTRAINED in unsupported:
         raise ValueError(
-            f"known_categories cannot take effect: {reasons[CONSTRAINED]}; leave it out"
+            f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
         )
-    return {system: reason for system, reason in reasons.items() if system not in config.skip}
-
-
-def _ablations(
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    template: Template,
-    config: EvaluationConfig,
-    left_out: Mapping[str, str],
-) -> Tasks:
-    """Plan the predictions of the model with changed images, and constrained by a grammar."""
-    wanted = [each for each in (*ABLATIONS, CONSTRAINED) if each not in (*config.skip, *left_out)]
-    tasks: Tasks = {}
-    for system in wanted:
-        if system == CONSTRAINED:
-            known = known_categories(training, template) if config.known_categories else None
-            tasks[system] = (samples, grammar_of(template, known))
-        else:
-            tasks[system] = (ABLATIONS[system](samples, config.seed), None)
-    return tasks
+    left_out = {*config.skip, *unsupported}
+    tasks: Tasks = {"model": (samples, None)}
+    for system in [each for each in ablations if each not in left_out]:
+        tasks[system] = (ablations[system](samples), None)
+    if CONSTRAINED not in left_out:
+        template = predictor.template
+        known = known_categories(training, template) if config.known_categories else None
+        tasks[CONSTRAINED] = (samples, grammar_of(template, known))
+    return tasks, {key: why for key, why in unsupported.items() if key not in config.skip}
 
 
 def _predict_nearest(

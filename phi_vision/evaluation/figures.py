@@ -11,7 +11,6 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,17 +74,16 @@ class Chart(NamedTuple):
     """Keep the size and scroll, instead of filling the width."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series:
+class Series(NamedTuple):
     """A line of a chart."""
 
     name: str
     points: Points
-    """(x, y) by rising x."""
+    """(x, y) by rising x; a line without any is only listed in the legend."""
 
     markers: bool = False
     faint: bool = False
-    """Draw it thin, behind the others, and leave it out of the legend."""
+    """Whether it is thin, and left out of the legend."""
 
     color: int | None = None
     """Number of its colour, from 1; by default its place among the series."""
@@ -103,7 +101,6 @@ def draw_lines(
     """Draw lines over each other, with a legend where there are several.
 
     Args:
-        series: A series without points is only listed in the legend.
         percent: Whether both axes are fractions, shown in percent; x from 0 to 1.
         mark: A point to emphasise.
     """
@@ -210,22 +207,21 @@ def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: 
         recalibrated: Bins after recalibration; empty where it was not measured.
     """
     legend = [("raw confidence", "series-2"), ("recalibrated", "series-1")]
+    shown = recalibrated or raw
     with _canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=COLORS["soft"], linewidth=1, dashes=(3, 3))
-        for bins, (_, color) in zip((raw, recalibrated), legend, strict=True):
-            for each in bins if bins is recalibrated or not recalibrated else ():
+        for bins, (_, variable) in zip((raw, recalibrated), legend, strict=True):
+            color = COLORS[variable]
+            for each in bins if bins is shown else ():
                 if math.isfinite(each.low):
                     ends = ([each.confidence] * 2, [each.low, each.high])
-                    axes.plot(*ends, color=COLORS[color], linewidth=1.5, alpha=0.5)
+                    axes.plot(*ends, color=color, linewidth=1.5, alpha=0.5)
             places = [(each.confidence, each.accuracy) for each in bins]
-            axes.plot(*_columns(places), "o", color=COLORS[color], markersize=6.4, clip_on=False)
+            axes.plot(*_columns(places), "o", color=color, markersize=6.4, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         _label(figure, axes, "confidence", "accuracy", _percent)
-        description = "; ".join(
-            f"confidence {each.confidence:.0%}, accuracy {each.accuracy:.0%}"
-            for each in recalibrated or raw
-        )
-        return _to_chart(figure, title, description, legend[: 2 if recalibrated else 1])
+        words = [f"confidence {e.confidence:.0%}, accuracy {e.accuracy:.0%}" for e in shown]
+        return _to_chart(figure, title, "; ".join(words), legend[: 2 if recalibrated else 1])
 
 
 def draw_confusion(matrix: Confusion, *, title: str) -> Chart:
@@ -370,24 +366,19 @@ def _to_chart(
 
 def _shorten(tag: str) -> str:
     """Shorten a tag of matplotlib, and replace its colours by the variables of the page."""
-    for pattern, replacement in SHORTER.items():
-        tag = re.sub(pattern, replacement, tag)
+    tag = NEEDLESS.sub("", tag.replace(": ", ":").replace("; ", ";"))
+    tag = tag.replace("font-weight:700", "font-weight:600")
     tag = re.sub(r"#0000(\w\w)", lambda color: f"var(--{VARIABLES[int(color[1], 16) - 1]})", tag)
     # Coordinates to 0.1 pixels, which cannot be seen; not the numbers of a style, after a colon.
     tenths = r"(?<![\d.:-])-?\d+\.\d+"
     return re.sub(tenths, lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), tag)
 
 
-SHORTER = {
-    r"</?g\b.*": "",
-    r"(?<=[:;]) ": "",
-    r'(?<=[";])(font-size|font-family|stroke-line\w+):[^;"]*;?': "",  # the page's own
-    r'[ ;]+"': '"',
-    "font-weight:700": "font-weight:600",
-    r' transform="rotate\(-0 .*?"': "",
-    "xlink:": "",
-}
-"""Pattern -> its replacement in a tag of matplotlib."""
+NEEDLESS = re.compile(
+    r'</?g\b.*|(?<=[";])(font-size|font-family|stroke-line\w+):[^;"]*;?'
+    r'| transform="rotate\(-0 .*?"|xlink:| (?=")'
+)
+"""Groups, fonts of the page, and what has no effect."""
 
 ALIKE = re.compile(r'<use [^>]*?( style="[^"]*")/>(?:<use [^>]*\1/>)*')
 """Markers of one style."""

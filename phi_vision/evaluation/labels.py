@@ -84,11 +84,6 @@ def percent(share: float, decimals: int = 1) -> str:
     return format_percent(share, decimals).replace(" ", "\u00a0")
 
 
-def negated(difference: Estimate) -> Estimate:
-    """Turn the direction of a difference."""
-    return Estimate(-difference.value, -difference.high, -difference.low)
-
-
 def format_interval(estimate: Estimate, decimals: int) -> str:
     """Format a confidence interval: Estimate(0.5, 0.41, 0.593), 2 -> "0.41 to 0.59"; "" without."""
     if not math.isfinite(estimate.low):

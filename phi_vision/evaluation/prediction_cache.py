@@ -13,7 +13,8 @@ The place is the index of the sample.
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +32,7 @@ def predict_system(
     model: str,
     predictor: Predictor,
     samples: Sequence[Sample],
-    grammar: str | None = None,
-    *,
+    grammar: str | None,
     folder: Path,
     bar: ProgressBar,
 ) -> list[Prediction]:
@@ -67,7 +67,6 @@ def predict_cached(
         predictor: Not called where the file is complete.
         file: The cache file; created with its folder where it does not exist.
         key: Fingerprint of all that decides the predictions: model, template, samples, grammar.
-        progress: Called at the start and after each prediction.
 
     Raises:
         ValueError: The file has another fingerprint, is damaged or cannot be written, or a sample
@@ -78,11 +77,9 @@ def predict_cached(
         first: dict[tuple[bytes, ...], int] = {}
         places = [first.setdefault(sample.images, place) for place, sample in enumerate(samples)]
     total = len(set(places))
-    try:
+    with _storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         cache = file.open("a+b", buffering=0)  # unbuffered: an interruption loses no line
-    except OSError as error:
-        raise _unwritable(file, error) from error
     with cache:
         predictions = _read(cache, file, key, samples, predictor.template)
         missing = sorted(set(places) - set(predictions))
@@ -107,29 +104,24 @@ def _read(
     cache.seek(0)
     # An interrupted write leaves part of a line: that prediction is repeated.
     whole, newline, _ = cache.read().rpartition(b"\n")
-    if not newline:
-        cache.truncate(0)
-        _append(cache, file, {"asked": key})
-        return {}
     head, *lines = whole.split(b"\n")
-    if head != _encode({"asked": key}):
+    if newline and head != json.dumps({"asked": key}).encode():
         raise ValueError(
             f"{file} holds predictions of another evaluation (another model, template or data); "
             "choose another folder with --out, or delete the file"
         )
     cache.truncate(len(whole) + len(newline))
+    if not newline:
+        _append(cache, file, {"asked": key})
     predictions, ids = {}, {place: sample.id for place, sample in enumerate(samples)}
     for number, line in enumerate(lines, start=2):
         try:
             row = json.loads(line)
-            if ids[row["place"]] != row["id"]:
-                raise ValueError(f"line of sample {row['id']}")
+            id, text, confidence = row["id"], row["text"], row["confidence"]
+            if ids[row["place"]] != id:
+                raise ValueError(f"it is of sample {id}")
             predictions[row["place"]] = Prediction.parse(
-                row["text"],
-                template,
-                confidence=row["confidence"],
-                seconds=row["seconds"],
-                source=row["id"],
+                text, template, confidence=confidence, seconds=row["seconds"], source=id
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
@@ -140,19 +132,18 @@ def _read(
 
 
 def _append(cache: IO[bytes], file: Path, row: dict[str, Any]) -> None:
-    rest = _encode(row) + b"\n"
-    try:
+    rest = json.dumps(row).encode() + b"\n"
+    with _storing(file):
         while rest:  # an almost full disk takes a part, and rejects the rest
             rest = rest[cache.write(rest) :]
+
+
+@contextmanager
+def _storing(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(file, error) from error
-
-
-def _encode(row: dict[str, Any]) -> bytes:
-    return json.dumps(row).encode()
-
-
-def _unwritable(file: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"cannot store predictions in {file}: {error.strerror}; free space or choose another folder"
-    )
+        raise ValueError(
+            f"cannot store predictions in {file}: {error.strerror}; free space or choose another "
+            "folder"
+        ) from error

@@ -9,7 +9,7 @@ template.yaml      the template that parses the texts
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -20,20 +20,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, find_template, write_template
-from phi_vision.evaluation import labels, sections
-from phi_vision.evaluation.figures import draw_confusion
+from phi_vision.evaluation import figures, labels, sections
+from phi_vision.io import formatting
 from phi_vision.io.atomic import write_text
+from phi_vision.metrics import comparison, confusion, field_metrics, scores
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin, RiskPoint
-from phi_vision.metrics.comparison import (
-    Comparison,
-    EvaluatedSystem,
-    count_correct,
-    find_disagreements,
-)
-from phi_vision.metrics.confusion import confusion
-from phi_vision.metrics.field_metrics import Metric, is_field_correct
-from phi_vision.metrics.scores import SYSTEMS, Scores
+from phi_vision.metrics.comparison import Comparison, EvaluatedSystem
+from phi_vision.metrics.field_metrics import Metric
+from phi_vision.metrics.scores import Scores
 from phi_vision.runs import History, ReportDir, RunDir
 
 
@@ -42,20 +37,18 @@ class EvaluationMetadata:
     """Model, data, training and cost of an evaluation."""
 
     model: str
-    """Name of the predictor, such as "checkpoint runs/coats/model"."""
-
     data: str
     split: str
     data_card: Mapping[str, str]
     """Part of the data -> its size, in words."""
 
     recipe: str
-    """The training recipe as YAML; "" where it is unknown."""
+    """As YAML; "" where it is unknown."""
 
     versions: Mapping[str, str]
     history: History | None
     cost: Mapping[str, str]
-    """Item -> cost in words: training, a prediction, the machine."""
+    """Training, prediction or machine -> a few words."""
 
     left_out: Mapping[str, str] = field(default_factory=dict)
     """System of `metrics.scores.SYSTEMS` that was not run -> reason."""
@@ -269,11 +262,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Templates use the functions and tables of these modules, and what they import, by name.
-    names = {**vars(labels), **vars(sections), "is_finite": math.isfinite, "SYSTEMS": SYSTEMS}
-    names |= {function.__name__: function for function in USED_BY_TEMPLATES}
-    environment.globals |= names
-    environment.filters |= {name: each for name, each in names.items() if callable(each)}
+    # Templates use the functions and tables of these modules by name.
+    for module in (figures, comparison, confusion, field_metrics, scores, labels, sections):
+        environment.globals |= vars(module)
+    formats = {**vars(formatting), **vars(labels), "is_finite": math.isfinite}
+    environment.filters |= {name: each for name, each in formats.items() if callable(each)}
+    environment.globals["explain_thresholds"] = explain_thresholds
     return environment
 
 
@@ -283,8 +277,3 @@ OMITTED: dict[type, tuple[str, ...]] = {
     Metric: ("per_sample", "aggregate", "hierarchy", "needs_hierarchy"),
 }
 """Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""
-
-USED_BY_TEMPLATES: Sequence[Callable[..., object]] = (
-    *(confusion, count_correct, draw_confusion, explain_thresholds),
-    *(find_disagreements, is_field_correct),
-)

@@ -13,24 +13,9 @@ from PIL import Image
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.evaluation.figures import (
-    Chart,
-    Points,
-    Series,
-    draw_intervals,
-    draw_lines,
-    draw_reliability,
-    draw_scatter,
-)
-from phi_vision.evaluation.labels import (
-    BASELINES,
-    by_result,
-    field_label,
-    headline,
-    metric_label,
-    system_label,
-    target_label,
-)
+from phi_vision.evaluation import figures, labels
+from phi_vision.evaluation.figures import Chart, Series
+from phi_vision.evaluation.labels import BASELINES
 from phi_vision.io.formatting import join_words
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
@@ -47,11 +32,8 @@ from phi_vision.runs import SMOOTHING, Curve, History, LogLine, curve, smooth, t
 MAX_POINTS, MAX_CURVE_POINTS = 2000, 200
 """Points of a scatter plot and of a curve: more cover each other, and slow a phone down."""
 
-MAX_ERRORS = 5
-"""Confusions listed in words."""
-
-RANDOM_SHOWN, WORST_SHOWN = 12, 12
-"""Predictions shown as cards."""
+MAX_ERRORS, RANDOM_SHOWN, WORST_SHOWN = 5, 12, 12
+"""Confusions listed in words, and predictions shown as cards."""
 
 THUMBNAIL = 280
 """Longest side of a shown image in pixels: sharp at the page's size, some 10 kB."""
@@ -65,14 +47,13 @@ def compare_systems(
 ) -> list[tuple[Metric, list[str], Chart]]:
     """Draw the model and other systems by the headline metric of each field."""
     found = []
-    for metric in headline(scores):
+    for metric in labels.headline(scores):
         present = [each for each in systems if metric.name in scores.differences.get(each, {})]
         if present and math.isfinite(scores.estimates["model"][metric.name].value):
-            rows = {
-                system_label(system): scores.estimates[system][metric.name]
-                for system in ("model", *present)
-            }
-            chart = draw_intervals(rows, title=metric_label(metric), decimals=metric.decimals)
+            estimates = {each: scores.estimates[each][metric.name] for each in ("model", *present)}
+            rows = {labels.system_label(system): each for system, each in estimates.items()}
+            title = labels.metric_label(metric)
+            chart = figures.draw_intervals(rows, title=title, decimals=metric.decimals)
             found.append((metric, present, chart))
     return found
 
@@ -82,9 +63,8 @@ def baselines_by_result(scores: Scores, metric: Metric) -> dict[str, list[str]]:
 
     Output: {"better": ["constant baseline"], "not significant": [], "worse": []}
     """
-    rows = {system: scores.differences.get(system, {}) for system in BASELINES}
-    known = {system: row[metric.name] for system, row in rows.items() if metric.name in row}
-    return by_result((system_label(system), each) for system, each in known.items())
+    rows = {labels.system_label(each): scores.differences.get(each, {}) for each in BASELINES}
+    return labels.by_result((n, row[metric.name]) for n, row in rows.items() if metric.name in row)
 
 
 def metrics_by_result(comparison: Comparison, other: str) -> dict[str, list[str]]:
@@ -92,8 +72,8 @@ def metrics_by_result(comparison: Comparison, other: str) -> dict[str, list[str]
 
     Output: {"better": ["title: exact match"], "not significant": [...], "worse": []}
     """
-    differences = comparison.differences[other].items()
-    return by_result((metric_label(comparison.metrics[name]), each) for name, each in differences)
+    names = {name: labels.metric_label(metric) for name, metric in comparison.metrics.items()}
+    return labels.by_result((names[n], each) for n, each in comparison.differences[other].items())
 
 
 def compare_to_overall(estimate: Estimate, overall: float, metric: Metric) -> str:
@@ -116,7 +96,7 @@ def curve_points(
     system: str = "model",
     by: str = "step",
     is_smooth: bool = False,
-) -> Points:
+) -> figures.Points:
     """Reduce one value of a training log, or one metric of a system in it, to a chart's points.
 
     Input:  {"step": 5, "epoch": 0.5, "model": {"title_exact": 0.5}}, "title_exact", by="epoch"
@@ -135,30 +115,21 @@ def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, s
     if history is None or not any(history):
         return []
     steps, evaluations = history
-    each_step, validation = (
-        curve_points(steps, "loss"),
-        curve_points(evaluations, "validation_loss"),
-    )
-    smoothed = curve_points(steps, "loss", is_smooth=True)
     losses = [
-        Series(name="each step", points=each_step, faint=True, color=1),
-        Series(name="training", points=smoothed, color=1),
-        Series(name="validation", points=validation, markers=True, color=2),
+        Series("each step", curve_points(steps, "loss"), faint=True, color=1),
+        Series("training", curve_points(steps, "loss", is_smooth=True), color=1),
+        Series("validation", curve_points(evaluations, "validation_loss"), markers=True, color=2),
     ]
-    found = [(draw_lines(losses, title="Loss", x="step", y=""), "lower")]
-    for metric in headline(scores):
-        series = [
-            Series(
-                name=system_label(system),
-                points=curve_points(evaluations, metric.name, system=system),
-                markers=True,
-                color=color,
-            )
-            for system, color in (("model", 1), ("shuffled", 6))
-        ]
+    found = [(figures.draw_lines(losses, title="Loss", x="step", y=""), "lower")]
+    for metric in labels.headline(scores):
+        series = []
+        for system, color in (("model", 1), ("shuffled", 6)):
+            name = labels.system_label(system)
+            points = curve_points(evaluations, metric.name, system=system)
+            series.append(Series(name, points, markers=True, color=color))
         if series[0].points:
             known = [each for each in series if each.points]
-            chart = draw_lines(known, title=metric_label(metric), x="step", y="")
+            chart = figures.draw_lines(known, title=labels.metric_label(metric), x="step", y="")
             found.append((chart, metric.better))
     return found
 
@@ -166,23 +137,23 @@ def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, s
 def draw_calibration(scores: Scores) -> list[Chart]:
     """Draw a reliability diagram and a risk-coverage curve for each field."""
     charts = []
-    for target, found in scores.calibrations.items():
-        name, accepted, mark = target_label(target), found.auto_accept, None
-        if found.bins:
-            bins = (found.bins, found.recalibrated_bins)
-            charts.append(draw_reliability(*bins, title=f"{name}: reliability diagram"))
-        if found.bins and len(found.risk_curve) > 1:
-            # Of the first few predictions one error is half of all: the curve means nothing yet.
-            steady = [each for each in found.risk_curve if each.coverage * found.samples >= 10]
-            if accepted and accepted.threshold is not None:
-                mark = (accepted.coverage.value, 1 - accepted.precision.value)
-            chart = draw_lines(
-                [Series(name=name, points=steady or found.risk_curve)],
+    measured = {target: each for target, each in scores.calibrations.items() if each.bins}
+    for target, found in measured.items():
+        name, accepted, mark = labels.target_label(target), found.auto_accept, None
+        title, bins = f"{name}: reliability diagram", (found.bins, found.recalibrated_bins)
+        charts.append(figures.draw_reliability(*bins, title=title))
+        # Of the first few predictions one error is half of all: the curve means nothing yet.
+        steady = [each for each in found.risk_curve if each.coverage * found.samples >= 10]
+        if accepted and accepted.threshold is not None and math.isfinite(accepted.precision.value):
+            mark = (accepted.coverage.value, 1 - accepted.precision.value)
+        if len(found.risk_curve) > 1:
+            chart = figures.draw_lines(
+                [Series(name, steady or found.risk_curve)],
                 title=f"{name}: risk-coverage curve",
                 x="coverage",
                 y="error rate among the accepted",
                 percent=True,
-                mark=mark if mark and math.isfinite(mark[1]) else None,
+                mark=mark,
             )
             charts.append(chart)
     return charts
@@ -192,7 +163,7 @@ def limitations(scores: Scores) -> list[str]:
     """List what could not be measured of the confidence, once for all fields it is true of."""
     fields: dict[str, list[str]] = {}
     for target, found in scores.calibrations.items():
-        fields.setdefault(found.limitations, []).append(target_label(target))
+        fields.setdefault(found.limitations, []).append(labels.target_label(target))
     return [f"{join_words(names)}: {text}" for text, names in fields.items() if text]
 
 
@@ -211,11 +182,12 @@ def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int,
 
 def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
     """Draw predicted over true numbers, with a caption."""
-    pairs = [
-        (as_number(each.truth[field]), as_number((each.prediction.record or {}).get(field)))
-        for each in scores.predictions
-    ]
-    true = [(truth, predicted or 0.0) for truth, predicted in pairs if truth and truth > 0]
+    true = []
+    for each in scores.predictions:
+        values = (each.truth[field], (each.prediction.record or {}).get(field))
+        truth, predicted = (as_number(value) or 0.0 for value in values)
+        if truth > 0:
+            true.append((truth, predicted))
     points = [pair for pair in true if pair[1] > 0]
     if not points:
         return None, "No sample has a positive number as truth and as prediction."
@@ -224,8 +196,8 @@ def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
     if len(true) > len(points):
         caption += f" Not shown: {len(true) - len(points)} without a positive prediction."
     shown = points[:: math.ceil(len(points) / MAX_POINTS)]
-    title = f"{field_label(field)}: predicted and true"
-    return draw_scatter(shown, title=title, x="true", y="predicted"), caption
+    title = f"{labels.field_label(field)}: predicted and true"
+    return figures.draw_scatter(shown, title=title, x="true", y="predicted"), caption
 
 
 def select_predictions(
@@ -311,32 +283,30 @@ def differing(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, 
     }
 
 
-def draw_differences(metric: Metric, comparison: Comparison, labels: Mapping[str, str]) -> Chart:
+def draw_differences(metric: Metric, comparison: Comparison, names: Mapping[str, str]) -> Chart:
     """Draw the differences from the reference, which is at 0."""
-    reference = labels[comparison.reference]
+    reference = names[comparison.reference]
     rows = {reference: Estimate(0.0, math.nan, math.nan)}
-    rows |= {labels[name]: each[metric.name] for name, each in comparison.differences.items()}
-    title = f"{metric_label(metric)}: improvement over {reference}"
-    return draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
+    rows |= {names[name]: each[metric.name] for name, each in comparison.differences.items()}
+    title = f"{labels.metric_label(metric)}: improvement over {reference}"
+    return figures.draw_intervals(rows, title=title, decimals=metric.decimals, zero=True)
 
 
 def draw_learning(
-    histories: Mapping[str, History | None], labels: Mapping[str, str], metrics: Sequence[Metric]
+    histories: Mapping[str, History | None], names: Mapping[str, str], metrics: Sequence[Metric]
 ) -> list[Chart]:
     """Draw the learning curves of all runs over each other; [] without a log."""
     titles = {"loss": "training loss", "validation_loss": "validation loss"}
-    titles |= {each.name: f"{metric_label(each)}, validation split" for each in metrics}
+    titles |= {each.name: f"{labels.metric_label(each)}, validation split" for each in metrics}
     charts = []
-    for name, title in titles.items():
-        is_loss = name == "loss"
-        series = []
-        for run, label in labels.items():
-            history = histories[run] or History([], [])
-            lines = history.steps if is_loss else history.evaluations
-            points = curve_points(lines, name, by="epoch", is_smooth=is_loss)
-            # A run without a log keeps its colour, and its label in the legend.
-            label = label if points else f"{label} (unknown)"
-            series.append(Series(name=label, points=points, markers=not is_loss))
+    for value, title in titles.items():
+        is_loss, series = value == "loss", []
+        for run, name in names.items():
+            steps, evaluations = histories[run] or History([], [])
+            lines = steps if is_loss else evaluations
+            points = curve_points(lines, value, by="epoch", is_smooth=is_loss)
+            # A run without a log keeps its colour, and its name in the legend.
+            series.append(Series(name + " (unknown)" * (not points), points, markers=not is_loss))
         if any(each.points for each in series):
-            charts.append(draw_lines(series, title=title, x="epochs", y=""))
+            charts.append(figures.draw_lines(series, title=title, x="epochs", y=""))
     return charts
