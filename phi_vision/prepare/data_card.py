@@ -163,7 +163,7 @@ def card_header(splits: Sequence[str], license: str | None) -> str:
     return DatasetCardData(license=license, configs=configs).to_yaml()
 
 
-def render(template: str, **values: object) -> str:
+def render(template: str, /, **values: object) -> str:
     """Render a template of `prepare/templates/`."""
     return _environment().get_template(template).render(**values)
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -90,7 +91,22 @@ def prepare(
         failed = prefetch(source, schema.columns, cache, limits, callbacks.on_fetched)
     with atomic_folder(config.out, replace=True) as folder:
         chunks = load_images(source, schema.columns, cache, limits, failed)
-        metadata = _write(source, config, schema, chunks, folder, callbacks)
+        with RejectedRows(folder) as rejected:
+            stage = _stage_rows(chunks, schema, config, folder, rejected, callbacks.on_cleaned)
+            if not stage.keys:
+                raise ValueError(_describe_unusable(source, rejected.reasons))
+            known = {} if config.resplit else _earlier_splits(config) | source_splits(stage.keys)
+            options = {"tolerance": config.tolerance, "seed": config.seed}
+            assignment = assign_rows(stage.keys, known, config.fractions, **options)
+            images = _write_samples(stage, assignment, config, folder / "data", rejected)
+        stage.file.unlink()
+        metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
+        text = json.dumps(metadata, indent=2, ensure_ascii=False)
+        write_text(folder / MANIFEST, text + "\n")
+        write_text(folder / "README.md", as_markdown(metadata, assignment.splits))
+        write_text(folder / "card.html", as_html(metadata, images))
+        if schema.template:
+            write_template(schema.template, folder / TEMPLATE_FILE)
         changed = not same_content(folder, config.out)
         if not changed:
             shutil.rmtree(folder)
@@ -118,21 +134,16 @@ def load_images(
     """
     rows = source.rows()
     while chunk := list(itertools.islice(rows, CHUNK)):
-        urls = [url for url in _urls(chunk, columns) if url not in failed]
+        urls = list(_urls(chunk, columns))
+        images: dict[str, Path | str] = {url: failed[url] for url in urls if url in failed}
         # Downloaded before, unless only rows far down have URLs.
-        fetched = {each.url: each for each in fetch(urls, cache, limits)} if urls else {}
-
-        def load(cell: object, fetched: Mapping[str, Fetched] = fetched) -> bytes:
-            url = url_of(cell)
-            if url is None:
-                return read_reference(cell, source.folder)
-            file = fetched[url].file if url in fetched else None
-            if file is None:
-                reason = fetched[url].reason if url in fetched else failed[url]
-                raise ValueError(f"not fetched, {reason}: {url}")
-            return file.read_bytes()
-
-        yield [_load_row(row, columns, load) if isinstance(row, Row) else row for row in chunk]
+        if missing := [url for url in urls if url not in failed]:
+            found = fetch(missing, cache, limits)
+            images |= {each.url: each.file or str(each.reason) for each in found}
+        yield [
+            _load_row(row, columns, source.folder, images) if isinstance(row, Row) else row
+            for row in chunk
+        ]
 
 
 def _urls(rows: Iterable[AnyRow], columns: Columns) -> Iterator[str]:
@@ -141,76 +152,68 @@ def _urls(rows: Iterable[AnyRow], columns: Columns) -> Iterator[str]:
             yield from filter(None, map(url_of, image_cells(row, columns)))
 
 
-def _load_row(row: Row, columns: Columns, load: Callable[[object], bytes]) -> LoadedRow:
+def _load_row(
+    row: Row, columns: Columns, folder: Path | None, fetched: Mapping[str, Path | str]
+) -> LoadedRow:
     cells = image_cells(row, columns)
-    if not cells and columns.messages is None:
-        return LoadedRow(row=row, images=(), problem="no image: the cell is empty")
+    problem = None if cells or columns.messages else "no image: the cell is empty"
+    images = []
     try:
-        return LoadedRow(row=row, images=tuple(map(load, cells)))
+        for cell in cells:
+            url = url_of(cell)
+            found = fetched[url] if url else read_reference(cell, folder)
+            if isinstance(found, str):
+                raise ValueError(f"not fetched, {found}: {url}")
+            images.append(found.read_bytes() if isinstance(found, Path) else found)
     except (ValueError, OSError) as error:
-        return LoadedRow(row=row, images=(), problem=str(error))
+        images, problem = [], str(error)
+    return LoadedRow(row=row, images=tuple(images), problem=problem)
 
 
-def _write(
-    source: Source,
-    config: PrepareConfig,
-    schema: Schema,
+def _stage_rows(
     chunks: Chunks,
+    schema: Schema,
+    config: PrepareConfig,
     folder: Path,
-    callbacks: PrepareCallbacks,
-) -> dict[str, object]:
-    """Clean, stage, group, split and write all rows; return the metadata."""
-    stage = Stage(folder / "stage", schema.columns.fields)
+    rejected: RejectedRows,
+    on_cleaned: Callable[[int, int], None],
+) -> Stage:
     clean = functools.partial(clean_chunk, schema=schema)
     execute = EXECUTORS[config.engine]
-    with RejectedRows(folder) as rejected:
-        with stage:
-            for rows in execute(clean, chunks, workers=config.workers, address=config.ray_address):
-                for row in rows:
-                    (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
-                callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
-        if not stage.keys:
-            reasons = rejected.reasons.most_common(3)
-            found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons)
-            raise ValueError(
-                f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; "
-                "check the columns (--map) and the images"
-            )
-        known = {} if config.resplit else _earlier_splits(config.out) | source_splits(stage.keys)
-        assignment = assign_rows(
-            stage.keys, known, config.fractions, tolerance=config.tolerance, seed=config.seed
-        )
-        max_bytes = config.shard_size * 1_000_000
-        images = _write_samples(stage, assignment, folder / "data", max_bytes, rejected)
-    stage.file.unlink()
-    metadata = _describe(source, config, schema, stage, assignment, rejected)
-    text = json.dumps(metadata, indent=2, ensure_ascii=False)
-    write_text(folder / MANIFEST, text + "\n")
-    write_text(folder / "README.md", as_markdown(metadata, assignment.splits))
-    write_text(folder / "card.html", as_html(metadata, images))
-    if schema.template:
-        write_template(schema.template, folder / TEMPLATE_FILE)
-    return metadata
+    with Stage(folder / "stage", schema.columns.fields) as stage:
+        for rows in execute(clean, chunks, workers=config.workers, address=config.ray_address):
+            for row in rows:
+                (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
+            on_cleaned(len(stage.keys), rejected.reasons.total())
+    return stage
 
 
-def _earlier_splits(out: Path) -> dict[str, str]:
-    """Return the split of each id in a folder that was prepared before."""
-    files = sorted((out / "data").glob("*.parquet")) if out.is_dir() else []
+def _describe_unusable(source: Source, reasons: Counter[str]) -> str:
+    found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons.most_common(3))
+    return (
+        f"none of the {reasons.total()} rows of {source.name} is usable: {found}; "
+        "check the columns (--map) and the images"
+    )
+
+
+def _earlier_splits(config: PrepareConfig) -> dict[str, str]:
+    """Return the split of each id that an earlier run wrote."""
     return {
         name: file.name.split("-")[0]
-        for file in files
+        for file in sorted(config.out.glob("data/*.parquet"))
         for name in pq.read_table(file, columns=["id"])["id"].to_pylist()
     }
 
 
 def _write_samples(
-    stage: Stage, assignment: Assignment, data: Path, max_bytes: int, rejected: RejectedRows
+    stage: Stage, assignment: Assignment, config: PrepareConfig, data: Path, rejected: RejectedRows
 ) -> list[CardImage]:
     """Write each staged row to its split, or to the rejected rows; return images for the card."""
     layout = Layout(stage.statistics)
     data.mkdir()
     images: list[CardImage] = []
     every = max(1, len(stage.keys) // CARD_IMAGES)
+    max_bytes = config.shard_size * 1_000_000
     with ExitStack() as stack:
         shards = {
             split: stack.enter_context(Shards(data, split, layout.schema, max_bytes=max_bytes))
@@ -235,24 +238,23 @@ def _describe(
     schema: Schema,
     stage: Stage,
     assignment: Assignment,
-    rejected: RejectedRows,
+    rejected: Counter[str],
 ) -> dict[str, object]:
     """Return the metadata. No times and no paths of this machine: a rerun writes the same bytes."""
     samples = sum(not isinstance(decision, Duplicate) for decision in assignment.decisions)
     notes = {**source.notes, **({"license": config.license} if config.license else {})}
-    statistics = stage.statistics
+    fields = stage.statistics.fields
+    changes = stage.statistics.changes.items()
     return {
         "name": config.out.absolute().name,
-        "rows": samples + rejected.reasons.total(),
+        "rows": samples + rejected.total(),
         "samples": samples,
         "source": {"name": source.name, "kind": source.kind, **source.detected, **notes},
         "columns": schema.columns.describe(),
         "template": dataclasses.asdict(schema.template) if schema.template else None,
         **assignment.metadata,
-        "rejected": dict(rejected.reasons.most_common()),
-        "changes": dict(sorted(statistics.changes.items(), key=lambda each: (-each[1], each[0]))),
-        "images": statistics.describe_images(),
-        "fields": {
-            name: field.describe(len(stage.keys)) for name, field in statistics.fields.items()
-        },
+        "rejected": dict(rejected.most_common()),
+        "changes": dict(sorted(changes, key=lambda each: (-each[1], each[0]))),
+        "images": stage.statistics.describe_images(),
+        "fields": {name: field.describe(len(stage.keys)) for name, field in fields.items()},
     }
