@@ -2,13 +2,6 @@
 
     catalog -> parts -> predicted (by an engine) -> stored -> joined into one Parquet file
 
-    id, split              the row; `split` where the catalog has splits
-    title, full_price, …   the predicted fields: numbers as float64, others as text
-    confidence_title, …    the model's probability of the field
-    readable               whether the text parses; null where there is none
-    text                   the generated text; null where there is none
-    error, error_detail    why there is no prediction: a reason and a sentence; else null
-
 Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. An interrupted job resumes
 with the same command.
 """
@@ -39,16 +32,10 @@ from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
 
-ROWS_PER_GROUP = 10_000
-"""Rows of a row group of the table: some megabytes, which are held in memory."""
-
-PACKAGES = ("phi-vision", "torch", "transformers")
-"""Packages whose version may change a prediction."""
-
+ROWS_PER_GROUP = 10_000  # some megabytes, which are held in memory
+PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a prediction
+# Metadata of the table: the digest of the job, and the columns copied from the catalog.
 JOB_KEY, KEPT_KEY = "job", "kept"
-"""Metadata of the table: the digest of the job; the columns copied from the catalog by their new
-names."""
-
 CONFIDENCE = "confidence_"
 
 Progress = Callable[[int, int], None]
@@ -60,10 +47,7 @@ def job_spec(
 ) -> JobSpec:
     """Describe a job with the arguments of `load_predictor`, and a grammar for the texts.
 
-    The model is loaded when the first part is predicted.
-
-    Raises:
-        ValueError: The model is a file of predictions, or there is no such template.
+    The model, which may not be a file of predictions, is loaded when the first part is predicted.
     """
     if Path(model).suffix == ".jsonl":
         raise ValueError(
@@ -85,18 +69,13 @@ def job_spec(
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSummary:
-    """The result of a batch prediction."""
+    """Counts of rows: in all, without a prediction by reason, with a text that does not parse, and
+    predicted in this run."""
 
     rows: int
     errors: Mapping[str, int]
-    """Reason -> rows without a prediction."""
-
     unparsed: int
-    """Rows whose text does not parse."""
-
     predicted: int
-    """Rows predicted in this run; the others were finished before."""
-
     seconds: float
 
 
@@ -327,11 +306,7 @@ class ResumeStore:
 
 
 def gaps(done: Sequence[range], rows: int) -> Iterator[range]:
-    """List the spans that are still missing.
-
-    Input:  0 to 64 and 128 to 192 are done, of 200 rows
-    Output: 64 to 128, 192 to 200
-    """
+    """List the missing spans: 64 to 128 and 192 to 200 if 0 to 64 and 128 to 192 are done."""
     start = 0
     for span in [*done, range(rows, rows)]:
         if start < span.start:
@@ -340,11 +315,7 @@ def gaps(done: Sequence[range], rows: int) -> Iterator[range]:
 
 
 def prediction_schema(template: Template, *, has_splits: bool) -> pa.Schema:
-    """List the columns of a template's predictions.
-
-    Raises:
-        ValueError: A field has the name of another column.
-    """
+    """List the columns; raise a ValueError if a field has the name of another column."""
     types = {"text": pa.string(), "category": pa.string(), "number": pa.float64()}
     columns = [("id", pa.string())] + ([("split", pa.string())] if has_splits else [])
     columns += [(field, types[kind]) for field, kind in template.kinds.items()]

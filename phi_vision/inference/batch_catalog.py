@@ -68,20 +68,17 @@ class Failure(NamedTuple):
 
 
 class CatalogRow(NamedTuple):
-    """One row of a catalog; ids may repeat."""
+    """One row of a catalog, with its images or why there are none; ids may repeat."""
 
     id: str
     split: str
     sample: Sample | Failure
-    """Its images under its id, or why there are none."""
 
 
 class CatalogPart(NamedTuple):
-    """Consecutive rows, which are predicted and stored together."""
+    """Consecutive rows with their positions, which are predicted and stored together."""
 
     span: range
-    """Their positions in the catalog."""
-
     rows: list[CatalogRow]
 
 

@@ -24,12 +24,8 @@ UNAVAILABLE = frozenset({0, 401, 403, 404, 408, 425, 429, 502, 503, 504})
 """HTTP statuses of a server that serves nobody now; others (400, 413, 500) may be due to one
 image."""
 
-MIN_FAILURES = 8
-"""So many failures without a single prediction have a common cause, not the images."""
-
-PARTS_PER_WORKER = 2
-"""Parts at a Ray worker: one in progress and one, with its images, waiting."""
-
+MIN_FAILURES = 8  # So many without a single prediction have a common cause, not the images.
+PARTS_PER_WORKER = 2  # One in progress and one, with its images, waiting.
 MAX_RESTARTS = 2
 """Restarts of a dead Ray worker, with its parts: a machine may leave the cluster, but an input that
 kills every worker must not do so for ever."""
@@ -40,15 +36,14 @@ Predicted = Iterator[tuple[CatalogPart, list[Outcome]]]
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """What decides the predictions, beside the catalog."""
+    """What decides the predictions, beside the catalog.
+
+    `load` is called here or on another machine; `identity` distinguishes models of one name.
+    """
 
     load: Callable[[], Predictor]
-    """Loads the predictor, here or on another machine."""
-
     name: str
     identity: Sequence[str]
-    """Distinguishes models of the same name."""
-
     template: Template
     grammar: str | None = None
 
@@ -57,8 +52,6 @@ def predict_part(
     predictor: Predictor, part: CatalogPart, grammar: str | None = None
 ) -> list[Outcome]:
     """Predict every row that has a sample; a failing row is isolated by bisection.
-
-    Output: [Prediction(...), Failure("unreadable image", "..."), Prediction(...)]
 
     Raises:
         ValueError: The server is unavailable, or every row fails.
@@ -139,11 +132,7 @@ def _check_any_success(outcomes: Sequence[Outcome], part: CatalogPart) -> None:
 
 
 def predict_locally(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchConfig) -> Predicted:
-    """Predict in this process; the model is not loaded where there are no parts.
-
-    Raises:
-        ValueError: Workers or an address are given; as `predict_part`.
-    """
+    """Predict in this process; raise a ValueError if workers or an address are given."""
     workers, address = config.workers, config.ray_address
     if workers is not None or address is not None:
         found = f"--workers {workers}" if workers is not None else f"--ray-address {address}"
@@ -199,12 +188,8 @@ class _Worker:
 def allocate(machines: Sequence[Mapping[str, float]], workers: int | None) -> tuple[int, int, int]:
     """Return the number of workers, and the cores and GPUs of each.
 
-    Input:  3 machines of 8 cores    2 machines of 16 cores, 4 GPUs each    1 machine of 8, for 3
-    Output: (3, 8, 0)                (8, 4, 1)                              (3, 2, 0)
-
-    Args:
-        machines: Ray's resources of each: {"CPU": 16.0, "GPU": 4.0, ...}.
-        workers: By default one for each GPU, or for each machine where there is none.
+    Input:  [{"CPU": 16.0, "GPU": 4.0, ...}] * 2    [{"CPU": 8.0, ...}], workers=3
+    Output: (8, 4, 1)                               (3, 2, 0)
 
     Raises:
         ValueError: No machine has a core, or there are fewer GPUs than workers.

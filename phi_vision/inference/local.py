@@ -96,12 +96,9 @@ class LocalPredictor:
         """Predict the record of each image: a path, an encoded image or a decoded one.
 
         Input:  [Path("coat.jpg")]
-        Output: [Prediction(source="coat.jpg",
-                            text="Product: Wool Coat, Category: COATS, Full Price: 390.0",
-                            record={"title": "Wool Coat", "category3_code": "COATS",
-                                    "full_price": 390.0},
-                            confidence={"title": 0.81, "category3_code": 0.97,
-                                        "full_price": 0.4})]
+        Output: [Prediction(source="coat.jpg", text="Product: Wool Coat, Full Price: 390.0",
+                            record={"title": "Wool Coat", "full_price": 390.0},
+                            confidence={"title": 0.81, "full_price": 0.4})]
 
         Raises:
             ValueError: An image cannot be read, or has an impossible shape; names the image.
@@ -119,13 +116,7 @@ class LocalPredictor:
     def stream(
         self, image: str | Path | bytes | Image, *, grammar: str | None = None
     ) -> Iterator[str]:
-        """Yield the text in chunks while it is generated; closing the iterator cancels it.
-
-        Output: "Product:", " Wool", " Coat", ", Category:", ...
-
-        Raises:
-            ValueError: The image cannot be read, or has an impossible shape.
-        """
+        """Yield the text in chunks while it is generated; closing the iterator cancels it."""
         opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
         return self._stream(opened, grammar)
 

@@ -78,9 +78,9 @@ class OnnxModel:
     ) -> torch.Tensor:
         """Extend each text by the tokens of the logits processors, like the model's own `generate`.
 
-        Input:  input_ids and attention_mask (B, L), padded on the left; pixel_values (crops, 3, S,
-                S) or (N, K, 3, S, S) and image_sizes (N, 2) as the processor returns them
-        Output: (B, L + new); what follows a stop token is padding
+        Input:  ids and mask (B, L), padded on the left; pixel_values (crops, 3, S, S) or (N, K, 3,
+                S, S) and image_sizes (N, 2) as the processor returns them
+        Output: (B, L + new); after a stop token there is padding
         """
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
         images = self._image_inputs(pixel_values, image_sizes)

@@ -26,18 +26,13 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, Template, find_template
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-NO_KEY = "none"
-"""The client wants a key; this one is not sent."""
+NO_KEY = "none"  # The client wants a key; this one is not sent.
 
+# The client's backoff doubles from 0.5 s to 8 s: about a minute, enough for a server restart.
 MAX_RETRIES = 10
-"""The client's backoff doubles from 0.5 s to 8 s: about a minute, enough for a server restart."""
-
-TIMEOUT = 300.0
-"""Seconds until the response; a busy server may queue requests."""
-
+MAX_MODEL_RETRIES = 2  # For the list of models: a wrong URL is an error soon.
+TIMEOUT = 300.0  # Seconds until the response; a busy server may queue requests.
 CONNECT_TIMEOUT = 10.0
-MAX_MODEL_RETRIES = 2
-"""For the list of models: a wrong URL is an error soon."""
 
 MAX_TOKENS = 256
 """Generation limit. Servers count in their own tokens, so this is far above the length of a record;
@@ -50,9 +45,7 @@ servers apply, are sent as PNG."""
 ORIENTATION = 0x0112
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
-SHOWN = 300
-"""Characters of a response in an error message."""
-
+SHOWN = 300  # Characters of a response in an error message.
 UNSUPPORTED = frozenset({400, 422, 501})
 """HTTP statuses of a server that does not support an option of the request, such as logprobs."""
 
@@ -111,8 +104,7 @@ class OpenAIPredictor:
         Closing the iterator cancels the requests, as the first failure does.
 
         Raises:
-            ValueError: An image cannot be read, or a request failed (the sample is named); or a
-                grammar is given.
+            ValueError: An image or a request fails (the sample is named), or a grammar is given.
         """
         if grammar is not None:
             raise ValueError(
@@ -281,11 +273,7 @@ def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
 
 
 def _parse_url(text: str) -> URL:
-    """Parse a base URL.
-
-    Input:  http://localhost:8000/v1/#coats
-    Output: URL("http://localhost:8000/v1#coats")
-    """
+    """Parse a base URL such as http://localhost:8000/v1/#coats."""
     problem = "it does not begin with http:// or https:// and a host"
     try:
         url = URL(text)

@@ -1,9 +1,4 @@
-"""Predictor: one protocol for a checkpoint, ONNX graphs, an OpenAI-compatible server and a file.
-
-predictor = load_predictor("runs/coats")
-for index, prediction in predictor.predict_samples(samples):
-    print(samples[index].id, prediction.record)
-"""
+"""Predictor: one protocol for a checkpoint, ONNX graphs, an OpenAI-compatible server and a file."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +12,15 @@ from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.model.checkpoint import adapter_base, resolve
 
-DEFAULT_TEMPLATE = "product"
-"""Template of a model that comes without one."""
-
-MAX_NAMED = 3
-"""Ids in an error message."""
+DEFAULT_TEMPLATE = "product"  # Of a model that comes without one.
+MAX_NAMED = 3  # Ids in an error message.
 
 
 class Predictor(Protocol):
-    """A source of predictions."""
+    """A source of predictions, with a name for reports, such as "checkpoint runs/coats"."""
 
     template: Template
-    """Builds the prompt and parses the generated text."""
-
     name: str
-    """For reports: "checkpoint runs/coats", "server http://localhost:8000/v1, model coats"."""
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
