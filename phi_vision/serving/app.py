@@ -1,7 +1,4 @@
-"""create_app: all routes and the page of a server as one ASGI application.
-
-app = create_app(LocalPredictor("runs/coats"), Settings())
-"""
+"""create_app: all routes and the page of a server as one ASGI application."""
 
 import asyncio
 import copy

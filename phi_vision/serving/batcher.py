@@ -1,9 +1,5 @@
 """Dynamic batching: one thread that owns the model, and the queue of requests in front of it.
 
-pending = await batcher.submit(request)
-async for chunk in pending: ...
-generation = await pending.result()
-
 Knows nothing of HTTP but the errors that clients receive.
 """
 
@@ -26,11 +22,8 @@ from phi_vision.serving.telemetry import ServerMetrics, error_fields
 
 LOG = logging.getLogger(__name__)
 
-SMOOTHING = 0.3
-"""Weight of the last batch in the moving average of batch durations."""
-
-ABORT_TIMEOUT = 30.0
-"""Seconds to wait at shutdown for an aborted batch, which ends with its next token."""
+SMOOTHING = 0.3  # Weight of the last batch in the moving average of batch durations.
+ABORT_TIMEOUT = 30.0  # Seconds to wait for an aborted batch, which ends with its next token.
 
 UNAVAILABLE = {
     "draining": ("the server is shutting down; use another one, or retry later", 5.0),
@@ -74,11 +67,7 @@ class PendingRequest:
         await self.result()
 
     async def result(self) -> Generation:
-        """Wait for the whole generation.
-
-        Raises:
-            ApiError: The request timed out (504), was invalid (400), or the server failed (5xx).
-        """
+        """Wait for the whole generation; raise the ApiError with which the request ended."""
         return await asyncio.shield(self._done)
 
     @property
@@ -150,11 +139,7 @@ class Batcher:
         return "ok" if self._thread.is_alive() and self._unavailable is None else "failed"
 
     async def submit(self, request: GenerationRequest) -> PendingRequest:
-        """Queue a request.
-
-        Raises:
-            ApiError: The queue is full (429), or the server is unavailable (503).
-        """
+        """Queue a request; raise an ApiError if the queue is full or the server unavailable."""
         settings = self._settings
         with self._changed:
             if self._unavailable:

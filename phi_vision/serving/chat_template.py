@@ -12,7 +12,6 @@ from phi_vision.serving.errors import ApiError
 from phi_vision.serving.schemas import ImagePart, Message
 
 IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
-"""An image's place in a prompt."""
 
 
 class ChatTemplate:
@@ -77,11 +76,7 @@ class ChatTemplate:
         return len(self._tokenizer.encode(text).ids)
 
     def check_length(self, prompt: str, images: Sequence[Image], param: str) -> None:
-        """Check that a prompt leaves context for at least one token; slow for long prompts.
-
-        Raises:
-            ApiError: It does not, or an image's aspect ratio is too extreme (400).
-        """
+        """Check that a prompt leaves context for at least one token; slow for long prompts."""
         try:
             length = self.length(prompt, images)
         except ValueError as error:
@@ -95,10 +90,7 @@ class ChatTemplate:
 
 
 def image_urls(messages: Sequence[Message]) -> dict[str, str]:
-    """Map the path of each image's field to the URL in it.
-
-    Output: {"messages.0.content.1.image_url.url": "data:image/png;base64,…"}
-    """
+    """Map each image's field, as messages.0.content.1.image_url.url, to the URL in it."""
     return {
         f"messages.{i}.content.{j}.image_url.url": part.image_url.url
         for i, message in enumerate(messages)

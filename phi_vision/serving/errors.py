@@ -44,13 +44,11 @@ class ApiError(Exception):
     status: int
     message: str
     _: KW_ONLY
-
     param: str | None = None
     """Path of the request's field that is wrong, such as `messages.0.content`."""
 
     code: str | None = None
     retry_after: float | None = None
-    """Seconds after which a retry may succeed."""
 
     def __post_init__(self) -> None:
         super().__init__(self.message)

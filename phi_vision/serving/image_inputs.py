@@ -34,11 +34,9 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 ANIMATED = (PngImageFile, WebPImageFile)
 """Formats whose further frames count; phones append previews and depth maps to JPEGs."""
 
+# Images decoded at a time: each of the largest allowed takes hundreds of megabytes.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
-"""Images decoded at a time: each of the largest allowed takes hundreds of megabytes."""
-
-BYTES_PER_PIXEL = 4
-"""Of a decoded image in Pillow's memory."""
+BYTES_PER_PIXEL = 4  # of a decoded image in Pillow's memory
 
 OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
     "an SVG": (b"<svg", b"<?xml"),
@@ -63,10 +61,7 @@ class ImageReader:
         self._numbers = itertools.count()
 
     async def read_all(self, urls: Mapping[str, str], param: str) -> tuple[Image.Image, ...]:
-        """Decode the images of a request, given as the path of a field -> the URL in it.
-
-        `param` is the field to report if there are too many.
-        """
+        """Decode the images of a request, given as path of a field -> URL in it."""
         limit = self._settings.max_images
         if len(urls) > limit:
             message = f"the request has {len(urls)} images; the limit is {limit}"
@@ -121,9 +116,6 @@ def read_data_uri(uri: str) -> bytes:
 
     Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5), missing padding and
     any image type, as clients write them.
-
-    Raises:
-        ApiError: It is not base64, or its type is not an image.
     """
     invalid = partial(ApiError, 400, code="invalid_image_url")
     scheme, colon, _ = uri[:10].partition(":")
@@ -147,11 +139,7 @@ def read_data_uri(uri: str) -> bytes:
 async def fetch_image(
     address: str, settings: Settings, *, resolver: AbstractResolver | None = None
 ) -> bytes:
-    """Fetch an image by its URL; `resolver` replaces the system's name resolution.
-
-    Raises:
-        ApiError: The host is not allowed, not public, or does not return an image.
-    """
+    """Fetch an image by its URL; `resolver` replaces the system's name resolution."""
     url = _parse_allowed(address, settings)
     limit = settings.max_body_bytes
     try:

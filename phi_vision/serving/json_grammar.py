@@ -13,13 +13,10 @@ from llguidance import LLMatcher
 Schema = Mapping[str, Any]
 
 ANY_OBJECT: Schema = {"type": "object"}
-"""For JSON without a schema."""
 
-MAX_CHARACTERS = 50_000
-MAX_DEPTH = 64
-MAX_PASSES = 100
-"""Limits of a schema: ten times a long one; about two levels for each level of its JSON; iterations
-of the fixed-point search, which only hundreds of chained references exceed."""
+MAX_CHARACTERS = 50_000  # ten times a long schema
+MAX_DEPTH = 64  # about two levels for each level of the JSON
+MAX_PASSES = 100  # of the fixed-point search; only hundreds of chained references exceed them
 
 LIST_KEYWORDS = ("allOf", "anyOf", "oneOf", "prefixItems")
 DICT_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -32,9 +29,6 @@ def grammar_of_schema(schema: Schema) -> str:
 
     Whitespace is allowed only in front, where SentencePiece models begin with a space: elsewhere,
     uncertain models generate it endlessly.
-
-    Raises:
-        ValueError: The schema is too large or too deep, unsupported, or needs an infinite value.
     """
     if _is_deeper(schema, MAX_DEPTH):
         raise ValueError(f"it is more than {MAX_DEPTH} levels deep; flatten it")

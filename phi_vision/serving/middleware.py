@@ -31,12 +31,8 @@ SECURITY_HEADERS = {
 }
 """Headers of every response that does not set them itself."""
 
-CLIENT_CLOSED_REQUEST = 499
-"""Status in log and metrics of a request whose client disconnected (nginx's convention)."""
-
-LINGER = 1.0
-"""Seconds to receive the rest of a rejected request's body."""
-
+CLIENT_CLOSED_REQUEST = 499  # In log and metrics, when the client disconnected (as of nginx).
+LINGER = 1.0  # Seconds to receive the rest of a rejected request's body.
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 

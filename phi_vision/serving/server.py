@@ -1,8 +1,5 @@
 """Runs a server in this process until a signal, then shuts down gracefully.
 
-listener = bind(settings)
-serve(predictor, settings, listener=listener, announce=print)
-
 On the first SIGTERM or SIGINT /health reports draining, new and queued requests are rejected with
 503, and running generations finish. A second signal ends the process immediately.
 """
@@ -26,8 +23,7 @@ from phi_vision.serving.telemetry import LOGGING
 
 LOG = logging.getLogger(__name__)
 
-BACKLOG = 2048
-"""Connections that the system queues until they are accepted."""
+BACKLOG = 2048  # Connections that the system queues until they are accepted.
 
 
 def bind(settings: Settings) -> socket.socket:

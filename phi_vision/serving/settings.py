@@ -1,7 +1,4 @@
-"""Settings: the address, key and limits of a server; all but `key` are options of `serve`.
-
-Knows nothing of the command line; a value out of range is rejected where it is set.
-"""
+"""Settings: the address, key and limits of a server; all but `key` are options of `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, get_args, get_origin, get_type_hints
@@ -9,8 +6,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 from PIL import Image
 
 MIB = 2**20
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-"""Pillow itself treats a larger image as an attack."""
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow itself treats a larger image as an attack.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +73,7 @@ class Settings:
     none, images must be sent inside the request."""
 
     def __post_init__(self) -> None:
-        """Validate all values.
-
-        Raises:
-            ValueError: A value is out of range; names the option, the value and the range.
-        """
+        """Validate all values; an error names the option, the value and the range."""
         for name, (minimum, maximum) in LIMITS.items():
             value = getattr(self, name)
             if not minimum <= value <= maximum:

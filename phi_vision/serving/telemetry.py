@@ -45,11 +45,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """Describe an error for the log, with its message only where that cannot quote a request.
-
-    Output: {"error": "RuntimeError: CUDA out of memory",
-             "traceback": ["batcher.py:120 run", "generate.py:88 generate"]}
-    """
+    """Describe an error for the log, with its message only where that cannot quote a request."""
     kind = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     return {
