@@ -79,7 +79,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install_handlers(app: FastAPI) -> None:
     """Return an app's errors, the framework's included, in OpenAI's shape.
 
-    Unexpected exceptions pass through: `middleware.ErrorResponses` handles them.
+    Unexpected exceptions pass through: `middleware.RequestGuard` handles them.
     """
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
