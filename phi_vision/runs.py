@@ -30,22 +30,16 @@ from phi_vision.io.hashing import sha256, sha256_of_all
 RECIPE_FILE = "recipe.yaml"
 
 CHECKPOINT_PREFIX = "checkpoint-"
+# How far a checkpoint got. The Trainer writes it last: a checkpoint without it is incomplete.
 STATE_FILE = "trainer_state.json"
-"""How far a checkpoint got. The Trainer writes it last: a checkpoint without it is incomplete."""
 
-DATA_FINGERPRINT = "data_sha256"
-"""Key of versions.json that holds the fingerprint of the training data."""
-
+DATA_FINGERPRINT = "data_sha256"  # key in versions.json of the fingerprint of the training data
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "phi-vision")
 
-SMOOTHING = 0.06
-"""Width of the window that a loss is averaged over, as a share of the run."""
-
-MAX_POINTS = 2000
-"""Points of a drawn curve: a plot has no more pixels than that."""
+SMOOTHING = 0.06  # width of the window that a loss is averaged over, as a share of the run
+MAX_POINTS = 2000  # of a drawn curve: a plot has no more pixels than that
 
 LogLine = Mapping[str, Any]
-"""A line of log.jsonl."""
 
 
 class History(NamedTuple):
@@ -75,11 +69,7 @@ class ReportDir:
         self.template_file = self.path / TEMPLATE_FILE
 
     def scores(self) -> dict[str, Any]:
-        """Read scores.json.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Read scores.json."""
         return _read_json(self.scores_file, "evaluate again")
 
 
@@ -108,14 +98,7 @@ class RunDir:
         return self.recipe_file.read_text(encoding="utf-8") if self.is_run(self.path) else ""
 
     def recipe(self, default: str = "") -> Mapping[str, Any]:
-        """Read the recipe's fields without checking them; {} without a recipe.
-
-        Args:
-            default: YAML to read where the folder has no recipe.
-
-        Raises:
-            ValueError: The file is not YAML.
-        """
+        """Read the fields of the recipe, or of the `default` YAML, without checking them."""
         try:
             fields = yaml.safe_load(self.recipe_text() or default)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -125,11 +108,7 @@ class RunDir:
         return fields if isinstance(fields, dict) else {}
 
     def versions(self) -> Mapping[str, str]:
-        """Read versions.json; {} without one.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Read versions.json; {} without one."""
         advice = "remove it, or train again"
         return _read_json(self.versions_file, advice) if self.versions_file.is_file() else {}
 
@@ -148,8 +127,7 @@ class RunDir:
         Input:  checkpoint-4 and checkpoint-6 with, checkpoint-8 without a readable STATE_FILE
         Output: checkpoint-6
         """
-        complete = [folder for folder in self.checkpoints() if is_complete(folder)]
-        return complete[-1] if complete else None
+        return next(filter(is_complete, reversed(self.checkpoints())), None)
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -184,7 +162,9 @@ def collect_versions(samples: Sequence[Sample]) -> dict[str, str]:
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Hash ids, groups, records and images of samples, in order."""
-    return sha256_of_all(map(_describe, samples))
+    records = (json.dumps([each.id, each.group, dict(each.record)]) for each in samples)
+    images = ([sha256(image) for image in sample.images] for sample in samples)
+    return sha256_of_all(map(json.dumps, zip(records, images, strict=True)))
 
 
 def curve(lines: Sequence[LogLine], name: str) -> Curve:
@@ -193,9 +173,8 @@ def curve(lines: Sequence[LogLine], name: str) -> Curve:
     Input:  {"step": 1, "loss": 2.5} {"step": 2, "loss": null} {"step": 3, "loss": 2.0}
     Output: steps 1 3, values 2.5 2.0
     """
-    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    finite = [(step, value) for step, value in found if math.isfinite(value)]
-    return Curve([step for step, _ in finite], [value for _, value in finite])
+    known = [line for line in lines if line.get(name) is not None and math.isfinite(line[name])]
+    return Curve([line["step"] for line in known], [line[name] for line in known])
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -204,12 +183,10 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     Input:  0 6 3 3, window 3
     Output: 3 3 4 3
     """
-    sums = [0.0, *itertools.accumulate(values)]
-    ends = [
-        (max(0, at - window // 2), min(len(values), at + window // 2 + 1))
-        for at in range(len(values))
-    ]
-    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
+    sums, count = [0.0, *itertools.accumulate(values)], len(values)
+    half = window // 2
+    spans = ((max(0, at - half), min(count, at + half + 1)) for at in range(count))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 def thin(points: Curve, limit: int = MAX_POINTS) -> Curve:
@@ -219,17 +196,9 @@ def thin(points: Curve, limit: int = MAX_POINTS) -> Curve:
     Output: steps 1.5 3.5, values 2.0 5.0
     """
     size = math.ceil(len(points.steps) / limit) or 1
-
-    def means(values: Sequence[float]) -> list[float]:
-        chunks = [values[at : at + size] for at in range(0, len(values), size)]
-        return [sum(chunk) / len(chunk) for chunk in chunks]
-
-    return Curve(means(points.steps), means(points.values))
-
-
-def _describe(sample: Sample) -> str:
-    record = json.dumps([sample.id, sample.group, dict(sample.record)], ensure_ascii=True)
-    return json.dumps([record, [sha256(image) for image in sample.images]])
+    places = range(0, len(points.steps), size)
+    chunks = ([values[at : at + size] for at in places] for values in points)
+    return Curve(*([sum(chunk) / len(chunk) for chunk in each] for each in chunks))
 
 
 def _read_json(file: Path, advice: str) -> dict[str, Any]:

@@ -13,14 +13,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from transformers import PreTrainedTokenizerFast
 
-BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""Names of the tokens for one byte of a character in SentencePiece vocabularies."""
-
-BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
-"""The blank in SentencePiece vocabularies."""
-
-BREAK = "\n"
-"""A character that is part of no longer token."""
+# In SentencePiece vocabularies: the tokens for one byte of a character, and the blank.
+BYTE_TOKEN, BLANK = re.compile(r"<0x([0-9A-F]{2})>"), "\N{LOWER ONE EIGHTH BLOCK}"
+BREAK = "\n"  # a character that is part of no longer token
 
 FUEL = 10**9
 """llguidance's computing budget for one token. Its default, for servers that accept foreign
@@ -52,31 +47,21 @@ def mask_logits(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -
 
 @lru_cache(maxsize=16)  # Compiling takes about as long as generating a text.
 def compile_grammar(
-    tokenizer: PreTrainedTokenizerFast,
-    grammar: str,
-    vocabulary_size: int,
-    stops: tuple[int, ...],
+    tokenizer: PreTrainedTokenizerFast, grammar: str, vocabulary_size: int, stops: tuple[int, ...]
 ) -> LLMatcher:
     """Compile a grammar for a vocabulary to a matcher, of which each row takes a `deep_copy`.
+
+    An invalid grammar is an error.
 
     Args:
         tokenizer: The vocabulary.
         grammar: In llguidance's dialect of Lark.
         vocabulary_size: The number of logits; may exceed the number of tokens.
         stops: The stop tokens.
-
-    Raises:
-        ValueError: The grammar is invalid.
     """
     vocabulary = _vocabulary(tokenizer, vocabulary_size, stops)
-    limits = LLParserLimits()
-    if FOREIGN not in grammar:
-        limits = LLParserLimits(
-            initial_lexer_fuel=FUEL,
-            step_lexer_fuel=FUEL,
-            step_max_items=FUEL,
-            max_lexer_states=FUEL,
-        )
+    names = ("initial_lexer_fuel", "step_lexer_fuel", "step_max_items", "max_lexer_states")
+    limits = LLParserLimits(**dict.fromkeys(() if FOREIGN in grammar else names, FUEL))
     matcher = LLMatcher(vocabulary, grammar, limits=limits, log_level=0)
     if matcher.is_error():
         reason = matcher.get_error().strip().splitlines()[0]
@@ -109,9 +94,8 @@ def _vocabulary(
 ) -> LLTokenizer:
     # llguidance can read the tokenizer itself, but then takes byte tokens that are flagged as
     # control tokens for their names: `<0x0A>` for six characters.
-    return LLTokenizer(
-        TokenizerWrapper(_Vocabulary(tokenizer, size, stops)), n_vocab=size, eos_token=list(stops)
-    )
+    wrapper = TokenizerWrapper(_Vocabulary(tokenizer, size, stops))
+    return LLTokenizer(wrapper, n_vocab=size, eos_token=list(stops))
 
 
 class _Vocabulary:
@@ -124,15 +108,12 @@ class _Vocabulary:
         names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
         self.eos_token_id = stops[0]
         self.bos_token_id = tokenizer.bos_token_id
-        self.special_token_ids = sorted(
-            {number for number in controls | set(stops) if number < size}
-            | set(range(len(names), size))
-        )
+        special = {number for number in controls | set(stops) if number < size}
+        self.special_token_ids = sorted(special | set(range(len(names), size)))
         self.tokens = [
             name.encode() if number in controls else _token_bytes(name)
             for number, name in enumerate(names)
-        ]
-        self.tokens += [b"<unused>"] * (size - len(names))
+        ] + [b"<unused>"] * (size - len(names))
         self._tokenizer = tokenizer
         self._prefix = len(self._encode(BREAK))
 

@@ -1,9 +1,11 @@
 """Batched generation: requests -> generations. The only generation loop of the package."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList
 
 from phi_vision.generation.constrained import compile_grammar
@@ -12,8 +14,7 @@ from phi_vision.generation.sampling import RowState, TokenSelector, decoder_for
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
-FINITE_GRAMMAR_TOKENS = 1024
-"""Assumed maximum length under a finite grammar: about ten times what occurs."""
+FINITE_GRAMMAR_TOKENS = 1024  # assumed maximum under a finite grammar: ten times what occurs
 
 
 class GenerativeModel(Protocol):
@@ -46,49 +47,46 @@ def generate(
     *,
     batch_size: int = 16,
 ) -> list[Generation]:
-    """Generate a text for each request, in the order given.
+    """Generate a text for each request, of whatever kind, in the order given.
 
     Rows are batched by length, so that there is little padding, and only with rows that leave the
     original context at the same new token, if ever: beyond it the rotary factors of the whole batch
-    change.
-
-    Args:
-        model: A Phi-3-Vision model, with or without an adapter, or its ONNX graphs.
-        processor: Its processor.
-        requests: Of any kinds: rows of a batch share nothing but the model.
-        batch_size: Maximum number of rows generated together.
-
-    Raises:
-        ValueError: A grammar is invalid, or tags and images do not match.
+    change. An invalid grammar, and tags that do not match the images, are errors.
     """
     was_training = model.training
     model.eval()
-    encoded = [
-        processor(text=request.prompt, images=list(request.images) or None, return_tensors="pt")
-        for request in requests
-    ]
-    lengths = [each["input_ids"].shape[1] for each in encoded]
-    rows = [
-        _row(model, processor, request, length)
-        for request, length in zip(requests, lengths, strict=True)
-    ]
-    order = sorted(range(len(rows)), key=lambda index: lengths[index])
+    stops = model.generation_config.eos_token_id
+    stops = (stops,) if isinstance(stops, int) else tuple(stops)
+    encoded, rows = [], []
+    for request in requests:
+        images = list(request.images) or None
+        encoded.append(processor(text=request.prompt, images=images, return_tensors="pt"))
+        length = encoded[-1]["input_ids"].shape[1]
+        rows.append(_row(model, processor, request, length, stops))
+    order = sorted(range(len(rows)), key=lambda index: rows[index].prompt_tokens)
     context = model.config.original_max_position_embeddings
-    limits = [
-        _tokens_within_context(row, context - length)
-        for row, length in zip(rows, lengths, strict=True)
-    ]
+    limits = [_tokens_within_context(row, context - row.prompt_tokens) for row in rows]
     for chosen in _batches(order, limits, batch_size):
         batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
-        _generate_batch(model, batch, [rows[index] for index in chosen])
+        selector = TokenSelector([rows[index] for index in chosen], stops[0])
+        model.generate(
+            **{name: values.to(model.device) for name, values in batch.items()},
+            max_new_tokens=max(row.limit for row in selector.rows),
+            do_sample=False,
+            num_beams=1,
+            logits_processor=LogitsProcessorList([selector]),
+        )
     model.train(was_training)
     return [row.generation() for row in rows]
 
 
 def _row(
-    model: GenerativeModel, processor: Phi3VProcessor, request: GenerationRequest, length: int
+    model: GenerativeModel,
+    processor: Phi3VProcessor,
+    request: GenerationRequest,
+    length: int,
+    stops: tuple[int, ...],
 ) -> RowState:
-    stops = _stop_tokens(model)
     matcher = None
     if request.grammar is not None:
         size = model.config.vocab_size
@@ -102,23 +100,6 @@ def _row(
     limit = left if request.finite_grammar else min(left, request.max_new_tokens)
     decoder = decoder_for(processor.tokenizer)
     return RowState(request, decoder, stops, matcher=matcher, prompt_tokens=length, limit=limit)
-
-
-def _generate_batch(
-    model: GenerativeModel, batch: dict[str, torch.Tensor], rows: Sequence[RowState]
-) -> None:
-    model.generate(
-        **{name: values.to(model.device) for name, values in batch.items()},
-        max_new_tokens=max(row.limit for row in rows),
-        do_sample=False,
-        num_beams=1,
-        logits_processor=LogitsProcessorList([TokenSelector(rows, _stop_tokens(model)[0])]),
-    )
-
-
-def _stop_tokens(model: GenerativeModel) -> tuple[int, ...]:
-    stops = model.generation_config.eos_token_id
-    return (stops,) if isinstance(stops, int) else tuple(stops)
 
 
 def _tokens_within_context(row: RowState, left: int) -> int | None:
@@ -137,15 +118,10 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
     Input:  ids `[[1, 5]]` and `[[1, 6, 7]]`
     Output: ids `[[pad, 1, 5], [1, 6, 7]]`, mask `[[0, 1, 1], [1, 1, 1]]`, images concatenated
     """
-    longest = max(row["input_ids"].shape[1] for row in rows)
-    shape = (len(rows), longest)
-    ids = torch.full(shape, pad_token_id)
-    mask = torch.zeros(shape, dtype=torch.long)
-    for place, row in enumerate(rows):
-        length = row["input_ids"].shape[1]
-        ids[place, longest - length :] = row["input_ids"][0]
-        mask[place, longest - length :] = 1
-    batch = {"input_ids": ids, "attention_mask": mask}
+    ids = [row["input_ids"][0] for row in rows]
+    ones = [torch.ones_like(each) for each in ids]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    batch = {"input_ids": pad(ids, padding_value=pad_token_id), "attention_mask": pad(ones)}
     for name in ("pixel_values", "image_sizes"):
         parts = [row[name] for row in rows if name in row]
         if parts:

@@ -24,9 +24,7 @@ last, and a possible beginning of a stop word are held back.
 class Generation(NamedTuple):
     """The text generated for one request, token by token."""
 
-    text: str
-    """Without control tokens and surrounding whitespace."""
-
+    text: str  # without control tokens and surrounding whitespace
     token_ends: tuple[int, ...]
     """For each token, the length of `text` up to and including it. The stop token comes last,
     unless the text was cut."""
@@ -36,43 +34,28 @@ class Generation(NamedTuple):
     temperature."""
 
     finish_reason: FinishReason = "stop"
-
-    prompt_tokens: int = 0
-    """Length of the prompt, image tokens included."""
+    prompt_tokens: int = 0  # length of the prompt, image tokens included
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One prompt with its images and decoding options."""
 
-    prompt: str
-    """Text with `<|image_k|>` tags, in the model's chat format."""
-
-    images: tuple[Image, ...] = ()
-    """Its images, in the order of the tags."""
-
-    max_new_tokens: int = MAX_NEW_TOKENS
-    """Length limit, stop token included."""
-
-    grammar: str | None = None
-    """Constrains the text: a grammar of llguidance."""
-
+    prompt: str  # text with `<|image_k|>` tags, in the model's chat format
+    images: tuple[Image, ...] = ()  # in the order of the tags
+    max_new_tokens: int = MAX_NEW_TOKENS  # stop token included
+    grammar: str | None = None  # constrains the text: a grammar of llguidance
     finite_grammar: bool = False
     """Whether the grammar has no unbounded texts: then `max_new_tokens` does not apply."""
 
-    temperature: float = 0.0
-    """0 decodes greedily."""
-
+    temperature: float = 0.0  # 0 decodes greedily
     top_p: float = 1.0
     """Nucleus sampling: only the likeliest tokens that together have this probability."""
 
     seed: int | None = None
     """Of the sampling, independent of the batch; by default a random one."""
 
-    stop: tuple[str, ...] = ()
-    """Words that end the text; they are not part of it."""
-
+    stop: tuple[str, ...] = ()  # words that end the text; they are not part of it
     on_token: OnToken | None = None
-
     on_finish: Callable[[Generation], object] | None = None
     """Called on the generating thread when this row ends; others of its batch may continue."""

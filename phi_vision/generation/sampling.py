@@ -48,7 +48,7 @@ class RowState:
         stops: The stop tokens.
         matcher: Follows the request's grammar, if it has one.
         prompt_tokens: Length of the prompt, image tokens included.
-        limit: Maximum number of tokens.
+        limit: Maximum number of new tokens.
     """
 
     def __init__(
@@ -61,13 +61,10 @@ class RowState:
         prompt_tokens: int,
         limit: int,
     ) -> None:
-        self.request = request
-        self.matcher = matcher
-        self.prompt_tokens = prompt_tokens
-        self.limit = limit
+        self.request, self.matcher = request, matcher
+        self.prompt_tokens, self.limit = prompt_tokens, limit
         self.finish_reason: FinishReason | None = None
-        self._decoder = decoder
-        self._stops = frozenset(stops)
+        self._decoder, self._stops = decoder, frozenset(stops)
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._streamed = 0
@@ -146,13 +143,9 @@ class RowState:
     def _settled_text(self) -> str:
         """Return the part of the text that further tokens cannot change."""
         text = self._text(self._decoder.without_partial_bytes(self._tokens))
-        partial = [
-            length
-            for word in self.request.stop
-            for length in range(1, len(word))
-            if text.endswith(word[:length])
-        ]
-        return text[: len(text) - max(partial, default=0)].rstrip()
+        starts = (word[:length] for word in self.request.stop for length in range(1, len(word)))
+        partial = max((len(start) for start in starts if text.endswith(start)), default=0)
+        return text[: len(text) - partial].rstrip()
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self._decoder.decode([tokens])[0].lstrip()
@@ -193,14 +186,12 @@ class TokenSelector(LogitsProcessor):
         ]
         selected_B1 = torch.tensor(selected, device=scores.device)[:, None]
         logprobs_B = scores.gather(1, selected_B1)[:, 0] - scores.logsumexp(dim=-1)
-        for row, token, logprob in zip(self.rows, selected, logprobs_B.tolist(), strict=True):
+        for place, (row, logprob) in enumerate(zip(self.rows, logprobs_B.tolist(), strict=True)):
             if row.finish_reason is None:
-                row.append(token, logprob)
-        next_tokens = [
-            self.stop if row.finish_reason else token
-            for row, token in zip(self.rows, selected, strict=True)
-        ]
-        next_B1 = torch.tensor(next_tokens, device=scores.device)[:, None]
+                row.append(selected[place], logprob)
+            if row.finish_reason is not None:
+                selected[place] = self.stop
+        next_B1 = torch.tensor(selected, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)
 
 
