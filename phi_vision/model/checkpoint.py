@@ -4,6 +4,7 @@ Weights need no renaming: every module has its official name.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,11 @@ from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
 
 SMALL = "phi-vision-small"
+ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
 
+# Where a run folder holds its best weights, as in `phi_vision.runs`, which is not imported here;
+# tests/test_runs.py compares them.
 RUN_MODEL = "model"
-"""Where a run folder holds its best weights, as in `phi_vision.runs`, which is not imported here;
-tests/test_runs.py compares them."""
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""peft's file beside the weights; only an adapter's folder has it."""
 
 
 def load_model(
@@ -55,7 +54,13 @@ def load_model(
     base = adapter_base(place)
     model = _load_weights(base or place, dtype, quantization)
     if base is not None:
-        model = _attach_adapter(model, place)
+        try:
+            model = PeftModel.from_pretrained(model, place)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
+            raise ValueError(
+                f"The adapter in {place} does not load: {first_line(problem)} "
+                "Is it whole, and made for this base?"
+            ) from problem
     return model.to(device or "cpu").eval(), load_processor(place)
 
 
@@ -77,11 +82,7 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
 
 
 def load_config(source: str | Path) -> Phi3VConfig:
-    """Load the config of a checkpoint folder or hub id; other models are an error.
-
-    Raises:
-        ValueError: The folder is missing, is not a checkpoint, or holds another model.
-    """
+    """Load the config of a checkpoint folder or hub id; other models are an error."""
     place = resolve(source)
     fields = _read_config(place)
     kind = fields.get("model_type")
@@ -95,11 +96,7 @@ def load_config(source: str | Path) -> Phi3VConfig:
 
 
 def resolve(source: str | Path) -> str:
-    """Return the path or hub id of a model: the packaged folder, a run's `model/`, or `source`.
-
-    Raises:
-        ValueError: A path does not exist.
-    """
+    """Return the path or hub id of a model: the packaged folder, a run's `model/`, or `source`."""
     text = str(source)
     if text == SMALL:
         return str(Path(__file__).parent / SMALL)
@@ -176,16 +173,6 @@ def _load_weights(
     return model
 
 
-def _attach_adapter(model: Phi3VForCausalLM, place: str) -> PeftModel:
-    try:
-        return PeftModel.from_pretrained(model, place)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
-        raise ValueError(
-            f"The adapter in {place} does not load: {first_line(problem)} "
-            "Is it whole, and made for this base?"
-        ) from problem
-
-
 def _read_config(place: str) -> dict[str, Any]:
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
         held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
@@ -210,10 +197,5 @@ def _read_config(place: str) -> dict[str, Any]:
 
 def _looks_like_hub_id(text: str) -> bool:
     """Whether a text is `owner/name`: one slash, and not below an existing folder."""
-    owner, slash, name = text.partition("/")
-    return (
-        bool(slash and owner and name)
-        and "/" not in name
-        and owner not in (".", "..", "~")
-        and (not Path(owner).is_dir())
-    )
+    match = re.fullmatch(r"(?!\.{1,2}/|~/)([^/]+)/[^/]+", text)
+    return match is not None and not Path(match[1]).is_dir()

@@ -80,7 +80,7 @@ class Phi3VConfig(Phi3Config):
         # The official file asks for flash attention by name, which fails where it is not installed,
         # even when the caller asks for another kind.
         kwargs.pop("_attn_implementation", None)
-        self.img_processor = dict(self.img_processor or _describe_tower(CLIP_VIT_L_14_336))
+        self.img_processor = dict(self.img_processor or describe_tower(CLIP_VIT_L_14_336))
         self.embd_layer = dict(self.embd_layer or _RELEASED_EMBD_LAYER)
         self.vision_config = dict(self.img_processor.get("vision_config") or CLIP_VIT_L_14_336)
         if self.eos_token_id == 2 and self.vocab_size == OFFICIAL_VOCAB_SIZE:
@@ -147,7 +147,11 @@ class Phi3VConfig(Phi3Config):
         fields.pop("vision_config", None)
         rope = copy.deepcopy(fields.pop("rope_parameters", None) or {})
         fields["rope_theta"] = rope.get("rope_theta", 10000.0)
-        fields["rope_scaling"] = _official_rope_scaling(rope)
+        fields["rope_scaling"] = None
+        if rope.get("rope_type") == "longrope":  # in the three keys the official code accepts
+            factors = {name: rope[name] for name in ("short_factor", "long_factor")}
+            kind = "yarn" if "attention_factor" in rope else "su"
+            fields["rope_scaling"] = {"type": kind, **factors}
         return fields
 
 
@@ -160,7 +164,7 @@ _RELEASED_EMBD_LAYER = {
 }
 
 
-def _describe_tower(vision_config: dict[str, Any]) -> dict[str, Any]:
+def describe_tower(vision_config: dict[str, Any]) -> dict[str, Any]:
     """Describe a tower the way the official `img_processor` field does."""
     merged_side = vision_config["image_size"] // vision_config["patch_size"] // 2
     return {
@@ -168,18 +172,6 @@ def _describe_tower(vision_config: dict[str, Any]) -> dict[str, Any]:
         "model_name": "openai/clip-vit-large-patch14-336",
         "name": "clip_vision_model",
         "num_img_tokens": merged_side * merged_side,
-    }
-
-
-def _official_rope_scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
-    """Turn `rope_parameters` back into the three keys the official code accepts, or None."""
-    if rope.get("rope_type") != "longrope":
-        return None
-    kind = "yarn" if "attention_factor" in rope else "su"
-    return {
-        "type": kind,
-        "short_factor": rope["short_factor"],
-        "long_factor": rope["long_factor"],
     }
 
 

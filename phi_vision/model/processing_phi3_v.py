@@ -93,19 +93,14 @@ class Phi3VProcessor(ProcessorMixin):
         videos: Any = None,
         audio: Any = None,
         **kwargs: Any,
-    ) -> tuple[Any, Any, Any, Any]:
-        """Sort the images by the tags of the texts.
+    ) -> tuple[Any, ...]:
+        """Sort the images by the tags of the texts; what does not match is an error.
 
         Input:  `["<|image_2|> or <|image_1|>?", "Hello"]`, `[[a, b], []]`
         Output: `["<|image|> or <|image|>?", "Hello"]`, `[b, a]`
-
-        Raises:
-            ValueError: A tag without an image, an image without a tag, or the number of lists of
-                images is not the number of texts.
         """
         if text is None:
-            laid_out: tuple[Any, Any, Any, Any]
-            laid_out = super().prepare_inputs_layout(images=images, **kwargs)
+            laid_out: tuple[Any, ...] = super().prepare_inputs_layout(images=images, **kwargs)
             return laid_out
         texts = [text] if isinstance(text, str) else list(text)
         if images is not None:
@@ -169,21 +164,20 @@ def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
 def _order_by_tags(row: int, words: str, images: Sequence[Any]) -> list[Any]:
     """Sort the images of one text by its tags."""
     tags = [match.group(1) for match in IMAGE_TAG.finditer(words)]
-    if any(tag is None for tag in tags) and any(tag is not None for tag in tags):
+    if None in tags and any(tags):
         raise ValueError(f"Text {row} mixes <|image|> with numbered tags; number all of them.")
     numbers = [place if tag is None else int(tag) for place, tag in enumerate(tags, start=1)]
-    for number in numbers:
-        if not 1 <= number <= len(images):
-            raise ValueError(
-                f"Text {row} shows <|image_{number}|> but was given {len(images)} image(s); "
-                "give the image or remove the tag."
-            )
-    for number in range(1, len(images) + 1):
-        if number not in numbers:
-            raise ValueError(
-                f"Text {row} was given {len(images)} image(s) but never shows image "
-                f"{number}; write <|image_{number}|> where it belongs."
-            )
+    given = range(1, len(images) + 1)
+    for number in (number for number in numbers if number not in given):
+        raise ValueError(
+            f"Text {row} shows <|image_{number}|> but was given {len(images)} image(s); "
+            "give the image or remove the tag."
+        )
+    for number in (number for number in given if number not in numbers):
+        raise ValueError(
+            f"Text {row} was given {len(images)} image(s) but never shows image "
+            f"{number}; write <|image_{number}|> where it belongs."
+        )
     return [images[number - 1] for number in numbers]
 
 

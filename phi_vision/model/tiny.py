@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from .checkpoint import SMALL, resolve
-from .configuration_phi3_v import Phi3VConfig
+from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig, describe_tower
 from .image_processing_phi3_v import Phi3VImageProcessor
 from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
@@ -23,26 +23,16 @@ STOP_TOKENS = ("<|end|>", "<|endoftext|>", "</s>")
 class Sizes:
     """Sizes of a checkpoint."""
 
-    crop_size: int = 56
-    """Side of a crop in pixels."""
-    patch_size: int = 14
-    """Side of a patch in pixels."""
-    num_crops: int = 1
-    """Maximum crops of an image, besides its global view."""
-    vision_width: int = 32
-    """Width of the CLIP tower."""
-    vision_layers: int = 3
-    """Layers of the CLIP tower; the last is never run."""
-    vision_heads: int = 2
-    """Attention heads of the CLIP tower."""
-    hidden_size: int = 64
-    """Width of the decoder."""
-    layers: int = 2
-    """Layers of the decoder."""
-    heads: int = 4
-    """Attention heads of the decoder."""
-    intermediate_size: int = 128
-    """Width of the decoder's feed-forward part."""
+    crop_size: int = 56  # side of a crop in pixels
+    patch_size: int = 14  # side of a patch in pixels
+    num_crops: int = 1  # maximum crops of an image, besides its global view
+    vision_width: int = 32  # of the CLIP tower
+    vision_layers: int = 3  # of the CLIP tower; the last is never run
+    vision_heads: int = 2  # of the CLIP tower
+    hidden_size: int = 64  # width of the decoder
+    layers: int = 2  # of the decoder
+    heads: int = 4  # of the decoder
+    intermediate_size: int = 128  # width of the decoder's feed-forward part
 
 
 def write_tiny_checkpoint(folder: str | Path, *, seed: int = 0) -> Path:
@@ -58,6 +48,15 @@ def write_tiny_checkpoint(folder: str | Path, *, seed: int = 0) -> Path:
 def make_config(sizes: Sizes, tokenizer: AutoTokenizer) -> Phi3VConfig:
     """Make the config of a checkpoint of the given sizes over a tokenizer's vocabulary."""
     half_head = sizes.hidden_size // sizes.heads // 2
+    vision_config = CLIP_VIT_L_14_336 | {
+        "hidden_size": sizes.vision_width,
+        "image_size": sizes.crop_size,
+        "intermediate_size": 4 * sizes.vision_width,
+        "num_attention_heads": sizes.vision_heads,
+        "num_hidden_layers": sizes.vision_layers,
+        "patch_size": sizes.patch_size,
+        "projection_dim": sizes.vision_width,
+    }
     return Phi3VConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.hidden_size,
@@ -72,7 +71,7 @@ def make_config(sizes: Sizes, tokenizer: AutoTokenizer) -> Phi3VConfig:
             "short_factor": [1.0] * half_head,
             "long_factor": [32.0] * half_head,
         },
-        img_processor=_describe_tower(sizes),
+        img_processor={**describe_tower(vision_config), "vision_config": vision_config},
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=[tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS],
@@ -87,29 +86,6 @@ def make_processor(sizes: Sizes, tokenizer: AutoTokenizer) -> Phi3VProcessor:
         num_crops=sizes.num_crops, crop_size=sizes.crop_size, num_img_tokens=side * side
     )
     return Phi3VProcessor(image_processor, tokenizer)
-
-
-def _describe_tower(sizes: Sizes) -> dict[str, object]:
-    side = sizes.crop_size // sizes.patch_size // 2
-    return {
-        "image_dim_out": sizes.vision_width,
-        "model_name": "openai/clip-vit-large-patch14-336",
-        "name": "clip_vision_model",
-        "num_img_tokens": side * side,
-        "vision_config": {
-            "attention_dropout": 0.0,
-            "hidden_act": "quick_gelu",
-            "hidden_size": sizes.vision_width,
-            "image_size": sizes.crop_size,
-            "intermediate_size": 4 * sizes.vision_width,
-            "layer_norm_eps": 1e-05,
-            "num_attention_heads": sizes.vision_heads,
-            "num_channels": 3,
-            "num_hidden_layers": sizes.vision_layers,
-            "patch_size": sizes.patch_size,
-            "projection_dim": sizes.vision_width,
-        },
-    }
 
 
 if __name__ == "__main__":
