@@ -28,20 +28,6 @@ MAX_FREQUENT = 12  # values of a field on a card, the most frequent ones
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 THUMBNAIL = 180  # longest side, in pixels, of an image on the card
 
-_TABLES = {
-    "source": ("Source", ("", "")),
-    "columns": ("Columns", ("part", "column")),
-    "splits": ("Splits", ("split", "samples", "groups")),
-    "rejected": ("Rejected rows", ("reason", "rows")),
-    "changes": ("Changes", ("change", "rows")),
-    "groups": ("Duplicates and groups", ("", "")),
-    "leaks": ("Leakage", ("samples that are also in train", "here", "in a random split")),
-    "images": ("Images", ("", "")),
-    "fields": ("Fields", ("field", "values")),
-    "categories": ("Categories", ("category",)),
-}
-"""Section of `prepared.json` -> title and head of its table."""
-
 
 @dataclass(kw_only=True)
 class FieldStatistics:
@@ -147,13 +133,12 @@ class CardImage(NamedTuple):
 def as_markdown(metadata: Mapping[str, Any], splits: Sequence[str]) -> str:
     """Render the card as the README of the dataset."""
     header = card_header(splits, metadata["source"].get("license"))
-    return render("data_card.md.j2", header=header, **metadata, tables=_tables(metadata))
+    return render("data_card.md.j2", header=header, metadata=metadata)
 
 
 def as_html(metadata: Mapping[str, Any], images: Sequence[CardImage]) -> str:
     """Render the card as one page with images, readable from disk, in light and dark."""
-    shown = {**metadata, "images": images}
-    return render("data_card.html.j2", **shown, tables=_tables(metadata))
+    return render("data_card.html.j2", images=images, metadata=metadata)
 
 
 def card_header(splits: Sequence[str], license: str | None) -> str:
@@ -177,30 +162,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(words=_words, markdown=_escape_markdown)
+    environment.filters |= {"words": _words, "markdown": _escape_markdown, "cells": _cells}
     return environment
-
-
-def _tables(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lay out the sections of the metadata as tables, without empty ones."""
-    return [
-        {
-            "title": title,
-            "head": (*head, *metadata["splits"]) if section == "categories" else head,
-            "rows": [
-                (name, *(value if isinstance(value, list | tuple) else [value]))
-                for name, value in metadata[section].items()
-            ],
-        }
-        for section, (title, head) in _TABLES.items()
-        if metadata[section]
-    ]
 
 
 def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
     found = np.quantile(values, QUANTILES).tolist()
     names = [f"{100 * share:.0f} %" for share in QUANTILES]
     return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
+
+
+def _cells(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _words(value: object) -> str:
@@ -211,8 +184,6 @@ def _words(value: object) -> str:
     """
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_words, value))
     # All digits of a price, none of the noise behind them.
     return f"{value:.12g}" if isinstance(value, float) else " ".join(str(value).split())
 
