@@ -32,9 +32,7 @@ class LoadedRow:
 
     row: Row
     images: tuple[bytes, ...]
-
-    problem: str | None = None
-    """Why an image could not be loaded: a short reason, or one with `: ` and a detail."""
+    problem: str | None = None  # why an image could not be loaded: a reason, or `reason: detail`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +46,7 @@ class CleanRow:
     record: Mapping[str, Value]
     messages: tuple[Message, ...]
     images: tuple[CleanImage, ...]
-
-    changes: tuple[str, ...]
-    """What was changed, each in a few words that are the same for all of its kind."""
+    changes: tuple[str, ...]  # each in a few words that are the same for all of its kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +55,9 @@ class RejectedRow:
 
     number: int
     origin: str
-
-    reason: str
-    """Short, and the same for all of its kind."""
-
-    detail: str
-    """What exactly was found; may be empty."""
-
-    values: str
-    """The original values, as JSON."""
+    reason: str  # short, and the same for all of its kind
+    detail: str  # what exactly was found; may be empty
+    values: str  # the original ones, as JSON
 
 
 def clean_chunk(

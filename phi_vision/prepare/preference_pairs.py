@@ -34,6 +34,7 @@ MANIFEST = "pairs.json"
 
 MAX_SHARD_BYTES = 256_000_000
 EXAMPLES = 5  # pairs on the card
+ATTEMPTS = 20  # at another completion before a record is given up
 
 MIN_FACTOR, MAX_FACTOR = 1.2, 3.0
 """How far a wrong price is off: well outside of the 10 % that count as correct, and plausible."""
@@ -43,9 +44,6 @@ MIN_CATEGORY_ROWS = 5
 
 MIN_PARENT_SHARE = 0.95
 """Fraction of rows in which a value must have the same parent: exports are never quite clean."""
-
-ATTEMPTS = 20
-"""Attempts at another completion before a record is given up."""
 
 PairRow = dict[str, Any]
 
@@ -105,7 +103,10 @@ def write_pairs(
     has_own = (data / TEMPLATE_FILE).is_file()
     wording = find_template(template or (str(data) if has_own else "product"))
     schemas = {split: _extended_schema(those) for split, those in files.items()}
-    sampler = NegativeSampler(_records(files.get("train") or next(iter(files.values()))), wording)
+    columns = {split: dataset.record_columns(schema) for split, schema in schemas.items()}
+    known = "train" if "train" in files else next(iter(files))
+    rows = _rows(files[known], columns[known])
+    sampler = NegativeSampler([dataset.as_record(row, columns[known]) for row in rows], wording)
     total = sum(pq.read_metadata(file).num_rows for those in files.values() for file in those)
     counts = PreferencePairs(folder=out, changed=dict.fromkeys(wording.fields, 0))
     examples: list[HardNegative] = []
@@ -113,18 +114,20 @@ def write_pairs(
     with atomic_folder(out, replace=True) as folder:
         (folder / "data").mkdir()
         for split, schema in schemas.items():
-            columns = dataset.record_columns(schema)
             with Shards(folder / "data", split, schema, max_bytes=MAX_SHARD_BYTES) as shards:
                 for row in _rows(files[split]):
                     # A row's own id, not its position: inserted rows must not change its pairs.
                     name = next((row[name] for name in dataset.ID_COLUMNS if name in row), done)
                     rng = random.Random(f"{seed} {split} {name}")
                     copies = pairs_per_sample if split == "train" else 1
-                    negatives = sampler.draw(dataset.as_record(row, columns), rng, copies)
+                    record = dataset.as_record(row, columns[split])
+                    negatives = sampler.draw(record, rng, copies)
+                    cells = row.get("images") or [row.get("image")]
+                    image_bytes = sum(len(cell["bytes"] or b"") for cell in cells if cell)
                     for number, negative in enumerate(negatives, start=1):
                         copy = {"id": f"{row['id']}-{number}"} if number > 1 and "id" in row else {}
                         pair = {**row, **copy, dataset.REJECTED_COLUMN: negative.wrong}
-                        shards.add(pair, _image_bytes(row))
+                        shards.add(pair, image_bytes)
                     counts.add(split, negatives)
                     examples = [*examples, *negatives][:EXAMPLES]
                     done += 1
@@ -301,21 +304,11 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
     return best
 
 
-def _records(files: Iterable[Path]) -> list[Record]:
-    """Read the records of files, without their images."""
-    records: list[Record] = []
-    for file in files:
-        columns = dataset.record_columns(pq.read_schema(file))
-        rows = pq.read_table(file, columns=columns).to_pylist()
-        records += [dataset.as_record(row, columns) for row in rows]
-    return records
-
-
-def _rows(files: Iterable[Path]) -> Iterator[PairRow]:
-    """Read all columns of files, a few megabytes at a time."""
+def _rows(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[PairRow]:
+    """Read all columns of files, or some, a few megabytes at a time."""
     for file in files:
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(batch_size=GROUP_ROWS):
+            for batch in parquet.iter_batches(batch_size=GROUP_ROWS, columns=columns):
                 yield from batch.to_pylist()
 
 
@@ -344,22 +337,15 @@ def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     return schema.append(pa.field(rejected, pa.string())).with_metadata(metadata or None)
 
 
-def _image_bytes(row: PairRow) -> int:
-    cells = row.get("images") or [row.get("image")]
-    return sum(len(cell["bytes"] or b"") for cell in cells if cell)
-
-
 def _write_card(
     folder: Path, data: Path, counts: PreferencePairs, examples: Sequence[HardNegative]
 ) -> None:
     """Write metadata and card beside the rows."""
-    name = counts.folder.absolute().name
-    metadata = {"name": name} | {k: v for k, v in asdict(counts).items() if k != "folder"}
-    text = json.dumps(metadata, indent=2, ensure_ascii=False)
-    write_text(folder / MANIFEST, text + "\n")
+    metadata = {**asdict(counts), "name": counts.folder.absolute().name}
+    metadata = {key: metadata[key] for key in ("name", "splits", "changed", "left_out")}
+    write_text(folder / MANIFEST, json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
     source = data / "README.md"
     license = DatasetCard.load(source).data.get("license") if source.is_file() else None
-    header = card_header(list(counts.splits), license)
-    made_from = data.absolute().name
-    card = render("pairs_card.md.j2", header=header, data=made_from, examples=examples, **metadata)
+    metadata |= {"header": card_header(list(counts.splits), license), "examples": examples}
+    card = render("pairs_card.md.j2", data=data.absolute().name, **metadata)
     write_text(folder / "README.md", card)

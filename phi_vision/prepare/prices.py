@@ -36,15 +36,11 @@ MAX_AMOUNT = 1e12
 class Price:
     """A parsed price."""
 
-    amount: float | None
-    """None where the cell has no price: `N/A`, `-`, empty."""
-
+    amount: float | None  # None where the cell has no price: `N/A`, `-`, empty
     currency: str | None
     """ISO 4217 code; None where there is none, or a sign that several countries share (`kr`). `$`,
     `¥`, `Rs` and `Fr` alone are taken for USD, JPY, INR and CHF."""
-
-    form: str
-    """One of `FORMS`."""
+    form: str  # one of `FORMS`
 
 
 def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
@@ -60,12 +56,10 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     Args:
         text: The cell.
         decimal: The decimal mark of the column (`guess_decimal`), for `1.234`. Without it such a
-            number is read as thousands, as prices rarely have three decimals, and its form is
-            `ambiguous`.
+            number is read as thousands, as prices rarely have three decimals: form `ambiguous`.
 
     Raises:
-        ValueError: The cell cannot be parsed. The message begins with a short reason that is the
-            same for all of its kind, then a colon.
+        ValueError: With a short reason that is the same for all of its kind, a colon and a detail.
     """
     if isinstance(text, str):
         return _parse_text(text, decimal)
@@ -144,16 +138,8 @@ def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
 
 
 def _error_message(words: str, plain: str) -> str:
-    found = f"found {plain[:80]!r}"
-    if "%" in words:
-        return f"a percentage, no price: {found}; choose the column that holds the price"
-    if "#" not in words:
-        return f"no number: {found}; write the price in digits, or leave the cell empty"
-    if re.fullmatch(r"- #|\( # \)", words):
-        return f"negative price: {found}; give the price without a sign"
-    if words.count("#") > 1:
-        return f"several numbers: {found}; give one price, a range, or 'was … now …'"
-    return f"unknown words around a number: {found}; give the number and its currency alone"
+    problem: str = next(text for pattern, text in _WORDS["problems"] if re.search(pattern, words))
+    return problem.format(found=f"found {plain[:80]!r}")
 
 
 def _plain(text: str) -> str:
@@ -180,9 +166,7 @@ def _plain(text: str) -> str:
 
 
 def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
-    """Split a text into its words, with # for each number, the numbers, and the currency.
-
-    The last part is whether the numbers are hundredths: pence, cents.
+    """Split a text into words, numbers and currency; the last part is whether it is in pence.
 
     Input:  "Was $50 USD, now $30"
     Output: "was # now #", ["50", "30"], "USD", False
@@ -220,11 +204,7 @@ def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
 def _parse_number(
     written: str, decimal: DecimalMark | None, currency: str | None
 ) -> tuple[float, str, DecimalMark | None]:
-    """Return the amount of a number, its form, and its decimal mark if it shows that itself.
-
-    Input:  "1,234.50", "1.234,50", "1 234,50", "1'234.50", "1,23,456.00", "1.234"
-    Output: 1234.5 ".", 1234.5 ",", 1234.5 ",", 1234.5 ".", 123456.0 ".", 1234.0 ambiguous
-    """
+    """Return the amount of a number, its form, and its decimal mark if it shows that itself."""
     if re.fullmatch(r"\d+(?:\.\d+)?[eE][+-]?\d+", written):
         return float(written), "exponent", None
     marks = re.findall("[.,]", written)
@@ -245,15 +225,13 @@ def _parse_number(
             f"misplaced marks: found {written!r}; write it like 1234.50, 1,234.50 or 1.234,50"
         )
     amount = float(f"{re.sub('[^0-9]', '', whole) or 0}.{decimals or 0}")
-    between = grouped["mark"] or ("," if grouped["indian"] else "")
-    shown = mark or _OTHER_MARK.get(between)
     if grouped["indian"]:
-        form = "Indian thousands"
-    elif between:
-        form = f"thousands {_MARK_NAMES[between]}"
+        form, mark = "Indian thousands", "."
+    elif between := grouped["mark"]:
+        form, mark = f"thousands {_MARK_NAMES[between]}", mark or _OTHER_MARK.get(between)
     else:
         form = f"decimal {_MARK_NAMES[mark]}" if mark else "plain"
-    return amount, form, None if is_open else shown  # type: ignore[return-value]
+    return amount, form, None if is_open else mark
 
 
 _NONE = Price(amount=None, currency=None, form="none")
@@ -283,12 +261,8 @@ _PIECE = re.compile(
 )
 
 
-def _compile_readings() -> list[tuple[re.Pattern[str], int, str | None]]:
-    lists = ("label", "from", "before", "now")
-    names = {name: f"(?:{'|'.join(_WORDS[name])})" for name in lists}
-    names |= {"label": f"(?:(?:{names['label']}|{names['now']}) )?", "unit": _WORDS["unit"]}
-    readings = _WORDS["readings"]
-    return [(re.compile(words.format(**names)), place, form) for words, place, form in readings]
-
-
-_READINGS = _compile_readings()
+_LISTS = {name: f"(?:{'|'.join(_WORDS[name])})" for name in ("label", "from", "before", "now")}
+_LISTS |= {"label": f"(?:(?:{_LISTS['label']}|{_LISTS['now']}) )?", "unit": _WORDS["unit"]}
+_READINGS: list[tuple[re.Pattern[str], int, str | None]] = [
+    (re.compile(words.format(**_LISTS)), place, form) for words, place, form in _WORDS["readings"]
+]
