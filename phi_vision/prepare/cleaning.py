@@ -20,9 +20,7 @@ from phi_vision.prepare.sources.files import canonical_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
 from phi_vision.prepare.text import clean_text, neutralise
 
-MAX_INTEGER = 2**63 - 1
-"""Largest integer of a Parquet column; larger ones are codes, kept as text."""
-
+MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
 ROLES = get_args(Message.__annotations__["role"])
 
 

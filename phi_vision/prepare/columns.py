@@ -16,11 +16,8 @@ from phi_vision.prepare.image_references import url_of
 from phi_vision.prepare.sources.rows import Row, storable
 
 IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
-MAX_PATH = 4096
-"""Characters; anything longer is text (the limit of Linux, `PATH_MAX`)."""
-
-MIN_DISTINCT = 0.8
-"""Fraction of distinct values in a column of ids."""
+MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
+MIN_DISTINCT = 0.8  # fraction of distinct values in a column of ids
 
 UNNAMED = 0.6
 """Weight of images in a column that has no image's name, such as a size chart's: more than that of
@@ -41,22 +38,13 @@ KNOWN_NAMES: dict[str, list[str]] = yaml.safe_load(
 class Columns:
     """The role of each column of a source."""
 
-    image: tuple[str, ...]
-    """Columns of images, in the order in which the prompt counts them."""
-
+    image: tuple[str, ...]  # in the order in which the prompt counts the images
     id: str | None
-    group: str | None
-    """Rows with equal values stay in one split: a style in all its colours."""
-
+    group: str | None  # rows with equal values stay in one split: a style in all its colours
     split: str | None
-    messages: str | None
-    """The column of conversations."""
-
-    fields: Mapping[str, str]
-    """Field of the record -> column, in the order of the source."""
-
-    guessed: frozenset[str] = frozenset()
-    """Which parts and fields were guessed."""
+    messages: str | None  # conversations
+    fields: Mapping[str, str]  # field of the record -> column, in the order of the source
+    guessed: frozenset[str] = frozenset()  # parts and fields
 
     def fields_of(self, row: Row) -> dict[str, str]:
         """Map the fields of one row to columns, with those that the first rows did not have."""
@@ -73,9 +61,7 @@ class Columns:
         Output: {"image": "photo (guessed)", "id": "sku", "title": "Product Name (guessed)"}
         """
         named = {part: getattr(self, part) for part in PARTS} | {"image": ", ".join(self.image)}
-        for field, column in self.fields.items():
-            if field in self.guessed or field != column:
-                named[field] = column
+        named |= {f: c for f, c in self.fields.items() if f in self.guessed or f != c}
         return {
             part: storable(f"{column} (guessed)" if part in self.guessed else column)
             for part, column in named.items()
@@ -86,7 +72,7 @@ class Columns:
 def choose_columns(
     rows: Sequence[Row], template: Template | None, given: Mapping[str, str], folder: Path | None
 ) -> Columns:
-    """Find the role of each column of a source from its first rows.
+    """Find the role of each column of a source.
 
     Input:  columns "Photo", "SKU", "Product Name", "Type", "Price (GBP)";
             given {"full_price": "Price (GBP)"}
@@ -94,7 +80,7 @@ def choose_columns(
                     "category3_code": "Type", "full_price": "Price (GBP)"})
 
     Args:
-        rows: The first rows.
+        rows: The first rows of the source.
         template: Its fields are looked for; None for those of products.
         given: Part or field -> column, from the user; `image` may name several, with commas.
         folder: Root of the source's own images.

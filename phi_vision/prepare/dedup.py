@@ -27,9 +27,7 @@ NEAR_IMAGE = "near-duplicate image"
 SAME_TITLE = "same title"
 SAME_GROUP = "same group"
 
-MAX_TOLERANCE = 12
-"""Bits of 64; beyond, most product photos are near-duplicates, and finding them takes hours."""
-
+MAX_TOLERANCE = 12  # bits of 64; beyond, most product photos are near-duplicates
 MAX_JOINED = 50
 """Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while
 plain trousers on white are near the next ones, and these the next, through a whole catalog."""
@@ -48,8 +46,7 @@ class RowKeys:
     title: str | None = None
     group: str | None = None  # the source's own, such as a style in all its colours
     digests: tuple[str, ...] = ()  # of each image's pixels
-    hashes: tuple[int | None, ...] = ()
-    """Perceptual hash of each image; None is a flat image, a near-duplicate of no other."""
+    hashes: tuple[int | None, ...] = ()  # perceptual; None of a flat image, near to no other
     split: str | None = None
     category: str | None = None
     fingerprint: str = ""  # equal for rows with equal record, messages and images

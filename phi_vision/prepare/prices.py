@@ -25,11 +25,8 @@ DecimalMark = Literal[".", ","]
 _WORDS: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("price_words.yaml").read_text(encoding="utf-8")
 )
-FORMS: dict[str, str] = _WORDS["forms"]
-"""Form -> an example."""
-
-MAX_AMOUNT = 1e12
-"""Amounts from here on are codes or accidents, in any currency."""
+FORMS: dict[str, str] = _WORDS["forms"]  # form -> an example
+MAX_AMOUNT = 1e12  # amounts from here on are codes or accidents, in any currency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,8 @@ from phi_vision.data.dataset import SPLIT_ORDER
 from phi_vision.io.hashing import hash_bits
 from phi_vision.prepare.dedup import NEAR_IMAGE, SAME_IMAGE, Groups, Mask, RowKeys, group_rows
 
-RANDOM_SPLITS = 20
-"""Random splits whose leakage is averaged; the average is then known to a few per cent."""
-
-MAX_CATEGORIES = 200
-"""Categories in the metadata, the largest."""
-
+RANDOM_SPLITS = 20  # whose leakage is averaged; the average is then known to a few per cent
+MAX_CATEGORIES = 200  # in the metadata, the largest
 ANY = "any of these"
 
 
@@ -42,13 +38,8 @@ class Assignment(NamedTuple):
     """Where each clean row goes, in their order, and metadata for the data card."""
 
     decisions: Sequence[Placed | Duplicate]
+    splits: Sequence[str]  # those that have rows
     metadata: Mapping[str, object]
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits that have rows."""
-        used = {each.split for each in self.decisions if isinstance(each, Placed)}
-        return [name for name in SPLIT_ORDER if name in used]
 
 
 def assign_rows(
@@ -62,7 +53,7 @@ def assign_rows(
     """Assign rows to splits, each with its whole group, and leave out exact duplicates.
 
     Args:
-        rows: All clean rows, in order.
+        rows: All clean ones, in order.
         earlier: Id -> split, of rows that stay where an earlier run or the source put them.
         fractions: Split -> its fraction of the groups.
         tolerance: As for `group_rows`.
@@ -83,7 +74,8 @@ def assign_rows(
         next(placed) if row.number == number else Duplicate(number)
         for row, number in zip(rows, same_as, strict=True)
     ]
-    return Assignment(decisions, _describe(kept, groups, splits, moved, seed))
+    names = [name for name in SPLIT_ORDER if name in splits]
+    return Assignment(decisions, names, _describe(kept, groups, splits, moved, seed))
 
 
 def source_splits(rows: Iterable[RowKeys]) -> dict[str, str]:
@@ -127,11 +119,8 @@ def keep_splits(
     Output: {"A": "train"}, and 1 row that moves
     """
     splits: dict[str, str] = {}
-    moved = sum(
-        splits.setdefault(group, earlier[row]) != earlier[row]
-        for row, group in rows
-        if row in earlier
-    )
+    known = [(group, earlier[row]) for row, group in rows if row in earlier]
+    moved = sum(splits.setdefault(group, split) != split for group, split in known)
     return splits, moved
 
 
