@@ -155,13 +155,13 @@ def render(template: str, /, **values: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("phi_vision.prepare"),
-        autoescape=select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout: dict[str, Any] = {
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "keep_trailing_newline": True,
+    }
+    loader = PackageLoader("phi_vision.prepare")
+    environment = Environment(loader=loader, autoescape=select_autoescape(["html.j2"]), **layout)
     environment.filters |= {"words": _words, "markdown": _escape_markdown, "cells": _cells}
     return environment
 
@@ -177,11 +177,7 @@ def _cells(value: object) -> Sequence[object]:
 
 
 def _words(value: object) -> str:
-    """Format a value in one line.
-
-    Input:  {"missing": 2, "quantiles": {"0 %": 5.0, "100 %": 1250000.5}}
-    Output: missing 2, quantiles 0 % 5, 100 % 1250000.5
-    """
+    """Format a value in one line, such as `missing 2, quantiles 0 % 5, 100 % 1250000.5`."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
     # All digits of a price, none of the noise behind them.

@@ -171,10 +171,9 @@ def _masks(count: int, tolerance: int) -> list[np.uint64]:
     Input:  1,000,000 hashes, tolerance=4
     Output: 15 masks of 20 to 22 bits: two of six bands, each of every sixth bit
     """
-    equal = 1
     # With about as many buckets as hashes, a bucket holds a handful.
-    while 64 * equal / (tolerance + equal) < math.log2(count + 1) and equal < 4:
-        equal += 1
+    enough = (n for n in (1, 2, 3) if 64 * n / (tolerance + n) >= math.log2(count + 1))
+    equal = next(enough, 4)
     total = tolerance + equal
     bands = [sum(1 << bit for bit in range(first, 64, total)) for first in range(total)]
     chosen = itertools.combinations(bands, equal) if tolerance else ()

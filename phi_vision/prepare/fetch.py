@@ -82,7 +82,7 @@ def fetch(
     Args:
         urls: Read as far ahead as `WINDOW`, in the caller's thread.
         cache: A folder for the images, each under the SHA-256 of its URL.
-        limits: How fast, how long, how large, and where to.
+        limits: Of the transfers.
         progress: Called with each result as soon as it exists, in the caller's thread.
     """
     source = iter(urls)
@@ -116,14 +116,6 @@ def fetch(
                 yield rows.popleft().result()
 
 
-class _Host:
-    """Slots for parallel transfers from one host, and until when it asked not to be contacted."""
-
-    def __init__(self, per_host: int) -> None:
-        self.slots = asyncio.Semaphore(per_host)
-        self.paused_until = 0.0  # in the time of the event loop
-
-
 class _Transfers:
     """The background side: an event loop in its own thread, with limits by host and in total."""
 
@@ -133,8 +125,10 @@ class _Transfers:
         self._temporary = temporary_folder(cache, prefix="unfinished-")
         self._folders: set[Path] = set()
         self._slots = asyncio.Semaphore(limits.total)
-        # A host lives as long as one of its transfers: a catalog can have a million.
-        self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
+        # Slots of a host live as long as one of its transfers: a catalog can have a million hosts.
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        # Until when hosts asked not to be contacted, in the time of the event loop.
+        self._paused: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -197,7 +191,7 @@ class _Transfers:
         limits = self._limits
         failures = redirects = 0
         while True:
-            host = self._hosts.setdefault(url.host or "", _Host(limits.per_host))
+            host = url.host or ""
             try:
                 await self._attempt(host, url, file)
                 return None
@@ -213,21 +207,22 @@ class _Transfers:
                     return f"redirect: {error}"
                 continue
             failures += 1
-            wait = limits.retry.wait(failures, failure)
-            if wait is None:
+            pause = limits.retry.wait(failures, failure)
+            if pause is None:
                 return PRIVATE_ADDRESS if failure.kind == "private" else failure.reason
             if failure.retry_after is not None:  # all transfers from the host wait, not only this
-                host.paused_until = max(host.paused_until, self._loop.time() + wait)
-            await asyncio.sleep(wait)
+                until = self._loop.time() + pause
+                self._paused[host] = max(self._paused.get(host, 0.0), until)
+            await asyncio.sleep(pause)
 
-    async def _attempt(self, host: _Host, url: URL, file: Path) -> None:
+    async def _attempt(self, host: str, url: URL, file: Path) -> None:
         timeout, max_bytes = self._limits.timeout, self._limits.max_bytes
-        async with host.slots:
+        async with self._hosts.setdefault(host, asyncio.Semaphore(self._limits.per_host)):
             while True:
-                while (pause := host.paused_until - self._loop.time()) > 0:
+                while (pause := self._paused.get(host, 0.0) - self._loop.time()) > 0:
                     await asyncio.sleep(pause)
                 async with self._slots:
-                    if host.paused_until > self._loop.time():
+                    if self._paused.get(host, 0.0) > self._loop.time():
                         continue
                     if file.parent not in self._folders:
                         file.parent.mkdir(exist_ok=True)

@@ -90,9 +90,8 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
     Output: a JPEG of 1512×2016 pixels, changes ("turned by EXIF", "scaled down")
 
     Raises:
-        ValueError: The image is empty, of an unknown format, damaged, too large, too small or too
-            narrow. The message begins with a short reason that is the same for all of its kind,
-            then a colon.
+        ValueError: The image cannot be decoded, or is too large, too small or too narrow. A short
+            reason that is the same for all of its kind, a colon and a detail.
     """
     # Pillow warns of odd metadata, and of large images, which the rules check.
     with warnings.catch_warnings():
@@ -220,11 +219,7 @@ def _normalise(source: Image.Image, rules: ImageRules) -> tuple[Image.Image, lis
 
 
 def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Convert any mode to RGB or grey in sRGB, alpha over white.
-
-    Input:  a palette image with a transparent entry, beside a profile "Adobe RGB"
-    Output: an RGB image, ["alpha over white", "colour profile to sRGB"]
-    """
+    """Convert any mode to RGB or grey in sRGB, alpha over white, and list the changes."""
     image, changes = source, []
     if image.mode.startswith("I;16"):
         # 65535 / 257 = 255. Pillow's own conversion clips or drops bits, depending on its version.

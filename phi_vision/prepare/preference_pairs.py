@@ -14,7 +14,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -56,22 +55,13 @@ class HardNegative(NamedTuple):
     fields: tuple[str, ...]  # those in which they differ
 
 
-@dataclass(kw_only=True)
-class PreferencePairs:
+class PreferencePairs(NamedTuple):
     """Result of `write_pairs`."""
 
     folder: Path
-    splits: dict[str, int] = field(default_factory=dict)  # split -> its pairs
-    changed: dict[str, int] = field(default_factory=dict)  # field -> pairs in which it is wrong
-    left_out: int = 0  # samples for which the catalog has no other completion
-
-    def add(self, split: str, negatives: Sequence[HardNegative]) -> None:
-        """Count the pairs of one sample."""
-        self.left_out += not negatives
-        for negative in negatives:
-            self.splits[split] = self.splits.get(split, 0) + 1
-            for name in negative.fields:
-                self.changed[name] += 1
+    splits: dict[str, int]  # split -> its pairs
+    changed: dict[str, int]  # field -> pairs in which it is wrong
+    left_out: int  # samples for which the catalog has no other completion
 
 
 def write_pairs(
@@ -108,9 +98,10 @@ def write_pairs(
     rows = _rows(files[known], columns[known])
     sampler = NegativeSampler([dataset.as_record(row, columns[known]) for row in rows], wording)
     total = sum(pq.read_metadata(file).num_rows for those in files.values() for file in those)
-    counts = PreferencePairs(folder=out, changed=dict.fromkeys(wording.fields, 0))
+    pairs: Counter[str] = Counter()
+    changed = Counter(dict.fromkeys(wording.fields, 0))
     examples: list[HardNegative] = []
-    done = 0
+    done = left_out = 0
     with atomic_folder(out, replace=True) as folder:
         (folder / "data").mkdir()
         for split, schema in schemas.items():
@@ -128,19 +119,22 @@ def write_pairs(
                         copy = {"id": f"{row['id']}-{number}"} if number > 1 and "id" in row else {}
                         pair = {**row, **copy, dataset.REJECTED_COLUMN: negative.wrong}
                         shards.add(pair, image_bytes)
-                    counts.add(split, negatives)
+                        pairs[split] += 1
+                        changed.update(negative.fields)
                     examples = [*examples, *negatives][:EXAMPLES]
+                    left_out += not negatives
                     done += 1
                     progress(done, total)
-        if not counts.splits:
+        if not pairs:
             raise ValueError(
                 f"no wrong completion can be made for any of {done} samples: the catalog has one "
                 f"value only in each of {', '.join(wording.fields)}; give more data, or write "
                 f"completions to a column {dataset.REJECTED_COLUMN} yourself"
             )
         write_template(wording, folder / TEMPLATE_FILE)
-        _write_card(folder, data, counts, examples)
-    return counts
+        made = PreferencePairs(out, dict(pairs), dict(changed), left_out)
+        _write_card(folder, data, made, examples)
+    return made
 
 
 class NegativeSampler:
@@ -239,11 +233,7 @@ class _FieldValues:
         return value
 
     def _other_words(self, text: str, rng: random.Random) -> Value:
-        """Replace a word by one that stands between the same words elsewhere, or take another text.
-
-        Input:  "Check Wool Scarf", where "Check Silk Scarf" and "Check Wool Cape" exist
-        Output: "Check Silk Scarf" or "Check Wool Cape"
-        """
+        """Replace a word by one that stands between the same words elsewhere, or the text."""
         options = {
             place: [other for other in self._words.get((before, after), ()) if other != word]
             for place, (before, word, after) in enumerate(_neighbours(text))
@@ -283,11 +273,7 @@ def _round_like(amount: float, price: float) -> float:
 
 
 def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
-    """Return each category's value in the finest column that groups the categories.
-
-    Input:  category3_code COATS COATS SHIRTS HATS, category2_code CLOTHES CLOTHES CLOTHES HEAD
-    Output: {"COATS": "CLOTHES", "SHIRTS": "CLOTHES", "HATS": "HEAD"}
-    """
+    """Return each category's value in the finest column that groups them: TOTES -> BAGS."""
     children = len({record.get(name) for record in records})
     finest, best = 1, {}
     for column in records[0] if records else ():
@@ -317,18 +303,18 @@ def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     rejected = dataset.REJECTED_COLUMN
     schemas = [pq.read_schema(file) for file in files]
     schema, file = schemas[0], files[0]
+    problem = ""
     if any(other.names != schema.names or other.types != schema.types for other in schemas):
-        raise ValueError(f"{file} and the files beside it differ in columns; prepare them together")
-    if rejected in schema.names:
-        raise ValueError(
-            f"{file} has a column {rejected} already, so these are pairs; give the data they were "
-            "made from"
+        problem = "and the files beside it differ in columns; prepare them together"
+    elif rejected in schema.names:
+        problem = f"has a column {rejected} already, so these are pairs; give what they are made of"
+    elif dataset.MESSAGES_COLUMN in schema.names:
+        problem = (
+            "holds conversations, and plausible wrong completions are made of records only; write "
+            f"worse last messages to a column {rejected} yourself"
         )
-    if dataset.MESSAGES_COLUMN in schema.names:
-        raise ValueError(
-            f"{file} holds conversations, and plausible wrong completions are made of records "
-            f"only; write worse last messages to a column {rejected} yourself"
-        )
+    if problem:
+        raise ValueError(f"{file} {problem}")
     metadata = dict(schema.metadata or {})
     described = json.loads(metadata.get(b"huggingface", b"{}"))
     if "features" in described.get("info", {}):
@@ -338,14 +324,14 @@ def _extended_schema(files: Sequence[Path]) -> pa.Schema:
 
 
 def _write_card(
-    folder: Path, data: Path, counts: PreferencePairs, examples: Sequence[HardNegative]
+    folder: Path, data: Path, made: PreferencePairs, examples: Sequence[HardNegative]
 ) -> None:
     """Write metadata and card beside the rows."""
-    metadata = {**asdict(counts), "name": counts.folder.absolute().name}
-    metadata = {key: metadata[key] for key in ("name", "splits", "changed", "left_out")}
+    metadata: dict[str, Any] = {"name": made.folder.absolute().name, **made._asdict()}
+    del metadata["folder"]
     write_text(folder / MANIFEST, json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
     source = data / "README.md"
     license = DatasetCard.load(source).data.get("license") if source.is_file() else None
-    metadata |= {"header": card_header(list(counts.splits), license), "examples": examples}
+    metadata |= {"header": card_header(list(made.splits), license), "examples": examples}
     card = render("pairs_card.md.j2", data=data.absolute().name, **metadata)
     write_text(folder / "README.md", card)
