@@ -19,7 +19,7 @@ from phi_vision.cli.main import COMMANDS, main
 from phi_vision.cli.model_options import load_predictor
 from phi_vision.cli.predict import find_images
 from phi_vision.data.template import TEMPLATES, write_template
-from phi_vision.evaluation.provenance import best_achievable
+from phi_vision.evaluation.evaluator import best_achievable
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.inference import local as predict
 from phi_vision.training import trainer  # noqa: F401  (its libraries greet on stdout when imported)

@@ -3,11 +3,15 @@
 run_evaluation("runs/coats", EvaluationConfig(data=Path("catalog")))
 """
 
-from collections.abc import Callable, Sequence
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
+
+import torch
 
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.image_ablations import blank_images, shuffle_images, withhold_images
@@ -19,13 +23,7 @@ from phi_vision.evaluation.baselines import nearest, predict_baselines
 from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, no_progress
 from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.prediction_cache import predict_system
-from phi_vision.evaluation.provenance import (
-    base_model_of,
-    best_achievable,
-    collect_metadata,
-    group_column_of,
-)
-from phi_vision.evaluation.report import Evaluation, write_report
+from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_report
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.inference.predictor import (
@@ -36,7 +34,8 @@ from phi_vision.inference.predictor import (
 )
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.metrics.scores import Scores, score
-from phi_vision.runs import RunDir
+from phi_vision.model.checkpoint import adapter_base, resolve
+from phi_vision.runs import DATA_FINGERPRINT, RunDir, collect_versions
 
 CONSTRAINED, NEAREST = "constrained", "nearest"
 
@@ -114,10 +113,46 @@ def run_evaluation(
         seed=config.seed,
         best_achievable=best_achievable(config.data, config.split),
     )
-    seconds = fmean(each.seconds or 0.0 for each in predictions["model"])
-    metadata = collect_metadata(model, name, config, samples, training, seconds, left_out)
+    metadata = _collect_metadata(
+        model, name, config, samples, training, predictions["model"], left_out
+    )
     evaluation = Evaluation(scores=scores, samples=samples, metadata=metadata)
     return EvaluationResult(scores, write_report(evaluation, out))
+
+
+def base_model_of(model: str) -> str | None:
+    """Find the model that a run or an adapter was fine-tuned from; None where unknown or random."""
+    recipe = RunDir(model).recipe()
+    if recipe:
+        return None if recipe.get("random_weights") else str(recipe["model"])
+    try:
+        return None if Path(model).is_file() else adapter_base(resolve(model))
+    except ValueError:  # the URL of a server
+        return None
+
+
+def group_column_of(model: str) -> str | None:
+    """Read the column that a run's recipe groups samples by; None without one."""
+    column = RunDir(model).recipe().get("group_column")
+    return None if column is None else str(column)
+
+
+def best_achievable(data: Path, split: str) -> Mapping[str, float]:
+    """Read the noise ceilings that `phi-vision sample` wrote beside its catalog; {} without them.
+
+    Output: {"category3_code_accuracy": 1.0, "full_price_median_ape": 0.05, "full_price_mae": 21.4}
+    """
+    # Other data may have a file of that name, or splits that were drawn elsewhere.
+    try:
+        facts = json.loads((data / "facts.json").read_text(encoding="utf-8"))
+        of_split = facts["splits"][split]
+        return {
+            "category3_code_accuracy": facts["category_ceiling"],
+            "full_price_median_ape": of_split["floor_median_ape"],
+            "full_price_mae": of_split["floor_mae"],
+        }
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def report_folder(model: str, out: Path | None) -> Path:
@@ -215,3 +250,52 @@ def _predict_nearest(
         progress(len(everything), len(everything))
     known = len(training)
     return {NEAREST: nearest(features[known:], features[:known], training, predictor.template)}
+
+
+def _collect_metadata(
+    model: str,
+    name: str,
+    config: EvaluationConfig,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    left_out: Mapping[str, str],
+) -> EvaluationMetadata:
+    """Collect the metadata of a report; of a run folder more than of another model."""
+    run = RunDir(model)
+    history, seconds = run.history(), fmean(each.seconds or 0.0 for each in predictions)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    cost = {
+        "prediction": f"{seconds:.3g} s per sample, batch size {config.batch_size}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}",
+    }
+    if history is not None and history.steps:
+        lines = (*history.steps, *history.evaluations)
+        # Logs of earlier versions lack the time of a step.
+        times = [line["seconds"] for line in lines if "seconds" in line]
+        minutes = f"{sum(times) / 60:,.1f} minutes, " if len(times) == len(lines) else ""
+        cost = {"training": f"{minutes}{history.steps[-1]['step']} steps"} | cost
+    return EvaluationMetadata(
+        model=name,
+        data=str(config.data),
+        split=config.split,
+        data_card={
+            part: f"{len(each):,} samples in {len({sample.group for sample in each}):,} groups"
+            for part, each in (("evaluation data", samples), ("training data", training))
+        },
+        recipe=run.recipe_text(),
+        versions=_versions(run, samples),
+        history=history,
+        cost=cost,
+        left_out=left_out,
+    )
+
+
+def _versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:
+    """List the current versions, those of the training that differ, and the data fingerprints."""
+    now, trained = collect_versions(samples), dict(run.versions())
+    data = {"evaluation data, sha256": now.pop(DATA_FINGERPRINT)}
+    if DATA_FINGERPRINT in trained:
+        data["training data, sha256"] = trained.pop(DATA_FINGERPRINT)
+    changed = {f"{name}, in training": v for name, v in trained.items() if v != now.get(name)}
+    return now | changed | data

@@ -33,11 +33,9 @@ WIDTH, HEIGHT, DPI = 360, 250, 72
 MARGINS = (46, 24, 20, 38)
 """Left, top, right and bottom of the plotting area."""
 
-CELL = 27
-"""Side of a heat map's cell: wide enough for three digits."""
-
-NAME_WIDTH, VALUE_WIDTH = 150, 58
-"""Widths of the names left of intervals and of the values right of them."""
+CELL, NAME_WIDTH, VALUE_WIDTH = 27, 150, 58
+"""Side of a heat map's cell: wide enough for three digits; widths of the names left of intervals
+and of the values right of them."""
 
 MAX_MAGNITUDE = 1e100
 """Numbers beyond are drawn here: axes cannot be divided in floats far above."""
@@ -108,19 +106,14 @@ def draw_lines(
     with _canvas() as (figure, axes):
         for place, each in enumerate(series):
             color = f"series-{each.color or place % 6 + 1}"
-            axes.plot(
-                *_columns(each.points),
-                color=COLORS[color],
-                linestyle="--" if place >= 6 and each.color is None else "-",
-                linewidth=1 if each.faint else 2,
-                alpha=0.35 if each.faint else 1,
-                marker="o" if each.markers or len(each.points) == 1 else "",
-                markersize=5.5,
-                clip_on=False,
-            )
-            if not each.faint:
-                legend.append((each.name, color))
-            if each.points and not each.faint:
+            line = "--" if place >= 6 and each.color is None else "-"
+            line += "o" if each.markers or len(each.points) == 1 else ""
+            (drawn,) = axes.plot(*_columns(each.points), line, color=COLORS[color], clip_on=False)
+            if each.faint:
+                drawn.set(linewidth=1, alpha=0.35)
+                continue
+            legend.append((each.name, color))
+            if each.points:
                 (x1, y1), (x2, y2) = each.points[0], each.points[-1]
                 described.append(f"{each.name}: {y} {y1:.3g} at {x} {x1:.3g}, {y2:.3g} at {x2:.3g}")
         if percent:
@@ -146,7 +139,7 @@ def draw_intervals(
     """
     reference = next(iter(rows))
     rows = {name: each for name, each in rows.items() if math.isfinite(each.value)}
-    height, values = 40 + 26 * len(rows), []
+    height, described = 40 + 26 * len(rows), []
     with _canvas(height, (NAME_WIDTH, 8, VALUE_WIDTH, 28)) as (figure, axes):
         axes.grid(visible=False, axis="y")
         axes.spines["bottom"].set_visible(False)
@@ -156,21 +149,20 @@ def draw_intervals(
         if zero:
             axes.plot([0], [8], alpha=0)
         for down, (name, estimate) in zip(range(24, height, 26), rows.items(), strict=False):
-            first = name == reference
-            color = COLORS["series-1" if first else "series-6"]
+            color, bold = COLORS["series-6"], {}
             value, low, high = np.clip(estimate, -MAX_MAGNITUDE, MAX_MAGNITUDE)
             texts = [format_number(number, decimals) for number in estimate]
-            values.append(f"{name} {texts[0]}")
-            if first:
+            described.append(f"{name} {texts[0]}")
+            if name == reference:
+                color, bold = COLORS["series-1"], {"color": COLORS["ink"], "weight": "bold"}
                 axes.axvline(value, color=color, linewidth=1, dashes=(3, 3))
             if math.isfinite(low):
                 axes.plot([low, high], [down, down], color=color, linewidth=3, clip_on=False)
-                values[-1] += f" (95 %: {texts[1]} to {texts[2]})"
+                described[-1] += f" (95 %: {texts[1]} to {texts[2]})"
             axes.plot([value], [down], "o", color=color, markersize=9, clip_on=False)
-            style = {"color": COLORS["ink"], "weight": "bold"} if first else {}
             for across, words in ((NAME_WIDTH - 10, fit(name, NAME_WIDTH - 10)), (358, texts[0])):
-                _text(figure, across, down + 4, words, ha="right", **style)
-        return _to_chart(figure, title, "; ".join(values))
+                _text(figure, across, down + 4, words, ha="right", **bold)
+        return _to_chart(figure, title, "; ".join(described))
 
 
 def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
@@ -245,17 +237,16 @@ def draw_confusion(matrix: Confusion, *, title: str) -> Chart:
             down = top + CELL * place
             axes.text(left - 8, down + 18, fit(name, left - 12), ha="right")
             for to, (predicted, count) in enumerate(zip(columns, counts[place], strict=True)):
-                right, is_pooled = name == predicted, name == predicted == OTHERS
-                color = f"series-{6 if is_pooled else 1 if right else 2}" if count else "line"
-                # The root: one error among many correct predictions can still be seen.
-                alpha = 0.1 + 0.4 * math.sqrt(count / counts.max()) if count else 0.4
-                start = (left + CELL * to + 1, down + 1)
-                box = Rectangle(start, CELL - 2, CELL - 2, color=COLORS[color], alpha=alpha, lw=0)
-                axes.add_patch(box)
+                across, color, alpha = left + CELL * to, "line", 0.4
                 if count:
-                    middle = left + CELL * (to + 0.5)
-                    number = str(count) if count < 1000 else "…"
+                    color = f"series-{2 if name != predicted else 6 if name == OTHERS else 1}"
+                    # The root: one error among many correct predictions can still be seen.
+                    alpha = 0.1 + 0.4 * math.sqrt(count / counts.max())
+                    number, middle = str(count) if count < 1000 else "…", across + CELL / 2
                     axes.text(middle, down + 18, number, ha="center", color=COLORS["ink"])
+                start, side = (across + 1, down + 1), CELL - 2
+                box = Rectangle(start, side, side, color=COLORS[color], alpha=alpha, linewidth=0)
+                axes.add_patch(box)
         same = [at for at in range(min(counts.shape)) if rows[at] == columns[at]]
         correct, total = counts[same, same].sum(), counts.sum()
         description = f"{correct} of {total} samples lie on the diagonal: predicted correctly."

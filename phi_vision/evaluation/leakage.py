@@ -37,40 +37,34 @@ def find_leakage(
         ValueError: An image cannot be decoded; has the id of the sample.
     """
     rows = list(_row_keys([*training, *samples], progress))
-    # Without the cut there; links number the hashes in order of first appearance, as here.
     links = group_rows(rows, tolerance=0).links
+    # As prepare numbers the hashes, in order of first appearance, but without its cut of chains.
     known = dict.fromkeys(value for row in rows for value in row.hashes if value is not None)
     hashes = np.array([*known], dtype=np.uint64)
     pairs = near_pairs(hashes, PrepareConfig.tolerance)
     distances = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     near = np.column_stack([distances, pairs]).tolist()
-    matches = {
-        kind: _first_matches(links[kind], near if kind == NEAR_IMAGE else [], len(training))
-        for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_GROUP)
-    }
-    leaked = {}
-    for place, sample in enumerate(samples, start=len(training)):
-        found = {kind: match[place] for kind, match in matches.items() if place in match}
-        if SAME_IMAGE in found:
-            found.pop(NEAR_IMAGE, None)
-        if found:
-            shared = (f"{kind} as {training[match].id}" for kind, match in found.items())
-            leaked[sample.id] = ", ".join(shared)
-    return leaked
+    shared: dict[int, dict[str, str]] = {}
+    for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_GROUP):
+        found = _first_matches(links[kind], near if kind == NEAR_IMAGE else [], len(training))
+        for place, match in found.items():
+            if kind != NEAR_IMAGE or SAME_IMAGE not in shared.get(place, ()):
+                shared.setdefault(place, {})[kind] = f"{kind} as {training[match].id}"
+    first = len(training)
+    return {samples[at - first].id: ", ".join(shared[at].values()) for at in sorted(shared)}
 
 
 def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[RowKeys]:
+    def hash_images(sample: Sample) -> list[tuple[str, int | None]]:
+        return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
+
     # Decoding releases the GIL, and `map` keeps the order.
     with ThreadPoolExecutor() as pool:
-        for number, found in enumerate(pool.map(_hash_images, samples)):
+        for number, found in enumerate(pool.map(hash_images, samples)):
             digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
             group = samples[number].group
             yield RowKeys(number=number, id="", group=group, digests=digests, hashes=hashes)
             progress(number + 1, len(samples))
-
-
-def _hash_images(sample: Sample) -> list[tuple[str, int | None]]:
-    return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
 
 
 def _first_matches(links: Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:

@@ -11,8 +11,7 @@ from toy_products import product_rows
 
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
-from phi_vision.evaluation.evaluator import run_evaluation
-from phi_vision.evaluation.provenance import best_achievable
+from phi_vision.evaluation.evaluator import best_achievable, run_evaluation
 
 Row = dict[str, object]
 Lay = Callable[..., Path]

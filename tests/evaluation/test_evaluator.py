@@ -9,8 +9,12 @@ import pytest
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import PRODUCT
 from phi_vision.evaluation.config import SKIPPABLE, EvaluationConfig
-from phi_vision.evaluation.evaluator import report_folder, run_evaluation
-from phi_vision.evaluation.provenance import base_model_of, group_column_of
+from phi_vision.evaluation.evaluator import (
+    base_model_of,
+    group_column_of,
+    report_folder,
+    run_evaluation,
+)
 from phi_vision.inference.predictor import model_identity
 from phi_vision.metrics.scores import SYSTEMS
 

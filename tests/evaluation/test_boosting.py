@@ -1,4 +1,4 @@
-"""Image features, and the gradient-boosting baseline on them."""
+"""Gradient boosting on simple image features."""
 
 import io
 
@@ -8,8 +8,7 @@ from PIL import Image, ImageDraw
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.evaluation.baselines import boost
-from phi_vision.evaluation.image_features import describe, image_features
+from phi_vision.evaluation.baselines import boost, describe_image, image_features
 
 TEMPLATE = Template(
     name="t",
@@ -133,7 +132,7 @@ def test_an_image_that_cannot_be_read_is_named():
 
 
 def test_the_features_of_a_square_worked_by_hand():
-    parts = describe(drawn("square", "red", 40))
+    parts = describe_image(drawn("square", "red", 40))
     encoded_bytes = len(drawn("square", "red", 40))
     assert parts["size"] == pytest.approx(np.log([80, 80, 1, encoded_bytes / 6400]))
     #                        width height left top  filled log ratio
@@ -158,7 +157,7 @@ def test_images_of_every_mode_have_the_same_number_of_features(mode):
 def test_what_is_transparent_shows_white_paper():
     clear = Image.new("RGBA", (80, 80), (0, 0, 0, 0))
     ImageDraw.Draw(clear).rectangle((20, 20, 59, 59), fill=(200, 30, 30, 255))
-    seen, paper = describe(encoded(clear)), describe(drawn("square", "red", 40))
+    seen, paper = describe_image(encoded(clear)), describe_image(drawn("square", "red", 40))
     for part in ("box", "colour_grid", "outline", "colours", "gradients"):
         assert seen[part] == pytest.approx(paper[part]), part
 
