@@ -10,26 +10,30 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.packing import original_context
 from phi_vision.data.samples import Sample, image_size
-from phi_vision.io.formatting import GIB, format_duration, format_gib
+from phi_vision.io import formatting
+from phi_vision.io.formatting import GIB
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
-from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, resized_size
-from phi_vision.training import setup
+from phi_vision.model.image_processing_phi3_v import resized_size
+from phi_vision.training import memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
 from phi_vision.training.gpus import GPUS, Gpu, find_gpu, seconds_per_step, this_machine
-from phi_vision.training.memory import BatchShape, Cost, Setting, evaluation_cost, training_cost
+from phi_vision.training.memory import BatchShape
 from phi_vision.training.recipes import Recipe, lora
+
+TEMPLATE_FILE = Path(__file__).parent / "templates" / "plan.txt.j2"
 
 CUDA_CONTEXT = 0.7 * GIB
 """CUDA's own context and the kernels of PyTorch, before the first tensor."""
@@ -42,17 +46,12 @@ WEIGHT_FRAGMENTATION = 0.7
 fitted to trainings of 7, 133 and 169 million weights (benchmarks/plan_memory.py, docs/log.md).
 MALLOC_MMAP_THRESHOLD_=1048576 avoids it, at half the speed of small models."""
 
-ACTIVATION_FRAGMENTATION = {
-    (False, False): 0.15,
-    (False, True): 0.7,  # Gradients are allocated between recomputed activations.
-    (True, False): 0.0,
-    (True, True): 0.3,
-}
+# With checkpointing, gradients are allocated between recomputed activations.
+ACTIVATION_FRAGMENTATION = {(0, 0): 0.15, (0, 1): 0.7, (1, 0): 0.0, (1, 1): 0.3}
 """Weights in 4 bits, gradient checkpointing -> the same as a share of the stored activations."""
 
 LOADED_AT_FIRST_STEP, LOADED_WITH_CHECKPOINTING = 60 * 2**20, 30 * 2**20
-"""Memory of libraries that load only with the first step, further ones with gradient checkpointing
-(CPU)."""
+"""Memory of libraries (CPU) that load only with the first step, and with checkpointing."""
 
 
 class SampleSize(NamedTuple):
@@ -94,7 +93,7 @@ class Need:
     """Part -> bytes at the peak of their sum."""
     moment: str
     """When that is: `a training step` or `an evaluation`."""
-    cost: Cost
+    cost: memory.Cost
     """Of a typical step."""
     precision: torch.dtype
 
@@ -105,14 +104,11 @@ class Need:
 
 
 class Change(NamedTuple):
-    """A setting that reduces the memory of a run."""
+    """Options that reduce the memory of a run, the bytes with them, and the bytes they save."""
 
     options: str
-    """The options to set, such as `--gradient-checkpointing`."""
     memory: float
-    """Bytes with this change and those before it."""
     saved: float
-    """Bytes less than before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,23 +140,14 @@ class Plan:
                 image tokens    mean 757, median 757, 95 % up to 757, max 757
                 …
         """
-        environment = Environment(
-            loader=PackageLoader("phi_vision.training"),
-            undefined=StrictUndefined,
+        template: Template = Template(
+            TEMPLATE_FILE.read_text(encoding="utf-8"),
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
+            undefined=StrictUndefined,
         )
-        return environment.get_template("plan.txt.j2").render(
-            plan=self,
-            load=self.load,
-            need=self.need,
-            cost=self.need.cost,
-            bfloat16=torch.bfloat16,
-            distribution=describe_distribution,
-            duration=format_duration,
-            gib=format_gib,
-        )
+        return template.render(plan=self, distribution=describe_distribution, fmt=formatting)
 
 
 def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
@@ -197,55 +184,55 @@ class NeedEstimator:
 
     def __init__(self, load: Workload) -> None:
         self.load = load
-        self._peak = cache(self._find_peak)
-        self._cost = cache(training_cost)
+        self._training = cache(memory.training_cost)
+        self._evaluation = cache(memory.evaluation_cost)
 
     def estimate(self, recipe: Recipe, gpu: Gpu) -> Need:
         """Estimate the peak of a run with arithmetic and attention as `load_trainable` chooses."""
-        has_bf16 = gpu.bf16 is not None
-        precision = choose_precision(has_bf16 if recipe.bf16 is None else recipe.bf16)
-        setting = Setting(
-            recipe=recipe,
-            config=self.load.config,
-            precision=precision,
-            attention="eager" if gpu.is_cpu and precision == torch.bfloat16 else "sdpa",
-            is_on_cpu=gpu.is_cpu,
-        )
-        moment, parts = self._peak(setting)
-        typical = typical_batch(self.load.rows, recipe.per_device_train_batch_size)
-        cost = self._cost(setting, _paired(recipe, typical))
-        sharded = ("weights", "gradients", "optimizer") if recipe.sharding == "fsdp" else ()
-        per_process = {
-            part: size / (world_size() if part in sharded else 1)
-            for part, size in parts.items()
-            if size
-        }
-        if gpu.is_cpu:
-            per_process |= _cpu_overhead(recipe, cost, parts)
-        else:
-            per_process = {part: GPU_FRAGMENTATION * size for part, size in per_process.items()}
-            per_process["CUDA"] = CUDA_CONTEXT
-        return Need(parts=per_process, moment=moment, precision=precision, cost=cost)
-
-    def _find_peak(self, setting: Setting) -> tuple[str, dict[str, int]]:
-        recipe = setting.recipe
-        largest = largest_batch(self.load.rows, recipe.per_device_train_batch_size)
-        cost = self._cost(setting, _paired(recipe, largest))
-        moments = {"a training step": cost.parts}
+        precision = choose_precision(bool(gpu.bf16) if recipe.bf16 is None else recipe.bf16)
+        on_cpu, batch_size = gpu.bandwidth is None, recipe.per_device_train_batch_size
+        attention = "eager" if on_cpu and precision == torch.bfloat16 else "sdpa"
+        setting = memory.Setting(recipe, self.load.config, precision, attention)
+        largest = _paired(recipe, largest_batch(self.load.rows, batch_size))
+        moments = {"a training step": self._training(setting, largest).parts}
         if self.load.validation:
             alone = [[size] for size in self.load.validation]
-            shape = _paired(recipe, largest_batch(alone, setup.eval_batch_size(recipe)))
-            generates = recipe.eval_samples > 0
-            moments["an evaluation"] = evaluation_cost(setting, shape, generates=generates)
-        worst = max(moments, key=lambda name: sum(moments[name].values()))
-        parts = dict(moments[worst])
-        if cost.packed and setting.is_on_cpu:
-            # Weights that are not packed lie in the mapped file, which stays open: the pages read
-            # for packing stay with it, until the machine needs them.
-            parts["mapped file"] = cost.packed * setting.stored_dtype.itemsize
+            largest = _paired(recipe, largest_batch(alone, setup.eval_batch_size(recipe)))
+            moments["an evaluation"] = self._evaluation(
+                setting, largest, generates=recipe.eval_samples > 0
+            )
+        moment = max(moments, key=lambda name: sum(moments[name].values()))
+        parts: dict[str, float] = {part: size for part, size in moments[moment].items() if size}
+        cost = self._training(setting, _paired(recipe, typical_batch(self.load.rows, batch_size)))
+        overhead = _cpu_overhead(setting, cost, parts) if on_cpu else {}
         if recipe.objective == "dpo" and recipe.method == "full":
             parts["reference"] = parts["weights"]
-        return worst, parts
+        if recipe.sharding == "fsdp":
+            for part in parts.keys() & {"weights", "gradients", "optimizer"}:
+                parts[part] /= world_size()
+        if not on_cpu:
+            parts = {part: GPU_FRAGMENTATION * size for part, size in parts.items()}
+            overhead = {"CUDA": CUDA_CONTEXT}
+        return Need(parts={**parts, **overhead}, moment=moment, cost=cost, precision=precision)
+
+
+def _cpu_overhead(
+    setting: memory.Setting, cost: memory.Cost, parts: Mapping[str, float]
+) -> dict[str, float]:
+    is_packed, recomputes = bool(cost.packed), setting.recipe.gradient_checkpointing
+    # Weights in 4 bits are few large tensors.
+    weights = cost.scattered if is_packed else parts["weights"]
+    share = ACTIVATION_FRAGMENTATION[is_packed, recomputes]
+    # Weights that are not packed lie in the mapped file, which stays open: the pages read for
+    # packing stay with it, until the machine needs them.
+    mapped = {"mapped file": cost.packed * setting.stored_dtype.itemsize} if is_packed else {}
+    return {
+        **mapped,
+        "fragmentation": WEIGHT_FRAGMENTATION * weights + share * parts["activations"],
+        "libraries": resident_bytes()
+        + LOADED_AT_FIRST_STEP
+        + recomputes * LOADED_WITH_CHECKPOINTING,
+    }
 
 
 @cache
@@ -287,14 +274,20 @@ def measure(collator: CompletionCollator, sample: Sample) -> SampleSize:
         ValueError: An image cannot be read or is too thin, or the record lacks a field.
     """
     image_tokens, text_tokens = collator.count_tokens(sample)
-    supervised = [piece.text for piece in collator.segments(sample) if piece.is_supervised]
-    ids = collator.processor.tokenizer(supervised, add_special_tokens=False)["input_ids"]
+    segments = collator.segments(sample)
+    pieces = zip(segments, collator.tokenize(segments), strict=True)
     cutter = collator.processor.image_processor
+    side, images = cutter.crop_size, []
+    for width, height in map(image_size, sample.images):
+        sides = max(width, height), min(width, height)
+        long, short = resized_size(*sides, cutter.num_crops, side)
+        short = math.ceil(short / side) * side
+        images.append((long, short) if height > width else (short, long))
     return SampleSize(
         image_tokens=image_tokens,
         text_tokens=text_tokens,
-        supervised=sum(map(len, ids)),
-        images=tuple(_padded(image_size(encoded), cutter) for encoded in sample.images),
+        supervised=sum(len(tokens) for segment, tokens in pieces if segment.is_supervised),
+        images=tuple(images),
     )
 
 
@@ -332,36 +325,11 @@ def _length(row: Sequence[SampleSize]) -> int:
     return sum(size.length for size in row)
 
 
-def _padded(size: tuple[int, int], cutter: Phi3VImageProcessor) -> tuple[int, int]:
-    """Return height and width of an image after it was resized and padded to whole crops.
-
-    Input:  500 wide, 333 high, at most 4 crops of 336
-    Output: (672, 672)
-    """
-    width, height = size
-    side = cutter.crop_size
-    long, short = resized_size(max(size), min(size), cutter.num_crops, side)
-    short = math.ceil(short / side) * side
-    return (long, short) if height > width else (short, long)
-
-
 def _paired(recipe: Recipe, batch: BatchShape) -> BatchShape:
     """Double the rows of a batch of pairs, which share their images."""
     if recipe.objective == "sft":
         return batch
     return replace(batch, rows=2 * batch.rows, supervised=2 * batch.supervised)
-
-
-def _cpu_overhead(recipe: Recipe, cost: Cost, parts: Mapping[str, int]) -> dict[str, float]:
-    is_packed, recomputes = recipe.quantization is not None, recipe.gradient_checkpointing
-    # Weights in 4 bits are few large tensors.
-    weights = cost.scattered if is_packed else parts["weights"]
-    share = ACTIVATION_FRAGMENTATION[is_packed, recomputes]
-    loaded = LOADED_AT_FIRST_STEP + recomputes * LOADED_WITH_CHECKPOINTING
-    return {
-        "fragmentation": WEIGHT_FRAGMENTATION * weights + share * parts["activations"],
-        "libraries": resident_bytes() + loaded,
-    }
 
 
 def _find_changes(recipe: Recipe, estimator: NeedEstimator, gpu: Gpu) -> list[Change]:

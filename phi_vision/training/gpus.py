@@ -1,25 +1,22 @@
-"""GPUs and their speeds, and the time of an optimizer step on one.
-
-The figures are the makers' own: dense matrix products (without sparsity) with sums in float32.
-"""
+"""GPUs and their speeds (gpus.yaml), and the time of an optimizer step on one."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
+import yaml
 
 from phi_vision.io.formatting import GIB
 from phi_vision.model.checkpoint import fast_dtype
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import Recipe
 
-GPU_UTILIZATION = 0.4
-"""Share of a GPU's peak in matrix products that such a training reaches; 0.3-0.5 is usual."""
-
-CPU_UTILIZATION = 0.5
-"""The same for a CPU, compared with the large products that `this_machine` times."""
+GPU_UTILIZATION, CPU_UTILIZATION = 0.4, 0.5
+"""Share of the peak in matrix products that such a training reaches: of a GPU's nominal one
+(0.3-0.5 is usual), and of the large products that `this_machine` times on a CPU."""
 
 SECONDS_PER_DISPATCH = 10e-6
 """Time that PyTorch takes to launch one operation on a GPU; small models are bound by it."""
@@ -31,17 +28,12 @@ class Gpu(NamedTuple):
     name: str
     memory: float
     """Bytes available to a process; on a CPU the main memory."""
-    bf16: float | None
-    """Floating-point operations per second in bf16; None without native bf16."""
+    bf16: float
+    """Floating-point operations per second in bf16; 0 without native bf16."""
     fp32: float
     """The same in float32, without TF32."""
     bandwidth: float | None
     """Bytes per second from and to memory; None for a CPU, which is measured as a whole."""
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether this is the machine itself."""
-        return self.bandwidth is None
 
 
 def seconds_per_step(gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtype) -> float:
@@ -78,22 +70,20 @@ def find_gpu(name: str) -> Gpu:
 
 def this_machine() -> Gpu:
     """Measure this machine's GPU, or its CPU, by timing a few products."""
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    side = 4096 if on_gpu else 1024
+    gpu = torch.cuda.get_device_properties() if torch.cuda.is_available() else None
+    device, side = (torch.device("cuda"), 4096) if gpu else (torch.device("cpu"), 1024)
 
     def product_speed(dtype: torch.dtype) -> float:
         left = torch.ones(side, side, dtype=dtype, device=device)
         return 2 * side**3 / _best_seconds(lambda: left @ left)
 
-    copied = torch.ones(64 * 2**20 if on_gpu else 1, device=device)
-    found = torch.cuda.get_device_properties(device) if on_gpu else None
+    copied = torch.ones(64 * 2**20 if gpu else 1, device=device)
     return Gpu(
-        name=found.name if found else "cpu",
-        memory=float(found.total_memory if found else psutil.virtual_memory().total),
-        bf16=product_speed(torch.bfloat16) if fast_dtype(device) == torch.bfloat16 else None,
+        name=gpu.name if gpu else "cpu",
+        memory=float(gpu.total_memory if gpu else psutil.virtual_memory().total),
+        bf16=product_speed(torch.bfloat16) if fast_dtype(device) == torch.bfloat16 else 0.0,
         fp32=product_speed(torch.float32),
-        bandwidth=2 * copied.nbytes / _best_seconds(copied.clone) if on_gpu else None,
+        bandwidth=2 * copied.nbytes / _best_seconds(copied.clone) if gpu else None,
     )
 
 
@@ -109,25 +99,10 @@ def _best_seconds(work: Callable[[], object]) -> float:
     return min(times[1:])
 
 
-GPUS: dict[str, Gpu] = {
-    name: Gpu(name, gib * GIB, bf16 and bf16 * 1e12, fp32 * 1e12, bandwidth * 1e9)
-    for name, gib, bf16, fp32, bandwidth in (
-        # name        GiB    bf16    fp32   GB/s
-        ("T4", 14.6, None, 8.1, 320),
-        ("V100-16GB", 15.8, None, 15.7, 900),
-        ("L4", 22.0, 121, 30.3, 300),
-        ("A10G", 22.1, 70, 31.2, 600),
-        ("A10", 22.1, 125, 31.2, 600),
-        ("RTX-3090", 23.6, 71, 35.6, 936),
-        ("RTX-4090", 23.5, 165, 82.6, 1008),
-        ("RTX-5090", 31.4, 209, 104.8, 1792),
-        ("A100-40GB", 39.4, 312, 19.5, 1555),
-        ("L40S", 44.4, 362, 91.6, 864),
-        ("RTX-A6000", 47.4, 155, 38.7, 768),
-        ("A100-80GB", 79.2, 312, 19.5, 2039),
-        ("H100", 79.1, 989, 67.0, 3350),
-        ("H200", 139.8, 989, 67.0, 4800),
-        ("B200", 178.4, 2250, 75.0, 8000),
-    )
+GPUS = {
+    name: Gpu(name, memory * GIB, bf16 * 1e12, fp32 * 1e12, bandwidth * 1e9)
+    for name, (memory, bf16, fp32, bandwidth) in yaml.safe_load(
+        Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8")
+    ).items()
 }
-"""Name -> GPU, by memory. Another one is one line here."""
+"""Name -> GPU, by memory."""

@@ -39,45 +39,44 @@ MMAP_THRESHOLD = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
-    """Everything about a batch that decides its memory."""
+    """Everything about a batch that decides its memory.
+
+    Rows, padded to the length of the longest; labelled tokens of all rows, as only these get
+    logits; height and width of each image in pixels, padded to whole crops.
+    """
 
     rows: int
     length: int
-    """Tokens of the longest row, to which the others are padded."""
     supervised: int
-    """Labelled tokens of all rows: only these get logits."""
     images: tuple[tuple[int, int], ...]
-    """Height and width of each image in pixels, padded to whole crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Memory and operations of an optimizer step."""
+    """Memory and operations of an optimizer step.
+
+    Parts -> bytes at the peak of their sum; floating-point operations of the matrix products;
+    operations that Python dispatches to PyTorch; weights, those trained and those held in 4 bits;
+    bytes of the weights, unpacked, in tensors smaller than `MMAP_THRESHOLD`.
+    """
 
     parts: dict[str, int]
-    """Part -> bytes at the peak of their sum."""
     flops: int
-    """Floating-point operations of the matrix products."""
     operations: int
-    """Operations that Python dispatches to PyTorch."""
     parameters: int
     trained: int
     packed: int
-    """Weights held in 4 bits."""
     scattered: int
-    """Bytes of the weights, unpacked, in tensors smaller than `MMAP_THRESHOLD`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
-    """The model and arithmetic that a plan is made for."""
+    """The model, arithmetic and attention (`sdpa`, or `eager` as on a CPU in bf16) of a run."""
 
     recipe: Recipe
     config: Phi3VConfig = field(compare=False)
     precision: torch.dtype
     attention: str
-    """`sdpa`, or `eager` as on a CPU in bf16."""
-    is_on_cpu: bool = True
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -86,7 +85,7 @@ class Setting:
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes held by each part, operations, and FLOPs of matrix products.
+    """Counts the bytes held by each part now and at their peak, operations, and FLOPs of products.
 
     Every storage that an operation makes counts for the current part until its last tensor is
     freed.
@@ -97,9 +96,7 @@ class MemoryTracker(TorchDispatchMode):
         self.part = "activations"
         self.held: Counter[str] = Counter()
         self.peak: Mapping[str, int] = {}
-        """Part -> bytes at the peak of their sum."""
-        self.operations = 0
-        self.flops = 0
+        self.operations = self.flops = 0
         self._part_of: dict[int, str] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,10 +106,9 @@ class MemoryTracker(TorchDispatchMode):
         self.operations += 1
         if count := flop_registry.get(func._overloadpacket):
             self.flops += int(count(*args, **kwargs, out_val=out))
-        part = self.part
-        if func is torch.ops.aten._to_copy.default:
-            source = self._part_of.get(args[0].untyped_storage()._cdata)
-            part = "copies" if source == "weights" else part
+        is_copy = func is torch.ops.aten._to_copy.default
+        source = self._part_of.get(args[0].untyped_storage()._cdata) if is_copy else None
+        part = "copies" if source == "weights" else self.part
         self.record((leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)), part)
         return out
 
@@ -224,8 +220,10 @@ def _build(setting: Setting) -> Any:
     with no_init_weights():
         model = Phi3VForCausalLM(setting.config).to(setting.stored_dtype)
     model.set_attn_implementation(setting.attention)
-    if recipe.quantization:
-        _quantize(model)
+    if recipe.quantization:  # of the decoder alone, as `adapters.describe_quantization` has it
+        for name, layer in list(model.model.layers.named_modules()):
+            if isinstance(layer, nn.Linear):
+                model.model.layers.set_submodule(name, FourBitLinear(layer))
     # Rotation needs values, to see whether a row exceeds the original context; shapes do not.
     # Cosine and sine, (B, L, width) each.
     width = setting.config.hidden_size // setting.config.num_attention_heads
@@ -298,15 +296,14 @@ def _adamw_state(recipe: Recipe, size: int) -> list[torch.Tensor]:
 class FourBitLinear(nn.Linear):
     """Stands in for bitsandbytes' 4-bit layers, which pack real numbers: same bytes, same copies.
 
-    A frozen layer of half a byte per weight; an `nn.Linear`, so that adapters can be attached.
+    An `nn.Linear`, so that adapters can be attached.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.shape = (layer.out_features, layer.in_features)
         size = math.prod(self.shape)
-        packed = torch.zeros((size // 2, 1), dtype=torch.uint8)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight = nn.Parameter(torch.zeros(size // 2, 1, dtype=torch.uint8), False)
         scales = size // BLOCK_4_BIT
         self.scales = nn.Buffer(torch.zeros(scales, dtype=torch.uint8))
         self.scales_of_scales = nn.Buffer(torch.zeros(-(-scales // BLOCK_OF_SCALES)))
@@ -331,11 +328,3 @@ class _UnpackedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradients[0] @ gradients[0].new_empty(ctx.shape), None
-
-
-def _quantize(model: nn.Module) -> None:
-    """Replace the decoder's linear layers, as `adapters.describe_quantization` configures it."""
-    for name, layer in list(model.named_modules()):
-        is_decoder = ".layers." in name and "vision_embed_tokens" not in name
-        if is_decoder and isinstance(layer, nn.Linear):
-            model.set_submodule(name, FourBitLinear(layer))

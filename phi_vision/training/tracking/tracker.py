@@ -23,13 +23,13 @@ from phi_vision.io.atomic import write_text
 from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import RunDir, read_history
-from phi_vision.training.tracking.plots import draw_plots, write_image
-from phi_vision.training.tracking.shown_predictions import draw_predictions, show_predictions
-from phi_vision.training.tracking.step_metrics import MACHINE_METRICS
-from phi_vision.training.tracking.tensorboard import TensorboardRun
-from phi_vision.training.tracking.wandb import WandbRun
+from phi_vision.training.tracking import plots
+from phi_vision.training.tracking.experiment_trackers import TensorboardRun, WandbRun
 
 logger = logging.getLogger(__name__)
+
+MACHINE_METRICS = ("cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib", "gpu_peak_mib")
+"""Load of the machine at a step; of a GPU only if there is one."""
 
 MACHINE_DEPENDENT = frozenset(
     {"samples_per_second", "tokens_per_second", "seconds", *MACHINE_METRICS}
@@ -125,12 +125,12 @@ class Tracking:
 
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
         template = find_template(str(self.run.template_file))
-        shown = show_predictions(scores.predictions, samples, template)
-        write_image(draw_predictions(shown, step), self.run.plots_dir / "answers.png")
+        shown = plots.show_predictions(scores.predictions, samples, template)
+        plots.write_image(plots.draw_predictions(shown, step), self.run.plots_dir / "answers.png")
         self._track(lambda tracker: tracker.show(step, shown))
 
     def _draw(self) -> None:
-        _attempt("drawing the plots", lambda: draw_plots(self.run))
+        _attempt("drawing the plots", lambda: plots.draw_plots(self.run))
         self._last_plots = time.monotonic()
 
     def _open_tracker(self) -> Tracker | None:

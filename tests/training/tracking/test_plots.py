@@ -13,12 +13,13 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.tracking.plots import (
     PLOTS,
+    ShownPrediction,
+    caption,
     draw_loss,
     draw_plots,
     draw_validation,
     write_image,
 )
-from phi_vision.training.tracking.shown_predictions import ShownPrediction, caption
 
 STEPS = [
     {"step": step, "loss": 3.0 / step, "learning_rate": 1e-4, "grad_norm": 1.0}

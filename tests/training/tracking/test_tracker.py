@@ -22,8 +22,8 @@ from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.tracking.experiment_trackers import is_logged_in
 from phi_vision.training.tracking.tracker import TRACKERS, Tracking
-from phi_vision.training.tracking.wandb import is_logged_in
 
 MakeRun = Callable[[str], Recipe]
 TEMPLATE = TEMPLATES["product"]

@@ -1,12 +1,14 @@
-"""A run in Weights & Biases: curves, a table of predictions, artifacts.
+"""Experiment trackers: a run in Weights & Biases or in TensorBoard.
 
-Online when logged in, else offline: `wandb sync OUT/wandb/offline-run-*` sends it later, from this
-machine. All files stay inside the run folder. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME
-and W&B's other variables take effect.
+W&B is online when logged in, else offline: `wandb sync OUT/wandb/offline-run-*` sends it later,
+from this machine. All files stay inside the run folder. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY,
+WANDB_NAME and W&B's other variables take effect. TensorBoard needs neither account nor network:
+`tensorboard --logdir OUT/tensorboard`.
 """
 
 import json
 import logging
+import netrc
 import os
 import re
 import secrets
@@ -14,14 +16,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import numpy as np
 import wandb
 import yaml
 from accelerate.utils import patch_environment
-from requests.utils import get_netrc_auth
 
+from phi_vision.data.samples import open_image
 from phi_vision.runs import DATA_FINGERPRINT, RunDir
-from phi_vision.training.tracking.shown_predictions import ShownPrediction
+from phi_vision.training.tracking.plots import ShownPrediction, draw_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +125,66 @@ class WandbRun:
 
 def is_logged_in() -> bool:
     """Whether W&B would find a key: in the environment, or in netrc as `wandb login` leaves it."""
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        found = os.environ.get("WANDB_API_KEY") or netrc.netrc(file).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return bool(found)
+
+
+class TensorboardRun:
+    """The event files of a run; a resumed run appends, and hides the steps that it repeats.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+    """
+
+    def __init__(self, run: RunDir, recipe: str, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = str(run.path / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=first_step + 1 if first_step else None)
+        self._writer.add_text("recipe", f"```yaml\n{recipe}```", first_step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
+        """Log predictions as a table and as a sheet of images."""
+        sheet = np.asarray(open_image(draw_predictions(predictions, step)).convert("RGB"))
+        self._writer.add_image("validation/images", sheet, step, dataformats="HWC")
+        self._writer.add_text("validation/answers", to_markdown(predictions), step)
+        self._writer.flush()
+
+    def finish(self, model: Path, best: Mapping[str, object]) -> None:
+        """Log the path and metrics of the best weights."""
+        lines = [f"- {name}: {value}" for name, value in {"model": model, **best}.items()]
+        self._writer.add_text("best", "\n".join(lines), 0)
+
+    def close(self, *, failed: bool) -> None:
+        """Close the files."""
+        self._writer.close()
+
+
+def to_markdown(predictions: Sequence[ShownPrediction]) -> str:
+    """Format predictions as a table.
+
+    Output: | Sample | Ground truth | Predicted | title | category3_code |
+            | --- | --- | --- | --- | --- |
+            | p7 | Product: Hat, Category: HATS | Product: Cap, Category: HATS | ✗ | ✓ |
+    """
+    fields = list(predictions[0].is_correct) if predictions else []
+    header = ["Sample", "Ground truth", "Predicted", *fields]
+    rows = [header, ["---"] * len(header)]
+    for each in predictions:
+        marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
+        rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
+    escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
+    return "\n".join(f"| {' | '.join(cell.translate(escape) for cell in row)} |" for row in rows)
 
 
 def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:

@@ -9,14 +9,14 @@ import torch
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import Template
-from phi_vision.training.recipes import Recipe
-from phi_vision.training.tracking.shown_predictions import mark_fields
-from phi_vision.training.tracking.step_metrics import (
+from phi_vision.training.callbacks import (
     Throughput,
     count_tokens,
     learning_rates,
     read_machine,
 )
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.tracking.plots import mark_fields
 from phi_vision.training.tracking.tracker import (
     MACHINE_DEPENDENT,
     best_evaluation,
