@@ -97,14 +97,10 @@ def run_on_ray(
 
 @contextmanager
 def open_ray(address: str | None) -> Iterator[Any]:  # the module is not typed
-    """Yield Ray, started or connected to, and shut it down unless it was running before.
+    """Yield Ray, and shut it down unless it was running before.
 
-    Args:
-        address: Of a running cluster, such as `auto` or `ray://head:10001`; None starts Ray here.
-
-    Raises:
-        ValueError: Ray is not installed.
-        ConnectionError: There is no cluster at the address.
+    It is started here, or connected to at the address of a cluster, `auto` or `ray://head:10001`.
+    Raises ValueError if Ray is not installed, ConnectionError if there is no such cluster.
     """
     try:
         import ray
@@ -124,5 +120,4 @@ def open_ray(address: str | None) -> Iterator[Any]:  # the module is not typed
             ray.shutdown()
 
 
-EXECUTORS = {"local": run_locally, "ray": run_on_ray}
-"""Value of `--engine` -> executor."""
+EXECUTORS = {"local": run_locally, "ray": run_on_ray}  # by the value of `--engine`

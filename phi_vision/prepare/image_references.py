@@ -55,7 +55,15 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         held = f"holds a {type(value).__name__}" if value and not isinstance(value, str) else ""
         raise ValueError(f"no image: the cell {held or 'is empty'}; give bytes, a path or a URL")
     if value.lstrip()[:5].lower() == "data:":
-        return _read_data_uri(value.strip())
+        head, comma, body = value.strip().partition(",")
+        if not comma:
+            raise ValueError(
+                f"broken data URI: found no comma after {head[:40]!r}; write "
+                "data:image/png;base64,…"
+            )
+        data = unquote_to_bytes(body)  # the media type is not trusted, so it is ignored
+        is_base64 = "base64" in [part.strip().lower() for part in head.split(";")[1:]]
+        return _read_base64(data) if is_base64 else data
     if value.startswith(_BASE64_PREFIXES) and len(value) > 100 and "." not in value:
         return _read_base64(value.encode(errors="replace"))
     if folder is None:
@@ -63,18 +71,19 @@ def read_reference(value: object, folder: Path | None) -> bytes:
             f"no folder: {value[:80]!r} is a path, and the source has no folder; give bytes or a "
             "URL"
         )
-    return _read_file(value, _find_file(value, folder))
-
-
-def _read_data_uri(uri: str) -> bytes:
-    """Read `data:image/png;base64,…`; the media type is not trusted, so it is ignored."""
-    head, comma, body = uri.partition(",")
-    if not comma:
+    file = _find_file(value, folder)
+    # A pipe or a device would hang or never end; a folder has no bytes.
+    if not file.is_file():
+        raise ValueError(f"not a file: found a folder, pipe or device at {value!r}; give a file")
+    if (size := file.stat().st_size) > MAX_FILE_BYTES:
         raise ValueError(
-            f"broken data URI: found no comma after {head[:40]!r}; write data:image/png;base64,…"
+            f"file too large: {value!r} has {size} bytes, the maximum is {MAX_FILE_BYTES}; give a "
+            "smaller image"
         )
-    is_base64 = "base64" in [part.strip().lower() for part in head.split(";")[1:]]
-    return _read_base64(unquote_to_bytes(body)) if is_base64 else unquote_to_bytes(body)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"unreadable file: {value!r}: {error}; check its permissions") from error
 
 
 def _read_base64(text: bytes) -> bytes:
@@ -87,21 +96,6 @@ def _read_base64(text: bytes) -> bytes:
             f"broken base64: {len(text)} letters cannot be decoded ({error}); encode the image "
             "again"
         ) from error
-
-
-def _read_file(name: str, file: Path) -> bytes:
-    # A pipe or a device would hang or never end; a folder has no bytes.
-    if not file.is_file():
-        raise ValueError(f"not a file: found a folder, pipe or device at {name!r}; give a file")
-    if (size := file.stat().st_size) > MAX_FILE_BYTES:
-        raise ValueError(
-            f"file too large: {name!r} has {size} bytes, the maximum is {MAX_FILE_BYTES}; give a "
-            "smaller image"
-        )
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"unreadable file: {name!r}: {error}; check its permissions") from error
 
 
 def _find_file(name: str, folder: Path) -> Path:

@@ -7,7 +7,6 @@ the little that stays in memory. Run it with `phi-vision prepare SOURCE --out DI
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import shutil
@@ -15,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,13 @@ def prepare(
     with atomic_folder(config.out, replace=True) as folder:
         chunks = load_images(source, schema.columns, cache, limits, failed)
         with RejectedRows(folder) as rejected:
-            stage = _stage_rows(chunks, schema, config, folder, rejected, callbacks.on_cleaned)
+            clean = partial(clean_chunk, schema=schema)
+            workers: dict[str, Any] = {"workers": config.workers, "address": config.ray_address}
+            with Stage(folder / "stage", schema.columns.fields) as stage:
+                for rows in EXECUTORS[config.engine](clean, chunks, **workers):
+                    for row in rows:
+                        (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
+                    callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
             if not stage.keys:
                 raise ValueError(_describe_unusable(source, rejected.reasons))
             known = {} if config.resplit else _earlier_splits(config) | source_splits(stage.keys)
@@ -168,24 +174,6 @@ def _load_row(
     except (ValueError, OSError) as error:
         images, problem = [], str(error)
     return LoadedRow(row=row, images=tuple(images), problem=problem)
-
-
-def _stage_rows(
-    chunks: Chunks,
-    schema: Schema,
-    config: PrepareConfig,
-    folder: Path,
-    rejected: RejectedRows,
-    on_cleaned: Callable[[int, int], None],
-) -> Stage:
-    clean = functools.partial(clean_chunk, schema=schema)
-    execute = EXECUTORS[config.engine]
-    with Stage(folder / "stage", schema.columns.fields) as stage:
-        for rows in execute(clean, chunks, workers=config.workers, address=config.ray_address):
-            for row in rows:
-                (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
-            on_cleaned(len(stage.keys), rejected.reasons.total())
-    return stage
 
 
 def _describe_unusable(source: Source, reasons: Counter[str]) -> str:

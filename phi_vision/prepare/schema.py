@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from phi_vision.data.template import TEMPLATES, Template, find_template
@@ -70,19 +71,12 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
 def _are_prices(cells: Sequence[object]) -> bool:
     """Whether the texts of a column mostly hold a price."""
     texts = [cell for cell in cells if cell]
-    return (
-        bool(texts)
-        and all(isinstance(text, str) for text in texts)
-        and sum(map(_is_price, texts)) >= MIN_PRICE_SHARE * len(texts)
-    )
-
-
-def _is_price(cell: object) -> bool:
-    try:
-        parse_price(cell)
-    except ValueError:
-        return False
-    return True
+    parsed = 0
+    for text in texts:
+        with suppress(ValueError):
+            parsed += parse_price(text) is not None
+    is_text = all(isinstance(text, str) for text in texts)
+    return bool(texts) and is_text and parsed >= MIN_PRICE_SHARE * len(texts)
 
 
 def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:

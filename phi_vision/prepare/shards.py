@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.samples import Value as FieldValue
 from phi_vision.io.atomic import publish_file
 from phi_vision.io.hashing import digest
 from phi_vision.prepare.cleaning import CleanRow, RejectedRow
@@ -123,9 +122,8 @@ class Stage(AbstractContextManager["Stage"]):
         self.file = file
         self.keys: list[RowKeys] = []
         self.statistics = Statistics()
-        self._title = next((field for field in ("title", "name") if field in fields), "")
-        categories = ("category3_code", "category")
-        self._category = next((field for field in categories if field in fields), "")
+        wanted = (("title", "name"), ("category3_code", "category"))
+        self._titles = [next((name for name in names if name in fields), "") for names in wanted]
         self._stream = file.open("wb")
         self._ids: Counter[str] = Counter()
 
@@ -135,27 +133,24 @@ class Stage(AbstractContextManager["Stage"]):
     def add(self, row: CleanRow) -> None:
         """Write a clean row, and keep what it is grouped by."""
         digests = tuple(image.digest for image in row.images)
-        fingerprint = _fingerprint(
-            json.dumps(row.record, ensure_ascii=False),
-            json.dumps([message._asdict() for message in row.messages]),
-            *digests,
-        )
+        record = json.dumps(row.record, ensure_ascii=False)
+        messages = json.dumps([message._asdict() for message in row.messages])
+        # Of ten million rows, two share 16 letters with a probability of three in a million.
+        fingerprint = digest((record, messages, *digests))[:16]
         values = {  # encoded images by their size: the sample holds them
             name: f"{len(value)} bytes" if isinstance(value, bytes) else value
             for name, value in row.raw.values.items()
             if not (isinstance(value, dict) and value.get("bytes"))
         }
         pickle.dump(replace(row, raw=replace(row.raw, values=values)), self._stream)
-        title, category = (
-            None if value is None else str(value)
-            for value in map(row.record.get, (self._title, self._category))
-        )
+        texts = map(row.record.get, self._titles)
+        title, category = (None if text is None else str(text) for text in texts)
         self.keys.append(
             RowKeys(
                 number=row.raw.number,
                 # Without an id the image names the row, not its position: rows inserted before it
                 # must not rename it, nor corrections of its texts.
-                id=self._unique(row.id or (_fingerprint(*digests) if digests else fingerprint)),
+                id=self._unique(row.id or (digest(digests)[:16] if digests else fingerprint)),
                 title=title,
                 group=row.group,
                 digests=digests,
@@ -220,27 +215,18 @@ class Layout:
             {"bytes": image.encoded, "path": f"{stem}{number or ''}{_suffix(image.encoded)}"}
             for number, image in enumerate(row.images)
         ]
+        values = {field: row.record.get(field) for field in self.dtypes}
+        given = ((field, value) for field, value in values.items() if value is not None)
+        texts = {field: str(value) for field, value in given if self.dtypes[field] == "string"}
         messages = [message._asdict() for message in row.messages]
         return {
             "id": name,
             "group_id": group,
-            **{field: _cast(row.record.get(field), dtype) for field, dtype in self.dtypes.items()},
+            **values,
+            **texts,
             **({"image": images[0]} if self.has_one_image_each else {"images": images}),
             **({"messages": messages} if self.has_messages else {}),
         }
-
-
-def _fingerprint(*parts: str) -> str:
-    """Hash to 16 letters; two of ten million collide with a probability of three in a million."""
-    return digest(parts)[:16]
-
-
-def _cast(value: FieldValue, dtype: str) -> FieldValue:
-    if value is None or isinstance(value, str):
-        return value
-    if dtype == "string":
-        return str(value)
-    return float(value) if dtype == "float64" else value
 
 
 def _suffix(encoded: bytes) -> str:

@@ -111,7 +111,8 @@ def test_a_column_has_the_type_that_holds_all_its_values(values: list[Value], dt
 
 def test_values_are_written_in_the_type_of_their_column() -> None:
     layout = layout_of(size=["M", 40], weight=[1, 2.5])
-    row = layout.row("A", "G", staged(size=40, weight=1))
+    table = pa.Table.from_pylist([layout.row("A", "G", staged(size=40, weight=1))], layout.schema)
+    (row,) = table.to_pylist()
     assert row == {
         "id": "A",
         "group_id": "G",

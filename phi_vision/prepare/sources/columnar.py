@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from phi_vision.prepare.sources.rows import Found, Inspected, Piece, Source, Unr
 
 DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
-# `owner/name`, optionally with a configuration after a colon.
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")  # owner/name:configuration
 BATCH = 64  # rows in memory: some hundred MB of photographs
-# Batches, each with the names of the class labels in its columns.
-_Batches = Iterable[tuple[pa.RecordBatch | pa.Table, Mapping[str, list[str]]]]
+_Labels = Mapping[str, Sequence[str]]  # column -> names of its class labels
+_Batches = Iterable[tuple[pa.RecordBatch | pa.Table, _Labels]]
 
 
 def inspect_parquet(file: Path) -> Inspected:
@@ -39,16 +38,15 @@ def inspect_arrow(file: Path) -> Inspected:
 def saved_parts(folder: Path, split: str | None = None) -> list[files.FilePart]:
     """List the files of a folder saved by `datasets`, a Dataset or a DatasetDict; else none."""
     if (folder / DATASET_DICT).is_file():
-        splits = files.read_json_object(folder / DATASET_DICT).get("splits")
-        names = map(str, splits if isinstance(splits, list) else [])
-        return [part for name in names for part in saved_parts(folder / name, name)]
+        splits: Any = files.read_json_object(folder / DATASET_DICT).get("splits")
+        return [part for each in splits or [] for part in saved_parts(folder / each, each)]
     if split is None and not (folder / STATE).is_file():
         return []
     state = files.read_json_object(folder / STATE)
-    listed = state.get("_data_files")
-    listed = listed if isinstance(listed, list) else []
+    listed: Any = state.get("_data_files")
     # Only names: a saved dataset has its files beside it.
-    found = [folder / Path(str(each["filename"])).name for each in listed if isinstance(each, dict)]
+    names = [Path(str(each["filename"])).name for each in listed or [] if isinstance(each, dict)]
+    found = [folder / name for name in names]
     missing = [file.name for file in found if not file.is_file()]
     if missing or not found:
         raise ValueError(
@@ -82,16 +80,17 @@ def open_hub(
             "check the id and the network, or download it and give its folder"
         ) from error
     chosen = {each: loaded[each] for each in files.choose_splits(split, list(loaded), name)}
-    detected = {
-        "splits": ", ".join(chosen),
-        **({"revision": revision} if revision else {}),
-        **({"streaming": "yes"} if streaming else {}),
-    }
+    settings = {"revision": revision or "", "streaming": "yes" if streaming else ""}
     folder = Path(name) if Path(name).is_dir() else None
-    notes = files.read_notes(folder) if folder else {}
-    notes |= files.select_notes(vars(next(iter(chosen.values())).info))
-    rows = partial(numbered, _read_splits, name, chosen)
-    return Source(name=name, kind="hub", rows=rows, folder=folder, detected=detected, notes=notes)
+    notes = files.select_notes(vars(next(iter(chosen.values())).info))
+    return Source(
+        name=name,
+        kind="hub",
+        rows=partial(numbered, _read_splits, name, chosen),
+        folder=folder,
+        detected={"splits": ", ".join(chosen)} | {n: each for n, each in settings.items() if each},
+        notes={**(files.read_notes(folder) if folder else {}), **notes},
+    )
 
 
 def _parquet_batches(file: Path) -> _Batches:
@@ -144,23 +143,29 @@ def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | U
     return rows
 
 
-def _schema_labels(schema: pa.Schema) -> dict[str, list[str]]:
+def _schema_labels(schema: pa.Schema) -> _Labels:
     try:
         return _class_labels(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # of another program; the labels stay numbers
 
 
-def _class_labels(features: Mapping[str, Any]) -> dict[str, list[str]]:
+def _class_labels(features: Mapping[str, Any]) -> _Labels:
     return {
-        column: list(feature["names"])
+        column: feature["names"]
         for column, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
     }
 
 
 def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Piece]:
-    own = _own_files(name)
+    import datasets
+
+    # Where `datasets` keeps the files of this dataset; no other path is opened.
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME)
+    is_local = Path(name).exists()
+    own = [str(Path(each).resolve()) for each in ([name] if is_local else caches)]
+    own += [] if is_local else [f"hf://datasets/{name.partition(':')[0]}@"]
     for split, loaded in splits.items():
         labels = _class_labels(loaded.features.to_dict() if loaded.features else {})
         # In Arrow's format nothing is decoded, so broken images do not end the reading.
@@ -171,17 +176,7 @@ def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Piece]:
             yield f"{name} {split} row {number}", files.canonical_split(split), row
 
 
-def _own_files(name: str) -> tuple[str, ...]:
-    """List where `datasets` keeps the files of this dataset; no other path is opened."""
-    import datasets
-
-    if Path(name).exists():
-        return (str(Path(name).resolve()),)
-    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME)
-    return (f"hf://datasets/{name.partition(':')[0]}@", *(str(Path(c).resolve()) for c in caches))
-
-
-def _with_bytes(cell: object, own: tuple[str, ...]) -> object:
+def _with_bytes(cell: object, own: Sequence[str]) -> object:
     """Read an image of which `datasets` keeps only the path."""
     if isinstance(cell, list):
         return [_with_bytes(each, own) for each in cell]

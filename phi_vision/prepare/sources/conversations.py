@@ -57,11 +57,8 @@ def _read(rows: Callable[[], Iterator[AnyRow]], column: str) -> Iterator[AnyRow]
 def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
     """Normalise one row; its other columns stay.
 
-    Input:  {"id": "7", "image": "a.jpg", "conversations": [
-                {"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A"}]}
-    Output: {"id": "7", "images": ["a.jpg"], "messages": [
-                {"role": "user", "content": "<image>\\nWhat is it?"},
-                {"role": "assistant", "content": "A"}]}
+    Input:  {"id": "7", "image": "a.jpg", "conversations": [{"from": "gpt", "value": "A"}, …]}
+    Output: {"id": "7", "images": ["a.jpg"], "messages": [{"role": "assistant", "content": "A"}, …]}
     """
     turns = values.get(column)
     if not isinstance(turns, list) or not turns:
@@ -87,7 +84,7 @@ def _read_turn(turn: object, images: list[object]) -> dict[str, str]:
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise ValueError(f"a turn of an unknown role, {role!r}")
     content = turn.get("value", turn.get("content"))
-    if isinstance(content, list):
+    if isinstance(content, list):  # the parts of a chat API
         content = "\n".join(_read_part(part, images) for part in content)
     if not isinstance(content, str):
         raise ValueError("a turn without text")
@@ -95,7 +92,6 @@ def _read_turn(turn: object, images: list[object]) -> dict[str, str]:
 
 
 def _read_part(part: object, images: list[object]) -> str:
-    """Read one content part of a chat API: text, or the place of an image."""
     if not isinstance(part, dict):
         return str(part)
     if isinstance(part.get("text"), str):

@@ -28,6 +28,7 @@ NOTES = ("license", "description", "homepage", "citation")
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # file names of the `datasets` library
 _NOT_SPLITS = ("part", "data", "shard")
+_CARD = re.compile(r"(?s)\A(?:---\n(.*?)\n---)?(.*)")  # YAML and text of a data card
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -150,19 +151,19 @@ def read_notes(folder: Path) -> dict[str, str]:
     Output: {"license": "cc-by-4.0", "description": "Photos."}
     """
     readme, info = folder / "README.md", folder / INFO_FILE
-    notes: dict[str, str] = {}
+    head, body = None, ""
     if readme.is_file():
-        with readme.open(encoding="utf-8-sig", errors="replace") as stream:
-            body, head = stream.read(100_000), None
-        if body.startswith("---\n") and "\n---" in body[3:]:
-            written, _, body = body[4:].partition("\n---")
-            with suppress(yaml.YAMLError):  # a malformed head says nothing about the rows
-                head = yaml.safe_load(written)
-        paragraphs = [" ".join(paragraph.split()) for paragraph in body.split("\n\n")]
-        plain = [each for each in paragraphs if each and each[0] not in "#<[!|-`"]
-        notes = {"description": plain[0]} if plain else {}
-        notes |= select_notes(head) if isinstance(head, dict) else {}
-    return notes | (select_notes(read_json_object(info)) if info.is_file() else {})
+        text = readme.read_text("utf-8-sig", "replace")
+        written, body = _CARD.findall(text)[0]
+        with suppress(yaml.YAMLError):  # a malformed head says nothing about the rows
+            head = yaml.safe_load(written)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in body.split("\n\n")]
+    plain = [each for each in paragraphs if each and each[0] not in "#<[!|-`"]
+    return {
+        **({"description": plain[0][:MAX_NOTE]} if plain else {}),
+        **(select_notes(head) if isinstance(head, dict) else {}),
+        **(select_notes(read_json_object(info)) if info.is_file() else {}),
+    }
 
 
 def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
@@ -171,11 +172,11 @@ def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
     Input:  {"license": "other", "license_name": "custom terms", "homepage": ""}
     Output: {"license": "custom terms"}
     """
-    found = {name: metadata.get(name) for name in NOTES}
-    if found["license"] in (None, "", "other"):
-        found["license"] = metadata.get("license_name") or found["license"]
-    texts = {n: ", ".join(map(str, v)) if isinstance(v, list) else v for n, v in found.items()}
-    return {name: str(text).strip()[:MAX_NOTE] for name, text in texts.items() if text}
+    is_named = metadata.get("license") in (None, "", "other") and metadata.get("license_name")
+    found = {**metadata, "license": metadata["license_name"]} if is_named else metadata
+    notes = {name: note for name in NOTES if (note := found.get(name))}
+    texts = {n: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in notes.items()}
+    return {name: text.strip()[:MAX_NOTE] for name, text in texts.items()}
 
 
 def read_json_object(file: Path) -> dict[str, object]:

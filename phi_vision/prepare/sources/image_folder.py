@@ -107,7 +107,7 @@ def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
     for file in files.visible_files(root):
         relative = file.relative_to(root)
         path, folders = relative.as_posix(), relative.parts[in_splits:-1]
-        if _is_image(file) and not _BESIDE.match(file.name):
+        if _is_image(file):
             values = {"image": path} | ({"category": folders[-1]} if folders else {})
             yield path, path, values | ({"folder": "/".join(folders)} if len(folders) > 1 else {})
         elif not _BESIDE.match(file.name):
@@ -121,15 +121,15 @@ def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, obje
     for name, cell in row.items():
         if not (found := _FILE_COLUMN.fullmatch(name)):
             values[name] = cell
-        elif found["several"]:
-            listed = (
-                [_from_root(str(path), below) for path in cell] if isinstance(cell, list) else []
-            )
-            values[found["column"] or "images"] = listed
-            images += listed
-        elif isinstance(cell, str) and cell.strip():
-            images.append(_from_root(cell.strip(), below))
-            values[found["column"] or "image"] = images[-1]
+            continue
+        listed = cell if isinstance(cell, list) else [cell]
+        texts = [each.strip() for each in listed if isinstance(each, str)]
+        paths = [_from_root(text, below) for text in texts if text]
+        if found["several"] or len(paths) > 1:
+            values[found["column"] or "images"] = paths
+        elif paths:
+            values[found["column"] or "image"] = paths[0]
+        images += paths
     return values, images
 
 

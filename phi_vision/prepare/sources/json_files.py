@@ -1,8 +1,7 @@
 """JSON and JSON Lines: lists parsed element by element, and objects with a list inside.
 
-One broken element or line is unreadable and the others are read, which streaming parsers such as
-ijson cannot do: they stop at the first error. Only an object that holds all rows is parsed whole,
-up to `MAX_ELEMENT`.
+One broken element or line is unreadable and the others are read; streaming parsers such as ijson
+stop at the first error. Only an object that holds all rows is parsed whole, up to `MAX_ELEMENT`.
 """
 
 import json
@@ -19,8 +18,7 @@ from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Val
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 CHUNK = 2**20
 MAX_ELEMENT = 200 * 2**20  # characters; parsed, they take about five times as much memory
-# Nesting of lists and objects; hundreds are no data, and would exhaust the recursion limit.
-MAX_DEPTH = 64
+MAX_DEPTH = 64  # of lists and objects; hundreds are no data, and would exhaust the recursion limit
 # JSON strings hold no line ends, so one that is never closed ends with its line. A quote alone
 # opens a string whose end has not been read yet.
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:"|(?=\n))|"|[{}\[\]]')
@@ -33,13 +31,12 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 def inspect_json(file: Path) -> Inspected:
     """Detect how JSON holds its rows: in a list, an object with a list, columns, or lines."""
-    facts = text_files.detect_encoding(file)
-    encoding = facts["encoding"]
-    first = [found for _, found in islice(_read_lines(file, encoding), 2)]
+    facts, read_lines = inspect_json_lines(file)
+    first = [found for _, found in islice(read_lines(), 2)]
     if len(first) == 2 and all(isinstance(found, dict) for found in first):
-        return facts, partial(_read_lines, file, encoding)
-    facts["rows"] = _find_rows(file, encoding)[1]
-    return facts, partial(_read_records, file, encoding)
+        return facts, read_lines
+    encoding = facts["encoding"]
+    return {**facts, "rows": _find_rows(file, encoding)[1]}, partial(_read_records, file, encoding)
 
 
 def inspect_json_lines(file: Path) -> Inspected:
@@ -50,8 +47,7 @@ def inspect_json_lines(file: Path) -> Inspected:
 
 def inspect_conversations(file: Path) -> Inspected:
     """Inspect conversations in the LLaVA or ShareGPT format, as JSON or JSON Lines."""
-    lines = suffix_of(file) in LINES_SUFFIXES
-    return inspect_json_lines(file) if lines else inspect_json(file)
+    return inspect_json_lines(file) if suffix_of(file) in LINES_SUFFIXES else inspect_json(file)
 
 
 def parse_object(text: str) -> Values:
@@ -64,7 +60,6 @@ def parse_object(text: str) -> Values:
 
 
 def _read_lines(file: Path, encoding: str) -> Iterator[Found]:
-    """Yield the rows of a JSON Lines file; a broken line is unreadable, blank ones are skipped."""
     for number, line in text_files.read_lines(file, encoding):
         if isinstance(line, UnreadableRow):
             yield f" line {number}", line
@@ -78,14 +73,11 @@ def _read_records(file: Path, encoding: str) -> Iterator[Found]:
 
 
 def _find_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
-    """Locate the rows of a JSON file.
+    """Locate the rows of a JSON file, and describe where they are.
 
     The elements of a list are rows, and so are concatenated values; of a single object, the rows
     are, in this order: its longest list of objects; its columns, as pandas writes them; its named
     objects; itself.
-
-    Input:  {"shop": "X", "products": [{"sku": "A"}, {"sku": "B"}]}
-    Output: {"sku": "A"}, {"sku": "B"};   "the list 'products'"
     """
     values = _elements(file, encoding)
     if next(values):
@@ -194,9 +186,8 @@ def _checked(value: object, raw: str) -> object:
     """
     level = [value]
     for _ in range(MAX_DEPTH):
-        lists = [each for each in level if isinstance(each, dict | list)]
-        inner = (each.values() if isinstance(each, dict) else each for each in lists)
-        level = list(chain.from_iterable(inner))
+        lists = (each for each in level if isinstance(each, dict | list))
+        level = [v for e in lists for v in (e.values() if isinstance(e, dict) else e)]
     if level:
         return UnreadableRow("nested too deep", raw)
     if isinstance(value, UnreadableRow) or not _HALF_PAIR.search(raw):

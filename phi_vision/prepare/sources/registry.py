@@ -35,15 +35,14 @@ class FileFormat(NamedTuple):
     counted: str = ""  # name of the number of files among what is detected
 
 
-_LINES = (".jsonl", ".ndjson")
 FORMATS = {
     "csv": FileFormat((".csv", ".tsv", ".tab"), delimited.inspect_table),
     "json": FileFormat((".json",), json_files.inspect_json),
-    "jsonl": FileFormat(_LINES, json_files.inspect_json_lines),
+    "jsonl": FileFormat(json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
     "parquet": FileFormat((".parquet", ".pq"), columnar.inspect_parquet, "files"),
     "arrow": FileFormat((".arrow", ".feather"), columnar.inspect_arrow, "files"),
     "webdataset": FileFormat((".tar",), webdataset.inspect_tar, "shards"),
-    "llava": FileFormat((".json", *_LINES), json_files.inspect_conversations),
+    "llava": FileFormat((".json", ".jsonl", ".ndjson"), json_files.inspect_conversations),
 }
 _KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind].suffixes}
 _KINDS[".txt"] = "csv"  # alone: in a folder it is a licence or a list rather than a table

@@ -22,18 +22,16 @@ _END_MARK = 1024  # bytes of zeros that close a tar
 
 
 def inspect_tar(file: Path) -> Inspected:
-    """Return the reader of one shard; if it is truncated, the rows before that are kept.
-
-    Members are grouped by their path up to the first dot of its last part: json members give
-    columns, txt the caption, cls the category, images bytes.
-
-    Input:  a tar with the members 0007.jpg, 0007.json {"title": "Coat"}, 0007.txt "a red coat"
-    Output: … (": 0007", {"key": "0007", "image": b"…", "title": "Coat", "caption": "a red coat"})
-    """
+    """Return the reader of one shard; if it is truncated, the rows before that are kept."""
     return {}, partial(_read_tar, file)
 
 
 def _read_tar(file: Path) -> Iterator[Found]:
+    """Group the members of a tar by their path up to the first dot of its last part.
+
+    Input:  the members 0007.jpg, 0007.json {"title": "Coat"}, 0007.txt "a red coat"
+    Output: (": 0007", {"key": "0007", "image": b"…", "title": "Coat", "caption": "a red coat"})
+    """
     key = ""
     try:
         for key, members in groupby(_members(file), key=itemgetter(0)):
@@ -42,9 +40,12 @@ def _read_tar(file: Path) -> Iterator[Found]:
         # The row in hand lacks members, and half a row must not look like a whole one.
         damaged = UnreadableRow("the tar is cut off or damaged", str(error))
         yield f": {key}" if key else "", damaged
-    else:
-        reason = "the tar has no end mark, so members may be missing"
-        if not _has_end_mark(file):
+        return
+    with file.open("rb") as stream:  # the end mark is missing if it was cut between two members
+        packed = stream.read(2).startswith(_PACKED)  # its packing has a check sum of its own
+        stream.seek(max(0, file.stat().st_size - _END_MARK))
+        if not packed and any(stream.read()):
+            reason = "the tar has no end mark, so members may be missing"
             yield "", UnreadableRow(reason, file.name)
 
 
@@ -100,13 +101,3 @@ def _read_member(suffix: str, content: bytes) -> Values | bytes:
     except UnicodeDecodeError:
         return {suffix or "file": content}  # an array or a sound: kept, though no field
     return {TEXT_COLUMNS.get(suffix, suffix or "file"): text}
-
-
-def _has_end_mark(file: Path) -> bool:
-    """Whether a tar has its end marker: the only sign if it was cut between two members."""
-    with file.open("rb") as stream:
-        if stream.read(2).startswith(_PACKED):
-            return True  # its packing has a check sum of its own
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - _END_MARK))
-        return not any(stream.read())
