@@ -212,7 +212,7 @@ def split_by_group(
 
 
 def record_columns(schema: pa.Schema) -> list[str]:
-    """List the columns that are fields of the record: those of plain values."""
+    """List the columns that are fields of the record: texts, numbers, booleans and times."""
     rich = _rich_columns(schema.names)
     return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
 
@@ -280,14 +280,9 @@ def _is_trl(columns: Collection[str]) -> bool:
     return {"chosen", "rejected"} <= set(columns)
 
 
-def _is_plain(column: pa.DataType) -> bool:
-    """Whether a column holds text, numbers, booleans or times: what a record can hold."""
-    kinds = pa.types
-    if kinds.is_dictionary(column):
-        return _is_plain(column.value_type)
-    text = kinds.is_string(column) or kinds.is_large_string(column) or kinds.is_string_view(column)
-    number = kinds.is_primitive(column) or kinds.is_decimal(column)  # times and dates included
-    return bool(text or number or kinds.is_null(column))
+def _is_plain(kind: pa.DataType) -> bool:
+    is_extension = isinstance(kind, pa.BaseExtensionType)
+    return not (pa.types.is_nested(kind) or is_extension or "binary" in str(kind))
 
 
 def _value(cell: object) -> Value:

@@ -5,6 +5,7 @@ its images. Rows are never truncated.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,10 +43,11 @@ def collate_pairs(collator: CompletionCollator, samples: Sequence[Sample]) -> di
     rejected = [torch.tensor(tokenize_rejected(collator, sample)) for sample in samples]
     rows = [*zip(prompts, chosen, strict=True), *zip(prompts, rejected, strict=True)]
     padding = collator.processor.tokenizer.pad_token_id
+    pad = partial(pad_sequence, batch_first=True)
     batch: dict[str, Any] = {
-        "input_ids": _pad([torch.cat(row) for row in rows], padding),
-        "attention_mask": _pad([torch.ones(len(p) + len(c)) for p, c in rows], 0),
-        "completion_mask": _pad([torch.arange(len(p) + len(c)) >= len(p) for p, c in rows], 0),
+        "input_ids": pad([torch.cat(row) for row in rows], padding_value=padding),
+        "attention_mask": pad([torch.ones_like(torch.cat(row)) for row in rows]),
+        "completion_mask": pad([torch.arange(len(p) + len(c)).ge(len(p)).long() for p, c in rows]),
         "sample_ids": [sample.id for sample in samples] * 2,
     }
     if "pixel_values" in padded:
@@ -112,7 +114,3 @@ def check_pairs(
             )
         longer.append(max(length, other))
     return longer
-
-
-def _pad(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
-    return pad_sequence([row.long() for row in rows], batch_first=True, padding_value=value)
