@@ -69,11 +69,7 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
 
 
 def recover(folder: Path) -> None:
-    """Clean up after a killed writer: restore a folder it had moved aside, remove leftovers.
-
-    Raises:
-        ValueError: Another process is writing the folder.
-    """
+    """Clean up after a killed writer: restore a folder it had moved aside, remove leftovers."""
     folder = folder.resolve()
     if any(sibling.exists() for sibling in _siblings(folder)):
         with _lock(folder):
@@ -131,12 +127,7 @@ def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[
 
 
 def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
-    """Check that a target folder does not exist or is empty.
-
-    Raises:
-        ValueError: The folder is a file or holds something; the user can choose another one, or do
-            what `otherwise` says.
-    """
+    """Check that a folder to write is none yet, or empty; `otherwise` is the alternative."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another place for the folder")
     if held := sorted(path.name for path in folder.glob("*")):

@@ -33,13 +33,11 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "Mozilla/5.0 (compatible; phi-vision)",
 }
-_REDIRECTS = {301, 302, 303, 307, 308}
+_REDIRECTS, _OVERLOADED = {301, 302, 303, 307, 308}, {429, 503}
 _RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
-_OVERLOADED = {429, 503}
 _KEEPALIVE = 1.0  # seconds: of a million hosts requested once each, few stay connected
 _DNS_CACHE_SECONDS = 300
-_READ_BUFFER = 1 << 18
-_WRITE_BUFFER = 1 << 16
+_READ_BUFFER, _WRITE_BUFFER = 1 << 18, 1 << 16
 
 _IMAGE = re.compile(
     rb"""\xff\xd8\xff                              # JPEG
@@ -79,22 +77,14 @@ class HttpError(Exception):
 class RetryPolicy:
     """Exponential backoff with jitter."""
 
-    retries: int
-    """Further attempts after a retriable failure: no connection, HTTP 429, HTTP 503."""
-
-    first_wait: float = 0.5
-    """Seconds before the second attempt, ±50 % jitter; doubled for each further one."""
-
-    max_wait: float = 120.0
-    """Seconds; a host whose Retry-After is longer is not contacted again."""
+    retries: int  # further attempts after a retriable failure, such as no connection or HTTP 429
+    first_wait: float = (
+        0.5  # seconds before the second attempt, ±50 %; doubled for each further one
+    )
+    max_wait: float = 120.0  # seconds; a longer Retry-After ends the attempts
 
     def wait(self, failures: int, error: HttpError) -> float | None:
-        """Return the seconds until the next attempt; None if there is none.
-
-        Args:
-            failures: Failed attempts so far, this one included.
-            error: Why the last one failed; its Retry-After is a lower bound.
-        """
+        """Return the seconds until the next attempt, after so many failures; None ends them."""
         requested = error.retry_after or 0.0
         if not error.retriable or failures > self.retries or requested > self.max_wait:
             return None
@@ -110,10 +100,7 @@ def open_session(
 ) -> Session:
     """Open a client session without proxies, passwords of the environment, and cookies.
 
-    Args:
-        allow_private: Connect to any address, not only to public ones.
-        connect_timeout: Seconds for opening a connection.
-        resolver: Resolves names; the system's by default.
+    Unless `allow_private`, it connects to public addresses only.
     """
     connector = aiohttp.TCPConnector(
         limit=0,  # callers limit; waiting here would count as time of the transfer
@@ -145,6 +132,8 @@ async def download(
 ) -> None:
     """Download an image to `file`, which appears complete or not at all.
 
+    A response that is not 200, not an image by its magic bytes, or too large is an `HttpError`.
+
     Args:
         session: From `open_session`.
         url: From `parse_url`.
@@ -152,9 +141,6 @@ async def download(
         partial: Where the body is collected, on the same disk.
         timeout: Seconds from the request to the last byte.
         max_bytes: Size at which the transfer is aborted.
-
-    Raises:
-        HttpError: The response is not 200, not an image by its magic bytes, or too large.
     """
     async with _get(session, url, timeout, max_bytes) as response:
         chunks = _chunks(response, max_bytes)
@@ -201,10 +187,7 @@ async def _get(
     """Send GET, yield a response 200, and turn the library's errors into `HttpError`."""
     state = "no response within"
     try:
-        async with (
-            asyncio.timeout(timeout),
-            session.get(url, allow_redirects=False) as response,
-        ):
+        async with asyncio.timeout(timeout), session.get(url, allow_redirects=False) as response:
             state = "unfinished after"
             if response.status != 200:
                 raise _status_error(response)

@@ -60,8 +60,7 @@ def parse_url(text: str, base: URL | None = None) -> URL:
         base: The redirecting URL, to which `text` may be relative.
 
     Raises:
-        ValueError: Not http(s), with a user name, or with an IPv4 address in disguise as host;
-            the message is short and the same for all of a kind.
+        ValueError: It is none, or its host is disguised; with one short message for all of a kind.
     """
     text = text.strip()
     try:
@@ -101,15 +100,9 @@ def is_public(address: str) -> bool:
 
 
 def guarded_socket(target: Sequence[Any]) -> socket.socket:
-    """Create the socket for a connection to a public address.
+    """Create the socket for a connection to a target of `socket.getaddrinfo` that is public.
 
     The connection is opened to this very address, so DNS rebinding has no second lookup to abuse.
-
-    Args:
-        target: As of `socket.getaddrinfo`: family, type, protocol, name, (address, port, …).
-
-    Raises:
-        PrivateAddressError: The target is not public.
     """
     family, kind, protocol, _, address = target
     if not is_public(address[0]):

@@ -94,9 +94,6 @@ class Phi3VImageProcessor(BaseImageProcessor):
                 by row, no padding crops; with `pad_crops` (N, 1 + num_crops, 3, S, S);
                 `image_sizes` (N, 2): height and width after padding, in pixels;
                 `num_img_tokens` (N,): how many image tokens each image becomes.
-
-        Raises:
-            ValueError: An image is so long and thin that one side would vanish.
         """
         loaded = self.fetch_images(images if isinstance(images, (list, tuple)) else [images])
         limit = num_crops or self.num_crops
@@ -155,13 +152,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
 
 def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
-    """Return the (width, height) in pixels to which a landscape image is resized.
-
-    Raises:
-        ValueError: The height would be zero.
-    """
-    ratio = width / height
-    scale = 1
+    """Return the (width, height) in pixels to which a landscape image is resized."""
+    ratio, scale = width / height, 1
     while scale * math.ceil(scale / ratio) <= num_crops:
         scale += 1
     new_width = (scale - 1) * crop_size

@@ -142,8 +142,7 @@ class Phi3VImageEmbedding(nn.Module):
 
     def _merge_2x2(self, features_NPD: torch.Tensor) -> torch.Tensor:
         """Join squares of four patches: (N, P*P, D) -> (N, P/2, P/2, 4D), order dy, dx, D."""
-        crops, _, depth = features_NPD.shape
-        half = self.patches // 2
+        (crops, _, depth), half = features_NPD.shape, self.patches // 2
         squares = features_NPD.reshape(crops, half, 2, half, 2, depth).permute(0, 1, 3, 2, 4, 5)
         return squares.reshape(crops, half, half, 4 * depth)
 
@@ -164,11 +163,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
     def get_image_features(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed images; `pooler_output` holds one (T, H) tensor for each.
-
-        Raises:
-            ValueError: `image_sizes` are missing, or do not describe the crops.
-        """
+        """Embed images; `pooler_output` holds one (T, H) tensor for each."""
         if image_sizes is None:
             raise ValueError(
                 "pixel_values came without image_sizes, so the images would be ignored; pass "
@@ -275,7 +270,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at each position.
+        """Predict the next token at each position; placeholders without images are an error.
 
         Args:
             input_ids: (B, L); `config.image_token_id` where an image token belongs.
@@ -289,11 +284,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             mm_encoder_outputs: Result of `get_image_features`, to encode images once.
             labels: (B, L); -100 where there is no supervision. The loss is the mean cross-entropy.
             logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
-            **kwargs: Passed to the decoder and the loss, such as `shift_labels` and
-                `num_items_in_batch`.
-
-        Raises:
-            ValueError: Placeholders and images do not match.
+            **kwargs: Passed to the decoder and the loss, such as `shift_labels`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -333,9 +324,6 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         Beyond `original_max_position_embeddings` the rotary factors of all positions change, so
         cached keys are stale. The cache is reset once and the whole text is read again, with its
         images, as in Phi-3.5's official code (Phi-3's keeps the stale keys).
-
-        Raises:
-            ValueError: Only a part of the text is available.
         """
         cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         whole = input_ids.shape[1] > cached
@@ -404,10 +392,7 @@ def _positions(attention_mask_BL: torch.Tensor) -> torch.Tensor:
 
 
 def _as_list(token_ids: int | list[int] | None) -> list[int]:
-    """Return token ids as a list: `2` -> `[2]`, None -> `[]`."""
-    if token_ids is None:
-        return []
-    return [token_ids] if isinstance(token_ids, int) else list(token_ids)
+    return [token_ids] if isinstance(token_ids, int) else list(token_ids or ())
 
 
 Phi3VForCausalLM.register_for_auto_class("AutoModelForCausalLM")
