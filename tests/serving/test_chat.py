@@ -10,7 +10,7 @@ from jsonschema_rs import validate
 from starlette.testclient import TestClient
 
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.app import create_app
+from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
 
 Body = dict[str, Any]

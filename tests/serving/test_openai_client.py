@@ -17,7 +17,7 @@ from toy_products import draw_product
 from phi_vision.data.samples import Sample
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.serving.app import create_app
+from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
 
 KEY = "hunter2-hunter2"

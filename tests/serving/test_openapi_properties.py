@@ -27,7 +27,7 @@ from starlette.testclient import TestClient
 from toy_products import draw_product
 
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.app import create_app
+from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
 
 KEY = "open-sesame"

@@ -32,7 +32,7 @@ from page_stage import (
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from phi_vision.serving.app import STATIC_FOLDER, add_page
+from phi_vision.serving.server import STATIC_FOLDER, add_page
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect
 from phi_vision.generation.generate import GenerativeModel
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.model.checkpoint import SMALL
-from phi_vision.serving.app import create_app
+from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
 
 

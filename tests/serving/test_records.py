@@ -14,9 +14,9 @@ from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.metrics.platt_scaling import PlattScaler
-from phi_vision.serving.app import create_app
 from phi_vision.serving.routes import calibrate, load_calibration
 from phi_vision.serving.schemas import RecordResponse
+from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
 
 URL = "/v1/records"
