@@ -34,8 +34,7 @@ from phi_vision.model.checkpoint import SMALL
 
 ROWS_PER_GROUP = 10_000  # some megabytes, which are held in memory
 PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a prediction
-# Metadata of the table: the digest of the job, and the columns copied from the catalog.
-JOB_KEY, KEPT_KEY = "job", "kept"
+KEPT_KEY = "kept"  # Metadata of the table, beside its job's: the columns copied from the catalog.
 CONFIDENCE = "confidence_"
 
 Progress = Callable[[int, int], None]
@@ -94,10 +93,10 @@ def predict_catalog(
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
     if not job.is_done():
-        with _explain_full_disk(job.store):
+        with job.explain_full_disk():
             predicted = job.predict_missing(progress or (lambda done, total: None))
             job.write_table()
-    job.store.remove()
+    job.remove_parts()
     table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
     return BatchSummary(
         rows=table.num_rows,
@@ -112,15 +111,23 @@ def predict_catalog(
 
 
 class _Job:
-    """A batch prediction; whatever can be checked without the model is checked at once."""
+    """A batch prediction; finished parts are kept in a hidden folder beside the output file.
+
+        predictions.parquet                                    only when every row is predicted
+        .predictions.parquet.parts/000000000064-000000000128.parquet
+
+    Parts appear atomically, so that an interruption costs only the part in progress. Their metadata
+    are what decides the predictions: model, template, grammar, data and versions.
+    """
 
     def __init__(self, source: Path, spec: JobSpec, config: BatchConfig) -> None:
-        self._spec, self._config = spec, config
+        """Check whatever can be checked without the model."""
+        self._spec, self._config, out = spec, config, config.out
         self._catalog = catalog = Catalog(source, config.split)
-        if config.out.suffix != ".parquet" or config.out.is_dir():
-            found = "it is a folder" if config.out.is_dir() else "its name has another ending"
-            raise ValueError(f"--out {config.out} must be a .parquet file: {found}")
-        catalog.check_output(config.out)
+        if out.suffix != ".parquet" or out.is_dir():
+            found = "it is a folder" if out.is_dir() else "its name has another ending"
+            raise ValueError(f"--out {out} must be a .parquet file: {found}")
+        catalog.check_output(out)
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         decisive = {
@@ -131,10 +138,13 @@ class _Job:
             "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
         }
         fields = [catalog.schema.field(old).with_name(new) for new, old in self._kept.items()]
-        metadata = {**decisive, JOB_KEY: digest(decisive), KEPT_KEY: json.dumps(self._kept)}
+        metadata = decisive | {KEPT_KEY: json.dumps(self._kept)}
         self._table_schema = pa.schema([*schema, *fields], metadata=metadata)
         self._part_schema = schema.with_metadata(decisive)
-        self.store = ResumeStore(config.out, decisive, restart=config.restart)
+        self._folder = out.with_name(f".{out.name}.parts")
+        if config.restart:
+            self.remove_parts()
+        self._finished()
 
     def is_done(self) -> bool:
         """Whether the table exists; raise a ValueError if the file is another one."""
@@ -147,7 +157,7 @@ class _Job:
             found = pa.schema([])
         if (found.metadata, found.names) == (wanted.metadata, wanted.names):
             return True
-        is_job = JOB_KEY.encode() in (found.metadata or {})
+        is_job = KEPT_KEY.encode() in (found.metadata or {})
         what = "other predictions" if is_job else "something else"
         raise ValueError(
             f"{out} exists and holds {what} (another model, template, grammar, data, version or "
@@ -157,48 +167,91 @@ class _Job:
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
         rows, spec, config = self._catalog.rows, self._spec, self._config
-        self.store.folder.mkdir(parents=True, exist_ok=True)
-        finished = self.store.spans()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        finished = self._finished()
         done = before = sum(map(len, finished))
         progress(done, rows)
         missing = (
             part
-            for span in gaps(finished, rows)
+            for span in gaps(list(finished), rows)
             for part in self._catalog.parts(span, config.rows_per_part)
         )
         for part, outcomes in ENGINES[config.engine](spec, missing, config):
-            self.store.add(part.span, to_table(part, outcomes, spec.template, self._part_schema))
+            start, stop = part.span.start, part.span.stop
+            buffer = io.BytesIO()
+            pq.write_table(to_table(part, outcomes, spec.template, self._part_schema), buffer)
+            write_bytes(self._folder / f"{start:012d}-{stop:012d}.parquet", buffer.getbuffer())
             done += len(part.rows)
             progress(done, rows)
         return done - before
 
     def write_table(self) -> None:
-        """Join the parts to the table, atomically."""
-        schema = self._table_schema
+        """Join the parts to the table, atomically, in groups that do not depend on their size."""
+        schema, start = self._table_schema, 0
+        waiting = self._part_schema.empty_table()
         with (
-            atomic_file(self._config.out, unfinished=self.store.folder / "joined") as unfinished,
+            atomic_file(self._config.out, unfinished=self._folder / "joined") as unfinished,
             pq.ParquetWriter(unfinished, schema) as writer,
         ):
-            for table in self._row_groups():
-                writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
-
-    def _row_groups(self) -> Iterator[pa.Table]:
-        """Read the parts in order, in groups that do not depend on the size of the parts."""
-        waiting, start = self._part_schema.empty_table(), 0
-        for span in [*self.store.spans(), None]:
-            if span is not None:
-                waiting = pa.concat_tables([waiting, self.store.read(span)])
-            while waiting.num_rows >= ROWS_PER_GROUP or (span is None and waiting.num_rows):
-                table = waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
-                waiting = waiting.slice(ROWS_PER_GROUP)
-                stop = start + table.num_rows
-                if self._kept:
-                    source = self._catalog.columns(list(self._kept.values()), range(start, stop))
-                    for name, column in self._kept.items():
-                        table = table.append_column(name, source.combine_chunks()[column])
-                start = stop
-                yield table
+            for file in [*self._finished().values(), None]:
+                if file is not None:
+                    waiting = pa.concat_tables([waiting, pq.ParquetFile(file).read()])
+                while waiting.num_rows >= ROWS_PER_GROUP or (file is None and waiting.num_rows):
+                    table = waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
+                    waiting = waiting.slice(ROWS_PER_GROUP)
+                    span = range(start, start + table.num_rows)
+                    start = span.stop
+                    if self._kept:
+                        source = self._catalog.columns(list(self._kept.values()), span)
+                        for name, column in self._kept.items():
+                            table = table.append_column(name, source[column].combine_chunks())
+                    writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
         assert start == self._catalog.rows, f"{start} of {self._catalog.rows} rows are predicted"
+
+    def remove_parts(self) -> None:
+        """Remove the folder with all parts."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def explain_full_disk(self) -> Iterator[None]:
+        """Tell where the disk is full what is kept."""
+        try:
+            yield
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            out = self._config.out
+            free = format_bytes(shutil.disk_usage(out.parent).free)
+            raise OSError(
+                f"the disk is full ({free} are free): {error.strerror} while writing {out}; "
+                f"finished parts are kept in {self._folder}: free some space, and the same command "
+                "resumes"
+            ) from error
+
+    def _finished(self) -> dict[range, Path]:
+        """Find the finished spans in order, without overlaps, and the file of each.
+
+        Raises:
+            ValueError: A part is of another job.
+        """
+        finished: dict[range, Path] = {}
+        stop = 0
+        for file in sorted(self._folder.glob("[0-9]*-[0-9]*.parquet")):
+            span = range(*map(int, file.stem.split("-")))
+            try:
+                found = pq.read_metadata(file)
+            except (OSError, pa.ArrowException):  # A power cut may leave a name without content.
+                continue
+            held, wanted = found.metadata or {}, self._part_schema.metadata
+            if others := [key.decode() for key in wanted if held.get(key) != wanted[key]]:
+                raise ValueError(
+                    f"{self._folder} holds predictions of another job: another "
+                    f"{' and '.join(others)}; run the former job again to resume it, choose "
+                    "another --out, or discard them with --restart"
+                )
+            if found.num_rows == len(span) and span.start >= stop:
+                finished[span], stop = file, span.stop
+        return finished
 
 
 def _kept_columns(
@@ -225,84 +278,6 @@ def _kept_columns(
             )
         kept[name] = column
     return kept
-
-
-@contextmanager
-def _explain_full_disk(store: "ResumeStore") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        free = format_bytes(shutil.disk_usage(store.out.parent).free)
-        raise OSError(
-            f"the disk is full ({free} are free): {error.strerror} while writing {store.out}; "
-            f"finished parts are kept in {store.folder}: free some space, and the same command "
-            "resumes"
-        ) from error
-
-
-class ResumeStore:
-    """Finished parts, in a hidden folder beside the output file.
-
-        predictions.parquet                                    only when every row is predicted
-        .predictions.parquet.parts/000000000064-000000000128.parquet
-
-    Parts appear atomically, so that an interruption costs only the part in progress. Their metadata
-    are the job: what decides the predictions (model, template, data, grammar), each as text.
-
-    Raises:
-        ValueError: There are parts of another job, and `restart` does not discard them.
-    """
-
-    def __init__(self, out: Path, job: Mapping[str, str], *, restart: bool = False) -> None:
-        self.out, self.folder = out, out.with_name(f".{out.name}.parts")
-        self._job = job
-        if restart:
-            self.remove()
-        self.spans()
-
-    def spans(self) -> list[range]:
-        """List the finished spans in order, without overlaps."""
-        chosen: list[range] = []
-        for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
-            span = range(*map(int, file.stem.split("-")))
-            try:
-                found = pq.read_metadata(file)
-            except (OSError, pa.ArrowException):  # A power cut may leave a name without content.
-                continue
-            self._check_job(found.metadata or {})
-            if found.num_rows == len(span) and span.start >= (chosen[-1].stop if chosen else 0):
-                chosen.append(span)
-        return chosen
-
-    def add(self, span: range, table: pa.Table) -> None:
-        """Store a part atomically."""
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        write_bytes(self._file(span), buffer.getbuffer())
-
-    def read(self, span: range) -> pa.Table:
-        """Read a part."""
-        return pq.ParquetFile(self._file(span)).read()
-
-    def remove(self) -> None:
-        """Remove the folder with all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, span: range) -> Path:
-        return self.folder / f"{span.start:012d}-{span.stop:012d}.parquet"
-
-    def _check_job(self, found: Mapping[bytes, bytes]) -> None:
-        others = [
-            name for name in self._job if found.get(name.encode()) != self._job[name].encode()
-        ]
-        if others:
-            raise ValueError(
-                f"{self.folder} holds predictions of another job: another {' and '.join(others)}; "
-                "run the former job again to resume it, choose another --out, or discard them with "
-                "--restart"
-            )
 
 
 def gaps(done: Sequence[range], rows: int) -> Iterator[range]:

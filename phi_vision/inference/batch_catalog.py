@@ -102,7 +102,17 @@ class Catalog:
         """The columns that can be copied."""
         folders = (source / "data", source)
         if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
-            self._images = _image_names(source, split)
+            if split is not None:
+                raise ValueError(
+                    f"{source} is a folder of images without splits; leave {split!r} out"
+                )
+            images = (file for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+            self._images = sorted(file.name for file in images)
+            if not self._images:
+                raise ValueError(
+                    f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
+                    f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
+                )
             self._files = [("", source, range(len(self._images)))]
         else:
             stop = 0
@@ -192,18 +202,6 @@ class Catalog:
         ids = (cells.get(column) for column in ID_COLUMNS)
         name = next((str(each) for each in ids if each not in (None, "")), str(position))
         return CatalogRow(name, split, sample)
-
-
-def _image_names(source: Path, split: str | None) -> list[str]:
-    if split is not None:
-        raise ValueError(f"{source} is a folder of images without splits; leave {split!r} out")
-    names = [file.name for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS]
-    if not names:
-        raise ValueError(
-            f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
-            f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
-        )
-    return sorted(names)
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

@@ -64,13 +64,22 @@ def predict_part(
     }
     groups = [list(samples)]
     while groups:
-        group = groups.pop()
-        predicted, problem = _predict(predictor, {i: samples[i] for i in group}, grammar)
-        outcomes |= predicted
-        checked = {i: _check_images(predictor, samples[i]) for i in group if i not in predicted}
-        outcomes |= {index: failure for index, failure in checked.items() if failure}
-        left = [index for index, failure in checked.items() if not failure]
-        if left and len(left) < len(checked):
+        group, problem = groups.pop(), "the predictor returned nothing"
+        chosen = [samples[index] for index in group]
+        try:
+            for place, prediction in predictor.predict_samples(chosen, grammar=grammar):
+                outcomes[group[place]] = prediction
+        except Exception as error:
+            if _concerns_all_rows(error):
+                raise
+            problem = str(error) or type(error).__name__
+        # After `except`, which would keep the failed batch in memory.
+        failed = [index for index in group if index not in outcomes]
+        for index in failed:
+            if failure := _check_images(predictor, samples[index]):
+                outcomes[index] = failure
+        left = [index for index in failed if index not in outcomes]
+        if left and len(left) < len(failed):
             groups.append(left)  # Without the unusable images it may succeed.
         elif len(left) == 1:
             outcomes[left[0]] = Failure("no prediction", problem)
@@ -78,21 +87,6 @@ def predict_part(
             groups += [left[len(left) // 2 :], left[: len(left) // 2]]
     _check_any_success(list(outcomes.values()), part)
     return [outcomes[index] for index in given]
-
-
-def _predict(
-    predictor: Predictor, samples: Mapping[int, Sample], grammar: str | None
-) -> tuple[dict[int, Prediction], str]:
-    """Return the predictions up to the first error, and that error's message."""
-    indices, predicted = list(samples), dict[int, Prediction]()
-    try:
-        for place, prediction in predictor.predict_samples(list(samples.values()), grammar=grammar):
-            predicted[indices[place]] = prediction
-    except Exception as error:
-        if _concerns_all_rows(error):
-            raise
-        return predicted, str(error) or type(error).__name__
-    return predicted, "the predictor returned nothing"
 
 
 def _concerns_all_rows(error: BaseException | None) -> bool:

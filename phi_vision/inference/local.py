@@ -163,7 +163,14 @@ class LocalPredictor:
         tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
         embedded = [np.empty((0, tower.vision_model.config.hidden_size), np.float32)]
         for window in _batched(samples, BATCHES_PER_WINDOW * self.batch_size):
-            views = [self._global_view(sample) for sample in window]
+            views = []
+            for sample in window:
+                if not sample.images:
+                    raise ValueError(f"sample {sample.id!r} has no image to embed; leave it out")
+                first = self._open_images(replace(sample, images=sample.images[:1]))
+                # With one crop the global view equals it; making all crops takes long.
+                made = self.processor.image_processor(first, num_crops=1)
+                views.append(made["pixel_values"][:1])
             with torch.inference_mode():
                 features_NPD = tower(torch.cat(views).to(self.model.device))
                 means_ND = features_NPD.float().mean(dim=1)
@@ -226,15 +233,6 @@ class LocalPredictor:
         for image in images:
             self.check_shape(image, f"sample {sample.id!r}")
         return images
-
-    def _global_view(self, sample: Sample) -> torch.Tensor:
-        """Preprocess a sample's first image as one crop: (1, 3, S, S)."""
-        if not sample.images:
-            raise ValueError(f"sample {sample.id!r} has no image to embed; leave it out")
-        first = self._open_images(replace(sample, images=sample.images[:1]))
-        # With one crop the global view equals it; making all crops of a large image takes long.
-        views: torch.Tensor = self.processor.image_processor(first, num_crops=1)["pixel_values"]
-        return views[:1]
 
     def _count_image_tokens(self, sample: Sample) -> float:
         """Count image tokens without decoding, to sort by; infinite where an image is unusable.

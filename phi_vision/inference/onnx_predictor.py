@@ -85,27 +85,22 @@ class OnnxModel:
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
         images = self._image_inputs(pixel_values, image_sizes)
         stops = torch.tensor(self.generation_config.eos_token_id)
+        limit = self.config.original_max_position_embeddings
         texts_BL, last = input_ids, input_ids.shape[1] + max_new_tokens
         is_running = True
         while is_running and texts_BL.shape[1] < last:
             new = texts_BL.shape[1] - attention_mask.shape[1]
             mask_BL = torch.nn.functional.pad(attention_mask, (0, new), value=1)
-            count = self._tokens_until_reread(int(mask_BL.sum(1).max()), last - texts_BL.shape[1])
+            longest, count = int(mask_BL.sum(1).max()), min(SEGMENT, last - texts_BL.shape[1])
+            # Beyond the original context the rotary factors of all positions change, and the cache
+            # is stale: the text is read again; see `prepare_inputs_for_generation` of the model.
+            # The first token beyond the limit is still selected by a text within it.
+            if longest <= limit:
+                count = min(count, limit + 1 - longest)
             texts_BL = self._extend(texts_BL, mask_BL, images, count, logits_processor)
             ended_B = torch.isin(texts_BL[:, input_ids.shape[1] :], stops).any(1)
             is_running = not bool(ended_B.all())
         return texts_BL
-
-    def _tokens_until_reread(self, longest: int, wanted: int) -> int:
-        """Count the tokens that can be generated before the whole text must be read again.
-
-        Beyond the original context the rotary factors of all positions change, and the cache is
-        stale; see the model's `prepare_inputs_for_generation`.
-        """
-        limit = self.config.original_max_position_embeddings
-        # The first token beyond the limit is still selected by a text within it.
-        left = limit + 1 - longest if longest <= limit else wanted
-        return min(wanted, left, SEGMENT)
 
     def _extend(
         self,

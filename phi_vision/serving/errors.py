@@ -86,14 +86,11 @@ def install_handlers(app: FastAPI) -> None:
         # Without the traceback, whose frames would keep the request's images alive until the next
         # garbage collection.
         error.__traceback__ = None
-        if isinstance(error, ApiError):
-            return error.response()
-        if isinstance(error, RequestValidationError):
-            return _validation_error(error).response()
-        assert isinstance(error, HTTPException)
-        response = _framework_error(request, error).response()
-        response.headers.update(error.headers or {})
-        return response
+        if isinstance(error, HTTPException):
+            response = _framework_error(request, error).response()
+            response.headers.update(error.headers or {})
+            return response
+        return (error if isinstance(error, ApiError) else _validation_error(error)).response()
 
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
@@ -106,8 +103,9 @@ def internal_error(error: Exception, request_id: str) -> ApiError:
     return ApiError(500, message, code="internal_error")
 
 
-def _validation_error(error: RequestValidationError) -> ApiError:
+def _validation_error(error: Exception) -> ApiError:
     """Describe the first invalid field, without repeating its value."""
+    assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON; send one JSON object", code="invalid_json")

@@ -41,10 +41,19 @@ def grammar_of_schema(schema: Schema) -> str:
         if "$ref" in each and str(each["$ref"]) not in schemas:
             reference = f"{each['$ref']!r:.100}"
             raise ValueError(f"$ref {reference} is not in it; write a full path like #/$defs/size")
-    if infinite := next(iter(_infinite(schemas)), None):
+    # What no finite value matches: all but the least fixed point of `_is_finite`.
+    unknown, count = dict(schemas), len(schemas) + 1
+    for _ in range(MAX_PASSES):
+        if len(unknown) == count:
+            break
+        count = len(unknown)
+        for path in reversed(list(unknown)):
+            if _is_finite(schemas[path], path, unknown):
+                del unknown[path]
+    if unknown:
         raise ValueError(
-            f"the schema at {infinite} requires itself, so no finite JSON matches it; make the "
-            "recursion optional (not in `required`), nullable, or a list that may be empty"
+            f"the schema at {next(iter(unknown))} requires itself, so no finite JSON matches it; "
+            "make the recursion optional (not in `required`), nullable, or a list that may be empty"
         )
     grammar = f'start: " "? value\nvalue: %json {text}\n'
     # llguidance limits its own work, for untrusted grammars.
@@ -78,22 +87,6 @@ def _subschemas(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
             inside += [(f"{keyword}/{_escape(name)}", item) for name, item in each.items()]
     for step, item in inside:
         yield from _subschemas(item, f"{path}/{step}")
-
-
-def _infinite(schemas: Mapping[str, Schema]) -> dict[str, Schema]:
-    """Find the schemas that no finite value matches: all but the least fixed point of `_is_finite`.
-
-    Such as {"type": "object", "required": ["next"], "properties": {"next": {"$ref": "#"}}}.
-    """
-    unknown = dict(schemas)
-    for _ in range(MAX_PASSES):
-        before = len(unknown)
-        for path in reversed(list(unknown)):
-            if _is_finite(schemas[path], path, unknown):
-                del unknown[path]
-        if len(unknown) == before:
-            break
-    return unknown
 
 
 def _is_finite(schema: Schema, path: str, unknown: Mapping[str, Schema]) -> bool:

@@ -78,7 +78,10 @@ class RequestGuard:
                 # A client that is still sending reads no response before it has sent everything;
                 # one that sent `Expect: 100-continue` has not begun.
                 if returned.status != 408 and "expect" not in exchange.headers:
-                    await exchange.receive_rest()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LINGER):
+                            while not (exchange.received or exchange.disconnected):
+                                await exchange.receive()
                 await returned.response()(scope, exchange.receive, exchange.send)
             finally:
                 self._record(exchange)
@@ -182,12 +185,6 @@ class _Exchange:
             self.bytes_in += len(message.get("body", b""))
             self.received = not message.get("more_body", False)
         return message
-
-    async def receive_rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                while not (self.received or self.disconnected):
-                    await self.receive()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
