@@ -48,7 +48,6 @@ class Limits:
     """Also connect to this machine and its network, not only to public addresses."""
 
     def __post_init__(self) -> None:
-        """Check that a transfer is possible at all."""
         for name in ("per_host", "total", "connect_timeout", "timeout", "max_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -82,7 +81,6 @@ def fetch(
     Args:
         urls: Read as far ahead as `WINDOW`, in the caller's thread.
         cache: A folder for the images, each under the SHA-256 of its URL.
-        limits: Of the transfers.
         progress: Called with each result as soon as it exists, in the caller's thread.
     """
     source = iter(urls)

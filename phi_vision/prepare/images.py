@@ -51,7 +51,6 @@ class ImageRules:
     quality: int = 95  # of the JPEG of a changed image, without chroma subsampling
 
     def __post_init__(self) -> None:
-        """Check that the rules can take effect."""
         # Pillow itself rejects more than twice its own limit, which is global.
         max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
         for name, low, high in (

@@ -78,12 +78,10 @@ def write_pairs(
     The same data and seed give the same pairs.
 
     Args:
-        data: Folder of samples, as `phi-vision prepare` writes it.
-        out: Folder to write; one that an earlier run wrote is replaced.
+        out: A folder that an earlier run wrote is replaced.
         template: Prompt template; by default the data's own, else `product`.
         pairs_per_sample: Wrong completions for each sample of `train`. Other splits are for
             measuring, where repeated samples would make estimates look surer: they have one.
-        seed: Decides what is wrong, and how.
         progress: Called with (done, total) after each sample.
     """
     if pairs_per_sample < 1:

@@ -52,20 +52,17 @@ def assign_rows(
 ) -> Assignment:
     """Assign rows to splits, each with its whole group, and leave out exact duplicates.
 
-    Args:
-        rows: All clean ones, in order.
-        earlier: Id -> split, of rows that stay where an earlier run or the source put them.
-        fractions: Split -> its fraction of the groups.
-        tolerance: As for `group_rows`.
-        seed: Of the splits.
+    Rows whose id is in `earlier` stay where an earlier run or the source put them. Where a new row
+    joins groups of different splits, the group that appears first wins and the other rows move.
     """
     first: dict[str, int] = {}
     same_as = [first.setdefault(row.fingerprint, row.number) for row in rows]
     kept = [row for row, number in zip(rows, same_as, strict=True) if row.number == number]
     groups = group_rows(kept, tolerance=tolerance)
     group_of = [groups.names[group] for group in groups.of.tolist()]
-    ids = (row.id for row in kept)
-    fixed, moved = keep_splits(zip(ids, group_of, strict=True), earlier)
+    fixed: dict[str, str] = {}
+    known = [(group, earlier.get(row.id)) for row, group in zip(kept, group_of, strict=True)]
+    moved = sum(fixed.setdefault(group, split) != split for group, split in known if split)
     begun = list_groups(groups, [row.category for row in kept])
     split_of = assign_splits(begun, fractions, seed=seed, kept=fixed)
     splits = [split_of[group] for group in group_of]
@@ -107,23 +104,6 @@ def list_groups(
     ]
 
 
-def keep_splits(
-    rows: Iterable[tuple[str, str]], earlier: Mapping[str, str]
-) -> tuple[dict[str, str], int]:
-    """Find the groups that have a split already, from that of their rows in an earlier run.
-
-    Where a new row joins groups of different splits, the group that appears first wins and the rows
-    of the others move.
-
-    Input:  rows (id A, group A) (B, A) (C, A); earlier {"A": "train", "B": "test"}
-    Output: {"A": "train"}, and 1 row that moves
-    """
-    splits: dict[str, str] = {}
-    known = [(group, earlier[row]) for row, group in rows if row in earlier]
-    moved = sum(splits.setdefault(group, split) != split for group, split in known)
-    return splits, moved
-
-
 def assign_splits(
     groups: Iterable[tuple[str | None, str | None]],
     fractions: Mapping[str, float],
@@ -142,8 +122,7 @@ def assign_splits(
 
     Args:
         groups: Name and category, in order of first appearance; without a name one gets no split.
-        fractions: Split -> its fraction of the groups; they must add up to 1.
-        seed: Which of the possible orders are taken.
+        fractions: Split -> its fraction of the groups.
         kept: Group -> split, for groups that stay where they are.
     """
     kept = kept or {}

@@ -21,7 +21,6 @@ from phi_vision.prepare.splits import (
     assign_rows,
     assign_splits,
     count_leaks,
-    keep_splits,
     list_groups,
     source_splits,
 )
@@ -187,9 +186,14 @@ def test_a_joined_group_keeps_its_place_and_its_category() -> None:
 
 
 def test_where_groups_of_two_splits_are_joined_the_earlier_one_wins() -> None:
-    rows = [("r0", "r0"), ("r1", "r0"), ("r2", "r0"), ("r3", "r3"), ("new", "r0"), ("n2", "n2")]
-    earlier = {"r0": "validation", "r1": "test", "r2": "test", "r3": "test", "gone": "train"}
-    assert keep_splits(rows, earlier) == ({"r0": "validation", "r3": "test"}, 2)
+    joined = [entry(n, group="one") for n in (0, 1, 2)]
+    rows = [*joined, entry(3), entry(4, group="one"), entry(5)]
+    earlier = {"S0": "validation", "S1": "test", "S2": "test", "S3": "test", "gone": "train"}
+    assignment = assign_rows(rows, earlier, SHARES, tolerance=4, seed=0)
+    splits = [placed(decision).split for decision in assignment.decisions[:5]]
+    assert splits == ["validation", "validation", "validation", "test", "validation"]
+    groups: dict[str, int] = assignment.metadata["groups"]  # type: ignore[assignment]
+    assert groups["rows moved with their group"] == 2
 
 
 def hundred_pairs() -> list[RowKeys]:
