@@ -18,16 +18,12 @@ from phi_vision.prepare.sources.rows import Row, storable
 IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
 MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
 MIN_DISTINCT = 0.8  # fraction of distinct values in a column of ids
-
+# Weight of images in a column that has no image's name, such as a size chart's: more than that of
+# links to a web page, less than that of a `photo` that is missing here and there.
 UNNAMED = 0.6
-"""Weight of images in a column that has no image's name, such as a size chart's: more than that of
-links to a web page, less than that of a `photo` that is missing here and there."""
-
+# What a column can be besides a field of the record, and what no field can be: a dataset's columns.
 PARTS = ("image", "id", "group", "split", "messages")
-"""What a column can be besides a field of the record."""
-
 RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
-"""Columns of every dataset, which no field of the record can be."""
 
 KNOWN_NAMES: dict[str, list[str]] = yaml.safe_load(
     Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")

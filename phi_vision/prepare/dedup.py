@@ -28,13 +28,12 @@ SAME_TITLE = "same title"
 SAME_GROUP = "same group"
 
 MAX_TOLERANCE = 12  # bits of 64; beyond, most product photos are near-duplicates
+# Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while
+# plain trousers on white are near the next ones, and these the next, through a whole catalog.
 MAX_JOINED = 50
-"""Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while
-plain trousers on white are near the next ones, and these the next, through a whole catalog."""
-
+# Hashes that one hash is compared with in one bucket. More share a bucket only where images are so
+# alike that they are near many of the others anyway.
 MAX_COMPARISONS = 1000
-"""Hashes that one hash is compared with in one bucket. More share a bucket only where images are
-so alike that they are near many of the others anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

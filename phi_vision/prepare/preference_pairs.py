@@ -28,21 +28,17 @@ from phi_vision.io.atomic import atomic_folder, write_text
 from phi_vision.prepare.data_card import card_header, render
 from phi_vision.prepare.shards import GROUP_ROWS, Shards, check_output_folder
 
-MANIFEST = "pairs.json"
-"""Metadata of a folder of pairs; one that has it may be replaced by another run."""
-
+MANIFEST = "pairs.json"  # metadata; a folder that has it may be replaced by another run
 MAX_SHARD_BYTES = 256_000_000
 EXAMPLES = 5  # pairs on the card
 ATTEMPTS = 20  # at another completion before a record is given up
 
+# How far a wrong price is off: well outside of the 10 % that count as correct, and plausible.
 MIN_FACTOR, MAX_FACTOR = 1.2, 3.0
-"""How far a wrong price is off: well outside of the 10 % that count as correct, and plausible."""
-
+# A text field is a category where its values have on average so many rows or more.
 MIN_CATEGORY_ROWS = 5
-"""A text field is a category where its values have on average so many rows or more."""
-
+# Fraction of rows in which a value must have the same parent: exports are never quite clean.
 MIN_PARENT_SHARE = 0.95
-"""Fraction of rows in which a value must have the same parent: exports are never quite clean."""
 
 PairRow = dict[str, Any]
 
@@ -279,11 +275,8 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
         kinds = len({parent for _, parent in pairs})
         if column == name or not finest < kinds < children:
             continue
-        parents: dict[str, Value] = {}
-        for (child, parent), _ in pairs.most_common():
-            parents.setdefault(child, parent)
-        explained = sum(pairs[pair] for pair in parents.items())
-        if explained >= MIN_PARENT_SHARE * len(records):
+        parents = {child: parent for (child, parent), _ in reversed(pairs.most_common())}
+        if sum(pairs[pair] for pair in parents.items()) >= MIN_PARENT_SHARE * len(records):
             finest, best = kinds, parents
     return best
 

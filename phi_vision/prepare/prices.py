@@ -88,15 +88,6 @@ def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
     return next((m for m, count in votes.most_common(1) if count >= 0.9 * votes.total()), None)
 
 
-def currency_code(name: str) -> str | None:
-    """Return the currency of an unambiguous sign, code or name, else None.
-
-    Input:  "£", "zł", "SEK", "euros", "$", "all"
-    Output: GBP, PLN, SEK, EUR, None (it is shared), None (ALL would be one)
-    """
-    return _CURRENCIES.get(name) or _USUAL_CURRENCIES.get(name.casefold())
-
-
 def _check_size(amount: float, found: str) -> None:
     if amount < 0:
         raise ValueError(f"negative price: found {found}; give the price without a sign")
@@ -180,7 +171,7 @@ def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
             words.append("#")
         elif match["minor"] or name in _WORDS["shared"]:
             signs.add(name)
-        elif code := currency_code(name):
+        elif code := _CURRENCIES.get(name) or _USUAL_CURRENCIES.get(name.casefold()):
             codes.add(code)
         elif piece not in ",:;!*\".'":
             words.append(name.casefold() or piece)

@@ -8,7 +8,6 @@ import pytest
 from phi_vision.prepare.prices import (
     FORMS,
     DecimalMark,
-    currency_code,
     guess_decimal,
     parse_price,
 )
@@ -238,7 +237,17 @@ def test_the_example_of_every_form_is_read_so(form: str) -> None:
     assert parse_price(written).form == form
 
 
-def test_codes_are_read_in_capitals_and_only_the_usual_ones_otherwise() -> None:
-    assert [currency_code(name) for name in ("SEK", "sek", "ALL", "all", "Top", "£", "$")] == [
-        *("SEK", "SEK", "ALL", None, None, "GBP", None)
-    ]
+@pytest.mark.parametrize(
+    ("written", "currency"),
+    [("12 SEK", "SEK"), ("12 sek", "SEK"), ("12 ALL", "ALL"), ("12 euros", "EUR"), ("$12", "USD")],
+)
+def test_codes_are_read_in_capitals_and_the_usual_ones_in_any_case(
+    written: str, currency: str
+) -> None:
+    assert parse_price(written).currency == currency
+
+
+@pytest.mark.parametrize("written", ["12 all", "12 Top", "12 cup"])
+def test_unusual_codes_in_lower_case_are_words(written: str) -> None:
+    with pytest.raises(ValueError, match="unknown words around a number"):
+        parse_price(written)
