@@ -29,13 +29,13 @@ from transformers import AutoTokenizer
 
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.model.tiny import Sizes, make_config, make_processor
 from phi_vision.runs import RunDir
 from phi_vision.training.estimate import NeedEstimator, measure_data, resident_bytes
 from phi_vision.training.gpus import find_gpu
 from phi_vision.training.recipe_file import load_recipe, to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.trainer import train
+from pretraining.tiny import Sizes, make_config, make_processor
 
 LARGE = Sizes(
     crop_size=224,

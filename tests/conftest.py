@@ -21,7 +21,7 @@ MakeRecipe = Callable[..., Recipe]
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a few hundred thousand random weights in the official layout."""
-    from phi_vision.model.tiny import write_tiny_checkpoint
+    from pretraining.tiny import write_tiny_checkpoint
 
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 

@@ -27,8 +27,7 @@ from phi_vision.export.model_card import find_base, write_card
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.model.tiny import STOP_TOKENS
+from phi_vision.model.processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

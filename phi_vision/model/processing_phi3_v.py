@@ -17,6 +17,8 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 # `<|image_1|>` is a numbered image of its text; `<|image|>` the next one.
 IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
 
+STOP_TOKENS = ("<|end|>", "<|endoftext|>", "</s>")
+
 # More images than a context holds.
 MAX_IMAGES = 1000
 

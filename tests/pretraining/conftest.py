@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy_model import images as images  # a fixture
 
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from pretraining import pool

@@ -17,7 +17,6 @@ from phi_vision.data.collator import select_labelled
 from phi_vision.model.checkpoint import SMALL, load_config, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.model.tiny import Sizes, make_config, make_processor
 from phi_vision.training.estimate import batch_shape, measure
 from phi_vision.training.memory import (
     BatchShape,
@@ -30,6 +29,7 @@ from phi_vision.training.memory import (
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import prepare
+from pretraining.tiny import Sizes, make_config, make_processor
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -22,9 +22,9 @@ from phi_vision.data.packing import collate_packs, pack_samples
 from phi_vision.data.samples import Message, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
-from phi_vision.model.tiny import Sizes, make_config, make_processor
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.trainer import train
+from pretraining.tiny import Sizes, make_config, make_processor
 
 MakeRecipe = Callable[..., Recipe]
 

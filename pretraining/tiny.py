@@ -1,6 +1,6 @@
 """Small checkpoints of the same architecture with random weights, for tests and experiments.
 
-python -m phi_vision.model.tiny FOLDER
+python -m pretraining.tiny FOLDER
 """
 
 import sys
@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from .checkpoint import SMALL, resolve
-from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig, describe_tower
-from .image_processing_phi3_v import Phi3VImageProcessor
-from .modeling_phi3_v import Phi3VForCausalLM
-from .processing_phi3_v import Phi3VProcessor
-
-STOP_TOKENS = ("<|end|>", "<|endoftext|>", "</s>")
+from phi_vision.model.checkpoint import SMALL, resolve
+from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig, describe_tower
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
+from phi_vision.model.processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from toy_rows import ONE
 
 from phi_vision.model.checkpoint import load_model
-from phi_vision.model.tiny import Sizes, make_config, make_processor, write_tiny_checkpoint
+from pretraining.tiny import Sizes, make_config, make_processor, write_tiny_checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
