@@ -1,23 +1,28 @@
-"""Fidelity of drawn data: distances from the real data, column by column.
+"""Fidelity of drawn data: distances from the real data, column by column, and the privacy check.
 
 Beside each distance stands the one between two halves of the real data: no drawn dataset can be
 expected to come closer than real data does to itself.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.observation import ImageFacts, Observation, ObservedRow
-from phi_vision.synthetic.profile import ColumnProfile, Profile, group_rows
-
-Rows = Sequence[ObservedRow]
-Compare = Callable[[Rows, Rows], float]
+from phi_vision.synthetic.distributions import RARE, Column
+from phi_vision.synthetic.observation import (
+    IMAGE_FIELDS,
+    PATH,
+    Observation,
+    ObservedRow,
+    RealValues,
+    observe,
+)
+from phi_vision.synthetic.profile import ROWS, Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +56,61 @@ class Fidelity:
     empty: tuple[str, ...]  # columns that cannot be modelled and were left empty
 
 
-def measure_distances(real: Observation, drawn: Observation, profile: Profile) -> list[Distance]:
-    """Compare drawn with real data, column by column."""
-    halves = [[row for row in real.rows if row.group % 2 == side] for side in (0, 1)]
-    return [
-        Distance(
-            column=column,
-            measure=measure,
-            distance=round(compare(real.rows, drawn.rows), 4),
-            reference=round(compare(*halves), 4),
+def measure(
+    data: Observation | None,
+    folder: Path,
+    profile: Profile,
+    real: RealValues,
+    *,
+    rows: int,
+    redrawn: int,
+) -> Fidelity:
+    """Read the written data back, check that nothing in it is real, and compare it."""
+    empty = tuple(column.name for column in profile.columns if column.role == "empty")
+    if data is None:
+        return Fidelity(rows=rows, distances=(), privacy=None, empty=empty)
+    drawn = observe(folder, lambda row: check_row(row, profile, real))
+    categories = {column.name: column.overall for column in profile.categories()}
+    privacy = PrivacyReport(
+        real_values={name: len(real.hashes[name]) for name in profile.private_columns()},
+        real_images=len(real.hashes["(images)"]),
+        redrawn=redrawn,
+        kept_categories={name: len(each.named) for name, each in categories.items()},
+        invented_categories={name: each.rest_values for name, each in categories.items()},
+    )
+    halves = [[row for row in data.rows if row.group % 2 == side] for side in (0, 1)]
+    found, usual = compare(profile, data.rows, drawn.rows), compare(profile, *halves)
+    distances = tuple(
+        Distance(column=column, measure=name, distance=distance, reference=usual[column, name])
+        for (column, name), distance in found.items()
+    )
+    return Fidelity(rows=rows, distances=distances, privacy=privacy, empty=empty)
+
+
+def check_row(row: ObservedRow, profile: Profile, real: RealValues) -> None:
+    """Check that a drawn row holds nothing real.
+
+    Raises:
+        ValueError: A title, text, code, link, file name, rare category or image is real.
+    """
+    private = profile.private_columns()
+    texts = [(name, row.record.get(name), private) for name in private]
+    texts += [(PATH, image.path, private) for image in row.images]
+    for column in profile.categories():
+        value = row.record.get(column.name)
+        if value not in column.overall.values:
+            texts.append((column.name, value, [column.name]))
+    found = [name for name, text, among in texts if text and real.contains_text(text, among)]
+    if any(map(real.contains_image, row.images)):
+        found.append("image")
+    if found:
+        raise ValueError(
+            f"the privacy check failed: real values were found in {', '.join(found)} of a drawn "
+            "row, so nothing was written; try another seed, and report this"
         )
-        for column, measure, compare in _comparisons(profile)
-    ]
 
 
-def total_variation(one: Iterable[Value], other: Iterable[Value]) -> float:
+def total_variation(one: Iterable[Hashable], other: Iterable[Hashable]) -> float:
     """Return half the sum of differences of frequencies.
 
     Input:  a a b b, a b b b
@@ -92,115 +137,82 @@ def kolmogorov_smirnov(one: Iterable[float], other: Iterable[float]) -> float:
     return float(np.abs(ranks[0] - ranks[1]).max())
 
 
-def _comparisons(profile: Profile) -> Iterator[tuple[str, str, Compare]]:
-    yield "split", "frequencies", _by(total_variation, lambda row: [row.split])
-    yield "rows in a group", "numbers", lambda a, b: kolmogorov_smirnov(_sizes(a), _sizes(b))
-    named = {node.column: set(node.frequencies.values) for node in profile.network}
-    for column in named:
-        yield column, "frequencies", _categories([column], named)
-    for node in profile.network:
-        if node.parent:
-            pair = [node.parent, node.column]
-            yield " and ".join(pair), "frequencies of pairs", _categories(pair, named)
-    for described in profile.columns:
-        yield from _column_comparisons(described, profile.leaf)
-    if profile.images:
-        facts: dict[str, Callable[[ImageFacts], float]] = {
-            "width": lambda image: image.width,
-            "height": lambda image: image.height,
-            "aspect": lambda image: image.width / image.height,
-            "bytes": lambda image: image.size,
-        }
-        for measure, fact in facts.items():
-            yield "image", measure, _by(kolmogorov_smirnov, partial(_image_facts, fact))
-        yield "image", "fraction of repeated", lambda a, b: abs(_repeated(a) - _repeated(b))
+def _word_variation(one: Sequence[str], other: Sequence[str]) -> float:
+    """Compare words; those of one side only count as one: they may be invented."""
+    common = {*one} & {*other}
+    return total_variation(*([word if word in common else "" for word in w] for w in (one, other)))
 
 
-def _column_comparisons(
-    column: ColumnProfile, leaf: str | None
-) -> Iterator[tuple[str, str, Compare]]:
-    name = column.name
-    if column.role in ("number", "ratio"):
-        yield name, "numbers", _by(kolmogorov_smirnov, lambda row: _numbers(row, name))
-        if leaf:
-            yield name, f"numbers within {leaf}", lambda a, b: _within(a, b, name, leaf)
-    if column.role in ("text", "code"):
-        lengths = _by(kolmogorov_smirnov, lambda row: [len(text) for text in _texts(row, name)])
-        yield name, "number of characters", lengths
-    if column.role == "text":
-        words = _by(kolmogorov_smirnov, lambda row: [len(t.split()) for t in _texts(row, name)])
-        yield name, "number of words", words
-        yield name, "last words", lambda a, b: _last_words(a, b, name)
-    if column.role == "flag":
-        yield name, "frequencies", _by(total_variation, lambda row: [row.record.get(name)])
-    if column.missing or column.blank:
-        gaps = _by(total_variation, lambda row: [row.record.get(name) in (None, "")])
-        yield name, "fraction of missing", gaps
+MEASURES: dict[str, list[tuple[str, Callable[..., float], Callable[[Any], Any]]]] = {
+    "number": [("numbers", kolmogorov_smirnov, float)],
+    "flag": [("frequencies", total_variation, bool)],
+    "code": [("number of characters", kolmogorov_smirnov, lambda value: len(str(value)))],
+    "text": [
+        ("number of characters", kolmogorov_smirnov, len),
+        ("number of words", kolmogorov_smirnov, lambda text: len(text.split())),
+        ("last words", _word_variation, lambda text: (text.split() or [""])[-1]),
+    ],
+    "image": [
+        ("width", kolmogorov_smirnov, lambda image: image.width),
+        ("height", kolmogorov_smirnov, lambda image: image.height),
+        ("aspect", kolmogorov_smirnov, lambda image: image.width / image.height),
+        ("bytes", kolmogorov_smirnov, lambda image: image.size),
+    ],
+}
+"""Role of a column, or image -> what is compared: property, distance, and fact of a value."""
 
 
-def _by(
-    distance: Callable[[Iterable[Any], Iterable[Any]], float],
-    facts: Callable[[ObservedRow], Iterable[Value]],
-) -> Compare:
-    """Compare all facts of the rows on either side."""
-    return lambda a, b: distance(
-        *([fact for row in side for fact in facts(row)] for side in (a, b))
-    )
+def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, str], float]:
+    """Measure the distances of two sets of rows: (column, property) -> distance."""
+    sizes = (list(Counter(row.group for row in rows).values()) for rows in sides)
+    found = {
+        ("split", "frequencies"): total_variation(*([row.split for row in r] for r in sides)),
+        (ROWS, "numbers"): kolmogorov_smirnov(*sizes),
+    }
+    categories = {column.name: column for column in profile.categories()}
+    for name, column in categories.items():
+        found[name, "frequencies"] = total_variation(*(_names(rows, column) for rows in sides))
+        if parent := categories.get(column.parent or ""):
+            pairs = (zip(_names(rows, parent), _names(rows, column), strict=True) for rows in sides)
+            found[f"{parent.name} and {name}", "frequencies of pairs"] = total_variation(*pairs)
+    for column in profile.columns:
+        name = column.name
+        if name in (ROWS, *IMAGE_FIELDS):
+            continue
+        cells = [[row.record.get(name) for row in rows] for rows in sides]
+        for measure, distance, fact in MEASURES.get(column.role, []):
+            facts = ([fact(cell) for cell in side if cell not in (None, "")] for side in cells)
+            found[name, measure] = distance(*facts)
+        if column.role == "number" and column.parent:
+            found[name, f"numbers within {column.parent}"] = _within(column, *sides)
+        if column.missing or column.blank:
+            gaps = ([cell in (None, "") for cell in side] for side in cells)
+            found[name, "fraction of missing"] = total_variation(*gaps)
+    images = [[image for row in rows for image in row.images] for rows in sides]
+    for measure, distance, fact in MEASURES["image"] if images[0] else []:
+        found["image", measure] = distance(*(list(map(fact, side)) for side in images))
+        repeated = [1 - len({i.digest for i in side}) / max(1, len(side)) for side in images]
+        found["image", "fraction of repeated"] = abs(repeated[0] - repeated[1])
+    return {key: round(distance, 4) for key, distance in found.items()}
 
 
-def _categories(columns: Sequence[str], named: Mapping[str, set[Value]]) -> Compare:
-    """Compare frequencies of named values; all rare ones count as one, as their names differ."""
-
-    def label(row: ObservedRow) -> list[Value]:
-        cells = [(row.record.get(column), named[column]) for column in columns]
-        return [repr([value if value in known else ("rare",) for value, known in cells])]
-
-    return _by(total_variation, label)
+def _names(rows: Sequence[ObservedRow], column: Column) -> list[Value]:
+    """List categories; all rare ones count as one, as their names differ."""
+    known = set(column.overall.values)
+    return [v if (v := row.record.get(column.name)) in known else RARE for row in rows]
 
 
-def _sizes(rows: Rows) -> list[int]:
-    return [len(group) for group in group_rows(rows)]
-
-
-def _image_facts(fact: Callable[[ImageFacts], float], row: ObservedRow) -> list[float]:
-    return [fact(image) for image in row.images]
-
-
-def _numbers(row: ObservedRow, column: str) -> list[Value]:
-    value = row.record.get(column)
-    return [value] if isinstance(value, int | float) else []
-
-
-def _texts(row: ObservedRow, column: str) -> list[str]:
-    value = row.record.get(column)
-    return [] if value in (None, "") else [str(value)]
-
-
-def _within(one: Rows, other: Rows, column: str, leaf: str) -> float:
+def _within(column: Column, *sides: Sequence[ObservedRow]) -> float:
     """Average the distance of numbers within a category, each weighted by its rows."""
-    categories: dict[Value, tuple[list[Any], list[Any]]] = {}
-    for side, rows in enumerate((one, other)):
+    numbers: defaultdict[Value, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+    for place, rows in enumerate(sides):
         for row in rows:
-            sides = categories.setdefault(row.record.get(leaf), ([], []))
-            sides[side].extend(_numbers(row, column))
-    both = [(left, right) for left, right in categories.values() if left and right]
-    if not both:
-        return 1.0
-    distances = [kolmogorov_smirnov(left, right) for left, right in both]
-    return float(np.average(distances, weights=[len(left) + len(right) for left, right in both]))
-
-
-def _last_words(one: Rows, other: Rows, column: str) -> float:
-    """Compare the ends of titles; words of one side only count as one: they may be invented."""
-    left, right = (
-        [text.split()[-1] for row in rows for text in _texts(row, column) if text.split()]
-        for rows in (one, other)
+            if (number := row.record.get(column.name)) is not None:
+                numbers[row.record.get(column.parent or "")][place].append(number)
+    both = [pair for pair in numbers.values() if all(pair)]
+    weights = [len(left) + len(right) for left, right in both]
+    return (
+        float(np.average([kolmogorov_smirnov(*pair) for pair in both], weights=weights))
+        if both
+        else 1.0
     )
-    common = set(left) & set(right)
-    plain = ([word if word in common else "" for word in side] for side in (left, right))
-    return total_variation(*plain)
-
-
-def _repeated(rows: Rows) -> float:
-    digests = [image.digest for row in rows for image in row.images]
-    return 1 - len(set(digests)) / max(1, len(digests))

@@ -1,34 +1,50 @@
-"""Reads a prepared dataset for measuring: records, groups, and facts about the images.
+"""Reads a prepared dataset for measuring: records, facts about the images, hashes of real values.
 
 Of a dataset larger than `MAX_ROWS`, whole groups are kept, chosen by a hash of their name, so that
 memory stays bounded and colours of a style stay together.
 """
 
-import datetime
-import decimal
+import html
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from phi_vision.data.dataset import GROUP_COLUMNS, IMAGE_COLUMNS, files_by_split
+from phi_vision.data.dataset import (
+    GROUP_COLUMNS,
+    IMAGE_COLUMNS,
+    files_by_split,
+    read_batches,
+    read_schema,
+)
 from phi_vision.data.samples import Value
 from phi_vision.io.hashing import hash_bits, perceptual_hash
 
 MAX_ROWS = 100_000
 """Rows kept in memory, about 2 kB each: enough to measure a share to half a per cent."""
 
-_EPOCH = datetime.date(1970, 1, 1).toordinal()
+IMAGE_FIELDS = tuple(
+    f"image.{name}" for name in ("path", "size", "format", "longest", "aspect", "density", "count")
+)
+"""Fields of records about the first image: file name, "413x512", "JPEG", longest side in pixels,
+width over height, bytes per pixel; and the number of images."""
+PATH, SIZE, FORMAT, LONGEST, ASPECT, DENSITY, COUNT = IMAGE_FIELDS
+
+MAX_DISTANCE = 4
+"""Bits of the perceptual hash in which a copy may differ after scaling and encoding again; other
+products differ in 20 or more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """Facts about one image file."""
 
     width: int
@@ -40,23 +56,70 @@ class ImageFacts:
     perceptual_hash: int | None  # None for a flat image
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObservedRow:
+class ObservedRow(NamedTuple):
     """One row of a dataset, with facts in place of its images."""
 
     split: str
     group: int
-    record: Mapping[str, Value]
+    record: dict[str, Value]
     images: tuple[ImageFacts, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observation:
+class Observation(NamedTuple):
     """A dataset in memory."""
 
     schema: pa.Schema
     splits: Mapping[str, int]  # split -> rows, of the whole dataset
     rows: tuple[ObservedRow, ...]  # of the chosen groups; all where there are at most MAX_ROWS
+
+
+class RealValues:
+    """Texts and images of a dataset as hashes of 8 bytes: first all rows are added, then queried.
+
+    Texts are compared without regard to case, blanks and HTML entities; images by their bytes and
+    by their perceptual hash.
+    """
+
+    def __init__(self) -> None:
+        self._added: defaultdict[str, array[int]] = defaultdict(lambda: array("Q"))
+
+    def add(self, row: ObservedRow) -> None:
+        """Add the texts and whole numbers of a row, and its images."""
+        for column, value in row.record.items():
+            if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+                self._added[column].append(_hash(value))
+        for image in row.images:
+            self._added["(images)"].append(image.digest)
+            if image.perceptual_hash is not None:
+                self._added["(appearances)"].append(image.perceptual_hash)
+            if image.path:
+                self._added[PATH].append(_hash(image.path))
+
+    @cached_property
+    def hashes(self) -> defaultdict[str, npt.NDArray[np.uint64]]:
+        """Column, or "(images)" -> hashes of its values, sorted."""
+        found = {name: np.unique(np.frombuffer(h, np.uint64)) for name, h in self._added.items()}
+        return defaultdict(lambda: np.empty(0, np.uint64), found)
+
+    def contains_text(self, text: Value, columns: Iterable[str]) -> bool:
+        """Whether a text is a real value of any of the columns."""
+        return any(self._contains(column, _hash(text)) for column in columns)
+
+    def contains_image(self, image: ImageFacts) -> bool:
+        """Whether an image is real: by its bytes, or by its perceptual hash."""
+        if self._contains("(images)", image.digest) or image.perceptual_hash is None:
+            return self._contains("(images)", image.digest)
+        differences = self.hashes["(appearances)"] ^ np.uint64(image.perceptual_hash)
+        return bool((np.bitwise_count(differences) <= MAX_DISTANCE).any())
+
+    def _contains(self, name: str, wanted: int) -> bool:
+        hashes = self.hashes[name]
+        place = int(np.searchsorted(hashes, np.uint64(wanted)))
+        return place < len(hashes) and int(hashes[place]) == wanted
+
+
+def _hash(text: Value) -> int:
+    return hash_bits(" ".join(html.unescape(str(text)).casefold().split()))
 
 
 def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) -> Observation:
@@ -74,7 +137,7 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
     kept: list[ObservedRow] = []
     limit = 2**64
     paths = ((split, path) for split, each in files.items() for path in each)
-    for split, cells in ((split, cells) for split, path in paths for cells in read_rows(path)):
+    for split, cells in ((split, cells) for split, path in paths for cells in _read(path)):
         row = _observe_row(cells, sum(splits.values()), split, dataset)
         splits[split] += 1
         if on_row:
@@ -86,24 +149,27 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
             kept = [each for each in kept if each.group < limit]
     if not kept:
         raise ValueError(f"{dataset} has no rows to model; use a dataset with some hundred rows")
-    schema = pq.read_schema(next(iter(files.values()))[0])
+    schema = read_schema(next(iter(files.values()))[0])
     return Observation(schema=schema, splits=splits, rows=tuple(kept))
 
 
-def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file.
+def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:
+    """List the types by which a column is cast to plain values, and back; None for no such type.
 
-    Raises:
-        ValueError: It is unreadable.
+    Input:  date32          timestamp[us]                          string   list<string>
+    Output: int32, double   timestamp[s], int64, double (seconds)  string   None
     """
-    try:
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"cannot read {file} as Parquet: {error}; download or write the file again"
-        ) from error
+    types = pa.types
+    if types.is_date(kind):
+        return [pa.date32(), pa.int32(), pa.float64()]
+    if types.is_timestamp(kind):
+        return [pa.timestamp("s", kind.tz), pa.int64(), pa.float64()]
+    if types.is_decimal(kind) or types.is_floating(kind):
+        return [pa.float64()]
+    if types.is_dictionary(kind):
+        return plain_types(kind.value_type)
+    text = types.is_string(kind) or types.is_large_string(kind)
+    return [kind] if text or types.is_integer(kind) or types.is_boolean(kind) else None
 
 
 def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
@@ -123,48 +189,41 @@ def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
             f"cannot read the image {path!r} ({len(encoded)} bytes): {error}; "
             "run `phi-vision prepare` on the source, which rejects such rows"
         ) from error
-    return ImageFacts(
-        width=width, height=height, size=len(encoded), format=name, path=path,
-        digest=hash_bits(encoded), perceptual_hash=hashed,
-    )  # fmt: skip
+    return ImageFacts(width, height, len(encoded), name, path, hash_bits(encoded), hashed)
 
 
-def _observe_row(cells: Mapping[str, Any], number: int, split: str, dataset: Path) -> ObservedRow:
-    images = [cells[name] for name in IMAGE_COLUMNS if cells.get(name) is not None]
-    several = [each for cell in images for each in (cell if isinstance(cell, list) else [cell])]
-    record = {
-        name: _plain(cell)
-        for name, cell in cells.items()
-        if name not in IMAGE_COLUMNS and not isinstance(cell, list | dict | bytes)
-    }
+def _read(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file: images, and the columns that have plain values."""
+    for batch in read_batches(file, read_schema(file).names):
+        columns = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            steps = [column.type] if name in IMAGE_COLUMNS else plain_types(column.type)
+            for kind in steps or []:
+                columns[name] = column = column.cast(kind, safe=False)
+        yield from pa.RecordBatch.from_pydict(columns).to_pylist()
+
+
+def _observe_row(row: Mapping[str, Any], number: int, split: str, dataset: Path) -> ObservedRow:
+    images: list[ImageFacts] = []
+    record: dict[str, Value] = {}
+    for name, cell in row.items():
+        if name in IMAGE_COLUMNS:
+            several = cell if isinstance(cell, list) else [cell]
+            images += [_inspect_cell(each, dataset) for each in several if each is not None]
+        else:
+            record[name] = None if isinstance(cell, float) and not math.isfinite(cell) else cell
+    if images:
+        width, height, size, form, path, *_ = images[0]
+        facts = (path, f"{width}x{height}", form, float(max(width, height)), width / height)
+        numbers = (round(size / width / height, 4), float(len(images)))
+        record |= zip(IMAGE_FIELDS, (*facts, *numbers), strict=True)
     name = next((str(record[c]) for c in GROUP_COLUMNS if record.get(c) not in (None, "")), "")
-    return ObservedRow(
-        split=split,
-        group=hash_bits(name or f"row {number}"),
-        record=record,
-        images=tuple(_inspect_cell(each, dataset) for each in several if each is not None),
-    )
+    return ObservedRow(split, hash_bits(name or f"row {number}"), record, tuple(images))
 
 
 def _inspect_cell(cell: Any, dataset: Path) -> ImageFacts:
     cell = {"bytes": cell} if isinstance(cell, bytes) else cell
-    encoded, path = cell.get("bytes"), cell.get("path")
-    if encoded is None:
-        file = dataset / str(path)
-        if not file.is_file():
-            raise ValueError(f"no image at {file}; put it there or embed its bytes")
-        encoded = file.read_bytes()
-    return inspect_image(encoded, path)
-
-
-def _plain(cell: object) -> Value:
-    """Turn decimals into floats, times into days or seconds since 1970."""
-    if isinstance(cell, float) and not math.isfinite(cell):
-        return None
-    if isinstance(cell, decimal.Decimal):
-        return float(cell)
-    if isinstance(cell, datetime.datetime):
-        return round(cell.replace(tzinfo=datetime.UTC).timestamp())
-    if isinstance(cell, datetime.date):
-        return cell.toordinal() - _EPOCH
-    return cell if isinstance(cell, str | int | float | bool | None) else str(cell)
+    path, file = cell.get("path"), dataset / str(cell.get("path"))
+    if cell.get("bytes") is None and not file.is_file():
+        raise ValueError(f"no image at {file}; put it there or embed its bytes")
+    return inspect_image(file.read_bytes() if cell.get("bytes") is None else cell["bytes"], path)

@@ -1,47 +1,42 @@
 """Writes sample data like a real dataset: `phi-vision sample --like DATASET --rows N --out DIR`.
 
-Profiles the dataset, draws records and images after the profile, checks that they contain nothing
-real, and reports their fidelity.
+Profiles the dataset, draws records and images after the profile, group by group, checks that they
+contain nothing real, and reports their fidelity.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.dataset import IMAGE_COLUMNS
+from phi_vision.data.samples import Value
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic.catalog import Progress, add_features, parallel_map, render
-from phi_vision.synthetic.fidelity import Fidelity, PrivacyReport, measure_distances
-from phi_vision.synthetic.image_style import ImagePlan, draw_image
-from phi_vision.synthetic.observation import Observation, inspect_image, observe
-from phi_vision.synthetic.privacy import RealValues, check_row
-from phi_vision.synthetic.profile import Profile, load_profile, profile_dataset, save_profile
-from phi_vision.synthetic.synthesizer import PlannedRow, Synthesizer
+from phi_vision.synthetic import catalog, fidelity, image_style, observation, profile, text_models
+from phi_vision.synthetic.distributions import RARE, Column, label, number
+from phi_vision.synthetic.image_style import ImagePlan
+from phi_vision.synthetic.observation import RealValues
+from phi_vision.synthetic.profile import ROWS, Profile
 
+Record = dict[str, Value]
+
+_BLOCK = 512
+"""Rows among which the order is shuffled, so that colours of a style are not neighbours."""
 _ROW_GROUP = 100
-_CHUNK = 200  # rows whose images are drawn together
-_TRIES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """A profile, and the dataset behind it where that is available."""
-
-    profile: Profile
-    data: Observation | None = None
-    real: RealValues | None = None
+_TRIES, _IMAGE_TRIES = 50, 10
 
 
 def write_sample_like(
-    dataset: Path, out: Path, *, rows: int, seed: int, progress: Progress | None = None
-) -> Fidelity:
+    dataset: Path, out: Path, *, rows: int, seed: int, progress: catalog.Progress | None = None
+) -> fidelity.Fidelity:
     """Draw a dataset that resembles a real one and contains nothing of it.
 
     Writes OUT/data/<split>-00000-of-00001.parquet with the columns and types of the dataset,
@@ -63,124 +58,293 @@ def write_sample_like(
             data contains something real; then nothing is written.
     """
     check_folder_is_free(out)
+    data, real = None, RealValues()
     if dataset.suffix == ".json":
-        source = _Source(profile=load_profile(dataset))
+        model = profile.load_profile(dataset)
     else:
-        real = RealValues()
-        data = observe(dataset, real.add)
-        source = _Source(profile=profile_dataset(data), data=data, real=real)
+        data = observation.observe(dataset, real.add)
+        model = profile.profile_dataset(data)
     with atomic_folder(out) as folder:
-        redrawn = _write_rows(folder / "data", source, rows, seed, progress)
-        fidelity = _measure(folder, source, rows, redrawn)
-        splits = [name for name, size in source.profile.splits.items() if size]
-        report = asdict(fidelity)
+        blocks = _Synthesizer(model, rows=rows, seed=seed, real=real).plan()
+        redrawn = _write_rows(folder / "data", blocks, model, real, rows, progress)
+        found = fidelity.measure(data, folder, model, real, rows=rows, redrawn=redrawn)
+        report = asdict(found)
+        splits = [name for name, size in model.splits.items() if size]
         texts = {
             "fidelity.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-            "fidelity.md": render("fidelity.md.j2", **report),
-            "README.md": render("sample_card.md.j2", rows=rows, splits=splits),
+            "fidelity.md": catalog.render("fidelity.md.j2", **report),
+            "README.md": catalog.render("sample_card.md.j2", rows=rows, splits=splits),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        save_profile(source.profile, folder / "profile.json")
-    return fidelity
+        profile.save_profile(model, folder / "profile.json")
+    return found
+
+
+class _PlannedRow(NamedTuple):
+    split: str
+    record: Record
+    images: tuple[ImagePlan, ...]
+
+
+class _Synthesizer:
+    """Draws records that no real row has; `real` is empty where only the profile is available."""
+
+    def __init__(self, model: Profile, *, rows: int, seed: int, real: RealValues) -> None:
+        self._model, self._seed, self._real = model, seed, real
+        self._rng = random.Random(f"synthesizer {seed}")
+        self._types = {column.name: column.type for column in model.arrow_schema()}
+        self._invented: dict[tuple[str, int], Value] = {}
+        self._texts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._used: defaultdict[str, set[str]] = defaultdict(set)
+        self._latest_images: dict[str, ImagePlan] = {}
+        self._left = _quotas(model.splits, rows)
+
+    def plan(self) -> Iterator[list[_PlannedRow]]:
+        """Yield all rows in shuffled blocks, groups whole within a split."""
+        block: list[_PlannedRow] = []
+        number = 0
+        while any(self._left.values()):
+            split = max(self._left, key=lambda name: self._left[name])
+            group = self._plan_group(f"{self._seed} {number}", split)
+            self._left[split] -= len(group)
+            block += group
+            number += 1
+            if len(block) >= _BLOCK or not any(self._left.values()):
+                self._rng.shuffle(block)
+                yield block
+                block = []
+
+    def _plan_group(self, name: str, split: str) -> list[_PlannedRow]:
+        shared = self._draw("group", {}, [])
+        rows: list[_PlannedRow] = []
+        for place in range(min(self._left[split], max(1, round(number(shared, ROWS, 1))))):
+            if rows and self._rng.random() < self._model.repeated_rows:
+                rows.append(rows[-1])
+                continue
+            record = self._draw("row", shared, [row.record for row in rows])
+            images = self._plan_images(f"{name} {place}", split, record, rows)
+            rows.append(_PlannedRow(split, record, images))
+        return rows
+
+    def _draw(self, level: str, record: Record, siblings: Sequence[Record]) -> Record:
+        """Add the columns of a level, each after those that it depends on."""
+        record = dict(record)
+        for column in self._model.columns:
+            if column.level == level:
+                record[column.name] = self._value(column, record, siblings)
+        return record
+
+    def _value(self, column: Column, record: Record, siblings: Sequence[Record]) -> Value:
+        kind = self._types.get(column.name, pa.string())
+        if column.missing and self._rng.random() < column.missing:
+            return None
+        if column.blank and self._rng.random() < column.blank / (1 - column.missing):
+            return ""
+        if column.role == "category":
+            used = [row[column.name] for row in siblings] if column.differs else []
+            return self._category(column, record, used, kind)
+        if column.role == "number":
+            drawn = column.draw_number(self._rng, record)
+            return round(drawn) if drawn is not None and pa.types.is_integer(kind) else drawn
+        if column.role == "flag":
+            low, high = (number(record, name) for name in column.of)
+            flag = low < high
+            return flag if pa.types.is_boolean(kind) else int(flag)
+        return self._text(column, record, kind) if column.role in ("text", "code") else None
+
+    def _category(
+        self, column: Column, record: Record, used: Sequence[Value], kind: pa.DataType
+    ) -> Value:
+        """Draw a category; a rare one gets one of as many invented names as there are rare ones."""
+        rng, parent = self._rng, record.get(column.parent or "")
+        if column.level == "group" and parent in self._invented.values():
+            rng = random.Random(f"{self._seed} {column.name} {parent}")  # the same for all its rows
+        value = column.draw(rng, record, used)
+        key = (column.name, rng.randrange(max(1, column.overall.rest_values)))
+        if value != RARE or key in self._invented:
+            return self._invented[key] if value == RARE else value
+        known = column.overall.values
+        if pa.types.is_boolean(kind):  # the one of two truth values that is not named
+            return True not in known
+        shapes = [text_models.shape_of(str(value)) for value in known if value not in (None, "")]
+
+        def draw(mark: bool) -> str:
+            shape = rng.choice(shapes or [text_models.NEW_WORD])
+            return text_models.invent(shape + shape[-1] * mark, rng)  # 0 to 9 may all be taken
+
+        taken = {*map(str, known), *map(str, self._invented.values())}
+        name = self._draw_new(draw, column.name, taken, [column.name])
+        self._invented[key] = int(name) if pa.types.is_integer(kind) else name
+        return self._invented[key]
+
+    def _text(self, column: Column, record: Record, kind: pa.DataType) -> Value:
+        rng, whole = self._rng, pa.types.is_integer(kind)
+        used, earlier = (
+            self._used[column.name],
+            self._texts[column.name, label(record, column.parent)],
+        )
+
+        def draw(mark: bool) -> str:
+            text = text_models.draw_text(column, record, rng)
+            if mark and column.role == "text":
+                return f"{text_models.invent(text_models.NEW_WORD, rng)} {text}"
+            text = _append(
+                text, text_models.invent("9999" if whole else "-a9", rng) if mark else ""
+            )
+            # An integer that the type can hold.
+            return str(int(re.sub(r"\D", "", text)) % 2 ** (kind.bit_width - 1)) if whole else text
+
+        if not earlier or rng.random() >= column.repeats:
+            earlier.append(self._draw_new(draw, column.name, used, self._model.private_columns()))
+            used.add(earlier[-1])
+            return int(earlier[-1]) if whole else earlier[-1]
+        return int(rng.choice(earlier)) if whole else rng.choice(earlier)
+
+    def _draw_new(
+        self,
+        draw: Callable[[bool], str],
+        column: str,
+        taken: Collection[str],
+        private: Sequence[str],
+    ) -> str:
+        """Draw a text that is neither taken nor real, with a mark where there are few others."""
+        for tries in range(2 * _TRIES):
+            text = draw(tries >= _TRIES)
+            if text and text not in taken and not self._real.contains_text(text, private):
+                return text
+        raise ValueError(
+            f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
+            "values that exist; ask for fewer rows"
+        )
+
+    def _plan_images(
+        self, name: str, split: str, record: Record, rows: Sequence[_PlannedRow]
+    ) -> tuple[ImagePlan, ...]:
+        """Plan images of the group's thing in the row's colour, some of them repeated."""
+        model, rng = self._model, self._rng
+        texts = [str(record[column.name]) for column in model.columns if column.role == "text"]
+        leaf = label(record, model.leaf)
+        categories = [leaf, *(str(record[column.name]) for column in model.categories())]
+        group = name.rpartition(" ")[0]
+        garment = image_style.choose_garment(
+            [*texts, *categories], " ".join(categories), leaf, group
+        )
+        earlier = [image for row in rows for image in row.images]
+        # Chance that an image repeats one of its group, where there is one before it.
+        total = sum(model.splits.values())
+        repeats = model.repeated_images * total / max(1, total - model.groups)
+        images = []
+        for place in range(round(number(record, observation.COUNT, 0))):
+            image = image_style.plan_image(record, garment, f"{name} {place}")
+            if earlier and rng.random() < repeats:
+                image = rng.choice(earlier)
+            elif rng.random() < model.borrowed_images:
+                image = self._latest_images.get(split, image)
+            images.append(image)
+        if images and not rows:
+            self._latest_images[split] = images[0]
+        return tuple(images)
+
+
+def _quotas(splits: Mapping[str, int], rows: int) -> dict[str, int]:
+    """Share rows out to splits as the dataset does, at least one each where there are enough.
+
+    Input:  {"train": 616, "validation": 61, "test": 66}, 100 rows
+    Output: {"train": 83, "validation": 8, "test": 9}
+    """
+    total = sum(splits.values())
+    quotas = {name: max(1, rows * size // total) for name, size in splits.items() if size}
+    largest = max(quotas, key=lambda name: quotas[name])
+    quotas[largest] += rows - sum(quotas.values())
+    if quotas[largest] < 1:
+        raise ValueError(
+            f"{rows} rows are too few for the splits {', '.join(quotas)}; ask for at least "
+            f"{len(quotas)}"
+        )
+    return quotas
+
+
+def _append(name: str, mark: str) -> str:
+    """Put a mark at the end of a name, before its ending.
+
+    Input:  "coats/a.jpg", "-2"
+    Output: "coats/a-2.jpg"
+    """
+    return re.sub(r"(\.\w+)?$", lambda match: mark + match[0], name, count=1)
 
 
 def _write_rows(
-    folder: Path, source: _Source, rows: int, seed: int, progress: Progress | None
+    folder: Path,
+    blocks: Iterator[list[_PlannedRow]],
+    model: Profile,
+    real: RealValues,
+    rows: int,
+    progress: catalog.Progress | None,
 ) -> int:
     """Draw everything and write it split by split; return how many images were drawn again."""
     folder.mkdir()
-    schema = add_features(source.profile.arrow_schema(), images=IMAGE_COLUMNS)
-    plan = Synthesizer(source.profile, rows=rows, seed=seed, real=source.real).plan()
-    waiting: dict[str, list[dict[str, Any]]] = {}
+    schema = catalog.add_features(model.arrow_schema(), images=IMAGE_COLUMNS)
     done = redrawn = 0
     with ExitStack() as stack:
-        run = stack.enter_context(parallel_map(rows))
-        files = {}
-        for split, size in source.profile.splits.items():
-            if size:
-                file = folder / f"{split}-00000-of-00001.parquet"
-                files[split] = stack.enter_context(pq.ParquetWriter(file, schema))
-        while chunk := list(islice(plan, _CHUNK)):
-            plans = list(dict.fromkeys(image for row in chunk for image in row.images))
+        run = stack.enter_context(catalog.parallel_map(rows))
+        files = {
+            split: stack.enter_context(
+                pq.ParquetWriter(folder / f"{split}-00000-of-00001.parquet", schema)
+            )
+            for split in (split for split, size in model.splits.items() if size)
+        }
+        for block in blocks:
+            plans = list(dict.fromkeys(image for row in block for image in row.images))
             images: dict[ImagePlan, bytes] = {}
-            for image, encoded in zip(plans, run(draw_image, plans), strict=True):
-                images[image], tries = _draw_until_new(image, encoded, source.real)
+            for image, encoded in zip(plans, run(image_style.draw_image, plans), strict=True):
+                images[image], tries = _draw_until_new(image, encoded, real)
                 redrawn += tries
-            for row in chunk:
-                waiting.setdefault(row.split, []).append(_cells(row, images, schema))
                 done += 1
                 if progress:
-                    progress(done, rows)
-            for split in [name for name in waiting if len(waiting[name]) >= _ROW_GROUP]:
-                files[split].write_table(_table(waiting.pop(split), schema), _ROW_GROUP)
-        for split, members in waiting.items():
-            files[split].write_table(_table(members, schema), _ROW_GROUP)
+                    progress(min(done, rows), rows)
+            for split, file in files.items():
+                cells = [_cells(row, images) for row in block if row.split == split]
+                arrays = [_array([row.get(each.name) for row in cells], each) for each in schema]
+                file.write_table(pa.Table.from_arrays(arrays, schema=schema), _ROW_GROUP)
     return redrawn
 
 
-def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues | None) -> tuple[bytes, int]:
+def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues) -> tuple[bytes, int]:
     """Return an image that is like no real one, and how many were drawn again for it."""
-    for tries in range(_TRIES):
-        if real is None or not real.contains_image(inspect_image(encoded)):
+    for tries in range(_IMAGE_TRIES):
+        if not real.contains_image(observation.inspect_image(encoded)):
             return encoded, tries
-        encoded = draw_image(replace(plan, seed=f"{plan.seed} again {tries}"))
+        encoded = image_style.draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
     raise ValueError(
-        f"cannot draw a {plan.garment.kind} that differs from the real images: {_TRIES} drawings "
-        "had nearly the perceptual hash of one; try another seed"
+        f"cannot draw a {plan.garment.kind} that differs from the real images: {_IMAGE_TRIES} "
+        "drawings had nearly the perceptual hash of one; try another seed"
     )
 
 
-def _cells(row: PlannedRow, images: Mapping[ImagePlan, bytes], schema: pa.Schema) -> dict[str, Any]:
-    cells: dict[str, Any] = {**row.record}
+def _cells(row: _PlannedRow, images: Mapping[ImagePlan, bytes]) -> dict[str, Any]:
+    path = row.record.get(observation.PATH)
     structs = [
-        {"bytes": images[image], "path": path}
-        for image, path in zip(row.images, row.paths, strict=True)
+        {
+            "bytes": images[image],
+            "path": path and _append(str(path), f"-{number}" if number else ""),
+        }
+        for number, image in enumerate(row.images)
     ]
-    for column in schema:
-        if column.name in IMAGE_COLUMNS:
-            several = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-            cells[column.name] = structs if several else (structs[0] if structs else None)
-    return cells
+    return {**row.record, **dict.fromkeys(IMAGE_COLUMNS, structs)}
 
 
-def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    arrays = [_array([row[column.name] for row in rows], column) for column in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _array(values: Sequence[Any], column: pa.Field) -> pa.Array:
-    """Convert values to a column's type; times are drawn as numbers of days or seconds."""
-    kind, types = column.type, pa.types
-    if column.name in IMAGE_COLUMNS and (types.is_binary(kind) or types.is_large_binary(kind)):
-        return pa.array([value and value["bytes"] for value in values], kind)
-    if types.is_date(kind):
-        return pa.array(values, pa.int32()).cast(pa.date32()).cast(kind)
-    if types.is_timestamp(kind):
-        seconds = pa.array(values, pa.int64()).cast(pa.timestamp("s"))
-        return seconds.cast(pa.timestamp(kind.unit)).cast(kind)
-    if types.is_decimal(kind):
-        return pa.array(values, pa.float64()).cast(kind)
-    if types.is_dictionary(kind):
-        return pa.array(values, kind.value_type).dictionary_encode().cast(kind)
-    return pa.array(values, kind)
-
-
-def _measure(folder: Path, source: _Source, rows: int, redrawn: int) -> Fidelity:
-    """Read the written data back, check that nothing in it is real, and compare it."""
-    profile, real = source.profile, source.real
-    empty = tuple(column.name for column in profile.columns if column.role == "empty")
-    if source.data is None or real is None:
-        return Fidelity(rows=rows, distances=(), privacy=None, empty=empty)
-    drawn = observe(folder, lambda row: check_row(row, profile, real))
-    texts = {c: len(real.texts[c]) for c in profile.private_columns if c in real.texts}
-    nodes = {node.column: node.frequencies for node in profile.network}
-    privacy = PrivacyReport(
-        real_values=texts,
-        real_images=len(real.digests),
-        redrawn=redrawn,
-        kept_categories={name: len(each.named) for name, each in nodes.items()},
-        invented_categories={name: each.rest_values for name, each in nodes.items()},
-    )
-    distances = tuple(measure_distances(source.data, drawn, profile))
-    return Fidelity(rows=rows, distances=distances, privacy=privacy, empty=empty)
+def _array(cells: Sequence[Any], column: pa.Field) -> pa.Array:
+    """Convert the cells of a column to its type."""
+    kind = column.type
+    if column.name not in IMAGE_COLUMNS:
+        *steps, plain = (kind, *(observation.plain_types(kind) or []))
+        array = pa.array(cells, plain)
+        for step in reversed(steps):
+            array = array.cast(step)
+        return array
+    if not pa.types.is_list(kind) and not pa.types.is_large_list(kind):
+        cells = [images[0] if images else None for images in cells]
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        cells = [image and image["bytes"] for image in cells]
+    return pa.array(cells, kind)

@@ -1,25 +1,35 @@
-"""Models of the texts of a column: wording of titles, composition of codes, links and file names.
+"""Templates of the texts of a column: titles, codes, links and file names.
 
 A word or a part of a code that fewer than `MIN_GROUPS` groups share is known by its shape alone
-(length, capitals, marks), and a new one is invented in that shape.
+(length, capitals, marks), and a new one is invented in that shape. In a template, `{title|slug}`
+repeats another column of the row, `[AA99]` is invented in that shape, `[#2]` is a word that
+stands second to last in texts of the category, and the rest is verbatim, as enough groups share it.
 """
 
 import random
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from os.path import commonprefix
-from typing import NamedTuple
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import MIN_GROUPS, RARE, Frequencies, count, count_by
+from phi_vision.synthetic.distributions import (
+    RARE,
+    Column,
+    Facts,
+    Frequencies,
+    count,
+    count_by,
+    label,
+)
 
-NEW_WORD, _NEW_CODE = "Aaaaaaa", "[AAAA9999]"  # shapes where enough groups share none
-_END, _RARE_WORD = "(end)", "(rare)"
+NEW_WORD = "Aaaaaaa"  # shape where enough groups share none
+_USUAL = {"text": "[#3] [#2] [#1]", "code": "[AAAA9999]"}  # templates likewise
+_MAX_PLACE = 9
 _ENTITY = r"&#?\w+;"
-_MAX_PATTERN_ROWS = 20_000  # a pattern beyond them would be in fewer than one row in 4,000
+_PLACEHOLDER = re.compile(r"\{([^}|]*)\|([a-z]*)\}|\[(?:#(\d)|([^]]*))\]")
+_MAX_FACTS = 20_000  # a template beyond them would be in fewer than one row in 4,000
 _MIN_REFERENCE = 3  # characters
 _TRIES = 20
 
@@ -55,186 +65,141 @@ def invent(shape: str, rng: random.Random) -> str:
         if len(piece) <= 3 and len(set(piece)) == 1:  # an abbreviation such as XL needs no vowels
             sounds = ["0123456789" if piece == "9" else "abcdefghijklmnopqrstuvwxyz"]
         letters = [rng.choice(sounds[(start + i) % len(sounds)]) for i in range(len(piece))]
-        return "".join(
-            a.upper() if case == "A" else a for a, case in zip(letters, piece, strict=True)
-        )
+        cased = zip(letters, piece, strict=True)
+        return "".join(letter.upper() if case == "A" else letter for letter, case in cased)
 
     return re.sub(f"{_ENTITY}|[Aa]+|9", fill, shape)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grammar:
-    """How the texts of a column are worded.
+def draw_text(column: Column, record: Mapping[str, Value], rng: random.Random) -> str:
+    """Compose a text for a record.
 
-    Texts are written from the last word to the first, each chosen by the next one ("… Coat" is
-    often "Trench Coat"), by the category and by its place. A context is written
-    `category ◂ next word` or `category ◂ place`, with an empty category for all.
+    Input:  template "p/{title|slug}-[AA99].jpg", record {"title": "Wool Coat"}
+    Output: "p/wool-coat-RB41.jpg", or others
     """
-
-    lengths: Mapping[str, Frequencies]  # category -> number of words; "" for all categories
-    words: Mapping[str, Frequencies]  # context -> words that occur there, None for a rare one
-    shapes: Frequencies  # of rare words
-    gaps: Frequencies  # between words, nearly always one blank
-    tails: Frequencies  # blanks after the last word, nearly always none
-    repeats: float  # fraction of groups whose text another group has, too
-
-    def draw(self, rng: random.Random, category: str) -> str:
-        """Write a text for a category.
-
-        Input:  "Skirts"
-        Output: "Velanta Pleated Skirt", or others
-        """
-        everywhere = self.lengths.get("", Frequencies())
-        lengths = [each.draw(rng) for each in (self.lengths.get(category, everywhere), everywhere)]
-        size = next((length for length in lengths if isinstance(length, int)), 3)
-        words: list[str | None] = []
-        for place in reversed(range(size)):
-            words.insert(0, self._word(rng, category, place, size, words))
-        text = ""
-        for word in words:
-            text += self._draw(self.gaps, " ", rng) if text else ""
-            text += word or invent(self._draw(self.shapes, NEW_WORD, rng), rng)
-        return text + self._draw(self.tails, "", rng)
-
-    def _draw(self, frequencies: Frequencies, otherwise: str, rng: random.Random) -> str:
-        value = frequencies.draw(rng)
-        return otherwise if value is RARE else str(value)
-
-    def _word(
-        self, rng: random.Random, category: str, place: int, size: int, after: list[str | None]
-    ) -> str | None:
-        """Choose the word in front of others; None for a rare one."""
-        excluded: list[Value] = [word for word in after if word is not None]
-        following = (after[0] or _RARE_WORD) if after else _END
-        for context in _contexts(category, following, place, size):
-            words = self.words.get(context, Frequencies())
-            word = words.draw(rng, without=excluded)
-            if word is not RARE:
-                return None if word is None else str(word)
-            excluded += words.values
-            if following == _END:
-                # The last word of another category would name another thing: no "Pant" among
-                # the blouses.
-                ends = [key for key in self.words if key.endswith(f" ◂ {_END}") and key[0] != " "]
-                excluded += [value for key in ends for value in self.words[key].values]
-        return None
-
-
-def measure_grammar(texts: Sequence[tuple[str, str, int]]) -> Grammar:
-    """Measure how texts are worded from (text, category, group) triples.
-
-    Input:  ("Bellona Pleated Skirt", "Skirts", 1), ("Davina Skirt", "Skirts", 2), and so on
-    Output: lengths {"Skirts": 2 or 3}, words {"Skirts ◂ (end)": Skirt,
-            "Skirts ◂ Skirt": Pleated and rare ones}, shapes Aaaaaaa and Aaaaaa
-    """
-    words = [(word, group) for text, _, group in texts for word in text.split()]
-    known = set(count(words).values)
-    places: list[tuple[str, Value, int]] = []
-    lengths: list[tuple[str, Value, int]] = []
-    owners: defaultdict[str, set[int]] = defaultdict(set)
-    for text, category, group in texts:
-        plain = [word if word in known else None for word in text.split()]
-        lengths += [(name, len(plain), group) for name in {category, ""}]
-        places += [(context, word, group) for context, word in _places(plain, category)]
-        owners[text].add(group)
-    repeats = sum(len(groups) - 1 for groups in owners.values())
-    shapes = [(shape_of(word), group) for word, group in words if word not in known]
-    exact = count(shapes)  # a rare shape counts as a plain word
-    plain_shapes = count(
-        (f"A{'a' * min(len(s) - 1, 13)}", g) for s, g in shapes if s not in exact.values
-    )
-    return Grammar(
-        lengths=count_by(lengths),
-        words=count_by(places),
-        shapes=Frequencies(named=exact.named + plain_shapes.named),
-        gaps=count((gap, g) for text, _, g in texts for gap in re.findall(r"\s+", text.strip())),
-        tails=count((text[len(text.rstrip()) :], group) for text, _, group in texts),
-        repeats=round(repeats / max(1, len({group for _, _, group in texts})), 4),
-    )
-
-
-def _places(words: Sequence[str | None], category: str) -> Iterator[tuple[str, str | None]]:
-    for place, (word, following) in enumerate(zip(words, [*words[1:], _END], strict=True)):
-        for context in _contexts(category, following or _RARE_WORD, place, len(words)):
-            yield context, word
-
-
-def _contexts(category: str, following: str, place: int, size: int) -> tuple[str, ...]:
-    """List contexts of a word, the most informative first."""
-    where = "(last)" if place == size - 1 else "(first)" if place == 0 else "(middle)"
-    names = (f"{name} ◂ {near}" for near in (following, where) for name in (category, ""))
-    return tuple(dict.fromkeys(names))
-
-
-class Mention(NamedTuple):
-    """A code, link or file name, the record that holds it, and its group."""
-
-    text: str
-    record: Mapping[str, Value]
-    group: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodePattern:
-    """How the codes, links or file names of a column are composed.
-
-    In a template, `{title|slug}` repeats another column of the row, `[AA99]` is invented in that
-    shape, and the rest is verbatim, as enough groups share it.
-    """
-
-    templates: Frequencies
-    unique: bool  # no two rows (or groups) have the same
-
-    def draw(self, rng: random.Random, record: Mapping[str, Value]) -> str:
-        """Compose a text for a record.
-
-        Input:  template "p/{title|slug}-[AA99].jpg", record {"title": "Wool Coat"}
-        Output: "p/wool-coat-RB41.jpg", or others
-        """
-        templates = (self.templates.draw(rng) for _ in range(_TRIES))
-        texts = (fill(each, record, rng) for each in templates if isinstance(each, str))
-        return next((text for text in texts if text is not None), invent(_NEW_CODE[1:-1], rng))
-
-
-def fill(template: str, record: Mapping[str, Value], rng: random.Random) -> str | None:
-    """Fill the placeholders of a template; None where the record lacks one of the values."""
-    if any(record.get(name) in (None, "") for name in re.findall(r"\{([^}|]*)\|", template)):
-        return None
+    for _ in range(_TRIES):
+        template = column.draw(rng, record)
+        names = re.findall(r"\{([^}|]*)\|", str(template))
+        if template != RARE and all(record.get(name) not in (None, "") for name in names):
+            break
+    else:
+        template = _USUAL[column.role]
 
     def put(match: re.Match[str]) -> str:
-        column, form, shape = match.groups()
-        return FORMS[form](str(record[column])) if shape is None else invent(shape, rng)
+        name, form, place, shape = match.groups()
+        if name is not None:
+            return FORMS[form](str(record[name]))
+        if place:
+            table = column.words.get(f"{label(record, column.parent)} {place}", Frequencies())
+            word = table.draw(rng)
+            word = column.words[""].draw(rng) if word == RARE else word
+            if word != RARE and not str(word).startswith("["):
+                return str(word)
+            shape = NEW_WORD if word == RARE else str(word)[1:-1]
+        return invent(shape, rng)
 
-    return re.sub(r"\{([^}|]*)\|([a-z]*)\}|\[([^]]*)\]", put, template)
+    return _PLACEHOLDER.sub(put, str(template))
 
 
-def measure_pattern(mentions: Sequence[Mention], columns: Sequence[str]) -> CodePattern:
-    """Find out how texts are composed; they may repeat `columns`, the likeliest first.
+def measure_wording(column: Column, facts: Facts) -> Column:
+    """Measure the number of words of the texts of a column, and the words at each place.
 
-    Input:  "shop/wsh10-white_main.jpg" beside product_code "WSH10-White", and others like it
-    Output: templates "shop/{product_code|lower}_main.jpg"
+    Input:  "Bellona Pleated Skirt", "Davina Slim  Skirt", and the like, all of the category Skirts
+    Output: given {"Skirts": "[#3] [#2] [#1]" and "[#3] [#2]  [#1]"}, words {"Skirts 1": Skirt,
+            "Skirts 2": Pleated and Slim, "Skirts 3": "[Aaaaaaa]" and "[Aaaaaa]"}
     """
-    texts = [
-        (_refer(_hide_host(each.text), each.record, columns), each.group)
-        for each in mentions[:_MAX_PATTERN_ROWS]
-        if not set(each.text) & set("{}[]|")  # these mark placeholders
-    ]
-    shared = count((token, group) for text, group in texts for token in set(_tokens(text)))
-    half = len({group for _, group in texts}) / 2
-    everywhere = {token for token, times in shared.named if times >= half}
-    distinct = {each.text for each in mentions}
-    # Digits that all numbers of a column begin with, such as 800 of 80012345.
-    digits = list(distinct) if all(text.isdigit() for text in distinct) else []
-    start = commonprefix(digits) if len(digits) >= MIN_GROUPS else ""  # noqa: RUF071
-    templates = [(_template(text, shared.values, start), group) for text, group in texts]
-    exact = count(templates)
-    loose = count(
-        (_template(text, everywhere, start), group)
-        for (text, group), (template, _) in zip(texts, templates, strict=True)
-        if template not in exact.values
+    templates, words = [], []
+    for record, group in facts:
+        category, text = label(record, column.parent), str(record[column.name])
+        ends = text.split()[::-1]
+        places = [min(place, _MAX_PLACE) for place in range(1, len(ends) + 1)]
+        slots = [f"[#{place}]" for place in reversed(places)]
+        templates.append((category, re.sub(r"\S+", "{}", text).format(*slots), group))
+        pairs = zip(places, ends, strict=True)
+        words += [(f"{category} {place}", _plain(word), group) for place, word in pairs]
+    known = set(count((word, group) for _, word, group in words).values)
+    rare = [(shape_of(word), group) for _, word, group in words if word not in known]
+    shapes = set(count(rare).values)
+
+    def named(word: str) -> str:
+        shape = shape_of(word)
+        plain = f"A{'a' * min(len(shape) - 1, 13)}"  # a rare shape counts as a plain word
+        return word if word in known else f"[{shape if shape in shapes else plain}]"
+
+    words = [(key, named(word), group) for key, word, group in words]
+    everywhere = count((word, group) for _, word, group in words if word[0] == "[")
+    return replace(
+        column,
+        overall=replace(count((template, group) for _, template, group in templates), rest=0),
+        given=count_by(templates),
+        words=count_by(words) | {"": everywhere},
+        repeats=_repeats(column, facts),
     )
-    named = exact.named + loose.named or ((_NEW_CODE, 1),)
-    return CodePattern(templates=Frequencies(named=named), unique=len(distinct) == len(mentions))
+
+
+def measure_codes(column: Column, facts: Facts, references: Sequence[str] = ()) -> Column:
+    """Find the templates of codes, links or file names.
+
+    Each counts as the most special template that enough groups share.
+
+    Input:  "shop/wsh10-white_main.jpg" beside product_code "WSH10-White", and the like
+    Output: overall "shop/{product_code|lower}_main.jpg"
+
+    Args:
+        column: to measure.
+        facts: those that have a value in the column.
+        references: columns that the values may repeat, the likeliest first.
+    """
+    plain = [(_plain(str(record[column.name])), record, group) for record, group in facts]
+    raw = [text for text, _, _ in plain]
+    # Digits that all numbers of a column begin with, such as 800 of 80012345.
+    start = commonprefix(raw) if all(map(str.isdigit, raw)) and len({*raw}) > 1 else ""  # noqa: RUF071
+    parts = re.compile((rf"^{start}(?=.)|" if start else "") + r"(?s:\{[^}]*\}|[^\W_]+|.)")
+    texts = [
+        (parts.findall(_refer(text, record, references)), label(record, column.parent), group)
+        for text, record, group in plain[:_MAX_FACTS]
+    ]
+    shared = count((piece, group) for pieces, _, group in texts for piece in {*pieces})
+    half = len({group for _, _, group in texts}) / 2
+    known, usual = {*shared.values}, {piece for piece, times in shared.named if times >= half}
+
+    def template(pieces: Sequence[str], kept: Collection[Value]) -> str:
+        return "".join(
+            piece if piece in kept or not piece[0].isalnum() else f"[{shape_of(piece)}]"
+            for piece in pieces
+        )
+
+    exact = [(category, template(pieces, known), group) for pieces, category, group in texts]
+    overall = count((code, group) for _, code, group in exact)
+    loose = count(
+        (template(pieces, usual), group)
+        for (pieces, _, group), (_, code, _) in zip(texts, exact, strict=True)
+        if code not in overall.values
+    )
+    return replace(
+        column,
+        overall=Frequencies(named=overall.named + loose.named),
+        given=count_by(exact) if column.parent else {},
+        repeats=_repeats(column, facts),
+    )
+
+
+def _repeats(column: Column, facts: Facts) -> float:
+    return round(1 - len({record[column.name] for record, _ in facts}) / len(facts), 4)
+
+
+def _plain(text: str) -> str:
+    """Return a text without marks of placeholders, a link with a reserved host (RFC 2606).
+
+    Input:  https://www.burberry.com/p/[1]
+    Output: https://shop.example.com/p/(1)
+    """
+
+    def hide(match: re.Match[str]) -> str:
+        length = max(1, len(match[2]) - len(".example.com"))
+        return f"{match[1]}{('shop' * 16)[:length]}.example.com"
+
+    return re.sub(r"^(\w+://)([^/?#]+)", hide, text).translate(str.maketrans("{}[]", "()()"))
 
 
 def _refer(text: str, record: Mapping[str, Value], columns: Sequence[str]) -> str:
@@ -245,45 +210,15 @@ def _refer(text: str, record: Mapping[str, Value], columns: Sequence[str]) -> st
             repeated = change(str(record.get(column) or ""))
             if len(repeated) >= _MIN_REFERENCE and repeated in text:
                 found.setdefault(repeated, f"{{{column}|{form}}}")
-    for repeated in sorted(found, key=len, reverse=True):
-        # A reference does not end inside a word or a number.
-        whole = _edge(repeated[0], "<!") + re.escape(repeated) + _edge(repeated[-1], "!")
-        pieces = re.split(r"(\{[^}]*\})", text)
-        pieces[::2] = [re.sub(whole, lambda _, r=repeated: found[r], p) for p in pieces[::2]]
-        text = "".join(pieces)
-    return text
 
+    def edge(character: str, look: str) -> str:
+        """Match where no word or number is cut."""
+        kind = r"\d" if character.isdigit() else r"[^\W\d_]" if character.isalpha() else ""
+        return f"(?{look}{kind})" if kind else ""
 
-def _edge(character: str, look: str) -> str:
-    kind = r"\d" if character.isdigit() else r"[^\W\d_]" if character.isalpha() else ""
-    return f"(?{look}{kind})" if kind else ""
-
-
-def _tokens(text: str) -> list[str]:
-    return re.findall(r"(?s)\{[^}]*\}|[^\W_]+|.", text)
-
-
-def _template(text: str, kept: Collection[Value], start: str) -> str:
-    """Replace tokens that may not be named by their shape, except for a common start."""
-    opening = start if text.startswith(start) else ""
-    return opening + "".join(
-        token if token in kept or not token[0].isalnum() else f"[{shape_of(token)}]"
-        for token in _tokens(text[len(opening) :])
-    )
-
-
-def _hide_host(link: str) -> str:
-    """Point a link to a host of the same length that is reserved (RFC 2606).
-
-    Input:  https://www.burberry.com/p/1
-    Output: https://shop.example.com/p/1
-    """
-
-    def hide(match: re.Match[str]) -> str:
-        length = max(1, len(match[2]) - len(".example.com"))
-        return f"{match[1]}{('shop' * 16)[:length]}.example.com"
-
-    return re.sub(r"^(\w+://)([^/?#]+)", hide, link)
+    longest = sorted(found, key=len, reverse=True)
+    whole = [edge(each[0], "<!") + re.escape(each) + edge(each[-1], "!") for each in longest]
+    return re.sub("|".join(whole), lambda match: found[match[0]], text) if whole else text
 
 
 def _slug(text: str) -> str:

@@ -13,9 +13,13 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.dataset import load_samples
-from phi_vision.synthetic.fidelity import Fidelity, kolmogorov_smirnov, total_variation
-from phi_vision.synthetic.observation import inspect_image, observe
-from phi_vision.synthetic.privacy import RealValues, check_row
+from phi_vision.synthetic.fidelity import (
+    Fidelity,
+    check_row,
+    kolmogorov_smirnov,
+    total_variation,
+)
+from phi_vision.synthetic.observation import RealValues, inspect_image, observe
 from phi_vision.synthetic.profile import load_profile, profile_dataset, save_profile
 from phi_vision.synthetic.sample_like import write_sample_like
 
