@@ -7,10 +7,11 @@ never closed those would take the rest of the file for a single cell.
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from phi_vision.prepare.sources import text_files
 from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values, storable
@@ -79,9 +80,6 @@ def _read_table(
             long"
     Output: (" line 2", {"sku": "A", "title": "Coat;\nlong"})
     """
-    # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
-    # limit is one for the whole process.
-    csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
     lines = text_files.read_lines(file, encoding)
     for number, cells in _read_records(lines, separator, encoding):
         if number >= start:
@@ -105,62 +103,54 @@ def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
 def _read_records(
     lines: Iterator[text_files.Line], separator: str, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
-    """Assemble lines into the cells of records, skipping blank lines.
+    """Split lines into the cells of records, skipping blank lines.
 
     A quote that is never closed breaks the line in which it opens, and no other.
     """
+    # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
+    # limit is one for the whole process.
+    csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
+    options: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True}
     ahead: deque[text_files.Line] = deque()
+    taken: list[text_files.Line] = []
 
-    def next_line() -> text_files.Line | None:
-        return ahead.popleft() if ahead else next(lines, None)
+    def take() -> Iterator[str]:
+        while len(taken) < MAX_ROW_LINES and (
+            line := ahead.popleft() if ahead else next(lines, None)
+        ):
+            taken.append(line)
+            if isinstance(line[1], UnreadableRow):
+                return
+            yield line[1]
 
-    while (line := next_line()) is not None:
-        number, text = line
+    while True:
+        taken.clear()
+        try:
+            cells = next(csv.reader(take(), strict=True, **options), [])
+        except csv.Error:
+            cells = []
+        if not taken:
+            return
+        number, text = taken[0]
         if isinstance(text, UnreadableRow):
             yield number, text
-            continue
-        if not text.strip("\n "):
-            continue
-        texts, more = [text], list[text_files.Line]()
-        is_open = _left_open(text, separator, inside=False)
-        while is_open and len(texts) < MAX_ROW_LINES and (line := next_line()) is not None:
-            more.append(line)
-            if isinstance(line[1], UnreadableRow):
-                break
-            texts.append(line[1])
-            is_open = _left_open(line[1], separator, inside=True)
-        # If text follows the quote that closes a row of many lines, that quote opened a cell of a
-        # later row, and the first was never closed.
-        if is_open or (more and not _split(texts, separator, strict=True)):
-            ahead.extendleft(reversed(more))
-            unclosed = UnreadableRow("a quote is never closed", text)
-            yield number, text_files.damage(text, encoding) or unclosed
-        else:
-            raw = "".join(texts)
-            cells = text_files.damage(raw, encoding) or _split(texts, separator, strict=False)
-            yield number, cells or UnreadableRow("cannot be split into cells", raw)
+        elif cells and text.strip("\n "):
+            raw = "".join(str(line) for _, line in taken)
+            yield number, text_files.damage(raw, encoding) or cells
+        elif text.strip("\n "):
+            # Its quote is not closed; or text follows the quote that closes it in a later line, so
+            # that quote opened a cell there. Or quotes stand in odd places of this line alone.
+            ahead.extendleft(reversed(taken[1:]))
+            yield number, text_files.damage(text, encoding) or _split_line(text, options)
 
 
-def _left_open(text: str, separator: str, *, inside: bool) -> bool:
-    """Whether a line ends inside quotes, given whether it began inside."""
-    if '"' not in text:
-        return inside
-    return _open_line(separator).match('"' + text if inside else text) is not None
-
-
-@cache
-def _open_line(separator: str) -> re.Pattern[str]:
-    """Match whole cells, then one whose quote is not closed; only at its start does one count."""
-    quoted, sign = r' *"(?:[^"]++|"")*+', re.escape(separator)
-    return re.compile(rf'(?:(?:{quoted}"|(?! *"))[^{sign}]*+{sign})*+{quoted}\Z')
-
-
-def _split(texts: Sequence[str], separator: str, *, strict: bool) -> list[str]:
+def _split_line(text: str, options: Mapping[str, Any]) -> list[str] | UnreadableRow:
     try:
-        rows = csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=strict)
-        return next(rows, [])
+        (cells,) = csv.reader([text.rstrip("\n") + "\n"], **options)
     except csv.Error:
-        return []
+        return UnreadableRow("cannot be split into cells", text)
+    is_open = cells[-1].endswith("\n")  # a line end inside of quotes belongs to the cell
+    return UnreadableRow("a quote is never closed", text) if is_open else cells
 
 
 def _detect_separator(lines: Sequence[text_files.Line], encoding: str) -> str:
