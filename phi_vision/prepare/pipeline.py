@@ -100,7 +100,12 @@ def prepare(
                         (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
                     callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
             if not stage.keys:
-                raise ValueError(_describe_unusable(source, rejected.reasons))
+                common = rejected.reasons.most_common(3)
+                found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in common)
+                raise ValueError(
+                    f"none of the {rejected.reasons.total()} rows of {source.name} is usable: "
+                    f"{found}; check the columns (--map) and the images"
+                )
             known = {} if config.resplit else _earlier_splits(config) | source_splits(stage.keys)
             options = {"tolerance": config.tolerance, "seed": config.seed}
             assignment = assign_rows(stage.keys, known, config.fractions, **options)
@@ -174,14 +179,6 @@ def _load_row(
     except (ValueError, OSError) as error:
         images, problem = [], str(error)
     return LoadedRow(row=row, images=tuple(images), problem=problem)
-
-
-def _describe_unusable(source: Source, reasons: Counter[str]) -> str:
-    found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in reasons.most_common(3))
-    return (
-        f"none of the {reasons.total()} rows of {source.name} is usable: {found}; "
-        "check the columns (--map) and the images"
-    )
 
 
 def _earlier_splits(config: PrepareConfig) -> dict[str, str]:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from phi_vision.prepare.sources.files import VOCABULARY, invert
+from phi_vision.prepare.sources.files import VOCABULARY
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
 IMAGE_MARK = "<image>"
-ROLES = invert(VOCABULARY["roles"])  # role in the source -> role of a message
+ROLES: dict[str, str] = VOCABULARY["roles"]  # role in the source -> role of a message
 
 
 def with_conversations(source: Source) -> Source:

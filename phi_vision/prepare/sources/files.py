@@ -13,16 +13,11 @@ import yaml
 VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
 
 
-def invert(names: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Map names to the canonical one: {"test": ["testing"]} to {"testing": "test"}."""
-    return {name: canonical for canonical, known in names.items() for name in known}
-
-
-SPLIT_NAMES = invert(VOCABULARY["splits"])
-IMAGE_SUFFIXES = tuple(VOCABULARY["images"])
+SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
+IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
 SPLIT_ORDER = ("train", "validation", "test")
 INFO_FILE = "dataset_info.json"
-DESCRIPTIONS = tuple(VOCABULARY["descriptions"])
+DESCRIPTIONS: list[str] = VOCABULARY["descriptions"]
 MAX_NOTE = 2000
 NOTES = ("license", "description", "homepage", "citation")
 

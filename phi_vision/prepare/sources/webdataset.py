@@ -9,13 +9,13 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY, invert
+from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY
 from phi_vision.prepare.sources.json_files import parse_object
 from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values
 from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
 
 MAX_MEMBER = 200 * 2**20  # bytes; anything larger is neither an image nor a record
-TEXT_COLUMNS = invert(VOCABULARY["tar_columns"])  # suffix of a text member -> column
+TEXT_COLUMNS: dict[str, str] = VOCABULARY["tar_columns"]  # by the suffix of a text member
 _DAMAGED = (tarfile.TarError, lzma.LZMAError, OSError, *COMPRESSION_ERRORS)
 _PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # gzip, bzip2, xz
 _END_MARK = 1024  # bytes of zeros that close a tar
