@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -31,41 +31,33 @@ from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 TEXTS = yaml.safe_load(Path(__file__).with_name("requirements.yaml").read_text("utf-8"))
 """Key of a requirement -> its text, and advice."""
-
 EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 
 TOKENIZER_CLASSES = "LlamaTokenizer LlamaTokenizerFast PreTrainedTokenizerFast TokenizersBackend"
 """Names by which transformers 5 and onnxruntime-genai open tokenizer.json."""
-
 MAY_IMPORT = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"} | sys.stdlib_module_names
 """Libraries on every machine that has transformers for images."""
 
 VLLM_IMAGE_TOKEN = 32044
 """Image token id that is fixed in vLLM, whatever config.json says."""
-
 VLLM_ATTRIBUTES = ("img_tokens", "calc_num_image_tokens_from_image_size")
 """Attributes of the processor's class that vLLM reads."""
-
 SHORT_CONTEXT = 4096
 """Tokens; with a longer --max-model-len vLLM rotates every position by the long factors."""
 
 FLOATS = {"BF16", "F16", "F32"}
 """Dtypes, in safetensors' terms, that every engine here reads."""
-
 ALIASES = ("vision_embed_tokens.wte.weight", "embeddings.position_ids")
 """Ends of names that official files may hold, too; every engine skips them."""
 
 PREPROCESSOR = "preprocessor_config.json"
-
+AUTO_MODELS = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
 AUTO_CLASSES = {
     "AutoConfig": "config.json",
     "AutoProcessor": "processor_config.json",
     "AutoImageProcessor": PREPROCESSOR,
 }
 """Auto class -> the JSON file whose `auto_map` must name its code."""
-AUTO_MODELS = AUTO_CLASSES | dict.fromkeys(
-    ["AutoModelForCausalLM", "AutoModelForImageTextToText"], "config.json"
-)
 
 
 class Requirement(NamedTuple):
@@ -78,6 +70,7 @@ class Requirement(NamedTuple):
 
 
 Requirements = Iterator[Requirement]
+_OfConfig: TypeAlias = "Callable[[CheckpointFolder, Phi3VConfig], Requirements]"
 
 
 class CheckpointFolder:
@@ -121,7 +114,7 @@ def check(path: Path) -> dict[str, list[Requirement]]:
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; pass one with config.json and weights, or graphs")
     folder = CheckpointFolder(path)
-    return {name: [r for find in finds for r in find(folder)] for name, finds in ENGINES.items()}
+    return {name: list(find(folder)) for name, find in ENGINES.items()}
 
 
 def unmet(requirements: Iterable[Requirement]) -> list[Requirement]:
@@ -170,8 +163,12 @@ def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Req
     return config, [ours, _needs("sizes", found)]
 
 
-def _readable(folder: CheckpointFolder) -> Requirements:
+def _checkpoint(folder: CheckpointFolder, *more: _OfConfig) -> Requirements:
     yield from (*folder.broken, *folder.config_requirements)
+    yield from _weights(folder)
+    if folder.config is not None:
+        for find in (_tokenizer, _images, *more):
+            yield from find(folder, folder.config)
 
 
 def _weights(folder: CheckpointFolder) -> Requirements:
@@ -230,10 +227,7 @@ def _list_problems(**problems: Iterable[str]) -> str:
     return "; ".join(f"{len(n)} {what}: {some(n, 2)}" for what, n in texts.items() if n)
 
 
-def _tokenizer(folder: CheckpointFolder) -> Requirements:
-    config = folder.config
-    if config is None:
-        return
+def _tokenizer(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     ids = _token_ids(folder)
     yield _needs("tokens", f"{len(ids)} tokens" if ids else "no tokens", bool(ids))
     kind = folder.fields("tokenizer_config.json").get("tokenizer_class")
@@ -242,11 +236,9 @@ def _tokenizer(folder: CheckpointFolder) -> Requirements:
     largest = max(ids.values(), default=-1)
     found = f"largest {largest}, vocabulary {config.vocab_size}"
     yield _needs("vocabulary", found, 0 <= largest < config.vocab_size)
-    token = Phi3VProcessor.image_token
-    found, is_same = f"{ids.get(token)} and {config.image_token_id}", False
-    if token in ids:
-        is_same = ids[token] == config.image_token_id
-    yield _needs("image_token", found, is_same, token=token)
+    token, expected = Phi3VProcessor.image_token, config.image_token_id
+    is_same = ids.get(token, -1) == expected
+    yield _needs("image_token", f"{ids.get(token)} and {expected}", is_same, token=token)
 
 
 def _token_ids(folder: CheckpointFolder) -> dict[str, int]:
@@ -265,12 +257,9 @@ def _stop_token(folder: CheckpointFolder, written: Any, key: str) -> Requirement
     return _needs(key, found, end is not None and end in stops, token=END)
 
 
-def _images(folder: CheckpointFolder) -> Requirements:
+def _images(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     """Check that images are cut into crops as in training."""
-    if folder.config is None:
-        return
-    fields, tower = folder.fields(PREPROCESSOR), folder.config.tower
-    processor = folder.image_processor()
+    fields, tower, processor = folder.fields(PREPROCESSOR), config.tower, folder.image_processor()
     described = f"{fields.get('image_processor_type')}, num_crops {fields.get('num_crops')}"
     yield _needs("images", described if fields else "missing or unreadable", processor is not None)
     if processor is not None:
@@ -280,19 +269,19 @@ def _images(folder: CheckpointFolder) -> Requirements:
         yield _needs("crops", found, sizes == expected)
 
 
-def _standalone(folder: CheckpointFolder, *, auto_classes: Mapping[str, str]) -> Requirements:
+def _standalone(
+    folder: CheckpointFolder, config: Phi3VConfig, models: Sequence[str] = ()
+) -> Requirements:
     """Check stop tokens, chat template and code, for machines without phi-vision."""
-    if folder.config is None:
-        return
     name = "generation_config.json"
     written = folder.fields(name).get("eos_token_id")
-    yield _stop_token(folder, written if folder.has(name) else folder.config.eos_token_id, "stop")
+    yield _stop_token(folder, written if folder.has(name) else config.eos_token_id, "stop")
     name = "chat_template.jinja"
     inside = bool(folder.fields("tokenizer_config.json").get("chat_template"))
     found = name if folder.has(name) else "in tokenizer_config.json" if inside else "none"
     yield _needs("chat_template", found, found != "none")
     modules = set()
-    for auto, name in auto_classes.items():
+    for auto, name in (AUTO_CLASSES | dict.fromkeys(models, "config.json")).items():
         module, found = _find_code(folder, name, auto)
         yield _needs("code", found, bool(module), file=name, auto=auto)
         modules |= {module} - {""}
@@ -337,11 +326,8 @@ def _foreign_imports(folder: CheckpointFolder, module: str, seen: set[str]) -> I
             yield from _foreign_imports(folder, f"{name}.py", seen)
 
 
-def _vllm(folder: CheckpointFolder) -> Requirements:
+def _vllm(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     """Compare the folder with the values that are fixed in vLLM, and with what it reads."""
-    config = folder.config
-    if config is None:
-        return
     token = config.image_token_id
     yield _needs("vllm_image_token", token, token == VLLM_IMAGE_TOKEN, token=VLLM_IMAGE_TOKEN)
     tower = config.tower.to_dict()
@@ -386,20 +372,21 @@ def _genai(folder: CheckpointFolder) -> Requirements:
     fits = isinstance(length, int) and isinstance(context, int) and 0 < length <= context
     yield _needs("genai_length", f"{length} of {context}", fits)
     yield _stop_token(folder, model.get("eos_token_id"), "genai_stop")
-    yield from [] if folder.config else folder.config_requirements
-    yield from _tokenizer(folder)
-    yield from _images(folder)
+    if folder.config is None:
+        yield from folder.config_requirements
+    else:
+        yield from (*_tokenizer(folder, folder.config), *_images(folder, folder.config))
 
 
-_CHECKPOINT = (_readable, _weights, _tokenizer, _images)
-
-ENGINES: Mapping[str, Sequence[Callable[[CheckpointFolder], Requirements]]] = {
+ENGINES: Mapping[str, Callable[[CheckpointFolder], Requirements]] = {
     # On a machine with phi-vision: the folder needs no code.
-    "transformers": _CHECKPOINT,
+    "transformers": _checkpoint,
     # With trust_remote_code=True, also in a pipeline: the folder brings the code.
-    "transformers-alone": (*_CHECKPOINT, partial(_standalone, auto_classes=AUTO_MODELS)),
+    "transformers-alone": lambda folder: _checkpoint(
+        folder, partial(_standalone, models=AUTO_MODELS)
+    ),
     # With --trust-remote-code: vLLM's own model, the folder's config and processor.
-    "vllm": (*_CHECKPOINT, partial(_standalone, auto_classes=AUTO_CLASSES), _vllm),
-    "onnxruntime-genai": (_genai,),
+    "vllm": lambda folder: _checkpoint(folder, _standalone, _vllm),
+    "onnxruntime-genai": _genai,
 }
 """Engine -> what it needs of a folder."""

@@ -29,10 +29,10 @@ from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 
-TOKENIZER_FILES = (
+TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "tokenizer.model"),
-)
+]
 """Files of a tokenizer; not every base has all of them."""
 
 CODE = Path(resolve(SMALL)).parent
@@ -154,6 +154,6 @@ def _fetch_tokenizer(source: str) -> Path:
     if Path(place).is_dir():
         return Path(place)
     try:
-        return Path(snapshot_download(place, allow_patterns=list(TOKENIZER_FILES)))
+        return Path(snapshot_download(place, allow_patterns=TOKENIZER_FILES))
     except (LocalEntryNotFoundError, HfHubHTTPError) as problem:
         raise ValueError(f"the tokenizer of {place} cannot be downloaded: {problem}") from problem

@@ -3,7 +3,7 @@
 Only one merged tensor is in memory at a time; the others are mapped from the base's files. The
 safetensors library writes a file from all its tensors at once, 5 GB of merged weights beside the
 5 GB they are computed from; so files are written here: the length of the header, the header as
-JSON, and the bytes of each tensor at the offset that the header gives.
+JSON, and the bytes of each tensor.
 """
 
 import copy
@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
@@ -36,6 +37,7 @@ INDEX = "model.safetensors.index.json"
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Dtype -> its name in safetensors files."""
 
+Model: TypeAlias = Phi3VForCausalLM | PeftModel
 Weights = dict[str, torch.Tensor]
 StoredTensors = dict[str, tuple[str, tuple[int, ...]]]
 """Name -> dtype, as safetensors names it, and shape."""
@@ -43,11 +45,10 @@ StoredTensors = dict[str, tuple[str, tuple[int, ...]]]
 
 def open_source(
     source: str | Path, *, dtype: torch.dtype | None = None
-) -> tuple[Phi3VForCausalLM | PeftModel, Phi3VProcessor]:
+) -> tuple[Model, Phi3VProcessor]:
     """Load the model to export, with its adapter attached but not merged.
 
-    In their stored dtype (the default), weights are memory-mapped: a tensor costs memory once it
-    is used.
+    In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
 
     Raises:
         ValueError: The source is an ONNX folder, a run without weights, quantized, incomplete, or
@@ -70,12 +71,7 @@ def open_source(
 
 
 def find_weights(source: str | Path) -> str:
-    """Return the folder or hub id of the weights or the adapter.
-
-    Raises:
-        ValueError: The source is an ONNX folder, a run without weights, or an adapter that does
-            not name its base.
-    """
+    """Return the folder or hub id of the weights or the adapter, or raise ValueError."""
     folder = Path(source)
     if (folder / GENAI_FILE).is_file():
         raise ValueError(
@@ -106,12 +102,9 @@ def find_weights(source: str | Path) -> str:
 
 
 def check_adapter_fits(base_config: Phi3VConfig, adapter: Path, base: str) -> None:
-    """Check that an adapter has exactly the tensors that its base needs.
+    """Check that an adapter has exactly the tensors that its base needs, or raise ValueError.
 
     peft only warns about missing tensors and leaves them untrained.
-
-    Raises:
-        ValueError: Tensors are missing, unexpected or of another shape, or the file is cut.
     """
     try:
         config = PeftConfig.from_pretrained(adapter)
@@ -150,25 +143,22 @@ def check_not_quantized(model: nn.Module) -> None:
             )
 
 
-def base_weights(model: Phi3VForCausalLM | PeftModel) -> Weights:
+def base_weights(model: Model) -> Weights:
     """Return the weights without the adapter, under their official names."""
     return dict(_walk(model, _unmerged))
 
 
-def merged_weights(model: Phi3VForCausalLM | PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_weights(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights with the adapter merged, in the order of `base_weights`.
 
-    Each changed tensor is computed in float32 and rounded once to the dtype of its base. The model
-    stays as it is.
-
-    Raises:
-        ValueError: A merged weight is not finite.
+    Each changed tensor is computed in float32 and rounded once to the dtype of its base; one that
+    is not finite is a ValueError. The model stays as it is.
     """
     return _walk(model, _merged)
 
 
 def _walk(
-    model: Phi3VForCausalLM | PeftModel, weights_of: Callable[[nn.Module], Weights]
+    model: Model, weights_of: Callable[[nn.Module], Weights]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield all weights, those of a module with an adapter through `weights_of`."""
     network = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -237,48 +227,41 @@ def write_shards(
     plan: StateDictSplit,
     folder: Path,
 ) -> None:
-    """Write weights, in any order, into the files of a plan.
+    """Write weights into the files of a plan, in the order of `shapes`, which it was made from.
 
-    `shapes` are tensors of the same shape and dtype, as the plan was made from.
+    `shapes` are tensors of the same shape and dtype.
     """
-    offsets: dict[str, tuple[Path, int]] = {}
-    for file_name, names in plan.filename_to_tensors.items():
-        header, starts = _header({name: shapes[name] for name in names})
-        (folder / file_name).write_bytes(header)
-        offsets |= {name: (folder / file_name, start) for name, start in starts.items()}
+    files = plan.filename_to_tensors
+    for file_name, names in files.items():
+        (folder / file_name).write_bytes(_header({name: shapes[name] for name in names}))
+    waiting = {file_name: iter(names) for file_name, names in files.items()}
     for name, weight in weights:
         assert (weight.shape, weight.dtype) == (shapes[name].shape, shapes[name].dtype), name
-        path, offset = offsets.pop(name)
-        with path.open("r+b") as file:
-            file.seek(offset)
+        file_name = plan.tensor_to_filename[name]
+        assert next(waiting[file_name]) == name, name
+        with (folder / file_name).open("ab") as file:
             file.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    assert not offsets, f"never written: {', '.join(offsets)}"
+    assert not any(map(list, waiting.values())), "some were never written"
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _header(weights: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
-    """Return the header of a file, and the offset of each tensor in the file."""
+def _header(weights: Mapping[str, torch.Tensor]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    starts, end = dict[str, int](), 0
+    end = 0
     for name, weight in weights.items():
-        starts[name], end = end, end + weight.nbytes
-        place = {"shape": list(weight.shape), "data_offsets": [starts[name], end]}
+        start, end = end, end + weight.nbytes
+        place = {"shape": list(weight.shape), "data_offsets": [start, end]}
         entries[name] = {"dtype": DTYPES[weight.dtype], **place}
     text = json.dumps(entries, separators=(",", ":")).encode()
     # Data begins at a multiple of 8 bytes, so that it can be memory-mapped.
     text += b" " * (-len(text) % 8)
-    header = struct.pack("<Q", len(text)) + text
-    return header, {name: len(header) + start for name, start in starts.items()}
+    return struct.pack("<Q", len(text)) + text
 
 
 def read_header(file: Path) -> StoredTensors:
-    """Read the names, dtypes and shapes in a safetensors file.
-
-    Raises:
-        ValueError: The file is missing, cut, or of another format.
-    """
+    """Read the names, dtypes and shapes in a safetensors file; one that is cut is a ValueError."""
     if not file.is_file():
         raise ValueError(f"{file.name} is missing")
     try:
@@ -293,10 +276,7 @@ def read_header(file: Path) -> StoredTensors:
 
 
 def expected_shapes(config: Phi3VConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of the architecture, without allocating any."""
+    """Return the shape of every tensor of the architecture, tied ones once; allocates none."""
     with torch.device("meta"):
         model = Phi3VForCausalLM(config)
-    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        shapes.pop("lm_head.weight", None)
-    return shapes
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}

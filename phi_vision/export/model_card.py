@@ -20,9 +20,6 @@ from phi_vision.runs import DATA_FINGERPRINT, RunDir
 CARD_FILE = "README.md"
 TEXT = Path(__file__).parent / "templates" / "model_card.md.j2"
 
-UNKNOWN_LICENSE = "unknown"
-"""The hub's name for a license that is not stated."""
-
 PRIVATE_FIELDS = ("output_dir", "data", "model", "report_to")
 """Recipe fields with paths of the training machine."""
 
@@ -36,19 +33,16 @@ def write_card(
     library: str,
     precision: str,
 ) -> None:
-    """Write prompt template and card into an exported folder that was verified.
+    """Write prompt template and card into an exported folder that predicts as its source does.
 
     Args:
         source: The exported run, adapter or checkpoint; an evaluated run gives the fullest card.
         folder: The exported folder.
         template: The prompt template.
         prompt: The prompt about one image in the model's chat format.
-        verification: Comparison of the folder with its source.
+        verification: Comparison with the source; a failed one is a ValueError.
         library: The library that loads the folder: "transformers" or "onnxruntime-genai".
         precision: Number format of the weights.
-
-    Raises:
-        ValueError: The folder does not predict as its source does.
     """
     verification.check()
     write_template(template, folder / TEMPLATE_FILE)
@@ -92,7 +86,7 @@ def find_license(source: str) -> str:
         return str(yaml.safe_load(header)["license"])
     # No folder, no card, no metadata, or no license in it.
     except (ValueError, OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
-        return UNKNOWN_LICENSE
+        return "unknown"  # as hubs call it
 
 
 def _describe_training(run: RunDir) -> dict[str, Any]:

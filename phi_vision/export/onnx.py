@@ -8,8 +8,7 @@
     template.yaml, README   prompt template and model card
 
 Images must be prepared as `Phi3VImageProcessor` does: GenAI's image processor in C++ cuts them into
-other crops. The builder of the decoder reads a plain Phi-3 checkpoint in float32, in a process of
-its own, so that its memory is freed when it is done.
+other crops.
 
 N images, K crops of the image with most (global view included), S side of a crop in pixels, T image
 tokens of all images, H hidden size.
@@ -18,7 +17,9 @@ tokens of all images, H hidden size.
 import importlib.util
 import json
 import logging
+import math
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -30,7 +31,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.export import Dim
-from transformers import Phi3Config, PreTrainedTokenizerBase
+from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerBase
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
@@ -47,55 +48,35 @@ from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 BYTES_OF_A_WEIGHT = {"fp32": 4.0, "int8": 1.2, "int4": 0.7}
 """Precision of the decoder -> approximate bytes of a weight on disk, scales included."""
-
 PRECISIONS = tuple(BYTES_OF_A_WEIGHT)
 """Precisions of the decoder's weights; 32 integers share a scale. The other graphs are float32."""
-
 PEAK_MEMORY = {"fp32": 1.5, "int8": 2.5, "int4": 2.5}
 """Peak memory of the builder as a multiple of the float32 weights, measured on some layers of the
 full size (`benchmarks/onnx_memory.py`)."""
+
+OPSET = 20
+"""Version of ONNX's operators: the first with GELU as one operator."""
 
 VISION_FILE = "phi-3-v-vision.onnx"
 EMBEDDING_FILE = "phi-3-v-embedding.onnx"
 TEXT_FILE = "phi-3-v-text.onnx"
 
-LIBRARIES = ("onnx", "onnxscript", "onnxruntime_genai")
-"""What the export needs besides the model's dependencies."""
-
 DECODER_FIELDS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
-    *("original_max_position_embeddings", "rms_norm_eps", "sliding_window", "tie_word_embeddings"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
+    "num_key_value_heads max_position_embeddings original_max_position_embeddings rms_norm_eps "
+    "sliding_window tie_word_embeddings bos_token_id eos_token_id pad_token_id"
 )
 """Config fields that a Phi-3 decoder without images shares with the model."""
 
-KILLED = -9
-"""Return code of a process that the system killed, as it does when memory runs out."""
-
-OPSET = 20
-"""Version of ONNX's operators: the first with GELU as one operator."""
-
 
 def export_onnx(
-    source: str,
-    out: Path,
-    *,
-    precision: str = "fp32",
-    data: Path | None = None,
-    samples: int = 4,
+    source: str, out: Path, *, precision: str = "fp32", data: Path | None = None, samples: int = 4
 ) -> verify.Verification:
-    """Export a run as a folder for onnxruntime-genai, and verify it.
+    """Export a run as a folder for onnxruntime-genai, and verify it; arguments as of `export_hf`.
 
     Model and graphs predict the same samples in float32 on the CPU, one after the other, so that
-    never both are in memory.
-
-    Args:
-        source: Run, checkpoint or adapter folder, hub id, or "phi-vision-small".
-        out: The folder to write; must not exist, or be empty.
-        precision: One of `PRECISIONS`. At int8 and int4 differences are reported and accepted.
-        data: Samples to verify with; those of the run's recipe by default.
-        samples: Number of samples; 0 skips the verification.
+    never both are in memory. The precision is one of `PRECISIONS`; at int8 and int4 differences are
+    reported and accepted.
 
     Raises:
         ValueError: There is no such model, data or precision, the folder is in use, a library is
@@ -122,9 +103,7 @@ def export_onnx(
 
 def bytes_needed(config: Phi3VConfig, precision: str) -> int:
     """Return the disk space of an export: the graphs, and temporarily the decoder in float32."""
-    with torch.device("meta"):
-        model = Phi3VForCausalLM(config)
-    sizes: dict[str, int] = {name: weight.numel() for name, weight in model.named_parameters()}
+    sizes = {name: math.prod(shape) for name, shape in merge.expected_shapes(config).items()}
     embedded = sum(size for name, size in sizes.items() if "embed_tokens" in name)
     decoder = sum(size for name, size in sizes.items() if "vision_embed_tokens" not in name)
     return round(4 * embedded + (4 + BYTES_OF_A_WEIGHT[precision]) * decoder)
@@ -134,20 +113,15 @@ def write_plain_checkpoint(
     model: Phi3VForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     """Write the decoder of a model without adapter as a Phi-3 checkpoint in float32."""
-    config = decoder_config(model.config)
-    config.architectures = ["Phi3ForCausalLM"]
-    config.dtype = torch.float32
-    config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    with torch.device("meta"):
+        decoder = Phi3ForCausalLM(decoder_config(model.config)).float()
+    named = model.state_dict().items()
+    weights = {name: w.float() for name, w in named if "vision_embed_tokens" not in name}
+    decoder.load_state_dict(weights, assign=True)
+    decoder.generation_config = model.generation_config
+    # The library holds the bytes of one file beside the weights.
+    decoder.save_pretrained(folder, max_shard_size="500MB")
     tokenizer.save_pretrained(folder)
-    weights = {n: w for n, w in model.state_dict().items() if "vision_embed_tokens" not in n}
-    if config.tie_word_embeddings:
-        del weights["lm_head.weight"]
-    shapes = {
-        n: torch.empty_like(w, dtype=torch.float32, device="meta") for n, w in weights.items()
-    }
-    converted = ((name, weight.to("cpu", torch.float32)) for name, weight in weights.items())
-    merge.write_shards(converted, shapes, merge.plan_shards(shapes, "5GB"), folder)
 
 
 def decoder_config(config: Phi3VConfig) -> Phi3Config:
@@ -160,16 +134,15 @@ def decoder_config(config: Phi3VConfig) -> Phi3Config:
     rope = dict(config.rope_parameters)
     if rope["rope_type"] == "longrope":
         rope["type"] = "yarn" if "attention_factor" in rope else "longrope"
-    return Phi3Config(**{name: fields[name] for name in DECODER_FIELDS}, rope_parameters=rope)
+    own = {name: fields[name] for name in DECODER_FIELDS.split()}
+    return Phi3Config(**own, rope_parameters=rope)
 
 
 def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
     """Build the decoder's graph and genai_config.json with onnxruntime-genai's own builder.
 
-    Args:
-        checkpoint: From `write_plain_checkpoint`; also the builder's cache.
-        folder: Where the graph goes.
-        precision: One of `PRECISIONS`.
+    It reads a plain Phi-3 checkpoint, which also is its cache, in a process of its own, so that its
+    memory is freed when it is done.
 
     Raises:
         OSError: The builder failed; the message quotes its last lines.
@@ -181,7 +154,7 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
     command += [*places, "--extra_options", *options]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     built = subprocess.run(command, capture_output=True, text=True, env=offline)
-    if built.returncode == KILLED:
+    if built.returncode == -signal.SIGKILL:  # as the system does when memory runs out
         raise OSError(
             "onnxruntime-genai was killed while it built the decoder, most likely because memory "
             f"ran out: the weights are {format_bytes(folder_bytes(checkpoint))} in float32, and "
@@ -198,7 +171,7 @@ def _check_precision(precision: str) -> None:
         raise ValueError(
             f"no precision {precision!r} for ONNX; choose from {', '.join(PRECISIONS)}"
         )
-    for library in LIBRARIES:
+    for library in ("onnx", "onnxscript", "onnxruntime_genai"):
         if importlib.util.find_spec(library) is None:
             raise ValueError(
                 f"exporting to ONNX needs {library}, which is not installed; "
@@ -357,23 +330,19 @@ def _trace(
     output: str,
     file: Path,
 ) -> None:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # The exporter warns of torchvision and of merged names.
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            program = torch.onnx.export(
-                graph.eval(),
-                inputs,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(shapes),
-                output_names=[output],
-                dynamic_shapes=shapes,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    # The exporter warns of torchvision and of merged names.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            graph.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(shapes),
+            output_names=[output],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
     assert program is not None
     # The exporter records in each node the source files and lines of this machine.
     for node in program.model.graph:
@@ -382,10 +351,7 @@ def _trace(
 
 
 def read_graph(folder: Path, described: Any) -> tuple[str, bool]:
-    """Return what was found of a graph in genai_config.json, and whether it is whole.
-
-    Reads no weights; the library onnx must be installed.
-    """
+    """Return what was found of a graph in genai_config.json, and whether it is whole."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx.external_data_helper import ExternalDataInfo

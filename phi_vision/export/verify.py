@@ -47,7 +47,6 @@ class ModelOutputs(NamedTuple):
     logits: list[torch.Tensor]
     """For each sample (T, V), where the T tokens of its true answer are predicted."""
     generations: list[Generation]
-    """Greedy generations."""
     adapter_delta: float | None
     """Largest change of the logits by the adapter; None without one."""
 
@@ -63,11 +62,9 @@ class Verification:
     near_ties: int = 0
     """Others that diverge where two tokens were equally likely, so rounding decides."""
     compared: str = "logits"
-    """The values that should be equal: logits or log-probabilities."""
+    """The values of each token that should be equal: logits or log-probabilities."""
     tokens: int = 0
-    """Tokens whose values were compared."""
     max_difference: float = 0.0
-    """Largest difference of two values."""
     tolerance: float | None = None
     """Difference that rounding explains; None where differences are expected."""
     adapter_delta: float | None = None
@@ -81,17 +78,16 @@ class Verification:
         """
         if not self.samples:
             return "not verified: no samples were compared"
-        notes = []
-        if self.tolerance is not None:
-            notes.append(f"rounding explains {self.tolerance:.2g}")
-        if self.adapter_delta is not None:
-            notes.append(f"the adapter changes them by up to {self.adapter_delta:.3g}")
+        notes = {
+            "rounding explains {:.2g}": self.tolerance,
+            "the adapter changes them by up to {:.3g}": self.adapter_delta,
+        }
+        note = "; ".join(text.format(x) for text, x in notes.items() if x is not None)
         ties = f", {self.near_ties} diverge at a near tie" if self.near_ties else ""
-        note = f" ({'; '.join(notes)})" if notes else ""
         return (
             f"{self.identical} of {self.samples} predictions identical{ties}; {self.compared} of "
-            f"{self.tokens} tokens differ by at most {self.max_difference:.2g}{note}"
-        )
+            f"{self.tokens} tokens differ by at most {self.max_difference:.2g}"
+        ) + (f" ({note})" if note else "")
 
     def check(self) -> None:
         """Check that the differences are within the tolerance, or raise ValueError."""
@@ -119,7 +115,7 @@ def verification_samples(
         ValueError: There is no data, or it lacks fields of the template.
     """
     recipe = RunDir(source).recipe()
-    place = data or (Path(str(recipe["data"])) if recipe.get("data") else None)
+    place = data or (Path(recipe["data"]) if recipe.get("data") else None)
     if place and (place / TEMPLATE_FILE).is_file() and not (Path(source) / TEMPLATE_FILE).is_file():
         template = find_template(str(place))
     else:
@@ -161,11 +157,7 @@ def collect_outputs(
     samples: Sequence[Sample],
     template: Template,
 ) -> ModelOutputs:
-    """Compute the logits of the true answers, and generate predictions.
-
-    Raises:
-        ValueError: A sample lacks fields of the template, or has an unreadable image.
-    """
+    """Compute the logits of the true answers, and generate predictions."""
     collator = CompletionCollator(processor=processor, template=template)
     logits = [answer_logits(model, collator, sample) for sample in samples]
     generations = generate_predictions(model, processor, samples, template)
@@ -241,8 +233,7 @@ def compare_generations(
 
     The tolerance is one of log-probabilities; None for quantized weights.
     """
-    tokens = near_ties = 0
-    largest = 0.0
+    tokens, near_ties, largest = 0, 0, 0.0
     for one, other in zip(expected, found, strict=True):
         shared = _first_difference(one, other)
         apart = [abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=False)]

@@ -2,7 +2,7 @@
 
 Missing gradients, a loss or gradient that is not finite, memory that does not suffice: each error
 has the samples or the settings to change. setup.py covers everything before the first step,
-checkpointing.py a full disk.
+trainer.py a full disk.
 """
 
 import ctypes

@@ -33,10 +33,7 @@ REFERENCE = "ref"
 
 
 def make_dpo_trainer(
-    recipe: Recipe,
-    setup: Setup,
-    arguments: Mapping[str, Any],
-    callbacks: Sequence[TrainerCallback],
+    recipe: Recipe, setup: Setup, arguments: Mapping[str, Any], callbacks: Sequence[TrainerCallback]
 ) -> Trainer:
     """Make a Trainer that learns to prefer chosen to rejected completions.
 

@@ -2,11 +2,15 @@
 
     recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
 
-The Trainer is used as it is: what differs is in the collator and in callbacks.
+The Trainer is used as it is: what differs is in the collator and in callbacks. The files of a run
+are written atomically, resumed after a kill and intact on a full disk; a checkpoint, whose content
+is the Trainer's, counts only once it is complete.
 """
 
 import functools
+import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
-from phi_vision.io.atomic import check_folder_is_free
-from phi_vision.runs import STATE_FILE, RunDir
-from phi_vision.training import callbacks, checkpointing, eval_callback
+from phi_vision.data.template import write_template
+from phi_vision.io.atomic import (
+    check_folder_is_free,
+    folder_bytes,
+    is_full_disk,
+    recover,
+    write_text,
+)
+from phi_vision.io.formatting import format_bytes
+from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
+from phi_vision.training import callbacks, distributed, eval_callback
 from phi_vision.training.adapters import TrainableModel, list_trained
-from phi_vision.training.distributed import apply_sharding, is_main, joined, sharding_arguments
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.recipe_file import further_of, to_yaml
+from phi_vision.training.recipe_file import further_of, load_recipe, recipe_fields, to_yaml
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.tracker import Tracking
@@ -47,6 +59,9 @@ ARGUMENTS = (
     "seed",
 )
 """Fields of a recipe that TrainingArguments takes as they are."""
+
+MAY_DIFFER_ON_RESUME = {"output_dir", "report_to", "dataloader_num_workers"}
+"""Fields of a recipe that do not change the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +91,12 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     """
     run = RunDir(recipe.output_dir)
     loading = callbacks.explain_out_of_memory(recipe, doing=lambda: "loading data and model")
-    with joined(recipe), checkpointing.explain_full_disk(run.path), loading:
+    with distributed.joined(recipe), explain_full_disk(run.path), loading:
         if not resume:
             check_folder_is_free(run.path, otherwise="continue the run there with --resume")
-        checkpoint = checkpointing.find_checkpoint(recipe) if resume else None
+        checkpoint = find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)
-        checkpointing.write_run_files(recipe, setup)
+        write_run_files(recipe, setup)
         _log_trained_weights(setup.trainable)
         state = TrainerState()
         if checkpoint:
@@ -99,7 +114,7 @@ def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: in
         report_to=recipe.report_to,
         first_step=first_step,
         total_steps=setup.steps.total,
-        writes=is_main(),
+        writes=distributed.is_main(),
     )
     with _quiet_transformers(), tracking:
         step_check = callbacks.StepCheck(setup.trainable.model)
@@ -136,7 +151,7 @@ def _make_trainer(
         )
     trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
     trainer.remove_callback(PrinterCallback)
-    apply_sharding(trainer, recipe)
+    distributed.apply_sharding(trainer, recipe)
     return trainer
 
 
@@ -186,7 +201,7 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
         "label_names": ["labels"],
-        **sharding_arguments(recipe),
+        **distributed.sharding_arguments(recipe),
         **further_of(recipe, "TrainingArguments"),
     }
 
@@ -229,6 +244,102 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
         {"name": part, "lr": rate, "weight_decay": decay, "params": weights}
         for (part, rate, decay), weights in groups.items()
     ]
+
+
+def write_run_files(recipe: Recipe, setup: Setup) -> None:
+    """Write recipe, versions and template into the run folder; only the first process does.
+
+    Raises:
+        ValueError: The processes have different recipes or data, or share no folder.
+    """
+    run = RunDir(recipe.output_dir)
+    versions = collect_versions([*setup.training, *setup.validation])
+    # Every process has checked that the folder is free before the first one writes.
+    distributed.check_same_settings({**recipe_fields(recipe), **versions})
+    if distributed.is_main():
+        run.path.mkdir(parents=True, exist_ok=True)
+        # First: without a recipe a run cannot be resumed.
+        write_text(run.recipe_file, to_yaml(recipe))
+        write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
+        write_template(setup.collator.template, run.template_file)
+    distributed.check_folder_is_shared(run.path, run.recipe_file)
+
+
+def find_checkpoint(recipe: Recipe) -> Path | None:
+    """Find the last complete checkpoint of the recipe's run; None before the first.
+
+    Raises:
+        ValueError: There is no run, or it has another recipe.
+    """
+    run = RunDir(recipe.output_dir)
+    if not run.recipe_file.is_file():
+        raise ValueError(
+            f"no run to resume in {run.path}: it has no {run.recipe_file.name}; check --output-dir"
+        )
+    before, now = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
+    for name in {**now, **before}:
+        if now.get(name) != before.get(name) and name not in MAY_DIFFER_ON_RESUME:
+            raise ValueError(
+                f"the run in {run.path} has {name} {before.get(name)}, this recipe "
+                f"{now.get(name)}; resume with {run.recipe_file}, or start in another --output-dir"
+            )
+    if distributed.is_main():
+        repair(run.path)
+    distributed.wait_for_all()
+    checkpoint = run.last_checkpoint()
+    if checkpoint is not None:
+        distributed.check_same_processes(checkpoint)
+    return checkpoint
+
+
+def repair(output_dir: Path) -> None:
+    """Clean up what a kill left in a run folder, before the run resumes.
+
+    Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
+    """
+    recover(RunDir(output_dir).model_dir)
+    for unfinished in output_dir.glob(".*-new"):
+        if unfinished.is_file():
+            unfinished.unlink()
+    _remove_incomplete(output_dir)
+
+
+@contextmanager
+def explain_full_disk(output_dir: Path) -> Iterator[None]:
+    """Turn the errors of PyTorch, safetensors and Python on a full disk into one clear error.
+
+    Incomplete files are removed; the last checkpoint and the best model stay intact.
+
+    Raises:
+        OSError: The disk is full; with the state of the run and how to resume.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_full_disk(error):
+            raise
+        free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
+        _remove_incomplete(output_dir)
+        # An atomic folder already wraps the error of the library that wrote into it.
+        raise OSError(_describe_full_disk(RunDir(output_dir), free)) from error.__cause__ or error
+
+
+def _describe_full_disk(run: RunDir, free: int) -> str:
+    found = f"the disk is full: the run in {run.path} could not be saved ({format_bytes(free)} free"
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
+    size = format_bytes(folder_bytes(checkpoint))
+    kept = f"{checkpoint.name} is complete"
+    if run.model_dir.exists():
+        kept += f", and so are the best weights so far in {run.model_dir}"
+    return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
+
+
+def _remove_incomplete(output_dir: Path) -> None:
+    for folder in RunDir(output_dir).checkpoints():
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:
