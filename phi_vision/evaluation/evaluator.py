@@ -6,6 +6,7 @@ run_evaluation("runs/coats", EvaluationConfig(data=Path("catalog")))
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,7 @@ from phi_vision.data.template_grammar import grammar_of, known_categories
 from phi_vision.evaluation.baselines import nearest, predict_baselines
 from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, no_progress
 from phi_vision.evaluation.leakage import find_leakage
-from phi_vision.evaluation.prediction_cache import predict_system
+from phi_vision.evaluation.prediction_cache import predict_cached
 from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_report
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
@@ -30,12 +31,14 @@ from phi_vision.inference.predictor import (
     FilePredictor,
     Predictor,
     load_predictor,
+    model_identity,
     resolve_template,
 )
+from phi_vision.io.hashing import digest
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.model.checkpoint import adapter_base, resolve
-from phi_vision.runs import DATA_FINGERPRINT, RunDir, collect_versions
+from phi_vision.runs import DATA_FINGERPRINT, RunDir, collect_versions, fingerprint
 
 CONSTRAINED, NEAREST = "constrained", "nearest"
 
@@ -70,54 +73,7 @@ def run_evaluation(
         ValueError: There is no such model, data or folder, or they do not fit.
     """
     out = report_folder(model, config.out)
-    samples, training = _load_data(model, config)
-    chosen = resolve_template(model, config.template)
-    template = find_template(chosen)
-    _check_records([*samples, *training], template)
-    predictions: dict[str, list[Prediction]] = {}
-    baselines: dict[str, Predicted] = {}
-    name, answers, left_out = "", out / "answers", dict[str, str]()
-    base = None if "base" in config.skip else config.base or base_model_of(model)
-    for system, source in {"model": model, "base": base, "twin": config.twin}.items():
-        if source is None:
-            continue
-        predictor = load_predictor(source, template=chosen, batch_size=config.batch_size)
-        tasks: Tasks = {system: (withhold_images(samples) if system == "twin" else samples, None)}
-        if system == "model":
-            name = predictor.name
-            tasks, left_out = _plan(predictor, samples, training, config)
-        for each, task in tasks.items():
-            predictions[each] = predict_system(each, source, predictor, *task, answers, bar)
-        if NEAREST not in (*config.skip, *baselines, *left_out):
-            baselines |= _predict_nearest(predictor, samples, training, left_out, bar)
-        del predictor  # before the next one is loaded: each may fill the memory
-    known = {*config.skip, *predictions, *baselines, *left_out}
-    left_out |= {system: reason for system, reason in NOT_GIVEN.items() if system not in known}
-
-    predicted = [prediction.record for prediction in predictions["model"]]
-    baselines |= predict_baselines(
-        samples, training, template, config, predicted=predicted, bar=bar
-    )
-    leaked = None
-    if "leakage" not in config.skip:
-        with bar("comparing images with the training data") as progress:
-            leaked = find_leakage(samples, training, progress)
-    scores = score(
-        predictions,
-        samples,
-        template,
-        training=training,
-        baselines=baselines,
-        leaked=leaked,
-        target_precision=config.target_precision,
-        seed=config.seed,
-        best_achievable=best_achievable(config.data, config.split),
-    )
-    metadata = _collect_metadata(
-        model, name, config, samples, training, predictions["model"], left_out
-    )
-    evaluation = Evaluation(scores=scores, samples=samples, metadata=metadata)
-    return EvaluationResult(scores, write_report(evaluation, out))
+    return _Evaluator(model, config, out, bar).run()
 
 
 def base_model_of(model: str) -> str | None:
@@ -169,6 +125,145 @@ def report_folder(model: str, out: Path | None) -> Path:
     return place
 
 
+class _Evaluator:
+    """An evaluation in progress: predictions, baselines and reasons to leave out, by system."""
+
+    def __init__(self, model: str, config: EvaluationConfig, out: Path, bar: ProgressBar) -> None:
+        self.model, self.config, self.out, self.bar = model, config, out, bar
+        self.samples, self.training = _load_data(model, config)
+        self.template_name = resolve_template(model, config.template)
+        self.template = find_template(self.template_name)
+        _check_records([*self.samples, *self.training], self.template)
+        self.predictions: dict[str, list[Prediction]] = {}
+        self.baselines: dict[str, Predicted] = {}
+        self.left_out: dict[str, str] = {}
+        self.name = ""
+
+    def run(self) -> EvaluationResult:
+        config, samples, training = self.config, self.samples, self.training
+        base = None if "base" in config.skip else config.base or base_model_of(self.model)
+        for system, source in {"model": self.model, "base": base, "twin": config.twin}.items():
+            if source is not None:
+                self._predict(system, source)
+        known = {*config.skip, *self.predictions, *self.baselines, *self.left_out}
+        self.left_out |= {name: why for name, why in NOT_GIVEN.items() if name not in known}
+        predicted = [prediction.record for prediction in self.predictions["model"]]
+        self.baselines |= predict_baselines(
+            samples, training, self.template, config, predicted=predicted, bar=self.bar
+        )
+        leaked = None
+        if "leakage" not in config.skip:
+            with self.bar("comparing images with the training data") as progress:
+                leaked = find_leakage(samples, training, progress)
+        scores = score(
+            self.predictions,
+            samples,
+            self.template,
+            training=training,
+            baselines=self.baselines,
+            leaked=leaked,
+            target_precision=config.target_precision,
+            seed=config.seed,
+            best_achievable=best_achievable(config.data, config.split),
+        )
+        evaluation = Evaluation(scores=scores, samples=samples, metadata=self._metadata())
+        return EvaluationResult(scores, write_report(evaluation, self.out))
+
+    def _predict(self, system: str, source: str) -> None:
+        """Predict with one of the models, which are loaded one after the other."""
+        batch_size = self.config.batch_size
+        predictor = load_predictor(source, template=self.template_name, batch_size=batch_size)
+        shown = withhold_images(self.samples) if system == "twin" else self.samples
+        tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
+        for each, (samples, grammar) in tasks.items():
+            identity = {
+                "model": model_identity(source),
+                "template": asdict(predictor.template),
+                "samples": fingerprint(samples),
+                "grammar": grammar,
+            }
+            key = digest(identity)
+            file = self.out / "answers" / f"{each}-{key[:12]}.jsonl"
+            with self.bar(f"predicting: {each.replace('_', ' ')}") as progress:
+                self.predictions[each] = predict_cached(
+                    predictor, samples, file, grammar, key=key, progress=progress
+                )
+        self._predict_nearest(predictor)
+
+    def _plan(self, predictor: Predictor) -> Tasks:
+        """Plan the model's predictions: raw, with changed images, and constrained by a grammar."""
+        config, template = self.config, self.template
+        self.name, unsupported = predictor.name, dict[str, str]()
+        ablations: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
+            "shuffled": partial(shuffle_images, seed=config.seed),
+            "blank": blank_images,
+            "withheld": withhold_images,
+        }
+        if isinstance(predictor, FilePredictor):
+            reason = "a file has no predictions for other images"
+            unsupported = dict.fromkeys((*ablations, CONSTRAINED), reason)
+        elif isinstance(predictor, OpenAIPredictor):
+            unsupported[CONSTRAINED] = "constrained generation is not requested from a server"
+        if config.known_categories and CONSTRAINED in unsupported:
+            raise ValueError(
+                f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
+            )
+        self.left_out = {key: why for key, why in unsupported.items() if key not in config.skip}
+        tasks: Tasks = {"model": (self.samples, None)}
+        for system, change in ablations.items():
+            if system not in (*config.skip, *unsupported):
+                tasks[system] = (change(self.samples), None)
+        if CONSTRAINED not in (*config.skip, *unsupported):
+            known = known_categories(self.training, template) if config.known_categories else None
+            tasks[CONSTRAINED] = (self.samples, grammar_of(template, known))
+        return tasks
+
+    def _predict_nearest(self, predictor: Predictor) -> None:
+        """Predict with the nearest neighbours by the first checkpoint's vision tower."""
+        done = (*self.config.skip, *self.baselines, *self.left_out)
+        if NEAREST in done or not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
+            return
+        everything = [*self.training, *self.samples]
+        without = next((sample.id for sample in everything if not sample.images), None)
+        if without is not None:
+            self.left_out[NEAREST] = f"sample {without!r} has no image"
+            return
+        with self.bar("finding the nearest images") as progress:
+            features = predictor.features(everything)
+            progress(len(everything), len(everything))
+        known, new = features[: len(self.training)], features[len(self.training) :]
+        self.baselines[NEAREST] = nearest(new, known, self.training, self.template)
+
+    def _metadata(self) -> EvaluationMetadata:
+        """Collect the metadata of the report; of a run folder more than of another model."""
+        run = RunDir(self.model)
+        history, cost, parts = run.history(), {}, (self.samples, self.training)
+        if history is not None and history.steps:
+            lines = (*history.steps, *history.evaluations)
+            # Logs of earlier versions lack the time of a step.
+            times = [line["seconds"] for line in lines if "seconds" in line]
+            minutes = f"{sum(times) / 60:,.1f} minutes, " if len(times) == len(lines) else ""
+            cost["training"] = f"{minutes}{history.steps[-1]['step']} steps"
+        seconds = fmean(each.seconds or 0.0 for each in self.predictions["model"])
+        cost["prediction"] = f"{seconds:.3g} s per sample, batch size {self.config.batch_size}"
+        gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+        cost["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}"
+        return EvaluationMetadata(
+            model=self.name,
+            data=str(self.config.data),
+            split=self.config.split,
+            data_card={
+                part: f"{len(each):,} samples in {len({one.group for one in each}):,} groups"
+                for part, each in zip(("evaluation data", "training data"), parts, strict=True)
+            },
+            recipe=run.recipe_text(),
+            versions=_versions(run, self.samples),
+            history=history,
+            cost=cost,
+            left_out=self.left_out,
+        )
+
+
 def _load_data(model: str, config: EvaluationConfig) -> tuple[list[Sample], list[Sample]]:
     """Load the evaluated samples and the training samples."""
     splits = available_splits(config.data)
@@ -191,104 +286,6 @@ def _check_records(samples: Sequence[Sample], template: Template) -> None:
         except ValueError as error:
             what = "is a conversation and " if sample.messages else ""
             raise ValueError(f"sample {sample.id!r} {what}cannot be evaluated: {error}") from error
-
-
-def _plan(
-    predictor: Predictor,
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    config: EvaluationConfig,
-) -> tuple[Tasks, dict[str, str]]:
-    """Plan the model's predictions: raw, with changed images, and constrained by a grammar.
-
-    Returns:
-        The tasks; and for each system that the predictor does not support, the reason.
-    """
-    ablations: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
-        "shuffled": partial(shuffle_images, seed=config.seed),
-        "blank": blank_images,
-        "withheld": withhold_images,
-    }
-    unsupported: dict[str, str] = {}
-    if isinstance(predictor, FilePredictor):
-        reason = "a file has no predictions for other images"
-        unsupported = dict.fromkeys((*ablations, CONSTRAINED), reason)
-    elif isinstance(predictor, OpenAIPredictor):
-        unsupported[CONSTRAINED] = "constrained generation is not requested from a server"
-    if config.known_categories and CONSTRAINED in unsupported:
-        raise ValueError(
-            f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
-        )
-    left_out = {*config.skip, *unsupported}
-    tasks: Tasks = {"model": (samples, None)}
-    for system in [each for each in ablations if each not in left_out]:
-        tasks[system] = (ablations[system](samples), None)
-    if CONSTRAINED not in left_out:
-        template = predictor.template
-        known = known_categories(training, template) if config.known_categories else None
-        tasks[CONSTRAINED] = (samples, grammar_of(template, known))
-    return tasks, {key: why for key, why in unsupported.items() if key not in config.skip}
-
-
-def _predict_nearest(
-    predictor: Predictor,
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    left_out: dict[str, str],
-    bar: ProgressBar,
-) -> dict[str, Predicted]:
-    """Predict with the nearest neighbours by a checkpoint's vision tower; {} where impossible."""
-    if not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
-        return {}
-    everything = [*training, *samples]
-    without = next((sample.id for sample in everything if not sample.images), None)
-    if without is not None:
-        left_out[NEAREST] = f"sample {without!r} has no image"
-        return {}
-    with bar("finding the nearest images") as progress:
-        features = predictor.features(everything)
-        progress(len(everything), len(everything))
-    known = len(training)
-    return {NEAREST: nearest(features[known:], features[:known], training, predictor.template)}
-
-
-def _collect_metadata(
-    model: str,
-    name: str,
-    config: EvaluationConfig,
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    left_out: Mapping[str, str],
-) -> EvaluationMetadata:
-    """Collect the metadata of a report; of a run folder more than of another model."""
-    run = RunDir(model)
-    history, seconds = run.history(), fmean(each.seconds or 0.0 for each in predictions)
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    cost = {
-        "prediction": f"{seconds:.3g} s per sample, batch size {config.batch_size}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}",
-    }
-    if history is not None and history.steps:
-        lines = (*history.steps, *history.evaluations)
-        # Logs of earlier versions lack the time of a step.
-        times = [line["seconds"] for line in lines if "seconds" in line]
-        minutes = f"{sum(times) / 60:,.1f} minutes, " if len(times) == len(lines) else ""
-        cost = {"training": f"{minutes}{history.steps[-1]['step']} steps"} | cost
-    return EvaluationMetadata(
-        model=name,
-        data=str(config.data),
-        split=config.split,
-        data_card={
-            part: f"{len(each):,} samples in {len({sample.group for sample in each}):,} groups"
-            for part, each in (("evaluation data", samples), ("training data", training))
-        },
-        recipe=run.recipe_text(),
-        versions=_versions(run, samples),
-        history=history,
-        cost=cost,
-        left_out=left_out,
-    )
 
 
 def _versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:

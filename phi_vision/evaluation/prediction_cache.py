@@ -21,32 +21,8 @@ from typing import IO, Any
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.evaluation.config import Progress, ProgressBar
-from phi_vision.inference.predictor import FilePredictor, Predictor, model_identity
-from phi_vision.io.hashing import digest
-from phi_vision.runs import fingerprint
-
-
-def predict_system(
-    system: str,
-    model: str,
-    predictor: Predictor,
-    samples: Sequence[Sample],
-    grammar: str | None,
-    folder: Path,
-    bar: ProgressBar,
-) -> list[Prediction]:
-    """Predict samples with a cache file in `folder`, named for the system and what decides it."""
-    identity = {
-        "model": model_identity(model),
-        "template": dataclasses.asdict(predictor.template),
-        "samples": fingerprint(samples),
-        "grammar": grammar,
-    }
-    key = digest(identity)
-    file = folder / f"{system}-{key[:12]}.jsonl"
-    with bar(f"predicting: {system.replace('_', ' ')}") as progress:
-        return predict_cached(predictor, samples, file, grammar, key=key, progress=progress)
+from phi_vision.evaluation.config import Progress
+from phi_vision.inference.predictor import FilePredictor, Predictor
 
 
 def predict_cached(
