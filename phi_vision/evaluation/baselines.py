@@ -1,4 +1,4 @@
-"""Baselines: constant predictions, nearest neighbours, gradient boosting on simple features."""
+"""Baselines that use images: nearest neighbours, and gradient boosting on simple features."""
 
 import statistics
 from collections import Counter
@@ -12,14 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from phi_vision.data.samples import Record, Sample, Value, open_image
 from phi_vision.data.template import Template
-from phi_vision.evaluation.config import EvaluationConfig, Progress, ProgressBar
-from phi_vision.metrics.constant_baselines import (
-    category_median,
-    constant,
-    median,
-    most_frequent_texts,
-)
-from phi_vision.metrics.field_metrics import Predicted, as_number
+from phi_vision.evaluation.config import Progress
+from phi_vision.metrics.constant_baselines import median, most_frequent_texts
+from phi_vision.metrics.field_metrics import as_number
 
 Features = NDArray[np.float32]
 Pixels = NDArray[np.float64]
@@ -44,28 +39,6 @@ iteration. Larger training sets are sampled down, and only the most frequent cat
 BOOSTING = {"learning_rate": 0.1, "max_features": 0.1, "early_stopping": False}
 CATEGORIES = {**BOOSTING, "max_iter": 60, "max_leaf_nodes": 8, "l2_regularization": 1.0}
 NUMBERS = {**BOOSTING, "max_iter": 150, "loss": "absolute_error"}
-
-
-def predict_baselines(
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    template: Template,
-    config: EvaluationConfig,
-    *,
-    predicted: Predicted,
-    bar: ProgressBar,
-) -> dict[str, Predicted]:
-    """Predict with the baselines that need no model; one uses the categories `predicted` by it."""
-    baselines: dict[str, Predicted] = {}
-    if "constant" not in config.skip:
-        baselines["constant"] = constant(training, template, len(samples))
-    has_both = {"category", "number"} <= set(template.kinds.values())
-    if "category_median" not in config.skip and has_both:
-        baselines["category_median"] = category_median(predicted, training, template)
-    if "boosting" not in config.skip:
-        with bar("boosting") as progress:
-            baselines["boosting"] = boost(samples, training, template, config.seed, progress)
-    return baselines
 
 
 def nearest(

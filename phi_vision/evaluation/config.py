@@ -73,7 +73,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Validate the options."""
-        for name in set(self.skip) - set(SKIPPABLE):
+        for name in [name for name in self.skip if name not in SKIPPABLE]:
             near = difflib.get_close_matches(name, SKIPPABLE, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(f"cannot skip {name!r}{hint}; choose from {', '.join(SKIPPABLE)}")

@@ -20,21 +20,16 @@ from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
-from phi_vision.evaluation.baselines import nearest, predict_baselines
+from phi_vision.evaluation.baselines import boost, nearest
 from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, no_progress
 from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.prediction_cache import predict_cached
 from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_report
+from phi_vision.inference import predictor as predictors
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.inference.predictor import (
-    FilePredictor,
-    Predictor,
-    load_predictor,
-    model_identity,
-    resolve_template,
-)
 from phi_vision.io.hashing import digest
+from phi_vision.metrics.constant_baselines import category_median, constant
 from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.model.checkpoint import adapter_base, resolve
@@ -131,7 +126,7 @@ class _Evaluator:
     def __init__(self, model: str, config: EvaluationConfig, out: Path, bar: ProgressBar) -> None:
         self.model, self.config, self.out, self.bar = model, config, out, bar
         self.samples, self.training = _load_data(model, config)
-        self.template_name = resolve_template(model, config.template)
+        self.template_name = predictors.resolve_template(model, config.template)
         self.template = find_template(self.template_name)
         _check_records([*self.samples, *self.training], self.template)
         self.predictions: dict[str, list[Prediction]] = {}
@@ -147,10 +142,7 @@ class _Evaluator:
                 self._predict(system, source)
         known = {*config.skip, *self.predictions, *self.baselines, *self.left_out}
         self.left_out |= {name: why for name, why in NOT_GIVEN.items() if name not in known}
-        predicted = [prediction.record for prediction in self.predictions["model"]]
-        self.baselines |= predict_baselines(
-            samples, training, self.template, config, predicted=predicted, bar=self.bar
-        )
+        self._predict_baselines()
         leaked = None
         if "leakage" not in config.skip:
             with self.bar("comparing images with the training data") as progress:
@@ -172,12 +164,14 @@ class _Evaluator:
     def _predict(self, system: str, source: str) -> None:
         """Predict with one of the models, which are loaded one after the other."""
         batch_size = self.config.batch_size
-        predictor = load_predictor(source, template=self.template_name, batch_size=batch_size)
+        predictor = predictors.load_predictor(
+            source, template=self.template_name, batch_size=batch_size
+        )
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
         for each, (samples, grammar) in tasks.items():
             identity = {
-                "model": model_identity(source),
+                "model": predictors.model_identity(source),
                 "template": asdict(predictor.template),
                 "samples": fingerprint(samples),
                 "grammar": grammar,
@@ -190,7 +184,7 @@ class _Evaluator:
                 )
         self._predict_nearest(predictor)
 
-    def _plan(self, predictor: Predictor) -> Tasks:
+    def _plan(self, predictor: predictors.Predictor) -> Tasks:
         """Plan the model's predictions: raw, with changed images, and constrained by a grammar."""
         config, template = self.config, self.template
         self.name, unsupported = predictor.name, dict[str, str]()
@@ -199,7 +193,7 @@ class _Evaluator:
             "blank": blank_images,
             "withheld": withhold_images,
         }
-        if isinstance(predictor, FilePredictor):
+        if isinstance(predictor, predictors.FilePredictor):
             reason = "a file has no predictions for other images"
             unsupported = dict.fromkeys((*ablations, CONSTRAINED), reason)
         elif isinstance(predictor, OpenAIPredictor):
@@ -218,7 +212,7 @@ class _Evaluator:
             tasks[CONSTRAINED] = (self.samples, grammar_of(template, known))
         return tasks
 
-    def _predict_nearest(self, predictor: Predictor) -> None:
+    def _predict_nearest(self, predictor: predictors.Predictor) -> None:
         """Predict with the nearest neighbours by the first checkpoint's vision tower."""
         done = (*self.config.skip, *self.baselines, *self.left_out)
         if NEAREST in done or not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
@@ -233,6 +227,20 @@ class _Evaluator:
             progress(len(everything), len(everything))
         known, new = features[: len(self.training)], features[len(self.training) :]
         self.baselines[NEAREST] = nearest(new, known, self.training, self.template)
+
+    def _predict_baselines(self) -> None:
+        """Predict with the baselines that need no model; one uses the model's categories."""
+        samples, training, template = self.samples, self.training, self.template
+        if "constant" not in self.config.skip:
+            self.baselines["constant"] = constant(training, template, len(samples))
+        has_both = {"category", "number"} <= set(template.kinds.values())
+        if "category_median" not in self.config.skip and has_both:
+            records = [prediction.record for prediction in self.predictions["model"]]
+            self.baselines["category_median"] = category_median(records, training, template)
+        if "boosting" not in self.config.skip:
+            with self.bar("boosting") as progress:
+                boosted = boost(samples, training, template, self.config.seed, progress)
+            self.baselines["boosting"] = boosted
 
     def _metadata(self) -> EvaluationMetadata:
         """Collect the metadata of the report; of a run folder more than of another model."""

@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from phi_vision.io.formatting import format_number
@@ -49,10 +49,16 @@ COLORS = {name: f"#{number:06x}" for number, name in enumerate(VARIABLES, start=
 
 STYLE_FILE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
+WIDE = {"W": 11.5, "F": 11.5}
 LETTER_WIDTHS = dict.fromkeys("mwMW@%…—", 10.5) | dict.fromkeys("ijl.,:;|!' ", 4.0)
-"""Letter -> its width at 11 pixels, rather too large than too small."""
+"""East Asian width, or letter -> its width at 11 pixels, rather too large than too small."""
+
+NUMBER = "{x:,.6g}"
+"""Format of a tick."""
 
 Points = Sequence[tuple[float, float]]
+Legend = Sequence[tuple[str, str]]
+"""(name, CSS variable) of each series; empty where there is only one."""
 
 
 class Chart(NamedTuple):
@@ -65,9 +71,7 @@ class Chart(NamedTuple):
     svg: Markup
     """The content of the svg element."""
 
-    legend: tuple[tuple[str, str], ...]
-    """(name, CSS variable) of each series; empty where there is only one."""
-
+    legend: Legend
     fixed: bool
     """Keep the size and scroll, instead of filling the width."""
 
@@ -123,7 +127,7 @@ def draw_lines(
         if mark is not None:
             (ring,) = axes.plot(*mark, "o", markersize=9, clip_on=False, zorder=5)
             ring.set(color=COLORS["ground"], mec=COLORS["series-2"], mew=2.5)
-        _label(figure, axes, x, y, _percent if percent else _number)
+        _label(figure, axes, x, y, percent)
         return _to_chart(figure, title, "; ".join(described), legend if len(legend) > 1 else ())
 
 
@@ -145,7 +149,7 @@ def draw_intervals(
         axes.spines["bottom"].set_visible(False)
         axes.set(ylim=(height - 28, 8), yticks=[])
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        axes.xaxis.set_major_formatter(NUMBER)
         if zero:
             axes.plot([0], [8], alpha=0)
         for down, (name, estimate) in zip(range(24, height, 26), rows.items(), strict=False):
@@ -186,7 +190,7 @@ def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=digits, numticks=7))
             axis.set_minor_locator(NullLocator())
-        _label(figure, axes, x, y, _number)
+        _label(figure, axes, x, y)
         description = f"{len(points)} points, {within} of them within 10% of the diagonal."
         return _to_chart(figure, title, description)
 
@@ -211,7 +215,7 @@ def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: 
             places = [(each.confidence, each.accuracy) for each in bins]
             axes.plot(*_columns(places), "o", color=color, markersize=6.4, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        _label(figure, axes, "confidence", "accuracy", _percent)
+        _label(figure, axes, "confidence", "accuracy", percent=True)
         words = [f"confidence {e.confidence:.0%}, accuracy {e.accuracy:.0%}" for e in shown]
         return _to_chart(figure, title, "; ".join(words), legend[: 2 if recalibrated else 1])
 
@@ -265,13 +269,11 @@ def fit(words: str, pixels: float) -> str:
 
 def text_width(words: str) -> float:
     """Estimate the width of words in a chart."""
-    widths = (
-        11.5
-        if unicodedata.east_asian_width(letter) in "WF"
-        else LETTER_WIDTHS.get(letter, 8.0 if letter.isupper() else 6.7)
+    return sum(
+        WIDE.get(unicodedata.east_asian_width(letter))
+        or LETTER_WIDTHS.get(letter, 8.0 if letter.isupper() else 6.7)
         for letter in words
     )
-    return sum(widths)
 
 
 @contextmanager
@@ -292,14 +294,12 @@ def _canvas(
         yield figure, axes
 
 
-def _label(
-    figure: Figure, axes: Axes, x: str, y: str, ticks: Callable[[float, int | None], str]
-) -> None:
+def _label(figure: Figure, axes: Axes, x: str, y: str, percent: bool = False) -> None:
     """Format the ticks, and put the labels outside of the plotting area."""
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "linear":
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(FuncFormatter(ticks))
+        axis.set_major_formatter((lambda share, _: f"{100 * share:.4g} %") if percent else NUMBER)
     width, height = figure.get_size_inches() * DPI
     _text(figure, width - MARGINS[2], height - 4, fit(x, 300), ha="right")
     _text(figure, 2, 10, fit(y, 300))
@@ -326,21 +326,8 @@ def _log_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([low, steps[(steps >= high * (1 - 1e-9)) & (steps > low)].min()])
 
 
-def _number(value: float, _: int | None = None) -> str:
-    return f"{value:,.6g}".replace("-", "−")
-
-
-def _percent(value: float, _: int | None = None) -> str:
-    return f"{100 * value:.4g} %"
-
-
 def _to_chart(
-    figure: Figure,
-    title: str,
-    description: str,
-    legend: Sequence[tuple[str, str]] = (),
-    *,
-    fixed: bool = False,
+    figure: Figure, title: str, description: str, legend: Legend = (), fixed: bool = False
 ) -> Chart:
     """Reduce matplotlib's file to what a page needs: a third of it."""
     file = io.StringIO()

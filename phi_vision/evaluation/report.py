@@ -217,14 +217,9 @@ def _read_predictions(file: Path, template: Template) -> tuple[ScoredPrediction,
 
 
 def _line(scored: ScoredPrediction) -> str:
-    row = {
-        "id": scored.id,
-        "group": scored.group,
-        "truth": scored.truth,
-        "text": scored.prediction.text,
-        "parsed": scored.prediction.record,
-        "confidence": scored.prediction.confidence,
-    }
+    found = scored.prediction
+    row: dict[str, Any] = {"id": scored.id, "group": scored.group, "truth": scored.truth}
+    row |= {"text": found.text, "parsed": found.record, "confidence": found.confidence}
     # In ASCII no character of a text can end the line.
     return json.dumps(_jsonable(row), ensure_ascii=True, allow_nan=False) + "\n"
 

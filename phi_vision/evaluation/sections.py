@@ -16,16 +16,10 @@ from phi_vision.data.template import Template
 from phi_vision.evaluation import figures, labels
 from phi_vision.evaluation.figures import Chart, Series
 from phi_vision.evaluation.labels import BASELINES
-from phi_vision.io.formatting import join_words
+from phi_vision.metrics import field_metrics
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
-from phi_vision.metrics.field_metrics import (
-    Metric,
-    as_number,
-    edit_similarity,
-    is_correct,
-    relative_error,
-)
+from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import SMOOTHING, Curve, History, LogLine, curve, smooth, thin
 
@@ -94,19 +88,19 @@ def curve_points(
     name: str,
     *,
     system: str = "model",
-    by: str = "step",
-    is_smooth: bool = False,
+    x: str = "step",
+    window: float = 0,
 ) -> figures.Points:
     """Reduce one value of a training log, or one metric of a system in it, to a chart's points.
 
-    Input:  {"step": 5, "epoch": 0.5, "model": {"title_exact": 0.5}}, "title_exact", by="epoch"
+    Input:  {"step": 5, "epoch": 0.5, "model": {"title_exact": 0.5}}, "title_exact", x="epoch"
     Output: (0.5, 0.5)
     """
-    known = [line for line in lines if line.get(by) is not None]
-    found = curve([{**(line.get(system) or {}), **line, "step": line[by]} for line in known], name)
-    if is_smooth:
-        window = max(1, round(SMOOTHING * len(found.values)))
-        found = Curve(found.steps, smooth(found.values, window))
+    known = [line for line in lines if line.get(x) is not None]
+    found = curve([{**(line.get(system) or {}), **line, "step": line[x]} for line in known], name)
+    if window:
+        width = max(1, round(window * len(found.values)))
+        found = Curve(found.steps, smooth(found.values, width))
     return list(zip(*thin(found, MAX_CURVE_POINTS), strict=True))
 
 
@@ -117,7 +111,7 @@ def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, s
     steps, evaluations = history
     losses = [
         Series("each step", curve_points(steps, "loss"), faint=True, color=1),
-        Series("training", curve_points(steps, "loss", is_smooth=True), color=1),
+        Series("training", curve_points(steps, "loss", window=SMOOTHING), color=1),
         Series("validation", curve_points(evaluations, "validation_loss"), markers=True, color=2),
     ]
     found = [(figures.draw_lines(losses, title="Loss", x="step", y=""), "lower")]
@@ -159,14 +153,6 @@ def draw_calibration(scores: Scores) -> list[Chart]:
     return charts
 
 
-def limitations(scores: Scores) -> list[str]:
-    """List what could not be measured of the confidence, once for all fields it is true of."""
-    fields: dict[str, list[str]] = {}
-    for target, found in scores.calibrations.items():
-        fields.setdefault(found.limitations, []).append(labels.target_label(target))
-    return [f"{join_words(names)}: {text}" for text, names in fields.items() if text]
-
-
 def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int, float]]:
     """List the most frequent confusions; predictions that do not parse are not among them.
 
@@ -185,13 +171,13 @@ def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
     true = []
     for each in scores.predictions:
         values = (each.truth[field], (each.prediction.record or {}).get(field))
-        truth, predicted = (as_number(value) or 0.0 for value in values)
+        truth, predicted = (field_metrics.as_number(value) or 0.0 for value in values)
         if truth > 0:
             true.append((truth, predicted))
     points = [pair for pair in true if pair[1] > 0]
     if not points:
         return None, "No sample has a positive number as truth and as prediction."
-    within = sum(is_correct("number", predicted, truth) for truth, predicted in points)
+    within = sum(field_metrics.is_correct("number", number, truth) for truth, number in points)
     caption = f"{within} of {len(true)} predictions are within 10 %."
     if len(true) > len(points):
         caption += f" Not shown: {len(true) - len(points)} without a positive prediction."
@@ -227,9 +213,9 @@ def prediction_error(scored: ScoredPrediction, template: Template) -> float:
         if predicted == true:
             error = 0.0
         elif kind == "text":
-            error = 1 - edit_similarity(str(predicted), str(true))
+            error = 1 - field_metrics.edit_similarity(str(predicted), str(true))
         elif kind == "number":
-            error = relative_error(predicted, true)
+            error = field_metrics.relative_error(predicted, true)
         errors.append(min(error, 1.0) if error >= 0 else 1.0)
     return sum(errors) / len(errors)
 
@@ -304,7 +290,7 @@ def draw_learning(
         for run, name in names.items():
             steps, evaluations = histories[run] or History([], [])
             lines = steps if is_loss else evaluations
-            points = curve_points(lines, value, by="epoch", is_smooth=is_loss)
+            points = curve_points(lines, value, x="epoch", window=SMOOTHING * is_loss)
             # A run without a log keeps its colour, and its name in the legend.
             series.append(Series(name + " (unknown)" * (not points), points, markers=not is_loss))
         if any(each.points for each in series):

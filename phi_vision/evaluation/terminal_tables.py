@@ -5,18 +5,17 @@ import math
 from rich.markup import escape
 from rich.table import Column, Table
 
-from phi_vision.evaluation.labels import (
-    format_difference,
-    format_interval,
-    headline,
-    metric_heading,
-    system_label,
-)
+from phi_vision.evaluation import labels
 from phi_vision.io.formatting import MISSING, format_number
+from phi_vision.metrics.calibration import UNKNOWN
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.scores import Scores, significance
 
-STYLES = {"better": "[green]better[/green]", "worse": "[red]worse[/red]"}
+STYLES = {
+    "better": "[green]better[/green]",
+    "worse": "[red]worse[/red]",
+    "not significant": "[dim]≈[/dim]",
+}
 
 
 def scores_table(scores: Scores) -> Table:
@@ -27,10 +26,10 @@ def scores_table(scores: Scores) -> Table:
                                    0.880 to 0.970
             constant baseline                  0.110 better
     """
-    metrics = [*headline(scores), scores.metrics["parse_rate"]]
+    metrics = [*labels.headline(scores), scores.metrics["parse_rate"]]
     table = Table(
         Column(no_wrap=True),
-        *(Column(escape(metric_heading(metric)), justify="right") for metric in metrics),
+        *(Column(escape(labels.metric_heading(metric)), justify="right") for metric in metrics),
         title=f"{scores.samples:,} held-out samples in {scores.groups:,} groups",
         caption="better, worse, ≈ not significant: the model against this row · below its value "
         "the 95 % confidence interval · ↑ higher is better, ↓ lower",
@@ -38,22 +37,19 @@ def scores_table(scores: Scores) -> Table:
     for system, estimates in scores.estimates.items():
         cells = []
         for metric in metrics:
-            estimate = estimates.get(metric.name)
-            difference = scores.differences.get(system, {}).get(metric.name)
-            cell = format_number(estimate.value, metric.decimals) if estimate else MISSING
-            if estimate and cell != MISSING and not difference:
-                interval = format_interval(estimate, metric.decimals)
+            estimate = estimates.get(metric.name, UNKNOWN)
+            difference = scores.differences.get(system, {}).get(metric.name, UNKNOWN)
+            cell = format_number(estimate.value, metric.decimals)
+            if system == "model" and cell != MISSING:
+                interval = labels.format_interval(estimate, metric.decimals)
                 cell = f"[bold]{cell}[/bold]" + (f"\n[dim]{interval}[/dim]" if interval else "")
-            elif difference and cell != MISSING and math.isfinite(difference.low):
-                cell += f" {STYLES.get(significance(difference), '[dim]≈[/dim]')}"
+            elif math.isfinite(difference.low) and cell != MISSING:
+                cell += f" {STYLES[significance(difference)]}"
             cells.append(cell)
-        table.add_row(system_label(system), *cells)
-    if scores.best_achievable:
-        best = [scores.best_achievable.get(metric.name, math.nan) for metric in metrics]
-        texts = [
-            format_number(value, metric.decimals) if math.isfinite(value) else ""
-            for value, metric in zip(best, metrics, strict=True)
-        ]
+        table.add_row(labels.system_label(system), *cells)
+    if best := scores.best_achievable:
+        known = [metric if metric.name in best else None for metric in metrics]
+        texts = [format_number(best[each.name], each.decimals) if each else "" for each in known]
         table.add_row("best achievable", *texts, style="dim")
     return table
 
@@ -74,15 +70,15 @@ def comparison_table(comparison: Comparison) -> Table:
         "better, and its 95 % confidence interval",
         show_lines=True,
     )
-    for metric in (comparison.metrics["parse_rate"], *headline(comparison)):
+    for metric in (comparison.metrics["parse_rate"], *labels.headline(comparison)):
         cells = []
         for name in comparison.names:
             estimate = comparison.estimates[name][metric.name]
-            below = format_interval(estimate, metric.decimals)
+            below = labels.format_interval(estimate, metric.decimals)
             if name != comparison.reference:
                 difference = comparison.differences[name][metric.name]
-                by, interval = format_difference(difference, metric.decimals)
+                by, interval = labels.format_difference(difference, metric.decimals)
                 below = f"{by}, {significance(difference)}\n{interval}" if interval else f"{by}\n"
             cells.append(f"{format_number(estimate.value, metric.decimals)}\n[dim]{below}[/dim]")
-        table.add_row(metric_heading(metric), *cells)
+        table.add_row(labels.metric_heading(metric), *cells)
     return table

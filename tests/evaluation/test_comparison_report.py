@@ -96,7 +96,7 @@ def test_differing_fields_are_found_among_known_recipes():
 
 def test_curves_run_by_epoch_without_unknown_values():
     lines = [{"epoch": 0.5, "loss": 2.5}, {"epoch": 1.0, "loss": None}, {"step": 3, "loss": 1.0}]
-    assert curve_points(lines, "loss", by="epoch") == [(0.5, 2.5)]
+    assert curve_points(lines, "loss", x="epoch") == [(0.5, 2.5)]
 
 
 @pytest.mark.parametrize(
