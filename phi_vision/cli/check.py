@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
     from phi_vision.export.compatibility import Requirement
 
+# Keys of `export.compatibility.ENGINES`, which takes seconds to import; a test compares.
 ENGINES = ("transformers", "transformers-alone", "vllm", "onnxruntime-genai")
-"""Keys of `export.compatibility.ENGINES`, which takes seconds to import; a test compares."""
-
 MAX_WIDTH = 100
 
 

@@ -9,8 +9,8 @@ from phi_vision.cli.options import Parser, at_least, one_of
 if TYPE_CHECKING:
     from phi_vision.export.verify import Verification
 
+# `export.onnx.PRECISIONS`, which takes seconds to import; a test compares.
 PRECISIONS = ("fp32", "int8", "int4")
-"""`export.onnx.PRECISIONS`, which takes seconds to import; a test compares."""
 
 
 def add_options(parser: Parser) -> None:
@@ -45,30 +45,21 @@ def _export_hf(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.hf import export_hf
 
     _check_unused(options, "precision", "onnx")
-    return export_hf(
-        options.run,
-        options.out,
-        data=options.data,
-        samples=options.samples,
-        max_shard_size=options.max_shard_size or "5GB",
-    )
+    size = options.max_shard_size or "5GB"
+    verified = {"data": options.data, "samples": options.samples}
+    return export_hf(options.run, options.out, **verified, max_shard_size=size)
 
 
 def _export_onnx(options: argparse.Namespace) -> "Verification":
     from phi_vision.export.onnx import export_onnx
 
     _check_unused(options, "max_shard_size", "hf")
-    return export_onnx(
-        options.run,
-        options.out,
-        precision=options.precision or "fp32",
-        data=options.data,
-        samples=options.samples,
-    )
+    precision = options.precision or "fp32"
+    verified = {"data": options.data, "samples": options.samples}
+    return export_onnx(options.run, options.out, **verified, precision=precision)
 
 
 def _check_unused(options: argparse.Namespace, name: str, kind: str) -> None:
-    """Raise ValueError if an option of the other format is set."""
     if getattr(options, name) is not None:
         raise ValueError(
             f"--{name.replace('_', '-')} has no effect with --format {options.format}; leave it "

@@ -11,7 +11,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
 
 from phi_vision import __version__
 from phi_vision.cli import (
@@ -30,16 +29,11 @@ from phi_vision.cli import (
 from phi_vision.cli.options import Parser, one_of
 
 EXIT_MISTAKE = 2
-EXIT_INTERRUPTED = 130
-"""Ctrl-C, as shells report it: 128 + SIGINT."""
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code.
-
-    Args:
-        arguments: Command-line arguments; `sys.argv[1:]` by default.
-    """
+    """Run one command, by default that of `sys.argv`, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         run(words)
@@ -98,27 +92,6 @@ def command_parser(name: str) -> Parser:
     return parser
 
 
-class Command(Protocol):
-    """A module of this package with the options and the work of one command."""
-
-    def add_options(self, parser: Parser) -> None:
-        """Declare the options."""
-
-    def run(self, options: argparse.Namespace) -> None:
-        """Run the command; the docstring is its help text."""
-
-
-COMMANDS: dict[str, Command] = {
-    "prepare": prepare,
-    "sample": sample,
-    "pairs": pairs,
-    "plan": plan,
-    "train": train,
-    "evaluate": evaluate,
-    "compare": compare,
-    "predict": predict,
-    "export": export,
-    "check": check,
-    "serve": serve,
-}
-"""Name -> command."""
+MODULES = (prepare, sample, pairs, plan, train, evaluate, compare, predict, export, check, serve)
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+"""Name -> module with `add_options` and `run`, whose docstring is the command's help text."""

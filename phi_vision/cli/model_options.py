@@ -19,9 +19,8 @@ def add_model_options(parser: Parser) -> None:
         f"prompt template: {', '.join(TEMPLATES)} or a YAML file "
         "(default: that of the run, else product)"
     )
-    parser.add_argument(
-        "--template", type=accepted_by(find_template), metavar="NAME", help=template
-    )
+    known = accepted_by(find_template)
+    parser.add_argument("--template", type=known, metavar="NAME", help=template)
     batch = "batch size (default: %(default)s)"
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help=batch)
 

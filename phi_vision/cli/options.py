@@ -8,11 +8,9 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+# Type -> description in error messages, and placeholder in the help.
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
-"""Type -> description in error messages."""
-
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
-"""Type -> placeholder in the help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,11 +22,7 @@ class Parser(argparse.ArgumentParser):
         """Declares an option that is expensive to look up; returns whether it exists."""
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments, reporting unknown options before missing ones.
-
-        Raises:
-            ValueError: They do not fit; the message suggests the nearest option.
-        """
+        """Parse arguments; of an unknown option, the error suggests the nearest known one."""
         known = self._option_string_actions
         words = list(words)
         for place, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
@@ -53,9 +47,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     Output:  (did you mean --num-train-epochs?)
     """
     names = list(known)
-    nearest = difflib.get_close_matches(word, names, n=1) or [
-        name for name in names if word.strip("-") in name
-    ]
+    nearest = difflib.get_close_matches(word, names, n=1)
+    nearest = nearest or [name for name in names if word.strip("-") in name]
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
@@ -65,10 +58,8 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in known:
-            choices = f"choose from {', '.join(known)}"
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is unknown{suggestion(text, known)}; {choices}"
-            )
+            found = f"{text!r} is unknown{suggestion(text, known)}"
+            raise argparse.ArgumentTypeError(f"{found}; choose from {', '.join(known)}")
         return text
 
     return read
@@ -93,9 +84,8 @@ def at_least(minimum: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         number: int = value_of(int)(text)
         if number < minimum:
-            raise argparse.ArgumentTypeError(
-                f"{number} is too small, it must be at least {minimum}"
-            )
+            problem = f"{number} is too small, it must be at least {minimum}"
+            raise argparse.ArgumentTypeError(problem)
         return number
 
     return read
@@ -120,13 +110,8 @@ def add_fields(
 ) -> None:
     """Declare an option for every field of a dataclass, with the docstring under it as help.
 
-    The parsed namespace holds only options that were given.
-
-    Args:
-        parser: Receives the options.
-        kind: The dataclass.
-        starts: Preset name -> instance; the help shows their values as defaults.
-        skip: Fields without an option.
+    The help shows the values of `starts` (preset name -> instance) as defaults. The parsed
+    namespace holds only options that were given.
     """
     import docstring_parser
 
@@ -189,7 +174,5 @@ def reader_of(kind: Any) -> dict[str, Any]:
         return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
     if get_origin(plain) is tuple:
         return {"nargs": "+", "action": "extend", "metavar": "NAME"}
-    return {
-        "type": value_of(plain, or_none=types.NoneType in choices),
-        "metavar": METAVARS[plain],
-    }
+    read = value_of(plain, or_none=types.NoneType in choices)
+    return {"type": read, "metavar": METAVARS[plain]}

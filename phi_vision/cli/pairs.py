@@ -14,9 +14,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of samples")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     template = f"{', '.join(TEMPLATES)} or a YAML file (default: the data's own, else product)"
-    parser.add_argument(
-        "--template", type=accepted_by(find_template), metavar="NAME", help=template
-    )
+    known = accepted_by(find_template)
+    parser.add_argument("--template", type=known, metavar="NAME", help=template)
     pairs = "rejected completions per sample (default: %(default)s)"
     parser.add_argument("--pairs-per-sample", type=at_least(1), default=1, metavar="N", help=pairs)
     seed = "random seed (default: %(default)s)"

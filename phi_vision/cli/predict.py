@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from phi_vision.inference.batch import BatchSummary
     from phi_vision.inference.batch_catalog import BatchConfig
 
-PROGRESS_INTERVAL = 30
-"""Seconds between progress lines outside a terminal."""
+PROGRESS_INTERVAL = 30  # seconds between progress lines outside a terminal
 
 
 def add_options(parser: Parser) -> None:
@@ -92,12 +91,8 @@ def predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
         found = "--json" if options.json else f"{len(options.images)} sources"
         raise ValueError(f"--out takes one dataset or folder of images: found {found}")
     template = find_template(resolve_template(options.model, options.template))
-    spec = job_spec(
-        options.model,
-        template=options.template,
-        grammar=chosen_grammar(options, template),
-        batch_size=options.batch_size,
-    )
+    grammar, size = chosen_grammar(options, template), options.batch_size
+    spec = job_spec(options.model, template=options.template, grammar=grammar, batch_size=size)
     with shown_progress() as progress:
         summary = run_job(Path(options.images[0]), spec, job, progress)
     print(f"{job.out}: {in_words(summary)}", file=sys.stderr)
@@ -159,9 +154,6 @@ def find_images(name: str) -> list[Path]:
 
     Input:  coat.jpg     shoes/                           'shoes/*.png'
     Output: that file    the images in it, by name      the files that match, by name
-
-    Raises:
-        ValueError: There is none.
     """
     from phi_vision.inference.batch_catalog import IMAGE_ENDINGS
 
@@ -182,12 +174,8 @@ def find_images(name: str) -> list[Path]:
 
 def as_json(prediction: "Prediction") -> str:
     """Write a prediction as one line of JSON."""
-    fields = {
-        "image": prediction.source,
-        "record": prediction.record,
-        "confidence": dict(prediction.confidence),
-        "text": prediction.text,
-    }
+    fields = {"image": prediction.source, "record": prediction.record}
+    fields |= {"confidence": dict(prediction.confidence), "text": prediction.text}
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from phi_vision.prepare.fetch import Fetched
     from phi_vision.prepare.pipeline import PrepareCallbacks
 
-TABLE_WIDTH = 150
-"""Columns of a table outside a terminal."""
+TABLE_WIDTH = 150  # columns, outside a terminal
 
 
 def table_console() -> "Console":

@@ -10,9 +10,7 @@ from phi_vision.cli.options import Parser, add_fields, given_fields, suggestion
 if TYPE_CHECKING:
     from phi_vision.training.recipes import Recipe
 
-
-FURTHER = "further."
-"""Prefix of the destination of options that are no recipe field of our own."""
+FURTHER = "further."  # prefix of the destination of options that are no recipe field of our own
 
 
 def add_recipe_options(parser: Parser) -> None:
@@ -62,11 +60,7 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
 
 
 def starting_recipe(name: str) -> "Recipe":
-    """Return a recipe by name or from a YAML file.
-
-    Raises:
-        ValueError: It is neither a known name nor a readable file.
-    """
+    """Return a recipe by name or from a YAML file."""
     from phi_vision.training.recipe_file import load_recipe
     from phi_vision.training.recipes import RECIPES
 

@@ -51,6 +51,5 @@ def draw_sample(options: argparse.Namespace, out: Path) -> None:
         else:
             from phi_vision.synthetic.sample_like import write_sample_like
 
-            write_sample_like(
-                options.like, out, rows=options.rows, seed=options.seed, progress=advance
-            )
+            sizes = {"rows": options.rows, "seed": options.seed}
+            write_sample_like(options.like, out, **sizes, progress=advance)

@@ -13,11 +13,10 @@ from phi_vision.cli.options import Parser, add_fields, given_fields
 if TYPE_CHECKING:
     from phi_vision.serving.settings import Settings
 
+# Environment variable of the key. An option would show the key in the list of processes.
 KEY_VARIABLE = "PHI_VISION_KEY"
-"""Environment variable of the key. An option would show the key in the list of processes."""
 
-LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
-"""Packages of the extra `serve`."""
+LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `serve`
 
 
 def add_options(parser: Parser) -> None:
@@ -56,11 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_libraries() -> None:
-    """Check that the extra is installed, before anything is loaded.
-
-    Raises:
-        ValueError: A package is missing.
-    """
+    """Check that the extra is installed, before anything is loaded."""
     if missing := [library for library in LIBRARIES if find_spec(library) is None]:
         raise ValueError(
             f"the server needs {', '.join(missing)}, which is not installed; "
@@ -69,30 +64,21 @@ def check_libraries() -> None:
 
 
 def settings_from(options: argparse.Namespace) -> "Settings":
-    """Build the settings from the options and the key.
-
-    Raises:
-        ValueError: A value is out of range, or the key cannot be read.
-    """
+    """Build the settings from the options and the key."""
     from phi_vision.serving.settings import Settings
 
-    given = given_fields(options, Settings)
-    return Settings(**given, key=find_key(options.key_file))
+    return Settings(**given_fields(options, Settings), key=find_key(options.key_file))
 
 
 def find_key(file: Path | None) -> str | None:
-    """Read the key from its file or from the environment.
-
-    Raises:
-        ValueError: Both are set and differ, or the key is empty.
-    """
+    """Read the key from its file or from the environment; both, if set, must agree."""
     from_environment = os.environ.get(KEY_VARIABLE)
     if file is None:
         key, where = from_environment, KEY_VARIABLE
     else:
         lines = file.read_text(encoding="utf-8").splitlines()
         key, where = lines[0].strip() if lines else "", str(file)
-    if key is not None and not key:
+    if key == "":
         raise ValueError(
             f"there is no key in {where}, which is empty; write one there, or unset it"
         )

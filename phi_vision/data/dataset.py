@@ -206,9 +206,8 @@ def split_by_group(
         if missing > 0:
             chosen.add(group)
             missing -= sizes[group]
-    sides = (False, True)
-    training, validation = ([s for s in samples if (s.group in chosen) == side] for side in sides)
-    return training, validation
+    training = [sample for sample in samples if sample.group not in chosen]
+    return training, [sample for sample in samples if sample.group in chosen]
 
 
 def record_columns(schema: pa.Schema) -> list[str]:

@@ -79,11 +79,6 @@ def perceptual_hash(image: Image.Image) -> int | None:
     return sum(1 << place for place, bit in enumerate(bits) if bit)
 
 
-def hamming(one: int, other: int) -> int:
-    """Count the bits in which two hashes differ."""
-    return (one ^ other).bit_count()
-
-
 def _content_box(rgb: Image.Image) -> tuple[float, float, float, float]:
     """Return the box, in pixels, in which an image differs from the usual colour of its border.
 

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from phi_vision.io.hashing import (
     digest,
-    hamming,
     hash_bits,
     perceptual_hash,
     pixel_digest,
@@ -58,7 +57,7 @@ def bits_apart(one: Image.Image, other: Image.Image) -> int:
     hashes = perceptual_hash(one), perceptual_hash(other)
     assert hashes[0] is not None
     assert hashes[1] is not None
-    return hamming(hashes[0], hashes[1])
+    return (hashes[0] ^ hashes[1]).bit_count()
 
 
 @pytest.mark.parametrize("seed", range(6))
