@@ -14,7 +14,7 @@ import torch
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.inference.batch_catalog import BatchConfig, CatalogPart, Failure
+from phi_vision.inference.batch_catalog import BatchConfig, CatalogPart, Failure, Reason
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import ServerError
 from phi_vision.inference.predictor import Predictor
@@ -98,16 +98,14 @@ def _concerns_all_rows(error: BaseException | None) -> bool:
 
 
 def _check_images(predictor: Predictor, sample: Sample) -> Failure | None:
+    reason: Reason = "unreadable image"
     try:
         images = sample.open_images()
+        reason = "impossible shape"
+        if isinstance(predictor, LocalPredictor):
+            predictor.check_shapes(images, f"sample {sample.id!r}")
     except ValueError as error:
-        return Failure("unreadable image", str(error))
-    if isinstance(predictor, LocalPredictor):
-        try:
-            for image in images:
-                predictor.check_shape(image, f"sample {sample.id!r}")
-        except ValueError as error:
-            return Failure("impossible shape", str(error))
+        return Failure(reason, str(error))
     return None
 
 

@@ -177,11 +177,12 @@ class LocalPredictor:
             embedded.append(torch.nn.functional.normalize(means_ND, dim=-1).cpu().numpy())
         return np.concatenate(embedded)
 
-    def check_shape(self, image: Image, source: str) -> None:
-        """Raise a ValueError that names the image if one of its sides would shrink to nothing."""
+    def check_shapes(self, images: Sequence[Image], source: str) -> None:
+        """Raise a ValueError naming the source if a side of an image would shrink to nothing."""
         crops = self.processor.image_processor
         try:
-            resized_size(max(image.size), min(image.size), crops.num_crops, crops.crop_size)
+            for size in (image.size for image in images):
+                resized_size(max(size), min(size), crops.num_crops, crops.crop_size)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
@@ -225,20 +226,16 @@ class LocalPredictor:
                 image = open_image(image)
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
-        self.check_shape(image, source)
+        self.check_shapes([image], source)
         return image
 
     def _open_images(self, sample: Sample) -> list[Image]:
         images = sample.open_images()
-        for image in images:
-            self.check_shape(image, f"sample {sample.id!r}")
+        self.check_shapes(images, f"sample {sample.id!r}")
         return images
 
     def _count_image_tokens(self, sample: Sample) -> float:
-        """Count image tokens without decoding, to sort by; infinite where an image is unusable.
-
-        EXIF orientations are ignored.
-        """
+        """Count image tokens without decoding, to sort by; infinite where an image is unusable."""
         tokens = 0
         try:
             for encoded in sample.images:

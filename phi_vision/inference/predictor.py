@@ -121,8 +121,11 @@ class FilePredictor:
                 f"no predictions at {file}: {error.strerror}; give a JSONL file"
             ) from error
         for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                self._add(line.strip(), f"{file}, line {number}")
+            try:
+                if line.strip():
+                    self._add(line.strip())
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from error
         if not self._predictions:
             raise ValueError(f"{file} holds no predictions; write one line for each sample")
 
@@ -145,60 +148,51 @@ class FilePredictor:
             )
         return ((index, self._predictions[sample.id]) for index, sample in enumerate(samples))
 
-    def _add(self, line: str, location: str) -> None:
+    def _add(self, line: str) -> None:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{location} is not JSON: {error}; found {line:.80}") from error
+            raise ValueError(f"it is not JSON: {error}; found {line:.80}") from error
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
             raise ValueError(
-                f'{location} has no id: found {line:.80}; write {{"id": "...", "text": "..."}}'
+                f'it has no id: found {line:.80}; write {{"id": "...", "text": "..."}}'
             )
         sample = str(row["id"])
         if sample in self._predictions:
-            raise ValueError(
-                f"{location}: a second prediction for {sample!r}; keep one line for each sample"
-            )
+            raise ValueError(f"a second prediction for {sample!r}; keep one line for each sample")
         self._predictions[sample] = Prediction.parse(
-            _text(row, self.template, location),
+            _text(row, self.template),
             self.template,
-            confidence=_confidence(row.get("confidence"), self.template, location),
+            confidence=_confidence(row.get("confidence"), self.template),
             source=sample,
         )
 
 
-def _text(row: Mapping[str, object], template: Template, location: str) -> str:
+def _text(row: Mapping[str, object], template: Template) -> str:
     """Return a line's text; a record is rendered by the template."""
     text, record = row.get("text"), row.get("record")
     if isinstance(text, str):
         return text.strip()
     if "text" not in row and isinstance(record, dict):
-        try:
-            return template.render(record)
-        except ValueError as error:
-            raise ValueError(f"{location}: {error}") from error
+        return template.render(record)
     if "text" in row or "record" not in row or record is not None:
         raise ValueError(
-            f"{location} holds no prediction: found {', '.join(row)}; write `text`, or `record` "
+            f"it holds no prediction: found {', '.join(row)}; write `text`, or `record` "
             f"with the fields {', '.join(template.fields)}"
         )
     return ""
 
 
-def _confidence(cell: object, template: Template, location: str) -> dict[str, float]:
+def _confidence(cell: object, template: Template) -> dict[str, float]:
     cell = {} if cell is None else cell
     if not isinstance(cell, dict) or set(cell) - set(template.fields):
         found = ", ".join(cell) if isinstance(cell, dict) else repr(cell)
-        raise ValueError(
-            f"{location}: confidence is for {found}; give a probability for some of "
-            f"{', '.join(template.fields)}"
-        )
+        wanted = ", ".join(template.fields)
+        raise ValueError(f"confidence is for {found}; give a probability for some of {wanted}")
     for field, value in cell.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= 1:
-            raise ValueError(
-                f"{location}: the confidence of {field} is {value!r}; give a number from 0 to 1"
-            )
+            raise ValueError(f"the confidence of {field} is {value!r}; give a number from 0 to 1")
     return {field: float(value) for field, value in cell.items()}
 
 
