@@ -147,7 +147,10 @@ def test_other_samples_may_be_in_the_file_but_none_may_be_missing(tmp_path: Path
         ("[]", "line 2: it has no id"),
         ({"image": "coat.jpg", "text": COAT}, "line 2: it has no id: .*coat.jpg"),
         ({"id": "A-red", "text": COAT}, "line 2: a second prediction for 'A-red'"),
-        ({"id": "B", "answer": COAT}, "line 2: it holds no prediction: found id, answer; write `text`"),
+        (
+            {"id": "B", "answer": COAT},
+            "line 2: it holds no prediction: found id, answer; write `text`",
+        ),
         ({"id": "B", "record": {"title": "Hat"}}, "line 2: template 'product' needs the field"),
         ({"id": "B", "record": [1]}, "line 2: it holds no prediction"),
         ({"id": "B", "text": COAT, "confidence": {"price": 1}}, "line 2: confidence is for price"),
