@@ -50,10 +50,8 @@ class StepCheck(TrainerCallback):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.step = 1
-        self.rows: list[str] = []
-        """Samples in each row of the last batch."""
-        self.since_step: list[str] = []
-        """Distinct rows of all batches of the current optimizer step."""
+        self.rows: list[str] = []  # samples in each row of the last batch
+        self.since_step: list[str] = []  # distinct rows of all batches of this optimizer step
         self._shape = ""
         self._has_gradients = False
         model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
@@ -70,10 +68,17 @@ class StepCheck(TrainerCallback):
             check_gradients(self.model)
             self._has_gradients = True
 
-    def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Any = None, **___: Any) -> None:
+    def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Any, **___: Any) -> None:
         """Check loss and gradient norm of a step before anything of it is saved."""
         for name in ("loss", "grad_norm"):
-            check_finite(name, (logs or {}).get(name, 0.0), state.global_step, self.since_step)
+            value = logs.get(name, 0.0)
+            if not math.isfinite(value):
+                samples = f" of the samples {_list(self.since_step)}" if self.since_step else ""
+                raise ValueError(
+                    f"the {name} is {value} at step {state.global_step}{samples}: the training "
+                    "diverged; lower learning_rate or try --no-bf16, and resume from the last "
+                    "checkpoint with --resume"
+                )
 
     def describe(self) -> str:
         """Format the current computation: "step 3, at a batch of 8 rows of 2509 tokens"."""
@@ -136,9 +141,8 @@ class StepCallback(TrainerCallback):
 class Throughput:
     """Counts samples and tokens per second of training, without padding and evaluations.
 
-    Args:
-        rows_per_sample: 2 for preferences: a chosen and a rejected completion.
-        processes: Processes that train together; all are assumed to be as fast as this one.
+    A preference has two rows per sample: a chosen and a rejected completion. All processes are
+    assumed to be as fast as this one.
     """
 
     def __init__(self, *, rows_per_sample: int = 1, processes: int = 1) -> None:
@@ -205,10 +209,7 @@ def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
              "learning_rate_vision": 1e-5}
     """
     # By their peak rates, since all are zero at the first step of a warm-up.
-    rates = {
-        (group.get("name", ""), group.get("initial_lr", group["lr"])): group["lr"]
-        for group in groups
-    }
+    rates = {(g.get("name", ""), g.get("initial_lr", g["lr"])): g["lr"] for g in groups}
     named: dict[str, float] = {}
     for (name, _), rate in sorted(rates.items()):
         key = f"learning_rate_{name}"
@@ -240,19 +241,15 @@ def read_machine() -> dict[str, float]:
 
 @cache
 def _open_gpu() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
-    """Open NVML, the driver's own library, for the GPU in use.
-
-    By its UUID, as NVML also counts GPUs that CUDA_VISIBLE_DEVICES hides.
-    """
+    """Open NVML for the GPU in use, by UUID: it also counts GPUs that are hidden from CUDA."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:  # a driver without the library, as on some embedded boards
         return None
     uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
     handle = ctypes.c_void_p()
-    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(
-        uuid.encode(), ctypes.byref(handle)
-    )
+    of_uuid = (uuid.encode(), ctypes.byref(handle))
+    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(*of_uuid)
     return None if failed else (library, handle)
 
 
@@ -263,12 +260,13 @@ def explain_broken_loss(
 
     Output: "of the 8 rows in the batch only 'p7', 'p9' caused it; look at their images …"
     """
-    broken_weight = _find_broken_weight(model)
-    if broken_weight:
-        return (
-            f"{broken_weight} holds values that are not finite, so the training diverged before, "
-            "and no sample did it; lower learning_rate or raise warmup_steps, and start again"
-        )
+    for name, weight in model.named_parameters():
+        values = weight.to_local() if isinstance(weight, DTensor) else weight
+        if values.is_floating_point() and not values.isfinite().all():
+            return (
+                f"{name} holds values that are not finite, so the training diverged before, and no "
+                "sample did it; lower learning_rate or raise warmup_steps, and start again"
+            )
     if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
         broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
     else:
@@ -310,20 +308,6 @@ def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[in
     return sorted(set(rows_N[~losses_N.isfinite()].tolist()))
 
 
-def check_finite(name: str, value: float, step: int, rows: Sequence[str]) -> None:
-    """Check that a value of a step is finite.
-
-    Raises:
-        ValueError: It is not; with the step and its samples.
-    """
-    if not math.isfinite(value):
-        samples = f" of the samples {_list(rows)}" if rows else ""
-        raise ValueError(
-            f"the {name} is {value} at step {step}{samples}: the training diverged; lower "
-            "learning_rate or try --no-bf16, and resume from the last checkpoint with --resume"
-        )
-
-
 def check_gradients(model: nn.Module) -> None:
     """Check that every trainable part got a gradient.
 
@@ -334,17 +318,17 @@ def check_gradients(model: nn.Module) -> None:
     Raises:
         ValueError: Some have none; with their names, layer numbers as `*`.
     """
-    moved: dict[str, bool] = {}
+    parts, moved = set[str](), set[str]()
     for name, weight in model.named_parameters():
         if weight.requires_grad and not name.endswith("k_proj.bias"):
             part = re.sub(r"\.lora_(A|B|embedding_A|embedding_B)\..*", ".lora", name)
+            parts.add(part)
             # Of a sharded gradient every process gathers the whole at the same time.
             whole = weight.grad.full_tensor() if isinstance(weight.grad, DTensor) else weight.grad
-            moved[part] = moved.get(part, False) or (whole is not None and bool(whole.any()))
-    still = sorted(
-        {re.sub(r"\.\d+\.", ".*.", part) for part, has_moved in moved.items() if not has_moved}
-    )
-    if not moved or still:
+            if whole is not None and whole.any():
+                moved.add(part)
+    still = sorted({re.sub(r"\.\d+\.", ".*.", part) for part in parts - moved})
+    if not parts or still:
         raise ValueError(
             f"no gradient reached {', '.join(still) or 'anything'} in the first step, so it would "
             "stay as it is; freeze it (train_vision, train_projector) or give samples that use it"
@@ -357,12 +341,10 @@ def explain_out_of_memory(
 ) -> Iterator[None]:
     """Turn out-of-memory errors of a GPU or a CPU into one clear error.
 
-    Args:
-        recipe: Only settings that it does not have yet are suggested.
-        doing: Formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
+    `doing` formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
 
     Raises:
-        ValueError: Memory did not suffice; with the settings that need less of it.
+        ValueError: Memory did not suffice; with settings that need less and are not in the recipe.
     """
     try:
         yield
@@ -376,30 +358,15 @@ def explain_out_of_memory(
         amount = f" ({found.group(1)} more requested)" if found else ""
         file = RunDir(recipe.output_dir).recipe_file
         plan = f"phi-vision plan {file if file.is_file() else 'RECIPE'}"
+        options = [smaller[1] for change in CHANGES.values() if (smaller := change(recipe))]
+        if recipe.pack_length is not None:
+            options.append(f"--pack-length to less than {recipe.pack_length}")
+        if recipe.sharding == "none":
+            options.append("to several GPUs with --sharding fsdp")
         raise ValueError(
             f"out of memory {where}{at}{amount}; `{plan}` shows which part takes how much; "
-            f"change, in this order: {', '.join(_list_changes(recipe))}"
+            f"change, in this order: {', '.join(options or ['to a larger machine'])}"
         ) from error
-
-
-def _list_changes(recipe: Recipe) -> list[str]:
-    """List the settings that save memory, those first that change least of the training."""
-    changes = [change(recipe) for change in CHANGES.values()]
-    options = [smaller[1] for smaller in changes if smaller is not None]
-    if recipe.pack_length is not None:
-        options.append(f"--pack-length to less than {recipe.pack_length}")
-    if recipe.sharding == "none":
-        options.append("to several GPUs with --sharding fsdp")
-    return options or ["to a larger machine"]
-
-
-def _find_broken_weight(model: nn.Module) -> str | None:
-    """Return the first weight that is not finite, in this process's shard."""
-    for name, weight in model.named_parameters():
-        values = weight.to_local() if isinstance(weight, DTensor) else weight
-        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            return name
-    return None
 
 
 def _list(rows: Sequence[str]) -> str:

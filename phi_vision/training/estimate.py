@@ -55,14 +55,12 @@ LOADED_AT_FIRST_STEP, LOADED_WITH_CHECKPOINTING = 60 * 2**20, 30 * 2**20
 
 
 class SampleSize(NamedTuple):
-    """The size of one sample in a batch."""
+    """The size of one sample in a batch: see `BatchShape`."""
 
     image_tokens: int
     text_tokens: int
     supervised: int
-    """How many of the text tokens have labels."""
     images: tuple[tuple[int, int], ...]
-    """Height and width of its images in pixels, padded to whole crops."""
 
     @property
     def length(self) -> int:
@@ -87,14 +85,11 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """The memory of a run at its peak."""
+    """The memory of a run at its peak, by part; the moment of it; the cost of a typical step."""
 
     parts: Mapping[str, float]
-    """Part -> bytes at the peak of their sum."""
     moment: str
-    """When that is: `a training step` or `an evaluation`."""
     cost: memory.Cost
-    """Of a typical step."""
     precision: torch.dtype
 
     @property
@@ -113,20 +108,20 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The result of `phi-vision plan`, also printed by `train --dry-run`."""
+    """The result of `phi-vision plan`, also printed by `train --dry-run`.
+
+    Utilization is the share of a typical batch's positions that is not padding, seconds are of all
+    steps on the GPU, without evaluations. If it does not fit: settings to change, in this order.
+    """
 
     load: Workload
     need: Need
     steps: setup.Steps
     utilization: float
-    """Share of a typical batch's positions that is not padding."""
     gpu: Gpu
     seconds: float
-    """Of all steps on that GPU, without evaluations."""
     fits: Sequence[str]
-    """GPUs that the run fits."""
     changes: Sequence[Change]
-    """Settings to change, in this order, if it does not fit."""
 
     @property
     def is_fitting(self) -> bool:
@@ -153,9 +148,7 @@ class Plan:
 def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     """Measure the data as training would, and run a step without weights. Writes nothing.
 
-    Args:
-        recipe: The run.
-        gpu: A name of `GPUS`, or cpu; by default this machine's.
+    The GPU is a name of `GPUS`, or cpu; by default this machine's.
 
     Raises:
         ValueError: As `trainer.train` before its first step, or there is no such GPU.
@@ -226,12 +219,11 @@ def _cpu_overhead(
     # Weights that are not packed lie in the mapped file, which stays open: the pages read for
     # packing stay with it, until the machine needs them.
     mapped = {"mapped file": cost.packed * setting.stored_dtype.itemsize} if is_packed else {}
+    loaded = LOADED_AT_FIRST_STEP + recomputes * LOADED_WITH_CHECKPOINTING
     return {
         **mapped,
         "fragmentation": WEIGHT_FRAGMENTATION * weights + share * parts["activations"],
-        "libraries": resident_bytes()
-        + LOADED_AT_FIRST_STEP
-        + recomputes * LOADED_WITH_CHECKPOINTING,
+        "libraries": resident_bytes() + loaded,
     }
 
 
@@ -247,23 +239,23 @@ def measure_data(recipe: Recipe) -> Workload:
     Raises:
         ValueError: They cannot be trained with.
     """
-    training, validation = setup.load_split(recipe)
+    training, validation = split = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
+    processor, template = load_processor(recipe.model), setup.choose_template(recipe)
     collator = CompletionCollator(
-        processor=load_processor(recipe.model),
-        template=setup.choose_template(recipe),
-        max_length=recipe.max_length,
+        processor=processor, template=template, max_length=recipe.max_length
     )
     setup.check_samples(collator, [*training, *validation])
-    sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
+    sizes = {id(sample): measure(collator, sample) for part in split for sample in part}
     lengths = [sizes[id(sample)].length for sample in training]
     rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))
+    groups = [{sample.group for sample in part} for part in split]
     return Workload(
         config=config,
         training=[sizes[id(sample)] for sample in training],
         validation=[sizes[id(sample)] for sample in validation],
         rows=[[sizes[id(sample)] for sample in row] for row in rows],
-        shared_groups=len({s.group for s in training} & {s.group for s in validation}),
+        shared_groups=len(groups[0] & groups[1]),
     )
 
 

@@ -1,4 +1,5 @@
-"""Checks during training: they stop at the right moment and name samples, parts or settings."""
+"""Callbacks: checks stop at the right moment and name samples, parts or settings; each step is
+logged with its speed."""
 
 import errno
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import TrainerState
 
 from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
 from phi_vision.data.dataset import load_samples
@@ -18,16 +20,21 @@ from phi_vision.data.template import TEMPLATES
 from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.callbacks import (
     StepCheck,
-    check_finite,
+    Throughput,
     check_gradients,
+    count_tokens,
     explain_out_of_memory,
     find_broken_rows,
+    learning_rates,
+    read_machine,
 )
 from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.tracking.tracker import MACHINE_DEPENDENT
 from phi_vision.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
 NAN = float("nan")
+PADDING = 0
 
 
 @pytest.fixture
@@ -139,10 +146,11 @@ def test_rows_are_found_in_selected_and_in_all_logits() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("loss", NAN), ("grad_norm", float("inf"))])
 def test_figures_of_a_step_must_be_numbers(name: str, value: float) -> None:
-    check_finite(name, 0.5, 3, [])
-    rows = [f"p{number}" for number in range(10)]
+    check, state = StepCheck(nn.Linear(1, 1)), TrainerState(global_step=3)
+    check.on_log(None, state, None, logs={name: 0.5})
+    check.since_step = [f"p{number}" for number in range(10)]
     with pytest.raises(ValueError, match=rf"the {name} is {value} at step 3 .*'p7' and 2 more"):
-        check_finite(name, value, 3, rows)
+        check.on_log(None, state, None, logs={name: value})
 
 
 def test_a_sample_that_breaks_the_loss_stops_the_training_and_leaves_the_checkpoint(
@@ -237,3 +245,80 @@ def test_every_kind_of_lack_of_memory_is_explained(error: Exception) -> None:
 def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(RECIPES["lora"]()):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_padding_is_no_token() -> None:
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]),
+    }
+    assert count_tokens(inputs, PADDING) == (2, 5)
+
+
+def test_the_samples_of_a_packed_row_are_counted_one_by_one() -> None:
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0, 0], [4, 4, 4, 4, 4, 4, 4]]),
+        "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]),
+    }
+    assert [int(each) for each in count_tokens(inputs, PADDING)] == [3, 12]
+
+
+def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 12.0, 12.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+
+    class Model(torch.nn.Module):
+        config = type("Config", (), {"pad_token_id": PADDING})
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return input_ids
+
+    model, throughput = Model(), Throughput(processes=2)
+    throughput.watch(model)
+    ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
+    model(input_ids=ids)
+    model(input_ids=ids)
+    with torch.no_grad():
+        model(input_ids=ids)
+    model.eval()
+    model(input_ids=ids)
+    # Two passes of 2 samples and 4 tokens in two seconds, by two processes.
+    assert throughput.lap() == {"samples_per_second": 4.0, "tokens_per_second": 8.0, "seconds": 2.0}
+
+
+def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) -> None:
+    rates = {"train_projector": True, "projector_learning_rate": 1e-4}
+    recipe = make_recipe("full", max_steps=2, validation_fraction=0.0, **rates)
+    train(recipe)
+    lines = [
+        json.loads(line) for line in (recipe.output_dir / "log.jsonl").read_text().splitlines()
+    ]
+    for line in lines:
+        assert line.keys() >= (MACHINE_DEPENDENT - {"seconds"}) - {
+            key for key in MACHINE_DEPENDENT if "gpu" in key
+        }
+        # Each sample has an image of at least 13 tokens and some twenty words.
+        assert line["tokens_per_second"] > 20 * line["samples_per_second"] > 0
+        assert line["learning_rate_language"] == pytest.approx(30 * line["learning_rate_projector"])
+    assert (recipe.output_dir / "plots" / "loss.png").is_file()
+
+
+def test_the_machine_is_read() -> None:
+    figures = read_machine()
+    assert 0 <= figures["cpu_percent"] <= 100
+    assert 100 < figures["memory_mib"] < 100_000
+
+
+def test_rates_are_named_by_what_learns_with_them() -> None:
+    decayed = {"name": "language", "lr": 0.0, "initial_lr": 1e-4}
+    second = {"name": "language", "lr": 0.0, "initial_lr": 16e-4}
+    vision = {"name": "vision", "lr": 0.0, "initial_lr": 1e-5}
+    assert learning_rates([decayed, decayed]) == {}
+    assert learning_rates([second, decayed, vision]) == {
+        "learning_rate_language": 0.0,
+        "learning_rate_language_fast": 0.0,
+        "learning_rate_vision": 0.0,
+    }
+    decayed, second = {**decayed, "lr": 5e-5}, {**second, "lr": 8e-4}
+    named = learning_rates([second, decayed])
+    assert named == {"learning_rate_language": 5e-5, "learning_rate_language_fast": 8e-4}

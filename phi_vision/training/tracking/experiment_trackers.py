@@ -29,16 +29,8 @@ from phi_vision.training.tracking.plots import ShownPrediction, draw_predictions
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = {
-    "WANDB_DIR": "",
-    "WANDB_DATA_DIR": "wandb/data",
-    "WANDB_CACHE_DIR": "wandb/cache",
-    "WANDB_ARTIFACT_DIR": "wandb/artifacts",
-}
+FOLDERS = {"": "", "DATA_": "wandb/data", "CACHE_": "wandb/cache", "ARTIFACT_": "wandb/artifacts"}
 """Where W&B writes, below the run folder."""
-
-TABLE_KEY = "validation/answers"
-"""The same at every evaluation, so that W&B compares the steps."""
 
 MAX_IMAGES = 8
 """Predictions logged as images too: an offline folder shows these without a server."""
@@ -46,11 +38,9 @@ MAX_IMAGES = 8
 MAX_UPLOAD = 256 * 2**20
 """Artifacts of up to this many bytes are uploaded; larger ones refer to their files."""
 
-INIT_TIMEOUT = 30
-"""Seconds to wait for W&B before a run is recorded offline."""
-
-FINISH_TIMEOUT = 1800
-"""Seconds to wait for the upload at the end of a run; `wandb sync` uploads the rest."""
+INIT_TIMEOUT, FINISH_TIMEOUT = 30, 1800
+"""Seconds to wait for W&B before a run is recorded offline, and for the upload at its end; `wandb
+sync` uploads the rest."""
 
 
 class WandbRun:
@@ -61,7 +51,8 @@ class WandbRun:
         # Plain values, numbers as numbers, so that W&B can sort and filter.
         self.config: dict[str, Any] = yaml.safe_load(recipe)
         with ExitStack() as stack:
-            folders = {name: folder.path.resolve() / below for name, below in FOLDERS.items()}
+            place = folder.path.resolve()
+            folders = {f"WANDB_{name}DIR": place / below for name, below in FOLDERS.items()}
             stack.enter_context(patch_environment(**folders))
             self.run = _start(folder.path, self.config)
             self._environment = stack.pop_all()
@@ -86,7 +77,8 @@ class WandbRun:
             texts = (each.ground_truth, each.scored.prediction.text)
             table.add_data(_image(each), *texts, *right, each.scored.id, step)
         plain = [_image(each) for each in predictions[:MAX_IMAGES] if each.image is not None]
-        self.run.log({TABLE_KEY: table, "validation/images": plain}, step=step)
+        # The same keys at every evaluation, so that W&B compares the steps.
+        self.run.log({"validation/answers": table, "validation/images": plain}, step=step)
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:
         """Log the best weights and their metrics as an artifact with alias `best`."""
@@ -103,15 +95,12 @@ class WandbRun:
 
     def _log_data(self) -> None:
         """Log the training data: its files if they are small, and its fingerprint."""
-        data, found = Path(self.config["data"]).resolve(), self.folder.versions()
-        artifact = wandb.Artifact(
-            re.sub(r"[^\w.-]", "-", data.stem) or "data",
-            type="dataset",
-            metadata={"path": str(data), DATA_FINGERPRINT: found.get(DATA_FINGERPRINT)},
-        )
-        files = [data] if data.is_file() else data.rglob("*")
-        own = self.folder.path.resolve()
-        below = data.parent if data.is_file() else data
+        data, own = Path(self.config["data"]).resolve(), self.folder.path.resolve()
+        fingerprint = self.folder.versions().get(DATA_FINGERPRINT)
+        metadata = {"path": str(data), DATA_FINGERPRINT: fingerprint}
+        name = re.sub(r"[^\w.-]", "-", data.stem) or "data"
+        artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
+        files, below = ([data], data.parent) if data.is_file() else (data.rglob("*"), data)
         _add_files(artifact, (path for path in files if not path.is_relative_to(own)), below)
         with artifact.new_file("fingerprint.json") as file:
             # So that other content is another version, also if files are only referred to.
@@ -203,43 +192,39 @@ def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:
 
 
 def _start(folder: Path, config: Mapping[str, object]) -> Any:
-    """Start the run, offline if W&B does not respond."""
+    """Start the run, offline if W&B does not respond. The same folder is the same run."""
+    id_file = folder / "wandb" / "id"
+    if not id_file.is_file():
+        id_file.parent.mkdir(exist_ok=True)
+        id_file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+
+    def start(mode: Any) -> Any:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "phi-vision"),
+            name=os.environ.get("WANDB_NAME", folder.name),
+            job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
+            id=id_file.read_text(encoding="utf-8").strip(),
+            resume="allow" if mode == "online" else None,
+            dir=folder.resolve(),
+            config=dict(config),
+            mode=mode,
+            reinit="create_new",
+            settings={
+                **{"silent": True, "console": "off", "disable_git": True},
+                **{"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT},
+            },
+        )
+
     mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
     try:
-        return _init(folder, config, mode)
+        return start(mode)
     except wandb.Error as problem:
         if mode != "online":
             raise
         logger.warning("W&B did not respond (%s); this run is recorded offline", problem)
         # W&B's own process still holds the id of the run that could not start.
         wandb.teardown()
-        return _init(folder, config, "offline")
-
-
-def _init(folder: Path, config: Mapping[str, object], mode: Any) -> Any:
-    id_file = folder / "wandb" / "id"
-    if not id_file.is_file():
-        id_file.parent.mkdir(exist_ok=True)
-        id_file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "phi-vision"),
-        name=os.environ.get("WANDB_NAME", folder.name),
-        job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
-        # The same folder is the same run, also after it was resumed.
-        id=id_file.read_text(encoding="utf-8").strip(),
-        resume="allow" if mode == "online" else None,
-        dir=folder.resolve(),
-        config=dict(config),
-        mode=mode,
-        reinit="create_new",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_TIMEOUT,
-            finish_timeout=FINISH_TIMEOUT,
-            disable_git=True,
-        ),
-    )
+        return start("offline")
 
 
 def _image(shown: ShownPrediction) -> Any:

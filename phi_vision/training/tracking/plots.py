@@ -60,19 +60,30 @@ MAX_SHOWN = 64
 IMAGE_SIZE = 224
 """Width and height of the shown images in pixels; W&B's page wants them alike."""
 
-COLUMNS, MAX_ROWS = 4, 3
-"""Predictions beside and below each other on a sheet; more would be too small to read."""
-
-MAX_LETTERS = 28
-"""Letters that fit under an image."""
+COLUMNS, MAX_ROWS, MAX_LETTERS = 4, 3, 28
+"""Predictions beside and below each other on a sheet, and letters below each: more would be too
+small to read."""
 
 FONT_SIZE = 7.5
-"""In points; lines are half as high again."""
+"""Of captions in points; lines are half as high again."""
 
 BELOW_IMAGE: dict[str, Any] = {
     **{"xycoords": "axes fraction", "textcoords": "offset points"},
     **{"fontsize": FONT_SIZE, "parse_math": False},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPrediction:
+    """A scored prediction with the image of its sample, on a white square, and its true record.
+
+    The ground truth is rendered by the template; `is_correct` says of each field if it is right.
+    """
+
+    scored: ScoredPrediction
+    image: Image.Image | None
+    ground_truth: str
+    is_correct: Mapping[str, bool]
 
 
 def draw_plots(run: RunDir) -> list[Path]:
@@ -104,8 +115,7 @@ def to_png(figure: Figure) -> bytes:
     return encoded.getvalue()
 
 
-def draw_loss(log: History) -> Figure:
-    """Draw the loss of every step, smoothed, and the validation loss."""
+def _draw_loss(log: History) -> Figure:
     figure, (axes,) = _panels("Loss", "loss")
     _draw_smoothed(axes, log, "loss", BLUE, "training")
     training, held_out = curve(log.steps, "loss"), curve(log.evaluations, "validation_loss")
@@ -120,8 +130,7 @@ def draw_loss(log: History) -> Figure:
     return figure
 
 
-def draw_learning(log: History) -> Figure:
-    """Draw learning rates, and the gradient norm before clipping."""
+def _draw_learning(log: History) -> Figure:
     title = "Learning rate and gradient norm"
     figure, (rates, norms) = _panels(title, "learning rate", "gradient norm")
     parts = sorted({name for line in log.steps for name in line if name.startswith(f"{RATE}_")})
@@ -138,42 +147,38 @@ def draw_learning(log: History) -> Figure:
     return figure
 
 
-def draw_speed(log: History) -> Figure:
-    """Draw samples and tokens per second."""
-    figure, panels = _panels("Throughput", "samples / s", "tokens / s")
-    _draw_smoothed(panels[0], log, "samples_per_second", BLUE, "samples")
-    _draw_smoothed(panels[1], log, "tokens_per_second", GREEN, "tokens")
-    _start_at_zero(*panels)
+def _draw_speed(log: History) -> Figure:
+    figure, (samples, tokens) = _panels("Throughput", "samples / s", "tokens / s")
+    _draw_smoothed(samples, log, "samples_per_second", BLUE, "samples")
+    _draw_smoothed(tokens, log, "tokens_per_second", GREEN, "tokens")
+    _start_at_zero(samples, tokens)
     return figure
 
 
-def draw_machine(log: History) -> Figure:
-    """Draw memory and utilization of CPU and GPU."""
+def _draw_machine(log: History) -> Figure:
     figure, (memory, load) = _panels("Machine", "memory in GiB", "utilization")
     for name, color, label in (
         ("memory_mib", BLUE, "main memory of the process"),
         ("gpu_peak_mib", GRAY, "GPU, peak so far"),
         ("gpu_memory_mib", ORANGE, "GPU, between steps"),
     ):
-        points = thin(curve(log.steps, name))
-        if points.steps:
-            gib = [value / 1024 for value in points.values]
-            memory.plot(points.steps, gib, color=color, label=label)
+        at, values = thin(curve(log.steps, name))
+        if at:
+            memory.plot(at, [value / 1024 for value in values], color=color, label=label)
     _draw_smoothed(load, log, "cpu_percent", BLUE, "CPU")
     _draw_smoothed(load, log, "gpu_percent", ORANGE, "GPU")
     _start_at_zero(memory, load)
     load.set_ylim(top=105)
     load.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    for axes in (memory, load):
-        _legend(axes)
+    _legend(memory)
+    _legend(load)
     return figure
 
 
-def draw_validation(log: History) -> Figure | None:
-    """Draw every metric of the generated predictions, with own and with shuffled images."""
+def _draw_validation(log: History) -> Figure | None:
     scored = [line for line in log.evaluations if line.get("model")]
-    better = {name: _better(name) for name in (scored[0]["model"] if scored else ())}
-    better = {name: direction for name, direction in better.items() if direction is not None}
+    names = scored[0]["model"] if scored else ()
+    better = {name: direction for name in names if (direction := _better(name))}
     if not better:
         return None
     titles = [f"{name.replace('_', ' ')} ({each} is better)" for name, each in better.items()]
@@ -189,21 +194,12 @@ def draw_validation(log: History) -> Figure | None:
     return figure
 
 
-def draw_preferences(log: History) -> Figure:
-    """Draw the reward margin of DPO, and how often the chosen completion is preferred."""
+def _draw_preferences(log: History) -> Figure:
     figure, (margin, share) = _panels("Preferences", "reward margin", "chosen preferred")
     _draw_smoothed(margin, log, "rewards/margins", BLUE, "margin")
     _draw_smoothed(share, log, "rewards/accuracies", GREEN, "chosen preferred")
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     share.set_ylim(-0.04, 1.04)
-    return figure
-
-
-def new_figure(title: str, *, height: float) -> Figure:
-    """Make a figure of the common width with its title."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    middle = 1 - 0.22 / height
-    figure.text(0.012, middle, title, va="center", fontsize=13, fontweight="bold", color=INK)
     return figure
 
 
@@ -220,26 +216,37 @@ def _better(name: str) -> str | None:
     return drawn[0] if drawn else None
 
 
-def _panels(title: str, *labels: str, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """Make a figure with panels below each other, or in columns, over the same steps.
+def _figure(
+    title: str, rows: int, each: float, margins: tuple[float, ...], wspace: float = 0.27
+) -> Figure:
+    """Make a figure of the common width with its title. Sizes are in inches: of each row, and the
+    margins left, right, above, below and between rows.
 
     With fixed margins all plots of a run are aligned, and drawn twice as fast as with a layout
     that measures its labels.
     """
-    is_grid, count = columns > 1, len(labels)
-    rows = math.ceil(count / columns)
-    above, below, each = 0.75, 0.95 if is_grid else 0.5, 3.6 if count == 1 else 1.9
-    between = 0.5 if is_grid else 0.6
+    left, right, above, below, between = margins
     height = above + below + rows * each + (rows - 1) * between
-    figure = new_figure(title, height=height)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    middle = 1 - 0.22 / height
+    figure.text(0.012, middle, title, va="center", fontsize=13, fontweight="bold", color=INK)
     figure.subplots_adjust(
-        left=(0.6 if is_grid else 0.75) / WIDTH,
-        right=1 - 0.15 / WIDTH,
+        left=left / WIDTH,
+        right=1 - right / WIDTH,
         top=1 - above / height,
         bottom=below / height,
         hspace=between / each,
-        wspace=0.27,
+        wspace=wspace,
     )
+    return figure
+
+
+def _panels(title: str, *labels: str, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure with panels below each other, or in columns, over the same steps."""
+    is_grid, count = columns > 1, len(labels)
+    rows, each = math.ceil(count / columns), 3.6 if count == 1 else 1.9
+    margins = (0.6, 0.15, 0.75, 0.95, 0.5) if is_grid else (0.75, 0.15, 0.75, 0.5, 0.6)
+    figure = _figure(title, rows, each, margins)
     panels: list[Axes] = []
     for place, label in enumerate(labels):
         axes = figure.add_subplot(rows, columns, place + 1, sharex=panels[0] if panels else None)
@@ -277,19 +284,6 @@ def _start_at_zero(*panels: Axes) -> None:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownPrediction:
-    """A scored prediction with the image of its sample."""
-
-    scored: ScoredPrediction
-    image: Image.Image | None
-    """The first image on a white square; None if the sample has none."""
-    ground_truth: str
-    """The true record as the template renders it."""
-    is_correct: Mapping[str, bool]
-    """Field -> whether its value is right."""
 
 
 def show_predictions(
@@ -341,18 +335,10 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes
     captions = [list(caption(each)) for each in shown]
     rows = math.ceil(len(shown) / COLUMNS) or 1
     # Inches of an image with the text below it; text and gaps are between the images.
-    text_height = 1.5 * FONT_SIZE / 72 * max(map(len, captions), default=0) + 0.25
+    below = 1.5 * FONT_SIZE / 72 * max(map(len, captions), default=0) + 0.25
     gap, width = 0.12, WIDTH / COLUMNS - 0.15
-    height = 0.5 + rows * (width + text_height)
-    figure = new_figure(f"Predictions at step {step}", height=height)
-    figure.subplots_adjust(
-        left=gap / WIDTH,
-        right=1 - gap / WIDTH,
-        top=1 - 0.5 / height,
-        bottom=text_height / height,
-        hspace=text_height / width,
-        wspace=gap / width,
-    )
+    title, margins = f"Predictions at step {step}", (gap, gap, 0.5, below, below)
+    figure = _figure(title, rows, width, margins, wspace=gap / width)
     for place, (each, texts) in enumerate(zip(shown, captions, strict=True)):
         axes = figure.add_subplot(rows, COLUMNS, place + 1, xticks=[], yticks=[], anchor="N")
         axes.spines[:].set_visible(False)
@@ -370,24 +356,19 @@ def caption(shown: ShownPrediction) -> Iterator[tuple[str, str]]:
     Input:  truth {"category3_code": "HATS"}, predicted {"category3_code": "BAGS"}
     Output: ("✗ BAGS", red) ("true: HATS", gray)
     """
-    record = shown.scored.prediction.record
-    if record is None:
-        yield _short(f"✗ {shown.scored.prediction.text or '(nothing)'}"), RED
+    prediction = shown.scored.prediction
+    if prediction.record is None:
+        yield _shorten("✗", prediction.text or "(nothing)"), RED
     for field, true in shown.scored.truth.items():
-        value = (record or {}).get(field)
-        is_right = shown.is_correct[field]
-        if record is not None:
-            mark, color = ("✓", GREEN) if is_right else ("✗", RED)
-            yield _short(f"{mark} {_format(value)}"), color
+        value, is_right = (prediction.record or {}).get(field), shown.is_correct[field]
+        if prediction.record is not None:
+            yield (_shorten("✓", value), GREEN) if is_right else (_shorten("✗", value), RED)
         if not is_right or value != true:
-            yield _short(f"    true: {_format(true)}"), SOFT
+            yield _shorten("    true:", true), SOFT
 
 
-def _format(value: Value) -> str:
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
-
-
-def _short(text: str) -> str:
+def _shorten(mark: str, value: Value) -> str:
+    text = f"{mark} {value:,.2f}" if isinstance(value, float) else f"{mark} {value}"
     text = text.replace("\n", " ")
     return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
 
@@ -397,11 +378,11 @@ def _if_logged(name: str, draw: Callable[[History], Figure]) -> Callable[[Histor
 
 
 PLOTS: dict[str, Callable[[History], Figure | None]] = {
-    "loss": _if_logged("loss", draw_loss),
-    "learning": _if_logged(RATE, draw_learning),
-    "speed": _if_logged("samples_per_second", draw_speed),
-    "validation": draw_validation,
-    "preferences": _if_logged("rewards/margins", draw_preferences),
-    "machine": _if_logged("memory_mib", draw_machine),
+    "loss": _if_logged("loss", _draw_loss),
+    "learning": _if_logged(RATE, _draw_learning),
+    "speed": _if_logged("samples_per_second", _draw_speed),
+    "validation": _draw_validation,
+    "preferences": _if_logged("rewards/margins", _draw_preferences),
+    "machine": _if_logged("memory_mib", _draw_machine),
 }
 """Name of the file in plots/ -> what draws it. Another plot is one function and one entry here."""

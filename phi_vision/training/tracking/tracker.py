@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 MACHINE_METRICS = ("cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib", "gpu_peak_mib")
 """Load of the machine at a step; of a GPU only if there is one."""
 
-MACHINE_DEPENDENT = frozenset(
-    {"samples_per_second", "tokens_per_second", "seconds", *MACHINE_METRICS}
-)
+MACHINE_DEPENDENT = {"samples_per_second", "tokens_per_second", "seconds", *MACHINE_METRICS}
 """Keys of the log that depend on the machine: all others are the same in an equal run."""
 
 LOGGED_STEPS = 20
@@ -67,11 +65,18 @@ class Tracking:
         if self.writes:
             truncate_log(self.run.log_file, self.first_step)
             self._log = self._stack.enter_context(self.run.log_file.open("a", encoding="utf-8"))
-            self._tracker = self._open_tracker()
+            try:
+                self._tracker = TRACKERS[self.report_to](self)
+            except ImportError as error:
+                raise ValueError(
+                    f"report_to {self.report_to} needs a library that is not installed ({error}); "
+                    f"pip install 'phi-vision[{self.report_to}]', or use another tracker"
+                ) from error
+            except Exception as problem:
+                _warn(self.report_to, problem)
             self._bar = self._stack.enter_context(_progress_bar())
-            self._task = self._bar.add_task(
-                "training", total=self.total_steps, completed=self.first_step, loss=""
-            )
+            done, total = self.first_step, self.total_steps
+            self._task = self._bar.add_task("training", total=total, completed=done, loss="")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -133,19 +138,6 @@ class Tracking:
         _attempt("drawing the plots", lambda: plots.draw_plots(self.run))
         self._last_plots = time.monotonic()
 
-    def _open_tracker(self) -> Tracker | None:
-        name = self.report_to
-        try:
-            return TRACKERS[name](self)
-        except ImportError as error:
-            raise ValueError(
-                f"report_to {name} needs a library that is not installed ({error}); "
-                f"pip install 'phi-vision[{name}]', or use another tracker"
-            ) from error
-        except Exception as problem:
-            _warn(name, problem)
-            return None
-
     def _track(self, act: Callable[[Tracker], None]) -> None:
         """Call the tracker; one that fails is dropped."""
         tracker = self._tracker
@@ -178,19 +170,13 @@ def _warn(name: str, problem: Exception) -> None:
 
 def _progress_bar() -> Progress:
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
+    counted = ("{task.description:<10}", BarColumn(), MofNCompleteColumn())
+    columns = (*counted, "{task.fields[loss]}", TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _plain_values(scores: Scores) -> dict[str, Any]:
-    """Return the metrics of the model, with its own and with shuffled images, and of the constant
-    baseline, without intervals.
+    """Format scores as fields of a line of the log, without intervals.
 
     Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…},
              "uses_image": True, "shuffled_image_check": "…"}
@@ -235,15 +221,15 @@ def rename_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def best_evaluation(log: Path) -> dict[str, object]:
-    """Return the metrics of the evaluation whose weights are kept.
+    """Return the metrics of the evaluation whose weights are kept; {} without any.
 
-    Output: {"step": 40, "validation_loss": 0.61, "parse_rate": 0.98, …}; {} without any
+    Output: {"step": 40, "epoch": 2.0, "validation_loss": 0.61, "parse_rate": 0.98, …}
     """
     kept = [line for line in read_history(log).evaluations if line.get("is_best")]
-    if not kept:
-        return {}
-    names = ("step", "epoch", "validation_loss")
-    return {**{name: kept[-1].get(name) for name in names}, **kept[-1].get("model", {})}
+    names = ("step", "epoch", "validation_loss") if kept else ()
+    return {name: kept[-1].get(name) for name in names} | (
+        kept[-1].get("model", {}) if kept else {}
+    )
 
 
 def truncate_log(log: Path, step: int) -> None:

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
+from phi_vision.data.template import Template
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.tracking.plots import (
     PLOTS,
     ShownPrediction,
     caption,
-    draw_loss,
     draw_plots,
-    draw_validation,
+    mark_fields,
     write_image,
 )
 
@@ -65,7 +65,7 @@ def test_one_broken_step_and_no_evaluation_still_draw(tmp_path: Path) -> None:
 
 def test_the_shuffled_images_are_drawn_beside_the_model(tmp_path: Path) -> None:
     write_log(tmp_path, EVALUATIONS)
-    figure = draw_validation(read_history(tmp_path / "log.jsonl"))
+    figure = PLOTS["validation"](read_history(tmp_path / "log.jsonl"))
     assert figure is not None
     accuracy, price = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
@@ -79,7 +79,7 @@ def test_a_steep_loss_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     scales = []
     for lowest in (1.0, 0.01):
         write_log(tmp_path, [{"step": 1, "loss": 3.0}, {"step": 2, "loss": lowest}])
-        figure = draw_loss(read_history(tmp_path / "log.jsonl"))
+        figure = PLOTS["loss"](read_history(tmp_path / "log.jsonl"))
         assert figure is not None
         scales.append(figure.axes[0].get_yscale())
     assert scales == ["linear", "log"]
@@ -122,3 +122,23 @@ def test_captions_say_what_is_wrong_and_what_is_true() -> None:
         "✓ 105.00",
         "    true: 100.00",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"title": "Hat", "full_price": 100.0}, [True, True]),
+        ({"title": "Hat", "full_price": 109.0}, [True, True]),
+        ({"title": "hat", "full_price": 111.0}, [False, False]),
+        (None, [False, False]),
+    ],
+)
+def test_each_field_is_right_or_wrong(said: dict[str, object] | None, expected: list[bool]) -> None:
+    truth = {"title": "Hat", "full_price": 100.0}
+    answer = ScoredPrediction(
+        id="a", group="g", truth=truth, prediction=Prediction(text="", record=said)
+    )  # type: ignore[arg-type]
+    template = Template(
+        name="t", question="?", answer="{title} for {full_price:number}", layout="chat"
+    )
+    assert list(mark_fields(answer, template).values()) == expected

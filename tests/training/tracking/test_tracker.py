@@ -23,7 +23,14 @@ from phi_vision.runs import RunDir
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.tracking.experiment_trackers import is_logged_in
-from phi_vision.training.tracking.tracker import TRACKERS, Tracking
+from phi_vision.training.tracking.tracker import (
+    TRACKERS,
+    Tracking,
+    best_evaluation,
+    rename_evaluation,
+    rename_step,
+    truncate_log,
+)
 
 MakeRun = Callable[[str], Recipe]
 TEMPLATE = TEMPLATES["product"]
@@ -397,3 +404,49 @@ def test_a_login_is_found_in_the_environment_or_in_netrc(
     file.write_text(netrc)
     monkeypatch.setenv("NETRC", str(file))
     assert is_logged_in() == expected
+
+
+def test_trackers_get_figures_in_groups() -> None:
+    assert rename_step({"loss": 1.5, "cpu_percent": 93.0}) == {
+        "train/loss": 1.5,
+        "machine/cpu_percent": 93.0,
+    }
+    line = {
+        "validation_loss": 1.5,
+        "model": {"full_price_mae": 80.0, "title_exact": None},
+        "shuffled": {"full_price_mae": 90.0},
+        "uses_image": True,
+        "shuffled_image_check": "The images matter",
+    }
+    assert rename_evaluation(line) == {
+        "validation/loss": 1.5,
+        "validation/full_price_mae": 80.0,
+        "shuffled/full_price_mae": 90.0,
+        "validation/uses_image": True,
+    }
+
+
+def test_the_best_evaluation_is_the_last_that_was_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [
+        {"step": 2, "validation_loss": 3.0, "is_best": True, "model": {"full_price_mae": 9.0}},
+        {"step": 4, "validation_loss": 2.0, "is_best": True, "model": {"full_price_mae": 8.0}},
+        {"step": 6, "validation_loss": 2.5, "is_best": False, "model": {"full_price_mae": 7.0}},
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    best = best_evaluation(log)
+    assert best == {"step": 4, "epoch": None, "validation_loss": 2.0, "full_price_mae": 8.0}
+
+
+def test_a_resumed_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    truncate_log(log, 2)
+    assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_half_written_line_is_forgotten(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2, "lo')
+    truncate_log(log, 2)
+    assert log.read_text() == '{"step": 1}\n'
