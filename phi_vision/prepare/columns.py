@@ -68,7 +68,7 @@ class Columns:
 def choose_columns(
     rows: Sequence[Row], template: Template | None, given: Mapping[str, str], folder: Path | None
 ) -> Columns:
-    """Find the role of each column of a source.
+    """Find the role of each column of a source from its first rows.
 
     Input:  columns "Photo", "SKU", "Product Name", "Type", "Price (GBP)";
             given {"full_price": "Price (GBP)"}
@@ -76,7 +76,6 @@ def choose_columns(
                     "category3_code": "Type", "full_price": "Price (GBP)"})
 
     Args:
-        rows: The first rows of the source.
         template: Its fields are looked for; None for those of products.
         given: Part or field -> column, from the user; `image` may name several, with commas.
         folder: Root of the source's own images.

@@ -34,8 +34,7 @@ class FieldStatistics:
     """Values of one field over all rows."""
 
     filled: int = 0  # rows that have a value
-    kinds: set[str] = field(default_factory=set)
-    """Kinds of values; `long int` is one that no float holds."""
+    kinds: set[str] = field(default_factory=set)  # of values; no float holds a `long int`
     numbers: "array.array[float]" = field(default_factory=lambda: array.array("d"))
     texts: Counter[str] = field(default_factory=Counter)
     has_more_texts: bool = False
@@ -162,7 +161,8 @@ def _environment() -> Environment:
     }
     loader = PackageLoader("phi_vision.prepare")
     environment = Environment(loader=loader, autoescape=select_autoescape(["html.j2"]), **layout)
-    environment.filters |= {"words": _words, "markdown": _escape_markdown, "cells": _cells}
+    environment.filters.update(words=_words, markdown=_escape_markdown)
+    environment.filters["cells"] = lambda value: value if isinstance(value, list) else [value]
     return environment
 
 
@@ -170,10 +170,6 @@ def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
     found = np.quantile(values, QUANTILES).tolist()
     names = [f"{100 * share:.0f} %" for share in QUANTILES]
     return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
-
-
-def _cells(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else [value]
 
 
 def _words(value: object) -> str:

@@ -167,8 +167,7 @@ def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
 def _masks(count: int, tolerance: int) -> list[np.uint64]:
     """Return masks so that near hashes are equal under at least one of them.
 
-    Input:  1,000,000 hashes, tolerance=4
-    Output: 15 masks of 20 to 22 bits: two of six bands, each of every sixth bit
+    For a million hashes and a tolerance of 4: 15 masks, two of six bands of every sixth bit.
     """
     # With about as many buckets as hashes, a bucket holds a handful.
     enough = (n for n in (1, 2, 3) if 64 * n / (tolerance + n) >= math.log2(count + 1))
@@ -215,8 +214,6 @@ def _first_of_each(count: int, edges: Indices) -> Indices:
     from scipy.sparse import coo_matrix  # here, as importing it takes 0.1 s
     from scipy.sparse.csgraph import connected_components
 
-    if not count:
-        return np.empty(0, dtype=np.int64)
     ones = np.ones(len(edges), dtype=bool)
     graph = coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
@@ -225,11 +222,8 @@ def _first_of_each(count: int, edges: Indices) -> Indices:
 
 
 def _text_keys(text: str) -> list[int]:
+    text = " ".join(text.split())
     return [] if text.casefold() in _PLACEHOLDERS else [hash_bits(text)]
-
-
-def _plain_title(title: str | None) -> str:
-    return " ".join(unicodedata.normalize("NFKC", title or "").casefold().split())
 
 
 # What exports write into empty cells: thousands of rows share it and nothing else.
@@ -241,6 +235,6 @@ _KeysOf = Callable[[RowKeys], Iterable[int]]
 _KEYS: dict[str, _KeysOf] = {
     SAME_IMAGE: lambda row: map(hash_bits, row.digests),
     NEAR_IMAGE: lambda row: (value for value in row.hashes if value is not None),
-    SAME_TITLE: lambda row: _text_keys(_plain_title(row.title)),
-    SAME_GROUP: lambda row: _text_keys((row.group or "").strip()),
+    SAME_TITLE: lambda row: _text_keys(unicodedata.normalize("NFKC", row.title or "").casefold()),
+    SAME_GROUP: lambda row: _text_keys(row.group or ""),
 }

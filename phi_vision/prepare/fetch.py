@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -135,14 +136,14 @@ class _Transfers:
             raise self.storage_error(error) from error
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))
-        self._thread = Thread(target=self._loop.run_forever, name="downloads", daemon=True)
+        self._closing = asyncio.Event()
+        run = partial(self._loop.run_until_complete, self._run())
+        self._thread = Thread(target=run, name="downloads", daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         self._loop.close()
         self._temporary.__exit__(*error)
@@ -167,18 +168,14 @@ class _Transfers:
             f"cannot store images in {self._cache}: {error}; free space or choose another folder"
         )
 
-    async def _open(self) -> None:
-        self._session = open_session(
-            allow_private=self._limits.allow_private,
-            connect_timeout=self._limits.connect_timeout,
-        )
-
-    async def _close(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._session.close()
+    async def _run(self) -> None:
+        allowed, timeout = self._limits.allow_private, self._limits.connect_timeout
+        async with open_session(allow_private=allowed, connect_timeout=timeout) as self._session:
+            await self._closing.wait()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch(self, url: str, target: URL, file: Path) -> Fetched:
         reason = await self._attempts(target, file)

@@ -122,21 +122,21 @@ def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     found = f"found {image.width}×{image.height} pixels"
     shorter, longer = sorted(image.size)
-    if shorter * longer > rules.max_pixels:
-        raise ValueError(_TOO_MANY.format(found, rules.max_pixels))
-    if shorter < 1 or longer > rules.max_aspect * shorter:
-        raise ValueError(
-            f"too narrow: {found}, the maximum aspect ratio is {rules.max_aspect:g}; crop the image"
-        )
-    if shorter < rules.min_side:
-        raise ValueError(
-            f"too small: {found}, the minimum is {rules.min_side} on each side; give a larger image"
-        )
-    if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > _MAX_SCANS:
-        raise ValueError(
-            f"too many scans: a JPEG of {len(encoded)} bytes has more than {_MAX_SCANS} scans, "
-            "which take minutes; save it again"
-        )
+    scans = encoded.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    problems = {
+        _TOO_MANY.format(found, rules.max_pixels): shorter * longer > rules.max_pixels,
+        f"too narrow: {found}, the maximum aspect ratio is {rules.max_aspect:g}; crop the image": (
+            shorter < 1 or longer > rules.max_aspect * shorter
+        ),
+        f"too small: {found}, the minimum is {rules.min_side} on each side; give a larger image": (
+            shorter < rules.min_side
+        ),
+        f"too many scans: a JPEG of {len(encoded)} bytes has more than {_MAX_SCANS} scans, which "
+        "take minutes; save it again": scans > _MAX_SCANS,
+    }
+    for problem, is_found in problems.items():
+        if is_found:
+            raise ValueError(problem)
     with _decoder_errors(encoded, rules):
         image.load()
     return image
@@ -252,13 +252,11 @@ def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 @lru_cache(maxsize=64)  # a catalog has a few profiles and many images
-def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Build the transform from a colour profile to sRGB; None where it would change nothing."""
-    if not isinstance(profile, bytes) or not profile:
-        return None
     try:
         transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")),
             ImageCms.createProfile("sRGB"),
             mode,
             "RGB",
@@ -266,7 +264,7 @@ def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        # Unreadable, or for other channels than the image has: browsers ignore it, too.
+        # None, unreadable, or for other channels than the image has: browsers ignore it, too.
         return None
     if mode == "CMYK":
         return transform

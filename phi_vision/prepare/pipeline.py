@@ -34,7 +34,7 @@ from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow
-from phi_vision.prepare.splits import Assignment, Duplicate, assign_rows, source_splits
+from phi_vision.prepare.splits import Assignment, Placed, assign_rows, source_splits
 
 CHUNK = 32  # rows cleaned at once: a tenth of a second of work, and a few megabytes
 CARD_IMAGES = 24  # samples shown on the card, evenly spread over the dataset
@@ -206,8 +206,8 @@ def _write_samples(
         }
         rows = zip(stage.keys, stage.rows(), assignment.decisions, strict=True)
         for index, (keys, row, decision) in enumerate(rows):
-            if isinstance(decision, Duplicate):
-                rejected.add(reject(row.raw, f"duplicate of an earlier row: row {decision.of}"))
+            if not isinstance(decision, Placed):
+                rejected.add(reject(row.raw, f"duplicate of an earlier row: row {decision}"))
                 continue
             image_bytes = sum(len(image.encoded) for image in row.images)
             shards[decision.split].add(layout.row(keys.id, decision.group, row), image_bytes)
@@ -226,7 +226,7 @@ def _describe(
     rejected: Counter[str],
 ) -> dict[str, object]:
     """Return the metadata. No times and no paths of this machine: a rerun writes the same bytes."""
-    samples = sum(not isinstance(decision, Duplicate) for decision in assignment.decisions)
+    samples = sum(isinstance(decision, Placed) for decision in assignment.decisions)
     notes = {**source.notes, **({"license": config.license} if config.license else {})}
     fields = stage.statistics.fields
     changes = stage.statistics.changes.items()

@@ -40,8 +40,6 @@ MIN_CATEGORY_ROWS = 5
 # Fraction of rows in which a value must have the same parent: exports are never quite clean.
 MIN_PARENT_SHARE = 0.95
 
-PairRow = dict[str, Any]
-
 
 class HardNegative(NamedTuple):
     """A correct and a wrong completion."""
@@ -143,10 +141,8 @@ class NegativeSampler:
         """Draw so many different completions, or fewer, each wrong in at least one field.
 
         Input:  {"title": "Check Wool Scarf", "category3_code": "SCARVES", "full_price": 390.0}
-        Output: [HardNegative(
-                    correct="Product: Check Wool Scarf, Category: SCARVES, Full Price: 390.0",
-                    wrong="Product: Check Wool Cape, Category: SCARVES, Full Price: 590.0",
-                    fields=("title", "full_price"))]
+        Output: [HardNegative(correct="Product: Check Wool Scarf, Category: …", fields=("title",),
+                    wrong="Product: Check Wool Cape, Category: SCARVES, Full Price: 390.0")]
         """
         known = self._template.select(record)
         correct = self._template.render(known)
@@ -199,8 +195,7 @@ class _FieldValues:
     def _other_price(self, price: float, rng: random.Random) -> float:
         """Choose a price of the catalog that is off by a factor, as likely too low as too high.
 
-        Input:  390.0, in a catalog with 90, 250, 390, 420, 590 and 1290
-        Output: 250.0 or 590.0; without one in reach, the price times the factor, rounded: 640.0
+        Without one in reach, the price times the factor, rounded.
         """
         factor = math.exp(rng.uniform(math.log(MIN_FACTOR), math.log(MAX_FACTOR)))
         sides = [
@@ -281,7 +276,7 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
     return best
 
 
-def _rows(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[PairRow]:
+def _rows(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Read all columns of files, or some, a few megabytes at a time."""
     for file in files:
         with pq.ParquetFile(file, pre_buffer=False) as parquet:

@@ -51,7 +51,6 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
             "Indian thousands", 20.0 GBP "range (lowest)", 30.0 GBP "was and now (now)", None "none"
 
     Args:
-        text: The cell.
         decimal: The decimal mark of the column (`guess_decimal`), for `1.234`. Without it such a
             number is read as thousands, as prices rarely have three decimals: form `ambiguous`.
 

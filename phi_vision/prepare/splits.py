@@ -28,16 +28,11 @@ class Placed(NamedTuple):
     split: str
 
 
-class Duplicate(NamedTuple):
-    """A row with the same record, messages and images as an earlier one."""
-
-    of: int  # the number of that row
-
-
 class Assignment(NamedTuple):
     """Where each clean row goes, in their order, and metadata for the data card."""
 
-    decisions: Sequence[Placed | Duplicate]
+    decisions: Sequence[Placed | int]
+    """An integer is the number of an earlier row with the same record, messages and images."""
     splits: Sequence[str]  # those that have rows
     metadata: Mapping[str, object]
 
@@ -68,7 +63,7 @@ def assign_rows(
     splits = [split_of[group] for group in group_of]
     placed = map(Placed, group_of, splits)
     decisions = [
-        next(placed) if row.number == number else Duplicate(number)
+        next(placed) if row.number == number else number
         for row, number in zip(rows, same_as, strict=True)
     ]
     names = [name for name in SPLIT_ORDER if name in splits]
@@ -228,9 +223,9 @@ def _describe(
     # Random splits of the sizes that there are, which the source may have decided.
     actual = {name: size / len(splits) for name, size in sizes.items()}
     groups_in = Counter(split for _, split in {*zip(groups.of.tolist(), splits, strict=True)})
-    categories = zip((row.category for row in rows), splits, strict=True)
-    counts = Counter(pair for pair in categories if pair[0] is not None)
-    totals = Counter(row.category for row in rows if row.category is not None)
+    categories = [row.category for row in rows]
+    counts = Counter(zip(categories, splits, strict=True))
+    totals = Counter(category for category in categories if category is not None)
     largest = sorted(totals, key=lambda name: (-totals[name], name))[:MAX_CATEGORIES]
     names = [name for name in SPLIT_ORDER if sizes[name]]
     return {

@@ -16,7 +16,6 @@ from phi_vision.prepare.dedup import (
 )
 from phi_vision.prepare.splits import (
     ANY,
-    Duplicate,
     Placed,
     assign_rows,
     assign_splits,
@@ -272,7 +271,7 @@ def entry(number: int, **changed: object) -> RowKeys:
     return RowKeys(**(own | changed))  # type: ignore[arg-type]
 
 
-def placed(decision: Placed | Duplicate) -> Placed:
+def placed(decision: Placed | int) -> Placed:
     assert isinstance(decision, Placed)
     return decision
 
@@ -280,7 +279,7 @@ def placed(decision: Placed | Duplicate) -> Placed:
 def test_a_repeat_goes_aside_and_names_the_first_of_its_kind() -> None:
     same = [entry(n, fingerprint="same") for n in (3, 5, 9)]
     assignment = assign_rows([*same, entry(11)], {}, SHARES, tolerance=4, seed=0)
-    assert assignment.decisions[1:3] == [Duplicate(of=3), Duplicate(of=3)]
+    assert assignment.decisions[1:3] == [3, 3]
     assert placed(assignment.decisions[0]).group == "S3"
     assert placed(assignment.decisions[3]).group == "S11"
 
