@@ -58,8 +58,7 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         head, comma, body = value.strip().partition(",")
         if not comma:
             raise ValueError(
-                f"broken data URI: found no comma after {head[:40]!r}; write "
-                "data:image/png;base64,…"
+                f"broken data URI: no comma after {head[:40]!r}; write data:image/png;base64,…"
             )
         data = unquote_to_bytes(body)  # the media type is not trusted, so it is ignored
         is_base64 = "base64" in [part.strip().lower() for part in head.split(";")[1:]]
@@ -68,8 +67,7 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         return _read_base64(value.encode(errors="replace"))
     if folder is None:
         raise ValueError(
-            f"no folder: {value[:80]!r} is a path, and the source has no folder; give bytes or a "
-            "URL"
+            f"no folder: {value[:80]!r} is a path, the source has no folder; give bytes or a URL"
         )
     file = _find_file(value, folder)
     # A pipe or a device would hang or never end; a folder has no bytes.
@@ -77,8 +75,7 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         raise ValueError(f"not a file: found a folder, pipe or device at {value!r}; give a file")
     if (size := file.stat().st_size) > MAX_FILE_BYTES:
         raise ValueError(
-            f"file too large: {value!r} has {size} bytes, the maximum is {MAX_FILE_BYTES}; give a "
-            "smaller image"
+            f"file too large: {value!r} has {size} bytes, more than {MAX_FILE_BYTES}; shrink it"
         )
     try:
         return file.read_bytes()
@@ -93,8 +90,7 @@ def _read_base64(text: bytes) -> bytes:
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except binascii.Error as error:
         raise ValueError(
-            f"broken base64: {len(text)} letters cannot be decoded ({error}); encode the image "
-            "again"
+            f"broken base64: {len(text)} letters cannot be decoded ({error}); encode them again"
         ) from error
 
 

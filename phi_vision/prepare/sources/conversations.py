@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from phi_vision.data.samples import IMAGE_MARK
 from phi_vision.prepare.sources.files import VOCABULARY
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
-IMAGE_MARK = "<image>"
 ROLES: dict[str, str] = VOCABULARY["roles"]  # role in the source -> role of a message
 
 

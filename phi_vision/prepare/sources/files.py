@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
+from phi_vision.data.dataset import SPLIT_ORDER
+
 VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
 
 
 SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
 IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
-SPLIT_ORDER = ("train", "validation", "test")
 INFO_FILE = "dataset_info.json"
 DESCRIPTIONS: list[str] = VOCABULARY["descriptions"]
 MAX_NOTE = 2000
@@ -52,8 +53,7 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     ]
     if not files:
         raise ValueError(
-            f"no data in {name}: found no file ending in {', '.join(suffixes)}; "
-            "give a folder that has them, or one file"
+            f"no data in {name}: found no file ending in {', '.join(suffixes)}; give other data"
         )
     return [(file, split_of(file, path)) for file in files], path
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from phi_vision.prepare.sources import (
     columnar,
@@ -26,25 +25,17 @@ from phi_vision.prepare.sources.rows import (
     numbered,
 )
 
-
-class FileFormat(NamedTuple):
-    """A format of files; of several ones, the rows are read one file after the other."""
-
-    suffixes: tuple[str, ...]
-    inspect: Callable[[Path], Inspected]
-    counted: str = ""  # name of the number of files among what is detected
-
-
-FORMATS = {
-    "csv": FileFormat((".csv", ".tsv", ".tab"), delimited.inspect_table),
-    "json": FileFormat((".json",), json_files.inspect_json),
-    "jsonl": FileFormat(json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
-    "parquet": FileFormat((".parquet", ".pq"), columnar.inspect_parquet, "files"),
-    "arrow": FileFormat((".arrow", ".feather"), columnar.inspect_arrow, "files"),
-    "webdataset": FileFormat((".tar",), webdataset.inspect_tar, "shards"),
-    "llava": FileFormat((".json", ".jsonl", ".ndjson"), json_files.inspect_conversations),
+# Kind of files -> their suffixes, gzipped or not, and what inspects one of them.
+FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Inspected]]] = {
+    "csv": ((".csv", ".tsv", ".tab"), delimited.inspect_table),
+    "json": ((".json",), json_files.inspect_json),
+    "jsonl": (json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
+    "parquet": ((".parquet", ".pq"), columnar.inspect_parquet),
+    "arrow": ((".arrow", ".feather"), columnar.inspect_arrow),
+    "webdataset": ((".tar",), webdataset.inspect_tar),
+    "llava": ((".json", *json_files.LINES_SUFFIXES), json_files.inspect_conversations),
 }
-_KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind].suffixes}
+_KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind][0]}
 _KINDS[".txt"] = "csv"  # alone: in a folder it is a licence or a list rather than a table
 _WHOLE = ("json", "llava", "parquet", "arrow")  # nothing can be read: one unreadable row
 
@@ -98,14 +89,14 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
 
     Of what is detected in the files, equal facts are listed once and different ones with commas.
     """
-    form, path = FORMATS[kind], Path(name)
+    (suffixes, inspect), path = FORMATS[kind], Path(name)
     saved = columnar.saved_parts(path) if kind == "arrow" else []
-    parts, root = (saved, path) if saved else files.find_parts(name, form.suffixes)
+    parts, root = (saved, path) if saved else files.find_parts(name, suffixes)
     chosen = files.choose_splits(split, [each for _, each in parts if each], name)
     parts = [part for part in parts if split is None or part[1] in chosen]
     parts.sort(key=lambda part: files.split_rank(part[1]))
-    inspected = [form.inspect(file) for file, _ in parts]
-    found = [{form.counted: str(len(parts))}] if form.counted else []
+    inspected = [inspect(file) for file, _ in parts]
+    found = [{"files": str(len(parts))}] if len(parts) > 1 else []
     found += [*(facts for facts, _ in inspected), *({"splits": each} for each in chosen)]
     # The README beside a single file in a folder of downloads may describe anything.
     folder = parts[0][0].parent
@@ -152,8 +143,7 @@ def detect_kind(name: str) -> str:
     close = difflib.get_close_matches(path.name, beside, n=1)
     meant = f"did you mean {path.parent / close[0]}?" if close else "check the path"
     raise ValueError(
-        f"no data at {name}: there is no such file or folder; {meant} "
-        "(a hub dataset is named owner/name)"
+        f"no data at {name}: no such file or folder; {meant} (a hub dataset is named owner/name)"
     )
 
 
@@ -198,7 +188,7 @@ def _kind_of_folder(folder: Path) -> str:
         return "folder"
     suffixes = {file: files.suffix_of(file) for file in files.visible_files(folder)}
     for kind in ("parquet", "arrow", "webdataset"):  # a folder with any such file is of that kind
-        if not set(FORMATS[kind].suffixes).isdisjoint(suffixes.values()):
+        if not set(FORMATS[kind][0]).isdisjoint(suffixes.values()):
             return kind
     tables: dict[str, Path] = {}
     for file, suffix in suffixes.items():
@@ -219,8 +209,8 @@ def _kind_of_folder(folder: Path) -> str:
     if not set(files.IMAGE_SUFFIXES).isdisjoint(found):
         return "folder"
     raise ValueError(
-        f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder "
-        "with tables, images or tar shards"
+        f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder with "
+        "tables, images or tar shards"
     )
 
 

@@ -1,5 +1,6 @@
 """Row, UnreadableRow and Source: the output of every reader."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,11 +67,8 @@ def storable(raw: str) -> str:
     Input:  "caf\udce9"
     Output: "caf\\xe9"
     """
-    kept = raw[:MAX_RAW]
     # Undecodable bytes travel as lone surrogates (PEP 383), which no UTF-8 file may hold; other
     # lone surrogates come out of JSON escapes.
-    text = "".join(
-        f"\\x{ord(sign) - 0xDC00:02x}" if "\udc80" <= sign <= "\udcff" else sign for sign in kept
-    )
+    text = re.sub("[\udc80-\udcff]", lambda s: f"\\x{ord(s[0]) - 0xDC00:02x}", raw[:MAX_RAW])
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return text if len(raw) == len(kept) else f"{text}… ({len(raw) - len(kept):,} characters more)"
+    return f"{text}… ({len(raw) - MAX_RAW:,} characters more)" if len(raw) > MAX_RAW else text

@@ -126,40 +126,34 @@ def detect_encoding(file: Path) -> dict[str, str]:
             excerpts += islice(votes, EXCERPTS_PER_CHUNK)
     if special >= undecoded:  # also when both are 0: plain ASCII
         return {"encoding": "utf-8"}
-    guessed = _guess_encoding(sample := b"\n".join(excerpts))
-    if not guessed:
-        raise ValueError(
-            f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text of "
-            f"{sample[:60]!r}; save the file as UTF-8"
-        )
-    words = _snippets(sample.decode(guessed, "replace"))
-    return {"encoding": guessed} | ({"encoding guessed from": words} if words else {})
+    return _guess_encoding(b"\n".join(excerpts), file)
 
 
-def _guess_encoding(excerpts: bytes) -> str:
+def _guess_encoding(sample: bytes, file: Path) -> dict[str, str]:
     fits = {
-        name: _plausibility(excerpts.decode(name, "replace")) - handicap
+        name: _plausibility(sample.decode(name, "replace")) - handicap
         for name, handicap in WESTERN.items()
     }
     found = max(fits, key=fits.__getitem__)
     # Special letters of Western languages stand alone among plain ones; other scripts cluster them.
-    words: list[bytes] = re.split(rb"[\s,;|]+", excerpts)
+    words: list[bytes] = re.split(rb"[\s,;|]+", sample)
     words = [word for word in words if len(word) > 2 and not word.isascii()]
     special = sum(byte > 0x7F for word in words for byte in word)
     clustered = special > 0.45 * sum(map(len, words))  # żółty has 3 of 5, and is rare
-    if not clustered and fits[found] >= GOOD_FIT:
-        return found
-    best = from_bytes(excerpts).best()
-    return best.encoding if best else ""
-
-
-def _snippets(text: str) -> str:
-    """Pick a few words with special characters: "A;Béret\\nB;Coat £90" -> "Béret · £90"."""
-    found = (
-        (before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET] for before, word in _WORD.findall(text)
-    )
-    shown = dict.fromkeys(each for each in found if each.isprintable() and "\ufffd" not in each)
-    return " · ".join(islice(shown, MAX_SNIPPETS))
+    if clustered or fits[found] < GOOD_FIT:
+        best = from_bytes(sample).best()
+        if best is None:
+            raise ValueError(
+                f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text "
+                f"of {sample[:60]!r}; save the file as UTF-8"
+            )
+        found = best.encoding
+    # The guess is shown with words that have special characters.
+    pairs = _WORD.findall(sample.decode(found, "replace"))
+    snippets = ((before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET] for before, word in pairs)
+    good = (each for each in snippets if each.isprintable() and "\ufffd" not in each)
+    shown = " · ".join(islice(dict.fromkeys(good), MAX_SNIPPETS))
+    return {"encoding": found} | ({"encoding guessed from": shown} if shown else {})
 
 
 def _read_as_utf_8(data: bytes) -> str | None:
