@@ -193,9 +193,10 @@ def image_features(
     """
     known: dict[bytes, Pixels] = {}
     for done, sample in enumerate(samples, start=1):
-        for image in {*sample.images[:1]} - known.keys():
+        for image in sample.images[:1]:
             try:
-                known[image] = np.concatenate([*describe_image(image).values()])
+                if image not in known:
+                    known[image] = np.concatenate([*describe_image(image).values()])
             except ValueError as error:
                 raise ValueError(f"sample {sample.id!r}, image 1: {error}") from error
         progress(done, len(samples))

@@ -43,7 +43,6 @@ NOT_GIVEN = {
 }
 """System -> why it is left out where no model for it is known."""
 
-
 Tasks = dict[str, tuple[Sequence[Sample], str | None]]
 """System -> the samples to predict, and the grammar that constrains the text."""
 
@@ -163,10 +162,8 @@ class _Evaluator:
 
     def _predict(self, system: str, source: str) -> None:
         """Predict with one of the models, which are loaded one after the other."""
-        batch_size = self.config.batch_size
-        predictor = predictors.load_predictor(
-            source, template=self.template_name, batch_size=batch_size
-        )
+        template, batch_size = self.template_name, self.config.batch_size
+        predictor = predictors.load_predictor(source, template=template, batch_size=batch_size)
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
         for each, (samples, grammar) in tasks.items():

@@ -57,6 +57,7 @@ NUMBER = "{x:,.6g}"
 """Format of a tick."""
 
 Points = Sequence[tuple[float, float]]
+Mark = tuple[float, float] | None
 Legend = Sequence[tuple[str, str]]
 """(name, CSS variable) of each series; empty where there is only one."""
 
@@ -98,7 +99,7 @@ def draw_lines(
     x: str,
     y: str,
     percent: bool = False,
-    mark: tuple[float, float] | None = None,
+    mark: Mark = None,
 ) -> Chart:
     """Draw lines over each other, with a legend where there are several.
 

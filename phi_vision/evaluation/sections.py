@@ -36,13 +36,11 @@ MAX_LABEL = 28
 """Characters of a name in columns and legends: two columns of it fit on a phone."""
 
 
-def compare_systems(
-    scores: Scores, systems: Sequence[str]
-) -> list[tuple[Metric, list[str], Chart]]:
+def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric, list[str], Chart]]:
     """Draw the model and other systems by the headline metric of each field."""
     found = []
     for metric in labels.headline(scores):
-        present = [each for each in systems if metric.name in scores.differences.get(each, {})]
+        present = [each for each in others if metric.name in scores.differences.get(each, {})]
         if present and math.isfinite(scores.estimates["model"][metric.name].value):
             estimates = {each: scores.estimates[each][metric.name] for each in ("model", *present)}
             rows = {labels.system_label(system): each for system, each in estimates.items()}
@@ -75,12 +73,10 @@ def compare_to_overall(estimate: Estimate, overall: float, metric: Metric) -> st
     # Of an interval without width there are too few samples to resample.
     if not estimate.low < estimate.high or estimate.low <= overall <= estimate.high:
         return ""
-    is_better = {
-        "higher": estimate.value > overall,
-        "lower": estimate.value < overall,
-        "zero": abs(estimate.value) < abs(overall),
-    }
-    return "better" if is_better[metric.better] else "worse"
+    is_lower = estimate.value < overall
+    if metric.better == "zero":
+        is_lower = abs(estimate.value) < abs(overall)
+    return "better" if is_lower == (metric.better != "higher") else "worse"
 
 
 def curve_points(
@@ -141,14 +137,13 @@ def draw_calibration(scores: Scores) -> list[Chart]:
         if accepted and accepted.threshold is not None and math.isfinite(accepted.precision.value):
             mark = (accepted.coverage.value, 1 - accepted.precision.value)
         if len(found.risk_curve) > 1:
-            chart = figures.draw_lines(
-                [Series(name, steady or found.risk_curve)],
-                title=f"{name}: risk-coverage curve",
-                x="coverage",
-                y="error rate among the accepted",
-                percent=True,
-                mark=mark,
+            curves = [Series(name, steady or found.risk_curve)]
+            title, x, y = (
+                f"{name}: risk-coverage curve",
+                "coverage",
+                "error rate among the accepted",
             )
+            chart = figures.draw_lines(curves, title=title, x=x, y=y, percent=True, mark=mark)
             charts.append(chart)
     return charts
 

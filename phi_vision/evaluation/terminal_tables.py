@@ -11,11 +11,7 @@ from phi_vision.metrics.calibration import UNKNOWN
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.scores import Scores, significance
 
-STYLES = {
-    "better": "[green]better[/green]",
-    "worse": "[red]worse[/red]",
-    "not significant": "[dim]≈[/dim]",
-}
+RESULTS = {"better": "[green]better", "worse": "[red]worse", "not significant": "[dim]≈"}
 
 
 def scores_table(scores: Scores) -> Table:
@@ -44,7 +40,7 @@ def scores_table(scores: Scores) -> Table:
                 interval = labels.format_interval(estimate, metric.decimals)
                 cell = f"[bold]{cell}[/bold]" + (f"\n[dim]{interval}[/dim]" if interval else "")
             elif math.isfinite(difference.low) and cell != MISSING:
-                cell += f" {STYLES[significance(difference)]}"
+                cell += f" {RESULTS[significance(difference)]}"
             cells.append(cell)
         table.add_row(labels.system_label(system), *cells)
     if best := scores.best_achievable:
