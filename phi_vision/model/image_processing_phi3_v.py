@@ -101,7 +101,9 @@ class Phi3VImageProcessor(BaseImageProcessor):
         sizes = [(image.height, image.width) for image in padded]
         cut = [self._cut(image) for image in padded]
         if self.pad_crops if pad_crops is None else pad_crops:
-            pixel_values = torch.stack([_fill(crops, 1 + limit) for crops in cut])
+            # Crops of zeros up to (1 + num_crops, 3, S, S).
+            missing = [(0, 0, 0, 0, 0, 0, 0, 1 + limit - len(crops)) for crops in cut]
+            pixel_values = torch.stack(list(map(torch.nn.functional.pad, cut, missing)))
         else:
             pixel_values = torch.cat(cut)
         data = {
@@ -183,12 +185,6 @@ def pad_to_crops(image: Image.Image, num_crops: int, crop_size: int) -> Image.Im
     canvas = Image.new("RGB", (width, padded_height), WHITE)
     canvas.paste(image, (0, (padded_height - height) // 2))
     return canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas
-
-
-def _fill(crops_NCHW: torch.Tensor, wanted: int) -> torch.Tensor:
-    """Add crops of zeros: (N, 3, S, S) -> (wanted, 3, S, S)."""
-    missing = crops_NCHW.new_zeros(wanted - len(crops_NCHW), *crops_NCHW.shape[1:])
-    return torch.cat([crops_NCHW, missing])
 
 
 def _as_rgb(image: Any) -> Image.Image:

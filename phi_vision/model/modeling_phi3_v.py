@@ -194,7 +194,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
             features = torch.cat(list(mm_encoder_outputs["image"]["pooler_output"]))
             inputs_embeds = self._insert_images(features, input_ids, inputs_embeds)
         elif input_ids is not None and not (past_key_values and past_key_values.get_seq_length()):
-            self._check_no_placeholders(input_ids)
+            self._find_placeholders(input_ids, 0)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         return Phi3Model.forward(
@@ -215,26 +215,22 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
                 "Images came with inputs_embeds but without input_ids, so nothing says where "
                 "they belong; pass input_ids, or embeddings that already hold the images."
             )
-        where = input_ids == self.config.image_token_id
-        if int(where.sum()) != features_TH.shape[0]:
-            raise ValueError(
-                "Image features and image tokens do not match: "
-                f"{features_TH.shape[0]} features for {int(where.sum())} placeholders "
-                f"(id {self.config.image_token_id}). Was the text cut, or built without the "
-                "processor?"
-            )
+        where_BL = self._find_placeholders(input_ids, features_TH.shape[0])
         features_TH = features_TH.to(embeds_BLH.device, embeds_BLH.dtype)
-        return embeds_BLH.masked_scatter(where[..., None], features_TH)
+        return embeds_BLH.masked_scatter(where_BL[..., None], features_TH)
 
-    def _check_no_placeholders(self, input_ids: torch.Tensor) -> None:
-        """Check that there are no placeholders without images: the output would be a guess."""
-        unseen = int((input_ids == self.config.image_token_id).sum())
-        if unseen:
+    def _find_placeholders(self, input_ids: torch.Tensor, features: int) -> torch.Tensor:
+        """Find the placeholders, as many as features: otherwise the output would be a guess."""
+        where_BL: torch.Tensor = input_ids == self.config.image_token_id
+        if (found := int(where_BL.sum())) != features:
+            advice = "Was the text cut, or built without the processor?"
+            if not features:
+                advice = "Pass pixel_values and image_sizes as the processor returned them."
             raise ValueError(
-                "Image features and image tokens do not match: "
-                f"0 features for {unseen} placeholders. Pass pixel_values and "
-                "image_sizes as the processor returned them."
+                f"Image features and image tokens do not match: {features} features for {found} "
+                f"placeholders (id {self.config.image_token_id}). {advice}"
             )
+        return where_BL
 
 
 class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
