@@ -75,13 +75,11 @@ def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
     Output: record {"title": "Gobi™ Tee", "full_price": 1234.5}, changes ("entities", …)
     """
     row, columns = loaded.row, schema.columns
-    changes: list[str] = []
     try:
         if loaded.problem:
             raise ValueError(loaded.problem)
         images = tuple(clean_image(encoded, schema.images) for encoded in loaded.images)
-        for image in images:
-            changes += image.changes
+        changes = [change for image in images for change in image.changes]
         record = _clean_record(row, schema, changes)
         turns = row.values.get(columns.messages) if columns.messages else None
         messages = _clean_messages(turns, len(images), changes) if columns.messages else ()

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,23 +146,9 @@ def card_header(splits: Sequence[str], license: str | None) -> str:
     return DatasetCardData(license=license, configs=configs).to_yaml()
 
 
-def render(template: str, /, **values: object) -> str:
+def render(template: str, **values: object) -> str:
     """Render a template of `prepare/templates/`."""
-    return _environment().get_template(template).render(**values)
-
-
-@cache
-def _environment() -> Environment:
-    layout: dict[str, Any] = {
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-        "keep_trailing_newline": True,
-    }
-    loader = PackageLoader("phi_vision.prepare")
-    environment = Environment(loader=loader, autoescape=select_autoescape(["html.j2"]), **layout)
-    environment.filters.update(words=_words, markdown=_escape_markdown)
-    environment.filters["cells"] = lambda value: value if isinstance(value, list) else [value]
-    return environment
+    return _TEMPLATES.get_template(template).render(**values)
 
 
 def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -184,3 +169,16 @@ def _escape_markdown(value: object) -> str:
     r"""Format a value so that nothing in it is markup: `a|b, <i>` becomes `a\|b, &lt;i>`."""
     escaped = re.sub(r"([\\|`*\[\]])", r"\\\1", _words(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("phi_vision.prepare"),
+    autoescape=select_autoescape(["html.j2"]),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {
+    **{"words": _words, "markdown": _escape_markdown},
+    "cells": lambda value: value if isinstance(value, list) else [value],
+}

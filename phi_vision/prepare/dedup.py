@@ -22,10 +22,8 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
-SAME_IMAGE = "same image"
-NEAR_IMAGE = "near-duplicate image"
-SAME_TITLE = "same title"
-SAME_GROUP = "same group"
+SAME_IMAGE, NEAR_IMAGE = "same image", "near-duplicate image"
+SAME_TITLE, SAME_GROUP = "same title", "same group"
 
 MAX_TOLERANCE = 12  # bits of 64; beyond, most product photos are near-duplicates
 # Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while

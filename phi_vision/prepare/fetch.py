@@ -60,15 +60,14 @@ class Fetched:
 
     url: str  # as given
     file: Path | None  # complete, with the magic bytes of an image
-    reason: str | None
-    """Short, and the same for all of a kind: `HTTP 404`, `no response within 30 s`."""
+    reason: str | None  # short, and the same for all of a kind: `HTTP 404`
+
+
+Progress = Callable[[Fetched], None]
 
 
 def fetch(
-    urls: Iterable[str],
-    cache: Path,
-    limits: Limits,
-    progress: Callable[[Fetched], None] | None = None,
+    urls: Iterable[str], cache: Path, limits: Limits, progress: Progress | None = None
 ) -> Generator[Fetched, None, None]:
     """Download images ahead of the caller, and yield one result for each URL, in order.
 

@@ -17,13 +17,12 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
 from phi_vision.prepare.prepare_config import PrepareConfig
 
-_JPEG_SIDE = 65_500
-
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's other readers are for icons, games and science, or start a PostScript interpreter.
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # as shown by browsers
 _MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
+_JPEG_SIDE = 65_500  # pixels, the most that a JPEG can have
 _MAX_SCANS = 200  # of a progressive JPEG; about ten are usual
 _MAX_ROUNDING = 3  # levels of 256 by which small sRGB profiles change colours
 

@@ -141,8 +141,7 @@ class NegativeSampler:
         """Draw so many different completions, or fewer, each wrong in at least one field.
 
         Input:  {"title": "Check Wool Scarf", "category3_code": "SCARVES", "full_price": 390.0}
-        Output: [HardNegative(correct="Product: Check Wool Scarf, Category: …", fields=("title",),
-                    wrong="Product: Check Wool Cape, Category: SCARVES, Full Price: 390.0")]
+        Output: wrong "Product: Check Wool Cape, Category: SCARVES, Full Price: 390.0"
         """
         known = self._template.select(record)
         correct = self._template.render(known)

@@ -158,10 +158,8 @@ def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
     Input:  "Was $50 USD, now $30"
     Output: "was # now #", ["50", "30"], "USD", False
     """
-    words: list[str] = []
-    numbers: list[str] = []
-    signs: set[str] = set()
-    codes: set[str] = set()
+    words, numbers = list[str](), list[str]()
+    signs, codes = set[str](), set[str]()
     for match in _PIECE.finditer(plain.replace("#", "№")):
         piece = match.group().strip()
         name = piece.rstrip(".")

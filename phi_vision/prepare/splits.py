@@ -193,27 +193,21 @@ def count_leaks(
     """
     actual = np.array(splits, dtype=object)
     names = [name for name in fractions if name != "train" and (actual == name).any()]
+
+    def count(members: Mapping[str, Mask]) -> dict[tuple[str, str], int]:
+        linked = {kind: links.linked_to(members["train"]) for kind, links in groups.links.items()}
+        linked[NEAR_IMAGE] &= ~linked[SAME_IMAGE]
+        linked[ANY] = np.logical_or.reduce(list(linked.values()))
+        pairs = itertools.product(names, linked)
+        return {(kind, name): int((linked[kind] & members[name]).sum()) for name, kind in pairs}
+
     at_random: Counter[tuple[str, str]] = Counter()
     random = np.random.default_rng(seed)
     for _ in range(RANDOM_SPLITS):
         places = random.choice(len(fractions), size=len(actual), p=list(fractions.values()))
-        drawn = {name: places == place for place, name in enumerate(fractions)}
-        at_random.update(_count_linked(groups, drawn, names))
-    found = _count_linked(groups, {name: actual == name for name in ("train", *names)}, names)
+        at_random.update(count({name: places == place for place, name in enumerate(fractions)}))
+    found = count({name: actual == name for name in ("train", *names)})
     return {leak: (rows, at_random[leak] / RANDOM_SPLITS) for leak, rows in found.items()}
-
-
-def _count_linked(
-    groups: Groups, members: Mapping[str, Mask], names: Sequence[str]
-) -> dict[tuple[str, str], int]:
-    linked = {kind: links.linked_to(members["train"]) for kind, links in groups.links.items()}
-    linked[NEAR_IMAGE] &= ~linked[SAME_IMAGE]
-    linked[ANY] = np.logical_or.reduce(list(linked.values()))
-    return {
-        (kind, name): int((rows & members[name]).sum())
-        for name in names
-        for kind, rows in linked.items()
-    }
 
 
 def _describe(
