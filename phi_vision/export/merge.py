@@ -23,12 +23,15 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from phi_vision.inference.onnx_predictor import GENAI_FILE
+from phi_vision.io.formatting import error_texts
 from phi_vision.model import checkpoint
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, adapter_base, first_line
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.runs import RunDir
+
+failure = error_texts(__file__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
 SINGLE_FILE = "model.safetensors"
@@ -58,11 +61,7 @@ def open_source(
     base = adapter_base(place)
     config = checkpoint.load_config(base or place)
     if config.to_dict().get("quantization_config"):
-        raise ValueError(
-            f"the weights in {base or place} are quantized, and the rounded-off precision is lost; "
-            "export from the checkpoint they were quantized from: pass it, or write it as "
-            "base_model_name_or_path into adapter_config.json"
-        )
+        raise failure("quantized_checkpoint", place=base or place)
     if base is not None:
         check_adapter_fits(config, Path(place), base)
     model, processor = checkpoint.load_model(place, dtype=dtype)
@@ -74,30 +73,19 @@ def find_weights(source: str | Path) -> str:
     """Return the folder or hub id of the weights or the adapter, or raise ValueError."""
     folder = Path(source)
     if (folder / GENAI_FILE).is_file():
-        raise ValueError(
-            f"{folder} holds graphs for ONNX Runtime, from which no weights can be taken; pass the "
-            "run or checkpoint they were exported from"
-        )
+        raise failure("only_graphs", folder=folder)
     weights = RunDir(folder).model_dir
     if RunDir.is_run(folder) and not weights.is_dir():
-        raise ValueError(
-            f"the run in {folder} has no weights: it was stopped before the first were saved in "
-            f"{weights}; continue it with `phi-vision train` and --resume"
-        )
+        raise failure("no_weights_yet", folder=folder, weights=weights)
     place = checkpoint.resolve(source)
     described = Path(place) / ADAPTER_CONFIG
     if described.is_file():
         try:
             base = json.loads(described.read_text("utf-8")).get("base_model_name_or_path")
         except (ValueError, AttributeError) as problem:
-            raise ValueError(
-                f"{described} is not what peft writes: {problem}; copy it again"
-            ) from problem
+            raise failure("not_peft", described=described, problem=problem) from problem
         if not base:
-            raise ValueError(
-                f"{described} does not name the base of the adapter; write the base's folder or "
-                "hub id there as base_model_name_or_path"
-            )
+            raise failure("no_base", described=described)
     return place
 
 
@@ -115,9 +103,8 @@ def check_adapter_fits(base_config: Phi3VConfig, adapter: Path, base: str) -> No
             model = PeftModel(Phi3VForCausalLM(base_config), config)
         weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, TypeError, ValueError) as problem:
-        raise ValueError(
-            f"the adapter in {adapter} cannot be merged into {base}: {first_line(problem)} "
-            "Is it complete, and made for this base?"
+        raise failure(
+            "cannot_merge", adapter=adapter, base=base, problem=first_line(problem)
         ) from problem
     expected = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -126,10 +113,8 @@ def check_adapter_fits(base_config: Phi3VConfig, adapter: Path, base: str) -> No
             for shapes in (found, expected)
         )
         if has != needs:
-            raise ValueError(
-                f"the adapter in {adapter} does not fit {base}: of {name} it has {has}, and the "
-                f"base needs {needs}; was it made for another base, or cut short? Copy it again, "
-                "or write its base as base_model_name_or_path into adapter_config.json"
+            raise failure(
+                "other_tensors", adapter=adapter, base=base, name=name, has=has, needs=needs
             )
 
 
@@ -137,10 +122,7 @@ def check_not_quantized(model: nn.Module) -> None:
     """Check that every weight is stored in at least 16 bits, or raise ValueError."""
     for name, weight in model.named_parameters():
         if not weight.is_floating_point() or weight.itemsize < 2:
-            raise ValueError(
-                f"the model is quantized ({name} is {weight.dtype}), and full-precision weights "
-                "cannot be written from it; load it without quantization"
-            )
+            raise failure("quantized_model", name=name, dtype=weight.dtype)
 
 
 def base_weights(model: Model) -> Weights:
@@ -198,11 +180,7 @@ def _merged(module: nn.Module) -> Weights:
     rounded = {name: after[name].to(weight.dtype) for name, weight in _unmerged(module).items()}
     for name, weight in rounded.items():
         if not torch.isfinite(weight).all():
-            raise ValueError(
-                f"the merged {name} of a {type(module).__name__} layer is not finite: the adapter "
-                f"is broken, or its changes are too large for {weight.dtype}; export an earlier "
-                "checkpoint"
-            )
+            raise failure("not_finite", name=name, kind=type(module).__name__, dtype=weight.dtype)
     return rounded
 
 
@@ -216,9 +194,7 @@ def plan_shards(weights: Mapping[str, torch.Tensor], max_shard_size: str) -> Sta
             max_shard_size=max_shard_size,
         )
     except ValueError as problem:
-        raise ValueError(
-            f"max_shard_size is {max_shard_size!r}; write a size like 5GB or 500MB"
-        ) from problem
+        raise failure("shard_size", max_shard_size=max_shard_size) from problem
 
 
 def write_shards(
@@ -269,9 +245,8 @@ def read_header(file: Path) -> StoredTensors:
             slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
             return {n: (str(t.get_dtype()), tuple(t.get_shape())) for n, t in slices.items()}
     except SafetensorError as problem:
-        raise ValueError(
-            f"{file.name} is not a complete safetensors file ({file.stat().st_size} bytes): "
-            f"{first_line(problem)}"
+        raise failure(
+            "cut_file", file=file.name, size=file.stat().st_size, problem=first_line(problem)
         ) from problem
 
 

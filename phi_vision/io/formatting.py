@@ -1,7 +1,8 @@
 """Numbers, sizes, durations and lists as text for messages, tables and reports."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 GIB = 2**30
 MISSING = "–"
@@ -51,3 +52,19 @@ def format_count(number: int, noun: str, plural: str | None = None) -> str:
 def join_words(words: Sequence[str], last: str = "and") -> str:
     """Join a list as in a sentence: ["a", "b", "c"] -> "a, b and c"."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def error_texts(module: str) -> Callable[..., ValueError]:
+    """Return a maker of errors, whose texts are in the YAML file beside a module.
+
+    Input:  "setup.py" beside a setup.yaml with `no_data: no data at {place}`
+    Output: failure("no_data", place="x") -> ValueError("no data at x")
+    """
+    import yaml
+
+    texts = yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+    def failure(key: str, /, **values: object) -> ValueError:
+        return ValueError(texts[key].format(**values))
+
+    return failure

@@ -18,12 +18,15 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from phi_vision.io.atomic import atomic_folder
+from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.distributed import is_main, whole_weights
 from phi_vision.training.recipe_file import further_of
 from phi_vision.training.recipes import Recipe
+
+failure = error_texts(__file__)
 
 PROJECTION = ("img_projection.0", "img_projection.2")
 """The two linear layers from vision features to embeddings, saved whole beside adapters. One by
@@ -141,10 +144,7 @@ def describe_weight(name: str) -> str:
 def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
     """Configure 4-bit weights for the decoder alone; head and tower stay unquantized."""
     if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            "quantization nf4 needs bitsandbytes, which is not installed; "
-            "pip install 'phi-vision[quant]', or use lora"
-        )
+        raise failure("no_bitsandbytes")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -259,31 +259,18 @@ def check_adapter_targets(model: nn.Module, targets: Sequence[str]) -> None:
     missed = [target for target in targets if target not in of_decoder]
     of_tower = [target for target in missed if target in map(_last, linear)]
     if of_tower:
-        raise ValueError(
-            f"adapters on {', '.join(of_tower)} reach no language-model layer, only the vision "
-            f"tower; the language model has {', '.join(of_decoder)}, and train_vision adapts the "
-            "tower"
-        )
+        raise failure("tower_targets", names=", ".join(of_tower), linear=", ".join(of_decoder))
     if missed:
-        raise ValueError(
-            f"no linear layer is named {', '.join(missed)}; the language model has "
-            f"{', '.join(of_decoder)}"
-        )
+        raise failure("no_such_layer", names=", ".join(missed), linear=", ".join(of_decoder))
 
 
 def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
     """Check that decoder and tower have LoRA weights where they are to be trained."""
     adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
     if recipe.train_language and not any(map(_is_decoder_layer, adapted)):
-        raise ValueError(
-            "no language-model layer carries an adapter, so it would not learn; list its linear "
-            "layers in target_modules"
-        )
+        raise failure("no_decoder_adapter")
     if recipe.train_vision and all(map(_is_decoder_layer, adapted)):
-        raise ValueError(
-            "no layer of the CLIP tower carries an adapter, so it would not learn; start from an "
-            "adapter that has them, or leave train_vision out"
-        )
+        raise failure("no_tower_adapter")
 
 
 def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:
@@ -295,10 +282,7 @@ def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> N
         )
         if theirs != ours:
             name = "train_projector" if name == "modules_to_save" else name
-            raise ValueError(
-                f"the adapter {source} was made with {name} {theirs}, this recipe has {ours}; use "
-                "the same to train it further, or start from its base"
-            )
+            raise failure("other_adapter", source=source, name=name, theirs=theirs, ours=ours)
 
 
 def _is_decoder_layer(name: str) -> bool:

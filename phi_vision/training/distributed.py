@@ -31,10 +31,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
 
 from phi_vision.data.preference_collator import SHARED_PIXELS
+from phi_vision.io.formatting import error_texts
 from phi_vision.model.modeling_phi3_v import Phi3VModel
 from phi_vision.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
 T = TypeVar("T")
 
@@ -123,11 +125,7 @@ def _connect() -> None:
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
     except RuntimeError as error:
-        raise ValueError(
-            f"process {_here()} could not reach the others: {error}; check --master-addr and the "
-            "firewall, and set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the network that the "
-            "machines share, such as eth0"
-        ) from error
+        raise failure("unreachable", here=_here(), error=error) from error
 
 
 def _here() -> str:
@@ -169,9 +167,8 @@ def check_same_settings(settings: Mapping[str, object]) -> None:
     for name, value in everywhere[0].items():
         for number, theirs in enumerate(everywhere):
             if theirs[name] != value:
-                raise ValueError(
-                    f"process {number} has another {name} than process 0 ({theirs[name]} instead "
-                    f"of {value}); start the same command on every machine, with the same files"
+                raise failure(
+                    "other_setting", number=number, name=name, theirs=theirs[name], value=value
                 )
 
 
@@ -183,20 +180,14 @@ def check_folder_is_shared(folder: Path, written: Path) -> None:
         time.sleep(0.5)
     blind = gather([] if written.is_file() else [_here()])
     if blind:
-        raise ValueError(
-            f"process {', '.join(blind)} does not see {written}, which process 0 has written; "
-            f"put --output-dir {folder} on storage that all machines share"
-        )
+        raise failure("folder_not_shared", blind=", ".join(blind), written=written, folder=folder)
 
 
 def check_same_processes(checkpoint: Path) -> None:
     """Check that a run resumes with its number of processes, or raise ValueError."""
     states = len([*checkpoint.glob("rng_state*.pth")])
     if states and states != world_size():
-        raise ValueError(
-            f"{checkpoint} was written by a run of {states} processes, and now there are "
-            f"{world_size()}, which would see other batches; resume with {states}"
-        )
+        raise failure("other_processes", checkpoint=checkpoint, states=states, now=world_size())
 
 
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
@@ -208,34 +199,20 @@ def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -
     processes = int(environment.get("WORLD_SIZE", "1"))
     missing = [name for name in SET_BY_TORCHRUN if name not in environment]
     if processes > 1 and missing:
-        raise ValueError(
-            f"WORLD_SIZE is {processes} but {', '.join(missing)} are not set, so the processes "
-            f"cannot find each other; start with {_torchrun(2)}"
+        raise failure(
+            "no_rendezvous", processes=processes, missing=", ".join(missing), command=_torchrun(2)
         )
     for name in SET_BY_OTHERS if "WORLD_SIZE" in missing else ():
         if int(environment.get(name, "1")) > 1:
-            raise ValueError(
-                f"this command was started {environment[name]} times ({name}), and each would "
-                "train alone into one folder; start torchrun once per machine, see "
-                "docs/distributed.md"
-            )
+            raise failure("other_launcher", count=environment[name], name=name)
     if gpus > 1 and processes == 1:
-        raise ValueError(
-            f"found {gpus} GPUs but one process, which would be turned into nn.DataParallel: "
-            f"slower, and with batches {gpus} times as large; start one process for each with "
-            f"{_torchrun(gpus)}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
+        raise failure("unused_gpus", gpus=gpus, command=_torchrun(gpus))
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < local:
-        raise ValueError(
-            f"{local} processes were started on a machine with {gpus} GPUs; start {_torchrun(gpus)}"
-        )
+        raise failure("too_few_gpus", local=local, gpus=gpus, command=_torchrun(gpus))
     _check_accelerate_settings(recipe, environment)
     if recipe.sharding == "fsdp" and processes == 1:
-        raise ValueError(
-            "sharding fsdp shares the weights between processes, but there is only one; start "
-            f"{_torchrun(max(2, gpus))}, or leave sharding out"
-        )
+        raise failure("one_process", command=_torchrun(max(2, gpus)))
 
 
 def _torchrun(processes: int) -> str:
@@ -245,11 +222,7 @@ def _torchrun(processes: int) -> str:
 def _check_accelerate_settings(recipe: Recipe, environment: Mapping[str, str]) -> None:
     for name, mode in OTHER_MODES.items():
         if environment.get(name, "false").lower() in ("true", "1"):
-            raise ValueError(
-                f"the launcher asks for {mode} ({name}), but the recipe has sharding "
-                f"{recipe.sharding}; sharding is set by the recipe alone: start with torchrun, "
-                "or choose plain multi-GPU in `accelerate config`, and --sharding none or fsdp"
-            )
+            raise failure("other_mode", mode=mode, name=name, sharding=recipe.sharding)
     steps = recipe.gradient_accumulation_steps
     for name, field, value, ours in (
         ("MIXED_PRECISION", "bf16", recipe.bf16, "bf16" if recipe.bf16 else "no"),
@@ -258,10 +231,7 @@ def _check_accelerate_settings(recipe: Recipe, environment: Mapping[str, str]) -
     ):
         wanted = environment.get(f"ACCELERATE_{name}", "").lower()
         if wanted not in ("", "no", "1", ours):
-            raise ValueError(
-                f"the launcher asks for {wanted} (ACCELERATE_{name}), but the recipe has {field} "
-                f"{value}; set it in the recipe alone, and start with torchrun"
-            )
+            raise failure("other_argument", wanted=wanted, name=name, field=field, value=value)
 
 
 def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -325,16 +295,11 @@ def check_sharding(recipe: Recipe, model: nn.Module) -> None:
     """
     whole = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]
     if recipe.sharding == "fsdp" and whole:
-        raise ValueError(
-            f"sharding fsdp was asked for, but {len(whole)} weights are whole in every process, "
-            f"such as {whole[0]} (found {type(model).__name__}); leave sharding out, or see "
-            "docs/distributed.md for the versions it was built with"
-        )
+        raise failure("not_sharded", count=len(whole), first=whole[0], kind=type(model).__name__)
     expected = world_size() > 1 and recipe.sharding == "none"
     if expected != isinstance(model, DistributedDataParallel) or isinstance(model, nn.DataParallel):
-        raise ValueError(
-            f"{world_size()} processes with sharding {recipe.sharding} were asked for, but the "
-            f"model became a {type(model).__name__}; start with torchrun, see docs/distributed.md"
+        raise failure(
+            "other_wrapper", now=world_size(), sharding=recipe.sharding, kind=type(model).__name__
         )
 
 

@@ -20,11 +20,14 @@ from phi_vision.data.image_ablations import withhold_images
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
+from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.distributed import world_size
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
+
+failure = error_texts(__file__)
 
 MAX_SUPERVISED_SHARE = 0.9
 """A completion is a small part of its row; with a larger share prompt or padding has labels."""
@@ -94,10 +97,7 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
         ValueError: There is no data, or it cannot be split.
     """
     if not recipe.data:
-        raise ValueError(
-            "no data given; add --data with a folder or file of samples "
-            "(`phi-vision sample --out FOLDER` draws some)"
-        )
+        raise failure("no_data")
     splits, fraction = dataset.available_splits(recipe.data), recipe.validation_fraction
     load = functools.partial(dataset.load_samples, recipe.data, group_column=recipe.group_column)
     if splits and "train" not in splits:
@@ -179,17 +179,13 @@ def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProces
         return
     for name in ("pixel_values", "image_sizes"):
         if name not in batch:
-            raise ValueError(
-                f"the samples have {images} images but the batch has no {name}, so the model "
-                "would train on text alone; pass everything that the processor returns"
-            )
+            raise failure("no_image_input", images=images, name=name)
     sizes = batch["image_sizes"].tolist()
     expected = sum(processor.image_processor.count_tokens(*size) for size in sizes)
     found = int((batch["input_ids"] == processor.image_token_id).sum())
     if len(sizes) != images or found != expected:
-        raise ValueError(
-            f"{images} images need {expected} image positions but the text has {found} of them "
-            f"for {len(sizes)} images; write one <|image_1|> tag per image and never truncate rows"
+        raise failure(
+            "image_positions", images=images, expected=expected, found=found, count=len(sizes)
         )
 
 
@@ -199,20 +195,11 @@ def check_labels(batch: Batch) -> None:
     on_padding, empty = int((labelled & ~real).sum()), int((~labelled.any(dim=1)).sum())
     share = int(labelled.sum()) / int(real.sum())
     if on_padding:
-        raise ValueError(
-            f"{on_padding} labels are on padding, so the model would learn to pad; "
-            f"set them to {IGNORED}"
-        )
+        raise failure("labels_on_padding", on_padding=on_padding, ignored=IGNORED)
     if empty:
-        raise ValueError(
-            f"{empty} of {len(labelled)} rows have no label, so nothing is learned from them; "
-            "label the completion and its <|end|>"
-        )
+        raise failure("no_label", empty=empty, rows=len(labelled))
     if share > MAX_SUPERVISED_SHARE:
-        raise ValueError(
-            f"{share:.0%} of all tokens are labelled, more than {MAX_SUPERVISED_SHARE:.0%}: the "
-            f"prompt or the image is learned too; set all but the completion to {IGNORED}"
-        )
+        raise failure("labelled_prompt", share=share, limit=MAX_SUPERVISED_SHARE, ignored=IGNORED)
 
 
 def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> None:
@@ -222,9 +209,12 @@ def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> 
     first_label = int((batch["labels"][0] != IGNORED).int().argmax())
     trained = batch["input_ids"][0, :first_label]
     if not torch.equal(expected, trained):
-        raise ValueError(
-            f"sample {sample.id!r} trains after {len(trained)} prompt tokens but inference has "
-            f"{len(expected)}, or others; build both with template {collator.template.name!r}"
+        raise failure(
+            "other_prompt",
+            sample=sample.id,
+            trained=len(trained),
+            expected=len(expected),
+            template=collator.template.name,
         )
 
 
@@ -233,9 +223,11 @@ def check_best_metric(recipe: Recipe, template: Template) -> None:
     metrics = metrics_for(template).values()
     known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
     if recipe.metric_for_best_model not in known:
-        raise ValueError(
-            f"metric_for_best_model is {recipe.metric_for_best_model}, but predictions in the "
-            f"template {template.name!r} have no such metric; choose one of {', '.join(known)}"
+        raise failure(
+            "no_metric",
+            metric=recipe.metric_for_best_model,
+            template=template.name,
+            known=", ".join(known),
         )
 
 
@@ -253,9 +245,7 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
     limit = collator.max_length
     too_long = [length for length in lengths if limit is not None and length > limit]
     if too_long:
-        raise ValueError(
-            f"{len(too_long)} of {len(samples)} samples have more than max_length {limit} tokens "
-            f"(the longest {max(too_long)}), and truncating them would cut image tokens; raise "
-            "max_length or leave it out"
+        raise failure(
+            "too_long", count=len(too_long), total=len(samples), limit=limit, longest=max(too_long)
         )
     return lengths

@@ -1,8 +1,12 @@
 """Numbers, sizes, durations and lists as text."""
 
+import ast
 import math
+import string
+from pathlib import Path
 
 import pytest
+import yaml
 
 from phi_vision.io.formatting import (
     format_bytes,
@@ -45,3 +49,27 @@ from phi_vision.io.formatting import (
 )
 def test_values_are_formatted(text: str, expected: str) -> None:
     assert text == expected
+
+
+PACKAGE = Path(__file__).parents[2] / "phi_vision"
+TEXTS = [
+    file.with_suffix(".yaml")
+    for file in PACKAGE.rglob("*.py")
+    if "error_texts(__file__)" in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.stem)
+def test_every_error_has_a_text_with_its_values(file: Path) -> None:
+    texts = yaml.safe_load(file.read_text(encoding="utf-8"))
+    wanted = {
+        name: {field for _, field, _, _ in string.Formatter().parse(text) if field}
+        for name, text in texts.items()
+    }
+    given = {
+        node.args[0].value: {keyword.arg for keyword in node.keywords}
+        for node in ast.walk(ast.parse(file.with_suffix(".py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id == "failure" and isinstance(node.args[0], ast.Constant)
+    }
+    assert given == wanted
