@@ -60,8 +60,7 @@ def spec_of(predictor: Predictor) -> JobSpec:
     """Describe a job of a predictor that is loaded already."""
     return JobSpec(
         load=partial(_identical, predictor),
-        name=predictor.name,
-        identity=[predictor.name],
+        model=predictor.name,
         template=predictor.template,
     )
 

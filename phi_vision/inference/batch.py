@@ -59,8 +59,7 @@ def job_spec(
     )
     return JobSpec(
         load=partial(load_predictor, place, template=chosen, batch_size=batch_size),
-        name=model,
-        identity=model_identity(model),
+        model=f"{model} {digest(model_identity(model))[:16]}",
         template=find_template(chosen),
         grammar=grammar,
     )
@@ -131,7 +130,7 @@ class _Job:
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         decisive = {
-            "model": f"{spec.name} {digest(list(spec.identity))[:16]}",
+            "model": spec.model,
             "template": json.dumps(dataclasses.asdict(spec.template), ensure_ascii=False),
             "grammar": digest(spec.grammar)[:16] if spec.grammar is not None else "none",
             "data": digest(catalog.identity())[:16],

@@ -36,14 +36,14 @@ Predicted = Iterator[tuple[CatalogPart, list[Outcome]]]
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """What decides the predictions, beside the catalog.
-
-    `load` is called here or on another machine; `identity` distinguishes models of one name.
-    """
+    """What decides the predictions, beside the catalog."""
 
     load: Callable[[], Predictor]
-    name: str
-    identity: Sequence[str]
+    """Loads the predictor, here or on another machine."""
+
+    model: str
+    """Its name, with what distinguishes it from others of that name."""
+
     template: Template
     grammar: str | None = None
 

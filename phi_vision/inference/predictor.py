@@ -46,10 +46,7 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
             "http://localhost:8000/v1"                              OpenAIPredictor
             "given.jsonl"                                           FilePredictor
 
-    Args:
-        model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL or JSONL file.
-        template: Name or file of a template; by default that of `resolve_template`.
-        batch_size: Samples per batch; for a server, concurrent requests.
+    For a server, `batch_size` is the number of concurrent requests.
 
     Raises:
         ValueError: There is no such model, or it cannot be loaded.

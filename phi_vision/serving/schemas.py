@@ -37,11 +37,10 @@ def _integer(value: object) -> object:
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integer)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+FinishReason = Literal["stop", "length"]
 Zero = Annotated[float, Field(ge=0, le=0)]
-OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 T = TypeVar("T")
 Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
@@ -140,9 +139,6 @@ class StreamOptions(Request):
     include_usage: bool | None = None
 
 
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
-
-
 class ChatRequest(Request):
     """OpenAI's request for a chat completion."""
 
@@ -167,7 +163,9 @@ class ChatRequest(Request):
     tool_choice: Unsupported[Literal["none", "auto"]] = None
     functions: Unsupported[Empty] = None
     function_call: Unsupported[Literal["none", "auto"]] = None
-    modalities: Unsupported[OnlyText] = None
+    modalities: Unsupported[Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]] = (
+        None
+    )
     audio: Unsupported[None] = None
     web_search_options: Unsupported[None] = None
     frequency_penalty: Unsupported[Zero] = None
@@ -180,7 +178,7 @@ class TokenLogprob(BaseModel):
 
     token: str = Field(description='its text; "" for one that ends the completion')
     logprob: float
-    bytes: list[Byte]
+    bytes: list[Annotated[int, Field(ge=0, le=255)]]
     top_logprobs: list[None] = Field(default=[], max_length=0)
 
 
@@ -196,9 +194,6 @@ class CompletionMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
-
-
-FinishReason = Literal["stop", "length"]
 
 
 class Choice(BaseModel):
@@ -259,7 +254,9 @@ class RecordResponse(BaseModel):
     text: str = Field(description="the generated text, verbatim")
     record: dict[str, Value] | None = Field(description="null if the text does not parse")
     kinds: dict[str, Kind] = Field(description="type of each field")
-    confidence: dict[str, Probability] = Field(description="{} without a record")
+    confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        description="{} without a record"
+    )
     calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage

@@ -87,7 +87,7 @@ def test_engines_load_no_model_where_no_part_is_left() -> None:
     def refuse() -> Any:
         raise AssertionError
 
-    spec = JobSpec(load=refuse, name="none", identity=[], template=PRODUCT)
+    spec = JobSpec(load=refuse, model="none", template=PRODUCT)
     for engine in (predict_locally, predict_on_ray):
         assert list(engine(spec, [], BatchConfig(out=Path("out.parquet")))) == []
 
