@@ -129,11 +129,8 @@ async def complete_chat(
 ) -> Response | ChatCompletion:
     """Generate the next message of a conversation with images."""
     generation_request = await _chat_request(body, service)
-    head: dict[str, Any] = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "created": int(time.time()),
-        "model": service.name,
-    }
+    completion_id = f"chatcmpl-{uuid.uuid4().hex}"
+    head: Any = {"id": completion_id, "created": int(time.time()), "model": service.name}
     async with service.submit(generation_request, request) as pending:
         if body.stream:
             # Errors before the first chunk still get a status of their own.
@@ -166,26 +163,23 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
         message = "the last message is the assistant's; end with a user message"
         raise ApiError(400, message, param="messages")
     images = await service.images.read_all(image_urls(messages), "messages")
+
+    def build() -> GenerationRequest:
+        prompt = service.chat_template.prompt(messages)
+        service.chat_template.check_length(prompt, images, "messages")
+        return GenerationRequest(
+            prompt=prompt,
+            images=images,
+            max_new_tokens=body.max_completion_tokens or body.max_tokens or settings.max_tokens,
+            grammar=_grammar(body.response_format),
+            temperature=body.temperature or 0.0,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            seed=body.seed,
+            stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        )
+
     # On a thread: long schemas and conversations would block the event loop.
-    return await asyncio.to_thread(_build_chat_request, body, images, service)
-
-
-def _build_chat_request(
-    body: ChatRequest, images: tuple[Image, ...], service: Service
-) -> GenerationRequest:
-    prompt = service.chat_template.prompt(body.messages)
-    service.chat_template.check_length(prompt, images, "messages")
-    limit = body.max_completion_tokens or body.max_tokens or service.settings.max_tokens
-    return GenerationRequest(
-        prompt=prompt,
-        images=images,
-        max_new_tokens=limit,
-        grammar=_grammar(body.response_format),
-        temperature=body.temperature or 0.0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-    )
+    return await asyncio.to_thread(build)
 
 
 def _grammar(wanted: schemas.BasicFormat | schemas.SchemaFormat | None) -> str | None:
