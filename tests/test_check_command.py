@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phi_vision.cli import check as command
-from phi_vision.cli.options import Parser
+from phi_vision.cli.options import Parser, listed_options
 from phi_vision.export.compatibility import ENGINES
 from phi_vision.model.checkpoint import load_model
 
@@ -34,7 +34,7 @@ def options(*words: str) -> argparse.Namespace:
 
 
 def test_the_command_names_every_engine() -> None:
-    assert tuple(ENGINES) == command.ENGINES
+    assert listed_options()["check"]["--engine"]["one_of"] == list(ENGINES)
 
 
 def test_a_folder_that_one_engine_can_use_is_enough(

@@ -16,8 +16,7 @@ from transformers.utils import logging
 
 from phi_vision.cli import main as cli
 from phi_vision.cli.main import COMMANDS, main
-from phi_vision.cli.model_options import load_predictor
-from phi_vision.cli.predict import find_images
+from phi_vision.cli.predict import find_images, load_predictor
 from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.evaluation.evaluator import best_achievable
 from phi_vision.generation.request import GenerationRequest

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.cli.main import export, main
+from phi_vision.cli.main import main
+from phi_vision.cli.options import listed_options
 from phi_vision.export.onnx import PRECISIONS
 
 
@@ -35,4 +36,4 @@ def test_an_option_without_effect_is_refused(
 
 
 def test_the_help_knows_the_precisions() -> None:
-    assert export.PRECISIONS == PRECISIONS
+    assert listed_options()["export"]["--precision"]["one_of"] == list(PRECISIONS)

@@ -9,8 +9,8 @@ import pytest
 from model_server import Body, message, serving
 from pages import FENCE, numbers_beside
 
-from phi_vision.cli.check import ENGINES
 from phi_vision.export import compatibility as engines
+from phi_vision.export.compatibility import ENGINES
 from phi_vision.export.merge import expected_shapes
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor

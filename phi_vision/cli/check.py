@@ -1,11 +1,11 @@
 """`phi-vision check`: which inference engines can load a folder."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, one_of
+from phi_vision.cli.options import Parser, add_listed
 from phi_vision.cli.progress import table_console
 
 if TYPE_CHECKING:
@@ -13,20 +13,12 @@ if TYPE_CHECKING:
 
     from phi_vision.export.compatibility import Requirement
 
-# Keys of `export.compatibility.ENGINES`, which takes seconds to import; a test compares.
-ENGINES = ("transformers", "transformers-alone", "vllm", "onnxruntime-genai")
 MAX_WIDTH = 100
 
 
 def add_options(parser: Parser) -> None:
     """Declare the options."""
-    folder = "exported folder, another checkpoint, or a run"
-    parser.add_argument("folder", metavar="FOLDER", help=folder)
-    engine = (
-        f"check only this engine and fail if it cannot load the folder: {', '.join(ENGINES)} "
-        "(default: all; fail if none can)"
-    )
-    parser.add_argument("--engine", type=one_of(ENGINES), metavar="NAME", help=engine)
+    add_listed(parser, "check")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -39,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     console = table_console()
     shown: list[Requirement] = []
     for name in wanted:
-        console.print(as_table(name, found[name], shown, min(console.width, MAX_WIDTH)))
+        console.print(_as_table(name, found[name], shown, min(console.width, MAX_WIDTH)))
         shown += found[name]
     lacks = {name: len(unmet(found[name])) for name in wanted}
     if all(lacks.values()):
@@ -47,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.folder}: {words} requirements; see the tables")
 
 
-def as_table(
-    name: str, requirements: Sequence["Requirement"], shown: Sequence["Requirement"], width: int
+def _as_table(
+    name: str, requirements: Collection["Requirement"], shown: Collection["Requirement"], width: int
 ) -> "Table":
     """Format the requirements of one engine; those in `shown` are only counted."""
     from rich.markup import escape
@@ -66,9 +58,9 @@ def as_table(
         bad = sum(not requirement.ok for requirement in again)
         found = f"as above, {bad} missing" if bad else "as above"
         table.add_row("NO" if bad else "ok", f"{len(again)} shared with other engines", found)
-    for requirement in requirements:
-        if requirement not in again:
-            advice = "" if requirement.ok else f"\n→ {escape(requirement.advice)}"
-            mark = "ok" if requirement.ok else "NO"
-            table.add_row(mark, escape(requirement.need), escape(requirement.found) + advice)
+    for each in requirements:
+        if each not in again:
+            advice = "" if each.ok else f"\n→ {escape(each.advice)}"
+            found = escape(each.found) + advice
+            table.add_row("ok" if each.ok else "NO", escape(each.need), found)
     return table

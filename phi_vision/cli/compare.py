@@ -1,22 +1,14 @@
 """`phi-vision compare`: paired comparison of evaluations."""
 
 import argparse
-from pathlib import Path
 
-from phi_vision.cli.options import Parser, at_least
+from phi_vision.cli.options import Parser, add_listed
 from phi_vision.cli.progress import table_console
 
 
 def add_options(parser: Parser) -> None:
     """Declare the options."""
-    runs = "evaluated run or report folder; the others are compared with the first"
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
-    page = "page to write (default: %(default)s)"
-    parser.add_argument(
-        "--out", type=Path, default=Path("comparison.html"), metavar="FILE.html", help=page
-    )
-    seed = "seed of the bootstrap (default: %(default)s)"
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help=seed)
+    add_listed(parser, "compare")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
 from phi_vision.cli.progress import progress_bar, table_console
 
 
@@ -11,14 +11,7 @@ def add_options(parser: Parser) -> None:
     """Declare the options: every field of an EvaluationConfig."""
     from phi_vision.evaluation.config import EvaluationConfig
 
-    model = (
-        "run, checkpoint or adapter folder, hub id, phi-vision-small, ONNX folder, a server's "
-        "http://HOST:PORT/v1, or a .jsonl file of predictions"
-    )
-    parser.usage = "%(prog)s MODEL --data DATA [an option ...]"
-    parser.add_argument("model", metavar="MODEL", help=model)
-    data = "folder of samples, with a train split for the baselines"
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+    add_listed(parser, "evaluate")
     add_fields(parser, EvaluationConfig, {"": EvaluationConfig(data=Path())}, skip=["data"])
 
 

@@ -5,6 +5,7 @@ mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
 """
 
 import argparse
+import importlib
 import itertools
 import logging
 import os
@@ -13,19 +14,6 @@ import warnings
 from collections.abc import Sequence
 
 from phi_vision import __version__
-from phi_vision.cli import (
-    check,
-    compare,
-    evaluate,
-    export,
-    pairs,
-    plan,
-    predict,
-    prepare,
-    sample,
-    serve,
-    train,
-)
 from phi_vision.cli.options import Parser, one_of
 
 EXIT_MISTAKE = 2
@@ -92,6 +80,11 @@ def command_parser(name: str) -> Parser:
     return parser
 
 
-MODULES = (prepare, sample, pairs, plan, train, evaluate, compare, predict, export, check, serve)
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
-"""Name -> module with `add_options` and `run`, whose docstring is the command's help text."""
+COMMANDS = {
+    name: importlib.import_module(f"phi_vision.cli.{name}")
+    for name in (
+        *("prepare", "sample", "pairs", "plan", "train", "evaluate", "compare"),
+        *("predict", "export", "check", "serve"),
+    )
+}
+"""Name -> module with its options (`add_options`) and its work (`run`, with its help)."""

@@ -1,10 +1,12 @@
-"""Options from dataclass fields, and one-line errors that suggest the nearest option."""
+"""Options as options.yaml lists them or from dataclass fields, and errors with suggestions."""
 
 import argparse
 import difflib
+import functools
 import itertools
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -65,44 +67,78 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return read
 
 
-def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
-    """Return a parser of values for which a function raises no ValueError."""
-
-    def read(text: str) -> str:
-        try:
-            check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return read
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers of at least the minimum."""
-
-    def read(text: str) -> int:
-        number: int = value_of(int)(text)
-        if number < minimum:
-            problem = f"{number} is too small, it must be at least {minimum}"
-            raise argparse.ArgumentTypeError(problem)
-        return number
-
-    return read
-
-
-def value_of(kind: type, *, or_none: bool = False) -> Callable[[str], Any]:
+def value_of(
+    kind: type, *, or_none: bool = False, minimum: int | None = None
+) -> Callable[[str], Any]:
     """Return a parser of numbers, text or paths; with `or_none`, "none" means None."""
 
     def read(text: str) -> Any:
         if or_none and text == "none":
             return None
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS[kind]}") from None
+        if minimum is not None and value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is too small, it must be at least {minimum}")
+        return value
 
     return read
+
+
+def template_name(text: str) -> str:
+    """Check that there is a prompt template of this name or in this file."""
+    from phi_vision.data.template import find_template
+
+    try:
+        find_template(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+TYPES: dict[str, Callable[[str], Any]] = {
+    "path": Path,
+    "number": value_of(float),
+    "whole": value_of(int, minimum=0),
+    "positive": value_of(int, minimum=1),
+    "template": template_name,
+}
+"""`type` in options.yaml -> parser."""
+
+
+@functools.cache
+def listed_options() -> dict[str, dict[str, Any]]:
+    """Read options.yaml: command, or other part -> option -> settings."""
+    import yaml
+
+    text = files("phi_vision.cli").joinpath("options.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def add_listed(parser: Parser, part: str, **names: str) -> None:
+    """Declare the options that options.yaml lists for a part; `names` are put into the help."""
+    for option, settings in listed_options()[part].items():
+        if option == "usage":
+            parser.usage = settings
+            continue
+        choices = settings.get("one_of", ())
+        text = settings["help"].format(choices=", ".join(choices), **names)
+        given = {key: value for key, value in settings.items() if key != "one_of"}
+        if given.get("default") == argparse.SUPPRESS:
+            given["default"] = argparse.SUPPRESS  # argparse compares by identity
+        elif "default" in given:
+            text += " (default: %(default)s)"
+        if "action" not in given:
+            given["type"] = one_of(choices) if choices else TYPES.get(given.get("type", ""), str)
+        parser.add_argument(option, **(given | {"help": text}))
+
+
+def add_model_options(parser: Parser) -> None:
+    """Declare model, template and batch size."""
+    from phi_vision.data.template import TEMPLATES
+
+    add_listed(parser, "model", templates=", ".join(TEMPLATES))
 
 
 def add_fields(
@@ -146,16 +182,13 @@ def describe_starts(values: Mapping[str, object]) -> str:
     Input:  {"full": 8, "lora": 8}    {"full": None, "lora": 16}    {"full": 1, "lora": 2, "dpo": 2}
     Output: (default: 8)              (lora: 16)                    (full: 1; lora, dpo: 2)
     """
-    shown = {
-        start: " ".join(value) if isinstance(value, tuple) else str(value)
-        for start, value in values.items()
-        if value is not None and value not in ("", ())
-    }
-    if len(shown) == len(values) and len(set(shown.values())) == 1:
-        return f"(default: {next(iter(shown.values()))})"
     starts_of: dict[str, list[str]] = {}
-    for start, value in shown.items():
-        starts_of.setdefault(value, []).append(start)
+    for start, value in values.items():
+        if value is not None and value not in ("", ()):
+            shown = " ".join(value) if isinstance(value, tuple) else str(value)
+            starts_of.setdefault(shown, []).append(start)
+    if [*starts_of.values()] == [list(values)]:
+        return f"(default: {next(iter(starts_of))})"
     parts = [f"{', '.join(starts)}: {value}" for value, starts in starts_of.items()]
     return f"({'; '.join(parts)})" if parts else ""
 
@@ -174,5 +207,5 @@ def reader_of(kind: Any) -> dict[str, Any]:
         return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
     if get_origin(plain) is tuple:
         return {"nargs": "+", "action": "extend", "metavar": "NAME"}
-    read = value_of(plain, or_none=types.NoneType in choices)
-    return {"type": read, "metavar": METAVARS[plain]}
+    reader = value_of(plain, or_none=types.NoneType in choices)
+    return {"type": reader, "metavar": METAVARS[plain]}

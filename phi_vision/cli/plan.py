@@ -2,15 +2,13 @@
 
 import argparse
 
-from phi_vision.cli.options import Parser
-from phi_vision.cli.recipe_options import add_recipe_options, chosen_recipe
+from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.train import add_recipe_options, chosen_recipe
 
 
 def add_options(parser: Parser) -> None:
     """Declare the options: a recipe as for `train`, and a GPU."""
-    gpu = "GPU to train on, such as H100 or L4 (default: this machine)"
-    parser.add_argument("--gpu", metavar="NAME", help=gpu)
-    parser.usage = "%(prog)s RECIPE --data DATA [--gpu NAME] [--FIELD VALUE ...]"
+    add_listed(parser, "plan")
     add_recipe_options(parser)
 
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.model_options import add_model_options, load_predictor
-from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, add_model_options, given_fields
 from phi_vision.cli.progress import progress_bar
 from phi_vision.io.formatting import format_count
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from phi_vision.data.template import Template
     from phi_vision.inference.batch import BatchSummary
     from phi_vision.inference.batch_catalog import BatchConfig
+    from phi_vision.inference.local import LocalPredictor
 
 PROGRESS_INTERVAL = 30  # seconds between progress lines outside a terminal
 
@@ -28,23 +28,8 @@ def add_options(parser: Parser) -> None:
     """Declare the options, every field of a BatchConfig among them."""
     from phi_vision.inference.batch_catalog import BatchConfig
 
-    parser.usage = (
-        "%(prog)s MODEL IMAGE ... [an option ...]\n"
-        "       %(prog)s MODEL DATASET --out FILE [an option ...]"
-    )
     add_model_options(parser)
-    images = "image, folder or 'glob*.jpg'; with --out one dataset or folder of images"
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    constrained = "constrain decoding to the template, so that every output parses"
-    parser.add_argument("--constrained", action="store_true", help=constrained)
-    known = "as --constrained, with only the categories of this data's train split"
-    parser.add_argument("--categories-of", type=Path, metavar="DATA", help=known)
-    out = (
-        "write predictions of a whole catalog to this Parquet file; MODEL may then be a server's "
-        "http://HOST:PORT/v1, and the options below take effect"
-    )
-    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=out)
+    add_listed(parser, "predict")
     add_fields(parser, BatchConfig, {"": BatchConfig(out=Path())}, skip=["out"])
 
 
@@ -54,52 +39,58 @@ def run(options: argparse.Namespace) -> None:
 
     given = given_fields(options, BatchConfig)
     if "out" in given:
-        predict_catalog(options, BatchConfig(**given))
+        _predict_catalog(options, BatchConfig(**given))
     elif given:
         raise ValueError(
             f"--{next(iter(given)).replace('_', '-')} has no effect without --out, the "
             "Parquet file for the predictions of a whole catalog"
         )
     else:
-        predict_images(options)
+        _predict_images(options)
 
 
-def predict_images(options: argparse.Namespace) -> None:
-    """Print the record of each image."""
+def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
+    """Load the selected model with its prompt template."""
+    from phi_vision.inference.local import LocalPredictor
+    from phi_vision.inference.predictor import resolve_template
+
+    template = resolve_template(options.model, options.template)
+    return LocalPredictor(options.model, template=template, batch_size=options.batch_size)
+
+
+def _predict_images(options: argparse.Namespace) -> None:
     from phi_vision.data.samples import open_image
 
     images = [image for name in options.images for image in find_images(name)]
     for image in images:  # fail before the model is loaded and anything is printed
         open_image(image)
     predictor = load_predictor(options)
-    grammar = chosen_grammar(options, predictor.template)
-    write = as_json if options.json else as_line
+    grammar = _chosen_grammar(options, predictor.template)
+    write = _as_json if options.json else _as_line
     for start in range(0, len(images), options.batch_size):
         some = images[start : start + options.batch_size]
         for prediction in predictor.predict(some, grammar=grammar):
             print(write(prediction), flush=True)
 
 
-def predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
-    """Predict a whole catalog, and print a summary."""
+def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
     from phi_vision.data.template import find_template
-    from phi_vision.inference.batch import job_spec
-    from phi_vision.inference.batch import predict_catalog as run_job
+    from phi_vision.inference.batch import job_spec, predict_catalog
     from phi_vision.inference.predictor import resolve_template
 
     if len(options.images) != 1 or options.json:
         found = "--json" if options.json else f"{len(options.images)} sources"
         raise ValueError(f"--out takes one dataset or folder of images: found {found}")
     template = find_template(resolve_template(options.model, options.template))
-    grammar, size = chosen_grammar(options, template), options.batch_size
+    grammar, size = _chosen_grammar(options, template), options.batch_size
     spec = job_spec(options.model, template=options.template, grammar=grammar, batch_size=size)
-    with shown_progress() as progress:
-        summary = run_job(Path(options.images[0]), spec, job, progress)
-    print(f"{job.out}: {in_words(summary)}", file=sys.stderr)
+    with _shown_progress() as progress:
+        summary = predict_catalog(Path(options.images[0]), spec, job, progress)
+    print(f"{job.out}: {_in_words(summary)}", file=sys.stderr)
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[int, int], None]]:
+def _shown_progress() -> Iterator[Callable[[int, int], None]]:
     """Show progress: a bar on a terminal, else a line now and then; on Ctrl-C what is kept."""
     latest, told_at = (0, 0), 0.0
     with progress_bar("rows") as move:
@@ -120,8 +111,8 @@ def shown_progress() -> Iterator[Callable[[int, int], None]]:
             raise
 
 
-def in_words(summary: "BatchSummary") -> str:
-    """Format a summary as one line.
+def _in_words(summary: "BatchSummary") -> str:
+    """Format a summary.
 
     Output: 3,040 rows, 12 unparsed, 9 errors (5 no image, 4 unreadable image), 3,040 predicted
             now, 12.3 rows/s
@@ -136,8 +127,7 @@ def in_words(summary: "BatchSummary") -> str:
     return ", ".join(parts)
 
 
-def chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
-    """Return the grammar that the options ask for, if any."""
+def _chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
     from phi_vision.data.dataset import iterate_samples
     from phi_vision.data.template_grammar import grammar_of, known_categories
 
@@ -172,18 +162,13 @@ def find_images(name: str) -> list[Path]:
     return found
 
 
-def as_json(prediction: "Prediction") -> str:
-    """Write a prediction as one line of JSON."""
+def _as_json(prediction: "Prediction") -> str:
     fields = {"image": prediction.source, "record": prediction.record}
     fields |= {"confidence": dict(prediction.confidence), "text": prediction.text}
     return json.dumps(fields, ensure_ascii=False)
 
 
-def as_line(prediction: "Prediction") -> str:
-    """Write a prediction as one line to read.
-
-    Output: coat.jpg: title=Wool Coat, category3_code=COATS, full_price=390.0
-    """
+def _as_line(prediction: "Prediction") -> str:
     if prediction.record is None:
         return f"{prediction.source}: the output does not parse: {prediction.text!r}"
     fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())

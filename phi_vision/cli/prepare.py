@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
 from phi_vision.cli.progress import preparation_bars
 
 
@@ -11,10 +11,7 @@ def add_options(parser: Parser) -> None:
     """Declare the options: every field of a PrepareConfig."""
     from phi_vision.prepare.prepare_config import PrepareConfig
 
-    parser.usage = "%(prog)s SOURCE --out DIR [--map PART=COLUMN ...] [an option ...]"
-    source = "file, folder, pattern of tar shards, or hub id"
-    parser.add_argument("source", metavar="SOURCE", help=source)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_listed(parser, "prepare")
     add_fields(parser, PrepareConfig, {"": PrepareConfig(out=Path())}, skip=["out"])
 
 
@@ -31,8 +28,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"  rejected: {rows:>6}  {reason}")
     for split, (samples, groups) in dict(metadata["splits"]).items():
         print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
-    print(
-        f"{metadata['samples']} samples of {metadata['rows']} rows are in {prepared.folder}", end=""
-    )
-    print("" if prepared.changed else ", unchanged")
+    changed = "" if prepared.changed else ", unchanged"
+    counts = f"{metadata['samples']} samples of {metadata['rows']} rows"
+    print(f"{counts} are in {prepared.folder}{changed}")
     print(f"The data card is {prepared.folder / 'card.html'}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
     from phi_vision.prepare.fetch import Fetched
     from phi_vision.prepare.pipeline import PrepareCallbacks
@@ -25,60 +26,42 @@ def table_console() -> "Console":
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar and yield its update function, called with (done, total)."""
     from rich import progress
-    from rich.console import Console
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    with _bars(*columns) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager
 def preparation_bars() -> "Iterator[PrepareCallbacks]":
     """Show the column mapping, then the progress of downloads and cleaning."""
     from rich import progress
-    from rich.console import Console
+    from rich.text import Text
 
     from phi_vision.prepare.pipeline import PrepareCallbacks
 
-    console = Console(stderr=True)
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.completed}, {task.fields[rate]:.0f}/s, {task.fields[failures]}"),
-        progress.TimeElapsedColumn(),
-    )
-    hidden = not console.is_terminal
-    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    counts = "{task.completed}, {task.fields[rate]:.0f}/s, {task.fields[failures]}"
+    columns = (progress.SpinnerColumn(), progress.TextColumn(counts), progress.TimeElapsedColumn())
+    with _bars(*columns) as bars:
         fetching, cleaning = (
-            bar.add_task(what, total=None, visible=False, rate=0.0, failures="")
+            bars.add_task(what, total=None, visible=False, rate=0.0, failures="")
             for what in ("fetching images", "cleaning rows")
         )
+        fetched = {True: 0, False: 0}  # whether it failed -> images
 
         def show(task: progress.TaskID, done: int, failures: str) -> None:
-            seconds = bar.tasks[task].elapsed or 1.0
-            bar.update(task, completed=done, rate=done / seconds, failures=failures, visible=True)
+            rate = done / (bars.tasks[task].elapsed or 1.0)
+            bars.update(task, completed=done, rate=rate, failures=failures, visible=True)
 
         def show_columns(columns: Mapping[str, str]) -> None:
             for part, column in columns.items():
-                line = "  " + " ".join(f"{part}: {column}".split())
-                console.print(
-                    line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis"
-                )
+                line = " ".join(f"{part}: {column}".split())
+                bars.console.print(Text(f"  {line}"), no_wrap=True, overflow="ellipsis")
 
-        count = {"fetched": 0, "failed": 0}
-
-        def count_fetched(fetched: "Fetched") -> None:
-            count["fetched"] += 1
-            count["failed"] += fetched.file is None
-            show(fetching, count["fetched"], f"{count['failed']} failed")
+        def count_fetched(image: "Fetched") -> None:
+            fetched[image.file is None] += 1
+            show(fetching, sum(fetched.values()), f"{fetched[True]} failed")
 
         def count_cleaned(samples: int, rejected: int) -> None:
             show(cleaning, samples + rejected, f"{rejected} rejected")
@@ -86,3 +69,14 @@ def preparation_bars() -> "Iterator[PrepareCallbacks]":
         yield PrepareCallbacks(
             on_columns=show_columns, on_fetched=count_fetched, on_cleaned=count_cleaned
         )
+
+
+@contextmanager
+def _bars(*columns: "ProgressColumn") -> "Iterator[Progress]":
+    from rich import progress
+    from rich.console import Console
+
+    console, task = Console(stderr=True), progress.TextColumn("{task.description}")
+    hidden = not console.is_terminal
+    with progress.Progress(task, *columns, console=console, transient=True, disable=hidden) as bars:
+        yield bars

@@ -7,15 +7,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.model_options import add_model_options, load_predictor
-from phi_vision.cli.options import Parser, add_fields, given_fields
+from phi_vision.cli.options import (
+    Parser,
+    add_fields,
+    add_listed,
+    add_model_options,
+    given_fields,
+)
+from phi_vision.cli.predict import load_predictor
 
 if TYPE_CHECKING:
     from phi_vision.serving.settings import Settings
 
 # Environment variable of the key. An option would show the key in the list of processes.
 KEY_VARIABLE = "PHI_VISION_KEY"
-
 LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `serve`
 
 
@@ -25,17 +30,17 @@ def add_options(parser: Parser) -> None:
 
     add_model_options(parser)
     add_fields(parser, Settings, {"": Settings()}, skip={"key", "batch_size"})
-    key = (
-        "file whose first line is the API key, sent by clients as a bearer token "
-        f"(default: {KEY_VARIABLE}; without either no key is required)"
-    )
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help=key)
+    add_listed(parser, "serve", variable=KEY_VARIABLE)
 
 
 def run(options: argparse.Namespace) -> None:
     """Serve a model over HTTP: OpenAI's chat API, records with confidence, and a demo page."""
     settings = settings_from(options)
-    check_libraries()
+    if missing := [library for library in LIBRARIES if find_spec(library) is None]:
+        raise ValueError(
+            f"the server needs {', '.join(missing)}, which is not installed; "
+            "pip install 'phi-vision[serve]'"
+        )
 
     from phi_vision.serving.server import bind, is_loopback, serve
 
@@ -52,15 +57,6 @@ def run(options: argparse.Namespace) -> None:
             print(f"serving {options.model} at {url} (Ctrl-C to stop)", flush=True)
 
         serve(predictor, settings, listener=listener, announce=announce)
-
-
-def check_libraries() -> None:
-    """Check that the extra is installed, before anything is loaded."""
-    if missing := [library for library in LIBRARIES if find_spec(library) is None]:
-        raise ValueError(
-            f"the server needs {', '.join(missing)}, which is not installed; "
-            "pip install 'phi-vision[serve]'"
-        )
 
 
 def settings_from(options: argparse.Namespace) -> "Settings":

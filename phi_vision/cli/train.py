@@ -1,18 +1,21 @@
 """`phi-vision train`: a recipe and data become a run."""
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from phi_vision.cli.options import Parser
-from phi_vision.cli.recipe_options import add_recipe_options, chosen_recipe
+from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields, suggestion
+
+if TYPE_CHECKING:
+    from phi_vision.training.recipes import Recipe
+
+FURTHER = "further."  # prefix of the destination of options that are no recipe field of our own
 
 
 def add_options(parser: Parser) -> None:
     """Declare the options: every field of a recipe."""
-    dry_run = "run all checks, print the recipe and the estimate, write nothing"
-    parser.add_argument("--dry-run", action="store_true", help=dry_run)
-    resume = "resume from the last checkpoint of the run in --output-dir"
-    parser.add_argument("--resume", action="store_true", help=resume)
-    parser.usage = "%(prog)s RECIPE --data DATA [--dry-run] [--resume] [--FIELD VALUE ...]"
+    add_listed(parser, "train")
     add_recipe_options(parser)
 
 
@@ -34,3 +37,51 @@ def run(options: argparse.Namespace) -> None:
     run = run_recipe(recipe, resume=options.resume)
     if is_main():
         print(f"The run is in {run.folder}, the model in {run.model}")
+
+
+def add_recipe_options(parser: Parser) -> None:
+    """Declare the recipe argument and an option per field."""
+    from phi_vision.training.recipes import RECIPES, Recipe
+
+    add_listed(parser, "recipe", recipes=", ".join(RECIPES))
+    add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()}, skip=["further"])
+
+    def declare(option: str) -> bool:
+        import yaml
+
+        from phi_vision.training.recipe_file import has_field
+
+        name = option.removeprefix("--").replace("-", "_")
+        if has_field(name):
+            dest, read = FURTHER + name, yaml.safe_load
+            parser.add_argument(option, dest=dest, type=read, nargs="?", const=True)
+        return has_field(name)
+
+    parser.declare = declare
+    parser.epilog = (
+        "Any further field of transformers.TrainingArguments, peft.LoraConfig or trl.DPOConfig is "
+        "an option too, such as --adam-beta2 0.95."
+    )
+
+
+def chosen_recipe(options: argparse.Namespace) -> "Recipe":
+    """Return the recipe of a name or a YAML file with the given fields replaced."""
+    from phi_vision.training.recipe_file import convert_further, load_recipe
+    from phi_vision.training.recipes import RECIPES, Recipe
+
+    name, file = options.recipe, Path(options.recipe)
+    if name in RECIPES:
+        start = RECIPES[name]()
+    elif file.exists() or file.suffix in (".yaml", ".yml"):
+        start = load_recipe(file)
+    else:
+        raise ValueError(
+            f"no recipe {name!r}{suggestion(name, RECIPES)}; "
+            f"choose from {', '.join(RECIPES)}, or give the recipe.yaml of a run"
+        )
+    fields: dict[str, Any] = {"further": dict(start.further), **given_fields(options, Recipe)}
+    for option, value in vars(options).items():
+        if option.startswith(FURTHER) and value is not None:
+            further = option.removeprefix(FURTHER)
+            fields["further"][further] = convert_further(further, value)
+    return replace(start, **fields)
