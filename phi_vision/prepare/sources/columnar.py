@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.prepare.sources import files
-from phi_vision.prepare.sources.rows import Found, Inspected, Piece, Source, UnreadableRow, numbered
+from phi_vision.prepare.sources.rows import Format, Found, Piece, Source, UnreadableRow, numbered
 
 DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
@@ -21,7 +21,7 @@ _Labels = Mapping[str, Sequence[str]]  # column -> names of its class labels
 _Batches = Iterable[tuple[pa.RecordBatch | pa.Table, _Labels]]
 
 
-def inspect_parquet(file: Path) -> Inspected:
+def inspect_parquet(file: Path) -> Format:
     """Return the reader of a Parquet file.
 
     Input:  a file with the columns image: struct<bytes, path>, label: ClassLabel(names=["coat"])
@@ -30,7 +30,7 @@ def inspect_parquet(file: Path) -> Inspected:
     return {}, partial(_read, "Parquet", _parquet_batches, file)
 
 
-def inspect_arrow(file: Path) -> Inspected:
+def inspect_arrow(file: Path) -> Format:
     """Return the reader of an Arrow file or stream, such as `datasets` saves."""
     return {}, partial(_read, "Arrow", _arrow_batches, file)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_vision.prepare.sources import text_files
-from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values, storable
+from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values, storable
 
 SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # separator -> display name
 SAMPLE_LINES = 500
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
 _COMMA_DECIMAL = re.compile(r"\s*\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{0,5}\s*")
 
 
-def inspect_table(file: Path) -> Inspected:
+def inspect_table(file: Path) -> Format:
     """Detect encoding, separator and header of a delimited text file.
 
     The header is the first line with more than one cell. A line of web addresses or mostly numbers

@@ -13,8 +13,6 @@ import yaml
 from phi_vision.data.dataset import SPLIT_ORDER
 
 VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
-
-
 SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
 IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
 INFO_FILE = "dataset_info.json"
@@ -25,8 +23,6 @@ NOTES = ("license", "description", "homepage", "citation")
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # file names of the `datasets` library
 _NOT_SPLITS = ("part", "data", "shard")
 _CARD = re.compile(r"(?s)\A(?:---\n(.*?)\n---)?(.*)")  # YAML and text of a data card
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 FilePart = tuple[Path, str | None]  # a file of a source and its split
 
@@ -38,8 +34,7 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     Output: [(…/train-00000-of-00001.parquet, "train"), (…/val-…, "validation")], the folder
     """
     path = Path(name)
-    if is_pattern(name):
-        files = expand(name)
+    if files := expand(name):
         root = Path(os.path.commonpath([file.parent for file in files]))
         return [(file, split_of(file, root)) for file in files], root
     if path.is_file():
@@ -58,21 +53,16 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     return [(file, split_of(file, path)) for file in files], path
 
 
-def is_pattern(name: str) -> bool:
-    """Whether a name is a pattern of several files: `s-*.tar`, `s-{000..011}.tar`."""
-    return any(sign in name for sign in "{*?[") and not Path(name).exists()
-
-
 def expand(name: str) -> list[Path]:
-    """List the files of a pattern, with braces as in shells: `s-{08..10}.tar`, `{a,b}-*.csv`."""
+    """List the files of a pattern, as in shells: `s-{08..10}.tar`, `{a,b}-*.csv`; else none."""
+    if not any(sign in name for sign in "{*?[") or Path(name).exists():
+        return []
     choices = []
-    for inside in _BRACES.findall(name):
-        if numbers := _RANGE.fullmatch(inside):
-            first, last = numbers.groups()
-            choices.append([f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)])
-        else:
-            choices.append(inside.split(","))
-    names = [_BRACES.sub("{}", name).format(*chosen) for chosen in product(*choices)]
+    for inside in re.findall(r"\{([^{}]*)\}", name):
+        first, _, last = inside.partition("..")
+        numbers = range(int(first), int(last) + 1) if first.isdigit() and last.isdigit() else ()
+        choices.append([f"{n:0{len(first)}d}" for n in numbers] or inside.split(","))
+    names = [re.sub(r"\{[^{}]*\}", "{}", name).format(*chosen) for chosen in product(*choices)]
     anchor = Path(name).anchor
     found = {
         each: sorted(filter(Path.is_file, Path(anchor).glob(each.removeprefix(anchor))))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from phi_vision.prepare.sources import text_files
 from phi_vision.prepare.sources.files import suffix_of
-from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values
+from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 CHUNK = 2**20
@@ -29,7 +29,7 @@ _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-def inspect_json(file: Path) -> Inspected:
+def inspect_json(file: Path) -> Format:
     """Detect how JSON holds its rows: in a list, an object with a list, columns, or lines."""
     facts, read_lines = inspect_json_lines(file)
     first = [found for _, found in islice(read_lines(), 2)]
@@ -39,13 +39,13 @@ def inspect_json(file: Path) -> Inspected:
     return {**facts, "rows": _find_rows(file, encoding)[1]}, partial(_read_records, file, encoding)
 
 
-def inspect_json_lines(file: Path) -> Inspected:
+def inspect_json_lines(file: Path) -> Format:
     """Detect the encoding of JSON Lines: one object per line."""
     facts = text_files.detect_encoding(file)
     return facts, partial(_read_lines, file, facts["encoding"])
 
 
-def inspect_conversations(file: Path) -> Inspected:
+def inspect_conversations(file: Path) -> Format:
     """Inspect conversations in the LLaVA or ShareGPT format, as JSON or JSON Lines."""
     return inspect_json_lines(file) if suffix_of(file) in LINES_SUFFIXES else inspect_json(file)
 

@@ -16,17 +16,10 @@ from phi_vision.prepare.sources import (
     text_files,
     webdataset,
 )
-from phi_vision.prepare.sources.rows import (
-    Inspected,
-    Piece,
-    Reader,
-    Source,
-    UnreadableRow,
-    numbered,
-)
+from phi_vision.prepare.sources.rows import Format, Piece, Reader, Source, UnreadableRow, numbered
 
 # Kind of files -> their suffixes, gzipped or not, and what inspects one of them.
-FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Inspected]]] = {
+FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Format]]] = {
     "csv": ((".csv", ".tsv", ".tab"), delimited.inspect_table),
     "json": ((".json",), json_files.inspect_json),
     "jsonl": (json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
@@ -130,7 +123,7 @@ def detect_kind(name: str) -> str:
     """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
         raise ValueError(f"cannot read {name} over the network: download it and give the file")
-    path = files.expand(name)[0] if files.is_pattern(name) else Path(name)
+    path = next(iter(files.expand(name)), Path(name))
     if path.is_dir():
         return _kind_of_folder(path)
     if path.is_file():

@@ -37,7 +37,7 @@ Values = Mapping[str, object] | UnreadableRow
 Found = tuple[str, Values]  # location in a file, with its separator (` line 14`, `: 000012`)
 Piece = tuple[str, str | None, Values]  # origin, split, values
 Reader = Callable[[], Iterable[Found]]
-Inspected = tuple[dict[str, str], Reader]  # how a file is written, for display; what reads it
+Format = tuple[dict[str, str], Reader]  # how a file is written, for display; what reads it
 
 
 @dataclass(frozen=True, kw_only=True)

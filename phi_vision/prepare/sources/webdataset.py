@@ -11,7 +11,7 @@ from pathlib import Path
 
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY
 from phi_vision.prepare.sources.json_files import parse_object
-from phi_vision.prepare.sources.rows import Found, Inspected, UnreadableRow, Values
+from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values
 from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
 
 MAX_MEMBER = 200 * 2**20  # bytes; anything larger is neither an image nor a record
@@ -21,7 +21,7 @@ _PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # gzip, bzip2, xz
 _END_MARK = 1024  # bytes of zeros that close a tar
 
 
-def inspect_tar(file: Path) -> Inspected:
+def inspect_tar(file: Path) -> Format:
     """Return the reader of one shard; if it is truncated, the rows before that are kept."""
     return {}, partial(_read_tar, file)
 
