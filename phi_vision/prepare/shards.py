@@ -186,6 +186,8 @@ class Layout:
     """
 
     def __init__(self, statistics: Statistics) -> None:
+        from datasets import Features, Image, List, Value  # here, as importing it takes a second
+
         self.dtypes = {
             name: next((dtype for dtype, held in _EXACT.items() if field.kinds <= held), "string")
             for name, field in statistics.fields.items()
@@ -193,18 +195,13 @@ class Layout:
         }
         self.has_one_image_each = set(statistics.image_counts) == {1}
         self.has_messages = statistics.has_messages
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema, with the feature types that make `datasets` decode the images."""
-        from datasets import Features, Image, List, Value  # here, as importing it takes a second
-
+        # The types of features make `datasets` decode the images.
         dtypes = {"id": "string", "group_id": "string", **self.dtypes}
         features: dict[str, object] = {name: Value(dtype) for name, dtype in dtypes.items()}
         features |= {"image": Image()} if self.has_one_image_each else {"images": List(Image())}
         if self.has_messages:
             features["messages"] = List({"role": Value("string"), "content": Value("string")})
-        return Features(features).arrow_schema
+        self.schema = Features(features).arrow_schema
 
     def row(self, name: str, group: str, row: CleanRow) -> dict[str, Any]:
         """Return the row of a sample."""

@@ -17,8 +17,7 @@ DATASET_DICT = "dataset_dict.json"
 STATE = "state.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")  # owner/name:configuration
 BATCH = 64  # rows in memory: some hundred MB of photographs
-_Labels = Mapping[str, Sequence[str]]  # column -> names of its class labels
-_Batches = Iterable[tuple[pa.RecordBatch | pa.Table, _Labels]]
+_Batch = Any  # pa.RecordBatch or pa.Table; neither is typed
 
 
 def inspect_parquet(file: Path) -> Format:
@@ -93,24 +92,23 @@ def open_hub(
     )
 
 
-def _parquet_batches(file: Path) -> _Batches:
+def _parquet_batches(file: Path) -> Iterator[_Batch]:
     # The buffer makes it read a long row group in pieces; read ahead, it would keep all of them.
     with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
-        labels = _schema_labels(parquet.schema_arrow)
-        yield from ((batch, labels) for batch in parquet.iter_batches(batch_size=BATCH))
+        yield from parquet.iter_batches(batch_size=BATCH)
 
 
-def _arrow_batches(file: Path) -> _Batches:
+def _arrow_batches(file: Path) -> Iterator[_Batch]:
     with file.open("rb") as start:
         indexed = start.read(6) == b"ARROW1"  # with an index at its end; without it, a stream
     with pa.memory_map(str(file)) as mapped:
         opened = pa.ipc.open_file(mapped) if indexed else pa.ipc.open_stream(mapped)
-        labels = _schema_labels(opened.schema)
-        batches = map(opened.get_batch, range(opened.num_record_batches)) if indexed else opened
-        yield from ((batch, labels) for batch in batches)
+        yield from map(opened.get_batch, range(opened.num_record_batches)) if indexed else opened
 
 
-def _read(kind: str, open_batches: Callable[[Path], _Batches], file: Path) -> Iterator[Found]:
+def _read(
+    kind: str, open_batches: Callable[[Path], Iterator[_Batch]], file: Path
+) -> Iterator[Found]:
     number = 0
     try:
         for number, row in enumerate(_rows(open_batches(file)), start=1):
@@ -119,9 +117,10 @@ def _read(kind: str, open_batches: Callable[[Path], _Batches], file: Path) -> It
         yield f" row {number + 1}", UnreadableRow(f"cannot be read as {kind}", str(error))
 
 
-def _rows(batches: _Batches) -> Iterator[dict[str, object] | UnreadableRow]:
+def _rows(batches: Iterable[_Batch]) -> Iterator[dict[str, object] | UnreadableRow]:
     """Yield the rows of batches with class labels as names: "coat" for 0, None for -1."""
-    for batch, labels in batches:
+    for batch in batches:
+        labels = _class_labels(batch.schema)
         for start in range(0, batch.num_rows, BATCH):
             for row in _python_rows(batch.slice(start, BATCH)):
                 if isinstance(row, dict):
@@ -131,7 +130,7 @@ def _rows(batches: _Batches) -> Iterator[dict[str, object] | UnreadableRow]:
                 yield row
 
 
-def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | UnreadableRow]:
+def _python_rows(batch: _Batch) -> list[dict[str, object] | UnreadableRow]:
     try:
         # Unchecked, offsets of a damaged file lead anywhere in memory, and the process ends.
         batch.validate(full=True)
@@ -143,19 +142,14 @@ def _python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, object] | U
     return rows
 
 
-def _schema_labels(schema: pa.Schema) -> _Labels:
+def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return column -> names of its class labels, which `datasets` keeps in the schema."""
     try:
-        return _class_labels(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        kinds = {column: feature for column, feature in features.items() if "names" in feature}
+        return {n: each["names"] for n, each in kinds.items() if each.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # of another program; the labels stay numbers
-
-
-def _class_labels(features: Mapping[str, Any]) -> _Labels:
-    return {
-        column: feature["names"]
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
-    }
 
 
 def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Piece]:
@@ -167,9 +161,8 @@ def _read_splits(name: str, splits: Mapping[str, Any]) -> Iterator[Piece]:
     own = [str(Path(each).resolve()) for each in ([name] if is_local else caches)]
     own += [] if is_local else [f"hf://datasets/{name.partition(':')[0]}@"]
     for split, loaded in splits.items():
-        labels = _class_labels(loaded.features.to_dict() if loaded.features else {})
         # In Arrow's format nothing is decoded, so broken images do not end the reading.
-        batches = ((batch, labels) for batch in loaded.with_format("arrow").iter(batch_size=BATCH))
+        batches = loaded.with_format("arrow").iter(batch_size=BATCH)
         for number, row in enumerate(_rows(batches), start=1):
             if isinstance(row, dict):
                 row = {column: _with_bytes(cell, own) for column, cell in row.items()}
