@@ -187,9 +187,6 @@ def image_features(
 
     Input:  3 samples
     Output: an array of shape (3, the number of features); equal images are computed once
-
-    Raises:
-        ValueError: An image cannot be decoded; has the id of the sample.
     """
     known: dict[bytes, Pixels] = {}
     for done, sample in enumerate(samples, start=1):
@@ -210,9 +207,6 @@ def describe_image(encoded: bytes) -> dict[str, Pixels]:
 
     Input:  a red square of 40×40 pixels in the middle of 80×80 white ones
     Output: {"size": [...], "box": [0.5, 0.5, ...], "colour_grid": [...], ...}
-
-    Raises:
-        ValueError: It is no image.
     """
     image = _on_white(open_image(encoded))
     width, height = image.size

@@ -93,13 +93,7 @@ class Series(NamedTuple):
 
 
 def draw_lines(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x: str,
-    y: str,
-    percent: bool = False,
-    mark: Mark = None,
+    series: Sequence[Series], title: str, x: str, y: str, percent: bool = False, mark: Mark = None
 ) -> Chart:
     """Draw lines over each other, with a legend where there are several.
 
@@ -137,10 +131,7 @@ def draw_intervals(
 ) -> Chart:
     """Draw estimates below each other with their intervals, and a line through the first.
 
-    Args:
-        rows: From top to bottom; a row without a value is left out.
-        decimals: Decimals of the values.
-        zero: Whether 0 must be on the axis.
+    A row without a value is left out; `zero` puts 0 on the axis.
     """
     reference = next(iter(rows))
     rows = {name: each for name, each in rows.items() if math.isfinite(each.value)}
@@ -171,11 +162,7 @@ def draw_intervals(
 
 
 def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
-    """Draw predicted over true numbers, on logarithmic axes with the diagonal and ±10 % around it.
-
-    Args:
-        points: (true, predicted), all above 0.
-    """
+    """Draw (true, predicted) numbers above 0, on logarithmic axes with a band of ±10 %."""
     within = sum(is_correct("number", predicted, true) for true, predicted in points)
     with _canvas(320) as (figure, axes):
         shown = np.clip(np.reshape(points, (-1, 2)), 1 / MAX_MAGNITUDE, MAX_MAGNITUDE)
@@ -199,9 +186,7 @@ def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
 def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: str) -> Chart:
     """Draw accuracy over confidence by bin; a calibrated model lies on the diagonal.
 
-    Args:
-        raw: Bins of the model's own confidence.
-        recalibrated: Bins after recalibration; empty where it was not measured.
+    Recalibration that was not measured has no bins.
     """
     legend = [("raw confidence", "series-2"), ("recalibrated", "series-1")]
     shown = recalibrated or raw
