@@ -19,23 +19,20 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from phi_vision.io.formatting import format_number
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin
-from phi_vision.metrics.confusion import OTHERS, Confusion
 from phi_vision.metrics.field_metrics import is_correct
 
 WIDTH, HEIGHT, DPI = 360, 250, 72
 MARGINS = (46, 24, 20, 38)
 """Left, top, right and bottom of the plotting area."""
 
-CELL, NAME_WIDTH, VALUE_WIDTH = 27, 150, 58
-"""Side of a heat map's cell: wide enough for three digits; widths of the names left of intervals
-and of the values right of them."""
+NAME_WIDTH, VALUE_WIDTH = 150, 58
+"""Widths of the names left of intervals and of the values right of them."""
 
 MAX_MAGNITUDE = 1e100
 """Numbers beyond are drawn here: axes cannot be divided in floats far above."""
@@ -73,8 +70,6 @@ class Chart(NamedTuple):
     """The content of the svg element."""
 
     legend: Legend
-    fixed: bool
-    """Keep the size and scroll, instead of filling the width."""
 
 
 class Series(NamedTuple):
@@ -206,43 +201,6 @@ def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: 
         return _to_chart(figure, title, "; ".join(words), legend[: 2 if recalibrated else 1])
 
 
-def draw_confusion(matrix: Confusion, *, title: str) -> Chart:
-    """Draw a confusion matrix: correct counts in one colour, errors in another.
-
-    `OTHERS` on the diagonal holds correct and wrong predictions, and has a third colour.
-    """
-    rows, columns, counts = matrix.labels, matrix.predicted, matrix.counts
-    corner = "true ↓   predicted →"
-    left = min(max(map(text_width, (*rows, corner))) + 14, 150)
-    top = min(max(map(text_width, columns), default=0) + 14, 120)
-    width, height = round(left + CELL * len(columns) + 2), round(top + CELL * len(rows) + 2)
-    with _canvas(height, (0, 0, 0, 0), width) as (figure, axes):
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.set_axis_off()
-        axes.text(left - 8, top - 8, corner, ha="right", color=COLORS["ink"], weight="bold")
-        for place, name in enumerate(columns):
-            across = left + CELL * (place + 0.5) + 4
-            axes.text(across, top - 7, fit(name, top - 10), rotation=90, rotation_mode="anchor")
-        for place, name in enumerate(rows):
-            down = top + CELL * place
-            axes.text(left - 8, down + 18, fit(name, left - 12), ha="right")
-            for to, (predicted, count) in enumerate(zip(columns, counts[place], strict=True)):
-                across, color, alpha = left + CELL * to, "line", 0.4
-                if count:
-                    color = f"series-{2 if name != predicted else 6 if name == OTHERS else 1}"
-                    # The root: one error among many correct predictions can still be seen.
-                    alpha = 0.1 + 0.4 * math.sqrt(count / counts.max())
-                    number, middle = str(count) if count < 1000 else "…", across + CELL / 2
-                    axes.text(middle, down + 18, number, ha="center", color=COLORS["ink"])
-                start, side = (across + 1, down + 1), CELL - 2
-                box = Rectangle(start, side, side, color=COLORS[color], alpha=alpha, linewidth=0)
-                axes.add_patch(box)
-        same = [at for at in range(min(counts.shape)) if rows[at] == columns[at]]
-        correct, total = counts[same, same].sum(), counts.sum()
-        description = f"{correct} of {total} samples lie on the diagonal: predicted correctly."
-        return _to_chart(figure, title, description, fixed=True)
-
-
 def fit(words: str, pixels: float) -> str:
     """Shorten words to a width: "Embroidered cotton jersey", 60 -> "Embroide…"."""
     printable = "".join(letter if letter.isprintable() else " " for letter in words)
@@ -312,9 +270,7 @@ def _log_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([low, steps[(steps >= high * (1 - 1e-9)) & (steps > low)].min()])
 
 
-def _to_chart(
-    figure: Figure, title: str, description: str, legend: Legend = (), fixed: bool = False
-) -> Chart:
+def _to_chart(figure: Figure, title: str, description: str, legend: Legend = ()) -> Chart:
     """Reduce matplotlib's file to what a page needs: a third of it."""
     file = io.StringIO()
     # Ids are hashes: with the description in them they differ between the charts of a page.
@@ -325,7 +281,7 @@ def _to_chart(
     tags = re.sub(r"\s*(<[^>]+>)\s*", lambda tag: _shorten(" ".join(tag[1].split())), drawn)
     svg = ALIKE.sub(lambda uses: f"<g{uses[1]}>{uses[0].replace(uses[1], '')}</g>", tags)
     width, height = (round(side * DPI) for side in figure.get_size_inches())
-    return Chart(title, description, width, height, Markup(svg), tuple(legend), fixed)
+    return Chart(title, description, width, height, Markup(svg), tuple(legend))
 
 
 def _shorten(tag: str) -> str:

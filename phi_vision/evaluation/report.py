@@ -95,7 +95,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     files = {
         report.scores_file: dumped + "\n",
         report.predictions_file: "".join(map(_line, scores.predictions)),
-        report.summary_file: _render("report.md.j2", evaluation=evaluation),
+        report.summary_file: render("report.md.j2", evaluation=evaluation),
         report.page_file: render_report(evaluation),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Pat
 
 def render_report(evaluation: Evaluation) -> str:
     """Render the page of an evaluation: one file of HTML without scripts or requests."""
-    return _render("report.html.j2", evaluation=evaluation)
+    return render("report.html.j2", evaluation=evaluation)
 
 
 def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
@@ -129,7 +129,7 @@ def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
     short = sections.short_labels(comparison.names)
     recipes = sections.differing({name: each.recipe for name, each in named.items()})
     recipes.pop("output_dir", None)  # it differs between any two runs
-    return _render(
+    return render(
         "comparison.html.j2",
         comparison=comparison,
         labels=short,
@@ -146,7 +146,7 @@ def explain_thresholds(scores: Scores) -> list[str]:
 
     Fields without a threshold share a sentence; [] where no target precision was given.
     """
-    return _render("thresholds.txt.j2", scores=scores).splitlines()
+    return render("thresholds.txt.j2", scores=scores).splitlines()
 
 
 def read_report(folder: Path) -> Report:
@@ -243,7 +243,8 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _render(template: str, **context: object) -> str:
+def render(template: str, **context: object) -> str:
+    """Render a file of `templates/`."""
     return _environment().get_template(template).render(**context)
 
 
@@ -260,7 +261,7 @@ def _environment() -> Environment:
     # Templates use the functions and tables of these modules by name.
     for module in (figures, comparison, confusion, field_metrics, scores, labels, sections):
         environment.globals |= vars(module)
-    formats = {**vars(formatting), **vars(labels), "is_finite": math.isfinite}
+    formats = vars(formatting) | vars(labels) | vars(figures) | {"is_finite": math.isfinite}
     environment.filters |= {name: each for name, each in formats.items() if callable(each)}
     environment.globals["explain_thresholds"] = explain_thresholds
     return environment

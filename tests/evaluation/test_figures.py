@@ -11,13 +11,13 @@ import pytest
 from phi_vision.evaluation.figures import (
     Chart,
     Series,
-    draw_confusion,
     draw_intervals,
     draw_lines,
     draw_reliability,
     draw_scatter,
     fit,
 )
+from phi_vision.evaluation.report import render
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin
 from phi_vision.metrics.confusion import OTHERS, Confusion
@@ -150,13 +150,15 @@ def test_calibrated_predictions_lie_on_the_diagonal():
 def test_correct_wrong_and_pooled_counts_have_colours_of_their_own():
     counts = np.array([[4, 1, 0], [0, 2, 1]])
     labels = ("A", OTHERS)
-    matrix = Confusion(labels=labels, predicted=(*labels, "?"), counts=counts)
-    chart = draw_confusion(matrix, title="T")
-    fills = [
-        found[1]
-        for path in read(chart).iter("path")
-        if (found := re.search(r"fill:var\(--([a-z0-9-]+)\)", path.get("style") or ""))
+    matrix = Confusion(labels=labels, predicted=(*labels, "<?>"), counts=counts)
+    svg = ElementTree.fromstring(render("confusion.html.j2", matrix=matrix, title="T").strip())
+    fills = [rect.get("style", "").partition("fill:var(--")[2] for rect in svg.iter("rect")]
+    assert [fill.partition(")")[0] for fill in fills] == [
+        *("series-1", "series-2", "line"),
+        *("line", "series-6", "series-2"),
     ]
-    assert fills == ["series-1", "series-2", "line", "line", "series-6", "series-2"]
-    assert [text for text in texts(chart) if text.isdigit()] == ["4", "1", "2", "1"]
-    assert chart.description == "6 of 8 samples lie on the diagonal: predicted correctly."
+    words = [text.text or "" for text in svg.iter("text")]
+    assert [text for text in words if text.isdigit()] == ["4", "1", "2", "1"]
+    assert "<?>" in words
+    assert svg.findtext("title") == "T"
+    assert svg.findtext("desc") == "6 of 8 samples lie on the diagonal: predicted correctly."
