@@ -179,26 +179,13 @@ class Throughput:
     def _count(self, model: nn.Module, _: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
         # Evaluations and the reference model of DPO do not train.
         if model.training and torch.is_grad_enabled():
-            samples, tokens = count_tokens(inputs, self._padding)
+            real_BL = inputs["input_ids"] != self._padding
+            samples: torch.Tensor | int = len(real_BL)
+            if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
+                # A packed row: the positions of every sample start from 0.
+                samples = ((inputs["position_ids"] == 0) & real_BL).sum()
             self._samples = self._samples + samples
-            self._tokens = self._tokens + tokens
-
-
-def count_tokens(
-    inputs: Mapping[str, Any], padding: int
-) -> tuple[torch.Tensor | int, torch.Tensor]:
-    """Count the samples of a batch and its tokens without padding.
-
-    Input:  `input_ids`     5 6 7 0      Input:  `input_ids`     5 6 7 8 9 0   (0 is padding)
-                            8 9 0 0              `position_ids`  0 1 2 0 1 0
-    Output: 2 samples, 5 tokens          Output: 2 samples, 5 tokens
-    """
-    ids_BL = inputs["input_ids"]
-    real_BL = ids_BL != padding
-    if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
-        # A packed row: the positions of every sample start from 0.
-        return ((inputs["position_ids"] == 0) & real_BL).sum(), real_BL.sum()
-    return len(ids_BL), real_BL.sum()
+            self._tokens = self._tokens + real_BL.sum()
 
 
 def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:

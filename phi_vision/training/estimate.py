@@ -33,13 +33,9 @@ from phi_vision.training.gpus import GPUS, Gpu, find_gpu, seconds_per_step, this
 from phi_vision.training.memory import BatchShape
 from phi_vision.training.recipes import Recipe, lora
 
-TEMPLATE_FILE = Path(__file__).parent / "templates" / "plan.txt.j2"
-
-CUDA_CONTEXT = 0.7 * GIB
-"""CUDA's own context and the kernels of PyTorch, before the first tensor."""
-
-GPU_FRAGMENTATION = 1.05
-"""A GPU's memory is allocated in blocks, of which a few per cent stay unused."""
+CUDA_CONTEXT, GPU_FRAGMENTATION = 0.7 * GIB, 1.05
+"""CUDA's own context and the kernels of PyTorch, before the first tensor; and a factor, as a GPU's
+memory is allocated in blocks, of which a few per cent stay unused."""
 
 WEIGHT_FRAGMENTATION = 0.7
 """Memory that a CPU's allocator (glibc) holds in gaps, as a share of the weights. Like the next
@@ -61,11 +57,6 @@ class SampleSize(NamedTuple):
     text_tokens: int
     supervised: int
     images: tuple[tuple[int, int], ...]
-
-    @property
-    def length(self) -> int:
-        """All its tokens."""
-        return self.image_tokens + self.text_tokens
 
 
 Rows = Sequence[Sequence[SampleSize]]
@@ -123,24 +114,11 @@ class Plan:
     fits: Sequence[str]
     changes: Sequence[Change]
 
-    @property
-    def is_fitting(self) -> bool:
-        """Whether the run fits its GPU."""
-        return self.need.memory <= self.gpu.memory
-
     def as_text(self) -> str:
-        """Format the plan.
-
-        Output: samples         2432 training, 304 validation, 0 groups in both
-                image tokens    mean 757, median 757, 95 % up to 757, max 757
-                …
-        """
+        """Format the plan as a table: `samples         2432 training, 304 validation, …`."""
+        file = Path(__file__).parent / "templates" / "plan.txt.j2"
         template: Template = Template(
-            TEMPLATE_FILE.read_text(encoding="utf-8"),
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-            undefined=StrictUndefined,
+            file.read_text(encoding="utf-8"), trim_blocks=True, undefined=StrictUndefined
         )
         return template.render(plan=self, distribution=describe_distribution, fmt=formatting)
 
@@ -247,7 +225,7 @@ def measure_data(recipe: Recipe) -> Workload:
     )
     setup.check_samples(collator, [*training, *validation])
     sizes = {id(sample): measure(collator, sample) for part in split for sample in part}
-    lengths = [sizes[id(sample)].length for sample in training]
+    lengths = [_length([sizes[id(sample)]]) for sample in training]
     rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))
     groups = [{sample.group for sample in part} for part in split]
     return Workload(
@@ -314,7 +292,7 @@ def describe_distribution(numbers: Sequence[int]) -> str:
 
 
 def _length(row: Sequence[SampleSize]) -> int:
-    return sum(size.length for size in row)
+    return sum(size.image_tokens + size.text_tokens for size in row)
 
 
 def _paired(recipe: Recipe, batch: BatchShape) -> BatchShape:

@@ -22,7 +22,6 @@ from phi_vision.training.callbacks import (
     StepCheck,
     Throughput,
     check_gradients,
-    count_tokens,
     explain_out_of_memory,
     find_broken_rows,
     learning_rates,
@@ -247,33 +246,53 @@ def test_other_errors_pass_as_they_are() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-def test_padding_is_no_token() -> None:
-    inputs = {
-        "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]),
-    }
-    assert count_tokens(inputs, PADDING) == (2, 5)
+@pytest.mark.parametrize(
+    ("inputs", "samples", "tokens"),
+    [
+        (
+            {
+                "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0]]),
+                "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]),
+            },
+            2,
+            5,
+        ),
+        (
+            {
+                "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0, 0], [4, 4, 4, 4, 4, 4, 4]]),
+                "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]),
+            },
+            3,
+            12,
+        ),
+    ],
+    ids=["padded", "packed"],
+)
+def test_padding_is_no_token_and_packed_samples_are_counted_one_by_one(
+    inputs: dict[str, torch.Tensor], samples: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([10.0, 11.0, 11.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    model, throughput = CountedModel(), Throughput()
+    throughput.watch(model)
+    model(**inputs)
+    lap = throughput.lap()
+    assert (lap["samples_per_second"], lap["tokens_per_second"]) == (samples, tokens)
 
 
-def test_the_samples_of_a_packed_row_are_counted_one_by_one() -> None:
-    inputs = {
-        "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0, 0], [4, 4, 4, 4, 4, 4, 4]]),
-        "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]),
-    }
-    assert [int(each) for each in count_tokens(inputs, PADDING)] == [3, 12]
+class CountedModel(nn.Module):
+    """Has what a count needs: the padding, and inputs by name."""
+
+    config = type("Config", (), {"pad_token_id": PADDING})
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return inputs["input_ids"]
 
 
 def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 12.0, 12.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-
-    class Model(torch.nn.Module):
-        config = type("Config", (), {"pad_token_id": PADDING})
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return input_ids
-
-    model, throughput = Model(), Throughput(processes=2)
+    model, throughput = CountedModel(), Throughput(processes=2)
     throughput.watch(model)
     ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
     model(input_ids=ids)
