@@ -5,7 +5,7 @@ that `--help` opens fast.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -129,20 +129,18 @@ class Catalog:
     def parts(self, span: range, size: int) -> Iterator[CatalogPart]:
         """Read the rows of a span in parts of at most `size`, always cut at the same positions."""
         start, held, held_bytes = span.start, list[CatalogRow](), 0
-        for position, (split, cells) in enumerate(self._cells(span), span.start):
-            held.append(self._row(split, cells, position))
-            if isinstance(sample := held[-1].sample, Sample):
-                held_bytes += sum(map(len, sample.images))
-            if len(held) == size or held_bytes >= MAX_PART_BYTES:
-                yield CatalogPart(range(start, position + 1), held)
-                start, held, held_bytes = position + 1, [], 0
-        if held:
-            yield CatalogPart(range(start, start + len(held)), held)
-            start += len(held)
+        for row in self._rows(span):
+            held.append(row)
+            if isinstance(row.sample, Sample):
+                held_bytes += sum(map(len, row.sample.images))
+            stop = start + len(held)
+            if len(held) == size or held_bytes >= MAX_PART_BYTES or stop == span.stop:
+                yield CatalogPart(range(start, stop), held)
+                start, held, held_bytes = stop, [], 0
         if start != span.stop:
             raise ValueError(
-                f"the catalog ended at row {start} instead of {span.stop}: it was changed while it "
-                "was read; run again with --restart"
+                f"the catalog ended at row {start + len(held)} instead of {span.stop}: it was changed "
+                "while it was read; run again with --restart"
             )
 
     def columns(self, names: Sequence[str], span: range) -> pa.Table:
@@ -178,30 +176,30 @@ class Catalog:
             if start < stop:
                 yield split, file, start - held.start, stop - held.start
 
-    def _cells(self, span: range) -> Iterator[tuple[str, Mapping[str, object]]]:
+    def _rows(self, span: range) -> Iterator[CatalogRow]:
+        position = span.start
         for split, file, start, stop in self._overlaps(span):
+            rows: Iterable[Mapping[str, object]]
             if self._images:
-                for name in self._images[start:stop]:
-                    yield split, {"id": name, "image": {"path": name}}
-                continue
-            names = set(dataset.read_schema(file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
-            batches = dataset.read_batches(file, sorted(names), start=start, stop=stop)
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            yield from ((split, row) for row in rows)
-
-    def _row(self, split: str, cells: Mapping[str, object], position: int) -> CatalogRow:
-        sample: Sample | Failure
-        try:
-            sample = dataset.as_sample(cells, position, self._source)
-            if not sample.images:
-                sample = Failure("no image", "the row has no image")
-        # A path may be forbidden or lead to something that is not a file: only this row fails.
-        except (ValueError, OSError) as error:
-            sample = Failure("no image", str(error))
-        # As `as_sample` names a row, also where it fails.
-        ids = (cells.get(column) for column in ID_COLUMNS)
-        name = next((str(each) for each in ids if each not in (None, "")), str(position))
-        return CatalogRow(name, split, sample)
+                rows = ({"id": name, "image": {"path": name}} for name in self._images[start:stop])
+            else:
+                names = set(dataset.read_schema(file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
+                batches = dataset.read_batches(file, sorted(names), start=start, stop=stop)
+                rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            for cells in rows:
+                # As `as_sample` names a row, also where it fails.
+                ids = (cells.get(column) for column in ID_COLUMNS)
+                name = next((str(each) for each in ids if each not in (None, "")), str(position))
+                sample: Sample | Failure
+                try:
+                    sample = dataset.as_sample(cells, position, self._source)
+                    if not sample.images:
+                        sample = Failure("no image", "the row has no image")
+                # A path may be forbidden or lead to something that is no file: only this row fails.
+                except (ValueError, OSError) as error:
+                    sample = Failure("no image", str(error))
+                yield CatalogRow(name, split, sample)
+                position += 1
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

@@ -29,6 +29,7 @@ from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
+ImageSource = str | Path | bytes | Image
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 
 BATCHES_PER_WINDOW = 4
@@ -91,7 +92,7 @@ class LocalPredictor:
             yield from zip(indices, self._predict(images, ids, grammar), strict=True)
 
     def predict(
-        self, images: Sequence[str | Path | bytes | Image], *, grammar: str | None = None
+        self, images: Sequence[ImageSource], *, grammar: str | None = None
     ) -> list[Prediction]:
         """Predict the record of each image: a path, an encoded image or a decoded one.
 
@@ -113,9 +114,7 @@ class LocalPredictor:
             predictions += self._predict(opened, sources[window.start : window.stop], grammar)
         return predictions
 
-    def stream(
-        self, image: str | Path | bytes | Image, *, grammar: str | None = None
-    ) -> Iterator[str]:
+    def stream(self, image: ImageSource, *, grammar: str | None = None) -> Iterator[str]:
         """Yield the text in chunks while it is generated; closing the iterator cancels it."""
         opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
         return self._stream(opened, grammar)
@@ -218,7 +217,7 @@ class LocalPredictor:
             finally:
                 is_open = False
 
-    def _open(self, image: str | Path | bytes | Image, source: str) -> Image:
+    def _open(self, image: ImageSource, source: str) -> Image:
         if isinstance(image, str | Path):
             image = open_image(Path(image))  # Its errors name the path.
         elif isinstance(image, bytes):
