@@ -139,8 +139,8 @@ class Catalog:
                 start, held, held_bytes = stop, [], 0
         if start != span.stop:
             raise ValueError(
-                f"the catalog ended at row {start + len(held)} instead of {span.stop}: it was changed "
-                "while it was read; run again with --restart"
+                f"the catalog ended at row {start + len(held)} instead of {span.stop}: it was "
+                "changed while it was read; run again with --restart"
             )
 
     def columns(self, names: Sequence[str], span: range) -> pa.Table:
