@@ -19,14 +19,12 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from phi_vision.export import merge, verify
 from phi_vision.export.model_card import find_base, write_card
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 
 TOKENIZER_FILES = [
@@ -96,7 +94,7 @@ def export_hf(
 
 
 def _write_config(
-    model: Phi3VForCausalLM | PeftModel, processor: Phi3VProcessor, folder: Path, precision: str
+    model: merge.Model, processor: Phi3VProcessor, folder: Path, precision: str
 ) -> None:
     """Write config, stop tokens and image settings."""
     model.config.save_pretrained(folder)
@@ -104,7 +102,7 @@ def _write_config(
     fields = json.loads(file.read_text(encoding="utf-8"))
     # transformers 5 reads `dtype`; transformers 4 and engines like MLX read `torch_dtype`.
     fields |= {"auto_map": AUTO_MAP, "dtype": precision, "torch_dtype": precision}
-    fields["architectures"] = [Phi3VForCausalLM.__name__]
+    fields["architectures"] = ["Phi3VForCausalLM"]
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     GenerationConfig(
         bos_token_id=model.config.bos_token_id,

@@ -41,7 +41,7 @@ def write_card(
         template: The prompt template.
         prompt: The prompt about one image in the model's chat format.
         verification: Comparison with the source; a failed one is a ValueError.
-        library: The library that loads the folder: "transformers" or "onnxruntime-genai".
+        library: Loads the folder: "transformers" or "onnxruntime-genai".
         precision: Number format of the weights.
     """
     verification.check()

@@ -61,6 +61,20 @@ VISION_FILE = "phi-3-v-vision.onnx"
 EMBEDDING_FILE = "phi-3-v-embedding.onnx"
 TEXT_FILE = "phi-3-v-text.onnx"
 
+GRAPHS = {
+    "embedding": (
+        EMBEDDING_FILE,
+        {"input_ids": "batch_size sequence_length", "image_features": "num_image_tokens"},
+        "inputs_embeds",
+    ),
+    "vision": (
+        VISION_FILE,
+        {"pixel_values": "num_images max_num_crops", "image_sizes": "num_images"},
+        "image_features",
+    ),
+}
+"""Traced graph -> its file, its inputs with their dimensions that vary, and its output."""
+
 DECODER_FIELDS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
     "num_key_value_heads max_position_embeddings original_max_position_embeddings rms_norm_eps "
@@ -167,10 +181,9 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
 
 
 def _check_precision(precision: str) -> None:
+    known = ", ".join(PRECISIONS)
     if precision not in PRECISIONS:
-        raise ValueError(
-            f"no precision {precision!r} for ONNX; choose from {', '.join(PRECISIONS)}"
-        )
+        raise ValueError(f"no precision {precision!r} for ONNX; choose from {known}")
     for library in ("onnx", "onnxscript", "onnxruntime_genai"):
         if importlib.util.find_spec(library) is None:
             raise ValueError(
@@ -207,10 +220,7 @@ def _write_decoder(processor: Phi3VProcessor, folder: Path, scratch: Path, preci
     build_decoder(scratch, folder, precision)
     file = folder / GENAI_FILE
     fields = json.loads(file.read_text(encoding="utf-8"))
-    for name, graph, inputs, output in (
-        ("embedding", EMBEDDING_FILE, ["input_ids", "image_features"], "inputs_embeds"),
-        ("vision", VISION_FILE, ["pixel_values", "image_sizes"], "image_features"),
-    ):
+    for name, (graph, inputs, output) in GRAPHS.items():
         ports = {"inputs": {port: port for port in inputs}, "outputs": {output: output}}
         fields["model"][name] = {"filename": graph, **ports}
     fields["model"]["type"] = "phi3v"
@@ -304,32 +314,17 @@ class EmbeddingGraph(nn.Module):
 @torch.no_grad()
 def _write_graphs(images: Any, tokens: nn.Embedding, folder: Path) -> None:
     """Trace the embeddings of images and of tokens, each with its weights in a file beside it."""
-    size, ids = images.crop_size, torch.tensor([[1, -1, -1, 5], [1, 3, 4, 5]])
+    size = images.crop_size
     # Two images of different shapes, so that the trace takes no size for a constant.
-    inputs = (
-        torch.zeros(2, 5, 3, size, size),
-        torch.tensor([[2 * size, 2 * size], [size, 3 * size]]),
-    )
-    shapes = {
-        "pixel_values": {0: Dim("num_images"), 1: Dim("max_num_crops")},
-        "image_sizes": {0: Dim("num_images")},
-    }
-    _trace(VisionGraph(images), inputs, shapes, "image_features", folder / VISION_FILE)
-    shapes = {
-        "input_ids": {0: Dim("batch_size"), 1: Dim("sequence_length")},
-        "image_features": {0: Dim("num_image_tokens")},
-    }
-    inputs = (ids, torch.zeros(2, tokens.embedding_dim))
-    _trace(EmbeddingGraph(tokens), inputs, shapes, "inputs_embeds", folder / EMBEDDING_FILE)
+    sizes = torch.tensor([[2 * size, 2 * size], [size, 3 * size]])
+    _trace("vision", VisionGraph(images), (torch.zeros(2, 5, 3, size, size), sizes), folder)
+    inputs = (torch.tensor([[1, -1, -1, 5], [1, 3, 4, 5]]), torch.zeros(2, tokens.embedding_dim))
+    _trace("embedding", EmbeddingGraph(tokens), inputs, folder)
 
 
-def _trace(
-    graph: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    shapes: dict[str, dict[int, Dim]],
-    output: str,
-    file: Path,
-) -> None:
+def _trace(name: str, graph: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path) -> None:
+    file, axes, output = GRAPHS[name]
+    shapes = {port: dict(enumerate(map(Dim, names.split()))) for port, names in axes.items()}
     # The exporter warns of torchvision and of merged names.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
@@ -347,7 +342,7 @@ def _trace(
     # The exporter records in each node the source files and lines of this machine.
     for node in program.model.graph:
         node.metadata_props.clear()
-    program.save(file, external_data=True)
+    program.save(folder / file, external_data=True)
 
 
 def read_graph(folder: Path, described: Any) -> tuple[str, bool]:

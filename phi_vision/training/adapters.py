@@ -6,6 +6,7 @@ Full fine-tuning and adapters differ only here.
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -114,18 +115,16 @@ def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -
     return model
 
 
-def list_trained(model: nn.Module) -> dict[str, int]:
+def list_trained(model: nn.Module) -> Counter[str]:
     """Count the trained weights of each kind of module; layer numbers are `*`.
 
     Input:  a decoder of six layers with adapters of rank 16 on `o_proj`
     Output: {"model.layers.*.self_attn.o_proj (lora)": 98304}
     """
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            kind = describe_weight(name)
-            counts[kind] = counts.get(kind, 0) + weight.numel()
-    return counts
+        counts[describe_weight(name)] += weight.numel() if weight.requires_grad else 0
+    return +counts  # without those of frozen weights
 
 
 def describe_weight(name: str) -> str:

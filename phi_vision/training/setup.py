@@ -74,7 +74,11 @@ def prepare(recipe: Recipe) -> Setup:
     lengths = check_samples(collator, samples)
     if recipe.objective == "dpo":
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
-    check_batch(collator, samples[: recipe.per_device_train_batch_size])
+    first = samples[: recipe.per_device_train_batch_size]
+    batch = collator(first)
+    check_images(batch, first, trainable.processor)
+    check_labels(batch)
+    check_prompt(collator, first[0], batch)
     rows = make_rows(recipe, training, lengths[: len(training)], split_at=split_at)
     lengths, most_rows = lengths[len(training) :], eval_batch_size(recipe)
     packing.check_context_sides(validation, lengths, most_rows=most_rows, split_at=split_at)
@@ -162,14 +166,6 @@ def collate_rows(
     if pack_length is not None:
         return select_labelled(packing.collate_packs(collator, rows))
     return select_labelled(collator([sample for (sample,) in rows]))
-
-
-def check_batch(collator: CompletionCollator, samples: Sequence[Sample]) -> None:
-    """Check images, labels and prompt of the first batch, or raise ValueError."""
-    batch = collator(samples)
-    check_images(batch, samples, collator.processor)
-    check_labels(batch)
-    check_prompt(collator, samples[0], batch)
 
 
 def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProcessor) -> None:

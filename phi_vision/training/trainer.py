@@ -28,13 +28,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
 from phi_vision.data.template import write_template
-from phi_vision.io.atomic import (
-    check_folder_is_free,
-    folder_bytes,
-    is_full_disk,
-    recover,
-    write_text,
-)
+from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
 from phi_vision.training import callbacks, distributed, eval_callback
@@ -93,7 +87,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     loading = callbacks.explain_out_of_memory(recipe, doing=lambda: "loading data and model")
     with distributed.joined(recipe), explain_full_disk(run.path), loading:
         if not resume:
-            check_folder_is_free(run.path, otherwise="continue the run there with --resume")
+            atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
         checkpoint = find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)
         write_run_files(recipe, setup)
@@ -259,8 +253,8 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
     if distributed.is_main():
         run.path.mkdir(parents=True, exist_ok=True)
         # First: without a recipe a run cannot be resumed.
-        write_text(run.recipe_file, to_yaml(recipe))
-        write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
+        atomic.write_text(run.recipe_file, to_yaml(recipe))
+        atomic.write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
         write_template(setup.collator.template, run.template_file)
     distributed.check_folder_is_shared(run.path, run.recipe_file)
 
@@ -297,7 +291,7 @@ def repair(output_dir: Path) -> None:
 
     Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
     """
-    recover(RunDir(output_dir).model_dir)
+    atomic.recover(RunDir(output_dir).model_dir)
     for unfinished in output_dir.glob(".*-new"):
         if unfinished.is_file():
             unfinished.unlink()
@@ -316,7 +310,7 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not is_full_disk(error):
+        if not atomic.is_full_disk(error):
             raise
         free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
         _remove_incomplete(output_dir)
@@ -329,7 +323,7 @@ def _describe_full_disk(run: RunDir, free: int) -> str:
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
-    size = format_bytes(folder_bytes(checkpoint))
+    size = format_bytes(atomic.folder_bytes(checkpoint))
     kept = f"{checkpoint.name} is complete"
     if run.model_dir.exists():
         kept += f", and so are the best weights so far in {run.model_dir}"
