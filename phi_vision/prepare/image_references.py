@@ -41,9 +41,8 @@ def read_reference(value: object, folder: Path | None) -> bytes:
     Input:  b"\\xff\\xd8…", "images/a.jpg", "data:image/png;base64,iVBOR…", {"bytes": …, "path": …}
     Output: the bytes of the image, unchecked
 
-    Raises:
-        ValueError: The cell is empty, or its file may not be read. The message begins with a short
-            reason that is the same for all of its kind, then a colon.
+    Raises ValueError if the cell is empty or its file may not be read; the message begins with a
+    short reason that is the same for all of its kind, and a colon.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")

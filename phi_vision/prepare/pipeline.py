@@ -69,9 +69,8 @@ def prepare(
     Images are cleaned in processes of their own where there are many, so a script that calls this
     at its top level needs the usual `if __name__ == "__main__":`.
 
-    Raises:
-        ValueError: The source cannot be read, a column is missing, no row is usable (the message
-            has the three most common reasons), or OUT holds something else.
+    Raises ValueError if the source cannot be read, a column is missing, no row is usable (with the
+    three most common reasons), or OUT holds something else.
     """
     callbacks = callbacks or PrepareCallbacks()
     recover(config.out)

@@ -62,8 +62,7 @@ def open_hub(
     """Open a Hub dataset, or a folder, through `datasets`.
 
     Input:  "owner/photos", or "owner/photos:small" for its configuration `small`
-    Output: Source(kind="hub", rows=… Row(origin="owner/photos train row 1",
-                   values={"image": {"bytes": b"…", "path": "7.jpg"}}, split="train"))
+    Output: … Row(origin="owner/photos train row 1", values={"image": {"bytes": …}}, split="train")
     """
     import datasets  # takes a second to import, and only this kind needs it
 

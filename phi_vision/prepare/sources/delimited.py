@@ -73,13 +73,7 @@ def inspect_table(file: Path) -> Format:
 def _read_table(
     file: Path, encoding: str, separator: str, names: Sequence[str], start: int
 ) -> Iterator[Found]:
-    """Yield the rows of a table from line `start` on.
-
-    Input:  sku;title   with separator ";" and names ["sku", "title"], from line 2 on
-            A;"Coat;
-            long"
-    Output: (" line 2", {"sku": "A", "title": "Coat;\nlong"})
-    """
+    """Yield the rows from line `start` on: 'A;"Coat"' as {"sku": "A", "title": "Coat"}."""
     lines = text_files.read_lines(file, encoding)
     for number, cells in _read_records(lines, separator, encoding):
         if number >= start:
@@ -91,13 +85,12 @@ def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
     # Spreadsheets pad rows with separators up to their widest one.
     while len(cells) > len(names) and not cells[-1].strip():
         cells.pop()
-    if len(cells) == len(names) and any(cell.strip() for cell in cells):
-        return dict(zip(names, cells, strict=True))
-    more = "more" if len(cells) > len(names) else "fewer"
-    reason = (
-        f"found {more} cells than columns" if len(cells) != len(names) else "all cells are empty"
-    )
-    return UnreadableRow(reason, separator.join(cells))
+    if len(cells) != len(names):
+        more = "more" if len(cells) > len(names) else "fewer"
+        return UnreadableRow(f"found {more} cells than columns", separator.join(cells))
+    if not any(cell.strip() for cell in cells):
+        return UnreadableRow("all cells are empty", separator.join(cells))
+    return dict(zip(names, cells, strict=True))
 
 
 def _read_records(
@@ -114,10 +107,11 @@ def _read_records(
     ahead: deque[text_files.Line] = deque()
     taken: list[text_files.Line] = []
 
+    def next_line() -> text_files.Line | None:
+        return ahead.popleft() if ahead else next(lines, None)
+
     def take() -> Iterator[str]:
-        while len(taken) < MAX_ROW_LINES and (
-            line := ahead.popleft() if ahead else next(lines, None)
-        ):
+        for line in islice(iter(next_line, None), MAX_ROW_LINES):
             taken.append(line)
             if isinstance(line[1], UnreadableRow):
                 return

@@ -152,11 +152,7 @@ def read_notes(folder: Path) -> dict[str, str]:
 
 
 def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Select the non-empty `NOTES`; an unlisted licence goes by its own name.
-
-    Input:  {"license": "other", "license_name": "custom terms", "homepage": ""}
-    Output: {"license": "custom terms"}
-    """
+    """Select the non-empty `NOTES`; the licence "other" goes by its `license_name`."""
     is_named = metadata.get("license") in (None, "", "other") and metadata.get("license_name")
     found = {**metadata, "license": metadata["license_name"]} if is_named else metadata
     notes = {name: note for name in NOTES if (note := found.get(name))}

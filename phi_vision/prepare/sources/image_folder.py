@@ -109,7 +109,7 @@ def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
         path, folders = relative.as_posix(), relative.parts[in_splits:-1]
         if _is_image(file):
             values = {"image": path} | ({"category": folders[-1]} if folders else {})
-            yield path, path, values | ({"folder": "/".join(folders)} if len(folders) > 1 else {})
+            yield path, path, values | ({"folder": "/".join(folders)} if folders[1:] else {})
         elif not _BESIDE.match(file.name):
             yield path, path, UnreadableRow("not an image by its name", path)
 
