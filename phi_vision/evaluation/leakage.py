@@ -8,15 +8,7 @@ import numpy as np
 from phi_vision.data.samples import Sample
 from phi_vision.evaluation.config import Progress
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
-from phi_vision.prepare.dedup import (
-    NEAR_IMAGE,
-    SAME_GROUP,
-    SAME_IMAGE,
-    Links,
-    RowKeys,
-    group_rows,
-    near_pairs,
-)
+from phi_vision.prepare import dedup
 from phi_vision.prepare.prepare_config import PrepareConfig
 
 
@@ -37,24 +29,24 @@ def find_leakage(
         ValueError: An image cannot be decoded; has the id of the sample.
     """
     rows = list(_row_keys([*training, *samples], progress))
-    links = group_rows(rows, tolerance=0).links
+    links = dedup.group_rows(rows, tolerance=0).links
     # As prepare numbers the hashes, in order of first appearance, but without its cut of chains.
     known = dict.fromkeys(value for row in rows for value in row.hashes if value is not None)
     hashes = np.array([*known], dtype=np.uint64)
-    pairs = near_pairs(hashes, PrepareConfig.tolerance)
+    pairs = dedup.near_pairs(hashes, PrepareConfig.tolerance)
     distances = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     near = np.column_stack([distances, pairs]).tolist()
     shared: dict[int, dict[str, str]] = {}
-    for kind in (SAME_IMAGE, NEAR_IMAGE, SAME_GROUP):
-        found = _first_matches(links[kind], near if kind == NEAR_IMAGE else [], len(training))
+    for kind in (dedup.SAME_IMAGE, dedup.NEAR_IMAGE, dedup.SAME_GROUP):
+        found = _first_matches(links[kind], near if kind == dedup.NEAR_IMAGE else [], len(training))
         for place, match in found.items():
-            if kind != NEAR_IMAGE or SAME_IMAGE not in shared.get(place, ()):
+            if kind != dedup.NEAR_IMAGE or dedup.SAME_IMAGE not in shared.get(place, ()):
                 shared.setdefault(place, {})[kind] = f"{kind} as {training[match].id}"
     first = len(training)
     return {samples[at - first].id: ", ".join(shared[at].values()) for at in sorted(shared)}
 
 
-def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[RowKeys]:
+def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[dedup.RowKeys]:
     def hash_images(sample: Sample) -> list[tuple[str, int | None]]:
         return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
 
@@ -63,11 +55,11 @@ def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[RowKeys
         for number, found in enumerate(pool.map(hash_images, samples)):
             digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
             group = samples[number].group
-            yield RowKeys(number=number, id="", group=group, digests=digests, hashes=hashes)
+            yield dedup.RowKeys(number=number, id="", group=group, digests=digests, hashes=hashes)
             progress(number + 1, len(samples))
 
 
-def _first_matches(links: Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:
+def _first_matches(links: dedup.Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:
     """Map each later row to the first of the `trained` rows with the nearest key.
 
     Input:  rows 0 1 2 2 have keys 7 7 8 7, and 2 rows are trained; near has (distance, key, key)

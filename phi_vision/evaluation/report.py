@@ -31,6 +31,9 @@ from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import History, ReportDir, RunDir
 
+USED_BY_TEMPLATES = (figures, comparison, confusion, field_metrics, scores, labels, sections)
+"""Modules whose functions and tables the templates use by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationMetadata:
@@ -258,8 +261,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Templates use the functions and tables of these modules by name.
-    for module in (figures, comparison, confusion, field_metrics, scores, labels, sections):
+    for module in USED_BY_TEMPLATES:
         environment.globals |= vars(module)
     formats = vars(formatting) | vars(labels) | vars(figures) | {"is_finite": math.isfinite}
     environment.filters |= {name: each for name, each in formats.items() if callable(each)}

@@ -1,4 +1,4 @@
-"""The page of a comparison."""
+"""The sections of the pages, and the page of a comparison."""
 
 import re
 from dataclasses import replace
