@@ -5,6 +5,7 @@ that requests of all kinds can share a batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -39,41 +40,29 @@ class TokenDecoder:
         return tokens[:end]
 
 
+@dataclass(eq=False)
 class RowState:
-    """One row of a batch during generation.
+    """One row of a batch during generation."""
 
-    Args:
-        request: The prompt and its decoding options.
-        decoder: Decodes the tokens.
-        stops: The stop tokens.
-        matcher: Follows the request's grammar, if it has one.
-        prompt_tokens: Length of the prompt, image tokens included.
-        limit: Maximum number of new tokens.
-    """
+    request: GenerationRequest
+    decoder: TokenDecoder
+    stops: Sequence[int]
+    _: KW_ONLY
+    matcher: LLMatcher | None  # follows the request's grammar, if it has one
+    prompt_tokens: int  # image tokens included
+    limit: int  # maximum number of new tokens
+    finish_reason: FinishReason | None = None
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        decoder: TokenDecoder,
-        stops: Sequence[int],
-        *,
-        matcher: LLMatcher | None,
-        prompt_tokens: int,
-        limit: int,
-    ) -> None:
-        self.request, self.matcher = request, matcher
-        self.prompt_tokens, self.limit = prompt_tokens, limit
-        self.finish_reason: FinishReason | None = None
-        self._decoder, self._stops = decoder, frozenset(stops)
+    def __post_init__(self) -> None:
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._streamed = 0
         self._generation: Generation | None = None
         self._random = torch.Generator()
-        if request.seed is None:
+        if self.request.seed is None:
             self._random.seed()
         else:
-            self._random.manual_seed(request.seed)
+            self._random.manual_seed(self.request.seed)
 
     def select(self, scores_V: torch.Tensor) -> int:
         """Select the next token among those whose logit is not minus infinity."""
@@ -91,7 +80,7 @@ class RowState:
         """Append a token, stream the new text, and decide whether the row has ended."""
         self._tokens.append(token)
         self._logprobs.append(logprob)
-        if token in self._stops:
+        if token in self.stops:
             self.finish_reason = "stop"
         elif len(self._tokens) >= self.limit or (
             self.matcher is not None and not self.matcher.consume_token(token)
@@ -113,7 +102,7 @@ class RowState:
         if self._generation is not None:
             return self._generation
         counts = range(1, len(self._tokens) + 1)
-        prefixes = self._decoder.decode([self._tokens[:count] for count in counts])
+        prefixes = self.decoder.decode([self._tokens[:count] for count in counts])
         whole = prefixes[-1] if prefixes else ""
         blanks = len(whole) - len(whole.lstrip())
         text = self._cut_at_stop_word(whole.lstrip())
@@ -142,13 +131,13 @@ class RowState:
 
     def _settled_text(self) -> str:
         """Return the part of the text that further tokens cannot change."""
-        text = self._text(self._decoder.without_partial_bytes(self._tokens))
+        text = self._text(self.decoder.without_partial_bytes(self._tokens))
         starts = (word[:length] for word in self.request.stop for length in range(1, len(word)))
         partial = max((len(start) for start in starts if text.endswith(start)), default=0)
         return text[: len(text) - partial].rstrip()
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return self._decoder.decode([tokens])[0].lstrip()
+        return self.decoder.decode([tokens])[0].lstrip()
 
     def _cut_at_stop_word(self, text: str) -> str:
         places = [place for word in self.request.stop if (place := text.find(word)) >= 0]
@@ -195,10 +184,7 @@ class TokenSelector(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)
 
 
-@lru_cache(maxsize=2)  # Reads the whole vocabulary.
-def decoder_for(tokenizer: PreTrainedTokenizerFast) -> TokenDecoder:
-    """Return the (cached) decoder of a tokenizer."""
-    return TokenDecoder(tokenizer)
+decoder_for = lru_cache(maxsize=2)(TokenDecoder)  # Reads the whole vocabulary.
 
 
 def _common_length(one: str, other: str) -> int:

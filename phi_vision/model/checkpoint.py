@@ -6,7 +6,6 @@ Weights need no renaming: every module has its official name.
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -84,7 +83,24 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
 def load_config(source: str | Path) -> Phi3VConfig:
     """Load the config of a checkpoint folder or hub id; other models are an error."""
     place = resolve(source)
-    fields = _read_config(place)
+    is_folder = Path(place).is_dir()
+    if is_folder and not (Path(place) / "config.json").is_file():
+        held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
+        raise ValueError(
+            f"{place} is no checkpoint: it has no config.json, only {held}. "
+            "Give the folder that holds config.json and the weights."
+        )
+    try:
+        fields = Phi3VConfig.get_config_dict(place)[0]
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
+        text = f"{place} is no checkpoint: {first_line(problem)} Copy config.json there again."
+        if not is_folder:
+            text = (
+                f"{place!r} is no folder here, and fetching it from the hub failed: "
+                f"{first_line(problem)} Check the name and the network, or download the checkpoint "
+                "and give its folder."
+            )
+        raise ValueError(text) from problem
     kind = fields.get("model_type")
     if kind != Phi3VConfig.model_type:
         raise ValueError(
@@ -171,28 +187,6 @@ def _load_weights(
             "look loaded."
         )
     return model
-
-
-def _read_config(place: str) -> dict[str, Any]:
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
-        raise ValueError(
-            f"{place} is no checkpoint: it has no config.json, only {held}. "
-            "Give the folder that holds config.json and the weights."
-        )
-    try:
-        fields: dict[str, Any] = Phi3VConfig.get_config_dict(place)[0]
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
-        if Path(place).is_dir():
-            raise ValueError(
-                f"{place} is no checkpoint: {first_line(problem)} Copy config.json there again."
-            ) from problem
-        raise ValueError(
-            f"{place!r} is no folder here, and fetching it from the hub failed: "
-            f"{first_line(problem)} Check the name and the network, or download the checkpoint "
-            "and give its folder."
-        ) from problem
-    return fields
 
 
 def _looks_like_hub_id(text: str) -> bool:
