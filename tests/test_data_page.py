@@ -23,7 +23,7 @@ from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.sources.json_files import MAX_ELEMENT
 from phi_vision.prepare.sources.registry import SOURCES
 from phi_vision.prepare.sources.rows import Row
-from phi_vision.synthetic.distributions import MIN_GROUPS
+from phi_vision.synthetic.column_models import MIN_GROUPS
 from phi_vision.synthetic.profile import MIN_DATASET_GROUPS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")

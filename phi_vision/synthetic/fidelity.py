@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import RARE, Column
+from phi_vision.synthetic.column_models import RARE, Column
 from phi_vision.synthetic.observation import (
     IMAGE_FIELDS,
     PATH,
@@ -210,9 +210,7 @@ def _within(column: Column, *sides: Sequence[ObservedRow]) -> float:
             if (number := row.record.get(column.name)) is not None:
                 numbers[row.record.get(column.parent or "")][place].append(number)
     both = [pair for pair in numbers.values() if all(pair)]
+    if not both:
+        return 1.0
     weights = [len(left) + len(right) for left, right in both]
-    return (
-        float(np.average([kolmogorov_smirnov(*pair) for pair in both], weights=weights))
-        if both
-        else 1.0
-    )
+    return float(np.average([kolmogorov_smirnov(*pair) for pair in both], weights=weights))

@@ -61,16 +61,10 @@ def draw_image(plan: ImagePlan) -> bytes:
 
 
 def choose_garment(texts: Iterable[str], colours: str, fallback: str, seed: str) -> Garment:
-    """Choose a garment for a product.
+    """Choose a garment by words, the most informative text first; else `fallback` gives the kind.
 
     Input:  texts ("Wool Trench Coat", "OUTERWEAR"), colours "Navy"
     Output: a trench coat of wool in navy
-
-    Args:
-        texts: the title and the categories, the most informative first.
-        colours: a text, of which the first colour that can be drawn counts.
-        fallback: decides on the kind where no word does; the same text gives the same kind.
-        seed: of everything that the words leave open.
     """
     rng = random.Random(f"garment {seed}")
     words = [word for text in texts for word in reversed(_words(text))]
@@ -80,9 +74,9 @@ def choose_garment(texts: Iterable[str], colours: str, fallback: str, seed: str)
     materials = (word for word in words if word in garments.CHOICES[kind].materials)
     garment = replace(garment, material=next(materials, garment.material))
     colour = next((_COLOURS[word] for word in _words(colours) if word in _COLOURS), None)
-    return (
-        replace(garment, colour=colour, rgb=garments.random_dye(rng, colour)) if colour else garment
-    )
+    if colour:
+        return replace(garment, colour=colour, rgb=garments.random_dye(rng, colour))
+    return garment
 
 
 def _words(text: str) -> list[str]:

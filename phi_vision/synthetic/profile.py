@@ -19,7 +19,7 @@ from sklearn.metrics import mutual_info_score
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import (
+from phi_vision.synthetic.column_models import (
     MIN_GROUPS,
     Column,
     Facts,
@@ -27,7 +27,9 @@ from phi_vision.synthetic.distributions import (
     count,
     count_by,
     label,
+    measure_codes,
     measure_numbers,
+    measure_wording,
     number,
 )
 from phi_vision.synthetic.observation import (
@@ -40,7 +42,6 @@ from phi_vision.synthetic.observation import (
     SIZE,
     Observation,
 )
-from phi_vision.synthetic.text_models import measure_codes, measure_wording
 
 VERSION = 3
 MIN_DATASET_GROUPS = 20

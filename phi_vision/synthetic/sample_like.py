@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from phi_vision.data.dataset import IMAGE_COLUMNS
 from phi_vision.data.samples import Value
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic import catalog, fidelity, image_style, observation, profile, text_models
-from phi_vision.synthetic.distributions import RARE, Column, label, number
+from phi_vision.synthetic import catalog, column_models, fidelity, image_style, observation, profile
+from phi_vision.synthetic.column_models import RARE, Column, label, number
 from phi_vision.synthetic.image_style import ImagePlan
 from phi_vision.synthetic.observation import RealValues
 from phi_vision.synthetic.profile import ROWS, Profile
@@ -43,8 +43,7 @@ def write_sample_like(
     OUT/fidelity.md and OUT/fidelity.json (distances, and the privacy check), OUT/profile.json (the
     measurements; can be given away and used in place of the dataset) and OUT/README.md, all of them
     atomically. The same dataset, rows and seed give the same bytes. Many images are drawn by one
-    process a core, so a script that calls this at its top level needs the usual
-    `if __name__ == "__main__":`.
+    process a core, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
         dataset: a prepared dataset's folder, or the profile.json of one.
@@ -95,7 +94,7 @@ class _Synthesizer:
         self._rng = random.Random(f"synthesizer {seed}")
         self._types = {column.name: column.type for column in model.arrow_schema()}
         self._invented: dict[tuple[str, int], Value] = {}
-        self._texts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._texts: defaultdict[tuple[str, str], list[Value]] = defaultdict(list)
         self._used: defaultdict[str, set[str]] = defaultdict(set)
         self._latest_images: dict[str, ImagePlan] = {}
         self._left = _quotas(model.splits, rows)
@@ -167,11 +166,11 @@ class _Synthesizer:
         known = column.overall.values
         if pa.types.is_boolean(kind):  # the one of two truth values that is not named
             return True not in known
-        shapes = [text_models.shape_of(str(value)) for value in known if value not in (None, "")]
+        shapes = [column_models.shape_of(str(value)) for value in known if value not in (None, "")]
 
         def draw(mark: bool) -> str:
-            shape = rng.choice(shapes or [text_models.NEW_WORD])
-            return text_models.invent(shape + shape[-1] * mark, rng)  # 0 to 9 may all be taken
+            shape = rng.choice(shapes or [column_models.NEW_WORD])
+            return column_models.invent(shape + shape[-1] * mark, rng)  # 0 to 9 may all be taken
 
         taken = {*map(str, known), *map(str, self._invented.values())}
         name = self._draw_new(draw, column.name, taken, [column.name])
@@ -180,38 +179,30 @@ class _Synthesizer:
 
     def _text(self, column: Column, record: Record, kind: pa.DataType) -> Value:
         rng, whole = self._rng, pa.types.is_integer(kind)
-        used, earlier = (
-            self._used[column.name],
-            self._texts[column.name, label(record, column.parent)],
-        )
+        earlier = self._texts[column.name, label(record, column.parent)]
+        if earlier and rng.random() < column.repeats:
+            return rng.choice(earlier)
+        ending = "9999" if whole else " Aaaaaa" if column.role == "text" else "-a9"
 
         def draw(mark: bool) -> str:
-            text = text_models.draw_text(column, record, rng)
-            if mark and column.role == "text":
-                return f"{text_models.invent(text_models.NEW_WORD, rng)} {text}"
-            text = _append(
-                text, text_models.invent("9999" if whole else "-a9", rng) if mark else ""
-            )
+            text = column_models.draw_text(column, record, rng)
+            text = _append(text, column_models.invent(ending, rng)) if mark else text
             # An integer that the type can hold.
             return str(int(re.sub(r"\D", "", text)) % 2 ** (kind.bit_width - 1)) if whole else text
 
-        if not earlier or rng.random() >= column.repeats:
-            earlier.append(self._draw_new(draw, column.name, used, self._model.private_columns()))
-            used.add(earlier[-1])
-            return int(earlier[-1]) if whole else earlier[-1]
-        return int(rng.choice(earlier)) if whole else rng.choice(earlier)
+        used = self._used[column.name]
+        text = self._draw_new(draw, column.name, used, self._model.private_columns())
+        used.add(text)
+        earlier.append(int(text) if whole else text)
+        return earlier[-1]
 
     def _draw_new(
-        self,
-        draw: Callable[[bool], str],
-        column: str,
-        taken: Collection[str],
-        private: Sequence[str],
+        self, draw: Callable[[bool], str], column: str, taken: Collection[str], among: Sequence[str]
     ) -> str:
-        """Draw a text that is neither taken nor real, with a mark where there are few others."""
+        """Draw a text that is neither taken nor a real one of some columns, marked if need be."""
         for tries in range(2 * _TRIES):
             text = draw(tries >= _TRIES)
-            if text and text not in taken and not self._real.contains_text(text, private):
+            if text and text not in taken and not self._real.contains_text(text, among):
                 return text
         raise ValueError(
             f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
@@ -226,10 +217,8 @@ class _Synthesizer:
         texts = [str(record[column.name]) for column in model.columns if column.role == "text"]
         leaf = label(record, model.leaf)
         categories = [leaf, *(str(record[column.name]) for column in model.categories())]
-        group = name.rpartition(" ")[0]
-        garment = image_style.choose_garment(
-            [*texts, *categories], " ".join(categories), leaf, group
-        )
+        colours, group = " ".join(categories), name.rpartition(" ")[0]
+        garment = image_style.choose_garment([*texts, *categories], colours, leaf, group)
         earlier = [image for row in rows for image in row.images]
         # Chance that an image repeats one of its group, where there is one before it.
         total = sum(model.splits.values())
@@ -266,11 +255,7 @@ def _quotas(splits: Mapping[str, int], rows: int) -> dict[str, int]:
 
 
 def _append(name: str, mark: str) -> str:
-    """Put a mark at the end of a name, before its ending.
-
-    Input:  "coats/a.jpg", "-2"
-    Output: "coats/a-2.jpg"
-    """
+    """Put a mark before the ending of a name: "coats/a.jpg", "-2" -> "coats/a-2.jpg"."""
     return re.sub(r"(\.\w+)?$", lambda match: mark + match[0], name, count=1)
 
 
@@ -288,12 +273,10 @@ def _write_rows(
     done = redrawn = 0
     with ExitStack() as stack:
         run = stack.enter_context(catalog.parallel_map(rows))
-        files = {
-            split: stack.enter_context(
-                pq.ParquetWriter(folder / f"{split}-00000-of-00001.parquet", schema)
-            )
-            for split in (split for split, size in model.splits.items() if size)
-        }
+        files = {}
+        for split in (split for split, size in model.splits.items() if size):
+            file = folder / f"{split}-00000-of-00001.parquet"
+            files[split] = stack.enter_context(pq.ParquetWriter(file, schema))
         for block in blocks:
             plans = list(dict.fromkeys(image for row in block for image in row.images))
             images: dict[ImagePlan, bytes] = {}
@@ -324,13 +307,9 @@ def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues) -> tuple[
 
 def _cells(row: _PlannedRow, images: Mapping[ImagePlan, bytes]) -> dict[str, Any]:
     path = row.record.get(observation.PATH)
-    structs = [
-        {
-            "bytes": images[image],
-            "path": path and _append(str(path), f"-{number}" if number else ""),
-        }
-        for number, image in enumerate(row.images)
-    ]
+    names = [path and _append(str(path), f"-{n}" * (n > 0)) for n in range(len(row.images))]
+    pairs = zip(row.images, names, strict=True)
+    structs = [{"bytes": images[image], "path": name} for image, name in pairs]
     return {**row.record, **dict.fromkeys(IMAGE_COLUMNS, structs)}
 
 

@@ -3,7 +3,7 @@
 import random
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import RARE, Column
+from phi_vision.synthetic.column_models import RARE, Column
 from phi_vision.synthetic.profile import build_network, find_leaf
 
 COLUMNS = [

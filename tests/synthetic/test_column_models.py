@@ -1,21 +1,104 @@
-"""Titles, codes and links are composed like the real ones, of shared words and invented ones."""
+"""Columns: only values that five groups share are named; texts are composed like the real ones."""
 
 import random
 import re
+from statistics import fmean
 
 import pytest
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.distributions import Column
-from phi_vision.synthetic.text_models import (
+from phi_vision.synthetic.column_models import (
+    RARE,
+    Column,
+    Frequencies,
+    count,
     draw_text,
     invent,
+    measure_amounts,
     measure_codes,
+    measure_numbers,
     measure_wording,
     shape_of,
 )
 
 NAMES = ("Abelone", "Brunhild", "Cosima", "Dorothea", "Eulalia", "Friderike")
+PRICE = Column(name="price", role="number", level="group")
+
+
+def drawn(column: Column, times: int) -> list[float]:
+    rng = random.Random(1)
+    numbers = [column.draw_number(rng, {}) for _ in range(times)]
+    return [number for number in numbers if number is not None]
+
+
+def test_a_value_of_four_groups_is_counted_without_its_name() -> None:
+    tees = [("Tees", group) for group in range(5)]
+    belts = [("Belts", group) for group in range(4)]
+    assert count(tees + belts) == Frequencies(named=(("Tees", 5),), rest=4, rest_values=1)
+
+
+def test_many_rows_of_one_group_do_not_make_a_value_common() -> None:
+    assert count([("Belts", 1)] * 100).named == ()
+
+
+def test_drawing_follows_the_frequencies() -> None:
+    frequencies = Frequencies(named=(("a", 60), (None, 30)), rest=10, rest_values=3)
+    rng = random.Random(0)
+    drawn = [frequencies.draw(rng) for _ in range(2000)]
+    assert abs(drawn.count("a") / 2000 - 0.6) < 0.04
+    assert abs(drawn.count(None) / 2000 - 0.3) < 0.04
+    assert abs(drawn.count(RARE) / 2000 - 0.1) < 0.03
+
+
+def test_an_excluded_value_is_not_drawn() -> None:
+    frequencies = Frequencies(named=(("a", 60), ("b", 1)))
+    assert frequencies.draw(random.Random(0), without=["a"]) == "b"
+    assert frequencies.draw(random.Random(0), without=["a", "b"]) is RARE
+
+
+def test_numbers_of_few_groups_leave_only_means() -> None:
+    shared = [(98.0, group) for group in range(6)]
+    lone = [(21.0, 6), (25.0, 7), (27.0, 8), (30.0, 9), (31.0, 10), (34.0, 11)]
+    assert measure_amounts(shared + lone).named == ((98.0, 6), ("~28", 6))
+
+
+def test_four_groups_are_too_few_to_measure() -> None:
+    assert measure_amounts([(float(group), group) for group in range(4)]).named == ()
+
+
+def test_drawn_prices_have_the_distribution_and_endings_of_the_real_ones() -> None:
+    real = [float(10 * (group % 37) + 109) for group in range(300)]
+    prices = measure_numbers(PRICE, [({"price": n}, group) for group, n in enumerate(real)])
+    assert {price % 10 for price in drawn(prices, 2000)} == {9.0}
+    assert abs(fmean(drawn(prices, 2000)) / fmean(real) - 1) < 0.05
+
+
+def test_no_single_large_number_can_be_drawn() -> None:
+    real = [*range(10, 30), 9999]
+    prices = measure_numbers(PRICE, [({"price": n}, group) for group, n in enumerate(real)])
+    assert max(drawn(prices, 300)) < 5000
+
+
+def test_digits_after_the_point_are_counted() -> None:
+    for number, decimals in ((390.0, 0), (12.5, 1), (0.333333, 4)):
+        prices = measure_numbers(PRICE, [({"price": number}, group) for group in range(5)])
+        assert prices.decimals == decimals
+
+
+def test_a_price_in_another_currency_is_found_to_follow() -> None:
+    prices = [float(10 * n) for n in range(1, 30)]
+    facts = [({"price": p, "price_eur": round(p * 1.17, 2)}, n) for n, p in enumerate(prices)]
+    column = Column(name="price_eur", role="number", level="group")
+    euros = measure_numbers(column, facts, ["price"])
+    assert (euros.of, euros.overall.named) == (("price",), ((1.17, 29),))
+    assert euros.draw_number(random.Random(0), {"price": 50.0}) == 58.5
+    assert euros.draw_number(random.Random(0), {"price": None}) is None
+
+
+def test_unrelated_numbers_do_not_follow_from_each_other() -> None:
+    facts = [({"price": 10.0 + n, "weight": 1.0 + (7 * n) % 31}, n) for n in range(31)]
+    column = Column(name="weight", role="number", level="group")
+    assert measure_numbers(column, facts, ["price"]).of == ()
 
 
 def wording(titles: list[tuple[str, str, int]]) -> Column:
@@ -24,7 +107,7 @@ def wording(titles: list[tuple[str, str, int]]) -> Column:
     return measure_wording(column, facts)
 
 
-def drawn(column: Column, category: str, seed: int) -> str:
+def drawn_text(column: Column, category: str, seed: int) -> str:
     return draw_text(column, {"category": category}, random.Random(seed))
 
 
@@ -37,8 +120,8 @@ def toy_titles() -> list[tuple[str, str, int]]:
 def test_titles_have_the_words_of_their_category() -> None:
     titles = wording(toy_titles())
     for seed in range(50):
-        assert drawn(titles, "Coats", seed).split()[1:] == ["Wool", "Coat"]
-        assert drawn(titles, "Tees", seed).split()[1:] == ["Tee"]
+        assert drawn_text(titles, "Coats", seed).split()[1:] == ["Wool", "Coat"]
+        assert drawn_text(titles, "Tees", seed).split()[1:] == ["Tee"]
 
 
 def test_a_rare_word_never_leaves_the_dataset() -> None:
@@ -48,13 +131,16 @@ def test_a_rare_word_never_leaves_the_dataset() -> None:
 def test_a_category_of_few_groups_gets_no_noun_of_another() -> None:
     few = [(f"{NAMES[n % 4]} Hood", "Falconry", n) for n in range(30, 34)]
     titles = wording([*toy_titles(), *few])
-    lasts = {drawn(titles, "Falconry", seed).split()[-1] for seed in range(50)}
+    lasts = {drawn_text(titles, "Falconry", seed).split()[-1] for seed in range(50)}
     assert not lasts & {"Coat", "Tee", "Hood"}
 
 
 def test_double_and_trailing_blanks_are_reproduced() -> None:
     titles = wording([(f"Plain  Coat{' ' if n % 2 else ''}", "Coats", n) for n in range(40)])
-    assert {drawn(titles, "Coats", seed) for seed in range(40)} == {"Plain  Coat", "Plain  Coat "}
+    assert {drawn_text(titles, "Coats", seed) for seed in range(40)} == {
+        "Plain  Coat",
+        "Plain  Coat ",
+    }
 
 
 @pytest.mark.parametrize(
