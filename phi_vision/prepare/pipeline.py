@@ -41,6 +41,7 @@ CARD_IMAGES = 24  # samples shown on the card, evenly spread over the dataset
 MANIFEST = "prepared.json"  # metadata; a folder that has it may be replaced by another run
 
 Chunks = Iterator[list[LoadedRow | UnreadableRow]]
+Progress = Callable[[Fetched], None]
 
 
 class Prepared(NamedTuple):
@@ -57,7 +58,7 @@ class PrepareCallbacks:
     was downloaded or failed, and after each chunk with the numbers of samples and rejected rows."""
 
     on_columns: Callable[[Mapping[str, str]], None] = lambda columns: None
-    on_fetched: Callable[[Fetched], None] = lambda fetched: None
+    on_fetched: Progress = lambda fetched: None
     on_cleaned: Callable[[int, int], None] = lambda samples, rejected: None
 
 
@@ -124,11 +125,7 @@ def prepare(
 
 
 def prefetch(
-    source: Source,
-    columns: Columns,
-    cache: Path,
-    limits: Limits,
-    progress: Callable[[Fetched], None] | None = None,
+    source: Source, columns: Columns, cache: Path, limits: Limits, progress: Progress
 ) -> dict[str, str]:
     """Download every image that the source gives by a URL; return URL -> reason of failures."""
     fetched = fetch(_urls(source.rows(), columns), cache, limits, progress)

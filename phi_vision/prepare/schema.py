@@ -44,10 +44,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     columns = choose_columns(first, template, _parse_mapping(config.map), source.folder)
     if not config.template:
         template = None if columns.messages else _template_over(columns)
-    missing = (
-        [field for field in template.fields if field not in columns.fields] if template else []
-    )
-    if missing and template:
+    if template and (missing := [f for f in template.fields if f not in columns.fields]):
         raise ValueError(
             f"the template {template.name!r} needs {', '.join(missing)}; "
             f"found {', '.join(columns.fields.values()) or 'no columns'}; "
