@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
 from phi_vision.data import dataset
@@ -26,7 +25,7 @@ from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.io.atomic import atomic_folder, write_text
 from phi_vision.prepare.data_card import card_header, render
-from phi_vision.prepare.shards import GROUP_ROWS, Shards, check_output_folder
+from phi_vision.prepare.shards import Shards, check_output_folder
 
 MANIFEST = "pairs.json"  # metadata; a folder that has it may be replaced by another run
 MAX_SHARD_BYTES = 256_000_000
@@ -89,7 +88,7 @@ def write_pairs(
     known = "train" if "train" in files else next(iter(files))
     rows = _rows(files[known], columns[known])
     sampler = NegativeSampler([dataset.as_record(row, columns[known]) for row in rows], wording)
-    total = sum(pq.read_metadata(file).num_rows for those in files.values() for file in those)
+    total = sum(dataset.count_rows(file) for those in files.values() for file in those)
     pairs: Counter[str] = Counter()
     changed = Counter(dict.fromkeys(wording.fields, 0))
     examples: list[HardNegative] = []
@@ -98,7 +97,7 @@ def write_pairs(
         (folder / "data").mkdir()
         for split, schema in schemas.items():
             with Shards(folder / "data", split, schema, max_bytes=MAX_SHARD_BYTES) as shards:
-                for row in _rows(files[split]):
+                for row in _rows(files[split], schema.names[:-1]):
                     # A row's own id, not its position: inserted rows must not change its pairs.
                     name = next((row[name] for name in dataset.ID_COLUMNS if name in row), done)
                     rng = random.Random(f"{seed} {split} {name}")
@@ -275,18 +274,15 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
     return best
 
 
-def _rows(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Read all columns of files, or some, a few megabytes at a time."""
-    for file in files:
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(batch_size=GROUP_ROWS, columns=columns):
-                yield from batch.to_pylist()
+def _rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    batches = (batch for file in files for batch in dataset.read_batches(file, columns))
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     """Return the schema of a split with the column of wrong completions."""
     rejected = dataset.REJECTED_COLUMN
-    schemas = [pq.read_schema(file) for file in files]
+    schemas = [dataset.read_schema(file) for file in files]
     schema, file = schemas[0], files[0]
     problem = ""
     if any(other.names != schema.names or other.types != schema.types for other in schemas):
