@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from phi_vision.io.hashing import hash_bits
 
@@ -53,11 +52,12 @@ class Links(NamedTuple):
     """One kind of link: rows hold keys, and rows with a key in common are linked.
 
     Input:  titles Coat, Shirt, Coat
-    Output: Links(rows=[0, 1, 2], keys=[0, 1, 0], near=[])
+    Output: Links(rows=[0, 1, 2], keys=[0, 1, 0], values=[hash of Coat, of Shirt], near=[])
     """
 
     rows: Indices  # a row's index, once for each key it holds
-    keys: Indices  # numbered from 0 in order of first appearance
+    keys: Indices  # the index of that key in `values`
+    values: Hashes  # the distinct keys, in order of first appearance
     near: Indices  # pairs of different keys that link, too, of shape (pairs, 2)
 
     def first_rows(self) -> Indices:
@@ -79,7 +79,7 @@ class Links(NamedTuple):
         Input:  titles Coat, Shirt, Coat; chosen [True, False, False]
         Output: [True, False, True]
         """
-        held = np.zeros(int(self.keys.max(initial=-1)) + 1, dtype=bool)
+        held = np.zeros(len(self.values), dtype=bool)
         held[self.keys[chosen[self.rows]]] = True
         near = np.concatenate([self.near, self.near[:, ::-1]])
         held[near[held[near[:, 0]], 1]] = True
@@ -117,12 +117,10 @@ def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
         raise ValueError(f"tolerance is {tolerance}; it must be 0 to {MAX_TOLERANCE} bits")
     rows = list(rows)
     assert all(row.number < later.number for row, later in itertools.pairwise(rows)), "unordered"
-    linked = {kind: _link(rows, keys_of) for kind, keys_of in _KEYS.items()}
-    links = {kind: links for kind, (links, _) in linked.items()}
-    hashes = linked[NEAR_IMAGE][1]
+    links = {kind: _link(rows, keys_of) for kind, keys_of in _KEYS.items()}
     exact = np.concatenate([each.edges() for each in links.values()])
-    pairs = near_pairs(hashes, tolerance)
-    near = _cut_pairs(pairs, hashes, links[NEAR_IMAGE], _first_of_each(len(rows), exact))
+    pairs = near_pairs(links[NEAR_IMAGE].values, tolerance)
+    near = _cut_pairs(pairs, links[NEAR_IMAGE], _first_of_each(len(rows), exact))
     links[NEAR_IMAGE] = links[NEAR_IMAGE]._replace(near=near)
     edges = np.concatenate([exact, links[NEAR_IMAGE].edges()])
     begins = np.ones(len(rows), dtype=bool)
@@ -176,20 +174,22 @@ def _masks(count: int, tolerance: int) -> list[np.uint64]:
     return [np.uint64(sum(each)) for each in chosen]
 
 
-def _link(rows: list[RowKeys], keys_of: "_KeysOf") -> tuple[Links, Hashes]:
-    """Link rows by equal keys; return the distinct keys in order of first appearance, too."""
+def _link(rows: list[RowKeys], keys_of: "_KeysOf") -> Links:
+    """Link rows by equal keys."""
     indices, keys = array("q"), array("Q")  # 16 bytes for each key of a row
     for index, row in enumerate(rows):
         held = list(keys_of(row))
         indices.extend([index] * len(held))
         keys.extend(held)
-    numbered = pa.array(np.array(keys, dtype=np.uint64)).dictionary_encode()
-    numbers = numbered.indices.to_numpy().astype(np.int64)
+    values, firsts, numbers = np.unique(
+        np.array(keys, dtype=np.uint64), return_index=True, return_inverse=True
+    )
+    order = np.argsort(firsts)
     near = np.empty((0, 2), dtype=np.int64)
-    return Links(np.array(indices), numbers, near), numbered.dictionary.to_numpy()
+    return Links(np.array(indices), np.argsort(order)[numbers], values[order], near)
 
 
-def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> Indices:
+def _cut_pairs(pairs: Indices, links: Links, first: Indices) -> Indices:
     """Drop the most distant pairs of hashes wherever they join too many groups.
 
     Where more than MAX_JOINED groups are joined, pairs at the full tolerance are dropped, then, if
@@ -197,8 +197,8 @@ def _cut_pairs(pairs: Indices, hashes: Hashes, near: Links, first: Indices) -> I
     group by all other links.
     """
     begins = np.flatnonzero(first == np.arange(len(first)))
-    ends = first[near.first_rows()[pairs]]
-    distance = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+    ends = first[links.first_rows()[pairs]]
+    distance = np.bitwise_count(np.bitwise_xor(*links.values[pairs.T]))
     for allowed in range(int(distance.max(initial=1)) - 1, -1, -1):
         whole = _first_of_each(len(first), ends)
         joined = np.bincount(whole[begins], minlength=len(first))

@@ -133,8 +133,9 @@ class NegativeSampler:
 
     def __init__(self, records: Sequence[Record], template: Template) -> None:
         self._template = template
-        rows = [(template.select(record), record) for record in records]
-        self._fields = {name: _FieldValues(name, rows) for name in template.fields}
+        for record in records:
+            template.select(record)  # it must have all fields
+        self._fields = {name: _FieldValues(name, records) for name in template.fields}
 
     def draw(self, record: Record, rng: random.Random, count: int = 1) -> list[HardNegative]:
         """Draw so many different completions, or fewer, each wrong in at least one field.
@@ -163,8 +164,8 @@ class NegativeSampler:
 class _FieldValues:
     """Values of one field of the completion in the catalog."""
 
-    def __init__(self, name: str, rows: Sequence[tuple[Record, Record]]) -> None:
-        counts = Counter(selected[name] for selected, _ in rows if selected[name] not in (None, ""))
+    def __init__(self, name: str, records: Sequence[Record]) -> None:
+        counts = Counter(record[name] for record in records if record[name] not in (None, ""))
         # Distinct values, the most frequent first, and the rows of each and of those before it.
         self._values = sorted(counts, key=lambda value: (-counts[value], str(value)))
         self._cumulative = list(itertools.accumulate(counts[value] for value in self._values))
@@ -172,7 +173,7 @@ class _FieldValues:
         self._prices = sorted({*prices}) if len(prices) * 2 > len(self._values) else []
         texts = [value for value in self._values if isinstance(value, str)]
         is_category = len(texts) * MIN_CATEGORY_ROWS <= sum(counts[text] for text in texts)
-        self._parents = _find_parents(name, [record for _, record in rows]) if is_category else {}
+        self._parents = _find_parents(name, records) if is_category else {}
         self._siblings: dict[Value, list[Value]] = {}  # parent -> its values
         # (word before, word after) -> words between them; "" is the start or end of a text.
         self._words: dict[tuple[str, str], dict[str, None]] = {}
