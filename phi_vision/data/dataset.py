@@ -55,9 +55,6 @@ def load_samples(
         split: Such as "train"; None for all.
         group_column: The column whose value must not straddle a split. By default `group_id`,
             else `title`, else each sample is its own group.
-
-    Raises:
-        ValueError: There is no such source, split or column, or it has no readable rows.
     """
     samples: list[Sample] = []
     taken: set[str] = set()

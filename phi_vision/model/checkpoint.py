@@ -45,9 +45,6 @@ def load_model(
 
     Returns:
         The model in evaluation mode and its processor. An adapter comes attached to its base.
-
-    Raises:
-        ValueError: There is nothing loadable; the message says what was found and what to do.
     """
     place = resolve(source)
     base = adapter_base(place)

@@ -58,9 +58,6 @@ def write_catalog(
 
     Returns:
         The content of facts.json.
-
-    Raises:
-        ValueError: `rows` is too small, or `out` is in use.
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)

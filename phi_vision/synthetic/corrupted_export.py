@@ -33,10 +33,8 @@ side of the split) with the row it repeats."""
 Encoding = Literal["cp1252", "utf-8-sig"]
 """The encodings of spreadsheets: Western European, or UTF-8 with a byte order mark."""
 
-_BOMB_SIDE = 12_000
-"""144 megapixels, more than any limit allows, from a file of some 20 kB."""
-_TURNED_BY_90 = 6
-"""EXIF orientation: the first row of the file is the right side of the image."""
+_BOMB_SIDE = 12_000  # 144 megapixels, more than any limit allows, from a file of some 20 kB
+_TURNED_BY_90 = 6  # EXIF orientation: the first row of the file is the right side of the image
 _CONTINENTAL = str.maketrans(",.", ".,")
 _CARE = ("Hand wash\nDry flat", "Dry clean only", "Wipe clean; keep dry\nMade in Österreich")
 
@@ -106,13 +104,7 @@ def write_export(
         out: A folder that does not exist yet, or is empty.
         rate: Fraction of corrupted rows, 0 to 1.
         seed: Of everything.
-        encoding: Of products.csv; chosen by the seed by default.
-
-    Returns:
-        The path of products.csv.
-
-    Raises:
-        ValueError: The rate is not a fraction, the dataset is unreadable, or `out` is in use.
+        encoding: Of products.csv, whose path is returned; chosen by the seed by default.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"the rate of faults is {rate}; use a fraction from 0 to 1, such as 0.1")
@@ -343,7 +335,6 @@ def _foreign(line: Line, _: random.Random) -> Line:
 
 
 def _use_entities(title: str) -> str:
-    """Write an ampersand, and other characters that HTML has a name for, as a web page does."""
     return html.escape(f"{title} & Co").replace("é", "&eacute;")
 
 

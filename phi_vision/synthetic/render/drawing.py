@@ -25,8 +25,7 @@ _STANDING = {"tote bag", "crossbody bag", "backpack", "cap", "hat"}
 _STANDING |= {"sneaker", "boot", "loafer", "heel"}
 _ASPECTS = (1.0, 1.0, 4 / 5, 3 / 4, 2 / 3, 4 / 3)
 _NOISE_SIDE = 1024
-_REACH = 130
-"""Units of the drawing from its middle that no turned product, hanger and all, goes beyond."""
+_REACH = 130  # units from the middle that no turned product, hanger and all, goes beyond
 _COLOUR = re.compile(r'"(#[0-9a-f]{3,6}|url\(#\w+\)|FOLD)"')
 _FOLDS = re.compile(r'<path[^>]*"FOLD"[^>]*/>')
 _TINTS: tuple[Rgb, ...] = (
@@ -84,13 +83,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> Image.Image:
-    """Paint a garment in a scene: an RGB image of its width and height.
-
-    Args:
-        garment: The product.
-        scene: The conditions.
-        longest_side: Size of the image, instead of the scene's own; smaller is faster.
-    """
+    """Paint a garment in a scene, in RGB and in the scene's size, or scaled to `longest_side`."""
     zoom = 1.0 if longest_side is None else longest_side / max(scene.width, scene.height)
     size = (max(1, round(scene.width * zoom)), max(1, round(scene.height * zoom)))
     product = _product(garment, scene, size)

@@ -61,13 +61,8 @@ def gradients(pen: Any, garment: Garment, *, light: float, contrast: float) -> s
     """Return the gradients that shapes refer to.
 
     `lit` is the light on a dyed panel. It is a measurement and not a colour: red is the brightness
-    of the cloth (`DAYLIGHT` = the dye itself), green the gloss on it (255 = white).
-
-    Args:
-        pen: From `load_pen`.
-        garment: Its material decides on the gloss.
-        light: Where the light comes from, -1 (left) to 1 (right).
-        contrast: Depth of the shading, about 1.
+    of the cloth (`DAYLIGHT` = the dye itself), green the gloss on it (255 = white). The `light`
+    comes from -1 (left) to 1 (right); `contrast`, the depth of the shading, is about 1.
     """
     middle = 0.5 + 0.26 * light
     left, right = (0.2 + 0.12 * light) * contrast, (0.2 - 0.12 * light) * contrast
