@@ -5,10 +5,12 @@ name there; `OWN_FIELDS` lists the others. Trains nothing and reads no files (re
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
+
+import yaml
 
 from phi_vision.data.template import find_template
 
@@ -32,6 +34,9 @@ TorchOptimizer: TypeAlias = Literal["adamw_torch_fused", "adamw_torch"]
 BitsAndBytesOptimizer: TypeAlias = Literal[
     "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
 ]
+
+RULES = yaml.safe_load(Path(__file__).with_name("recipe_rules.yaml").read_text("utf-8"))
+"""Ranges of fields, and combinations that are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +178,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check ranges, and that every value takes effect."""
-        _check_ranges(self)
-        _check_effects(self)
+        if self.template is not None:
+            find_template(self.template)
+        if self.target_modules == ():
+            raise ValueError(f"target_modules is empty; name layers, as {', '.join(LORA_TARGETS)}")
+        _check_rules(vars(self))
         if self.further:
             # Imports the three classes, which takes seconds.
             from phi_vision.training.recipe_file import check_further
@@ -220,99 +228,26 @@ def dpo() -> Recipe:
     return lora("dpo", objective="dpo", beta=0.1, learning_rate=5e-5, num_train_epochs=1.0)
 
 
-def _check_ranges(recipe: Recipe) -> None:
-    if recipe.template is not None:
-        find_template(recipe.template)
-    for names, accepts, rule in RANGES:
-        for name in names.split():
-            value = getattr(recipe, name)
-            if value is not None and not (accepts(value) and value < math.inf):
-                raise ValueError(f"{name} is {value}; {rule}")
+def _check_rules(fields: Mapping[str, Any]) -> None:
+    for rule in RULES["ranges"]:
+        for name in rule["fields"].split():
+            if fields[name] is not None and not _is_within(fields[name], **rule["bounds"]):
+                raise ValueError(f"{name} is {fields[name]}; {rule['rule']}")
+    for rule in RULES["refused"]:
+        if all(fields[name] in values for name, values in rule["when"].items()):
+            reason = rule["reason"].format(**fields)
+            if "fields" not in rule:
+                raise ValueError(reason)
+            for name in rule["fields"].split():
+                if fields[name] not in (None, False, VALIDATION_LOSS, "none"):
+                    raise ValueError(f"{name} is {fields[name]}, but {reason}")
 
 
-def _check_effects(recipe: Recipe) -> None:
-    for takes_effect, names, reason in _effects(recipe):
-        for name in names.split():
-            value = getattr(recipe, name)
-            if not takes_effect and value not in (None, False, VALIDATION_LOSS, "none"):
-                raise ValueError(f"{name} is {value}, but {reason}")
-    if recipe.method == "lora":
-        for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
-            if getattr(recipe, name) is None:
-                raise ValueError(f"{name} is not set, but method lora needs it; start from lora()")
-        if not recipe.target_modules:
-            raise ValueError(f"target_modules is empty; name layers, as {', '.join(LORA_TARGETS)}")
-        if not (recipe.train_language or recipe.train_vision):
-            raise ValueError(
-                "train_language and train_vision are off, so there would be no adapter; to train "
-                "the projector alone use full without them"
-            )
-    if recipe.objective == "dpo" and recipe.beta is None:
-        raise ValueError("beta is not set, but objective dpo needs it; start from dpo()")
-    if not (recipe.train_language or recipe.train_projector or recipe.train_vision):
-        raise ValueError(
-            "train_language, train_projector and train_vision are all off, so nothing would learn"
-        )
+def _is_within(
+    value: float, *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> bool:
+    return at_least <= value and above < value < below
 
-
-def _effects(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
-    """Yield whether fields take effect, the fields, and the reason why not."""
-    is_lora, is_dpo = recipe.method == "lora", recipe.objective == "dpo"
-    names = "r lora_alpha lora_dropout target_modules use_dora use_rslora loraplus_ratio"
-    yield is_lora, names, "method full trains no adapters; leave it out or use lora"
-    yield is_lora, "quantization", "weights in 4 bits cannot be trained; use lora"
-    reason = "lora does not save the weights below its adapters; use full"
-    yield not is_lora, "random_weights", reason
-    reason = "the projector is not trained; set train_projector or leave it out"
-    yield recipe.train_projector, "projector_learning_rate", reason
-    reason = "the CLIP tower is not trained; set train_vision or leave it out"
-    yield recipe.train_vision, "vision_learning_rate", reason
-    yield is_dpo, "beta", "objective sft has no preferences; leave it out or use dpo"
-    reason = "a text-only baseline is trained on completions, not on pairs; leave it out"
-    yield not is_dpo, "withhold_images", reason
-    reason = "no gradient would reach tower and projector; set train_vision and train_projector off"
-    yield not (recipe.train_vision or recipe.train_projector), "withhold_images", reason
-    yield not is_dpo, "pack_length", "pairs are not packed; leave it out"
-    names = "eval_steps early_stopping_patience metric_for_best_model"
-    yield recipe.validation_fraction != 0, names, "validation_fraction 0 leaves nothing to evaluate"
-    reason = "eval_samples 0 generates no predictions; raise it"
-    yield recipe.eval_samples > 0, "metric_for_best_model", reason
-    # FSDP2 (`sharding`) cannot split these.
-    reason = (
-        "leaves weights in nf4 whole in every process; leave out one of both (4 bits are small)"
-    )
-    yield recipe.quantization is None, "sharding", f"it {reason}"
-    reason = f"optim {recipe.optim} cannot compute with sharded weights; use adamw_torch_fused"
-    yield recipe.optim in get_args(TorchOptimizer), "sharding", reason
-    reason = "does not support objective dpo, which needs a reference model; leave sharding out"
-    yield not is_dpo, "sharding", f"it {reason}"
-
-
-RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    (
-        "per_device_train_batch_size gradient_accumulation_steps max_steps eval_steps save_steps "
-        "max_length pack_length early_stopping_patience r",
-        lambda value: value >= 1,
-        "it must be at least 1",
-    ),
-    (
-        "eval_samples dataloader_num_workers seed weight_decay warmup_steps",
-        lambda value: value >= 0,
-        "it must be at least 0",
-    ),
-    (
-        "num_train_epochs learning_rate projector_learning_rate vision_learning_rate max_grad_norm "
-        "lora_alpha loraplus_ratio beta",
-        lambda value: value > 0,
-        "it must be more than 0",
-    ),
-    (
-        "validation_fraction lora_dropout",
-        lambda value: 0 <= value < 1,
-        "it is a fraction: at least 0, less than 1",
-    ),
-)
-"""Fields, the values they accept, and the rule in words."""
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "full": full,
