@@ -109,11 +109,13 @@ def format_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
     return value, f"{low} to {high}" if math.isfinite(difference.low) else ""
 
 
-def format_value(value: Value) -> str:
+def format_value(value: Value, limit: int = 400) -> str:
     """Format the value of a field: 390.0 -> "390.00"; None -> "(empty)"."""
     if value is None or value == "":
         return "(empty)"
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+    text = f"{value:,.2f}" if isinstance(value, float) else str(value)
+    # Endless generations must not fill the page.
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def escape_markdown(text: str) -> Markup:

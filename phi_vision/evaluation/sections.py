@@ -51,19 +51,13 @@ def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric,
 
 
 def baselines_by_result(scores: Scores, metric: Metric) -> dict[str, list[str]]:
-    """Group the baselines by the result of the comparison with the model.
-
-    Output: {"better": ["constant baseline"], "not significant": [], "worse": []}
-    """
+    """Group the baselines by the result of the comparison with the model, as `by_result`."""
     rows = {labels.system_label(each): scores.differences.get(each, {}) for each in BASELINES}
     return labels.by_result((n, row[metric.name]) for n, row in rows.items() if metric.name in row)
 
 
 def metrics_by_result(comparison: Comparison, other: str) -> dict[str, list[str]]:
-    """Group the metrics by the result of another system against the reference.
-
-    Output: {"better": ["title: exact match"], "not significant": [...], "worse": []}
-    """
+    """Group the metrics by the result of a system against the reference, as `by_result`."""
     names = {name: labels.metric_label(metric) for name, metric in comparison.metrics.items()}
     return labels.by_result((names[n], each) for n, each in comparison.differences[other].items())
 
