@@ -6,7 +6,7 @@ groups share is counted without its name, a number only in a mean over several g
 its shape alone (length, capitals, marks), and a new one is invented in that shape.
 
 In the template of a text, `{title|slug}` repeats another column of the row, `[AA99]` is invented in
-that shape, `[#2]` is a word that stands second to last in texts of the category, and the rest is
+that shape, `[#2]` is the second to last word, drawn by the one that follows it, and the rest is
 verbatim, as enough groups share it.
 """
 
@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from os.path import commonprefix
 from statistics import fmean, mode
 from typing import Literal
@@ -122,7 +123,8 @@ class Column:
     of: tuple[str, ...] = ()  # of which column a number is a factor; which two a flag compares
     decimals: int = 0  # the most digits of a number after the point
     endings: Frequencies = Frequencies()  # of numbers, modulo 10: 8.0 mostly for 48.0 and 98.0
-    # "Skirts 1" -> last words of texts of this category, or shapes of rare ones; "" -> all shapes.
+    # "Skirts 1" -> last words of texts of a category, or shapes of rare ones; "Skirts < Skirt" ->
+    # words in front of another; "" -> all shapes.
     words: Mapping[str, Frequencies] = field(default_factory=dict)
     repeats: float = 0.0  # fraction of texts that occurred before
 
@@ -195,7 +197,8 @@ def measure_numbers(column: Column, facts: Facts, earlier: Sequence[str] = ()) -
         factors = numbers / bases
         likely = factors.round(3) == mode(factors.round(3).tolist())
         usual = round(float(np.median(factors[likely])), 6) if likely.any() else 1.0
-        exact = np.abs(numbers - bases * usual) <= 0.51 * 10.0**-decimals
+        tolerance = np.minimum(0.51 * 10.0**-decimals, 0.02 * numbers)
+        exact = np.abs(numbers - bases * usual) <= tolerance
         if exact.mean() > best:
             best, of, amounts = exact.mean(), (other,), np.where(exact, usual, factors.round(2))
     known = [(a, fact) for a, fact in zip(amounts.tolist(), facts, strict=True) if a == a]
@@ -266,20 +269,28 @@ def draw_text(column: Column, record: Mapping[str, Value], rng: random.Random) -
     else:
         template = _USUAL[column.role]
 
+    words = _draw_words(column, label(record, column.parent), str(template).count("[#"), rng)
+
     def put(match: re.Match[str]) -> str:
         name, form, place, shape = match.groups()
         if name is not None:
             return FORMS[form](str(record[name]))
-        if place:
-            table = column.words.get(f"{label(record, column.parent)} {place}", Frequencies())
-            word = table.draw(rng)
-            word = column.words[""].draw(rng) if word == RARE else word
-            if word != RARE and not str(word).startswith("["):
-                return str(word)
-            shape = NEW_WORD if word == RARE else str(word)[1:-1]
-        return invent(shape, rng)
+        return words.pop() if place else invent(shape, rng)
 
     return _PLACEHOLDER.sub(put, str(template))
+
+
+def _draw_words(column: Column, category: str, count: int, rng: random.Random) -> list[str]:
+    """Draw the words of a text from the last to the first, each by the one that follows it."""
+    words: list[str] = []
+    for place in range(1, count + 1):
+        keys = [f"{category} < {words[-1]}"] if words else []
+        keys.append(f"{category} {min(place, _MAX_PLACE)}")
+        drawn = (column.words[key].draw(rng, words) for key in keys if key in column.words)
+        word = str(next((word for word in drawn if word != RARE), column.words[""].draw(rng)))
+        shape = NEW_WORD if word == RARE else word[1:-1]
+        words.append(invent(shape, rng) if word == RARE or word[0] == "[" else word)
+    return words
 
 
 def measure_wording(column: Column, facts: Facts) -> Column:
@@ -287,17 +298,18 @@ def measure_wording(column: Column, facts: Facts) -> Column:
 
     Input:  "Bellona Pleated Skirt", "Davina Slim  Skirt", and the like, all of the category Skirts
     Output: given {"Skirts": "[#3] [#2] [#1]" and "[#3] [#2]  [#1]"}, words {"Skirts 1": Skirt,
-            "Skirts 2": Pleated and Slim, "Skirts 3": "[Aaaaaaa]" and "[Aaaaaa]"}
+            "Skirts 2" and "Skirts < Skirt": Pleated and Slim, "Skirts 3": "[Aaaaaaa]", …}
     """
     templates, words = [], []
     for record, group in facts:
         category, text = label(record, column.parent), str(record[column.name])
-        ends = text.split()[::-1]
+        ends = [_plain(word) for word in text.split()[::-1]]
         places = [min(place, _MAX_PLACE) for place in range(1, len(ends) + 1)]
         slots = [f"[#{place}]" for place in reversed(places)]
         templates.append((category, re.sub(r"\S+", "{}", text).format(*slots), group))
-        pairs = zip(places, ends, strict=True)
-        words += [(f"{category} {place}", _plain(word), group) for place, word in pairs]
+        words += [(f"{category} {n}", word, group) for n, word in zip(places, ends, strict=True)]
+        # A key with a rare word gets no named value, and is left out.
+        words += [(f"{category} < {after}", word, group) for after, word in pairwise(ends)]
     known = set(count((word, group) for _, word, group in words).values)
     rare = [(shape_of(word), group) for _, word, group in words if word not in known]
     shapes = set(count(rare).values)

@@ -217,7 +217,8 @@ def _measure(column: Column, earlier: Sequence[Column], facts: Facts) -> Column:
     column = replace(column, missing=missing, blank=blank)
     earlier = [each for each in earlier if each.name not in IMAGE_FIELDS]
     if column.role == "number":
-        return measure_numbers(column, filled, [c.name for c in earlier if c.role == "number"])
+        numbers = [each.name for each in earlier if each.role == "number"]
+        return measure_numbers(column, filled, () if column.name in IMAGE_FIELDS else numbers)
     if column.role == "text":
         return measure_wording(column, filled)
     references = [
