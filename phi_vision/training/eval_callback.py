@@ -61,8 +61,8 @@ class GenerationEvalCallback(TrainerCallback):
         if scores is not None:
             metrics |= {f"eval_{name}": e.value for name, e in scores.estimates["model"].items()}
         # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
-        value, best = metrics[best_metric_key(self.recipe)], state.best_metric
-        higher = higher_is_better(self.recipe, self.template)
+        key, higher = best_metric(self.recipe, self.template)
+        value, best = metrics[key], state.best_metric
         is_best = best is None or (value > best if higher else value < best)
         if is_best:
             self._save()
@@ -108,16 +108,12 @@ class GenerationEvalCallback(TrainerCallback):
         )
 
 
-def best_metric_key(recipe: Recipe) -> str:
-    """Return the Trainer's name of `metric_for_best_model`: `validation_loss` is `eval_loss`."""
-    metric = recipe.metric_for_best_model
-    return "eval_loss" if metric == VALIDATION_LOSS else f"eval_{metric}"
-
-
-def higher_is_better(recipe: Recipe, template: Template) -> bool:
-    """Whether a higher value of `metric_for_best_model` is better."""
-    metric = metrics_for(template).get(recipe.metric_for_best_model)
-    return metric is not None and metric.better == "higher"
+def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
+    """Return the Trainer's name of `metric_for_best_model`, and whether higher is better."""
+    name = recipe.metric_for_best_model
+    if name == VALIDATION_LOSS:
+        return "eval_loss", False
+    return f"eval_{name}", metrics_for(template)[name].better == "higher"
 
 
 def choose_samples(samples: Sequence[Sample], count: int) -> list[Sample]:

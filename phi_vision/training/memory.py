@@ -27,14 +27,14 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.recipes import Recipe
 
-MIN_8_BIT, BLOCK_8_BIT = 4096, 256
-"""bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block."""
-
-BLOCK_4_BIT, BLOCK_OF_SCALES = 64, 256
-"""nf4 keeps an 8-bit scale for 64 weights, and a float32 scale for 256 of these."""
+MIN_8_BIT, BLOCK_8_BIT, BLOCK_4_BIT, BLOCK_OF_SCALES = 4096, 256, 64, 256
+"""bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block; of
+nf4 an 8-bit scale for 64 weights, and a float32 scale for 256 of these."""
 
 MMAP_THRESHOLD = 32 * 2**20
 """Bytes from which glibc gives a tensor pages of its own, and takes them back at once."""
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +155,7 @@ def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     with _tracked_model(setting, batch, batches=accumulated + 1) as (tracker, model, images):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         for weight in trained:
-            weight.register_post_accumulate_grad_hook(
-                lambda w: tracker.move(w.grad, "gradients") if w.grad is not None else None
-            )
+            weight.register_post_accumulate_grad_hook(lambda w: tracker.move(w.grad, "gradients"))
         for _ in range(passes):
             _forward(setting, model, batch, images, tracker).backward()
     # Unpacked number of weights in 4 bits, or 0, and the tensor.
@@ -195,7 +193,7 @@ def evaluation_cost(setting: Setting, batch: BatchShape, *, generates: bool) -> 
 @contextmanager
 def _tracked_model(
     setting: Setting, batch: BatchShape, *, batches: int
-) -> Iterator[tuple[MemoryTracker, Any, tuple[torch.Tensor, torch.Tensor]]]:
+) -> Iterator[tuple[MemoryTracker, Any, Tensors]]:
     """Build the model, its optimizer state and the images of some batches, and track them."""
     with torch.device("meta"):
         model = _build(setting)
@@ -224,8 +222,8 @@ def _build(setting: Setting) -> Any:
         for name, layer in list(model.model.layers.named_modules()):
             if isinstance(layer, nn.Linear):
                 model.model.layers.set_submodule(name, FourBitLinear(layer))
-    # Rotation needs values, to see whether a row exceeds the original context; shapes do not.
-    # Cosine and sine, (B, L, width) each.
+    # Rotation needs values, to see whether a row exceeds the original context; the shapes of cosine
+    # and sine, (B, L, width) each, do not.
     width = setting.config.hidden_size // setting.config.num_attention_heads
     rotary = model.model.rotary_emb = nn.Module()
     rotary.forward = lambda hidden, position_ids: tuple(
@@ -239,11 +237,7 @@ def _build(setting: Setting) -> Any:
 
 
 def _forward(
-    setting: Setting,
-    model: Any,
-    batch: BatchShape,
-    images: tuple[torch.Tensor, torch.Tensor],
-    tracker: MemoryTracker,
+    setting: Setting, model: Any, batch: BatchShape, images: Tensors, tracker: MemoryTracker
 ) -> torch.Tensor:
     """Compute the loss as `Phi3VForCausalLM.forward` does, without looking at values."""
     is_mixed = setting.precision != torch.float32

@@ -166,11 +166,12 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     """Return the fields of TrainingArguments."""
     evaluation: dict[str, Any] = {"eval_strategy": "no"}
     if setup.validation:
+        key, higher = eval_callback.best_metric(recipe, setup.collator.template)
         evaluation = {
             "eval_strategy": "steps",
             "eval_steps": recipe.eval_steps or setup.steps.per_epoch,
-            "metric_for_best_model": eval_callback.best_metric_key(recipe),
-            "greater_is_better": eval_callback.higher_is_better(recipe, setup.collator.template),
+            "metric_for_best_model": key,
+            "greater_is_better": higher,
         }
     on_gpu = torch.cuda.is_available()
     return {

@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
 import wandb
 import yaml
 from accelerate.utils import patch_environment
 
-from phi_vision.data.samples import open_image
 from phi_vision.runs import DATA_FINGERPRINT, RunDir
 from phi_vision.training.tracking.plots import ShownPrediction, draw_predictions
 
@@ -144,8 +142,7 @@ class TensorboardRun:
 
     def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
         """Log predictions as a table and as a sheet of images."""
-        sheet = np.asarray(open_image(draw_predictions(predictions, step)).convert("RGB"))
-        self._writer.add_image("validation/images", sheet, step, dataformats="HWC")
+        self._writer.add_figure("validation/images", draw_predictions(predictions, step), step)
         self._writer.add_text("validation/answers", to_markdown(predictions), step)
         self._writer.flush()
 

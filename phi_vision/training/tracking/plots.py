@@ -34,7 +34,13 @@ PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}
 """Color of each part of the model with a learning rate of its own."""
 
 DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
-"""Metrics to draw, two or three per field; the log has all of them."""
+BETTER = {PARSE_RATE.name: PARSE_RATE.better} | {
+    f"_{short}": METRICS[kind][short].better
+    for kind in METRICS
+    for short in DRAWN & {*METRICS[kind]}
+}
+"""Ending of a metric's name -> its better direction. Two or three per field are drawn; the log has
+all of them."""
 
 SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "constant": {"label": "constant baseline", "color": GRAY, "ls": ":"},
@@ -95,24 +101,19 @@ def draw_plots(run: RunDir) -> list[Path]:
     with matplotlib.rc_context(fname=STYLE_FILE):
         figures = {name: draw(log) for name, draw in PLOTS.items()}
         return [
-            write_image(to_png(figure), run.plots_dir / f"{name}.png")
+            save_figure(figure, run.plots_dir / f"{name}.png")
             for name, figure in figures.items()
             if figure is not None
         ]
 
 
-def write_image(encoded: bytes, path: Path) -> Path:
-    """Write an image file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, encoded)
-    return path
-
-
-def to_png(figure: Figure) -> bytes:
-    """Render a figure as the bytes of a PNG file."""
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Save a figure as a PNG file, atomically."""
     encoded = io.BytesIO()
     FigureCanvasAgg(figure).print_png(encoded)
-    return encoded.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, encoded.getvalue())
+    return path
 
 
 def _draw_loss(log: History) -> Figure:
@@ -178,7 +179,7 @@ def _draw_machine(log: History) -> Figure:
 def _draw_validation(log: History) -> Figure | None:
     scored = [line for line in log.evaluations if line.get("model")]
     names = scored[0]["model"] if scored else ()
-    better = {name: direction for name in names if (direction := _better(name))}
+    better = {name: BETTER[end] for name in names for end in BETTER if name.endswith(end)}
     if not better:
         return None
     titles = [f"{name.replace('_', ' ')} ({each} is better)" for name, each in better.items()]
@@ -201,19 +202,6 @@ def _draw_preferences(log: History) -> Figure:
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     share.set_ylim(-0.04, 1.04)
     return figure
-
-
-def _better(name: str) -> str | None:
-    """Return the better direction of a metric by its name; None for one that is not drawn.
-
-    Input:  "full_price_median_ape", "full_price_rmsle"
-    Output: "lower", None
-    """
-    if name == PARSE_RATE.name:
-        return PARSE_RATE.better
-    metrics = {short: metric for each in METRICS.values() for short, metric in each.items()}
-    drawn = [metrics[short].better for short in DRAWN if name.endswith(f"_{short}")]
-    return drawn[0] if drawn else None
 
 
 def _figure(
@@ -326,8 +314,8 @@ def _thumbnail(encoded: bytes) -> Image.Image:
     return ImageOps.pad(flat, square, color="white")
 
 
-def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes:
-    """Draw the first predictions of an evaluation as the bytes of a PNG file.
+def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> Figure:
+    """Draw the first predictions of an evaluation.
 
     Output: of each its image; below it "✓ HATS" in green, or "✗ BAGS" in red with "HATS" in gray.
     """
@@ -347,7 +335,7 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> bytes
         for number, (text, color) in enumerate(texts, start=1):
             at = (0, -1.5 * FONT_SIZE * number)
             axes.annotate(text, (0, 0), at, color=color, **BELOW_IMAGE)
-    return to_png(figure)
+    return figure
 
 
 def caption(shown: ShownPrediction) -> Iterator[tuple[str, str]]:

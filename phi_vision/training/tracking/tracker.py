@@ -131,7 +131,7 @@ class Tracking:
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
         template = find_template(str(self.run.template_file))
         shown = plots.show_predictions(scores.predictions, samples, template)
-        plots.write_image(plots.draw_predictions(shown, step), self.run.plots_dir / "answers.png")
+        plots.save_figure(plots.draw_predictions(shown, step), self.run.plots_dir / "answers.png")
         self._track(lambda tracker: tracker.show(step, shown))
 
     def _draw(self) -> None:

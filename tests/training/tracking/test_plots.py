@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
@@ -18,7 +19,7 @@ from phi_vision.training.tracking.plots import (
     caption,
     draw_plots,
     mark_fields,
-    write_image,
+    save_figure,
 )
 
 STEPS = [
@@ -86,7 +87,8 @@ def test_a_steep_loss_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
 
 
 def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_image(b"old", tmp_path / "plots" / "loss.png")
+    path = save_figure(Figure(), tmp_path / "plots" / "loss.png")
+    before = path.read_bytes()
 
     def fail_half_way(file: Path, data: bytes) -> None:
         with file.open("wb") as part:
@@ -95,8 +97,8 @@ def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "write_bytes", fail_half_way)
     with pytest.raises(OSError, match="No space left"):
-        write_image(b"new", path)
-    assert path.read_bytes() == b"old"
+        save_figure(Figure(figsize=(1, 1)), path)
+    assert path.read_bytes() == before
 
 
 def test_captions_say_what_is_wrong_and_what_is_true() -> None:
