@@ -4,25 +4,18 @@ Nothing is coerced: "1" is not a number. Unknown fields are ignored, as OpenAI's
 ones that are not supported are rejected.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.functional_validators import BeforeValidator, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
 
 
-def _unsupported(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+def _unsupported(value: object, validate: Callable[[object], object]) -> object:
     """Reject all values of an unsupported field but those without effect."""
     try:
         return validate(value)
@@ -41,6 +34,8 @@ Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 FinishReason = Literal["stop", "length"]
 Zero = Annotated[float, Field(ge=0, le=0)]
+OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 T = TypeVar("T")
 Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
@@ -67,12 +62,8 @@ class TextPart(Request):
 class ImageUrl(Request):
     """Location of an image."""
 
-    url: str = Field(
-        description="data:image/jpeg;base64,… (also PNG, WebP), or http(s) if its host is allowed"
-    )
-    detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="ignored: images are cropped as in training"
-    )
+    url: str = Field(description="data:image/jpeg;base64,… (or PNG, WebP); http(s) if allowed")
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="ignored")
 
 
 class ImagePart(Request):
@@ -163,9 +154,7 @@ class ChatRequest(Request):
     tool_choice: Unsupported[Literal["none", "auto"]] = None
     functions: Unsupported[Empty] = None
     function_call: Unsupported[Literal["none", "auto"]] = None
-    modalities: Unsupported[Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]] = (
-        None
-    )
+    modalities: Unsupported[OnlyText] = None
     audio: Unsupported[None] = None
     web_search_options: Unsupported[None] = None
     frequency_penalty: Unsupported[Zero] = None
@@ -254,9 +243,7 @@ class RecordResponse(BaseModel):
     text: str = Field(description="the generated text, verbatim")
     record: dict[str, Value] | None = Field(description="null if the text does not parse")
     kinds: dict[str, Kind] = Field(description="type of each field")
-    confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        description="{} without a record"
-    )
+    confidence: dict[str, Probability] = Field(description="{} without a record")
     calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage
