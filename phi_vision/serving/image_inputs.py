@@ -15,6 +15,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from urllib.parse import unquote_to_bytes
 
@@ -142,9 +143,10 @@ async def fetch_image(
     """Fetch an image by its URL; `resolver` replaces the system's name resolution."""
     url = _parse_allowed(address, settings)
     limit = settings.max_body_bytes
+    is_address = False  # A host that is allowed as an IP address may be private.
+    with suppress(ValueError):
+        is_address = bool(ipaddress.ip_address((url.host or "").partition("%")[0]))
     try:
-        # A host that is allowed as an IP address may be private.
-        is_address = _is_ip_address(url.host or "")
         async with open_session(allow_private=is_address, resolver=resolver) as session:
             return await read_body(session, url, timeout=settings.fetch_timeout, max_bytes=limit)
     except HttpError as error:
@@ -195,13 +197,6 @@ def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
     known = {name.lower().rstrip(".") for name in allowed}
     name = (f"[{host}]" if ":" in host else host).lower().rstrip(".")
     return f"{name}:{port}" in known or (port in (80, 443) and bool(known & {name, host}))
-
-
-def _is_ip_address(host: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(host.partition("%")[0]))
-    except ValueError:
-        return False
 
 
 def _validate(encoded: bytes, settings: Settings) -> int:
