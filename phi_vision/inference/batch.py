@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,8 +68,7 @@ def job_spec(
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSummary:
-    """Counts of rows: in all, without a prediction by reason, with a text that does not parse, and
-    predicted in this run."""
+    """Counts of rows: all, errors by reason, unparsed texts, and those predicted in this run."""
 
     rows: int
     errors: Mapping[str, int]
@@ -99,10 +99,7 @@ def predict_catalog(
     table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
     return BatchSummary(
         rows=table.num_rows,
-        errors={
-            str(reason["values"]): reason["counts"]
-            for reason in table["error"].drop_null().value_counts().to_pylist()
-        },
+        errors=Counter(table["error"].drop_null().to_pylist()),
         unparsed=pc.sum(pc.invert(table["readable"])).as_py() or 0,
         predicted=predicted,
         seconds=time.perf_counter() - start,

@@ -135,22 +135,28 @@ class OpenAIPredictor:
         return names[0]
 
     def _predict_all(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Prediction]]:
-        done: queue.SimpleQueue[Future[tuple[int, Prediction]]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[int, Prediction] | Future[None]] = queue.SimpleQueue()
+        indices = iter(range(len(samples)))  # shared by the workers
         # An event loop on its own thread: the caller may be inside another, as in a notebook.
         with (
             start_blocking_portal() as portal,
             portal.wrap_async_context_manager(self._client(self._max_retries)) as client,
         ):
-            slots = asyncio.Semaphore(self._batch_size)
 
-            async def predict(index: int) -> tuple[int, Prediction]:
-                async with slots:
-                    return index, await self._predict(client, samples[index])
+            async def work() -> None:
+                for index in indices:
+                    done.put((index, await self._predict(client, samples[index])))
 
-            for index in range(len(samples)):
-                portal.start_task_soon(predict, index).add_done_callback(done.put)
-            for _ in samples:
-                yield done.get().result()
+            running = min(self._batch_size, len(samples))
+            for _ in range(running):
+                portal.start_task_soon(work).add_done_callback(done.put)
+            while running:
+                item = done.get()
+                if isinstance(item, Future):
+                    item.result()  # raises the worker's error
+                    running -= 1
+                else:
+                    yield item
 
     async def _predict(self, client: openai.AsyncOpenAI, sample: Sample) -> Prediction:
         # In a thread: decoding and encoding images would block the other requests.
@@ -215,14 +221,15 @@ class OpenAIPredictor:
             raise self._error(path, reason, request=error.request) from error
         except openai.APIStatusError as error:
             found = error.response.headers
-            text = _shorten(error.response.text)
+            text = " ".join(error.response.text.split())[:SHOWN] or "an empty body"
             if "Location" in found:
                 text = f"a redirect to {found['Location']}, which is not followed"
             wait = f" (Retry-After: {found['Retry-After']})" if "Retry-After" in found else ""
             reason = f"returned HTTP {error.status_code}: {text}{wait}"
             raise self._error(path, reason, error.status_code, error.request) from error
         if isinstance(response, str):
-            raise self._error(path, f"did not return JSON: {_shorten(response)}", 200)
+            text = " ".join(response.split())[:SHOWN] or "an empty body"
+            raise self._error(path, f"did not return JSON: {text}", 200)
         return response
 
     def _error(self, path: str, reason: str, status: int = 0, request: Any = None) -> ServerError:
@@ -233,10 +240,7 @@ class OpenAIPredictor:
 
 
 def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
-    """Read the prediction from a chat completion.
-
-    Without confidence where the response has no logprobs, or those of tokens that do not add up to
-    the text.
+    """Read the prediction from a chat completion; confidence only if its tokens are the text.
 
     Input:  {"choices": [{"message": {"content": "Product: Coat, …"}, "logprobs": {"content": [
              {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
@@ -323,10 +327,6 @@ def _merge_partial_characters(
             merged.append((len(text.decode()), total))
             total = 0.0
     return merged
-
-
-def _shorten(text: str) -> str:
-    return " ".join(text.split())[:SHOWN] or "an empty body"
 
 
 ADVICE = {
