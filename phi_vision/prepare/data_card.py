@@ -172,12 +172,9 @@ def _escape_markdown(value: object) -> str:
 
 
 _TEMPLATES = Environment(
-    loader=PackageLoader("phi_vision.prepare"),
-    autoescape=select_autoescape(["html.j2"]),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+    loader=PackageLoader("phi_vision.prepare"), autoescape=select_autoescape(["html.j2"]),
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+)  # fmt: skip
 _TEMPLATES.filters |= {
     **{"words": _words, "markdown": _escape_markdown},
     "cells": lambda value: value if isinstance(value, list) else [value],

@@ -181,9 +181,8 @@ def _link(rows: list[RowKeys], keys_of: "_KeysOf") -> Links:
         held = list(keys_of(row))
         indices.extend([index] * len(held))
         keys.extend(held)
-    values, firsts, numbers = np.unique(
-        np.array(keys, dtype=np.uint64), return_index=True, return_inverse=True
-    )
+    bits = np.array(keys, dtype=np.uint64)
+    values, firsts, numbers = np.unique(bits, return_index=True, return_inverse=True)
     order = np.argsort(firsts)
     near = np.empty((0, 2), dtype=np.int64)
     return Links(np.array(indices), np.argsort(order)[numbers], values[order], near)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -66,8 +67,7 @@ class ImageRules:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CleanImage:
+class CleanImage(NamedTuple):
     """An image of the dataset: RGB or grey, upright, opaque, one frame."""
 
     encoded: bytes  # the original file where nothing had to change, else a JPEG
@@ -103,14 +103,8 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
         image.save(file, "JPEG", quality=rules.quality, subsampling=0, comment=b"")
         encoded = file.getvalue()
     rgb = image.convert("RGB")
-    return CleanImage(
-        encoded=encoded,
-        width=image.width,
-        height=image.height,
-        digest=pixel_digest(rgb),
-        perceptual_hash=perceptual_hash(rgb),
-        changes=tuple(changes),
-    )
+    hashes = pixel_digest(rgb), perceptual_hash(rgb)
+    return CleanImage(encoded, image.width, image.height, *hashes, tuple(changes))
 
 
 def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
@@ -253,15 +247,11 @@ def _opaque(source: Image.Image) -> tuple[Image.Image, list[str]]:
 @lru_cache(maxsize=64)  # a catalog has a few profiles and many images
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Build the transform from a colour profile to sRGB; None where it would change nothing."""
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
-        transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")),
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        srgb = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", intent, flags)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         # None, unreadable, or for other channels than the image has: browsers ignore it, too.
         return None

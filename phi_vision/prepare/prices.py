@@ -12,11 +12,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -29,8 +28,7 @@ FORMS: dict[str, str] = _WORDS["forms"]  # form -> an example
 MAX_AMOUNT = 1e12  # amounts from here on are codes or accidents, in any currency
 
 
-@dataclass(frozen=True, kw_only=True)
-class Price:
+class Price(NamedTuple):
     """A parsed price."""
 
     amount: float | None  # None where the cell has no price: `N/A`, `-`, empty
@@ -68,7 +66,7 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     if math.isnan(text):  # the empty cell of spreadsheets and pandas
         return _NONE
     _check_size(float(text), str(text))
-    return Price(amount=float(text), currency=None, form="number")
+    return Price(float(text), None, "number")
 
 
 def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
@@ -105,7 +103,7 @@ def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
     if bare in _WORDS["no_price"]:
         return _NONE
     if bare in _WORDS["free"]:
-        return Price(amount=0.0, currency=None, form="free")
+        return Price(0.0, None, "free")
     words, numbers, currency, is_minor = _split(plain)
     readings = ((place, form) for pattern, place, form in _READINGS if pattern.fullmatch(words))
     place, form = next(readings, (None, None))
@@ -121,7 +119,7 @@ def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
     if any(own == "ambiguous" for _, own, _ in parsed):
         form = "ambiguous"
     _check_size(amount, repr(plain))
-    return Price(amount=amount, currency=currency, form=form)
+    return Price(amount, currency, form)
 
 
 def _error_message(words: str, plain: str) -> str:
@@ -219,7 +217,7 @@ def _parse_number(
     return amount, form, None if is_open else mark
 
 
-_NONE = Price(amount=None, currency=None, form="none")
+_NONE = Price(None, None, "none")
 _MAX_LENGTH = 200  # characters of a cell; `was … now …` in words, with taxes, takes half
 
 _CURRENCIES: dict[str, str] = _WORDS["signs"] | {code: code for code in _WORDS["codes"]}

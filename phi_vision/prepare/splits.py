@@ -217,6 +217,7 @@ def _describe(
     sizes = {name: splits.count(name) for name in SPLIT_ORDER}
     # Random splits of the sizes that there are, which the source may have decided.
     actual = {name: size / len(splits) for name, size in sizes.items()}
+    leaks = count_leaks(groups, splits, actual, seed=seed)
     groups_in = Counter(split for _, split in {*zip(groups.of.tolist(), splits, strict=True)})
     categories = [row.category for row in rows]
     counts = Counter(zip(categories, splits, strict=True))
@@ -234,9 +235,7 @@ def _describe(
         },
         "leaks": {
             f"{kind}, of {sizes[name]} in {name}": [here, round(at_random, 1)]
-            for (kind, name), (here, at_random) in count_leaks(
-                groups, splits, actual, seed=seed
-            ).items()
+            for (kind, name), (here, at_random) in leaks.items()
         },
         "categories": {name: [counts[name, split] for split in names] for name in largest},
     }
