@@ -8,7 +8,7 @@ import base64
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -128,9 +128,9 @@ class CardImage(NamedTuple):
         return base64.b64encode(file.getvalue()).decode()
 
 
-def as_markdown(metadata: Mapping[str, Any], splits: Sequence[str]) -> str:
+def as_markdown(metadata: Mapping[str, Any]) -> str:
     """Render the card as the README of the dataset."""
-    header = card_header(splits, metadata["source"].get("license"))
+    header = card_header(metadata["splits"], metadata["source"].get("license"))
     return render("data_card.md.j2", header=header, metadata=metadata)
 
 
@@ -139,7 +139,7 @@ def as_html(metadata: Mapping[str, Any], images: Sequence[CardImage]) -> str:
     return render("data_card.html.j2", images=images, metadata=metadata)
 
 
-def card_header(splits: Sequence[str], license: str | None) -> str:
+def card_header(splits: Iterable[str], license: str | None) -> str:
     """Return the YAML by which hubs know licence and splits of a dataset."""
     files = [{"split": name, "path": f"data/{name}-*"} for name in splits]
     configs = [{"config_name": "default", "data_files": files}]

@@ -114,7 +114,7 @@ def prepare(
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
         text = json.dumps(metadata, indent=2, ensure_ascii=False)
         write_text(folder / MANIFEST, text + "\n")
-        write_text(folder / "README.md", as_markdown(metadata, assignment.splits))
+        write_text(folder / "README.md", as_markdown(metadata))
         write_text(folder / "card.html", as_html(metadata, images))
         if schema.template:
             write_template(schema.template, folder / TEMPLATE_FILE)
@@ -198,7 +198,7 @@ def _write_samples(
     with ExitStack() as stack:
         shards = {
             split: stack.enter_context(Shards(data, split, layout.schema, max_bytes=max_bytes))
-            for split in assignment.splits
+            for split in assignment.metadata["splits"]
         }
         rows = zip(stage.keys, stage.rows(), assignment.decisions, strict=True)
         for index, (keys, row, decision) in enumerate(rows):

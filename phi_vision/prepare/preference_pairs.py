@@ -314,6 +314,6 @@ def _write_card(
     write_text(folder / MANIFEST, json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
     source = data / "README.md"
     license = DatasetCard.load(source).data.get("license") if source.is_file() else None
-    metadata |= {"header": card_header(list(made.splits), license), "examples": examples}
+    metadata |= {"header": card_header(made.splits, license), "examples": examples}
     card = render("pairs_card.md.j2", data=data.absolute().name, **metadata)
     write_text(folder / "README.md", card)

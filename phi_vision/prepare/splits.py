@@ -8,7 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,7 @@ class Assignment(NamedTuple):
 
     decisions: Sequence[Placed | int]
     """An integer is the number of an earlier row with the same record, messages and images."""
-    splits: Sequence[str]  # those that have rows
-    metadata: Mapping[str, object]
+    metadata: Mapping[str, Any]
 
 
 def assign_rows(
@@ -67,8 +66,7 @@ def assign_rows(
         next(placed) if row.number == number else number
         for row, number in zip(rows, same_as, strict=True)
     ]
-    names = [name for name in SPLIT_ORDER if name in splits]
-    return Assignment(decisions, names, _describe(kept, groups, splits, moved, seed))
+    return Assignment(decisions, _describe(kept, groups, splits, moved, seed))
 
 
 def source_splits(rows: Iterable[RowKeys]) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Tags(HTMLParser):
 
 
 def test_the_readme_has_the_header_that_hubs_read() -> None:
-    header = yaml.safe_load(as_markdown(facts(), ["train", "test"]).split("---\n")[1])
+    header = yaml.safe_load(as_markdown(facts()).split("---\n")[1])
     assert header == {
         "license": "cc-by-4.0",
         "configs": [
@@ -71,14 +71,14 @@ def test_the_readme_has_the_header_that_hubs_read() -> None:
 def test_a_licence_of_many_words_stays_one_value_and_none_is_none() -> None:
     terms = 'mine: "all"\n---\n# rights'
     source = {"name": "x", "license": terms}
-    text = as_markdown(facts(source=source), ["train"])
+    text = as_markdown(facts(source=source))
     assert next(yaml.safe_load_all(text))["license"] == terms
-    without = as_markdown(facts(source={"name": "x"}), ["train"])
+    without = as_markdown(facts(source={"name": "x"}))
     assert "license" not in next(yaml.safe_load_all(without.split("\n# ")[0]))
 
 
 def test_the_card_shows_counts_source_and_licence() -> None:
-    lines = lines_of(as_markdown(facts(), ["train", "test"]))
+    lines = lines_of(as_markdown(facts()))
     for line in (
         "10 samples from 12 rows; 2 rows were rejected.",
         "| name | exports/products.csv |",
@@ -92,11 +92,11 @@ def test_the_card_shows_counts_source_and_licence() -> None:
         "| COATS | 6 | 1 |",
     ):
         assert line in lines, line
-    assert "none was rejected" in as_markdown(facts(samples=12, rejected={}), ["train"])
+    assert "none was rejected" in as_markdown(facts(samples=12, rejected={}))
 
 
 def test_nothing_in_a_table_ends_its_row_or_opens_markup() -> None:
-    text = as_markdown(facts(categories={HOSTILE: [1, 2]}), ["train", "test"])
+    text = as_markdown(facts(categories={HOSTILE: [1, 2]}))
     (row,) = [line for line in text.splitlines() if "alert" in line]
     assert row == (
         r"| &lt;script>alert('x')&lt;/script> \| a\\\|b # \[x\](http://evil) \`c\` {0} | 1 | 2 |"
@@ -104,7 +104,7 @@ def test_nothing_in_a_table_ends_its_row_or_opens_markup() -> None:
 
 
 def test_tables_without_rows_are_left_out() -> None:
-    text = as_markdown(facts(rejected={}, leaks={}), ["train"])
+    text = as_markdown(facts(rejected={}, leaks={}))
     assert "## RejectedRow rows" not in text
     assert "## list[Leak]" not in text
     assert "## Splits" in text
