@@ -18,8 +18,7 @@ from phi_vision.data.samples import IMAGE_MARK, Sample, image_size
 from phi_vision.data.template import END, Template
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
-IGNORED = -100
-"""The label that cross-entropy skips (PyTorch's default `ignore_index`)."""
+IGNORED = -100  # the label that cross-entropy skips (PyTorch's default `ignore_index`)
 
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 

@@ -16,8 +16,7 @@ from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
 from phi_vision.data.samples import Sample
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 
-MAX_NAMED = 5
-"""Samples that an error lists."""
+MAX_NAMED = 5  # samples that an error lists
 
 
 def pack_samples(

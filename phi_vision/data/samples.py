@@ -9,19 +9,15 @@ from typing import Literal, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
-Value = str | int | float | bool | None
-"""A value of a record's field."""
+Value = str | int | float | bool | None  # a value of a record's field
 
-Record = Mapping[str, Value]
-"""Field -> value, in the order of the columns."""
+Record = Mapping[str, Value]  # field -> value, in the order of the columns
 
 Role = Literal["system", "user", "assistant"]
 
-IMAGE_MARK = "<image>"
-"""The place of the next image in a message, as in LLaVA and TRL."""
+IMAGE_MARK = "<image>"  # the place of the next image in a message, as in LLaVA and TRL
 
-FIRST_TRANSPOSED = 5
-"""EXIF orientations from here on exchange width and height."""
+FIRST_TRANSPOSED = 5  # EXIF orientations from here on exchange width and height
 
 
 class Message(NamedTuple):

@@ -19,15 +19,13 @@ from phi_vision.metrics.field_metrics import as_number
 Features = NDArray[np.float32]
 Pixels = NDArray[np.float64]
 
-SIDE = 96
-"""Side in pixels to which images are resized: a multiple of every grid below."""
+SIDE = 96  # side in pixels to which images are resized: a multiple of every grid below
 
 MIN_CONTRAST = 24
 """Levels of 256 by which a pixel of the product differs from the background: more than paper, soft
 shadow and JPEG noise, less than pale cloth."""
 
-NEIGHBOURS = 5
-"""Neighbours whose median number is predicted."""
+NEIGHBOURS = 5  # neighbours whose median number is predicted
 
 MAX_SAMPLES, MAX_CATEGORIES = 20_000, 100
 """Of boosting: its time grows with the training samples, and each category costs a tree per

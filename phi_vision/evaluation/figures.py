@@ -28,14 +28,12 @@ from phi_vision.metrics.calibration import Bin
 from phi_vision.metrics.field_metrics import is_correct
 
 WIDTH, HEIGHT, DPI = 360, 250, 72
-MARGINS = (46, 24, 20, 38)
-"""Left, top, right and bottom of the plotting area."""
+MARGINS = (46, 24, 20, 38)  # left, top, right and bottom of the plotting area
 
 NAME_WIDTH, VALUE_WIDTH = 150, 58
 """Widths of the names left of intervals and of the values right of them."""
 
-MAX_MAGNITUDE = 1e100
-"""Numbers beyond are drawn here: axes cannot be divided in floats far above."""
+MAX_MAGNITUDE = 1e100  # numbers beyond are drawn here: axes cannot be divided in floats far above
 
 LOG_TICKS = ((0.8, tuple(range(1, 10))), (1.8, (1, 2, 5)), (3, (1, 3)), (math.inf, (1,)))
 """Decades of a logarithmic axis, at most -> digits of its ticks."""
@@ -50,8 +48,7 @@ WIDE = {"W": 11.5, "F": 11.5}
 LETTER_WIDTHS = dict.fromkeys("mwMW@%…—", 10.5) | dict.fromkeys("ijl.,:;|!' ", 4.0)
 """East Asian width, or letter -> its width at 11 pixels, rather too large than too small."""
 
-NUMBER = "{x:,.6g}"
-"""Format of a tick."""
+NUMBER = "{x:,.6g}"  # format of a tick
 
 Points = Sequence[tuple[float, float]]
 Mark = tuple[float, float] | None
@@ -66,9 +63,7 @@ class Chart(NamedTuple):
     description: str
     width: int
     height: int
-    svg: Markup
-    """The content of the svg element."""
-
+    svg: Markup  # the content of the svg element
     legend: Legend
 
 
@@ -76,15 +71,10 @@ class Series(NamedTuple):
     """A line of a chart."""
 
     name: str
-    points: Points
-    """(x, y) by rising x; a line without any is only listed in the legend."""
-
+    points: Points  # (x, y) by rising x; a line without any is only listed in the legend
     markers: bool = False
-    faint: bool = False
-    """Whether it is thin, and left out of the legend."""
-
-    color: int | None = None
-    """Number of its colour, from 1; by default its place among the series."""
+    faint: bool = False  # whether it is thin, and left out of the legend
+    color: int | None = None  # number of its colour, from 1; by default its place among the series
 
 
 def draw_lines(
@@ -300,5 +290,4 @@ NEEDLESS = re.compile(
 )
 """Groups, fonts of the page, and what has no effect."""
 
-ALIKE = re.compile(r'<use [^>]*?( style="[^"]*")/>(?:<use [^>]*\1/>)*')
-"""Markers of one style."""
+ALIKE = re.compile(r'<use [^>]*?( style="[^"]*")/>(?:<use [^>]*\1/>)*')  # markers of one style

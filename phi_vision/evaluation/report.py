@@ -42,17 +42,11 @@ class EvaluationMetadata:
     model: str
     data: str
     split: str
-    data_card: Mapping[str, str]
-    """Part of the data -> its size, in words."""
-
-    recipe: str
-    """As YAML; "" where it is unknown."""
-
+    data_card: Mapping[str, str]  # part of the data -> its size, in words
+    recipe: str  # as YAML; "" where it is unknown
     versions: Mapping[str, str]
     history: History | None
-    cost: Mapping[str, str]
-    """Training, prediction or machine -> a few words."""
-
+    cost: Mapping[str, str]  # training, prediction or machine -> a few words
     left_out: Mapping[str, str] = field(default_factory=dict)
     """System of `metrics.scores.SYSTEMS` that was not run -> reason."""
 

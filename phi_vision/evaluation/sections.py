@@ -29,11 +29,9 @@ MAX_POINTS, MAX_CURVE_POINTS = 2000, 200
 MAX_ERRORS, RANDOM_SHOWN, WORST_SHOWN = 5, 12, 12
 """Confusions listed in words, and predictions shown as cards."""
 
-THUMBNAIL = 280
-"""Longest side of a shown image in pixels: sharp at the page's size, some 10 kB."""
+THUMBNAIL = 280  # longest side of a shown image in pixels: sharp at the page's size, some 10 kB
 
-MAX_LABEL = 28
-"""Characters of a name in columns and legends: two columns of it fit on a phone."""
+MAX_LABEL = 28  # characters of a name in columns and legends: two columns of it fit on a phone
 
 
 def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric, list[str], Chart]]:

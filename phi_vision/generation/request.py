@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 
 from PIL.Image import Image
 
-MAX_NEW_TOKENS = 96
-"""Default length limit: three times a record of a product."""
+MAX_NEW_TOKENS = 96  # default length limit: three times a record of a product
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why generation ended: a stop token or stop word, the limit, or `on_token` returned False."""
@@ -52,9 +51,7 @@ class GenerationRequest:
     top_p: float = 1.0
     """Nucleus sampling: only the likeliest tokens that together have this probability."""
 
-    seed: int | None = None
-    """Of the sampling, independent of the batch; by default a random one."""
-
+    seed: int | None = None  # of the sampling, independent of the batch; by default a random one
     stop: tuple[str, ...] = ()  # words that end the text; they are not part of it
     on_token: OnToken | None = None
     on_finish: Callable[[Generation], object] | None = None

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 GIB = 2**30
-MISSING = "–"
-"""Stands for a number that does not exist."""
+MISSING = "–"  # stands for a number that does not exist
 
 
 def format_number(value: float, decimals: int) -> str:

@@ -14,14 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 1000
-"""The ends of a 95 % interval then move by about a tenth of its width."""
+RESAMPLES = 1000  # the ends of a 95 % interval then move by about a tenth of its width
 
 Counts = NDArray[np.float64]
 """How often each resample contains each sample, of shape (resamples, samples)."""
 
-SampleValues = NDArray[np.float64]
-"""One entry per sample, of shape (samples,) or (samples, ...)."""
+SampleValues = NDArray[np.float64]  # one entry per sample, of shape (samples,) or (samples, ...)
 
 Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]
 """Computes one value per resample, of shape (resamples,)."""

@@ -20,14 +20,11 @@ from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.field_metrics import is_field_correct
 from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
 
-RECORD = "whole record"
-"""Name of the calibration of all fields together."""
+RECORD = "whole record"  # name of the calibration of all fields together
 
-BINS = 10
-"""As in most publications, so that calibration errors can be compared."""
+BINS = 10  # as in most publications, so that calibration errors can be compared
 
-MAX_POINTS = 200
-"""Points of a risk curve: a chart shows no more."""
+MAX_POINTS = 200  # points of a risk curve: a chart shows no more
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
@@ -57,9 +54,7 @@ class SelectiveThreshold:
     those; NaN without any) are cross-fitted.
     """
 
-    target: float
-    """Target precision."""
-
+    target: float  # target precision
     threshold: float | None
     """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
     None where no threshold is known to reach the target."""
@@ -80,17 +75,11 @@ class Calibration:
     """
 
     samples: int
-    with_confidence: int
-    """Samples with a confidence; predictions that do not parse have none."""
-
-    accuracy: float
-    """Share of correct predictions among those with a confidence."""
-
+    with_confidence: int  # samples with a confidence; predictions that do not parse have none
+    accuracy: float  # share of correct predictions among those with a confidence
     raw_error: Estimate
     error: Estimate
-    chance_error: float
-    """ECE that chance alone causes on as many samples with a perfect confidence."""
-
+    chance_error: float  # ECE that chance alone causes on as many samples with a perfect confidence
     raw_brier: Estimate
     brier: Estimate
     bins: tuple[Bin, ...]
@@ -98,16 +87,11 @@ class Calibration:
     risk_curve: tuple[RiskPoint, ...]
     """By rising coverage, from the most confident prediction to all."""
 
-    aurc: float
-    """Area under the risk-coverage curve: the mean risk over all coverages; 0 is best."""
-
-    slope: float
-    """Of the Platt scaling: below 1 where the model is overconfident."""
-
+    aurc: float  # area under the risk-coverage curve: the mean risk over all coverages; 0 is best
+    slope: float  # of the Platt scaling: below 1 where the model is overconfident
     intercept: float
     auto_accept: SelectiveThreshold | None
-    limitations: str
-    """What could not be measured, and why; "" where everything was."""
+    limitations: str  # what could not be measured, and why; "" where everything was
 
     def apply(self, confidence: float) -> float:
         """Recalibrate: turn a raw confidence into the probability of a correct prediction."""

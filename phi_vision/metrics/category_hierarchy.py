@@ -16,9 +16,7 @@ in every catalog, while columns that are not levels of one hierarchy contradict 
 class CategoryHierarchy:
     """The ancestors of each category."""
 
-    levels: tuple[str, ...]
-    """The columns above the field, nearest first."""
-
+    levels: tuple[str, ...]  # the columns above the field, nearest first
     ancestors: Mapping[Value, tuple[Value, ...]]
     """Category -> its value in each of `levels`; None where a level is empty."""
 

@@ -20,9 +20,7 @@ from phi_vision.metrics.slices import with_intervals
 class EvaluatedSystem:
     """A system and its predictions."""
 
-    name: str
-    """For tables and messages, such as "runs/lora"."""
-
+    name: str  # for tables and messages, such as "runs/lora"
     template: Template
     predictions: Sequence[ScoredPrediction]
 
@@ -36,14 +34,10 @@ class Comparison:
     """System -> its predictions, in the same order of samples; first the reference that the others
     are compared with."""
 
-    left_out: Mapping[str, int]
-    """System -> the number of its samples that another system lacks."""
-
+    left_out: Mapping[str, int]  # system -> the number of its samples that another system lacks
     groups: int
     seed: int
-    metrics: Mapping[str, Metric]
-    """Of the fields that all templates have."""
-
+    metrics: Mapping[str, Metric]  # of the fields that all templates have
     estimates: Mapping[str, Mapping[str, Estimate]]
     """System -> metric -> its value on the shared samples."""
 

@@ -12,8 +12,7 @@ from phi_vision.data.prediction import ScoredPrediction
 OTHERS = "all others"
 """Categories too rare for a row of their own, and predicted ones that are never true."""
 
-UNPARSED = "unparsed"
-"""Predictions that do not parse, or lack the field."""
+UNPARSED = "unparsed"  # predictions that do not parse, or lack the field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,7 @@ class Confusion:
     """Predicted categories, a column each: the labels, then `OTHERS` and `UNPARSED` where they
     occur. The cell of `OTHERS` predicted for `OTHERS` holds correct and wrong predictions."""
 
-    counts: NDArray[np.int64]
-    """Samples, of shape (labels, predicted)."""
+    counts: NDArray[np.int64]  # samples, of shape (labels, predicted)
 
 
 def confusion(

@@ -78,24 +78,17 @@ class Metric:
     aggregate: Aggregate
     """Turns the values of samples, and their counts, into one value per resample."""
 
-    description: str
-    """What it measures, in one sentence, with the formula."""
-
-    better: Better = "higher"
-    """The good direction; `zero`: neither too much nor too little."""
-
+    description: str  # what it measures, in one sentence, with the formula
+    better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3
 
     name: str = ""
     """Its name in reports and recipes, such as "full_price_mae"; "" before it has a field."""
 
-    field: str | None = None
-    """The field it reads; None for a metric of the whole prediction."""
-
+    field: str | None = None  # the field it reads; None for a metric of the whole prediction
     kind: Kind | None = None
     hierarchy: CategoryHierarchy | None = None
-    needs_hierarchy: bool = False
-    """Applies only to fields with levels above them."""
+    needs_hierarchy: bool = False  # applies only to fields with levels above them
 
     def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
         """Compute the metric."""

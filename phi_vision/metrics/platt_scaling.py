@@ -17,8 +17,7 @@ Names = NDArray[np.object_] | Sequence[str]
 FOLDS = 5
 """Cross-fitting folds: each scaler then rests on four fifths of the samples of the final one."""
 
-CERTAINTY = 0.9
-"""Probability that the target precision is kept: in about nine evaluations of ten."""
+CERTAINTY = 0.9  # probability that the target precision is kept: in about nine evaluations of ten
 
 MAX_CONFIDENCE = 1 - 1e-6
 """Confidences are clipped to this: single precision does not distinguish larger ones from 1."""

@@ -44,8 +44,7 @@ SYSTEMS = {
 
 Significance = Literal["better", "worse", "not significant"]
 
-Table = Mapping[str, Mapping[str, BootstrapDistribution]]
-"""System -> metric -> distribution."""
+Table = Mapping[str, Mapping[str, BootstrapDistribution]]  # system -> metric -> distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +62,11 @@ class Scores:
     differences: Mapping[str, Mapping[str, Estimate]]
     """Other system -> metric -> paired difference: above 0 where the model is better."""
 
-    predictions: tuple[ScoredPrediction, ...]
-    """Of the model, in the order of the samples."""
-
+    predictions: tuple[ScoredPrediction, ...]  # of the model, in the order of the samples
     uses_image: bool | None
     """Whether predictions get worse with the images of other samples; None where not tested."""
 
-    shuffled_image_check: str
-    """The same in words, with estimates."""
-
+    shuffled_image_check: str  # the same in words, with estimates
     slices: tuple[Slice, ...]
     leakage: Leakage | None
     calibrations: Mapping[str, Calibration]

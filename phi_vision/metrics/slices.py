@@ -17,25 +17,18 @@ from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, SampleValues
 from phi_vision.metrics.field_metrics import Metric, as_number, headline_metrics
 
-MIN_SAMPLES = 5
-"""Samples that a category needs for a slice of its own."""
+MIN_SAMPLES = 5  # samples that a category needs for a slice of its own
 
-MAX_CATEGORIES = 12
-"""Categories with a slice of their own; more make a table that nobody reads."""
+MAX_CATEGORIES = 12  # categories with a slice of their own; more make a table that nobody reads
 
-Values = Mapping[str, SampleValues]
-"""Metric -> the value of each sample."""
+Values = Mapping[str, SampleValues]  # metric -> the value of each sample
 
 
 class Subset(NamedTuple):
     """Some of the samples, and their common property."""
 
-    by: str
-    """The property that divides the samples: a field, "image size", "group in training", ..."""
-
-    name: str
-    """Its value here: "COATS", "100 to 250", "seen"."""
-
+    by: str  # what divides the samples: a field, "image size", "group in training", ...
+    name: str  # its value here: "COATS", "100 to 250", "seen"
     mask: NDArray[np.bool_]
 
 
@@ -54,14 +47,11 @@ class Slice:
 class Leakage:
     """Test samples that are near-duplicates of training data, and their effect on the metrics."""
 
-    leaked: Mapping[str, str]
-    """Sample -> what it shares with the training data."""
-
+    leaked: Mapping[str, str]  # sample -> what it shares with the training data
     without: Mapping[str, Estimate]
     """Metric -> the model's estimate on the other samples; empty where there are none."""
 
-    effect: Mapping[str, Estimate]
-    """Metric -> the estimate on all samples minus that on the others."""
+    effect: Mapping[str, Estimate]  # metric -> the estimate on all samples minus that on the others
 
 
 def score_slices(

@@ -54,8 +54,7 @@ class RequestGuard:
     app: ASGIApp
     settings: Settings
     metrics: ServerMetrics
-    held: int = 0
-    """Bytes of all bodies in flight."""
+    held: int = 0  # bytes of all bodies in flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Process a request."""
