@@ -286,6 +286,7 @@ def _draw_words(column: Column, category: str, count: int, rng: random.Random) -
     for place in range(1, count + 1):
         keys = [f"{category} < {words[-1]}"] if words else []
         keys.append(f"{category} {min(place, _MAX_PLACE)}")
+        keys += [f"(all) {min(place, _MAX_PLACE)}"] if words else []  # other last words mislead
         drawn = (column.words[key].draw(rng, words) for key in keys if key in column.words)
         word = str(next((word for word in drawn if word != RARE), column.words[""].draw(rng)))
         shape = NEW_WORD if word == RARE else word[1:-1]
@@ -308,6 +309,7 @@ def measure_wording(column: Column, facts: Facts) -> Column:
         slots = [f"[#{place}]" for place in reversed(places)]
         templates.append((category, re.sub(r"\S+", "{}", text).format(*slots), group))
         words += [(f"{category} {n}", word, group) for n, word in zip(places, ends, strict=True)]
+        words += [(f"(all) {n}", word, group) for n, word in zip(places[1:], ends[1:], strict=True)]
         # A key with a rare word gets no named value, and is left out.
         words += [(f"{category} < {after}", word, group) for after, word in pairwise(ends)]
     known = set(count((word, group) for _, word, group in words).values)
