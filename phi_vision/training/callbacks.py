@@ -109,18 +109,23 @@ class StepCheck(TrainerCallback):
 
 
 class StepCallback(TrainerCallback):
-    """Passes each step of the Trainer to a Tracking, with its speed and the machine's load."""
+    """Passes each step of the Trainer to a Tracking, with its speed and the machine's load.
+
+    Samples and tokens per second are those of training, without padding and evaluations; all
+    processes are assumed to be as fast as this one.
+    """
 
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
         self.tracking = tracking
-        is_paired = recipe.objective == "dpo"
-        self.throughput = Throughput(rows_per_sample=2 if is_paired else 1, processes=world_size())
+        # A preference is a chosen and a rejected completion.
+        self._per_row = world_size() / (2 if recipe.objective == "dpo" else 1)
 
-    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
-        """Start the measurement."""
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        """Count the inputs of the model, below wrappers for several processes, from now on."""
+        self._padding: int = model.config.pad_token_id
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
         read_machine()
-        self.throughput.watch(model)
-        self.throughput.restart()
+        self.on_evaluate()
 
     def on_log(
         self, _: Any, state: TrainerState, *__: Any, logs: Any, optimizer: Any = None, **___: Any
@@ -128,51 +133,29 @@ class StepCallback(TrainerCallback):
         """Track a step; evaluations log too, and are tracked by their own callback."""
         if "loss" in logs:
             rates = {} if optimizer is None else learning_rates(optimizer.param_groups)
-            measured = {**logs, **rates, **self.throughput.lap(), **read_machine()}
+            measured = {**logs, **rates, **self.measure_speed(), **read_machine()}
             self.tracking.step(state.global_step, measured)
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Exclude evaluations and checkpoints from the throughput."""
-        self.throughput.restart()
-
-    on_save = on_evaluate
-
-
-class Throughput:
-    """Counts samples and tokens per second of training, without padding and evaluations.
-
-    A preference has two rows per sample: a chosen and a rejected completion. All processes are
-    assumed to be as fast as this one.
-    """
-
-    def __init__(self, *, rows_per_sample: int = 1, processes: int = 1) -> None:
-        self.rows_per_sample = rows_per_sample
-        self.processes = processes
-        self.restart()
-
-    def watch(self, model: Any) -> None:
-        """Count the inputs of a model from now on, below wrappers for several processes."""
-        self._padding: int = model.config.pad_token_id
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def restart(self) -> None:
-        """Start a lap now."""
+        """Start to measure anew, which excludes evaluations and checkpoints."""
         self._since = time.perf_counter()
         self._samples: torch.Tensor | int = 0
         self._tokens: torch.Tensor | int = 0
 
-    def lap(self) -> dict[str, float]:
-        """End a lap and start the next.
+    on_save = on_evaluate
+
+    def measure_speed(self) -> dict[str, float]:
+        """Measure the throughput since the last call.
 
         Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7, "seconds": 3.077}
         """
         # Reading the counts waits for a GPU, so they are read before the clock is.
-        samples, tokens = int(self._samples) / self.rows_per_sample, int(self._tokens)
+        samples, tokens = int(self._samples) * self._per_row, int(self._tokens) * world_size()
         seconds = time.perf_counter() - self._since
-        self.restart()
+        self.on_evaluate()
         return {
-            "samples_per_second": round(self.processes * samples / seconds, 3),
-            "tokens_per_second": round(self.processes * tokens / seconds, 1),
+            "samples_per_second": round(samples / seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1),
             "seconds": round(seconds, 3),
         }
 
@@ -191,9 +174,8 @@ class Throughput:
 def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the learning rates of the optimizer's groups, if they differ.
 
-    Input:  groups of language at 1e-4 and (LoRA+) 16e-4, of vision at 1e-5
-    Output: {"learning_rate_language": 1e-4, "learning_rate_language_fast": 16e-4,
-             "learning_rate_vision": 1e-5}
+    Input:  groups of language at 1e-4 and (LoRA+) at 16e-4
+    Output: {"learning_rate_language": 1e-4, "learning_rate_language_fast": 16e-4}
     """
     # By their peak rates, since all are zero at the first step of a warm-up.
     rates = {(g.get("name", ""), g.get("initial_lr", g["lr"])): g["lr"] for g in groups}
@@ -205,11 +187,10 @@ def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def read_machine() -> dict[str, float]:
-    """Read utilization since the last call, and memory at the moment.
+    """Read utilization since the last call, of all cores and programs, and memory at the moment:
+    the RSS of this process, without that of its data workers.
 
     Output: {"cpu_percent": 98.5, "memory_mib": 2311.2}
-            `cpu_percent` is of all cores and programs; `memory_mib` is the RSS of this process,
-            without that of its data workers.
     """
     values = {
         "cpu_percent": psutil.cpu_percent(None),
@@ -243,10 +224,7 @@ def _open_gpu() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
 def explain_broken_loss(
     model: nn.Module, rows: Sequence[str], inputs: Mapping[str, Any], output: Mapping[str, Any]
 ) -> str:
-    """Find the cause of a loss that is not finite: the weights, or rows of the batch.
-
-    Output: "of the 8 rows in the batch only 'p7', 'p9' caused it; look at their images …"
-    """
+    """Explain a loss that is not finite: by the weights, or by rows of the batch."""
     for name, weight in model.named_parameters():
         values = weight.to_local() if isinstance(weight, DTensor) else weight
         if values.is_floating_point() and not values.isfinite().all():
@@ -277,9 +255,7 @@ def explain_broken_loss(
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:
     """Find the rows of a batch whose own loss is not finite.
 
-    Input:  labels (B, L), and logits (positions, V) of those that `logits_to_keep` (B, L) kept, or
-            (B, L, V) of all
-    Output: [2], the third row
+    The logits are those of the positions that `logits_to_keep` (B, L) kept, or (B, L, V) of all.
     """
     following_BL = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED)[:, 1:]
     has_label_BL = following_BL != IGNORED

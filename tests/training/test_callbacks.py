@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.callbacks import (
+    StepCallback,
     StepCheck,
-    Throughput,
     check_gradients,
     explain_out_of_memory,
     find_broken_rows,
@@ -34,6 +35,7 @@ from phi_vision.training.trainer import train
 MakeRecipe = Callable[..., Recipe]
 NAN = float("nan")
 PADDING = 0
+NO_TRACKING: Any = None
 
 
 @pytest.fixture
@@ -273,11 +275,11 @@ def test_padding_is_no_token_and_packed_samples_are_counted_one_by_one(
 ) -> None:
     now = iter([10.0, 11.0, 11.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    model, throughput = CountedModel(), Throughput()
-    throughput.watch(model)
+    model, callback = CountedModel(), StepCallback(NO_TRACKING, RECIPES["lora"]())
+    callback.on_train_begin(model=model)
     model(**inputs)
-    lap = throughput.lap()
-    assert (lap["samples_per_second"], lap["tokens_per_second"]) == (samples, tokens)
+    speed = callback.measure_speed()
+    assert (speed["samples_per_second"], speed["tokens_per_second"]) == (samples, tokens)
 
 
 class CountedModel(nn.Module):
@@ -292,8 +294,9 @@ class CountedModel(nn.Module):
 def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 12.0, 12.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    model, throughput = CountedModel(), Throughput(processes=2)
-    throughput.watch(model)
+    monkeypatch.setattr("phi_vision.training.callbacks.world_size", lambda: 2)
+    model, callback = CountedModel(), StepCallback(NO_TRACKING, RECIPES["lora"]())
+    callback.on_train_begin(model=model)
     ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
     model(input_ids=ids)
     model(input_ids=ids)
@@ -302,7 +305,11 @@ def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatc
     model.eval()
     model(input_ids=ids)
     # Two passes of 2 samples and 4 tokens in two seconds, by two processes.
-    assert throughput.lap() == {"samples_per_second": 4.0, "tokens_per_second": 8.0, "seconds": 2.0}
+    assert callback.measure_speed() == {
+        "samples_per_second": 4.0,
+        "tokens_per_second": 8.0,
+        "seconds": 2.0,
+    }
 
 
 def test_a_training_logs_speed_memory_and_every_rate(make_recipe: MakeRecipe) -> None:

@@ -208,10 +208,8 @@ def _figure(
     title: str, rows: int, each: float, margins: tuple[float, ...], wspace: float = 0.27
 ) -> Figure:
     """Make a figure of the common width with its title. Sizes are in inches: of each row, and the
-    margins left, right, above, below and between rows.
-
-    With fixed margins all plots of a run are aligned, and drawn twice as fast as with a layout
-    that measures its labels.
+    margins left, right, above, below and between rows. Fixed ones align all plots of a run, and
+    draw twice as fast as a layout that measures its labels.
     """
     left, right, above, below, between = margins
     height = above + below + rows * each + (rows - 1) * between
@@ -291,11 +289,7 @@ def show_predictions(
 
 
 def mark_fields(scored: ScoredPrediction, template: Template) -> dict[str, bool]:
-    """Mark each field as right or wrong: equal, or a number within 10 %.
-
-    Input:  truth {"category3_code": "HATS", "full_price": 100.0}, predicted HATS and 120.0
-    Output: {"category3_code": True, "full_price": False}
-    """
+    """Mark each field as right, equal or a number within 10 %, or wrong: {"title": True, …}."""
     record = scored.prediction.record
     return {
         field: record is not None and is_correct(template.kinds[field], record.get(field), true)

@@ -45,18 +45,18 @@ Tracker = WandbRun | TensorboardRun
 
 @dataclass
 class Tracking:
-    """Records a run; a context manager, so that it ends well after any error."""
+    """Records a run; a context manager, so that it ends well after any error.
+
+    The recipe is given as YAML, `report_to` is a name of `TRACKERS`, `first_step` counts the steps
+    before a resume; of several processes one writes.
+    """
 
     run: RunDir
     recipe: str
-    """As YAML."""
     report_to: str
-    """A name of `TRACKERS`."""
     first_step: int
-    """Steps done before a resume."""
     total_steps: int
     writes: bool = True
-    """Of several processes one writes."""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -98,7 +98,9 @@ class Tracking:
         interval = max(1, self.total_steps // LOGGED_STEPS)
         if self._bar.disable and (step % interval == 0 or step == self.total_steps):
             logger.info("step %d of %d  %s", step, self.total_steps, text)
-        self._track(lambda tracker: tracker.log(step, rename_step(metrics)))
+        groups = {name: "machine" if name in MACHINE_METRICS else "train" for name in metrics}
+        named = {f"{groups[name]}/{name}": value for name, value in metrics.items()}
+        self._track(lambda tracker: tracker.log(step, named))
 
     def describe(self, activity: str) -> None:
         """Show the current activity in front of the progress bar."""
@@ -193,25 +195,12 @@ def _plain_values(scores: Scores) -> dict[str, Any]:
     return {**values, "uses_image": scores.uses_image, "shuffled_image_check": check}
 
 
-def rename_step(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Prefix the metrics of a step for a tracker.
-
-    Input:  {"loss": 1.5, "cpu_percent": 93.0}
-    Output: {"train/loss": 1.5, "machine/cpu_percent": 93.0}
-    """
-    return {
-        f"{'machine' if name in MACHINE_METRICS else 'train'}/{name}": value
-        for name, value in metrics.items()
-    }
-
-
 def rename_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
     """Prefix the metrics of an evaluation for a tracker; missing ones are left out.
 
     Input:  {"step": 5, "validation_loss": 1.5, "model": {"price_mae": 80.0, "title_exact": None},
-             "shuffled": {"price_mae": 90.0}, "uses_image": True, "shuffled_image_check": "…"}
-    Output: {"validation/loss": 1.5, "validation/price_mae": 80.0, "shuffled/price_mae": 90.0,
-             "validation/uses_image": True}
+             "shuffled": {"price_mae": 90.0}}
+    Output: {"validation/loss": 1.5, "validation/price_mae": 80.0, "shuffled/price_mae": 90.0}
     """
     named: dict[str, Any] = {"validation/loss": line["validation_loss"]}
     named |= {f"validation/{name}": line.get(name) for name in ("uses_image", "is_best", "seconds")}
@@ -233,11 +222,7 @@ def best_evaluation(log: Path) -> dict[str, object]:
 
 
 def truncate_log(log: Path, step: int) -> None:
-    """Remove the lines that a resumed run writes again, and an incomplete last one.
-
-    Input:  lines of the steps 1 2 3 4 5, step 3
-    Output: lines of the steps 1 2 3
-    """
+    """Remove the lines after a step, which a resumed run writes again, and an incomplete one."""
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
         try:

@@ -28,7 +28,6 @@ from phi_vision.training.tracking.tracker import (
     Tracking,
     best_evaluation,
     rename_evaluation,
-    rename_step,
     truncate_log,
 )
 
@@ -407,10 +406,6 @@ def test_a_login_is_found_in_the_environment_or_in_netrc(
 
 
 def test_trackers_get_figures_in_groups() -> None:
-    assert rename_step({"loss": 1.5, "cpu_percent": 93.0}) == {
-        "train/loss": 1.5,
-        "machine/cpu_percent": 93.0,
-    }
     line = {
         "validation_loss": 1.5,
         "model": {"full_price_mae": 80.0, "title_exact": None},
