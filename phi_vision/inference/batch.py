@@ -210,7 +210,7 @@ class _Job:
 
     @contextmanager
     def explain_full_disk(self) -> Iterator[None]:
-        """Tell where the disk is full what is kept."""
+        """Describe what is kept if the disk is full."""
         try:
             yield
         except OSError as error:
