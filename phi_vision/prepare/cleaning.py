@@ -106,12 +106,10 @@ def reject(row: Row | UnreadableRow, message: str) -> RejectedRow:
     Output: reason "unreadable image", the rest as detail
     """
     reason, _, detail = message.partition(": ")
+    origin, reason, detail = map(storable, (row.origin, reason, detail))
+    values = values_as_json({"raw": row.raw} if isinstance(row, UnreadableRow) else row.values)
     return RejectedRow(
-        number=row.number,
-        origin=storable(row.origin),
-        reason=storable(reason),
-        detail=storable(detail),
-        values=values_as_json({"raw": row.raw} if isinstance(row, UnreadableRow) else row.values),
+        number=row.number, origin=origin, reason=reason, detail=detail, values=values
     )
 
 
