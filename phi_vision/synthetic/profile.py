@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
@@ -176,27 +177,17 @@ def build_network(columns: Sequence[Column], facts: Mapping[str, Facts]) -> list
     waiting = [column for column in columns if column.role == "category"]
     nodes: list[Column] = []
     for level, known in facts.items():
-        labels = {
-            column.name: np.unique([label(r, column.name) for r, _ in known], return_inverse=True)[
-                1
-            ]
-            for column in waiting + nodes
-        }
+        cells = {c.name: [label(record, c.name) for record, _ in known] for c in waiting + nodes}
+        labels = {name: np.unique(each, return_inverse=True)[1] for name, each in cells.items()}
         while ours := [column for column in waiting if column.level == level]:
-            links = [
-                (_information(labels[node.name], labels[column.name]), node.name, column)
-                for column in ours
-                for node in nodes
-            ]
-            strength, parent, column = max(
-                links, key=lambda link: link[0], default=(0, "", ours[0])
-            )
+            pairs = [(node.name, column) for column in ours for node in nodes]
+            links = [(_information(labels[name], labels[c.name]), name, c) for name, c in pairs]
+            strength, parent, column = max(links, key=itemgetter(0), default=(0.0, "", ours[0]))
             if strength <= 0:
                 parent, column = "", ours[0]
             values = [(label(r, parent), r.get(column.name), group) for r, group in known]
-            shared = count((of, group) for of, _, group in values).values if parent else ()
-            given = {of: table for of, table in count_by(values).items() if of in shared}
             overall = count((value, group) for _, value, group in values)
+            given = count_by(values) if parent else {}
             nodes.append(replace(column, parent=parent or None, overall=overall, given=given))
             waiting.remove(column)
     return nodes
@@ -211,20 +202,22 @@ def _information(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> fl
 def _measure(column: Column, earlier: Sequence[Column], facts: Facts) -> Column:
     cells = [record.get(column.name) for record, _ in facts]
     filled = [fact for fact, cell in zip(facts, cells, strict=True) if cell not in (None, "")]
-    if column.role in ("flag", "empty") or not filled:
+    if column.role in ("flag", "empty"):
         return column
     missing, blank = (round(cells.count(gap) / len(facts), 4) for gap in (None, ""))
     column = replace(column, missing=missing, blank=blank)
-    earlier = [each for each in earlier if each.name not in IMAGE_FIELDS]
-    if column.role == "number":
-        numbers = [each.name for each in earlier if each.role == "number"]
-        return measure_numbers(column, filled, () if column.name in IMAGE_FIELDS else numbers)
-    if column.role == "text":
-        return measure_wording(column, filled)
-    references = [
-        c.name for role in ("code", "text", "category") for c in earlier if c.role == role
-    ]
-    return measure_codes(column, filled, references)
+    known = [each for each in earlier if column.level in (each.level, "row")]
+    names = {role: [each.name for each in known if each.role == role] for role in _ORDER}
+    if column.role == "number" and filled:
+        numbers = [] if column.name in IMAGE_FIELDS else names["number"]
+        column = measure_numbers(column, filled, numbers)
+    elif column.role == "text" and filled:
+        column = measure_wording(column, filled)
+    elif filled:
+        references = [*names["code"], *names["text"], *names["category"]]
+        column = measure_codes(column, filled, references)
+    modelled = filled and (column.role != "number" or column.overall.named)
+    return column if modelled else replace(column, role="empty")
 
 
 def _classify(

@@ -1,13 +1,16 @@
 """Drawn data resembles a real dataset and holds nothing of it."""
 
+import datetime
 import io
 import json
 import os
 from collections import Counter
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -115,6 +118,35 @@ def test_the_report_has_every_column_and_a_reference(drawn: tuple[Path, Fidelity
         json.dumps(asdict(fidelity))
     )
     assert "| full_price | numbers |" in (out / "fidelity.md").read_text()
+
+
+def test_dates_times_and_decimals_are_drawn_in_their_types(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [
+            *(("title", pa.string()), ("added", pa.date32()), ("seen", pa.timestamp("us", "UTC"))),
+            *(("price", pa.decimal128(10, 2)), ("size", pa.dictionary(pa.int32(), pa.string()))),
+            ("rare", pa.float64()),
+        ]
+    )
+    first = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    times = [first + datetime.timedelta(days=day) for day in range(25)]
+    rows = [
+        {
+            **{"title": f"Item number {n}", "added": time.date(), "seen": time},
+            **{"price": Decimal(n) + Decimal("9.50"), "size": "SML"[n % 3]},
+            "rare": float(n) if n < 3 else None,
+        }
+        for n, time in enumerate(times)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "train-0.parquet")
+    fidelity = write_sample_like(tmp_path, tmp_path / "out", rows=20, seed=1)
+    assert fidelity.empty == ("rare",)
+    for row in read_rows(tmp_path / "out"):
+        assert times[0].date() <= row["added"] <= times[-1].date()
+        assert times[0] <= row["seen"] <= times[-1]
+        assert 9 < row["price"] < 34
+        assert row["size"] in {"S", "M", "L"}
+        assert row["rare"] is None
 
 
 def test_a_saved_profile_draws_the_same_without_the_dataset(
