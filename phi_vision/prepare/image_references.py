@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(__file__)
 MAX_FILE_BYTES = 200_000_000  # above the largest camera file, far below a worker's memory
 # How JPEG, PNG, GIF and WebP begin in base64.
 _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
@@ -52,34 +55,28 @@ def read_reference(value: object, folder: Path | None) -> bytes:
         value = os.fsdecode(value)
     if not isinstance(value, str) or not value.strip():
         held = f"holds a {type(value).__name__}" if value and not isinstance(value, str) else ""
-        raise ValueError(f"no image: the cell {held or 'is empty'}; give bytes, a path or a URL")
+        raise failure("no_image", held=held or "is empty")
     if value.lstrip()[:5].lower() == "data:":
         head, comma, body = value.strip().partition(",")
         if not comma:
-            raise ValueError(
-                f"broken data URI: no comma after {head[:40]!r}; write data:image/png;base64,…"
-            )
+            raise failure("no_comma", head=head[:40])
         data = unquote_to_bytes(body)  # the media type is not trusted, so it is ignored
         is_base64 = "base64" in [part.strip().lower() for part in head.split(";")[1:]]
         return _read_base64(data) if is_base64 else data
     if value.startswith(_BASE64_PREFIXES) and len(value) > 100 and "." not in value:
         return _read_base64(value.encode(errors="replace"))
     if folder is None:
-        raise ValueError(
-            f"no folder: {value[:80]!r} is a path, the source has no folder; give bytes or a URL"
-        )
+        raise failure("no_folder", path=value[:80])
     file = _find_file(value, folder)
     # A pipe or a device would hang or never end; a folder has no bytes.
     if not file.is_file():
-        raise ValueError(f"not a file: found a folder, pipe or device at {value!r}; give a file")
+        raise failure("not_a_file", name=value)
     if (size := file.stat().st_size) > MAX_FILE_BYTES:
-        raise ValueError(
-            f"file too large: {value!r} has {size} bytes, more than {MAX_FILE_BYTES}; shrink it"
-        )
+        raise failure("too_large", name=value, size=size, limit=MAX_FILE_BYTES)
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ValueError(f"unreadable file: {value!r}: {error}; check its permissions") from error
+        raise failure("unreadable", name=value, error=error) from error
 
 
 def _read_base64(text: bytes) -> bytes:
@@ -88,18 +85,13 @@ def _read_base64(text: bytes) -> bytes:
     try:
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except binascii.Error as error:
-        raise ValueError(
-            f"broken base64: {len(text)} letters cannot be decoded ({error}); encode them again"
-        ) from error
+        raise failure("no_base64", letters=len(text), error=error) from error
 
 
 def _find_file(name: str, folder: Path) -> Path:
     """Find a file inside the folder, however its name is written."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name.strip()):
-        raise ValueError(
-            f"not a local path: found the URL {name.strip()[:80]!r}; give a path inside "
-            "the source's folder, or an http(s) URL to be downloaded"
-        )
+        raise failure("not_local", url=name.strip()[:80])
     roots = (folder.resolve(), folder.absolute())
     is_outside = False
     for spelling in _spellings(name):
@@ -115,13 +107,8 @@ def _find_file(name: str, folder: Path) -> Path:
             return file
         is_outside = True
     if is_outside:
-        raise ValueError(
-            f"outside the folder: {name[:200]!r} leaves the source's folder; put it inside, or "
-            "prepare the folder that holds both"
-        )
-    raise ValueError(
-        f"no such file: {name[:200]!r} in the source's folder; put it there or correct the name"
-    )
+        raise failure("outside", name=name[:200])
+    raise failure("no_file", name=name[:200])
 
 
 def _spellings(name: str) -> list[str]:

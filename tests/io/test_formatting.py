@@ -52,11 +52,11 @@ def test_values_are_formatted(text: str, expected: str) -> None:
 
 
 PACKAGE = Path(__file__).parents[2] / "phi_vision"
-TEXTS = [
-    file.with_suffix(".yaml")
+TEXTS = {
+    file.with_suffix(".yaml"): [file]
     for file in PACKAGE.rglob("*.py")
     if "error_texts(__file__)" in file.read_text(encoding="utf-8")
-]
+} | {file: [*file.parent.glob("*.py")] for file in PACKAGE.rglob("errors.yaml")}
 
 
 @pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.stem)
@@ -68,8 +68,9 @@ def test_every_error_has_a_text_with_its_values(file: Path) -> None:
     }
     given = {
         node.args[0].value: {keyword.arg for keyword in node.keywords}
-        for node in ast.walk(ast.parse(file.with_suffix(".py").read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        if node.func.id == "failure" and isinstance(node.args[0], ast.Constant)
+        for module in TEXTS[file]
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failure", "files.failure")
+        if isinstance(node.args[0], ast.Constant)
     }
     assert given == wanted

@@ -48,10 +48,8 @@ def saved_parts(folder: Path, split: str | None = None) -> list[files.FilePart]:
     found = [folder / name for name in names]
     missing = [file.name for file in found if not file.is_file()]
     if missing or not found:
-        raise ValueError(
-            f"the dataset in {folder} is incomplete: {STATE} names {len(found)} files, of which "
-            f"{', '.join(missing) or 'none'} could not be found; save it again"
-        )
+        lost = ", ".join(missing) or "none"
+        raise files.failure("incomplete", folder=folder, state=STATE, count=len(found), lost=lost)
     stated = files.canonical_split(split or str(state.get("_split") or "")) or None
     return [(file, stated) for file in found]
 
@@ -72,11 +70,8 @@ def open_hub(
         loaded = datasets.load_dataset(repository, configuration or None, **options)
     # The library, its builders and the network fail in their own ways.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(". ")
-        raise ValueError(
-            f"cannot load {name!r} through `datasets`: {type(error).__name__}: {reason}; "
-            "check the id and the network, or download it and give its folder"
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('. ')}"
+        raise files.failure("not_loaded", name=name, reason=reason) from error
     chosen = {each: loaded[each] for each in files.choose_splits(split, list(loaded), name)}
     settings = {"revision": revision or "", "streaming": "yes" if streaming else ""}
     folder = Path(name) if Path(name).is_dir() else None

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 
 from phi_vision.data.samples import IMAGE_MARK
-from phi_vision.prepare.sources.files import VOCABULARY
+from phi_vision.prepare.sources.files import VOCABULARY, failure
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
@@ -25,10 +25,7 @@ def with_conversations(source: Source) -> Source:
         detected = {**source.detected, "conversations": column}
         return replace(source, rows=partial(_read, source.rows, column), detected=detected)
     if first and source.kind == "llava":
-        raise ValueError(
-            f"{source.name} holds no conversations: its first row has {', '.join(first.values)}, "
-            "and no list of turns such as 'conversations'; read it as json or jsonl"
-        )
+        raise failure("no_conversations", name=source.name, columns=", ".join(first.values))
     return source
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_vision.prepare.sources import text_files
+from phi_vision.prepare.sources.files import failure
 from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values, storable
 
 SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # separator -> display name
@@ -44,10 +45,8 @@ def inspect_table(file: Path) -> Format:
             if not _SEPARATOR_LINE.fullmatch(separator.join(cells)):
                 records.append((number, cells))
         elif not records:
-            raise ValueError(
-                f"cannot read the header of {file}: line {number} {cells.reason}, found "
-                f"{storable(cells.raw[:80])!r}; mend that line, or save the table again as UTF-8"
-            )
+            found = f"line {number} {cells.reason}, found {storable(cells.raw[:80])!r}"
+            raise failure("unreadable_header", file=file, found=found)
     if not records:
         return {}, tuple  # an empty file has no rows, and its format is not known
     wide = _usual_width([cells for _, cells in records]) > 1

@@ -11,7 +11,9 @@ from pathlib import Path
 import yaml
 
 from phi_vision.data.dataset import SPLIT_ORDER
+from phi_vision.io.formatting import error_texts
 
+failure = error_texts(str(Path(__file__).with_name("errors.py")))  # long texts, in errors.yaml
 VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
 SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
 IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
@@ -47,9 +49,7 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
         if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS
     ]
     if not files:
-        raise ValueError(
-            f"no data in {name}: found no file ending in {', '.join(suffixes)}; give other data"
-        )
+        raise failure("no_files", name=name, suffixes=", ".join(suffixes))
     return [(file, split_of(file, path)) for file in files], path
 
 
@@ -70,10 +70,8 @@ def expand(name: str) -> list[Path]:
     }
     missing = [each for each, files in found.items() if not files]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(found)} shards of {name} are missing: found nothing at "
-            f"{', '.join(missing[:3])}; put them there or name fewer"
-        )
+        share = f"{len(missing)} of the {len(found)}"
+        raise failure("no_shards", share=share, name=name, places=", ".join(missing[:3]))
     return [file for files in found.values() for file in files]
 
 

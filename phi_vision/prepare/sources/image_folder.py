@@ -37,17 +37,11 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
         raise ValueError(f"no folder of images at {name}: there is no such folder; check the path")
     metadata = {file: METADATA[file.name](file)[1] for file in metadata_files(root)}
     if not metadata and not any(map(_is_image, files.visible_files(root))):
-        raise ValueError(
-            f"{name} holds no images: found no file ending in {', '.join(IMAGE_SUFFIXES[:6])}, "
-            "…, and no metadata.csv; give another folder"
-        )
+        raise files.failure("no_images", name=name, suffixes=", ".join(IMAGE_SUFFIXES[:6]))
     for file, read in metadata.items():
         first = next((row for _, row in read() if isinstance(row, Mapping)), None)
         if first and not any(map(_FILE_COLUMN.fullmatch, first)):
-            raise ValueError(
-                f"{file} does not name its images: found the columns {', '.join(first)}; "
-                "give it a column 'file_name' with paths that begin at its folder"
-            )
+            raise files.failure("no_file_names", file=file, columns=", ".join(first))
     folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
     named = all(folder.name.lower() in files.SPLIT_NAMES for folder in folders)
     splits = {each.name: files.canonical_split(each.name) for each in folders if named}

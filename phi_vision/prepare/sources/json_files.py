@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from phi_vision.prepare.sources import text_files
-from phi_vision.prepare.sources.files import suffix_of
+from phi_vision.prepare.sources.files import failure, suffix_of
 from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -123,10 +123,7 @@ def _elements(file: Path, encoding: str) -> Iterator[object]:
             elif more:
                 text, place = text[place:], 0
                 if len(text) > MAX_ELEMENT:
-                    raise ValueError(
-                        f"cannot read {file}: one object in it is larger than "
-                        f"{MAX_ELEMENT // 2**20} MB; convert the file to JSON Lines, one row a line"
-                    )
+                    raise failure("too_large", file=file, megabytes=MAX_ELEMENT // 2**20)
                 try:
                     # As much as there is already, so that a long element is not retried too often.
                     more = stream.read(max(CHUNK, len(text)))

@@ -58,10 +58,7 @@ def open_source(
         source = columnar.open_hub(name, split=split, revision=revision, streaming=streaming)
     elif revision is not None or streaming:
         setting = "a revision" if revision is not None else "streaming"
-        raise ValueError(
-            f"{setting} has no effect on {name}: it is read as {kind} from this machine, always "
-            "row by row; leave it out, or name the kind 'hub'"
-        )
+        raise files.failure("not_hub", setting=setting, name=name, kind=kind)
     else:
         source = SOURCES[kind](name, split=split)
     first = list(islice(source.rows(), 2))
@@ -70,10 +67,8 @@ def open_source(
         found = f"only its format ({facts})" if facts else "neither header nor row"
         raise ValueError(f"{name} is empty: found {found}; it holds no rows, check the export")
     if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in _WHOLE:
-        raise ValueError(
-            f"cannot read {name} as {kind}: {only.reason}: {only.raw[:200]!r}; mend it or write "
-            "the file again"
-        )
+        found = f"{only.reason}: {only.raw[:200]!r}"
+        raise files.failure("unreadable", name=name, kind=kind, found=found)
     return conversations.with_conversations(source)
 
 
@@ -135,9 +130,7 @@ def detect_kind(name: str) -> str:
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
     meant = f"did you mean {path.parent / close[0]}?" if close else "check the path"
-    raise ValueError(
-        f"no data at {name}: no such file or folder; {meant} (a hub dataset is named owner/name)"
-    )
+    raise files.failure("no_source", name=name, meant=meant)
 
 
 def _kind_of_file(file: Path) -> str:
@@ -159,10 +152,8 @@ def _kind_of_file(file: Path) -> str:
         return "webdataset"
     suffix = files.suffix_of(file)
     if suffix not in _KINDS:
-        raise ValueError(
-            f"cannot read {file}: found a {suffix or 'nameless kind of'} file; give one ending in "
-            f"{', '.join(_KINDS)}, or name its kind: {', '.join(SOURCES)}"
-        )
+        found, suffixes, kinds = suffix or "nameless kind of", ", ".join(_KINDS), ", ".join(SOURCES)
+        raise files.failure("no_kind", file=file, found=found, suffixes=suffixes, kinds=kinds)
     return _kind_of_json(file) if _KINDS[suffix].startswith("json") else _KINDS[suffix]
 
 
@@ -189,11 +180,8 @@ def _kind_of_folder(folder: Path) -> str:
         if at_top and suffix in _KINDS and suffix != ".txt":
             tables.setdefault(_KINDS[suffix], file)
     if len(tables) > 1:
-        raise ValueError(
-            f"cannot tell what to read in {folder}: found "
-            f"{', '.join(file.name for file in tables.values())}; give one of the files, or name "
-            f"the kind: {', '.join(tables)}"
-        )
+        names = ", ".join(file.name for file in tables.values())
+        raise files.failure("several_kinds", folder=folder, names=names, kinds=", ".join(tables))
     for kind, file in tables.items():
         # A folder of .json files is of that kind also where they hold lines.
         is_chat = kind.startswith("json") and _kind_of_json(file) == "llava"
@@ -201,10 +189,7 @@ def _kind_of_folder(folder: Path) -> str:
     found = sorted(set(suffixes.values()))
     if not set(files.IMAGE_SUFFIXES).isdisjoint(found):
         return "folder"
-    raise ValueError(
-        f"no data in {folder}: found {', '.join(found[:8]) or 'nothing'}; give a folder with "
-        "tables, images or tar shards"
-    )
+    raise files.failure("no_tables", folder=folder, found=", ".join(found[:8]) or "nothing")
 
 
 # Kind -> function that opens a source of it.

@@ -18,6 +18,7 @@ from typing import cast
 
 from charset_normalizer import from_bytes
 
+from phi_vision.prepare.sources.files import failure
 from phi_vision.prepare.sources.rows import UnreadableRow
 
 MAX_LINE = 64 * 2**20  # characters: enough for a dozen images as data URIs
@@ -143,10 +144,7 @@ def _guess_encoding(sample: bytes, file: Path) -> dict[str, str]:
     if clustered or fits[found] < GOOD_FIT:
         best = from_bytes(sample).best()
         if best is None:
-            raise ValueError(
-                f"cannot tell the encoding of {file}: it is not UTF-8, and no other one makes text "
-                f"of {sample[:60]!r}; save the file as UTF-8"
-            )
+            raise failure("no_encoding", file=file, sample=sample[:60])
         found = best.encoding
     # The guess is shown with words that have special characters.
     pairs = _WORD.findall(sample.decode(found, "replace"))
