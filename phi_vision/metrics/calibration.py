@@ -112,9 +112,6 @@ def calibrations(
     A record is correct where all its fields are; its confidence is the product of theirs.
 
     Output: {"title": ..., "category3_code": ..., "full_price": ..., "whole record": ...}, or {}
-
-    Raises:
-        ValueError: A confidence is not a probability, or the target not a share.
     """
     measured = {}
     for field in template.fields:
@@ -274,16 +271,11 @@ def _confidence(each: ScoredPrediction, field: str) -> float:
 def _bins(
     probability: Numbers, correct: Flags, groups: Names, correlation: float
 ) -> tuple[Bin, ...]:
-    bin_of = assign_bins(probability)
-    masks = (bin_of == number for number in np.unique(bin_of))
-    return tuple(
-        Bin(
-            float(probability[mask].mean()),
-            *_share(correct[mask], groups[mask], correlation),
-            int(mask.sum()),
-        )
-        for mask in masks
-    )
+    bins, bin_of = [], assign_bins(probability)
+    for mask in (bin_of == number for number in np.unique(bin_of)):
+        share = _share(correct[mask], groups[mask], correlation)
+        bins.append(Bin(float(probability[mask].mean()), *share, int(mask.sum())))
+    return tuple(bins)
 
 
 def _share(correct: Flags, groups: Names, correlation: float) -> Estimate:

@@ -91,14 +91,6 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
 
     Input:  a run with 80 of 100 categories correct, one with 85 of these 100 and of 20 others
     Output: category3_code_accuracy 0.80 and 0.85, difference 0.05 with its interval; 20 left out
-
-    Args:
-        systems: At least two, of different names.
-        seed: Of the resampling.
-
-    Raises:
-        ValueError: There are fewer than two systems, two of one name, no shared samples or fields,
-            or a sample whose truth or group differs.
     """
     names = [system.name for system in systems]
     if len(names) < 2:
@@ -142,9 +134,11 @@ def find_disagreements(comparison: Comparison) -> list[Disagreement]:
             for field in comparison.fields
             if len({is_field_correct(template, field, each) for each in predictions}) > 1
         )
-        by_system = dict(zip(comparison.names, predictions, strict=True))
-        found.append(Disagreement(fields=fields, truth=predictions[0].truth, predictions=by_system))
-    return sorted((each for each in found if each.fields), key=lambda each: -len(each.fields))
+        if fields:
+            system = dict(zip(comparison.names, predictions, strict=True))
+            truth = predictions[0].truth
+            found.append(Disagreement(fields=fields, truth=truth, predictions=system))
+    return sorted(found, key=lambda each: -len(each.fields))
 
 
 def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts]:

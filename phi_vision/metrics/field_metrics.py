@@ -53,7 +53,7 @@ Predicted = Sequence[Record | None]
 Better = Literal["higher", "lower", "zero"]
 
 
-class Column(NamedTuple):
+class FieldValues(NamedTuple):
     """One field of all samples: predicted and true values."""
 
     field: str
@@ -72,7 +72,7 @@ class Column(NamedTuple):
 class Metric:
     """A metric in two steps, so that the bootstrap repeats only the second."""
 
-    per_sample: Callable[[Column], SampleValues]
+    per_sample: Callable[[FieldValues], SampleValues]
     """Computes the value of each sample: an array whose first axis is the samples."""
 
     aggregate: Aggregate
@@ -96,7 +96,7 @@ class Metric:
 
     def values(self, predicted: Predicted, true: Sequence[Record]) -> SampleValues:
         """Compute the value of each sample."""
-        return self.per_sample(Column(self.field or "", predicted, true, self.hierarchy))
+        return self.per_sample(FieldValues(self.field or "", predicted, true, self.hierarchy))
 
     def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
         """Aggregate the values of samples, once as they are and once per resample."""
@@ -231,17 +231,17 @@ def within(predicted: Numbers, true: Numbers, *, tolerance: float) -> Numbers:
     return np.where(np.isnan(true), np.nan, is_within)
 
 
-def _parsed(column: Column) -> SampleValues:
+def _parsed(column: FieldValues) -> SampleValues:
     pairs = zip(column.predicted, column.true, strict=True)
     return np.array([record is not None for record, _ in pairs], float)
 
 
-def _equal(column: Column) -> SampleValues:
+def _equal(column: FieldValues) -> SampleValues:
     pairs = column.pairs()
     return np.array([present and predicted == true for present, predicted, true in pairs], float)
 
 
-def _text_similarity(similarity: Callable[[str, str], float], column: Column) -> SampleValues:
+def _text_similarity(similarity: Callable[[str, str], float], column: FieldValues) -> SampleValues:
     """Compute similarities of texts: 1 for equal ones, 0 where none was predicted."""
     values = []
     for present, *pair in column.pairs():
@@ -251,7 +251,7 @@ def _text_similarity(similarity: Callable[[str, str], float], column: Column) ->
     return np.array(values, float)
 
 
-def _category_numbers(column: Column) -> SampleValues:
+def _category_numbers(column: FieldValues) -> SampleValues:
     """Number the categories; rows of (true, predicted), −1 for one that is never true."""
     pairs = list(column.pairs())
     places = {value: place for place, value in enumerate(dict.fromkeys(true for *_, true in pairs))}
@@ -262,7 +262,7 @@ def _category_numbers(column: Column) -> SampleValues:
     return np.array(rows, float).reshape(-1, 2)
 
 
-def _category_paths(column: Column) -> SampleValues:
+def _category_paths(column: FieldValues) -> SampleValues:
     """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes).
 
     Input:  BOOTS predicted for SANDALS, both below SHOES below WOMEN
@@ -278,7 +278,7 @@ def _category_paths(column: Column) -> SampleValues:
     return np.array(rows, float).reshape(-1, 3)
 
 
-def _numbers(column: Column) -> SampleValues:
+def _numbers(column: FieldValues) -> SampleValues:
     return _as_numbers([(predicted, true) for _, predicted, true in column.pairs()])
 
 

@@ -64,11 +64,9 @@ def cross_fit(
 ) -> tuple[Numbers, Flags]:
     """Fit scalers and choose thresholds on all folds but one, and apply them to that one.
 
-    No group is in two folds.
-
-    Returns:
-        The recalibrated confidences, NaN where the confidence is, and everywhere with fewer than
-        two groups; and whether each reaches the threshold, all False without a target.
+    No group is in two folds. Returns the recalibrated confidences, NaN where the confidence is, and
+    everywhere with fewer than two groups; and whether each reaches the threshold, all False without
+    a target.
     """
     known = ~np.isnan(confidence)
     groups = np.asarray(groups, dtype=object)

@@ -14,18 +14,12 @@ import numpy as np
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
+from phi_vision.metrics import slices
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Estimate, draw_groups
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
-from phi_vision.metrics.slices import (
-    Leakage,
-    Slice,
-    Values,
-    measure_leakage,
-    score_slices,
-    with_intervals,
-)
+from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
 
 SYSTEMS = {
     "model": "the model",
@@ -100,10 +94,6 @@ def score(
         target_precision: Share of correct predictions wanted among those accepted automatically.
         seed: Of the resampling.
         best_achievable: Metric -> noise ceiling.
-
-    Raises:
-        ValueError: There are no samples, a record lacks a field, or the number of predictions
-            differs from that of the samples.
     """
     if not samples or not training:
         which = "to evaluate on" if not samples else "to learn from"
@@ -142,8 +132,8 @@ def score(
         predictions=scored,
         uses_image=uses_image,
         shuffled_image_check=check,
-        slices=score_slices(metrics, model, counts, samples, training, template),
-        leakage=measure_leakage(metrics, model, counts, samples, leaked),
+        slices=slices.score_slices(metrics, model, counts, samples, training, template),
+        leakage=slices.measure_leakage(metrics, model, counts, samples, leaked),
         calibrations=calibrations(
             scored, template, counts, groups=groups, target=target_precision, seed=seed
         ),
@@ -203,21 +193,17 @@ def _sample_values(
         fields = {metric.field} if metric.field else set(template.fields)
         return system in predictions or fields <= set(records[system][0] or ())
 
-    return {
-        system: {
-            name: metric.values(records[system], truth)
-            for name, metric in metrics.items()
-            if applies(system, metric)
+    values: dict[str, Values] = {}
+    for system in filter(records.__contains__, SYSTEMS):
+        chosen = {name: each for name, each in metrics.items() if applies(system, each)}
+        values[system] = {
+            name: each.values(records[system], truth) for name, each in chosen.items()
         }
-        for system in SYSTEMS
-        if system in records
-    }
+    return values
 
 
 def _check_shuffled_images(
-    headline: Sequence[str],
-    table: Table,
-    differences: Mapping[str, Mapping[str, Estimate]],
+    headline: Sequence[str], table: Table, differences: Mapping[str, Mapping[str, Estimate]]
 ) -> tuple[bool | None, str]:
     """Decide whether the images of other samples make the predictions worse, and describe it."""
     if "shuffled" not in table:
