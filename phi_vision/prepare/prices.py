@@ -166,7 +166,7 @@ def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
             words.append("#")
         elif match["minor"] or name in _WORDS["shared"]:
             signs.add(name)
-        elif code := _CURRENCIES.get(name) or _USUAL_CURRENCIES.get(name.casefold()):
+        elif code := _CURRENCIES.get(name) or _WORDS["names"].get(name.casefold()):
             codes.add(code)
         elif piece not in ",:;!*\".'":
             words.append(name.casefold() or piece)
@@ -221,10 +221,6 @@ _NONE = Price(None, None, "none")
 _MAX_LENGTH = 200  # characters of a cell; `was … now …` in words, with taxes, takes half
 
 _CURRENCIES: dict[str, str] = _WORDS["signs"] | {code: code for code in _WORDS["codes"]}
-# Lower case only for the usual ones: `top`, `all` and `cup` are codes, too.
-_USUAL_CURRENCIES: dict[str, str] = _WORDS["names"] | {
-    code.casefold(): code for code in _WORDS["usual_codes"]
-}
 
 # Dashes, apostrophes, the old British and the Arabic decimal mark.
 _USUAL = str.maketrans(
