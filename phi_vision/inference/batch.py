@@ -37,9 +37,7 @@ ROWS_PER_GROUP = 10_000  # some megabytes, which are held in memory
 PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a prediction
 KEPT_KEY = "kept"  # Metadata of the table, beside its job's: the columns copied from the catalog.
 CONFIDENCE = "confidence_"
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished rows and of all rows."""
+Progress = Callable[[int, int], None]  # Called with the number of finished rows and of all rows.
 
 
 def job_spec(

@@ -17,10 +17,8 @@ from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Sample
 
 IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
+# Bytes of images at which a part ends early: it is held in memory, and sent to workers.
 MAX_PART_BYTES = 128_000_000
-"""Bytes of images at which a part ends early: it is held in memory, and sent to workers."""
-
 Reason = Literal["no image", "unreadable image", "impossible shape", "no prediction"]
 
 
@@ -95,11 +93,9 @@ class Catalog:
 
     def __init__(self, source: Path, split: str | None = None) -> None:
         self._source, self._split = source, split
-        # Names, not paths: there may be millions.
-        self._images: list[str] = []
+        self._images: list[str] = []  # Names, not paths: there may be millions.
         self._files: list[tuple[str, Path, range]] = []
-        self.schema = pa.schema([])
-        """The columns that can be copied."""
+        self.schema = pa.schema([])  # of the columns that can be copied
         folders = (source / "data", source)
         if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
             if split is not None:

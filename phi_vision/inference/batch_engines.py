@@ -20,15 +20,13 @@ from phi_vision.inference.openai_server import ServerError
 from phi_vision.inference.predictor import Predictor
 from phi_vision.prepare.executors import open_ray
 
+# HTTP statuses of a server that serves nobody now; others (400, 413, 500) may be due to one image.
 UNAVAILABLE = frozenset({0, 401, 403, 404, 408, 425, 429, 502, 503, 504})
-"""HTTP statuses of a server that serves nobody now; others (400, 413, 500) may be due to one
-image."""
-
 MIN_FAILURES = 8  # So many without a single prediction have a common cause, not the images.
 PARTS_PER_WORKER = 2  # One in progress and one, with its images, waiting.
+# Of a dead Ray worker, with its parts: a machine may leave the cluster, but an input that kills
+# every worker must not do so for ever.
 MAX_RESTARTS = 2
-"""Restarts of a dead Ray worker, with its parts: a machine may leave the cluster, but an input that
-kills every worker must not do so for ever."""
 
 Outcome = Prediction | Failure
 Predicted = Iterator[tuple[CatalogPart, list[Outcome]]]
@@ -38,12 +36,8 @@ Predicted = Iterator[tuple[CatalogPart, list[Outcome]]]
 class JobSpec:
     """What decides the predictions, beside the catalog."""
 
-    load: Callable[[], Predictor]
-    """Loads the predictor, here or on another machine."""
-
-    model: str
-    """Its name, with what distinguishes it from others of that name."""
-
+    load: Callable[[], Predictor]  # here or on another machine
+    model: str  # Its name, with what distinguishes it from others of that name.
     template: Template
     grammar: str | None = None
 
@@ -235,4 +229,3 @@ def _get(ray: Any, reference: Any) -> Any:
 
 
 ENGINES = {"local": predict_locally, "ray": predict_on_ray}
-"""Name -> engine."""

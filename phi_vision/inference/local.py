@@ -31,10 +31,9 @@ from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 ImageSource = str | Path | bytes | Image
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
-
+# Batches whose images are decoded together where results keep the caller's order: enough to sort
+# rows by length, few enough to hold in memory.
 BATCHES_PER_WINDOW = 4
-"""Batches whose images are decoded together where results keep the caller's order: enough to sort
-rows by length, few enough to hold in memory."""
 
 
 class LocalPredictor:

@@ -16,10 +16,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 from phi_vision.model.checkpoint import load_config
 
 GENAI_FILE = "genai_config.json"
-
+# New tokens for which the cache is allocated. A longer text is read again as a whole: rare, and
+# cheaper than memory for texts that do not occur.
 SEGMENT = 256
-"""New tokens for which the cache is allocated. A longer text is read again as a whole: rare, and
-cheaper than memory for texts that do not occur."""
 
 
 class OnnxModel:

@@ -27,27 +27,21 @@ from phi_vision.data.template import END, Template, find_template
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"  # The client wants a key; this one is not sent.
-
 # The client's backoff doubles from 0.5 s to 8 s: about a minute, enough for a server restart.
 MAX_RETRIES = 10
 MAX_MODEL_RETRIES = 2  # For the list of models: a wrong URL is an error soon.
 TIMEOUT = 300.0  # Seconds until the response; a busy server may queue requests.
 CONNECT_TIMEOUT = 10.0
-
+# Servers count in their own tokens: far above the length of a record; a longer text is a loop.
 MAX_TOKENS = 256
-"""Generation limit. Servers count in their own tokens, so this is far above the length of a record;
-text that long is a repetition loop."""
-
+# Image formats that every server decodes; others, and images with an EXIF orientation, which few
+# servers apply, are sent as PNG.
 SENT_FORMATS = {"JPEG", "PNG", "WEBP"}
-"""Image formats that every server decodes; others, and images with an EXIF orientation, which few
-servers apply, are sent as PNG."""
-
 ORIENTATION = 0x0112
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
-
 SHOWN = 300  # Characters of a response in an error message.
+# HTTP statuses of a server that does not support an option of the request, such as logprobs.
 UNSUPPORTED = frozenset({400, 422, 501})
-"""HTTP statuses of a server that does not support an option of the request, such as logprobs."""
 
 
 class ServerError(ValueError):

@@ -24,12 +24,11 @@ LOG = logging.getLogger(__name__)
 
 SMOOTHING = 0.3  # Weight of the last batch in the moving average of batch durations.
 ABORT_TIMEOUT = 30.0  # Seconds to wait for an aborted batch, which ends with its next token.
-
+# Code of a 503 error -> its message and Retry-After.
 UNAVAILABLE = {
     "draining": ("the server is shutting down; use another one, or retry later", 5.0),
     "device_lost": ("the server's GPU failed and the server must be restarted", 60.0),
 }
-"""Code of a 503 error -> its message and Retry-After."""
 
 
 class PendingRequest:

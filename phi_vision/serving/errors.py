@@ -19,6 +19,7 @@ from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
 
+# Status -> OpenAPI description.
 ERRORS = {
     400: "the request is invalid; `param` is the path of the field",
     401: "the API key is missing or wrong",
@@ -31,10 +32,8 @@ ERRORS = {
     503: "the server is shutting down",
     504: "the request timed out",
 }
-"""Status -> OpenAPI description."""
-
+# Status -> OpenAI's error type; others are `invalid_request_error` or `server_error`.
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
-"""Status -> OpenAI's error type; others are `invalid_request_error` or `server_error`."""
 
 
 @dataclass(eq=False)
@@ -44,9 +43,7 @@ class ApiError(Exception):
     status: int
     message: str
     _: KW_ONLY
-    param: str | None = None
-    """Path of the request's field that is wrong, such as `messages.0.content`."""
-
+    param: str | None = None  # Path of the field that is wrong, such as `messages.0.content`.
     code: str | None = None
     retry_after: float | None = None
 

@@ -29,16 +29,13 @@ from phi_vision.io.ssrf import URL
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.settings import MAX_PIXELS, Settings
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""Formats that are decoded; each further decoder would widen the attack surface."""
-
+FORMATS = ("PNG", "JPEG", "WEBP")  # Each further decoder would widen the attack surface.
+# Formats whose further frames count; phones append previews and depth maps to JPEGs.
 ANIMATED = (PngImageFile, WebPImageFile)
-"""Formats whose further frames count; phones append previews and depth maps to JPEGs."""
-
 # Images decoded at a time: each of the largest allowed takes hundreds of megabytes.
 DECODER_THREADS = min(4, os.cpu_count() or 1)
 BYTES_PER_PIXEL = 4  # of a decoded image in Pillow's memory
-
+# Unsupported format, for the error -> its first bytes in lower case.
 OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
     "an SVG": (b"<svg", b"<?xml"),
     "a web page": (b"<!doctype", b"<html"),
@@ -47,7 +44,6 @@ OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
     "a TIFF": (b"ii*\0", b"mm\0*"),
     "a PDF": (b"%pdf",),
 }
-"""Unsupported format, for the error -> its first bytes in lower case."""
 
 
 class ImageReader:

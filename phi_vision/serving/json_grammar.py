@@ -11,17 +11,14 @@ from typing import Any
 from llguidance import LLMatcher
 
 Schema = Mapping[str, Any]
-
 ANY_OBJECT: Schema = {"type": "object"}
-
 MAX_CHARACTERS = 50_000  # ten times a long schema
 MAX_DEPTH = 64  # about two levels for each level of the JSON
 MAX_PASSES = 100  # of the fixed-point search; only hundreds of chained references exceed them
-
+# Keywords that hold a list of schemas, named schemas, one schema.
 LIST_KEYWORDS = ("allOf", "anyOf", "oneOf", "prefixItems")
 DICT_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 SCHEMA_KEYWORDS = ("items", "additionalProperties", "if", "then", "else", "not", "contains")
-"""Keywords that hold a list of schemas, named schemas, one schema."""
 
 
 def grammar_of_schema(schema: Schema) -> str:

@@ -19,9 +19,9 @@ from phi_vision.serving.telemetry import ServerMetrics
 
 LOG = logging.getLogger(__name__)
 
+# Paths that need no key: health checks, and the page that asks its user for the key.
 PUBLIC_PATHS = re.compile(r"/health|/|/page/[a-z0-9_-]+\.[a-z0-9]+|/favicon\.ico")
-"""Paths that need no key: health checks, and the page that asks its user for the key."""
-
+# Headers of every response that does not set them itself.
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -29,8 +29,6 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-"""Headers of every response that does not set them itself."""
-
 CLIENT_CLOSED_REQUEST = 499  # In log and metrics, when the client disconnected (as of nginx).
 LINGER = 1.0  # Seconds to receive the rest of a rejected request's body.
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")

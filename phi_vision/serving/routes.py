@@ -37,20 +37,17 @@ from phi_vision.serving.schemas import ChatCompletion, ChatRequest, RecordReques
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
 
+# Content types of a single image; its actual format is detected from its bytes.
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-"""Content types of a single image; its actual format is detected from its bytes."""
-
 MIDDLEWARE_ERRORS = (401, 408, 413, 500)
 GENERATION_ERRORS = error_responses(400, *MIDDLEWARE_ERRORS, 404, 415, 429, 503, 504)
-
+# OpenAPI schema of a streamed response.
 EVENT = {
     "type": "object",
     "description": 'one event: an OpenAI chunk, {"error": …} or [DONE]',
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
 }
-"""OpenAPI schema of a streamed response."""
-
 TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 RECORD_BODY = {
     "required": True,

@@ -38,9 +38,8 @@ OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 T = TypeVar("T")
+# A field that must be left out or have one of the values without effect.
 Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
-"""A field that must be left out or have one of the values without effect."""
-
 ModelName = Annotated[str | None, Field(description="the name that /v1/models lists, or nothing")]
 
 

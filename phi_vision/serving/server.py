@@ -33,9 +33,8 @@ from phi_vision.serving.telemetry import LOGGING
 LOG = logging.getLogger(__name__)
 
 BACKLOG = 2048  # Connections that the system queues until they are accepted.
-
 STATIC_FOLDER = Path(__file__).with_name("static")
-
+# Headers of the page's files: only they run, and nothing is loaded from elsewhere.
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -46,7 +45,6 @@ PAGE_HEADERS = {
     # Revalidated each time, so that a new version of the package shows its new page immediately.
     "cache-control": "no-cache",
 }
-"""Headers of the page's files: only they run, and nothing is loaded from elsewhere."""
 
 
 class PageFiles(StaticFiles):

@@ -17,12 +17,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+# Errors whose messages come from the system or from torch. Others may quote the request.
 SAFE_MESSAGES = (OSError, RuntimeError, MemoryError)
-"""Errors whose messages come from the system or from torch. Others may quote the request."""
-
+# Latency buckets: from an immediate rejection to a large model on a CPU.
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""Latency buckets: from an immediate rejection to a large model on a CPU."""
-
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -54,6 +52,7 @@ def error_fields(error: BaseException) -> dict[str, Any]:
     }
 
 
+# For `logging.config.dictConfig`: formats every library's log records as such lines.
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -66,7 +65,6 @@ LOGGING: dict[str, Any] = {
         for name, level in {"phi_vision": "INFO", "uvicorn": "WARNING", "aiohttp": "ERROR"}.items()
     },
 }
-"""For `logging.config.dictConfig`: formats every library's log records as such lines."""
 
 
 class ServerMetrics:
