@@ -189,11 +189,6 @@ class Recipe:
 
             check_further(self.further, method=self.method, objective=self.objective)
 
-    def count_warmup_steps(self, steps: int) -> int:
-        """Count the steps of the warm-up in a run of so many."""
-        given = self.warmup_steps
-        return int(given) if given >= 1 else round(given * steps)
-
 
 def full() -> Recipe:
     """Train all weights, the CLIP tower included."""

@@ -41,9 +41,6 @@ from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
 
-SAVE_TOTAL_LIMIT = 2
-"""Checkpoints to keep: the last one, and one before it in case the last is damaged."""
-
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 """Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`."""
 
@@ -173,21 +170,21 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
             "metric_for_best_model": key,
             "greater_is_better": higher,
         }
-    on_gpu = torch.cuda.is_available()
+    warmup, on_gpu = recipe.warmup_steps, torch.cuda.is_available()
     return {
         **{name: getattr(recipe, name) for name in ARGUMENTS},
         **evaluation,
         "output_dir": str(RunDir(recipe.output_dir).checkpoints_dir),
         "max_steps": setup.steps.total,
         "per_device_eval_batch_size": eval_batch_size(recipe),
-        "warmup_steps": recipe.count_warmup_steps(setup.steps.total),
+        "warmup_steps": int(warmup) if warmup >= 1 else round(warmup * setup.steps.total),
         "bf16": setup.trainable.precision == torch.bfloat16,
         "activation_checkpointing": recipe.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "restore_callback_states_from_checkpoint": True,
         "prediction_loss_only": True,
         "save_steps": recipe.save_steps or setup.steps.per_epoch,
-        "save_total_limit": SAVE_TOTAL_LIMIT,
+        "save_total_limit": 2,  # the last one, and one before it in case the last is damaged
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
