@@ -40,10 +40,8 @@ def seconds_per_step(gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtyp
     """Estimate the time of one optimizer step.
 
     Matrix products at the usual utilization or the dispatch of all operations, whichever takes
-    longer; plus reading and writing weights, gradients and optimizer state once.
-
-    Input:  1e14 operations of products on a GPU of 3e14 per second, weights that take 0.1 s
-    Output: 1e14 / (0.4 * 3e14) + 0.1 = 0.93
+    longer; plus reading and writing weights, gradients and optimizer state once: 1e14 operations at
+    3e14 per second, and weights that take 0.1 s, are 1e14 / (0.4 * 3e14) + 0.1 = 0.93 s.
     """
     speed = gpu.bf16 if precision == torch.bfloat16 and gpu.bf16 else gpu.fp32
     if gpu.bandwidth is None:

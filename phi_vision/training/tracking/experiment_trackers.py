@@ -30,11 +30,9 @@ logger = logging.getLogger(__name__)
 FOLDERS = {"": "", "DATA_": "wandb/data", "CACHE_": "wandb/cache", "ARTIFACT_": "wandb/artifacts"}
 """Where W&B writes, below the run folder."""
 
-MAX_IMAGES = 8
-"""Predictions logged as images too: an offline folder shows these without a server."""
-
-MAX_UPLOAD = 256 * 2**20
-"""Artifacts of up to this many bytes are uploaded; larger ones refer to their files."""
+MAX_IMAGES, MAX_UPLOAD = 8, 256 * 2**20
+"""Predictions logged as images too, which an offline folder shows without a server; and bytes up to
+which an artifact is uploaded: larger ones refer to their files."""
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 30, 1800
 """Seconds to wait for W&B before a run is recorded offline, and for the upload at its end; `wandb
@@ -141,9 +139,18 @@ class TensorboardRun:
             self._writer.add_scalar(name, value, step)
 
     def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
-        """Log predictions as a table and as a sheet of images."""
+        """Log predictions as a sheet of images, and as a table in Markdown."""
         self._writer.add_figure("validation/images", draw_predictions(predictions, step), step)
-        self._writer.add_text("validation/answers", to_markdown(predictions), step)
+        fields = list(predictions[0].is_correct) if predictions else []
+        header = ["Sample", "Ground truth", "Predicted", *fields]
+        rows = [header, ["---"] * len(header)]
+        for each in predictions:
+            marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
+            rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
+        escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
+        lines = [" | ".join(cell.translate(escape) for cell in row) for row in rows]
+        table = "\n".join(f"| {line} |" for line in lines)
+        self._writer.add_text("validation/answers", table, step)
         self._writer.flush()
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:
@@ -154,23 +161,6 @@ class TensorboardRun:
     def close(self, *, failed: bool) -> None:
         """Close the files."""
         self._writer.close()
-
-
-def to_markdown(predictions: Sequence[ShownPrediction]) -> str:
-    """Format predictions as a table.
-
-    Output: | Sample | Ground truth | Predicted | title | category3_code |
-            | --- | --- | --- | --- | --- |
-            | p7 | Product: Hat, Category: HATS | Product: Cap, Category: HATS | ✗ | ✓ |
-    """
-    fields = list(predictions[0].is_correct) if predictions else []
-    header = ["Sample", "Ground truth", "Predicted", *fields]
-    rows = [header, ["---"] * len(header)]
-    for each in predictions:
-        marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
-        rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
-    escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
-    return "\n".join(f"| {' | '.join(cell.translate(escape) for cell in row)} |" for row in rows)
 
 
 def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:

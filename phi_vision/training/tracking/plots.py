@@ -309,10 +309,7 @@ def _thumbnail(encoded: bytes) -> Image.Image:
 
 
 def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> Figure:
-    """Draw the first predictions of an evaluation.
-
-    Output: of each its image; below it "✓ HATS" in green, or "✗ BAGS" in red with "HATS" in gray.
-    """
+    """Draw the first predictions of an evaluation: the image of each, and its caption below."""
     shown = predictions[: COLUMNS * MAX_ROWS]
     captions = [list(caption(each)) for each in shown]
     rows = math.ceil(len(shown) / COLUMNS) or 1
