@@ -103,7 +103,8 @@ class RealValues:
 
     def contains_text(self, text: Value, columns: Iterable[str]) -> bool:
         """Whether a text is a real value of any of the columns."""
-        return any(self._contains(column, _hash(text)) for column in columns)
+        hashed = _hash(text)
+        return any(self._contains(column, hashed) for column in columns)
 
     def contains_image(self, image: ImageFacts) -> bool:
         """Whether an image is real: by its bytes, or by its perceptual hash."""

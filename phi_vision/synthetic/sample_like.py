@@ -148,8 +148,7 @@ class _Synthesizer:
             return round(drawn) if drawn is not None and pa.types.is_integer(kind) else drawn
         if column.role == "flag":
             low, high = (number(record, name) for name in column.of)
-            flag = low < high
-            return flag if pa.types.is_boolean(kind) else int(flag)
+            return low < high if pa.types.is_boolean(kind) else int(low < high)
         return self._text(column, record, kind) if column.role in ("text", "code") else None
 
     def _category(
@@ -283,9 +282,9 @@ def _write_rows(
             for image, encoded in zip(plans, run(image_style.draw_image, plans), strict=True):
                 images[image], tries = _draw_until_new(image, encoded, real)
                 redrawn += tries
-                done += 1
                 if progress:
-                    progress(min(done, rows), rows)
+                    progress(min(done + len(images), rows), rows)
+            done += len(block)
             for split, file in files.items():
                 cells = [_cells(row, images) for row in block if row.split == split]
                 arrays = [_array([row.get(each.name) for row in cells], each) for each in schema]
