@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from phi_vision.data.template import TEMPLATES, Template, find_template
+from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
 from phi_vision.prepare.image_references import url_of
 from phi_vision.prepare.images import ImageRules
@@ -13,6 +14,7 @@ from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
 from phi_vision.prepare.sources.rows import Row, Source
 
+failure = error_texts(__file__)
 FIRST_ROWS = 1000  # from which the columns are guessed
 MIN_PRICE_SHARE = 0.9  # of the first rows, in which a column named like a price must hold one
 DECIMAL_MARKS: dict[str | None, DecimalMark] = {"point": ".", "comma": ","}
@@ -45,10 +47,9 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     if not config.template:
         template = None if columns.messages else _template_over(columns)
     if template and (missing := [f for f in template.fields if f not in columns.fields]):
-        raise ValueError(
-            f"the template {template.name!r} needs {', '.join(missing)}; "
-            f"found {', '.join(columns.fields.values()) or 'no columns'}; "
-            f"map them with --map, such as --map {missing[0]}=COLUMN"
+        names, found = ", ".join(missing), ", ".join(columns.fields.values()) or "no columns"
+        raise failure(
+            "missing_fields", name=template.name, names=names, found=found, first=missing[0]
         )
     cells = {
         field: [row.values.get(column) for row in first] for field, column in columns.fields.items()
@@ -82,9 +83,9 @@ def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:
     for text in mapping:
         part, _, column = text.partition("=")
         if not (part and column):
-            raise ValueError(f"--map {text}: write PART=COLUMN, such as title='Product Name'")
+            raise failure("no_column", text=text)
         if part in given:
-            raise ValueError(f"--map {text}: {part} is {given[part]!r} already; give it once")
+            raise failure("given_twice", text=text, part=part, column=given[part])
         given[part] = column
     return given
 
@@ -96,11 +97,8 @@ def _template_over(columns: Columns) -> Template:
     if len(found) == len(product.fields):
         return product
     if not found:
-        raise ValueError(
-            f"no column was recognised as {', '.join(product.fields)}; "
-            f"found {', '.join(columns.fields.values())}; map them with --map, such as "
-            "--map title=COLUMN, or give a --template over the columns there are"
-        )
+        held = ", ".join(columns.fields.values())
+        raise failure("no_field", wanted=", ".join(product.fields), found=held)
     return Template(
         name="found",
         question=f"Name {' and '.join(WORDING[field][0] for field in found)} in this image.",
