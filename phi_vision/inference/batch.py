@@ -13,7 +13,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -90,9 +89,18 @@ def predict_catalog(
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
     if not job.is_done():
-        with job.explain_full_disk():
+        try:
             predicted = job.predict_missing(progress or (lambda done, total: None))
             job.write_table()
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            free = format_bytes(shutil.disk_usage(config.out.parent).free)
+            raise OSError(
+                f"the disk is full ({free} are free): {error.strerror} while writing {config.out}; "
+                f"finished parts are kept in {job.folder}: free some space, and the same command "
+                "resumes"
+            ) from error
     job.remove_parts()
     table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
     return BatchSummary(
@@ -135,7 +143,7 @@ class _Job:
         metadata = decisive | {KEPT_KEY: json.dumps(self._kept)}
         self._table_schema = pa.schema([*schema, *fields], metadata=metadata)
         self._part_schema = schema.with_metadata(decisive)
-        self._folder = out.with_name(f".{out.name}.parts")
+        self.folder = out.with_name(f".{out.name}.parts")
         if config.restart:
             self.remove_parts()
         self._finished()
@@ -161,7 +169,7 @@ class _Job:
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
         rows, spec, config = self._catalog.rows, self._spec, self._config
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         finished = self._finished()
         done = before = sum(map(len, finished))
         progress(done, rows)
@@ -174,7 +182,7 @@ class _Job:
             start, stop = part.span.start, part.span.stop
             buffer = io.BytesIO()
             pq.write_table(to_table(part, outcomes, spec.template, self._part_schema), buffer)
-            write_bytes(self._folder / f"{start:012d}-{stop:012d}.parquet", buffer.getbuffer())
+            write_bytes(self.folder / f"{start:012d}-{stop:012d}.parquet", buffer.getbuffer())
             done += len(part.rows)
             progress(done, rows)
         return done - before
@@ -184,7 +192,7 @@ class _Job:
         schema, start = self._table_schema, 0
         waiting = self._part_schema.empty_table()
         with (
-            atomic_file(self._config.out, unfinished=self._folder / "joined") as unfinished,
+            atomic_file(self._config.out, unfinished=self.folder / "joined") as unfinished,
             pq.ParquetWriter(unfinished, schema) as writer,
         ):
             for file in [*self._finished().values(), None]:
@@ -204,23 +212,7 @@ class _Job:
 
     def remove_parts(self) -> None:
         """Remove the folder with all parts."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @contextmanager
-    def explain_full_disk(self) -> Iterator[None]:
-        """Describe what is kept if the disk is full."""
-        try:
-            yield
-        except OSError as error:
-            if not is_full_disk(error):
-                raise
-            out = self._config.out
-            free = format_bytes(shutil.disk_usage(out.parent).free)
-            raise OSError(
-                f"the disk is full ({free} are free): {error.strerror} while writing {out}; "
-                f"finished parts are kept in {self._folder}: free some space, and the same command "
-                "resumes"
-            ) from error
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _finished(self) -> dict[range, Path]:
         """Find the finished spans in order, without overlaps, and the file of each.
@@ -230,7 +222,7 @@ class _Job:
         """
         finished: dict[range, Path] = {}
         stop = 0
-        for file in sorted(self._folder.glob("[0-9]*-[0-9]*.parquet")):
+        for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
             span = range(*map(int, file.stem.split("-")))
             try:
                 found = pq.read_metadata(file)
@@ -239,7 +231,7 @@ class _Job:
             held, wanted = found.metadata or {}, self._part_schema.metadata
             if others := [key.decode() for key in wanted if held.get(key) != wanted[key]]:
                 raise ValueError(
-                    f"{self._folder} holds predictions of another job: another "
+                    f"{self.folder} holds predictions of another job: another "
                     f"{' and '.join(others)}; run the former job again to resume it, choose "
                     "another --out, or discard them with --restart"
                 )

@@ -68,16 +68,12 @@ class ApiError(Exception):
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe a route's errors for OpenAPI."""
     return {
-        status: {"model": ErrorResponse, "description": ERRORS[status]}
-        for status in sorted(statuses)
+        each: {"model": ErrorResponse, "description": ERRORS[each]} for each in sorted(statuses)
     }
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Return an app's errors, the framework's included, in OpenAI's shape.
-
-    Unexpected exceptions pass through: `middleware.RequestGuard` handles them.
-    """
+    """Return an app's errors, the framework's included, in OpenAI's shape."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         # Without the traceback, whose frames would keep the request's images alive until the next

@@ -95,9 +95,9 @@ class Settings:
             )
 
 
+# Setting -> (minimum, maximum).
 LIMITS: dict[str, tuple[float, float]] = {
     name: get_args(hint)[1:]
     for name, hint in get_type_hints(Settings, include_extras=True).items()
     if get_origin(hint) is Annotated
 }
-"""Setting -> (minimum, maximum)."""
