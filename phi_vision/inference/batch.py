@@ -79,12 +79,11 @@ def predict_catalog(
 ) -> BatchSummary:
     """Predict every row of a prepared folder, Parquet file or folder of images.
 
-    `progress` is called at the start and after each part.
+    `progress` is called at the start and after each part. Finished parts outlive any error.
 
     Raises:
-        ValueError: The arguments do not fit together, or every prediction fails; finished parts are
-            kept.
-        OSError: The disk is full; finished parts are kept.
+        ValueError: The arguments do not fit together, or every prediction fails.
+        OSError: The disk is full.
     """
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
@@ -215,13 +214,8 @@ class _Job:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _finished(self) -> dict[range, Path]:
-        """Find the finished spans in order, without overlaps, and the file of each.
-
-        Raises:
-            ValueError: A part is of another job.
-        """
-        finished: dict[range, Path] = {}
-        stop = 0
+        """Find the finished spans in order, without overlaps, and the file of each."""
+        finished, stop = dict[range, Path](), 0
         for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
             span = range(*map(int, file.stem.split("-")))
             try:

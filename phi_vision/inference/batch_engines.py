@@ -136,10 +136,6 @@ def predict_on_ray(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchCon
     """Predict on Ray workers, each with a GPU of its own where the cluster has any.
 
     Images are sent with the parts; the model is not: every machine loads it from the same path.
-
-    Raises:
-        ValueError: Ray is not installed, there are fewer GPUs than workers, or a worker died again
-            and again; as `predict_part`.
     """
     remaining = iter(parts)
     first = next(remaining, None)
@@ -176,9 +172,6 @@ def allocate(machines: Sequence[Mapping[str, float]], workers: int | None) -> tu
 
     Input:  [{"CPU": 16.0, "GPU": 4.0, ...}] * 2    [{"CPU": 8.0, ...}], workers=3
     Output: (8, 4, 1)                               (3, 2, 0)
-
-    Raises:
-        ValueError: No machine has a core, or there are fewer GPUs than workers.
     """
     machines = [resources for resources in machines if resources.get("CPU")]
     if not machines:

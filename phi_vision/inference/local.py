@@ -151,10 +151,7 @@ class LocalPredictor:
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Embed each sample's first image with the CLIP tower: (samples, width), of length 1.
 
-        The mean over the patches of the global view.
-
-        Raises:
-            ValueError: A sample has no readable image; or the model is an ONNX folder.
+        The mean over the patches of the global view. ONNX folders have no tower of their own.
         """
         if not isinstance(self.model, torch.nn.Module):
             raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")

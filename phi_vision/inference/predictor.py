@@ -29,10 +29,6 @@ class Predictor(Protocol):
 
         A sample without images is prompted with text alone; a Lark grammar constrains the text.
 
-        Input:  [coat, hat]
-        Output: (1, Prediction(text="Product: Sun Hat, ...")),
-                (0, Prediction(text="Product: Coat, ..."))
-
         Raises:
             ValueError: A sample has an unusable image (named), or grammars are not supported.
         """

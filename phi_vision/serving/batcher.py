@@ -54,8 +54,7 @@ class PendingRequest:
     def generation_request(self) -> GenerationRequest:
         """Return the request with callbacks that report to this object.
 
-        Built anew: a stored one would be a reference cycle, which keeps its images in memory until
-        the garbage collector runs.
+        Built anew: a stored one would be a reference cycle, which keeps its images in memory.
         """
         return replace(self._request, on_token=self._on_token, on_finish=self._on_finish)
 

@@ -40,8 +40,7 @@ class ChatTemplate:
     def prompt(self, messages: Sequence[Message]) -> str:
         """Format a conversation up to the start of the assistant's turn.
 
-        The template's own question about images is formatted exactly as in training, which may
-        differ from the chat format.
+        The template's own question is formatted as in training, which may differ from chat.
 
         Input:  a user's image and "What is it?"
         Output: <|user|>\\n<|image_1|>\\nWhat is it?<|end|>\\n<|assistant|>\\n

@@ -185,11 +185,7 @@ def _parse_allowed(address: str, settings: Settings) -> URL:
 
 
 def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
-    """Whether a host is allowed at this port; one allowed without a port, at 80 and 443.
-
-    Input:  "shop.example", 443, ["shop.example"]    "a.shop.example", 443, ["shop.example"]
-    Output: True                                     False: each name is allowed by itself
-    """
+    """Whether a host itself is allowed at this port; without one, it is at 80 and 443."""
     known = {name.lower().rstrip(".") for name in allowed}
     name = (f"[{host}]" if ":" in host else host).lower().rstrip(".")
     return f"{name}:{port}" in known or (port in (80, 443) and bool(known & {name, host}))

@@ -177,10 +177,9 @@ def serve(
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn's server, accepting connections until all generations have finished.
+    """Accepts connections until all generations have finished, and exits with code 0.
 
-    uvicorn itself would close the socket first, so that /health could not report draining, and
-    would exit by the signal instead of with code 0.
+    uvicorn itself would close the socket first, so that /health could not report draining.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
