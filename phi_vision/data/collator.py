@@ -56,9 +56,6 @@ class CompletionCollator:
                               - … -  5  4 2
             `pixel_values` (crops, 3, S, S) and `image_sizes` (images, 2) over all rows, which
             are missing when no sample has an image; `sample_ids` ["a", "b"].
-
-    Raises:
-        ValueError: A row is longer than `max_length`, or the tokenizer joins prompt and completion.
     """
 
     processor: Phi3VProcessor

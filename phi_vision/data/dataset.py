@@ -134,11 +134,7 @@ def available_splits(source: str | Path) -> list[str]:
 
 
 def list_files(source: Path, split: str | None = None) -> list[tuple[str, Path]]:
-    """List the files of a folder, or of one of its splits, with their split; one file has "".
-
-    Raises:
-        ValueError: There is no such source or split.
-    """
+    """List the files of a folder, or of one of its splits, with their split; one file has ""."""
     if not source.exists():
         raise ValueError(f"no data at {source}: there is no such file or folder; check the path")
     if source.is_file() and source.suffix.lower() != ".parquet":

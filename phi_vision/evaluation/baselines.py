@@ -94,9 +94,6 @@ def boost(
     Args:
         samples: Only their images are used.
         progress: Counts one step per image, and as many again per fitted field.
-
-    Raises:
-        ValueError: An image cannot be decoded; has the id of the sample.
     """
     if not samples:
         return []

@@ -62,9 +62,6 @@ def run_evaluation(
     Args:
         model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL of a server
             (http://…/v1), or JSONL file of predictions.
-
-    Raises:
-        ValueError: There is no such model, data or folder, or they do not fit.
     """
     out = report_folder(model, config.out)
     return _Evaluator(model, config, out, bar).run()
@@ -106,11 +103,7 @@ def best_achievable(data: Path, split: str) -> Mapping[str, float]:
 
 
 def report_folder(model: str, out: Path | None) -> Path:
-    """Return the folder of a report: `out`, else that in the evaluated run.
-
-    Raises:
-        ValueError: Neither exists, or the place is a file.
-    """
+    """Return the folder of a report: `out`, else that in the evaluated run."""
     if out is None and not RunDir.is_run(model):
         raise ValueError(f"{model} is not a run, so it has no place for a report; pass --out DIR")
     place = out or RunDir(model).report.path

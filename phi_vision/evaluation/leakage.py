@@ -24,9 +24,6 @@ def find_leakage(
 
     Input:  sample "a" with the image of training sample "x" and the group of "y"; sample "b"
     Output: {"a": "same image as x, same group as y"}, without "b"
-
-    Raises:
-        ValueError: An image cannot be decoded; has the id of the sample.
     """
     rows = list(_row_keys([*training, *samples], progress))
     links = dedup.group_rows(rows, tolerance=0).links

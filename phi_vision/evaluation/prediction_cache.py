@@ -43,10 +43,6 @@ def predict_cached(
         predictor: Not called where the file is complete.
         file: The cache file; created with its folder where it does not exist.
         key: Fingerprint of all that decides the predictions: model, template, samples, grammar.
-
-    Raises:
-        ValueError: The file has another fingerprint, is damaged or cannot be written, or a sample
-            cannot be predicted.
     """
     places = list(range(len(samples)))
     if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids

@@ -73,11 +73,7 @@ class Report:
 
 
 def write_report(evaluation: Evaluation, out: Path) -> Path:
-    """Write a report into a folder, each file atomically; return the path of its page.
-
-    Raises:
-        ValueError: The samples are not those of the scores, or `out` is a file.
-    """
+    """Write a report into a folder, each file atomically; return the path of its page."""
     scores = evaluation.scores
     if [each.id for each in evaluation.samples] != [each.id for each in scores.predictions]:
         raise ValueError(
@@ -103,11 +99,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 
 
 def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Path) -> Path:
-    """Write the page of a comparison of reports atomically; return its path.
-
-    Raises:
-        ValueError: `out` is a folder.
-    """
+    """Write the page of a comparison of reports atomically; return its path."""
     if out.is_dir():
         raise ValueError(f"cannot write a page to {out}: found a folder; give a file, as a.html")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +143,6 @@ def read_report(folder: Path) -> Report:
 
     Input:  runs/lora, with report/predictions.jsonl, recipe.yaml and log.jsonl
     Output: the predictions under the name "runs/lora", the recipe's fields, the run's history
-
-    Raises:
-        ValueError: There is no report, or it is damaged.
     """
     report = _find_report(folder)
     metadata = report.scores().get("metadata", {})

@@ -22,11 +22,7 @@ SEGMENT = 256
 
 
 class OnnxModel:
-    """The output of `phi-vision export --format onnx` with the interface of a model.
-
-    Raises:
-        ValueError: The folder holds something else, or onnxruntime-genai is not installed.
-    """
+    """The output of `phi-vision export --format onnx` with the interface of a model."""
 
     device = torch.device("cpu")
     training = False

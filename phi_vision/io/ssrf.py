@@ -58,9 +58,6 @@ def parse_url(text: str, base: URL | None = None) -> URL:
     Args:
         text: As found in a catalog or in a redirect.
         base: The redirecting URL, to which `text` may be relative.
-
-    Raises:
-        ValueError: It is none, or its host is disguised; with one short message for all of a kind.
     """
     text = text.strip()
     try:
