@@ -83,7 +83,8 @@ class Statistics:
 
     def add(self, row: CleanRow) -> None:
         """Count one row."""
-        self.changes.update(set(row.changes))
+        # Each once, in order: a set has another order in every process.
+        self.changes.update(dict.fromkeys(row.changes, 1))
         self.sizes.update((image.width, image.height) for image in row.images)
         self.image_bytes += sum(len(image.encoded) for image in row.images)
         self.image_counts[len(row.images)] += 1

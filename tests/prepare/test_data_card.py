@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 from catalogs import image
 
-from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
+from phi_vision.prepare.cleaning import CleanRow
+from phi_vision.prepare.data_card import CardImage, Statistics, as_html, as_markdown
+from phi_vision.prepare.sources.rows import Row
 
 HOSTILE = "<script>alert('x')</script> | a\\|b \n# [x](http://evil) `c` {0}"
 
@@ -50,6 +52,24 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_changes_of_a_row_count_once_in_an_order_that_no_process_changes() -> None:
+    changes = ("scaled down", "turned by EXIF", "entities unescaped", "CMYK to RGB", "scaled down")
+    statistics = Statistics()
+    statistics.add(
+        CleanRow(
+            raw=Row(number=0, origin="", values={}),
+            id=None,
+            group=None,
+            split=None,
+            record={},
+            messages=(),
+            images=(),
+            changes=changes,
+        )
+    )
+    assert list(statistics.changes.items()) == [(change, 1) for change in changes[:4]]
 
 
 def test_the_readme_has_the_header_that_hubs_read() -> None:
