@@ -7,13 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import (
-    Parser,
-    add_fields,
-    add_listed,
-    add_model_options,
-    given_fields,
-)
+from phi_vision.cli.options import Parser, add_fields, add_listed, add_model_options, given_fields
 from phi_vision.cli.predict import load_predictor
 
 if TYPE_CHECKING:

@@ -13,15 +13,9 @@ from typing import Any
 import numpy as np
 
 from phi_vision.data.samples import Value
+from phi_vision.synthetic import observation
 from phi_vision.synthetic.column_models import RARE, Column
-from phi_vision.synthetic.observation import (
-    IMAGE_FIELDS,
-    PATH,
-    Observation,
-    ObservedRow,
-    RealValues,
-    observe,
-)
+from phi_vision.synthetic.observation import Observation, ObservedRow, RealValues
 from phi_vision.synthetic.profile import ROWS, Profile
 
 
@@ -69,7 +63,7 @@ def measure(
     empty = tuple(column.name for column in profile.columns if column.role == "empty")
     if data is None:
         return Fidelity(rows=rows, distances=(), privacy=None, empty=empty)
-    drawn = observe(folder, lambda row: check_row(row, profile, real))
+    drawn = observation.observe(folder, lambda row: check_row(row, profile, real))
     categories = {column.name: column.overall for column in profile.categories()}
     privacy = PrivacyReport(
         real_values={name: len(real.hashes[name]) for name in profile.private_columns()},
@@ -95,7 +89,7 @@ def check_row(row: ObservedRow, profile: Profile, real: RealValues) -> None:
     """
     private = profile.private_columns()
     texts = [(name, row.record.get(name), private) for name in private]
-    texts += [(PATH, image.path, private) for image in row.images]
+    texts += [(observation.PATH, image.path, private) for image in row.images]
     for column in profile.categories():
         value = row.record.get(column.name)
         if value not in column.overall.values:
@@ -177,7 +171,7 @@ def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, 
             found[f"{parent.name} and {name}", "frequencies of pairs"] = total_variation(*pairs)
     for column in profile.columns:
         name = column.name
-        if name in (ROWS, *IMAGE_FIELDS):
+        if name in (ROWS, *observation.IMAGE_FIELDS):
             continue
         cells = [[row.record.get(name) for row in rows] for rows in sides]
         for measure, distance, fact in MEASURES.get(column.role, []):

@@ -19,13 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from phi_vision.data.dataset import (
-    GROUP_COLUMNS,
-    IMAGE_COLUMNS,
-    files_by_split,
-    read_batches,
-    read_schema,
-)
+from phi_vision.data import dataset as data
 from phi_vision.data.samples import Value
 from phi_vision.io.hashing import hash_bits, perceptual_hash
 
@@ -133,7 +127,7 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
     Raises:
         ValueError: The dataset does not exist, or is unreadable or empty.
     """
-    files = files_by_split(dataset)
+    files = data.files_by_split(dataset)
     splits = dict.fromkeys(files, 0)
     kept: list[ObservedRow] = []
     limit = 2**64
@@ -150,7 +144,7 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
             kept = [each for each in kept if each.group < limit]
     if not kept:
         raise ValueError(f"{dataset} has no rows to model; use a dataset with some hundred rows")
-    schema = read_schema(next(iter(files.values()))[0])
+    schema = data.read_schema(next(iter(files.values()))[0])
     return Observation(schema=schema, splits=splits, rows=tuple(kept))
 
 
@@ -195,10 +189,10 @@ def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file: images, and the columns that have plain values."""
-    for batch in read_batches(file, read_schema(file).names):
+    for batch in data.read_batches(file, data.read_schema(file).names):
         columns = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            steps = [column.type] if name in IMAGE_COLUMNS else plain_types(column.type)
+            steps = [column.type] if name in data.IMAGE_COLUMNS else plain_types(column.type)
             for kind in steps or []:
                 columns[name] = column = column.cast(kind, safe=False)
         yield from pa.RecordBatch.from_pydict(columns).to_pylist()
@@ -208,7 +202,7 @@ def _observe_row(row: Mapping[str, Any], number: int, split: str, dataset: Path)
     images: list[ImageFacts] = []
     record: dict[str, Value] = {}
     for name, cell in row.items():
-        if name in IMAGE_COLUMNS:
+        if name in data.IMAGE_COLUMNS:
             several = cell if isinstance(cell, list) else [cell]
             images += [_inspect_cell(each, dataset) for each in several if each is not None]
         else:
@@ -218,7 +212,7 @@ def _observe_row(row: Mapping[str, Any], number: int, split: str, dataset: Path)
         facts = (path, f"{width}x{height}", form, float(max(width, height)), width / height)
         numbers = (round(size / width / height, 4), float(len(images)))
         record |= zip(IMAGE_FIELDS, (*facts, *numbers), strict=True)
-    name = next((str(record[c]) for c in GROUP_COLUMNS if record.get(c) not in (None, "")), "")
+    name = next((str(record[c]) for c in data.GROUP_COLUMNS if record.get(c) not in (None, "")), "")
     return ObservedRow(split, hash_bits(name or f"row {number}"), record, tuple(images))
 
 

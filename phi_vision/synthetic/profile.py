@@ -20,29 +20,9 @@ from sklearn.metrics import mutual_info_score
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.column_models import (
-    MIN_GROUPS,
-    Column,
-    Facts,
-    Role,
-    count,
-    count_by,
-    label,
-    measure_codes,
-    measure_numbers,
-    measure_wording,
-    number,
-)
-from phi_vision.synthetic.observation import (
-    ASPECT,
-    DENSITY,
-    FORMAT,
-    IMAGE_FIELDS,
-    LONGEST,
-    PATH,
-    SIZE,
-    Observation,
-)
+from phi_vision.synthetic import column_models, observation
+from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
+from phi_vision.synthetic.observation import IMAGE_FIELDS, SIZE, Observation
 
 VERSION = 3
 MIN_DATASET_GROUPS = 20
@@ -52,7 +32,11 @@ ROWS = "rows in a group"
 
 _NAMING_COLUMNS = {*ID_COLUMNS, *GROUP_COLUMNS, "name", "product_name", "description"}
 """Columns that name a product: never a category, however often a name is shared."""
-_FIXED_ROLES: dict[str, Role] = {PATH: "code", SIZE: "category", FORMAT: "category"}
+_FIXED_ROLES: dict[str, Role] = {
+    observation.PATH: "code",
+    SIZE: "category",
+    observation.FORMAT: "category",
+}
 _ORDER = ("category", "number", "flag", "text", "code", "empty")
 _MAX_CATEGORIES, _MAX_WHOLE_CATEGORIES = 50, 20
 _MOSTLY = 0.9
@@ -138,7 +122,11 @@ def profile_dataset(data: Observation) -> Profile:
     others = [column for column in columns if column.role != "category"]
     others.sort(key=lambda column: (column.level == "row", _ORDER.index(column.role)))
     for column in (*others, Column(name=ROWS, role="number", level="group")):
-        parent = SIZE if column.name in (LONGEST, ASPECT, DENSITY) else leaf
+        parent = (
+            SIZE
+            if column.name in (observation.LONGEST, observation.ASPECT, observation.DENSITY)
+            else leaf
+        )
         measured.append(_measure(replace(column, parent=parent), measured, facts[column.level]))
     images = [(image.digest, row.group) for row in data.rows for image in row.images]
     unlike = {(*row.record.items(), *(image.digest for image in row.images)) for row in data.rows}
@@ -210,12 +198,12 @@ def _measure(column: Column, earlier: Sequence[Column], facts: Facts) -> Column:
     names = {role: [each.name for each in known if each.role == role] for role in _ORDER}
     if column.role == "number" and filled:
         numbers = [] if column.name in IMAGE_FIELDS else names["number"]
-        column = measure_numbers(column, filled, numbers)
+        column = column_models.measure_numbers(column, filled, numbers)
     elif column.role == "text" and filled:
-        column = measure_wording(column, filled)
+        column = column_models.measure_wording(column, filled)
     elif filled:
         references = [*names["code"], *names["text"], *names["category"]]
-        column = measure_codes(column, filled, references)
+        column = column_models.measure_codes(column, filled, references)
     modelled = filled and (column.role != "number" or column.overall.named)
     return column if modelled else replace(column, role="empty")
 
@@ -261,7 +249,9 @@ def _role(name: str, values: Sequence[tuple[Value, int]]) -> Role:
             return "category" if distinct <= _MAX_WHOLE_CATEGORIES else "number"
     groups = len({group for _, group in values})
     few = distinct <= _MAX_CATEGORIES and groups >= 1.5 * distinct
-    mostly_named = count(values).rest <= len(values) / 2 and distinct <= groups / MIN_GROUPS
+    mostly_named = (
+        count(values).rest <= len(values) / 2 and distinct <= groups / column_models.MIN_GROUPS
+    )
     if not names_product and (few or mostly_named):
         return "category"
     spaced = sum(" " in str(value).strip() for value, _ in values)
