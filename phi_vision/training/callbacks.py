@@ -272,14 +272,11 @@ def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[in
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Check that every trainable part got a gradient.
+    """Check that every trainable part got a gradient, or raise ValueError with their names.
 
     A layer's two LoRA matrices are one part: the second is zero at first, which leaves the first
     without gradient for one step. Biases of CLIP's keys shift all scores of a query alike and
     have no gradient by mathematics. Of an embedding only the rows that occurred have one.
-
-    Raises:
-        ValueError: Some have none; with their names, layer numbers as `*`.
     """
     parts, moved = set[str](), set[str]()
     for name, weight in model.named_parameters():
@@ -304,10 +301,8 @@ def explain_out_of_memory(
 ) -> Iterator[None]:
     """Turn out-of-memory errors of a GPU or a CPU into one clear error.
 
-    `doing` formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
-
-    Raises:
-        ValueError: Memory did not suffice; with settings that need less and are not in the recipe.
+    It is a ValueError with the settings that need less memory and are not in the recipe. `doing`
+    formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
     """
     try:
         yield

@@ -126,10 +126,8 @@ class Plan:
 def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     """Measure the data as training would, and run a step without weights. Writes nothing.
 
-    The GPU is a name of `GPUS`, or cpu; by default this machine's.
-
-    Raises:
-        ValueError: As `trainer.train` before its first step, or there is no such GPU.
+    The GPU is a name of `GPUS`, or cpu; by default this machine's. Raises ValueError as
+    `trainer.train` does before its first step, or if there is no such GPU.
     """
     target = this_machine() if gpu is None else find_gpu(gpu)
     load = measure_data(recipe)
@@ -212,11 +210,7 @@ def resident_bytes() -> int:
 
 
 def measure_data(recipe: Recipe) -> Workload:
-    """Load and check the samples as training does, and measure them.
-
-    Raises:
-        ValueError: They cannot be trained with.
-    """
+    """Load and measure the samples, or raise ValueError if they cannot be trained with."""
     training, validation = split = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
     processor, template = load_processor(recipe.model), setup.choose_template(recipe)
@@ -238,11 +232,7 @@ def measure_data(recipe: Recipe) -> Workload:
 
 
 def measure(collator: CompletionCollator, sample: Sample) -> SampleSize:
-    """Measure a sample without decoding its images.
-
-    Raises:
-        ValueError: An image cannot be read or is too thin, or the record lacks a field.
-    """
+    """Measure a sample that passed the checks, without decoding its images."""
     image_tokens, text_tokens = collator.count_tokens(sample)
     segments = collator.segments(sample)
     pieces = zip(segments, collator.tokenize(segments), strict=True)

@@ -1,9 +1,8 @@
 """Evaluation during training: loss on all of validation, generated predictions on a part of it.
 
-Keeps the best weights in OUT/model, by default those with the lowest validation loss: it is
-computed on every held-out sample, while few generated predictions are a noisy criterion (the
-accuracy over 32 samples is known to about ±17 points). A recipe that selects by a metric of the
-predictions wants more `eval_samples`.
+Keeps the best weights in OUT/model, by default those with the lowest validation loss: few
+predictions are a noisy criterion (the accuracy over 32 samples is known to about ±17 points), so
+that a recipe that selects by a metric of them wants more `eval_samples`.
 """
 
 import logging

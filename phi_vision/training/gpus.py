@@ -53,11 +53,7 @@ def seconds_per_step(gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtyp
 
 
 def find_gpu(name: str) -> Gpu:
-    """Find a GPU by name; `cpu` is this machine.
-
-    Raises:
-        ValueError: There is no GPU of that name in `GPUS`.
-    """
+    """Find a GPU of `GPUS` by name, or raise ValueError; `cpu` is this machine."""
     if name.lower() == "cpu":
         return this_machine()
     by_name = {known.lower(): gpu for known, gpu in GPUS.items()}

@@ -288,10 +288,7 @@ def _adamw_state(recipe: Recipe, size: int) -> list[torch.Tensor]:
 
 
 class FourBitLinear(nn.Linear):
-    """Stands in for bitsandbytes' 4-bit layers, which pack real numbers: same bytes, same copies.
-
-    An `nn.Linear`, so that adapters can be attached.
-    """
+    """Stands in for bitsandbytes' 4-bit layers, which pack real numbers: same bytes and copies."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")

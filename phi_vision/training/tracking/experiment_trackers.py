@@ -120,11 +120,7 @@ def is_logged_in() -> bool:
 
 
 class TensorboardRun:
-    """The event files of a run; a resumed run appends, and hides the steps that it repeats.
-
-    Raises:
-        ImportError: TensorBoard is not installed.
-    """
+    """The event files of a run; a resumed run appends, and hides the steps that it repeats."""
 
     def __init__(self, run: RunDir, recipe: str, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

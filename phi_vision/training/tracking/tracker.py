@@ -178,11 +178,7 @@ def _progress_bar() -> Progress:
 
 
 def _plain_values(scores: Scores) -> dict[str, Any]:
-    """Format scores as fields of a line of the log, without intervals.
-
-    Output: {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…},
-             "uses_image": True, "shuffled_image_check": "…"}
-    """
+    # As {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}, "uses_image": True, …}
     values: dict[str, Any] = {
         system: {
             name: None if math.isnan(estimate.value) else round(estimate.value, 6)
