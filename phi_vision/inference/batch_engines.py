@@ -160,9 +160,6 @@ class _Worker:
     def __init__(self, spec: JobSpec) -> None:
         self._predictor, self._grammar = spec.load(), spec.grammar
 
-    def is_ready(self) -> bool:
-        return True
-
     def predict(self, part: CatalogPart) -> list[Outcome]:
         return predict_part(self._predictor, part, self._grammar)
 
@@ -192,7 +189,7 @@ def _distribute(ray: Any, actors: list[Any], parts: Iterator[CatalogPart]) -> Pr
     """Keep every actor that is ready busy; actors that never start are not waited for."""
     # Without a part, an actor is starting.
     running: dict[Any, tuple[CatalogPart | None, Any]] = {
-        actor.is_ready.remote(): (None, actor) for actor in actors
+        actor.__ray_ready__.remote(): (None, actor) for actor in actors
     }
     is_busy = True
     while is_busy:

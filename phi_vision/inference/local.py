@@ -68,10 +68,9 @@ class LocalPredictor:
         if self.is_onnx:
             self.model, self.processor = OnnxModel(Path(model)), load_processor(model)
             return
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model, self.processor = load_model(
-            model, dtype=dtype or fast_dtype(chosen), device=chosen
-        )
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or fast_dtype(device)
+        self.model, self.processor = load_model(model, dtype=dtype, device=device)
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None

@@ -83,9 +83,7 @@ class OpenAIPredictor:
         self.template = find_template(template)
         parsed = _parse_url(url)
         self.url = str(parsed.with_fragment(None))
-        self._batch_size = batch_size
-        self._timeout = timeout
-        self._max_retries = max_retries
+        self._batch_size, self._timeout, self._max_retries = batch_size, timeout, max_retries
         self._supports_logprobs = True
         self.model = parsed.fragment or self._find_model()
         self.name = f"server {self.url}, model {self.model}"

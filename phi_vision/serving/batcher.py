@@ -40,10 +40,8 @@ class PendingRequest:
         timeout: float,
         on_failure: Callable[["PendingRequest", ApiError], None],
     ) -> None:
-        self._request = request
-        self._on_failure = on_failure
-        self.has_text = False
-        self.aborted = False
+        self._request, self._on_failure = request, on_failure
+        self.has_text = self.aborted = False
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[Generation] = self._loop.create_future()
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
@@ -118,9 +116,7 @@ class Batcher:
         settings: Settings,
         metrics: ServerMetrics,
     ) -> None:
-        self._generate = generate
-        self._settings = settings
-        self._metrics = metrics
+        self._generate, self._settings, self._metrics = generate, settings, metrics
         self._queue: deque[PendingRequest] = deque()
         self._running: Sequence[PendingRequest] = ()
         self._changed = threading.Condition()
@@ -244,8 +240,8 @@ class Batcher:
 
     def _fail_batch(self, batch: Sequence[PendingRequest], error: Exception) -> None:
         LOG.error("batch failed", extra={"fields": error_fields(error) | {"requests": len(batch)}})
+        message = "the model failed on this batch; retry"
         for pending in batch:
-            message = "the model failed on this batch; retry"
             pending.fail(ApiError(500, message, code="internal_error"))
         # Unlike running out of memory, this makes the GPU unusable for the whole process.
         if isinstance(error, torch.AcceleratorError):

@@ -259,11 +259,7 @@ def _usage(generation: Generation, request: Request) -> schemas.Usage:
     return schemas.Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
 
 
-@router.post(
-    "/v1/records",
-    responses=GENERATION_ERRORS,
-    openapi_extra={"requestBody": RECORD_BODY},
-)
+@router.post("/v1/records", responses=GENERATION_ERRORS, openapi_extra={"requestBody": RECORD_BODY})
 async def read_record(
     request: Request, service: Loaded, constrained: Constrained = False
 ) -> RecordResponse:

@@ -75,17 +75,15 @@ class ServerMetrics:
         ProcessCollector(registry=self.registry)
         counter = partial(Counter, namespace="phi_vision", registry=self.registry)
         gauge = partial(Gauge, namespace="phi_vision", registry=self.registry)
-        histogram = partial(
-            Histogram, namespace="phi_vision", registry=self.registry, buckets=SECONDS
-        )
+        histogram = partial(Histogram, namespace="phi_vision", registry=self.registry)
         self.requests = counter("requests", "HTTP responses.", ["route", "status"])
         seconds = "Latency in seconds, from a request's headers to the last byte of its response."
-        self.request_seconds = histogram("request_seconds", seconds, ["route"])
+        self.request_seconds = histogram("request_seconds", seconds, ["route"], buckets=SECONDS)
         self.requests_in_progress = gauge("requests_in_progress", "HTTP requests in progress.")
         self.requests_queued = gauge("requests_queued", "Requests queued for the model.")
         self.requests_running = gauge("requests_running", "Requests in the running batch.")
         self.batch_size = histogram("batch_size", "Requests per batch.", buckets=BATCH_SIZES)
-        self.batch_seconds = histogram("batch_seconds", "Seconds per batch.")
+        self.batch_seconds = histogram("batch_seconds", "Seconds per batch.", buckets=SECONDS)
         tokens = "Prompt tokens (in) and generated tokens (out)."
         self.tokens = counter("tokens", tokens, ["direction"])
         self.cancelled = counter("cancelled", "Requests whose client disconnected.")
