@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.prepare.sources.registry import SOURCES, detect_kind, open_source
-from phi_vision.prepare.sources.rows import Row
+from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,31 @@ def test_a_table_beside_its_images_is_the_source(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.jpg").write_bytes(b"an image")
     source = open_source(str(tmp_path))
     assert (source.kind, source.folder) == ("csv", tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["{train,val}.csv", "*.csv", "[tv]*.csv"])
+def test_a_pattern_names_files_of_any_kind(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "val.csv").write_text("sku,title\nB,Hat\n")
+    (tmp_path / "train.csv").write_text("sku,title\nA,Coat\n")
+    (tmp_path / "notes.txt").write_text("Not a table.")
+    source = open_source(str(tmp_path / pattern))
+    assert (source.kind, source.folder, source.detected["files"]) == ("csv", tmp_path, "2")
+    rows = [row for row in source.rows() if isinstance(row, Row)]
+    assert [(row.origin, row.split) for row in rows] == [
+        ("train.csv line 2", "train"),
+        ("val.csv line 2", "validation"),
+    ]
+
+
+def test_json_files_of_a_folder_may_hold_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"sku": "A"}\n{"sku": "B"}\n{"sku": \n')
+    (tmp_path / "b.json").write_text('[{"sku": "C"}]')
+    found = list(open_source(str(tmp_path)).rows())
+    assert [row.origin for row in found] == [
+        *("a.json line 1", "a.json line 2", "a.json line 3"),
+        "b.json record 1",
+    ]
+    assert isinstance(found[2], UnreadableRow)
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
