@@ -183,8 +183,9 @@ def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, 
             gaps = ([cell in (None, "") for cell in side] for side in cells)
             found[name, "fraction of missing"] = total_variation(*gaps)
     images = [[image for row in rows for image in row.images] for rows in sides]
-    for measure, distance, fact in MEASURES["image"] if images[0] else []:
-        found["image", measure] = distance(*(list(map(fact, side)) for side in images))
+    if images[0]:
+        for measure, distance, fact in MEASURES["image"]:
+            found["image", measure] = distance(*(list(map(fact, side)) for side in images))
         repeated = [1 - len({i.digest for i in side}) / max(1, len(side)) for side in images]
         found["image", "fraction of repeated"] = abs(repeated[0] - repeated[1])
     return {key: round(distance, 4) for key, distance in found.items()}
