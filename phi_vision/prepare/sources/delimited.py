@@ -64,7 +64,7 @@ def inspect_table(file: Path) -> Format:
     if place:
         facts["lines above the header"] = str(place)
     rows = [cells for number, cells in records if number >= start and len(cells) == len(names)]
-    commas = [name for name, *cells in zip(names, *rows, strict=True) if _have_commas(cells)]
+    commas = [name for name, *cells in zip(names, *rows, strict=True) if _use_commas(cells)]
     facts |= {"decimal comma in": ", ".join(commas)} if commas else {}
     return facts, partial(_read_table, file, encoding, separator, names, start)
 
@@ -182,7 +182,7 @@ def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, renamed
 
 
-def _have_commas(column: Sequence[str]) -> bool:
+def _use_commas(column: Sequence[str]) -> bool:
     """Whether most cells of a column read like `1.299,50`."""
     cells = [cell for cell in column if cell.strip()]
     return sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells) > len(cells) / 2
