@@ -52,10 +52,8 @@ def open_source(
     """Load the model to export, with its adapter attached but not merged.
 
     In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
-
-    Raises:
-        ValueError: The source is an ONNX folder, a run without weights, quantized, incomplete, or
-            an adapter that does not fit its base.
+    Raises ValueError if the source is an ONNX folder, a run without weights, quantized, incomplete,
+    or an adapter that does not fit its base.
     """
     place = find_weights(source)
     base = adapter_base(place)

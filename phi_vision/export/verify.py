@@ -105,9 +105,7 @@ def verification_samples(
     They are the first of the test split, else of the validation split, else of the groups that
     the run's recipe held out, else any; `data` is that of the recipe by default. The template is
     that of the run, else of the data, else the default one.
-
-    Raises:
-        ValueError: There is no data, or it lacks fields of the template.
+    Raises ValueError if there is no data, or it lacks fields of the template.
     """
     recipe = RunDir(source).recipe()
     place = data or (Path(recipe["data"]) if recipe.get("data") else None)

@@ -68,9 +68,7 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
 
     Trained weights are held in float32. Frozen ones under adapters are held in the precision of
     the matrix products, which halves their memory in bf16, or in 4 bits.
-
-    Raises:
-        ValueError: There is no such model, or the recipe does not fit it.
+    Raises ValueError if there is no such model, or the recipe does not fit it.
     """
     precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
@@ -99,9 +97,7 @@ def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -
     """Attach adapters or unfreeze weights as the recipe says, and freeze the rest.
 
     Reads no values, so it also works on a model without storage (the meta device).
-
-    Raises:
-        ValueError: The recipe has layers that the model does not have, or other adapters.
+    Raises ValueError if the recipe has layers that the model does not have, or other adapters.
     """
     if recipe.method == "lora":
         model = _with_adapters(_cast(model, precision), recipe)

@@ -88,8 +88,7 @@ def is_main() -> bool:
 def joined(recipe: Recipe) -> Iterator[None]:
     """Connect with the other processes of the launch, if any, for the time of a run.
 
-    Raises:
-        ValueError: The launch contradicts the recipe, or the others cannot be reached.
+    Raises ValueError if the launch contradicts the recipe, or the others cannot be reached.
     """
     check_launch(recipe, os.environ, gpus=torch.cuda.device_count())
     connects = world_size() > 1 and not dist.is_initialized()
@@ -193,8 +192,7 @@ def check_same_processes(checkpoint: Path) -> None:
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
     """Check that the launch does what it seems to, for a process that sees so many GPUs.
 
-    Raises:
-        ValueError: It does not; with what would happen, and the right command.
+    Raises ValueError if it does not; with what would happen, and the right command.
     """
     processes = int(environment.get("WORLD_SIZE", "1"))
     missing = [name for name in SET_BY_TORCHRUN if name not in environment]
@@ -290,8 +288,7 @@ class ShardingCallback(TrainerCallback):
 def check_sharding(recipe: Recipe, model: nn.Module) -> None:
     """Check that a model is sharded (its weights are DTensors) as the recipe says.
 
-    Raises:
-        ValueError: It is not; with the mode in force.
+    Raises ValueError if it is not; with the mode in force.
     """
     whole = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]
     if recipe.sharding == "fsdp" and whole:

@@ -62,9 +62,8 @@ def to_yaml(recipe: Recipe) -> str:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from YAML. Fields left out keep the values of the method's preset.
 
-    Raises:
-        ValueError: There is no such file, it is no YAML mapping, it has an unknown or refused field
-            or an unknown method, or a value has the wrong type.
+    Raises ValueError if there is no such file, it is no YAML mapping, it has an unknown or refused
+    field or an unknown method, or a value has the wrong type.
     """
     if not path.is_file():
         raise ValueError(f"no recipe at {path}; give a recipe.yaml, or one of {', '.join(RECIPES)}")
@@ -100,9 +99,8 @@ def check_further(further: Mapping[str, Any], *, method: str, objective: str) ->
 def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ()) -> Any:
     """Convert a YAML value to the type of a further field.
 
-    Raises:
-        ValueError: There is no such field (one of it or `recipe_fields` is suggested), it is
-            refused, or the value has another type.
+    Raises ValueError if there is no such field (one of it or `recipe_fields` is suggested), it is
+    refused, or the value has another type.
     """
     fields = _further_fields()
     if name not in fields:
@@ -138,8 +136,7 @@ def convert(name: str, value: object, kind: Any) -> Any:
     Input:  "learning_rate", "1e-4" (YAML 1.1 reads 1e-4 as text), float
     Output: 0.0001
 
-    Raises:
-        ValueError: The value has another type.
+    Raises ValueError if the value has another type.
     """
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     number = value

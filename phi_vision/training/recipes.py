@@ -43,8 +43,7 @@ RULES = yaml.safe_load(Path(__file__).with_name("recipe_rules.yaml").read_text("
 class Recipe:
     """Everything that decides a run. Start from one of `RECIPES` and replace fields.
 
-    Raises:
-        ValueError: A value is out of range, or could not take effect.
+    Raises ValueError if a value is out of range, or could not take effect.
     """
 
     method: Literal["full", "lora"]

@@ -58,8 +58,7 @@ class Setup:
 def prepare(recipe: Recipe) -> Setup:
     """Load data and model and run every check that precedes the first step.
 
-    Raises:
-        ValueError: The recipe, the data or the model cannot be trained with.
+    Raises ValueError if the recipe, the data or the model cannot be trained with.
     """
     training, validation = load_split(recipe)
     template = choose_template(recipe)
@@ -96,9 +95,7 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """Load training and validation samples: the data's own `validation`, or whole groups held out.
 
     They have no images if the recipe withholds them.
-
-    Raises:
-        ValueError: There is no data, or it cannot be split.
+    Raises ValueError if there is no data, or it cannot be split.
     """
     if not recipe.data:
         raise failure("no_data")
@@ -130,9 +127,8 @@ def make_rows(
 ) -> list[Row]:
     """Put each sample into a row of its own, or pack them if the recipe has a pack_length.
 
-    Raises:
-        ValueError: A batch would lie on both sides of `split_at`, the model's original context, or
-            a sample is longer than a row.
+    Raises ValueError if a batch would lie on both sides of `split_at`, the model's original
+    context, or a sample is longer than a row.
     """
     most_rows = recipe.per_device_train_batch_size
     packing.check_context_sides(training, lengths, most_rows=most_rows, split_at=split_at)
@@ -233,9 +229,8 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
     Returns:
         Their lengths in tokens.
 
-    Raises:
-        ValueError: A record lacks a field of the template, an image cannot be read or is too thin,
-            or samples have more tokens than the collator's `max_length`.
+    Raises ValueError if a record lacks a field of the template, an image cannot be read or is too
+    thin, or samples have more tokens than the collator's `max_length`.
     """
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
     limit = collator.max_length

@@ -29,7 +29,7 @@ from transformers.utils import logging as hf_logging
 
 from phi_vision.data.template import write_template
 from phi_vision.io import atomic
-from phi_vision.io.formatting import format_bytes
+from phi_vision.io.formatting import error_texts, format_bytes
 from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
 from phi_vision.training import callbacks, distributed, eval_callback
 from phi_vision.training.adapters import TrainableModel, list_trained
@@ -40,6 +40,7 @@ from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prep
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 """Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`."""
@@ -203,10 +204,7 @@ def describe_optimizer(
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Return the optimizer's class and arguments, in the form that the Trainer takes."""
     if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"optim {recipe.optim} needs bitsandbytes, which is not installed; "
-            "pip install 'phi-vision[quant]', or use adamw_torch_fused"
-        )
+        raise failure("no_bitsandbytes", optim=recipe.optim)
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, {**settings, "params": group_weights(recipe, model)}
 
@@ -241,8 +239,7 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 def write_run_files(recipe: Recipe, setup: Setup) -> None:
     """Write recipe, versions and template into the run folder; only the first process does.
 
-    Raises:
-        ValueError: The processes have different recipes or data, or share no folder.
+    Raises ValueError if the processes have different recipes or data, or share no folder.
     """
     run = RunDir(recipe.output_dir)
     versions = collect_versions([*setup.training, *setup.validation])
@@ -260,21 +257,17 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
 def find_checkpoint(recipe: Recipe) -> Path | None:
     """Find the last complete checkpoint of the recipe's run; None before the first.
 
-    Raises:
-        ValueError: There is no run, or it has another recipe.
+    Raises ValueError if there is no run, or it has another recipe.
     """
     run = RunDir(recipe.output_dir)
     if not run.recipe_file.is_file():
-        raise ValueError(
-            f"no run to resume in {run.path}: it has no {run.recipe_file.name}; check --output-dir"
-        )
-    before, now = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
-    for name in {**now, **before}:
-        if now.get(name) != before.get(name) and name not in MAY_DIFFER_ON_RESUME:
-            raise ValueError(
-                f"the run in {run.path} has {name} {before.get(name)}, this recipe "
-                f"{now.get(name)}; resume with {run.recipe_file}, or start in another --output-dir"
-            )
+        raise failure("no_run", file=run.recipe_file)
+    old, new = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
+    for name in {**new, **old}:
+        before, now = old.get(name), new.get(name)
+        if before != now and name not in MAY_DIFFER_ON_RESUME:
+            file = run.recipe_file
+            raise failure("other_recipe", name=name, before=before, now=now, file=file)
     if distributed.is_main():
         repair(run.path)
     distributed.wait_for_all()
