@@ -226,7 +226,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 34_000
+BUDGET = 26_000
 """Lines of Python in the package, on the way to 26,000; lowered on purpose."""
 
 
