@@ -18,8 +18,11 @@ from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
 from phi_vision.prepare.sources.files import canonical_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
-from phi_vision.prepare.text import clean_text, neutralise
+from phi_vision.prepare.text import clean_text, is_placeholder, neutralise
 
+# Characters of a template's field: beyond, a sample may exceed the 4,096 tokens of the model's
+# original context, of which an image takes up to 2,509, and no prediction is so long.
+MAX_TEXT = 2000
 MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
 ROLES = get_args(Message.__annotations__["role"])
 
@@ -140,7 +143,8 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
     template = schema.template
     required = template.fields_of("number") if template else ()
     for field, column in schema.columns.fields_of(row).items():
-        value = _clean_value(row.values.get(column), changes)
+        cell = row.values.get(column)
+        value = _clean_value(cell, changes)
         if field in required and value is None:
             raise ValueError(f"{field} is empty")
         if field in required or field in schema.prices:
@@ -156,10 +160,19 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
                     raise ValueError(f"{field} has no value: {value!r}")
                 value = price.amount
                 changes.append(f"{field} as {price.form}")
+                changes += [f"{field} in {price.currency}"] if price.currency else []
+        elif isinstance(cell, str) and value is not None and is_placeholder(str(value)):
+            value = None
+            changes.append("placeholder left empty")
         record[field] = value
     for field in template.fields if template else ():
-        if record.get(field) is None:
+        value = record.get(field)
+        if value is None:
             raise ValueError(f"{field} is empty")
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise ValueError(
+                f"{field} is too long: {len(value):,} characters, more than {MAX_TEXT:,}"
+            )
     return record
 
 
@@ -204,5 +217,5 @@ def _clean_messages(turns: object, images: int, changes: list[str]) -> tuple[Mes
 
 def _cell_text(row: Row, column: str | None) -> str | None:
     value = row.values.get(column) if column else None
-    is_empty = value is None or (isinstance(value, float) and math.isnan(value))
-    return None if is_empty else storable(str(value).strip()) or None
+    text = "" if value is None else storable(str(value).strip())
+    return None if is_placeholder(text) else text

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phi_vision.io.hashing import hash_bits
+from phi_vision.prepare.text import is_placeholder
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -220,14 +221,10 @@ def _first_of_each(count: int, edges: Indices) -> Indices:
 
 def _text_keys(text: str) -> list[int]:
     text = " ".join(text.split())
-    return [] if text.casefold() in _PLACEHOLDERS else [hash_bits(text)]
+    # Thousands of rows may share a placeholder and nothing else.
+    return [] if is_placeholder(text) else [hash_bits(text)]
 
 
-# What exports write into empty cells: thousands of rows share it and nothing else.
-_PLACEHOLDERS = {
-    *("", "-", "--", "?", "n.a.", "n/a", "na", "nan", "nil", "none", "null", "unknown"),
-    *("untitled", "no title", "tbd", "tba"),
-}
 _KeysOf = Callable[[RowKeys], Iterable[int]]
 _KEYS: dict[str, _KeysOf] = {
     SAME_IMAGE: lambda row: map(hash_bits, row.digests),

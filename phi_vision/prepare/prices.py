@@ -17,6 +17,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import yaml
 
 DecimalMark = Literal[".", ","]
@@ -65,8 +66,7 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
         )
     if math.isnan(text):  # the empty cell of spreadsheets and pandas
         return _NONE
-    _check_size(float(text), str(text))
-    return Price(float(text), None, "number")
+    return Price(_check_amount(float(text), str(text)), None, "number")
 
 
 def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
@@ -85,11 +85,20 @@ def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
     return next((m for m, count in votes.most_common(1) if count >= 0.9 * votes.total()), None)
 
 
-def _check_size(amount: float, found: str) -> None:
+def _check_amount(amount: float, found: str) -> float:
+    """Return an amount without the noise of sums and of 32-bit columns.
+
+    Input:  89.99000000000001, 89.98999786376953
+    Output: 89.99, 89.99
+    """
     if amount < 0:
         raise ValueError(f"negative price: found {found}; give the price without a sign")
     if not amount < MAX_AMOUNT:
         raise ValueError(f"price too large: found {found}; give an amount below {MAX_AMOUNT:g}")
+    if float(f"{amount:.12g}") == amount:
+        return amount
+    single = np.float32(amount)
+    return float(str(single)) if single == amount else float(f"{amount:.15g}")
 
 
 def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
@@ -118,8 +127,7 @@ def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
     form = form or ("pence or cents" if is_minor else parsed[place][1])
     if any(own == "ambiguous" for _, own, _ in parsed):
         form = "ambiguous"
-    _check_size(amount, repr(plain))
-    return Price(amount, currency, form)
+    return Price(_check_amount(amount, repr(plain)), currency, form)
 
 
 def _error_message(words: str, plain: str) -> str:

@@ -20,7 +20,7 @@ MIN_PRICE_SHARE = 0.9  # of the first rows, in which a column named like a price
 DECIMAL_MARKS: dict[str | None, DecimalMark] = {"point": ".", "comma": ","}
 WORDING = {  # field -> its name in a question, and its part of a completion, where some are missing
     "title": ("the product", "Product: {title}"),
-    "category3_code": ("its category", "Category: {category3_code}"),
+    "category3_code": ("its category", "Category: {category3_code:category}"),
     "full_price": ("its full price", "Full Price: {full_price:number}"),
 }
 

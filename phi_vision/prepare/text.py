@@ -6,6 +6,13 @@ Nothing else changes: spelling, case, accents, markup and emoji stay as in the s
 import html
 import re
 from html.entities import html5
+from pathlib import Path
+
+import yaml
+
+_PLACEHOLDERS = frozenset(
+    yaml.safe_load(Path(__file__).with_name("placeholders.yaml").read_text(encoding="utf-8"))
+)
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # An escaped & in front of another one: `&amp;amp;`, `&#38;amp;`.
@@ -52,6 +59,11 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
         "white space normalised": spaced != plain,
     }
     return safe, (*(step for step, done in steps.items() if done), *neutralised)
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a text stands for nothing: `NaN`, `NULL`, `N/A`, `None`, `-`, blanks."""
+    return re.sub(r"""[\s\-–—_.?#/()\[\]<>"']+""", "", text).casefold() in _PLACEHOLDERS
 
 
 def neutralise(text: str) -> tuple[str, tuple[str, ...]]:

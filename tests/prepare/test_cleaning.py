@@ -128,6 +128,9 @@ def test_a_price_beside_the_templates_is_read_or_left_empty() -> None:
         ({"full_price": "N/A"}, "full_price has no value"),
         ({"full_price": "cheap"}, "full_price is not a number"),
         ({"category3_code": float("nan")}, "category3_code is empty"),
+        ({"title": "NULL"}, "title is empty"),
+        ({"category3_code": "N/A"}, "category3_code is empty"),
+        ({"title": "x" * 10_500}, "title is too long"),
     ],
 )
 def test_a_record_lacks_nothing_that_the_template_names(
@@ -142,7 +145,30 @@ def test_an_image_that_is_not_available_is_the_reason() -> None:
     assert refused(gathered(PRODUCT, images=0)) == ("no image", "")
 
 
-@pytest.mark.parametrize("nothing", [None, "", "  ", float("nan")])
+@pytest.mark.parametrize("nothing", ["nan", "NULL", "n/a", "None", " - ", "<NA>", r"\N", "&nbsp;?"])
+def test_a_placeholder_is_no_value_and_is_counted(nothing: str) -> None:
+    found = cleaned(note=nothing)
+    assert found.record["note"] is None
+    assert "placeholder left empty" in found.changes
+
+
+@pytest.mark.parametrize("text", ["Nan bread", "Pan-Am", "No", "0", "N", "none of these", "🙂"])
+def test_a_text_that_is_no_placeholder_stays(text: str) -> None:
+    assert cleaned(note=text).record["note"] == text
+
+
+def test_a_text_up_to_the_limit_stays_and_one_outside_the_template_may_be_longer() -> None:
+    found = cleaned(title="x" * 2000, note="y" * 10_500)
+    assert len(str(found.record["title"])) == 2000
+    assert len(str(found.record["note"])) == 10_500
+
+
+def test_the_currency_of_a_price_is_counted() -> None:
+    assert "full_price in EUR" in cleaned(full_price="12 €").changes
+    assert not [c for c in cleaned(full_price="12").changes if " in " in c]
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", float("nan"), "None", "-"])
 def test_an_id_that_is_a_placeholder_is_none(nothing: object) -> None:
     assert cleaned(sku=nothing, style=nothing).id is None
     assert cleaned(sku=nothing, style=nothing).group is None

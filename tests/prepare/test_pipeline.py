@@ -242,7 +242,7 @@ def test_a_catalog_without_prices_gets_a_template_over_what_there_is(tmp_path: P
     rows = [{k: v for k, v in row.items() if k != "price"} for row in products(5)]
     run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
     template = find_template(str(tmp_path / "out"))
-    assert template.answer == "Product: {title}, Category: {category3_code}"
+    assert template.answer == "Product: {title}, Category: {category3_code:category}"
 
 
 def test_a_source_without_a_usable_row_is_an_error_with_three_reasons(tmp_path: Path) -> None:

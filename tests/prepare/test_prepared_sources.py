@@ -211,7 +211,7 @@ def test_a_folder_of_images_becomes_categories_with_a_template_of_their_own(
     (tmp_path / "photos" / "tees" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 half")
     outcome = run(tmp_path / "photos", tmp_path / "out")
     template = find_template(str(tmp_path / "out"))
-    assert template.answer == "Category: {category3_code}"
+    assert template.answer == "Category: {category3_code:category}"
     samples = load_samples(tmp_path / "out")
     assert Counter(sample.record["category3_code"] for sample in samples) == {
         "red coats": 5,

@@ -129,6 +129,22 @@ NONE = [
 NONE += ["Preis auf Anfrage", "sur demande", "Sold out", "nan", "?", "#REF!"]
 
 
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        ("89.99000000000001", 89.99),
+        (251.99999999999997, 252.0),
+        (0.1 + 0.2, 0.3),
+        (float(np.float32(89.99)), 89.99),  # a column of 32 bits
+        (1234567.25, 1234567.25),
+        (999_999_999_999.0, 999_999_999_999.0),
+        (123_456_792.0, 123_456_792.0),
+    ],
+)
+def test_an_amount_has_no_noise_behind_its_digits(written: object, amount: float) -> None:
+    assert repr(parse_price(written).amount) == repr(amount)
+
+
 @pytest.mark.parametrize("written", [*NONE, None, float("nan"), Decimal("NaN"), np.nan])
 def test_a_cell_can_say_that_there_is_no_price(written: object) -> None:
     price = parse_price(written)

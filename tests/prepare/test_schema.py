@@ -36,7 +36,11 @@ def test_the_products_template_is_taken_where_all_its_fields_are() -> None:
 @pytest.mark.parametrize(
     ("missing", "question", "answer"),
     [
-        ("price", "the product and its category", "Product: {title}, Category: {category3_code}"),
+        (
+            "price",
+            "the product and its category",
+            "Product: {title}, Category: {category3_code:category}",
+        ),
         ("type", "the product and its full price", "Product: {title}, Full Price: "),
     ],
 )
