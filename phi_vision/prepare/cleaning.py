@@ -217,5 +217,5 @@ def _clean_messages(turns: object, images: int, changes: list[str]) -> tuple[Mes
 
 def _cell_text(row: Row, column: str | None) -> str | None:
     value = row.values.get(column) if column else None
-    text = "" if value is None else storable(str(value).strip())
-    return None if is_placeholder(text) else text
+    is_empty = value is None or (isinstance(value, float) and math.isnan(value))
+    return None if is_empty else storable(str(value).strip()) or None
