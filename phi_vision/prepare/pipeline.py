@@ -77,6 +77,7 @@ def prepare(
     recover(config.out)
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
     options: dict[str, Any] = {"revision": config.revision, "streaming": config.streaming}
+    options["encoding"] = config.encoding
     source = open_source(name, kind=config.kind, split=config.split, **options)
     schema = find_schema(source, config)
     callbacks.on_columns({**source.detected, **schema.columns.describe()})

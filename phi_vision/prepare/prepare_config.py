@@ -22,6 +22,8 @@ class PrepareConfig:
     """Branch, tag or commit of a hub dataset."""
     streaming: bool = False
     """Read a hub dataset without storing it here first."""
+    encoding: str | None = None
+    """Encoding of a text source, such as cp1250; by default it is detected and shown with words."""
     map: tuple[str, ...] = ()
     """Columns, as PART=COLUMN: image, id, group, split, messages or a field of the record; the
     others are guessed, and the guess is shown."""

@@ -1,5 +1,6 @@
 """SOURCES: every kind of catalog, and how the kind is detected."""
 
+import codecs
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Format]]] = {
 }
 _KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind][0]}
 _KINDS[".txt"] = "csv"  # alone: in a folder it is a licence or a list rather than a table
+_BINARY = ("parquet", "arrow", "webdataset")
 _WHOLE = ("json", "llava", "parquet", "arrow")  # nothing can be read: one unreadable row
 
 
@@ -40,36 +42,54 @@ def open_source(
     split: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
+    encoding: str | None = None,
 ) -> Source:
     """Open a catalog of any kind (detected by default), reading only its format and first row.
 
     Input:  "export/products.csv"                 "owner/photos"
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
-    `revision` (branch, tag or commit) and `streaming` (nothing is stored) are for Hub ids alone.
+    `revision` (branch, tag or commit) and `streaming` (nothing is stored) are for Hub ids alone,
+    `encoding` for text files; by default it is detected.
     Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
     """
     if kind is not None and kind not in SOURCES:
         close = difflib.get_close_matches(kind, SOURCES, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"no kind of source {kind!r}: {meant}There are {', '.join(SOURCES)}")
-    kind = kind or detect_kind(name)
-    if kind == "hub":
-        source = columnar.open_hub(name, split=split, revision=revision, streaming=streaming)
-    elif revision is not None or streaming:
-        setting = "a revision" if revision is not None else "streaming"
-        raise files.failure("not_hub", setting=setting, name=name, kind=kind)
-    else:
-        source = SOURCES[kind](name, split=split)
+    token = text_files.given_encoding.set(_known_encoding(encoding))
+    try:
+        source = _open(name, kind or detect_kind(name), split, revision, streaming)
+    finally:
+        text_files.given_encoding.reset(token)
+    if encoding and (source.kind == "hub" or source.kind in _BINARY):
+        raise files.failure("no_text", name=name, kind=source.kind)
     first = list(islice(source.rows(), 2))
     if not first:
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
         found = f"only its format ({facts})" if facts else "neither header nor row"
         raise ValueError(f"{name} is empty: found {found}; it holds no rows, check the export")
-    if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and kind in _WHOLE:
+    if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and source.kind in _WHOLE:
         found = f"{only.reason}: {only.raw[:200]!r}"
-        raise files.failure("unreadable", name=name, kind=kind, found=found)
+        raise files.failure("unreadable", name=name, kind=source.kind, found=found)
     return conversations.with_conversations(source)
+
+
+def _known_encoding(name: str | None) -> str | None:
+    try:
+        "".encode(name or "utf-8")  # refuses base64 and the like, too
+    except LookupError as error:
+        raise files.failure("unknown_encoding", name=name) from error
+    return name and codecs.lookup(name).name
+
+
+def _open(name: str, kind: str, split: str | None, revision: str | None, streaming: bool) -> Source:
+    if kind == "hub":
+        return columnar.open_hub(name, split=split, revision=revision, streaming=streaming)
+    if revision is not None or streaming:
+        setting = "a revision" if revision is not None else "streaming"
+        raise files.failure("not_hub", setting=setting, name=name, kind=kind)
+    return SOURCES[kind](name, split=split)
 
 
 def open_files(kind: str, name: str, *, split: str | None = None) -> Source:

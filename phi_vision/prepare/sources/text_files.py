@@ -12,13 +12,14 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from charset_normalizer import from_bytes
+import chardet
 
-from phi_vision.prepare.sources.files import failure
+from phi_vision.prepare.sources.files import VOCABULARY, failure
 from phi_vision.prepare.sources.rows import UnreadableRow
 
 MAX_LINE = 64 * 2**20  # characters: enough for a dozen images as data URIs
@@ -29,8 +30,15 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     "utf-8-sig": (codecs.BOM_UTF8,),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
-# Most exports are Western Windows: the others must fit clearly better than it.
-WESTERN = {"cp1252": 0.0, "cp1250": 0.2, "mac_roman": 0.2}
+# Encoding -> what its score begins with: most exports are Western Windows, few of an old Mac.
+ENCODINGS: dict[str, float] = VOCABULARY["encodings"]
+WESTERN = "cp1252"
+given_encoding: ContextVar[str | None] = ContextVar("given_encoding", default=None)
+"""Encoding that the user states for all files of a source."""
+# Of 1,331 texts of 4 to 60 lines in 35 languages and 60 encodings these read 94 % right, and nine
+# in ten of the others as uncertain.
+PLACES_WEIGHT, DOUBTFUL, CLEAR = 0.03, 0.006, 0.06
+MAX_STRAY, MAX_STRAY_SHARE = 5, 0.01  # lines with bytes that are damage rather than text
 CHUNK = 2**20
 MAX_EXCERPTS, EXCERPTS_PER_CHUNK = 2000, 100
 MAX_SNIPPETS, MAX_SNIPPET = 3, 18
@@ -39,9 +47,12 @@ GOOD_FIT = 0.4
 # Multi-byte UTF-8 letters that a line of another encoding does not hold by accident.
 MIN_CERTAIN = 3
 _SPECIAL = re.compile("[^\x00-\x7f]")
-_COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²\xa0"
-# The last part keeps a character of several bytes in one piece.
-_EXCERPT = re.compile(rb"[^\n\r]{0,30}[\x80-\xff][^\n\r]{0,30}[\x80-\xff]{0,3}")
+_COMMON_MARKS = "’‘“”„–—…•·°®™©«»×½¼¾²ªºµ\xa0"
+# Up to bytes that no character of several bytes contains, so that all of them stay whole.
+_EXCERPT = re.compile(
+    rb"(?:^|(?<=[\x00-\x2f:-?]))[^\n\r]{0,60}[\x80-\xff][^\n\r]{0,200}(?=[\x00-\x2f:-?]|$)"
+)
+_NO_CONTROLS = bytes(byte if byte in b"\t\n\r" or byte > 31 else 32 for byte in range(256))
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _WORD = re.compile(r'([^\s;,|"\x80-\U0010ffff]*)([^\x00-\x7f][^\s;,|"]*)')
 
@@ -105,6 +116,8 @@ def detect_encoding(file: Path) -> dict[str, str]:
 
     Output: {"encoding": "utf-8"}, {"encoding": "cp1252", "encoding guessed from": "Béret · £90"}
     """
+    if given := given_encoding.get():
+        return {"encoding": given}
     head = next(_chunks(file), b"")
     for name, marks in BYTE_ORDER_MARKS.items():
         if head.startswith(marks):
@@ -113,10 +126,11 @@ def detect_encoding(file: Path) -> dict[str, str]:
     even, odd = (head[start::2].count(0) / max(1, len(head) // 2) for start in (0, 1))
     if len(head) >= 8 and max(even, odd) >= 0.4 and min(even, odd) <= 0.1:
         return {"encoding": "utf-16-be" if even > odd else "utf-16-le"}
-    special, undecoded, excerpts = 0, 0, list[bytes]()
+    special, undecoded, lines, excerpts = 0, 0, 0, list[bytes]()
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for chunk in _chunks(file):
         text = decoder.decode(chunk)
+        lines += chunk.count(b"\n")
         if text.isascii():
             continue
         bad = len(_UNDECODED.findall(text))
@@ -127,31 +141,52 @@ def detect_encoding(file: Path) -> dict[str, str]:
             excerpts += islice(votes, EXCERPTS_PER_CHUNK)
     if special >= undecoded:  # also when both are 0: plain ASCII
         return {"encoding": "utf-8"}
-    return _guess_encoding(b"\n".join(excerpts), file)
+    return _guess_encoding(b"\n".join(excerpts), file, lines=lines)
 
 
-def _guess_encoding(sample: bytes, file: Path) -> dict[str, str]:
-    fits = {
-        name: _plausibility(sample.decode(name, "replace")) - handicap
-        for name, handicap in WESTERN.items()
-    }
-    found = max(fits, key=fits.__getitem__)
-    # Special letters of Western languages stand alone among plain ones; other scripts cluster them.
-    words: list[bytes] = re.split(rb"[\s,;|]+", sample)
-    words = [word for word in words if len(word) > 2 and not word.isascii()]
-    special = sum(byte > 0x7F for word in words for byte in word)
-    clustered = special > 0.45 * sum(map(len, words))  # żółty has 3 of 5, and is rare
-    if clustered or fits[found] < GOOD_FIT:
-        best = from_bytes(sample).best()
-        if best is None:
-            raise failure("no_encoding", file=file, sample=sample[:60])
-        found = best.encoding
-    # The guess is shown with words that have special characters.
-    pairs = _WORD.findall(sample.decode(found, "replace"))
+def _guess_encoding(sample: bytes, file: Path, *, lines: int) -> dict[str, str]:
+    """Choose by a model of letter pairs in 50 languages, and by the places of special characters.
+
+    A few bytes of a long ASCII file that Western text does not explain are damage.
+    """
+    sample = sample.translate(_NO_CONTROLS)  # for chardet, they make a binary file
+    ranked = []
+    options: dict[str, Any] = {"include_encodings": ENCODINGS, "compat_names": False}
+    for each in chardet.detect_all(sample, ignore_threshold=True, **options):
+        name = str(each["encoding"] or "")
+        text = sample.decode(name, "replace") if name else ""
+        places = _plausibility(text)
+        prior = ENCODINGS.get(name, 0.0) + PLACES_WEIGHT * (places if places > 0 else 3 * places)
+        ranked += [(each["confidence"] + prior, name.replace("-", "_"), text)] if name else []
+    if not ranked:
+        raise failure("no_encoding", file=file, sample=sample[:60])
+    score, found, text = max(ranked)
+    stray = sample.count(b"\n") + 1 <= min(MAX_STRAY, lines * MAX_STRAY_SHARE)
+    is_western = found == WESTERN and _plausibility(text) >= GOOD_FIT
+    if stray and not is_western and score < CLEAR:
+        return {"encoding": "utf-8"}
+    facts = {"encoding": found}
+    if shown := _words(text):
+        facts["encoding guessed from"] = shown
+    others = [each for each in ranked if each[2] != text and each[0] > score - DOUBTFUL]
+    if others and shown:
+        _, name, other = max(others)
+        changed = [
+            ours
+            for ours, theirs in zip(text.split(), other.split(), strict=False)
+            if ours != theirs
+        ]
+        words = _words(" ".join(changed)) or shown
+        facts["encoding uncertain"] = f"check {words}; --encoding {name} is as likely"
+    return facts
+
+
+def _words(text: str) -> str:
+    """Join the first few words with special characters for display."""
+    pairs = _WORD.findall(text)
     snippets = ((before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET] for before, word in pairs)
     good = (each for each in snippets if each.isprintable() and "\ufffd" not in each)
-    shown = " · ".join(islice(dict.fromkeys(good), MAX_SNIPPETS))
-    return {"encoding": found} | ({"encoding guessed from": shown} if shown else {})
+    return " · ".join(islice(dict.fromkeys(good), MAX_SNIPPETS))
 
 
 def _read_as_utf_8(data: bytes) -> str | None:
@@ -189,18 +224,25 @@ def _plausibility(text: str) -> float:
 
 
 def _score(before: str, sign: str, after: str) -> float:
-    """Score one character: `é` belongs among letters, `£` beside a digit."""
+    """Score one character: `é` belongs among letters of its script, `£` beside a digit."""
     letters, digits = before.isalpha() + after.isalpha(), before.isdigit() or after.isdigit()
-    scores = {
-        **dict.fromkeys(("Cc", "Cs"), -3.0),
-        "Ll": 1 if letters else 0.5,  # à
-        "Lu": -2 if before.islower() else 0 if before.isupper() and after.islower() else 1,
-        "Sc": 1 if digits or " " in (before, after) else -1,
-    }
-    if sign == "\ufffd":
+    category = unicodedata.category(sign)
+    if sign in "\ufffd¤" or category in ("Cc", "Cs", "Co", "Cn"):
         return -3
-    mark = -1 if sign != "’" and letters == 2 else 0.5 if sign in _COMMON_MARKS else 0
-    return scores.get(unicodedata.category(sign), mark)
+    if sign in _COMMON_MARKS:
+        return -1 if sign != "’" and letters == 2 else 0.5
+    if category == "Sc":
+        return 1 if digits or " " in (before, after) else -1
+    if category[0] == "M":  # accents that follow their letter
+        return 1 if before.isalpha() else -1
+    if not sign.isalpha():
+        return -1 if letters == 2 else 0
+    is_latin = sign < "\u0250" or "\u1e00" <= sign < "\u1f00"
+    if not is_latin and re.search("[A-Za-z]", before + after):
+        return -3
+    if category == "Lu":
+        return -2 if before.islower() else 0 if before.isupper() and after.islower() else 1
+    return 1 if letters else -1 if digits else 0.5
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

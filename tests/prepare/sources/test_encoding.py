@@ -105,3 +105,67 @@ def test_what_a_guess_shows_fits_into_a_line(tmp_path: Path) -> None:
     assert shown.isprintable()
     assert len(shown) <= 60
     assert len(shown.split(" · ")) == 3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "titles"),
+    [
+        ("cp1254", "Kadın ayakkabı;Şık gömlek;Erkek çorap;Yağmurluk"),
+        ("iso8859-9", "Kadın ayakkabı;Şık gömlek;Erkek çorap;Yağmurluk"),
+        ("cp1250", "Női ruha;Férfi ing;Gyerek cipő;Sárga kabát"),
+        ("cp1250", "Rochie lungă;Cămaşă albă;Pantofi bărbaţi;Geacă galbenă"),
+        ("cp1250", "Płaszcz wełniany;Buty skórzane;Koszula męska;Żółty sweter"),
+        ("iso8859-2", "Dámské šaty;Pánská košile;Dětské boty;Žlutý kabát"),
+        ("iso8859-2", "Női ruha;Férfi ing;Gyerek cipő;Sárga kabát"),
+        ("cp1257", "Moteriška suknelė;Vyriški marškiniai;Žieminė striukė"),
+        ("cp1257", "Sieviešu kleita;Vīriešu krekls;Bērnu apavi;Dzeltens mētelis"),
+        ("cp1253", "Γυναικείο φόρεμα;Ανδρικό πουκάμισο;Άσπρο παλτό"),
+        ("iso8859-15", "Coat 90 €;Scarf 45 €;Shoe 120 €"),
+        ("iso8859-15", "Robe d'été 20 €;Cœur rouge;Bœuf séché 12 €"),
+        ("cp1252", "Wool coat £90;Silk scarf £45;Shoe £120"),
+        ("cp1252", "Maglietta per città;Più bello;Caffè nero;Qualità"),
+        ("cp1252", "Café table;Nestlé bar;Jalapeño;Beyoncé – tour;Levi’s® jeans"),
+        ("cp1252", "Vestido de algodão;Calçado;Blusão de lã;Relógio"),
+        ("cp1252", "Kjóll;Skór fyrir börn;Þykk peysa;Leðurtaska"),
+        ("koi8-r", "Женское платье;Мужская рубашка;Детская обувь"),
+        ("cp1255", "שמלת נשים;חולצת גברים;נעלי ילדים"),
+    ],
+)
+def test_letters_of_many_languages_are_right(tmp_path: Path, encoding: str, titles: str) -> None:
+    file = tmp_path / "products.csv"
+    rows = "".join(f"A{n};{title};{n}\n" for n, title in enumerate(titles.split(";")))
+    file.write_bytes(f"sku;title;price\n{rows}".encode(encoding))
+    read = [row.values["title"] for row in open_source(str(file)).rows() if isinstance(row, Row)]
+    assert read == titles.split(";")
+
+
+def test_a_guess_between_two_equals_names_the_doubtful_words(tmp_path: Path) -> None:
+    file = tmp_path / "products.csv"
+    file.write_bytes("sku;title\nA;Cămașă albă\nB;Pantofi bărbați\n".encode("iso8859-16"))
+    assert open_source(str(file)).detected == {
+        "encoding": "cp1250",
+        "encoding guessed from": "Cămaşă · albă · bărbaţi",
+        "encoding uncertain": "check Cămaşă · bărbaţi; --encoding iso8859_16 is as likely",
+        "separator": ";",
+    }
+
+
+def test_a_few_bad_bytes_do_not_change_the_encoding_of_an_ascii_file(tmp_path: Path) -> None:
+    file = tmp_path / "products.csv"
+    rows = [b"A%d,Coat %d,9\n" % (n, n) for n in range(1000)]
+    rows[100], rows[500], rows[900] = b"B,Co\x81at,9\n", b"C,Hat\xff,9\n", b"D,\xfe Shoe,9\n"
+    file.write_bytes(b"sku,title,price\n" + b"".join(rows))
+    source = open_source(str(file))
+    assert source.detected["encoding"] == "utf-8"
+    broken = [row for row in source.rows() if isinstance(row, UnreadableRow)]
+    assert [row.reason for row in broken] == ["holds bytes that are not utf-8"] * 3
+
+
+def test_the_user_states_the_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "products.csv"
+    file.write_bytes("sku;title\nA;Übergröße\n".encode("cp850"))
+    source = open_source(str(file), encoding="cp850")
+    assert source.detected == {"encoding": "cp850", "separator": ";"}
+    assert [row.values["title"] for row in source.rows() if isinstance(row, Row)] == ["Übergröße"]
+    with pytest.raises(ValueError, match="--encoding latin99: there is no such encoding"):
+        open_source(str(file), encoding="latin99")
