@@ -118,11 +118,16 @@ class _Vocabulary:
         self._prefix = len(self._encode(BREAK))
 
     def __call__(self, text: str) -> list[int]:
-        """Tokenize text as it continues other text: alone, SentencePiece prepends a blank."""
+        """Tokenize text as it continues other text: alone, SentencePiece prepends a blank.
+
+        Names of control tokens are spelled: as tokens they would be missing from the decoded text.
+        """
         return self._encode(BREAK + text)[self._prefix :]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
         return ids
 
 

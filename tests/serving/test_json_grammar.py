@@ -48,8 +48,16 @@ def nested(levels: int) -> Schema:
         node({"anyOf": [SELF, {"type": "null"}]}, "next"),
         {"enum": ["S", 1, None, {"a": []}]},
         {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
+        {"const": "a<|end|>b</s>"},
+        {"enum": ["<|user|>", "<s>x"]},
+        {
+            "type": "object",
+            "properties": {"<|end|>": {"const": "<|image_1|>"}},
+            "required": ["<|end|>"],
+            "additionalProperties": False,
+        },
     ],
-    ids=["product", "chain", "enum", "list"],
+    ids=["product", "chain", "enum", "list", "const token", "enum token", "name token"],
 )
 def test_constrained_output_matches_the_schema(small: LocalPredictor, schema: Schema) -> None:
     generation_request = GenerationRequest(
