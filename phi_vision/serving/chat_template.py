@@ -89,9 +89,9 @@ class ChatTemplate:
 
 
 def image_urls(messages: Sequence[Message]) -> dict[str, str]:
-    """Map each image's field, as messages.0.content.1.image_url.url, to the URL in it."""
+    """Map each image's field, as messages[0].content[1].image_url.url, to the URL in it."""
     return {
-        f"messages.{i}.content.{j}.image_url.url": part.image_url.url
+        f"messages[{i}].content[{j}].image_url.url": part.image_url.url
         for i, message in enumerate(messages)
         for j, part in enumerate(_parts(message))
         if isinstance(part, ImagePart)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from phi_vision.serving.field_errors import describe_errors
 from phi_vision.serving.schemas import ErrorResponse
 from phi_vision.serving.telemetry import error_fields
 
@@ -43,7 +44,7 @@ class ApiError(Exception):
     status: int
     message: str
     _: KW_ONLY
-    param: str | None = None  # Path of the field that is wrong, such as `messages.0.content`.
+    param: str | None = None  # Path of the field that is wrong, such as `messages[0].content`.
     code: str | None = None
     retry_after: float | None = None
 
@@ -83,7 +84,9 @@ def install_handlers(app: FastAPI) -> None:
             response = _framework_error(request, error).response()
             response.headers.update(error.headers or {})
             return response
-        return (error if isinstance(error, ApiError) else _validation_error(error)).response()
+        return (
+            error if isinstance(error, ApiError) else _validation_error(request, error)
+        ).response()
 
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
@@ -96,20 +99,34 @@ def internal_error(error: Exception, request_id: str) -> ApiError:
     return ApiError(500, message, code="internal_error")
 
 
-def _validation_error(error: Exception) -> ApiError:
-    """Describe the first invalid field, without repeating its value."""
+def invalid_json() -> ApiError:
+    """Return the error of a body that is not JSON."""
+    return ApiError(400, "the body is not JSON; send one JSON object", code="invalid_json")
+
+
+def wrong_media_type(request: Request, *allowed: str) -> ApiError:
+    """Return the error of a body of another content type than the allowed ones."""
+    found = request.headers.get("content-type", "")[:80] or "missing"
+    message = f"the Content-Type is {found}; send {', '.join(allowed)}"
+    return ApiError(415, message, code="unsupported_media_type")
+
+
+def _validation_error(request: Request, error: Exception) -> ApiError:
     assert isinstance(error, RequestValidationError)
-    first, *others = error.errors()
-    if first["type"] == "json_invalid":
-        return ApiError(400, "the body is not JSON; send one JSON object", code="invalid_json")
-    # The first step of a location is the part of the request, such as `body`.
-    param = ".".join(str(step) for step in first["loc"][1:]) or None
-    more = f" (and {len(others)} more)" if others else ""
-    return ApiError(400, f"{param or 'the request'}: {first['msg']}{more}", param=param)
+    errors = error.errors()
+    if isinstance(error.body, bytes):  # The framework parses JSON only.
+        return wrong_media_type(request, "application/json")
+    if errors[0]["type"] == "json_invalid":
+        return invalid_json()
+    is_query = errors[0]["loc"][0] == "query"
+    param, message = describe_errors(errors, dict(request.query_params) if is_query else error.body)
+    return ApiError(400, message, param=param)
 
 
 def _framework_error(request: Request, error: HTTPException) -> ApiError:
     status, path = error.status_code, request.url.path[:200]
+    if status == 400:  # Text in no encoding, numbers of thousands of digits, endless nesting.
+        return invalid_json()
     if status == 404:
         return ApiError(404, f"no route {path}; see /openapi.json", code="not_found")
     if status == 405:

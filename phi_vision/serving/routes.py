@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import Image
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from pydantic import BeforeValidator, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -30,10 +30,16 @@ from phi_vision.runs import RunDir
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
 from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls
-from phi_vision.serving.errors import ApiError, error_responses
+from phi_vision.serving.errors import ApiError, error_responses, invalid_json, wrong_media_type
 from phi_vision.serving.image_inputs import ImageReader
-from phi_vision.serving.json_grammar import ANY_OBJECT, grammar_of_schema
-from phi_vision.serving.schemas import ChatCompletion, ChatRequest, RecordRequest, RecordResponse
+from phi_vision.serving.json_grammar import ANY_OBJECT, Schema, grammar_of_schema
+from phi_vision.serving.schemas import (
+    ChatCompletion,
+    ChatRequest,
+    RecordQuery,
+    RecordRequest,
+    RecordResponse,
+)
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
 
@@ -56,9 +62,6 @@ RECORD_BODY = {
         **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
     },
 }
-
-# Pydantic would also take "yes", "1" and others, which the OpenAPI description does not allow.
-Constrained = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Query()]
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
@@ -179,15 +182,17 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
     return await asyncio.to_thread(build)
 
 
-def _grammar(wanted: schemas.BasicFormat | schemas.SchemaFormat | None) -> str | None:
+def _grammar(wanted: schemas.Format | None) -> str | None:
     if wanted is None or wanted.type == "text":
         return None
-    if not isinstance(wanted, schemas.SchemaFormat):
-        return grammar_of_schema(ANY_OBJECT)
-    try:
-        return grammar_of_schema(wanted.json_schema.schema_)
-    except ValueError as error:
+    if isinstance(wanted, schemas.SchemaFormat):
+        schema: Schema = wanted.json_schema.schema_
         param = "response_format.json_schema.schema"
+    else:
+        schema, param = wanted.schema_ or ANY_OBJECT, "response_format.schema"
+    try:
+        return grammar_of_schema(schema)
+    except ValueError as error:
         message = f"the schema is invalid: {error}"
         raise ApiError(400, message, param=param, code="invalid_json_schema") from error
 
@@ -261,11 +266,11 @@ def _usage(generation: Generation, request: Request) -> schemas.Usage:
 
 @router.post("/v1/records", responses=GENERATION_ERRORS, openapi_extra={"requestBody": RECORD_BODY})
 async def read_record(
-    request: Request, service: Loaded, constrained: Constrained = False
+    request: Request, service: Loaded, query: Annotated[RecordQuery, Query()]
 ) -> RecordResponse:
     """Predict the record of one product from its images."""
     start = time.monotonic()
-    generation_request = await _record_request(request, service, constrained)
+    generation_request = await _record_request(request, service, query.constrained == "true")
     async with service.submit(generation_request, request) as pending:
         generation = await pending.result()
     prediction = service.predictor.to_prediction(generation)
@@ -292,20 +297,18 @@ async def _record_request(
         images: tuple[Image, ...] = (await service.images.read(body),)
     elif content_type == "application/json":
         try:
-            parsed = RecordRequest.model_validate_json(body)
+            parsed = RecordRequest.model_validate(sent := await request.json())
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-            raise RequestValidationError(
-                [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
-            ) from error
+            problems = [each | {"loc": ("body", *each["loc"])} for each in error.errors()]
+            raise RequestValidationError(problems, body=sent) from error
+        except (ValueError, RecursionError) as error:
+            raise invalid_json() from error
         service.check_model(parsed.model)
         constrained = constrained or parsed.constrained
-        urls = {f"images.{number}": url for number, url in enumerate(parsed.images)}
+        urls = {f"images[{number}]": url for number, url in enumerate(parsed.images)}
         images = await service.images.read_all(urls or {"image": parsed.image}, "images")
     else:
-        found = content_type[:80] or "none"
-        message = f"the Content-Type is {found}; send application/json, {', '.join(IMAGE_TYPES)}"
-        raise ApiError(415, message, code="unsupported_media_type")
+        raise wrong_media_type(request, "application/json", *IMAGE_TYPES)
     grammar = grammar_of(service.predictor.template) if constrained else None
     wanted = service.predictor.request(images, grammar=grammar)
     await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")

@@ -1,13 +1,13 @@
 """Requests and responses of the API: validation and OpenAPI description in one place.
 
-Nothing is coerced: "1" is not a number. Unknown fields are ignored, as OpenAI's server does; known
-ones that are not supported are rejected.
+Nothing is coerced: "1" is not a number. Nothing is dropped silently: fields without effect are
+described as ignored, and unknown and unsupported ones are rejected unless they are null.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError
 from pydantic.functional_validators import BeforeValidator, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -29,17 +29,22 @@ def _integer(value: object) -> object:
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_integer)]
+# Integers that JSON carries exactly from any language (RFC 8259, 6).
+Seed = Annotated[int, Field(ge=1 - 2**53, le=2**53 - 1), BeforeValidator(_integer)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 FinishReason = Literal["stop", "length"]
+NotEmpty = Annotated[str, Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[float, Field(ge=1, le=1)]
 OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 T = TypeVar("T")
 # A field that must be left out or have one of the values without effect.
 Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
+# A field of OpenAI's API that has no effect on the response here.
+Ignored = Annotated[Any, Field(description="ignored")]
 ModelName = Annotated[str | None, Field(description="the name that /v1/models lists, or nothing")]
 
 
@@ -48,7 +53,27 @@ class Request(BaseModel):
 
     # With any limit of length pydantic checks that strings have no lone surrogates, which JSON can
     # spell and UTF-8 cannot encode.
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, str_min_length=0)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        frozen=True,
+        str_min_length=0,
+        json_schema_extra={"additionalProperties": {"type": "null"}},
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _has_only_known_fields(
+        cls, sent: object, validate: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        request = validate(sent)
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for name, value in sent.items() if isinstance(sent, dict) else ():
+            if name not in known and value is not None:
+                shown = name.encode("utf-8", "replace").decode()
+                context = {"name": shown, "known": known}
+                raise PydanticCustomError("unknown_field", "unknown", context)
+        return request
 
 
 class TextPart(Request):
@@ -61,7 +86,7 @@ class TextPart(Request):
 class ImageUrl(Request):
     """Location of an image."""
 
-    url: str = Field(description="data:image/jpeg;base64,… (or PNG, WebP); http(s) if allowed")
+    url: NotEmpty = Field(description="data:image/jpeg;base64,… (PNG, WebP); http(s) if allowed")
     detail: Literal["auto", "low", "high"] | None = Field(None, description="ignored")
 
 
@@ -79,6 +104,7 @@ class SystemMessage(Request):
     """Instructions for the whole conversation."""
 
     role: Literal["system", "developer"]
+    name: Ignored = None
     content: str | Annotated[list[TextPart], Field(min_length=1)]
 
 
@@ -86,6 +112,7 @@ class UserMessage(Request):
     """Text and images of the user."""
 
     role: Literal["user"]
+    name: Ignored = None
     content: str | Annotated[list[Part], Field(min_length=1)]
 
 
@@ -93,7 +120,9 @@ class AssistantMessage(Request):
     """An earlier response."""
 
     role: Literal["assistant"]
+    name: Ignored = None
     content: str | list[TextPart] | None = None
+    annotations: Unsupported[Empty] = None
     tool_calls: Unsupported[Empty] = None
     function_call: Unsupported[None] = None
 
@@ -101,10 +130,17 @@ class AssistantMessage(Request):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class BasicFormat(Request):
-    """Free text, or any JSON object."""
+class TextFormat(Request):
+    """Free text."""
 
-    type: Literal["text", "json_object"]
+    type: Literal["text"]
+
+
+class ObjectFormat(Request):
+    """Any JSON object, or JSON that matches a schema."""
+
+    type: Literal["json_object"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="a JSON schema")
 
 
 class NamedSchema(Request):
@@ -123,10 +159,14 @@ class SchemaFormat(Request):
     json_schema: NamedSchema
 
 
+Format = TextFormat | ObjectFormat | SchemaFormat
+
+
 class StreamOptions(Request):
     """Options of a stream."""
 
     include_usage: bool | None = None
+    include_obfuscation: Ignored = None
 
 
 class ChatRequest(Request):
@@ -144,11 +184,8 @@ class ChatRequest(Request):
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     logprobs: bool | None = Field(None, description="a stream returns all in its last chunk")
     top_logprobs: Unsupported[Zero] = None
-    response_format: Annotated[BasicFormat | SchemaFormat, Field(discriminator="type")] | None = (
-        None
-    )
+    response_format: Annotated[Format, Field(discriminator="type")] | None = None
     n: Unsupported[Annotated[Count, Field(le=1)]] = None
-    user: str | None = None
     tools: Unsupported[Empty] = None
     tool_choice: Unsupported[Literal["none", "auto"]] = None
     functions: Unsupported[Empty] = None
@@ -159,6 +196,18 @@ class ChatRequest(Request):
     frequency_penalty: Unsupported[Zero] = None
     presence_penalty: Unsupported[Zero] = None
     logit_bias: Unsupported[Annotated[dict[str, Any], Field(max_length=0)]] = None
+    # Sampling fields of other servers.
+    top_k: Unsupported[Literal[-1, 0]] = None
+    min_p: Unsupported[Zero] = None
+    repetition_penalty: Unsupported[One] = None
+    best_of: Unsupported[One] = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    parallel_tool_calls: Ignored = None
+    prompt_cache_key: Ignored = None
+    safety_identifier: Ignored = None
 
 
 class TokenLogprob(BaseModel):
@@ -212,16 +261,29 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class RecordQuery(Request):
+    """Parameters beside an image or a body."""
+
+    constrained: Literal["false", "true"] = "false"
+
+
 class RecordRequest(Request):
     """One image of a product, or several."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["images"]}]},
+        json_schema_extra={
+            "additionalProperties": {"type": "null"},
+            "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
+        },
     )
 
-    image: str = Field("", description="data:image/jpeg;base64,… (also PNG, WebP)")
-    images: list[str] = Field([], min_length=1, description="several, instead of `image`")
+    # Factories, as a description's defaults would not match it.
+    image: NotEmpty = Field(
+        default_factory=str, description="data:image/jpeg;base64,… (also PNG, WebP)"
+    )
+    images: list[NotEmpty] = Field(
+        default_factory=list, min_length=1, description="several, instead of `image`"
+    )
     constrained: bool = Field(False, description="decode only text that parses")
     model: ModelName = None
 

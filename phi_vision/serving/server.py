@@ -75,6 +75,7 @@ def create_app(predictor: LocalPredictor, settings: Settings) -> FastAPI:
         summary="Predicts the record of a product from its photos.",
         docs_url=None,  # Both pages load scripts from elsewhere.
         redoc_url=None,
+        redirect_slashes=False,  # Redirects would lead to the Host that the client claims.
         lifespan=lifespan,
     )
     app.state.service = service

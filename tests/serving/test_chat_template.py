@@ -56,7 +56,7 @@ def test_images_are_numbered_through_the_conversation(chat_template: ChatTemplat
 
 def test_images_are_listed_by_the_path_of_their_field() -> None:
     shown = image_urls(MESSAGES.validate_python([user("a"), user("b", "")]))
-    assert shown == {"messages.1.content.1.image_url.url": "data:"}
+    assert shown == {"messages[1].content[1].image_url.url": "data:"}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -82,9 +82,11 @@ def test_several_images_are_in_one_prompt(client: TestClient, address: str) -> N
         ({"images": []}, "images"),
         ({"images": ["x"] * 3}, "images"),
         ({"image": 3}, "image"),
+        ({"image": ""}, "image"),
+        ({"images": [""]}, "images[0]"),
         ({"image": "no address"}, "image"),
         ({"image": "data:image/png;base64,AAAA"}, "image"),
-        ({"images": ["data:image/png;base64,AAAA"]}, "images.0"),
+        ({"images": ["data:image/png;base64,AAAA"]}, "images[0]"),
         ({"image": "x", "constrained": "yes"}, "constrained"),
         ({"image": "x", "colour": "red"}, "colour"),
         ([], None),
@@ -104,7 +106,10 @@ def test_other_content_types_are_rejected(client: TestClient, photo: bytes) -> N
     assert client.post(URL, content=b"{", headers={"content-type": "application/json"}).json()[
         "error"
     ]["code"] == ("invalid_json")
-    assert client.post(f"{URL}?constrained=yes", content=photo, headers=PNG).status_code == 400
+    for query in ("constrained=yes", "constained=true"):
+        response = client.post(f"{URL}?{query}", content=photo, headers=PNG)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == query.partition("=")[0]
     assert client.post(URL, json={"image": "x", "model": "other"}).status_code == 404
 
 
