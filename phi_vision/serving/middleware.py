@@ -7,10 +7,12 @@ import logging
 import re
 import time
 import uuid
+import zlib
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from phi_vision.serving.errors import ApiError, install_handlers, internal_error
@@ -38,6 +40,14 @@ def install_middleware(app: FastAPI, settings: Settings, metrics: ServerMetrics)
     """Add the middleware and the error handlers to an app."""
     install_handlers(app)
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
+    if settings.allow_origins:  # Outermost: preflight requests have no key.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
 
 
 @dataclass
@@ -112,6 +122,7 @@ class RequestGuard:
             except TimeoutError as error:
                 message = f"the request body was not received within {timeout:g} s"
                 raise ApiError(408, message, code="slow_request") from error
+            await self._decompress(body, exchange.headers.get("content-encoding", ""))
             pending: list[Message] = [{"type": "http.request", "body": body}]
 
             async def replay() -> Message:
@@ -126,12 +137,36 @@ class RequestGuard:
             chunk = (await exchange.receive()).get("body", b"")
             if exchange.disconnected:
                 raise ApiError(400, "the client disconnected during its request", code="hung_up")
-            body += chunk
-            self.held += len(chunk)
-            self._check_length(str(len(body)))
-            if self.held > max(self.settings.max_held_bytes, len(body)):
-                full = "too many request bodies are in flight; retry soon"
-                raise ApiError(429, full, code="bodies_waiting", retry_after=1.0)
+            self._extend(body, chunk)
+
+    def _extend(self, body: bytearray, chunk: bytes) -> None:
+        body += chunk
+        self.held += len(chunk)
+        self._check_length(str(len(body)))
+        if self.held > max(self.settings.max_held_bytes, len(body)):
+            full = "too many request bodies are in flight; retry soon"
+            raise ApiError(429, full, code="bodies_waiting", retry_after=1.0)
+
+    async def _decompress(self, body: bytearray, coding: str) -> None:
+        """Decompress a gzip body in place, up to the limits of a body."""
+        coding = coding.strip().lower()
+        if coding in ("", "identity"):
+            return
+        if coding not in ("gzip", "x-gzip"):
+            message = f"the Content-Encoding is {coding[:80]}; send gzip, or none"
+            raise ApiError(415, message, code="unsupported_encoding")
+        compressed, unpack = bytes(body), zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            limit = self.settings.max_body_bytes + 1
+            plain = await asyncio.to_thread(unpack.decompress, compressed, limit)
+        except zlib.error:
+            plain = b""
+        self.held -= len(body)
+        body.clear()
+        self._extend(body, plain)
+        if not unpack.eof or unpack.unused_data:
+            message = "the body is not one whole gzip member, as its Content-Encoding says"
+            raise ApiError(400, f"{message}; compress it again", code="invalid_gzip")
 
     def _check_length(self, length: str) -> None:
         """Check a body's length, declared or counted."""

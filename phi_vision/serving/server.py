@@ -16,15 +16,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phi_vision import __version__
 from phi_vision.inference.local import LocalPredictor
+from phi_vision.serving.errors import ApiError
 from phi_vision.serving.middleware import install_middleware
 from phi_vision.serving.routes import Service, router
 from phi_vision.serving.settings import Settings
@@ -156,7 +159,7 @@ def serve(
     app = create_app(predictor, settings)
     config = uvicorn.Config(
         app,
-        http="h11",  # The parser whose handling of malformed requests is tested.
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=LOGGING,
@@ -175,6 +178,20 @@ def serve(
         announce(url_of(listener))
         server = _DrainingServer(config, lambda: app.state.service.batcher.close(settings.drain))
         server.run(sockets=[listener])
+
+
+class HttpProtocol(H11Protocol):
+    """The parser whose handling of malformed requests is tested; they get JSON, too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer malformed HTTP and close the connection."""
+        message = "the request is not valid HTTP/1.1; use an HTTP client, without TLS"
+        response = ApiError(400, message, code="invalid_http").response()
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 class _DrainingServer(uvicorn.Server):

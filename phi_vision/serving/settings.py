@@ -1,11 +1,13 @@
 """Settings: the address, key and limits of a server; all but `key` are options of `serve`."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
 MIB = 2**20
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow itself treats a larger image as an attack.
 
 
@@ -72,6 +74,10 @@ class Settings:
     """Hosts that images may be fetched from, such as shop.example or 10.0.0.5:8080; by default
     none, images must be sent inside the request."""
 
+    allow_origins: tuple[str, ...] = ()
+    """Origins of web pages that may send requests (CORS), such as https://shop.example; * for all;
+    by default only the page of this server."""
+
     def __post_init__(self) -> None:
         """Validate all values; an error names the option, the value and the range."""
         for name, (minimum, maximum) in LIMITS.items():
@@ -86,6 +92,12 @@ class Settings:
                 raise ValueError(
                     f"--allow-hosts has {host!r}, which is not a host; write a name such as "
                     "shop.example, with a port unless it is 80 or 443, and without a path"
+                )
+        for origin in self.allow_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"--allow-origins has {origin!r}, which is not an origin; write it as browsers "
+                    "send it, such as https://shop.example or http://127.0.0.1:3000, or *"
                 )
         key = self.key
         if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):

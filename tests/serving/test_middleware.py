@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import logging
 import socket
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.middleware import install_middleware
+from phi_vision.serving.server import HttpProtocol
 from phi_vision.serving.settings import MIB, Settings
 from phi_vision.serving.telemetry import JsonFormatter, ServerMetrics
 
@@ -268,6 +270,49 @@ def test_metrics_have_routes_but_no_paths() -> None:
     assert "made" not in text
 
 
+# Compression and pages of other origins
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "status", "words"),
+    [
+        (gzip.compress(b"x" * MIB), "gzip", 200, str(MIB)),
+        (b"abc", "identity", 200, "3"),
+        (gzip.compress(b"x" * (MIB + 1)), "GZIP", 413, "exceeds"),
+        (gzip.compress(b"abc")[:-4], "gzip", 400, "not one whole gzip member"),
+        (gzip.compress(b"abc") * 2, "gzip", 400, "not one whole gzip member"),
+        (b"abc", "gzip", 400, "not one whole gzip member"),
+        (b"abc", "br", 415, "the Content-Encoding is br; send gzip, or none"),
+    ],
+)
+def test_gzip_bodies_are_decompressed_within_the_limits(
+    body: bytes, coding: str, status: int, words: str
+) -> None:
+    app = toy_app(SMALL)
+    client = TestClient(app)
+    response = client.post("/v1/bytes", content=body, headers={"content-encoding": coding})
+    assert response.status_code == status
+    assert words in response.text
+    # All memory is released.
+    assert client.post("/v1/bytes", content=b"x" * MIB).status_code == 200
+
+
+def test_pages_of_allowed_origins_may_send_requests() -> None:
+    shop, other = "https://shop.example", "https://other.example"
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "x-a"}
+    client = TestClient(toy_app(replace(LOCKED, allow_origins=(shop,))))
+    preflight = client.options("/v1/bytes", headers={"origin": shop} | asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == shop
+    # Pages can read errors, too.
+    assert client.post("/v1/bytes", headers={"origin": shop}).status_code == 401
+    name = "access-control-allow-origin"
+    assert client.post("/v1/bytes", headers={"origin": shop}).headers[name] == shop
+    assert name not in client.post("/v1/bytes", headers={"origin": other}).headers
+    none = TestClient(toy_app(SMALL)).post("/v1/bytes", headers={"origin": shop})
+    assert name not in none.headers
+
+
 # Over a real connection
 
 
@@ -275,7 +320,9 @@ def test_metrics_have_routes_but_no_paths() -> None:
 def listening(settings: Settings, metrics: ServerMetrics | None = None) -> Iterator[int]:
     """Serve the toy app on a thread; yields its port."""
     app = toy_app(settings, metrics)
-    server = uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=HttpProtocol, log_config=None, access_log=False)
+    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -322,7 +369,9 @@ def test_malformed_requests_over_a_real_connection() -> None:
         assert answer.startswith(b"HTTP/1.1 200")
         assert b" 400 " in say(port, post("content-length: 1", "content-length: 2"), b"xx")
         assert b" 400 " in say(port, post("content-length: -1"))
-        assert b" 400 " in say(port, post("x-request-id: a\r\n b: c\x00"))
+        answer = say(port, post("x-request-id: a\r\n b: c\x00"))
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
         say(port, post("content-length: 10"), b"x", disconnect=True)
         say(port, b"GET /v1/slow HTTP/1.1\r\nhost: here\r\n\r\n", disconnect=True)
     text = metrics.text()

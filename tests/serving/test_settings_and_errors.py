@@ -26,6 +26,13 @@ def test_a_host_is_a_name(host: str) -> None:
         Settings(allow_hosts=(host,))
 
 
+@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://a b", "null"])
+def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
+    Settings(allow_origins=("*", "https://shop.example", "http://[::1]:3000"))
+    with pytest.raises(ValueError, match=r"--allow-origins has .* which is not an origin"):
+        Settings(allow_origins=(origin,))
+
+
 # The key
 
 
