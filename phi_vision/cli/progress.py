@@ -57,7 +57,7 @@ def preparation_bars() -> "Iterator[PrepareCallbacks]":
         def show_columns(columns: Mapping[str, str]) -> None:
             for part, column in columns.items():
                 line = " ".join(f"{part}: {column}".split())
-                bars.console.print(Text(f"  {line}"), no_wrap=True, overflow="ellipsis")
+                bars.console.print(Text(f"  {line:.400}"), soft_wrap=True)
 
         def count_fetched(image: "Fetched") -> None:
             fetched[image.file is None] += 1

@@ -6,28 +6,27 @@ under its own name. Guesses are shown by the command and written to the data car
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from phi_vision.data.template import Template
+from phi_vision.prepare.column_fit import NAMES, UNFIT, Fit, rate_values
 from phi_vision.prepare.image_references import url_of
+from phi_vision.prepare.prices import CURRENCY_WORDS
 from phi_vision.prepare.sources.rows import Row, storable
+from phi_vision.prepare.text import is_placeholder
 
 IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
 MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
 MIN_DISTINCT = 0.8  # fraction of distinct values in a column of ids
+MIN_GROUPS = 0.1  # fraction of distinct values in a column of groups; fewer are styles or brands
 # Weight of images in a column that has no image's name, such as a size chart's: more than that of
 # links to a web page, less than that of a `photo` that is missing here and there.
 UNNAMED = 0.6
 # What a column can be besides a field of the record, and what no field can be: a dataset's columns.
 PARTS = ("image", "id", "group", "split", "messages")
 RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
-
-KNOWN_NAMES: dict[str, list[str]] = yaml.safe_load(
-    Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
-)
+PRODUCT_FIELDS = ("category3_code", "title", "full_price")  # a name can be the category's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class Columns:
     messages: str | None  # conversations
     fields: Mapping[str, str]  # field of the record -> column, in the order of the source
     guessed: frozenset[str] = frozenset()  # parts and fields
+    doubts: Mapping[str, str] = field(default_factory=dict)  # field -> why its guess is weak
+    missing: Mapping[str, str] = field(default_factory=dict)  # wanted field -> columns like it
 
     def fields_of(self, row: Row) -> dict[str, str]:
         """Map the fields of one row to columns, with those that the first rows did not have."""
@@ -58,11 +59,12 @@ class Columns:
         """
         named = {part: getattr(self, part) for part in PARTS} | {"image": ", ".join(self.image)}
         named |= {f: c for f, c in self.fields.items() if f in self.guessed or f != c}
-        return {
-            part: storable(f"{column} (guessed)" if part in self.guessed else column)
-            for part, column in named.items()
-            if column
-        }
+        named = {p: f"{c} (guessed)" if c and p in self.guessed else c for p, c in named.items()}
+        for name, doubt in self.doubts.items():
+            named[name] = f"{named[name]}, doubtful: {doubt}; --map {name}=COLUMN changes it"
+        for name, similar in self.missing.items():
+            named[name] = f"not found, left out; --map {name}=COLUMN adds it{similar}"
+        return {part: storable(column) for part, column in named.items() if column}
 
 
 def choose_columns(
@@ -82,13 +84,15 @@ def choose_columns(
     """
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     _check_given(given, names)
-    wanted = template.fields if template else ("title", "category3_code", "full_price")
-    found = dict(given)
-    for part in (*PARTS, *wanted):
+    wanted = template.fields if template else PRODUCT_FIELDS
+    found, doubts = dict(given), dict[str, str]()
+    for part in (*PARTS, *sorted(wanted, key=lambda each: each not in PRODUCT_FIELDS[:1])):
         if part not in found:
-            taken = {*found.values(), *found.get("image", "").split(",")}
-            column = _guess(part, names, rows, folder, taken)
+            own = {*wanted} - {part}  # a column of a field's own name is no other's
+            taken = {*found.values(), *found.get("image", "").split(","), *own}
+            column, doubt = _guess(part, names, rows, folder, taken)
             found |= {part: column} if column else {}
+            doubts |= {part: doubt} if column and doubt else {}
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
         raise ValueError(
@@ -100,6 +104,12 @@ def choose_columns(
         **{part: found.get(part) for part in PARTS[1:]},
         fields=_map_fields(names, found, image),
         guessed=frozenset(p for p, column in found.items() if p not in given and p != column),
+        doubts=doubts,
+        missing={
+            field: _similar(field, names, found)
+            for field in wanted
+            if field not in found and "messages" not in found
+        },
     )
 
 
@@ -146,28 +156,61 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
 
 def _guess(
     part: str, names: Sequence[str], rows: Sequence[Row], folder: Path | None, taken: set[str]
-) -> str | None:
-    """Return the column with the likeliest name whose first values are of the right kind."""
-    if part not in PARTS and part in names:
-        return part
-    known = KNOWN_NAMES.get(part, [])
-    plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in names if name not in taken}
-    named = [name for name in plain if plain[name] in known]
-    named.sort(key=lambda name: (known.index(plain[name]), name))
+) -> tuple[str | None, str]:
+    """Return the likeliest column by name and first values, and why the guess is weak, if it is."""
 
     def cells(name: str) -> list[object]:
-        return [cell for row in rows if (cell := row.values.get(name)) not in (None, "", [])]
+        return [cell for row in rows if not _is_empty(cell := row.values.get(name))]
 
+    if part not in PARTS and part in names and cells(part):
+        return part, ""
+    known = NAMES.get(part, [])
+    plain = {name: _plain(name, known) for name in names if name not in taken}
+    named = [name for name in plain if plain[name] in known]
+    named.sort(key=lambda name: known.index(plain[name]))
     if part == "image":
         scores = {name: _image_score(cells(name), folder, link=0.5) for name in named}
         for name in plain.keys() - {*named}:
             scores[name] = UNNAMED * _image_score(cells(name), folder, link=0.0)
         order = [name for name in (*named, *plain) if scores[name] > 0]
         named = sorted(order, key=lambda name: -scores[name])
-    if part == "id":
+    if least := {"id": MIN_DISTINCT, "group": MIN_GROUPS}.get(part):
         texts = {name: [str(cell) for cell in cells(name)] for name in named}
-        named = [n for n in named if len({*texts[n]}) >= MIN_DISTINCT * len(texts[n]) > 0]
-    return named[0] if named else None
+        named = [n for n in named if len({*texts[n]}) >= least * len(texts[n]) > 0]
+    if part in PARTS:
+        return (named[0] if named else None), ""
+    if known is NAMES["category3_code"]:  # after all others, what repeats like categories
+        named += [name for name in plain if plain[name] in NAMES["title"]]
+    fits = {name: rate_values(part, plain[name], cells(name), len(rows)) for name in named}
+    named = sorted((n for n in named if fits[n].score > UNFIT), key=lambda name: -fits[name].score)
+    same = [name for name in named[1:] if plain[name] == plain[named[0]]]
+    alike = Fit(1, f"{same[0]} has the same name") if same else None
+    return (named[0], (alike or fits[named[0]]).doubt) if named else (None, "")
+
+
+def _plain(name: str, known: Sequence[str]) -> str:
+    """Reduce a column's name to letters: "Product Name" to "productname", "Price (USD)" to "price".
+
+    Currencies are dropped where the rest is a known name.
+    """
+    words = re.findall(r"[^\W_]+", name.lower())
+    rest = "".join(word for word in words if word not in CURRENCY_WORDS)
+    return rest if rest in known else "".join(words)
+
+
+def _is_empty(cell: object) -> bool:
+    if isinstance(cell, str):
+        return is_placeholder(cell)
+    return cell in (None, []) or cell != cell  # not a number
+
+
+def _similar(field: str, names: Sequence[str], found: Mapping[str, str]) -> str:
+    """Describe the columns that may hold a price that was not found."""
+    if NAMES.get(field) is not NAMES["full_price"]:
+        return ""
+    free = [name for name in names if name not in found.values()]
+    similar = [name for name in free if re.search("price|cost|amount|mrp", name.lower())]
+    return f", such as {', '.join(similar)}" if similar else ""
 
 
 def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> float:

@@ -228,6 +228,7 @@ def _parse_number(
 _NONE = Price(None, None, "none")
 _MAX_LENGTH = 200  # characters of a cell; `was … now …` in words, with taxes, takes half
 
+CURRENCY_WORDS = frozenset(_WORDS["names"])  # in lower case: `usd`, `euro`
 _CURRENCIES: dict[str, str] = _WORDS["signs"] | {code: code for code in _WORDS["codes"]}
 
 # Dashes, apostrophes, the old British and the Arabic decimal mark.

@@ -93,7 +93,7 @@ def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:
 def _template_over(columns: Columns) -> Template:
     """Return the product template if all its fields were found, else one over those found."""
     product = TEMPLATES["product"]
-    found = [field for field in product.fields if field in columns.fields]
+    found = [field for field in product.fields if field not in columns.missing]
     if len(found) == len(product.fields):
         return product
     if not found:
