@@ -119,7 +119,8 @@ class RunDir:
     def checkpoints(self) -> list[Path]:
         """List the checkpoint folders by step, incomplete ones included."""
         found = self.checkpoints_dir.glob(f"{CHECKPOINT_PREFIX}*")
-        return sorted((folder for folder in found if folder.is_dir()), key=checkpoint_step)
+        named = (each for each in found if each.name.removeprefix(CHECKPOINT_PREFIX).isdecimal())
+        return sorted((folder for folder in named if folder.is_dir()), key=checkpoint_step)
 
     def last_checkpoint(self) -> Path | None:
         """Find the last complete checkpoint.
@@ -161,8 +162,12 @@ def collect_versions(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """Hash ids, groups, records and images of samples, in order."""
-    records = (json.dumps([each.id, each.group, dict(each.record)]) for each in samples)
+    """Hash ids, groups, records, images and conversations of samples, in order."""
+    # Records without a conversation keep the hash that they had before there were any.
+    records = (
+        json.dumps([s.id, s.group, dict(s.record), *filter(None, (s.messages, s.rejected))])
+        for s in samples
+    )
     images = ([sha256(image) for image in sample.images] for sample in samples)
     return sha256_of_all(map(json.dumps, zip(records, images, strict=True)))
 

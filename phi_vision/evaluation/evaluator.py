@@ -28,6 +28,7 @@ from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_r
 from phi_vision.inference import predictor as predictors
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
+from phi_vision.io.atomic import check_kind, lock
 from phi_vision.io.hashing import digest
 from phi_vision.metrics.constant_baselines import category_median, constant
 from phi_vision.metrics.field_metrics import Predicted
@@ -64,7 +65,9 @@ def run_evaluation(
             (http://…/v1), or JSONL file of predictions.
     """
     out = report_folder(model, config.out)
-    return _Evaluator(model, config, out, bar).run()
+    evaluator = _Evaluator(model, config, out, bar)
+    with lock(out):
+        return evaluator.run()
 
 
 def base_model_of(model: str) -> str | None:
@@ -107,8 +110,7 @@ def report_folder(model: str, out: Path | None) -> Path:
     if out is None and not RunDir.is_run(model):
         raise ValueError(f"{model} is not a run, so it has no place for a report; pass --out DIR")
     place = out or RunDir(model).report.path
-    if place.exists() and not place.is_dir():
-        raise ValueError(f"cannot write a report to {place}: found a file; pass a folder")
+    check_kind(place, is_folder=True)
     return place
 
 

@@ -22,7 +22,7 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, find_template, write_template
 from phi_vision.evaluation import figures, labels, sections
 from phi_vision.io import formatting
-from phi_vision.io.atomic import write_text
+from phi_vision.io.atomic import check_kind, write_text
 from phi_vision.metrics import comparison, confusion, field_metrics, scores
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin, RiskPoint
@@ -80,8 +80,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
             f"the scores are of {len(scores.predictions)} other samples than the "
             f"{len(evaluation.samples)} given; pass the samples that were scored, in the same order"
         )
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"cannot write a report to {out}: found a file; give a folder")
+    check_kind(out, is_folder=True)
     content = {**_jsonable(scores), "metadata": _jsonable(evaluation.metadata)}
     dumped = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     report = ReportDir(out)

@@ -27,7 +27,7 @@ from phi_vision.data.template import Kind, Template, find_template
 from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogPart, Failure
 from phi_vision.inference.batch_engines import ENGINES, JobSpec, Outcome
 from phi_vision.inference.predictor import load_predictor, model_identity, resolve_template
-from phi_vision.io.atomic import atomic_file, is_full_disk, write_bytes
+from phi_vision.io.atomic import atomic_file, check_kind, is_full_disk, lock, write_bytes
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
@@ -87,20 +87,22 @@ def predict_catalog(
     """
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
-    if not job.is_done():
-        try:
-            predicted = job.predict_missing(progress or (lambda done, total: None))
-            job.write_table()
-        except OSError as error:
-            if not is_full_disk(error):
-                raise
-            free = format_bytes(shutil.disk_usage(config.out.parent).free)
-            raise OSError(
-                f"the disk is full ({free} are free): {error.strerror} while writing {config.out}; "
-                f"finished parts are kept in {job.folder}: free some space, and the same command "
-                "resumes"
-            ) from error
-    job.remove_parts()
+    with lock(config.out):
+        job.find_finished()
+        if not job.is_done():
+            try:
+                predicted = job.predict_missing(progress or (lambda done, total: None))
+                job.write_table()
+            except OSError as error:
+                if not is_full_disk(error):
+                    raise
+                free = format_bytes(shutil.disk_usage(config.out.parent).free)
+                raise OSError(
+                    f"the disk is full ({free} are free): {error.strerror} while writing "
+                    f"{config.out}; finished parts are kept in {job.folder}: free some space, and "
+                    "the same command resumes"
+                ) from error
+        job.remove_parts()
     table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
     return BatchSummary(
         rows=table.num_rows,
@@ -128,6 +130,7 @@ class _Job:
         if out.suffix != ".parquet" or out.is_dir():
             found = "it is a folder" if out.is_dir() else "its name has another ending"
             raise ValueError(f"--out {out} must be a .parquet file: {found}")
+        check_kind(out, is_folder=False)
         catalog.check_output(out)
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
@@ -143,7 +146,10 @@ class _Job:
         self._table_schema = pa.schema([*schema, *fields], metadata=metadata)
         self._part_schema = schema.with_metadata(decisive)
         self.folder = out.with_name(f".{out.name}.parts")
-        if config.restart:
+
+    def find_finished(self) -> None:
+        """Check that finished parts are of this job, or discard them to restart."""
+        if self._config.restart:
             self.remove_parts()
         self._finished()
 

@@ -11,6 +11,7 @@ import filecmp
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ if os.name == "posix":
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of the file system
+_KINDS = {
+    **{stat.S_IFDIR: "folder", stat.S_IFREG: "file"},
+    **{stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe"},
+}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
 _DAY = 24 * 3600.0
 
@@ -45,13 +50,13 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
         OSError: The disk is full; the message gives the free and the needed space.
     """
     folder = folder.resolve()
-    if not replace or folder.is_file():
+    check_kind(folder, is_folder=True)
+    if not replace:
         check_folder_is_free(folder)
     if needed_bytes > _free_bytes(folder):
         raise OSError(_describe_full_disk(folder, needed_bytes))
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _siblings(folder)[0]
-    with _lock(folder):
+    with lock(folder):
         _recover(folder)
         try:
             unfinished.mkdir()
@@ -72,7 +77,7 @@ def recover(folder: Path) -> None:
     """Clean up after a killed writer: restore a folder it had moved aside, remove leftovers."""
     folder = folder.resolve()
     if any(sibling.exists() for sibling in _siblings(folder)):
-        with _lock(folder):
+        with lock(folder):
             _recover(folder)
 
 
@@ -82,7 +87,9 @@ def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]
 
     If the block raises or leaves no file there, `file` stays as it was. The path to write to,
     `unfinished`, is on the same disk; a hidden sibling by default.
+    Raises ValueError if `file` is no file but a folder, a device, a socket or a pipe.
     """
+    check_kind(file, is_folder=False)
     unfinished = unfinished or file.with_name(f".{file.name}.{os.getpid()}-new")
     try:
         yield unfinished
@@ -128,11 +135,24 @@ def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[
 
 def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
     """Check that a folder to write is none yet, or empty; `otherwise` is the alternative."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another place for the folder")
+    check_kind(folder, is_folder=True)
     if held := sorted(path.name for path in folder.glob("*")):
         raise ValueError(
             f"{folder} is not empty (it holds {held[0]}); choose another folder, or {otherwise}"
+        )
+
+
+def check_kind(path: Path, *, is_folder: bool) -> None:
+    """Check that a path to write is nothing yet, or a folder, or a file; raise ValueError if not.
+
+    Renaming over a device, a socket or a pipe would remove it for all programs.
+    """
+    wanted = path.is_dir() if is_folder else path.is_file()
+    if path.exists() and not wanted:
+        mode = stat.S_IFMT(path.stat().st_mode)
+        noun = "folder" if is_folder else "file"
+        raise ValueError(
+            f"{path} is a {_KINDS.get(mode, 'device')}; choose another place for the {noun}"
         )
 
 
@@ -221,20 +241,25 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a lock that the system releases when this process ends, however it ends."""
-    lock = folder.with_name(f".{folder.name}.lock")
-    with lock.open("w") as held:
+def lock(output: Path) -> Iterator[None]:
+    """Hold a lock on a folder or file to write, which the system releases when this process ends.
+
+    Raises ValueError if another process holds it.
+    """
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    with file.open("w") as held:
         try:
             if os.name == "posix":
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A writer that has just ended may have removed the opened file.
-                if not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(held.fileno()))):
+                if not (file.exists() and os.path.samestat(file.stat(), os.fstat(held.fileno()))):
                     raise BlockingIOError
         except BlockingIOError:
             raise ValueError(
-                f"{folder} is being written by another process; wait for it, or choose another "
-                "folder"
+                f"{output} is being written by another process; wait for it, or choose another "
+                "place"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -242,7 +267,7 @@ def _lock(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def _free_bytes(folder: Path) -> int:

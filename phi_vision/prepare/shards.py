@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.io.atomic import publish_file
+from phi_vision.io.atomic import check_kind, publish_file
 from phi_vision.io.hashing import digest
 from phi_vision.prepare.cleaning import CleanRow, RejectedRow
 from phi_vision.prepare.columns import RESERVED
@@ -41,7 +41,8 @@ def check_output_folder(out: Path, source: Path, command: str, manifest: str) ->
         raise ValueError(
             f"one of {out} and the source {source} contains the other; choose a folder beside it"
         )
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / manifest).is_file()):
+    check_kind(out, is_folder=True)
+    if out.is_dir() and any(out.iterdir()) and not (out / manifest).is_file():
         raise ValueError(
             f"{out} was not written by `{command}` (it has no {manifest}); choose a new folder"
         )

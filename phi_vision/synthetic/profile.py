@@ -20,6 +20,7 @@ from sklearn.metrics import mutual_info_score
 
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
+from phi_vision.io.atomic import write_bytes
 from phi_vision.synthetic import column_models, observation
 from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
 from phi_vision.synthetic.observation import IMAGE_FIELDS, SIZE, Observation
@@ -74,7 +75,7 @@ class Profile:
 def save_profile(profile: Profile, file: Path) -> None:
     """Write a profile as JSON that a person can review before giving it away."""
     text = TypeAdapter(Profile).dump_json(profile, indent=1, exclude_defaults=True)
-    file.write_bytes(text + b"\n")
+    write_bytes(file, text + b"\n")
 
 
 def load_profile(file: Path) -> Profile:

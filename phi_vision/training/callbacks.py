@@ -50,6 +50,7 @@ class StepCheck(TrainerCallback):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.step = 1
+        self.has_begun = False
         self.rows: list[str] = []  # samples in each row of the last batch
         self.since_step: list[str] = []  # distinct rows of all batches of this optimizer step
         self._shape = ""
@@ -60,6 +61,7 @@ class StepCheck(TrainerCallback):
     def on_step_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
         """Start collecting the samples of a step."""
         self.step = state.global_step + 1
+        self.has_begun = True
         self.since_step = []
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:

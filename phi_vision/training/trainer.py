@@ -13,7 +13,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,12 +30,18 @@ from transformers.utils import logging as hf_logging
 from phi_vision.data.template import write_template
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts, format_bytes
-from phi_vision.runs import STATE_FILE, RunDir, collect_versions, is_complete
+from phi_vision.runs import STATE_FILE, RunDir, collect_versions
 from phi_vision.training import callbacks, distributed, eval_callback
 from phi_vision.training.adapters import TrainableModel, list_trained
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.recipe_file import further_of, load_recipe, recipe_fields, to_yaml
+from phi_vision.training.recipe_file import further_of, recipe_fields, to_yaml
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.resume import (
+    check_unchanged,
+    explain_damage,
+    find_checkpoint,
+    remove_incomplete,
+)
 from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.tracker import Tracking
 
@@ -51,9 +57,6 @@ ARGUMENTS = (
     "seed",
 )
 """Fields of a recipe that TrainingArguments takes as they are."""
-
-MAY_DIFFER_ON_RESUME = {"output_dir", "report_to", "dataloader_num_workers"}
-"""Fields of a recipe that do not change the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     """
     run = RunDir(recipe.output_dir)
     loading = callbacks.explain_out_of_memory(recipe, doing=lambda: "loading data and model")
-    with distributed.joined(recipe), explain_full_disk(run.path), loading:
+    locked = atomic.lock(run.path) if distributed.is_main() else nullcontext()
+    with distributed.joined(recipe), locked, explain_full_disk(run.path), loading:
         if not resume:
             atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
         checkpoint = find_checkpoint(recipe) if resume else None
@@ -111,7 +115,8 @@ def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: in
     with _quiet_transformers(), tracking:
         step_check = callbacks.StepCheck(setup.trainable.model)
         trainer = _make_trainer(recipe, setup, tracking, step_check)
-        with callbacks.explain_out_of_memory(recipe, doing=step_check.describe):
+        memory = callbacks.explain_out_of_memory(recipe, doing=step_check.describe)
+        with memory, explain_damage(checkpoint, step_check):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state: TrainerState = trainer.state
     return state
@@ -239,54 +244,23 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 def write_run_files(recipe: Recipe, setup: Setup) -> None:
     """Write recipe, versions and template into the run folder; only the first process does.
 
-    Raises ValueError if the processes have different recipes or data, or share no folder.
+    A resumed run keeps its versions.json.
+    Raises ValueError if the processes have different recipes or data, or share no folder, or if the
+    data of a resumed run have changed.
     """
     run = RunDir(recipe.output_dir)
     versions = collect_versions([*setup.training, *setup.validation])
+    is_resumed = check_unchanged(run, versions, setup.collator.template)
     # Every process has checked that the folder is free before the first one writes.
     distributed.check_same_settings({**recipe_fields(recipe), **versions})
     if distributed.is_main():
         run.path.mkdir(parents=True, exist_ok=True)
         # First: without a recipe a run cannot be resumed.
         atomic.write_text(run.recipe_file, to_yaml(recipe))
-        atomic.write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
+        if not is_resumed:
+            atomic.write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
         write_template(setup.collator.template, run.template_file)
     distributed.check_folder_is_shared(run.path, run.recipe_file)
-
-
-def find_checkpoint(recipe: Recipe) -> Path | None:
-    """Find the last complete checkpoint of the recipe's run; None before the first.
-
-    Raises ValueError if there is no run, or it has another recipe.
-    """
-    run = RunDir(recipe.output_dir)
-    if not run.recipe_file.is_file():
-        raise failure("no_run", file=run.recipe_file)
-    old, new = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
-    for name in {**new, **old}:
-        before, now = old.get(name), new.get(name)
-        if before != now and name not in MAY_DIFFER_ON_RESUME:
-            file = run.recipe_file
-            raise failure("other_recipe", name=name, before=before, now=now, file=file)
-    if distributed.is_main():
-        repair(run.path)
-    distributed.wait_for_all()
-    checkpoint = run.last_checkpoint()
-    if checkpoint is not None:
-        distributed.check_same_processes(checkpoint)
-    return checkpoint
-
-
-def repair(output_dir: Path) -> None:
-    """Clean up what a kill left in a run folder, before the run resumes.
-
-    Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
-    """
-    atomic.recover(RunDir(output_dir).model_dir)
-    for unfinished in output_dir.glob(".*-new"):
-        if unfinished.is_file():
-            unfinished.unlink()
-    _remove_incomplete(output_dir)
 
 
 @contextmanager
@@ -304,7 +278,7 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
         if not atomic.is_full_disk(error):
             raise
         free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
-        _remove_incomplete(output_dir)
+        remove_incomplete(output_dir)
         # An atomic folder already wraps the error of the library that wrote into it.
         raise OSError(_describe_full_disk(RunDir(output_dir), free)) from error.__cause__ or error
 
@@ -319,12 +293,6 @@ def _describe_full_disk(run: RunDir, free: int) -> str:
     if run.model_dir.exists():
         kept += f", and so are the best weights so far in {run.model_dir}"
     return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
-
-
-def _remove_incomplete(output_dir: Path) -> None:
-    for folder in RunDir(output_dir).checkpoints():
-        if not is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:

@@ -124,7 +124,7 @@ def test_a_report_is_written_into_the_run_by_default(tmp_path: Path) -> None:
     ):
         report_folder("phi-vision-small", None)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="found a file; pass a folder"):
+    with pytest.raises(ValueError, match="is a file; choose another place"):
         report_folder("phi-vision-small", tmp_path / "file")
 
 

@@ -143,7 +143,7 @@ def test_other_samples_and_a_file_in_place_of_the_folder_are_rejected(
     with pytest.raises(ValueError, match="60 other samples than the 59 given"):
         write_report(replace(evaluation, samples=evaluation.samples[1:]), tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="found a file; give a folder"):
+    with pytest.raises(ValueError, match="is a file; choose another place"):
         write_report(evaluation, tmp_path / "file")
 
 

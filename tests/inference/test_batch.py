@@ -20,6 +20,7 @@ from toy_products import draw_product, product_rows
 from phi_vision.data.template import Template
 from phi_vision.inference.batch import BatchSummary, predict_catalog
 from phi_vision.inference.batch_catalog import BatchConfig
+from phi_vision.io.atomic import lock
 
 ROWS = 20
 WHOLE = draw_product("red", "HATS", (60, 40))
@@ -262,7 +263,7 @@ def test_a_killed_job_resumes_and_ends_with_identical_bytes(shop: Path, tmp_path
     )
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert hidden(tmp_path) == [".out.parquet.parts"]
+    assert hidden(tmp_path) == [".out.parquet.lock", ".out.parquet.parts"]
     predicted = len(notes.read_text().split())
     assert predicted < ROWS
     summary = predict(shop, out, Painter(notes))
@@ -318,6 +319,13 @@ def test_parts_that_a_killed_removal_left_are_still_used(shop: Path, tmp_path: P
     assert out.read_bytes() == whole
 
 
+def test_two_jobs_do_not_write_one_table(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.parquet"
+    for restart in (False, True):
+        with lock(out), pytest.raises(ValueError, match="is being written by another process"):
+            predict(shop, out, Painter(), restart=restart)
+
+
 def test_a_finished_table_is_neither_recomputed_nor_overwritten(shop: Path, tmp_path: Path) -> None:
     out, notes = tmp_path / "out.parquet", tmp_path / "notes"
     first = predict(shop, out, Painter())
@@ -352,7 +360,7 @@ def test_a_full_disk_costs_no_finished_part(shop: Path, tmp_path: Path) -> None:
 
 def test_only_a_full_disk_is_called_one(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=os.strerror(errno.ENOTDIR)):
+    with pytest.raises(FileExistsError, match=os.strerror(errno.EEXIST)):
         predict(shop, tmp_path / "file" / "out.parquet", Painter())
 
 

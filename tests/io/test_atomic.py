@@ -4,10 +4,11 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,32 @@ def test_folders_are_the_same_when_every_byte_is(tmp_path: Path) -> None:
     (tmp_path / "b" / "more").touch()
     assert not same_content(tmp_path / "a", tmp_path / "b")
     assert not same_content(tmp_path / "a", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("kind", "make"), [("pipe", os.mkfifo), ("socket", None), ("file", None)])
+def test_a_target_of_another_kind_is_refused_and_stays(
+    tmp_path: Path, kind: str, make: Callable[[Path], None] | None
+) -> None:
+    target = tmp_path / "target"
+    if kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(target))
+    elif make:
+        make(target)
+    else:
+        (tmp_path / "real").touch()
+        target.symlink_to("real")
+    for replace in (True, False):
+        expected = pytest.raises(ValueError, match=f"is a {kind}; choose another place")
+        with expected, atomic_folder(target, replace=replace):
+            pass
+    if kind != "file":
+        with pytest.raises(ValueError, match=f"is a {kind}; choose another place for the file"):
+            write_text(target, "text")
+    assert target.exists()
+
+
+def test_a_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="/dev/null is a device; choose another place"):
+        atomic.check_kind(Path("/dev/null"), is_folder=True)
+    with pytest.raises(ValueError, match="/dev/null is a device; choose another place"):
+        atomic.check_kind(Path("/dev/null"), is_folder=False)

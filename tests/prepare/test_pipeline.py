@@ -378,7 +378,7 @@ def test_what_the_source_says_of_itself_is_on_the_card(tmp_path: Path) -> None:
         (lambda shop: shop / "out", "contains the other"),
         (lambda shop: shop.parent, "contains the other"),
         (lambda shop: shop.parent / "other", "was not written by `prepare`"),
-        (lambda shop: shop.parent / "file", "was not written by `prepare`"),
+        (lambda shop: shop.parent / "file", "is a file; choose another place"),
     ],
 )
 def test_a_folder_that_is_something_else_stays_untouched(

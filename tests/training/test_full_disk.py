@@ -17,12 +17,9 @@ from small_disks import MEGABYTE, mounted
 from phi_vision.model.checkpoint import load_model
 from phi_vision.runs import RunDir
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.resume import repair
 from phi_vision.training.tracking.tracker import Tracking
-from phi_vision.training.trainer import (
-    explain_full_disk,
-    repair,
-    train,
-)
+from phi_vision.training.trainer import explain_full_disk, train
 
 MakeRecipe = Callable[..., Recipe]
 

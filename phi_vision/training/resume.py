@@ -1,0 +1,171 @@
+"""Resuming: a run continues from its last whole checkpoint, with the same recipe and data.
+
+A checkpoint counts if it was written to its end and holds everything that an exact continuation
+needs: weights, states of optimizer, scheduler and random generators, all of one step.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import safe_globals
+
+from phi_vision.data.template import Template, find_template
+from phi_vision.io import atomic
+from phi_vision.io.formatting import error_texts
+from phi_vision.model.checkpoint import first_line
+from phi_vision.runs import DATA_FINGERPRINT, STATE_FILE, RunDir, checkpoint_step, is_complete
+from phi_vision.training import distributed
+from phi_vision.training.callbacks import StepCheck
+from phi_vision.training.recipe_file import load_recipe, recipe_fields
+from phi_vision.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
+
+MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}
+"""Fields of a recipe that do not change the result."""
+
+STATES = {
+    "optimizer.pt": ("state", "param_groups"),
+    "scheduler.pt": ("last_epoch",),
+    "rng_state*.pth": ("python", "numpy"),
+}
+"""Files of a checkpoint -> keys of their content, which may not be empty."""
+
+SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
+"""Weights of a checkpoint under FSDP, whose optimizer state is another file too."""
+
+
+def find_checkpoint(recipe: Recipe) -> Path | None:
+    """Find the last whole checkpoint of the recipe's run; None before the first.
+
+    Raises ValueError if there is no run, it has another recipe, or no checkpoint is whole.
+    """
+    run = RunDir(recipe.output_dir)
+    if not run.recipe_file.is_file():
+        raise failure("no_run", file=run.recipe_file)
+    old, new = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
+    for name in {**new, **old}:
+        before, now = old.get(name), new.get(name)
+        if before != now and name not in MAY_DIFFER:
+            file = run.recipe_file
+            raise failure("other_recipe", name=name, before=before, now=now, file=file)
+    if distributed.is_main():
+        repair(run.path)
+        _remove_damaged(run)
+    distributed.wait_for_all()
+    checkpoint = run.last_checkpoint()
+    if checkpoint is not None:
+        distributed.check_same_processes(checkpoint)
+    logger.info("resuming from %s", checkpoint.name if checkpoint else "the first step")
+    return checkpoint
+
+
+def repair(output_dir: Path) -> None:
+    """Clean up what a kill left in a run folder, before the run resumes.
+
+    Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
+    """
+    atomic.recover(RunDir(output_dir).model_dir)
+    for unfinished in output_dir.glob(".*-new"):
+        if unfinished.is_file():
+            unfinished.unlink()
+    remove_incomplete(output_dir)
+
+
+def remove_incomplete(output_dir: Path) -> None:
+    """Remove the checkpoints that were not written to their end."""
+    for folder in RunDir(output_dir).checkpoints():
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_damaged(run: RunDir) -> None:
+    """Remove damaged checkpoints after the last whole one; raise ValueError if there is none."""
+    damaged: dict[Path, str] = {}
+    for folder in reversed(run.checkpoints()):
+        if (fault := find_fault(folder)) is None:
+            break
+        damaged[folder] = fault
+    else:
+        if damaged:
+            raise failure("all_damaged", checkpoint=folder, fault=fault)
+    for folder, fault in damaged.items():
+        logger.warning("%s is damaged (%s), so it is removed", folder, fault)
+        shutil.rmtree(folder)
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Find why a run cannot resume exactly from a checkpoint; None if it is whole.
+
+    Input:  a checkpoint-4 without optimizer.pt
+    Output: it has no optimizer.pt
+    """
+    file = checkpoint / STATE_FILE
+    # Whatever a library raises for a damaged file means the same: it does not load.
+    try:
+        state = TrainerState.load_from_json(str(file))
+        if not 0 < state.global_step == checkpoint_step(checkpoint) <= state.max_steps:
+            return f"its {STATE_FILE} has the impossible step {state.global_step!r:.40}"
+        is_sharded = (checkpoint / SHARDED_WEIGHTS).is_file()
+        if not is_sharded and (pickled := [*checkpoint.glob("*_model.bin")]):
+            return f"its weights are pickled in {pickled[0].name}"
+        for pattern, keys in STATES.items():
+            if is_sharded and pattern == "optimizer.pt":
+                continue
+            if not (files := [*checkpoint.glob(pattern)]):
+                return f"it has no {pattern}"
+            for file in files:
+                with safe_globals():
+                    held = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+                if not all(held[key] for key in keys):
+                    return f"its {file.name} is empty"
+        weights = {*checkpoint.glob("*.safetensors")}
+        for file in checkpoint.glob("*.safetensors.index.json"):
+            weights |= {
+                checkpoint / name for name in json.loads(file.read_text())["weight_map"].values()
+            }
+        for file in weights:
+            with safe_open(file, "pt"):
+                pass
+    except Exception as error:
+        return f"its {file.name} does not load: {first_line(error).rstrip('.')}"
+    return None if weights or is_sharded else "it has no weights"
+
+
+@contextmanager
+def explain_damage(checkpoint: Path | None, step_check: StepCheck) -> Iterator[None]:
+    """Turn any error of loading a checkpoint, before the first step, into a clear one."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if checkpoint is None or step_check.has_begun:
+            raise
+        raise failure("damaged", checkpoint=checkpoint, fault=first_line(error)) from error
+
+
+def check_unchanged(run: RunDir, versions: Mapping[str, str], template: Template) -> bool:
+    """Check that a run to resume had the same data; warn of other versions than at its start.
+
+    Returns:
+        Whether it has a versions.json, which stays as it is.
+    """
+    before = run.versions()
+    other = {name: old for name, old in before.items() if old != versions.get(name)}
+    if other.pop(DATA_FINGERPRINT, None) is not None:
+        raise failure("other_data", folder=run.path)
+    if run.template_file.is_file() and find_template(str(run.template_file)) != template:
+        raise failure("other_template", file=run.template_file)
+    if other:
+        changes = ", ".join(f"{name} {old} -> {versions.get(name)}" for name, old in other.items())
+        logger.warning("the versions have changed since the run began: %s; its end may", changes)
+    return bool(before)
