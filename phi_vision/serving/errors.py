@@ -35,6 +35,7 @@ ERRORS = {
 }
 # Status -> OpenAI's error type; others are `invalid_request_error` or `server_error`.
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+MAX_MESSAGE = 1000  # characters
 
 
 @dataclass(eq=False)
@@ -49,6 +50,9 @@ class ApiError(Exception):
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
+        # Both may quote the request.
+        self.message = self.message[:MAX_MESSAGE]
+        self.param = self.param and self.param[:MAX_MESSAGE]
         super().__init__(self.message)
 
     def body(self) -> dict[str, dict[str, str | None]]:

@@ -13,10 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query
-from fastapi.exceptions import RequestValidationError
 from PIL.Image import Image
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -30,8 +28,9 @@ from phi_vision.runs import RunDir
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
 from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls
-from phi_vision.serving.errors import ApiError, error_responses, invalid_json, wrong_media_type
+from phi_vision.serving.errors import ApiError, error_responses, wrong_media_type
 from phi_vision.serving.image_inputs import ImageReader
+from phi_vision.serving.json_body import JSON, media_type, read_json
 from phi_vision.serving.json_grammar import ANY_OBJECT, Schema, grammar_of_schema
 from phi_vision.serving.schemas import (
     ChatCompletion,
@@ -55,10 +54,14 @@ EVENT = {
     "required": ["data"],
 }
 TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+CHAT_BODY = {
+    "required": True,
+    "content": {JSON: {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
+}
 RECORD_BODY = {
     "required": True,
     "content": {
-        "application/json": {"schema": RecordRequest.model_json_schema()},
+        JSON: {"schema": RecordRequest.model_json_schema()},
         **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
     },
 }
@@ -85,7 +88,8 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """Reject requests for another model (404)."""
         if name not in (None, self.name):
-            message = f"there is no model {name!r:.200} here; this server has {self.name!r}"
+            found = (name or "")[:200]
+            message = f"there is no model {found!r} here; this server has {self.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
     @asynccontextmanager
@@ -116,16 +120,24 @@ async def _service(request: Request) -> Any:
     return request.app.state.service
 
 
+async def _chat_body(request: Request) -> ChatRequest:
+    if media_type(request) != JSON:
+        raise wrong_media_type(request, JSON)
+    return await read_json(request, ChatRequest)
+
+
 Loaded = Annotated[Service, Depends(_service)]
+ChatBody = Annotated[ChatRequest, Depends(_chat_body)]
 
 
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
     responses={**GENERATION_ERRORS, 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
+    openapi_extra={"requestBody": CHAT_BODY},
 )
 async def complete_chat(
-    body: ChatRequest, request: Request, service: Loaded
+    body: ChatBody, request: Request, service: Loaded
 ) -> Response | ChatCompletion:
     """Generate the next message of a conversation with images."""
     generation_request = await _chat_request(body, service)
@@ -291,24 +303,17 @@ async def read_record(
 async def _record_request(
     request: Request, service: Service, constrained: bool
 ) -> GenerationRequest:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await request.body()
-    if content_type in IMAGE_TYPES:
-        images: tuple[Image, ...] = (await service.images.read(body),)
-    elif content_type == "application/json":
-        try:
-            parsed = RecordRequest.model_validate(sent := await request.json())
-        except ValidationError as error:
-            problems = [each | {"loc": ("body", *each["loc"])} for each in error.errors()]
-            raise RequestValidationError(problems, body=sent) from error
-        except (ValueError, RecursionError) as error:
-            raise invalid_json() from error
+    kind = media_type(request)
+    if kind in IMAGE_TYPES:
+        images: tuple[Image, ...] = (await service.images.read(await request.body()),)
+    elif kind == JSON:
+        parsed = await read_json(request, RecordRequest)
         service.check_model(parsed.model)
         constrained = constrained or parsed.constrained
         urls = {f"images[{number}]": url for number, url in enumerate(parsed.images)}
         images = await service.images.read_all(urls or {"image": parsed.image}, "images")
     else:
-        raise wrong_media_type(request, "application/json", *IMAGE_TYPES)
+        raise wrong_media_type(request, JSON, *IMAGE_TYPES)
     grammar = grammar_of(service.predictor.template) if constrained else None
     wanted = service.predictor.request(images, grammar=grammar)
     await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")

@@ -41,6 +41,7 @@ OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 T = TypeVar("T")
+Parts = Annotated[list[T], Field(max_length=256, fail_fast=True)]
 # A field that must be left out or have one of the values without effect.
 Unsupported = Annotated[T | None, WrapValidator(_unsupported)]
 # A field of OpenAI's API that has no effect on the response here.
@@ -105,7 +106,7 @@ class SystemMessage(Request):
 
     role: Literal["system", "developer"]
     name: Ignored = None
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[Parts[TextPart], Field(min_length=1)]
 
 
 class UserMessage(Request):
@@ -113,7 +114,7 @@ class UserMessage(Request):
 
     role: Literal["user"]
     name: Ignored = None
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[Parts[Part], Field(min_length=1)]
 
 
 class AssistantMessage(Request):
@@ -121,7 +122,7 @@ class AssistantMessage(Request):
 
     role: Literal["assistant"]
     name: Ignored = None
-    content: str | list[TextPart] | None = None
+    content: str | Parts[TextPart] | None = None
     annotations: Unsupported[Empty] = None
     tool_calls: Unsupported[Empty] = None
     function_call: Unsupported[None] = None
@@ -172,7 +173,7 @@ class StreamOptions(Request):
 class ChatRequest(Request):
     """OpenAI's request for a chat completion."""
 
-    messages: list[Message] = Field(min_length=1, max_length=256)
+    messages: Parts[Message] = Field(min_length=1)
     model: ModelName = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -281,7 +282,7 @@ class RecordRequest(Request):
     image: NotEmpty = Field(
         default_factory=str, description="data:image/jpeg;base64,… (also PNG, WebP)"
     )
-    images: list[NotEmpty] = Field(
+    images: Parts[NotEmpty] = Field(
         default_factory=list, min_length=1, description="several, instead of `image`"
     )
     constrained: bool = Field(False, description="decode only text that parses")

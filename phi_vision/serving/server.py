@@ -30,6 +30,7 @@ from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.middleware import install_middleware
 from phi_vision.serving.routes import Service, router
+from phi_vision.serving.schemas import ChatRequest
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import LOGGING
 
@@ -110,7 +111,9 @@ def _adapt_openapi(app: FastAPI, settings: Settings) -> None:
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
-    properties = components["schemas"]["ChatRequest"]["properties"]
+    chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= chat.pop("$defs") | {"ChatRequest": chat}
+    properties = chat["properties"]
     for name in ("max_tokens", "max_completion_tokens"):
         properties[name]["anyOf"][0]["maximum"] = settings.max_tokens
     record = paths["/v1/records"]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -1,0 +1,63 @@
+"""Untrusted JSON bodies: bounded before they are parsed, parsed and validated on a thread.
+
+Parsing a value or reporting an invalid one takes hundreds of times the memory and time of its bytes
+in the body, and blocks all threads: nothing else would be answered meanwhile.
+"""
+
+import asyncio
+import json
+from typing import TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from phi_vision.serving.errors import ApiError, invalid_json
+
+JSON = "application/json"
+MAX_VALUES = 25_000  # in a body: as many as the longest allowed schema of 50,000 characters has
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def media_type(request: Request) -> str:
+    """Return a request's content type: "Application/JSON; charset=utf-8" -> "application/json"."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """Read a request's body as a model; the error names the first invalid field."""
+    return await asyncio.to_thread(parse, await request.body(), model)
+
+
+def parse(body: bytes, model: type[Model]) -> Model:
+    """Parse and validate a JSON body."""
+    if (count := count_values(body)) > MAX_VALUES:
+        message = f"the body has {count:,} JSON values or strings; the limit is {MAX_VALUES:,}"
+        raise ApiError(400, message, code="too_many_values")
+    try:
+        parsed = json.loads(body.decode("utf-8-sig"), parse_int=parse_integer)
+    except (ValueError, RecursionError) as error:
+        raise invalid_json() from error
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as error:
+        problems = [each | {"loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(problems, body=parsed) from error
+
+
+def parse_integer(digits: str) -> float:
+    """Parse an integer; long ones, which take quadratic time, become floats and so invalid."""
+    return int(digits) if len(digits) < 40 else float(digits)
+
+
+def count_values(body: bytes) -> int:
+    """Count the values of a JSON body without parsing it, or its strings where these are too many.
+
+    Input:  {"a, b": [1, "\\\\"", {}]}
+    Output: 5: a comma, a brace or a bracket for each value but the first of a container
+    """
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if (strings := plain.count(b'"') // 2) > 2 * MAX_VALUES:
+        return strings
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, (b",", b"[", b"{")))
