@@ -198,7 +198,7 @@ class ChatRequest(Request):
     presence_penalty: Unsupported[Zero] = None
     logit_bias: Unsupported[Annotated[dict[str, Any], Field(max_length=0)]] = None
     # Sampling fields of other servers.
-    top_k: Unsupported[Literal[-1, 0]] = None
+    top_k: Unsupported[Annotated[int, Field(ge=-1, le=0)]] = None
     min_p: Unsupported[Zero] = None
     repetition_penalty: Unsupported[One] = None
     best_of: Unsupported[One] = None
