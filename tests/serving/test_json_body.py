@@ -32,7 +32,7 @@ def test_values_are_counted_outside_of_strings(body: bytes, expected: int) -> No
 
 
 def chat(content: str) -> str:
-    return '{"messages": [{"role": "user", "content": [%s]}]}' % content
+    return f'{{"messages": [{{"role": "user", "content": [{content}]}}]}}'
 
 
 MANY = 1_000_000
@@ -48,9 +48,9 @@ FLOODS = {
     "long integers": chat(("9" * 4000 + ",") * 2500),
     "escaped quotes": '{"model": "' + r"\"" * MANY,
     "escaped backslashes": '{"model": "' + r"\\" * MANY,
-    "a long tag": '{"messages": [{"role": "%s"}]}' % ("a" * MANY),
-    "a long key": '{"%s": 1}' % ("a" * MANY),
-    "a long number": '{"seed": %s}' % ("9" * MANY),
+    "a long tag": f'{{"messages": [{{"role": "{"a" * MANY}"}}]}}',
+    "a long key": f'{{"{"a" * MANY}": 1}}',
+    "a long number": f'{{"seed": {"9" * MANY}}}',
 }
 
 
