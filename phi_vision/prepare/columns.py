@@ -11,12 +11,17 @@ from pathlib import Path
 
 from phi_vision.data.template import Template
 from phi_vision.prepare.column_fit import NAMES, UNFIT, Fit, rate_values
-from phi_vision.prepare.image_references import url_of
+from phi_vision.prepare.image_references import (
+    IMAGE_SUFFIX,
+    find_by_name,
+    list_references,
+    url_of,
+)
 from phi_vision.prepare.prices import CURRENCY_WORDS
 from phi_vision.prepare.sources.rows import Row, storable
 from phi_vision.prepare.text import is_placeholder
 
-IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#].*)?$", re.IGNORECASE)
+_PLACE = re.compile(r"\{([^{}]+)\}")  # of a column in a path, as in images/{id}.jpg
 MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
 MIN_DISTINCT = 0.8  # fraction of distinct values in a column of ids
 MIN_GROUPS = 0.1  # fraction of distinct values in a column of groups; fewer are styles or brands
@@ -93,6 +98,8 @@ def choose_columns(
             column, doubt = _guess(part, names, rows, folder, taken)
             found |= {part: column} if column else {}
             doubts |= {part: doubt} if column and doubt else {}
+    if "messages" not in found and "image" not in found:
+        found |= _image_by_id(names, rows, folder)
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
         raise ValueError(
@@ -114,15 +121,17 @@ def choose_columns(
 
 
 def image_cells(row: Row, columns: Columns) -> list[object]:
-    """List the cells that hold or name a row's images.
+    """List what holds or names a row's images; a "column" may be a path, such as images/{id}.jpg.
 
-    Input:  a row whose image column holds ["a.jpg", "b.jpg"], or one "a.jpg", or nothing
-    Output: ["a.jpg", "b.jpg"], ["a.jpg"], []
+    Input:  a row whose image column holds ["a.jpg", "b.jpg"], or "a.jpg, b.jpg", or nothing
+    Output: ["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], []
     """
     cells: list[object] = []
     for column in columns.image:
-        cell = row.values.get(column)
-        cells += cell if isinstance(cell, list) else [] if cell in (None, "") else [cell]
+        if column not in row.values and _PLACE.search(column):
+            cells.append(_PLACE.sub(lambda place: str(row.values.get(place[1], "")), column))
+        else:
+            cells += list_references(row.values.get(column))
     return cells
 
 
@@ -146,7 +155,8 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
                 f"--map {part}={column}: no field can be called {part!r}, as every dataset has a "
                 f"column of that name; the parts of a row are {', '.join(PARTS)}"
             )
-        for each in column.split(",") if part == "image" else [column]:
+        parts = column.split(",") if part == "image" else [column]
+        for each in [name for text in parts for name in _PLACE.findall(text) or [text]]:
             if each not in names:
                 raise ValueError(
                     f"--map {part}={column}: there is no column {each!r}; "
@@ -213,6 +223,17 @@ def _similar(field: str, names: Sequence[str], found: Mapping[str, str]) -> str:
     return f", such as {', '.join(similar)}" if similar else ""
 
 
+def _image_by_id(names: Sequence[str], rows: Sequence[Row], folder: Path | None) -> dict[str, str]:
+    """Find a column of codes after which the images below the folder are named."""
+    for name in names if folder else ():
+        codes = [str(row.values.get(name)) for row in rows[:20]]
+        if re.search(r"(id|sku|code|asin|ean|name|image)$", name.lower()) and all(
+            folder and find_by_name(code, folder) for code in codes
+        ):
+            return {"image": f"{{{name}}}"}
+    return {}
+
+
 def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> float:
     """Rate how likely cells are images: available ones over links, links over mere names.
 
@@ -220,8 +241,9 @@ def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> f
     """
 
     def score(cell: object) -> float:
-        if isinstance(cell, list):
-            return max(map(score, cell), default=0.0)
+        references = list_references(cell)
+        if len(references) != 1 or references != [cell]:
+            return max(map(score, references), default=0.0)
         if isinstance(cell, dict):
             return 1.0 if cell.get("bytes") else score(cell.get("path"))
         if not isinstance(cell, str):
@@ -231,9 +253,11 @@ def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> f
         has_suffix = bool(IMAGE_SUFFIX.search(cell))
         if url_of(cell):
             return 0.8 if has_suffix else link
-        if not has_suffix or len(cell) > MAX_PATH:
+        if len(cell) > MAX_PATH or not (has_suffix or link):
             return 0.0
-        return 0.9 if folder is not None and (folder / cell).is_file() else 0.1
+        if folder is not None and (folder / cell).is_file():
+            return 0.9
+        return 0.8 if folder and find_by_name(cell, folder) else 0.1 * has_suffix
 
     return sum(map(score, cells)) / max(len(cells), 1)
 

@@ -1,22 +1,74 @@
-"""Read the image that a cell holds or names: bytes, base64, a data URI, or a local file.
+"""Read the images that a cell holds or names: bytes, base64, a data URI, or a local file.
 
 URLs are recognised, not followed: `fetch.py` downloads them.
 """
 
+import ast
 import base64
 import binascii
+import html
+import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
 from phi_vision.io.formatting import error_texts
+from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY, visible_files
 
 failure = error_texts(__file__)
 MAX_FILE_BYTES = 200_000_000  # above the largest camera file, far below a worker's memory
 # How JPEG, PNG, GIF and WebP begin in base64.
 _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
+MAX_LITERAL = 100_000  # characters of a list or object written as text
+IMAGE_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})([?#].*)?$", re.IGNORECASE)
+_IMAGE_TAG = re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'>\s]+)""", re.IGNORECASE)
+_FORMULA = re.compile(r'=(?:IMAGE|HYPERLINK)\("([^"]+)".*\)', re.IGNORECASE)  # of Excel
+_BETWEEN_URLS = re.compile(r"\s*[,;|]\s*(?=(?:https?:)?//)|\s+(?=https?://)", re.IGNORECASE)
+_BETWEEN_FILES = re.compile(r"\s*[,;|\n]\s*")
+
+
+def list_references(cell: object) -> list[object]:
+    """List the images in a cell, whether it is a list, an object, or a text of several.
+
+    Input:  "a.jpg, b.jpg", "https://x/a.jpg|https://x/b.jpg", "['a.jpg']", '<img src="a.jpg"/>',
+            [{"thumb": "s.jpg", "hi_res": "l.jpg"}]
+    Output: ["a.jpg", "b.jpg"], ["https://x/a.jpg", "https://x/b.jpg"], ["a.jpg"], ["a.jpg"],
+            ["l.jpg"]
+    """
+    if isinstance(cell, list | tuple):
+        return [found for each in cell for found in list_references(each)]
+    if isinstance(cell, Mapping) and not {"bytes", "path"} & {*cell}:
+        values = [cell[key] for key in VOCABULARY["image_keys"] if cell.get(key)]
+        whole = [each for each in values if not isinstance(each, list) or None not in each]
+        return list_references((whole or values)[0]) if values else [cell] if cell else []
+    if not isinstance(cell, str):
+        return [] if cell is None else [cell]
+    text = cell.strip()
+    if (value := parse_literal(text)) is not None:
+        return list_references(value)
+    if found := _IMAGE_TAG.findall(text) or _FORMULA.findall(text):
+        return [html.unescape(each) for each in found]
+    urls = _BETWEEN_URLS.split(text)
+    if len(urls) > 1 and all(map(url_of, urls)):
+        return [*urls]
+    names = [name for name in _BETWEEN_FILES.split(text) if name]
+    several = len(names) > 1 and not url_of(text) and all(map(IMAGE_SUFFIX.search, names))
+    return [*names] if several else [cell] if text else []
+
+
+def parse_literal(text: str) -> object:
+    """Parse a list or object written as JSON or by Python; None for any other text."""
+    if len(text) > MAX_LITERAL or text[:1] + text[-1:] not in ("[]", "{}"):
+        return None
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        return ast.literal_eval(text)
+    return None
 
 
 def url_of(value: object) -> str | None:
@@ -39,7 +91,8 @@ def read_reference(value: object, folder: Path | None) -> bytes:
 
     A path is looked up inside the folder and may not leave it, neither by `..`, nor as an absolute
     path, nor through a symbolic link. Windows separators and `%20` are understood where no file has
-    the literal name.
+    the literal name; then the image with this name, or this name and a suffix, is found wherever it
+    is below the folder.
 
     Input:  b"\\xff\\xd8…", "images/a.jpg", "data:image/png;base64,iVBOR…", {"bytes": …, "path": …}
     Output: the bytes of the image, unchecked
@@ -90,6 +143,7 @@ def _read_base64(text: bytes) -> bytes:
 
 def _find_file(name: str, folder: Path) -> Path:
     """Find a file inside the folder, however its name is written."""
+    name = re.sub(r"^\s*file://", "", name)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name.strip()):
         raise failure("not_local", url=name.strip()[:80])
     roots = (folder.resolve(), folder.absolute())
@@ -106,9 +160,47 @@ def _find_file(name: str, folder: Path) -> Path:
         if file.is_relative_to(roots[0]):
             return file
         is_outside = True
+    if found := find_by_name(name, folder):
+        return found
     if is_outside:
         raise failure("outside", name=name[:200])
-    raise failure("no_file", name=name[:200])
+    raise failure("no_file", name=name[:200], folder=folder)
+
+
+def found_by_name(cell: object, folder: Path | None) -> str:
+    """Describe where an image was found that is not where its cell says; else return nothing."""
+    with suppress(ValueError, OSError, RuntimeError):
+        if isinstance(cell, str) and folder and not url_of(cell):
+            file = _find_file(cell, folder)
+            if all(file != (folder / each).resolve() for each in _spellings(cell)):
+                return f"{cell} is {file.relative_to(folder.resolve()).as_posix()}"
+    return ""
+
+
+def find_by_name(name: str, folder: Path) -> Path | None:
+    """Find an image below a folder by its path's end, in any case, with or without its suffix.
+
+    Input:  "7.JPG", "7", "Coats/7", "/home/shop/images/coats/7.jpg"
+    Output: images/coats/7.jpg each time; None if there is none, or several fit
+    """
+    parts = [part for part in re.split(r"[\\/]", unquote(name.strip()).casefold()) if part]
+    found = set()
+    for file in named_images(folder).get(parts[-1] if parts else "", ()):
+        own = [part.casefold() for part in file.relative_to(folder.resolve()).parts]
+        common = min(len(own), len(parts))
+        found |= {file} if own[-common:-1] == parts[-common:-1] else set()
+    return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=8)
+def named_images(folder: Path) -> dict[str, list[Path]]:
+    """Map names of images, in lower case, with and without suffix, to the images below a folder."""
+    root, index = folder.resolve(), dict[str, list[Path]]()
+    for file in visible_files(root):
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.resolve().is_relative_to(root):
+            for name in (file.name, file.stem):
+                index.setdefault(name.casefold(), []).append(file)
+    return index
 
 
 def _spellings(name: str) -> list[str]:

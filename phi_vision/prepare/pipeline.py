@@ -28,7 +28,7 @@ from phi_vision.prepare.columns import Columns, image_cells
 from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
 from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
-from phi_vision.prepare.image_references import read_reference, url_of
+from phi_vision.prepare.image_references import named_images, read_reference, url_of
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
@@ -78,9 +78,11 @@ def prepare(
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
     options: dict[str, Any] = {"revision": config.revision, "streaming": config.streaming}
     options["encoding"] = config.encoding
+    named_images.cache_clear()
     source = open_source(name, kind=config.kind, split=config.split, **options)
     schema = find_schema(source, config)
-    callbacks.on_columns({**source.detected, **schema.columns.describe()})
+    by_name = {"images found by name": schema.by_name} if schema.by_name else {}
+    callbacks.on_columns({**source.detected, **schema.columns.describe(), **by_name})
     cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
     limits = Limits(
         per_host=config.per_host,

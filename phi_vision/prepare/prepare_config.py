@@ -27,6 +27,9 @@ class PrepareConfig:
     map: tuple[str, ...] = ()
     """Columns, as PART=COLUMN: image, id, group, split, messages or a field of the record; the
     others are guessed, and the guess is shown."""
+    images: str | None = None
+    """Path of a row's image with columns in braces, such as 'images/{id}.jpg'; the same as
+    --map image=PATH."""
     template: str | None = None
     """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
     or a plain one over the fields that were found."""

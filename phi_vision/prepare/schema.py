@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from phi_vision.data.template import TEMPLATES, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
-from phi_vision.prepare.image_references import url_of
+from phi_vision.prepare.image_references import found_by_name, url_of
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
@@ -37,13 +37,15 @@ class Schema:
     """Fields besides the template's that hold prices; one that is not parsed is left empty."""
 
     has_urls: bool = False  # whether images are given by URLs
+    by_name: str = ""  # the first image that is not where its cell says
 
 
 def find_schema(source: Source, config: PrepareConfig) -> Schema:
     """Derive the schema from a source's first rows and the user's mapping, template and mark."""
     first = [row for row in itertools.islice(source.rows(), FIRST_ROWS) if isinstance(row, Row)]
     template: Template | None = find_template(config.template or "product")
-    columns = choose_columns(first, template, _parse_mapping(config.map), source.folder)
+    given = [*config.map, *([f"image={config.images}"] if config.images else [])]
+    columns = choose_columns(first, template, _parse_mapping(given), source.folder)
     if not config.template:
         template = None if columns.messages else _template_over(columns)
     if template and (missing := [f for f in template.fields if f not in columns.fields]):
@@ -55,6 +57,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         field: [row.values.get(column) for row in first] for field, column in columns.fields.items()
     }
     numbers = template.fields_of("number") if template else ()
+    images = [cell for row in first for cell in image_cells(row, columns)]
     return Schema(
         columns=columns,
         template=template,
@@ -62,7 +65,8 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         decimal=DECIMAL_MARKS.get(config.decimal)
         or guess_decimal(cell for field in numbers for cell in cells[field]),
         prices=frozenset(f for f in cells if "price" in f.lower() and _are_prices(cells[f])),
-        has_urls=any(url_of(cell) for row in first for cell in image_cells(row, columns)),
+        has_urls=any(map(url_of, images)),
+        by_name=next(filter(None, (found_by_name(each, source.folder) for each in images)), ""),
     )
 
 

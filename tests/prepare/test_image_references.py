@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phi_vision.prepare.image_references import MAX_FILE_BYTES, read_reference, url_of
+from phi_vision.prepare.image_references import (
+    MAX_FILE_BYTES,
+    list_references,
+    read_reference,
+    url_of,
+)
 from phi_vision.prepare.images import ImageRules, clean_image
 
 
@@ -88,7 +93,7 @@ def test_an_absolute_path_may_lead_into_the_folder_also_through_a_link(
         ("images", "not a file"),
         (".", "not a file"),
         ("pipe.jpg", "not a file"),
-        ("file:///etc/passwd", "not a local path"),
+        ("file:///etc/passwd", "outside the folder"),
         ("s3://bucket/a.jpg", "not a local path"),
         ("https://shop.example/a.jpg", "not a local path"),
         ("", "no image"),
@@ -186,3 +191,52 @@ def test_a_data_uri_that_holds_no_image_is_rejected_by_its_content() -> None:
 )
 def test_urls_are_reported_from_paths(value: object, expected: str | None) -> None:
     assert url_of(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("a.jpg, b.jpg", ["a.jpg", "b.jpg"]),
+        ("a.jpg;b.PNG", ["a.jpg", "b.PNG"]),
+        ("a.jpg|b.jpg|", ["a.jpg", "b.jpg"]),
+        ("Coat, red.jpg", ["Coat, red.jpg"]),
+        ("https://x.eu/w_300,h_4/a.jpg", ["https://x.eu/w_300,h_4/a.jpg"]),
+        ("https://x.eu/a.jpg, https://x.eu/b", ["https://x.eu/a.jpg", "https://x.eu/b"]),
+        ("https://x.eu/a?f=jpg|//x.eu/b.jpg", ["https://x.eu/a?f=jpg", "//x.eu/b.jpg"]),
+        ("https://x.eu/a.jpg https://x.eu/b.jpg", ["https://x.eu/a.jpg", "https://x.eu/b.jpg"]),
+        ('["a.jpg", "b.jpg"]', ["a.jpg", "b.jpg"]),
+        ("['a.jpg', 'b.jpg']", ["a.jpg", "b.jpg"]),
+        ("{'bytes': None, 'path': 'a.jpg'}", [{"bytes": None, "path": "a.jpg"}]),
+        ("[broken.jpg]", ["[broken.jpg]"]),
+        ('<p><img alt="x" src="a.jpg"/><IMG SRC=b.jpg></p>', ["a.jpg", "b.jpg"]),
+        ('=IMAGE("a.jpg")', ["a.jpg"]),
+        ([{"id": 1, "src": "https://x.eu/a.jpg"}], ["https://x.eu/a.jpg"]),
+        ([{"thumb": "s.jpg", "large": "m.jpg", "hi_res": None}], ["m.jpg"]),
+        ({"hi_res": [None, "l.jpg"], "large": ["a.jpg", "b.jpg"]}, ["a.jpg", "b.jpg"]),
+        ({"edges": [{"node": {"url": "a.jpg"}}, {"node": {"url": "b.jpg"}}]}, ["a.jpg", "b.jpg"]),
+        ("  ", []),
+        (None, []),
+    ],
+)
+def test_one_cell_may_hold_several_images(cell: object, expected: list[object]) -> None:
+    assert list_references(cell) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["7.jpg", "7", "7.JPG", "coats/7.jpg", "/coats/7.jpg", "/home/x/shop/images/coats/7.jpg"],
+)
+def test_an_image_is_found_by_name_below_the_folder(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "images" / "coats" / "7.jpg"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"7")
+    assert read_reference(name, tmp_path) == b"7"
+
+
+def test_an_image_of_another_folder_or_one_of_several_is_not_taken(tmp_path: Path) -> None:
+    for place in ("women/7.jpg", "a/8.jpg", "b/8.jpg"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"x")
+    for name in ("men/7.jpg", "8.jpg"):
+        with pytest.raises(ValueError, match=r"^no such file: .*--images 'images/\{id\}.jpg'"):
+            read_reference(name, tmp_path)
