@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"  rejected: {rows:>6}  {reason}")
     for split, (samples, groups) in dict(metadata["splits"]).items():
         print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
+    for about, text in dict(metadata["warnings"]).items():
+        print(f"  warning: {about}: {text}")
     changed = "" if prepared.changed else ", unchanged"
     counts = f"{metadata['samples']} samples of {metadata['rows']} rows"
     print(f"{counts} are in {prepared.folder}{changed}")

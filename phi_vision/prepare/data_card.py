@@ -80,6 +80,7 @@ class Statistics:
     image_counts: Counter[int] = field(default_factory=Counter)  # images of a sample -> samples
     image_bytes: int = 0
     has_messages: bool = False
+    examples: dict[str, str] = field(default_factory=dict)  # field -> its first ambiguous price
 
     def add(self, row: CleanRow) -> None:
         """Count one row."""

@@ -8,9 +8,10 @@ import itertools
 import math
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,17 @@ Hashes = npt.NDArray[np.uint64]
 
 SAME_IMAGE, NEAR_IMAGE = "same image", "near-duplicate image"
 SAME_TITLE, SAME_GROUP = "same title", "same group"
+GENERIC = "rows with a title that identifies no product"
+
+Grouping = Literal["auto", "strict", "images", "none"]
+JOINING: dict[Grouping, tuple[str, ...]] = {
+    "auto": (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP),
+    "strict": (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP),
+    "images": (SAME_IMAGE, NEAR_IMAGE, SAME_GROUP),
+    "none": (),
+}
+MIN_GENERIC = 5  # rows of a title that may be generic; fewer do no harm as a group
+MAX_TITLE_SHARE = 0.1  # of all rows; a title of more could not be in a split of a tenth
 
 MAX_TOLERANCE = 12  # bits of 64; beyond, most product photos are near-duplicates
 # Groups that near-duplicate images may join to one. Copies of one image come in handfuls, while
@@ -46,6 +58,7 @@ class RowKeys:
     hashes: tuple[int | None, ...] = ()  # perceptual; None of a flat image, near to no other
     split: str | None = None
     category: str | None = None
+    price: str | None = None
     fingerprint: str = ""  # equal for rows with equal record, messages and images
 
 
@@ -103,9 +116,12 @@ class Groups(NamedTuple):
     have joined to another."""
     links: Mapping[str, Links]  # by kind
     cut: int  # near-duplicate pairs that link nothing, as they would join too many groups
+    generic: int  # rows whose title links nothing, as it identifies no product
 
 
-def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
+def group_rows(
+    rows: Iterable[RowKeys], *, tolerance: int = 4, grouping: Grouping = "auto"
+) -> Groups:
     """Group rows that must not straddle a split.
 
     The tolerance was chosen with `benchmarks/duplicates.py`. Appended rows change no earlier
@@ -119,16 +135,47 @@ def group_rows(rows: Iterable[RowKeys], *, tolerance: int = 4) -> Groups:
     rows = list(rows)
     assert all(row.number < later.number for row, later in itertools.pairwise(rows)), "unordered"
     links = {kind: _link(rows, keys_of) for kind, keys_of in _KEYS.items()}
-    exact = np.concatenate([each.edges() for each in links.values()])
+    generic = {} if grouping == "strict" else generic_titles(rows)
+    if generic:
+        links[SAME_TITLE] = _link(rows, lambda row: {*_title_keys(row)} - generic.keys())
+    none = np.empty((0, 2), dtype=np.int64)
+    exact = np.concatenate([none, *(links[kind].edges() for kind in JOINING[grouping])])
     pairs = near_pairs(links[NEAR_IMAGE].values, tolerance)
     near = _cut_pairs(pairs, links[NEAR_IMAGE], _first_of_each(len(rows), exact))
     links[NEAR_IMAGE] = links[NEAR_IMAGE]._replace(near=near)
-    edges = np.concatenate([exact, links[NEAR_IMAGE].edges()])
+    near_edges = links[NEAR_IMAGE].edges() if NEAR_IMAGE in JOINING[grouping] else none
+    edges = np.concatenate([exact, near_edges])
     begins = np.ones(len(rows), dtype=bool)
     begins[edges.max(axis=1)] = False
     firsts, of = np.unique(_first_of_each(len(rows), edges), return_inverse=True)
     names = tuple(rows[first].id for first in firsts)
-    return Groups(names, of, begins, links, cut=len(pairs) - len(near))
+    return Groups(names, of, begins, links, len(pairs) - len(near), sum(generic.values()))
+
+
+def generic_titles(rows: Iterable[RowKeys]) -> dict[int, int]:
+    """Find the titles that identify no product: their keys, and the rows of each.
+
+    A title of several rows is generic if most of them differ in category or price. One of many rows
+    is so, too, if they have more than two prices, or none to compare.
+
+    Input:  20 rows "T-shirt" of 18 prices; 6 rows "Marlowe Coat" in six colours for 390
+    Output: {key of "t-shirt": 20}
+    """
+    held: dict[int, list[tuple[str | None, str | None]]] = defaultdict(list)
+    for row in rows:
+        for key in _title_keys(row):
+            held[key].append((row.category, row.price))
+    total = sum(map(len, held.values()))
+    repeats = total >= MIN_GENERIC * max(len(held), 4)  # each title, on average
+
+    def is_generic(kinds: list[tuple[str | None, str | None]]) -> bool:
+        count, different = len(kinds), len({*kinds})
+        is_large = count >= 2 * MIN_GENERIC and count > MAX_TITLE_SHARE * total
+        has_prices = any(price is not None for _, price in kinds)
+        by_size = is_large and different > 2 if has_prices else is_large or repeats
+        return count >= MIN_GENERIC and (2 * different > count or by_size)
+
+    return {key: len(kinds) for key, kinds in held.items() if is_generic(kinds)}
 
 
 def near_pairs(hashes: Hashes, tolerance: int) -> Indices:
@@ -219,6 +266,10 @@ def _first_of_each(count: int, edges: Indices) -> Indices:
     return first
 
 
+def _title_keys(row: RowKeys) -> list[int]:
+    return _text_keys(unicodedata.normalize("NFKC", row.title or "").casefold())
+
+
 def _text_keys(text: str) -> list[int]:
     text = " ".join(text.split())
     # Thousands of rows may share a placeholder and nothing else.
@@ -229,6 +280,6 @@ _KeysOf = Callable[[RowKeys], Iterable[int]]
 _KEYS: dict[str, _KeysOf] = {
     SAME_IMAGE: lambda row: map(hash_bits, row.digests),
     NEAR_IMAGE: lambda row: (value for value in row.hashes if value is not None),
-    SAME_TITLE: lambda row: _text_keys(unicodedata.normalize("NFKC", row.title or "").casefold()),
+    SAME_TITLE: lambda row: _title_keys(row),
     SAME_GROUP: lambda row: _text_keys(row.group or ""),
 }

@@ -30,6 +30,7 @@ from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import named_images, read_reference, url_of
 from phi_vision.prepare.prepare_config import PrepareConfig
+from phi_vision.prepare.prepare_warnings import warn_of_splits, warn_of_values
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
@@ -109,12 +110,16 @@ def prepare(
                     f"none of the {rejected.reasons.total()} rows of {source.name} is usable: "
                     f"{found}; check the columns (--map) and the images"
                 )
-            known = {} if config.resplit else _earlier_splits(config) | source_splits(stage.keys)
-            options = {"tolerance": config.tolerance, "seed": config.seed}
-            assignment = assign_rows(stage.keys, known, config.fractions, **options)
+            own = {} if config.resplit else source_splits(stage.keys)
+            earlier = {} if config.resplit else _earlier_splits(config)
+            options = {"tolerance": config.tolerance, "seed": config.seed, "source": own}
+            options["grouping"] = config.grouping
+            assignment = assign_rows(stage.keys, earlier, config.fractions, **options)
             images = _write_samples(stage, assignment, config, folder / "data", rejected)
         stage.file.unlink()
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
+        about = warn_of_splits(metadata, own, config.fractions) | warn_of_values(stage.statistics)
+        metadata |= {"warnings": about}
         text = json.dumps(metadata, indent=2, ensure_ascii=False)
         write_text(folder / MANIFEST, text + "\n")
         write_text(folder / "README.md", as_markdown(metadata))
@@ -223,7 +228,7 @@ def _describe(
     stage: Stage,
     assignment: Assignment,
     rejected: Counter[str],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the metadata. No times and no paths of this machine: a rerun writes the same bytes."""
     samples = sum(isinstance(decision, Placed) for decision in assignment.decisions)
     notes = {**source.notes, **({"license": config.license} if config.license else {})}

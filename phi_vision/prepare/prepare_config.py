@@ -43,6 +43,10 @@ class PrepareConfig:
     """Seed of the splits."""
     tolerance: int = 4
     """Maximum Hamming distance (of 64 bits) between perceptual hashes of near-duplicates."""
+    grouping: Literal["auto", "strict", "images", "none"] = "auto"
+    """What stays in one split: equal images, near-duplicates, the source's groups, and titles that
+    identify products (auto); all equal titles, against the source's own splits, too (strict);
+    without titles (images); nothing (none)."""
     decimal: Literal["point", "comma"] | None = None
     """Decimal mark of an ambiguous price such as 1.234; by default guessed from the others."""
     longest_side: int = 2016

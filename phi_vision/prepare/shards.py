@@ -8,7 +8,7 @@ import json
 import math
 import pickle
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -117,12 +117,13 @@ class RejectedRows(AbstractContextManager["RejectedRows"]):
 class Stage(AbstractContextManager["Stage"]):
     """Takes clean rows, in order, and returns them once they are all there."""
 
-    def __init__(self, file: Path, fields: Collection[str]) -> None:
+    def __init__(self, file: Path, columns: Mapping[str, str]) -> None:
         self.file = file
         self.keys: list[RowKeys] = []
         self.statistics = Statistics()
-        wanted = (("title", "name"), ("category3_code", "category"))
-        self._titles = [next((name for name in names if name in fields), "") for names in wanted]
+        wanted = (("title", "name"), ("category3_code", "category"), ("full_price", "price"))
+        self._columns = columns
+        self._keys = [next((name for name in names if name in columns), "") for names in wanted]
         self._stream = file.open("wb")
         self._ids: Counter[str] = Counter()
 
@@ -142,8 +143,8 @@ class Stage(AbstractContextManager["Stage"]):
             if not (isinstance(value, dict) and value.get("bytes"))
         }
         pickle.dump(replace(row, raw=replace(row.raw, values=values)), self._stream)
-        texts = map(row.record.get, self._titles)
-        title, category = (None if text is None else str(text) for text in texts)
+        texts = map(row.record.get, self._keys)
+        title, category, price = (None if text is None else str(text) for text in texts)
         self.keys.append(
             RowKeys(
                 number=row.raw.number,
@@ -156,10 +157,15 @@ class Stage(AbstractContextManager["Stage"]):
                 hashes=tuple(image.perceptual_hash for image in row.images),
                 split=row.split,
                 category=category,
+                price=price,
                 fingerprint=fingerprint,
             )
         )
         self.statistics.add(row)
+        for field, column in self._columns.items():
+            if f"{field} as ambiguous" in row.changes:
+                example = f"{row.raw.values[column]!s:.40}, read as {row.record[field]:.12g}"
+                self.statistics.examples.setdefault(field, example)
 
     def rows(self) -> Iterator[CleanRow]:
         """Read the rows back, in order, one at a time."""

@@ -14,7 +14,16 @@ import numpy as np
 
 from phi_vision.data.dataset import SPLIT_ORDER
 from phi_vision.io.hashing import hash_bits
-from phi_vision.prepare.dedup import NEAR_IMAGE, SAME_IMAGE, Groups, Mask, RowKeys, group_rows
+from phi_vision.prepare.dedup import (
+    GENERIC,
+    NEAR_IMAGE,
+    SAME_IMAGE,
+    Grouping,
+    Groups,
+    Mask,
+    RowKeys,
+    group_rows,
+)
 
 RANDOM_SPLITS = 20  # whose leakage is averaged; the average is then known to a few per cent
 MAX_CATEGORIES = 200  # in the metadata, the largest
@@ -43,24 +52,36 @@ def assign_rows(
     *,
     tolerance: int,
     seed: int,
+    source: Mapping[str, str] | None = None,
+    grouping: Grouping = "auto",
 ) -> Assignment:
     """Assign rows to splits, each with its whole group, and leave out exact duplicates.
 
-    Rows whose id is in `earlier` stay where an earlier run or the source put them. Where a new row
-    joins groups of different splits, the group that appears first wins and the other rows move.
+    Rows whose id is in `earlier` stay where an earlier run put them. Where a new row joins groups
+    of different splits, the group that appears first wins and the other rows move. Rows whose id is
+    in `source` stay in the source's own split, also without their group, unless it is `strict`.
     """
     first: dict[str, int] = {}
     same_as = [first.setdefault(row.fingerprint, row.number) for row in rows]
     first.clear()  # a tenth of a kilobyte a row
     kept = [row for row, number in zip(rows, same_as, strict=True) if row.number == number]
-    groups = group_rows(kept, tolerance=tolerance)
+    groups = group_rows(kept, tolerance=tolerance, grouping=grouping)
+    own = source or {}
+    earlier = {**earlier, **own}
+    own = {} if grouping == "strict" else own
     group_of = [groups.names[group] for group in groups.of.tolist()]
     fixed: dict[str, str] = {}
-    known = ((group, earlier.get(row.id)) for row, group in zip(kept, group_of, strict=True))
-    moved = sum(fixed.setdefault(group, split) != split for group, split in known if split)
+    known = [
+        (row.id, group, earlier.get(row.id)) for row, group in zip(kept, group_of, strict=True)
+    ]
+    moved = sum(
+        fixed.setdefault(group, split) != split and name not in own
+        for name, group, split in known
+        if split
+    )
     begun = list_groups(groups, [row.category for row in kept])
     split_of = assign_splits(begun, fractions, seed=seed, kept=fixed)
-    splits = [split_of[group] for group in group_of]
+    splits = [own.get(name) or split_of[group] for name, group, _ in known]
     placed = map(Placed, group_of, splits)
     decisions = [
         next(placed) if row.number == number else number
@@ -228,6 +249,7 @@ def _describe(
             "groups": len(groups.names),
             "rows of the largest group": int(np.bincount(groups.of).max()),
             **{f"{kind} as an earlier row": k.count_repeats() for kind, k in groups.links.items()},
+            **({GENERIC: groups.generic} if groups.generic else {}),
             "near-duplicate images not grouped, as they join too many groups": groups.cut,
             "rows moved with their group": moved,
         },

@@ -192,11 +192,21 @@ def test_a_parquet_folder_keeps_its_splits(tmp_path: Path) -> None:
     assert again == rows_of(tmp_path / "out")["P3"] | {"group_id_given": "P3"}
 
 
-def test_a_leak_of_the_source_is_closed_and_told(tmp_path: Path) -> None:
+def test_a_leak_of_the_source_stays_and_is_reported_unless_grouping_is_strict(
+    tmp_path: Path,
+) -> None:
     rows = [product(n, split="train" if n % 2 else "test") for n in range(8)]
     rows[1]["photo"] = rows[0]["photo"]
-    outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
-    assert splits_of(tmp_path / "out")["S1"] == splits_of(tmp_path / "out")["S0"] == "test"
+    shop = write_shop(tmp_path / "shop", rows)
+    outcome = run(shop, tmp_path / "out")
+    assert splits_of(tmp_path / "out")["S1"] == "train"
+    assert splits_of(tmp_path / "out")["S0"] == "test"
+    assert outcome.metadata["warnings"]["leakage of 4 in test"].startswith(
+        "1 share an image, title or group with train, as the source splits them; --grouping strict"
+    )
+    assert "--resplit" in outcome.metadata["warnings"]["validation"]
+    outcome = run(shop, tmp_path / "strict", grouping="strict")
+    assert splits_of(tmp_path / "strict")["S1"] == splits_of(tmp_path / "strict")["S0"] == "test"
     assert outcome.metadata["groups"]["rows moved with their group"] == 1
 
 

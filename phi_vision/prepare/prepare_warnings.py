@@ -1,0 +1,89 @@
+"""List what a user must know of a prepared dataset: wrong splits, leaks, ambiguous prices."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from phi_vision.io.formatting import format_count
+from phi_vision.prepare.data_card import Statistics
+from phi_vision.prepare.dedup import GENERIC
+from phi_vision.prepare.splits import ANY
+
+MIN_EVALUATED = 10  # samples of a category, from which it should be evaluated
+MAX_NAMES = 5
+
+
+def warn_of_splits(
+    metadata: Mapping[str, Any], source: Mapping[str, str], fractions: Iterable[str]
+) -> dict[str, str]:
+    """Describe splits that are empty, leak, or lack categories, with the option that changes it.
+
+    Input:  40 samples in 2 groups, both of them in train
+    Output: {"validation": "no sample: all 40 are in 2 groups, …", "test": …}
+    """
+    splits, groups, found = metadata["splits"], metadata["groups"], dict[str, str]()
+    samples = sum(size for size, _ in splits.values())
+    largest = groups["rows of the largest group"]
+    more = "--grouping images or none makes more groups, " if groups["groups"] < samples else ""
+    for name in fractions:
+        if name not in splits:
+            found[name] = (
+                "no sample, as the source's own splits are kept; --resplit draws others"
+                if source
+                else f"no sample: {format_count(samples, 'sample')} are in {groups['groups']} "
+                f"groups, the largest of {largest}; {more}--{name} 0.3 or another --seed fills it"
+            )
+    for key, (here, _) in metadata["leaks"].items():
+        if key.startswith(ANY) and here:
+            found[f"leakage {key.removeprefix(f'{ANY}, ')}"] = (
+                f"{here} share an image, title or group with train"
+                + (", as the source splits them; --grouping strict moves them" if source else "")
+            )
+    names, counts = list(splits), metadata["categories"]
+    if len(names) > 1 and names[0] == "train":
+        unseen = [f"{c} ({sum(n)})" for c, n in counts.items() if not n[0]]
+        never = [f"{c} ({n[0]})" for c, n in counts.items() if sum(n) == n[0] >= MIN_EVALUATED]
+        of = f"of {len(counts)} categories"
+        if unseen:
+            found["never in train"] = (
+                f"{len(unseen)} {of}: {_few(unseen)}; another --seed moves them"
+            )
+        if never:
+            found["only in train"] = f"{len(never)} {of}: {_few(never)}; --grouping images or none"
+    if generic := groups.get(GENERIC):
+        found["titles"] = (
+            f"{generic} rows have titles that identify no product (they repeat over categories and "
+            "prices) and group nothing; --grouping strict groups them"
+        )
+    if moved := groups["rows moved with their group"]:
+        found["moved"] = f"{format_count(moved, 'row')} moved to the split of their group"
+    return found
+
+
+def warn_of_values(statistics: Statistics) -> dict[str, str]:
+    """Describe ambiguous prices, mixed currencies and placeholders, with numbers.
+
+    Input:  20 prices such as 19.990; 12 in EUR and 8 in USD
+    Output: {"full_price": "20 ambiguous prices, such as 19.990, read as 19990; …", …}
+    """
+    changes, found = statistics.changes, dict[str, str]()
+    for name, values in statistics.fields.items():
+        if count := changes[f"{name} as ambiguous"]:
+            found[name] = (
+                f"{format_count(count, 'ambiguous price')}, such as {statistics.examples[name]}; "
+                "--decimal point or comma decides"
+            )
+        start = f"{name} in "
+        currencies = {c[len(start) :]: n for c, n in changes.items() if c.startswith(start)}
+        if "currency" in name.lower() and not values.has_more_texts:
+            currencies |= values.texts
+        if len(currencies) > 1:
+            listed = _few([f"{code} ({n})" for code, n in sorted(currencies.items())])
+            found[f"currencies of {name}"] = f"{listed}; amounts are not converted"
+    if count := changes["placeholder left empty"]:
+        found["placeholders"] = f"{format_count(count, 'row')} with N/A or the like, left empty"
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,104 @@
+"""Splits that come out wrong and prices that may be read otherwise are warned of with numbers."""
+
+from pathlib import Path
+
+import pytest
+from catalogs import product, products, rows_of, run, splits_of, write_shop
+
+
+def warnings_of(tmp_path: Path, rows: list[dict[str, str]], **options: str) -> dict[str, str]:
+    shop = write_shop(tmp_path / "shop", rows)
+    found: dict[str, str] = run(shop, tmp_path / "out", **options).metadata["warnings"]
+    return found
+
+
+def test_a_catalog_without_trouble_has_no_warnings(tmp_path: Path) -> None:
+    assert warnings_of(tmp_path, products(60)) == {}
+
+
+def test_titles_that_repeat_over_prices_group_nothing(tmp_path: Path) -> None:
+    rows = [product(n, title=("T-shirt", "Dress")[n % 2]) for n in range(40)]
+    assert "40 rows" in warnings_of(tmp_path, rows)["titles"]
+    assert {row["split"] for row in rows_of(tmp_path / "out").values()} == {
+        *("train", "validation", "test")
+    }
+
+
+@pytest.mark.parametrize("name", ["title", "label"])
+def test_classes_without_prices_are_not_one_group_each(tmp_path: Path, name: str) -> None:
+    rows = [
+        {name: ("shirt", "bag", "hat", "shoes")[n % 4], "photo": f"images/{n}.png"}
+        for n in range(40)
+    ]
+    warnings_of(tmp_path, rows)
+    by_split = {row["split"]: set[str]() for row in rows_of(tmp_path / "out").values()}
+    for row in rows_of(tmp_path / "out").values():
+        by_split[row["split"]].add(row.get("title") or row["category3_code"])
+    assert len(by_split) == 3
+    assert len(by_split["train"]) == 4
+
+
+def test_a_title_of_one_price_is_a_product_in_its_colours(tmp_path: Path) -> None:
+    rows = [product(n, title=f"Coat {n // 6}", price="390", category="Coats") for n in range(60)]
+    found = warnings_of(tmp_path, rows)
+    assert "titles" not in found
+    assert len({row["group_id"] for row in rows_of(tmp_path / "out").values()}) == 10
+
+
+def test_an_empty_split_is_reported_with_its_groups(tmp_path: Path) -> None:
+    rows = [product(n, title=f"Coat {n // 6}", price="390", category="Coats") for n in range(12)]
+    found = warnings_of(tmp_path, rows)
+    assert found["test"] == (
+        "no sample: 12 samples are in 2 groups, the largest of 6; --grouping images or none makes "
+        "more groups, --test 0.3 or another --seed fills it"
+    )
+    assert "leakage of 1 in test" not in found
+    assert len(set(splits_of(run_again(tmp_path, "images")).values())) == 3
+
+
+def run_again(tmp_path: Path, grouping: str) -> Path:
+    out = tmp_path / grouping
+    return run(tmp_path / "shop" / "products.csv", out, grouping=grouping).folder
+
+
+def test_the_test_split_of_a_source_stays_whole_where_titles_repeat(tmp_path: Path) -> None:
+    rows = [
+        product(n, title=f"Coat {n % 10}", split="test" if n >= 30 else "train") for n in range(40)
+    ]
+    found = warnings_of(tmp_path, rows)
+    assert list(splits_of(tmp_path / "out").values()).count("test") == 10
+    assert found["leakage of 10 in test"].startswith("10 share an image, title or group")
+    strict = splits_of(run_again(tmp_path, "strict"))
+    assert set(strict.values()) == {"train"}
+
+
+def test_a_category_of_one_side_is_reported(tmp_path: Path) -> None:
+    rows = [
+        product(n, category="Hats" if n < 10 else "Bags", split="test" if n > 14 else "train")
+        for n in range(20)
+    ]
+    found = warnings_of(tmp_path, rows)
+    assert found["only in train"].startswith("1 of 2 categories: Hats (10)")
+    rows = [product(n, category=f"C{n}", split="test" if n > 14 else "train") for n in range(20)]
+    assert "5 of 20 categories" in warnings_of(tmp_path, rows)["never in train"]
+
+
+def test_ambiguous_prices_are_reported_with_an_example_and_the_option(tmp_path: Path) -> None:
+    rows = [product(n, price=f"{n + 19}.990") for n in range(20)]
+    assert warnings_of(tmp_path, rows)["full_price"] == (
+        "20 ambiguous prices, such as 19.990, read as 19990; --decimal point or comma decides"
+    )
+    assert "full_price" not in warnings_of(tmp_path, rows, decimal="point")
+
+
+def test_mixed_currencies_are_reported(tmp_path: Path) -> None:
+    rows = [product(n, price=f"{'€£'[n % 3 == 0]}{n + 5}") for n in range(60)]
+    key = "currencies of full_price"
+    assert warnings_of(tmp_path, rows)[key] == "EUR (40), GBP (20); amounts are not converted"
+    rows = [product(n, currency=("EUR", "USD")[n % 2]) for n in range(60)]
+    assert "EUR (30), USD (30)" in warnings_of(tmp_path, rows)["currencies of currency"]
+
+
+def test_placeholders_are_counted(tmp_path: Path) -> None:
+    rows = [product(n, colour="N/A" if n < 7 else "red") for n in range(60)]
+    assert warnings_of(tmp_path, rows)["placeholders"] == "7 rows with N/A or the like, left empty"
