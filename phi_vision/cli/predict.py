@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,8 @@ from phi_vision.cli.progress import progress_bar
 from phi_vision.io.formatting import format_count
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from phi_vision.data.prediction import Prediction
     from phi_vision.data.template import Template
     from phi_vision.inference.batch import BatchSummary
@@ -59,18 +61,41 @@ def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
 
 
 def _predict_images(options: argparse.Namespace) -> None:
-    from phi_vision.data.samples import open_image
+    from phi_vision.io.image_decoding import open_image
 
     images = [image for name in options.images for image in find_images(name)]
-    for image in images:  # fail before the model is loaded and anything is printed
-        open_image(image)
-    predictor = load_predictor(options)
-    grammar = _chosen_grammar(options, predictor.template)
-    write = _as_json if options.json else _as_line
-    for start in range(0, len(images), options.batch_size):
-        some = images[start : start + options.batch_size]
-        for prediction in predictor.predict(some, grammar=grammar):
-            print(write(prediction), flush=True)
+    # Unreadable images are named before the model is loaded.
+    readable = [image for image, _ in _opened(images, open_image, len(images))]
+    predictor = load_predictor(options) if readable else None
+    missing = len(images)
+    if predictor is not None:
+        grammar = _chosen_grammar(options, predictor.template)
+        write = _as_json if options.json else _as_line
+        for start in range(0, len(readable), options.batch_size):
+            some = readable[start : start + options.batch_size]
+            usable = [*_opened(some, predictor.open_image, len(images))]
+            pixels = [image for _, image in usable]
+            predictions = predictor.predict(pixels, grammar=grammar) if pixels else []
+            for (name, _), prediction in zip(usable, predictions, strict=True):
+                print(write(replace(prediction, source=str(name))), flush=True)
+            missing -= len(usable)
+    if missing:
+        raise ValueError(f"{missing} of {len(images)} images have no prediction: see above")
+
+
+def _opened(
+    images: Iterable[Path], read: Callable[[Path], "Image"], given: int
+) -> Iterator[tuple[Path, "Image"]]:
+    """Read images; print why one is unusable, or raise it where no other was given."""
+    for image in images:
+        try:
+            opened = read(image)
+        except (ValueError, OSError) as error:
+            if given == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            yield image, opened
 
 
 def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
@@ -143,18 +168,19 @@ def find_images(name: str) -> list[Path]:
     """Find the images that a command-line argument selects.
 
     Input:  coat.jpg     shoes/                           'shoes/*.png'
-    Output: that file    the images in it, by name      the files that match, by name
+    Output: that file    all images in it, by name      the files that match, by name
     """
-    from phi_vision.inference.batch_catalog import IMAGE_ENDINGS
+    from phi_vision.inference.batch_catalog import list_images
+    from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 
     path = Path(name)
     pattern = str(path.relative_to(path.anchor))  # Path.glob takes no absolute pattern
     if path.is_dir():
-        found = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
+        found = [path / name for name in list_images(path)]
     else:
         found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
     if not found:
-        what = f"a folder without any ({', '.join(sorted(IMAGE_ENDINGS))})"
+        what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})"
         raise ValueError(
             f"no image at {name}: found {what if path.is_dir() else 'nothing'}; "
             "give an image, a folder of images or a pattern like 'shoes/*.jpg'"

@@ -14,8 +14,9 @@ from typing import NamedTuple, TypedDict, cast
 import torch
 from torch import nn
 
-from phi_vision.data.samples import IMAGE_MARK, Sample, image_size
+from phi_vision.data.samples import IMAGE_MARK, Sample
 from phi_vision.data.template import END, Template
+from phi_vision.io.image_decoding import image_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
 IGNORED = -100  # the label that cross-entropy skips (PyTorch's default `ignore_index`)

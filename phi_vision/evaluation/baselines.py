@@ -10,9 +10,10 @@ from PIL import Image
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.neighbors import NearestNeighbors
 
-from phi_vision.data.samples import Record, Sample, Value, open_image
+from phi_vision.data.samples import Record, Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.evaluation.config import Progress
+from phi_vision.io.image_decoding import open_image
 from phi_vision.metrics.constant_baselines import median, most_frequent_texts
 from phi_vision.metrics.field_metrics import as_number
 
@@ -203,7 +204,7 @@ def describe_image(encoded: bytes) -> dict[str, Pixels]:
     Input:  a red square of 40×40 pixels in the middle of 80×80 white ones
     Output: {"size": [...], "box": [0.5, 0.5, ...], "colour_grid": [...], ...}
     """
-    image = _on_white(open_image(encoded))
+    image = open_image(encoded).convert("RGB")
     width, height = image.size
     whole = _resize(image, (0, 0, width, height))
     border = np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
@@ -225,14 +226,6 @@ def describe_image(encoded: bytes) -> dict[str, Pixels]:
         "gradients": _gradients(light),
         "texture": _texture(light),
     }
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Convert to RGB; transparent pixels show the white page of a shop."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    page = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
 
 
 def _resize(image: Image.Image, box: tuple[float, float, float, float]) -> Pixels:

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from PIL import Image
-
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
@@ -208,13 +206,12 @@ def prediction_error(scored: ScoredPrediction, template: Template) -> float:
 
 
 def thumbnail(sample: Sample) -> str:
-    """Encode the first image as the data URI of a small JPEG, on white; "" without images."""
+    """Encode the first image as the data URI of a small JPEG; "" without images."""
     if not sample.images:
         return ""
-    image = sample.open_images()[0].convert("RGBA")
+    image, file = sample.open_images()[0].convert("RGB"), io.BytesIO()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    file, background = io.BytesIO(), Image.new("RGBA", image.size, "white")
-    Image.alpha_composite(background, image).convert("RGB").save(file, "JPEG", quality=80)
+    image.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -5,6 +5,7 @@ that `--help` opens fast.
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ import pyarrow as pa
 from phi_vision.data import dataset
 from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Sample
+from phi_vision.io.formatting import format_count
+from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 
-IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+logger = logging.getLogger(__name__)
+
+MAX_NAMED = 5  # Files that a message names.
 # Bytes of images at which a part ends early: it is held in memory, and sent to workers.
 MAX_PART_BYTES = 128_000_000
 Reason = Literal["no image", "unreadable image", "impossible shape", "no prediction"]
@@ -84,7 +89,7 @@ class Catalog:
     """Rows with images in a fixed order, opened without reading them.
 
     Args:
-        source: Prepared folder, Parquet file, or folder of images, sorted by their names.
+        source: Prepared folder, Parquet file, or folder of images (see `list_images`).
         split: Split to read; by default all, one after the other.
 
     Raises:
@@ -102,12 +107,11 @@ class Catalog:
                 raise ValueError(
                     f"{source} is a folder of images without splits; leave {split!r} out"
                 )
-            images = (file for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
-            self._images = sorted(file.name for file in images)
+            self._images = list_images(source)
             if not self._images:
                 raise ValueError(
                     f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
-                    f"<split>-*.parquet and no images ({', '.join(sorted(IMAGE_ENDINGS))})"
+                    f"<split>-*.parquet and no images ({', '.join(IMAGE_SUFFIXES)})"
                 )
             self._files = [("", source, range(len(self._images)))]
         else:
@@ -160,10 +164,9 @@ class Catalog:
 
     def identity(self) -> list[str]:
         """List names, sizes and times of the files: other data have other ones."""
-        files = [self._source / name for name in self._images] or [
-            file for _, file, _ in self._files
-        ]
-        return [f"split {self._split}", *(f"{file.name} {_state(file)}" for file in files)]
+        files = {name: self._source / name for name in self._images}
+        named = files.items() or [(file.name, file) for _, file, _ in self._files]
+        return [f"split {self._split}", *(f"{name} {_state(file)}" for name, file in named)]
 
     def _overlaps(self, span: range) -> Iterator[tuple[str, Path, int, int]]:
         """List the files that a span touches, with the first and last row in each."""
@@ -196,6 +199,25 @@ class Catalog:
                     sample = Failure("no image", str(error))
                 yield CatalogRow(name, split, sample)
                 position += 1
+
+
+def list_images(folder: Path) -> list[str]:
+    """List the images in a folder and its subfolders by their endings, and log what is left out.
+
+    Input:  b.JPG, a.png, notes.txt, .cache/c.png, sub/d.heic
+    Output: ["a.png", "b.JPG", "sub/d.heic"], and the message that notes.txt is left out
+    """
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if not is_hidden and (path.is_symlink() or not path.is_dir()):
+            found[path.suffix.lower() in IMAGE_SUFFIXES].append(str(name))
+    if others := sorted(found[False]):
+        named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
+        left_out = format_count(len(others), "file")
+        logger.info("Left out of %s: %s without an image's ending (%s)", folder, left_out, named)
+    return sorted(found[True])
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

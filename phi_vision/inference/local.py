@@ -3,11 +3,10 @@
 print(LocalPredictor("phi-vision-small").predict(["coat.jpg"])[0].record)
 """
 
-import io
 import math
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +15,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from PIL.Image import Image
 
 from phi_vision.data.prediction import Prediction, field_confidence
-from phi_vision.data.samples import Sample, open_image
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
+from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
-ImageSource = str | Path | bytes | Image
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 # Batches whose images are decoded together where results keep the caller's order: enough to sort
 # rows by length, few enough to hold in memory.
@@ -90,9 +88,11 @@ class LocalPredictor:
             yield from zip(indices, self._predict(images, ids, grammar), strict=True)
 
     def predict(
-        self, images: Sequence[ImageSource], *, grammar: str | None = None
+        self, images: ImageSource | Iterable[ImageSource], *, grammar: str | None = None
     ) -> list[Prediction]:
-        """Predict the record of each image: a path, an encoded image or a decoded one.
+        """Predict the record of one image or of each of several.
+
+        An image is a path, encoded bytes, a file opened with "rb", a PIL image or a NumPy array.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg", text="Product: Wool Coat, Full Price: 390.0",
@@ -100,21 +100,22 @@ class LocalPredictor:
                             confidence={"title": 0.81, "full_price": 0.4})]
 
         Raises:
-            ValueError: An image cannot be read, or has an impossible shape; names the image.
+            ValueError: There is no image, one cannot be read, or has an impossible shape; names it.
         """
+        images = _as_list(images)
         sources = [
             str(image) if isinstance(image, str | Path) else f"image {number}"
             for number, image in enumerate(images, start=1)
         ]
         predictions: list[Prediction] = []
         for window in _batched(range(len(images)), BATCHES_PER_WINDOW * self.batch_size):
-            opened = [[self._open(images[index], sources[index])] for index in window]
+            opened = [[self.open_image(images[index], sources[index])] for index in window]
             predictions += self._predict(opened, sources[window.start : window.stop], grammar)
         return predictions
 
     def stream(self, image: ImageSource, *, grammar: str | None = None) -> Iterator[str]:
         """Yield the text in chunks while it is generated; closing the iterator cancels it."""
-        opened = self._open(image, str(image) if isinstance(image, str | Path) else "the image")
+        opened = self.open_image(image)
         return self._stream(opened, grammar)
 
     def request(
@@ -212,16 +213,15 @@ class LocalPredictor:
             finally:
                 is_open = False
 
-    def _open(self, image: ImageSource, source: str) -> Image:
-        if isinstance(image, str | Path):
-            image = open_image(Path(image))  # Its errors name the path.
-        elif isinstance(image, bytes):
-            try:
-                image = open_image(image)
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
-        self.check_shapes([image], source)
-        return image
+    def open_image(self, image: ImageSource, source: str = "the image") -> Image:
+        """Read an image; raise a ValueError naming its path or the source if it is unusable."""
+        is_named = isinstance(image, str | Path)
+        try:
+            opened = open_image(image)
+        except ValueError as error:
+            raise ValueError(str(error) if is_named else f"{source}: {error}") from error
+        self.check_shapes([opened], str(image) if is_named else source)
+        return opened
 
     def _open_images(self, sample: Sample) -> list[Image]:
         images = sample.open_images()
@@ -233,11 +233,21 @@ class LocalPredictor:
         tokens = 0
         try:
             for encoded in sample.images:
-                with PillowImage.open(io.BytesIO(encoded)) as image:
+                with open_header(encoded) as image:
                     tokens += self.processor.calc_num_image_tokens_from_image_size(*image.size)
-        except (OSError, ValueError):
+        except ValueError:
             return math.inf
         return tokens
+
+
+def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    """Put one image into a list; texts, bytes, files and arrays are one, although iterable."""
+    one = str | bytes | bytearray | memoryview | BinaryFile | np.ndarray
+    if isinstance(images, one) or not isinstance(images, Iterable):
+        return [images]
+    if found := list(images):
+        return found
+    raise ValueError("no image to predict: found an empty list; give at least one image")
 
 
 def _batched(items: Batch, size: int) -> Iterator[Batch]:

@@ -24,6 +24,7 @@ from yarl import URL
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, Template, find_template
+from phi_vision.io.image_decoding import normalise, open_header
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"  # The client wants a key; this one is not sent.
@@ -34,11 +35,9 @@ TIMEOUT = 300.0  # Seconds until the response; a busy server may queue requests.
 CONNECT_TIMEOUT = 10.0
 # Servers count in their own tokens: far above the length of a record; a longer text is a loop.
 MAX_TOKENS = 256
-# Image formats that every server decodes; others, and images with an EXIF orientation, which few
-# servers apply, are sent as PNG.
+# Formats that every server decodes. Others, and images whose pixels a server may read in another
+# way (alpha, 16 bits, EXIF orientation, colour profile), are sent as PNG.
 SENT_FORMATS = {"JPEG", "PNG", "WEBP"}
-ORIENTATION = 0x0112
-PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 SHOWN = 300  # Characters of a response in an error message.
 # HTTP statuses of a server that does not support an option of the request, such as logprobs.
 UNSUPPORTED = frozenset({400, 422, 501})
@@ -162,10 +161,8 @@ class OpenAIPredictor:
 
     def _body(self, sample: Sample) -> dict[str, Any]:
         """Build the body of a request: the images, then the question."""
-        images = [
-            {"type": "image_url", "image_url": {"url": _data_url(encoded, image)}}
-            for encoded, image in zip(sample.images, sample.open_images(), strict=True)
-        ]
+        urls = map(_data_url, sample.images, sample.open_images())
+        images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         # Some servers accept only a string as the content of a message without images.
         text = self.template.question
         content = [*images, {"type": "text", "text": text}] if images else text
@@ -289,12 +286,11 @@ def _parse_url(text: str) -> URL:
 
 
 def _data_url(encoded: bytes, image: Image.Image) -> str:
-    with Image.open(io.BytesIO(encoded)) as original:
-        kind, is_turned = original.format or "", original.getexif().get(ORIENTATION, 1) != 1
-    if is_turned or kind not in SENT_FORMATS:
+    with open_header(encoded) as original:
+        kind, (_, changes) = original.format or "", normalise(original, encoded)
+    if changes or kind not in SENT_FORMATS:
         buffer = io.BytesIO()
-        plain = image if image.mode in PNG_MODES else image.convert("RGB")
-        plain.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         encoded, kind = buffer.getvalue(), "PNG"
     return f"data:{Image.MIME[kind]};base64,{base64.b64encode(encoded).decode()}"
 

@@ -1,6 +1,5 @@
 """Metrics on subsets of the samples: slices, and the samples without leakage."""
 
-import io
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
+from phi_vision.io.image_decoding import open_header
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, SampleValues
 from phi_vision.metrics.field_metrics import Metric, as_number, headline_metrics
 
@@ -206,8 +205,8 @@ def _longest_side(sample: Sample) -> int | None:
     if not sample.images:
         return None
     try:
-        with Image.open(io.BytesIO(sample.images[0])) as image:
+        with open_header(sample.images[0]) as image:
             return max(image.size)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except ValueError:
         # The predictor that decodes the image reports what is wrong with it.
         return None

@@ -20,9 +20,10 @@ from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.packing import original_context
-from phi_vision.data.samples import Sample, image_size
+from phi_vision.data.samples import Sample
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
+from phi_vision.io.image_decoding import image_size
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import resized_size

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from phi_vision.data.collator import IGNORED, CompletionCollator, select_labelled
-from phi_vision.data.samples import Message, Record, Sample, image_size
+from phi_vision.data.samples import Message, Record, Sample
 from phi_vision.data.template import TEMPLATES
+from phi_vision.io.image_decoding import image_size
 from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -120,7 +121,7 @@ def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
 def test_bytes_that_are_no_image_name_their_sample(processor: Phi3VProcessor) -> None:
     collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
     broken = Sample(id="s7", group="g", images=(b"text",), record=make_sample().record)
-    with pytest.raises(ValueError, match="sample 's7', image 1: cannot read an image"):
+    with pytest.raises(ValueError, match="sample 's7', image 1: not an image"):
         collate.count_tokens(broken)
 
 

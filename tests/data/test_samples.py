@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phi_vision.data.samples import Sample, open_image
+from phi_vision.data.samples import Sample
+from phi_vision.io.image_decoding import open_image
 
 
 def encoded(size=(6, 4), *, format="PNG", mode="RGB", orientation=None) -> bytes:
@@ -22,7 +23,7 @@ def sample_of(*images: bytes) -> Sample:
     return Sample(id="A-red", group="A", images=images, record={})
 
 
-def test_images_come_in_order_and_in_their_own_mode():
+def test_images_come_in_order_and_grey_stays_grey():
     first, second = sample_of(encoded((6, 4)), encoded((3, 9), mode="L")).open_images()
     assert (first.size, first.mode) == ((6, 4), "RGB")
     assert (second.size, second.mode) == ((3, 9), "L")
@@ -40,12 +41,12 @@ def test_a_image_of_one_by_5000_pixels_opens(tmp_path: Path):
 
 @pytest.mark.parametrize("broken", [b"", b"<html>not found</html>", encoded((200, 200))[:60]])
 def test_an_unreadable_image_names_the_sample(broken):
-    with pytest.raises(ValueError, match="sample 'A-red', image 2: cannot read an image from"):
+    with pytest.raises(ValueError, match=r"'A-red', image 2: (empty|not an|truncated) image"):
         sample_of(encoded(), broken).open_images()
 
 
 def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no image at .*gone.png: found nothing there"):
+    with pytest.raises(ValueError, match=r"gone.png: no image there: found nothing"):
         open_image(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="found a folder there"):
+    with pytest.raises(ValueError, match="no image there: found a folder"):
         open_image(tmp_path)

@@ -127,7 +127,7 @@ def test_asked_about_nothing_it_answers_nothing():
 
 
 def test_an_image_that_cannot_be_read_is_named():
-    with pytest.raises(ValueError, match="sample '7', image 1: cannot read an image"):
+    with pytest.raises(ValueError, match="sample '7', image 1: not an image"):
         boost([sample(7, images=(b"no image",))], TRAINING[:5], TEMPLATE, seed=0)
 
 

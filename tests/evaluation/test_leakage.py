@@ -97,5 +97,5 @@ def test_progress_is_told_and_a_broken_image_names_its_sample():
     told = []
     find_leakage([sample("a")], TRAINING, lambda done, total: told.append((done, total)))
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    with pytest.raises(ValueError, match="sample 'a', image 1: cannot read an image"):
+    with pytest.raises(ValueError, match="sample 'a', image 1: not an image"):
         find_leakage([sample("a", b"broken")], TRAINING)

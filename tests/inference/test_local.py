@@ -3,8 +3,9 @@
 import threading
 import time
 from functools import partial
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,10 +58,17 @@ def test_paths_bytes_and_images_give_the_same_prediction(
 ) -> None:
     (tmp_path / "coat.png").write_bytes(encoded(60))
     path = tmp_path / "coat.png"
-    predictions = predictor.predict([path, str(path), encoded(60), image(60)])
+    written = BytesIO()
+    image(60).save(written, "PNG")  # at its end, where there is nothing to read
+    pixels = np.asarray(image(60))
+    deep = pixels.astype(np.uint16) * 257
+    images = [path, str(path), encoded(60), image(60), bytearray(encoded(60)), written, pixels]
+    predictions = predictor.predict([*images, deep, path.open("rb")])
     assert len({prediction.text for prediction in predictions}) == 1
     sources = [prediction.source for prediction in predictions]
-    assert sources == [str(path), str(path), "image 3", "image 4"]
+    assert sources[:4] == [str(path), str(path), "image 3", "image 4"]
+    for one in images:
+        assert [each.text for each in predictor.predict(one)] == [predictions[0].text]
 
 
 def test_each_sample_gets_the_prediction_that_it_gets_alone(predictor: LocalPredictor) -> None:
@@ -205,19 +213,41 @@ def test_closing_a_stream_cancels_the_generation(
 
 
 def test_a_stream_rejects_unreadable_images(predictor: LocalPredictor) -> None:
-    with pytest.raises(ValueError, match="cannot read an image"):
+    with pytest.raises(ValueError, match="the image: not an image"):
         predictor.stream(b"no image")
 
 
-def test_no_images_give_no_predictions(predictor: LocalPredictor) -> None:
-    assert predictor.predict([]) == []
+def test_no_samples_give_no_predictions(predictor: LocalPredictor) -> None:
     assert list(predictor.predict_samples([])) == []
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([], "no image to predict: found an empty list"),
+        (iter(()), "no image to predict: found an empty list"),
+        (None, r"image 1: not an image: found None \(NoneType\); give a path, bytes, a file"),
+        ({"image": "coat.png"}, "image 1: not an image: found 'image'|image: no image there"),
+        ([encoded(0), 3], r"image 2: not an image: found 3 \(int\); give a path"),
+        ("", "no image there: found"),
+        (BytesIO(), "image 1: empty image: found 0 bytes"),
+        (StringIO("coat"), r"image 1: not an image: found .*\(StringIO\); give a path"),
+        (np.zeros((4, 4)), r"an array of float64 and shape \(4, 4\); give uint8 or uint16"),
+        (np.zeros((3, 40, 60), np.uint8), r"shape \(3, 40, 60\); give uint8 or uint16 in"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+    ],
+)
+def test_what_is_no_image_is_one_clear_error(
+    predictor: LocalPredictor, images: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        predictor.predict(images)
+
+
 def test_an_unreadable_image_is_named(predictor: LocalPredictor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"image 2: cannot read an image"):
+    with pytest.raises(ValueError, match="image 2: not an image"):
         predictor.predict([image(0), b"no image"])
-    with pytest.raises(ValueError, match=r"no image at .*coat\.png"):
+    with pytest.raises(ValueError, match=r"coat\.png: no image there: found nothing"):
         predictor.predict([tmp_path / "coat.png"])
     with pytest.raises(ValueError, match=r"sample 'torn', image 1"):
         predict_one(predictor, sample("torn", b"no image"))

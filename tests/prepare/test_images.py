@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from phi_vision.data.samples import open_image
+from phi_vision.io.image_decoding import open_image
 from phi_vision.prepare.images import ImageRules, clean_image
 
 RULES = ImageRules()
@@ -101,10 +101,8 @@ def test_an_odd_orientation_leaves_the_image_alone() -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_broken_exif_is_dropped_so_that_training_does_not_stumble_over_it(format: str) -> None:
+def test_broken_exif_is_dropped_so_that_other_readers_do_not_stumble_over_it(format: str) -> None:
     encoded = file_of(photo(), format, exif=b"Exif\0\0garbage!")
-    with pytest.raises(ValueError, match="not a TIFF file"):
-        open_image(encoded)
     image, changes = cleaned(encoded)
     assert changes == ("broken EXIF dropped",)
     assert same_colour(image.getpixel((5, 5)), RED)

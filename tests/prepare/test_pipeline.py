@@ -26,8 +26,8 @@ from catalogs import (
 )
 
 from phi_vision.data.dataset import load_samples
-from phi_vision.data.samples import open_image
 from phi_vision.data.template import find_template
+from phi_vision.io.image_decoding import open_image
 from phi_vision.prepare import schema
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.synthetic.catalog import write_catalog

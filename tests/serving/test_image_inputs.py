@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from phi_vision.data.samples import open_image
+from phi_vision.io.image_decoding import open_image
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.image_inputs import ImageReader, read_data_uri
 from phi_vision.serving.settings import MIB, Settings

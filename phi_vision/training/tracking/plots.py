@@ -20,9 +20,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image, ImageOps
 
 from phi_vision.data.prediction import ScoredPrediction
-from phi_vision.data.samples import Sample, Value, open_image
+from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.atomic import write_bytes
+from phi_vision.io.image_decoding import open_image
 from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE, is_correct
 from phi_vision.runs import SMOOTHING, History, RunDir, curve, read_history, smooth, thin
 
@@ -300,12 +301,11 @@ def mark_fields(scored: ScoredPrediction, template: Template) -> dict[str, bool]
 # The same images are shown at every evaluation, and large photos take long to decode.
 @functools.lru_cache(maxsize=MAX_SHOWN)
 def _thumbnail(encoded: bytes) -> Image.Image:
-    """Fit an image into the square, on white if it is transparent or not square."""
+    """Fit an image into the square, on white if it is not square."""
     square = (IMAGE_SIZE, IMAGE_SIZE)
-    image = open_image(encoded).convert("RGBA")
+    image = open_image(encoded).convert("RGB")
     image.thumbnail(square)
-    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return ImageOps.pad(flat, square, color="white")
+    return ImageOps.pad(image, square, color="white")
 
 
 def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> Figure:
