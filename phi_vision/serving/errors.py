@@ -59,7 +59,10 @@ class ApiError(Exception):
         """Return the JSON body of a response, or of a server-sent event within a stream."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = TYPES.get(self.status, other)
-        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        # Many clients show the message alone.
+        is_named = self.param is None or self.param in self.message
+        message = self.message if is_named else f"{self.param}: {self.message}"
+        fields = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return {"error": fields}
 
     def response(self) -> JSONResponse:

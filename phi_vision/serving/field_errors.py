@@ -103,7 +103,7 @@ def _allowed(error: Error, field: str) -> str:
 def _advice(name: str, known: Sequence[str]) -> str:
     for beginning, advice in TEXTS["instead"].items():
         if name.startswith(beginning):
-            return f", or {advice}"
+            return f", or send {advice}"
     nearest = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 

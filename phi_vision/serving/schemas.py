@@ -34,7 +34,7 @@ Seed = Annotated[int, Field(ge=1 - 2**53, le=2**53 - 1), BeforeValidator(_intege
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 FinishReason = Literal["stop", "length"]
-NotEmpty = Annotated[str, Field(min_length=1)]
+ImageUri = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uri"})]
 Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 OnlyText = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
@@ -87,7 +87,7 @@ class TextPart(Request):
 class ImageUrl(Request):
     """Location of an image."""
 
-    url: NotEmpty = Field(description="data:image/jpeg;base64,… (PNG, WebP); http(s) if allowed")
+    url: ImageUri = Field(description="data:image/jpeg;base64,… (PNG, WebP); http(s) if allowed")
     detail: Literal["auto", "low", "high"] | None = Field(None, description="ignored")
 
 
@@ -279,10 +279,10 @@ class RecordRequest(Request):
     )
 
     # Factories, as a description's defaults would not match it.
-    image: NotEmpty = Field(
+    image: ImageUri = Field(
         default_factory=str, description="data:image/jpeg;base64,… (also PNG, WebP)"
     )
-    images: Parts[NotEmpty] = Field(
+    images: Parts[ImageUri] = Field(
         default_factory=list, min_length=1, description="several, instead of `image`"
     )
     constrained: bool = Field(False, description="decode only text that parses")

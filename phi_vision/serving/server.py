@@ -188,7 +188,7 @@ class HttpProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP and close the connection."""
-        message = "the request is not valid HTTP/1.1; use an HTTP client, without TLS"
+        message = "the request is not HTTP/1.1, or its headers are too long; TLS needs a proxy"
         response = ApiError(400, message, code="invalid_http").response()
         headers = [*response.raw_headers, (b"connection", b"close")]
         start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
