@@ -41,6 +41,9 @@ SAID = "Product: Wool Coat, Category: COATS, Full Price: 390.0"
 PROMISE = re.compile(r"^\| ([\d.]+) \| (\d+) \|$", re.MULTILINE)
 FACTS = [
     "has its 95 % interval",
+    "about 95 in 100 contain",
+    "with 142 groups of equal size and no error, an accuracy of 1.000 (0.974 to 1.000)",
+    "differ by 0.000 (−0.026 to +0.026)",
     f"with replacement, {RESAMPLES:,} times",
     f"median of {NEIGHBOURS}.",
     "counts as 0, so",
@@ -110,6 +113,7 @@ def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
             found = choose_threshold(sure, right, groups, wanted)
             assert (found is not None) == is_enough
     assert round(1 - CERTAINTY, 6) == 0.1
+    assert pytest.approx(0.974, abs=5e-4) == 0.025 ** (1 / 142)
     assert "holds its promise in about nine evaluations of ten" in prose()
     assert binomial_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(
         0.99, abs=1e-3

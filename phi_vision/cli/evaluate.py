@@ -19,14 +19,15 @@ def run(options: argparse.Namespace) -> None:
     """Score a model on held-out samples beside baselines, and write a report."""
     from phi_vision.evaluation.config import EvaluationConfig
     from phi_vision.evaluation.evaluator import run_evaluation
-    from phi_vision.evaluation.report import explain_thresholds
+    from phi_vision.evaluation.report import explain
     from phi_vision.evaluation.terminal_tables import scores_table
 
     config = EvaluationConfig(**given_fields(options, EvaluationConfig))
     outcome = run_evaluation(options.model, config, bar=progress_bar)
-    table_console().print(scores_table(outcome.scores))
-    for sentence in (outcome.scores.shuffled_image_check, *explain_thresholds(outcome.scores)):
-        print(sentence)
-    if config.target_precision is not None and not outcome.scores.calibrations:
+    scores = outcome.scores
+    table_console().print(scores_table(scores))
+    sentences = [*explain(scores, "unparsed"), *explain(scores, "thresholds")]
+    print(scores.shuffled_image_check, *sentences, sep="\n")
+    if config.target_precision is not None and not scores.calibrations:
         print("No threshold for the target precision: no prediction has a confidence.")
     print(f"The report is {outcome.page}")

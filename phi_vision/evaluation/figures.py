@@ -137,7 +137,7 @@ def draw_intervals(
             if name == reference:
                 color, bold = COLORS["series-1"], {"color": COLORS["ink"], "weight": "bold"}
                 axes.axvline(value, color=color, linewidth=1, dashes=(3, 3))
-            if math.isfinite(low):
+            if math.isfinite(estimate.low):
                 axes.plot([low, high], [down, down], color=color, linewidth=3, clip_on=False)
                 described[-1] += f" (95 %: {texts[1]} to {texts[2]})"
             axes.plot([value], [down], "o", color=color, markersize=9, clip_on=False)

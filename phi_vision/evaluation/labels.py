@@ -26,6 +26,7 @@ BASELINES = ("base", "constant", "category_median", "nearest", "boosting", "twin
 # The arrow stands behind a no-break space: it would be lost alone on a line.
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "zero": "→\u00a00"}
 SIGNS = {"better": "▲", "not significant": "≈", "worse": "▼"}
+PREPOSITIONS = {"better": "than", "not significant": "against", "worse": "than"}
 TONES = {"better": "good", "not significant": "neutral", "worse": "bad"}
 
 
@@ -74,7 +75,7 @@ def by_result(differences: Iterable[tuple[str, Estimate]]) -> dict[str, list[str
     """
     groups: dict[str, list[str]] = {result: [] for result in SIGNS}
     for name, difference in differences:
-        if math.isfinite(difference.low):
+        if not math.isnan(difference.low):
             groups[significance(difference)].append(name)
     return groups
 

@@ -129,12 +129,10 @@ def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
     )
 
 
-def explain_thresholds(scores: Scores) -> list[str]:
-    """Describe the share of each field that can be accepted automatically.
-
-    Fields without a threshold share a sentence; [] where no target precision was given.
-    """
-    return render("thresholds.txt.j2", scores=scores).splitlines()
+def explain(scores: Scores, topic: str) -> list[str]:
+    """Explain what can be accepted automatically ("thresholds"), or which systems' predictions are
+    no evidence ("unparsed"); [] where no target precision was given, or no system is concerned."""
+    return render(f"{topic}.txt.j2", scores=scores).splitlines()
 
 
 def read_report(folder: Path) -> Report:
@@ -245,15 +243,16 @@ def _environment() -> Environment:
     )
     for module in USED_BY_TEMPLATES:
         environment.globals |= vars(module)
-    formats = vars(formatting) | vars(labels) | vars(figures) | {"is_finite": math.isfinite}
+    formats = vars(formatting) | vars(labels) | vars(figures)
     environment.filters |= {name: each for name, each in formats.items() if callable(each)}
-    environment.globals["explain_thresholds"] = explain_thresholds
+    environment.filters |= {"is_finite": math.isfinite, "is_nan": math.isnan}
+    environment.globals["explain"] = explain
     return environment
 
 
 OMITTED: dict[type, tuple[str, ...]] = {
     Scores: ("predictions",),
     EvaluationMetadata: ("history",),
-    Metric: ("per_sample", "aggregate", "hierarchy", "needs_hierarchy"),
+    Metric: ("per_sample", "aggregate", "limits", "hierarchy", "needs_hierarchy"),
 }
 """Fields that scores.json leaves to predictions.jsonl, to the run's log.jsonl and to the code."""

@@ -60,8 +60,7 @@ def metrics_by_result(comparison: Comparison, other: str) -> dict[str, list[str]
 
 def compare_to_overall(estimate: Estimate, overall: float, metric: Metric) -> str:
     """Compare a slice with all samples: "better", "worse", or "" where it may be chance."""
-    # Of an interval without width there are too few samples to resample.
-    if not estimate.low < estimate.high or estimate.low <= overall <= estimate.high:
+    if not (overall < estimate.low or estimate.high < overall):
         return ""
     is_lower = estimate.value < overall
     if metric.better == "zero":
@@ -128,11 +127,8 @@ def draw_calibration(scores: Scores) -> list[Chart]:
             mark = (accepted.coverage.value, 1 - accepted.precision.value)
         if len(found.risk_curve) > 1:
             curves = [Series(name, steady or found.risk_curve)]
-            title, x, y = (
-                f"{name}: risk-coverage curve",
-                "coverage",
-                "error rate among the accepted",
-            )
+            title, x = f"{name}: risk-coverage curve", "coverage"
+            y = "error rate among the accepted"
             chart = figures.draw_lines(curves, title=title, x=x, y=y, percent=True, mark=mark)
             charts.append(chart)
     return charts

@@ -39,7 +39,7 @@ def scores_table(scores: Scores) -> Table:
             if system == "model" and cell != MISSING:
                 interval = labels.format_interval(estimate, metric.decimals)
                 cell = f"[bold]{cell}[/bold]" + (f"\n[dim]{interval}[/dim]" if interval else "")
-            elif math.isfinite(difference.low) and cell != MISSING:
+            elif not math.isnan(difference.low) and cell != MISSING:
                 cell += f" {RESULTS[significance(difference)]}"
             cells.append(cell)
         table.add_row(labels.system_label(system), *cells)
@@ -74,7 +74,8 @@ def comparison_table(comparison: Comparison) -> Table:
             if name != comparison.reference:
                 difference = comparison.differences[name][metric.name]
                 by, interval = labels.format_difference(difference, metric.decimals)
-                below = f"{by}, {significance(difference)}\n{interval}" if interval else f"{by}\n"
+                result = "" if math.isnan(difference.low) else f", {significance(difference)}"
+                below = f"{by}{result}\n{interval}"
             cells.append(f"{format_number(estimate.value, metric.decimals)}\n[dim]{below}[/dim]")
         table.add_row(labels.metric_heading(metric), *cells)
     return table

@@ -5,6 +5,7 @@ samples. All estimates of an evaluation share the resamples: the difference of t
 
 Counts weight the samples, so an aggregate equals the ordinary metric on the samples repeated that
 often. Samples with a NaN never count; a resample in which nothing counts is NaN.
+Resamples show nothing unseen, such as a first error: where they agree, an interval is exact.
 """
 
 import math
@@ -14,7 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.metrics.platt_scaling import binomial_bound
+
 RESAMPLES = 1000  # the ends of a 95 % interval then move by about a tenth of its width
+
+TAILS = (0.025, 0.975)  # of a 95 % interval
+
+Limits = tuple[float, float]  # the least and the largest value that a metric can have
 
 Counts = NDArray[np.float64]
 """How often each resample contains each sample, of shape (resamples, samples)."""
@@ -26,7 +33,8 @@ Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % confidence interval (NaN with fewer than two groups)."""
+    """A value and its 95 % confidence interval: NaN with fewer than two groups, infinite where the
+    resamples agree on a value without limits."""
 
     value: float
     low: float
@@ -38,16 +46,60 @@ class BootstrapDistribution(NamedTuple):
 
     value: float
     resampled: NDArray[np.float64]
+    limits: Limits = (-math.inf, math.inf)
+    groups: float = 1.0  # effective number
 
     def estimate(self) -> Estimate:
-        """Return the value with its percentile interval; resamples without a value are left out."""
+        """Return the value with its percentile interval; resamples without a value are left out.
+
+        Groups count as one observation each. Where all agree, at most 1 − 0.025^(1 / groups) of the
+        population differ, by as much as the limits allow. An interval that ends at a limit is
+        joined with that of Clopper and Pearson. Exact for means, approximate for F1 and ranks.
+
+        Input:  accuracy 1.0, or a difference of 0.0, on all resamples of 142 groups of equal size
+        Output: 0.974 to 1.0; −0.026 to 0.026
+        """
         known = self.resampled[~np.isnan(self.resampled)]
-        low, high = np.percentile(known, [2.5, 97.5]) if known.size else (math.nan, math.nan)
-        return Estimate(self.value, float(low), float(high))
+        if not known.size:
+            return Estimate(self.value, math.nan, math.nan)
+        low, high = np.quantile(known, TAILS).tolist()
+        least, most = self.limits
+        if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
+            unseen = 1 - TAILS[0] ** (1 / self.groups)
+            return Estimate(self.value, low - unseen * (low - least), high + unseen * (most - high))
+        if low <= least or high >= most:
+            share, size = np.array((self.value - least) / (most - least)), np.array(self.groups)
+            exact = (least + (most - least) * binomial_bound(share, size, tail) for tail in TAILS)
+            low, high = min(low, float(next(exact))), max(high, float(next(exact)))
+        return Estimate(self.value, low, high)
 
     def minus(self, other: "BootstrapDistribution") -> "BootstrapDistribution":
         """Subtract, resample by resample."""
-        return BootstrapDistribution(self.value - other.value, self.resampled - other.resampled)
+        limits = (self.limits[0] - other.limits[1], self.limits[1] - other.limits[0])
+        resampled, groups = self.resampled - other.resampled, min(self.groups, other.groups)
+        return BootstrapDistribution(self.value - other.value, resampled, limits, groups)
+
+
+def distribution(
+    aggregate: Aggregate, values: SampleValues, counts: Counts, limits: Limits
+) -> BootstrapDistribution:
+    """Aggregate the values of samples, once as they are and once per resample."""
+    value = float(aggregate(values, np.ones((1, len(values))))[0])
+    groups = effective_groups(_known(values, counts)[1])
+    return BootstrapDistribution(value, aggregate(values, counts), limits, groups)
+
+
+def effective_groups(counts: Counts) -> float:
+    """Compute the effective number of groups (Kish, 1965) of samples that are drawn together.
+
+    Input:  groups a a b: counts [[2, 2, 0], [1, 1, 1]]
+    Output: 1.8 = 3² / (2² + 1²)
+    """
+    # A few resamples tell groups apart; sums of whole numbers are exact in any order.
+    few = counts[:32]
+    keys = np.random.default_rng(0).integers(2**40, size=len(few)).astype(np.float64) @ few
+    sizes = np.unique(keys, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / max(1, (sizes**2).sum()))
 
 
 def draw_groups(groups: Sequence[str], *, seed: int, draws: int = RESAMPLES) -> Counts:

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
 from phi_vision.metrics import platt_scaling as platt
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, mean
+from phi_vision.metrics.bootstrap import TAILS, Counts, Estimate, distribution, mean
 from phi_vision.metrics.field_metrics import is_field_correct
 from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
 
@@ -166,15 +166,14 @@ def calibrate(
     auto_accept = None
     if target is not None:
         threshold = platt.choose_threshold(scaler.apply(raw), is_right, names[known], target)
-        none = Estimate(0.0, 0.0, 0.0)
-        is_used = threshold is not None and accepted.any()
+        coverage, precision = Estimate(0.0, 0.0, 0.0), UNKNOWN
+        if threshold is None or not accepted.any():
+            threshold = None
+        else:
+            coverage = _mean_estimate(accepted.astype(np.float64), counts)
+            precision = _share(correct[accepted], names[accepted], correlation)
         auto_accept = SelectiveThreshold(
-            target=target,
-            threshold=threshold if is_used else None,
-            coverage=_mean_estimate(accepted.astype(np.float64), counts) if is_used else none,
-            precision=_share(correct[accepted], names[accepted], correlation)
-            if is_used
-            else UNKNOWN,
+            target=target, threshold=threshold, coverage=coverage, precision=precision
         )
     errors = _chance_errors(raw, is_right, resamples)
     errors = errors[~np.isnan(errors)]
@@ -222,13 +221,14 @@ def calibration_error(probability: Numbers, correct: Flags, counts: Counts) -> E
     """
     if not len(correct):
         return UNKNOWN
-    value = float(np.abs(_bin_gaps(probability, correct, np.ones((1, len(correct))))).sum())
-    resampled = np.abs(_bin_gaps(probability, correct, counts)).sum(axis=1)
-    _, low, high = BootstrapDistribution(value, resampled).estimate()
+    value, low, high = distribution(
+        lambda rows, counts: np.abs(_bin_gaps(rows[:, 0], rows[:, 1], counts)).sum(axis=1),
+        *(np.stack([probability, correct], axis=1), counts, (0.0, 1.0)),
+    ).estimate()
     if math.isnan(low):
         return Estimate(value, low, high)
-    by_chance = BootstrapDistribution(0.0, _chance_errors(probability, correct, counts)).estimate()
-    lower = 0.0 if value <= by_chance.high else max(0.0, min(low, 2 * value - high))
+    by_chance = np.nanquantile(_chance_errors(probability, correct, counts), TAILS[1])
+    lower = 0.0 if value <= by_chance else max(0.0, min(low, 2 * value - high))
     return Estimate(value, lower, max(high, 2 * value - low))
 
 
@@ -303,7 +303,8 @@ def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None
 def _mean_estimate(values: Numbers, counts: Counts) -> Estimate:
     if not len(values):
         return UNKNOWN
-    return BootstrapDistribution(float(values.mean()), mean(values, counts)).estimate()
+    resampled = distribution(mean, values, counts, (0.0, 1.0))
+    return resampled._replace(value=float(values.mean())).estimate()
 
 
 def _chance_errors(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
@@ -313,7 +314,7 @@ def _chance_errors(probability: Numbers, correct: Flags, counts: Counts) -> Numb
     return np.asarray(np.abs(_bin_gaps(probability, correct, counts) - gaps).sum(axis=1))
 
 
-def _bin_gaps(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:
+def _bin_gaps(probability: Numbers, correct: Numbers | Flags, counts: Counts) -> Numbers:
     """Sum probability − correct by resample and bin of the measured samples, over all samples."""
     gaps = np.zeros((len(correct), BINS))
     gaps[np.arange(len(correct)), assign_bins(probability)] = probability - correct

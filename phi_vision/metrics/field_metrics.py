@@ -22,18 +22,8 @@ from sacrebleu.metrics.chrf import CHRF
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
-from phi_vision.metrics.bootstrap import (
-    Aggregate,
-    BootstrapDistribution,
-    Counts,
-    SampleValues,
-    macro_f1,
-    mean,
-    median,
-    overlap_f1,
-    rank_correlation,
-    root_mean,
-)
+from phi_vision.metrics import bootstrap
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Limits, SampleValues
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 
 Numbers = NDArray[np.float64]
@@ -75,12 +65,13 @@ class Metric:
     per_sample: Callable[[FieldValues], SampleValues]
     """Computes the value of each sample: an array whose first axis is the samples."""
 
-    aggregate: Aggregate
+    aggregate: bootstrap.Aggregate
     """Turns the values of samples, and their counts, into one value per resample."""
 
     description: str  # what it measures, in one sentence, with the formula
     better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3
+    limits: Limits = (0.0, 1.0)
 
     name: str = ""
     """Its name in reports and recipes, such as "full_price_mae"; "" before it has a field."""
@@ -100,8 +91,7 @@ class Metric:
 
     def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
         """Aggregate the values of samples, once as they are and once per resample."""
-        value = float(self.aggregate(values, np.ones((1, len(values))))[0])
-        return BootstrapDistribution(value, self.aggregate(values, counts))
+        return bootstrap.distribution(self.aggregate, values, counts, self.limits)
 
 
 def metrics_for(
@@ -292,37 +282,38 @@ def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
 
 
 def _text(similarity: Callable[[str, str], float], description: str) -> Metric:
-    return Metric(partial(_text_similarity, similarity), mean, description)
+    return Metric(partial(_text_similarity, similarity), bootstrap.mean, description)
 
 
 def _number(
     error: Callable[[Numbers, Numbers], Numbers],
     description: str,
-    aggregate: Aggregate = mean,
+    aggregate: bootstrap.Aggregate = bootstrap.mean,
     better: Better = "lower",
     decimals: int = 3,
+    limits: Limits = (-math.inf, math.inf),
 ) -> Metric:
     return Metric(
-        lambda column: error(*_numbers(column).T), aggregate, description, better, decimals
+        lambda column: error(*_numbers(column).T), aggregate, description, better, decimals, limits
     )
 
 
 def _within(percent: int) -> Metric:
     share = percent / 100
     words = f"Share of predictions at most {percent} % off: |predicted − true| ≤ {share:g} · true."
-    return _number(partial(within, tolerance=share), words, better="higher")
+    return _number(partial(within, tolerance=share), words, better="higher", limits=(0.0, 1.0))
 
 
 PARSE_RATE = Metric(
     _parsed,
-    mean,
+    bootstrap.mean,
     "Share of predictions that parse: they match the template exactly.",
     name="parse_rate",
 )
 
 METRICS: dict[Kind, dict[str, Metric]] = {
     "text": {
-        "exact": Metric(_equal, mean, "Share of predictions that equal the true text."),
+        "exact": Metric(_equal, bootstrap.mean, "Share of predictions that equal the true text."),
         "similarity": _text(
             edit_similarity,
             "Edit similarity: mean of 1 − Levenshtein distance / length of the longer text.",
@@ -335,16 +326,16 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "chrf": _text(chrf, "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1."),
     },
     "category": {
-        "accuracy": Metric(_equal, mean, "Share of predictions of the true category."),
+        "accuracy": Metric(_equal, bootstrap.mean, "Share of predictions of the true category."),
         "macro_f1": Metric(
             _category_numbers,
-            macro_f1,
+            bootstrap.macro_f1,
             "Macro F1, rare categories weigh as much as frequent ones: mean over the true "
             "categories of F1 = 2 · correct / (times true + times predicted).",
         ),
         "hierarchical_f1": Metric(
             _category_paths,
-            overlap_f1,
+            bootstrap.overlap_f1,
             "Hierarchical F1, partial credit for the right branch: 2 · shared / (predicted + "
             "true), of categories with all their ancestors except the root.",
             needs_hierarchy=True,
@@ -359,7 +350,7 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "median_ape": _number(
             relative,
             "Median absolute percentage error, as a fraction: median of |predicted − true| / true.",
-            median,
+            bootstrap.median,
         ),
         "mape": _number(
             relative,
@@ -368,20 +359,22 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "smape": _number(
             symmetric,
             "Symmetric error from 0 to 2: mean of 2 · |predicted − true| / (|predicted| + true).",
+            limits=(0.0, 2.0),
         ),
         "rmsle": _number(
             squared_log,
             "Root mean squared logarithmic error: √ mean of (ln(1 + predicted) − ln(1 + true))².",
-            root_mean,
+            bootstrap.root_mean,
         ),
         "within_5": _within(5),
         "within_10": _within(10),
         "within_25": _within(25),
         "spearman": Metric(
             _numbers,
-            rank_correlation,
+            bootstrap.rank_correlation,
             "Spearman's rank correlation of predicted and true numbers; 0 where all predictions "
             "are equal.",
+            limits=(-1.0, 1.0),
         ),
         "bias": _number(
             signed,

@@ -15,7 +15,7 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
 from phi_vision.metrics import slices
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Estimate, draw_groups
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, draw_groups
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
@@ -36,9 +36,9 @@ SYSTEMS = {
 }
 """Evaluated system -> its description; in the order of tables."""
 
-Significance = Literal["better", "worse", "not significant"]
+MIN_PARSED = 0.5  # share of predictions that must parse to be evidence about the fields
 
-Table = Mapping[str, Mapping[str, BootstrapDistribution]]  # system -> metric -> distribution
+Significance = Literal["better", "worse", "not significant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,8 @@ def score(
         for sample, record, prediction in zip(samples, truth, predictions["model"], strict=True)
     )
     model = values["model"]
-    uses_image, check = _check_shuffled_images(headline_metrics(template), table, differences)
+    headline = {name: metrics[name] for name in headline_metrics(template)}
+    uses_image, check = _check_shuffled_images(headline, values, counts)
     return Scores(
         template=template,
         samples=len(samples),
@@ -156,7 +157,8 @@ def paired_difference(
         return one.minus(other)
     if metric.better == "zero":
         one, other = (
-            BootstrapDistribution(abs(each.value), np.abs(each.resampled)) for each in (one, other)
+            each._replace(value=abs(each.value), resampled=np.abs(each.resampled))
+            for each in (one, other)
         )
     return other.minus(one)
 
@@ -203,19 +205,30 @@ def _sample_values(
 
 
 def _check_shuffled_images(
-    headline: Sequence[str], table: Table, differences: Mapping[str, Mapping[str, Estimate]]
+    headline: Mapping[str, Metric], values: Mapping[str, Values], counts: Counts
 ) -> tuple[bool | None, str]:
-    """Decide whether the images of other samples make the predictions worse, and describe it."""
-    if "shuffled" not in table:
+    """Decide whether the images of other samples make the predictions worse, and describe it.
+
+    Where few predictions parse, all are alike: wrong with any image.
+    """
+    if "shuffled" not in values:
         return None, "Not tested whether the images matter: shuffled images were skipped."
-    losses = {name: differences["shuffled"][name] for name in headline}
+    systems = ("model", "shuffled")
+    parsed = np.all([values[system]["parse_rate"] > 0 for system in systems], axis=0)
+    parse = f"{parsed.sum()} of {len(parsed)} samples have predictions that parse"
+    if parsed.mean() < MIN_PARSED:
+        return None, f"Not tested whether the images matter: {parse} with both images."
+    own, other = (slices.on_subset(headline, values[each], counts, parsed) for each in systems)
+    losses = paired_differences(headline, own, other)
     if all(math.isnan(loss.low) for loss in losses.values()):
         return None, "Not tested whether the images matter: too few groups or fields."
     estimates = "; ".join(
-        f"{name} from {table['model'][name].value:.3f} to {table['shuffled'][name].value:.3f} "
+        f"{name} from {own[name].value:.3f} to {other[name].value:.3f} "
         f"(worse by {loss.value:.3f}, 95 %: {loss.low:.3f} to {loss.high:.3f})"
         for name, loss in losses.items()
     )
+    if not parsed.all():
+        estimates += f"; {parse} with both images, and only these count"
     if any(loss.low > 0 for loss in losses.values()):
         return True, f"The images matter: with shuffled images {estimates}."
     return False, (

@@ -70,7 +70,7 @@ def score_slices(
             name=name,
             samples=int(mask.sum()),
             groups=len(set(groups[mask])),
-            estimates=with_intervals(_on_subset(headline, values, counts, mask)),
+            estimates=with_intervals(on_subset(headline, values, counts, mask)),
         )
         for by, name, mask in find_slices(samples, training, template)
     )
@@ -89,8 +89,8 @@ def measure_leakage(
     clean = np.array([sample.id not in leaked for sample in samples])
     if clean.all() or not clean.any():
         return Leakage(leaked=leaked, without={}, effect={})
-    without = _on_subset(metrics, values, counts, clean)
-    on_all = _on_subset(metrics, values, counts, np.ones_like(clean))
+    without = on_subset(metrics, values, counts, clean)
+    on_all = on_subset(metrics, values, counts, np.ones_like(clean))
     effect = {name: on_all[name].minus(each) for name, each in without.items()}
     return Leakage(leaked=leaked, without=with_intervals(without), effect=with_intervals(effect))
 
@@ -131,9 +131,10 @@ def find_slices(
     return slices
 
 
-def _on_subset(
+def on_subset(
     metrics: Mapping[str, Metric], values: Values, counts: Counts, mask: NDArray[np.bool_]
 ) -> dict[str, BootstrapDistribution]:
+    """Compute metrics on some of the samples."""
     return {
         name: metric.distribution(values[name][mask], counts[:, mask])
         for name, metric in metrics.items()

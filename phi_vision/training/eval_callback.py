@@ -75,7 +75,7 @@ class GenerationEvalCallback(TrainerCallback):
         rewards = {name: value for name, value in metrics.items() if "rewards/" in name}
         measured |= {name.removeprefix("eval_"): value for name, value in rewards.items()}
         self.tracking.evaluation(state.global_step, measured, scores, self.samples)
-        if scores is not None and scores.uses_image is False:
+        if scores is not None and "shuffled" in scores.estimates and not scores.uses_image:
             check = scores.shuffled_image_check
             logger.warning("SHUFFLED-IMAGE CHECK at step %d: %s", state.global_step, check)
         self.tracking.describe("training")

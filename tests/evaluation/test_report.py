@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 from toy_evaluation import toy_evaluation
-from toy_reports import HOSTILE
+from toy_reports import HOSTILE, PRODUCT
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record
 from phi_vision.data.template import Template, find_template
 from phi_vision.evaluation.report import (
     Evaluation,
-    explain_thresholds,
+    explain,
     read_report,
+    render,
     render_report,
     write_report,
 )
@@ -23,6 +24,8 @@ from phi_vision.evaluation.sections import compare_to_overall, prediction_error
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import SelectiveThreshold
 from phi_vision.metrics.scores import SYSTEMS, score
+
+SLICE = Estimate(0.2, 0.1, 0.3)
 
 FILES = {"report.html", "report.md", "scores.json", "predictions.jsonl", "template.yaml"}
 
@@ -181,19 +184,57 @@ def test_a_baseline_is_listed_with_its_difference_and_a_result_in_words(page: st
 
 
 def test_bad_results_are_stated_as_plainly(evaluation: Evaluation):
+    found = {
+        "base": Estimate(0.2, 0.1, 0.3),
+        "nearest": Estimate(-0.2, -0.3, -0.1),
+        "boosting": Estimate(-0.2, -0.3, 0.1),
+    }
     differences = {
-        "base": {"title_similarity": Estimate(0.2, 0.1, 0.3)},
-        "nearest": {"title_similarity": Estimate(-0.2, -0.3, -0.1)},
-        "boosting": {"title_similarity": Estimate(-0.2, -0.3, 0.1)},
+        system: {**evaluation.scores.differences[system], "title_similarity": difference}
+        for system, difference in found.items()
     }
     estimates = {system: evaluation.scores.estimates[system] for system in ("model", *differences)}
     scores = replace(
         evaluation.scores, differences=differences, estimates=estimates, uses_image=False
     )
-    text = words(section(render_report(replace(evaluation, scores=scores)), "summary"))
+    worse = replace(evaluation, scores=scores)
+    text = words(section(render_report(worse), "summary"))
     assert "title: similarity : ▲ better than base model" in text
     assert "≈ not significant against gradient boosting; ▼ worse than nearest neighbour." in text
     assert "No evidence that the model uses the image" in text
+    summary = render("report.md.j2", evaluation=worse)
+    assert (
+        "\n- **title: similarity**: ▲ better than base model; ≈ not significant against gradient "
+        "boosting; ▼ worse than nearest neighbour.\n"
+    ) in summary
+    assert "\n- text-only twin was not run: no twin was given" in summary
+
+
+def test_page_and_summary_name_the_systems_whose_predictions_do_not_parse(evaluation: Evaluation):
+    silent = Estimate(0.4, 0.3, 0.5)
+    estimates = dict(evaluation.scores.estimates)
+    for system in ("base", "withheld"):
+        estimates[system] = {**estimates[system], "parse_rate": silent}
+    found = replace(evaluation, scores=replace(evaluation.scores, estimates=estimates))
+    sentence = "Fewer than half of the predictions parse: base model and no image. Differences from"
+    for text in (words(render_report(found)), render("report.md.j2", evaluation=found)):
+        assert sentence in text
+    assert explain(evaluation.scores, "unparsed") == []
+
+
+def test_without_a_prediction_that_parses_none_is_called_correct():
+    samples = toy_evaluation(minimal=True).samples
+    silent = {system: [Prediction.parse("?", PRODUCT)] * 60 for system in ("model", "shuffled")}
+    evaluation = toy_evaluation(minimal=True)
+    scores = score(silent, samples, PRODUCT, training=samples)
+    page = words(render_report(replace(evaluation, scores=scores)))
+    assert "No prediction parses." in page
+    assert "Every prediction that parses" not in page
+    assert "Not tested whether the images matter: 0 of 60 samples" in page
+    summary = render("report.md.j2", evaluation=replace(evaluation, scores=scores))
+    assert "- Not tested whether the images matter: 0 of 60 samples" in summary
+    assert "- Leakage was not checked." in summary
+    assert not re.search(r"\b(nan|inf)\b", page.split("@media")[-1] + summary)
 
 
 def test_one_table_holds_all_metrics_of_all_systems(page: str, evaluation: Evaluation):
@@ -210,7 +251,7 @@ def test_a_threshold_is_explained_with_its_coverage_and_precision(evaluation: Ev
 
     def explained(auto_accept: SelectiveThreshold) -> list[str]:
         calibration = replace(scores.calibrations["title"], auto_accept=auto_accept)
-        return explain_thresholds(replace(scores, calibrations={"category": calibration}))
+        return explain(replace(scores, calibrations={"category": calibration}), "thresholds")
 
     assert explained(auto_accept) == [
         "At a target precision of 95 %, category can be accepted automatically for 71.0 % of the "
@@ -308,7 +349,7 @@ def test_fields_without_a_threshold_share_a_sentence(evaluation: Evaluation):
         name: replace(each, auto_accept=each.auto_accept if name == "full_price" else without)
         for name, each in evaluation.scores.calibrations.items()
     }
-    sentences = explain_thresholds(replace(evaluation.scores, calibrations=calibrations))
+    sentences = explain(replace(evaluation.scores, calibrations=calibrations), "thresholds")
     assert [sentence[:32] for sentence in sentences] == [
         "At a target precision of 90 %, f",
         "At a target precision of 95 %, t",
@@ -322,7 +363,8 @@ def test_fields_without_a_threshold_share_a_sentence(evaluation: Evaluation):
         (Estimate(0.5, 0.4, 0.6), "worse"),
         (Estimate(0.9, 0.85, 0.95), "better"),
         (Estimate(0.7, 0.6, 0.9), ""),
-        (Estimate(0.9, 0.9, 0.9), ""),
+        (Estimate(0.9, float("-inf"), float("inf")), ""),
+        (Estimate(0.9, float("nan"), float("nan")), ""),
     ],
 )
 def test_a_slice_is_marked_where_its_interval_excludes_the_value_of_all_samples(
@@ -340,5 +382,8 @@ def test_of_an_error_lower_is_better_and_of_a_bias_closer_to_zero(evaluation: Ev
     )
 
 
-def test_marked_slices_say_so_in_words(page: str):
+def test_marked_slices_say_so_in_words(evaluation: Evaluation):
+    first = replace(evaluation.scores.slices[0], estimates={"title_similarity": SLICE})
+    scores = replace(evaluation.scores, slices=(first,))
+    page = render_report(replace(evaluation, scores=scores))
     assert re.search(r'aria-label="(better|worse) than all samples"', section(page, "slices"))

@@ -4,10 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import f1_score
 
 from phi_vision.metrics.bootstrap import (
+    BootstrapDistribution,
+    distribution,
+    draw_groups,
+    effective_groups,
     macro_f1,
     mean,
     median,
@@ -115,3 +119,73 @@ def test_no_draws_give_no_values_and_no_samples_give_nan(combine):
     assert combine(some, np.empty((0, 4))).shape == (0,)
     assert np.isnan(combine(some[:0], np.ones((2, 0)))).tolist() == [True, True]
     assert np.isnan(combine(some, np.zeros((1, 4)))).tolist() == [True]
+
+
+SHARE, NO_LIMITS = (0.0, 1.0), (-math.inf, math.inf)
+
+
+def interval(values, groups, limits=SHARE, combine=mean):
+    counts = draw_groups(groups, seed=0)
+    return distribution(combine, np.array(values), counts, limits).estimate()
+
+
+def test_samples_of_one_group_count_as_one_observation():
+    counts = draw_groups(["a", "a", "b"], seed=0)
+    assert effective_groups(counts) == pytest.approx(3**2 / (2**2 + 1**2))
+    assert effective_groups(draw_groups([str(n // 3) for n in range(300)], seed=1)) == 100
+
+
+@pytest.mark.parametrize("groups", [2, 10, 142])
+def test_without_an_error_the_interval_is_the_exact_one_of_the_groups(groups):
+    names = [str(number // 2) for number in range(2 * groups)]
+    lowest = 0.025 ** (1 / groups)  # Clopper and Pearson, 1934
+    assert interval(np.ones(2 * groups), names) == pytest.approx((1, lowest, 1))
+    assert interval(np.zeros(2 * groups), names) == pytest.approx((0, 0, 1 - lowest))
+    # Half right everywhere: what was not seen may lie at either limit.
+    half = (1 - lowest) / 2
+    assert interval(np.full(2 * groups, 0.5), names) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+
+
+def test_samples_that_do_not_count_give_no_certainty():
+    names = [str(number) for number in range(142)]
+    values = [1.0] * 10 + [NAN] * 132
+    assert interval(values, names) == pytest.approx((1, 0.025 ** (1 / 10), 1))
+
+
+def test_without_a_limit_equal_values_have_no_interval_and_one_group_has_none():
+    names = [str(number) for number in range(20)]
+    assert interval(np.zeros(20), names, NO_LIMITS, median) == (0, -math.inf, math.inf)
+    assert np.isnan(interval(np.ones(3), ["a"] * 3)[1:]).all()
+
+
+def test_an_interval_that_ends_at_a_limit_is_at_least_the_exact_one():
+    names = [str(number) for number in range(142)]
+    value, low, high = interval([0.0] + [1.0] * 141, names)
+    exact = binomtest(141, 142).proportion_ci(0.95, method="exact")
+    assert value == 141 / 142
+    assert low == pytest.approx(exact.low)
+    assert high == 1.0
+    # With more errors no resample is without one, and the percentiles remain as they are.
+    values = np.array([0.0] * 12 + [1.0] * 130)
+    counts = draw_groups(names, seed=0)
+    percentiles = np.percentile(mean(values, counts), [2.5, 97.5])
+    assert interval(values, names)[1:] == tuple(percentiles)
+
+
+def test_a_difference_that_never_varies_has_the_interval_of_what_was_not_seen():
+    counts = draw_groups([str(number) for number in range(100)], seed=0)
+    right, wrong = (distribution(mean, np.full(100, share), counts, SHARE) for share in (1.0, 0.0))
+    unseen = 1 - 0.025 ** (1 / 100)
+    assert right.minus(right).estimate() == pytest.approx((0, -unseen, unseen))
+    assert right.minus(wrong).estimate() == pytest.approx((1, 1 - 2 * unseen, 1))
+    unbounded = BootstrapDistribution(0.0, np.zeros(1000))
+    assert unbounded.minus(right).estimate()[1:] == (-math.inf, math.inf)
+
+
+def test_the_exact_interval_holds_the_true_share_in_19_of_20_evaluations():
+    """An accuracy of 0.99 in 60 groups of three: most evaluations have no error or one."""
+    rng, names, held = np.random.default_rng(0), [str(n // 3) for n in range(180)], 0
+    for _ in range(100):
+        low, high = interval(np.repeat(rng.random(60) < 0.99, 3).astype(float), names)[1:]
+        held += low <= 0.99 <= high
+    assert held >= 95

@@ -17,6 +17,7 @@ from phi_vision.metrics.comparison import (
     count_correct,
     find_disagreements,
 )
+from phi_vision.metrics.scores import significance
 
 PRODUCT = TEMPLATES["product"]
 
@@ -77,12 +78,18 @@ def test_a_lower_error_and_a_smaller_bias_are_better(comparison: Comparison):
     assert silent["full_price_bias"].value == -1.0
 
 
-def test_the_same_predictions_differ_by_nothing_on_every_draw():
+def test_the_same_predictions_differ_by_nothing_as_far_as_20_groups_can_tell():
     twins = compare([system(name, wrong_at(1, 5)) for name in ("one", "two")])
     # There is no rank correlation with prices that are all the same.
     known = [f for f in twins.differences["two"].values() if not math.isnan(f.value)]
     assert len(known) == len(twins.metrics) - 1
-    assert set(map(tuple, known)) == {(0.0, 0.0, 0.0)}
+    assert {difference.value for difference in known} == {0.0}
+    unseen = 1 - 0.025 ** (1 / 20)
+    accuracy = twins.differences["two"]["category3_code_accuracy"]
+    assert (accuracy.low, accuracy.high) == pytest.approx((-unseen, unseen))
+    # An error has no upper limit, so its difference has no exact bound.
+    assert twins.differences["two"]["full_price_mae"] == (0.0, -math.inf, math.inf)
+    assert significance(twins.differences["two"]["full_price_mae"]) == "not significant"
 
 
 def test_pairing_makes_the_difference_narrower_than_the_values_are():

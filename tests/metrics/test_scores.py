@@ -77,7 +77,9 @@ def scores_of(
 def test_a_predictor_that_looks() -> None:
     scores = scores_of(look)
     assert list(scores.estimates) == ["model", "shuffled"]
-    assert scores.estimates["model"]["category3_code_accuracy"] == (1.0, 1.0, 1.0)
+    lowest = 0.025 ** (1 / 30)  # 30 groups of equal size, and none with an error
+    accuracy = scores.estimates["model"]["category3_code_accuracy"]
+    assert accuracy == pytest.approx((1.0, lowest, 1.0))
     assert scores.estimates["shuffled"]["category3_code_accuracy"].value < 0.5
     assert scores.estimates["shuffled"]["title_exact"].value == 0
     assert scores.uses_image is True
@@ -87,11 +89,38 @@ def test_a_predictor_that_looks() -> None:
     assert (scores.samples, scores.groups) == (90, 30)
 
 
-@pytest.mark.parametrize("predict", [guess, lambda samples: ["no idea"] * len(samples)])
-def test_a_predictor_that_does_not_look_is_found_out(predict: Predict) -> None:
-    scores = scores_of(predict)
+def test_a_predictor_that_does_not_look_is_found_out() -> None:
+    scores = scores_of(guess)
     assert scores.uses_image is False
     assert "NO SIGN THAT THE IMAGES MATTER" in scores.shuffled_image_check
+    price = Template(name="t", question="?", answer="{full_price:number}", layout="chat")
+    texts = {system: [Prediction.parse("5.0", price)] * 90 for system in ("model", "shuffled")}
+    # Equal predictions of a field without limits, too.
+    assert score(texts, SAMPLES, price, training=SAMPLES).uses_image is False
+
+
+@pytest.mark.parametrize(
+    ("own", "shuffled", "uses_image", "words"),
+    [
+        (0, 0, None, "Not tested whether the images matter: 0 of 90 samples have predictions that"),
+        (90, 0, None, "Not tested whether the images matter: 0 of 90 samples have predictions"),
+        (0, 90, None, "Not tested whether the images matter: 0 of 90 samples have predictions"),
+        (44, 90, None, "Not tested whether the images matter: 44 of 90 samples have predictions"),
+        (90, 60, False, "; 60 of 90 samples have predictions that parse with both images, and"),
+    ],
+)
+def test_predictions_that_do_not_parse_are_no_evidence_about_the_images(
+    own: int, shuffled: int, uses_image: bool | None, words: str
+) -> None:
+    texts = {"model": own, "shuffled": shuffled}
+    guessed = guess(SAMPLES)
+    predictions = {
+        system: replies_of([*guessed[:parsed], *["?"] * (90 - parsed)])
+        for system, parsed in texts.items()
+    }
+    scores = score(predictions, SAMPLES, PRODUCT, training=SAMPLES)
+    assert scores.uses_image is uses_image
+    assert words in scores.shuffled_image_check
 
 
 def test_noise_is_not_taken_for_looking() -> None:
@@ -138,7 +167,8 @@ def test_the_interval_of_a_difference_is_paired() -> None:
     )
     estimate = scores.estimates["base"]["title_exact"]
     assert estimate.high - estimate.low > 0.2
-    assert scores.differences["base"]["title_exact"] == (0.0, 0.0, 0.0)
+    unseen = 1 - 0.025 ** (1 / 30)
+    assert scores.differences["base"]["title_exact"] == pytest.approx((0.0, -unseen, unseen))
 
 
 @pytest.mark.parametrize(

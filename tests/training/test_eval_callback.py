@@ -33,8 +33,9 @@ def test_each_evaluation_is_logged_with_shuffled_images(
     assert [line["step"] for line in evaluations] == [1, 2]
     for line in evaluations:
         assert line["model"].keys() == line["shuffled"].keys() >= {"parse_rate", "full_price_mae"}
-        # A model this young says nothing that could depend on the image.
-        assert line["uses_image"] is False
+        # A model this young predicts nothing that parses, which is no evidence.
+        assert line["uses_image"] is None
+        assert "0 of 4 samples have predictions that parse" in line["shuffled_image_check"]
     assert "SHUFFLED-IMAGE CHECK at step 1" in caplog.text
 
 
