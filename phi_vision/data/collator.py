@@ -5,23 +5,20 @@ A row is `prompt + completion + <|end|>`, or a conversation; only the assistant'
 row that is too long is an error.
 """
 
-import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict, cast
+from typing import TypedDict, cast
 
 import torch
 from torch import nn
 
-from phi_vision.data.samples import IMAGE_MARK, Sample
+from phi_vision.data.conversation import Segment, conversation_segments
+from phi_vision.data.samples import Sample
 from phi_vision.data.template import END, Template
 from phi_vision.io.image_decoding import image_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
 IGNORED = -100  # the label that cross-entropy skips (PyTorch's default `ignore_index`)
-
-CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
 class Batch(TypedDict, total=False):
@@ -37,13 +34,6 @@ class Batch(TypedDict, total=False):
     logits_to_keep: torch.Tensor  # (B, L) bool: whether the next token is labelled
     shift_labels: torch.Tensor  # the labels that the kept positions predict
     sample_ids: list[str]  # of each row, for error messages; removed before the forward pass
-
-
-class Segment(NamedTuple):
-    """A stretch of a row's text."""
-
-    text: str
-    is_supervised: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +83,7 @@ class CompletionCollator:
     def segments(self, sample: Sample) -> list[Segment]:
         """Render a sample as prompts and completions by turns."""
         if sample.messages:
-            return _conversation_segments(self.processor, sample)
+            return conversation_segments(self.processor, sample)
         prompt = self.template.prompt(self.processor, len(sample.images))
         completion = self.template.render(sample.record) + END
         return [Segment(prompt, False), Segment(completion, True)]
@@ -144,45 +134,6 @@ class CompletionCollator:
         starts_L = is_image_L & ~nn.functional.pad(is_image_L, (1, 0))[:-1]
         place_L = (~is_image_L | starts_L).cumsum(0) - 1
         return torch.tensor(supervised)[place_L]
-
-
-def _conversation_segments(processor: Phi3VProcessor, sample: Sample) -> list[Segment]:
-    r"""Render a conversation in the model's own chat format.
-
-    Input:  one image; user "<image>\nWhat is it?", assistant "A hat."
-    Output: <s><|user|>\n<|image_1|>\nWhat is it?<|end|>\n<|assistant|>\n     prompt
-            A hat.<|end|>                                                      supervised
-    """
-    turns = [(message.role, message.content) for message in sample.messages]
-    marks = sum(content.count(IMAGE_MARK) for _, content in turns)
-    if not marks and sample.images:  # Images without a place are shown first.
-        first = next((at for at, (role, _) in enumerate(turns) if role == "user"), 0)
-        turns[first] = (turns[first][0], f"{IMAGE_MARK}\n" * len(sample.images) + turns[first][1])
-        marks = len(sample.images)
-    problem = None
-    if marks != len(sample.images):
-        problem = f"{marks} {IMAGE_MARK} marks for {len(sample.images)} images"
-    elif turns[-1][0] != "assistant":
-        problem = f"the last turn is the {turns[-1][0]}'s, so nothing is supervised"
-    elif found := CONTROL_TOKEN.search("".join(content for _, content in turns)):
-        problem = f"it holds the control token {found.group()}"
-    if problem:
-        raise ValueError(
-            f"sample {sample.id!r}: the conversation cannot be trained on: {problem}; "
-            "prepare the data with `phi-vision prepare`"
-        )
-    numbers = itertools.count(1)
-    messages, segments, done = list[dict[str, str]](), list[Segment](), ""
-    for role, content in turns:
-        text = re.sub(IMAGE_MARK, lambda _: f"<|image_{next(numbers)}|>", content)
-        if role == "assistant":
-            prompt = processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-            segments += [Segment(prompt[len(done) :], False), Segment(text + END, True)]
-            done = prompt + text + END
-        messages.append({"role": role, "content": text})
-    return segments
 
 
 def select_labelled(batch: Batch) -> Batch:

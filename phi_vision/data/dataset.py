@@ -4,7 +4,8 @@ A dataset is a folder in the convention of the `datasets` library (`data/<split>
 `<split>-*.parquet`), or one Parquet file: the output of `phi-vision prepare`. The column `image` is
 `struct<bytes, path>`, or a list of these; `messages` holds a conversation; `rejected` a completion
 that is worse than the right one, also in the form of TRL, where `prompt`, `chosen` and `rejected`
-are texts or conversations. Every other column of plain values is a field of the record.
+are texts or conversations. Every other column of plain values is a field of the record; that of a
+conversation has its last reply as the field `reply`, which is what an evaluation compares.
 """
 
 import decimal
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phi_vision.data.samples import IMAGE_MARK, Message, Record, Role, Sample, Value
+from phi_vision.data.template import CONVERSATION
 from phi_vision.io.hashing import sha256
 
 Row = Mapping[str, object]
@@ -27,6 +29,7 @@ Row = Mapping[str, object]
 IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
 REJECTED_COLUMN = "rejected"
+(REPLY_FIELD,) = CONVERSATION.fields
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 """TRL's preference format; the prompt may also begin both completions instead."""
 
@@ -110,6 +113,8 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
     else:
         messages = _turns(row.get(MESSAGES_COLUMN), location)
         rejected = str(row.get(REJECTED_COLUMN) or "")
+    if messages and messages[-1].role == "assistant":
+        record = {**record, REPLY_FIELD: messages[-1].content.strip()}
     column = next((column for column in IMAGE_COLUMNS if column in row), None)
     if column is None and not messages:
         raise ValueError(

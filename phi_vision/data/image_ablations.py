@@ -19,6 +19,11 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
     Input:  samples a1 a2 b1 c1 (groups a, b, c)
     Output: a1 with the images of b1, a2 of c1, b1 of a1, c1 of a2, or another such exchange
     """
+    shown = [place for place, sample in enumerate(samples) if sample.images]
+    if len(shown) < len(samples):
+        changed = shuffle_images([samples[place] for place in shown], seed=seed) if shown else []
+        known = dict(zip(shown, changed, strict=True))
+        return [known.get(place, sample) for place, sample in enumerate(samples)]
     rng = np.random.default_rng(seed)
     places: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
@@ -29,7 +34,11 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
     # With a single group, any other sample's images are used.
     sources = np.roll(order, -(step if step < len(samples) else 1))
     source_of = dict(zip(order.tolist(), sources.tolist(), strict=True))
-    return [replace(each, images=samples[source_of[n]].images) for n, each in enumerate(samples)]
+    exchanged = [samples[source_of[place]].images for place in range(len(samples))]
+    return [
+        replace(each, images=(new * len(each.images))[: len(each.images)] if each.messages else new)
+        for each, new in zip(samples, exchanged, strict=True)
+    ]
 
 
 def blank_images(samples: Sequence[Sample]) -> list[Sample]:

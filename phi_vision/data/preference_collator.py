@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from phi_vision.data.collator import CONTROL_TOKEN, IGNORED, CompletionCollator, Segment
+from phi_vision.data.collator import IGNORED, CompletionCollator
+from phi_vision.data.conversation import CONTROL_TOKEN, Segment
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import END
 

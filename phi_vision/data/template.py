@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from phi_vision.data.samples import Record, Value
+from phi_vision.data.samples import IMAGE_MARK, Record, Value
 from phi_vision.io.atomic import write_text
 
 END = "<|end|>"  # the control token that ends a completion
@@ -33,7 +33,7 @@ Kind = Literal["text", "category", "number"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of fields: they decide the format, the metrics and the grammar."""
 
-Layout = Literal["chat", "walkthrough"]
+Layout = Literal["chat", "walkthrough", "conversation"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 EXACT_INTEGERS = 2**53  # up to here integers are exact floats (IEEE 754 double)
@@ -89,7 +89,11 @@ class Template:
 
     layout: Layout
     """`chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
-    walkthrough, which differs in its line breaks."""
+    walkthrough, which differs in its line breaks. `conversation`: the model's chat format with the
+    completion verbatim in one text field; samples bring their own prompts."""
+
+    turn: str = ""  # of a conversation: the question with `<image>` marks, where they stood
+    system: str = ""  # of a conversation: the system message before it
 
     def __post_init__(self) -> None:
         """Check that the completion can be parsed and the question cannot break the prompt."""
@@ -104,6 +108,8 @@ class Template:
                 character in literal for literal in literals for character in "<\\"
             ),
             f"its question {self.question!r} holds a control token": "<|" in self.question,
+            "a conversation has one text field alone": self.is_conversation
+            and (len(slots) != 1 or self.answer != f"{{{slots[0].field}}}"),
         }
         for problem, is_present in problems.items():
             if is_present:
@@ -111,6 +117,11 @@ class Template:
                     f"template {self.name!r} cannot be used: {problem}; found {self.answer!r}; "
                     "write it like 'Product: {title}, Full Price: {full_price:number}'"
                 )
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether completions are replies, in no particular form."""
+        return self.layout == "conversation"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -136,15 +147,20 @@ class Template:
         tags = [f"<|image_{number}|>" for number in range(1, images + 1)]
         if self.layout == "walkthrough":
             return f"<|user|>\n{''.join(tags)}{self.question}{END}<|assistant|>\n"
-        turn = {"role": "user", "content": "\n".join([*tags, self.question])}
-        return str(
-            processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-        )
+        content = "\n".join([*tags, self.question])
+        if self.turn.count(IMAGE_MARK) == images:
+            between = self.turn.split(IMAGE_MARK)
+            content = "".join(map("".join, zip(between, [*tags, ""], strict=True)))
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        turns.append({"role": "user", "content": content})
+        return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def render(self, record: Record) -> str:
         """Format the record as the completion, without the closing control token."""
         opening, slots = self.parts
         values = self.select(record)
+        if self.is_conversation:
+            return str(values[self.fields[0]])
         return opening + "".join(slot.write(values[slot.field]) + slot.until for slot in slots)
 
     def select(self, record: Record) -> dict[str, Value]:
@@ -167,6 +183,8 @@ class Template:
         Output: {"title": "Wool Coat", "category3_code": "COATS", "full_price": 390.0}
         """
         text = text.strip().removesuffix(END).rstrip()
+        if self.is_conversation:
+            return {self.fields[0]: text}
         if (match := self._pattern.fullmatch(text)) is None:
             return None
         try:
@@ -183,8 +201,15 @@ class Template:
         Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0
         Output: {"title": (9, 18), "category3_code": (30, 35), "full_price": (49, 54)}
         """
+        if self.is_conversation:
+            return {self.fields[0]: (0, len(text))}
         match = self._pattern.match(text) if self.parse(text) is not None else None
         return {field: match.span(n) for n, field in enumerate(self.fields, 1)} if match else {}
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the settings, without those of conversations where they are empty."""
+        settings: dict[str, str] = dataclasses.asdict(self)
+        return {n: each for n, each in settings.items() if each or n not in ("turn", "system")}
 
     @cached_property
     def parts(self) -> tuple[str, tuple[Slot, ...]]:
@@ -249,7 +274,15 @@ PRODUCT = Template(
 _WALKTHROUGH = replace(
     PRODUCT, name="walkthrough", question="What is shown in this image?", layout="walkthrough"
 )
-TEMPLATES: dict[str, Template] = {template.name: template for template in (PRODUCT, _WALKTHROUGH)}
+CONVERSATION = Template(
+    name="conversation",
+    question="Describe this image.",
+    answer="{reply}",
+    layout="conversation",
+)
+TEMPLATES: dict[str, Template] = {
+    template.name: template for template in (PRODUCT, _WALKTHROUGH, CONVERSATION)
+}
 """Name -> template. Another one is one entry here."""
 
 
@@ -291,5 +324,4 @@ def find_template(name: str) -> Template:
 
 def write_template(template: Template, file: Path) -> None:
     """Write a template to a file for `find_template`, atomically."""
-    values = dataclasses.asdict(template)
-    write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_text(file, yaml.safe_dump(template.as_dict(), sort_keys=False, allow_unicode=True))

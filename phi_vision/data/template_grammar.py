@@ -44,6 +44,11 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
         template: The template.
         categories: Field -> its allowed values; other fields hold any text or number.
     """
+    if template.is_conversation:
+        raise ValueError(
+            f"the template {template.name!r} cannot be constrained: its completions are replies in "
+            "no particular form; leave out constrained predictions"
+        )
     known = dict(categories or {})
     for field, values in known.items():
         if field not in template.fields or not values:

@@ -45,8 +45,8 @@ class EvaluationConfig:
     """Evaluate on the first samples only."""
 
     template: str | None = None
-    """Prompt template: product, walkthrough, a YAML file or a run; by default that of the evaluated
-    run, else product."""
+    """Prompt template: product, walkthrough, conversation, a YAML file or a run; by default that of
+    the evaluated run, else that of the data: conversation or product."""
 
     batch_size: int = 16
     """Images per batch."""

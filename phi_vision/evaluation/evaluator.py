@@ -6,7 +6,6 @@ run_evaluation("runs/coats", EvaluationConfig(data=Path("catalog")))
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -14,11 +13,12 @@ from typing import NamedTuple
 
 import torch
 
+from phi_vision.data.conversation import are_conversations
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.image_ablations import blank_images, shuffle_images, withhold_images
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import Template, find_template
+from phi_vision.data.template import CONVERSATION, Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
 from phi_vision.evaluation.baselines import boost, nearest
 from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, no_progress
@@ -122,6 +122,9 @@ class _Evaluator:
         self.samples, self.training = _load_data(model, config)
         self.template_name = predictors.resolve_template(model, config.template)
         self.template = find_template(self.template_name)
+        chats = config.template is None and are_conversations([*self.samples, *self.training])
+        if chats and not self.template.is_conversation:
+            self.template_name, self.template = CONVERSATION.name, CONVERSATION
         _check_records([*self.samples, *self.training], self.template)
         self.predictions: dict[str, list[Prediction]] = {}
         self.baselines: dict[str, Predicted] = {}
@@ -164,7 +167,7 @@ class _Evaluator:
         for each, (samples, grammar) in tasks.items():
             identity = {
                 "model": predictors.model_identity(source),
-                "template": asdict(predictor.template),
+                "template": predictor.template.as_dict(),
                 "samples": fingerprint(samples),
                 "grammar": grammar,
             }
@@ -190,6 +193,10 @@ class _Evaluator:
             unsupported = dict.fromkeys((*ablations, CONSTRAINED), reason)
         elif isinstance(predictor, OpenAIPredictor):
             unsupported[CONSTRAINED] = "constrained generation is not requested from a server"
+        if template.is_conversation:
+            unsupported[CONSTRAINED] = "replies have no form that they could be constrained to"
+        if not any(sample.images for sample in self.samples):
+            unsupported |= dict.fromkeys(ablations, "no sample has an image")
         if config.known_categories and CONSTRAINED in unsupported:
             raise ValueError(
                 f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"

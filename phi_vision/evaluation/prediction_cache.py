@@ -36,8 +36,8 @@ def predict_cached(
 ) -> list[Prediction]:
     """Predict the samples that the file lacks, and return the predictions of all, in order.
 
-    Samples with the very same images (white ones of one size, none at all) are predicted once. A
-    batch arrives at once: the `seconds` of its first prediction are those of all.
+    Samples with the very same images (white ones of one size, none at all) and conversations are
+    predicted once. A batch arrives at once: the `seconds` of its first prediction are those of all.
 
     Args:
         predictor: Not called where the file is complete.
@@ -46,8 +46,9 @@ def predict_cached(
     """
     places = list(range(len(samples)))
     if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids
-        first: dict[tuple[bytes, ...], int] = {}
-        places = [first.setdefault(sample.images, place) for place, sample in enumerate(samples)]
+        first: dict[object, int] = {}
+        shown = [(sample.images, sample.messages[:-1]) for sample in samples]
+        places = [first.setdefault(each, place) for place, each in enumerate(shown)]
     total = len(set(places))
     with _storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. An int
 with the same command.
 """
 
-import dataclasses
 import io
 import json
 import shutil
@@ -136,7 +135,7 @@ class _Job:
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         decisive = {
             "model": spec.model,
-            "template": json.dumps(dataclasses.asdict(spec.template), ensure_ascii=False),
+            "template": json.dumps(spec.template.as_dict(), ensure_ascii=False),
             "grammar": digest(spec.grammar)[:16] if spec.grammar is not None else "none",
             "data": digest(catalog.identity())[:16],
             "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from phi_vision.data import dataset
-from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS
+from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS, MESSAGES_COLUMN
 from phi_vision.data.samples import Sample
 from phi_vision.io.formatting import format_count
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
@@ -182,7 +182,8 @@ class Catalog:
             if self._images:
                 rows = ({"id": name, "image": {"path": name}} for name in self._images[start:stop])
             else:
-                names = set(dataset.read_schema(file).names) & {*IMAGE_COLUMNS, *ID_COLUMNS}
+                read = {*IMAGE_COLUMNS, *ID_COLUMNS, MESSAGES_COLUMN}
+                names = set(dataset.read_schema(file).names) & read
                 batches = dataset.read_batches(file, sorted(names), start=start, stop=stop)
                 rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
             for cells in rows:
@@ -192,7 +193,7 @@ class Catalog:
                 sample: Sample | Failure
                 try:
                     sample = dataset.as_sample(cells, position, self._source)
-                    if not sample.images:
+                    if not sample.images and not sample.messages:
                         sample = Failure("no image", "the row has no image")
                 # A path may be forbidden or lead to something that is no file: only this row fails.
                 except (ValueError, OSError) as error:

@@ -17,11 +17,17 @@ import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from phi_vision.data.conversation import prompt_of
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
 from phi_vision.generation.generate import GenerativeModel, generate
-from phi_vision.generation.request import Generation, GenerationRequest, OnToken
+from phi_vision.generation.request import (
+    MAX_REPLY_TOKENS,
+    Generation,
+    GenerationRequest,
+    OnToken,
+)
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
@@ -83,9 +89,9 @@ class LocalPredictor:
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
         for indices in _batched(order, self.batch_size):
-            images = [self._open_images(samples[index]) for index in indices]
+            requests = [self._request_of(samples[index], grammar) for index in indices]
             ids = [samples[index].id for index in indices]
-            yield from zip(indices, self._predict(images, ids, grammar), strict=True)
+            yield from zip(indices, self._predict(requests, ids), strict=True)
 
     def predict(
         self, images: ImageSource | Iterable[ImageSource], *, grammar: str | None = None
@@ -109,8 +115,9 @@ class LocalPredictor:
         ]
         predictions: list[Prediction] = []
         for window in _batched(range(len(images)), BATCHES_PER_WINDOW * self.batch_size):
-            opened = [[self.open_image(images[index], sources[index])] for index in window]
-            predictions += self._predict(opened, sources[window.start : window.stop], grammar)
+            opened = [self.open_image(images[index], sources[index]) for index in window]
+            requests = [self.request([image], grammar=grammar) for image in opened]
+            predictions += self._predict(requests, sources[window.start : window.stop])
         return predictions
 
     def stream(self, image: ImageSource, *, grammar: str | None = None) -> Iterator[str]:
@@ -126,13 +133,16 @@ class LocalPredictor:
         on_token: OnToken | None = None,
     ) -> GenerationRequest:
         """Build the template's request for decoded images that belong together."""
-        return GenerationRequest(
+        request = GenerationRequest(
             prompt=self.template.prompt(self.processor, images=len(images)),
             images=tuple(images),
             grammar=grammar,
             finite_grammar=grammar is not None,
             on_token=on_token,
         )
+        if self.template.is_conversation:
+            return replace(request, max_new_tokens=MAX_REPLY_TOKENS)
+        return request
 
     def to_prediction(
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
@@ -181,11 +191,14 @@ class LocalPredictor:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
+    def _request_of(self, sample: Sample, grammar: str | None) -> GenerationRequest:
+        request = self.request(self._open_images(sample), grammar=grammar)
+        return replace(request, prompt=prompt_of(self.processor, self.template, sample))
+
     def _predict(
-        self, images: Sequence[Sequence[Image]], sources: Sequence[str], grammar: str | None
+        self, requests: Sequence[GenerationRequest], sources: Sequence[str]
     ) -> list[Prediction]:
         start = time.perf_counter()
-        requests = [self.request(each, grammar=grammar) for each in images]
         generations = generate(self.model, self.processor, requests, batch_size=self.batch_size)
         seconds = (time.perf_counter() - start) / max(1, len(requests))
         return [

@@ -21,8 +21,9 @@ from anyio.from_thread import start_blocking_portal
 from PIL import Image
 from yarl import URL
 
+from phi_vision.data.conversation import open_ended, placed_turns
 from phi_vision.data.prediction import Prediction, field_confidence
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import IMAGE_MARK, Message, Sample
 from phi_vision.data.template import END, Template, find_template
 from phi_vision.io.image_decoding import normalise, open_header
 
@@ -160,18 +161,15 @@ class OpenAIPredictor:
         return replace(prediction, source=sample.id, seconds=time.perf_counter() - start)
 
     def _body(self, sample: Sample) -> dict[str, Any]:
-        """Build the body of a request: the images, then the question."""
+        """Build the body of a request: the images, then the question; or the conversation."""
         urls = map(_data_url, sample.images, sample.open_images())
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        # Some servers accept only a string as the content of a message without images.
-        text = self.template.question
-        content = [*images, {"type": "text", "text": text}] if images else text
         return {
             "model": self.model,
             "temperature": 0,
             "max_tokens": MAX_TOKENS,
             "logprobs": True,
-            "messages": [{"role": "user", "content": content}],
+            "messages": _messages(sample, self.template, images),
         }
 
     async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
@@ -226,6 +224,29 @@ class OpenAIPredictor:
         tried = f" ({retries + 1} attempts)" if retries else ""
         todo = ADVICE.get(status, "check that the server is running and look into its log")
         return ServerError(f"{self.url}{path} {reason}{tried}; {todo}", status=status)
+
+
+def _messages(
+    sample: Sample, template: Template, images: Sequence[Mapping[str, object]]
+) -> list[dict[str, object]]:
+    """Write the prompt as messages of the API: a conversation up to its last reply, or a question.
+
+    Input:  user "<image>\\nWhat is it?", assistant "A hat."
+    Output: [{"role": "user", "content": [{"type": "image_url", …}, {"type": "text", …}]}]
+    """
+    turns = placed_turns(open_ended(sample))[:-1] if sample.messages else []
+    if not turns:
+        turns = [Message("system", template.system)] if template.system else []
+        turns.append(Message("user", IMAGE_MARK * len(images) + template.question))
+    remaining, messages = iter(images), list[dict[str, object]]()
+    for role, content in turns:
+        parts: list[Mapping[str, object]] = []
+        for place, text in enumerate(content.split(IMAGE_MARK)):
+            parts += [next(remaining)] if place else []
+            parts += [{"type": "text", "text": text.strip("\n")}] if text.strip("\n") else []
+        # Some servers accept only a string as the content of a message without images.
+        messages.append({"role": role, "content": parts if IMAGE_MARK in content else content})
+    return messages
 
 
 def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:

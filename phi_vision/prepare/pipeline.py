@@ -6,7 +6,6 @@ Rows are read once into a stage on disk; groups and splits need all of them and 
 the little that stays in memory. Run it with `phi-vision prepare SOURCE --out DIR`.
 """
 
-import dataclasses
 import itertools
 import json
 import shutil
@@ -240,7 +239,7 @@ def _describe(
         "samples": samples,
         "source": {"name": source.name, "kind": source.kind, **source.detected, **notes},
         "columns": schema.columns.describe(),
-        "template": dataclasses.asdict(schema.template) if schema.template else None,
+        "template": schema.template.as_dict() if schema.template else None,
         **assignment.metadata,
         "rejected": dict(rejected.most_common()),
         "changes": dict(sorted(changes, key=lambda each: (-each[1], each[0]))),

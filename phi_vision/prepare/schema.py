@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from phi_vision.data.template import TEMPLATES, Template, find_template
+from phi_vision.data.template import CONVERSATION, TEMPLATES, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
 from phi_vision.prepare.image_references import found_by_name, url_of
@@ -46,7 +46,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     template: Template | None = find_template(config.template or "product")
     given = [*config.map, *([f"image={config.images}"] if config.images else [])]
     columns = choose_columns(first, template, _parse_mapping(given), source.folder)
-    if not config.template:
+    if not config.template or template == CONVERSATION:
         template = None if columns.messages else _template_over(columns)
     if template and (missing := [f for f in template.fields if f not in columns.fields]):
         names, found = ", ".join(missing), ", ".join(columns.fields.values()) or "no columns"

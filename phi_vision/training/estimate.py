@@ -214,7 +214,7 @@ def measure_data(recipe: Recipe) -> Workload:
     """Load and measure the samples, or raise ValueError if they cannot be trained with."""
     training, validation = split = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
-    processor, template = load_processor(recipe.model), setup.choose_template(recipe)
+    processor, template = load_processor(recipe.model), setup.choose_template(recipe, training)
     collator = CompletionCollator(
         processor=processor, template=template, max_length=recipe.max_length
     )

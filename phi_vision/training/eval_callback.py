@@ -13,12 +13,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from phi_vision.data.conversation import prompt_of
 from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.generation.generate import generate
-from phi_vision.generation.request import GenerationRequest
+from phi_vision.generation.request import (
+    MAX_NEW_TOKENS,
+    MAX_REPLY_TOKENS,
+    GenerationRequest,
+)
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.metrics.scores import Scores, score
@@ -86,7 +91,7 @@ class GenerationEvalCallback(TrainerCallback):
     def _score(self) -> Scores:
         """Predict with own and shuffled images: each process a part, or together if sharded."""
         seed, count = self.recipe.seed, len(self.samples)
-        shuffles = count > 1 and not self.recipe.withhold_images
+        shuffles = count > 1 and any(sample.images for sample in self.samples)
         samples = [*self.samples, *(shuffle_images(self.samples, seed=seed) if shuffles else [])]
         together = is_sharded(self.trainable.model)
         texts = generate_texts(
@@ -126,10 +131,12 @@ def generate_texts(
 ) -> list[str]:
     """Generate a text for each sample, in the precision of the training."""
     model, processor, precision = trainable.model, trainable.processor, trainable.precision
+    limit = MAX_REPLY_TOKENS if template.is_conversation else MAX_NEW_TOKENS
     requests = [
         GenerationRequest(
-            prompt=template.prompt(processor, len(sample.images)),
+            prompt=prompt_of(processor, template, sample),
             images=tuple(sample.open_images()),
+            max_new_tokens=limit,
         )
         for sample in samples
     ]

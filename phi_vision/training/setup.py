@@ -16,10 +16,11 @@ from transformers import set_seed
 
 from phi_vision.data import dataset, packing
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
+from phi_vision.data.conversation import are_conversations, conversation_template
 from phi_vision.data.image_ablations import withhold_images
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
+from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -61,7 +62,9 @@ def prepare(recipe: Recipe) -> Setup:
     Raises ValueError if the recipe, the data or the model cannot be trained with.
     """
     training, validation = load_split(recipe)
-    template = choose_template(recipe)
+    template = choose_template(recipe, training)
+    if are_conversations(training) or (validation and recipe.eval_samples):
+        check_fields([*training, *validation], template)
     check_best_metric(recipe, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
@@ -116,10 +119,12 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     return training, validation
 
 
-def choose_template(recipe: Recipe) -> Template:
-    """Return the recipe's template, else the data's own, else `product`."""
+def choose_template(recipe: Recipe, training: Sequence[Sample]) -> Template:
+    """Return the recipe's template, else the data's, else `conversation` or `product`."""
     has_own = (Path(recipe.data) / TEMPLATE_FILE).is_file()
-    return find_template(recipe.template or (recipe.data if has_own else "product"))
+    default = CONVERSATION.name if are_conversations(training) else "product"
+    template = find_template(recipe.template or (recipe.data if has_own else default))
+    return conversation_template(training) if template == CONVERSATION else template
 
 
 def make_rows(
@@ -207,6 +212,27 @@ def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> 
             trained=len(trained),
             expected=len(expected),
             template=collator.template.name,
+        )
+
+
+def check_fields(samples: Sequence[Sample], template: Template) -> None:
+    """Check that an evaluation can compare every conversation, or raise ValueError.
+
+    Records without a field fail in the collator.
+    """
+    lacking = [
+        sample
+        for sample in samples
+        if sample.messages and any(sample.record.get(field) is None for field in template.fields)
+    ]
+    if lacking and not template.is_conversation:
+        raise failure(
+            "not_comparable",
+            count=len(lacking),
+            total=len(samples),
+            sample=lacking[0].id,
+            template=template.name,
+            fields=", ".join(template.fields),
         )
 
 

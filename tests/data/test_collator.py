@@ -35,7 +35,7 @@ def processor(tiny_checkpoint: Path) -> Phi3VProcessor:
     return load_processor(tiny_checkpoint)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", ["product", "walkthrough"])
 def test_only_the_answer_and_its_end_are_labelled(processor: Phi3VProcessor, name: str) -> None:
     template = TEMPLATES[name]
     samples = [make_sample((60, 40)), make_sample((40, 60), title="Tie", price=9.5)]
@@ -90,7 +90,7 @@ def test_control_tokens_in_a_title_end_nothing(processor: Phi3VProcessor) -> Non
     assert learnt.eq(end).nonzero().flatten().tolist() == [len(learnt) - 1]
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", ["product", "walkthrough"])
 @pytest.mark.parametrize("sizes", [[], [(60, 40)], [(40, 60)], [(40, 90), (90, 40)]])
 def test_counted_tokens_are_those_of_the_row(
     processor: Phi3VProcessor, name: str, sizes: list[tuple[int, int]]

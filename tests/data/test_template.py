@@ -241,6 +241,6 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path, text: str, compla
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
-    told = "no template 'produkt' (did you mean product?); choose from product, walkthrough, or"
+    told = "no template 'produkt' (did you mean product?); choose from product, walkthrough, conv"
     with pytest.raises(ValueError, match=re.escape(told)):
         find_template("produkt")

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
+from itertools import starmap
 from math import exp
 
 import pytest
@@ -13,7 +15,7 @@ from model_server import Body, message, serving
 from PIL import Image
 
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Message, Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.inference.openai_server import OpenAIPredictor, parse_completion
 
@@ -269,6 +271,21 @@ def test_images_are_sent_in_formats_every_server_decodes() -> None:
         ("PNG", "RGB", (30, 20)),
     ]
     assert server.asked[-1]["messages"][0]["content"] == served.template.question
+
+
+def test_a_conversation_is_sent_up_to_its_last_reply() -> None:
+    said = ("system", "Be brief."), ("user", "<image>\nWhat is it?"), ("assistant", "A hat.")
+    asked = replace(sample("one", encoded(90, "JPEG")), messages=tuple(starmap(Message, said)))
+
+    async def reply(body: Body) -> Body:
+        return message("A hat.")
+
+    with serving(reply) as server:
+        predict(QUICK(server.address), [asked])
+    system, user = server.asked[-1]["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+    assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+    assert user["content"][1]["text"] == "What is it?"
 
 
 def test_a_broken_image_is_an_error_before_the_request() -> None:
