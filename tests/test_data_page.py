@@ -14,7 +14,7 @@ from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
 from phi_vision.data.template import PRODUCT
-from phi_vision.prepare import dedup, prices, schema, splits
+from phi_vision.prepare import cleaning, dedup, prices, schema, splits
 from phi_vision.prepare.columns import choose_columns
 from phi_vision.prepare.fetch import Limits
 from phi_vision.prepare.image_references import MAX_FILE_BYTES
@@ -47,6 +47,7 @@ FACTS = [
     f"a side over {PLAN.longest_side} pixels",
     f"JPEG of quality {TAKEN.quality}",
     "CMYK, 16 bits",
+    f"more than {cleaning.MAX_TEXT:,} characters",
     "at least 90 % of those",
     f"perceptual hashes of 64 bits within a Hamming distance of {PLAN.tolerance}",
     f"more than {dedup.MAX_JOINED} groups",

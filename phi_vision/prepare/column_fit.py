@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
@@ -15,73 +14,61 @@ MAX_CLASSES = 0.5  # distinct share of a `label` or `text`, up to which it is a 
 MIN_FREE_TEXT = 0.9  # distinct share of a category that is none
 MIN_FILLED = 0.7  # share of the rows in which a field should have a value
 MIN_PRICES = 0.5  # share of the values of a price column that must be prices
-FITS, DOUBTFUL, UNFIT = 2, 1, 0
+NUMBERS, ANYTHING = "its values are numbers", "a name that may mean anything"
 
 NAMES: dict[str, list[str]] = yaml.safe_load(
     Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
 )
 
 
-class Fit(NamedTuple):
-    """How well values fit, and why not better."""
+def rate_values(field: str, name: str, cells: Sequence[object], rows: int) -> str | None:
+    """Return why the values of a column may not be a field, "" if they fit, None if they do not.
 
-    score: int
-    doubt: str = ""
-
-
-def rate_values(field: str, name: str, cells: Sequence[object], rows: int) -> Fit:
-    """Rate the values of a column for a field.
-
-    Input:  "title", a column `label` of 40 rows with 4 different values
-    Output: Fit(UNFIT): these are categories
+    Input:  "title", 40 rows of a column `label` with 4 different values; of a column `name`
+    Output: None; "only 4 different values in 40 rows"
 
     Args:
         name: The name of the column in lower case and without marks.
         cells: Its values in the first rows, without the empty ones.
         rows: Number of the first rows.
     """
-    if not cells:
-        return Fit(UNFIT)
-    for kind, rate in _RATINGS.items():
-        if NAMES.get(field) is NAMES[kind]:
-            fit = rate(name, cells)
-            if fit.score == FITS and len(cells) < MIN_FILLED * rows:
-                return Fit(DOUBTFUL, f"empty in {rows - len(cells)} of the first {rows} rows")
-            return fit
-    return Fit(FITS)
+    rate = next((r for kind, r in _RATINGS.items() if NAMES.get(field) is NAMES[kind]), None)
+    doubt = rate(name, cells) if cells and rate else None
+    if doubt == "" and len(cells) < MIN_FILLED * rows:
+        return f"empty in {rows - len(cells)} of the first {rows} rows"
+    return doubt
 
 
-def _rate_title(name: str, cells: Sequence[object]) -> Fit:
+def _rate_title(name: str, cells: Sequence[object]) -> str | None:
     is_weak = name in NAMES["weak_title"]
     distinct, share = _distinct(cells)
     if is_weak and share <= MAX_CLASSES:
-        return Fit(UNFIT)
+        return None
     if share <= MAX_REPEATED:
-        return Fit(DOUBTFUL, f"only {distinct} different values in {len(cells)} rows")
+        return f"only {distinct} different values in {len(cells)} rows"
     if len(cells) >= MIN_ROWS and all(map(_is_number, cells)):
-        return Fit(UNFIT if is_weak else DOUBTFUL, "its values are numbers")
-    return Fit(DOUBTFUL, "a name that may mean anything") if is_weak else Fit(FITS)
+        return None if is_weak else NUMBERS
+    return ANYTHING if is_weak else ""
 
 
-def _rate_category(name: str, cells: Sequence[object]) -> Fit:
+def _rate_category(name: str, cells: Sequence[object]) -> str | None:
     distinct, share = _distinct(cells)
     if name in NAMES["title"]:
         most = MAX_CLASSES if name in NAMES["weak_title"] else MAX_REPEATED
-        doubt = f"its {distinct} different values repeat like categories"
-        return Fit(DOUBTFUL, doubt) if share <= most else Fit(UNFIT)
+        return f"its {distinct} different values repeat like categories" if share <= most else None
     kinds = [[part.strip() for part in str(cell).lower().split(",")] for cell in cells]
     if all({*parts} <= {*NAMES["no_category"]} for parts in kinds):
-        return Fit(UNFIT)
+        return None
     if distinct == 1 and len(cells) >= MIN_ROWS:
-        return Fit(DOUBTFUL, "the same value in all rows")
+        return "the same value in all rows"
     if len(cells) >= 2 * MIN_ROWS and share > MIN_FREE_TEXT:
-        return Fit(DOUBTFUL, f"{distinct} of {len(cells)} values differ")
+        return f"{distinct} of {len(cells)} values differ"
     if len(cells) >= MIN_ROWS and all(map(_is_number, cells)):
-        return Fit(DOUBTFUL, "its values are numbers")
-    return Fit(FITS)
+        return NUMBERS
+    return ""
 
 
-def _rate_price(name: str, cells: Sequence[object]) -> Fit:
+def _rate_price(name: str, cells: Sequence[object]) -> str | None:
     amounts, has_currency = [], False
     for cell in cells:
         with suppress(ValueError):
@@ -89,13 +76,11 @@ def _rate_price(name: str, cells: Sequence[object]) -> Fit:
             amounts += [] if amount is None else [amount]
             has_currency |= currency is not None
     if len(amounts) < MIN_PRICES * len(cells) or not any(amounts):
-        return Fit(UNFIT)
+        return None
     # Whole numbers without a currency are quantities.
     if name in NAMES["weak_price"] and not has_currency and all(map(float.is_integer, amounts)):
-        return Fit(UNFIT)
-    return (
-        Fit(DOUBTFUL, "a name that may mean anything") if name in NAMES["weak_price"] else Fit(FITS)
-    )
+        return None
+    return ANYTHING if name in NAMES["weak_price"] else ""
 
 
 def _distinct(cells: Sequence[object]) -> tuple[int, float]:
@@ -110,7 +95,7 @@ def _is_number(cell: object) -> bool:
     return str(cell).strip().replace(".", "", 1).lstrip("-").isdigit()
 
 
-_RATINGS: dict[str, Callable[[str, Sequence[object]], Fit]] = {
+_RATINGS: dict[str, Callable[[str, Sequence[object]], str | None]] = {
     "title": _rate_title,
     "category3_code": _rate_category,
     "full_price": _rate_price,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phi_vision.data.template import Template
-from phi_vision.prepare.column_fit import NAMES, UNFIT, Fit, rate_values
+from phi_vision.prepare.column_fit import NAMES, rate_values
 from phi_vision.prepare.image_references import (
     IMAGE_SUFFIX,
     find_by_name,
@@ -191,11 +191,10 @@ def _guess(
         return (named[0] if named else None), ""
     if known is NAMES["category3_code"]:  # after all others, what repeats like categories
         named += [name for name in plain if plain[name] in NAMES["title"]]
-    fits = {name: rate_values(part, plain[name], cells(name), len(rows)) for name in named}
-    named = sorted((n for n in named if fits[n].score > UNFIT), key=lambda name: -fits[name].score)
-    same = [name for name in named[1:] if plain[name] == plain[named[0]]]
-    alike = Fit(1, f"{same[0]} has the same name") if same else None
-    return (named[0], (alike or fits[named[0]]).doubt) if named else (None, "")
+    doubts = {name: rate_values(part, plain[name], cells(name), len(rows)) for name in named}
+    named = sorted((n for n in named if doubts[n] is not None), key=lambda name: doubts[name] != "")
+    same = [f"{name} has the same name" for name in named[1:] if plain[name] == plain[named[0]]]
+    return (named[0], [*same, str(doubts[named[0]])][0]) if named else (None, "")
 
 
 def _plain(name: str, known: Sequence[str]) -> str:

@@ -28,12 +28,6 @@ SAME_TITLE, SAME_GROUP = "same title", "same group"
 GENERIC = "rows with a title that identifies no product"
 
 Grouping = Literal["auto", "strict", "images", "none"]
-JOINING: dict[Grouping, tuple[str, ...]] = {
-    "auto": (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP),
-    "strict": (SAME_IMAGE, NEAR_IMAGE, SAME_TITLE, SAME_GROUP),
-    "images": (SAME_IMAGE, NEAR_IMAGE, SAME_GROUP),
-    "none": (),
-}
 MIN_GENERIC = 5  # rows of a title that may be generic; fewer do no harm as a group
 MAX_TITLE_SHARE = 0.1  # of all rows; a title of more could not be in a split of a tenth
 
@@ -139,12 +133,12 @@ def group_rows(
     if generic:
         links[SAME_TITLE] = _link(rows, lambda row: {*_title_keys(row)} - generic.keys())
     none = np.empty((0, 2), dtype=np.int64)
-    exact = np.concatenate([none, *(links[kind].edges() for kind in JOINING[grouping])])
+    ignored = {"images": [SAME_TITLE], "none": [*links]}.get(grouping, [])
+    exact = np.concatenate([none, *(links[kind].edges() for kind in links if kind not in ignored)])
     pairs = near_pairs(links[NEAR_IMAGE].values, tolerance)
     near = _cut_pairs(pairs, links[NEAR_IMAGE], _first_of_each(len(rows), exact))
     links[NEAR_IMAGE] = links[NEAR_IMAGE]._replace(near=near)
-    near_edges = links[NEAR_IMAGE].edges() if NEAR_IMAGE in JOINING[grouping] else none
-    edges = np.concatenate([exact, near_edges])
+    edges = np.concatenate([exact, none if grouping == "none" else links[NEAR_IMAGE].edges()])
     begins = np.ones(len(rows), dtype=bool)
     begins[edges.max(axis=1)] = False
     firsts, of = np.unique(_first_of_each(len(rows), edges), return_inverse=True)
@@ -280,6 +274,6 @@ _KeysOf = Callable[[RowKeys], Iterable[int]]
 _KEYS: dict[str, _KeysOf] = {
     SAME_IMAGE: lambda row: map(hash_bits, row.digests),
     NEAR_IMAGE: lambda row: (value for value in row.hashes if value is not None),
-    SAME_TITLE: lambda row: _title_keys(row),
+    SAME_TITLE: _title_keys,
     SAME_GROUP: lambda row: _text_keys(row.group or ""),
 }

@@ -38,17 +38,15 @@ def warn_of_splits(
                 f"{here} share an image, title or group with train"
                 + (", as the source splits them; --grouping strict moves them" if source else "")
             )
-    names, counts = list(splits), metadata["categories"]
-    if len(names) > 1 and names[0] == "train":
-        unseen = [f"{c} ({sum(n)})" for c, n in counts.items() if not n[0]]
-        never = [f"{c} ({n[0]})" for c, n in counts.items() if sum(n) == n[0] >= MIN_EVALUATED]
-        of = f"of {len(counts)} categories"
-        if unseen:
-            found["never in train"] = (
-                f"{len(unseen)} {of}: {_few(unseen)}; another --seed moves them"
-            )
-        if never:
-            found["only in train"] = f"{len(never)} {of}: {_few(never)}; --grouping images or none"
+    counts, names = metadata["categories"], list(splits)
+    unseen = [f"{c} ({sum(n)})" for c, n in counts.items() if names[0] == "train" and not n[0]]
+    never = [f"{c} ({n[0]})" for c, n in counts.items() if sum(n) == n[0] >= MIN_EVALUATED]
+    for about, listed, option in (
+        ("never in train", unseen, "another --seed moves them"),
+        ("only in train", never if len(names) > 1 else [], "--grouping images or none"),
+    ):
+        if listed:
+            found[about] = f"{len(listed)} of {len(counts)} categories: {_few(listed)}; {option}"
     if generic := groups.get(GENERIC):
         found["titles"] = (
             f"{generic} rows have titles that identify no product (they repeat over categories and "
