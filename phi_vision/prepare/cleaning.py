@@ -18,7 +18,7 @@ from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
 from phi_vision.prepare.sources.files import canonical_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
-from phi_vision.prepare.text import clean_text, is_placeholder, neutralise
+from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, parse_literal
 
 # Characters of a template's field: beyond, a sample may exceed the 4,096 tokens of the model's
 # original context, of which an image takes up to 2,509, and no prediction is so long.
@@ -144,6 +144,8 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
     required = template.fields_of("number") if template else ()
     for field, column in schema.columns.fields_of(row).items():
         cell = row.values.get(column)
+        if template and field in template.fields:
+            cell = _names(cell)
         value = _clean_value(cell, changes)
         if field in required and value is None:
             raise ValueError(f"{field} is empty")
@@ -196,6 +198,23 @@ def _clean_value(value: object, changes: list[str]) -> Value:
         changes += ("lists written as JSON", *changed)
         return text
     return storable(str(value))
+
+
+def _names(value: object) -> object:
+    """Return the name of an object, and of a list of them or a text of one, all names.
+
+    Input:  [{"id": 3, "name": "Coats"}, {"name": "Red"}], '["Coats"]', {"amount": 5}
+    Output: "Coats, Red", "Coats", {"amount": 5}
+    """
+    if isinstance(value, str):
+        found = parse_literal(value.strip())
+        return value if found is None else _names(found)
+    if isinstance(value, Mapping):
+        return next((v for k, v in value.items() if k in ("name", "title", "label") and v), value)
+    if not isinstance(value, list | tuple):
+        return value
+    names = [_names(each) for each in value]
+    return names[0] if len(names) == 1 else ", ".join(map(str, names)) or None
 
 
 def _clean_messages(turns: object, images: int, changes: list[str]) -> tuple[Message, ...]:

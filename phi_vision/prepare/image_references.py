@@ -3,11 +3,9 @@
 URLs are recognised, not followed: `fetch.py` downloads them.
 """
 
-import ast
 import base64
 import binascii
 import html
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,12 +16,12 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY, visible_files
+from phi_vision.prepare.text import parse_literal
 
 failure = error_texts(__file__)
 MAX_FILE_BYTES = 200_000_000  # above the largest camera file, far below a worker's memory
 # How JPEG, PNG, GIF and WebP begin in base64.
 _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
-MAX_LITERAL = 100_000  # characters of a list or object written as text
 IMAGE_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})([?#].*)?$", re.IGNORECASE)
 _IMAGE_TAG = re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'>\s]+)""", re.IGNORECASE)
 _FORMULA = re.compile(r'=(?:IMAGE|HYPERLINK)\("([^"]+)".*\)', re.IGNORECASE)  # of Excel
@@ -58,17 +56,6 @@ def list_references(cell: object) -> list[object]:
     names = [name for name in _BETWEEN_FILES.split(text) if name]
     several = len(names) > 1 and not url_of(text) and all(map(IMAGE_SUFFIX.search, names))
     return [*names] if several else [cell] if text else []
-
-
-def parse_literal(text: str) -> object:
-    """Parse a list or object written as JSON or by Python; None for any other text."""
-    if len(text) > MAX_LITERAL or text[:1] + text[-1:] not in ("[]", "{}"):
-        return None
-    with suppress(ValueError, RecursionError):
-        return json.loads(text)
-    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-        return ast.literal_eval(text)
-    return None
 
 
 def url_of(value: object) -> str | None:

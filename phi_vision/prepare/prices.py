@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from numbers import Real
@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
+
+from phi_vision.prepare.text import parse_literal
 
 DecimalMark = Literal[".", ","]
 
@@ -56,6 +58,7 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     Raises:
         ValueError: With a short reason that is the same for all of its kind, a colon and a detail.
     """
+    text = _amount_of(text)
     if isinstance(text, str):
         return _parse_text(text, decimal)
     if text is None:
@@ -67,6 +70,23 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     if math.isnan(text):  # the empty cell of spreadsheets and pandas
         return _NONE
     return Price(_check_amount(float(text), str(text)), None, "number")
+
+
+def _amount_of(value: object) -> object:
+    """Return the price inside an object or a list of one, also as text, with its currency.
+
+    Input:  {"value": "240.00", "currency": "USD"}, '[{"amount": 5}]'
+    Output: "240.00 USD", "5 "
+    """
+    value = parse_literal(value.strip()) or value if isinstance(value, str) else value
+    if isinstance(value, list) and len(value) == 1:
+        return _amount_of(value[0])
+    if not isinstance(value, Mapping):
+        return value
+    found = [value[key] for key in _WORDS["amounts"] if value.get(key) is not None]
+    code = next((value[key] for key in _WORDS["currencies"] if value.get(key)), "")
+    inner = _amount_of(found[0]) if found else str(value)
+    return f"{inner} {code}" if code else inner
 
 
 def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
@@ -141,7 +161,8 @@ def _plain(text: str) -> str:
     Input:  "&pound;１２.50", "1\u202f234,50\u00a0€", "£20–£40", "١٢٫٥", "£12⁹⁹", "12€50", "12,-"
     Output: "£12.50", "1 234,50 €", "£20-£40", "12.5", "£12.99", "12.50€", "12"
     """
-    text = unicodedata.normalize("NFC", html.unescape(text)).translate(_USUAL)
+    text = re.sub("<[^<>]*>", " ", html.unescape(text))  # HTML around it
+    text = unicodedata.normalize("NFC", text).translate(_USUAL)
     text = re.sub(
         r"(?<![\d.,])(\d+)([⁰¹²³⁴-⁹]{2})(?![\d⁰¹²³⁴-⁹])",
         lambda match: f"{match[1]}.{unicodedata.normalize('NFKC', match[2])}",
@@ -154,8 +175,12 @@ def _plain(text: str) -> str:
     )
     text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
     text = re.sub(r"(?<![\d.,€])(\d+)€(\d\d)(?!\d)", r"\1.\2€", text)
-    text = re.sub(r"(?<=\d) ?[.,:] ?[-_=]{1,2}(?!\d)", "", text)
-    return " ".join(text.split())
+    text = re.sub(r"(?<=\d) ?[.,:/] ?[-_=]{1,2}(?!\d)", "", text)
+    text = re.sub(r"\b(US|CA?|AU?|NZ|HK|SG|NT|MX) (?=\$)", r"\1", text)
+    text = re.sub(r"\bM\.?R\.?P\b\.?", "MRP", re.sub(_WORDS["discount"], " ", text))
+    text = " ".join(text.split())
+    # Themes of shops write the price twice, once for screen readers.
+    return re.sub(r"([^\d\s]+ ?\d[\d.,]*|\d[\d.,]* ?[^\d\s.,]+) ?\1", r"\1", text)
 
 
 def _split(plain: str) -> tuple[str, list[str], str | None, bool]:

@@ -3,8 +3,11 @@
 Nothing else changes: spelling, case, accents, markup and emoji stay as in the source.
 """
 
+import ast
 import html
+import json
 import re
+from contextlib import suppress
 from html.entities import html5
 from pathlib import Path
 
@@ -14,6 +17,7 @@ _PLACEHOLDERS = frozenset(
     yaml.safe_load(Path(__file__).with_name("placeholders.yaml").read_text(encoding="utf-8"))
 )
 
+MAX_LITERAL = 100_000  # characters of a list or object written as text
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # An escaped & in front of another one: `&amp;amp;`, `&#38;amp;`.
 _LAYERS = re.compile(r"&(?:(?:amp|#0{0,4}38|#x0{0,4}26);)+(?=(?:amp|#0{0,4}38|#x0{0,4}26);)", re.I)
@@ -64,6 +68,16 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
 def is_placeholder(text: str) -> bool:
     """Return whether a text stands for nothing: `NaN`, `NULL`, `N/A`, `None`, `-`, blanks."""
     return re.sub(r"""[\s\-–—_.?#/()\[\]<>"']+""", "", text).casefold() in _PLACEHOLDERS
+
+
+def parse_literal(text: str) -> object:
+    """Parse a list or object written as JSON or by Python; None for any other text."""
+    value: object = None
+    if len(text) <= MAX_LITERAL and text[:1] + text[-1:] in ("[]", "{}"):
+        for parse in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                value = value or parse(text)
+    return value if isinstance(value, dict | list) else None
 
 
 def neutralise(text: str) -> tuple[str, tuple[str, ...]]:

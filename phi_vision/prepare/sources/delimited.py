@@ -89,7 +89,9 @@ def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
         return UnreadableRow(f"found {more} cells than columns", separator.join(cells))
     if not any(cell.strip() for cell in cells):
         return UnreadableRow("all cells are empty", separator.join(cells))
-    return dict(zip(names, cells, strict=True))
+    # ="000016" is how Excel keeps a text of digits.
+    plain = (cell[2:-1] if cell[:2] == '="' and cell[-1:] == '"' else cell for cell in cells)
+    return dict(zip(names, plain, strict=True))
 
 
 def _read_records(

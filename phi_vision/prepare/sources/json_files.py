@@ -171,6 +171,8 @@ def _end_of(text: str, place: int) -> int | None:
 
 
 def _as_row(value: object) -> Values:
+    if isinstance(value, dict) and isinstance(value.get("node"), dict):
+        return dict(value["node"])  # GraphQL wraps each row, beside its cursor
     if isinstance(value, dict | UnreadableRow):
         return value
     return UnreadableRow("not an object", json.dumps(value, ensure_ascii=False))
