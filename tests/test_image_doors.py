@@ -313,7 +313,7 @@ def test_a_folder_is_predicted_whole_and_what_fails_is_named(
         "thin.png",
     ]
     assert last == "phi-vision: error: 5 of 8 images have no prediction: see above"
-    assert "1 file without an image's ending (notes.txt)" in caplog.text
+    assert "1 file without an image's ending, such as notes.txt" in caplog.text
 
 
 def test_a_folder_without_a_readable_image_fails_before_the_model_is_loaded(

@@ -208,17 +208,15 @@ def list_images(folder: Path) -> list[str]:
     Input:  b.JPG, a.png, notes.txt, .cache/c.png, sub/d.heic
     Output: ["a.png", "b.JPG", "sub/d.heic"], and the message that notes.txt is left out
     """
-    found: dict[bool, list[str]] = {True: [], False: []}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") for part in name.parts)
-        if not is_hidden and (path.is_symlink() or not path.is_dir()):
-            found[path.suffix.lower() in IMAGE_SUFFIXES].append(str(name))
-    if others := sorted(found[False]):
-        named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
-        left_out = format_count(len(others), "file")
-        logger.info("Left out of %s: %s without an image's ending (%s)", folder, left_out, named)
-    return sorted(found[True])
+    # Links to folders are not followed, as they may lead back.
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(folder) for path in files]
+    shown = sorted(str(name) for name in names if not any(p.startswith(".") for p in name.parts))
+    images = [name for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if others := sorted({*shown} - {*images}):
+        named = format_count(len(others), "file"), ", ".join(others[:MAX_NAMED])
+        logger.info("Left out of %s: %s without an image's ending, such as %s", folder, *named)
+    return images
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

@@ -23,7 +23,6 @@ _PLAIN_MODES = {
     "P": ("RGB", "palette to RGB"),
     "1": ("L", "black and white to grey"),
     "YCbCr": ("RGB", "YCbCr to RGB"),
-    "HSV": ("RGB", "HSV to RGB"),
     "RGBX": ("RGB", "unused channel dropped"),
 }
 # EXIF orientation -> its inverse (EXIF 2.32, tag 274).
@@ -59,14 +58,18 @@ def open_image(source: ImageSource) -> Image.Image:
         ValueError: It is no image, or damaged, or its values have no known range. A short reason
             that is the same for all of its kind, a colon and a detail.
     """
+    encoded = b""
     match source:
         case np.ndarray():
-            image, encoded = _from_array(source), b""
+            image = _from_array(source)
         case Image.Image():
-            image, encoded = source, b""
+            image = source
         case str() | Path():
             try:
-                return open_image(_read_file(Path(source)))
+                return open_image(Path(source).read_bytes())
+            except OSError as error:
+                reason = f"no image at {source}: {error.strerror}; give the path of a file"
+                raise ValueError(reason) from error
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
         case _:
@@ -141,22 +144,14 @@ def decoder_errors(encoded: bytes) -> Iterator[None]:
         ) from error
 
 
-def _read_file(path: Path) -> bytes:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise ValueError(f"no image there: found {found}; give the path of a file")
-    return path.read_bytes()
-
-
 def _read(source: object) -> bytes:
     """Return the bytes of an encoded image."""
-    match source:
-        case bytes() | bytearray() | memoryview():
-            return bytes(source)
-        case BinaryFile():
-            source.seek(0)  # as Pillow does: files that were just written stand at their end
-            if isinstance(encoded := source.read(), bytes):
-                return encoded
+    encoded: object = source
+    if isinstance(source, BinaryFile):
+        source.seek(0)  # as Pillow does: files that were just written stand at their end
+        encoded = source.read()
+    if isinstance(encoded, bytes | bytearray | memoryview):
+        return bytes(encoded)
     raise ValueError(
         f"not an image: found {source!r:.60} ({type(source).__name__}); give a path, bytes, a file "
         "opened with 'rb', a PIL image or a NumPy array"

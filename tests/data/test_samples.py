@@ -46,7 +46,7 @@ def test_an_unreadable_image_names_the_sample(broken):
 
 
 def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"gone.png: no image there: found nothing"):
+    with pytest.raises(ValueError, match=r"no image at .*gone\.png: No such file"):
         open_image(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="no image there: found a folder"):
+    with pytest.raises(ValueError, match=r"no image at .*: Is a directory"):
         open_image(tmp_path)

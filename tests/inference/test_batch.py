@@ -115,17 +115,18 @@ def test_a_file_and_a_folder_of_images_are_catalogs_too(shop: Path, tmp_path: Pa
     photos.mkdir()
     for name in ("b.png", "a.jpg", "notes.txt"):
         (photos / name).write_bytes(WHOLE)
-    (photos / "c.png").mkdir()
+    (photos / "c.png").mkdir()  # a subfolder, whatever its name
+    (photos / "c.png" / "e.webp").write_bytes(WHOLE)
     (photos / "d.png").symlink_to("nowhere.png")
     summary = predict(photos, tmp_path / "photos.parquet", Painter())
     found = [(row["id"], row["error"]) for row in read(tmp_path / "photos.parquet")]
     assert found == [
         ("a.jpg", None),
         ("b.png", None),
-        ("c.png", "no image"),
+        ("c.png/e.webp", None),
         ("d.png", "no image"),
     ]
-    assert summary.errors == {"no image": 2}
+    assert summary.errors == {"no image": 1}
 
 
 def test_a_row_without_a_prediction_has_a_reason(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_row_without_a_prediction_has_a_reason(tmp_path: Path) -> None:
         ("heavy", "no prediction", True),
         ("good5", "no image", True),
     ]
-    assert "sample 'cut', image 1: cannot read" in rows[2]["error_detail"]
+    assert "sample 'cut', image 1: truncated image" in rows[2]["error_detail"]
     assert rows[4]["error_detail"] == "MemoryError"
     assert "no image at" in rows[5]["error_detail"]
     assert rows[2]["readable"] is None
