@@ -106,11 +106,6 @@ def internal_error(error: Exception, request_id: str) -> ApiError:
     return ApiError(500, message, code="internal_error")
 
 
-def invalid_json() -> ApiError:
-    """Return the error of a body that is not JSON."""
-    return ApiError(400, "the body is not JSON; send one JSON object", code="invalid_json")
-
-
 def wrong_media_type(request: Request, *allowed: str) -> ApiError:
     """Return the error of a body of another content type than the allowed ones."""
     found = request.headers.get("content-type", "")[:80] or "missing"
@@ -120,20 +115,13 @@ def wrong_media_type(request: Request, *allowed: str) -> ApiError:
 
 def _validation_error(request: Request, error: Exception) -> ApiError:
     assert isinstance(error, RequestValidationError)
-    errors = error.errors()
-    if isinstance(error.body, bytes):  # The framework parses JSON only.
-        return wrong_media_type(request, "application/json")
-    if errors[0]["type"] == "json_invalid":
-        return invalid_json()
-    is_query = errors[0]["loc"][0] == "query"
-    param, message = describe_errors(errors, dict(request.query_params) if is_query else error.body)
+    sent = dict(request.query_params) if error.body is None else error.body
+    param, message = describe_errors(error.errors(), sent)
     return ApiError(400, message, param=param)
 
 
 def _framework_error(request: Request, error: HTTPException) -> ApiError:
     status, path = error.status_code, request.url.path[:200]
-    if status == 400:  # Text in no encoding, numbers of thousands of digits, endless nesting.
-        return invalid_json()
     if status == 404:
         return ApiError(404, f"no route {path}; see /openapi.json", code="not_found")
     if status == 405:

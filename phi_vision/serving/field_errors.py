@@ -29,18 +29,12 @@ def describe_errors(errors: Sequence[Error], body: object) -> tuple[str | None, 
     inside = [path for path in paths if path[: len(paths[0])] == paths[0]]
     deepest = max(inside, key=len)
     chosen = [error for error, path in zip(errors, paths, strict=True) if path == deepest]
-    param = format_path(deepest) or None
-    sentence = _sentence(chosen, deepest, _value(body, deepest))
-    return param, f"{param or 'the body'} {sentence}"
+    steps = (f"[{s}]" if isinstance(s, int) else f".{_shorten(s)}" for s in deepest)
+    param = "".join(steps).removeprefix(".") or None
+    return param, f"{param or 'the body'} {_sentence(chosen, deepest)}"
 
 
-def format_path(steps: Sequence[str | int]) -> str:
-    """Format a path: ["messages", 0, "content", 1] -> "messages[0].content[1]"."""
-    text = "".join(f"[{s}]" if isinstance(s, int) else f".{_shorten(s)}" for s in steps)
-    return text.removeprefix(".")
-
-
-def _path(error: Error, body: object) -> list[str | int]:
+def _path(error: Error, body: Any) -> list[str | int]:
     """Return the steps of an error's location that are fields or indices of the body."""
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
     steps: list[str | int] = []
@@ -55,10 +49,10 @@ def _path(error: Error, body: object) -> list[str | int]:
             and (number < len(location) or kind == "unknown_field")
         )
         previous = step
-        is_key = isinstance(value, dict) and isinstance(step, str) and step in value
-        if not is_tag and (is_key or (isinstance(value, list) and isinstance(step, int))):
+        is_index = isinstance(value, list) and isinstance(step, int)
+        if not is_tag and (is_index or (isinstance(value, dict) and step in value)):
             steps.append(step)
-            value = _value(value, [step])
+            value = value[step]
     if kind == "missing":
         steps += location[1:][-1:]
     elif "discriminator" in context:
@@ -68,23 +62,14 @@ def _path(error: Error, body: object) -> list[str | int]:
     return steps
 
 
-def _value(body: object, path: Sequence[str | int]) -> object:
-    """Return the value at a path; None if there is none."""
-    value: Any = body
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _sentence(errors: Sequence[Error], path: Sequence[str | int], value: object) -> str:
-    kind, context = errors[0]["type"], errors[0].get("ctx", {})
+def _sentence(errors: Sequence[Error], path: Sequence[str | int]) -> str:
+    kind, context, value = errors[0]["type"], errors[0].get("ctx", {}), errors[0]["input"]
     if kind == "unknown_field":
         return f"{TEXTS['sentences'][kind]}{_advice(context['name'], context['known'])}"
     if kind in TEXTS["sentences"]:
         return str(TEXTS["sentences"][kind])
+    if "discriminator" in context:
+        value = value[path[-1]]
     field = next((step for step in reversed(path) if isinstance(step, str)), "")
     allowed = [text for error in errors if (text := _allowed(error, field))]
     if not allowed:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from phi_vision.serving.errors import ApiError, invalid_json
+from phi_vision.serving.errors import ApiError
 
 JSON = "application/json"
 MAX_VALUES = 25_000  # in a body: as many as the longest allowed schema of 50,000 characters has
@@ -37,7 +37,8 @@ def parse(body: bytes, model: type[Model]) -> Model:
     try:
         parsed = json.loads(body.decode("utf-8-sig"), parse_int=parse_integer)
     except (ValueError, RecursionError) as error:
-        raise invalid_json() from error
+        message = "the body is not JSON; send one JSON object"
+        raise ApiError(400, message, code="invalid_json") from error
     try:
         return model.model_validate(parsed)
     except ValidationError as error:

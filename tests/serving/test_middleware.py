@@ -187,7 +187,6 @@ def test_every_response_has_security_headers(client: TestClient, path: str) -> N
         ("OPTIONS", "/v1/bytes", "", 405, "method_not_allowed", None),
         ("TRACE", "/v1/bytes", "", 405, "method_not_allowed", None),
         ("GET", "/v1/full", "", 429, "queue_full", None),
-        ("POST", "/v1/orders/a", '{"size": 3', 400, "invalid_json", None),
         ("POST", "/v1/orders/a", "[]", 400, None, None),
         ("POST", "/v1/orders/a", '{"size": "coat"}', 400, None, "size"),
         ("GET", "/v1/broken", "", 500, "internal_error", None),
