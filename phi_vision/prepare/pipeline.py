@@ -78,6 +78,7 @@ def prepare(
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
     options: dict[str, Any] = {"revision": config.revision, "streaming": config.streaming}
     options["encoding"] = config.encoding
+    options["mapped"] = [text.partition("=")[2] for text in config.map]
     named_images.cache_clear()
     source = open_source(name, kind=config.kind, split=config.split, **options)
     schema = find_schema(source, config)

@@ -1,12 +1,17 @@
-"""Conversations about images: the formats of LLaVA, ShareGPT and chat APIs, normalised to one.
+"""Conversations about images, in the many forms of trainers and chat APIs, normalised to one.
 
-`<image>` stays in the text where it was; the n-th mark stands for the n-th image.
+A row holds a list of turns (LLaVA, ShareGPT, chat APIs, TRL), a list of exchanges (Microsoft's
+`user` and `assistant`), or is one exchange (`query` and `response`, alpaca, `prompt` and
+`completion`). `<image>` and the tags of models become one mark, the n-th for the n-th image.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from phi_vision.data.samples import IMAGE_MARK
 from phi_vision.prepare.sources.files import VOCABULARY, failure
@@ -15,29 +20,67 @@ from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
 ROLES: dict[str, str] = VOCABULARY["roles"]  # role in the source -> role of a message
+EXCHANGES: list[list[str]] = VOCABULARY["exchanges"]  # names of a prompt and its reply
+REFUSED: dict[str, str] = VOCABULARY["refused_forms"]  # columns -> what to do with them
+TAGS = re.compile(VOCABULARY["image_tags"])
 
 
-def with_conversations(source: Source) -> Source:
-    """Convert the rows of a source of any kind to messages if its first row holds turns."""
+def with_conversations(source: Source, mapped: Collection[str] = ()) -> Source:
+    """Convert the rows of a source of any kind to messages if its first row is a conversation.
+
+    An exchange of two columns stays a record where the user maps one of them to a field.
+    """
     first = next((row for row in islice(source.rows(), 20) if isinstance(row, Row)), None)
-    column = turn_column(first.values) if first else None
-    if column:
-        detected = {**source.detected, "conversations": column}
-        return replace(source, rows=partial(_read, source.rows, column), detected=detected)
-    if first and source.kind == "llava":
+    if first is None:
+        return source
+    column, exchange = turn_column(first.values), _exchange_of(first.values)
+    if column or (exchange and not {*exchange} & {*mapped}):
+        found = column or ", ".join(exchange)
+        _check_form(source.name, first.values, column)
+        rows = partial(_read, source.rows, column or "")
+        return replace(source, rows=rows, detected={**source.detected, "conversations": found})
+    _check_form(source.name, first.values, "")
+    if source.kind == "llava":
         raise failure("no_conversations", name=source.name, columns=", ".join(first.values))
     return source
 
 
 def turn_column(values: Mapping[str, object]) -> str | None:
-    """Find the column with turns: a list of objects with a role and a text."""
-    for column in TURN_COLUMNS:
-        turns = values.get(column)
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            keys = set(turns[0])
-            if keys & {"value", "content"} and keys & {"from", "role"}:
-                return column
-    return None
+    """Find the column with turns or exchanges: a list of objects, also as JSON."""
+    found = {name: _turns(values.get(name)) for name in TURN_COLUMNS}
+    return next(
+        (name for name, turns in found.items() if turns and isinstance(turns[0], dict)), None
+    )
+
+
+def _turns(cell: object) -> list[Any]:
+    """Return a cell's list, also from JSON; [] where it holds none."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return []
+    return cell if isinstance(cell, list) else []
+
+
+def _exchange_of(values: Mapping[str, object]) -> list[str]:
+    """Find the names of a prompt and its reply; [] without."""
+    given = {name for name, cell in values.items() if isinstance(cell, str | list)}
+    return next((pair for pair in EXCHANGES if given.issuperset(pair)), [])
+
+
+def _check_form(name: str, values: Mapping[str, object], column: str | None) -> None:
+    """Raise ValueError for a form of rows or turns that is known not to be read."""
+    for columns, advice in REFUSED.items():
+        if values.keys() >= {*columns.split()}:
+            raise failure("refused_form", name=name, columns=", ".join(columns.split()), to=advice)
+    turn = _turns(values[column])[0] if column else None
+    keys = {*turn} if turn else set[str]()
+    has_role = keys & {"from", "role"} and keys & {"value", "content"}
+    if turn and not has_role and not _exchange_of(turn):
+        forms = ", ".join(" and ".join(pair) for pair in EXCHANGES)
+        found = ", ".join(map(str, turn))
+        raise failure("unknown_turns", name=name, column=column, found=found, forms=forms)
 
 
 def _read(rows: Callable[[], Iterator[AnyRow]], column: str) -> Iterator[AnyRow]:
@@ -57,26 +100,80 @@ def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
     Input:  {"id": "7", "image": "a.jpg", "conversations": [{"from": "gpt", "value": "A"}, …]}
     Output: {"id": "7", "images": ["a.jpg"], "messages": [{"role": "assistant", "content": "A"}, …]}
     """
-    turns = values.get(column)
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("holds no turns")
     cells = [values.get(name) for name in IMAGE_COLUMNS]
     listed = [cell if isinstance(cell, list) else [cell] for cell in cells]
     images = [image for each in listed for image in each if image]
-    dropped = {column, *IMAGE_COLUMNS}
-    messages = []
+    dropped, messages = {column, *IMAGE_COLUMNS}, list[dict[str, str]]()
     if isinstance(system := values.get("system"), str):  # ShareGPT keeps it beside the turns
         dropped.add("system")
         messages = [{"role": "system", "content": system}] if system else []
-    messages += [_read_turn(turn, images) for turn in turns]
+    if not column:
+        dropped |= {"history", "input", *_exchange_of(values)}
+        messages += _read_exchange(values, images)
+    elif turns := _turns(values.get(column)):
+        messages += [message for turn in turns for message in _read_turn(turn, images)]
+    else:
+        raise ValueError("holds no turns")
+    messages, images = _mark_images(messages, images)
     others = {name: value for name, value in values.items() if name not in dropped}
     return {**others, "images": images, "messages": messages}
 
 
-def _read_turn(turn: object, images: list[object]) -> dict[str, str]:
-    """Read one turn; images inside it are appended to `images`."""
+def _read_exchange(values: Mapping[str, Any], images: list[object]) -> list[dict[str, str]]:
+    """Read a prompt and its reply, texts or lists of turns, after those of `history`.
+
+    Input:  {"instruction": "Name it.", "input": "In French.", "output": "Un chapeau."}
+    Output: user "Name it.\\nIn French.", assistant "Un chapeau."
+    """
+    exchange = _exchange_of(values)
+    if not exchange:
+        raise ValueError("holds no prompt and reply")
+    prompt, reply = (values[name] for name in exchange)
+    if isinstance(prompt, str) and isinstance(more := values.get("input"), str) and more:
+        prompt = f"{prompt}\n{more}"
+    earlier = values.get("history") or []
+    if not all(isinstance(each, list) and len(each) == 2 for each in earlier):
+        raise ValueError("a history that is no list of prompts and replies")
+    messages: list[dict[str, str]] = []
+    for pair in [*earlier, (prompt, reply)]:
+        for role, said in zip(("user", "assistant"), pair, strict=True):
+            turns = said if isinstance(said, list) else [{"role": role, "content": said}]
+            messages += [message for turn in turns for message in _read_turn(turn, images)]
+    return messages
+
+
+def _mark_images(
+    messages: list[dict[str, str]], images: list[object]
+) -> tuple[list[dict[str, str]], list[object]]:
+    """Replace the image tags of models by marks, and order the images as the tags name them.
+
+    Input:  "Is <|image_2|> like <|image_1|>?", ["a.jpg", "b.jpg"]; "<img>a.jpg</img> What?", []
+    Output: "Is <image> like <image>?", ["b.jpg", "a.jpg"];         "<image> What?", ["a.jpg"]
+    """
+    found = [tag for message in messages for tag in TAGS.finditer(message["content"])]
+    numbers = [int(tag["number"]) for tag in found if tag["number"]]
+    paths: list[object] = [tag["path"].strip() for tag in found if tag["path"]]
+    if numbers != [*range(1, len(numbers) + 1)]:
+        if not 1 <= min(numbers) <= max(numbers) <= len(images):
+            raise ValueError(f"image tags name images that are missing: {numbers} of {len(images)}")
+        rest = [image for place, image in enumerate(images, 1) if place not in numbers]
+        images = [*(images[number - 1] for number in numbers), *rest]
+    marked = [{**each, "content": TAGS.sub(IMAGE_MARK, each["content"])} for each in messages]
+    return marked, images or paths
+
+
+def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
+    """Read one turn, or an exchange; images inside it are appended to `images`."""
     if not isinstance(turn, dict):
         raise ValueError("a turn is not an object")
+    if "role" not in turn and "from" not in turn and _exchange_of(turn):
+        own = turn.get("images") or []
+        own = own if isinstance(own, list) else [own]
+        messages = _read_exchange(turn, images)
+        if own and not TAGS.search(messages[0]["content"]):
+            messages[0]["content"] = f"{IMAGE_MARK}\n" * len(own) + messages[0]["content"]
+        images += own
+        return messages
     role = turn.get("from") or turn.get("role")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise ValueError(f"a turn of an unknown role, {role!r}")
@@ -85,7 +182,7 @@ def _read_turn(turn: object, images: list[object]) -> dict[str, str]:
         content = "\n".join(_read_part(part, images) for part in content)
     if not isinstance(content, str):
         raise ValueError("a turn without text")
-    return {"role": ROLES[role.lower()], "content": content}
+    return [{"role": ROLES[role.lower()], "content": content}]
 
 
 def _read_part(part: object, images: list[object]) -> str:

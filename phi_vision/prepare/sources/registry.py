@@ -2,7 +2,7 @@
 
 import codecs
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ def open_source(
     revision: str | None = None,
     streaming: bool = False,
     encoding: str | None = None,
+    mapped: Collection[str] = (),
 ) -> Source:
     """Open a catalog of any kind (detected by default), reading only its format and first row.
 
@@ -50,7 +51,8 @@ def open_source(
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
     `revision` (branch, tag or commit) and `streaming` (nothing is stored) are for Hub ids alone,
-    `encoding` for text files; by default it is detected.
+    `encoding` for text files; by default it is detected. Columns that are `mapped` to fields make
+    no conversations.
     Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
     """
     if kind is not None and kind not in SOURCES:
@@ -72,7 +74,7 @@ def open_source(
     if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and source.kind in _WHOLE:
         found = f"{only.reason}: {only.raw[:200]!r}"
         raise files.failure("unreadable", name=name, kind=source.kind, found=found)
-    return conversations.with_conversations(source)
+    return conversations.with_conversations(source, mapped)
 
 
 def _known_encoding(name: str | None) -> str | None:

@@ -117,3 +117,90 @@ def test_what_holds_no_turns_cannot_be_read_as_llava(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('[{"sku": "A"}]')
     with pytest.raises(ValueError, match=r"holds no conversations: its first row has sku"):
         open_source(str(tmp_path / "p.json"), kind="llava")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "What is it?", "response": "A coat.", "history": []},
+        {"instruction": "What is it?", "input": "", "output": "A coat."},
+        {"prompt": "What is it?", "completion": "A coat."},
+        {
+            "prompt": [{"role": "user", "content": "What is it?"}],
+            "completion": [{"role": "assistant", "content": "A coat."}],
+        },
+        {"question": "What is it?", "answer": "A coat."},
+        {"conversations": [{"user": "What is it?", "assistant": "A coat."}]},
+        {"conversations": json.dumps(TURNS).replace("<image>\\n", "")},
+    ],
+)
+def test_the_forms_of_other_trainers_are_read(tmp_path: Path, row: dict[str, object]) -> None:
+    (found,) = values(planted(tmp_path, [{"images": ["a.jpg"], **row}], "chats.jsonl"))
+    asked = {"role": "user", "content": "What is it?"}
+    assert found == {"images": ["a.jpg"], "messages": [asked, ANSWERED]}
+
+
+def test_an_exchange_follows_its_history_input_and_system(tmp_path: Path) -> None:
+    row = {"instruction": "And?", "input": "In red.", "output": "No.", "system": "Be brief."}
+    (found,) = values(planted(tmp_path, [{**row, "history": [["Coat?", "Yes."]]}]))
+    assert [turn["content"] for turn in found["messages"]] == [
+        *("Be brief.", "Coat?", "Yes.", "And?\nIn red.", "No.")
+    ]
+
+
+def test_images_of_an_exchange_are_placed_in_its_question(tmp_path: Path) -> None:
+    turns = [
+        {"images": ["a.jpg"], "user": "What?", "assistant": "A hat."},
+        {"images": ["b.jpg"], "user": "And <|image_1|>?", "assistant": "A bag."},
+    ]
+    (found,) = values(planted(tmp_path, [{"conversations": turns}]))
+    assert found["images"] == ["a.jpg", "b.jpg"]
+    assert found["messages"][0]["content"] == "<image>\nWhat?"
+    assert found["messages"][2]["content"] == "And <image>?"
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "marked", "ordered"),
+    [
+        ("<|image_1|>\nWhat?", ["a"], "<image>\nWhat?", ["a"]),
+        ("<|image_2|> or <|image_1|>?", ["a", "b"], "<image> or <image>?", ["b", "a"]),
+        ("<image_1> <|image|>", ["a", "b"], "<image> <image>", ["a", "b"]),
+        ("<|vision_start|><|image_pad|><|vision_end|>?", ["a"], "<image>?", ["a"]),
+        ("<img>a.jpg</img> What?", [], "<image> What?", ["a.jpg"]),
+    ],
+)
+def test_the_image_tags_of_models_are_the_places_of_images(
+    tmp_path: Path, text: str, images: list[str], marked: str, ordered: list[str]
+) -> None:
+    row = {"images": images, "messages": [{"role": "user", "content": text}, ANSWERED]}
+    (found,) = values(planted(tmp_path, [row]))
+    assert (found["messages"][0]["content"], found["images"]) == (marked, ordered)
+
+
+def test_a_tag_of_a_missing_image_breaks_its_row(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "<|image_3|>"}, ANSWERED]
+    source = planted(tmp_path, [{"images": ["a.jpg"], "messages": turns}])
+    (row,) = source.rows()
+    assert isinstance(row, UnreadableRow)
+    assert row.reason == "image tags name images that are missing: [3] of 1"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "`phi-vision train dpo` reads"),
+        ({"prompt": "Q", "completion": "A", "label": True}, r"\(KTO\); keep the rows"),
+        ({"messages": [{"speaker": "me", "text": "Hi"}]}, "'messages' has speaker, text; write"),
+    ],
+)
+def test_a_form_that_is_not_read_is_named(
+    tmp_path: Path, row: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        planted(tmp_path, [row])
+
+
+def test_columns_that_the_user_maps_stay_columns(tmp_path: Path) -> None:
+    row = {"image": "a.jpg", "question": "Q", "answer": "A"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert values(open_source(str(tmp_path / "rows.jsonl"), mapped=["answer"])) == [row]
