@@ -25,6 +25,7 @@ import yaml
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE
+from phi_vision.io.formatting import yaml_fault
 from phi_vision.io.hashing import sha256, sha256_of_all
 
 RECIPE_FILE = "recipe.yaml"
@@ -102,9 +103,7 @@ class RunDir:
         try:
             fields = yaml.safe_load(self.recipe_text() or default)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{self.recipe_file} is no YAML: {' '.join(str(error).split())}"
-            ) from error
+            raise ValueError(f"{self.recipe_file} is no YAML: {yaml_fault(error)}") from error
         return fields if isinstance(fields, dict) else {}
 
     def versions(self) -> Mapping[str, str]:

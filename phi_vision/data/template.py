@@ -25,6 +25,7 @@ import yaml
 
 from phi_vision.data.samples import IMAGE_MARK, Record, Value
 from phi_vision.io.atomic import write_text
+from phi_vision.io.formatting import yaml_fault
 
 END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
@@ -305,11 +306,11 @@ def find_template(name: str) -> Template:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not YAML: {yaml_fault(error)}") from error
     known = {field.name for field in dataclasses.fields(Template)}
     is_invalid = not isinstance(values, dict) or not {"question", "answer"} <= set(values) <= known
     if is_invalid or not all(isinstance(value, str) for value in values.values()):
-        found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
         raise ValueError(
             f"{file} is not a template: found {found}; "
             "write the texts `question` and `answer`, and optionally `name` and `layout`"

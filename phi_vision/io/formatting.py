@@ -53,6 +53,12 @@ def join_words(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def yaml_fault(error: Exception) -> str:
+    """Describe where a file is no YAML, without its content: "found at line 3"."""
+    mark = getattr(error, "problem_mark", None)
+    return f"found at line {mark.line + 1}" if mark else "its bytes are no text"
+
+
 def error_texts(module: str) -> Callable[..., ValueError]:
     """Return a maker of errors, whose texts are in the YAML file beside a module.
 

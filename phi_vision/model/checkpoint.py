@@ -4,16 +4,20 @@ Weights need no renaming: every module has its official name.
 """
 
 import json
+import math
 import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from .configuration_phi3_v import Phi3VConfig
+from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from .image_processing_phi3_v import Phi3VImageProcessor
 from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
@@ -23,7 +27,20 @@ ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder 
 
 # Where a run folder holds its best weights, as in `phi_vision.runs`, which is not imported here;
 # tests/test_runs.py compares them.
-RUN_MODEL = "model"
+RUN_MODEL, RUN_RECIPE = "model", "recipe.yaml"
+
+MAX_CROPS = 256  # of an image; the released models have 4 and 16
+DECODER, TOWER = "model.", "model.vision_embed_tokens.img_processor.vision_model."
+SIZES = (
+    (DECODER, "vocab_size", "embed_tokens.weight", 0),
+    (DECODER, "hidden_size", "embed_tokens.weight", 1),
+    (DECODER, "intermediate_size", "layers.0.mlp.down_proj.weight", 1),
+    (TOWER, "hidden_size", "embeddings.patch_embedding.weight", 0),
+    (TOWER, "num_channels", "embeddings.patch_embedding.weight", 1),
+    (TOWER, "patch_size", "embeddings.patch_embedding.weight", 2),
+    (TOWER, "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0),
+)
+"""Part, field of its config, and the weight with the dimension that has this size."""
 
 
 def load_model(
@@ -48,15 +65,14 @@ def load_model(
     """
     place = resolve(source)
     base = adapter_base(place)
+    if base is not None:
+        _check_adapter(Path(place))
     model = _load_weights(base or place, dtype, quantization)
     if base is not None:
-        try:
+        with _explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
+            # Or an empty adapter would only look loaded.
+            warnings.filterwarnings("error", ".*missing adapter keys")
             model = PeftModel.from_pretrained(model, place)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
-            raise ValueError(
-                f"The adapter in {place} does not load: {first_line(problem)} "
-                "Is it whole, and made for this base?"
-            ) from problem
     return model.to(device or "cpu").eval(), load_processor(place)
 
 
@@ -65,16 +81,20 @@ def load_processor(source: str | Path) -> Phi3VProcessor:
     place = resolve(source)
     if not (Path(place) / "preprocessor_config.json").is_file():
         place = adapter_base(place) or place
+    # Libraries fail in their own ways at damaged files, and all mean the same to the user.
     try:
         # A folder written for other engines asks for padding crops; ours join crops of rows.
         image_processor = Phi3VImageProcessor.from_pretrained(place, pad_crops=False)
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError) as problem:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        processor = Phi3VProcessor(image_processor, tokenizer)
+        if not 1 <= image_processor.num_crops <= MAX_CROPS:
+            raise ValueError(f"num_crops is {image_processor.num_crops!r:.40}")
+    except Exception as problem:
         raise ValueError(
             f"No processor in {place}: {first_line(problem)} Copy preprocessor_config.json and "
             "the tokenizer files of the base checkpoint there."
         ) from problem
-    return Phi3VProcessor(image_processor, tokenizer)
+    return processor
 
 
 def load_config(source: str | Path) -> Phi3VConfig:
@@ -88,8 +108,8 @@ def load_config(source: str | Path) -> Phi3VConfig:
             "Give the folder that holds config.json and the weights."
         )
     try:
-        fields = Phi3VConfig.get_config_dict(place)[0]
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, HFValidationError) as problem:
+        fields = dict(Phi3VConfig.get_config_dict(place)[0])
+    except Exception as problem:
         text = f"{place} is no checkpoint: {first_line(problem)} Copy config.json there again."
         if not is_folder:
             text = (
@@ -104,8 +124,80 @@ def load_config(source: str | Path) -> Phi3VConfig:
             f"{place} holds a model of type {kind!r}, not 'phi3_v'. Give a Phi-3-Vision or "
             "Phi-3.5-Vision checkpoint."
         )
-    config: Phi3VConfig = Phi3VConfig.from_dict(fields)
+    if is_folder:
+        check_sizes(fields, Path(place))
+    with _explained(f"The config.json in {place} does", "Copy it there again."):
+        config: Phi3VConfig = Phi3VConfig.from_dict(fields)
     return config
+
+
+def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
+    """Check the sizes in a config.json against the weights beside it, if there are any.
+
+    Only the heads of their files are read, so that wrong sizes are never allocated.
+    """
+    with _explained(f"The weights in {folder} do", "Is every shard there, whole?"):
+        sizes = _weight_sizes(folder)
+    with _explained(f"The config.json in {folder} does", "Copy it there again."):
+        tower = (fields.get("img_processor") or {}).get("vision_config") or CLIP_VIT_L_14_336
+        given = {TOWER: dict(tower), DECODER: fields}
+    for (prefix, name), found in sizes.items():
+        number = given[prefix].get(name)
+        if number is not None and number != found:
+            raise ValueError(
+                f"The config.json in {folder} has {name} {number!r:.40}, but the weights of the "
+                f"{'decoder' if prefix == DECODER else 'tower'} have {found}. Copy the config.json "
+                "of these weights there."
+            )
+
+
+def _weight_sizes(folder: Path) -> dict[tuple[str, str], int]:
+    """Read the sizes of a model off its weights, as a config.json has them; {} without weights."""
+    shapes: dict[str, list[int]] = {}
+    files = {*folder.glob("*.safetensors")}
+    if (index := folder / "model.safetensors.index.json").is_file():
+        files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            shapes |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    if not shapes:
+        return {}
+    sizes = {(part, name): shapes[part + weight][place] for part, name, weight, place in SIZES}
+    for part in (DECODER, TOWER):
+        numbers = (
+            re.match(rf"{re.escape(part)}(?:encoder\.)?layers\.(\d+)\.", name) for name in shapes
+        )
+        sizes[part, "num_hidden_layers"] = 1 + max(int(found[1]) for found in numbers if found)
+    patches = shapes[f"{TOWER}embeddings.position_embedding.weight"][0] - 1
+    sizes[TOWER, "image_size"] = math.isqrt(patches) * sizes[TOWER, "patch_size"]
+    return sizes
+
+
+def _check_adapter(folder: Path) -> None:
+    """Check that an adapter is one of LoRA, with a rank that its weights have."""
+    what = f"The adapter in {folder}"
+    with _explained(f"{what} does", "Copy it there again."):
+        fields = json.loads((folder / ADAPTER_CONFIG).read_text())
+        ranks = [fields["r"], *(fields.get("rank_pattern") or {}).values()]
+        with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
+            names = [name for name in opened.keys() if "lora_A" in name]  # noqa: SIM118
+            largest = max(opened.get_slice(name).get_shape()[0] for name in names)
+        if fields.get("peft_type") != "LORA" or fields.get("layer_replication"):
+            raise ValueError("it is no LoRA adapter of the model's own layers")
+        if max(ranks) > largest:
+            raise ValueError(f"its rank is {max(ranks)}, its weights have {largest}")
+
+
+@contextmanager
+def _explained(what: str, advice: str) -> Iterator[None]:
+    """Turn whatever libraries raise for a damaged file into one line."""
+    try:
+        with warnings.catch_warnings():
+            yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as problem:
+        raise ValueError(f"{what} not load: {first_line(problem)} {advice}") from problem
 
 
 def resolve(source: str | Path) -> str:
@@ -114,8 +206,14 @@ def resolve(source: str | Path) -> str:
     if text == SMALL:
         return str(Path(__file__).parent / SMALL)
     folder = Path(text)
-    if (folder / RUN_MODEL).is_dir() and not (folder / "config.json").is_file():
-        return str(folder / RUN_MODEL)
+    if not (folder / "config.json").is_file():
+        if (folder / RUN_MODEL).is_dir():
+            return str(folder / RUN_MODEL)
+        if (recipe := folder / RUN_RECIPE).is_file():
+            raise ValueError(
+                f"The run in {folder} has no model yet: it ended before its first evaluation. "
+                f"Continue it with `phi-vision train {recipe} --resume`."
+            )
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
     raise ValueError(
@@ -129,7 +227,10 @@ def adapter_base(place: str) -> str | None:
     described = Path(place) / ADAPTER_CONFIG
     if not described.is_file():
         return None
-    base = json.loads(described.read_text())["base_model_name_or_path"]
+    with _explained(f"The adapter in {place} does", "Copy it there again."):
+        base = json.loads(described.read_text())["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise TypeError(f"its base is {base!r:.40}")
     try:
         return resolve(base)
     except ValueError as problem:
@@ -163,19 +264,15 @@ def _load_weights(
 ) -> Phi3VForCausalLM:
     config = load_config(place)
     model: Phi3VForCausalLM
-    try:
+    with _explained(f"The weights in {place} do", "Is every shard there, whole?"):
         model, report = Phi3VForCausalLM.from_pretrained(
             place,
             config=config,
             dtype=dtype or "auto",
             quantization_config=quantization,
             output_loading_info=True,
+            use_safetensors=True,  # pickled weights can hold code
         )
-    except (OSError, RuntimeError, SafetensorError) as problem:
-        raise ValueError(
-            f"The weights in {place} do not load: {first_line(problem)} "
-            "Is every shard there, whole?"
-        ) from problem
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(

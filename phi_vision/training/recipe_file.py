@@ -22,6 +22,7 @@ from peft import LoraConfig
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from phi_vision.io.formatting import yaml_fault
 from phi_vision.training.recipes import RECIPES, Recipe
 
 _REASONS = yaml.safe_load(Path(__file__).with_name("refused_fields.yaml").read_text("utf-8"))
@@ -69,17 +70,23 @@ def load_recipe(path: Path) -> Recipe:
         raise ValueError(f"no recipe at {path}; give a recipe.yaml, or one of {', '.join(RECIPES)}")
     advice = "a recipe is `field: value` lines"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}; {advice}") from error
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        # References to references would be written out: a short file as gigabytes.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError(f"{path} has references (*name); {advice}")
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {yaml_fault(error)}; {advice}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not fields; {advice}")
+    # Before anything else, so that no field of a file that is no recipe is quoted.
+    if "method" not in values:
+        raise ValueError(f"{path}: field 'method' is missing; choose one of {', '.join(RECIPES)}")
     kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name != "further"}
     try:
+        convert("method", values["method"], kinds["method"])
         own = {n: convert(n, value, kinds[n]) for n, value in values.items() if n in kinds}
         further = {n: convert_further(n, v, kinds) for n, v in values.items() if n not in kinds}
-        if own.get("method") not in RECIPES:
-            raise ValueError(f"field 'method' is missing; choose one of {', '.join(RECIPES)}")
         return dataclasses.replace(RECIPES[own["method"]](), **own, further=further)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

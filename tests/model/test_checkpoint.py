@@ -210,3 +210,108 @@ def test_numbers_are_bfloat16_only_where_the_machine_multiplies_in_it(
     assert fast_dtype(cpu) == torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert fast_dtype(cpu) == torch.bfloat16
+
+
+# Damaged and hostile folders: one line, before anything is allocated
+
+
+def change(name: str, **fields: object) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        file = folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return harm
+
+
+def write(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def change_tower(**fields: object) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        file = folder / "config.json"
+        config = json.loads(file.read_text())
+        config["img_processor"]["vision_config"] |= fields
+        file.write_text(json.dumps(config))
+
+    return harm
+
+
+def pickle_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def spoil_processor(folder: Path) -> None:
+    (folder / "processor_config.json").unlink()
+    (folder / "preprocessor_config.json").write_text("[]")
+
+
+MODEL_HARMS = {
+    "a list": (write("config.json", "[]"), "type None, not 'phi3_v'"),
+    "no fields": (write("config.json", "{}"), "type None, not 'phi3_v'"),
+    "deep brackets": (write("config.json", "[" * 100_000), "is no checkpoint"),
+    "a billion layers": (change("config.json", num_hidden_layers=10**9), "weights of the decoder"),
+    "a huge vocabulary": (change("config.json", vocab_size=10**12), "has vocab_size 1000000000000"),
+    "a wide decoder": (change("config.json", hidden_size=10**9), "has hidden_size 1000000000,"),
+    "a size of text": (change("config.json", hidden_size="wide"), "has hidden_size 'wide'"),
+    "no heads": (change("config.json", num_attention_heads=0), "does not load"),
+    "a scale of text": (change("config.json", rope_scaling="long"), "does not load"),
+    "a tower of text": (change("config.json", img_processor="clip"), "does not load"),
+    "a huge crop": (change_tower(image_size=14 * 10**7), "has image_size 140000000,"),
+    "a deep tower": (change_tower(num_hidden_layers=10**9), "weights of the tower have 3"),
+    "pickled weights": (pickle_weights, "The weights in"),
+    "empty weights": (write("model.safetensors", ""), "The weights in"),
+    "a list as index": (write("model.safetensors.index.json", "[]"), "The weights in"),
+    "a tokenizer of nothing": (write("tokenizer.json", "{}"), "No processor in"),
+    "a processor of nothing": (spoil_processor, "No processor in"),
+    "countless crops": (
+        change("processor_config.json", image_processor={"num_crops": 10**9}),
+        "num_crops is 1000000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", MODEL_HARMS)
+def test_a_damaged_model_is_one_line(copy: Path, harm: str) -> None:
+    damage, expected = MODEL_HARMS[harm]
+    damage(copy)
+    assert expected in refusal(copy)
+
+
+def hollow(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file(dict(list(tensors.items())[:1]), file)
+
+
+ADAPTER_HARMS = {
+    "a list": write("adapter_config.json", "[]"),
+    "no fields": write("adapter_config.json", "{}"),
+    "no JSON": write("adapter_config.json", "rank 8"),
+    "a base of numbers": change("adapter_config.json", base_model_name_or_path=7),
+    "a huge rank": change("adapter_config.json", r=10**9),
+    "a rank of text": change("adapter_config.json", r="8"),
+    "another kind": change("adapter_config.json", peft_type="PROMPT_TUNING"),
+    "endless layers": change("adapter_config.json", layer_replication=[[0, 10**9]]),
+    "no weights": lambda adapter: (adapter / "adapter_model.safetensors").unlink(),
+    "pickled weights": lambda adapter: (
+        (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin") and None
+    ),
+    "few weights": hollow,
+    "cut weights": lambda adapter: cut_off(adapter / "adapter_model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("harm", ADAPTER_HARMS)
+def test_a_damaged_adapter_is_one_line(adapter: Path, harm: str) -> None:
+    ADAPTER_HARMS[harm](adapter)
+    assert f"The adapter in {adapter} does not load: " in refusal(adapter)
+
+
+def test_a_run_without_a_model_names_the_command_that_continues_it(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("method: lora\n")
+    (tmp_path / "checkpoints").mkdir()
+    message = refusal(tmp_path)
+    assert "has no model yet: it ended before its first evaluation" in message
+    assert f"Continue it with `phi-vision train {tmp_path}/recipe.yaml --resume`" in message

@@ -68,7 +68,9 @@ def test_a_number_in_the_form_1e_4_is_a_number(tmp_path: Path) -> None:
             "'per_device_train_batch_size' is None; it takes a whole number",
         ),
         ("method: lora\ntarget_modules: qkv_proj", "it takes a list of names or null"),
-        ("method: [a", "is no YAML"),
+        ("method: [a", "is no YAML: found at line 1"),
+        ("password: hunter2\nseed: x", "field 'method' is missing; choose one of full, lora"),
+        ("method: &a lora\nseed: *a", "has references (*name)"),
         ("just words", "holds a str, not fields"),
     ],
 )
@@ -77,6 +79,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message:
         load_recipe(write(tmp_path, text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "password" not in str(caught.value)
 
 
 def test_every_field_has_its_name_in_the_class_it_feeds() -> None:
