@@ -53,14 +53,14 @@ def _rate_title(name: str, cells: Sequence[object]) -> str | None:
 
 def _rate_category(name: str, cells: Sequence[object]) -> str | None:
     distinct, share = _distinct(cells)
-    if name in NAMES["title"]:
-        most = MAX_CLASSES if name in NAMES["weak_title"] else MAX_REPEATED
-        return f"its {distinct} different values repeat like categories" if share <= most else None
     kinds = [[part.strip() for part in str(cell).lower().split(",")] for cell in cells]
     if all({*parts} <= {*NAMES["no_category"]} for parts in kinds):
         return None
     if distinct == 1 and len(cells) >= MIN_ROWS:
         return "the same value in all rows"
+    if name in NAMES["weak_title"]:
+        is_class = share <= MAX_CLASSES
+        return f"its {distinct} different values repeat like categories" if is_class else None
     if len(cells) >= 2 * MIN_ROWS and share > MIN_FREE_TEXT:
         return f"{distinct} of {len(cells)} values differ"
     if len(cells) >= MIN_ROWS and all(map(_is_number, cells)):

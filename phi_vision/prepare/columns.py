@@ -190,7 +190,7 @@ def _guess(
     if part in PARTS:
         return (named[0] if named else None), ""
     if known is NAMES["category3_code"]:  # after all others, what repeats like categories
-        named += [name for name in plain if plain[name] in NAMES["title"]]
+        named += [name for name in plain if plain[name] in NAMES["weak_title"]]
     doubts = {name: rate_values(part, plain[name], cells(name), len(rows)) for name in named}
     named = sorted((n for n in named if doubts[n] is not None), key=lambda name: doubts[name] != "")
     same = [f"{name} has the same name" for name in named[1:] if plain[name] == plain[named[0]]]

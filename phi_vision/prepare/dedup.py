@@ -8,8 +8,8 @@ import itertools
 import math
 import unicodedata
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -149,8 +149,8 @@ def group_rows(
 def generic_titles(rows: Iterable[RowKeys]) -> dict[int, int]:
     """Find the titles that identify no product: their keys, and the rows of each.
 
-    A title of several rows is generic if most of them differ in category or price. One of many rows
-    is so, too, if they have more than two prices, or none to compare.
+    A title of several rows is generic if most of them differ in category or price, or if their
+    prices agree hardly more than those of any rows. Without prices, one of many rows is generic.
 
     Input:  20 rows "T-shirt" of 18 prices; 6 rows "Marlowe Coat" in six colours for 390
     Output: {key of "t-shirt": 20}
@@ -161,15 +161,23 @@ def generic_titles(rows: Iterable[RowKeys]) -> dict[int, int]:
             held[key].append((row.category, row.price))
     total = sum(map(len, held.values()))
     repeats = total >= MIN_GENERIC * max(len(held), 4)  # each title, on average
+    chance = _agreement([price for kinds in held.values() for _, price in kinds])
 
     def is_generic(kinds: list[tuple[str | None, str | None]]) -> bool:
         count, different = len(kinds), len({*kinds})
         is_large = count >= 2 * MIN_GENERIC and count > MAX_TITLE_SHARE * total
-        has_prices = any(price is not None for _, price in kinds)
-        by_size = is_large and different > 2 if has_prices else is_large or repeats
-        return count >= MIN_GENERIC and (2 * different > count or by_size)
+        prices = [price for _, price in kinds if price is not None]
+        # The geometric mean of agreement by chance and of the perfect one.
+        is_chance = _agreement(prices) < math.sqrt(chance) if prices else is_large or repeats
+        return count >= MIN_GENERIC and (2 * different > count or is_chance)
 
     return {key: len(kinds) for key, kinds in held.items() if is_generic(kinds)}
+
+
+def _agreement(values: Sequence[object]) -> float:
+    """Return the share of pairs that are equal: of A, A, B it is 1/3."""
+    pairs = len(values) * (len(values) - 1)
+    return sum(n * (n - 1) for n in Counter(values).values()) / pairs if pairs else 1.0
 
 
 def near_pairs(hashes: Hashes, tolerance: int) -> Indices:

@@ -118,8 +118,9 @@ def prepare(
             images = _write_samples(stage, assignment, config, folder / "data", rejected)
         stage.file.unlink()
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
-        about = warn_of_splits(metadata, own, config.fractions) | warn_of_values(stage.statistics)
-        metadata |= {"warnings": about}
+        named = Counter(keys.split for keys in stage.keys)
+        about = warn_of_splits(metadata, own, config.fractions, named)
+        metadata |= {"warnings": about | warn_of_values(stage.statistics)}
         text = json.dumps(metadata, indent=2, ensure_ascii=False)
         write_text(folder / MANIFEST, text + "\n")
         write_text(folder / "README.md", as_markdown(metadata))

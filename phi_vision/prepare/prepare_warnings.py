@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from phi_vision.data.dataset import SPLIT_ORDER
 from phi_vision.io.formatting import format_count
 from phi_vision.prepare.data_card import Statistics
 from phi_vision.prepare.dedup import GENERIC
@@ -13,12 +14,20 @@ MAX_NAMES = 5
 
 
 def warn_of_splits(
-    metadata: Mapping[str, Any], source: Mapping[str, str], fractions: Iterable[str]
+    metadata: Mapping[str, Any],
+    source: Mapping[str, str],
+    fractions: Iterable[str],
+    named: Mapping[str | None, int],
 ) -> dict[str, str]:
     """Describe splits that are empty, leak, or lack categories, with the option that changes it.
 
     Input:  40 samples in 2 groups, both of them in train
     Output: {"validation": "no sample: all 40 are in 2 groups, …", "test": …}
+
+    Args:
+        source: The source's own splits that were kept, by id.
+        fractions: The splits that are wanted.
+        named: The source's name of a split -> its rows.
     """
     splits, groups, found = metadata["splits"], metadata["groups"], dict[str, str]()
     samples = sum(size for size, _ in splits.values())
@@ -47,10 +56,12 @@ def warn_of_splits(
     ):
         if listed:
             found[about] = f"{len(listed)} of {len(counts)} categories: {_few(listed)}; {option}"
+    if other := [f"{name} ({n})" for name, n in named.items() if name and name not in SPLIT_ORDER]:
+        found["splits of the source"] = f"{_few(other)} are no known names; dealt like the others"
     if generic := groups.get(GENERIC):
         found["titles"] = (
-            f"{generic} rows have titles that identify no product (they repeat over categories and "
-            "prices) and group nothing; --grouping strict groups them"
+            f"{generic} rows have generic titles, which repeat over categories or prices and group "
+            "nothing; --grouping strict groups them"
         )
     if moved := groups["rows moved with their group"]:
         found["moved"] = f"{format_count(moved, 'row')} moved to the split of their group"

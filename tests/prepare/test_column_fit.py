@@ -17,7 +17,7 @@ def repeated(name: str, values: list[str], **others: str) -> list[dict[str, obje
     ]
 
 
-@pytest.mark.parametrize("name", ["label", "text", "caption", "class", "Name", "Category"])
+@pytest.mark.parametrize("name", ["label", "text", "caption", "class", "Category"])
 def test_values_that_repeat_are_categories_whatever_they_are_called(name: str) -> None:
     columns = choose(*repeated(name, LABELS, price="1"))
     assert columns.fields == {"category3_code": name, "full_price": "price"}
@@ -66,6 +66,8 @@ def test_the_types_of_shop_systems_are_no_categories() -> None:
     shop = {"image": b"x", "Type": "simple, virtual", "product_type": "configurable"}
     assert "category3_code" in choose(shop).missing
     assert choose(shop | {"Categories": "Hats"}).fields["category3_code"] == "Categories"
+    many = [shop | {"Type": "simple", "sku": str(n)} for n in range(40)]
+    assert "category3_code" in choose(*many).missing
     assert choose(shop | {"Type": "Hats"}).fields["category3_code"] == "Type"
 
 

@@ -24,6 +24,14 @@ def test_titles_that_repeat_over_prices_group_nothing(tmp_path: Path) -> None:
     }
 
 
+def test_generic_titles_of_few_prices_group_nothing(tmp_path: Path) -> None:
+    rows = [
+        product(n, title=f"Title {n % 10}", price=("9.99", "19.99", "29.99")[n // 10 % 3])
+        for n in range(80)
+    ]
+    assert "80 rows" in warnings_of(tmp_path, rows)["titles"]
+
+
 @pytest.mark.parametrize("name", ["title", "label"])
 def test_classes_without_prices_are_not_one_group_each(tmp_path: Path, name: str) -> None:
     rows = [
@@ -81,6 +89,12 @@ def test_a_category_of_one_side_is_reported(tmp_path: Path) -> None:
     assert found["only in train"].startswith("1 of 2 categories: Hats (10)")
     rows = [product(n, category=f"C{n}", split="test" if n > 14 else "train") for n in range(20)]
     assert "5 of 20 categories" in warnings_of(tmp_path, rows)["never in train"]
+
+
+def test_splits_of_other_names_are_reported(tmp_path: Path) -> None:
+    rows = [product(n, split="AB"[n % 2]) for n in range(60)]
+    text = warnings_of(tmp_path, rows)["splits of the source"]
+    assert text == "A (30), B (30) are no known names; dealt like the others"
 
 
 def test_ambiguous_prices_are_reported_with_an_example_and_the_option(tmp_path: Path) -> None:
