@@ -266,6 +266,22 @@ def test_errors_speak_in_the_words_of_the_request(
     assert message.startswith(f"{param} ")
 
 
+def test_a_trailing_slash_is_no_redirect_to_the_host_of_the_client(client: TestClient) -> None:
+    for path in (f"{URL}/", "/health/", "/page"):
+        response = client.get(path, headers={"host": "evil.example"}, follow_redirects=False)
+        assert response.status_code == 404
+        assert response.json()["error"]["code"] == "not_found"
+
+
+def test_images_are_described_as_text_that_is_not_empty(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    body = described["paths"]["/v1/records"]["post"]["requestBody"]["content"]["application/json"]
+    image = body["schema"]["properties"]["image"]
+    assert (image["minLength"], image["format"], "default" in image) == (1, "uri", False)
+    seed = described["components"]["schemas"]["ChatRequest"]["properties"]["seed"]["anyOf"][0]
+    assert seed == {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1}
+
+
 def test_other_content_types_are_rejected(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         content = json.dumps(words("hello"))
