@@ -220,7 +220,7 @@ def _opaque(source: Image.Image, bits: int) -> tuple[Image.Image, list[str]]:
             colour = hidden if isinstance(hidden, tuple) else (hidden,)
             scaled = [each >> 8 if bits == 16 else each * 255 // (2**bits - 1) for each in colour]
             image.info["transparency"] = tuple(scaled) if len(scaled) == 3 else scaled[0]
-        above = image.convert("RGBA")
+        above = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGBA", above.size, "white")
         image.alpha_composite(above)
         image = image.convert("RGB")
