@@ -103,19 +103,15 @@ def prepare(
                     for row in rows:
                         (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
                     callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
-            if not stage.keys:
-                common = rejected.reasons.most_common(3)
-                found = "; ".join(f"{reason} ({rows} rows)" for reason, rows in common)
-                raise ValueError(
-                    f"none of the {rejected.reasons.total()} rows of {source.name} is usable: "
-                    f"{found}; check the columns (--map) and the images"
-                )
-            own = {} if config.resplit else source_splits(stage.keys)
-            earlier = {} if config.resplit else _earlier_splits(config)
-            options = {"tolerance": config.tolerance, "seed": config.seed, "source": own}
-            options["grouping"] = config.grouping
-            assignment = assign_rows(stage.keys, earlier, config.fractions, **options)
-            images = _write_samples(stage, assignment, config, folder / "data", rejected)
+            if stage.keys:
+                own = {} if config.resplit else source_splits(stage.keys)
+                earlier = {} if config.resplit else _earlier_splits(config)
+                options = {"tolerance": config.tolerance, "seed": config.seed, "source": own}
+                options["grouping"] = config.grouping
+                assignment = assign_rows(stage.keys, earlier, config.fractions, **options)
+                images = _write_samples(stage, assignment, config, folder / "data", rejected)
+        if not stage.keys:
+            raise _nothing_usable(source, rejected, folder, config.out)
         stage.file.unlink()
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
         named = Counter(keys.split for keys in stage.keys)
@@ -131,6 +127,21 @@ def prepare(
         if not changed:
             shutil.rmtree(folder)
     return Prepared(config.out, metadata, changed)
+
+
+def _nothing_usable(source: Source, rejected: RejectedRows, folder: Path, out: Path) -> ValueError:
+    """Describe the three most common reasons with an example of each, and keep the rows."""
+    kept = out.absolute().with_name(f"{out.name}-rejected.parquet")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "rejected.parquet", kept)
+    found = "; ".join(
+        f"{reason} ({rows} rows, such as {rejected.examples[reason]})"
+        for reason, rows in rejected.reasons.most_common(3)
+    )
+    return ValueError(
+        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; check "
+        f"the columns (--map) and the images; all rows with their reasons are in {kept}"
+    )
 
 
 def prefetch(

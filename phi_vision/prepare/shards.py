@@ -102,6 +102,7 @@ class RejectedRows(AbstractContextManager["RejectedRows"]):
 
     def __init__(self, folder: Path) -> None:
         self.reasons: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}  # reason -> the first row of its kind
         self._file = Shards(folder, "rejected", _REJECTED)
 
     def __exit__(self, *error: object) -> None:
@@ -110,6 +111,8 @@ class RejectedRows(AbstractContextManager["RejectedRows"]):
     def add(self, rejected: RejectedRow) -> None:
         """Write a rejected row, possibly later."""
         self.reasons[rejected.reason] += 1
+        found = rejected.detail or rejected.values
+        self.examples.setdefault(rejected.reason, f"{rejected.origin}: {found:.200}")
         values = asdict(rejected)
         self._file.add({"row": values.pop("number"), **values})
 

@@ -258,10 +258,14 @@ def test_a_source_without_a_usable_row_is_an_error_with_three_reasons(tmp_path: 
     with pytest.raises(ValueError, match=r"none of the 10 rows of .* is usable") as caught:
         run(shop, tmp_path / "out")
     message = str(caught.value)
-    three = "full_price has no value (4 rows); no such file (3 rows); title is empty (2 rows)"
-    assert three in message
-    assert "category" not in message
-    assert [file.name for file in tmp_path.iterdir()] == ["shop"]
+    assert f"full_price has no value (4 rows, such as {shop} line 2: 'N/A')" in message
+    assert f"no such file (3 rows, such as {shop} line 6: 'images/none-4.png' is neither" in message
+    assert f"title is empty (2 rows, such as {shop} line 9: {{" in message
+    assert "(1 rows" not in message
+    kept = tmp_path / "out-rejected.parquet"
+    assert message.endswith(str(kept))
+    assert len(pq.read_table(kept)) == 10
+    assert {file.name for file in tmp_path.iterdir()} == {"shop", kept.name}
 
 
 def test_all_that_json_can_hold_ends_in_columns_of_one_type(tmp_path: Path) -> None:
