@@ -258,9 +258,12 @@ def test_a_source_without_a_usable_row_is_an_error_with_three_reasons(tmp_path: 
     with pytest.raises(ValueError, match=r"none of the 10 rows of .* is usable") as caught:
         run(shop, tmp_path / "out")
     message = str(caught.value)
-    assert f"full_price has no value (4 rows, such as {shop} line 2: 'N/A')" in message
-    assert f"no such file (3 rows, such as {shop} line 6: 'images/none-4.png' is neither" in message
-    assert f"title is empty (2 rows, such as {shop} line 9: {{" in message
+    assert "full_price has no value (4 rows, such as products.csv line 2: 'N/A')" in message
+    assert (
+        "no such file (3 rows, such as products.csv line 6: 'images/none-4.png' is neither"
+        in message
+    )
+    assert "title is empty (2 rows, such as products.csv line 9: {" in message
     assert "(1 rows" not in message
     kept = tmp_path / "out-rejected.parquet"
     assert message.endswith(str(kept))

@@ -11,19 +11,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_vision.prepare.sources import text_files
 from phi_vision.prepare.sources.files import failure
 from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values, storable
 
-SEPARATORS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # separator -> display name
+SEPARATORS = {  # separator -> display name
+    **{",": ",", ";": ";", "\t": "tab", "|": "|", "~": "~", "^": "^", "¦": "¦"},
+    **{"\x01": "Ctrl-A", "\x1f": "unit separator"},
+}
 SAMPLE_LINES = 500
+MAX_COLUMNS = 2000  # more are no fields of a product
 MAX_ROW_LINES = 1000  # a quote that stays open for longer was not meant to open one
+# A quote inside of a cell, escaped by a backslash; before a separator, `"C:\\"` ends its cell.
+_ESCAPED_QUOTE = re.compile(r'\\"(?!\s*(?:[,;\t|~^]|$))')
+_SINGLE_QUOTED = re.compile(r"""\s*'[^"]*'\s*""")
 _SEPARATOR_LINE = re.compile(r'\ufeff*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
 _ADDRESS = re.compile(r"\s*(https?://|data:image/)", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?\d[\d.,]*\s*")
 _COMMA_DECIMAL = re.compile(r"\s*\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{0,5}\s*")
+
+
+class Dialect(NamedTuple):
+    """How the cells of a table are told apart."""
+
+    separator: str
+    quote: str = '"'
+    is_escaped: bool = False  # whether a backslash stands before quotes inside of cells
 
 
 def inspect_table(file: Path) -> Format:
@@ -38,9 +53,10 @@ def inspect_table(file: Path) -> Format:
     facts = text_files.detect_encoding(file)
     encoding = facts["encoding"]
     lines = list(islice(text_files.read_lines(file, encoding), SAMPLE_LINES))
-    separator = _detect_separator(lines, encoding)
+    dialect = _detect_dialect(lines, encoding)
+    separator = dialect.separator
     records = []
-    for number, cells in _read_records(iter(lines), separator, encoding):
+    for number, cells in _read_records(iter(lines), dialect, encoding):
         if isinstance(cells, list):
             if not _SEPARATOR_LINE.fullmatch(separator.join(cells)):
                 records.append((number, cells))
@@ -53,6 +69,10 @@ def inspect_table(file: Path) -> Format:
     place = next((i for i, (_, cells) in enumerate(records) if wide and len(cells) > 1), 0)
     start, header = records[place]
     facts["separator"] = SEPARATORS.get(separator, separator)
+    facts |= {"quotes": "single"} if dialect.quote == "'" else {}
+    facts |= {"quotes": "escaped by a backslash"} if dialect.is_escaped else {}
+    if len(header) > MAX_COLUMNS:
+        raise failure("too_wide", file=file, count=len(header), limit=MAX_COLUMNS)
     numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in header)
     if any(map(_ADDRESS.match, header)) or numeric > len(header) / 2:
         names = [f"column_{number}" for number in range(1, len(header) + 1)]
@@ -66,17 +86,17 @@ def inspect_table(file: Path) -> Format:
     rows = [cells for number, cells in records if number >= start and len(cells) == len(names)]
     commas = [name for name, *cells in zip(names, *rows, strict=True) if _use_commas(cells)]
     facts |= {"decimal comma in": ", ".join(commas)} if commas else {}
-    return facts, partial(_read_table, file, encoding, separator, names, start)
+    return facts, partial(_read_table, file, encoding, dialect, names, start)
 
 
 def _read_table(
-    file: Path, encoding: str, separator: str, names: Sequence[str], start: int
+    file: Path, encoding: str, dialect: Dialect, names: Sequence[str], start: int
 ) -> Iterator[Found]:
     """Yield the rows from line `start` on: 'A;"Coat"' as {"sku": "A", "title": "Coat"}."""
     lines = text_files.read_lines(file, encoding)
-    for number, cells in _read_records(lines, separator, encoding):
+    for number, cells in _read_records(lines, dialect, encoding):
         if number >= start:
-            named = _named(cells, names, separator) if isinstance(cells, list) else cells
+            named = _named(cells, names, dialect.separator) if isinstance(cells, list) else cells
             yield f" line {number}", named
 
 
@@ -95,7 +115,7 @@ def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
 
 
 def _read_records(
-    lines: Iterator[text_files.Line], separator: str, encoding: str
+    lines: Iterator[text_files.Line], dialect: Dialect, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
     """Split lines into the cells of records, skipping blank lines.
 
@@ -104,7 +124,8 @@ def _read_records(
     # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
     # limit is one for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
-    options: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True}
+    options: dict[str, Any] = {"delimiter": dialect.separator, "quotechar": dialect.quote}
+    options["skipinitialspace"] = True
     ahead: deque[text_files.Line] = deque()
     taken: list[text_files.Line] = []
 
@@ -116,7 +137,7 @@ def _read_records(
             taken.append(line)
             if isinstance(line[1], UnreadableRow):
                 return
-            yield line[1]
+            yield _ESCAPED_QUOTE.sub('""', line[1]) if dialect.is_escaped else line[1]
 
     while True:
         taken.clear()
@@ -148,21 +169,27 @@ def _split_line(text: str, options: Mapping[str, Any]) -> list[str] | Unreadable
     return UnreadableRow("a quote is never closed", text) if is_open else cells
 
 
-def _detect_separator(lines: Sequence[text_files.Line], encoding: str) -> str:
-    """Return the separator that cuts most lines into equally many cells, and more than one."""
-    first = lines[0][1] if lines else ""
-    if isinstance(first, str) and (stated := _SEPARATOR_LINE.fullmatch(first)):
-        return stated[1]
+def _detect_dialect(lines: Sequence[text_files.Line], encoding: str) -> Dialect:
+    """Return the dialect that cuts most lines into equally many cells, and more than one."""
+    texts = [text for _, text in lines if isinstance(text, str)]
+    stated = _SEPARATOR_LINE.fullmatch(texts[0]) if texts else None
+    separators = [stated[1]] if stated else [*SEPARATORS]
+    # Other quotes are tried where the lines look like them, and win where they fit as well.
+    dialects = [Dialect(separator) for separator in separators]
+    if any(map(_ESCAPED_QUOTE.search, texts)):
+        dialects = [Dialect(each, is_escaped=True) for each in separators] + dialects
+    if sum(map(bool, map(_SINGLE_QUOTED.fullmatch, texts))) > len(texts) / 2:
+        dialects = [Dialect(each, quote="'") for each in separators] + dialects
 
-    def fit(separator: str) -> tuple[float, int]:
-        found = _read_records(iter(lines), separator, encoding)
+    def fit(dialect: Dialect) -> tuple[float, int]:
+        found = _read_records(iter(lines), dialect, encoding)
         rows = [cells for _, cells in found if isinstance(cells, list)]
         width = _usual_width(rows)
         if width < 2:
             return 0, width
         return sum(len(row) == width for row in rows) / len(rows) + (len(rows[0]) > 1), width
 
-    return max(SEPARATORS, key=fit)
+    return max(dialects, key=fit)
 
 
 def _usual_width(rows: Sequence[Sequence[str]]) -> int:
@@ -171,7 +198,7 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
 
 def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Make column names unique: a second "price" becomes "price_2", an empty name "column_3"."""
-    names: list[str] = []
+    names: dict[str, None] = {}  # a set in order
     renamed = []
     for place, cell in enumerate(header, start=1):
         given = " ".join(cell.replace("\ufeff", "").split())
@@ -180,8 +207,8 @@ def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
             name, number = f"{given}_{number}", number + 1
         if name != given:
             renamed.append(f"{given or f'column {place}'} -> {name}")
-        names.append(name)
-    return names, renamed
+        names[name] = None
+    return [*names], renamed
 
 
 def _use_commas(column: Sequence[str]) -> bool:

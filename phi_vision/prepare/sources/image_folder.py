@@ -15,6 +15,7 @@ METADATA = {
     "metadata.jsonl": json_files.inspect_json_lines,
     "metadata.parquet": columnar.inspect_parquet,
 }
+CAPTIONS = (".txt", ".caption")  # of a text beside an image, of the same name
 _FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
@@ -26,8 +27,8 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     """Open a folder of images.
 
     With a metadata file, in the folder or in each split's, its rows are the rows, and images that
-    it does not name are unreadable rows. Without one, each image is a row, and the name of its
-    folder is its category.
+    it does not name are unreadable rows. Without one, each image is a row, the name of its folder
+    is its category, and a text of the same name beside it its caption.
 
     Input:  photos/train/coats/7.jpg
     Output: Row(values={"image": "train/coats/7.jpg", "category": "coats"}, split="train")
@@ -103,7 +104,12 @@ def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
         path, folders = relative.as_posix(), relative.parts[in_splits:-1]
         if _is_image(file):
             values = {"image": path} | ({"category": folders[-1]} if folders else {})
-            yield path, path, values | ({"folder": "/".join(folders)} if folders[1:] else {})
+            values |= {"folder": "/".join(folders)} if folders[1:] else {}
+            captions = [each for each in map(file.with_suffix, CAPTIONS) if each.is_file()]
+            texts = [each.read_text("utf-8-sig", "replace") for each in captions[:1]]
+            yield path, path, values | ({"caption": texts[0]} if texts else {})
+        elif file.suffix in CAPTIONS and any(file.with_suffix(s).is_file() for s in IMAGE_SUFFIXES):
+            continue  # read with its image
         elif not _BESIDE.match(file.name):
             yield path, path, UnreadableRow("not an image by its name", path)
 

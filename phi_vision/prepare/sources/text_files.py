@@ -22,6 +22,7 @@ import chardet
 from phi_vision.prepare.sources.files import VOCABULARY, failure
 from phi_vision.prepare.sources.rows import UnreadableRow
 
+MAX_UNPACKED, MAX_RATIO = 2**30, 200  # bytes of a compressed file, and times its own size
 MAX_LINE = 64 * 2**20  # characters: enough for a dozen images as data URIs
 # Raised when a compressed file is truncated or damaged.
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -246,9 +247,14 @@ def _score(before: str, sign: str, after: str) -> float:
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
+    limit = max(MAX_UNPACKED, MAX_RATIO * file.stat().st_size)
     try:
         with open_bytes(file) as stream:
             while chunk := stream.read1(CHUNK):
+                limit -= len(chunk)
+                if limit < 0:
+                    limit = max(MAX_UNPACKED, MAX_RATIO * file.stat().st_size)
+                    raise failure("bomb", file=file, limit=limit, ratio=MAX_RATIO)
                 yield chunk
     except COMPRESSION_ERRORS:
         return  # the reader of the rows reports a truncated file

@@ -131,3 +131,14 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
         open_source(str(tmp_path), kind="folder")
     with pytest.raises(ValueError, match="no folder of images at"):
         open_source(str(tmp_path / "no"), kind="folder")
+
+
+def test_a_text_beside_an_image_is_its_caption(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(b"\xff\xd8\xff")
+        (tmp_path / f"{number}.txt").write_text(f"Größe {number}", encoding="utf-8")
+    rows = list(open_source(str(tmp_path)).rows())
+    assert [row.values for row in rows if isinstance(row, Row)] == [
+        {"image": f"{number}.jpg", "caption": f"Größe {number}"} for number in range(3)
+    ]
+    assert len(rows) == 3

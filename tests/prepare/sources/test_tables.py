@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_vision.prepare.sources import text_files
 from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
@@ -235,3 +236,41 @@ def test_a_broken_header_is_an_error_that_shows_it(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_bytes(b'"sku,title\nA,Coat\nB,Hat\n')
     with pytest.raises(ValueError, match="line 1 a quote is never closed"):
         open_source(str(tmp_path / "products.csv"))
+
+
+@pytest.mark.parametrize(
+    ("table", "facts"),
+    [
+        ('"sku","title"\n"A","Cap 12\\" wide, red"\n', {"quotes": "escaped by a backslash"}),
+        ('"sku","title"\n"A","Cap 12\\" wide"\n', {"quotes": "escaped by a backslash"}),
+        ("sku,title\n'A','Cap, red'\n'B','Hat, blue'\n", {"quotes": "single"}),
+        ("sku~title\nA~Cap, red\nB~Hat\n", {"separator": "~"}),
+        ("sku^title\nA^Cap, red\nB^Hat\n", {"separator": "^"}),
+        ("sku\x01title\nA\x01Cap, red\nB\x01Hat\n", {"separator": "Ctrl-A"}),
+        ("sku,title\nA,'Cap' red\nB,Hat 12\\n", {"separator": ","}),
+    ],
+)
+def test_other_quotes_and_separators_are_found(
+    tmp_path: Path, table: str, facts: dict[str, str]
+) -> None:
+    source = planted(tmp_path, table.encode())
+    assert facts.items() <= source.detected.items()
+    rows = values(source)
+    assert rows[0]["sku"] == "A"
+    assert str(rows[0]["title"]) in ('Cap 12" wide, red', 'Cap 12" wide', "Cap, red", "'Cap' red")
+
+
+def test_a_table_of_thousands_of_columns_is_refused(tmp_path: Path) -> None:
+    row = ",".join(map(str, range(2001)))
+    with pytest.raises(ValueError, match="found 2,001 columns, more than 2,000"):
+        planted(tmp_path, f"c{row.replace(',', ',c')}\n{row}\n".encode())
+
+
+def test_a_compressed_file_that_unpacks_without_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_UNPACKED", 2**20)
+    file = tmp_path / "products.csv.gz"
+    file.write_bytes(gzip.compress(b"sku,title\n" + b"A,Coat\n" * 2**20))
+    with pytest.raises(ValueError, match=r"unpacks to more than .* bytes, 200 times"):
+        open_source(str(file))
