@@ -81,8 +81,10 @@ def model_identity(model: str) -> list[str]:
         except ValueError:  # the URL of a server
             return [model]
         base = adapter_base(str(path))
-    # A model's files are siblings; subfolders may be checkpoints in progress.
-    files = [path] if path.is_file() else sorted(each for each in path.glob("*") if each.is_file())
+    # A model's files are siblings, subfolders may be checkpoints in progress; locks are hidden.
+    files = (
+        [path] if path.is_file() else sorted(each for each in path.glob("[!.]*") if each.is_file())
+    )
     facts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     return [model, *facts, *(model_identity(base) if base is not None else [])]
 

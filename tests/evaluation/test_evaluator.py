@@ -1,6 +1,7 @@
 """Evaluations: which systems are run, which are left out and why, and the files of the report."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from phi_vision.evaluation.evaluator import (
     run_evaluation,
 )
 from phi_vision.inference.predictor import model_identity
-from phi_vision.metrics.scores import SYSTEMS
+from phi_vision.metrics.scores import SYSTEMS, significance
 
 QUICK = {"skip": ("boosting", "nearest", "leakage", "blank", "withheld", "constrained")}
 
@@ -61,8 +62,10 @@ def test_a_checkpoint_is_evaluated_with_every_system(
     assert outcome.page == tmp_path / "report" / "report.html"
     assert set(outcome.scores.estimates) == set(SYSTEMS) - {"twin"}
     assert outcome.scores.estimates["constrained"]["parse_rate"].value == 1.0
-    # The same model before and after: the difference is nothing, and known to be nothing.
-    assert set(outcome.scores.differences["base"].values()) >= {(0.0, 0.0, 0.0)}
+    # The same model before and after: no difference, as far as four samples can tell.
+    differences = outcome.scores.differences["base"].values()
+    assert {each.value for each in differences if not math.isnan(each.value)} == {0.0}
+    assert all(significance(each) == "not significant" for each in differences)
     assert outcome.scores.leakage is not None
     assert len(outcome.scores.leakage.leaked) == 4
     told = json.loads((tmp_path / "report" / "scores.json").read_text())["metadata"]
