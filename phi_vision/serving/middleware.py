@@ -223,6 +223,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
+            if not self.received:  # The rest of the request must not keep the connection open.
+                headers["connection"] = "close"
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body":

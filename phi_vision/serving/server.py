@@ -16,18 +16,16 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 
-import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phi_vision import __version__
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.connections import ACCEPTED, HttpProtocol, close_late
 from phi_vision.serving.middleware import install_middleware
 from phi_vision.serving.routes import Service, router
 from phi_vision.serving.schemas import ChatRequest
@@ -163,13 +161,14 @@ def serve(
     config = uvicorn.Config(
         app,
         http=HttpProtocol,
+        loop="asyncio",
         ws="none",
         lifespan="on",
         log_config=LOGGING,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED,
         timeout_graceful_shutdown=5,  # To send the last bytes to slow clients.
     )
     logging.captureWarnings(True)
@@ -179,25 +178,11 @@ def serve(
         # Scanning the loaded model's objects again and again would only cost time.
         gc.freeze()
         announce(url_of(listener))
-        server = _DrainingServer(config, lambda: app.state.service.batcher.close(settings.drain))
+        server = DrainingServer(config, lambda: app.state.service.batcher.close(settings.drain))
         server.run(sockets=[listener])
 
 
-class HttpProtocol(H11Protocol):
-    """The parser whose handling of malformed requests is tested; they get JSON, too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer malformed HTTP and close the connection."""
-        message = "the request is not HTTP/1.1, or its headers are too long; TLS needs a proxy"
-        response = ApiError(400, message, code="invalid_http").response()
-        headers = [*response.raw_headers, (b"connection", b"close")]
-        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event))
-        self.transport.close()
-
-
-class _DrainingServer(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Accepts connections until all generations have finished, and exits with code 0.
 
     uvicorn itself would close the socket first, so that /health could not report draining.
@@ -208,6 +193,12 @@ class _DrainingServer(uvicorn.Server):
         self._drain = drain
         self._is_draining = False
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, which sets the system's queue to `ACCEPTED`."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the first signal; let the second one end the process."""
         if self._is_draining:
@@ -217,6 +208,8 @@ class _DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to shut down; uvicorn awaits this ten times a second."""
+        if counter % 10 == 0:
+            close_late(self.server_state.connections)
         if not self._is_draining:
             return await super().on_tick(counter)
         LOG.info("draining")

@@ -24,6 +24,22 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
+class RareLines(logging.Filter):
+    """Drops lines of libraries that come from the same place more than once a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        place = record.pathname, record.lineno
+        is_rare = record.created >= self._last.get(place, 0) + 1
+        if is_rare:
+            self._last[place] = record.created
+        return is_rare or record.name.startswith("phi_vision")
+
+
 class JsonFormatter(logging.Formatter):
     """Formats log records as JSON, one line each."""
 
@@ -57,7 +73,10 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": JsonFormatter}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "filters": {"rare": {"()": RareLines}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["rare"]}
+    },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     # uvicorn's lifecycle and access lines would repeat ours; aiohttp's warnings quote URLs.
     "loggers": {

@@ -18,9 +18,11 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
+from phi_vision.serving import connections
+from phi_vision.serving.connections import HttpProtocol
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.middleware import install_middleware
-from phi_vision.serving.server import HttpProtocol
+from phi_vision.serving.server import DrainingServer
 from phi_vision.serving.settings import MIB, Settings
 from phi_vision.serving.telemetry import JsonFormatter, ServerMetrics
 
@@ -319,9 +321,8 @@ def test_pages_of_allowed_origins_may_send_requests() -> None:
 def listening(settings: Settings, metrics: ServerMetrics | None = None) -> Iterator[int]:
     """Serve the toy app on a thread; yields its port."""
     app = toy_app(settings, metrics)
-    server = uvicorn.Server(
-        uvicorn.Config(app, http=HttpProtocol, log_config=None, access_log=False)
-    )
+    config = uvicorn.Config(app, http=HttpProtocol, log_config=None, access_log=False)
+    server = DrainingServer(config, drain=lambda: None)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -398,3 +399,80 @@ def test_bodies_beyond_the_memory_limit_are_rejected() -> None:
             slow.sendall(b"x" * 1000)
             assert b" 200 " in slow.recv(65536)
         assert b" 200 " in say(port, post("content-length: 2000"), b"x" * 2000)
+
+
+GET = b"GET /health HTTP/1.1\r\nhost: here\r\n"
+
+
+def check_health(port: int) -> None:
+    start = time.perf_counter()
+    assert b" 200 " in say(port, GET + b"connection: close\r\n\r\n")
+    assert time.perf_counter() - start < 0.5
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Read what has come; whether that was all."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_connections_beyond_the_limit_replace_idle_ones(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connections, "max_connections", lambda: 8)
+    with listening(SMALL) as port, contextlib.ExitStack() as stack:
+
+        def connect(sent: bytes) -> socket.socket:
+            opened = socket.create_connection(("127.0.0.1", port), timeout=0.2)
+            opened.sendall(sent)
+            return stack.enter_context(opened)
+
+        answered = connect(b"GET /v1/slow HTTP/1.1\r\nhost: here\r\n\r\n")
+        time.sleep(0.1)  # Until it has arrived.
+        waiting = [connect(sent) for sent in (b"", GET, post("content-length: 9"))]
+        waiting += [connect(GET) for _ in range(40)]
+        check_health(port)
+        assert [is_closed(each) for each in waiting[:3]] == [True] * 3
+        assert not is_closed(answered)
+        assert not is_closed(waiting[-1])
+        time.sleep(1)  # Until the next line of the log.
+    lines = [line for line in caplog.records if "without a request" in line.message]
+    assert 1 <= len(lines) <= 3
+
+
+def test_connections_without_headers_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_TIMEOUT", 0.2)
+    with listening(SMALL) as port:
+        for sent in (b"", GET, GET + b"\r\n" + GET):
+            with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+                connection.sendall(sent)
+                assert is_closed(connection)
+
+
+def test_an_answer_before_the_end_of_the_request_closes_the_connection() -> None:
+    head = b"POST /v1/bytes HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n"
+    with listening(SMALL) as port:
+        for length, status in ((10, b" 408 "), (2 * MIB, b" 413 ")):
+            with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
+                connection.sendall(head % length + b"x")
+                answer = connection.recv(65536)
+                assert status in answer
+                assert b"connection: close" in answer
+                assert is_closed(connection)
+        # One that was read whole stays open.
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2) as connection:
+            connection.sendall(head % 1 + b"x")
+            assert b" 200 " in connection.recv(65536)
+            assert not is_closed(connection)
+
+
+def test_tiny_chunks_do_not_keep_the_server_busy() -> None:
+    with listening(SMALL) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(post("transfer-encoding: chunked") + b"1\r\nx\r\n" * 50_000)
+        check_health(port)

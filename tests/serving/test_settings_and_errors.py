@@ -8,7 +8,7 @@ import pytest
 
 from phi_vision.serving.errors import ApiError, internal_error
 from phi_vision.serving.settings import LIMITS, Settings
-from phi_vision.serving.telemetry import JsonFormatter, ServerMetrics
+from phi_vision.serving.telemetry import JsonFormatter, RareLines, ServerMetrics
 
 # Settings
 
@@ -125,3 +125,16 @@ def test_metrics_are_in_prometheus_format() -> None:
     # Not the number itself: clocks and memory may contain it.
     assert "phi_vision_tokens_total{" in metrics.text()
     assert "phi_vision_tokens_total{" not in others.text()
+
+
+def test_a_place_in_a_library_logs_one_line_a_second() -> None:
+    rare = RareLines()
+
+    def is_logged(name: str, line: int, created: float) -> bool:
+        record = logging.LogRecord(name, logging.ERROR, "events.py", line, "out of files", (), None)
+        record.created = created
+        return rare.filter(record)
+
+    assert [is_logged("asyncio", 7, time) for time in (100.0, 100.5, 101.2)] == [True, False, True]
+    assert is_logged("asyncio", 8, 101.3)
+    assert all(is_logged("phi_vision.serving.middleware", 9, 100.0) for _ in range(3))
