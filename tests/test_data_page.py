@@ -56,6 +56,7 @@ FACTS = [
     f"every {PLAN.shard_size} MB",
     f"needs {MIN_DATASET_GROUPS} groups",
     f"fewer than {MIN_GROUPS} groups",
+    "letter pairs of 50 languages",
     *("UTF-8", "UTF-16", "UTF-32", "base64"),
 ]
 """Every number of the page's prose, in the words around it."""
