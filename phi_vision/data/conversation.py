@@ -1,4 +1,4 @@
-"""Conversations: their prompts in the model's chat format, and a template of their last replies."""
+"""Conversations: their prompts in the model's chat format, and their template."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ class Segment(NamedTuple):
 
 
 def are_conversations(samples: Sequence[Sample]) -> bool:
-    """Whether all samples are conversations, which are evaluated by their last reply."""
+    """Whether all samples are conversations, which are evaluated by their last completion."""
     return bool(samples) and all(sample.messages for sample in samples)
 
 
@@ -30,7 +30,7 @@ def conversation_template(samples: Sequence[Sample]) -> Template:
     r"""Build the template of conversations: for a bare image, their most frequent beginning.
 
     Input:  twice user "<image>\nWhat is it?", once user "Describe <image>."
-    Output: Template(question="What is it?", turn="<image>\nWhat is it?", answer="{reply}", …)
+    Output: Template(question="What is it?", turn="<image>\nWhat is it?", answer="{completion}", …)
     """
     beginnings: Counter[tuple[str, str]] = Counter()
     for sample in samples:
@@ -43,14 +43,14 @@ def conversation_template(samples: Sequence[Sample]) -> Template:
 
 
 def prompt_of(processor: Phi3VProcessor, template: Template, sample: Sample) -> str:
-    """Format a sample's prompt: a conversation up to its last reply, else the template's."""
+    """Format a sample's prompt: a conversation up to its last completion, else the template's."""
     if not sample.messages:
         return template.prompt(processor, len(sample.images))
     return "".join(part.text for part in conversation_segments(processor, open_ended(sample))[:-1])
 
 
 def open_ended(sample: Sample) -> Sample:
-    """Return a conversation that ends with a reply: an empty one is added to a last question."""
+    """Append an empty completion to a conversation that ends with a question."""
     if sample.messages[-1].role == "assistant":
         return sample
     return replace(sample, messages=(*sample.messages, Message("assistant", "")))

@@ -5,7 +5,7 @@ A dataset is a folder in the convention of the `datasets` library (`data/<split>
 `struct<bytes, path>`, or a list of these; `messages` holds a conversation; `rejected` a completion
 that is worse than the right one, also in the form of TRL, where `prompt`, `chosen` and `rejected`
 are texts or conversations. Every other column of plain values is a field of the record; that of a
-conversation has its last reply as the field `reply`, which is what an evaluation compares.
+conversation has its last completion as the field `completion`, which an evaluation compares.
 """
 
 import decimal
@@ -29,7 +29,7 @@ Row = Mapping[str, object]
 IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
 REJECTED_COLUMN = "rejected"
-(REPLY_FIELD,) = CONVERSATION.fields
+(COMPLETION_FIELD,) = CONVERSATION.fields
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 """TRL's preference format; the prompt may also begin both completions instead."""
 
@@ -114,7 +114,7 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
         messages = _turns(row.get(MESSAGES_COLUMN), location)
         rejected = str(row.get(REJECTED_COLUMN) or "")
     if messages and messages[-1].role == "assistant":
-        record = {**record, REPLY_FIELD: messages[-1].content.strip()}
+        record = {**record, COMPLETION_FIELD: messages[-1].content.strip()}
     column = next((column for column in IMAGE_COLUMNS if column in row), None)
     if column is None and not messages:
         raise ValueError(

@@ -121,7 +121,7 @@ class Template:
 
     @property
     def is_conversation(self) -> bool:
-        """Whether completions are replies, in no particular form."""
+        """Whether completions are texts in no particular form."""
         return self.layout == "conversation"
 
     @property
@@ -278,7 +278,7 @@ _WALKTHROUGH = replace(
 CONVERSATION = Template(
     name="conversation",
     question="Describe this image.",
-    answer="{reply}",
+    answer="{completion}",
     layout="conversation",
 )
 TEMPLATES: dict[str, Template] = {

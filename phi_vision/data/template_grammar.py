@@ -46,7 +46,7 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
     """
     if template.is_conversation:
         raise ValueError(
-            f"the template {template.name!r} cannot be constrained: its completions are replies in "
+            f"the template {template.name!r} cannot be constrained: its completions have "
             "no particular form; leave out constrained predictions"
         )
     known = dict(categories or {})

@@ -194,7 +194,7 @@ class _Evaluator:
         elif isinstance(predictor, OpenAIPredictor):
             unsupported[CONSTRAINED] = "constrained generation is not requested from a server"
         if template.is_conversation:
-            unsupported[CONSTRAINED] = "replies have no form that they could be constrained to"
+            unsupported[CONSTRAINED] = "completions have no form that they could be constrained to"
         if not any(sample.images for sample in self.samples):
             unsupported |= dict.fromkeys(ablations, "no sample has an image")
         if config.known_categories and CONSTRAINED in unsupported:

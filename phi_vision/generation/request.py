@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from PIL.Image import Image
 
 MAX_NEW_TOKENS = 96  # default length limit: three times a record of a product
-MAX_REPLY_TOKENS = 256  # length limit of a conversation's reply: about 200 words
+MAX_TURN_TOKENS = 256  # length limit of a conversation's completion: about 200 words
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why generation ended: a stop token or stop word, the limit, or `on_token` returned False."""

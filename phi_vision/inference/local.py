@@ -23,7 +23,7 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import (
-    MAX_REPLY_TOKENS,
+    MAX_TURN_TOKENS,
     Generation,
     GenerationRequest,
     OnToken,
@@ -141,7 +141,7 @@ class LocalPredictor:
             on_token=on_token,
         )
         if self.template.is_conversation:
-            return replace(request, max_new_tokens=MAX_REPLY_TOKENS)
+            return replace(request, max_new_tokens=MAX_TURN_TOKENS)
         return request
 
     def to_prediction(

@@ -229,7 +229,7 @@ class OpenAIPredictor:
 def _messages(
     sample: Sample, template: Template, images: Sequence[Mapping[str, object]]
 ) -> list[dict[str, object]]:
-    """Write the prompt as messages of the API: a conversation up to its last reply, or a question.
+    """Write the prompt as messages of the API: a question, or a conversation up to its completion.
 
     Input:  user "<image>\\nWhat is it?", assistant "A hat."
     Output: [{"role": "user", "content": [{"type": "image_url", …}, {"type": "text", …}]}]

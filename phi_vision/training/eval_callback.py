@@ -21,7 +21,7 @@ from phi_vision.data.template import Template
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import (
     MAX_NEW_TOKENS,
-    MAX_REPLY_TOKENS,
+    MAX_TURN_TOKENS,
     GenerationRequest,
 )
 from phi_vision.metrics.constant_baselines import constant
@@ -131,7 +131,7 @@ def generate_texts(
 ) -> list[str]:
     """Generate a text for each sample, in the precision of the training."""
     model, processor, precision = trainable.model, trainable.processor, trainable.precision
-    limit = MAX_REPLY_TOKENS if template.is_conversation else MAX_NEW_TOKENS
+    limit = MAX_TURN_TOKENS if template.is_conversation else MAX_NEW_TOKENS
     requests = [
         GenerationRequest(
             prompt=prompt_of(processor, template, sample),

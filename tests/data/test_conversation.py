@@ -1,4 +1,4 @@
-"""Conversations: their prompts, and the template that compares their last replies."""
+"""Conversations: their prompts, and the template that compares their last completions."""
 
 import pytest
 
@@ -42,11 +42,11 @@ def test_a_bare_image_gets_the_most_frequent_prompt_of_the_training(tiny_checkpo
 
 
 def test_a_reply_is_written_and_read_verbatim():
-    reply = "A \\hat\\.\n\nIt costs < 5 €."
-    assert CONVERSATION.render({"reply": reply}) == reply
-    assert CONVERSATION.parse(f" {reply}<|end|>") == {"reply": reply}
-    assert CONVERSATION.spans(reply) == {"reply": (0, len(reply))}
-    with pytest.raises(ValueError, match="replies in no particular form"):
+    completion = "A \\hat\\.\n\nIt costs < 5 €."
+    assert CONVERSATION.render({"completion": completion}) == completion
+    assert CONVERSATION.parse(f" {completion}<|end|>") == {"completion": completion}
+    assert CONVERSATION.spans(completion) == {"completion": (0, len(completion))}
+    with pytest.raises(ValueError, match="no particular form"):
         grammar_of(CONVERSATION)
 
 

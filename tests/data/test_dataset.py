@@ -160,7 +160,7 @@ def test_conversations_are_loaded_with_their_images_or_without(tmp_path: Path) -
     assert first.images == (b"1", b"2")
     assert first.messages == (("user", "<image>What?"), ("assistant", "A hat."))
     assert (second.images, second.messages) == ((), (("assistant", "A hat."),))
-    assert first.record == {"id": "a", "reply": "A hat."}
+    assert first.record == {"id": "a", "completion": "A hat."}
 
 
 def test_samples_of_one_id_are_told_apart(tmp_path):

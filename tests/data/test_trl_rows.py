@@ -42,7 +42,7 @@ def test_preferences_of_trl_become_a_conversation(tmp_path, row):
     assert sample.messages == (Message("user", "What is it?"), Message("assistant", "A hat."))
     assert sample.rejected == "A bag."
     assert sample.images == (b"jpeg",)
-    assert sample.record == {"id": "a", "reply": "A hat."}
+    assert sample.record == {"id": "a", "completion": "A hat."}
 
 
 def test_images_among_the_words_are_marked(tmp_path):

@@ -46,7 +46,7 @@ def test_conversations_train_are_evaluated_and_predict_with_their_own_prompt(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
 ) -> None:
     for module in (eval_callback, local):
-        monkeypatch.setattr(module, "MAX_REPLY_TOKENS", 4)
+        monkeypatch.setattr(module, "MAX_TURN_TOKENS", 4)
     rows = chats(images=images)
     data = lay(tmp_path / "chats", train=rows[:6], test=rows[6:])
     run = train(make_recipe("lora", data=str(data), max_steps=1, eval_samples=2))
@@ -55,13 +55,13 @@ def test_conversations_train_are_evaluated_and_predict_with_their_own_prompt(
         for line in map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
         if "validation_loss" in line
     ]
-    assert {"reply_exact", "reply_similarity"} <= evaluation["model"].keys()
+    assert {"completion_exact", "completion_similarity"} <= evaluation["model"].keys()
     assert ("shuffled" in evaluation) == images
     predictor = load_predictor(str(run.folder))
     assert predictor.template.question == "What is it?"
     config = EvaluationConfig(data=data, skip=SKIPPED)
     outcome = run_evaluation(str(run.model), replace(config, out=tmp_path / "report"))
-    assert outcome.scores.template.fields == ("reply",)
+    assert outcome.scores.template.fields == ("completion",)
     assert ("shuffled" in outcome.scores.estimates) == images
 
 

@@ -20,7 +20,7 @@ from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, 
 TURN_COLUMNS = ("conversations", "messages", "conversation")
 IMAGE_COLUMNS = ("images", "image")
 ROLES: dict[str, str] = VOCABULARY["roles"]  # role in the source -> role of a message
-EXCHANGES: list[list[str]] = VOCABULARY["exchanges"]  # names of a prompt and its reply
+EXCHANGES: list[list[str]] = VOCABULARY["exchanges"]  # names of a prompt and its completion
 REFUSED: dict[str, str] = VOCABULARY["refused_forms"]  # columns -> what to do with them
 TAGS = re.compile(VOCABULARY["image_tags"])
 
@@ -64,7 +64,7 @@ def _turns(cell: object) -> list[Any]:
 
 
 def _exchange_of(values: Mapping[str, object]) -> list[str]:
-    """Find the names of a prompt and its reply; [] without."""
+    """Find the names of a prompt and its completion; [] without."""
     given = {name for name, cell in values.items() if isinstance(cell, str | list)}
     return next((pair for pair in EXCHANGES if given.issuperset(pair)), [])
 
@@ -120,22 +120,22 @@ def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
 
 
 def _read_exchange(values: Mapping[str, Any], images: list[object]) -> list[dict[str, str]]:
-    """Read a prompt and its reply, texts or lists of turns, after those of `history`.
+    """Read a prompt and its completion, texts or lists of turns, after those of `history`.
 
     Input:  {"instruction": "Name it.", "input": "In French.", "output": "Un chapeau."}
     Output: user "Name it.\\nIn French.", assistant "Un chapeau."
     """
     exchange = _exchange_of(values)
     if not exchange:
-        raise ValueError("holds no prompt and reply")
-    prompt, reply = (values[name] for name in exchange)
+        raise ValueError("holds no prompt and completion")
+    prompt, completion = (values[name] for name in exchange)
     if isinstance(prompt, str) and isinstance(more := values.get("input"), str) and more:
         prompt = f"{prompt}\n{more}"
     earlier = values.get("history") or []
     if not all(isinstance(each, list) and len(each) == 2 for each in earlier):
-        raise ValueError("a history that is no list of prompts and replies")
+        raise ValueError("a history that is no list of prompts and completions")
     messages: list[dict[str, str]] = []
-    for pair in [*earlier, (prompt, reply)]:
+    for pair in [*earlier, (prompt, completion)]:
         for role, said in zip(("user", "assistant"), pair, strict=True):
             turns = said if isinstance(said, list) else [{"role": role, "content": said}]
             messages += [message for turn in turns for message in _read_turn(turn, images)]
