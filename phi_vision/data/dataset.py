@@ -10,6 +10,7 @@ conversation has its last completion as the field `completion`, which an evaluat
 
 import decimal
 import itertools
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -284,7 +285,9 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _value(cell: object) -> Value:
     if isinstance(cell, decimal.Decimal):
-        return float(cell)
+        cell = float(cell)
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None  # pandas writes NaN for a missing number
     return cell if isinstance(cell, str | int | float | bool | None) else str(cell)
 
 

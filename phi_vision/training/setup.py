@@ -5,6 +5,7 @@ uses; callbacks.py checks during the training.
 """
 
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from phi_vision.training.adapters import TrainableModel, load_trainable
 from phi_vision.training.distributed import world_size
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
+logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 MAX_SUPERVISED_SHARE = 0.9
@@ -265,4 +267,13 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
         raise failure(
             "too_long", count=len(too_long), total=len(samples), limit=limit, longest=max(too_long)
         )
+    records = [sample.record for sample in samples if not sample.messages]
+    for field in collator.template.fields if records else ():
+        missing = sum(record[field] is None for record in records)
+        if missing:
+            logger.warning(
+                "%d of %d samples have no %s, and the model learns to answer null there; if it is "
+                "only unknown, remove these samples",
+                *(missing, len(samples), field),
+            )
     return lengths

@@ -43,6 +43,7 @@ from phi_vision.training.resume import (
     remove_incomplete,
 )
 from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
+from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     with distributed.joined(recipe), locked, explain_full_disk(run.path), loading:
         if not resume:
             atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
+        if recipe.report_to == "wandb":
+            check_variables()
         checkpoint = find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)
         write_run_files(recipe, setup)

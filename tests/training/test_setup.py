@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from toy_products import product_rows
 
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
 from phi_vision.data.dataset import load_samples
@@ -119,3 +122,18 @@ def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:
     adapted = replace(RECIPES["lora"](), train_language=False, train_vision=True)
     with pytest.raises(ValueError, match="no layer of the CLIP tower carries an adapter"):
         check_adapters_are_attached(model, adapted)
+
+
+def test_missing_values_of_a_supervised_field_are_counted(
+    collator: CompletionCollator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = product_rows(4)
+    for row, price in zip(rows, (10.0, float("nan"), None, float("inf")), strict=True):
+        row["full_price"] = price
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    samples = load_samples(tmp_path)
+    assert [sample.record["full_price"] for sample in samples] == [10.0, None, None, None]
+    with caplog.at_level("WARNING", "phi_vision"):
+        checks.check_samples(collator, samples)
+    assert caplog.messages[0].startswith("3 of 4 samples have no full_price, and the model learns")
+    assert len(caplog.messages) == 1

@@ -1,8 +1,9 @@
 """Experiment trackers: a run in Weights & Biases or in TensorBoard.
 
 W&B is online when logged in, else offline: `wandb sync OUT/wandb/offline-run-*` sends it later,
-from this machine. All files stay inside the run folder. WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY,
-WANDB_NAME and W&B's other variables take effect. TensorBoard needs neither account nor network:
+from this machine. All files stay inside the run folder, so WANDB_DIR and the like have no effect.
+WANDB_MODE, WANDB_DISABLED, WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_RUN_ID, WANDB_RESUME and
+W&B's other variables take effect. TensorBoard needs neither account nor network:
 `tensorboard --logdir OUT/tensorboard`.
 """
 
@@ -33,6 +34,15 @@ FOLDERS = {"": "", "DATA_": "wandb/data", "CACHE_": "wandb/cache", "ARTIFACT_": 
 MAX_IMAGES, MAX_UPLOAD = 8, 256 * 2**20
 """Predictions logged as images too, which an offline folder shows without a server; and bytes up to
 which an artifact is uploaded: larger ones refer to their files."""
+
+CHOICES = {
+    "WANDB_MODE": ("online", "offline", "shared", "disabled", "dryrun", "run"),
+    "WANDB_RESUME": ("allow", "must", "never", "auto"),
+}
+"""Variable of W&B -> its values."""
+
+SETTINGS = {"silent": True, "console": "off", "disable_git": True}
+"""Settings of W&B that its variables may change: WANDB_SILENT and so on."""
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 30, 1800
 """Seconds to wait for W&B before a run is recorded offline, and for the upload at its end; `wandb
@@ -179,26 +189,27 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
     id_file = folder / "wandb" / "id"
     if not id_file.is_file():
         id_file.parent.mkdir(exist_ok=True)
-        id_file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+        new = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        id_file.write_text(new + "\n", encoding="utf-8")
+    run_id = os.environ.get("WANDB_RUN_ID") or id_file.read_text(encoding="utf-8").strip()
+    timeouts = {"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT}
+    defaults = {**SETTINGS, **timeouts}.items()
 
     def start(mode: Any) -> Any:
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "phi-vision"),
             name=os.environ.get("WANDB_NAME", folder.name),
             job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
-            id=id_file.read_text(encoding="utf-8").strip(),
-            resume="allow" if mode == "online" else None,
+            id=run_id,
+            resume=(os.environ.get("WANDB_RESUME") or "allow") if mode == "online" else None,
             dir=folder.resolve(),
             config=dict(config),
             mode=mode,
             reinit="create_new",
-            settings={
-                **{"silent": True, "console": "off", "disable_git": True},
-                **{"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT},
-            },
+            settings={k: v for k, v in defaults if f"WANDB_{k.upper()}" not in os.environ},
         )
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+    mode = choose_mode()
     try:
         return start(mode)
     except wandb.Error as problem:
@@ -208,6 +219,21 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
         # W&B's own process still holds the id of the run that could not start.
         wandb.teardown()
         return start("offline")
+
+
+def check_variables() -> None:
+    """Check the variables of W&B before a run begins: later, a failing tracker only warns."""
+    for name, choices in CHOICES.items():
+        given = os.environ.get(name)
+        if given and given not in choices:
+            raise ValueError(f"{name} is {given!r}; choose one of {', '.join(choices)}")
+
+
+def choose_mode() -> str:
+    """Choose W&B's mode by its variables, else by whether one is logged in."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
 
 
 def _image(shown: ShownPrediction) -> Any:

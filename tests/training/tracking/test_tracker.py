@@ -22,6 +22,7 @@ from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training.recipe_file import to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.tracking import experiment_trackers
 from phi_vision.training.tracking.experiment_trackers import is_logged_in
 from phi_vision.training.tracking.tracker import (
     TRACKERS,
@@ -30,6 +31,7 @@ from phi_vision.training.tracking.tracker import (
     rename_evaluation,
     truncate_log,
 )
+from phi_vision.training.trainer import train
 
 MakeRun = Callable[[str], Recipe]
 TEMPLATE = TEMPLATES["product"]
@@ -248,6 +250,38 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(
     kinds = [{artifact["type"] for artifact in each["artifact"]} for each in records]
     assert ["model" in each for each in kinds] == [False, True]
     assert logged_steps(recipe.output_dir) == [1, 2, 2, 3, 4, 4]
+
+
+def test_wandb_variables_take_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_wandb_alone(monkeypatch, tmp_path)
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr("wandb.init", lambda **given: started.append(given))
+    start = experiment_trackers._start
+    start(tmp_path, {})
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    start(tmp_path, {})
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    (tmp_path / "new").mkdir()
+    start(tmp_path / "new", {})
+    first, second, third = started
+    assert first["id"] == (tmp_path / "wandb" / "id").read_text().strip() != second["id"]
+    assert (second["id"], second["mode"]) == ("chosen", "offline")
+    assert ("console" in first["settings"], "console" in second["settings"]) == (True, False)
+    assert third["mode"] == "disabled"
+    # A resumed run without the variable continues the same run.
+    assert (tmp_path / "new" / "wandb" / "id").read_text() == "chosen\n"
+
+
+@pytest.mark.parametrize("name", ["WANDB_MODE", "WANDB_RESUME"])
+def test_a_misspelt_wandb_variable_is_an_error_before_anything_is_written(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "ofline")
+    recipe = make_recipe("lora", report_to="wandb")
+    with pytest.raises(ValueError, match=f"{name} is 'ofline'; choose one of"):
+        train(recipe)
+    assert not recipe.output_dir.exists()
 
 
 def test_a_disabled_wandb_writes_nothing_of_its_own(
