@@ -192,6 +192,7 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
         new = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         id_file.write_text(new + "\n", encoding="utf-8")
     run_id = os.environ.get("WANDB_RUN_ID") or id_file.read_text(encoding="utf-8").strip()
+    resume: Any = os.environ.get("WANDB_RESUME") or "allow"
     timeouts = {"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT}
     defaults = {**SETTINGS, **timeouts}.items()
 
@@ -201,7 +202,7 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
             name=os.environ.get("WANDB_NAME", folder.name),
             job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
             id=run_id,
-            resume=(os.environ.get("WANDB_RESUME") or "allow") if mode == "online" else None,
+            resume=resume if mode == "online" else None,
             dir=folder.resolve(),
             config=dict(config),
             mode=mode,
