@@ -226,8 +226,9 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 26_000
-"""Lines of Python in the package, on the way to 26,000; lowered on purpose."""
+BUDGET = 28_000
+"""Lines of Python in the package. 25,899 after the redesign; inputs, requests and damaged files from
+the field took 1,700 more. Lowered when possible, raised with a reason."""
 
 
 @pytest.mark.parametrize("file", OUR_FILES, ids=relative)
