@@ -15,6 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from phi_vision.cli import main as cli
+from phi_vision.cli import main as cli_main
 from phi_vision.cli.main import COMMANDS, main
 from phi_vision.cli.predict import find_images, load_predictor
 from phi_vision.data.template import TEMPLATES, write_template
@@ -325,3 +326,24 @@ def test_the_best_achievable_of_a_sample_catalog_is_read(tmp_path: Path) -> None
         "full_price_mae": facts["splits"]["test"]["floor_mae"],
     }
     assert best_achievable(tmp_path, "test") == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full: free some space"),
+        (UnicodeEncodeError("utf-8", "\udcc3", 0, 1, "surrogates not allowed"), "LC_ALL=C.UTF-8"),
+    ],
+)
+def test_an_error_of_the_machine_says_what_to_do(
+    error: Exception,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli_main, "run", fail)
+    assert cli_main.main([]) == 2
+    assert told in capsys.readouterr().err

@@ -30,9 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if words[:1] == ["--traceback"]:
             raise
-        print("phi-vision: error:", *str(error).split(), file=sys.stderr)
+        print("phi-vision: error:", _describe(error), file=sys.stderr)
         return EXIT_MISTAKE
     return 0
+
+
+def _describe(error: Exception) -> str:
+    """Format an error in one line, with what to do about a full disk or an odd file name."""
+    text = " ".join(str(error).split())
+    if "No space left" in text or "quota exceeded" in text.lower():
+        text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
+        locale = f"the locale's encoding ({sys.getfilesystemencoding()})"
+        text = f"a path is not text in {locale}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def run(words: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ The text is `templates/model_card.md.j2`; unknown facts are left out or called u
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,13 @@ def _describe_training(run: RunDir) -> dict[str, Any]:
 
 
 def _short(place: str) -> str:
-    """Leave the folders of this machine out: "/home/anna/phi" -> "phi", "owner/phi" stays."""
-    return Path(place).name if Path(place).is_absolute() or Path(place).exists() else place
+    """Leave the folders of this machine out: "/home/anna/phi" -> "phi", "owner/phi" stays.
+
+    A name is text here: signs of Markdown and HTML are escaped, line breaks are blanks.
+    """
+    is_path = Path(place).is_absolute() or Path(place).exists()
+    name = " ".join((Path(place).name if is_path else place).split())
+    return re.sub(r"([\\`*{}\[\]<>#|!])", r"\\\1", name)
 
 
 def _is_hub_id(place: str) -> bool:

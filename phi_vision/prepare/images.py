@@ -15,6 +15,7 @@ from phi_vision.io.hashing import perceptual_hash, pixel_digest
 from phi_vision.io.image_decoding import decoder_errors, normalise, open_header
 from phi_vision.prepare.prepare_config import PrepareConfig
 
+NEARLY_WHITE = 250  # of 255
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # as shown by browsers
 
 _JPEG_SIDE = 65_500  # pixels, the most that a JPEG can have
@@ -82,6 +83,11 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
             changes.append("scaled down")
         if _has_more_frames(source):
             changes.append("first frame of several")
+    if "alpha over white" in changes and not any(image.convert("L").histogram()[:NEARLY_WHITE]):
+        raise ValueError(
+            "blank image: nothing is visible over white, such as a white logo on transparency; "
+            "give it a background"
+        )
     if source.format not in _KEPT_FORMATS:
         changes.append(f"{source.format} to JPEG")
     if changes:

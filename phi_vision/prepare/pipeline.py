@@ -33,7 +33,7 @@ from phi_vision.prepare.prepare_warnings import warn_of_splits, warn_of_values
 from phi_vision.prepare.schema import Schema, find_schema
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow
+from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
 from phi_vision.prepare.splits import Assignment, Placed, assign_rows, source_splits
 
 CHUNK = 32  # rows cleaned at once: a tenth of a second of work, and a few megabytes
@@ -247,10 +247,10 @@ def _describe(
     fields = stage.statistics.fields
     changes = stage.statistics.changes.items()
     return {
-        "name": config.out.absolute().name,
+        "name": storable(config.out.absolute().name),
         "rows": samples + rejected.total(),
         "samples": samples,
-        "source": {"name": source.name, "kind": source.kind, **source.detected, **notes},
+        "source": {"name": storable(source.name), "kind": source.kind, **source.detected, **notes},
         "columns": schema.columns.describe(),
         "template": schema.template.as_dict() if schema.template else None,
         **assignment.metadata,

@@ -86,3 +86,8 @@ def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path
         "No license is stated beside the weights.",
     ):
         assert words in card, words
+
+
+def test_the_name_of_a_run_is_text_in_its_card(run: Path, tmp_path: Path) -> None:
+    odd = run.rename(run.with_name("<b>a*b*\n# c"))
+    assert "\n# \\<b\\>a\\*b\\* \\# c\n" in card_of(odd, tmp_path)

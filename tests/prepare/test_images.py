@@ -155,7 +155,9 @@ def test_grey_with_alpha_and_grey_with_a_transparent_level_become_opaque() -> No
     image, changes = cleaned(file_of(half))
     assert changes == ("alpha over white",)
     assert same_colour(image.getpixel((10, 10)), (127, 127, 127))
-    image, changes = cleaned(file_of(Image.new("L", (64, 64), 10), transparency=10))
+    grey = Image.new("L", (64, 64), 10)
+    grey.paste(90, (40, 40, 64, 64))
+    image, changes = cleaned(file_of(grey, transparency=10))
     assert changes == ("alpha over white",)
     assert same_colour(image.getpixel((10, 10)), WHITE)
 
@@ -325,3 +327,12 @@ def test_cleaning_again_changes_nothing() -> None:
     twice = clean_image(once.encoded, RULES)
     assert twice.encoded == once.encoded
     assert twice.changes == ()
+
+
+def test_a_white_logo_on_transparency_is_no_blank_sample() -> None:
+    logo = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    logo.paste((255, 255, 255, 255), (16, 16, 48, 48))
+    file = io.BytesIO()
+    logo.save(file, "PNG")
+    with pytest.raises(ValueError, match=r"^blank image: nothing is visible over white"):
+        clean_image(file.getvalue(), ImageRules())
