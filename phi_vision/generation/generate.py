@@ -1,6 +1,7 @@
 """Batched generation: requests -> generations. The only generation loop of the package."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -69,15 +70,44 @@ def generate(
     for chosen in _batches(order, limits, batch_size):
         batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
         selector = TokenSelector([rows[index] for index in chosen], stops[0])
-        model.generate(
-            **{name: values.to(model.device) for name, values in batch.items()},
-            max_new_tokens=max(row.limit for row in selector.rows),
-            do_sample=False,
-            num_beams=1,
-            logits_processor=LogitsProcessorList([selector]),
-        )
+        with _cancellation(model, selector.rows):
+            model.generate(
+                **{name: values.to(model.device) for name, values in batch.items()},
+                max_new_tokens=max(row.limit for row in selector.rows),
+                do_sample=False,
+                num_beams=1,
+                logits_processor=LogitsProcessorList([selector]),
+            )
     model.train(was_training)
     return [row.generation() for row in rows]
+
+
+class _CancelledError(Exception):
+    """Ends a step of the model."""
+
+
+@contextmanager
+def _cancellation(model: GenerativeModel, rows: Sequence[RowState]) -> Iterator[None]:
+    """End a step of the model within it once all rows are cancelled (`is_cancelled`)."""
+    checks = [row.request.is_cancelled for row in rows]
+
+    def check(*_: object) -> None:
+        pairs = zip(rows, checks, strict=True)
+        if all(row.finish_reason or (asked and asked()) for row, asked in pairs):
+            raise _CancelledError
+
+    # ONNX Runtime's steps have no hooks.
+    modules = model.modules() if isinstance(model, torch.nn.Module) and all(checks) else ()
+    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    hooks = [module.register_forward_pre_hook(check) for module in linear]
+    try:
+        yield
+    except _CancelledError:
+        for row in rows:
+            row.finish_reason = row.finish_reason or "cancelled"
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _row(

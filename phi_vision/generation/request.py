@@ -55,5 +55,9 @@ class GenerationRequest:
     seed: int | None = None  # of the sampling, independent of the batch; by default a random one
     stop: tuple[str, ...] = ()  # words that end the text; they are not part of it
     on_token: OnToken | None = None
+    is_cancelled: Callable[[], bool] | None = None
+    """Asked on the generating thread during each step, also within the prompt's, which may take
+    minutes: where it is true of all rows of a batch, the step is cancelled."""
+
     on_finish: Callable[[Generation], object] | None = None
     """Called on the generating thread when this row ends; others of its batch may continue."""

@@ -54,7 +54,12 @@ class PendingRequest:
 
         Built anew: a stored one would be a reference cycle, which keeps its images in memory.
         """
-        return replace(self._request, on_token=self._on_token, on_finish=self._on_finish)
+        return replace(
+            self._request,
+            on_token=self._on_token,
+            on_finish=self._on_finish,
+            is_cancelled=lambda: self.aborted,
+        )
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Stream the text in chunks; raises as `result`."""

@@ -99,9 +99,14 @@ def image_urls(messages: Sequence[Message]) -> dict[str, str]:
 
 
 def count_characters(messages: Sequence[Message]) -> int:
-    """Count the text characters of a conversation."""
+    """Count the text characters of a conversation, with a line break for each part."""
+    return len(joined_text(messages))
+
+
+def joined_text(messages: Sequence[Message]) -> str:
+    """Join the texts of a conversation."""
     parts = [part for message in messages for part in _parts(message)]
-    return sum(len(part) for part in parts if isinstance(part, str))
+    return "\n".join(part for part in parts if isinstance(part, str))
 
 
 def _parts(message: Message) -> list[str | ImagePart]:

@@ -27,7 +27,7 @@ from phi_vision.metrics.platt_scaling import PlattScaler
 from phi_vision.runs import RunDir
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
-from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls
+from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls, joined_text
 from phi_vision.serving.errors import ApiError, error_responses, wrong_media_type
 from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.json_body import JSON, media_type, read_json
@@ -177,6 +177,10 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
     images = await service.images.read_all(image_urls(messages), "messages")
 
     def build() -> GenerationRequest:
+        # Emoji and rare scripts take up to five tokens a character.
+        if (tokens := service.chat_template.length(joined_text(messages), ())) > limit:
+            message = f"the messages have {tokens:,} tokens; the limit is {limit:,}; shorten them"
+            raise ApiError(400, message, param="messages", code="context_length_exceeded")
         prompt = service.chat_template.prompt(messages)
         service.chat_template.check_length(prompt, images, "messages")
         return GenerationRequest(

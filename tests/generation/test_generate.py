@@ -1,5 +1,7 @@
 """Generation: batching changes no text, order is kept, the model keeps its mode."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -130,3 +132,28 @@ def test_no_batch_straddles_the_context_border_during_generation(
     #                  never crosses, four cross underway,      beyond from the start
     assert batches == [[40, 84], [88, 88], [95], [96], [97, 100]]
     assert texts == [said(short_context, processor, [one])[0] for one in asked]
+
+
+def test_the_step_of_a_prompt_ends_once_all_rows_are_cancelled(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    asked = [0, 0]
+
+    def requests(least: int) -> list[GenerationRequest]:
+        def is_cancelled(row: int) -> bool:
+            asked[row] += 1
+            return row >= least and asked[row] > 2  # Within the first layer.
+
+        checks = [partial(is_cancelled, row) for row in range(2)]
+        return [
+            GenerationRequest(prompt="<|user|>\nHi<|end|>\n", max_new_tokens=2, is_cancelled=check)
+            for check in checks
+        ]
+
+    kept = generate(model, processor, requests(1))
+    assert [len(generation.logprobs) for generation in kept] == [2, 2]
+    asked[:] = [0, 0]
+    cancelled = generate(model, processor, requests(0))
+    assert [generation[:4] for generation in cancelled] == [("", (), (), "cancelled")] * 2
+    assert asked[0] < 9
+    assert not any(module._forward_pre_hooks for module in model.modules())

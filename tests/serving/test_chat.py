@@ -373,3 +373,14 @@ def test_the_key_is_described_and_required(small: LocalPredictor) -> None:
     limits = described["components"]["schemas"]["ChatRequest"]["properties"]["max_tokens"]
     assert limits["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 32}
     assert "422" not in str(described["paths"])
+
+
+def test_parts_and_tokens_count_as_characters(client: TestClient) -> None:
+    parts = [{"type": "text", "text": ""}] * 200
+    message = {"role": "user", "content": parts}
+    status, param, code, sentence = rejection(client, words("") | {"messages": [message] * 3})
+    assert (status, param, code) == (400, "messages", "string_above_max_length")
+    assert sentence == "the messages have 599 characters; the limit is 500"
+    status, param, code, sentence = rejection(client, words("\N{GRINNING FACE}" * 499))
+    assert (status, param, code) == (400, "messages", "context_length_exceeded")
+    assert "tokens; the limit is 500; shorten them" in sentence
