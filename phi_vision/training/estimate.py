@@ -137,13 +137,16 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     need = estimator.estimate(recipe, target)
     steps = setup.count_steps(recipe, len(load.rows))
     typical = typical_batch(load.rows, recipe.per_device_train_batch_size)
+    tokens = _paired(recipe, typical).rows * typical.length
+    shape = (tokens, load.config.hidden_size)
+    per_step = seconds_per_step(target, recipe, need.cost, need.precision, shape)
     return Plan(
         load=load,
         need=need,
         steps=steps,
         utilization=min(1.0, sum(map(_length, load.rows)) / len(load.rows) / typical.length),
         gpu=target,
-        seconds=steps.total * seconds_per_step(target, recipe, need.cost, need.precision),
+        seconds=steps.total * per_step,
         fits=[g.name for g in GPUS.values() if estimator.estimate(recipe, g).memory <= g.memory],
         changes=_find_changes(recipe, estimator, target),
     )

@@ -16,7 +16,7 @@ from phi_vision.training.recipes import Recipe
 
 GPU_UTILIZATION, CPU_UTILIZATION = 0.4, 0.5
 """Share of the peak in matrix products that such a training reaches: of a GPU's nominal one
-(0.3-0.5 is usual), and of the large products that `this_machine` times on a CPU."""
+(0.3-0.5 is usual), and of the products that `cpu_seconds_per_step` times on a CPU."""
 
 SECONDS_PER_DISPATCH = 10e-6
 """Time that PyTorch takes to launch one operation on a GPU; small models are bound by it."""
@@ -36,20 +36,35 @@ class Gpu(NamedTuple):
     """Bytes per second from and to memory; None for a CPU, which is measured as a whole."""
 
 
-def seconds_per_step(gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtype) -> float:
+def seconds_per_step(
+    gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtype, shape: tuple[int, int] = (1, 1)
+) -> float:
     """Estimate the time of one optimizer step.
 
     Matrix products at the usual utilization or the dispatch of all operations, whichever takes
     longer; plus reading and writing weights, gradients and optimizer state once: 1e14 operations at
     3e14 per second, and weights that take 0.1 s, are 1e14 / (0.4 * 3e14) + 0.1 = 0.93 s.
     """
-    speed = gpu.bf16 if precision == torch.bfloat16 and gpu.bf16 else gpu.fp32
     if gpu.bandwidth is None:
-        return cost.flops / (CPU_UTILIZATION * speed)
+        return cpu_seconds_per_step(cost, precision, shape)
+    speed = gpu.bf16 if precision == torch.bfloat16 and gpu.bf16 else gpu.fp32
     # Read the weight, its gradient and two moments; write all but the gradient.
     moved = cost.trained * (7 * 4 if "8bit" not in recipe.optim else 3 * 4 + 4)
     products = cost.flops / (GPU_UTILIZATION * speed)
     return max(products, cost.operations * SECONDS_PER_DISPATCH) + moved / gpu.bandwidth
+
+
+def cpu_seconds_per_step(cost: Cost, precision: torch.dtype, shape: tuple[int, int]) -> float:
+    """Estimate the time of a step on this CPU, by timing operations on hidden states of this shape.
+
+    A small model spends most of it outside of products: every other operation reads and writes
+    hidden states, and in bf16 casts them.
+    """
+    hidden = torch.ones(shape, dtype=precision)
+    weight = torch.ones(shape[1], 3 * shape[1], dtype=precision)
+    speed = 2 * hidden.numel() * 3 * shape[1] / _best_seconds(lambda: hidden @ weight)
+    one = _best_seconds(lambda: (hidden * hidden).float())
+    return cost.flops / (CPU_UTILIZATION * speed) + cost.operations * one
 
 
 def find_gpu(name: str) -> Gpu:

@@ -130,6 +130,20 @@ def test_the_time_of_a_step_is_products_or_handing_them_over() -> None:
     assert seconds_per_step(card, RECIPES["full"](), small, torch.bfloat16) == pytest.approx(0.01)
 
 
+def test_a_step_on_a_cpu_takes_longer_than_its_products() -> None:
+    cost = Cost(
+        **{"parts": {}, "flops": 10**9, "operations": 1000, "parameters": 1, "trained": 1},
+        **{"packed": 0, "scattered": 0},
+    )
+    cpu = find_gpu("cpu")
+    small, large = (
+        seconds_per_step(cpu, RECIPES["lora"](), cost, torch.float32, (tokens, 256))
+        for tokens in (64, 4096)
+    )
+    assert 0 < small < large
+    assert large > 1000 * 5e-6
+
+
 def test_a_spread_says_how_numbers_lie() -> None:
     assert describe_distribution(range(1, 101)) == "mean 50, median 50, 95 % up to 95, max 100"
 
