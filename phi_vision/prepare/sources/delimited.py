@@ -34,7 +34,7 @@ _COMMA_DECIMAL = re.compile(r"\s*\D{0,5}(?:\d+|\d{1,3}(?:[. ]\d{3})+),\d{1,2}\D{
 
 
 class Dialect(NamedTuple):
-    """How the cells of a table are told apart."""
+    """How a table separates and quotes its cells."""
 
     separator: str
     quote: str = '"'
