@@ -178,7 +178,8 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
 
     def build() -> GenerationRequest:
         # Emoji and rare scripts take up to five tokens a character.
-        if (tokens := service.chat_template.length(joined_text(messages), ())) > limit:
+        text = service.chat_template.neutralize(joined_text(messages))
+        if (tokens := service.chat_template.length(text, ())) > limit:
             message = f"the messages have {tokens:,} tokens; the limit is {limit:,}; shorten them"
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
         prompt = service.chat_template.prompt(messages)
