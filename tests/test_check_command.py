@@ -48,7 +48,7 @@ def test_a_folder_that_one_engine_can_use_is_enough(
     assert max(map(len, printed.splitlines())) <= 100
 
 
-def test_an_engine_asked_for_by_name_must_have_all(
+def test_a_requested_engine_must_have_all_its_packages(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.run(options(str(folder), "--engine", "transformers-alone"))
@@ -57,7 +57,7 @@ def test_an_engine_asked_for_by_name_must_have_all(
     assert "transformers: " not in capsys.readouterr().out
 
 
-def test_a_folder_that_nobody_can_use_is_refused(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"transformers lacks 2, .*requirements; see the tables"):
         command.run(options(str(tmp_path)))
     with pytest.raises(ValueError, match="no such folder"):

@@ -142,7 +142,7 @@ def test_a_missing_model_is_named(mistake: Mistake, tmp_path: Path) -> None:
     assert "'no-such-model'" in mistake("predict", "no-such-model", "coat.png")
 
 
-def test_a_folder_that_is_no_checkpoint_is_told_by_what_it_holds(
+def test_a_folder_that_is_no_checkpoint_is_reported_with_its_content(
     mistake: Mistake, tmp_path: Path
 ) -> None:
     (tmp_path / "coat.png").write_bytes(encoded())
@@ -153,7 +153,9 @@ def test_a_folder_that_is_no_checkpoint_is_told_by_what_it_holds(
     assert "a.txt" in said
 
 
-def test_a_checkpoint_of_another_model_is_told_by_its_type(mistake: Mistake, shop: Path) -> None:
+def test_a_checkpoint_of_another_model_is_recognized_by_its_type(
+    mistake: Mistake, shop: Path
+) -> None:
     (shop.parent / "llama").mkdir()
     (shop.parent / "llama" / "config.json").write_text('{"model_type": "llama"}')
     assert "'llama'" in mistake("train", "lora", "--model", "llama", "--data", "shop")
@@ -176,7 +178,7 @@ def test_an_unknown_split_is_named_beside_those_that_exist(mistake: Mistake, sho
     assert "no split 'exam' in shop; it has train, test" in said
 
 
-def test_data_without_a_field_of_the_template_is_refused(
+def test_data_without_a_field_of_the_template_is_rejected(
     mistake: Mistake, tiny_checkpoint: Path, shop: Path
 ) -> None:
     logging.disable_progress_bar()  # Of loading weights: transformers was imported before `main`.
@@ -186,7 +188,7 @@ def test_data_without_a_field_of_the_template_is_refused(
     assert "'full_price'" in mistake("train", "lora", *words, "--output-dir", "run")
 
 
-def test_empty_data_is_refused(mistake: Mistake, tmp_path: Path) -> None:
+def test_empty_data_is_rejected(mistake: Mistake, tmp_path: Path) -> None:
     write_split(tmp_path / "empty", "train", 0)
     write_split(tmp_path / "empty", "test", 0)
     assert "no samples" in mistake("train", "lora", "--data", "empty", "--output-dir", "run")
@@ -201,7 +203,7 @@ def test_a_used_folder_is_not_drawn_over(mistake: Mistake, shop: Path) -> None:
     assert "shop" in mistake("sample", "--rows", "200", "--out", "shop")
 
 
-def test_a_image_that_is_a_line_fails_with_one_line_in_a_real_process(
+def test_an_image_that_is_a_line_fails_with_one_line_in_a_real_process(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "line.png").write_bytes(encoded(size=(1, 5000)))
@@ -276,7 +278,7 @@ def test_predict_prints_one_line_of_json_for_each_image(
     assert {tuple(line) for line in lines} == {("image", "record", "confidence", "text")}
 
 
-def test_a_run_is_asked_in_the_wording_it_was_trained_with(
+def test_a_run_is_prompted_with_its_training_template(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     def wording(*words: str) -> str:

@@ -21,7 +21,7 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def test_the_reference_is_what_help_says() -> None:
+def test_the_reference_equals_the_help_texts() -> None:
     assert REFERENCE.read_text(encoding="utf-8") == reference(), "run `make docs`"
 
 

@@ -91,7 +91,7 @@ def test_every_kind_of_source_is_there() -> None:
     assert [kind for kind, _ in SOURCE.findall(PAGE)] == [kind for kind in SOURCES if kind != "hub"]
 
 
-def test_the_prices_are_read_as_the_page_says() -> None:
+def test_prices_are_read_as_documented() -> None:
     shown = PRICE.findall(PAGE[PAGE.index("## Prices") : PAGE.index("## Duplicates")])
     assert {form: prices.parse_price(price).form for form, price in shown} == {
         form: form for form, _ in shown

@@ -51,7 +51,7 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     assert '"event": "drained"' in done.stderr
 
 
-def test_the_table_of_limits_is_what_the_settings_are() -> None:
+def test_the_table_of_limits_equals_the_settings() -> None:
     assert limits_table() in PAGE, f"write\n{limits_table()}"
 
 
@@ -67,7 +67,7 @@ def limits_table() -> str:
     return "\n".join(rows)
 
 
-def test_the_table_of_figures_is_what_is_counted() -> None:
+def test_the_table_of_metrics_equals_the_counted_ones() -> None:
     assert figures_table() in PAGE, f"write\n{figures_table()}"
 
 

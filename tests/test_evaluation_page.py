@@ -102,7 +102,7 @@ def test_no_number_goes_unchecked() -> None:
     assert numbers_beside(prose().replace("Phi-3", ""), FACTS) == []
 
 
-def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
+def test_a_target_precision_takes_as_many_predictions_as_documented() -> None:
     assert len(PROMISE.findall(PAGE)) == 3
     for target, needed in PROMISE.findall(PAGE):
         wanted, count = float(target), int(needed)
@@ -120,7 +120,7 @@ def test_a_promise_takes_as_many_answers_as_the_page_says() -> None:
     )
 
 
-def test_what_the_grammar_cannot_write_is_what_the_page_says() -> None:
+def test_the_limits_of_the_grammar_are_the_documented_ones() -> None:
     amount = re.compile(DIGITS)
     assert amount.fullmatch("999999999.1234")
     for refused in ("-1.0", "1000000000.0", "0.12345", "1e-05"):

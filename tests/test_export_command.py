@@ -9,7 +9,7 @@ from phi_vision.cli.options import listed_options
 from phi_vision.export.onnx import PRECISIONS
 
 
-def test_the_command_exports_and_says_how_near_it_came(
+def test_the_command_exports_and_reports_the_differences(
     tiny_checkpoint: Path, products: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
@@ -28,7 +28,7 @@ def test_the_command_exports_and_says_how_near_it_came(
         (["--format", "gguf"], "'gguf' is unknown; choose from hf, onnx"),
     ],
 )
-def test_an_option_without_effect_is_refused(
+def test_an_option_without_effect_is_rejected(
     words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "phi-vision-small", "--out", str(tmp_path / "out"), *words]) == 2

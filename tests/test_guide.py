@@ -97,7 +97,7 @@ def test_every_option_of_the_guide_exists() -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_the_page_shows_what_was_measured(name: str) -> None:
+def test_the_page_shows_the_measured_tables(name: str) -> None:
     assert MEASURED[name].as_markdown() in MISTAKES
     assert MEASURED[name].put_into(MISTAKES) == MISTAKES
 
@@ -120,7 +120,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return load_samples(folder)
 
 
-def test_a_image_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> None:
+def test_an_image_has_as_many_tokens_as_documented(samples: list[Sample]) -> None:
     small = load_processor(SMALL)
     counted = {"4 crops": 4, "16 crops": 16}
     for place, crops in enumerate(counted.values(), start=1):
@@ -134,7 +134,7 @@ def test_a_image_has_as_many_tokens_as_the_page_says(samples: list[Sample]) -> N
     assert int(MEASURED["image"].rows[0][2]) in shown
 
 
-def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
+def test_the_names_match_as_many_layers_as_documented() -> None:
     with torch.device("meta"):
         model = Phi3VForCausalLM(full_size_config(load_processor(SMALL).tokenizer))
     for row, is_clip in ((0, False), (1, True)):
@@ -143,7 +143,7 @@ def test_the_names_hit_as_many_layers_as_the_page_says() -> None:
             assert MEASURED["targets"].rows[row][place] == str(hits)
 
 
-def test_words_for_a_image_hold_no_image_token_and_are_refused(samples: list[Sample]) -> None:
+def test_words_for_an_image_hold_no_image_token_and_are_rejected(samples: list[Sample]) -> None:
     setup = start_full(PRODUCT)
     batch = broken_recipes.recipe_rows(setup, samples[:2])
     assert batch["input_ids"].shape == (2, broken_recipes.PADDED_TO)
@@ -162,7 +162,7 @@ def test_a_padded_row_is_labelled_everywhere_but_on_its_image(samples: list[Samp
     assert torch.equal(batch["labels"] == IGNORED, is_image)
 
 
-def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[Sample]) -> None:
+def test_adapters_in_clip_alone_have_no_gradient_without_an_image(samples: list[Sample]) -> None:
     setup = start_lora(PRODUCT, broken_recipes.CLIP_NAMES)
     loss = baseline_loop.compute_loss(setup.model, broken_recipes.word_rows(setup, samples[:2]))
     assert not loss.requires_grad
@@ -172,7 +172,7 @@ def test_adapters_in_clip_alone_have_no_gradient_without_a_image(samples: list[S
     )
 
 
-def test_a_fed_answer_is_the_guess_after_each_true_token(
+def test_a_teacher_forced_answer_is_the_prediction_after_each_true_token(
     samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

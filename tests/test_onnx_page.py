@@ -67,7 +67,7 @@ def test_the_program_in_cpp_writes_what_python_writes(place: Path) -> None:
     assert said.stdout.strip() == (place / "runs/onnx/expected.txt").read_text()
 
 
-def test_the_worked_image_is_what_the_image_processor_makes_of_it() -> None:
+def test_the_documented_example_equals_the_image_processors_output() -> None:
     cutter = Phi3VImageProcessor(num_crops=4)
     assert resized_size(500, 333, 4, 336) == (672, 447)
     assert cutter.count_tokens(672, 672) == 757

@@ -58,7 +58,7 @@ def test_only_given_options_appear_and_have_their_types(parser: Parser) -> None:
         (["--hea", "3"], "unknown option --hea (did you mean --heat?); see oven --help"),
     ],
 )
-def test_a_complaint_says_what_was_found(parser: Parser, words: list[str], said: str) -> None:
+def test_an_error_names_what_was_found(parser: Parser, words: list[str], said: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (compared in full below)
         parser.read(words)
     assert said in str(caught.value)

@@ -57,5 +57,5 @@ def test_sampling_several_images_and_earlier_turns_work(names: dict[str, Any]) -
     assert names["compared"][0]["generated_text"]
 
 
-def test_without_phi_vision_the_answer_is_the_same(names: dict[str, Any]) -> None:
+def test_the_prediction_is_the_same_without_phi_vision(names: dict[str, Any]) -> None:
     assert names["printed"].strip() == names["answer"].strip()

@@ -69,7 +69,7 @@ def test_two_keys_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["serve", "a/run", "--key-file", "no/such"], "No such file or directory: 'no/such'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_errors_are_printed_in_one_line(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
@@ -78,7 +78,7 @@ def test_mistakes_are_told_in_one_line(
     assert printed.count("\n") == 1
 
 
-def test_a_port_in_use_is_told_before_the_model_is_loaded(
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with socket.socket() as other:

@@ -71,7 +71,7 @@ def numbers_in(shape: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize("name", ["--max-model-len 4096", "--trust-remote-code"])
-def test_both_ways_to_serve_say_the_same(name: str) -> None:
+def test_both_servers_give_the_same_predictions(name: str) -> None:
     scripts = [script for language, script in FENCE.findall(PAGE) if "vllm" in script]
     serve = [script for script in scripts if "--served-model-name" in script]
     assert len(serve) == 2

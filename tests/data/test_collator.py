@@ -103,7 +103,7 @@ def test_counted_tokens_are_those_of_the_row(
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (60, 40)), (3, (60, 40)), (6, (40, 60))])
-def test_the_size_of_a_image_follows_its_orientation(
+def test_the_size_of_an_image_follows_its_orientation(
     orientation: int, size: tuple[int, int]
 ) -> None:
     encoded = encode((60, 40), orientation)
@@ -112,7 +112,7 @@ def test_the_size_of_a_image_follows_its_orientation(
     assert image.size == size
 
 
-def test_long_rows_are_refused_and_never_cut(processor: Phi3VProcessor) -> None:
+def test_long_rows_are_rejected_and_never_cut(processor: Phi3VProcessor) -> None:
     collate = CompletionCollator(processor=processor, template=TEMPLATES["product"], max_length=20)
     with pytest.raises(ValueError, match=r"sample 's' has \d+ tokens, more than max_length 20"):
         collate([make_sample((60, 40))])
@@ -150,7 +150,7 @@ def talk(*images: bytes, said: list[tuple[str, str]]) -> Sample:
     return Sample(id="t", group="t", images=images, record={}, messages=messages)
 
 
-def test_of_a_conversation_all_that_the_assistant_says_is_learnt(
+def test_all_assistant_turns_of_a_conversation_are_supervised(
     processor: Phi3VProcessor,
 ) -> None:
     said = [
@@ -211,7 +211,7 @@ def test_records_and_conversations_without_images_share_a_batch(
         ([("user", "What?"), ("assistant", "A.<|end|>")], "control token <|end|>"),
     ],
 )
-def test_a_conversation_that_cannot_be_learnt_is_refused(
+def test_a_conversation_that_cannot_be_learnt_is_rejected(
     processor: Phi3VProcessor, said: list[tuple[str, str]], complaint: str
 ) -> None:
     collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])

@@ -76,7 +76,7 @@ def test_a_folder_has_splits(tmp_path: Path, inside):
         load_samples(tmp_path, split="test")
 
 
-def test_what_cannot_be_loaded_is_said(tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path):
     coat = write(tmp_path / "coat.parquet", COAT)
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 cut off")
@@ -163,7 +163,7 @@ def test_conversations_are_loaded_with_their_images_or_without(tmp_path: Path) -
     assert first.record == {"id": "a", "completion": "A hat."}
 
 
-def test_samples_of_one_id_are_told_apart(tmp_path):
+def test_samples_of_one_id_are_distinguished(tmp_path):
     image = {"bytes": b"x", "path": None}
     rows = [{"image": image, "id": id} for id in ("A", "B", "A", "A (2)", "A")]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000.parquet")

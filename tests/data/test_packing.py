@@ -155,7 +155,7 @@ def test_one_side_or_one_row_passes(lengths: list[int], most_rows: int) -> None:
     check_context_sides(samples, lengths, most_rows=most_rows, split_at=4096)
 
 
-def test_both_sides_in_batches_of_several_rows_are_refused() -> None:
+def test_both_sides_in_batches_of_several_rows_are_rejected() -> None:
     samples = make_samples(["short", "long", "longer"])
     with pytest.raises(ValueError, match="2 of 3 samples have more than 4096 tokens") as caught:
         check_context_sides(samples, [10, 4097, 5000], most_rows=2, split_at=4096)

@@ -95,7 +95,7 @@ def test_image_tokens_stand_at_the_same_places_on_both_sides(collator, samples):
     assert torch.equal(right, wrong)
 
 
-def test_a_image_is_in_the_batch_once(collator, samples):
+def test_an_image_is_in_the_batch_once(collator, samples):
     pairs, rows = collate_pairs(collator, samples), collator(samples)
     assert torch.equal(pairs["shared_pixel_values"], rows["pixel_values"])
     assert torch.equal(pairs["shared_image_sizes"], rows["image_sizes"])
@@ -131,7 +131,7 @@ def test_of_a_conversation_only_the_last_answer_is_compared(collator):
         ("A hat.<|end|><|user|>", r"holds the control token <\|end\|>; take it out"),
     ],
 )
-def test_what_is_no_rejected_answer_is_refused(collator, rejected, message):
+def test_values_that_are_no_rejected_answer_are_rejected(collator, rejected, message):
     with pytest.raises(ValueError, match=f"sample 'a' cannot be compared.*{message}"):
         tokenize_rejected(collator, sample("a", rejected=rejected))
 
@@ -153,7 +153,7 @@ def test_the_longer_row_of_each_pair_counts(collator):
     assert longer[1] > lengths[1]
 
 
-def test_a_rejected_answer_that_is_too_long_is_refused(collator):
+def test_a_rejected_answer_that_is_too_long_is_rejected(collator):
     long = sample("a", rejected=f"{WRONG} and so on and on and on and on and on")
     length = sum(collator.count_tokens(long))
     with pytest.raises(ValueError, match=r"'a' has .* with its rejected completion, more than max"):

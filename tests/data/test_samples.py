@@ -34,7 +34,7 @@ def test_exif_orientation_is_applied():
     assert open_image(encoded((6, 4), format="JPEG", orientation=6)).size == (4, 6)
 
 
-def test_a_image_of_one_by_5000_pixels_opens(tmp_path: Path):
+def test_an_image_of_one_by_5000_pixels_opens(tmp_path: Path):
     (tmp_path / "thin.png").write_bytes(encoded((1, 5000)))
     assert open_image(tmp_path / "thin.png").size == (1, 5000)
 
@@ -45,7 +45,7 @@ def test_an_unreadable_image_names_the_sample(broken):
         sample_of(encoded(), broken).open_images()
 
 
-def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no image at .*gone\.png: No such file"):
         open_image(tmp_path / "gone.png")
     with pytest.raises(ValueError, match=r"no image at .*: Is a directory"):

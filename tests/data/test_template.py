@@ -87,7 +87,7 @@ def test_fields_come_from_the_answer():
         ("390", "390"),
     ],
 )  # fmt: skip
-def test_what_would_be_misread_is_escaped(value, written):
+def test_ambiguous_text_is_escaped(value, written):
     text = PRODUCT.render({**COAT, "title": value})
     assert text == f"Product: {written}, Category: COATS, Full Price: 390.0"
 
@@ -185,7 +185,7 @@ def test_prompt_follows_the_chat_format_or_the_walkthrough():
         ("{}",                       "neither"),
     ],
 )  # fmt: skip
-def test_an_answer_that_could_not_be_read_back_is_refused(answer, problem):
+def test_an_answer_that_would_not_parse_is_rejected(answer, problem):
     with pytest.raises(ValueError, match=problem):
         replace(PRODUCT, answer=answer)
 
@@ -233,14 +233,14 @@ def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
         ("question: What?\nanswer: A", "it has no {field}"),
     ],
 )
-def test_a_file_that_is_no_template_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_file_that_is_no_template_is_rejected(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "odd.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=re.escape(complaint)):
         find_template(str(file))
 
 
-def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_template_is_rejected_with_the_known_ones() -> None:
     told = "no template 'produkt' (did you mean product?); choose from product, walkthrough, conv"
     with pytest.raises(ValueError, match=re.escape(told)):
         find_template("produkt")

@@ -116,7 +116,7 @@ def test_whatever_follows_a_grammar_is_read_by_its_template(
         ("{title} for {price:number}.", {"title": "Wool Coat", "price": 4.5}),
     ],
 )  # fmt: skip
-def test_what_a_template_usually_writes_follows_its_grammar(
+def test_usual_answers_of_a_template_follow_its_grammar(
     answer: str, record: dict[str, Value]
 ) -> None:
     template = of(answer)
@@ -190,14 +190,14 @@ def test_the_grammar_is_the_one_of_the_docstring() -> None:
     ("categories", "found"),
     [({"colour": ["red"]}, "an unknown field"), ({"category3_code": []}, "no categories")],
 )
-def test_categories_that_limit_nothing_are_refused(
+def test_categories_that_limit_nothing_are_rejected(
     categories: dict[str, list[str]], found: str
 ) -> None:
     with pytest.raises(ValueError, match=f"cannot be constrained: found {found}.*category3_code"):
         grammar_of(PRODUCT, categories)
 
 
-def test_no_blank_that_python_knows_is_missing() -> None:
+def test_every_whitespace_character_of_python_is_covered() -> None:
     """`render` escapes blanks by `str.isspace`; the grammar names them."""
     excluded = re.sub(
         r"\\x\{([0-9a-f]+)\}", lambda code: f"\\U{int(code[1], 16):08x}", UNSAFE + BLANKS

@@ -52,7 +52,7 @@ def test_images_among_the_words_are_marked(tmp_path):
     assert sample.messages[0].content == "<image>\nWhat is it?"
 
 
-def test_answers_to_different_prompts_are_refused(tmp_path):
+def test_answers_to_different_prompts_are_rejected(tmp_path):
     other = [{"role": "user", "content": "What else?"}]
     with pytest.raises(
         ValueError, match=r"'0' in .*not two completions of one prompt.*the last turn"
@@ -62,6 +62,6 @@ def test_answers_to_different_prompts_are_refused(tmp_path):
         load(tmp_path, image=IMAGE, chosen=ASKED, rejected=ASKED)
 
 
-def test_what_is_neither_text_nor_turns_is_refused(tmp_path):
+def test_values_that_are_neither_text_nor_turns_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="its preference holds 7; write a text"):
         load(tmp_path, image=IMAGE, prompt="What?", chosen=7, rejected=8)

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_answers(predictions):
     assert boost(ASKED, TRAINING, TEMPLATE, seed=0) == predictions
 
 
-def test_it_does_not_look_at_the_truth(predictions):
+def test_predictions_do_not_depend_on_the_truth(predictions):
     blind = [sample(int(each.id), title="?", shape="?", colour="?", price=-1.0) for each in ASKED]
     assert boost(blind, TRAINING, TEMPLATE, seed=0) == predictions
 
@@ -101,7 +101,7 @@ def test_numbers_stay_within_what_was_learnt_and_may_be_negative_zero_or_missing
     assert all(-5.0 <= number <= 3.0 for number in numbers)
 
 
-def test_where_nothing_can_be_learnt_it_says_what_is_most_frequent():
+def test_without_signal_the_baseline_predicts_the_most_frequent_value():
     training = [sample(n, title="T", shape="disc", colour=None, price=None) for n in range(3)]
     (answer,) = boost(ASKED[:1], training, TEMPLATE, seed=0)
     assert answer == {"title": "T", "shape": "disc", "colour": None, "price": None}
@@ -122,7 +122,7 @@ def test_samples_without_an_image_are_answered_too():
     assert boost(nobody[:2], nobody, TEMPLATE, seed=0)[0]["shape"] in ("disc", "square")
 
 
-def test_asked_about_nothing_it_answers_nothing():
+def test_an_empty_request_gives_no_predictions():
     assert boost([], TRAINING[:5], TEMPLATE, seed=0) == []
 
 
@@ -131,7 +131,7 @@ def test_an_image_that_cannot_be_read_is_named():
         boost([sample(7, images=(b"no image",))], TRAINING[:5], TEMPLATE, seed=0)
 
 
-def test_the_features_of_a_square_worked_by_hand():
+def test_the_features_of_a_square_match_values_computed_by_hand():
     parts = describe_image(drawn("square", "red", 40))
     encoded_bytes = len(drawn("square", "red", 40))
     assert parts["size"] == pytest.approx(np.log([80, 80, 1, encoded_bytes / 6400]))
@@ -154,7 +154,7 @@ def test_images_of_every_mode_have_the_same_number_of_features(mode):
     assert np.isfinite(image_features([asked])).all()
 
 
-def test_what_is_transparent_shows_white_paper():
+def test_transparent_pixels_become_white():
     clear = Image.new("RGBA", (80, 80), (0, 0, 0, 0))
     ImageDraw.Draw(clear).rectangle((20, 20, 59, 59), fill=(200, 30, 30, 255))
     seen, paper = describe_image(encoded(clear)), describe_image(drawn("square", "red", 40))

@@ -46,7 +46,7 @@ def predicted(tmp_path: Path) -> Path:
     return file
 
 
-def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, predicted: Path, tmp_path: Path):
+def test_data_without_a_split_to_learn_from_is_rejected(lay: Lay, predicted: Path, tmp_path: Path):
     folder = lay(test=product_rows(8))
     config = EvaluationConfig(data=folder, out=tmp_path / "report")
     with pytest.raises(ValueError, match=r"no split 'train', .*; found test; pass a folder"):
@@ -56,7 +56,7 @@ def test_data_without_a_split_to_learn_from_is_refused(lay: Lay, predicted: Path
         run_evaluation(str(predicted), file)
 
 
-def test_samples_without_a_field_are_refused_before_anything_is_asked(
+def test_samples_without_a_field_are_rejected_before_any_request(
     lay: Lay, tiny_checkpoint: Path, tmp_path: Path
 ):
     without = [
@@ -93,7 +93,7 @@ def test_samples_without_images_leave_only_the_nearest_out(
     assert told["nearest"] == "sample 'p0' has no image"
 
 
-def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
+def test_a_report_inside_the_evaluated_model_does_not_change_its_identity(
     lay: Lay, tiny_checkpoint: Path, tmp_path: Path
 ):
     model = tmp_path / "model"
@@ -120,7 +120,7 @@ def test_a_report_inside_the_model_that_is_judged_does_not_make_it_another(
         ({"base": "m", "skip": ("base",)}, "base cannot take effect: base is skipped"),
     ],
 )
-def test_what_cannot_take_effect_is_refused(fields: dict[str, object], message: str):
+def test_settings_without_effect_are_rejected(fields: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         EvaluationConfig(data=Path("shop"), **fields)  # type: ignore[arg-type]
 
@@ -135,6 +135,6 @@ def test_a_file_of_answers_cannot_be_limited_to_categories(
 
 
 @pytest.mark.parametrize("words", ["no JSON", "[]", '{"splits": {}}', '{"splits": {"test": 1}}'])
-def test_another_file_of_facts_knows_no_noise_floor(words: str, tmp_path: Path):
+def test_another_metadata_file_has_no_noise_ceiling(words: str, tmp_path: Path):
     (tmp_path / "facts.json").write_text(words)
     assert best_achievable(tmp_path, "test") == {}

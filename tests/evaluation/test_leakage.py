@@ -58,7 +58,7 @@ TRAINING = [
         ),
     ],
 )
-def test_what_a_sample_has_in_common_with_training(evaluated, words):
+def test_the_link_between_a_sample_and_training_is_named(evaluated, words):
     assert find_leakage([evaluated], TRAINING) == ({"a": words} if words else {})
 
 
@@ -93,7 +93,7 @@ def test_a_chain_of_near_images_is_not_cut(monkeypatch):
     assert found["31"] == "near-duplicate image as 30"
 
 
-def test_progress_is_told_and_a_broken_image_names_its_sample():
+def test_progress_is_reported_and_a_broken_image_names_its_sample():
     told = []
     find_leakage([sample("a")], TRAINING, lambda done, total: told.append((done, total)))
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]

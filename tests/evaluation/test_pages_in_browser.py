@@ -94,7 +94,7 @@ def test_a_good_page_has_no_faults(screen: Screen, browser: Browser, write: Writ
         assert page.faults() == []
 
 
-def test_what_a_page_asks_for_and_complains_of_is_said(browser: Browser, write: Write):
+def test_errors_of_a_page_are_reported(browser: Browser, write: Write):
     body = (
         "<img alt='far' src='http://127.0.0.1:9/far.png'><script>console.log('hm'); oh()</script>"
     )

@@ -78,9 +78,7 @@ def test_predictions_are_in_the_order_of_the_samples_and_cached(
     assert predictor.grammars == ["start: A"]  # nothing was left to be asked
 
 
-def test_progress_counts_what_is_already_there(
-    predictor: CountingPredictor, tmp_path: Path
-) -> None:
+def test_progress_counts_existing_rows(predictor: CountingPredictor, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     file = tmp_path / "answers.jsonl"
     broken = CountingPredictor(tmp_path / "notes", fails_after=BATCH)

@@ -382,7 +382,7 @@ def test_of_an_error_lower_is_better_and_of_a_bias_closer_to_zero(evaluation: Ev
     )
 
 
-def test_marked_slices_say_so_in_words(evaluation: Evaluation):
+def test_marked_slices_are_described_in_words(evaluation: Evaluation):
     first = replace(evaluation.scores.slices[0], estimates={"title_similarity": SLICE})
     scores = replace(evaluation.scores, slices=(first,))
     page = render_report(replace(evaluation, scores=scores))

@@ -71,7 +71,7 @@ def test_an_exported_folder_has_all_that_transformers_needs(folder: Path) -> Non
     assert unmet(found["transformers-alone"]) == []
 
 
-def test_a_small_checkpoint_is_refused_for_vllm_and_its_fixed_numbers(folder: Path) -> None:
+def test_a_small_checkpoint_is_rejected_for_vllm_and_its_fixed_numbers(folder: Path) -> None:
     needs = [requirement.need for requirement in unmet(check(folder)["vllm"])]
     assert needs == [
         "image_token_id 32044, fixed in vLLM",
@@ -132,7 +132,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])
-def test_a_cut_shard_is_told_by_its_length(folder: Path, length: int) -> None:
+def test_a_truncated_shard_is_recognized_by_its_length(folder: Path, length: int) -> None:
     shard = first_shard(folder)
     whole = shard.read_bytes()
     shard.write_bytes(whole[:length])
@@ -272,13 +272,13 @@ def test_code_on_the_hub_is_not_code_in_the_folder(folder: Path) -> None:
     assert complaint(folder, "transformers-alone").found == f"on the hub, not here: {remote}"
 
 
-def test_a_rotation_that_vllm_does_not_have_is_refused(folder: Path) -> None:
+def test_a_rotation_that_vllm_does_not_have_is_rejected(folder: Path) -> None:
     official_size(folder)
     change(folder / "config.json", rope_scaling__type="yarn")
     assert complaint(folder, "vllm").found == "yarn"
 
 
-def test_without_padding_crops_vllm_is_told_how(folder: Path) -> None:
+def test_without_padded_crops_vllm_gets_the_instructions(folder: Path) -> None:
     official_size(folder)
     change(folder / "preprocessor_config.json", pad_crops=False)
     assert "--mm-processor-kwargs '{\"pad_crops\": true}'" in complaint(folder, "vllm").advice
@@ -333,7 +333,7 @@ def test_a_missing_or_cut_graph_is_found(graphs: Path, name: str) -> None:
     assert complaint(graphs, "onnxruntime-genai").need.startswith("vision")
 
 
-def test_a_graph_without_the_inputs_that_are_named_is_refused(graphs: Path) -> None:
+def test_a_graph_without_the_inputs_that_are_named_is_rejected(graphs: Path) -> None:
     change(graphs / GENAI_FILE, model__vision__inputs={"image_sizes": "image_sizes"})
     assert complaint(graphs, "onnxruntime-genai").found == "vision.onnx has no image_sizes"
 
@@ -341,7 +341,7 @@ def test_a_graph_without_the_inputs_that_are_named_is_refused(graphs: Path) -> N
 @pytest.mark.parametrize(
     "field", ["model__type", "model__eos_token_id", "search__max_length", "model", "search"]
 )
-def test_a_description_of_something_else_is_refused(graphs: Path, field: str) -> None:
+def test_a_description_of_something_else_is_rejected(graphs: Path, field: str) -> None:
     change(graphs / GENAI_FILE, **{field: 131072})
     assert complaint(graphs, "onnxruntime-genai")
 

@@ -70,7 +70,7 @@ def read(file: Path) -> dict[str, object]:
 # The layout.
 
 
-def test_the_folder_holds_all_that_others_look_for(exported: Path) -> None:
+def test_the_folder_contains_all_files_that_other_tools_need(exported: Path) -> None:
     names = {file.name for file in exported.iterdir()}
     shards = {name for name in names if re.fullmatch(r"model-0000\d-of-0000\d.safetensors", name)}
     assert len(shards) > 1
@@ -127,7 +127,7 @@ def test_one_short_file_needs_no_index(tiny_checkpoint: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size", ["5 apples", "five GB", ""])
-def test_a_size_that_is_none_is_refused(tiny_checkpoint: Path, tmp_path: Path, size: str) -> None:
+def test_a_size_that_is_none_is_rejected(tiny_checkpoint: Path, tmp_path: Path, size: str) -> None:
     with pytest.raises(ValueError, match=r"max_shard_size is .*; write a size like 5GB"):
         export_hf(str(tiny_checkpoint), tmp_path / "out", samples=0, max_shard_size=size)
     assert not (tmp_path / "out").exists()

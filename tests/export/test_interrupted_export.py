@@ -71,7 +71,7 @@ def test_an_export_that_is_stopped_leaves_no_folder_and_the_next_one_cleans_up(
     load_model(out)
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_rejected_before_anything_is_written(
     adapter: Path, small_disk: Path
 ) -> None:
     with pytest.raises(OSError, match=r"disk space for .*: 1.0 MB are free, and 1.6 MB or more"):

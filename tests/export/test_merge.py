@@ -83,7 +83,7 @@ def first(weights: dict[str, torch.Tensor]) -> str:
     return next(name for name in weights if "qkv_proj.lora_A" in name)
 
 
-def test_an_adapter_that_lacks_a_tensor_is_refused_where_peft_warns(adapter: Path) -> None:
+def test_an_adapter_that_lacks_a_tensor_is_rejected_where_peft_warns(adapter: Path) -> None:
     change(adapter, lambda weights: weights.pop(first(weights)))
     refused(
         adapter,
@@ -91,18 +91,18 @@ def test_an_adapter_that_lacks_a_tensor_is_refused_where_peft_warns(adapter: Pat
     )
 
 
-def test_an_adapter_of_a_wider_base_is_refused(adapter: Path) -> None:
+def test_an_adapter_of_a_wider_base_is_rejected(adapter: Path) -> None:
     change(adapter, lambda weights: weights.update({first(weights): torch.zeros(4, 128)}))
     refused(adapter, "it has 4 x 128, and the base needs 4 x 64; was it made for another base")
 
 
-def test_an_adapter_of_a_deeper_base_is_refused(adapter: Path) -> None:
+def test_an_adapter_of_a_deeper_base_is_rejected(adapter: Path) -> None:
     name = "base_model.model.model.layers.7.self_attn.qkv_proj.lora_A.weight"
     change(adapter, lambda weights: weights.update({name: torch.zeros(4, 64)}))
     refused(adapter, "layers.7.* it has 4 x 64, and the base needs nothing")
 
 
-def test_an_adapter_whose_names_hit_nothing_is_refused(adapter: Path) -> None:
+def test_an_adapter_that_matches_no_layer_is_rejected(adapter: Path) -> None:
     file = adapter / "adapter_config.json"
     fields = json.loads(file.read_text()) | {"target_modules": ["query_key_value"]}
     file.write_text(json.dumps(fields))
@@ -110,7 +110,7 @@ def test_an_adapter_whose_names_hit_nothing_is_refused(adapter: Path) -> None:
 
 
 @pytest.mark.parametrize("base", [None, ""])
-def test_an_adapter_without_the_name_of_its_base_is_refused(
+def test_an_adapter_without_the_name_of_its_base_is_rejected(
     adapter: Path, base: str | None
 ) -> None:
     file = adapter / "adapter_config.json"
@@ -122,13 +122,13 @@ def test_an_adapter_without_the_name_of_its_base_is_refused(
     refused(adapter, "does not name the base")
 
 
-def test_an_adapter_whose_config_was_cut_is_refused(adapter: Path) -> None:
+def test_an_adapter_whose_config_was_cut_is_rejected(adapter: Path) -> None:
     file = adapter / "adapter_config.json"
     file.write_text(file.read_text()[:100])
     refused(adapter, "is not what peft writes")
 
 
-def test_an_adapter_whose_weights_are_missing_or_cut_is_refused(adapter: Path) -> None:
+def test_an_adapter_whose_weights_are_missing_or_cut_is_rejected(adapter: Path) -> None:
     whole = (adapter / ADAPTER).read_bytes()
     (adapter / ADAPTER).write_bytes(whole[:-100])
     refused(adapter, "cannot be merged into .* Is it complete")
@@ -136,7 +136,7 @@ def test_an_adapter_whose_weights_are_missing_or_cut_is_refused(adapter: Path) -
     refused(adapter, "cannot be merged into .* adapter_model.safetensors is missing")
 
 
-def test_an_adapter_of_another_kind_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_kind_is_rejected(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = IA3Config(target_modules=["qkv_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(tiny_checkpoint)[0], config)
     model.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
@@ -144,7 +144,7 @@ def test_an_adapter_of_another_kind_is_refused(tiny_checkpoint: Path, tmp_path: 
     refused(tmp_path, "its type is .*IA3; only LoRA variants can be merged")
 
 
-def test_an_adapter_with_numbers_that_are_none_is_refused(adapter: Path) -> None:
+def test_an_adapter_with_numbers_that_are_none_is_rejected(adapter: Path) -> None:
     change(adapter, lambda weights: weights[first(weights)].fill_(float("nan")))
     model, _ = open_source(adapter)
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_an_adapter_with_numbers_that_are_none_is_refused(adapter: Path) -> None
 # Weights that are not whole.
 
 
-def test_shards_that_are_missing_or_cut_are_refused(bf16_checkpoint: Path, tmp_path: Path) -> None:
+def test_shards_that_are_missing_or_cut_are_rejected(bf16_checkpoint: Path, tmp_path: Path) -> None:
     for file in bf16_checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
@@ -166,7 +166,7 @@ def test_shards_that_are_missing_or_cut_are_refused(bf16_checkpoint: Path, tmp_p
     refused(tmp_path, "The weights in .* do not load: .* Is every shard there, whole?")
 
 
-def test_quantised_weights_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_quantised_weights_are_rejected(tiny_checkpoint: Path, tmp_path: Path) -> None:
     fields = json.loads((tiny_checkpoint / "config.json").read_text())
     fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "config.json").write_text(json.dumps(fields))
@@ -175,11 +175,11 @@ def test_quantised_weights_are_refused(tiny_checkpoint: Path, tmp_path: Path) ->
     )
 
 
-def test_graphs_are_refused(tmp_path: Path) -> None:
+def test_graphs_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "genai_config.json").write_text("{}")
     refused(tmp_path, "holds graphs for ONNX Runtime, .* pass the run or checkpoint")
 
 
-def test_a_run_that_saved_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("method: lora\n")
     refused(tmp_path, "has no weights: it was stopped before .* continue it with .* --resume")

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: Path) -> None:
+def test_a_card_contains_the_scores_the_data_and_the_recipe(run: Path, tmp_path: Path) -> None:
     card = card_of(run, tmp_path)
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["license"] == "mit"
@@ -63,7 +63,7 @@ def test_a_card_tells_the_figures_the_data_and_the_recipe(run: Path, tmp_path: P
     assert "anna" not in card, "folders of the machine it was trained on"
 
 
-def test_a_checkpoint_keeps_its_own_licence_and_takes_nobody_elses(
+def test_a_checkpoint_keeps_its_own_licence(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = card_of("phi-vision-small", tmp_path)
@@ -75,7 +75,7 @@ def test_a_checkpoint_keeps_its_own_licence_and_takes_nobody_elses(
     assert "`mit`" not in card_of(tiny_checkpoint, tmp_path / "coats")
 
 
-def test_what_is_not_known_is_said_to_be_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_unknown_values_are_shown_as_unknown(tiny_checkpoint: Path, tmp_path: Path) -> None:
     nothing = Verification()
     card = card_of(tiny_checkpoint, tmp_path, nothing)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "unknown"

@@ -131,21 +131,21 @@ def assert_same(found: list[Generation], expected: list[Generation]) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_graphs_answer_like_the_model_alone_and_in_batches(
+def test_graphs_predict_like_the_model_alone_and_in_batches(
     loaded: Loaded, graphs: OnnxModel, batch_size: int
 ) -> None:
     processor = loaded[1]
     assert_same(ask(graphs, processor, batch_size=batch_size), ask(*loaded))
 
 
-def test_graphs_answer_like_the_model_under_a_grammar(loaded: Loaded, graphs: OnnxModel) -> None:
+def test_graphs_predict_like_the_model_under_a_grammar(loaded: Loaded, graphs: OnnxModel) -> None:
     found = ask(graphs, loaded[1], grammar=GRAMMAR, finite_grammar=True)
     assert_same(found, ask(*loaded, grammar=GRAMMAR, finite_grammar=True))
     assert all(TEMPLATE.parse(each.text) for each in found)
 
 
 @pytest.mark.parametrize(("num_crops", "longest"), [(4, 213), (16, 609)])
-def test_graphs_answer_like_the_model_whatever_number_of_crops_a_image_has(
+def test_graphs_predict_like_the_model_for_any_number_of_crops(
     loaded: Loaded, graphs: OnnxModel, num_crops: int, longest: int
 ) -> None:
     cutter = copy.deepcopy(loaded[1].image_processor)
@@ -156,7 +156,7 @@ def test_graphs_answer_like_the_model_whatever_number_of_crops_a_image_has(
     assert_same(ask(graphs, processor), expected)
 
 
-def test_rows_of_a_batch_are_drawn_stopped_cut_and_heard_each_in_its_own_way(
+def test_each_row_of_a_batch_has_its_own_sampling_stop_limit_and_callback(
     loaded: Loaded, graphs: OnnxModel
 ) -> None:
     def asked(heard: list[str], cancelled: list[str]) -> list[GenerationRequest]:
@@ -223,7 +223,7 @@ def rounded(loaded: Loaded, folder: Path, tmp_path_factory: pytest.TempPathFacto
     return written / "int4"
 
 
-def test_a_decoder_in_four_bits_is_a_fifth_as_large_and_says_much_the_same(
+def test_a_4_bit_decoder_is_a_fifth_as_large_with_similar_predictions(
     loaded: Loaded, folder: Path, rounded: Path
 ) -> None:
     small, large = (place / f"{TEXT_FILE}.data" for place in (rounded, folder))
@@ -235,7 +235,7 @@ def test_a_decoder_in_four_bits_is_a_fifth_as_large_and_says_much_the_same(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
-def test_a_rounded_decoder_is_reported_at_int4_and_refused_at_fp32(
+def test_a_rounded_decoder_is_reported_at_int4_and_rejected_at_fp32(
     rounded: Path,
     tiny_checkpoint: Path,
     products: Path,
@@ -295,7 +295,7 @@ def test_a_sample_with_a_bad_image_is_named(folder: Path, image: bytes, why: str
         list(LocalPredictor(folder).predict_samples([*SAMPLES, bad]))
 
 
-def test_graphs_tell_nothing_of_the_machine_that_wrote_them(folder: Path) -> None:
+def test_graphs_contain_nothing_of_the_machine_that_wrote_them(folder: Path) -> None:
     for file in folder.glob("*.onnx"):
         assert str(Path(torch.__file__).parents[1]).encode() not in file.read_bytes()
 
@@ -341,7 +341,9 @@ def test_the_rotation_is_named_as_the_builder_reads_it(
     assert (rope["rope_type"], rope["type"]) == ("longrope", builder)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_cannot_be_rendered_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="is not empty"):
         export_onnx(SMALL, tmp_path, samples=0)
@@ -352,7 +354,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_quantized_model_is_refused(tiny_checkpoint: Path) -> None:
+def test_a_quantized_model_is_rejected(tiny_checkpoint: Path) -> None:
     model, _ = load_model(tiny_checkpoint)
     packed = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     model.model.layers[0].mlp.down_proj.weight = packed
@@ -360,9 +362,7 @@ def test_a_quantized_model_is_refused(tiny_checkpoint: Path) -> None:
         check_not_quantized(model)
 
 
-def test_a_writing_that_fails_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -372,6 +372,6 @@ def test_a_writing_that_fails_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_refused(tiny_checkpoint: Path) -> None:
+def test_a_folder_of_something_else_is_rejected(tiny_checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="is not an ONNX folder"):
         OnnxModel(tiny_checkpoint)

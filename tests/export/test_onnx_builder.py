@@ -44,13 +44,13 @@ def test_answers_may_part_where_two_tokens_are_equally_likely() -> None:
     result.check()
 
 
-def test_answers_that_part_where_one_token_is_likelier_are_refused() -> None:
+def test_answers_that_part_where_one_token_is_likelier_are_rejected() -> None:
     sure = HAT._replace(logprobs=(-0.1, -0.4, -0.9))
     with pytest.raises(ValueError, match="0 of 1 predictions identical"):
         compare_generations([COAT], [sure], tolerance=1e-3).check()
 
 
-def test_whatever_rounded_weights_answer_is_reported_and_kept() -> None:
+def test_predictions_of_rounded_weights_are_reported_and_kept() -> None:
     result = compare_generations([COAT, COAT], [COAT, HAT], tolerance=None)
     result.check()
     assert result.summary().startswith(
@@ -89,7 +89,7 @@ def test_a_builder_that_fails_is_quoted(
         build_decoder(tmp_path, tmp_path, "int4")
 
 
-def test_a_disk_that_is_full_for_the_builder_is_told_in_bytes(
+def test_a_disk_that_is_full_for_the_builder_is_reported_in_bytes(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said_last = f"RuntimeError: [Errno {errno.ENOSPC}] No space left on device"
@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_for_the_builder_is_told_in_bytes(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_model_is_loaded(
+def test_a_disk_that_is_too_small_is_reported_before_the_model_is_loaded(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -112,7 +112,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize("precision", onnx_folder.PRECISIONS)
-def test_the_room_needed_counts_the_decoder_twice(tiny_checkpoint: Path, precision: str) -> None:
+def test_the_required_disk_space_counts_the_decoder_twice(
+    tiny_checkpoint: Path, precision: str
+) -> None:
     model, _ = load_model(tiny_checkpoint)
     decoder = sum(
         weights.numel()
@@ -131,7 +133,7 @@ def test_the_room_needed_counts_the_decoder_twice(tiny_checkpoint: Path, precisi
         ({"data": Path("nowhere")}, "--data"),
     ],
 )
-def test_an_export_that_cannot_succeed_is_refused_at_once(
+def test_an_export_that_cannot_succeed_is_rejected_at_once(
     tiny_checkpoint: Path, tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

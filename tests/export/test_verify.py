@@ -45,7 +45,7 @@ def run_of(folder: Path, **recipe: object) -> str:
         (["train", "validation"], "validation"),
     ],
 )
-def test_samples_come_from_the_split_that_nothing_learns_from(
+def test_samples_come_from_a_split_without_training(
     tmp_path: Path, splits: list[str], chosen: str
 ) -> None:
     rows = product_rows(12)
@@ -75,7 +75,7 @@ def test_other_data_with_a_test_split_needs_no_groups(products: Path, tmp_path: 
     assert len(verification_samples(run, data, 2)[0]) == 2
 
 
-def test_a_run_that_never_saw_images_is_asked_without(products: Path, tmp_path: Path) -> None:
+def test_a_run_without_images_is_evaluated_without_images(products: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data=str(products), withhold_images=True)
     samples, _ = verification_samples(run, None, 1)
     assert samples[0].images == ()
@@ -92,7 +92,7 @@ def test_the_wording_is_the_runs_else_the_datas(products: Path, tmp_path: Path) 
     assert verification_samples(run, data, 0)[1].question == "Who?"
 
 
-def test_data_that_is_gone_is_asked_for(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_the_option_to_pass(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data="catalogs/coats")
     with pytest.raises(ValueError, match="data catalogs/coats does not exist; pass"):
         verification_samples(run, None, 4)
@@ -134,7 +134,7 @@ def test_a_lost_adapter_is_seen(tiny_checkpoint: Path, products: Path, tmp_path:
         ({"samples": 0, "identical": 0}, True),
     ],
 )
-def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], holds: bool) -> None:
+def test_differences_beyond_rounding_are_rejected(changes: dict[str, object], holds: bool) -> None:
     found = make_verification(**changes)
     if holds:
         found.check()
@@ -143,7 +143,7 @@ def test_what_rounding_does_not_explain_is_refused(changes: dict[str, object], h
             found.check()
 
 
-def test_a_summary_lists_what_was_compared() -> None:
+def test_a_summary_lists_the_compared_values() -> None:
     assert make_verification(adapter_delta=14.2).summary() == (
         "4 of 4 predictions identical; logits of 96 tokens differ by at most 2e-05 "
         "(rounding explains 0.001; the adapter changes them by up to 14.2)"
@@ -175,7 +175,7 @@ def said(text: str, token_ends: tuple[int, ...], *probabilities: float) -> Gener
         (said("a", (1, 1), 0.9, 0.9), said("a", (1, 1), 0.9, 0.9), False),
     ],
 )
-def test_rounding_may_turn_an_answer_only_where_two_words_are_as_likely(
+def test_rounding_may_change_a_prediction_only_between_equally_likely_tokens(
     before: Generation, after: Generation, near_tie: bool
 ) -> None:
     assert is_near_tie(before, after, 0.01) is near_tie

@@ -94,7 +94,7 @@ def test_a_text_laid_out_by_vllm_is_the_text_of_the_processor(
     assert made["input_ids"] == [ids]
 
 
-def test_tags_look_the_same_alone_and_in_a_text(processor: Phi3VProcessor) -> None:
+def test_tags_are_tokenized_alike_alone_and_in_a_text(processor: Phi3VProcessor) -> None:
     """vLLM searches the tokens of a tag in the tokens of a text."""
     for tag in processor.img_tokens[:20]:
         alone = processor.tokenizer(tag, add_special_tokens=False).input_ids
@@ -119,7 +119,7 @@ def test_num_crops_given_to_the_server_holds_for_cutting_and_counting(
     assert not [record for record in caplog.records if "num_crops" in record.message]
 
 
-def test_padding_can_be_asked_for_where_a_folder_does_not(tiny_checkpoint: Path) -> None:
+def test_padding_can_be_requested_where_a_folder_does_not(tiny_checkpoint: Path) -> None:
     loaded = AutoImageProcessor.from_pretrained(tiny_checkpoint, pad_crops=True)
     assert loaded(Image.new("RGB", (9, 9)), return_tensors="pt")["pixel_values"].ndim == 5
     plain = AutoImageProcessor.from_pretrained(tiny_checkpoint)
@@ -163,7 +163,7 @@ def test_padding_crops_are_zeros_behind_the_others(images: list[Image.Image]) ->
     assert not padded[used:].any()
 
 
-def test_our_rooms_join_crops_whatever_the_folder_asks_for(
+def test_our_package_joins_crops_whatever_the_folder_requests(
     folder: Path, images: list[Image.Image]
 ) -> None:
     assert not load_processor(folder).image_processor.pad_crops
@@ -201,7 +201,7 @@ KNOWN_IN_5_20 = {
 not here must be tried there first: vLLM 0.33.0 takes transformers below 5.21."""
 
 
-def test_travelling_code_imports_what_vllms_transformers_has() -> None:
+def test_the_shipped_code_imports_only_names_of_vllms_transformers() -> None:
     files = Path(modeling_phi3_v.__file__).parent.glob("*_phi3_v.py")
     names = {
         alias.name
@@ -213,5 +213,5 @@ def test_travelling_code_imports_what_vllms_transformers_has() -> None:
     assert names <= KNOWN_IN_5_20
 
 
-def test_what_vllm_looks_up_is_there() -> None:
+def test_every_attribute_that_vllm_reads_exists() -> None:
     assert all(name in vars(Phi3VProcessor) for name in engines.VLLM_ATTRIBUTES)

@@ -147,7 +147,7 @@ def test_under_a_grammar_every_prediction_parses_and_has_confidence(
     assert sorted(prediction.confidence) == sorted(predictor.template.fields)
 
 
-def test_features_are_of_length_one_and_tell_images_apart(predictor: LocalPredictor) -> None:
+def test_features_have_length_one_and_distinguish_images(predictor: LocalPredictor) -> None:
     samples = [sample(str(shade), encoded(shade), encoded(0)) for shade in SHADES]
     features = predictor.features(samples)
     assert features.dtype == np.float32

@@ -93,7 +93,7 @@ def test_a_removed_replacement_leaves_the_old_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "deep" / "file").read_text() == "old"
 
 
-def test_a_killed_writer_leaves_the_old_folder_and_nothing_that_stays(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_folder_and_no_remains(tmp_path: Path) -> None:
     fill(tmp_path / "out", "old")
     code = f"""
         import os, signal
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
         assert list(small_disk.iterdir()) == []
 
 
-def test_a_folder_larger_than_the_disk_is_refused_before_anything_is_written(
+def test_a_folder_larger_than_the_disk_is_rejected_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
     expected = r"not enough disk space for .* are free, and 1000000000.0 GB or more are needed"
@@ -223,7 +223,7 @@ def test_folders_are_the_same_when_every_byte_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "make"), [("pipe", os.mkfifo), ("socket", None), ("file", None)])
-def test_a_target_of_another_kind_is_refused_and_stays(
+def test_a_target_of_another_kind_is_rejected_and_stays(
     tmp_path: Path, kind: str, make: Callable[[Path], None] | None
 ) -> None:
     target = tmp_path / "target"
@@ -244,7 +244,7 @@ def test_a_target_of_another_kind_is_refused_and_stays(
     assert target.exists()
 
 
-def test_a_device_is_refused() -> None:
+def test_a_device_is_rejected() -> None:
     with pytest.raises(ValueError, match="/dev/null is a device; choose another place"):
         atomic.check_kind(Path("/dev/null"), is_folder=True)
     with pytest.raises(ValueError, match="/dev/null is a device; choose another place"):

@@ -50,7 +50,7 @@ def world(count, seed, *, too_sure=False, together=1):
     return sure, truth, luck < truth, groups
 
 
-def test_values_worked_by_hand():
+def test_values_computed_by_hand():
     # Two bins are filled: 0.9 of ten (7 right), 0.6 of ten (5 right).
     found = measure([0.9] * 10 + [0.6] * 10, [1] * 7 + [0] * 3 + [1] * 5 + [0] * 5)
     assert found.raw_error.value == pytest.approx((0.2 + 0.1) / 2)
@@ -94,7 +94,7 @@ def test_a_curve_of_many_samples_is_thinned_with_both_ends():
     assert ends == (RiskPoint(0.001, 0.0), RiskPoint(1.0, 0.0))
 
 
-def test_a_line_is_what_was_drawn_with():
+def test_the_fitted_scaler_recovers_the_simulated_one():
     sure, _, right, _ = world(20_000, 0, too_sure=True)
     line = fit_platt_scaler(sure, right)
     assert line.slope == pytest.approx(0.5, abs=0.03)
@@ -103,7 +103,7 @@ def test_a_line_is_what_was_drawn_with():
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.95), (False, 0.05)])
-def test_a_line_makes_nothing_certain_of_few_predictions(right, expected):
+def test_a_fitted_scaler_gives_no_certainty_from_few_predictions(right, expected):
     confidence = np.linspace(0.2, 1.0, 18)
     line = fit_platt_scaler(confidence, np.full(18, right))
     assert line.apply(confidence) == pytest.approx(np.full(18, expected), abs=1e-3)
@@ -139,7 +139,7 @@ def test_predictions_of_one_probability_are_used_together_or_not_at_all():
     assert choose_threshold(np.full(50, 0.9), right, groups, 0.95) is None
 
 
-def test_no_sample_is_measured_by_what_its_own_group_taught():
+def test_no_sample_is_recalibrated_by_its_own_group():
     sure, _, right, groups = world(200, 0, together=4)
     before = cross_fit(sure, right, groups, target=0.8, seed=0)
     for chosen in ("0", "17", "49"):
@@ -149,7 +149,7 @@ def test_no_sample_is_measured_by_what_its_own_group_taught():
         assert (after[0] != before[0]).any()
 
 
-def test_an_honest_model_is_told_from_one_that_is_too_sure():
+def test_a_calibrated_model_is_distinguished_from_an_overconfident_one():
     for seed in range(5):
         sure, _, right, groups = world(600, seed)
         honest = measure(sure, right, groups=groups)
@@ -296,6 +296,6 @@ def test_fields_without_any_confidence_are_left_out():
     assert judge([said(0), said(1)]) == {}
 
 
-def test_what_is_no_probability_is_rejected_with_its_sample():
+def test_a_confidence_that_is_no_probability_is_rejected_with_its_sample():
     with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; pass a prob"):
         judge([said(0, full_price=1.5), said(1)])

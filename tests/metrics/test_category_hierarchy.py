@@ -85,7 +85,7 @@ def test_one_row_in_a_hundred_may_be_odd():
     assert find_hierarchy("category3_code", samples(*SHOP * 16, slip)) is None
 
 
-def test_a_root_and_a_level_that_pools_nothing_are_left_out():
+def test_a_root_and_a_level_that_merges_nothing_are_left_out():
     rows = [("ALL", "a", "A"), ("ALL", "b", "B"), ("ALL", "c", "C")]
     assert find_hierarchy("category3_code", samples(*rows)) is None
 

@@ -130,7 +130,7 @@ def test_one_group_has_values_but_no_intervals():
     assert math.isnan(low)
 
 
-def test_samples_that_some_read_right_are_found_and_counted(comparison: Comparison):
+def test_samples_that_only_some_predict_correctly_are_found_and_counted(comparison: Comparison):
     found = find_disagreements(compare([system("a", wrong_at(0, 1)), system("b", wrong_at(1, 2))]))
     assert [each.predictions["a"].id for each in found] == ["s0", "s2"]
     assert found[0].fields == ("category3_code",)
@@ -185,7 +185,7 @@ def test_numbers_within_ten_percent_do_not_disagree():
         ),
     ],
 )
-def test_what_cannot_be_compared_is_reported(systems: list[EvaluatedSystem], problem: str):
+def test_incomparable_systems_are_reported(systems: list[EvaluatedSystem], problem: str):
     with pytest.raises(ValueError, match="(?s)" + problem):
         compare(systems)
 

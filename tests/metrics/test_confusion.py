@@ -63,7 +63,7 @@ def test_a_category_that_is_never_true_has_a_column_and_no_row():
     np.testing.assert_array_equal(found.counts, [[1, 1]])
 
 
-def test_the_columns_begin_with_the_rows_so_that_what_is_right_is_on_the_diagonal():
+def test_the_columns_begin_with_the_rows_so_that_correct_predictions_are_on_the_diagonal():
     found = confusion(
         predictions(("COAT", "COAT"), ("HAT", "COAT"), ("HAT", "COAT")), "kind", max_labels=1
     )
@@ -79,7 +79,7 @@ def test_a_category_called_like_the_pool_stays_itself():
     np.testing.assert_array_equal(found.counts, [[1, 0, 1], [0, 1, 0]])
 
 
-def test_a_field_left_out_was_not_readable_and_nothing_can_be_true():
+def test_a_missing_field_counts_as_unparsed_and_none_can_be_true():
     lacks = predictions(("COAT", "COAT"), (None, "COAT"))
     lacks[0].prediction.record.clear()
     found = confusion(lacks, "kind")

@@ -106,7 +106,7 @@ def test_chrf_of_predictions_is_the_mean_of_their_sentences():
     assert MEASURED["title_chrf"](PREDICTED, TRUE) == pytest.approx((1 + sentence + 0 + 1) / 4)
 
 
-def test_every_metric_is_worked_by_hand():
+def test_every_metric_has_a_value_computed_by_hand():
     assert {name for kind in KINDS for name in METRICS[kind]} == {
         *("exact", "similarity", "rouge_l", "chrf", "accuracy", "macro_f1", "hierarchical_f1"),
         *("mae", "median_ape", "mape", "smape", "rmsle", "within_5", "within_10", "within_25"),
@@ -141,7 +141,7 @@ def test_a_field_left_out_is_as_bad_as_an_unparsed_prediction(name):
         )
 
 
-def test_no_prediction_is_wrong_also_where_nothing_is_true():
+def test_a_missing_prediction_is_wrong_also_where_the_truth_is_empty():
     true = [record(title=None, category=None)]
     for name in ("title_exact", "title_similarity", "title_rouge_l", "title_chrf"):
         assert MEASURED[name](true, true) == 1
@@ -266,7 +266,7 @@ def test_relative_error_of_one_number():
         ("number",   None,    None,    True),
     ],
 )  # fmt: skip
-def test_what_is_right(kind, said, true, right):
+def test_correct_and_wrong_values(kind, said, true, right):
     assert is_correct(kind, said, true) is right
 
 

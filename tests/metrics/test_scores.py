@@ -74,7 +74,7 @@ def scores_of(
     return score(predictions, samples, template, training=SAMPLES, **options)
 
 
-def test_a_predictor_that_looks() -> None:
+def test_a_predictor_that_uses_the_image() -> None:
     scores = scores_of(look)
     assert list(scores.estimates) == ["model", "shuffled"]
     lowest = 0.025 ** (1 / 30)  # 30 groups of equal size, and none with an error
@@ -89,7 +89,7 @@ def test_a_predictor_that_looks() -> None:
     assert (scores.samples, scores.groups) == (90, 30)
 
 
-def test_a_predictor_that_does_not_look_is_found_out() -> None:
+def test_a_predictor_that_ignores_the_image_is_detected() -> None:
     scores = scores_of(guess)
     assert scores.uses_image is False
     assert "NO SIGN THAT THE IMAGES MATTER" in scores.shuffled_image_check
@@ -253,7 +253,7 @@ def test_shuffled_can_be_left_out() -> None:
     assert scores.uses_image is None
 
 
-def test_slices_part_the_samples() -> None:
+def test_slices_partition_the_samples() -> None:
     def know_a(samples: Sequence[Sample]) -> list[str]:
         return [t if "Category: A" in t else "?" for t in look(samples)]
 
@@ -289,7 +289,7 @@ def test_a_template_without_price_has_no_price_metrics() -> None:
     assert {metric.field for metric in scores.metrics.values()} == {None, "title"}
 
 
-def test_every_row_has_words() -> None:
+def test_every_system_has_a_description() -> None:
     assert next(iter(SYSTEMS)) == "model"
     assert all(words and not words.endswith(".") for words in SYSTEMS.values())
 

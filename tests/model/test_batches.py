@@ -230,7 +230,7 @@ def test_a_bfloat16_model_with_a_float32_projection_works(
     torch.testing.assert_close(found.float(), expected, atol=0.8, rtol=0.0)
 
 
-def test_pixel_values_without_image_sizes_are_refused(
+def test_pixel_values_without_image_sizes_are_rejected(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     """The official code ignores the image."""
@@ -241,7 +241,7 @@ def test_pixel_values_without_image_sizes_are_refused(
         model.generate(**inputs, max_new_tokens=1)
 
 
-def test_placeholders_without_images_are_refused(
+def test_placeholders_without_images_are_rejected(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     ids, mask = rows[0]["input_ids"], rows[0]["attention_mask"]
@@ -252,7 +252,7 @@ def test_placeholders_without_images_are_refused(
         model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1)
 
 
-def test_a_text_cut_through_a_image_is_refused_with_both_counts(
+def test_a_text_cut_through_an_image_is_rejected_with_both_counts(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     cut = rows[0] | {name: rows[0][name][:, :20] for name in ("input_ids", "attention_mask")}
@@ -260,14 +260,14 @@ def test_a_text_cut_through_a_image_is_refused_with_both_counts(
         model(**cut)
 
 
-def test_crops_that_do_not_fit_image_sizes_are_refused(
+def test_crops_that_do_not_fit_image_sizes_are_rejected(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     with pytest.raises(ValueError, match=r"image_sizes describe 5 crops.*hold 4"):
         model(**rows[0] | {"pixel_values": rows[0]["pixel_values"][1:]})
 
 
-def test_images_beside_bare_embeddings_are_refused(
+def test_images_beside_bare_embeddings_are_rejected(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     """The official code ignores the image."""
@@ -288,7 +288,7 @@ def test_more_words_can_be_added(model: Phi3VForCausalLM, rows: list[Inputs]) ->
     assert not [name for name in model.state_dict() if "wte" in name]
 
 
-def test_hidden_states_and_attentions_can_be_asked_for(
+def test_hidden_states_and_attentions_can_be_requested(
     model: Phi3VForCausalLM, rows: list[Inputs]
 ) -> None:
     model.set_attn_implementation("eager")

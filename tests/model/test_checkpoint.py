@@ -65,7 +65,7 @@ def test_a_full_folder_loads_ready_to_answer(tiny_checkpoint: Path, rows: list[I
     assert torch.equal(model.lm_head.weight, saved["lm_head.weight"])
 
 
-def test_weights_come_in_the_kind_of_number_asked_for(tiny_checkpoint: Path) -> None:
+def test_weights_are_loaded_in_the_requested_dtype(tiny_checkpoint: Path) -> None:
     model, _ = load_model(tiny_checkpoint, dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
@@ -111,7 +111,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert f"No model at '{tmp_path}/nowhere': no such folder. Give a checkpoint folder" in message
 
 
-def test_a_folder_without_config_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_without_config_is_reported_with_its_content(tmp_path: Path) -> None:
     for name in ("photo.png", "notes.txt"):
         (tmp_path / name).touch()
     message = refusal(tmp_path)
@@ -119,7 +119,7 @@ def test_a_folder_without_config_says_what_it_holds(tmp_path: Path) -> None:
     assert "only notes.txt, photo.png. Give the folder that holds" in message
 
 
-def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported_as_empty(tmp_path: Path) -> None:
     assert "has no config.json, only nothing" in refusal(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_torn_config_is_no_matter_of_the_hub(copy: Path) -> None:
     assert "hub" not in message
 
 
-def test_another_kind_of_model_is_refused(copy: Path) -> None:
+def test_another_kind_of_model_is_rejected(copy: Path) -> None:
     config = copy / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "phi3"}))
     message = refusal(copy)
@@ -150,7 +150,7 @@ def leave_the_head_only(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut_off, leave_the_head_only, Path.unlink])
-def test_a_shard_that_is_not_whole_is_refused(
+def test_a_shard_that_is_not_whole_is_rejected(
     shards: list[Path], harm: Callable[[Path], None]
 ) -> None:
     harm(shards[-1])
@@ -168,7 +168,7 @@ def test_a_missing_tensor_is_named(copy: Path) -> None:
     assert "lack 1 of the model's tensors, the first 'model.vision_embed_tokens.glb_GN'" in message
 
 
-def test_a_tensor_of_another_shape_is_refused(copy: Path) -> None:
+def test_a_tensor_of_another_shape_is_rejected(copy: Path) -> None:
     file = copy / "model.safetensors"
     tensors = load_file(file)
     tensors["model.vision_embed_tokens.glb_GN"] = torch.zeros(1, 1, 3)
@@ -176,7 +176,7 @@ def test_a_tensor_of_another_shape_is_refused(copy: Path) -> None:
     assert "do not load" in refusal(copy)
 
 
-def test_a_folder_without_processor_says_what_to_copy(copy: Path) -> None:
+def test_a_folder_without_processor_is_reported_with_the_files_to_copy(copy: Path) -> None:
     for name in ("preprocessor_config.json", "processor_config.json"):
         (copy / name).unlink(missing_ok=True)
     assert "Copy preprocessor_config.json" in refusal(copy)
@@ -188,7 +188,7 @@ def test_an_adapter_whose_base_is_gone_names_both(adapter: Path, copy: Path) -> 
 
 
 @pytest.mark.parametrize("harm", [cut_off, Path.unlink])
-def test_an_adapter_that_is_not_whole_is_refused(
+def test_an_adapter_that_is_not_whole_is_rejected(
     adapter: Path, harm: Callable[[Path], None]
 ) -> None:
     harm(adapter / "adapter_model.safetensors")
@@ -196,7 +196,7 @@ def test_an_adapter_that_is_not_whole_is_refused(
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no body/no:model"])
-def test_a_hub_id_that_cannot_be_fetched_says_so(name: str) -> None:
+def test_a_hub_id_that_cannot_be_fetched_is_reported(name: str) -> None:
     message = refusal(name)
     assert message.startswith(f"'{name}' is no folder here, and fetching it from the hub failed: ")
     assert message.endswith("or download the checkpoint and give its folder.")

@@ -60,7 +60,7 @@ def answer_to(found: Any) -> str:
     return str(found["generated_text"][-1]["content"])
 
 
-def test_a_pipeline_answers_a_chat_about_a_image_or_its_path(
+def test_a_pipeline_answers_a_chat_about_an_image_or_its_path(
     ask: Any, images: list[PILImage.Image], tmp_path: Path
 ) -> None:
     images[0].save(tmp_path / "photo.png")

@@ -34,7 +34,7 @@ def fresh_readings(model: Phi3VForCausalLM, inputs: Inputs, count: int) -> list[
     return found
 
 
-def test_rows_of_a_left_padded_batch_say_what_they_say_alone(
+def test_rows_of_a_left_padded_batch_give_the_same_text_as_alone(
     model: Phi3VForCausalLM, rows: list[Inputs], batch_of_rows: Callable[[str], Inputs]
 ) -> None:
     together = tokens_after(batch_of_rows("left"), model)
@@ -91,7 +91,7 @@ def test_several_answers_to_a_row_see_all_its_images(
     [{"prefill_chunk_size": 7}, {"cache_implementation": "static"}],
     ids=["chunked prefill", "static cache"],
 )
-def test_other_ways_to_fill_the_cache_say_the_same(
+def test_other_ways_to_fill_the_cache_give_the_same_text(
     model: Phi3VForCausalLM, batch_of_rows: Callable[[str], Inputs], options: dict[str, Any]
 ) -> None:
     batch = batch_of_rows("left")
@@ -170,7 +170,7 @@ def test_generation_across_the_border_equals_reading_afresh(
     assert tokens_after(inputs, short_context, **CACHES[cache])[0] == expected
 
 
-def test_bare_embeddings_are_refused_at_the_border(short_context: Phi3VForCausalLM) -> None:
+def test_bare_embeddings_are_rejected_at_the_border(short_context: Phi3VForCausalLM) -> None:
     """They are gone by the time they would have to be read again."""
     embeds = short_context.get_input_embeddings()(torch.arange(300, 394)[None])
     with pytest.raises(ValueError, match=r"past 96 tokens.*Pass the whole text as input_ids"):

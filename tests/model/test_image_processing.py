@@ -141,12 +141,12 @@ def test_num_crops_of_one_call_wins_over_the_processors() -> None:
 
 
 @pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
-def test_a_image_too_thin_to_resize_is_refused_with_its_size(size: tuple[int, int]) -> None:
+def test_an_image_too_thin_to_resize_is_rejected_with_its_size(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="5000 pixels long and 1 thick"):
         Phi3VImageProcessor(num_crops=4)(Image.new("RGB", size))
 
 
-def test_arrays_are_refused_where_the_official_code_crashes() -> None:
+def test_arrays_are_rejected_where_the_official_code_crashes() -> None:
     with pytest.raises(ValueError, match=r"got ndarray\. Use PIL\.Image\.fromarray"):
         Phi3VImageProcessor()(np.zeros((8, 8, 3), dtype=np.uint8))
 

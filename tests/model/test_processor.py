@@ -101,7 +101,7 @@ def shape(made: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(values.shape) for name, values in made.items()}
 
 
-def test_a_text_with_its_image_gives_what_the_model_takes(
+def test_a_text_with_its_image_gives_the_model_inputs(
     processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     for shown in (images[0], images[:1], [images[:1]]):
@@ -199,7 +199,7 @@ def test_leading_zeros_and_unnumbered_tags_are_understood(
         ("<|image_1|> <|image|>", 2, r"Text 0 mixes <\|image\|> with numbered tags"),
     ],
 )
-def test_a_tag_or_image_without_the_other_is_an_error_that_says_which(
+def test_a_tag_or_image_without_the_other_is_reported_by_name(
     processor: Phi3VProcessor,
     images: list[Image.Image],
     text: str,
@@ -221,7 +221,7 @@ def test_an_error_names_the_text_of_a_batch(
         processor(text=[ONE, ONE], images=[[images[0]]])
 
 
-def test_a_text_that_would_be_cut_through_a_image_is_refused(
+def test_a_text_that_would_be_cut_through_an_image_is_rejected(
     processor: Phi3VProcessor, images: list[Image.Image]
 ) -> None:
     with pytest.raises(ValueError, match="truncat"):
@@ -271,7 +271,7 @@ def test_a_chat_with_images_becomes_the_models_inputs(
     assert all(torch.equal(made[name], expected[name]) for name in expected)
 
 
-def test_the_template_marks_what_the_assistant_said(processor: Phi3VProcessor) -> None:
+def test_the_template_marks_the_assistants_turns(processor: Phi3VProcessor) -> None:
     made = processor.apply_chat_template(
         [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A coat"}],
         tokenize=True,

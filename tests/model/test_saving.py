@@ -95,7 +95,7 @@ def test_the_decoder_alone_loads_as_auto_model(official_folder: Path) -> None:
     assert not report["missing_keys"]
 
 
-def test_weights_are_held_as_the_official_file_says(official_folder: Path) -> None:
+def test_weights_have_the_official_dtypes(official_folder: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(official_folder).dtype == torch.bfloat16
 
 
@@ -131,7 +131,7 @@ def test_the_aliases_of_the_official_module_tree_are_tolerated(official_folder: 
     assert not report["unexpected_keys"]
 
 
-def test_an_official_folder_answers_about_a_image(official_folder: Path) -> None:
+def test_an_official_folder_answers_about_an_image(official_folder: Path) -> None:
     tokenizer_files = official(official_folder.name)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tokenizer_files / name, official_folder)
@@ -203,7 +203,7 @@ def test_both_official_kinds_of_rope_survive_a_round_trip(kind: str) -> None:
         ({"embd_layer": {"hd_transform_order": "glb_sub"}}, "'glb_sub'; only 'sub_glb'"),
     ],
 )
-def test_a_config_that_cannot_work_is_refused(change: dict[str, Any], complaint: str) -> None:
+def test_a_config_that_cannot_work_is_rejected(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Phi3VConfig(**change)
 

@@ -40,7 +40,7 @@ def test_digits_are_single_tokens() -> None:
     assert processor.tokenizer.tokenize("1290.0") == ["▁", "1", "2", "9", "0", ".", "0"]
 
 
-def test_the_packaged_base_names_what_it_is_shown() -> None:
+def test_the_packaged_base_describes_its_images() -> None:
     model, processor = load_model(SMALL, dtype=torch.float32)
     rng = random.Random("not in the pool")
     garments = [random_garment(rng) for _ in range(24)]

@@ -238,7 +238,7 @@ def test_original_values_are_kept_whatever_they_are() -> None:
     }
 
 
-def test_a_chunk_keeps_its_order_with_what_could_not_be_read() -> None:
+def test_a_chunk_keeps_the_order_of_readable_and_unreadable_rows() -> None:
     broken = UnreadableRow(number=8, origin="a.csv line 10", reason="found more cells", raw="a;b;c")
     first, second = clean_chunk([gathered(PRODUCT), broken], RULES)
     assert isinstance(first, CleanRow)

@@ -65,7 +65,7 @@ def test_the_model_case_is_taken_as_it_is() -> None:
     assert "imageurl" not in columns.fields
 
 
-def test_what_is_given_wins() -> None:
+def test_explicit_values_take_precedence() -> None:
     row = {"photo": "a.jpg", "back": "b.jpg", "name": "Coat", "label": "Best", "art": "7"}
     columns = choose(row, given={"image": "photo,back", "title": "label", "id": "art"})
     assert columns.image == ("photo", "back")
@@ -93,7 +93,7 @@ def test_the_column_that_most_surely_holds_images_is_taken(
     assert choose(columns, folder=tmp_path).image == (chosen,)
 
 
-def test_an_id_must_tell_rows_apart() -> None:
+def test_an_id_must_be_unique() -> None:
     same = [{"image": b"x", "code": "A", "sku": str(n)} for n in range(9)]
     assert choose(*same).id == "sku"
 

@@ -257,7 +257,7 @@ def test_a_chain_is_as_long_as_the_groups_it_joins_are_many(
     assert set(of(*rows)) == {0}
 
 
-def test_reached_are_the_rows_that_hold_what_a_chosen_row_holds() -> None:
+def test_rows_that_share_a_value_with_a_chosen_row_are_reached() -> None:
     groups: Groups = group_rows(
         [
             *(trait(0, hashes=(0,)), trait(1, hashes=(1, 1 << 40)), trait(2, hashes=(3 << 40,))),

@@ -36,7 +36,7 @@ def faulty_shop(folder: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_results_come_in_the_order_of_what_was_given(workers: int) -> None:
+def test_results_come_in_the_order_of_the_requests(workers: int) -> None:
     assert list(run_locally(str, range(30), workers=workers)) == [str(n) for n in range(30)]
 
 

@@ -265,7 +265,7 @@ def test_a_dropped_connection_is_retried(shop: Shop, tmp_path: Path) -> None:
     assert shop.asked == {"/a.jpg": 2, "/b.jpg": 2 * (1 + RETRY.retries)}
 
 
-def test_nobody_at_the_port_is_no_connection(tmp_path: Path) -> None:
+def test_a_closed_port_is_no_connection(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -427,7 +427,7 @@ def test_a_redirect_without_a_target_is_a_failure(shop: Shop, tmp_path: Path) ->
     assert one(shop.gives("/a", answer(b"", 302)), tmp_path).reason == "HTTP 302"
 
 
-def test_garbage_instead_of_http_is_a_malformed_answer(shop: Shop, tmp_path: Path) -> None:
+def test_garbage_instead_of_http_is_a_malformed_response(shop: Shop, tmp_path: Path) -> None:
     assert (
         one(shop.gives("/a", b"SSH-2.0-OpenSSH\r\n\r\n"), tmp_path).reason == "malformed response"
     )

@@ -82,7 +82,7 @@ def test_a_plain_image_is_kept_byte_for_byte(format: str, mode: str) -> None:
     ],
 )
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_an_image_is_turned_as_its_exif_says(
+def test_an_image_is_rotated_by_its_exif_orientation(
     orientation: int, size: tuple[int, int], corner: tuple[int, int], format: str
 ) -> None:
     exif = Image.Exif()
@@ -263,7 +263,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_usable_image_is_rejected_with_its_reason(name: str) -> None:
+def test_unusable_images_are_rejected_with_their_reason(name: str) -> None:
     encoded, expected = REFUSED[name]
     assert reason(encoded).startswith(expected)
 

@@ -84,7 +84,7 @@ def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
     assert numbers == [n for n in range(2 * CHUNK) if n != 1]
 
 
-def test_prefetching_reports_what_failed(tmp_path: Path) -> None:
+def test_prefetching_reports_failures(tmp_path: Path) -> None:
     rows = [Row(number=n, origin="", values={"front": NOWHERE}) for n in range(2)]
     source = Source(name="shop", kind="json", rows=lambda: iter(rows), folder=None)
     seen: list[object] = []

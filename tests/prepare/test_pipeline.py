@@ -118,7 +118,7 @@ def test_no_clean_row_is_rejected(export: Export) -> None:
             assert samples[cells["product_code"]]["title"] == cells["title"]
 
 
-def test_what_cannot_be_corrected_is_rejected_with_its_reason_and_values(export: Export) -> None:
+def test_uncorrectable_rows_are_rejected_with_reason_and_values(export: Export) -> None:
     folder, faults, out = export
     rejected, cells = rejected_of(out), cells_of(folder)
     doomed = [planted for planted in faults if planted.outcome == "rejected"]
@@ -138,7 +138,7 @@ def test_what_cannot_be_corrected_is_rejected_with_its_reason_and_values(export:
     assert all("is UTF-8 in a file" in reason or "that are not" in reason for reason in foreign)
 
 
-def test_what_can_be_corrected_is_corrected_to_the_value_it_had(export: Export) -> None:
+def test_correctable_corruptions_are_corrected_to_the_true_value(export: Export) -> None:
     folder, faults, out = export
     cells, samples = cells_of(folder), rows_of(out)
     mended = [planted for planted in faults if planted.outcome == "mended"]
@@ -165,7 +165,7 @@ def test_what_can_be_corrected_is_corrected_to_the_value_it_had(export: Export) 
         assert changes.get(change, 0) >= count, (fault, changes)
 
 
-def test_what_repeats_a_row_goes_with_it(export: Export) -> None:
+def test_duplicates_follow_their_row(export: Export) -> None:
     folder, faults, out = export
     cells, samples, rejected = cells_of(folder), rows_of(out), rejected_of(out)
     twins = [planted for planted in faults if planted.partner is not None]
@@ -238,7 +238,7 @@ def test_a_template_whose_fields_are_not_there_is_rejected_at_once(tmp_path: Pat
         run(shop, tmp_path / "out", template=str(words))
 
 
-def test_a_catalog_without_prices_gets_a_template_over_what_there_is(tmp_path: Path) -> None:
+def test_a_catalog_without_prices_gets_a_template_of_its_own_columns(tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k != "price"} for row in products(5)]
     run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
     template = find_template(str(tmp_path / "out"))
@@ -351,7 +351,7 @@ def test_dates_decimals_and_lists_of_parquet_are_kept(tmp_path: Path) -> None:
     assert told(tmp_path / "out")["changes"]["bytes left out of the record"] == 1
 
 
-def test_text_that_looks_like_a_path_is_no_image(tmp_path: Path) -> None:
+def test_text_that_resembles_a_path_is_no_image(tmp_path: Path) -> None:
     rows = [product(n, manual="images/0.png", note="a.jpg") for n in range(4)]
     rows[1]["photo"] = "../../etc/shadow"
     outcome = run(write_shop(tmp_path / "shop", rows), tmp_path / "out")
@@ -367,7 +367,7 @@ def test_ids_given_again_and_repeated_rows_are_distinguished(tmp_path: Path) -> 
     assert rejected_of(tmp_path / "out")[3]["detail"] == "row 0"
 
 
-def test_what_the_source_says_of_itself_is_on_the_card(tmp_path: Path) -> None:
+def test_the_description_of_the_source_is_on_the_card(tmp_path: Path) -> None:
     shop = Path(write_shop(tmp_path / "shop", products(4))).parent
     (shop / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A shop\n")
     run(shop / "products.csv", tmp_path / "out", license="my <own> terms")

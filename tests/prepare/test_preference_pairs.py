@@ -171,7 +171,7 @@ def test_the_wording_of_the_data_is_used_and_kept(tmp_path):
     assert find_template(str(pairs.folder)) == own
 
 
-def test_the_card_and_the_facts_say_what_was_made(data, pairs):
+def test_the_card_and_the_metadata_describe_the_output(data, pairs):
     facts = json.loads((pairs.folder / "pairs.json").read_text())
     assert facts["splits"] == {"train": 108, "validation": 6, "test": 6}
     card = (pairs.folder / "README.md").read_text()
@@ -215,7 +215,7 @@ def test_progress_counts_every_sample(data, tmp_path):
         ({"messages": [{"role": "user", "content": "Hi"}]}, "holds conversations"),
     ],
 )
-def test_what_has_pairs_or_no_records_is_rejected(tmp_path, column, message):
+def test_datasets_of_pairs_or_without_records_are_rejected(tmp_path, column, message):
     data = write_data(tmp_path / "shop", [row(0) | column])
     with pytest.raises(ValueError, match=message):
         write_pairs(data, tmp_path / "pairs")
@@ -231,7 +231,7 @@ def test_a_catalog_with_one_value_in_each_field_is_rejected(tmp_path):
         write_pairs(data, tmp_path / "pairs", pairs_per_sample=0)
 
 
-def test_fields_that_the_answer_needs_are_asked_for(tmp_path):
+def test_missing_fields_of_the_answer_are_reported(tmp_path):
     data = write_data(tmp_path / "shop", [{"image": row(0)["image"], "title": "Hat"}])
     with pytest.raises(ValueError, match="template 'product' needs the field 'category3_code'"):
         write_pairs(data, tmp_path / "pairs")

@@ -299,7 +299,7 @@ def test_tar_shards(tmp_path: Path) -> None:
     assert samples["Product 4"]["image"]["bytes"] == image(4)
 
 
-def test_names_of_files_that_are_no_text_break_nothing(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8_are_handled(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path / "photos" / "tees")
     os.makedirs(folder)  # noqa: PTH103  # A Path holds no such name.
     for number, name in enumerate((b"caf\xe9.png", b"plain.png")):

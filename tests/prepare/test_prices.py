@@ -165,7 +165,7 @@ def test_an_amount_has_no_noise_behind_its_digits(written: object, amount: float
 
 
 @pytest.mark.parametrize("written", [*NONE, None, float("nan"), Decimal("NaN"), np.nan])
-def test_a_cell_can_say_that_there_is_no_price(written: object) -> None:
+def test_a_cell_can_contain_no_price(written: object) -> None:
     price = parse_price(written)
     assert (price.amount, price.currency, price.form) == (None, None, "none")
 
@@ -237,7 +237,7 @@ def test_other_cells_are_rejected_with_a_reason(written: object, reason: str) ->
         ("12.5", ",", 12.5, "decimal point"),
     ],
 )
-def test_the_column_settles_what_one_number_leaves_open(
+def test_the_column_decides_ambiguous_numbers(
     written: str, decimal: DecimalMark, amount: float, form: str
 ) -> None:
     price = parse_price(written, decimal=decimal)

@@ -51,7 +51,7 @@ def test_else_one_over_the_fields_that_are(missing: str, question: str, answer: 
     assert found.answer.startswith(answer)
 
 
-def test_a_source_that_is_a_placeholder_known_is_rejected_with_what_it_has() -> None:
+def test_a_placeholder_source_is_rejected_with_its_content() -> None:
     with pytest.raises(ValueError, match=r"no column was recognised as title, .*; found zz, qq"):
         find({"photo": b"x", "zz": "Coat", "qq": "1"})
 
@@ -82,7 +82,7 @@ def test_the_user_wins() -> None:
         (("images=photo",), "no field can be called 'images'"),
     ],
 )
-def test_mappings_that_mean_nothing_are_rejected(mapping: tuple[str, ...], complaint: str) -> None:
+def test_mappings_without_meaning_are_rejected(mapping: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         find(SHOP, mapping=mapping)
 

@@ -224,7 +224,7 @@ def test_nothing_leaks_where_groups_are_kept_together() -> None:
     assert all(here == 0 for here, _ in leaks.values())
 
 
-def test_a_random_split_leaks_what_can_be_reckoned() -> None:
+def test_the_leakage_of_a_random_split_can_be_calculated() -> None:
     leaks = count_leaks(group_rows(hundred_pairs()), split_rows(hundred_pairs()), SHARES, seed=0)
     # Each of 200 rows is in test by 0.1, and its twin in training by 0.8: 16 rows of each kind.
     # Twenty splits of variance below 16 have an average with a standard deviation below 0.9.
@@ -244,7 +244,7 @@ def test_leaks_of_a_given_split_are_counted_by_kind() -> None:
     assert found[ANY, "test"][0] == 300
 
 
-def test_a_row_that_leaks_in_two_ways_counts_once_among_any() -> None:
+def test_a_row_with_two_kinds_of_leakage_counts_once_in_the_total() -> None:
     rows = [
         RowKeys(number=n, id=f"r{n}", title="coat", group="g", digests=("p",), hashes=(7,))
         for n in range(2)
@@ -284,7 +284,7 @@ def test_a_repeat_goes_aside_and_names_the_first_of_its_kind() -> None:
     assert placed(assignment.decisions[3]).group == "S11"
 
 
-def test_what_belongs_together_is_placed_together() -> None:
+def test_rows_of_one_group_are_placed_together() -> None:
     entries = [entry(n) for n in range(30)]
     entries += [entry(30, title="product 0"), entry(31, digests=("digest 1", "other"))]
     entries += [entry(32, group="G"), entry(33, group="G")]

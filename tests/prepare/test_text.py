@@ -38,7 +38,9 @@ BROKEN = "broken characters replaced"
         (" \n", "", (SPACE,)),
     ],
 )
-def test_a_text_is_tidied_and_says_how(text: str, expected: str, changes: tuple[str, ...]) -> None:
+def test_a_text_is_cleaned_with_a_list_of_corrections(
+    text: str, expected: str, changes: tuple[str, ...]
+) -> None:
     assert clean_text(text) == (expected, changes)
 
 
@@ -60,7 +62,7 @@ def test_nothing_else_changes(text: str) -> None:
     assert clean_text(text) == (text, ())
 
 
-def test_tidying_again_changes_nothing() -> None:
+def test_cleaning_twice_changes_nothing() -> None:
     chance = random.Random(0)
     pieces = [
         "&",

@@ -64,7 +64,7 @@ def said_of(garment: Garment, text: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_conversation_mentions_only_what_can_be_seen(kind: str) -> None:
+def test_a_conversation_mentions_only_visible_attributes(kind: str) -> None:
     for seed in range(60):
         garment = random_garment(random.Random(f"{kind} {seed}"), kind)
         for question, answer in converse(garment, random.Random(seed)):
@@ -104,7 +104,7 @@ def test_a_conversation_holds_two_shops_entries_and_three_other_turns() -> None:
     assert len(set(questions) & {shop.question for shop in SHOPS}) == 2
 
 
-def test_a_shop_prices_what_is_visible() -> None:
+def test_a_shop_prices_visible_attributes() -> None:
     plain = replace(GARMENT, trim="none", pattern="plain")
     for shop in SHOPS:
         twin = replace(plain, fit=1.05, rgb=(0, 0, 0))

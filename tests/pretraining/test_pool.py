@@ -54,7 +54,7 @@ def test_an_unfinished_shard_is_not_read(drawn_pool: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-def test_a_image_has_its_global_view_and_the_crops_of_its_size(
+def test_an_image_has_its_global_view_and_the_crops_of_its_size(
     drawn_pool: Path, shard: int
 ) -> None:
     for drawn in read_shard(drawn_pool, shard):

@@ -95,7 +95,7 @@ def test_a_state_is_written_when_it_is_time(
 
 
 @pytest.mark.parametrize("stage", [train_encoder, train_conversations])
-def test_each_stage_moves_what_it_is_for(
+def test_each_stage_trains_its_own_weights(
     drawn_pool: Path, tmp_path: Path, stage: Callable[[Pretraining, Path, int], None]
 ) -> None:
     run = Pretraining(tmp_path / "state.pt")
@@ -115,7 +115,7 @@ def test_the_validation_shard_is_never_learnt(drawn_pool: Path) -> None:
     assert sorted(map(str, expected)) == sorted(str(drawn.garment) for drawn in batch)
 
 
-def test_only_what_the_assistant_says_is_labelled(drawn_pool: Path, tmp_path: Path) -> None:
+def test_only_the_assistants_turns_are_labelled(drawn_pool: Path, tmp_path: Path) -> None:
     processor = Pretraining(tmp_path / "state.pt").processor
     batch = list(read_shard(drawn_pool, 1))
     talks = [converse(drawn.garment, random.Random(0)) for drawn in batch]

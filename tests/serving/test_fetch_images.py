@@ -148,7 +148,7 @@ def test_a_name_that_resolves_to_a_private_address_is_rejected(address: str) -> 
     assert rejection.code == "host_not_public"
 
 
-def test_the_address_that_is_connected_to_is_the_one_that_is_judged() -> None:
+def test_the_address_of_the_connection_is_the_checked_one() -> None:
     """So a name server that says something public first and something else later gains nothing."""
     names = FixedNames(["127.0.0.1", "93.184.215.14"])
     rejection_of("http://shop.example:PORT/image", "shop.example:PORT", names=names)

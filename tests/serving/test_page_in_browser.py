@@ -455,7 +455,7 @@ def test_everything_can_be_done_with_the_keyboard_alone(desk: Opened, tmp_path: 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_it_looks_right_before_and_after(
+def test_the_layout_is_correct_before_and_after(
     screen: Screen, scheme: Scheme, browser: Browser, stage: Stage
 ):
     with visited(browser, stage.address, screen, scheme) as seen:

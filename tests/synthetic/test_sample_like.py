@@ -53,7 +53,7 @@ def test_columns_types_and_splits_are_those_of_the_dataset(
     assert len(load_samples(drawn[0])) == _ROWS
 
 
-def test_nothing_real_is_in_it(shop: Path, drawn: tuple[Path, Fidelity]) -> None:
+def test_no_real_value_is_in_it(shop: Path, drawn: tuple[Path, Fidelity]) -> None:
     for column in ("title", "product_code", "itemurl", "group_id"):
         real = {row[column] for row in read_rows(shop)}
         assert not real & {row[column] for row in read_rows(drawn[0])}

@@ -218,7 +218,9 @@ def test_full_merges_an_adapter_and_trains_the_sum(make_recipe: MakeRecipe, adap
     assert not isinstance(trainable.model, PeftModel)
 
 
-def test_targets_in_the_tower_are_refused_with_the_decoder_s_names(make_recipe: MakeRecipe) -> None:
+def test_targets_in_the_tower_are_rejected_with_the_decoder_s_names(
+    make_recipe: MakeRecipe,
+) -> None:
     with pytest.raises(ValueError, match=r"reach no language-model layer.*gate_up_proj"):
         load_trainable(make_recipe("lora", target_modules=("q_proj", "v_proj")))
     with pytest.raises(ValueError, match="no linear layer is named qkv"):

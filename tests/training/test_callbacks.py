@@ -125,7 +125,7 @@ def test_a_loss_that_all_samples_break_is_not_laid_on_one(
         trainable.model(**batch)
 
 
-def test_broken_weights_are_told_from_broken_samples(
+def test_broken_weights_are_distinguished_from_broken_samples(
     trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
 ) -> None:
     StepCheck(trainable.model)
@@ -291,7 +291,7 @@ class CountedModel(nn.Module):
         return inputs["input_ids"]
 
 
-def test_only_what_is_learnt_from_counts_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_training_samples_count_as_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 12.0, 12.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     monkeypatch.setattr("phi_vision.training.callbacks.world_size", lambda: 2)
@@ -335,7 +335,7 @@ def test_the_machine_is_read() -> None:
     assert 100 < figures["memory_mib"] < 100_000
 
 
-def test_rates_are_named_by_what_learns_with_them() -> None:
+def test_learning_rates_are_named_by_their_parameter_groups() -> None:
     decayed = {"name": "language", "lr": 0.0, "initial_lr": 1e-4}
     second = {"name": "language", "lr": 0.0, "initial_lr": 16e-4}
     vision = {"name": "vision", "lr": 0.0, "initial_lr": 1e-5}

@@ -65,7 +65,7 @@ def test_conversations_train_are_evaluated_and_predict_with_their_own_prompt(
     assert ("shuffled" in outcome.scores.estimates) == images
 
 
-def test_conversations_that_could_not_be_evaluated_are_refused_before_the_first_step(
+def test_conversations_that_could_not_be_evaluated_are_rejected_before_the_first_step(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     data = lay(tmp_path / "chats", train=chats())

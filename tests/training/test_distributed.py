@@ -163,7 +163,7 @@ def test_fsdp_holds_half_of_the_model_in_each(trained: Trained, job: str) -> Non
     assert told[0]["held"] < 0.6 * told[0]["weights"]
 
 
-def test_fsdp_in_bf16_tells_losses_in_float32(trained: Trained) -> None:
+def test_fsdp_in_bf16_reports_losses_in_float32(trained: Trained) -> None:
     ours, theirs = (
         [line["loss"] for line in trained.log(name) if "loss" in line]
         for name in ("fsdp_bf16", "one_ddp_lora")
@@ -183,7 +183,7 @@ def test_a_resumed_run_of_two_is_the_uninterrupted_run(trained: Trained, job: st
     ]
 
 
-def test_processes_with_different_recipes_are_refused(trained: Trained) -> None:
+def test_processes_with_different_recipes_are_rejected(trained: Trained) -> None:
     for told in trained.told("ddp_other"):
         assert "process 1 has another seed than process 0 (7 instead of 0)" in told["refused"]
     assert not (trained.folder / "ddp_other").exists()
@@ -213,7 +213,7 @@ LAUNCHED |= {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
         (RECIPES["lora"](), {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, 0, "asks for inductor"),
     ],
 )
-def test_a_launch_that_would_become_another_is_refused(
+def test_a_launch_that_would_become_another_is_rejected(
     recipe: Recipe, environment: Mapping[str, str], gpus: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -251,12 +251,12 @@ def test_a_plain_launch_is_taken(recipe: Recipe, environment: Mapping[str, str],
         (RECIPES["dpo"](), "does not support objective dpo"),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(recipe: Recipe, message: str) -> None:
+def test_settings_that_cannot_be_sharded_are_rejected(recipe: Recipe, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fsdp(recipe)
 
 
-def test_another_mode_than_asked_for_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mode_other_than_the_requested_one_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="fsdp was asked for, but 2 weights are whole"):
@@ -275,12 +275,12 @@ def test_a_run_is_resumed_by_as_many_processes(tmp_path: Path) -> None:
         check_same_processes(tmp_path)
 
 
-def test_a_folder_that_is_not_shared_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_shared_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="on storage that all machines share"):
         check_folder_is_shared(tmp_path, tmp_path / "recipe.yaml")
 
 
-def test_what_is_divided_is_gathered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_inputs_are_gathered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts = []
     for rank in ("0", "1"):
@@ -294,7 +294,7 @@ def test_what_is_divided_is_gathered_in_order(monkeypatch: pytest.MonkeyPatch) -
 MakeRecipe = Callable[..., Recipe]
 
 
-def test_several_gpus_in_one_process_are_refused_before_anything_is_written(
+def test_several_gpus_in_one_process_are_rejected_before_anything_is_written(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

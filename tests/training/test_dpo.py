@@ -62,7 +62,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("method", ["dpo", "full"])
-def test_after_some_steps_the_right_answer_is_preferred(make_dpo, method):
+def test_after_some_steps_the_chosen_answer_is_preferred(make_dpo, method):
     recipe = make_dpo(method, max_steps=6, learning_rate=3e-3)
     train(recipe)
     *steps, evaluation = read_log(recipe.output_dir)
@@ -176,7 +176,7 @@ def test_the_models_stop_tokens_stay(make_dpo, tiny_checkpoint):
             assert after.get(token) == before.get(token), f"{token} of {name}"
 
 
-def test_samples_without_rejected_answers_are_refused(make_dpo, products):
+def test_samples_without_rejected_answers_are_rejected(make_dpo, products):
     with pytest.raises(
         ValueError, match=r"20 of 20 samples have no rejected completion.*phi-vision pa"
     ):

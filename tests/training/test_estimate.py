@@ -53,7 +53,7 @@ def test_a_plan_of_packed_rows_counts_rows(make_recipe: MakeRecipe) -> None:
     assert f"{rows} per epoch instead of 16, packed" in plan.as_text()
 
 
-def test_a_plan_writes_nothing_and_says_what_fits(make_recipe: MakeRecipe) -> None:
+def test_a_plan_writes_nothing_and_lists_the_gpus_that_fit(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("full")
     text = make_plan(recipe, gpu="l4").as_text()
     assert "16 training, 4 validation, 0 groups in both" in text
@@ -76,7 +76,7 @@ def test_a_run_that_does_not_fit_is_made_smaller_until_it_does(
     assert plan.changes[-1].memory <= plan.gpu.memory
 
 
-def test_a_run_that_never_fits_is_told_so(
+def test_a_run_that_never_fits_is_reported(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GPUS, "none", GPUS["T4"]._replace(name="none", memory=1.0))
@@ -108,7 +108,7 @@ def test_changes_that_train_alike_come_first() -> None:
     )
 
 
-def test_an_unknown_card_is_refused() -> None:
+def test_an_unknown_card_is_rejected() -> None:
     with pytest.raises(ValueError, match="no GPU 'Voodoo'; choose one of cpu, T4"):
         find_gpu("Voodoo")
 
@@ -144,7 +144,7 @@ def test_a_step_on_a_cpu_takes_longer_than_its_products() -> None:
     assert large > 1000 * 5e-6
 
 
-def test_a_spread_says_how_numbers_lie() -> None:
+def test_a_distribution_is_described_by_mean_median_and_maximum() -> None:
     assert describe_distribution(range(1, 101)) == "mean 50, median 50, 95 % up to 95, max 100"
 
 

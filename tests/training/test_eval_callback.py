@@ -85,7 +85,7 @@ def test_the_best_weights_can_be_chosen_by_a_metric_of_the_answers(
     assert run.best == 0.75
 
 
-def test_a_metric_of_a_field_that_is_not_written_chooses_nothing(
+def test_a_metric_of_an_absent_field_selects_no_checkpoint(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     wording = tmp_path / "template.yaml"

@@ -147,7 +147,7 @@ def test_full_disks_and_full_quotas_are_one_to_the_user(tmp_path: Path, number: 
         raise OSError(number, "No space left on device")
 
 
-def test_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_process_are_recovered(tmp_path: Path) -> None:
     def checkpoint(step: int, state: str | None) -> None:
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)

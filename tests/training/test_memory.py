@@ -36,7 +36,7 @@ MakeRecipe = Callable[..., Recipe]
 BATCH = BatchShape(rows=2, length=40, supervised=20, images=((56, 56), (56, 56)))
 
 
-def test_a_ledger_counts_what_is_held_at_the_worst_moment() -> None:
+def test_a_ledger_counts_the_bytes_at_the_peak() -> None:
     tracker = MemoryTracker()
     with FakeTensorMode(), tracker:
         first = torch.zeros(1000)
@@ -74,7 +74,7 @@ def test_a_gradient_is_moved_to_its_own_part() -> None:
         ("full", {"bf16": True}),
     ],
 )
-def test_the_step_without_numbers_holds_what_a_real_one_holds(
+def test_a_step_on_fake_tensors_uses_the_memory_of_a_real_one(
     make_recipe: MakeRecipe, method: str, changes: dict[str, object]
 ) -> None:
     recipe = make_recipe(method, **changes)
@@ -118,7 +118,7 @@ def test_weights_and_moments_are_counted_exactly(make_recipe: MakeRecipe) -> Non
     assert 2.03 < halved.parts["optimizer"] / halved.trained < 2.2
 
 
-def test_what_is_computed_twice_is_not_kept(make_recipe: MakeRecipe) -> None:
+def test_recomputed_activations_are_not_stored(make_recipe: MakeRecipe) -> None:
     once = _cost(make_recipe("full"))
     twice = _cost(make_recipe("full", gradient_checkpointing=True))
     assert sum(twice.parts.values()) < sum(once.parts.values())

@@ -23,7 +23,7 @@ def test_a_recipe_written_as_yaml_reads_back_equal(name: str, tmp_path: Path) ->
     assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
 
 
-def test_every_field_says_what_it_does() -> None:
+def test_every_field_has_a_help_text() -> None:
     (recipe,) = (
         node
         for node in ast.parse(Path(recipes.__file__).read_text()).body
@@ -74,7 +74,7 @@ def test_a_number_in_the_form_1e_4_is_a_number(tmp_path: Path) -> None:
         ("just words", "holds a str, not fields"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_recipe_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"recipe\.yaml") as caught:
         load_recipe(write(tmp_path, text))
     assert message in str(caught.value)
@@ -115,19 +115,19 @@ def test_a_further_field_is_checked_kept_and_written_beside_the_others(tmp_path:
         ("lora", {"label_smoothing": 0.1}, "objective sft is not dpo"),
     ],
 )
-def test_a_further_field_that_cannot_be_passed_on_is_refused(
+def test_a_further_field_that_cannot_be_passed_on_is_rejected(
     name: str, further: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RECIPES[name](), further=further)
 
 
-def test_every_refused_field_exists() -> None:
+def test_every_rejected_field_exists() -> None:
     assert [name for name in (*REFUSED, *ALLOWED_VALUES) if not has_field(name)] == []
     assert not REFUSED.keys() & names()
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no recipe at"):
         load_recipe(tmp_path / "none.yaml")
 
@@ -169,7 +169,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("lora", {"template": "produkt"}, "choose from product, walkthrough"),
     ],
 )
-def test_a_setting_that_cannot_take_effect_is_refused(
+def test_a_setting_that_cannot_take_effect_is_rejected(
     name: str, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

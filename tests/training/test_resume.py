@@ -172,7 +172,7 @@ def test_conversations_belong_to_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("resumes", [False, True])
-def test_a_run_that_another_process_trains_is_refused(recipe: Recipe, resumes: bool) -> None:
+def test_a_run_that_another_process_trains_is_rejected(recipe: Recipe, resumes: bool) -> None:
     with (
         atomic.lock(recipe.output_dir),
         pytest.raises(ValueError, match="is being written by another process"),

@@ -50,7 +50,7 @@ def test_a_good_batch_passes(
 
 
 @pytest.mark.parametrize("name", ["pixel_values", "image_sizes"])
-def test_missing_image_inputs_are_refused(
+def test_missing_image_inputs_are_rejected(
     collator: CompletionCollator, samples: list[Sample], batch: Batch, name: str
 ) -> None:
     del batch[name]
@@ -58,7 +58,7 @@ def test_missing_image_inputs_are_refused(
         checks.check_images(batch, samples, collator.processor)
 
 
-def test_missing_image_positions_are_refused(
+def test_missing_image_positions_are_rejected(
     collator: CompletionCollator, samples: list[Sample], batch: Batch
 ) -> None:
     batch["input_ids"][batch["input_ids"] == collator.processor.image_token_id] = 5
@@ -66,26 +66,26 @@ def test_missing_image_positions_are_refused(
         checks.check_images(batch, samples, collator.processor)
 
 
-def test_supervised_padding_is_refused(batch: Batch) -> None:
+def test_supervised_padding_is_rejected(batch: Batch) -> None:
     batch["labels"][batch["attention_mask"] == 0] = 0
     with pytest.raises(ValueError, match="labels are on padding"):
         checks.check_labels(batch)
 
 
-def test_a_row_without_labels_is_refused(batch: Batch) -> None:
+def test_a_row_without_labels_is_rejected(batch: Batch) -> None:
     batch["labels"][1] = IGNORED
     with pytest.raises(ValueError, match="1 of 4 rows have no label"):
         checks.check_labels(batch)
 
 
-def test_a_supervised_prompt_is_refused(batch: Batch) -> None:
+def test_a_supervised_prompt_is_rejected(batch: Batch) -> None:
     real = batch["attention_mask"] == 1
     batch["labels"] = torch.where(real, batch["input_ids"], IGNORED)
     with pytest.raises(ValueError, match="100% of all tokens are labelled"):
         checks.check_labels(batch)
 
 
-def test_another_prompt_than_at_inference_is_refused(
+def test_another_prompt_than_at_inference_is_rejected(
     collator: CompletionCollator, samples: list[Sample], batch: Batch
 ) -> None:
     batch["input_ids"][0, 0] += 1
@@ -100,7 +100,7 @@ def test_samples_that_would_be_cut_stop_before_the_first_step(make_recipe: MakeR
     assert not recipe.output_dir.exists()
 
 
-def test_an_adapter_that_misses_the_language_model_is_refused(make_recipe: MakeRecipe) -> None:
+def test_an_adapter_that_misses_the_language_model_is_rejected(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora", target_modules=("q_proj", "v_proj"))
     names = "down_proj, gate_up_proj, o_proj, qkv_proj"
     with pytest.raises(
@@ -110,12 +110,12 @@ def test_an_adapter_that_misses_the_language_model_is_refused(make_recipe: MakeR
     assert not recipe.output_dir.exists()
 
 
-def test_a_target_that_matches_nothing_is_refused(make_recipe: MakeRecipe) -> None:
+def test_a_target_that_matches_nothing_is_rejected(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match="no linear layer is named gate_proj"):
         load_trainable(make_recipe("lora", target_modules=("qkv_proj", "gate_proj")))
 
 
-def test_a_model_without_adapters_is_refused(tiny_checkpoint: Path) -> None:
+def test_a_model_without_adapters_is_rejected(tiny_checkpoint: Path) -> None:
     model, _ = load_model(tiny_checkpoint)
     with pytest.raises(ValueError, match="no language-model layer carries an adapter"):
         check_adapters_are_attached(model, RECIPES["lora"]())

@@ -131,7 +131,7 @@ def test_a_complete_run_has_nothing_to_resume(make_recipe: MakeRecipe) -> None:
     assert read_log(recipe.output_dir) == before
 
 
-def test_a_folder_in_use_is_refused_untouched(make_recipe: MakeRecipe) -> None:
+def test_a_folder_in_use_is_rejected_untouched(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora")
     recipe.output_dir.mkdir()
     (recipe.output_dir / "thesis.txt").touch()
@@ -186,7 +186,7 @@ def test_the_split_holds_out_whole_groups(make_recipe: MakeRecipe) -> None:
     assert {s.group for s in other} != {s.group for s in training}
 
 
-def test_the_data_s_own_validation_is_used_unless_a_fraction_is_given(
+def test_the_validation_split_of_the_data_is_used_unless_a_fraction_is_set(
     make_recipe: MakeRecipe, tmp_path: Path, rows: list[dict[str, object]]
 ) -> None:
     for split, part in {"train": rows[:8], "validation": rows[8:10], "test": rows[10:]}.items():
@@ -196,7 +196,7 @@ def test_the_data_s_own_validation_is_used_unless_a_fraction_is_given(
     assert [len(part) for part in load_split(replace(own, validation_fraction=0.25))] == [6, 2]
 
 
-def test_data_must_be_given(make_recipe: MakeRecipe) -> None:
+def test_training_requires_data(make_recipe: MakeRecipe) -> None:
     with pytest.raises(ValueError, match="no data given"):
         train(make_recipe("lora", data=""))
 

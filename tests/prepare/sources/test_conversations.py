@@ -46,7 +46,7 @@ def test_llava_is_found_out_and_made_messages(tmp_path: Path, name: str) -> None
         ([{"from": "system", "value": "Hi"}, {"from": "GPT", "value": "Ho"}], "system"),
     ],
 )
-def test_speakers_are_spelt_in_many_ways(tmp_path: Path, turns: object, first: str) -> None:
+def test_roles_have_many_spellings(tmp_path: Path, turns: object, first: str) -> None:
     (found,) = values(planted(tmp_path, [{"conversations": turns}]))
     assert found == {
         "images": [],
@@ -113,7 +113,7 @@ def test_turns_in_parquet_are_made_messages_too(tmp_path: Path) -> None:
     ]
 
 
-def test_what_holds_no_turns_cannot_be_read_as_llava(tmp_path: Path) -> None:
+def test_rows_without_turns_are_no_llava_data(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('[{"sku": "A"}]')
     with pytest.raises(ValueError, match=r"holds no conversations: its first row has sku"):
         open_source(str(tmp_path / "p.json"), kind="llava")

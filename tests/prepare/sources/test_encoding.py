@@ -97,7 +97,7 @@ def test_text_that_is_utf8_by_chance_is_left_alone(text: str, encoding: str) -> 
     assert damage(text, encoding) is None
 
 
-def test_what_a_guess_shows_fits_into_a_line(tmp_path: Path) -> None:
+def test_examples_of_a_guess_fit_into_a_line(tmp_path: Path) -> None:
     words = ["aé" * 200, "a" * 400 + "é" + "b" * 400, "Béret", "dé\x85jà", "Crème", "à", "ü\x1b[2J"]
     file = tmp_path / "products.csv"
     file.write_bytes("\n".join(words).encode("latin-1"))

@@ -21,7 +21,7 @@ def values(source: Source) -> list[dict[str, object]]:
     return [dict(row.values) for row in source.rows() if isinstance(row, Row)]
 
 
-def test_the_folder_of_a_image_is_its_category(tmp_path: Path) -> None:
+def test_the_folder_of_an_image_is_its_category(tmp_path: Path) -> None:
     plant(tmp_path, "coats/b.JPG", "coats/a.png", "hats/c.webp", "d.jpg", "women/bags/e.jpg")
     plant(tmp_path, "README.md", "coats/Thumbs.db", "coats/.hidden.jpg")
     source = open_source(str(tmp_path))
@@ -35,7 +35,7 @@ def test_the_folder_of_a_image_is_its_category(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_no_image_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_reported(tmp_path: Path) -> None:
     plant(tmp_path, "coats/a.jpg", "coats/film.mp4")
     broken = list(open_source(str(tmp_path)).rows())[1]
     assert broken == UnreadableRow(
@@ -106,7 +106,7 @@ def test_metadata_parquet_names_several_images_by_column(tmp_path: Path) -> None
     ]
 
 
-def test_addresses_and_other_folders_are_left_for_the_cleaning_to_judge(tmp_path: Path) -> None:
+def test_urls_and_other_folders_are_left_to_the_cleaning(tmp_path: Path) -> None:
     plant(tmp_path, "train/a.jpg")
     (tmp_path / "train" / "metadata.csv").write_text(
         "file_name,n\nhttps://x.example/a.jpg,1\n../../b.jpg,2\n/etc/c.jpg,3\n"

@@ -83,7 +83,7 @@ def test_a_string_that_is_never_closed_ends_with_its_line(tmp_path: Path) -> Non
     assert [row["sku"] for row in values(source)] == ["A", "C"]
 
 
-def test_a_list_that_ends_in_the_middle_keeps_what_is_whole(tmp_path: Path) -> None:
+def test_a_truncated_list_keeps_its_complete_items(tmp_path: Path) -> None:
     source = planted(tmp_path, json.dumps(ROWS)[:-20])
     assert values(source) == ROWS[:2]
     assert [reason for _, reason, _ in faults(source)] == [
@@ -93,7 +93,7 @@ def test_a_list_that_ends_in_the_middle_keeps_what_is_whole(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ['{"products": [{"sku": }', "sku: A", "<b>no</b>"])
-def test_what_is_no_json_is_an_error(tmp_path: Path, content: str) -> None:
+def test_invalid_json_is_an_error(tmp_path: Path, content: str) -> None:
     with pytest.raises(
         ValueError, match=r"cannot read .* as json: .*JSON.*: '.*'; mend it or write"
     ):
@@ -143,7 +143,7 @@ def test_a_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert values(planted(tmp_path, json.dumps(rows, indent=1))) == rows
 
 
-def test_an_object_too_large_to_parse_says_what_to_do(
+def test_an_object_too_large_to_parse_is_reported_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsons, "CHUNK", 64)
@@ -158,7 +158,7 @@ def test_deep_nesting_is_a_fault_and_no_crash(tmp_path: Path) -> None:
     assert [row["sku"] for row in values(source)] == ["A", "C"]
 
 
-def test_text_after_a_list_is_told(tmp_path: Path) -> None:
+def test_text_after_a_list_is_reported(tmp_path: Path) -> None:
     source = planted(tmp_path, '[{"sku": "A"}, {"sku": "B"}]\n[{"sku": "C"}]')
     assert len(values(source)) == 2
     assert faults(source) == [

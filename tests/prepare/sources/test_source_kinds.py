@@ -39,7 +39,9 @@ def test_every_kind_has_a_function() -> None:
         ("a.csv", b"", "is empty: found 0 bytes"),
     ],
 )
-def test_what_is_no_table_is_an_error(tmp_path: Path, name: str, head: bytes, message: str) -> None:
+def test_a_file_without_a_table_is_an_error(
+    tmp_path: Path, name: str, head: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(head)
     with pytest.raises(ValueError, match=message):
         open_source(str(tmp_path / name))
@@ -148,7 +150,7 @@ def test_memory_stays_bounded_while_rows_stream(tmp_path: Path) -> None:
         assert peak < 6e6, name  # of files of 8 MB, which are read in pieces of 1 MB
 
 
-def test_a_hub_id_without_a_network_is_an_error_that_says_so() -> None:
+def test_a_hub_id_without_a_network_is_reported() -> None:
     pattern = r"cannot load 'nobody-here/nothing' .*: .*; check the id and the network"
     with pytest.raises(ValueError, match=pattern):
         open_source("nobody-here/nothing")

@@ -101,7 +101,7 @@ def test_separators_are_found_out(tmp_path: Path, sign: str, shown: str) -> None
     assert values(source)[1] == {"sku": "B", "title": "Hat, red; or | blue", "price": "2"}
 
 
-def test_decimal_commas_do_not_pass_for_separators_and_are_told(tmp_path: Path) -> None:
+def test_decimal_commas_are_no_separators_and_are_reported(tmp_path: Path) -> None:
     source = planted(tmp_path, "sku;price\nA;1.299,50\nB;12,00 €\nC;5,5\n")
     assert source.detected["separator"] == ";"
     assert source.detected["decimal comma in"] == "price"
@@ -167,7 +167,7 @@ def test_a_first_line_of_addresses_is_no_header(tmp_path: Path) -> None:
     assert source.detected["header"].startswith("none")
 
 
-def test_a_title_above_the_header_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_title_above_the_header_is_left_out_and_reported(tmp_path: Path) -> None:
     source = planted(tmp_path, "Export of the shop\n\nsku,title\nA,Coat\nB,Hat\n")
     assert values(source)[0] == {"sku": "A", "title": "Coat"}
     assert source.detected["lines above the header"] == "1"
@@ -183,7 +183,7 @@ def test_old_mac_line_ends_are_line_ends(tmp_path: Path) -> None:
     assert len(values(planted(tmp_path, "sku,title\rA,Coat\rB,Hat\r"))) == 2
 
 
-def test_cells_may_be_as_long_as_a_image(tmp_path: Path) -> None:
+def test_cells_may_be_as_long_as_an_image(tmp_path: Path) -> None:
     image = "data:image/png;base64," + "A" * 300_000  # the csv module stops at 131,072
     assert values(planted(tmp_path, f"sku,image\nA,{image}\n")) == [
         {"sku": "A", "image": image}
@@ -201,7 +201,9 @@ def test_a_header_alone_is_an_error(tmp_path: Path) -> None:
         planted(tmp_path, "sku,title\n")
 
 
-def test_packed_files_are_read_and_a_cut_one_keeps_what_is_whole(tmp_path: Path) -> None:
+def test_compressed_files_are_read_and_a_truncated_one_keeps_its_complete_rows(
+    tmp_path: Path,
+) -> None:
     # Numbers that do not repeat, so that a cut file still gives half of them.
     text = "sku,title\n" + "".join(f"{n},{n * 7919 % 100_003}\n" for n in range(20_000))
     whole = gzip.compress(text.encode())
@@ -260,13 +262,13 @@ def test_other_quotes_and_separators_are_found(
     assert str(rows[0]["title"]) in ('Cap 12" wide, red', 'Cap 12" wide', "Cap, red", "'Cap' red")
 
 
-def test_a_table_of_thousands_of_columns_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_thousands_of_columns_is_rejected(tmp_path: Path) -> None:
     row = ",".join(map(str, range(2001)))
     with pytest.raises(ValueError, match="found 2,001 columns, more than 2,000"):
         planted(tmp_path, f"c{row.replace(',', ',c')}\n{row}\n".encode())
 
 
-def test_a_compressed_file_that_unpacks_without_limit_is_refused(
+def test_a_compressed_file_that_unpacks_without_limit_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_files, "MAX_UNPACKED", 2**20)

@@ -124,7 +124,7 @@ def test_a_cut_shard_keeps_its_whole_rows_and_the_next_shard(tmp_path: Path, mod
         assert isinstance(row, UnreadableRow) or {"image", "title", "caption"} <= set(row.values)
 
 
-def test_a_shard_cut_between_two_members_is_told(tmp_path: Path) -> None:
+def test_a_shard_cut_between_two_members_is_reported(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "s.tar", sample("1") | sample("2"))
     shard.write_bytes(shard.read_bytes()[: 512 + 2560])
     rows = list(open_source(str(shard)).rows())

@@ -42,7 +42,7 @@ def write_log(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
+def test_only_measured_values_are_plotted(tmp_path: Path) -> None:
     write_log(tmp_path, STEPS)
     assert [path.name for path in draw_plots(RunDir(tmp_path))] == ["loss.png", "learning.png"]
     write_log(tmp_path, [*STEPS, *EVALUATIONS])
@@ -86,7 +86,7 @@ def test_a_steep_loss_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     assert scales == ["linear", "log"]
 
 
-def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_figure(Figure(), tmp_path / "plots" / "loss.png")
     before = path.read_bytes()
 
@@ -101,7 +101,7 @@ def test_a_image_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert path.read_bytes() == before
 
 
-def test_captions_say_what_is_wrong_and_what_is_true() -> None:
+def test_captions_show_errors_and_true_values() -> None:
     scored = ScoredPrediction(
         id="p0",
         group="g0",

@@ -402,7 +402,7 @@ def test_plots_that_cannot_be_written_do_not_stop_a_run(
     assert "showing the predictions failed" in caplog.text
 
 
-def test_a_tracking_that_does_not_write_writes_nothing(
+def test_tracking_on_a_second_process_writes_nothing(
     make_run: MakeRun, write_down: Callable[..., None]
 ) -> None:
     recipe = make_run("tensorboard")
@@ -467,7 +467,7 @@ def test_the_best_evaluation_is_the_last_that_was_kept(tmp_path: Path) -> None:
     assert best == {"step": 4, "epoch": None, "validation_loss": 2.0, "full_price_mae": 8.0}
 
 
-def test_a_resumed_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+def test_a_resumed_log_drops_the_repeated_steps(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     truncate_log(log, 2)
