@@ -149,7 +149,7 @@ class Template:
         if self.layout == "walkthrough":
             return f"<|user|>\n{''.join(tags)}{self.question}{END}<|assistant|>\n"
         content = "\n".join([*tags, self.question])
-        if self.turn.count(IMAGE_MARK) == images:
+        if self.turn and self.turn.count(IMAGE_MARK) == images:
             between = self.turn.split(IMAGE_MARK)
             content = "".join(map("".join, zip(between, [*tags, ""], strict=True)))
         turns = [{"role": "system", "content": self.system}] if self.system else []

@@ -15,8 +15,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from phi_vision.io.formatting import format_bytes
 
@@ -31,6 +32,7 @@ _KINDS = {
 }
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
 _DAY = 24 * 3600.0
+_HELD_LOCKS: set[IO[str]] = set()
 
 
 @contextmanager
@@ -247,6 +249,7 @@ def lock(output: Path) -> Iterator[None]:
     Raises ValueError if another process holds it.
     """
     output = output.resolve()
+    created = [folder for folder in output.parents if not folder.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
     with file.open("w") as held:
@@ -264,10 +267,25 @@ def lock(output: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+        _HELD_LOCKS.add(held)
         try:
             yield
         finally:
+            _HELD_LOCKS.discard(held)
             file.unlink(missing_ok=True)
+            with suppress(OSError):  # The others are not empty either.
+                for folder in created:
+                    folder.rmdir()
+
+
+def _close_locks() -> None:
+    """Close the locks in a forked worker, which would hold them when its parent is killed."""
+    while _HELD_LOCKS:
+        _HELD_LOCKS.pop().close()
+
+
+if os.name == "posix":
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def _free_bytes(folder: Path) -> int:

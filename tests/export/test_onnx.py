@@ -287,7 +287,7 @@ def test_replies_are_sure_of_their_fields_as_the_model_is(folder: Path, loaded: 
 
 @pytest.mark.parametrize(
     ("image", "why"),
-    [(b"no image", "cannot"), (sample("", product(0, (9000, 1))).images[0], "thick")],
+    [(b"no image", "not an image"), (sample("", product(0, (9000, 1))).images[0], "thick")],
 )
 def test_a_sample_with_a_bad_image_is_named(folder: Path, image: bytes, why: str) -> None:
     bad = Sample(id="coat 7", group="", images=(image,), record={})

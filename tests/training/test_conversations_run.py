@@ -1,13 +1,13 @@
 """Conversations from training to evaluation and prediction, with a tiny model."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import MakeRecipe
 from toy_products import product_rows
 
 from phi_vision.evaluation.config import EvaluationConfig
@@ -15,7 +15,10 @@ from phi_vision.evaluation.evaluator import run_evaluation
 from phi_vision.inference import local
 from phi_vision.inference.predictor import load_predictor
 from phi_vision.training import eval_callback
+from phi_vision.training.recipes import Recipe
 from phi_vision.training.trainer import train
+
+MakeRecipe = Callable[..., Recipe]
 
 SKIPPED = ("base", "blank", "boosting", "leakage", "nearest", "withheld")
 
