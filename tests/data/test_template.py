@@ -165,6 +165,8 @@ def test_prompt_follows_the_chat_format_or_the_walkthrough():
     assert PRODUCT.prompt(ChatFormat(), images=2) == (
         f"<|user|>\n<|image_1|>\n<|image_2|>\n{question}<|end|>\n<|assistant|>\n"
     )
+    without = f"<|user|>\n{question}<|end|>\n<|assistant|>\n"
+    assert PRODUCT.prompt(ChatFormat(), images=0) == without
     # The literal wording of the walkthrough: no line break after the tag and after <|end|>.
     assert TEMPLATES["walkthrough"].prompt(ChatFormat()) + PRODUCT.render(COAT) + "<|end|>" == (
         "<|user|>\n<|image_1|>What is shown in this image?<|end|><|assistant|>\n"
