@@ -36,8 +36,8 @@ ENCODINGS: dict[str, float] = VOCABULARY["encodings"]
 WESTERN = "cp1252"
 given_encoding: ContextVar[str | None] = ContextVar("given_encoding", default=None)
 """Encoding that the user states for all files of a source."""
-# Of 1,331 texts of 4 to 60 lines in 35 languages and 60 encodings these read 94 % right, and nine
-# in ten of the others as uncertain.
+# Of 1,295 texts of 4 to 60 lines in 35 languages these read 94 % right, and 56 of the 84 others as
+# uncertain; about a tenth of the right ones too.
 PLACES_WEIGHT, DOUBTFUL, CLEAR = 0.03, 0.006, 0.06
 MAX_STRAY, MAX_STRAY_SHARE = 5, 0.01  # lines with bytes that are damage rather than text
 CHUNK = 2**20
