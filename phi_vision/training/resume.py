@@ -167,5 +167,9 @@ def check_unchanged(run: RunDir, versions: Mapping[str, str], template: Template
         raise failure("other_template", file=run.template_file)
     if other:
         changes = ", ".join(f"{name} {old} -> {versions.get(name)}" for name, old in other.items())
-        logger.warning("the versions have changed since the run began: %s; its end may", changes)
+        logger.warning(
+            "versions have changed since the run began: %s; its result may differ from that of an "
+            "uninterrupted run, install the first ones for the same",
+            changes,
+        )
     return bool(before)
