@@ -10,7 +10,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -106,9 +106,15 @@ def prepare(
             if stage.keys:
                 own = {} if config.resplit else source_splits(stage.keys)
                 earlier = {} if config.resplit else _earlier_splits(config)
-                options = {"tolerance": config.tolerance, "seed": config.seed, "source": own}
-                options["grouping"] = config.grouping
-                assignment = assign_rows(stage.keys, earlier, config.fractions, **options)
+                assignment = assign_rows(
+                    stage.keys,
+                    earlier,
+                    config.fractions,
+                    tolerance=config.tolerance,
+                    seed=config.seed,
+                    source=own,
+                    grouping=config.grouping,
+                )
                 images = _write_samples(stage, assignment, config, folder / "data", rejected)
         if not stage.keys:
             raise _nothing_usable(source, rejected, folder, config.out)
@@ -117,10 +123,7 @@ def prepare(
         named = Counter(keys.split for keys in stage.keys)
         about = warn_of_splits(metadata, own, config.fractions, named)
         metadata |= {"warnings": about | warn_of_values(stage.statistics)}
-        text = json.dumps(metadata, indent=2, ensure_ascii=False)
-        write_text(folder / MANIFEST, text + "\n")
-        write_text(folder / "README.md", as_markdown(metadata))
-        write_text(folder / "card.html", as_html(metadata, images))
+        _write_metadata(folder, metadata, images)
         if schema.template:
             write_template(schema.template, folder / TEMPLATE_FILE)
         changed = not same_content(folder, config.out)
@@ -204,6 +207,13 @@ def _earlier_splits(config: PrepareConfig) -> dict[str, str]:
         for file in sorted(config.out.glob("data/*.parquet"))
         for name in pq.read_table(file, columns=["id"])["id"].to_pylist()
     }
+
+
+def _write_metadata(folder: Path, metadata: Mapping[str, Any], images: Sequence[CardImage]) -> None:
+    text = json.dumps(metadata, indent=2, ensure_ascii=False)
+    write_text(folder / MANIFEST, text + "\n")
+    write_text(folder / "README.md", as_markdown(metadata))
+    write_text(folder / "card.html", as_html(metadata, images))
 
 
 def _write_samples(
