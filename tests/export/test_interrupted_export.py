@@ -60,6 +60,7 @@ def test_an_export_that_is_stopped_leaves_no_folder_and_the_next_one_cleans_up(
     adapter: Path, tmp_path: Path, sign: signal.Signals, code: int, leaves: list[str]
 ) -> None:
     out = tmp_path / "exports" / "out"
+    out.parent.mkdir()
     context = multiprocessing.get_context("fork")
     child = context.Process(target=export_and_stop, args=(adapter, out, sign))
     child.start()
