@@ -47,7 +47,7 @@ class Settings:
     """Maximum number of generated tokens per request."""
 
     max_prompt_characters: Annotated[int, 1, 10_000_000] = 20_000
-    """Maximum number of prompt characters per request."""
+    """Maximum number of prompt characters per request, and of the tokens of its text."""
 
     queue: Annotated[int, 1, 100_000] = 64
     """Maximum number of queued requests; above it requests are rejected with 429."""
