@@ -94,22 +94,17 @@ class Statistics:
             self.fields.setdefault(name, FieldStatistics()).add(value)
 
     def describe_images(self) -> dict[str, object]:
-        """Describe number and sizes of the images.
-
-        Output: {"images": 743, "of a sample": {"1": 743}, "mean size in kB": 20.1,
-                 "width": {"0 %": 350, …}, "height": {…}, "width / height": {…}}
-        """
+        """Describe number and sizes of the images, such as {"images": 743, "width": {…}, …}."""
         count = self.sizes.total()
         if not count:
             return {"images": 0}
         width, height = np.array(list(self.sizes.elements()), dtype=float).T
+        sides = {"width": width, "height": height, "width / height": width / height}
         return {
             "images": count,
             "of a sample": {str(n): rows for n, rows in sorted(self.image_counts.items())},
             "mean size in kB": round(self.image_bytes / count / 1000, 1),
-            "width": _quantiles(width),
-            "height": _quantiles(height),
-            "width / height": _quantiles(width / height),
+            **{name: _quantiles(values) for name, values in sides.items()},
         }
 
 

@@ -10,8 +10,8 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.io.atomic import atomic_folder, recover, same_content, write_text
 from phi_vision.io.http import RetryPolicy
-from phi_vision.prepare.cleaning import LoadedRow, RejectedRow, clean_chunk, reject
+from phi_vision.prepare.cleaning import CleanRow, LoadedRow, RejectedRow, clean_chunk, reject
 from phi_vision.prepare.columns import Columns, image_cells
 from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
 from phi_vision.prepare.executors import EXECUTORS
@@ -40,7 +40,6 @@ CHUNK = 32  # rows cleaned at once: a tenth of a second of work, and a few megab
 CARD_IMAGES = 24  # samples shown on the card, evenly spread over the dataset
 MANIFEST = "prepared.json"  # metadata; a folder that has it may be replaced by another run
 
-Chunks = Iterator[list[LoadedRow | UnreadableRow]]
 Progress = Callable[[Fetched], None]
 
 
@@ -76,39 +75,30 @@ def prepare(
     callbacks = callbacks or PrepareCallbacks()
     recover(config.out)
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
-    options: dict[str, Any] = {"revision": config.revision, "streaming": config.streaming}
-    options["encoding"] = config.encoding
-    options["mapped"] = [text.partition("=")[2] for text in config.map]
     named_images.cache_clear()
-    source = open_source(name, kind=config.kind, split=config.split, **options)
+    source = open_source(
+        name,
+        kind=config.kind,
+        split=config.split,
+        revision=config.revision,
+        streaming=config.streaming,
+        encoding=config.encoding,
+        mapped=[text.partition("=")[2] for text in config.map],
+    )
     schema = find_schema(source, config)
     by_name = {"images found by name": schema.by_name} if schema.by_name else {}
     callbacks.on_columns({**source.detected, **schema.columns.describe(), **by_name})
-    cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
-    limits = Limits(
-        per_host=config.per_host,
-        retry=RetryPolicy(retries=config.retries),
-        allow_private=config.allow_private_addresses,
-    )
-    failed: dict[str, str] = {}
-    if schema.has_urls:
-        failed = prefetch(source, schema.columns, cache, limits, callbacks.on_fetched)
     with atomic_folder(config.out, replace=True) as folder:
-        chunks = load_images(source, schema.columns, cache, limits, failed)
-        with RejectedRows(folder) as rejected:
-            clean = partial(clean_chunk, schema=schema)
-            workers: dict[str, Any] = {"workers": config.workers, "address": config.ray_address}
-            with Stage(folder / "stage", schema.columns.fields) as stage:
-                for rows in EXECUTORS[config.engine](clean, chunks, **workers):
-                    for row in rows:
-                        (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
-                    callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
+        with RejectedRows(folder) as rejected, Stage(folder, schema.columns.fields) as stage:
+            for rows in _clean_rows(source, schema, config, callbacks.on_fetched):
+                for row in rows:
+                    (rejected if isinstance(row, RejectedRow) else stage).add(row)  # type: ignore[arg-type]
+                callbacks.on_cleaned(len(stage.keys), rejected.reasons.total())
             if stage.keys:
                 own = {} if config.resplit else source_splits(stage.keys)
-                earlier = {} if config.resplit else _earlier_splits(config)
                 assignment = assign_rows(
                     stage.keys,
-                    earlier,
+                    {} if config.resplit else _earlier_splits(config.out),
                     config.fractions,
                     tolerance=config.tolerance,
                     seed=config.seed,
@@ -118,12 +108,14 @@ def prepare(
                 images = _write_samples(stage, assignment, config, folder / "data", rejected)
         if not stage.keys:
             raise _nothing_usable(source, rejected, folder, config.out)
-        stage.file.unlink()
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
         named = Counter(keys.split for keys in stage.keys)
         about = warn_of_splits(metadata, own, config.fractions, named)
         metadata |= {"warnings": about | warn_of_values(stage.statistics)}
-        _write_metadata(folder, metadata, images)
+        text = json.dumps(metadata, indent=2, ensure_ascii=False)
+        write_text(folder / MANIFEST, text + "\n")
+        write_text(folder / "README.md", as_markdown(metadata))
+        write_text(folder / "card.html", as_html(metadata, images))
         if schema.template:
             write_template(schema.template, folder / TEMPLATE_FILE)
         changed = not same_content(folder, config.out)
@@ -132,48 +124,36 @@ def prepare(
     return Prepared(config.out, metadata, changed)
 
 
-def _nothing_usable(source: Source, rejected: RejectedRows, folder: Path, out: Path) -> ValueError:
-    """Describe the three most common reasons with an example of each, and keep the rows."""
-    kept = out.absolute().with_name(f"{out.name}-rejected.parquet")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "rejected.parquet", kept)
-    found = "; ".join(
-        f"{reason} ({rows} rows, such as {rejected.examples[reason]})"
-        for reason, rows in rejected.reasons.most_common(3)
+def _clean_rows(
+    source: Source, schema: Schema, config: PrepareConfig, progress: Progress
+) -> Iterator[list[CleanRow | RejectedRow]]:
+    """Fetch and clean the rows of a source, in chunks."""
+    cache = config.downloads or config.out.absolute().with_name(f"{config.out.name}-downloads")
+    limits = Limits(
+        per_host=config.per_host,
+        retry=RetryPolicy(retries=config.retries),
+        allow_private=config.allow_private_addresses,
     )
-    return ValueError(
-        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; check "
-        f"the columns (--map) and the images; all rows with their reasons are in {kept}"
-    )
-
-
-def prefetch(
-    source: Source, columns: Columns, cache: Path, limits: Limits, progress: Progress
-) -> dict[str, str]:
-    """Download every image that the source gives by a URL; return URL -> reason of failures."""
-    fetched = fetch(_urls(source.rows(), columns), cache, limits, progress)
-    return {each.url: each.reason for each in fetched if each.reason is not None}
+    run, clean = EXECUTORS[config.engine], partial(clean_chunk, schema=schema)
+    with closing(load_images(source, schema.columns, cache, limits, progress)) as chunks:
+        yield from run(clean, chunks, workers=config.workers, address=config.ray_address)
 
 
 def load_images(
-    source: Source, columns: Columns, cache: Path, limits: Limits, failed: Mapping[str, str]
-) -> Chunks:
+    source: Source, columns: Columns, cache: Path, limits: Limits, progress: Progress | None = None
+) -> Generator[list[LoadedRow | UnreadableRow], None, None]:
     """Yield the source's rows in chunks, each row with its images or the reason why it has none.
 
     Everything that needs this machine's disk and network happens here: cleaning needs neither.
+    URLs are read far ahead of the rows, so that downloads go on meanwhile.
     """
     rows = source.rows()
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        urls = list(_urls(chunk, columns))
-        images: dict[str, Path | str] = {url: failed[url] for url in urls if url in failed}
-        # Downloaded before, unless only rows far down have URLs.
-        if missing := [url for url in urls if url not in failed]:
-            found = fetch(missing, cache, limits)
-            images |= {each.url: each.file or str(each.reason) for each in found}
-        yield [
-            _load_row(row, columns, source.folder, images) if isinstance(row, Row) else row
-            for row in chunk
-        ]
+    with closing(fetch(_urls(source.rows(), columns), cache, limits, progress)) as fetched:
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            yield [
+                _load_row(row, columns, source.folder, fetched) if isinstance(row, Row) else row
+                for row in chunk
+            ]
 
 
 def _urls(rows: Iterable[AnyRow], columns: Columns) -> Iterator[str]:
@@ -183,37 +163,32 @@ def _urls(rows: Iterable[AnyRow], columns: Columns) -> Iterator[str]:
 
 
 def _load_row(
-    row: Row, columns: Columns, folder: Path | None, fetched: Mapping[str, Path | str]
+    row: Row, columns: Columns, folder: Path | None, fetched: Iterator[Fetched]
 ) -> LoadedRow:
     cells = image_cells(row, columns)
+    # All of the row's results, whatever its other cells hold: those of the next row follow.
+    results = {url: next(fetched) for url in _urls([row], columns)}
     problem = None if cells or columns.messages else "no image: the cell is empty"
     images = []
     try:
         for cell in cells:
-            url = url_of(cell)
-            found = fetched[url] if url else read_reference(cell, folder)
-            if isinstance(found, str):
-                raise ValueError(f"not fetched, {found}: {url}")
-            images.append(found.read_bytes() if isinstance(found, Path) else found)
+            result = results.get(url_of(cell) or "")
+            if result and result.reason:
+                raise ValueError(f"not fetched, {result.reason}: {result.url}")
+            file = result and result.file
+            images.append(file.read_bytes() if file else read_reference(cell, folder))
     except (ValueError, OSError) as error:
         images, problem = [], str(error)
     return LoadedRow(row=row, images=tuple(images), problem=problem)
 
 
-def _earlier_splits(config: PrepareConfig) -> dict[str, str]:
+def _earlier_splits(out: Path) -> dict[str, str]:
     """Return the split of each id that an earlier run wrote."""
     return {
         name: file.name.split("-")[0]
-        for file in sorted(config.out.glob("data/*.parquet"))
+        for file in sorted(out.glob("data/*.parquet"))
         for name in pq.read_table(file, columns=["id"])["id"].to_pylist()
     }
-
-
-def _write_metadata(folder: Path, metadata: Mapping[str, Any], images: Sequence[CardImage]) -> None:
-    text = json.dumps(metadata, indent=2, ensure_ascii=False)
-    write_text(folder / MANIFEST, text + "\n")
-    write_text(folder / "README.md", as_markdown(metadata))
-    write_text(folder / "card.html", as_html(metadata, images))
 
 
 def _write_samples(
@@ -253,19 +228,35 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the metadata. No times and no paths of this machine: a rerun writes the same bytes."""
     samples = sum(isinstance(decision, Placed) for decision in assignment.decisions)
-    notes = {**source.notes, **({"license": config.license} if config.license else {})}
-    fields = stage.statistics.fields
+    license = {"license": config.license} if config.license else {}
+    found = {"kind": source.kind, **source.detected, **source.notes, **license}
     changes = stage.statistics.changes.items()
+    fields = stage.statistics.fields.items()
     return {
         "name": storable(config.out.absolute().name),
         "rows": samples + rejected.total(),
         "samples": samples,
-        "source": {"name": storable(source.name), "kind": source.kind, **source.detected, **notes},
+        "source": {"name": storable(source.name), **found},
         "columns": schema.columns.describe(),
         "template": schema.template.as_dict() if schema.template else None,
         **assignment.metadata,
         "rejected": dict(rejected.most_common()),
         "changes": dict(sorted(changes, key=lambda each: (-each[1], each[0]))),
         "images": stage.statistics.describe_images(),
-        "fields": {name: field.describe(len(stage.keys)) for name, field in fields.items()},
+        "fields": {name: field.describe(len(stage.keys)) for name, field in fields},
     }
+
+
+def _nothing_usable(source: Source, rejected: RejectedRows, folder: Path, out: Path) -> ValueError:
+    """Describe the three most common reasons with an example of each, and keep the rows."""
+    kept = out.absolute().with_name(f"{out.name}-rejected.parquet")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "rejected.parquet", kept)
+    found = "; ".join(
+        f"{reason} ({rows} rows, such as {rejected.examples[reason]})"
+        for reason, rows in rejected.reasons.most_common(3)
+    )
+    return ValueError(
+        f"none of the {rejected.reasons.total()} rows of {source.name} is usable: {found}; check "
+        f"the columns (--map) and the images; all rows with their reasons are in {kept}"
+    )

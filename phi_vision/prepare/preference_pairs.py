@@ -13,7 +13,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -38,6 +38,8 @@ MIN_FACTOR, MAX_FACTOR = 1.2, 3.0
 MIN_CATEGORY_ROWS = 5
 # Fraction of rows in which a value must have the same parent: exports are never quite clean.
 MIN_PARENT_SHARE = 0.95
+
+_Row = Mapping[str, Any]  # column -> cell
 
 
 class HardNegative(NamedTuple):
@@ -81,14 +83,14 @@ def write_pairs(
         raise ValueError(f"pairs_per_sample is {pairs_per_sample}; it must be at least 1")
     check_output_folder(out, data, "pairs", MANIFEST)
     files = dataset.files_by_split(data)
+    schemas = {split: _extended_schema(those) for split, those in files.items()}
+    total = sum(dataset.count_rows(file) for those in files.values() for file in those)
     has_own = (data / TEMPLATE_FILE).is_file()
     wording = find_template(template or (str(data) if has_own else "product"))
-    schemas = {split: _extended_schema(those) for split, those in files.items()}
-    columns = {split: dataset.record_columns(schema) for split, schema in schemas.items()}
     known = "train" if "train" in files else next(iter(files))
-    rows = _rows(files[known], columns[known])
-    sampler = NegativeSampler([dataset.as_record(row, columns[known]) for row in rows], wording)
-    total = sum(dataset.count_rows(file) for those in files.values() for file in those)
+    columns = dataset.record_columns(schemas[known])
+    records = [dataset.as_record(row, columns) for row in _rows(files[known], columns)]
+    sampler = NegativeSampler(records, wording)
     pairs: Counter[str] = Counter()
     changed = Counter(dict.fromkeys(wording.fields, 0))
     examples: list[HardNegative] = []
@@ -96,22 +98,14 @@ def write_pairs(
     with atomic_folder(out, replace=True) as folder:
         (folder / "data").mkdir()
         for split, schema in schemas.items():
+            rows = _rows(files[split], schema.names[:-1])
+            copies = pairs_per_sample if split == "train" else 1
+            drawn = _draw(rows, sampler, dataset.record_columns(schema), f"{seed} {split}", copies)
             with Shards(folder / "data", split, schema, max_bytes=MAX_SHARD_BYTES) as shards:
-                for row in _rows(files[split], schema.names[:-1]):
-                    # A row's own id, not its position: inserted rows must not change its pairs.
-                    name = next((row[name] for name in dataset.ID_COLUMNS if name in row), done)
-                    rng = random.Random(f"{seed} {split} {name}")
-                    copies = pairs_per_sample if split == "train" else 1
-                    record = dataset.as_record(row, columns[split])
-                    negatives = sampler.draw(record, rng, copies)
-                    cells = row.get("images") or [row.get("image")]
-                    image_bytes = sum(len(cell["bytes"] or b"") for cell in cells if cell)
-                    for number, negative in enumerate(negatives, start=1):
-                        copy = {"id": f"{row['id']}-{number}"} if number > 1 and "id" in row else {}
-                        pair = {**row, **copy, dataset.REJECTED_COLUMN: negative.wrong}
-                        shards.add(pair, image_bytes)
-                        pairs[split] += 1
-                        changed.update(negative.fields)
+                for row, negatives in drawn:
+                    _write(shards, row, negatives)
+                    pairs.update([split] * len(negatives))
+                    changed.update(field for negative in negatives for field in negative.fields)
                     examples = [*examples, *negatives][:EXAMPLES]
                     left_out += not negatives
                     done += 1
@@ -126,6 +120,26 @@ def write_pairs(
         made = PreferencePairs(out, dict(pairs), dict(changed), left_out)
         _write_card(folder, data, made, examples)
     return made
+
+
+def _draw(
+    rows: Iterable[_Row], sampler: "NegativeSampler", columns: Sequence[str], seed: str, copies: int
+) -> Iterator[tuple[_Row, list[HardNegative]]]:
+    """Yield each row of a split with its wrong completions."""
+    for position, row in enumerate(rows):
+        # A row's own id, not its position: inserted rows must not change its pairs.
+        name = next((row[name] for name in dataset.ID_COLUMNS if name in row), position)
+        record = dataset.as_record(row, columns)
+        yield row, sampler.draw(record, random.Random(f"{seed} {name}"), copies)
+
+
+def _write(shards: Shards, row: _Row, negatives: Iterable[HardNegative]) -> None:
+    """Write a row once for each of its wrong completions."""
+    cells = row.get("images") or [row.get("image")]
+    image_bytes = sum(len(cell["bytes"] or b"") for cell in cells if cell)
+    for number, negative in enumerate(negatives, start=1):
+        own = {"id": f"{row['id']}-{number}"} if number > 1 and "id" in row else {}
+        shards.add({**row, **own, dataset.REJECTED_COLUMN: negative.wrong}, image_bytes)
 
 
 class NegativeSampler:
@@ -275,7 +289,7 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
     return best
 
 
-def _rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[_Row]:
     batches = (batch for file in files for batch in dataset.read_batches(file, columns))
     return (row for batch in batches for row in batch.to_pylist())
 
@@ -283,10 +297,9 @@ def _rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[dict[str, A
 def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     """Return the schema of a split with the column of wrong completions."""
     rejected = dataset.REJECTED_COLUMN
-    schemas = [dataset.read_schema(file) for file in files]
-    schema, file = schemas[0], files[0]
+    schema, *others = [dataset.read_schema(file) for file in files]
     problem = ""
-    if any(other.names != schema.names or other.types != schema.types for other in schemas):
+    if any((other.names, other.types) != (schema.names, schema.types) for other in others):
         problem = "and the files beside it differ in columns; prepare them together"
     elif rejected in schema.names:
         problem = f"has a column {rejected} already, so these are pairs; give what they are made of"
@@ -296,7 +309,7 @@ def _extended_schema(files: Sequence[Path]) -> pa.Schema:
             f"worse last messages to a column {rejected} yourself"
         )
     if problem:
-        raise ValueError(f"{file} {problem}")
+        raise ValueError(f"{files[0]} {problem}")
     metadata = dict(schema.metadata or {})
     described = json.loads(metadata.get(b"huggingface", b"{}"))
     if "features" in described.get("info", {}):

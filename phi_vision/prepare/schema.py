@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from phi_vision.data.template import CONVERSATION, TEMPLATES, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
-from phi_vision.prepare.image_references import found_by_name, url_of
+from phi_vision.prepare.image_references import found_by_name
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
@@ -36,7 +36,6 @@ class Schema:
     prices: frozenset[str] = frozenset()
     """Fields besides the template's that hold prices; one that is not parsed is left empty."""
 
-    has_urls: bool = False  # whether images are given by URLs
     by_name: str = ""  # the first image that is not where its cell says
 
 
@@ -65,7 +64,6 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         decimal=DECIMAL_MARKS.get(config.decimal)
         or guess_decimal(cell for field in numbers for cell in cells[field]),
         prices=frozenset(f for f in cells if "price" in f.lower() and _are_prices(cells[f])),
-        has_urls=any(map(url_of, images)),
         by_name=next(filter(None, (found_by_name(each, source.folder) for each in images)), ""),
     )
 

@@ -7,6 +7,7 @@ Clean rows go to the stage on disk at once, until their group and split are know
 import json
 import math
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -113,25 +114,25 @@ class RejectedRows(AbstractContextManager["RejectedRows"]):
         self.reasons[rejected.reason] += 1
         found = rejected.detail or rejected.values
         self.examples.setdefault(rejected.reason, f"{rejected.origin}: {found:.200}")
-        values = asdict(rejected)
-        self._file.add({"row": values.pop("number"), **values})
+        self._file.add({"row": rejected.number, **asdict(rejected)})
 
 
 class Stage(AbstractContextManager["Stage"]):
-    """Takes clean rows, in order, and returns them once they are all there."""
+    """Takes clean rows, in order, and returns them once they are all there, from a file."""
 
-    def __init__(self, file: Path, columns: Mapping[str, str]) -> None:
-        self.file = file
+    def __init__(self, folder: Path, columns: Mapping[str, str]) -> None:
         self.keys: list[RowKeys] = []
         self.statistics = Statistics()
-        wanted = (("title", "name"), ("category3_code", "category"), ("full_price", "price"))
         self._columns = columns
-        self._keys = [next((name for name in names if name in columns), "") for names in wanted]
-        self._stream = file.open("wb")
+        self._title = "title" if "title" in columns else "name"
+        self._category = "category3_code" if "category3_code" in columns else "category"
+        self._price = "full_price" if "full_price" in columns else "price"
         self._ids: Counter[str] = Counter()
+        self._file = (folder / "stage").open("w+b")
 
     def __exit__(self, *error: object) -> None:
-        self._stream.close()
+        self._file.close()
+        Path(self._file.name).unlink()
 
     def add(self, row: CleanRow) -> None:
         """Write a clean row, and keep what it is grouped by."""
@@ -140,20 +141,16 @@ class Stage(AbstractContextManager["Stage"]):
         messages = json.dumps([message._asdict() for message in row.messages])
         # Of ten million rows, two share 16 letters with a probability of three in a million.
         fingerprint = digest((record, messages, *digests))[:16]
-        values = {  # encoded images by their size: the sample holds them
-            name: f"{len(value)} bytes" if isinstance(value, bytes) else value
-            for name, value in row.raw.values.items()
-            if not (isinstance(value, dict) and value.get("bytes"))
-        }
-        pickle.dump(replace(row, raw=replace(row.raw, values=values)), self._stream)
-        texts = map(row.record.get, self._keys)
+        # Without an id the image names the row, not its position: rows inserted before it must not
+        # rename it, nor corrections of its texts.
+        name = row.id or (digest(digests)[:16] if digests else fingerprint)
+        fields = (self._title, self._category, self._price)
+        texts = (row.record.get(field) for field in fields)
         title, category, price = (None if text is None else str(text) for text in texts)
         self.keys.append(
             RowKeys(
                 number=row.raw.number,
-                # Without an id the image names the row, not its position: rows inserted before it
-                # must not rename it, nor corrections of its texts.
-                id=self._unique(row.id or (digest(digests)[:16] if digests else fingerprint)),
+                id=self._unique(name),
                 title=title,
                 group=row.group,
                 digests=digests,
@@ -169,12 +166,17 @@ class Stage(AbstractContextManager["Stage"]):
             if f"{field} as ambiguous" in row.changes:
                 example = f"{row.raw.values[column]!s:.40}, read as {row.record[field]:.12g}"
                 self.statistics.examples.setdefault(field, example)
+        values = {  # encoded images by their size: the sample holds them
+            name: f"{len(value)} bytes" if isinstance(value, bytes) else value
+            for name, value in row.raw.values.items()
+            if not (isinstance(value, dict) and value.get("bytes"))
+        }
+        pickle.dump(replace(row, raw=replace(row.raw, values=values)), self._file)
 
     def rows(self) -> Iterator[CleanRow]:
         """Read the rows back, in order, one at a time."""
-        with self.file.open("rb") as stream:
-            for _ in self.keys:
-                yield pickle.load(stream)
+        self._file.seek(0)
+        return (pickle.load(self._file) for _ in self.keys)
 
     def _unique(self, name: str) -> str:
         """Number the further rows of an id: `A`, `A-2`, `A-3`."""
@@ -215,23 +217,19 @@ class Layout:
 
     def row(self, name: str, group: str, row: CleanRow) -> dict[str, Any]:
         """Return the row of a sample."""
-        stem = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
+        found: dict[str, Any] = {"id": name, "group_id": group}
+        for field, dtype in self.dtypes.items():
+            value = row.record.get(field)
+            found[field] = str(value) if dtype == "string" and value is not None else value
+        stem = re.sub(r"[^\w.-]", "_", name)
         images = [
             {"bytes": image.encoded, "path": f"{stem}{number or ''}{_suffix(image.encoded)}"}
             for number, image in enumerate(row.images)
         ]
-        values = {field: row.record.get(field) for field in self.dtypes}
-        given = ((field, value) for field, value in values.items() if value is not None)
-        texts = {field: str(value) for field, value in given if self.dtypes[field] == "string"}
-        messages = [message._asdict() for message in row.messages]
-        return {
-            "id": name,
-            "group_id": group,
-            **values,
-            **texts,
-            **({"image": images[0]} if self.has_one_image_each else {"images": images}),
-            **({"messages": messages} if self.has_messages else {}),
-        }
+        found |= {"image": images[0]} if self.has_one_image_each else {"images": images}
+        if self.has_messages:
+            found["messages"] = [message._asdict() for message in row.messages]
+        return found
 
 
 def _suffix(encoded: bytes) -> str:

@@ -62,31 +62,24 @@ def assign_rows(
     in `source` stay in the source's own split, also without their group, unless it is `strict`.
     """
     first: dict[str, int] = {}
-    same_as = [first.setdefault(row.fingerprint, row.number) for row in rows]
+    decisions: list[Placed | int] = [first.setdefault(r.fingerprint, r.number) for r in rows]
     first.clear()  # a tenth of a kilobyte a row
-    kept = [row for row, number in zip(rows, same_as, strict=True) if row.number == number]
+    places = [place for place, row in enumerate(rows) if decisions[place] == row.number]
+    kept = [rows[place] for place in places]
     groups = group_rows(kept, tolerance=tolerance, grouping=grouping)
-    own = source or {}
-    earlier = {**earlier, **own}
-    own = {} if grouping == "strict" else own
     group_of = [groups.names[group] for group in groups.of.tolist()]
+    known = {**earlier, **(source or {})}
+    own = {} if grouping == "strict" or source is None else source
     fixed: dict[str, str] = {}
-    known = [
-        (row.id, group, earlier.get(row.id)) for row, group in zip(kept, group_of, strict=True)
-    ]
-    moved = sum(
-        fixed.setdefault(group, split) != split and name not in own
-        for name, group, split in known
-        if split
-    )
+    moved = 0
+    for row, group in zip(kept, group_of, strict=True):
+        if split := known.get(row.id):
+            moved += fixed.setdefault(group, split) != split and row.id not in own
     begun = list_groups(groups, [row.category for row in kept])
     split_of = assign_splits(begun, fractions, seed=seed, kept=fixed)
-    splits = [own.get(name) or split_of[group] for name, group, _ in known]
-    placed = map(Placed, group_of, splits)
-    decisions = [
-        next(placed) if row.number == number else number
-        for row, number in zip(rows, same_as, strict=True)
-    ]
+    splits = [own.get(row.id) or split_of[g] for row, g in zip(kept, group_of, strict=True)]
+    for place, group, split in zip(places, group_of, splits, strict=True):
+        decisions[place] = Placed(group, split)
     return Assignment(decisions, _describe(kept, groups, splits, moved, seed))
 
 

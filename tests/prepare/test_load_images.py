@@ -7,19 +7,19 @@ from catalogs import image
 from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.cleaning import LoadedRow
 from phi_vision.prepare.columns import Columns
-from phi_vision.prepare.fetch import Limits
-from phi_vision.prepare.pipeline import CHUNK, load_images, prefetch
+from phi_vision.prepare.fetch import Fetched, Limits
+from phi_vision.prepare.pipeline import CHUNK, load_images
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 COLUMNS = Columns(
     image=("front", "back"), id=None, group=None, split=None, messages=None, fields={}
 )
 TALK = Columns(image=("front",), id=None, group=None, split=None, messages="talk", fields={})
-NOWHERE = "http://127.0.0.1:9/a.jpg"
+NOWHERE, OTHER = "http://127.0.0.1:9/a.jpg", "http://127.0.0.1:9/b.jpg"
 
 
 def gathered(
-    folder: Path, *values: object, columns: Columns = COLUMNS, failed: dict[str, str] | None = None
+    folder: Path, *values: object, columns: Columns = COLUMNS
 ) -> list[LoadedRow | UnreadableRow]:
     pieces: list[Row | UnreadableRow] = [
         value
@@ -28,11 +28,8 @@ def gathered(
         for n, value in enumerate(values)
     ]
     source = Source(name="shop", kind="json", rows=lambda: iter(pieces), folder=folder)
-    chunks = list(
-        load_images(
-            source, columns, folder / "cache", Limits(retry=RetryPolicy(retries=0)), failed or {}
-        )
-    )
+    limits = Limits(retry=RetryPolicy(retries=0))
+    chunks = list(load_images(source, columns, folder / "cache", limits))
     assert all(len(chunk) == CHUNK for chunk in chunks[:-1])
     return [piece for chunk in chunks for piece in chunk]
 
@@ -63,16 +60,23 @@ def test_an_empty_cell_is_reported_and_belongs_to_a_conversation(tmp_path: Path)
     assert one(tmp_path, {"talk": []}, columns=TALK).problem is None
 
 
-def test_links_that_failed_before_are_not_tried_again(tmp_path: Path) -> None:
-    (found,) = gathered(tmp_path, {"front": NOWHERE}, failed={NOWHERE: "HTTP 404"})
-    assert isinstance(found, LoadedRow)
-    assert found.problem == f"not fetched, HTTP 404: {NOWHERE}"
+def test_a_link_that_fails_is_its_rows_problem_and_each_row_has_its_own_images(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.png").write_bytes(image(1))
+    rows = [{"front": "none.png", "back": NOWHERE}, {"front": OTHER}, {"front": "a.png"}]
+    found = gathered(tmp_path, *rows, {"front": NOWHERE, "back": NOWHERE}, {"front": OTHER})
+    problems = [one.problem for one in found if isinstance(one, LoadedRow)]
+    assert str(problems[0]).startswith("no such file: 'none.png'")
+    assert str(problems[1]).startswith("not fetched, private address")
+    assert [str(problem).rpartition(": ")[2] for problem in problems[1:]] == [
+        *(OTHER, "None", NOWHERE, OTHER)
+    ]
+
+
+def test_without_links_nothing_is_cached(tmp_path: Path) -> None:
+    gathered(tmp_path, {"front": image(1)}, {"front": "none.png"})
     assert not (tmp_path / "cache").exists()
-
-
-def test_links_that_were_not_fetched_before_are_fetched_now(tmp_path: Path) -> None:
-    found = one(tmp_path, {"front": NOWHERE})
-    assert str(found.problem).startswith("not fetched, private address")
 
 
 def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
@@ -84,11 +88,10 @@ def test_broken_pieces_and_many_rows_keep_their_order(tmp_path: Path) -> None:
     assert numbers == [n for n in range(2 * CHUNK) if n != 1]
 
 
-def test_prefetching_reports_failures(tmp_path: Path) -> None:
+def test_downloads_are_reported_once_for_each_cell(tmp_path: Path) -> None:
     rows = [Row(number=n, origin="", values={"front": NOWHERE}) for n in range(2)]
     source = Source(name="shop", kind="json", rows=lambda: iter(rows), folder=None)
-    seen: list[object] = []
-    failed = prefetch(source, COLUMNS, tmp_path, Limits(), seen.append)
-    assert list(failed) == [NOWHERE]
-    assert failed[NOWHERE].startswith("private address")
-    assert seen
+    seen: list[Fetched] = []
+    assert list(load_images(source, COLUMNS, tmp_path, Limits(), seen.append))
+    assert [each.url for each in seen] == [NOWHERE, NOWHERE]
+    assert all(str(each.reason).startswith("private address") for each in seen)

@@ -102,10 +102,5 @@ def test_other_prices_are_those_that_mostly_are_some() -> None:
     assert find(*rows).prices == {"full_price", "sale_price"}
 
 
-def test_urls_are_detected() -> None:
-    assert find(SHOP | {"photo": "https://a.b/c.jpg"}).has_urls
-    assert not find(SHOP).has_urls
-
-
 def test_conversations_need_no_template() -> None:
     assert find({"messages": [{"role": "user", "content": "Hi"}]}).template is None
