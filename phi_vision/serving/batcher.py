@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.errors import ApiError, api_error
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics, error_fields
 
@@ -24,11 +24,8 @@ LOG = logging.getLogger(__name__)
 
 SMOOTHING = 0.3  # Weight of the last batch in the moving average of batch durations.
 ABORT_TIMEOUT = 30.0  # Seconds to wait for an aborted batch, which ends with its next token.
-# Code of a 503 error -> its message and Retry-After.
-UNAVAILABLE = {
-    "draining": ("the server is shutting down; use another one, or retry later", 5.0),
-    "device_lost": ("the server's GPU failed and the server must be restarted", 60.0),
-}
+# Error of an unavailable server -> its Retry-After, in seconds.
+UNAVAILABLE = {"draining": 5.0, "device_lost": 60.0}
 
 
 class PendingRequest:
@@ -45,8 +42,7 @@ class PendingRequest:
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[Generation] = self._loop.create_future()
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
-        message = f"no response within {timeout:g} seconds; request fewer tokens, or retry later"
-        error = ApiError(504, message, code="timeout")
+        error = api_error("timeout", seconds=timeout)
         self._timer = self._loop.call_later(timeout, self._finish, error)
 
     def generation_request(self) -> GenerationRequest:
@@ -78,7 +74,7 @@ class PendingRequest:
 
     def cancel(self) -> None:
         """Abort the request unless it is done; its row of the batch becomes free."""
-        self._finish(ApiError(499, "the client disconnected", code="cancelled"))
+        self._finish(api_error("cancelled"))
 
     def fail(self, error: ApiError) -> None:
         """Set an error instead of a generation; may be called from any thread."""
@@ -148,8 +144,7 @@ class Batcher:
             if queued >= settings.queue + free:
                 self._metrics.rejected.labels(code="queue_full").inc()
                 seconds = (queued / settings.batch_size + 1) * self._batch_seconds
-                message = f"{queued} requests are queued already; retry later"
-                raise ApiError(429, message, code="queue_full", retry_after=seconds)
+                raise api_error("queue_full", queued=queued, retry_after=seconds)
             pending = PendingRequest(request, settings.timeout, self._remove)
             self._queue.append(pending)
             self._metrics.requests_queued.set(len(self._queue))
@@ -182,8 +177,7 @@ class Batcher:
 
     def _unavailable_error(self, code: str) -> ApiError:
         self._metrics.rejected.labels(code=code).inc()
-        message, retry_after = UNAVAILABLE[code]
-        return ApiError(503, message, code=code, retry_after=retry_after)
+        return api_error(code, retry_after=UNAVAILABLE[code])
 
     def _remove(self, pending: PendingRequest, error: ApiError) -> None:
         counters = {"cancelled": self._metrics.cancelled, "timeout": self._metrics.timed_out}
@@ -245,9 +239,8 @@ class Batcher:
 
     def _fail_batch(self, batch: Sequence[PendingRequest], error: Exception) -> None:
         LOG.error("batch failed", extra={"fields": error_fields(error) | {"requests": len(batch)}})
-        message = "the model failed on this batch; retry"
         for pending in batch:
-            pending.fail(ApiError(500, message, code="internal_error"))
+            pending.fail(api_error("internal_error.batch"))
         # Unlike running out of memory, this makes the GPU unusable for the whole process.
         if isinstance(error, torch.AcceleratorError):
             LOG.error("the device is lost; restart the server")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL.Image import Image
 
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.errors import ApiError, api_error
 from phi_vision.serving.schemas import ImagePart, Message
 
 IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
@@ -81,11 +81,8 @@ class ChatTemplate:
         except ValueError as error:
             raise ApiError(400, str(error), param=param, code="impossible_shape") from error
         if length >= self._context:
-            message = (
-                f"the model's context is {self._context:,} tokens; the prompt has {length:,}; "
-                "shorten the text or send fewer images"
-            )
-            raise ApiError(400, message, param=param, code="context_length_exceeded")
+            found = {"context": self._context, "length": length}
+            raise api_error("context_length_exceeded", param=param, **found)
 
 
 def image_urls(messages: Sequence[Message]) -> dict[str, str]:
@@ -98,13 +95,8 @@ def image_urls(messages: Sequence[Message]) -> dict[str, str]:
     }
 
 
-def count_characters(messages: Sequence[Message]) -> int:
-    """Count the text characters of a conversation, with a line break for each part."""
-    return len(joined_text(messages))
-
-
 def joined_text(messages: Sequence[Message]) -> str:
-    """Join the texts of a conversation."""
+    """Join the texts of a conversation, with a line break between its parts."""
     parts = [part for message in messages for part in _parts(message)]
     return "\n".join(part for part in parts if isinstance(part, str))
 

@@ -10,7 +10,7 @@ from functools import cache
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.errors import api_error
 
 LOG = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ class HttpProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP and close the connection."""
-        message = "the request is not HTTP/1.1, or its headers are too long; TLS needs a proxy"
-        response = ApiError(400, message, code="invalid_http").response()
+        response = api_error("invalid_http").response()
         headers = [*response.raw_headers, (b"connection", b"close")]
         start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
         for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):

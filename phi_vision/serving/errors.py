@@ -1,41 +1,38 @@
-"""Errors as the API returns them: always JSON in OpenAI's shape.
+"""Errors as the API returns them: always JSON in OpenAI's shape. Their texts are in errors.yaml.
 
 {"error": {"message": "…", "type": "invalid_request_error", "param": "messages", "code": null}}
+
+Errors of validation are in the words of the request: the path of the field, what is allowed and
+what was found. Names of validators and classes never reach a client.
 """
 
+import difflib
+import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from phi_vision.serving.field_errors import describe_errors
+from phi_vision.io.formatting import join_words
 from phi_vision.serving.schemas import ErrorResponse
 from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
 
-# Status -> OpenAPI description.
-ERRORS = {
-    400: "the request is invalid; `param` is the path of the field",
-    401: "the API key is missing or wrong",
-    404: "there is no such model",
-    408: "the request body was not received in time",
-    413: "the request body or an image is too large",
-    415: "the body is neither JSON nor an image",
-    429: "the queue is full; retry after the seconds in Retry-After",
-    500: "internal server error",
-    503: "the server is shutting down",
-    504: "the request timed out",
-}
-# Status -> OpenAI's error type; others are `invalid_request_error` or `server_error`.
-TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 MAX_MESSAGE = 1000  # characters
+MAX_SHOWN = 60  # characters of a name or value that an error repeats
+FRAMEWORK_ERRORS = {404: "not_found", 405: "method_not_allowed"}
+Error = Mapping[str, Any]  # one of pydantic's errors
 
 
 @dataclass(eq=False)
@@ -58,7 +55,7 @@ class ApiError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the JSON body of a response, or of a server-sent event within a stream."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = TYPES.get(self.status, other)
+        kind = TEXTS["types"].get(self.status, other)
         # Many clients show the message alone.
         is_named = self.param is None or self.param in self.message
         message = self.message if is_named else f"{self.param}: {self.message}"
@@ -73,11 +70,25 @@ class ApiError(Exception):
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 
+def api_error(
+    case: str, *, param: str | None = None, retry_after: float | None = None, **found: object
+) -> ApiError:
+    """Build an error of errors.yaml; `found` fills the {names} of its message."""
+    status, text = TEXTS["errors"][case]
+    code = case.partition(".")[0]
+    return ApiError(status, text.format(**found), param=param, code=code, retry_after=retry_after)
+
+
+def internal_error(error: Exception, request_id: str) -> ApiError:
+    """Log an unexpected exception, and return an error that reveals only the request's id."""
+    LOG.error("unexpected error", extra={"fields": {"id": request_id, **error_fields(error)}})
+    return api_error("internal_error", id=request_id)
+
+
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe a route's errors for OpenAPI."""
-    return {
-        each: {"model": ErrorResponse, "description": ERRORS[each]} for each in sorted(statuses)
-    }
+    texts = TEXTS["statuses"]
+    return {s: {"model": ErrorResponse, "description": texts[s]} for s in sorted(statuses)}
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -87,44 +98,109 @@ def install_handlers(app: FastAPI) -> None:
         # Without the traceback, whose frames would keep the request's images alive until the next
         # garbage collection.
         error.__traceback__ = None
+        response = _as_api_error(request, error).response()
         if isinstance(error, HTTPException):
-            response = _framework_error(request, error).response()
             response.headers.update(error.headers or {})
-            return response
-        return (
-            error if isinstance(error, ApiError) else _validation_error(request, error)
-        ).response()
+        return response
 
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
 
 
-def internal_error(error: Exception, request_id: str) -> ApiError:
-    """Log an unexpected exception, and return an error that reveals only the request's id."""
-    LOG.error("unexpected error", extra={"fields": {"id": request_id, **error_fields(error)}})
-    message = f"internal server error; report its id to the server's operator: {request_id}"
-    return ApiError(500, message, code="internal_error")
+def _as_api_error(request: Request, error: Exception) -> ApiError:
+    if isinstance(error, RequestValidationError):
+        sent = dict(request.query_params) if error.body is None else error.body
+        param, message = describe_errors(error.errors(), sent)
+        return ApiError(400, message, param=param)
+    if isinstance(error, HTTPException):
+        if case := FRAMEWORK_ERRORS.get(error.status_code):
+            return api_error(case, method=request.method, path=request.url.path)
+        return ApiError(error.status_code, str(error.detail))
+    assert isinstance(error, ApiError)
+    return error
 
 
-def wrong_media_type(request: Request, *allowed: str) -> ApiError:
-    """Return the error of a body of another content type than the allowed ones."""
-    found = request.headers.get("content-type", "")[:80] or "missing"
-    message = f"the Content-Type is {found}; send {', '.join(allowed)}"
-    return ApiError(415, message, code="unsupported_media_type")
+def describe_errors(errors: Sequence[Error], body: object) -> tuple[str | None, str]:
+    """Return the path of the first invalid field, None for the whole body, and what is wrong.
+
+    Input:  errors of {"messages": [{"role": "user", "content": 3}]}
+    Output: "messages[0].content", "messages[0].content must be a string or a list; found 3"
+    """
+    paths = [_path(error, body) for error in errors]
+    # A value that may be of several types has errors of each type: the deepest are of its own type.
+    inside = [path for path in paths if path[: len(paths[0])] == paths[0]]
+    deepest = max(inside, key=len)
+    chosen = [error for error, path in zip(errors, paths, strict=True) if path == deepest]
+    steps = (f"[{s}]" if isinstance(s, int) else f".{_shorten(s)}" for s in deepest)
+    param = "".join(steps).removeprefix(".") or None
+    return param, f"{param or 'the body'} {_sentence(chosen, deepest)}"
 
 
-def _validation_error(request: Request, error: Exception) -> ApiError:
-    assert isinstance(error, RequestValidationError)
-    sent = dict(request.query_params) if error.body is None else error.body
-    param, message = describe_errors(error.errors(), sent)
-    return ApiError(400, message, param=param)
+def _path(error: Error, body: Any) -> list[str | int]:
+    """Return the steps of an error's location that are fields or indices of the body."""
+    kind, context = error["type"], error.get("ctx", {})
+    steps: list[str | int] = []
+    value, previous = body, None
+    for step in error["loc"][1:]:  # The first is the part of the request, such as `body`.
+        # In a list, and for a format, the value's own `role` or `type` comes before its fields.
+        is_tag = isinstance(previous, int) or previous == "response_format"
+        previous = step
+        # Others are pydantic's names of the types that a value may have.
+        is_index = isinstance(value, list) and isinstance(step, int)
+        if not is_tag and (is_index or (isinstance(value, dict) and step in value)):
+            steps.append(step)
+            value = value[step]
+    if kind == "missing":
+        steps.append(error["loc"][-1])
+    elif "discriminator" in context:
+        steps.append(context["discriminator"].strip("'"))
+    elif kind == "unknown_field":
+        steps.append(context["name"])
+    return steps
 
 
-def _framework_error(request: Request, error: HTTPException) -> ApiError:
-    status, path = error.status_code, request.url.path[:200]
-    if status == 404:
-        return ApiError(404, f"no route {path}; see /openapi.json", code="not_found")
-    if status == 405:
-        message = f"{request.method[:20]} is not allowed for {path}; see the header Allow"
-        return ApiError(405, message, code="method_not_allowed")
-    return ApiError(status, str(error.detail))
+def _sentence(errors: Sequence[Error], path: Sequence[str | int]) -> str:
+    kind, context, value = errors[0]["type"], errors[0].get("ctx", {}), errors[0]["input"]
+    if kind == "unknown_field":
+        return f"{TEXTS['sentences'][kind]}{_advice(context['name'], context['known'])}"
+    if kind in TEXTS["sentences"]:
+        return str(TEXTS["sentences"][kind])
+    if "discriminator" in context:
+        value = value[path[-1]]
+    field = next((step for step in reversed(path) if isinstance(step, str)), "")
+    allowed = [text for error in errors if (text := _allowed(error, field))]
+    if not allowed:
+        return str(TEXTS["sentences"]["other"])
+    return f"must be {join_words(list(dict.fromkeys(allowed)), 'or')}; found {_found(value)}"
+
+
+def _allowed(error: Error, field: str) -> str:
+    text = TEXTS["allowed"].get(error["type"], "")
+    words = str(text.format(**error.get("ctx", {}))).replace("'", '"')
+    if words == "an object" and field in TEXTS["objects"]:
+        return f"{words} such as {TEXTS['objects'][field]}"
+    return join_words(words.split(", "), "or") if error["type"] == "union_tag_invalid" else words
+
+
+def _advice(name: str, known: Sequence[str]) -> str:
+    for beginning, advice in TEXTS["instead"].items():
+        if name.startswith(beginning):
+            return f", or send {advice}"
+    nearest = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def _found(value: object) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str):
+        value = value[: MAX_SHOWN + 1]
+    return _shorten(json.dumps(value, ensure_ascii=False))
+
+
+def _shorten(text: str) -> str:
+    """Return the beginning of a text, without the lone surrogates that UTF-8 cannot encode."""
+    shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    return shown.encode("utf-8", "replace").decode()

@@ -12,6 +12,7 @@ import io
 import ipaddress
 import itertools
 import os
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from phi_vision.io.http import AbstractResolver, HttpError, open_session, read_body
 from phi_vision.io.image_decoding import open_image
 from phi_vision.io.ssrf import URL
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.errors import TEXTS, ApiError, api_error
 from phi_vision.serving.settings import MAX_PIXELS, Settings
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # Each further decoder would widen the attack surface.
@@ -39,15 +40,6 @@ ESCAPES = {
     code: bytes([number])
     for number in b"+/=-_ \t\r\n"
     for code in (b"%%%02X" % number, b"%%%02x" % number)
-}
-# Unsupported format, for the error -> its first bytes in lower case.
-OTHER_FORMATS: dict[str, tuple[bytes, ...]] = {
-    "an SVG": (b"<svg", b"<?xml"),
-    "a web page": (b"<!doctype", b"<html"),
-    "a GIF": (b"gif8",),
-    "a BMP": (b"bm",),
-    "a TIFF": (b"ii*\0", b"mm\0*"),
-    "a PDF": (b"%pdf",),
 }
 
 
@@ -66,8 +58,7 @@ class ImageReader:
         """Decode the images of a request, given as path of a field -> URL in it."""
         limit = self._settings.max_images
         if len(urls) > limit:
-            message = f"the request has {len(urls)} images; the limit is {limit}"
-            raise ApiError(400, message, param=param, code="too_many_images")
+            raise api_error("too_many_images", param=param, count=len(urls), limit=limit)
         return tuple([await self.read(url, param=path) for path, url in urls.items()])
 
     async def read(self, source: str | bytes, *, param: str | None = None) -> Image.Image:
@@ -109,8 +100,7 @@ class ImageReader:
         del alive  # Or the error's traceback would keep the images alive.
         held = self._decoding + BYTES_PER_PIXEL * pixels
         if held and held + size > limit:
-            message = f"images in memory take {held:,} of {limit:,} bytes; retry soon"
-            raise ApiError(429, message, code="images_waiting", retry_after=1.0)
+            raise api_error("images_waiting", held=held, limit=limit, retry_after=1.0)
 
 
 def read_data_uri(uri: str) -> bytes:
@@ -119,17 +109,16 @@ def read_data_uri(uri: str) -> bytes:
     Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5), missing padding and
     any image type, as clients write them.
     """
-    invalid = partial(ApiError, 400, code="invalid_image_url")
-    scheme, colon, _ = uri[:10].partition(":")
-    if scheme.strip().lower() != "data" or not colon:
-        found = f"{scheme.strip().lower()}:" if colon else "a string without a scheme"
-        raise invalid(f"an image must be a URL such as data:image/jpeg;base64,…; found {found}")
+    scheme, colon, _ = uri[:10].strip().lower().partition(":")
+    if scheme != "data" or not colon:
+        found = f"{scheme}:" if colon else "a string without a scheme"
+        raise api_error("invalid_image_url.scheme", found=found)
     head, comma, text = uri.lstrip().partition(",")
     kind, *parameters = head[len("data:") :].lower().replace(" ", "").split(";")
     if not comma or "base64" not in parameters:
-        raise invalid("the data: URI is not in base64; write data:image/jpeg;base64,…")
+        raise api_error("invalid_image_url.plain")
     if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
-        raise invalid(f"the data: URI holds {kind[:40]}; send a PNG, JPEG or WebP image")
+        raise api_error("invalid_image_url.type", found=kind)
     encoded = text.encode("utf-8", "replace")
     # Not with `unquote`, which blocks all threads for seconds where everything is escaped.
     for code, character in ESCAPES.items() if b"%" in encoded else ():
@@ -138,7 +127,7 @@ def read_data_uri(uri: str) -> bytes:
     try:
         return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
     except binascii.Error as error:
-        raise invalid("the data: URI's base64 is invalid or truncated") from error
+        raise api_error("invalid_image_url.base64") from error
 
 
 async def fetch_image(
@@ -146,49 +135,37 @@ async def fetch_image(
 ) -> bytes:
     """Fetch an image by its URL; `resolver` replaces the system's name resolution."""
     url = _parse_allowed(address, settings)
-    limit = settings.max_body_bytes
+    limit, host = settings.max_body_bytes, url.host or ""
     is_address = False  # A host that is allowed as an IP address may be private.
     with suppress(ValueError):
-        is_address = bool(ipaddress.ip_address((url.host or "").partition("%")[0]))
+        is_address = bool(ipaddress.ip_address(host.partition("%")[0]))
     try:
         async with open_session(allow_private=is_address, resolver=resolver) as session:
             return await read_body(session, url, timeout=settings.fetch_timeout, max_bytes=limit)
     except HttpError as error:
         if error.kind == "too large":
-            message = f"the image at {url.host} is larger than {limit:,} bytes; send a smaller one"
-            raise ApiError(413, message, code="image_too_large") from error
-        code, advice = "image_not_fetched", "send it as a data: URI"
-        reason = f"{url.host}: {error.reason}"
-        if error.location is not None:
-            reason = f"redirect from {url.host} not followed"
-        elif error.kind == "private":
-            code, reason = "host_not_public", f"{url.host} resolves to a private address"
-            advice += ", or ask the operator to allow the address itself"
-        message = f"the image could not be fetched: {reason}; {advice}"
-        raise ApiError(400, message, code=code) from error
+            raise api_error("image_too_large.fetched", host=host, limit=limit) from error
+        if error.kind == "private" and error.location is None:
+            raise api_error("host_not_public", host=host) from error
+        is_redirect = error.location is not None
+        reason = f"redirect from {host} not followed" if is_redirect else f"{host}: {error.reason}"
+        raise api_error("image_not_fetched", reason=reason) from error
 
 
 def _parse_allowed(address: str, settings: Settings) -> URL:
     """Parse a URL, and reject it unless its host was allowed by name."""
-    forbidden = partial(ApiError, 400, code="host_not_allowed")
     if not settings.allow_hosts:
-        raise forbidden(
-            "this server fetches no images: send a data: URI such as data:image/jpeg;base64,…; "
-            "the operator can allow hosts by name (--allow-hosts)"
-        )
+        raise api_error("host_not_allowed.any")
     try:
         url = URL(address.strip())
         host, port = url.host, url.port
     except ValueError:
         host, port = None, None
     if host is None or port is None or url.user or url.password:
-        message = "not the URL of an image; write https://HOST/PATH without a user name"
-        raise ApiError(400, message, code="invalid_url")
+        raise api_error("invalid_url")
     if not is_allowed(host, port, settings.allow_hosts):
-        raise forbidden(
-            f"this server fetches no images from {host[:100]}:{port}, only from "
-            f"{', '.join(settings.allow_hosts)}; send a data: URI, or ask the operator"
-        )
+        allowed = ", ".join(settings.allow_hosts)
+        raise api_error("host_not_allowed", host=host, port=port, allowed=allowed)
     return url
 
 
@@ -201,27 +178,24 @@ def is_allowed(host: str, port: int, allowed: Sequence[str]) -> bool:
 
 def _validate(encoded: bytes, settings: Settings) -> int:
     """Validate an image by its header; return its decoded size in bytes."""
-    invalid = partial(ApiError, 400, code="invalid_image")
     if not encoded:
-        raise invalid("the image is empty")
+        raise api_error("invalid_image.empty")
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
             frames = image.n_frames if isinstance(image, ANIMATED) else 1
-        found = f"the image has {width:,} × {height:,} pixels"
+        found = f"{width:,} × {height:,}"
     except Image.DecompressionBombError:
         width, height, frames = 2 * MAX_PIXELS, 1, 1
-        found = f"the image has more than {width:,} pixels"
+        found = f"more than {width:,}"
     except Exception as error:  # Each decoder raises errors of its own.
         raise _unreadable(encoded, error) from error
     if width * height > settings.max_pixels:
-        message = f"{found}; the limit is {settings.max_pixels:,}, send a smaller one"
-        raise ApiError(413, message, code="image_too_large")
+        raise api_error("image_too_large", found=found, limit=settings.max_pixels)
     if max(width, height) > settings.max_aspect * min(width, height):
-        message = f"{found}, an aspect ratio above {settings.max_aspect:g}; crop it"
-        raise ApiError(400, message, code="impossible_shape")
+        raise api_error("impossible_shape", found=found, limit=settings.max_aspect)
     if frames != 1:
-        raise invalid(f"the image is animated ({frames} frames); send a single frame")
+        raise api_error("invalid_image.frames", frames=frames)
     return width * height * BYTES_PER_PIXEL
 
 
@@ -233,8 +207,7 @@ def _decode(encoded: bytes) -> Image.Image:
 
 
 def _unreadable(encoded: bytes, error: Exception) -> ApiError:
-    head = encoded[:256].lstrip().lower()
-    names = (f", {name}" for name, begins in OTHER_FORMATS.items() if head.startswith(begins))
-    found = ", truncated" if "truncated" in str(error) else next(names, "")
-    message = f"cannot decode an image from {len(encoded):,} bytes{found}"
-    return ApiError(400, f"{message}; send a complete PNG, JPEG or WebP", code="invalid_image")
+    head = encoded[:256].lstrip().lower().decode("latin-1")
+    kinds = (f", {kind}" for kind, begin in TEXTS["formats"].items() if re.match(begin, head))
+    found = ", truncated" if "truncated" in str(error) else next(kinds, "")
+    return api_error("invalid_image", size=len(encoded), found=found)

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from phi_vision.serving.errors import ApiError
+from phi_vision.serving.errors import api_error
 
 JSON = "application/json"
 MAX_VALUES = 25_000  # in a body: as many as the longest allowed schema of 50,000 characters has
@@ -24,21 +24,26 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_json(request: Request, model: type[Model]) -> Model:
-    """Read a request's body as a model; the error names the first invalid field."""
+async def read_json(request: Request, model: type[Model], *, allowed: str = JSON) -> Model:
+    """Read a request's body as a model; the error names the first invalid field.
+
+    Args:
+        allowed: What to send, for the error of another content type than JSON.
+    """
+    if media_type(request) != JSON:
+        found = request.headers.get("content-type") or "missing"
+        raise api_error("unsupported_media_type", found=found, allowed=allowed)
     return await asyncio.to_thread(parse, await request.body(), model)
 
 
 def parse(body: bytes, model: type[Model]) -> Model:
     """Parse and validate a JSON body."""
     if (count := count_values(body)) > MAX_VALUES:
-        message = f"the body has {count:,} JSON values or strings; the limit is {MAX_VALUES:,}"
-        raise ApiError(400, message, code="too_many_values")
+        raise api_error("too_many_values", count=count, limit=MAX_VALUES)
     try:
         parsed = json.loads(body.decode("utf-8-sig"), parse_int=parse_integer)
     except (ValueError, RecursionError) as error:
-        message = "the body is not JSON; send one JSON object"
-        raise ApiError(400, message, code="invalid_json") from error
+        raise api_error("invalid_json") from error
     try:
         return model.model_validate(parsed)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from phi_vision.serving.errors import ApiError, install_handlers, internal_error
+from phi_vision.serving.errors import ApiError, api_error, install_handlers, internal_error
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
 
@@ -72,56 +72,48 @@ class RequestGuard:
         exchange = _Exchange(scope, receive, send)
         with self.metrics.requests_in_progress.track_inprogress():
             try:
-                self._authenticate(scope)
+                self._authenticate(exchange)
                 await self._receive_and_run(exchange)
             except Exception as error:
-                if isinstance(error, ApiError):
-                    returned = error
-                    self.metrics.rejected.labels(code=error.code).inc()
-                else:
-                    returned = internal_error(error, exchange.id)
                 if exchange.status:  # The response has begun: the connection is closed.
                     raise
-                # A client that is still sending reads no response before it has sent everything;
-                # one that sent `Expect: 100-continue` has not begun.
-                if returned.status != 408 and "expect" not in exchange.headers:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LINGER):
-                            while not (exchange.received or exchange.disconnected):
-                                await exchange.receive()
-                await returned.response()(scope, exchange.receive, exchange.send)
+                await exchange.reject(self._returned(error, exchange))
             finally:
                 self._record(exchange)
 
-    def _authenticate(self, scope: Scope) -> None:
-        key = self.settings.key
+    def _returned(self, error: Exception, exchange: "_Exchange") -> ApiError:
+        if not isinstance(error, ApiError):
+            return internal_error(error, exchange.id)
+        self.metrics.rejected.labels(code=error.code).inc()
+        return error
+
+    def _authenticate(self, exchange: "_Exchange") -> None:
+        key, scope = self.settings.key, exchange.scope
         is_public = PUBLIC_PATHS.fullmatch(scope["path"]) and scope["method"] in ("GET", "HEAD")
         if key is None or is_public:
             return
-        given = Headers(scope=scope).getlist("authorization")
+        given = exchange.headers.getlist("authorization")
         scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
         # As bytes: `compare_digest` takes no non-ASCII text.
         equal = hmac.compare_digest(token.strip().encode(), key.encode())
         if scheme.lower() != "bearer" or not equal:
-            raise ApiError(
-                401,
-                f"this server requires an API key; {'a wrong one' if token else 'none'} was sent. "
-                "Send the header Authorization: Bearer KEY",
-                code="invalid_api_key",
-            )
+            raise api_error("invalid_api_key", found="a wrong one" if token else "none")
 
     async def _receive_and_run(self, exchange: "_Exchange") -> None:
         """Receive the whole body before the app runs."""
-        self._check_length(exchange.headers.get("content-length", ""))
+        length, timeout = exchange.headers.get("content-length", ""), self.settings.body_timeout
+        self._check_length(int(length[:20]) if length.isdecimal() else 0)
         body = bytearray()
-        timeout = self.settings.body_timeout
         try:
             try:
                 async with asyncio.timeout(timeout):
-                    await self._receive_into(body, exchange)
+                    while not exchange.received:
+                        message = await exchange.receive()
+                        if exchange.disconnected:
+                            raise api_error("hung_up")
+                        self._extend(body, message.get("body", b""))
             except TimeoutError as error:
-                message = f"the request body was not received within {timeout:g} s"
-                raise ApiError(408, message, code="slow_request") from error
+                raise api_error("slow_request", seconds=timeout) from error
             await self._decompress(body, exchange.headers.get("content-encoding", ""))
             pending: list[Message] = [{"type": "http.request", "body": body}]
 
@@ -132,20 +124,16 @@ class RequestGuard:
         finally:
             self.held -= len(body)
 
-    async def _receive_into(self, body: bytearray, exchange: "_Exchange") -> None:
-        while not exchange.received:
-            chunk = (await exchange.receive()).get("body", b"")
-            if exchange.disconnected:
-                raise ApiError(400, "the client disconnected during its request", code="hung_up")
-            self._extend(body, chunk)
+    def _check_length(self, length: int) -> None:
+        if length > self.settings.max_body_bytes:
+            raise api_error("request_too_large", limit=self.settings.max_body_bytes)
 
     def _extend(self, body: bytearray, chunk: bytes) -> None:
         body += chunk
         self.held += len(chunk)
-        self._check_length(str(len(body)))
+        self._check_length(len(body))
         if self.held > max(self.settings.max_held_bytes, len(body)):
-            full = "too many request bodies are in flight; retry soon"
-            raise ApiError(429, full, code="bodies_waiting", retry_after=1.0)
+            raise api_error("bodies_waiting", retry_after=1.0)
 
     async def _decompress(self, body: bytearray, coding: str) -> None:
         """Decompress a gzip body in place, up to the limits of a body."""
@@ -153,8 +141,7 @@ class RequestGuard:
         if coding in ("", "identity"):
             return
         if coding not in ("gzip", "x-gzip"):
-            message = f"the Content-Encoding is {coding[:80]}; send gzip, or none"
-            raise ApiError(415, message, code="unsupported_encoding")
+            raise api_error("unsupported_encoding", found=coding)
         compressed, unpack = bytes(body), zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
             limit = self.settings.max_body_bytes + 1
@@ -165,15 +152,7 @@ class RequestGuard:
         body.clear()
         self._extend(body, plain)
         if not unpack.eof or unpack.unused_data:
-            message = "the body is not one whole gzip member, as its Content-Encoding says"
-            raise ApiError(400, f"{message}; compress it again", code="invalid_gzip")
-
-    def _check_length(self, length: str) -> None:
-        """Check a body's length, declared or counted."""
-        limit = self.settings.max_body_bytes
-        if length.isdecimal() and int(length[:20]) > limit:
-            message = f"the request body exceeds {limit:,} bytes; send a smaller image"
-            raise ApiError(413, message, code="request_too_large")
+            raise api_error("invalid_gzip")
 
     def _record(self, exchange: "_Exchange") -> None:
         scope, seconds = exchange.scope, time.perf_counter() - exchange.started
@@ -231,3 +210,14 @@ class _Exchange:
             self.bytes_out += len(message.get("body", b""))
             self.sent = not message.get("more_body", False)
         await self._send(message)
+
+    async def reject(self, error: ApiError) -> None:
+        """Send an error once the request's body has been received, or `LINGER` is over."""
+        # A client that is still sending reads no response before it has sent everything; one that
+        # sent `Expect: 100-continue` has not begun.
+        if error.status != 408 and "expect" not in self.headers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while not (self.received or self.disconnected):
+                        await self.receive()
+        await error.response()(self.scope, self.receive, self.send)

@@ -27,8 +27,8 @@ from phi_vision.metrics.platt_scaling import PlattScaler
 from phi_vision.runs import RunDir
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
-from phi_vision.serving.chat_template import ChatTemplate, count_characters, image_urls, joined_text
-from phi_vision.serving.errors import ApiError, error_responses, wrong_media_type
+from phi_vision.serving.chat_template import ChatTemplate, image_urls, joined_text
+from phi_vision.serving.errors import ApiError, api_error, error_responses
 from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.json_body import JSON, media_type, read_json
 from phi_vision.serving.json_grammar import ANY_OBJECT, Schema, grammar_of_schema
@@ -44,6 +44,10 @@ from phi_vision.serving.telemetry import ServerMetrics
 
 # Content types of a single image; its actual format is detected from its bytes.
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+RECORD_ADVICE = (
+    f'{JSON} such as {{"image": "data:image/jpeg;base64,…"}}, or the bytes of one image as '
+    f"{', '.join(IMAGE_TYPES)}"
+)
 MIDDLEWARE_ERRORS = (401, 408, 413, 500)
 GENERATION_ERRORS = error_responses(400, *MIDDLEWARE_ERRORS, 404, 415, 429, 503, 504)
 # OpenAPI schema of a streamed response.
@@ -88,9 +92,7 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """Reject requests for another model (404)."""
         if name not in (None, self.name):
-            found = (name or "")[:200]
-            message = f"there is no model {found!r} here; this server has {self.name!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise api_error("model_not_found", param="model", found=name, name=self.name)
 
     @asynccontextmanager
     async def submit(
@@ -121,8 +123,6 @@ async def _service(request: Request) -> Any:
 
 
 async def _chat_body(request: Request) -> ChatRequest:
-    if media_type(request) != JSON:
-        raise wrong_media_type(request, JSON)
     return await read_json(request, ChatRequest)
 
 
@@ -160,17 +160,14 @@ async def complete_chat(
 
 
 async def _chat_request(body: ChatRequest, service: Service) -> GenerationRequest:
-    settings = service.settings
+    settings, template, messages = service.settings, service.chat_template, body.messages
     service.check_model(body.model)
     for param in ("max_completion_tokens", "max_tokens"):
-        if (wanted := getattr(body, param) or 0) > settings.max_tokens:
-            message = f"{wanted:,} tokens are requested; the limit is {settings.max_tokens:,}"
-            raise ApiError(400, message, param=param, code="integer_above_max_value")
-    messages = body.messages
-    count, limit = count_characters(messages), settings.max_prompt_characters
-    if count > limit:
-        message = f"the messages have {count:,} characters; the limit is {limit:,}"
-        raise ApiError(400, message, param="messages", code="string_above_max_length")
+        if (wanted := getattr(body, param) or 0) > (limit := settings.max_tokens):
+            raise api_error("integer_above_max_value", param=param, wanted=wanted, limit=limit)
+    text, limit = joined_text(messages), settings.max_prompt_characters
+    if (count := len(text)) > limit:
+        raise api_error("string_above_max_length", param="messages", count=count, limit=limit)
     if messages[-1].role == "assistant":
         message = "the last message is the assistant's; end with a user message"
         raise ApiError(400, message, param="messages")
@@ -178,12 +175,11 @@ async def _chat_request(body: ChatRequest, service: Service) -> GenerationReques
 
     def build() -> GenerationRequest:
         # Emoji and rare scripts take up to five tokens a character.
-        text = service.chat_template.neutralize(joined_text(messages))
-        if (tokens := service.chat_template.length(text, ())) > limit:
-            message = f"the messages have {tokens:,} tokens; the limit is {limit:,}; shorten them"
-            raise ApiError(400, message, param="messages", code="context_length_exceeded")
-        prompt = service.chat_template.prompt(messages)
-        service.chat_template.check_length(prompt, images, "messages")
+        if (tokens := template.length(template.neutralize(text), ())) > limit:
+            found = {"tokens": tokens, "limit": limit}
+            raise api_error("context_length_exceeded.text", param="messages", **found)
+        prompt = template.prompt(messages)
+        template.check_length(prompt, images, "messages")
         return GenerationRequest(
             prompt=prompt,
             images=images,
@@ -210,8 +206,7 @@ def _grammar(wanted: schemas.Format | None) -> str | None:
     try:
         return grammar_of_schema(schema)
     except ValueError as error:
-        message = f"the schema is invalid: {error}"
-        raise ApiError(400, message, param=param, code="invalid_json_schema") from error
+        raise api_error("invalid_json_schema", param=param, reason=error) from error
 
 
 async def _events(
@@ -308,17 +303,14 @@ async def read_record(
 async def _record_request(
     request: Request, service: Service, constrained: bool
 ) -> GenerationRequest:
-    kind = media_type(request)
-    if kind in IMAGE_TYPES:
+    if media_type(request) in IMAGE_TYPES:
         images: tuple[Image, ...] = (await service.images.read(await request.body()),)
-    elif kind == JSON:
-        parsed = await read_json(request, RecordRequest)
+    else:
+        parsed = await read_json(request, RecordRequest, allowed=RECORD_ADVICE)
         service.check_model(parsed.model)
         constrained = constrained or parsed.constrained
         urls = {f"images[{number}]": url for number, url in enumerate(parsed.images)}
         images = await service.images.read_all(urls or {"image": parsed.image}, "images")
-    else:
-        raise wrong_media_type(request, JSON, *IMAGE_TYPES)
     grammar = grammar_of(service.predictor.template) if constrained else None
     wanted = service.predictor.request(images, grammar=grammar)
     await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")
