@@ -21,9 +21,15 @@ from phi_vision.evaluation.labels import ARROWS
 from phi_vision.export.onnx import PRECISIONS
 from phi_vision.inference.openai_server import KEY_VARIABLE
 from phi_vision.inference.predictor import resolve_template
-from phi_vision.metrics.bootstrap import RESAMPLES
+from phi_vision.metrics.bootstrap import MIN_DIFFERING, RESAMPLES
 from phi_vision.metrics.calibration import BINS
-from phi_vision.metrics.field_metrics import HEADLINE, METRICS, PARSE_RATE, metrics_for
+from phi_vision.metrics.field_metrics import (
+    DESCRIPTIONS,
+    HEADLINE,
+    METRICS,
+    PARSE_RATE,
+    metrics_for,
+)
 from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, binomial_bound, choose_threshold
 from phi_vision.metrics.scores import SYSTEMS
 from phi_vision.metrics.slices import MAX_CATEGORIES, MIN_SAMPLES
@@ -44,6 +50,7 @@ FACTS = [
     "about 95 in 100 contain",
     "with 142 groups of equal size and no error, an accuracy of 1.000 (0.974 to 1.000)",
     "differ by 0.000 (−0.026 to +0.026)",
+    f"in fewer than {MIN_DIFFERING} groups is widened",
     f"with replacement, {RESAMPLES:,} times",
     f"median of {NEIGHBOURS}.",
     "counts as 0, so",
@@ -73,7 +80,7 @@ def row(*cells: str) -> str:
 def metrics_table() -> str:
     lines = [row("any", f"`{PARSE_RATE.name}`", ARROWS[PARSE_RATE.better], PARSE_RATE.description)]
     lines += [
-        row(kind, f"`{short}`", ARROWS[metric.better], metric.description)
+        row(kind, f"`{short}`", ARROWS[metric.better], DESCRIPTIONS[kind][short])
         for kind, metrics in METRICS.items()
         for short, metric in metrics.items()
     ]

@@ -5,7 +5,8 @@ samples. All estimates of an evaluation share the resamples: the difference of t
 
 Counts weight the samples, so an aggregate equals the ordinary metric on the samples repeated that
 often. Samples with a NaN never count; a resample in which nothing counts is NaN.
-Resamples show nothing unseen, such as a first error: where they agree, an interval is exact.
+Resamples show nothing unseen, such as a first error: where they show too little, an interval is
+exact.
 """
 
 import math
@@ -21,6 +22,10 @@ RESAMPLES = 1000  # the ends of a 95 % interval then move by about a tenth of it
 
 TAILS = (0.025, 0.975)  # of a 95 % interval
 
+MIN_DIFFERING = 6
+"""Groups that must differ for a bootstrap interval of a difference: not even if one system is
+better in all of fewer does a sign test (5 of 5: p = 0.0625) tell the two apart."""
+
 Limits = tuple[float, float]  # the least and the largest value that a metric can have
 
 Counts = NDArray[np.float64]
@@ -34,7 +39,7 @@ Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]
 
 class Estimate(NamedTuple):
     """A value and its 95 % confidence interval: NaN with fewer than two groups, infinite where the
-    resamples agree on a value without limits."""
+    resamples show too little of a value without limits."""
 
     value: float
     low: float
@@ -42,19 +47,23 @@ class Estimate(NamedTuple):
 
 
 class BootstrapDistribution(NamedTuple):
-    """A value, and its values on the resamples."""
+    """A value, its values on the resamples, and the samples that count in it."""
 
     value: float
     resampled: NDArray[np.float64]
     limits: Limits = (-math.inf, math.inf)
-    groups: float = 1.0  # effective number
+    groups: NDArray[np.float64] = np.zeros(1)  # a number per sample, the same within a group
+    values: SampleValues = np.zeros(1)
+    differs: NDArray[np.bool_] | None = None  # of a difference: whether the values of a sample do
 
     def estimate(self) -> Estimate:
         """Return the value with its percentile interval; resamples without a value are left out.
 
-        Groups count as one observation each. Where all agree, at most 1 − 0.025^(1 / groups) of the
-        population differ, by as much as the limits allow. An interval that ends at a limit is
-        joined with that of Clopper and Pearson. Exact for means, approximate for F1 and ranks.
+        Groups count as one observation each. Where all resamples agree, at most
+        1 − 0.025^(1 / groups) of the population differ, by as much as the limits allow. An interval
+        that ends at a limit is joined with that of Clopper and Pearson, a difference in fewer than
+        MIN_DIFFERING groups with theirs of the share of groups that differ, and of the better ones
+        among those. Exact for means, approximate for F1 and ranks.
 
         Input:  accuracy 1.0, or a difference of 0.0, on all resamples of 142 groups of equal size
         Output: 0.974 to 1.0; −0.026 to 0.026
@@ -63,21 +72,34 @@ class BootstrapDistribution(NamedTuple):
         if not known.size:
             return Estimate(self.value, math.nan, math.nan)
         low, high = np.quantile(known, TAILS).tolist()
-        least, most = self.limits
+        (least, most), size = self.limits, effective_groups(self.groups)
         if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
-            unseen = 1 - TAILS[0] ** (1 / self.groups)
+            unseen = 1 - TAILS[0] ** (1 / size)
             return Estimate(self.value, low - unseen * (low - least), high + unseen * (most - high))
-        if low <= least or high >= most:
-            share, size = np.array((self.value - least) / (most - least)), np.array(self.groups)
-            exact = (least + (most - least) * binomial_bound(share, size, tail) for tail in TAILS)
-            low, high = min(low, float(next(exact))), max(high, float(next(exact)))
-        return Estimate(self.value, low, high)
+        if self.differs is not None and effective_groups(self.groups[self.differs]) < MIN_DIFFERING:
+            share = float(self.differs.mean())
+            better = min(max(0.5 + self.value / most / share / 2, 0.0), 1.0)
+            widest = most * float(binomial_bound(share, size, TAILS[1]))
+            ends = [widest * (2 * binomial_bound(better, share * size, t) - 1) for t in TAILS]
+        elif low <= least or high >= most:
+            share = (self.value - least) / (most - least)
+            ends = [least + (most - least) * binomial_bound(share, size, tail) for tail in TAILS]
+        else:
+            return Estimate(self.value, low, high)
+        return Estimate(self.value, min(low, float(ends[0])), max(high, float(ends[1])))
 
     def minus(self, other: "BootstrapDistribution") -> "BootstrapDistribution":
-        """Subtract, resample by resample."""
-        limits = (self.limits[0] - other.limits[1], self.limits[1] - other.limits[0])
-        resampled, groups = self.resampled - other.resampled, min(self.groups, other.groups)
-        return BootstrapDistribution(self.value - other.value, resampled, limits, groups)
+        """Subtract, resample by resample; of other samples, nothing is known of their values."""
+        differs = None
+        if self.values.shape == other.values.shape:
+            differs = (self.values != other.values).reshape(len(self.values), -1).any(axis=1)
+        return BootstrapDistribution(
+            self.value - other.value,
+            self.resampled - other.resampled,
+            (self.limits[0] - other.limits[1], self.limits[1] - other.limits[0]),
+            min(self.groups, other.groups, key=len),
+            differs=differs,
+        )
 
 
 def distribution(
@@ -85,21 +107,30 @@ def distribution(
 ) -> BootstrapDistribution:
     """Aggregate the values of samples, once as they are and once per resample."""
     value = float(aggregate(values, np.ones((1, len(values))))[0])
-    groups = effective_groups(_known(values, counts)[1])
-    return BootstrapDistribution(value, aggregate(values, counts), limits, groups)
+    counted, their_counts = _known(values, counts)
+    groups = _number_groups(their_counts)
+    return BootstrapDistribution(value, aggregate(values, counts), limits, groups, counted)
 
 
-def effective_groups(counts: Counts) -> float:
-    """Compute the effective number of groups (Kish, 1965) of samples that are drawn together.
+def effective_groups(groups: NDArray[np.float64]) -> float:
+    """Compute the effective number of groups (Kish, 1965).
+
+    Input:  groups 7 7 9
+    Output: 1.8 = 3² / (2² + 1²)
+    """
+    sizes = np.unique(groups, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / max(1, (sizes**2).sum()))
+
+
+def _number_groups(counts: Counts) -> NDArray[np.float64]:
+    """Number the samples so that those drawn together have the same number.
 
     Input:  groups a a b: counts [[2, 2, 0], [1, 1, 1]]
-    Output: 1.8 = 3² / (2² + 1²)
+    Output: 2x + y, 2x + y, y for some x and y
     """
     # A few resamples tell groups apart; sums of whole numbers are exact in any order.
     few = counts[:32]
-    keys = np.random.default_rng(0).integers(2**40, size=len(few)).astype(np.float64) @ few
-    sizes = np.unique(keys, return_counts=True)[1]
-    return float(sizes.sum() ** 2 / max(1, (sizes**2).sum()))
+    return np.random.default_rng(0).integers(2**40, size=len(few)).astype(np.float64) @ few
 
 
 def draw_groups(groups: Sequence[str], *, seed: int, draws: int = RESAMPLES) -> Counts:

@@ -6,6 +6,8 @@ Works on stored predictions, without running a model, so evaluations of last wee
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
@@ -16,8 +18,7 @@ from phi_vision.metrics.scores import paired_differences
 from phi_vision.metrics.slices import with_intervals
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluatedSystem:
+class EvaluatedSystem(NamedTuple):
     """A system and its predictions."""
 
     name: str  # for tables and messages, such as "runs/lora"
@@ -63,12 +64,10 @@ class Comparison:
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that all templates have."""
-        found = {metric.field for metric in self.metrics.values()}
-        return tuple(field for field in self.template.fields if field in found)
+        return tuple(dict.fromkeys(each.field for each in self.metrics.values() if each.field))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """A sample of which some systems predict these fields correctly and others do not."""
 
     fields: tuple[str, ...]
@@ -76,8 +75,7 @@ class Disagreement:
     predictions: Mapping[str, ScoredPrediction]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CorrectCounts:
+class CorrectCounts(NamedTuple):
     """Samples of which one field is predicted correctly by the reference and another system."""
 
     both: int
@@ -98,8 +96,7 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
         raise ValueError(f"nothing to compare: found only {found}; pass at least two")
     if duplicates := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{duplicates[0]!r} is passed twice; pass each system once")
-    shared = _shared_samples(systems)
-    metrics = _shared_metrics(systems)
+    shared, metrics = _shared_samples(systems), _shared_metrics(systems)
     _check_truth(shared, [each.field for each in metrics.values() if each.field])
     reference, *others = shared
     groups = [each.group for each in shared[reference]]
@@ -135,9 +132,8 @@ def find_disagreements(comparison: Comparison) -> list[Disagreement]:
             if len({is_field_correct(template, field, each) for each in predictions}) > 1
         )
         if fields:
-            system = dict(zip(comparison.names, predictions, strict=True))
-            truth = predictions[0].truth
-            found.append(Disagreement(fields=fields, truth=truth, predictions=system))
+            by_system = dict(zip(comparison.names, predictions, strict=True))
+            found.append(Disagreement(fields, predictions[0].truth, by_system))
     return sorted(found, key=lambda each: -len(each.fields))
 
 
@@ -146,31 +142,25 @@ def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts
 
     Output: {"category3_code": CorrectCounts(both=70, only_reference=4, only_other=11, neither=15)}
     """
-    systems = (comparison.reference, other)
+    systems = [comparison.predictions[name] for name in (comparison.reference, other)]
     counts = {}
     for field in comparison.fields:
         pairs = Counter(
             tuple(is_field_correct(comparison.template, field, each) for each in pair)
-            for pair in zip(*(comparison.predictions[name] for name in systems), strict=True)
+            for pair in zip(*systems, strict=True)
         )
-        counts[field] = CorrectCounts(
-            both=pairs[True, True],
-            only_reference=pairs[True, False],
-            only_other=pairs[False, True],
-            neither=pairs[False, False],
-        )
+        counts[field] = CorrectCounts(*(pairs[key] for key in product((True, False), repeat=2)))
     return counts
 
 
 def _shared_samples(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[ScoredPrediction, ...]]:
     """Select each system's predictions for the shared samples, in the order of the first."""
-    by_id = {}
-    for system in systems:
-        by_id[system.name] = {each.id: each for each in system.predictions}
-        if len(by_id[system.name]) < len(system.predictions):
+    by_id = {name: {each.id: each for each in theirs} for name, _, theirs in systems}
+    for name, _, predictions in systems:
+        if len(by_id[name]) < len(predictions):
             raise ValueError(
-                f"{system.name!r} has {len(system.predictions)} predictions for "
-                f"{len(by_id[system.name])} samples; keep one prediction per sample"
+                f"{name!r} has {len(predictions)} predictions for {len(by_id[name])} samples; keep "
+                "one prediction per sample"
             )
     ids = [id for id in by_id[systems[0].name] if all(id in theirs for theirs in by_id.values())]
     if not ids:
@@ -186,12 +176,7 @@ def _shared_samples(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[Score
 
 def _shared_metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
     """List the metrics of the fields that every template has, of the same kind."""
-    first = systems[0].template
-    shared = {
-        field
-        for field, kind in first.kinds.items()
-        if all(system.template.kinds.get(field) == kind for system in systems)
-    }
+    shared = set.intersection(*(set(system.template.kinds.items()) for system in systems))
     if not shared:
         found = "; ".join(f"{each.name} has {each.template.answer!r}" for each in systems)
         raise ValueError(
@@ -200,8 +185,8 @@ def _shared_metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
         )
     return {
         name: metric
-        for name, metric in metrics_for(first).items()
-        if metric.field is None or metric.field in shared
+        for name, metric in metrics_for(systems[0].template).items()
+        if metric.field is None or (metric.field, metric.kind) in shared
     }
 
 

@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq, Levenshtein
 from sacrebleu.metrics.chrf import CHRF
@@ -65,21 +67,20 @@ class Metric:
     per_sample: Callable[[FieldValues], SampleValues]
     """Computes the value of each sample: an array whose first axis is the samples."""
 
-    aggregate: bootstrap.Aggregate
+    aggregate: bootstrap.Aggregate = bootstrap.mean
     """Turns the values of samples, and their counts, into one value per resample."""
 
-    description: str  # what it measures, in one sentence, with the formula
     better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3
     limits: Limits = (0.0, 1.0)
+    is_approximate: bool = False  # whether its exact interval (see `estimate`) is approximate
+    needs_hierarchy: bool = False  # applies only to fields with levels above them
 
-    name: str = ""
-    """Its name in reports and recipes, such as "full_price_mae"; "" before it has a field."""
-
+    name: str = ""  # in reports and recipes, as "full_price_mae"; from here on by `metrics_for`
+    description: str = ""  # what it measures, in one sentence, with the formula
     field: str | None = None  # the field it reads; None for a metric of the whole prediction
     kind: Kind | None = None
     hierarchy: CategoryHierarchy | None = None
-    needs_hierarchy: bool = False  # applies only to fields with levels above them
 
     def __call__(self, predicted: Predicted, true: Sequence[Record]) -> float:
         """Compute the metric."""
@@ -106,7 +107,14 @@ def metrics_for(
     for field, kind in template.kinds.items():
         hierarchy = (hierarchies or {}).get(field)
         metrics += [
-            replace(metric, name=f"{field}_{suffix}", field=field, kind=kind, hierarchy=hierarchy)
+            replace(
+                metric,
+                name=f"{field}_{suffix}",
+                description=DESCRIPTIONS[kind][suffix],
+                field=field,
+                kind=kind,
+                hierarchy=hierarchy,
+            )
             for suffix, metric in METRICS[kind].items()
             if hierarchy is not None or not metric.needs_hierarchy
         ]
@@ -281,109 +289,57 @@ def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
     return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
 
 
-def _text(similarity: Callable[[str, str], float], description: str) -> Metric:
-    return Metric(partial(_text_similarity, similarity), bootstrap.mean, description)
-
-
-def _number(
+def _error(
     error: Callable[[Numbers, Numbers], Numbers],
-    description: str,
     aggregate: bootstrap.Aggregate = bootstrap.mean,
     better: Better = "lower",
     decimals: int = 3,
     limits: Limits = (-math.inf, math.inf),
 ) -> Metric:
-    return Metric(
-        lambda column: error(*_numbers(column).T), aggregate, description, better, decimals, limits
-    )
+    return Metric(lambda each: error(*_numbers(each).T), aggregate, better, decimals, limits)
 
 
-def _within(percent: int) -> Metric:
-    share = percent / 100
-    words = f"Share of predictions at most {percent} % off: |predicted − true| ≤ {share:g} · true."
-    return _number(partial(within, tolerance=share), words, better="higher", limits=(0.0, 1.0))
+def _within(tolerance: float) -> Metric:
+    return _error(partial(within, tolerance=tolerance), better="higher", limits=(0.0, 1.0))
 
 
-PARSE_RATE = Metric(
-    _parsed,
-    bootstrap.mean,
-    "Share of predictions that parse: they match the template exactly.",
-    name="parse_rate",
+DESCRIPTIONS: dict[str, dict[str, str]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
 )
 
 METRICS: dict[Kind, dict[str, Metric]] = {
     "text": {
-        "exact": Metric(_equal, bootstrap.mean, "Share of predictions that equal the true text."),
-        "similarity": _text(
-            edit_similarity,
-            "Edit similarity: mean of 1 − Levenshtein distance / length of the longer text.",
-        ),
-        "rouge_l": _text(
-            rouge_l,
-            "ROUGE-L: mean of 2 · longest common subsequence / (predicted words + true words), "
-            "without case and punctuation.",
-        ),
-        "chrf": _text(chrf, "chrF: mean F2 of character n-grams of length 1 to 6, from 0 to 1."),
+        "exact": Metric(_equal),
+        "similarity": Metric(partial(_text_similarity, edit_similarity)),
+        "rouge_l": Metric(partial(_text_similarity, rouge_l)),
+        "chrf": Metric(partial(_text_similarity, chrf)),
     },
     "category": {
-        "accuracy": Metric(_equal, bootstrap.mean, "Share of predictions of the true category."),
-        "macro_f1": Metric(
-            _category_numbers,
-            bootstrap.macro_f1,
-            "Macro F1, rare categories weigh as much as frequent ones: mean over the true "
-            "categories of F1 = 2 · correct / (times true + times predicted).",
-        ),
+        "accuracy": Metric(_equal),
+        "macro_f1": Metric(_category_numbers, bootstrap.macro_f1, is_approximate=True),
         "hierarchical_f1": Metric(
-            _category_paths,
-            bootstrap.overlap_f1,
-            "Hierarchical F1, partial credit for the right branch: 2 · shared / (predicted + "
-            "true), of categories with all their ancestors except the root.",
-            needs_hierarchy=True,
+            _category_paths, bootstrap.overlap_f1, is_approximate=True, needs_hierarchy=True
         ),
     },
     "number": {
-        "mae": _number(
-            absolute,
-            "Mean absolute error: mean of |predicted − true|, in the unit of the number.",
-            decimals=2,
-        ),
-        "median_ape": _number(
-            relative,
-            "Median absolute percentage error, as a fraction: median of |predicted − true| / true.",
-            bootstrap.median,
-        ),
-        "mape": _number(
-            relative,
-            "Mean absolute percentage error, as a fraction: mean of |predicted − true| / true.",
-        ),
-        "smape": _number(
-            symmetric,
-            "Symmetric error from 0 to 2: mean of 2 · |predicted − true| / (|predicted| + true).",
-            limits=(0.0, 2.0),
-        ),
-        "rmsle": _number(
-            squared_log,
-            "Root mean squared logarithmic error: √ mean of (ln(1 + predicted) − ln(1 + true))².",
-            bootstrap.root_mean,
-        ),
-        "within_5": _within(5),
-        "within_10": _within(10),
-        "within_25": _within(25),
+        "mae": _error(absolute, decimals=2),
+        "median_ape": _error(relative, bootstrap.median),
+        "mape": _error(relative),
+        "smape": _error(symmetric, limits=(0.0, 2.0)),
+        "rmsle": _error(squared_log, bootstrap.root_mean),
+        "within_5": _within(0.05),
+        "within_10": _within(0.1),
+        "within_25": _within(0.25),
         "spearman": Metric(
-            _numbers,
-            bootstrap.rank_correlation,
-            "Spearman's rank correlation of predicted and true numbers; 0 where all predictions "
-            "are equal.",
-            limits=(-1.0, 1.0),
+            _numbers, bootstrap.rank_correlation, limits=(-1.0, 1.0), is_approximate=True
         ),
-        "bias": _number(
-            signed,
-            "Relative bias, above 0 too high, below 0 too low: mean of (predicted − true) / true.",
-            better="zero",
-        ),
+        "bias": _error(signed, better="zero"),
     },
 }
-"""Kind of field -> suffix of the metric's name -> metric. A new metric is one entry."""
+"""Kind of field -> suffix of the metric's name -> metric. A new metric is one entry here, and one
+sentence in the YAML."""
+
+PARSE_RATE = Metric(_parsed, name="parse_rate", description=DESCRIPTIONS["any"]["parse_rate"])
 
 HEADLINE: dict[Kind, str] = {"text": "similarity", "category": "accuracy", "number": "median_ape"}
 """Kind of field -> suffix of its most important metric."""

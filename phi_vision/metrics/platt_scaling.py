@@ -144,7 +144,7 @@ def effective_sizes(groups: Names, correlation: float) -> Numbers:
     return np.asarray(count**2 / (count + correlation * 2 * earlier.cumsum()))
 
 
-def binomial_bound(shares: Numbers, sizes: Numbers, tail: float) -> Numbers:
+def binomial_bound(shares: Numbers | float, sizes: Numbers | float, tail: float) -> Numbers:
     """Bound shares from below, or from above for a tail over a half (Clopper and Pearson, 1934).
 
     Unlike a bootstrap interval, this one does not end at 1 where nothing was wrong yet.

@@ -98,28 +98,22 @@ def score(
     if not samples or not training:
         which = "to evaluate on" if not samples else "to learn from"
         raise ValueError(f"found no samples {which}; pass at least one")
-    hierarchies = {
-        field: find_hierarchy(field, training) for field in template.fields_of("category")
-    }
-    metrics = metrics_for(template, hierarchies)
+    categories = template.fields_of("category")
+    metrics = metrics_for(
+        template, {field: find_hierarchy(field, training) for field in categories}
+    )
     truth = [template.select(sample.record) for sample in samples]
     values = _sample_values(metrics, predictions, baselines or {}, truth, template)
-    groups = [sample.group for sample in samples]
+    model, groups = values["model"], [sample.group for sample in samples]
     counts = draw_groups(groups, seed=seed)
     table = {
         system: {name: metrics[name].distribution(each, counts) for name, each in row.items()}
         for system, row in values.items()
     }
-    differences = {
-        system: paired_differences({name: metrics[name] for name in row}, table["model"], row)
-        for system, row in table.items()
-        if system != "model"
-    }
     scored = tuple(
         ScoredPrediction(id=sample.id, group=sample.group, truth=record, prediction=prediction)
         for sample, record, prediction in zip(samples, truth, predictions["model"], strict=True)
     )
-    model = values["model"]
     headline = {name: metrics[name] for name in headline_metrics(template)}
     uses_image, check = _check_shuffled_images(headline, values, counts)
     return Scores(
@@ -129,11 +123,15 @@ def score(
         seed=seed,
         metrics=metrics,
         estimates={system: with_intervals(row) for system, row in table.items()},
-        differences=differences,
+        differences={
+            system: paired_differences({name: metrics[name] for name in row}, table["model"], row)
+            for system, row in table.items()
+            if system != "model"
+        },
         predictions=scored,
         uses_image=uses_image,
         shuffled_image_check=check,
-        slices=slices.score_slices(metrics, model, counts, samples, training, template),
+        slices=slices.score_slices(headline, model, counts, samples, training, template),
         leakage=slices.measure_leakage(metrics, model, counts, samples, leaked),
         calibrations=calibrations(
             scored, template, counts, groups=groups, target=target_precision, seed=seed
@@ -190,16 +188,14 @@ def _sample_values(
                 "one per sample, in their order"
             )
         records[system] = [each.record for each in found]
-
-    def applies(system: str, metric: Metric) -> bool:
-        fields = {metric.field} if metric.field else set(template.fields)
-        return system in predictions or fields <= set(records[system][0] or ())
-
     values: dict[str, Values] = {}
     for system in filter(records.__contains__, SYSTEMS):
-        chosen = {name: each for name, each in metrics.items() if applies(system, each)}
+        # A baseline predicts the same fields for all samples; the parse rate takes all of them.
+        known = set(template.fields if system in predictions else records[system][0] or ())
         values[system] = {
-            name: each.values(records[system], truth) for name, each in chosen.items()
+            name: metric.values(records[system], truth)
+            for name, metric in metrics.items()
+            if ({metric.field} if metric.field else set(template.fields)) <= known
         }
     return values
 
@@ -223,8 +219,12 @@ def _check_shuffled_images(
     if all(math.isnan(loss.low) for loss in losses.values()):
         return None, "Not tested whether the images matter: too few groups or fields."
     estimates = "; ".join(
-        f"{name} from {own[name].value:.3f} to {other[name].value:.3f} "
-        f"(worse by {loss.value:.3f}, 95 %: {loss.low:.3f} to {loss.high:.3f})"
+        f"{name} from {own[name].value:.3f} to {other[name].value:.3f} (worse by {loss.value:.3f}, "
+        + (
+            f"95 %: {loss.low:.3f} to {loss.high:.3f})"
+            if math.isfinite(loss.low)
+            else "no interval)"
+        )
         for name, loss in losses.items()
     )
     if not parsed.all():
@@ -232,7 +232,8 @@ def _check_shuffled_images(
     if any(loss.low > 0 for loss in losses.values()):
         return True, f"The images matter: with shuffled images {estimates}."
     return False, (
-        "NO SIGN THAT THE IMAGES MATTER: predictions are as good with the images of other "
-        f"samples: {estimates}. The model has not learned to use the images, or they do not reach "
-        "it: train longer, or check that pixel_values and image_sizes are passed."
+        "NO SIGN THAT THE IMAGES MATTER: no metric is significantly worse with the images of other "
+        f"samples: {estimates}. The samples are too few, the model has not learned to use the "
+        "images, or they do not reach it: evaluate more samples, train longer, or check that "
+        "pixel_values and image_sizes are passed."
     )

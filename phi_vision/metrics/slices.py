@@ -14,7 +14,7 @@ from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.image_decoding import open_header
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, SampleValues
-from phi_vision.metrics.field_metrics import Metric, as_number, headline_metrics
+from phi_vision.metrics.field_metrics import Metric, as_number
 
 MIN_SAMPLES = 5  # samples that a category needs for a slice of its own
 
@@ -42,7 +42,7 @@ class Slice:
     estimates: Mapping[str, Estimate]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Leakage:
     """Test samples that are near-duplicates of training data, and their effect on the metrics."""
 
@@ -61,8 +61,7 @@ def score_slices(
     training: Sequence[Sample],
     template: Template,
 ) -> tuple[Slice, ...]:
-    """Compute the model's headline metrics on each slice, on the shared resamples."""
-    headline = {name: metrics[name] for name in headline_metrics(template)}
+    """Compute metrics on each slice, on the shared resamples."""
     groups = np.array([sample.group for sample in samples], dtype=object)
     return tuple(
         Slice(
@@ -70,7 +69,7 @@ def score_slices(
             name=name,
             samples=int(mask.sum()),
             groups=len(set(groups[mask])),
-            estimates=with_intervals(on_subset(headline, values, counts, mask)),
+            estimates=with_intervals(on_subset(metrics, values, counts, mask)),
         )
         for by, name, mask in find_slices(samples, training, template)
     )
@@ -88,11 +87,12 @@ def measure_leakage(
         return None
     clean = np.array([sample.id not in leaked for sample in samples])
     if clean.all() or not clean.any():
-        return Leakage(leaked=leaked, without={}, effect={})
-    without = on_subset(metrics, values, counts, clean)
-    on_all = on_subset(metrics, values, counts, np.ones_like(clean))
+        return Leakage(leaked, without={}, effect={})
+    without, on_all = (
+        on_subset(metrics, values, counts, mask) for mask in (clean, np.ones_like(clean))
+    )
     effect = {name: on_all[name].minus(each) for name, each in without.items()}
-    return Leakage(leaked=leaked, without=with_intervals(without), effect=with_intervals(effect))
+    return Leakage(leaked, with_intervals(without), with_intervals(effect))
 
 
 def with_intervals(row: Mapping[str, BootstrapDistribution]) -> dict[str, Estimate]:
@@ -113,22 +113,24 @@ def find_slices(
     """
     records = [template.select(sample.record) for sample in samples]
     known = [template.select(sample.record) for sample in training]
-    slices = []
+    # Property -> its value for each sample, and the order of these values.
+    named: dict[str, tuple[Sequence[str], Iterable[str]]] = {}
     for field in template.fields_of("category"):
-        slices += _subsets(field, *_by_category([record[field] for record in records]))
+        named[field] = _by_category([record[field] for record in records])
     for field in template.fields_of("number"):
-        values = ([record[field] for record in each] for each in (records, known))
-        slices += _subsets(field, *_by_number(*values))
-    slices += _subsets("image size", *_by_image_size(samples))
-    groups = {sample.group for sample in training}
-    is_seen = {"group in training": [sample.group in groups for sample in samples]}
+        named[field] = _by_number(*([each[field] for each in side] for side in (records, known)))
+    named["image size"] = _by_image_size(samples)
+    groups = [[sample.group for sample in each] for each in (samples, training)]
+    named["group in training"] = _by_seen(*groups)
     for field in template.fields_of("text"):
-        texts = {each[field] for each in known}
-        is_seen[f"{field} in training"] = [record[field] in texts for record in records]
-    for by, seen in is_seen.items():
-        names = ["seen" if each else "unseen" for each in seen]
-        slices += _subsets(by, names, ("seen", "unseen"))
-    return slices
+        texts = ([each[field] for each in side] for side in (records, known))
+        named[f"{field} in training"] = _by_seen(*texts)
+    return [
+        Subset(by, name, np.array(names, dtype=object) == name)
+        for by, (names, order) in named.items()
+        for name in order
+        if name in names
+    ]
 
 
 def on_subset(
@@ -141,10 +143,9 @@ def on_subset(
     }
 
 
-def _subsets(by: str, names: Sequence[str], order: Iterable[str]) -> list[Subset]:
-    """Build a subset for each name that a sample has, in the given order."""
-    name_of = np.array(names, dtype=object)
-    return [Subset(by, name, name_of == name) for name in order if name in names]
+def _by_seen(values: Sequence[Value], known: Iterable[Value]) -> tuple[list[str], list[str]]:
+    seen = set(known)
+    return ["seen" if value in seen else "unseen" for value in values], ["seen", "unseen"]
 
 
 def _by_category(values: Sequence[Value]) -> tuple[list[str], list[str]]:
@@ -188,7 +189,7 @@ def _by_image_size(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     Input:  images of 300×200, 400×400, 90×500, 800×600, 900×20, 1000×900 pixels
     Output: "300 to 400 px" twice, "500 to 800 px" twice, "900 to 1000 px" twice
     """
-    sides = [_longest_side(sample) for sample in samples]
+    sides = list(map(_longest_side, samples))
     known = sorted(side for side in sides if side is not None)
     # Edges are existing sides, so equal sides form one band.
     edges = np.quantile(known, [1 / 3, 2 / 3], method="lower").tolist() if known else []

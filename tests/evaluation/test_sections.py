@@ -65,7 +65,7 @@ def test_the_page_shows_the_fields_of_the_recipes_that_differ_and_only_those(htm
 
 def test_equal_runs_have_no_differences(reports: list[Report]):
     twins = [
-        replace(reports[0], system=replace(reports[0].system, name=name)) for name in ("a", "b")
+        replace(reports[0], system=reports[0].system._replace(name=name)) for name in ("a", "b")
     ]
     html = render_comparison(compare([twin.system for twin in twins]), twins)
     assert "No difference: the recipe" in words_of(html, "recipes")
@@ -75,7 +75,7 @@ def test_equal_runs_have_no_differences(reports: list[Report]):
 
 def test_predictions_without_a_run_have_neither_curves_nor_cost(reports: list[Report]):
     alone = reports[2]
-    pair = [replace(alone, system=replace(alone.system, name=name)) for name in ("a", "b")]
+    pair = [replace(alone, system=alone.system._replace(name=name)) for name in ("a", "b")]
     html = render_comparison(compare([each.system for each in pair]), pair)
     assert 'id="learning"' not in html
     assert 'id="cost"' not in html

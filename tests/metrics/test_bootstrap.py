@@ -131,8 +131,10 @@ def interval(values, groups, limits=SHARE, combine=mean):
 
 def test_samples_of_one_group_count_as_one_observation():
     counts = draw_groups(["a", "a", "b"], seed=0)
-    assert effective_groups(counts) == pytest.approx(3**2 / (2**2 + 1**2))
-    assert effective_groups(draw_groups([str(n // 3) for n in range(300)], seed=1)) == 100
+    found = distribution(mean, np.ones(3), counts, SHARE)
+    assert effective_groups(found.groups) == pytest.approx(3**2 / (2**2 + 1**2))
+    counts = draw_groups([str(n // 3) for n in range(300)], seed=1)
+    assert effective_groups(distribution(mean, np.ones(300), counts, SHARE).groups) == 100
 
 
 @pytest.mark.parametrize("groups", [2, 10, 142])
@@ -180,6 +182,48 @@ def test_a_difference_that_never_varies_has_the_interval_of_what_was_not_seen():
     assert right.minus(wrong).estimate() == pytest.approx((1, 1 - 2 * unseen, 1))
     unbounded = BootstrapDistribution(0.0, np.zeros(1000))
     assert unbounded.minus(right).estimate()[1:] == (-math.inf, math.inf)
+
+
+def difference(better, worse, groups=142, limits=SHARE):
+    """Two systems of which the first is better in some groups of two, and worse in some."""
+    counts = draw_groups([str(number // 2) for number in range(2 * groups)], seed=0)
+    one, other = np.zeros(2 * groups), np.zeros(2 * groups)
+    one[: 2 * better] = other[2 * better : 2 * (better + worse)] = 1.0
+    one, other = (distribution(mean, values, counts, limits) for values in (one, other))
+    return one.minus(other).estimate()
+
+
+@pytest.mark.parametrize(("better", "worse"), [(1, 0), (2, 0), (3, 0), (5, 0), (1, 1), (2, 1)])
+def test_a_difference_in_few_groups_is_that_of_a_sign_test(better, worse):
+    value, low, high = difference(better, worse)
+    assert value == pytest.approx((better - worse) / 142)
+    of_groups = binomtest(better + worse, 142).proportion_ci(0.95, method="exact").high
+    signs = binomtest(better, better + worse).proportion_ci(0.95, method="exact")
+    ends = [of_groups * (2 * end - 1) for end in (signs.low, signs.high)]
+    assert (low, high) == (pytest.approx(min(low, ends[0])), pytest.approx(max(high, ends[1])))
+    assert low < 0 < high, "5 of 5 in a row have a probability of 1 in 16"
+    assert difference(worse, better) == pytest.approx((-value, -high, -low), abs=0.01)
+
+
+def test_a_difference_in_six_groups_or_more_has_the_bootstrap_interval():
+    assert difference(6, 0).low > 0
+    assert difference(5, 0, limits=NO_LIMITS) == (pytest.approx(5 / 142), -math.inf, math.inf)
+    assert math.isfinite(difference(6, 0, limits=NO_LIMITS).low)
+
+
+def test_intervals_of_differences_hold_the_true_one_in_19_of_20_evaluations():
+    """Of 60 groups of three, 2 and 2 on average are better and worse: mostly fewer than 6."""
+    rng, names, held = np.random.default_rng(0), [str(n // 3) for n in range(180)], 0
+    counts = draw_groups(names, seed=0)
+    for _ in range(100):
+        luck = rng.random(60).repeat(3)
+        pair = (
+            distribution(mean, each.astype(float), counts, SHARE)
+            for each in (luck < 2 / 60, luck > 58 / 60)
+        )
+        found = next(pair).minus(next(pair)).estimate()
+        held += found.low <= 0 <= found.high
+    assert held >= 95
 
 
 def test_the_exact_interval_holds_the_true_share_in_19_of_20_evaluations():
