@@ -49,13 +49,13 @@ def add_recipe_options(parser: Parser) -> None:
     def declare(option: str) -> bool:
         import yaml
 
-        from phi_vision.training.recipe_file import has_field
+        from phi_vision.training.recipe_file import further_fields
 
         name = option.removeprefix("--").replace("-", "_")
-        if has_field(name):
+        if is_known := name in further_fields():
             dest, read = FURTHER + name, yaml.safe_load
             parser.add_argument(option, dest=dest, type=read, nargs="?", const=True)
-        return has_field(name)
+        return is_known
 
     parser.declare = declare
     parser.epilog = (

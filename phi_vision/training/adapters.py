@@ -15,12 +15,16 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig
+from transformers.utils import CONFIG_NAME, cached_file
 
 from phi_vision.io.atomic import atomic_folder
 from phi_vision.io.formatting import error_texts
-from phi_vision.model.checkpoint import fast_dtype, load_model, resolve
+from phi_vision.io.hashing import sha256, sha256_of_all
+from phi_vision.model.checkpoint import adapter_base, fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.distributed import is_main, whole_weights
@@ -29,22 +33,18 @@ from phi_vision.training.recipes import Recipe
 
 failure = error_texts(__file__)
 
+# The two linear layers from vision features to embeddings, saved whole beside adapters. One by one:
+# the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow.
 PROJECTION = ("img_projection.0", "img_projection.2")
-"""The two linear layers from vision features to embeddings, saved whole beside adapters. One by
-one: the model indexes `img_projection`, which PEFT's wrapper of the whole would not allow."""
-
+# All linear layers of the CLIP tower; the decoder has none of these names.
 TOWER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-"""All linear layers of the CLIP tower; the decoder has none of these names."""
-
+# Fields of a recipe that LoraConfig takes as they are.
 LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
-"""Fields of a recipe that LoraConfig takes as they are."""
-
-ADAPTER_FIELDS = (
-    *LORA_FIELDS,
+# Further fields of LoraConfig that decide shape, scale and training of adapters.
+_SHAPE_FIELDS = (
     *("target_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
     *("rank_pattern", "alpha_pattern"),
 )
-"""Fields of LoraConfig that decide shape, scale and training of adapters."""
 
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 
@@ -55,12 +55,9 @@ class TrainableModel:
 
     model: Model
     processor: Phi3VProcessor
-    base: str
-    """The base checkpoint of adapters, as the user wrote it."""
-    precision: torch.dtype
-    """Of the matrix products."""
-    saved_dtype: torch.dtype
-    """Of saved full weights: that of the checkpoint they came from."""
+    base: str  # the base checkpoint of adapters, as the user wrote it
+    precision: torch.dtype  # of the matrix products
+    saved_dtype: torch.dtype  # of saved full weights: that of the checkpoint they came from
 
 
 def load_trainable(recipe: Recipe) -> TrainableModel:
@@ -100,7 +97,7 @@ def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -
     Raises ValueError if the recipe has layers that the model does not have, or other adapters.
     """
     if recipe.method == "lora":
-        model = _with_adapters(_cast(model, precision), recipe)
+        model = _with_adapters(model, recipe, precision)
     else:
         model.float().requires_grad_(recipe.train_language)
         vision = model.model.vision_embed_tokens
@@ -134,6 +131,37 @@ def describe_weight(name: str) -> str:
     if not adapter:
         module = re.sub(r"\.(weight|bias)$", "", name)
     return re.sub(r"\.\d+\.", ".*.", module) + (" (lora)" if adapter else "")
+
+
+def fingerprint_weights(source: str) -> str:
+    """Hash the stored weights of a checkpoint, or of an adapter and its base.
+
+    Raises ValueError if one of them has values that are not finite.
+    """
+    place = resolve(source)
+    base = adapter_base(place)
+    # Of a hub id: its folder in the cache, where loading has put it.
+    folders = [Path(cached_file(base or place, CONFIG_NAME)).parent, *([Path(place)] * bool(base))]
+    digests = list[str]()
+    for file in (each for folder in folders for each in sorted(folder.glob("*.safetensors"))):
+        with safe_open(file, "pt") as weights:
+            for name in sorted(weights.keys()):
+                values = weights.get_tensor(name)
+                if values.is_floating_point() and not values.isfinite().all():
+                    raise failure("not_finite", name=name, file=file)
+                digests.append(
+                    f"{name} {sha256(values.reshape(-1).view(torch.uint8).numpy().data)}"
+                )
+    return sha256_of_all(digests)
+
+
+def find_broken_weight(model: nn.Module) -> str | None:
+    """Find the first weight, by name, with values that are not finite."""
+    for name, weight in model.named_parameters():
+        values = weight.to_local() if isinstance(weight, DTensor) else weight
+        if values.is_floating_point() and not values.isfinite().all():
+            return name
+    return None
 
 
 def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
@@ -188,20 +216,15 @@ def save_model(trainable: TrainableModel, folder: Path) -> None:
         trainable.processor.save_pretrained(unfinished)
 
 
-def _cast(model: Model, precision: torch.dtype) -> Any:
-    config: Any = model.config
-    if "quantization_config" not in config.to_dict():
-        return model.to(precision)
+def _with_adapters(model: Any, recipe: Recipe, precision: torch.dtype) -> PeftModel:
+    """Attach new adapters to a model, or continue with those that it has."""
+    if "quantization_config" not in model.config.to_dict():
+        model.to(precision)
     for module in model.modules():
         if module.__class__.__name__ == "Linear4bit":
             # bitsandbytes 0.50 repacks the weights for inference at the first evaluation, and
             # then trains without gradients through them.
             module.support_avx512bf16_for_cpu = False
-    return model
-
-
-def _with_adapters(model: Model, recipe: Recipe) -> PeftModel:
-    """Attach new adapters to a model, or continue with those that it has."""
     config = _lora_config(model, recipe)
     if isinstance(model, PeftModel):
         found = model.peft_config["default"]
@@ -270,7 +293,7 @@ def check_adapters_are_attached(model: nn.Module, recipe: Recipe) -> None:
 
 def check_same_adapters(found: LoraConfig, wanted: LoraConfig, source: str) -> None:
     """Check that adapters to train further are those of the recipe, or raise ValueError."""
-    for name in ADAPTER_FIELDS:
+    for name in (*LORA_FIELDS, *_SHAPE_FIELDS):
         theirs, ours = (
             sorted(value or []) if isinstance(value, list | set | tuple | None) else value
             for value in (getattr(found, name), getattr(wanted, name))

@@ -1,50 +1,65 @@
-"""Callbacks of every step: checks that stop a broken training, and the log.
+"""Callbacks of the Trainer: checks of every step, the log, and evaluations.
 
-Missing gradients, a loss or gradient that is not finite, memory that does not suffice: each error
-has the samples or the settings to change. setup.py covers everything before the first step,
-trainer.py a full disk.
+The checks stop a broken training: missing gradients, a loss that is not finite, memory that does
+not suffice. Each error has the samples or the settings to change; setup.py covers everything before
+the first step, trainer.py a full disk.
+
+Evaluations compute the loss on all of validation and generate predictions on a part of it. The best
+weights go to OUT/model, by default those with the lowest validation loss: few predictions are a
+noisy criterion (the accuracy over 32 samples is known to about ±17 points), so that a recipe that
+selects by a metric of them wants more `eval_samples`.
 """
 
-import ctypes
+import functools
+import logging
 import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from phi_vision.data.collator import IGNORED
+from phi_vision.data.conversation import prompt_of
+from phi_vision.data.image_ablations import shuffle_images
+from phi_vision.data.prediction import Prediction
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import Template
+from phi_vision.generation.generate import generate
+from phi_vision.generation.request import GenerationRequest
+from phi_vision.io.formatting import error_texts
+from phi_vision.metrics.constant_baselines import constant
+from phi_vision.metrics.field_metrics import metrics_for
+from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
-from phi_vision.training.distributed import world_size
+from phi_vision.training import distributed
+from phi_vision.training.adapters import TrainableModel, find_broken_weight, save_model
 from phi_vision.training.estimate import CHANGES
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.gpus import read_machine
+from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
+from phi_vision.training.setup import Setup, max_new_tokens
 from phi_vision.training.tracking.tracker import Tracking
 
-MIB = 2**20
+logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
-MAX_LISTED = 8
-"""Samples that an error lists; it counts the rest."""
-
-OUT_OF_MEMORY = (
+MAX_LISTED = 8  # samples that an error lists; it counts the rest
+OUT_OF_MEMORY = (  # messages of out-of-memory errors that have no class of their own
     r"(can't|Cannot) allocate memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
     r"DataLoader worker .* killed by signal: Killed|Caught MemoryError in DataLoader worker"
 )
-"""Messages of out-of-memory errors that have no class of their own."""
 
 
 class StepCheck(TrainerCallback):
     """Stops if a part got no gradient in the first step, or at a loss that is not finite.
 
-    A batch carries the ids of its samples, which the model does not take. Hooks on the model remove
-    them before each forward pass, and check the loss after it: before it can reach a weight. The
-    model must be the one inside of DDP or FSDP wrappers, adapters included.
+    Hooks on the model, the one inside of DDP or FSDP wrappers, remove the ids of samples from a
+    batch before each forward pass, and check the loss after it: before it can reach a weight.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -76,11 +91,8 @@ class StepCheck(TrainerCallback):
             value = logs.get(name, 0.0)
             if not math.isfinite(value):
                 samples = f" of the samples {_list(self.since_step)}" if self.since_step else ""
-                raise ValueError(
-                    f"the {name} is {value} at step {state.global_step}{samples}: the training "
-                    "diverged; lower learning_rate or try --no-bf16, and resume from the last "
-                    "checkpoint with --resume"
-                )
+                step = state.global_step
+                raise failure("diverged", name=name, value=value, step=step, samples=samples)
 
     def describe(self) -> str:
         """Format the current computation: "step 3, at a batch of 8 rows of 2509 tokens"."""
@@ -103,11 +115,8 @@ class StepCheck(TrainerCallback):
     ) -> None:
         loss = output.get("loss")
         if loss is not None and not torch.isfinite(loss).all():
-            where = "in" if model.training else "in the evaluation before"
-            raise ValueError(
-                f"the loss is {loss.item()} {where} step {self.step}: "
-                + explain_broken_loss(model, self.rows, inputs, output)
-            )
+            where = f"in {'' if model.training else 'the evaluation before '}step {self.step}"
+            raise explain_broken_loss(model, self.rows, inputs, output, where=where)
 
 
 class StepCallback(TrainerCallback):
@@ -120,7 +129,7 @@ class StepCallback(TrainerCallback):
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
         self.tracking = tracking
         # A preference is a chosen and a rejected completion.
-        self._per_row = world_size() / (2 if recipe.objective == "dpo" else 1)
+        self._per_row = distributed.world_size() / (2 if recipe.objective == "dpo" else 1)
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         """Count the inputs of the model, below wrappers for several processes, from now on."""
@@ -141,18 +150,18 @@ class StepCallback(TrainerCallback):
     def on_evaluate(self, *_: Any, **__: Any) -> None:
         """Start to measure anew, which excludes evaluations and checkpoints."""
         self._since = time.perf_counter()
-        self._samples: torch.Tensor | int = 0
-        self._tokens: torch.Tensor | int = 0
+        self._samples: Any = 0  # or a tensor: to read it waits for a GPU
+        self._tokens: Any = 0
 
     on_save = on_evaluate
 
     def measure_speed(self) -> dict[str, float]:
-        """Measure the throughput since the last call.
-
-        Output: {"samples_per_second": 5.2, "tokens_per_second": 4012.7, "seconds": 3.077}
-        """
-        # Reading the counts waits for a GPU, so they are read before the clock is.
-        samples, tokens = int(self._samples) * self._per_row, int(self._tokens) * world_size()
+        """Measure the throughput since the last call."""
+        # Before the clock is read, as this may wait.
+        samples, tokens = (
+            int(self._samples) * self._per_row,
+            int(self._tokens) * distributed.world_size(),
+        )
         seconds = time.perf_counter() - self._since
         self.on_evaluate()
         return {
@@ -165,7 +174,7 @@ class StepCallback(TrainerCallback):
         # Evaluations and the reference model of DPO do not train.
         if model.training and torch.is_grad_enabled():
             real_BL = inputs["input_ids"] != self._padding
-            samples: torch.Tensor | int = len(real_BL)
+            samples: Any = len(real_BL)
             if inputs.get("attention_mask") is None and inputs.get("position_ids") is not None:
                 # A packed row: the positions of every sample start from 0.
                 samples = ((inputs["position_ids"] == 0) & real_BL).sum()
@@ -188,70 +197,135 @@ def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return named if len(rates) > 1 else {}
 
 
-def read_machine() -> dict[str, float]:
-    """Read utilization since the last call, of all cores and programs, and memory at the moment:
-    the RSS of this process, without that of its data workers.
+class GenerationEvalCallback(TrainerCallback):
+    """Adds generated predictions to each evaluation of the Trainer, and keeps the best weights."""
 
-    Output: {"cpu_percent": 98.5, "memory_mib": 2311.2}
-    """
-    values = {
-        "cpu_percent": psutil.cpu_percent(None),
-        "memory_mib": round(psutil.Process().memory_info().rss / MIB, 1),
-    }
-    if torch.cuda.is_available():
-        values["gpu_memory_mib"] = round(torch.cuda.memory_allocated() / MIB, 1)
-        values["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated() / MIB, 1)
-        if (found := _open_gpu()) is not None:
-            library, handle = found
-            shares = (ctypes.c_uint * 2)()  # of the last second in percent: computing, memory
-            failed = library.nvmlDeviceGetUtilizationRates(handle, shares)
-            values["gpu_percent"] = float("nan") if failed else float(shares[0])
-    return values
+    def __init__(self, recipe: Recipe, setup: Setup, tracking: Tracking) -> None:
+        self.recipe, self.tracking = recipe, tracking
+        self.trainable, self.template = setup.trainable, setup.collator.template
+        self.training = setup.training
+        self.samples = choose_samples(setup.validation, recipe.eval_samples)
+
+    def on_step_end(self, _: Any, __: Any, control: TrainerControl, **___: Any) -> None:
+        """Announce an evaluation; keep the last weights of a run without one."""
+        if control.should_evaluate:
+            self.tracking.describe("evaluating")
+        elif control.should_training_stop:
+            # Before the last checkpoint, which marks the run as complete.
+            self._save()
+
+    def on_evaluate(
+        self, _: Any, state: TrainerState, *__: Any, metrics: dict[str, float], **___: Any
+    ) -> None:
+        """Generate and score predictions, track the evaluation, keep the weights if best."""
+        start = time.perf_counter()
+        scores = self._score() if self.samples else None
+        if scores is not None:
+            metrics |= {f"eval_{name}": e.value for name, e in scores.estimates["model"].items()}
+        # The Trainer compares after this, so that `best_metric` is still that of earlier steps.
+        key, higher = best_metric(self.recipe, self.template)
+        value, best = metrics[key], state.best_metric
+        is_best = best is None or (value > best if higher else value < best)
+        if is_best:
+            self._save()
+        measured = {
+            "epoch": metrics["epoch"],
+            "validation_loss": metrics["eval_loss"],
+            "is_best": is_best,
+            "seconds": round(metrics["eval_runtime"] + time.perf_counter() - start, 3),
+        }
+        # TRL's metrics of pairs.
+        measured |= {name[len("eval_") :]: metrics[name] for name in metrics if "rewards/" in name}
+        self.tracking.evaluation(state.global_step, measured, scores, self.samples)
+        if scores is not None and "shuffled" in scores.estimates and not scores.uses_image:
+            check = scores.shuffled_image_check
+            logger.warning("SHUFFLED-IMAGE CHECK at step %d: %s", state.global_step, check)
+        self.tracking.describe("training")
+
+    def _save(self) -> None:
+        save_model(self.trainable, RunDir(self.recipe.output_dir).model_dir)
+
+    def _score(self) -> Scores:
+        """Predict with own and shuffled images: each process a part, or together if sharded."""
+        seed, count = self.recipe.seed, len(self.samples)
+        shuffles = count > 1 and any(sample.images for sample in self.samples)
+        samples = [*self.samples, *(shuffle_images(self.samples, seed=seed) if shuffles else [])]
+        together = distributed.is_sharded(self.trainable.model)
+        texts = generate_texts(
+            self.trainable,
+            self.template,
+            samples if together else distributed.divide(samples),
+            batch_size=2 * self.recipe.per_device_train_batch_size,
+        )
+        texts = texts if together else distributed.gather(texts)
+        predicted = [Prediction.parse(text, self.template) for text in texts]
+        return score(
+            {"model": predicted[:count], **({"shuffled": predicted[count:]} if shuffles else {})},
+            self.samples,
+            self.template,
+            training=self.training,
+            baselines={"constant": constant(self.training, self.template, count)},
+            seed=seed,
+        )
 
 
-@cache
-def _open_gpu() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
-    """Open NVML for the GPU in use, by UUID: it also counts GPUs that are hidden from CUDA."""
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:  # a driver without the library, as on some embedded boards
-        return None
-    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-    handle = ctypes.c_void_p()
-    of_uuid = (uuid.encode(), ctypes.byref(handle))
-    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(*of_uuid)
-    return None if failed else (library, handle)
+def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
+    """Return the Trainer's name of `metric_for_best_model`, and whether higher is better."""
+    name = recipe.metric_for_best_model
+    if name == VALIDATION_LOSS:
+        return "eval_loss", False
+    return f"eval_{name}", metrics_for(template)[name].better == "higher"
+
+
+def choose_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Choose `count` samples evenly spread over all: of `a b c d e f` three are `a c e`."""
+    count = min(count, len(samples))
+    return [samples[place * len(samples) // count] for place in range(count)]
+
+
+def generate_texts(
+    trainable: TrainableModel, template: Template, samples: Sequence[Sample], *, batch_size: int
+) -> list[str]:
+    """Generate a text for each sample, in the precision of the training."""
+    model, processor, precision = trainable.model, trainable.processor, trainable.precision
+    requests = [
+        GenerationRequest(
+            prompt=prompt_of(processor, template, sample),
+            images=tuple(sample.open_images()),
+            max_new_tokens=max_new_tokens(template),
+        )
+        for sample in samples
+    ]
+    enabled = precision != torch.float32
+    with torch.autocast(model.device.type, dtype=precision, enabled=enabled):
+        generations = generate(model, processor, requests, batch_size=batch_size)
+    return [each.text for each in generations]
 
 
 def explain_broken_loss(
-    model: nn.Module, rows: Sequence[str], inputs: Mapping[str, Any], output: Mapping[str, Any]
-) -> str:
-    """Explain a loss that is not finite: by the weights, or by rows of the batch."""
-    for name, weight in model.named_parameters():
-        values = weight.to_local() if isinstance(weight, DTensor) else weight
-        if values.is_floating_point() and not values.isfinite().all():
-            return (
-                f"{name} holds values that are not finite, so the training diverged before, and no "
-                "sample did it; lower learning_rate or raise warmup_steps, and start again"
-            )
+    model: nn.Module,
+    rows: Sequence[str],
+    inputs: Mapping[str, Any],
+    output: Mapping[str, Any],
+    *,
+    where: str,
+) -> ValueError:
+    """Make the error for a loss that is not finite: by the weights, or by rows of the batch."""
+    failed = functools.partial(failure, loss=output["loss"].item(), where=where)
+    if name := find_broken_weight(model):
+        return failed("broken_weight", name=name)
     if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
         broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
     else:
         broken = find_broken_rows(inputs, output["logits"])
     count = len(inputs["labels"])
     if not broken or len(broken) == count > 1:
-        return (
-            f"all of its samples are concerned ({_list(rows)}) though every weight is finite, so "
-            "values have grown too large; lower learning_rate, or try --no-bf16"
-        )
-    samples = [rows[row] if rows else f"number {row + 1}" for row in broken]
+        return failed("all_broken", samples=_list(rows))
+    samples = _list([rows[row] if rows else f"number {row + 1}" for row in broken])
     # A value that is not finite also spreads to samples beside it that do not attend to it:
     # zero times infinity is not a number either.
     packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
-    return (
-        f"of the {count} rows in the batch only {_list(samples)} caused it{packed}; look at their "
-        "images and values, and fix or remove them, or try --no-bf16"
-    )
+    return failed("some_broken", count=count, samples=samples, packed=packed)
 
 
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:
@@ -278,7 +352,7 @@ def check_gradients(model: nn.Module) -> None:
 
     A layer's two LoRA matrices are one part: the second is zero at first, which leaves the first
     without gradient for one step. Biases of CLIP's keys shift all scores of a query alike and
-    have no gradient by mathematics. Of an embedding only the rows that occurred have one.
+    have no gradient by mathematics.
     """
     parts, moved = set[str](), set[str]()
     for name, weight in model.named_parameters():
@@ -291,20 +365,16 @@ def check_gradients(model: nn.Module) -> None:
                 moved.add(part)
     still = sorted({re.sub(r"\.\d+\.", ".*.", part) for part in parts - moved})
     if not parts or still:
-        raise ValueError(
-            f"no gradient reached {', '.join(still) or 'anything'} in the first step, so it would "
-            "stay as it is; freeze it (train_vision, train_projector) or give samples that use it"
-        )
+        raise failure("no_gradient", parts=", ".join(still) or "anything")
 
 
 @contextmanager
 def explain_out_of_memory(
     recipe: Recipe, *, doing: Callable[[], str] | None = None
 ) -> Iterator[None]:
-    """Turn out-of-memory errors of a GPU or a CPU into one clear error.
+    """Turn out-of-memory errors of a GPU or a CPU into a ValueError with the settings to change.
 
-    It is a ValueError with the settings that need less memory and are not in the recipe. `doing`
-    formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
+    `doing` formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
     """
     try:
         yield
@@ -316,16 +386,16 @@ def explain_out_of_memory(
         at = f" in {doing()}" if doing else ""
         found = re.search(r"allocate ([\d.]+ \w+)", str(error))
         amount = f" ({found.group(1)} more requested)" if found else ""
-        file = RunDir(recipe.output_dir).recipe_file
-        plan = f"phi-vision plan {file if file.is_file() else 'RECIPE'}"
-        options = [smaller[1] for change in CHANGES.values() if (smaller := change(recipe))]
+        run = RunDir(recipe.output_dir)
+        file = run.recipe_file if run.is_run(run.path) else "RECIPE"
+        changes = [smaller[1] for change in CHANGES.values() if (smaller := change(recipe))]
         if recipe.pack_length is not None:
-            options.append(f"--pack-length to less than {recipe.pack_length}")
+            changes.append(f"--pack-length to less than {recipe.pack_length}")
         if recipe.sharding == "none":
-            options.append("to several GPUs with --sharding fsdp")
-        raise ValueError(
-            f"out of memory {where}{at}{amount}; `{plan}` shows which part takes how much; "
-            f"change, in this order: {', '.join(options or ['to a larger machine'])}"
+            changes.append("to several GPUs with --sharding fsdp")
+        options = ", ".join(changes or ["to a larger machine"])
+        raise failure(
+            "out_of_memory", where=where, at=at, amount=amount, file=file, options=options
         ) from error
 
 

@@ -3,9 +3,9 @@
     torchrun --nproc-per-node 2 --no-python phi-vision train lora --data catalog
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
-files. Launches that the libraries below would silently turn into something else are errors. Under
-FSDP2 every weight, gradient and optimizer state is split over the processes, and a layer is
-gathered while it computes; the Trainer and accelerate do that. See docs/distributed.md.
+files. Launches that the libraries would silently turn into something else are errors. Under FSDP2
+every weight, gradient and optimizer state is split over the processes, and a layer is gathered
+while it computes. See docs/distributed.md.
 """
 
 import logging
@@ -40,19 +40,16 @@ failure = error_texts(__file__)
 
 T = TypeVar("T")
 
+# For waiting on another process, which may be writing a large checkpoint; torchrun notices at once
+# if one has died.
 TIMEOUT = timedelta(minutes=30)
-"""For waiting on another process, which may be writing a large checkpoint; torchrun notices at once
-if one has died."""
-
+# Seconds after which shared storage shows a new file to all machines: network file systems cache
+# its absence for up to half a minute.
 STORAGE_DELAY = 60.0
-"""Seconds after which shared storage shows a new file to all machines: network file systems cache
-its absence for up to half a minute."""
 
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
+# Number of processes that mpirun, or Slurm's srun, started.
 SET_BY_OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Number of processes that mpirun, or Slurm's srun, started."""
-
 OTHER_MODES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -61,12 +58,11 @@ OTHER_MODES = {
 }
 """Variables of `accelerate launch`, and the mode that they request."""
 
+# The unit that FSDP gathers. Not CLIP's layers: if one process has images in its batch and another
+# has none, only one would ask for them, and wait forever.
 SHARDED_LAYER = "Phi3DecoderLayer"
-"""The unit that FSDP gathers. Not CLIP's layers: if one process has images in its batch and another
-has none, only one would ask for them, and wait forever."""
-
+# Inputs of the decoder that carry images.
 IMAGE_INPUTS = ("pixel_values", "mm_encoder_outputs", SHARED_PIXELS)
-"""Inputs of the decoder that carry images."""
 
 
 def rank() -> int:
@@ -165,10 +161,8 @@ def check_same_settings(settings: Mapping[str, object]) -> None:
     everywhere = gather([dict(settings)])
     for name, value in everywhere[0].items():
         for number, theirs in enumerate(everywhere):
-            if theirs[name] != value:
-                raise failure(
-                    "other_setting", number=number, name=name, theirs=theirs[name], value=value
-                )
+            if (other := theirs[name]) != value:
+                raise failure("other_setting", number=number, name=name, theirs=other, value=value)
 
 
 def check_folder_is_shared(folder: Path, written: Path) -> None:
@@ -195,29 +189,18 @@ def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -
     Raises ValueError if it does not; with what would happen, and the right command.
     """
     processes = int(environment.get("WORLD_SIZE", "1"))
-    missing = [name for name in SET_BY_TORCHRUN if name not in environment]
-    if processes > 1 and missing:
-        raise failure(
-            "no_rendezvous", processes=processes, missing=", ".join(missing), command=_torchrun(2)
-        )
-    for name in SET_BY_OTHERS if "WORLD_SIZE" in missing else ():
+    local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    absent = [name for name in SET_BY_TORCHRUN if name not in environment]
+    if processes > 1 and absent:
+        missing = ", ".join(absent)
+        raise failure("no_rendezvous", processes=processes, missing=missing, command=_torchrun(2))
+    for name in SET_BY_OTHERS if "WORLD_SIZE" in absent else ():
         if int(environment.get(name, "1")) > 1:
             raise failure("other_launcher", count=environment[name], name=name)
     if gpus > 1 and processes == 1:
         raise failure("unused_gpus", gpus=gpus, command=_torchrun(gpus))
-    local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < local:
         raise failure("too_few_gpus", local=local, gpus=gpus, command=_torchrun(gpus))
-    _check_accelerate_settings(recipe, environment)
-    if recipe.sharding == "fsdp" and processes == 1:
-        raise failure("one_process", command=_torchrun(max(2, gpus)))
-
-
-def _torchrun(processes: int) -> str:
-    return f"`torchrun --nproc-per-node {processes} --no-python phi-vision train …`"
-
-
-def _check_accelerate_settings(recipe: Recipe, environment: Mapping[str, str]) -> None:
     for name, mode in OTHER_MODES.items():
         if environment.get(name, "false").lower() in ("true", "1"):
             raise failure("other_mode", mode=mode, name=name, sharding=recipe.sharding)
@@ -230,6 +213,12 @@ def _check_accelerate_settings(recipe: Recipe, environment: Mapping[str, str]) -
         wanted = environment.get(f"ACCELERATE_{name}", "").lower()
         if wanted not in ("", "no", "1", ours):
             raise failure("other_argument", wanted=wanted, name=name, field=field, value=value)
+    if recipe.sharding == "fsdp" and processes == 1:
+        raise failure("one_process", command=_torchrun(max(2, gpus)))
+
+
+def _torchrun(processes: int) -> str:
+    return f"`torchrun --nproc-per-node {processes} --no-python phi-vision train …`"
 
 
 def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -286,18 +275,14 @@ class ShardingCallback(TrainerCallback):
 
 
 def check_sharding(recipe: Recipe, model: nn.Module) -> None:
-    """Check that a model is sharded (its weights are DTensors) as the recipe says.
-
-    Raises ValueError if it is not; with the mode in force.
-    """
+    """Check that a model is sharded (its weights are DTensors) as the recipe says."""
+    kind = type(model).__name__
     whole = [name for name, weight in model.named_parameters() if not isinstance(weight, DTensor)]
     if recipe.sharding == "fsdp" and whole:
-        raise failure("not_sharded", count=len(whole), first=whole[0], kind=type(model).__name__)
+        raise failure("not_sharded", count=len(whole), first=whole[0], kind=kind)
     expected = world_size() > 1 and recipe.sharding == "none"
     if expected != isinstance(model, DistributedDataParallel) or isinstance(model, nn.DataParallel):
-        raise failure(
-            "other_wrapper", now=world_size(), sharding=recipe.sharding, kind=type(model).__name__
-        )
+        raise failure("other_wrapper", now=world_size(), sharding=recipe.sharding, kind=kind)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -328,12 +313,10 @@ def _touch_vision(
     nothing to add for the tower and projector, and the others would wait for it forever.
     """
     has_images = any(inputs.get(name) is not None for name in IMAGE_INPUTS)
-    if has_images or not (decoder.training and torch.is_grad_enabled()):
-        return given, inputs
-    vision = decoder.vision_embed_tokens
-    touched = [weight.sum() * 0.0 for weight in vision.parameters() if weight.requires_grad]
-    if not touched:
+    trained = [w for w in decoder.vision_embed_tokens.parameters() if w.requires_grad]
+    if has_images or not (trained and decoder.training and torch.is_grad_enabled()):
         return given, inputs
     embeds_BLH = decoder.embed_tokens(inputs["input_ids"])
-    nothing = torch.stack([zero.float() for zero in touched]).sum().to(embeds_BLH.dtype)
+    zeros = torch.stack([(weight.sum() * 0.0).float() for weight in trained])
+    nothing = zeros.sum().to(embeds_BLH.dtype)
     return given, {**inputs, "inputs_embeds": embeds_BLH + nothing}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,34 +35,33 @@ from phi_vision.training.gpus import GPUS, Gpu, find_gpu, seconds_per_step, this
 from phi_vision.training.memory import BatchShape
 from phi_vision.training.recipes import Recipe, lora
 
+# CUDA's own context and the kernels of PyTorch, before the first tensor; and a factor, as a GPU's
+# memory is allocated in blocks, of which a few per cent stay unused.
 CUDA_CONTEXT, GPU_FRAGMENTATION = 0.7 * GIB, 1.05
-"""CUDA's own context and the kernels of PyTorch, before the first tensor; and a factor, as a GPU's
-memory is allocated in blocks, of which a few per cent stay unused."""
 
+# Memory that a CPU's allocator (glibc) holds in gaps, as a share of the weights. Like the next
+# fitted to trainings of 7, 133 and 169 million weights (benchmarks/plan_memory.py, docs/log.md).
+# MALLOC_MMAP_THRESHOLD_=1048576 avoids it, at half the speed of small models.
 WEIGHT_FRAGMENTATION = 0.7
-"""Memory that a CPU's allocator (glibc) holds in gaps, as a share of the weights. Like the next
-fitted to trainings of 7, 133 and 169 million weights (benchmarks/plan_memory.py, docs/log.md).
-MALLOC_MMAP_THRESHOLD_=1048576 avoids it, at half the speed of small models."""
-
-# With checkpointing, gradients are allocated between recomputed activations.
+# Weights in 4 bits, gradient checkpointing -> the same as a share of the stored activations: with
+# checkpointing, gradients are allocated between recomputed activations.
 ACTIVATION_FRAGMENTATION = {(0, 0): 0.15, (0, 1): 0.7, (1, 0): 0.0, (1, 1): 0.3}
-"""Weights in 4 bits, gradient checkpointing -> the same as a share of the stored activations."""
-
+# Memory of libraries (CPU) that load only with the first step, and with checkpointing.
 LOADED_AT_FIRST_STEP, LOADED_WITH_CHECKPOINTING = 60 * 2**20, 30 * 2**20
-"""Memory of libraries (CPU) that load only with the first step, and with checkpointing."""
 
 
-class SampleSize(NamedTuple):
-    """The size of one sample in a batch: see `BatchShape`."""
+class RowSize(NamedTuple):
+    """The size of a row of a batch, of one sample or of several packed: see `BatchShape`."""
 
     image_tokens: int
     text_tokens: int
     supervised: int
     images: tuple[tuple[int, int], ...]
 
-
-Rows = Sequence[Sequence[SampleSize]]
-"""Rows of one sample each, or of several packed."""
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return self.image_tokens + self.text_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,20 @@ class Workload:
     """The measured samples and rows of a run, and the config of its model."""
 
     config: Phi3VConfig
-    training: Sequence[SampleSize]
-    validation: Sequence[SampleSize]
-    rows: Rows
+    training: Sequence[RowSize]
+    validation: Sequence[RowSize]
+    rows: Sequence[RowSize]
     shared_groups: int
+    new_tokens: int  # of the predictions that evaluations generate, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """The memory of a run at its peak, by part; the moment of it; the cost of a typical step."""
+    """The memory of a run at its peak, and the cost of a step with a typical batch."""
 
-    parts: Mapping[str, float]
+    parts: Mapping[str, float]  # part -> bytes
     moment: str
+    typical: BatchShape
     cost: memory.Cost
     precision: torch.dtype
 
@@ -100,27 +102,21 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The result of `phi-vision plan`, also printed by `train --dry-run`.
-
-    Utilization is the share of a typical batch's positions that is not padding, seconds are of all
-    steps on the GPU, without evaluations. If it does not fit: settings to change, in this order.
-    """
+    """The result of `phi-vision plan`, also printed by `train --dry-run`."""
 
     load: Workload
     need: Need
     steps: setup.Steps
-    utilization: float
+    utilization: float  # share of a typical batch's positions that is not padding
     gpu: Gpu
-    seconds: float
+    seconds: float  # of all steps on the GPU, without evaluations
     fits: Sequence[str]
-    changes: Sequence[Change]
+    changes: Sequence[Change]  # settings to change, in this order, if it does not fit
 
     def as_text(self) -> str:
         """Format the plan as a table: `samples         2432 training, 304 validation, …`."""
-        file = Path(__file__).parent / "templates" / "plan.txt.j2"
-        template: Template = Template(
-            file.read_text(encoding="utf-8"), trim_blocks=True, undefined=StrictUndefined
-        )
+        text = (Path(__file__).parent / "templates" / "plan.txt.j2").read_text(encoding="utf-8")
+        template: Template = Template(text, trim_blocks=True, undefined=StrictUndefined)
         return template.render(plan=self, distribution=describe_distribution, fmt=formatting)
 
 
@@ -136,15 +132,14 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     estimator = NeedEstimator(load)
     need = estimator.estimate(recipe, target)
     steps = setup.count_steps(recipe, len(load.rows))
-    typical = typical_batch(load.rows, recipe.per_device_train_batch_size)
-    tokens = _paired(recipe, typical).rows * typical.length
-    shape = (tokens, load.config.hidden_size)
+    shape = (need.typical.rows * need.typical.length, load.config.hidden_size)
     per_step = seconds_per_step(target, recipe, need.cost, need.precision, shape)
+    mean_length = sum(row.length for row in load.rows) / len(load.rows)
     return Plan(
         load=load,
         need=need,
         steps=steps,
-        utilization=min(1.0, sum(map(_length, load.rows)) / len(load.rows) / typical.length),
+        utilization=min(1.0, mean_length / need.typical.length),
         gpu=target,
         seconds=steps.total * per_step,
         fits=[g.name for g in GPUS.values() if estimator.estimate(recipe, g).memory <= g.memory],
@@ -162,21 +157,22 @@ class NeedEstimator:
 
     def estimate(self, recipe: Recipe, gpu: Gpu) -> Need:
         """Estimate the peak of a run with arithmetic and attention as `load_trainable` chooses."""
+        load, batch_size = self.load, recipe.per_device_train_batch_size
         precision = choose_precision(bool(gpu.bf16) if recipe.bf16 is None else recipe.bf16)
-        on_cpu, batch_size = gpu.bandwidth is None, recipe.per_device_train_batch_size
+        on_cpu = gpu.bandwidth is None
         attention = "eager" if on_cpu and precision == torch.bfloat16 else "sdpa"
-        setting = memory.Setting(recipe, self.load.config, precision, attention)
-        largest = _paired(recipe, largest_batch(self.load.rows, batch_size))
+        setting = memory.Setting(recipe, load.config, precision, attention)
+        largest = _paired(recipe, largest_batch(load.rows, batch_size))
         moments = {"a training step": self._training(setting, largest).parts}
-        if self.load.validation:
-            alone = [[size] for size in self.load.validation]
-            largest = _paired(recipe, largest_batch(alone, setup.eval_batch_size(recipe)))
+        if load.validation:
+            largest = largest_batch(load.validation, setup.eval_batch_size(recipe))
             moments["an evaluation"] = self._evaluation(
-                setting, largest, generates=recipe.eval_samples > 0
+                setting, _paired(recipe, largest), new_tokens=load.new_tokens
             )
         moment = max(moments, key=lambda name: sum(moments[name].values()))
         parts: dict[str, float] = {part: size for part, size in moments[moment].items() if size}
-        cost = self._training(setting, _paired(recipe, typical_batch(self.load.rows, batch_size)))
+        typical = _paired(recipe, typical_batch(load.rows, batch_size))
+        cost = self._training(setting, typical)
         overhead = _cpu_overhead(setting, cost, parts) if on_cpu else {}
         if recipe.objective == "dpo" and recipe.method == "full":
             parts["reference"] = parts["weights"]
@@ -186,7 +182,8 @@ class NeedEstimator:
         if not on_cpu:
             parts = {part: GPU_FRAGMENTATION * size for part, size in parts.items()}
             overhead = {"CUDA": CUDA_CONTEXT}
-        return Need(parts={**parts, **overhead}, moment=moment, cost=cost, precision=precision)
+        parts |= overhead
+        return Need(parts=parts, moment=moment, typical=typical, cost=cost, precision=precision)
 
 
 def _cpu_overhead(
@@ -199,12 +196,9 @@ def _cpu_overhead(
     # Weights that are not packed lie in the mapped file, which stays open: the pages read for
     # packing stay with it, until the machine needs them.
     mapped = {"mapped file": cost.packed * setting.stored_dtype.itemsize} if is_packed else {}
+    gaps = WEIGHT_FRAGMENTATION * weights + share * parts["activations"]
     loaded = LOADED_AT_FIRST_STEP + recomputes * LOADED_WITH_CHECKPOINTING
-    return {
-        **mapped,
-        "fragmentation": WEIGHT_FRAGMENTATION * weights + share * parts["activations"],
-        "libraries": resident_bytes() + loaded,
-    }
+    return {**mapped, "fragmentation": gaps, "libraries": resident_bytes() + loaded}
 
 
 @cache
@@ -215,27 +209,27 @@ def resident_bytes() -> int:
 
 def measure_data(recipe: Recipe) -> Workload:
     """Load and measure the samples, or raise ValueError if they cannot be trained with."""
-    training, validation = split = setup.load_split(recipe)
+    training, validation = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
-    processor, template = load_processor(recipe.model), setup.choose_template(recipe, training)
+    template = setup.choose_template(recipe, training)
     collator = CompletionCollator(
-        processor=processor, template=template, max_length=recipe.max_length
+        processor=load_processor(recipe.model), template=template, max_length=recipe.max_length
     )
     setup.check_samples(collator, [*training, *validation])
-    sizes = {id(sample): measure(collator, sample) for part in split for sample in part}
-    lengths = [_length([sizes[id(sample)]]) for sample in training]
+    sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
+    lengths = [sizes[id(sample)].length for sample in training]
     rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))
-    groups = [{sample.group for sample in part} for part in split]
     return Workload(
         config=config,
         training=[sizes[id(sample)] for sample in training],
         validation=[sizes[id(sample)] for sample in validation],
-        rows=[[sizes[id(sample)] for sample in row] for row in rows],
-        shared_groups=len(groups[0] & groups[1]),
+        rows=[pack_sizes([sizes[id(sample)] for sample in row]) for row in rows],
+        shared_groups=len({s.group for s in training} & {s.group for s in validation}),
+        new_tokens=setup.max_new_tokens(template) if recipe.eval_samples else 0,
     )
 
 
-def measure(collator: CompletionCollator, sample: Sample) -> SampleSize:
+def measure(collator: CompletionCollator, sample: Sample) -> RowSize:
     """Measure a sample that passed the checks, without decoding its images."""
     image_tokens, text_tokens = collator.count_tokens(sample)
     segments = collator.segments(sample)
@@ -247,34 +241,37 @@ def measure(collator: CompletionCollator, sample: Sample) -> SampleSize:
         long, short = resized_size(*sides, cutter.num_crops, side)
         short = math.ceil(short / side) * side
         images.append((long, short) if height > width else (short, long))
-    return SampleSize(
-        image_tokens=image_tokens,
-        text_tokens=text_tokens,
-        supervised=sum(len(tokens) for segment, tokens in pieces if segment.is_supervised),
-        images=tuple(images),
+    supervised = sum(len(tokens) for segment, tokens in pieces if segment.is_supervised)
+    return RowSize(image_tokens, text_tokens, supervised, tuple(images))
+
+
+def pack_sizes(sizes: Sequence[RowSize]) -> RowSize:
+    """Add the sizes of samples that share a row."""
+    return RowSize(
+        image_tokens=sum(size.image_tokens for size in sizes),
+        text_tokens=sum(size.text_tokens for size in sizes),
+        supervised=sum(size.supervised for size in sizes),
+        images=tuple(image for size in sizes for image in size.images),
     )
 
 
-def largest_batch(rows: Rows, count: int) -> BatchShape:
+def largest_batch(rows: Sequence[RowSize], count: int) -> BatchShape:
     """Return the shape of the `count` longest rows: the worst batch of a run."""
-    return batch_shape(sorted(rows, key=_length, reverse=True)[:count])
+    return batch_shape(sorted(rows, key=attrgetter("length"), reverse=True)[:count])
 
 
-def typical_batch(rows: Rows, count: int) -> BatchShape:
+def typical_batch(rows: Sequence[RowSize], count: int) -> BatchShape:
     """Return the shape of `count` rows evenly spread over all lengths, as shuffling gives them."""
-    ordered = sorted(rows, key=_length)
+    ordered = sorted(rows, key=attrgetter("length"))
     count = min(count, len(ordered))
     return batch_shape([ordered[(2 * at + 1) * len(ordered) // (2 * count)] for at in range(count)])
 
 
-def batch_shape(rows: Rows) -> BatchShape:
+def batch_shape(rows: Sequence[RowSize]) -> BatchShape:
     """Return the shape of a batch of rows."""
-    return BatchShape(
-        rows=len(rows),
-        length=max(map(_length, rows)),
-        supervised=sum(size.supervised for row in rows for size in row),
-        images=tuple(image for row in rows for size in row for image in size.images),
-    )
+    together = pack_sizes(rows)
+    length = max(row.length for row in rows)
+    return BatchShape(len(rows), length, together.supervised, together.images)
 
 
 def describe_distribution(numbers: Sequence[int]) -> str:
@@ -285,15 +282,15 @@ def describe_distribution(numbers: Sequence[int]) -> str:
     )
 
 
-def _length(row: Sequence[SampleSize]) -> int:
-    return sum(size.image_tokens + size.text_tokens for size in row)
-
-
 def _paired(recipe: Recipe, batch: BatchShape) -> BatchShape:
     """Double the rows of a batch of pairs, which share their images."""
     if recipe.objective == "sft":
         return batch
-    return replace(batch, rows=2 * batch.rows, supervised=2 * batch.supervised)
+    return batch._replace(rows=2 * batch.rows, supervised=2 * batch.supervised)
+
+
+# A recipe that needs less memory and the options that make it; None if there is no effect.
+Smaller = tuple[Recipe, str] | None
 
 
 def _find_changes(recipe: Recipe, estimator: NeedEstimator, gpu: Gpu) -> list[Change]:
@@ -302,17 +299,12 @@ def _find_changes(recipe: Recipe, estimator: NeedEstimator, gpu: Gpu) -> list[Ch
     before = estimator.estimate(recipe, gpu).memory
     for change in CHANGES.values():
         while before > gpu.memory and (smaller := change(recipe)) is not None:
-            changed, options = smaller
-            memory = estimator.estimate(changed, gpu).memory
-            if memory >= before:
+            after = estimator.estimate(smaller[0], gpu).memory
+            if after >= before:
                 break
-            changes.append(Change(options=options, memory=memory, saved=before - memory))
-            recipe, before = changed, memory
+            changes.append(Change(options=smaller[1], memory=after, saved=before - after))
+            recipe, before = smaller[0], after
     return changes
-
-
-Smaller = tuple[Recipe, str] | None
-"""A recipe that needs less memory and the options that make it; None if there is no effect."""
 
 
 def _accumulate(recipe: Recipe) -> Smaller:

@@ -1,7 +1,9 @@
-"""GPUs and their speeds (gpus.yaml), and the time of an optimizer step on one."""
+"""GPUs and their speeds (gpus.yaml), the time of an optimizer step on one, and its load."""
 
+import ctypes
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,39 +16,36 @@ from phi_vision.model.checkpoint import fast_dtype
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import Recipe
 
+# Share of the peak in matrix products that such a training reaches: of a GPU's nominal one (0.3-0.5
+# is usual), and of the products that are timed on a CPU.
 GPU_UTILIZATION, CPU_UTILIZATION = 0.4, 0.5
-"""Share of the peak in matrix products that such a training reaches: of a GPU's nominal one
-(0.3-0.5 is usual), and of the products that `cpu_seconds_per_step` times on a CPU."""
-
+# Time that PyTorch takes to launch one operation on a GPU; small models are bound by it.
 SECONDS_PER_DISPATCH = 10e-6
-"""Time that PyTorch takes to launch one operation on a GPU; small models are bound by it."""
+
+MIB = 2**20
 
 
 class Gpu(NamedTuple):
     """The memory and speeds of a GPU, or of the machine without one."""
 
     name: str
-    memory: float
-    """Bytes available to a process; on a CPU the main memory."""
-    bf16: float
-    """Floating-point operations per second in bf16; 0 without native bf16."""
-    fp32: float
-    """The same in float32, without TF32."""
-    bandwidth: float | None
-    """Bytes per second from and to memory; None for a CPU, which is measured as a whole."""
+    memory: float  # bytes available to a process; on a CPU the main memory
+    bf16: float  # floating-point operations per second in bf16; 0 without native bf16
+    fp32: float  # the same in float32, without TF32
+    bandwidth: float | None  # bytes per second from and to memory; None for a CPU
 
 
 def seconds_per_step(
     gpu: Gpu, recipe: Recipe, cost: Cost, precision: torch.dtype, shape: tuple[int, int] = (1, 1)
 ) -> float:
-    """Estimate the time of one optimizer step.
+    """Estimate the time of one optimizer step, whose hidden states have this shape.
 
     Matrix products at the usual utilization or the dispatch of all operations, whichever takes
     longer; plus reading and writing weights, gradients and optimizer state once: 1e14 operations at
     3e14 per second, and weights that take 0.1 s, are 1e14 / (0.4 * 3e14) + 0.1 = 0.93 s.
     """
     if gpu.bandwidth is None:
-        return cpu_seconds_per_step(cost, precision, shape)
+        return _cpu_seconds_per_step(cost, precision, shape)
     speed = gpu.bf16 if precision == torch.bfloat16 and gpu.bf16 else gpu.fp32
     # Read the weight, its gradient and two moments; write all but the gradient.
     moved = cost.trained * (7 * 4 if "8bit" not in recipe.optim else 3 * 4 + 4)
@@ -54,12 +53,9 @@ def seconds_per_step(
     return max(products, cost.operations * SECONDS_PER_DISPATCH) + moved / gpu.bandwidth
 
 
-def cpu_seconds_per_step(cost: Cost, precision: torch.dtype, shape: tuple[int, int]) -> float:
-    """Estimate the time of a step on this CPU, by timing operations on hidden states of this shape.
-
-    A small model spends most of it outside of products: every other operation reads and writes
-    hidden states, and in bf16 casts them.
-    """
+def _cpu_seconds_per_step(cost: Cost, precision: torch.dtype, shape: tuple[int, int]) -> float:
+    # A small model spends most of a step outside of products: every other operation reads and
+    # writes hidden states, and in bf16 casts them.
     hidden = torch.ones(shape, dtype=precision)
     weight = torch.ones(shape[1], 3 * shape[1], dtype=precision)
     speed = 2 * hidden.numel() * 3 * shape[1] / _best_seconds(lambda: hidden @ weight)
@@ -69,12 +65,10 @@ def cpu_seconds_per_step(cost: Cost, precision: torch.dtype, shape: tuple[int, i
 
 def find_gpu(name: str) -> Gpu:
     """Find a GPU of `GPUS` by name, or raise ValueError; `cpu` is this machine."""
-    if name.lower() == "cpu":
-        return this_machine()
     by_name = {known.lower(): gpu for known, gpu in GPUS.items()}
-    if name.lower() not in by_name:
+    if name.lower() not in by_name.keys() | {"cpu"}:
         raise ValueError(f"no GPU {name!r}; choose one of cpu, {', '.join(GPUS)}")
-    return by_name[name.lower()]
+    return by_name.get(name.lower()) or this_machine()
 
 
 def this_machine() -> Gpu:
@@ -108,10 +102,44 @@ def _best_seconds(work: Callable[[], object]) -> float:
     return min(times[1:])
 
 
+def read_machine() -> dict[str, float]:
+    """Read utilization since the last call, of all cores and programs, and memory at the moment:
+    the RSS of this process, without that of its data workers.
+
+    Output: {"cpu_percent": 98.5, "memory_mib": 2311.2}
+    """
+    values = {
+        "cpu_percent": psutil.cpu_percent(None),
+        "memory_mib": round(psutil.Process().memory_info().rss / MIB, 1),
+    }
+    if torch.cuda.is_available():
+        values["gpu_memory_mib"] = round(torch.cuda.memory_allocated() / MIB, 1)
+        values["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated() / MIB, 1)
+        if (found := _open_gpu()) is not None:
+            library, handle = found
+            shares = (ctypes.c_uint * 2)()  # of the last second in percent: computing, memory
+            failed = library.nvmlDeviceGetUtilizationRates(handle, shares)
+            values["gpu_percent"] = float("nan") if failed else float(shares[0])
+    return values
+
+
+@cache
+def _open_gpu() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
+    """Open NVML for the GPU in use, by UUID: it also counts GPUs that are hidden from CUDA."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:  # a driver without the library, as on some embedded boards
+        return None
+    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    handle = ctypes.c_void_p()
+    of_uuid = (uuid.encode(), ctypes.byref(handle))
+    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(*of_uuid)
+    return None if failed else (library, handle)
+
+
+_YAML = yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8"))
 GPUS = {
     name: Gpu(name, memory * GIB, bf16 * 1e12, fp32 * 1e12, bandwidth * 1e9)
-    for name, (memory, bf16, fp32, bandwidth) in yaml.safe_load(
-        Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8")
-    ).items()
+    for name, (memory, bf16, fp32, bandwidth) in _YAML.items()
 }
 """Name -> GPU, by memory."""

@@ -8,10 +8,11 @@ fused or eager attention, the copies of autocast, gradient checkpointing.
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,52 +22,38 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
-from phi_vision.generation.request import MAX_NEW_TOKENS
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.recipes import Recipe
 
+# bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block; of
+# nf4 an 8-bit scale for 64 weights, and a float32 scale for 256 of these.
 MIN_8_BIT, BLOCK_8_BIT, BLOCK_4_BIT, BLOCK_OF_SCALES = 4096, 256, 64, 256
-"""bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block; of
-nf4 an 8-bit scale for 64 weights, and a float32 scale for 256 of these."""
-
+# Bytes from which glibc gives a tensor pages of its own, and takes them back at once.
 MMAP_THRESHOLD = 32 * 2**20
-"""Bytes from which glibc gives a tensor pages of its own, and takes them back at once."""
-
-Tensors = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchShape:
-    """Everything about a batch that decides its memory.
-
-    Rows, padded to the length of the longest; labelled tokens of all rows, as only these get
-    logits; height and width of each image in pixels, padded to whole crops.
-    """
+class BatchShape(NamedTuple):
+    """Everything about a batch that decides its memory."""
 
     rows: int
-    length: int
-    supervised: int
-    images: tuple[tuple[int, int], ...]
+    length: int  # tokens of the longest row, to which the others are padded
+    supervised: int  # labelled tokens of all rows: only these get logits
+    images: tuple[tuple[int, int], ...]  # height and width in pixels, padded to whole crops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Memory and operations of an optimizer step.
+    """Memory and operations of an optimizer step."""
 
-    Parts -> bytes at the peak of their sum; floating-point operations of the matrix products;
-    operations that Python dispatches to PyTorch; weights, those trained and those held in 4 bits;
-    bytes of the weights, unpacked, in tensors smaller than `MMAP_THRESHOLD`.
-    """
-
-    parts: dict[str, int]
-    flops: int
-    operations: int
+    parts: dict[str, int]  # part -> bytes at the peak of their sum
+    flops: int  # floating-point operations of the matrix products
+    operations: int  # dispatched by Python to PyTorch
     parameters: int
-    trained: int
-    packed: int
-    scattered: int
+    trained: int  # weights
+    packed: int  # weights in 4 bits
+    scattered: int  # bytes of the weights, unpacked, in tensors smaller than MMAP_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -87,8 +74,7 @@ class Setting:
 class MemoryTracker(TorchDispatchMode):
     """Counts the bytes held by each part now and at their peak, operations, and FLOPs of products.
 
-    Every storage that an operation makes counts for the current part until its last tensor is
-    freed.
+    Every storage counts for the part in which it was made until its last tensor is freed.
     """
 
     def __init__(self) -> None:
@@ -152,12 +138,12 @@ def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     # The second pass finds gradients; later ones are like it.
     passes = min(accumulated, 2)
     # One batch is fetched ahead of those that make a step.
-    with _tracked_model(setting, batch, batches=accumulated + 1) as (tracker, model, images):
+    with _tracked_model(setting, batch, batches=accumulated + 1) as (tracker, model, forward):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         for weight in trained:
             weight.register_post_accumulate_grad_hook(lambda w: tracker.move(w.grad, "gradients"))
         for _ in range(passes):
-            _forward(setting, model, batch, images, tracker).backward()
+            forward().backward()
     # Unpacked number of weights in 4 bits, or 0, and the tensor.
     weights = [
         (math.prod(module.shape) if isinstance(module, FourBitLinear) else 0, weight)
@@ -176,16 +162,16 @@ def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     )
 
 
-def evaluation_cost(setting: Setting, batch: BatchShape, *, generates: bool) -> dict[str, int]:
-    """Run one forward pass of an evaluation, with a cache if it generates predictions."""
+def evaluation_cost(setting: Setting, batch: BatchShape, *, new_tokens: int) -> dict[str, int]:
+    """Run one forward pass of an evaluation, with a cache if it generates so many new tokens."""
     config = setting.config
     width = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
-    shape = (batch.rows, batch.length + MAX_NEW_TOKENS, 2 * config.num_hidden_layers * width)
-    with _tracked_model(setting, batch, batches=2) as (tracker, model, images), torch.no_grad():
+    shape = (batch.rows, batch.length + new_tokens, 2 * config.num_hidden_layers * width)
+    with _tracked_model(setting, batch, batches=2) as (tracker, model, forward), torch.no_grad():
         model.eval()
         with tracker.counting_for("cache"):
-            cache = torch.empty(shape if generates else 0, dtype=setting.precision)
-        _forward(setting, model, batch, images, tracker)
+            cache = torch.empty(shape if new_tokens else 0, dtype=setting.precision)
+        forward()
         del cache
     return dict(tracker.peak)
 
@@ -193,8 +179,11 @@ def evaluation_cost(setting: Setting, batch: BatchShape, *, generates: bool) -> 
 @contextmanager
 def _tracked_model(
     setting: Setting, batch: BatchShape, *, batches: int
-) -> Iterator[tuple[MemoryTracker, Any, Tensors]]:
-    """Build the model, its optimizer state and the images of some batches, and track them."""
+) -> Iterator[tuple[MemoryTracker, Any, Callable[[], torch.Tensor]]]:
+    """Build and track a model, its optimizer state and the images of some batches.
+
+    Yields the tracker, the model and its forward pass over the last batch.
+    """
     with torch.device("meta"):
         model = _build(setting)
     sizes = torch.tensor(batch.images)  # real numbers, made outside of the fake mode
@@ -210,7 +199,8 @@ def _tracked_model(
                 held: list[Any] = [_adamw_state(setting.recipe, size) for size in trained]
             with tracker.counting_for("images"):
                 held += [torch.zeros((crops, 3, side, side)) for _ in range(batches)]
-            yield tracker, model, (held[-1], sizes)
+            images = (held[-1], sizes)
+            yield tracker, model, partial(_forward, setting, model, batch, images, tracker)
 
 
 def _build(setting: Setting) -> Any:
@@ -237,7 +227,11 @@ def _build(setting: Setting) -> Any:
 
 
 def _forward(
-    setting: Setting, model: Any, batch: BatchShape, images: Tensors, tracker: MemoryTracker
+    setting: Setting,
+    model: Any,
+    batch: BatchShape,
+    images: tuple[torch.Tensor, torch.Tensor],
+    tracker: MemoryTracker,
 ) -> torch.Tensor:
     """Compute the loss as `Phi3VForCausalLM.forward` does, without looking at values."""
     is_mixed = setting.precision != torch.float32

@@ -27,10 +27,8 @@ from phi_vision.training.recipes import RECIPES, Recipe
 
 _REASONS = yaml.safe_load(Path(__file__).with_name("refused_fields.yaml").read_text("utf-8"))
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-"""Field -> why it cannot be set."""
-
+# Fields of which only some values keep the promises.
 ALLOWED_VALUES = {"init_lora_weights": (True, "gaussian", "orthogonal")}
-"""Fields of which only some values keep the promises."""
 
 TYPE_WORDS = {
     int: "a whole number",
@@ -96,7 +94,7 @@ def check_further(further: Mapping[str, Any], *, method: str, objective: str) ->
     """Check names, types and effect of further fields, or raise ValueError."""
     for name, value in further.items():
         convert_further(name, value)
-        owner, _ = _further_fields()[name]
+        owner, _ = further_fields()[name]
         if owner == "LoraConfig" and method != "lora":
             raise ValueError(f"{name} is {value}, but method {method} trains no adapters; use lora")
         if owner == "DPOConfig" and objective != "dpo":
@@ -109,11 +107,11 @@ def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ())
     Raises ValueError if there is no such field (one of it or `recipe_fields` is suggested), it is
     refused, or the value has another type.
     """
-    fields = _further_fields()
+    fields = further_fields()
     if name not in fields:
         known = [*recipe_fields, *fields]
         near = difflib.get_close_matches(str(name), known, n=1)
-        near = near or [each for each in known if str(name) in each]
+        near += [each for each in known if str(name) in each]
         raise ValueError(f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     if name in REFUSED:
         raise ValueError(f"{name} cannot be set: {REFUSED[name]}")
@@ -126,14 +124,9 @@ def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ())
     return convert(name, value, fields[name][1])
 
 
-def has_field(name: str) -> bool:
-    """Whether one of the classes has a field."""
-    return name in _further_fields()
-
-
 def further_of(recipe: Recipe, owner: str) -> dict[str, Any]:
     """Select the further fields of one class: TrainingArguments, LoraConfig or DPOConfig."""
-    fields = _further_fields()
+    fields = further_fields()
     return {name: value for name, value in recipe.further.items() if fields[name][0] == owner}
 
 
@@ -169,8 +162,8 @@ def _describe(kind: Any) -> str:
 
 
 @cache
-def _further_fields() -> dict[str, tuple[str, Any]]:
-    """Return the class and the type of every field; the first class that has it counts."""
+def further_fields() -> dict[str, tuple[str, Any]]:
+    """List the fields of the three classes with their class and type; the first class counts."""
     owners: list[Any] = [TrainingArguments, LoraConfig]
     if find_spec("trl") is not None:
         from trl import DPOConfig

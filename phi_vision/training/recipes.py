@@ -1,7 +1,7 @@
 """How to train: a Recipe holds everything that decides a run, `RECIPES` are the presets.
 
 A field that feeds `transformers.TrainingArguments`, `peft.LoraConfig` or `trl.DPOConfig` has its
-name there; `OWN_FIELDS` lists the others. Trains nothing and reads no files (recipe_file.py).
+name there. Trains nothing and reads no files (recipe_file.py).
 """
 
 import math
@@ -14,29 +14,18 @@ import yaml
 
 from phi_vision.data.template import find_template
 
+# All linear layers of the Phi-3 decoder: its query, key and value projections are fused. `q_proj`
+# and `v_proj`, which most examples name, exist only in the CLIP tower.
 LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-"""All linear layers of the Phi-3 decoder: its query, key and value projections are fused.
-`q_proj` and `v_proj`, which most examples name, exist only in the CLIP tower."""
-
 VALIDATION_LOSS = "validation_loss"
-
-_OWN_FIELDS = (
-    "method objective model data template group_column validation_fraction train_language "
-    "train_projector train_vision projector_learning_rate vision_learning_rate loraplus_ratio "
-    "quantization withhold_images random_weights pack_length max_length eval_samples "
-    "early_stopping_patience sharding further"
-)
-OWN_FIELDS = frozenset(_OWN_FIELDS.split())
-"""Fields of a recipe that no class of transformers, PEFT or TRL has (`max_length` of DPOConfig cuts
-rows, ours never does; `early_stopping_patience` is an argument of EarlyStoppingCallback)."""
 
 TorchOptimizer: TypeAlias = Literal["adamw_torch_fused", "adamw_torch"]
 BitsAndBytesOptimizer: TypeAlias = Literal[
     "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
 ]
 
+# Ranges of fields, and combinations that are refused.
 RULES = yaml.safe_load(Path(__file__).with_name("recipe_rules.yaml").read_text("utf-8"))
-"""Ranges of fields, and combinations that are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Resuming: a run continues from its last whole checkpoint, with the same recipe and data.
+"""Resuming: a run continues from its last whole checkpoint, with the same recipe, data and base.
 
 A checkpoint counts if it was written to its end and holds everything that an exact continuation
 needs: weights, states of optimizer, scheduler and random generators, all of one step.
@@ -7,7 +7,7 @@ needs: weights, states of optimizer, scheduler and random generators, all of one
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,31 +16,39 @@ from safetensors import safe_open
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from phi_vision.data.template import Template, find_template
+from phi_vision.data.template import find_template, write_template
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import first_line
-from phi_vision.runs import DATA_FINGERPRINT, STATE_FILE, RunDir, checkpoint_step, is_complete
+from phi_vision.runs import (
+    DATA_FINGERPRINT,
+    STATE_FILE,
+    RunDir,
+    checkpoint_step,
+    collect_versions,
+    is_complete,
+)
 from phi_vision.training import distributed
 from phi_vision.training.callbacks import StepCheck
-from phi_vision.training.recipe_file import load_recipe, recipe_fields
+from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import Setup
 
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
-MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}
-"""Fields of a recipe that do not change the result."""
+MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}  # without effect on the result
+BASE_FINGERPRINT = "base_sha256"  # key in versions.json of the weights that training starts from
+FINGERPRINTS = {DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "weights of the model"}
 
+# Files of a checkpoint -> keys of their content, which may not be empty.
 STATES = {
     "optimizer.pt": ("state", "param_groups"),
     "scheduler.pt": ("last_epoch",),
     "rng_state*.pth": ("python", "numpy"),
 }
-"""Files of a checkpoint -> keys of their content, which may not be empty."""
-
+# Weights of a checkpoint under FSDP, whose optimizer state is another file too.
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
-"""Weights of a checkpoint under FSDP, whose optimizer state is another file too."""
 
 
 def find_checkpoint(recipe: Recipe) -> Path | None:
@@ -69,10 +77,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
 
 
 def repair(output_dir: Path) -> None:
-    """Clean up what a kill left in a run folder, before the run resumes.
-
-    Incomplete checkpoints would count towards `save_total_limit`, and replace a complete one.
-    """
+    """Clean up what a kill left in a run folder, before the run resumes."""
     atomic.recover(RunDir(output_dir).model_dir)
     for unfinished in output_dir.glob(".*-new"):
         if unfinished.is_file():
@@ -81,7 +86,7 @@ def repair(output_dir: Path) -> None:
 
 
 def remove_incomplete(output_dir: Path) -> None:
-    """Remove the checkpoints that were not written to their end."""
+    """Remove incomplete checkpoints, which would replace complete ones by `save_total_limit`."""
     for folder in RunDir(output_dir).checkpoints():
         if not is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,16 +158,21 @@ def explain_damage(checkpoint: Path | None, step_check: StepCheck) -> Iterator[N
         raise failure("damaged", checkpoint=checkpoint, fault=first_line(error)) from error
 
 
-def check_unchanged(run: RunDir, versions: Mapping[str, str], template: Template) -> bool:
-    """Check that a run to resume had the same data; warn of other versions than at its start.
+def write_run_files(recipe: Recipe, setup: Setup) -> None:
+    """Write recipe, versions and template into the run folder; only the first process does.
 
-    Returns:
-        Whether it has a versions.json, which stays as it is.
+    A resumed run keeps its versions.json.
+    Raises ValueError if the processes have different recipes or data, or share no folder, or if the
+    data, the template or the base of a resumed run have changed.
     """
+    run, template = RunDir(recipe.output_dir), setup.collator.template
+    versions = collect_versions([*setup.training, *setup.validation])
+    versions[BASE_FINGERPRINT] = setup.base_fingerprint
     before = run.versions()
     other = {name: old for name, old in before.items() if old != versions.get(name)}
-    if other.pop(DATA_FINGERPRINT, None) is not None:
-        raise failure("other_data", folder=run.path)
+    for name, changed in FINGERPRINTS.items():
+        if name in other:
+            raise failure("changed", changed=changed, folder=run.path)
     if run.template_file.is_file() and find_template(str(run.template_file)) != template:
         raise failure("other_template", file=run.template_file)
     if other:
@@ -172,4 +182,13 @@ def check_unchanged(run: RunDir, versions: Mapping[str, str], template: Template
             "uninterrupted run, install the first ones for the same",
             changes,
         )
-    return bool(before)
+    # Every process has checked that the folder is free before the first one writes.
+    distributed.check_same_settings({**recipe_fields(recipe), **versions})
+    if distributed.is_main():
+        run.path.mkdir(parents=True, exist_ok=True)
+        # First: without a recipe a run cannot be resumed.
+        atomic.write_text(run.recipe_file, to_yaml(recipe))
+        if not before:
+            atomic.write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
+        write_template(template, run.template_file)
+    distributed.check_folder_is_shared(run.path, run.recipe_file)

@@ -22,21 +22,21 @@ from phi_vision.data.image_ablations import withhold_images
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
+from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.training.adapters import TrainableModel, load_trainable
+from phi_vision.training.adapters import TrainableModel, fingerprint_weights, load_trainable
 from phi_vision.training.distributed import world_size
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
+# A completion is a small part of its row; with a larger share prompt or padding has labels.
 MAX_SUPERVISED_SHARE = 0.9
-"""A completion is a small part of its row; with a larger share prompt or padding has labels."""
 
-Row = tuple[Sample, ...]
-"""One row of a batch: a sample, or several packed."""
+Row = tuple[Sample, ...]  # of a batch: one sample, or several packed
 
 
 class Steps(NamedTuple):
@@ -51,6 +51,7 @@ class Setup:
     """Everything a training needs, checked."""
 
     trainable: TrainableModel
+    base_fingerprint: str
     collator: CompletionCollator
     training: Sequence[Sample]
     validation: Sequence[Sample]
@@ -70,6 +71,7 @@ def prepare(recipe: Recipe) -> Setup:
     check_best_metric(recipe, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
+    base_fingerprint = fingerprint_weights(recipe.model)
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
@@ -88,6 +90,7 @@ def prepare(recipe: Recipe) -> Setup:
     packing.check_context_sides(validation, lengths, most_rows=most_rows, split_at=split_at)
     return Setup(
         trainable=trainable,
+        base_fingerprint=base_fingerprint,
         collator=collator,
         training=training,
         validation=validation,
@@ -99,7 +102,6 @@ def prepare(recipe: Recipe) -> Setup:
 def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """Load training and validation samples: the data's own `validation`, or whole groups held out.
 
-    They have no images if the recipe withholds them.
     Raises ValueError if there is no data, or it cannot be split.
     """
     if not recipe.data:
@@ -134,8 +136,7 @@ def make_rows(
 ) -> list[Row]:
     """Put each sample into a row of its own, or pack them if the recipe has a pack_length.
 
-    Raises ValueError if a batch would lie on both sides of `split_at`, the model's original
-    context, or a sample is longer than a row.
+    Raises ValueError if a batch would lie on both sides of `split_at`, or a sample fits no row.
     """
     most_rows = recipe.per_device_train_batch_size
     packing.check_context_sides(training, lengths, most_rows=most_rows, split_at=split_at)
@@ -160,6 +161,11 @@ def count_steps(recipe: Recipe, rows: int) -> Steps:
 def eval_batch_size(recipe: Recipe) -> int:
     """Return the rows per forward pass without gradients: twice as many, but 1 stays 1."""
     return 1 if recipe.per_device_train_batch_size == 1 else 2 * recipe.per_device_train_batch_size
+
+
+def max_new_tokens(template: Template) -> int:
+    """Return the maximum length of the predictions that an evaluation generates."""
+    return MAX_TURN_TOKENS if template.is_conversation else MAX_NEW_TOKENS
 
 
 def collate_rows(
@@ -208,13 +214,8 @@ def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> 
     first_label = int((batch["labels"][0] != IGNORED).int().argmax())
     trained = batch["input_ids"][0, :first_label]
     if not torch.equal(expected, trained):
-        raise failure(
-            "other_prompt",
-            sample=sample.id,
-            trained=len(trained),
-            expected=len(expected),
-            template=collator.template.name,
-        )
+        lengths = {"trained": len(trained), "expected": len(expected)}
+        raise failure("other_prompt", sample=sample.id, **lengths, template=collator.template.name)
 
 
 def check_fields(samples: Sequence[Sample], template: Template) -> None:
@@ -222,40 +223,30 @@ def check_fields(samples: Sequence[Sample], template: Template) -> None:
 
     Records without a field fail in the collator.
     """
+    if template.is_conversation:
+        return
     lacking = [
         sample
         for sample in samples
         if sample.messages and any(sample.record.get(field) is None for field in template.fields)
     ]
-    if lacking and not template.is_conversation:
-        raise failure(
-            "not_comparable",
-            count=len(lacking),
-            total=len(samples),
-            sample=lacking[0].id,
-            template=template.name,
-            fields=", ".join(template.fields),
-        )
+    if lacking:
+        fields = ", ".join(template.fields)
+        counts = {"count": len(lacking), "total": len(samples), "sample": lacking[0].id}
+        raise failure("not_comparable", **counts, template=template.name, fields=fields)
 
 
 def check_best_metric(recipe: Recipe, template: Template) -> None:
     """Check that predictions in a template have the recipe's metric, or raise ValueError."""
     metrics = metrics_for(template).values()
     known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
-    if recipe.metric_for_best_model not in known:
-        raise failure(
-            "no_metric",
-            metric=recipe.metric_for_best_model,
-            template=template.name,
-            known=", ".join(known),
-        )
+    if (metric := recipe.metric_for_best_model) not in known:
+        listed = ", ".join(known)
+        raise failure("no_metric", metric=metric, template=template.name, known=listed)
 
 
 def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
-    """Check every sample for what would fail in the middle of the training.
-
-    Returns:
-        Their lengths in tokens.
+    """Check every sample for what would fail during the training; return their lengths in tokens.
 
     Raises ValueError if a record lacks a field of the template, an image cannot be read or is too
     thin, or samples have more tokens than the collator's `max_length`.
@@ -264,9 +255,8 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
     limit = collator.max_length
     too_long = [length for length in lengths if limit is not None and length > limit]
     if too_long:
-        raise failure(
-            "too_long", count=len(too_long), total=len(samples), limit=limit, longest=max(too_long)
-        )
+        counts = {"count": len(too_long), "total": len(samples), "longest": max(too_long)}
+        raise failure("too_long", **counts, limit=limit)
     records = [sample.record for sample in samples if not sample.messages]
     for field in collator.template.fields if records else ():
         missing = sum(record[field] is None for record in records)

@@ -8,16 +8,14 @@ is the Trainer's, counts only once it is complete.
 """
 
 import functools
-import json
 import logging
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -27,49 +25,39 @@ from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
-from phi_vision.data.template import write_template
 from phi_vision.io import atomic
-from phi_vision.io.formatting import error_texts, format_bytes
-from phi_vision.runs import STATE_FILE, RunDir, collect_versions
-from phi_vision.training import callbacks, distributed, eval_callback
-from phi_vision.training.adapters import TrainableModel, list_trained
+from phi_vision.io.formatting import format_bytes
+from phi_vision.runs import STATE_FILE, RunDir
+from phi_vision.training import callbacks, distributed
+from phi_vision.training import resume as resuming
+from phi_vision.training.adapters import list_trained
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.recipe_file import further_of, recipe_fields, to_yaml
+from phi_vision.training.recipe_file import further_of, to_yaml
 from phi_vision.training.recipes import Recipe
-from phi_vision.training.resume import (
-    check_unchanged,
-    explain_damage,
-    find_checkpoint,
-    remove_incomplete,
-)
 from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
-failure = error_texts(__file__)
 
+# Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`.
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`."""
 
+# Fields of a recipe that TrainingArguments takes as they are.
 ARGUMENTS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
     *("lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "dataloader_num_workers"),
     "seed",
 )
-"""Fields of a recipe that TrainingArguments takes as they are."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """The result of a training."""
 
     folder: Path
-    model: Path
-    """The best weights, or the adapter; loadable."""
+    model: Path  # the best weights, or the adapter; loadable
     steps: int
-    best: float | None
-    """The `metric_for_best_model` of these weights; None if nothing was held out."""
+    best: float | None  # `metric_for_best_model` of these weights; None if nothing was held out
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
@@ -93,17 +81,16 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
             atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
         if recipe.report_to == "wandb":
             check_variables()
-        checkpoint = find_checkpoint(recipe) if resume else None
+        checkpoint = resuming.find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)
-        write_run_files(recipe, setup)
-        _log_trained_weights(setup.trainable)
+        resuming.write_run_files(recipe, setup)
+        _log_trained_weights(setup.trainable.model)
         state = TrainerState()
         if checkpoint:
             state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         if state.global_step < setup.steps.total and not _stopped_early(recipe, state):
             state = _train(recipe, setup, checkpoint, state.global_step)
-    best = state.best_metric
-    return Run(folder=run.path, model=run.model_dir, steps=state.global_step, best=best)
+    return Run(run.path, run.model_dir, state.global_step, state.best_metric)
 
 
 def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: int) -> TrainerState:
@@ -119,7 +106,7 @@ def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: in
         step_check = callbacks.StepCheck(setup.trainable.model)
         trainer = _make_trainer(recipe, setup, tracking, step_check)
         memory = callbacks.explain_out_of_memory(recipe, doing=step_check.describe)
-        with memory, explain_damage(checkpoint, step_check):
+        with memory, resuming.explain_damage(checkpoint, step_check):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state: TrainerState = trainer.state
     return state
@@ -132,7 +119,7 @@ def _make_trainer(
     in_order: list[TrainerCallback] = [
         step_check,
         callbacks.StepCallback(tracking, recipe),
-        eval_callback.GenerationEvalCallback(recipe, setup, tracking),
+        callbacks.GenerationEvalCallback(recipe, setup, tracking),
     ]
     if recipe.early_stopping_patience is not None:
         # After the GenerationEvalCallback, which computes the metric.
@@ -172,7 +159,7 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     """Return the fields of TrainingArguments."""
     evaluation: dict[str, Any] = {"eval_strategy": "no"}
     if setup.validation:
-        key, higher = eval_callback.best_metric(recipe, setup.collator.template)
+        key, higher = callbacks.best_metric(recipe, setup.collator.template)
         evaluation = {
             "eval_strategy": "steps",
             "eval_steps": recipe.eval_steps or setup.steps.per_epoch,
@@ -212,7 +199,10 @@ def describe_optimizer(
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Return the optimizer's class and arguments, in the form that the Trainer takes."""
     if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
-        raise failure("no_bitsandbytes", optim=recipe.optim)
+        raise ValueError(
+            f"optim {recipe.optim} needs bitsandbytes, which is not installed; pip install "
+            "'phi-vision[quant]', or use adamw_torch_fused"
+        )
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, {**settings, "params": group_weights(recipe, model)}
 
@@ -244,36 +234,11 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def write_run_files(recipe: Recipe, setup: Setup) -> None:
-    """Write recipe, versions and template into the run folder; only the first process does.
-
-    A resumed run keeps its versions.json.
-    Raises ValueError if the processes have different recipes or data, or share no folder, or if the
-    data of a resumed run have changed.
-    """
-    run = RunDir(recipe.output_dir)
-    versions = collect_versions([*setup.training, *setup.validation])
-    is_resumed = check_unchanged(run, versions, setup.collator.template)
-    # Every process has checked that the folder is free before the first one writes.
-    distributed.check_same_settings({**recipe_fields(recipe), **versions})
-    if distributed.is_main():
-        run.path.mkdir(parents=True, exist_ok=True)
-        # First: without a recipe a run cannot be resumed.
-        atomic.write_text(run.recipe_file, to_yaml(recipe))
-        if not is_resumed:
-            atomic.write_text(run.versions_file, json.dumps(versions, indent=2) + "\n")
-        write_template(setup.collator.template, run.template_file)
-    distributed.check_folder_is_shared(run.path, run.recipe_file)
-
-
 @contextmanager
 def explain_full_disk(output_dir: Path) -> Iterator[None]:
-    """Turn the errors of PyTorch, safetensors and Python on a full disk into one clear error.
+    """Turn the errors of PyTorch, safetensors and Python on a full disk into one clear OSError.
 
     Incomplete files are removed; the last checkpoint and the best model stay intact.
-
-    Raises:
-        OSError: The disk is full; with the state of the run and how to resume.
     """
     try:
         yield
@@ -281,7 +246,7 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
         if not atomic.is_full_disk(error):
             raise
         free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
-        remove_incomplete(output_dir)
+        resuming.remove_incomplete(output_dir)
         # An atomic folder already wraps the error of the library that wrote into it.
         raise OSError(_describe_full_disk(RunDir(output_dir), free)) from error.__cause__ or error
 
@@ -292,9 +257,8 @@ def _describe_full_disk(run: RunDir, free: int) -> str:
     if checkpoint is None:
         return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
     size = format_bytes(atomic.folder_bytes(checkpoint))
-    kept = f"{checkpoint.name} is complete"
-    if run.model_dir.exists():
-        kept += f", and so are the best weights so far in {run.model_dir}"
+    best = f", and so are the best weights so far in {run.model_dir}"
+    kept = f"{checkpoint.name} is complete" + (best if run.model_dir.exists() else "")
     return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
 
 
@@ -323,10 +287,9 @@ def _quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _log_trained_weights(trainable: TrainableModel) -> None:
-    counts = list_trained(trainable.model)
-    total = sum(weight.numel() for weight in trainable.model.parameters())
-    trained = sum(counts.values())
+def _log_trained_weights(model: nn.Module) -> None:
+    counts, total = list_trained(model), sum(weight.numel() for weight in model.parameters())
+    trained = counts.total()
     share = 100 * trained / total
     logger.info("training %s of %s weights (%.2f %%):", f"{trained:,}", f"{total:,}", share)
     for module, count in counts.items():

@@ -20,7 +20,7 @@ from phi_vision.training.adapters import (
     load_trainable,
     save_model,
 )
-from phi_vision.training.eval_callback import generate_texts
+from phi_vision.training.callbacks import generate_texts
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.trainer import describe_optimizer, group_weights
 

@@ -14,7 +14,7 @@ from phi_vision.evaluation.config import EvaluationConfig
 from phi_vision.evaluation.evaluator import run_evaluation
 from phi_vision.inference import local
 from phi_vision.inference.predictor import load_predictor
-from phi_vision.training import eval_callback
+from phi_vision.training import setup
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.trainer import train
 
@@ -48,7 +48,7 @@ def lay(folder: Path, **splits: list[dict[str, object]]) -> Path:
 def test_conversations_train_are_evaluated_and_predict_with_their_own_prompt(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
 ) -> None:
-    for module in (eval_callback, local):
+    for module in (setup, local):
         monkeypatch.setattr(module, "MAX_TURN_TOKENS", 4)
     rows = chats(images=images)
     data = lay(tmp_path / "chats", train=rows[:6], test=rows[6:])

@@ -8,7 +8,7 @@ import torch
 
 from phi_vision.training.estimate import (
     CHANGES,
-    SampleSize,
+    RowSize,
     describe_distribution,
     largest_batch,
     make_plan,
@@ -150,7 +150,7 @@ def test_a_distribution_is_described_by_mean_median_and_maximum() -> None:
 
 def test_the_worst_and_the_usual_batch() -> None:
     rows = [
-        [SampleSize(image_tokens=0, text_tokens=length, supervised=1, images=())]
+        RowSize(image_tokens=0, text_tokens=length, supervised=1, images=())
         for length in (40, 10, 20, 30)
     ]
     assert (largest_batch(rows, 2).rows, largest_batch(rows, 2).length) == (2, 40)

@@ -81,7 +81,7 @@ def test_a_step_on_fake_tensors_uses_the_memory_of_a_real_one(
     prepared = prepare(recipe)
     model = prepared.trainable.model.train()
     samples = prepared.training[: recipe.per_device_train_batch_size]
-    shape = batch_shape([[measure(prepared.collator, sample)] for sample in samples])
+    shape = batch_shape([measure(prepared.collator, sample) for sample in samples])
     setting = Setting(
         recipe=recipe,
         config=load_config(recipe.model),
@@ -139,7 +139,7 @@ def test_four_bits_are_half_a_byte_and_a_scale(make_recipe: MakeRecipe) -> None:
 
 
 def test_an_evaluation_holds_no_gradients_but_a_cache(make_recipe: MakeRecipe) -> None:
-    parts = evaluation_cost(_setting(make_recipe("full")), BATCH, generates=True)
+    parts = evaluation_cost(_setting(make_recipe("full")), BATCH, new_tokens=96)
     assert "gradients" not in parts
     # Two rows of 40 + 96 positions, 2 layers of keys and values of 64 numbers of 4 bytes.
     assert parts["cache"] == 2 * (40 + 96) * 2 * 2 * 64 * 4
