@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from phi_vision.data.conversation import Segment, conversation_segments
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END, Template
 from phi_vision.io.image_decoding import image_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
@@ -40,7 +40,7 @@ class Batch(TypedDict, total=False):
 class CompletionCollator:
     """Collates samples to a batch in which only the completions are supervised.
 
-    Input:  two samples; the prompts `<s><|user|>…<|assistant|>` and images, then the completions
+    Input:  two samples: the prompts `<s><|user|>…<|assistant|>` with images, and the completions
     Output: `input_ids`       1 … 7  8  2 0    `attention_mask`  1 … 1 1 1 0
                               1 … 9  5  4 2                      1 … 1 1 1 1
             `labels`          - … -  8  2 -    (- is -100)
@@ -56,24 +56,17 @@ class CompletionCollator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples, padding on the right to the longest row."""
         rows = [self.segments(sample) for sample in samples]
+        texts = ["".join(segment.text for segment in row) for row in rows]
         images = [sample.open_images() for sample in samples]
-        batch = cast(
-            Batch,
-            self.processor(
-                text=["".join(segment.text for segment in row) for row in rows],
-                images=images if any(images) else None,
-                return_tensors="pt",
-                padding=True,
-                padding_side="right",
-            ).data,
-        )
+        padding = {"return_tensors": "pt", "padding": True, "padding_side": "right"}
+        found = self.processor(text=texts, images=images if any(images) else None, **padding)
+        batch = cast(Batch, found.data)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         for place, (sample, row, length) in enumerate(zip(samples, rows, lengths, strict=True)):
             if self.max_length is not None and length > self.max_length:
-                raise ValueError(
-                    f"sample {sample.id!r} has {length} tokens, more than max_length "
-                    f"{self.max_length}; raise it or leave it out: rows are never cut"
+                raise failure(
+                    "too_long", id=sample.id, length=length, what="", limit=self.max_length
                 )
             ids = batch["input_ids"][place, :length]
             is_supervised = self._supervised(row, ids)
@@ -96,15 +89,10 @@ class CompletionCollator:
         text, before, tokens = "", list[int](), list[list[int]]()
         for segment in segments:
             added = IMAGE_TAG.sub(image, segment.text)
-            ids: list[int] = tokenizer((text + added).removeprefix(tokenizer.bos_token))[
-                "input_ids"
-            ]
+            row = (text + added).removeprefix(tokenizer.bos_token)
+            ids: list[int] = tokenizer(row)["input_ids"]
             if ids[: len(before)] != before:
-                raise ValueError(
-                    f"template {self.template.name!r}: the tokenizer joins the end of the prompt "
-                    f"{text[-20:]!r} to the completion, so inference would use other tokens than "
-                    "training; end the prompt with a control token such as <|assistant|>"
-                )
+                raise failure("joined_tokens", name=self.template.name, end=text[-20:])
             tokens.append(ids[len(before) :])
             text, before = text + added, ids
         return tokens
@@ -116,7 +104,9 @@ class CompletionCollator:
             try:
                 image_tokens += cutter.calc_num_image_tokens_from_image_size(*image_size(encoded))
             except ValueError as error:
-                raise ValueError(f"sample {sample.id!r}, image {number}: {error}") from error
+                raise failure(
+                    "no_sample_image", id=sample.id, number=number, error=error
+                ) from error
         tokens = sum(map(len, self.tokenize(self.segments(sample))))
         return image_tokens, tokens - len(sample.images)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from phi_vision.data.samples import IMAGE_MARK, Message, Sample
+from phi_vision.data.samples import IMAGE_MARK, Message, Sample, failure
 from phi_vision.data.template import CONVERSATION, END, Template
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -98,8 +98,5 @@ def placed_turns(sample: Sample) -> list[Message]:
     elif found := CONTROL_TOKEN.search("".join(turn.content for turn in turns)):
         problem = f"it holds the control token {found.group()}"
     if problem:
-        raise ValueError(
-            f"sample {sample.id!r}: the conversation cannot be used: {problem}; "
-            "prepare the data with `phi-vision prepare`"
-        )
+        raise failure("no_conversation", id=sample.id, problem=problem)
     return turns

@@ -21,11 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.samples import IMAGE_MARK, Message, Record, Role, Sample, Value
+from phi_vision.data.samples import IMAGE_MARK, Message, Record, Role, Sample, Value, failure
 from phi_vision.data.template import CONVERSATION
 from phi_vision.io.hashing import sha256
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 
 IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
@@ -71,26 +71,20 @@ def load_samples(
         taken.add(name)
         samples.append(sample if name == sample.id else replace(sample, id=name))
     if not samples:
-        part = f" in the split {split!r}" if split else ""
-        raise ValueError(f"{source} holds no samples{part}: its files have 0 rows; give other data")
+        raise failure("no_samples", source=source, part=f" in the split {split!r}" * bool(split))
     return samples
 
 
 def iterate_samples(
     source: str | Path, *, split: str | None = None, group_column: str | None = None
 ) -> Iterator[Sample]:
-    """Read samples one after the other in bounded memory; ids may repeat.
-
-    Args and errors are those of `load_samples`, but a source without rows yields nothing.
-    """
-    source = Path(source)
+    """Read samples as `load_samples` does, but one by one in bounded memory; ids may repeat."""
     number = itertools.count()
-    for _, file in list_files(source, split):
+    for _, file in list_files(Path(source), split):
         schema = read_schema(file)
-        columns = {*_rich_columns(schema.names), *record_columns(schema)}
-        for batch in read_batches(file, [name for name in schema.names if name in columns]):
+        for batch in read_batches(file, [*_rich_columns(schema.names), *record_columns(schema)]):
             for row in batch.to_pylist():
-                yield as_sample(row, next(number), source, group_column)
+                yield as_sample(row, next(number), Path(source), group_column)
 
 
 def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
@@ -105,7 +99,7 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
     rich = _rich_columns(row)
     record = as_record(row, [name for name in row if name not in rich])
     if group_column is not None and group_column not in record:
-        raise ValueError(f"no column {group_column!r} in {source}; it has {', '.join(record)}")
+        raise failure("no_column", column=group_column, source=source, columns=", ".join(record))
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
     location = f"sample {name!r} in {source}"
@@ -116,13 +110,9 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
         rejected = str(row.get(REJECTED_COLUMN) or "")
     if messages and messages[-1].role == "assistant":
         record = {**record, COMPLETION_FIELD: messages[-1].content.strip()}
-    column = next((column for column in IMAGE_COLUMNS if column in row), None)
-    if column is None and not messages:
-        raise ValueError(
-            f"no image column in {source}: found {', '.join(row)}; "
-            "name it 'image', holding struct<bytes, path>"
-        )
-    cell = row[column] if column else None
+    if not messages and not {*IMAGE_COLUMNS} & {*row}:
+        raise failure("no_image_column", source=source, columns=", ".join(row))
+    cell = next((row[column] for column in IMAGE_COLUMNS if column in row), None)
     cells = cell if isinstance(cell, list) else [] if cell is None and messages else [cell]
     return Sample(
         id=name,
@@ -142,19 +132,14 @@ def available_splits(source: str | Path) -> list[str]:
 def list_files(source: Path, split: str | None = None) -> list[tuple[str, Path]]:
     """List the files of a folder, or of one of its splits, with their split; one file has ""."""
     if not source.exists():
-        raise ValueError(f"no data at {source}: there is no such file or folder; check the path")
+        raise failure("no_data", source=source, kind="file or folder")
     if source.is_file() and source.suffix.lower() != ".parquet":
-        raise ValueError(
-            f"cannot read {source}: found a file {source.suffix or 'without an ending'}; give a "
-            f"folder or file of Parquet, such as `phi-vision prepare {source} --out FOLDER` makes"
-        )
+        raise failure("no_parquet", source=source, suffix=source.suffix or "without an ending")
     if source.is_file() and split is not None:
-        raise ValueError(
-            f"{source} is one file without splits; leave {split!r} out or give a folder"
-        )
+        raise failure("no_splits", source=source, split=split)
     files = files_by_split(source) if source.is_dir() else {"": [source]}
     if split is not None and split not in files:
-        raise ValueError(f"no split {split!r} in {source}; it has {', '.join(files)}")
+        raise failure("no_split", split=split, source=source, splits=", ".join(files))
     return [(name, file) for name in files if split in (None, name) for file in files[name]]
 
 
@@ -164,15 +149,12 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
     Output: {"train": [data/train-00000-of-00002.parquet, data/train-00001-of-00002.parquet]}
     """
     if not folder.is_dir():
-        raise ValueError(f"no data at {folder}: there is no such folder; check the path")
+        raise failure("no_data", source=folder, kind="folder")
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("data/[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
         files.setdefault(file.stem.split("-")[0], []).append(file)
     if not files:
-        raise ValueError(
-            f"no data in {folder}: found no data/<split>-*.parquet and no <split>-*.parquet; "
-            "give a folder that has them, such as `phi-vision prepare SOURCE --out FOLDER` makes"
-        )
+        raise failure("no_files", folder=folder)
     order = dict.fromkeys([*SPLIT_ORDER, *sorted(files)])
     return {name: files[name] for name in order if name in files}
 
@@ -189,16 +171,11 @@ def split_by_group(
     Output: (a a b d, c c), or another choice of whole groups holding at least 30 %
     """
     if not 0 <= validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction is {validation_fraction}; give a number from 0 up to below 1"
-        )
+        raise failure("no_fraction", fraction=validation_fraction)
     sizes = Counter(sample.group for sample in samples)
     groups = sorted(sizes, key=lambda group: sha256(f"{seed}:{group}"))
     if validation_fraction and len(groups) < 2:
-        raise ValueError(
-            f"cannot hold out validation samples: all {len(samples)} samples are in the group "
-            f"{''.join(groups)!r}; choose another group column or give more data"
-        )
+        raise failure("one_group", count=len(samples), group="".join(groups))
     chosen: set[str] = set()
     missing = validation_fraction * len(samples)
     for group in groups[:-1]:
@@ -264,14 +241,14 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet:
             yield parquet
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"cannot read {file} as Parquet: {error}; fetch or write the file again"
-        ) from error
+        raise failure("damaged_parquet", file=file, error=error) from error
 
 
-def _rich_columns(names: Collection[str]) -> tuple[str, ...]:
-    own = (*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN)
-    return (*own, *TRL_COLUMNS) if _is_trl(names) else own
+def _rich_columns(names: Collection[str]) -> list[str]:
+    """List the columns that are no fields of the record: images, turns and preferences."""
+    trl = TRL_COLUMNS if _is_trl(names) else ()
+    rich = dict.fromkeys((*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN, *trl))
+    return [name for name in rich if name in names]
 
 
 def _is_trl(columns: Collection[str]) -> bool:
@@ -304,12 +281,9 @@ def _encoded(cell: object, location: str, source: Path) -> bytes:
         case {"path": str(path)} if path:
             file = (source if source.is_dir() else source.parent) / path
             if not file.is_file():
-                raise ValueError(f"{location}: no image at {file}; put it there or embed its bytes")
+                raise failure("no_image_file", location=location, file=file)
             return file.read_bytes()
-    raise ValueError(
-        f"{location} has no image: its image column holds a {type(cell).__name__} without bytes or "
-        "path; fill it or leave the row out"
-    )
+    raise failure("no_image", location=location, kind=type(cell).__name__)
 
 
 def _preference(row: Row, location: str) -> tuple[tuple[Message, ...], str]:
@@ -323,10 +297,8 @@ def _preference(row: Row, location: str) -> tuple[tuple[Message, ...], str]:
     chosen, rejected = (_turns(row[name], location, "assistant") for name in TRL_COLUMNS[1:])
     roles = [turns[-1].role if turns else None for turns in (chosen, rejected)]
     if roles != ["assistant"] * 2 or chosen[:-1] != rejected[:-1]:
-        raise ValueError(
-            f"{location}: chosen and rejected are not two completions of one prompt; found "
-            f"{row['chosen']!r:.80} and {row['rejected']!r:.80}; let only the last turn differ"
-        )
+        found = row["chosen"], row["rejected"]
+        raise failure("no_preference", location=location, chosen=found[0], rejected=found[1])
     return (*prompt, *chosen), rejected[-1].content
 
 
@@ -337,13 +309,9 @@ def _turns(cell: Any, location: str, role: Role | None = None) -> tuple[Message,
     try:
         return tuple(Message(turn["role"], _content(turn["content"])) for turn in cell or ())
     except (TypeError, KeyError) as error:
-        what, advice = "preference holds", "write a text, or"
         if role is None:
-            what, advice = "messages hold", "convert it with `phi-vision prepare`, or write"
-        raise ValueError(
-            f"{location}: its {what} {cell!r:.80}; {advice} a list of "
-            '{"role": "user", "content": "..."}'
-        ) from error
+            raise failure("no_messages", location=location, cell=cell) from error
+        raise failure("no_turns", location=location, cell=cell) from error
 
 
 def _content(content: Any) -> str:

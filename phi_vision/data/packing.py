@@ -13,7 +13,7 @@ from typing import cast
 from torch.nn.utils.rnn import pad_sequence
 
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, failure
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 
 MAX_NAMED = 5  # samples that an error lists
@@ -32,15 +32,13 @@ def pack_samples(
     """
     longer = [place for place, length in enumerate(lengths) if length > pack_length]
     if longer:
-        raise ValueError(
-            f"{len(longer)} of {len(samples)} samples are longer than pack_length {pack_length}: "
-            f"{_list(samples, lengths, longer)}; raise pack_length to {max(lengths)} or leave them "
-            "out: samples are never cut"
-        )
-    packs: list[list[int]] = []
-    for is_beyond in (False, True):
-        side = [place for place, length in enumerate(lengths) if (length > split_at) == is_beyond]
-        packs += _best_fit(side, lengths, pack_length)
+        raise failure(
+            "longer_than_pack", count=len(longer), total=len(samples), limit=pack_length,
+            longest=_list(samples, lengths, longer), needed=max(lengths),
+        )  # fmt: skip
+    beyond = [length > split_at for length in lengths]
+    sides = ([at for at, each in enumerate(beyond) if each == side] for side in (False, True))
+    packs = [pack for side in sides for pack in _best_fit(side, lengths, pack_length)]
     # In the order of the data, which people expect; training shuffles.
     return [tuple(samples[place] for place in pack) for pack in sorted(map(sorted, packs))]
 
@@ -97,12 +95,10 @@ def check_context_sides(
     """
     beyond = [place for place, length in enumerate(lengths) if length > split_at]
     if most_rows > 1 and 0 < len(beyond) < len(samples):
-        raise ValueError(
-            f"{len(beyond)} of {len(samples)} samples have more than {split_at} tokens "
-            f"({_list(samples, lengths, beyond)}): in a batch they would change the rotary factors "
-            f"of shorter ones, and up to {most_rows} rows share one; use "
-            "per_device_train_batch_size 1 and gradient_accumulation_steps, or leave them out"
-        )
+        raise failure(
+            "mixed_contexts", count=len(beyond), total=len(samples), limit=split_at,
+            longest=_list(samples, lengths, beyond), rows=most_rows,
+        )  # fmt: skip
 
 
 def _list(samples: Sequence[Sample], lengths: Sequence[int], places: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phi_vision.data.collator import IGNORED, CompletionCollator
 from phi_vision.data.conversation import CONTROL_TOKEN, Segment
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END
 
 SHARED_PIXELS, SHARED_SIZES = "shared_pixel_values", "shared_image_sizes"
@@ -70,9 +70,7 @@ def tokenize_rejected(collator: CompletionCollator, sample: Sample) -> list[int]
     elif found := CONTROL_TOKEN.search(sample.rejected):
         problem = f"it holds the control token {found.group()}; take it out"
     if problem:
-        raise ValueError(
-            f"sample {sample.id!r} cannot be compared with its rejected completion: {problem}"
-        )
+        raise failure("no_pair", id=sample.id, problem=problem)
     return collator.tokenize([*prompt, Segment(sample.rejected + END, True)])[-1]
 
 
@@ -85,33 +83,22 @@ def check_pairs(
 ) -> list[int]:
     """Check all rejected completions; return the tokens of the longer row of each pair.
 
-    Args:
-        collator: Renders the samples.
-        samples: All samples of training or evaluation.
-        lengths: Tokens of their rows with the chosen completion.
-        split_at: End of the original context, see `packing.original_context`.
+    `lengths` are those of the rows with the chosen completion; `split_at` is the end of the
+    original context (`packing.original_context`).
     """
     missing = [sample.id for sample in samples if not sample.rejected]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(samples)} samples have no rejected completion, such as "
-            f"{missing[0]!r}; `phi-vision pairs DATA --out FOLDER` makes some, or use objective sft"
-        )
+        raise failure("no_pairs", count=len(missing), total=len(samples), first=missing[0])
     longer = []
     for sample, length in zip(samples, lengths, strict=True):
         chosen = collator.tokenize(collator.segments(sample))[-1]
         other = length - len(chosen) + len(tokenize_rejected(collator, sample))
-        if collator.max_length is not None and other > collator.max_length:
-            raise ValueError(
-                f"sample {sample.id!r} has {other} tokens with its rejected completion, more than "
-                f"max_length {collator.max_length}; raise it or leave the sample out: rows are "
-                "never cut"
-            )
+        limit, what = collator.max_length, " with its rejected completion"
+        if limit is not None and other > limit:
+            raise failure("too_long", id=sample.id, length=other, what=what, limit=limit)
         if (length > split_at) != (other > split_at):
-            raise ValueError(
-                f"sample {sample.id!r} has {length} tokens with the chosen completion and {other} "
-                f"with the rejected one, on both sides of the original context of {split_at}, "
-                "beyond which the rotary factors of the whole batch change; leave the sample out"
+            raise failure(
+                "pair_of_two_contexts", id=sample.id, length=length, other=other, limit=split_at
             )
         longer.append(max(length, other))
     return longer

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from phi_vision.io.formatting import error_texts
 from phi_vision.io.image_decoding import open_image
+
+failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
 Value = str | int | float | bool | None  # a value of a record's field
 
@@ -32,9 +36,7 @@ class Sample:
     group: str  # must not straddle a split: a style in all its colors
     images: tuple[bytes, ...]  # encoded (JPEG, PNG, ...), in the order in which prompts count them
     record: Record  # all scalar columns of the source, ordered
-    messages: tuple[Message, ...] = ()
-    """The conversation, if there is one; it takes the place of the template."""
-
+    messages: tuple[Message, ...] = ()  # the conversation, if there is one, instead of the template
     rejected: str = ""
     """A completion that is worse than the right one, for preference training; "" if there is none.
     As the model would generate it, without the closing control token."""
@@ -46,5 +48,5 @@ class Sample:
             try:
                 opened.append(open_image(encoded))
             except ValueError as error:
-                raise ValueError(f"sample {self.id!r}, image {number}: {error}") from error
+                raise failure("no_sample_image", id=self.id, number=number, error=error) from error
         return opened

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from phi_vision.data.samples import IMAGE_MARK, Record, Value
+from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
 from phi_vision.io.atomic import write_text
 from phi_vision.io.formatting import yaml_fault
 
@@ -54,10 +54,7 @@ class Slot(NamedTuple):
         Output: Tea\u{2c} Category: \u{3c}|end|>
         """
         if not isinstance(value, str | int | float | bool | None):
-            raise ValueError(
-                f"field {self.field!r} holds a {type(value).__name__}; text, numbers, booleans "
-                "and None are supported; convert the column"
-            )
+            raise failure("no_value", field=self.field, kind=type(value).__name__)
         if self.kind != "number":
             if isinstance(value, str) and value:
                 return _escape(value, self.until)
@@ -114,9 +111,8 @@ class Template:
         }
         for problem, is_present in problems.items():
             if is_present:
-                raise ValueError(
-                    f"template {self.name!r} cannot be used: {problem}; found {self.answer!r}; "
-                    "write it like 'Product: {title}, Full Price: {full_price:number}'"
+                raise failure(
+                    "no_template_answer", name=self.name, problem=problem, answer=self.answer
                 )
 
     @property
@@ -168,11 +164,8 @@ class Template:
         """Select the template's fields of a record; a field that it lacks is an error."""
         for field in self.fields:
             if field not in record:
-                raise ValueError(
-                    f"template {self.name!r} needs the field {field!r}; the record has "
-                    f"{', '.join(record) or 'no fields'}; rename the column or choose another "
-                    "template"
-                )
+                fields = ", ".join(record) or "no fields"
+                raise failure("no_field", name=self.name, field=field, fields=fields)
         return {field: record[field] for field in self.fields}
 
     def parse(self, text: str) -> dict[str, Value] | None:
@@ -222,11 +215,7 @@ class Template:
                 continue
             kind = kind or "text"
             if not field.isidentifier() or kind not in KINDS or conversion:
-                raise ValueError(
-                    f"template {self.name!r} has a slot that is neither {{field}} nor "
-                    f"{{field:category}} nor {{field:number}}: found field {field!r}, kind "
-                    f"{kind!r}; rewrite it"
-                )
+                raise failure("no_slot", name=self.name, field=field, kind=kind)
             literals.append("")
             slots.append((field, kind))
         ends = zip(slots, literals[1:], strict=True)
@@ -299,27 +288,20 @@ def find_template(name: str) -> Template:
     if not file.is_file():
         nearest = difflib.get_close_matches(name, TEMPLATES, n=1)
         meant = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise ValueError(
-            f"no template {name!r}{meant}; choose from {', '.join(TEMPLATES)}, or give a YAML "
-            "file with a question and an answer like 'Product: {title}, Price: {price:number}'"
-        )
+        raise failure("no_template", name=name, meant=meant, names=", ".join(TEMPLATES))
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is not YAML: {yaml_fault(error)}") from error
+        raise failure("no_yaml", file=file, fault=yaml_fault(error)) from error
     known = {field.name for field in dataclasses.fields(Template)}
     is_invalid = not isinstance(values, dict) or not {"question", "answer"} <= set(values) <= known
     if is_invalid or not all(isinstance(value, str) for value in values.values()):
         found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(
-            f"{file} is not a template: found {found}; "
-            "write the texts `question` and `answer`, and optionally `name` and `layout`"
-        )
+        raise failure("no_template_file", file=file, found=found)
     template = {"name": file.stem, "layout": "chat"} | values
     if template["layout"] not in LAYOUTS:
-        raise ValueError(
-            f"{file}: no layout {template['layout']!r}; choose from {', '.join(LAYOUTS)}"
-        )
+        layouts = ", ".join(LAYOUTS)
+        raise failure("no_layout", file=file, layout=template["layout"], layouts=layouts)
     return Template(**template)
 
 

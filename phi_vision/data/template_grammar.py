@@ -6,7 +6,7 @@ Every text of the grammar is finite and parsed by `Template.parse`. The grammar 
 
 from collections.abc import Mapping, Sequence
 
-from phi_vision.data.samples import Sample, Value
+from phi_vision.data.samples import Sample, Value, failure
 from phi_vision.data.template import Kind, Template
 
 MAX_CHARACTERS: dict[Kind, int] = {"text": 160, "category": 60}
@@ -45,17 +45,14 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
         categories: Field -> its allowed values; other fields hold any text or number.
     """
     if template.is_conversation:
-        raise ValueError(
-            f"the template {template.name!r} cannot be constrained: its completions have "
-            "no particular form; leave out constrained predictions"
-        )
+        raise failure("no_grammar", name=template.name)
     known = dict(categories or {})
     for field, values in known.items():
         if field not in template.fields or not values:
             found = "no categories" if field in template.fields else "an unknown field"
-            raise ValueError(
-                f"the field {field!r} cannot be constrained: found {found}; give values "
-                f"for fields of the template {template.name!r}: {', '.join(template.fields)}"
+            fields = ", ".join(template.fields)
+            raise failure(
+                "no_categories", field=field, found=found, name=template.name, fields=fields
             )
     opening, slots = template.parts
     terminals = [f"/{_escape(opening)}/"] if opening else []
@@ -81,10 +78,7 @@ def known_categories(samples: Sequence[Sample], template: Template) -> dict[str,
     """
     fields = template.fields_of("category")
     if not fields:
-        raise ValueError(
-            f"the template {template.name!r} has no category field; write one as "
-            "{category3_code:category}"
-        )
+        raise failure("no_category_field", name=template.name)
     records = [template.select(sample.record) for sample in samples]
     return {field: sorted({record[field] for record in records}, key=str) for field in fields}
 
