@@ -1,6 +1,5 @@
 """Image ablations: samples with other images, or none, on which a model that looks must fail."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from phi_vision.data.samples import IMAGE_MARK, Sample
+from phi_vision.io.image_decoding import encode_image
 
 
 def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
@@ -43,10 +43,8 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
 
 def blank_images(samples: Sequence[Sample]) -> list[Sample]:
     """Replace every image by a white one of its size, so that only the shapes remain."""
-    return [
-        replace(sample, images=tuple(_white(image.size) for image in sample.open_images()))
-        for sample in samples
-    ]
+    white = [[_white(image.size) for image in sample.open_images()] for sample in samples]
+    return [replace(each, images=tuple(new)) for each, new in zip(samples, white, strict=True)]
 
 
 def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
@@ -61,6 +59,4 @@ def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _white(size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "white").save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_image(Image.new("RGB", size, "white"), "PNG")

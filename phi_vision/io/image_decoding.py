@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(__file__)
+
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's other readers are for icons, games and science, or start a PostScript interpreter.
 _MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
@@ -68,8 +72,7 @@ def open_image(source: ImageSource) -> Image.Image:
             try:
                 return open_image(Path(source).read_bytes())
             except OSError as error:
-                reason = f"no image at {source}: {error.strerror}; give the path of a file"
-                raise ValueError(reason) from error
+                raise failure("no_file", file=source, reason=error.strerror) from error
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
         case _:
@@ -90,7 +93,7 @@ def image_size(encoded: bytes) -> tuple[int, int]:
 def open_header(encoded: bytes) -> Image.Image:
     """Open an encoded image without decoding its pixels; the content decides its format."""
     if not encoded:
-        raise ValueError("empty image: found 0 bytes; add the image or leave it out")
+        raise failure("empty")
     with decoder_errors(encoded):
         return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
@@ -117,6 +120,13 @@ def normalise(source: Image.Image, encoded: bytes = b"") -> tuple[Image.Image, l
     return image, changes
 
 
+def encode_image(image: Image.Image, form: str, **options: Any) -> bytes:
+    """Write an image in a file format of Pillow's, such as "JPEG", with the options of its save."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
 @contextmanager
 def decoder_errors(encoded: bytes) -> Iterator[None]:
     """Turn a decoder's error into a reason.
@@ -129,19 +139,14 @@ def decoder_errors(encoded: bytes) -> Iterator[None]:
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
-        raise ValueError(f"too many pixels: {error}; give a smaller image") from error
+        raise failure("too_many_pixels", error=error) from error
     except UnidentifiedImageError as error:
         if encoded.startswith(_MAGIC_BYTES) or encoded[8:12] == b"WEBP":
-            raise ValueError(
-                f"damaged image: {len(encoded)} bytes end in the header; download it again"
-            ) from error
-        found = _describe_content(encoded)
-        raise ValueError(f"not an image: found {found}; give a JPEG, PNG or WebP file") from error
+            raise failure("damaged_header", size=len(encoded)) from error
+        raise failure("no_image", found=_describe_content(encoded)) from error
     except Exception as error:
         reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
-        raise ValueError(
-            f"{reason}: {len(encoded)} bytes cannot be decoded ({error}); download or save it again"
-        ) from error
+        raise failure("damaged", reason=reason, size=len(encoded), error=error) from error
 
 
 def _read(source: object) -> bytes:
@@ -152,10 +157,7 @@ def _read(source: object) -> bytes:
         encoded = source.read()
     if isinstance(encoded, bytes | bytearray | memoryview):
         return bytes(encoded)
-    raise ValueError(
-        f"not an image: found {source!r:.60} ({type(source).__name__}); give a path, bytes, a file "
-        "opened with 'rb', a PIL image or a NumPy array"
-    )
+    raise failure("no_source", source=source, kind=type(source).__name__)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -165,10 +167,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         pixels = _to_8_bits(pixels)
     is_known = pixels.dtype in (np.uint8, np.bool_) and pixels.size
     if not is_known or pixels.shape[2:] not in ((), (3,), (4,)) or pixels.ndim < 2:
-        raise ValueError(
-            f"unknown pixel values: found an array of {array.dtype} and shape {array.shape}; give "
-            "uint8 or uint16 in the shape (rows, columns), or with 3 or 4 channels at the end"
-        )
+        raise failure("no_array", dtype=array.dtype, shape=array.shape)
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
@@ -230,10 +229,7 @@ def _opaque(source: Image.Image, bits: int) -> tuple[Image.Image, list[str]]:
         image = image.convert(target)
         changes.append(change)
     elif image.mode not in ("L", "RGB", "CMYK"):
-        raise ValueError(
-            f"unknown pixel values: found Pillow's mode {image.mode!r}, whose value range is not "
-            "known; save the image as RGB with 8 bits"
-        )
+        raise failure("no_mode", mode=image.mode)
     is_cmyk = image.mode == "CMYK"
     transform = _to_srgb(source.info.get("icc_profile"), image.mode)
     if transform is not None:

@@ -24,6 +24,7 @@ from PIL import ExifTags, Image
 
 from phi_vision.data import dataset as data
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
+from phi_vision.io.image_decoding import encode_image
 
 Encoding = Literal["cp1252", "utf-8-sig"]
 """The encodings of spreadsheets: Western European, or UTF-8 with a byte order mark."""
@@ -120,7 +121,7 @@ def write_export(
         (folder / "images").mkdir()
         names = data.record_columns(pq.read_schema(files[0]))
         table.write(_csv_line([*names, "description", "image"]).encode(chosen))
-        for line, planted in _corrupt(_clean_lines(files, names, rng), rate, rng):
+        for line, planted in _corrupt(_clean_lines(dataset, files, names, rng), rate, rng):
             text = _csv_line([*line.cells.values(), *line.extra])
             table.write(text.encode(encodings[line.foreign], errors="replace"))
             if line.image is not None:
@@ -136,7 +137,9 @@ def read_corruptions(export: Path) -> list[PlantedCorruption]:
     return [PlantedCorruption(**json.loads(line)) for line in lines]
 
 
-def _clean_lines(files: Sequence[Path], names: Sequence[str], rng: random.Random) -> Iterator[Line]:
+def _clean_lines(
+    dataset: Path, files: Sequence[Path], names: Sequence[str], rng: random.Random
+) -> Iterator[Line]:
     schema = pq.read_schema(files[0])
     columns = _find_columns(names, schema)
     kept = [*names, *(set(data.IMAGE_COLUMNS) & set(schema.names))]
@@ -144,7 +147,10 @@ def _clean_lines(files: Sequence[Path], names: Sequence[str], rng: random.Random
     for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
         cells = {name: _format(row[name]) for name in names}
         cells |= {"description": rng.choice(_CARE), "image": f"images/{number:06d}.jpg"}
-        yield Line(cells=cells, columns=columns, image=_read_image(row))
+        images = data.as_sample(row, number, dataset).images
+        if not images:
+            raise ValueError(f"row {number} of {dataset} has no image; leave the row out")
+        yield Line(cells=cells, columns=columns, image=images[0])
 
 
 def _find_columns(names: Sequence[str], schema: pa.Schema) -> dict[str, str]:
@@ -160,18 +166,6 @@ def _find_columns(names: Sequence[str], schema: pa.Schema) -> dict[str, str]:
     }
     found = {p: [n for n in each if n in {*names, "image"}] for p, each in candidates.items()}
     return {part: columns[0] for part, columns in found.items() if columns}
-
-
-def _read_image(row: Mapping[str, Any]) -> bytes:
-    cell = next((row[name] for name in data.IMAGE_COLUMNS if name in row), None)
-    cell = cell[0] if isinstance(cell, list) and cell else cell
-    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(encoded, bytes):
-        raise ValueError(
-            "cannot write an export: a row of the dataset has no image bytes; use a dataset "
-            "that `phi-vision sample` or `phi-vision prepare` wrote"
-        )
-    return encoded
 
 
 def _format(value: object) -> str:
@@ -238,7 +232,9 @@ def _encoded(
 ) -> Corruption:
     """Build a corruption of the pixels or of the file format, which can be mended."""
     extension = "" if form == "JPEG" else form.lower()
-    return _file("mended", lambda line: _encode(change(line.pixels), form, **settings), extension)
+    return _file(
+        "mended", lambda line: encode_image(change(line.pixels), form, **settings), extension
+    )
 
 
 def _text(
@@ -257,12 +253,6 @@ def _price(write: Callable[[float], str]) -> Corruption:
     return _text("price", "mended", lambda cell: write(float(cell.replace(",", "."))), str)
 
 
-def _encode(image: Image.Image, form: str, **settings: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **settings)
-    return file.getvalue()
-
-
 def _to_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257)
 
@@ -276,7 +266,7 @@ def _add_alpha(image: Image.Image) -> Image.Image:
 def _animate(line: Line) -> bytes:
     image = line.pixels
     frames = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image]
-    return _encode(image, "GIF", save_all=True, append_images=frames, duration=200)
+    return encode_image(image, "GIF", save_all=True, append_images=frames, duration=200)
 
 
 @functools.cache
@@ -295,7 +285,7 @@ def _first_half(encoded: bytes) -> bytes:
 
 
 def _thin(line: Line) -> bytes:
-    return _encode(line.pixels.resize((1, 5000)), "PNG")
+    return encode_image(line.pixels.resize((1, 5000)), "PNG")
 
 
 def _point_to(line: Line, path: str) -> Line:
@@ -313,7 +303,7 @@ def _near_duplicate(line: Line, rng: random.Random) -> Line:
     code = str(rng.randint(10_000_000, 99_999_999))
     texts = {"id": code, "group": code, "title": f"Second Look {code}"}
     twin = line.with_text(**texts, image=f"images/{code}.jpg")
-    return replace(line, echo=replace(twin, image=_encode(small, "JPEG", quality=70)))
+    return replace(line, echo=replace(twin, image=encode_image(small, "JPEG", quality=70)))
 
 
 def _use_entities(title: str) -> str:

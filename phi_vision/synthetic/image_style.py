@@ -5,12 +5,12 @@ the categories name ("Trench Coat", "Tees", "navy"); a category without a known 
 the same kind of thing.
 """
 
-import io
 import random
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from phi_vision.data.samples import Value
 from phi_vision.io.hashing import hash_bits
+from phi_vision.io.image_decoding import encode_image
 from phi_vision.synthetic.observation import ASPECT, DENSITY, FORMAT, LONGEST
 from phi_vision.synthetic.render import garment as garments
 from phi_vision.synthetic.render.drawing import draw, random_scene
@@ -85,16 +86,11 @@ def _words(text: str) -> list[str]:
     return [*words, *(f"{one} {other}" for one, other in pairwise(words))]
 
 
-def _encode(image: Image.Image, name: str, quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, name, quality=quality)
-    return file.getvalue()
-
-
 def _write_jpeg(image: Image.Image, size: int) -> bytes:
     """Write a JPEG of the lowest quality that has at least a size in bytes."""
-    place = bisect_left(_QUALITIES, size, key=lambda each: len(_encode(image, "JPEG", each)))
-    return _encode(image, "JPEG", _QUALITIES[min(place, len(_QUALITIES) - 1)])
+    write = partial(encode_image, image, "JPEG")
+    place = bisect_left(_QUALITIES, size, key=lambda quality: len(write(quality=quality)))
+    return write(quality=_QUALITIES[min(place, len(_QUALITIES) - 1)])
 
 
 _KINDS = {
@@ -110,7 +106,7 @@ _COLOURS = {colour: colour for colour in garments.COLOURS} | {
 
 WRITERS: dict[str, Callable[[Image.Image, int], bytes]] = {
     "JPEG": _write_jpeg,
-    "PNG": lambda image, size: _encode(image, "PNG", 0),
-    "WEBP": lambda image, size: _encode(image, "WEBP", 85),
+    "PNG": lambda image, size: encode_image(image, "PNG"),
+    "WEBP": lambda image, size: encode_image(image, "WEBP", quality=85),
 }
 """Name of a file format -> its writer for an image and a size in bytes, which only JPEG obeys."""

@@ -15,6 +15,7 @@ import numpy as np
 import resvg_py
 from PIL import Image, ImageChops, ImageFilter
 
+from phi_vision.io.image_decoding import encode_image
 from phi_vision.synthetic.render.garment import VOCABULARY, Garment, Rgb
 from phi_vision.synthetic.render.shapes import DAYLIGHT, draw_shapes, gradients, load_pen
 
@@ -101,9 +102,7 @@ def draw(garment: Garment, scene: Scene, *, longest_side: int | None = None) -> 
 
 def encode(image: Image.Image, scene: Scene) -> bytes:
     """Write an image as a JPEG file of the scene's quality: the same bytes for the same pixels."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=scene.quality)
-    return file.getvalue()
+    return encode_image(image, "JPEG", quality=scene.quality)
 
 
 def _product(garment: Garment, scene: Scene, size: Size) -> Image.Image:
