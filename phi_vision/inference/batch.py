@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind, Template, find_template
-from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogPart, Failure
+from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogRow, Failure, failure
 from phi_vision.inference.batch_engines import ENGINES, JobSpec, Outcome
 from phi_vision.inference.predictor import load_predictor, model_identity, resolve_template
 from phi_vision.io.atomic import atomic_file, check_kind, is_full_disk, lock, write_bytes
@@ -46,9 +46,7 @@ def job_spec(
     The model, which may not be a file of predictions, is loaded when the first part is predicted.
     """
     if Path(model).suffix == ".jsonl":
-        raise ValueError(
-            f"{model} is a file of finished predictions, not a model; give a model or a server"
-        )
+        raise failure("no_model", model=model)
     # Workers of a cluster have another working directory.
     chosen, place = (
         str(Path(path).absolute()) if path != SMALL and Path(path).exists() else path
@@ -87,7 +85,9 @@ def predict_catalog(
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0
     with lock(config.out):
-        job.find_finished()
+        if config.restart:
+            job.remove_parts()
+        job.finished_parts()  # Those of another job are an error, even beside a finished table.
         if not job.is_done():
             try:
                 predicted = job.predict_missing(progress or (lambda done, total: None))
@@ -128,7 +128,7 @@ class _Job:
         self._catalog = catalog = Catalog(source, config.split)
         if out.suffix != ".parquet" or out.is_dir():
             found = "it is a folder" if out.is_dir() else "its name has another ending"
-            raise ValueError(f"--out {out} must be a .parquet file: {found}")
+            raise failure("not_parquet", out=out, found=found)
         check_kind(out, is_folder=False)
         catalog.check_output(out)
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
@@ -146,12 +146,6 @@ class _Job:
         self._part_schema = schema.with_metadata(decisive)
         self.folder = out.with_name(f".{out.name}.parts")
 
-    def find_finished(self) -> None:
-        """Check that finished parts are of this job, or discard them to restart."""
-        if self._config.restart:
-            self.remove_parts()
-        self._finished()
-
     def is_done(self) -> bool:
         """Whether the table exists; raise a ValueError if the file is another one."""
         out, wanted = self._config.out, self._table_schema
@@ -164,17 +158,15 @@ class _Job:
         if (found.metadata, found.names) == (wanted.metadata, wanted.names):
             return True
         is_job = KEPT_KEY.encode() in (found.metadata or {})
-        what = "other predictions" if is_job else "something else"
-        raise ValueError(
-            f"{out} exists and holds {what} (another model, template, grammar, data, version or "
-            "--keep); choose another --out, or replace it with --restart"
+        raise failure(
+            "other_table", out=out, what="other predictions" if is_job else "something else"
         )
 
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
         rows, spec, config = self._catalog.rows, self._spec, self._config
         self.folder.mkdir(parents=True, exist_ok=True)
-        finished = self._finished()
+        finished = self.finished_parts()
         done = before = sum(map(len, finished))
         progress(done, rows)
         missing = (
@@ -183,11 +175,13 @@ class _Job:
             for part in self._catalog.parts(span, config.rows_per_part)
         )
         for part, outcomes in ENGINES[config.engine](spec, missing, config):
-            start, stop = part.span.start, part.span.stop
+            pairs = zip(part, outcomes, strict=True)
+            cells = [_cells(row, outcome, spec.template) for row, outcome in pairs]
             buffer = io.BytesIO()
-            pq.write_table(to_table(part, outcomes, spec.template, self._part_schema), buffer)
-            write_bytes(self.folder / f"{start:012d}-{stop:012d}.parquet", buffer.getbuffer())
-            done += len(part.rows)
+            pq.write_table(pa.Table.from_pylist(cells, schema=self._part_schema), buffer)
+            name = f"{part[0].position:012d}-{part[-1].position + 1:012d}.parquet"
+            write_bytes(self.folder / name, buffer.getbuffer())
+            done += len(part)
             progress(done, rows)
         return done - before
 
@@ -199,7 +193,7 @@ class _Job:
             atomic_file(self._config.out, unfinished=self.folder / "joined") as unfinished,
             pq.ParquetWriter(unfinished, schema) as writer,
         ):
-            for file in [*self._finished().values(), None]:
+            for file in [*self.finished_parts().values(), None]:
                 if file is not None:
                     waiting = pa.concat_tables([waiting, pq.ParquetFile(file).read()])
                 while waiting.num_rows >= ROWS_PER_GROUP or (file is None and waiting.num_rows):
@@ -218,7 +212,7 @@ class _Job:
         """Remove the folder with all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _finished(self) -> dict[range, Path]:
+    def finished_parts(self) -> dict[range, Path]:
         """Find the finished spans in order, without overlaps, and the file of each."""
         finished, stop = dict[range, Path](), 0
         for file in sorted(self.folder.glob("[0-9]*-[0-9]*.parquet")):
@@ -229,11 +223,7 @@ class _Job:
                 continue
             held, wanted = found.metadata or {}, self._part_schema.metadata
             if others := [key.decode() for key in wanted if held.get(key) != wanted[key]]:
-                raise ValueError(
-                    f"{self.folder} holds predictions of another job: another "
-                    f"{' and '.join(others)}; run the former job again to resume it, choose "
-                    "another --out, or discard them with --restart"
-                )
+                raise failure("other_parts", folder=self.folder, others=" and ".join(others))
             if found.num_rows == len(span) and span.start >= stop:
                 finished[span], stop = file, span.stop
         return finished
@@ -252,15 +242,9 @@ def _kept_columns(
         column, _, name = word.partition("=")
         name = name or column
         if column not in columns:
-            raise ValueError(
-                f"cannot keep {column!r}: there is no such column of plain values in all files of "
-                f"the source; it has {', '.join(columns) or 'none'}"
-            )
+            raise failure("not_to_keep", column=column, columns=", ".join(columns) or "none")
         if name in taken or name in kept:
-            raise ValueError(
-                f"cannot keep {column!r} as {name!r}: the predictions have a column of that name; "
-                f"rename it, such as --keep {column}=true_{column}"
-            )
+            raise failure("name_taken", column=column, name=name)
         kept[name] = column
     return kept
 
@@ -284,35 +268,19 @@ def prediction_schema(template: Template, *, has_splits: bool) -> pa.Schema:
     schema = pa.schema([*columns, ("error", pa.string()), ("error_detail", pa.string())])
     for field in template.fields:
         if schema.names.count(field) > 1:
-            raise ValueError(
-                f"the template {template.name!r} has a field {field!r}, which is also the name of "
-                "another column of the predictions; give --template a copy of the template in "
-                f"which the field has another name, such as {field}_read"
-            )
+            raise failure("field_taken", template=template.name, field=field)
     return schema
 
 
-def to_table(
-    part: CatalogPart, outcomes: Sequence[Outcome], template: Template, schema: pa.Schema
-) -> pa.Table:
-    """Convert the outcomes of a part to a table in the `prediction_schema`."""
-    rows = [
-        {"id": _storable(row.id), "split": row.split} | _cells(outcome, template)
-        for row, outcome in zip(part.rows, outcomes, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _cells(outcome: Outcome, template: Template) -> dict[str, object]:
+def _cells(row: CatalogRow, outcome: Outcome, template: Template) -> dict[str, object]:
+    """Convert a row and its outcome to cells of the `prediction_schema`."""
+    cells: dict[str, object] = {"id": _storable(row.id), "split": row.split}
     if isinstance(outcome, Failure):
-        return {"error": outcome.reason, "error_detail": _storable(outcome.detail)}
+        return cells | {"error": outcome.reason, "error_detail": _storable(outcome.detail)}
     record = outcome.record or {}
-    return {
-        **{field: _cell(record.get(field), kind) for field, kind in template.kinds.items()},
-        **{CONFIDENCE + field: float(value) for field, value in outcome.confidence.items()},
-        "readable": outcome.record is not None,
-        "text": _storable(outcome.text),
-    }
+    cells |= {field: _cell(record.get(field), kind) for field, kind in template.kinds.items()}
+    cells |= {CONFIDENCE + field: float(value) for field, value in outcome.confidence.items()}
+    return cells | {"readable": outcome.record is not None, "text": _storable(outcome.text)}
 
 
 def _cell(value: Value, kind: Kind) -> float | str | None:

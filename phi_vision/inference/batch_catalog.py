@@ -4,9 +4,8 @@ Rows are read in parts, from any position; only a few are in memory at a time. I
 that `--help` opens fast.
 """
 
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,10 +15,11 @@ import pyarrow as pa
 from phi_vision.data import dataset
 from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS, MESSAGES_COLUMN
 from phi_vision.data.samples import Sample
-from phi_vision.io.formatting import format_count
+from phi_vision.io.formatting import error_texts, format_count
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
 MAX_NAMED = 5  # Files that a message names.
 # Bytes of images at which a part ends early: it is held in memory, and sent to workers.
@@ -57,10 +57,9 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         """Check that counts are positive."""
-        for name in ("rows_per_part", "workers"):
-            number = getattr(self, name)
+        for name, number in {"rows_per_part": self.rows_per_part, "workers": self.workers}.items():
             if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}; give at least 1")
+                raise failure("not_positive", name=name, number=number)
 
 
 class Failure(NamedTuple):
@@ -73,16 +72,14 @@ class Failure(NamedTuple):
 class CatalogRow(NamedTuple):
     """One row of a catalog, with its images or why there are none; ids may repeat."""
 
+    position: int
     id: str
     split: str
     sample: Sample | Failure
 
 
-class CatalogPart(NamedTuple):
-    """Consecutive rows with their positions, which are predicted and stored together."""
-
-    span: range
-    rows: list[CatalogRow]
+CatalogPart = Sequence[CatalogRow]
+"""Consecutive rows, which are predicted and stored together; never empty."""
 
 
 class Catalog:
@@ -104,15 +101,10 @@ class Catalog:
         folders = (source / "data", source)
         if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
             if split is not None:
-                raise ValueError(
-                    f"{source} is a folder of images without splits; leave {split!r} out"
-                )
+                raise failure("no_splits", source=source, split=split)
             self._images = list_images(source)
             if not self._images:
-                raise ValueError(
-                    f"nothing to predict in {source}: found no data/<split>-*.parquet, no "
-                    f"<split>-*.parquet and no images ({', '.join(IMAGE_SUFFIXES)})"
-                )
+                raise failure("no_images", source=source, endings=", ".join(IMAGE_SUFFIXES))
             self._files = [("", source, range(len(self._images)))]
         else:
             stop = 0
@@ -124,24 +116,21 @@ class Catalog:
         self.has_splits = bool(self._files[0][0])
         if not self.rows:
             where = f" in the split {split!r}" if split else ""
-            raise ValueError(f"{source} has no rows{where}; give other data")
+            raise failure("no_rows", source=source, where=where)
 
     def parts(self, span: range, size: int) -> Iterator[CatalogPart]:
         """Read the rows of a span in parts of at most `size`, always cut at the same positions."""
-        start, held, held_bytes = span.start, list[CatalogRow](), 0
+        held, held_bytes, stop = list[CatalogRow](), 0, span.start
         for row in self._rows(span):
             held.append(row)
+            stop = row.position + 1
             if isinstance(row.sample, Sample):
                 held_bytes += sum(map(len, row.sample.images))
-            stop = start + len(held)
             if len(held) == size or held_bytes >= MAX_PART_BYTES or stop == span.stop:
-                yield CatalogPart(range(start, stop), held)
-                start, held, held_bytes = stop, [], 0
-        if start != span.stop:
-            raise ValueError(
-                f"the catalog ended at row {start + len(held)} instead of {span.stop}: it was "
-                "changed while it was read; run again with --restart"
-            )
+                yield held
+                held, held_bytes = [], 0
+        if stop != span.stop:
+            raise failure("changed", end=stop, stop=span.stop)
 
     def columns(self, names: Sequence[str], span: range) -> pa.Table:
         """Read columns of a span."""
@@ -157,16 +146,19 @@ class Catalog:
         files = {file.resolve() for _, file, _ in self._files}
         folders = {file.parent for file in files} if self.has_splits else set()
         if out.resolve() in files or out.parent.resolve() in folders:
-            raise ValueError(
-                f"{out} is among the files of the dataset {self._source}, and would be read as "
-                "one of them; write to another folder"
-            )
+            raise failure("out_among_data", out=out, source=self._source)
 
     def identity(self) -> list[str]:
         """List names, sizes and times of the files: other data have other ones."""
         files = {name: self._source / name for name in self._images}
-        named = files.items() or [(file.name, file) for _, file, _ in self._files]
-        return [f"split {self._split}", *(f"{name} {_state(file)}" for name, file in named)]
+        facts = [f"split {self._split}"]
+        for name, file in files.items() or [(file.name, file) for _, file, _ in self._files]:
+            try:
+                status = file.stat()
+                facts.append(f"{name} {status.st_size} {status.st_mtime_ns}")
+            except OSError as error:  # A dangling link is a row that cannot be read.
+                facts.append(f"{name} {error.strerror}")
+        return facts
 
     def _overlaps(self, span: range) -> Iterator[tuple[str, Path, int, int]]:
         """List the files that a span touches, with the first and last row in each."""
@@ -178,15 +170,7 @@ class Catalog:
     def _rows(self, span: range) -> Iterator[CatalogRow]:
         position = span.start
         for split, file, start, stop in self._overlaps(span):
-            rows: Iterable[Mapping[str, object]]
-            if self._images:
-                rows = ({"id": name, "image": {"path": name}} for name in self._images[start:stop])
-            else:
-                read = {*IMAGE_COLUMNS, *ID_COLUMNS, MESSAGES_COLUMN}
-                names = set(dataset.read_schema(file).names) & read
-                batches = dataset.read_batches(file, sorted(names), start=start, stop=stop)
-                rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for cells in rows:
+            for cells in self._cells(file, start, stop):
                 # As `as_sample` names a row, also where it fails.
                 ids = (cells.get(column) for column in ID_COLUMNS)
                 name = next((str(each) for each in ids if each not in (None, "")), str(position))
@@ -198,8 +182,16 @@ class Catalog:
                 # A path may be forbidden or lead to something that is no file: only this row fails.
                 except (ValueError, OSError) as error:
                     sample = Failure("no image", str(error))
-                yield CatalogRow(name, split, sample)
+                yield CatalogRow(position, name, split, sample)
                 position += 1
+
+    def _cells(self, file: Path, start: int, stop: int) -> Iterator[Mapping[str, object]]:
+        if self._images:
+            yield from ({"id": name, "image": {"path": name}} for name in self._images[start:stop])
+            return
+        names = {*dataset.read_schema(file).names} & {*IMAGE_COLUMNS, *ID_COLUMNS, MESSAGES_COLUMN}
+        for batch in dataset.read_batches(file, sorted(names), start=start, stop=stop):
+            yield from batch.to_pylist()
 
 
 def list_images(folder: Path) -> list[str]:
@@ -224,25 +216,11 @@ def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:
     schemas = [dataset.read_schema(file) for file in files]
     for file, schema in zip(files, schemas, strict=True):
         if not set(IMAGE_COLUMNS) & set(schema.names):
-            raise ValueError(
-                f"no image column in {file}: found {', '.join(schema.names)}; "
-                "name it 'image', holding struct<bytes, path>"
-            )
+            raise failure("no_image_column", file=file, names=", ".join(schema.names))
     first, *others = [dataset.record_columns(schema) for schema in schemas]
     shared = [name for name in first if all(name in columns for columns in others)]
     parts = [pa.schema([schema.field(name) for name in shared]) for schema in schemas]
     try:
         return pa.unify_schemas(parts, promote_options="permissive").remove_metadata()
     except pa.ArrowException as error:
-        raise ValueError(
-            f"the files of {source} hold columns of one name and of incompatible types: {error}; "
-            "prepare the dataset again"
-        ) from error
-
-
-def _state(file: Path) -> str:
-    try:
-        facts = file.stat()
-    except OSError as error:  # A dangling link is a row that cannot be read.
-        return str(error.strerror)
-    return f"{facts.st_size} {facts.st_mtime_ns}"
+        raise failure("other_types", source=source, error=error) from error

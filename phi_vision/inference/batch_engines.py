@@ -14,7 +14,7 @@ import torch
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.inference.batch_catalog import BatchConfig, CatalogPart, Failure, Reason
+from phi_vision.inference.batch_catalog import BatchConfig, CatalogPart, Failure, Reason, failure
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import ServerError
 from phi_vision.inference.predictor import Predictor
@@ -51,11 +51,13 @@ def predict_part(
         ValueError: The server is unavailable, or every row fails.
         torch.AcceleratorError: The GPU failed; this process cannot use it again.
     """
-    given = dict(enumerate(row.sample for row in part.rows))
-    samples = {index: each for index, each in given.items() if isinstance(each, Sample)}
-    outcomes: dict[int, Outcome] = {
-        i: each for i, each in given.items() if isinstance(each, Failure)
-    }
+    outcomes: dict[int, Outcome] = {}
+    samples: dict[int, Sample] = {}
+    for index, row in enumerate(part):
+        if isinstance(row.sample, Failure):
+            outcomes[index] = row.sample
+        else:
+            samples[index] = row.sample
     groups = [list(samples)]
     while groups:
         group, problem = groups.pop(), "the predictor returned nothing"
@@ -69,9 +71,8 @@ def predict_part(
             problem = str(error) or type(error).__name__
         # After `except`, which would keep the failed batch in memory.
         failed = [index for index in group if index not in outcomes]
-        for index in failed:
-            if failure := _check_images(predictor, samples[index]):
-                outcomes[index] = failure
+        unusable = {index: _check_images(predictor, samples[index]) for index in failed}
+        outcomes |= {index: found for index, found in unusable.items() if found}
         left = [index for index in failed if index not in outcomes]
         if left and len(left) < len(failed):
             groups.append(left)  # Without the unusable images it may succeed.
@@ -80,7 +81,7 @@ def predict_part(
         elif left:
             groups += [left[len(left) // 2 :], left[: len(left) // 2]]
     _check_any_success(list(outcomes.values()), part)
-    return [outcomes[index] for index in given]
+    return [outcomes[index] for index in range(len(part))]
 
 
 def _concerns_all_rows(error: BaseException | None) -> bool:
@@ -106,26 +107,18 @@ def _check_images(predictor: Predictor, sample: Sample) -> Failure | None:
 def _check_any_success(outcomes: Sequence[Outcome], part: CatalogPart) -> None:
     """Stop where nothing was predicted, instead of storing failures for the whole catalog."""
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    unexplained = [failure for failure in failures if failure.reason == "no prediction"]
-    if len(unexplained) < MIN_FAILURES or len(failures) < len(outcomes):
-        return
-    first, *_, last = part.span
-    raise ValueError(
-        f"all {len(unexplained)} predictions for the rows {first} to {last} failed, the first "
-        f"because: {unexplained[0].detail}; the images are not the cause, so none of these rows is "
-        "stored: fix the cause, and the same command resumes here"
-    )
+    details = [each.detail for each in failures if each.reason == "no prediction"]
+    if len(details) >= MIN_FAILURES and len(failures) == len(outcomes):
+        first, last = part[0].position, part[-1].position
+        raise failure("all_failed", count=len(details), first=first, last=last, detail=details[0])
 
 
 def predict_locally(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchConfig) -> Predicted:
     """Predict in this process; raise a ValueError if workers or an address are given."""
-    workers, address = config.workers, config.ray_address
-    if workers is not None or address is not None:
-        found = f"--workers {workers}" if workers is not None else f"--ray-address {address}"
-        raise ValueError(
-            f"{found} has no effect: the engine local predicts in this process, one part after the "
-            "other; use --engine ray"
-        )
+    if config.workers is not None:
+        raise failure("only_on_ray", found=f"--workers {config.workers}")
+    if config.ray_address is not None:
+        raise failure("only_on_ray", found=f"--ray-address {config.ray_address}")
     predictor: Predictor | None = None
     for part in parts:
         predictor = predictor or spec.load()
@@ -172,14 +165,11 @@ def allocate(machines: Sequence[Mapping[str, float]], workers: int | None) -> tu
     """
     machines = [resources for resources in machines if resources.get("CPU")]
     if not machines:
-        raise ValueError("the Ray cluster has no machine with free cores; add one")
+        raise failure("no_machine")
     gpus = int(sum(resources.get("GPU", 0) for resources in machines))
     count = workers or gpus or len(machines)
     if gpus and count > gpus:
-        raise ValueError(
-            f"{count} workers need a GPU each, and the Ray cluster has {gpus}; use at most "
-            f"--workers {gpus}"
-        )
+        raise failure("few_gpus", count=count, gpus=gpus)
     smallest = int(min(resources["CPU"] for resources in machines))
     # Ray lets a worker compute on as many threads as it has cores.
     return count, max(1, smallest // -(-count // len(machines))), 1 if gpus else 0
@@ -194,28 +184,19 @@ def _distribute(ray: Any, actors: list[Any], parts: Iterator[CatalogPart]) -> Pr
     is_busy = True
     while is_busy:
         for reference in ray.wait([*running])[0]:
-            outcomes = _get(ray, reference)
+            try:
+                outcomes = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error  # without Ray's traceback
+            except ray.exceptions.RayActorError as error:
+                reason = str(error).strip().splitlines()[-1]  # above it is the traceback
+                raise failure("worker_died", times=MAX_RESTARTS + 1, reason=reason) from error
             part, actor = running.pop(reference)
             for another in itertools.islice(parts, 1 if part else PARTS_PER_WORKER):
                 running[actor.predict.remote(another)] = another, actor
             if part:
                 yield part, outcomes
         is_busy = any(part for part, _ in running.values())
-
-
-def _get(ray: Any, reference: Any) -> Any:
-    """Return a result; raise the error of a worker without Ray's traceback."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    except ray.exceptions.RayActorError as error:
-        reason = str(error).strip().splitlines()[-1]  # above it is the traceback
-        raise ValueError(
-            f"a worker of the Ray cluster died {MAX_RESTARTS + 1} times, or could not be started: "
-            f"{reason}; the model must be at the same path on every machine, and fit into its "
-            "memory; finished parts are kept, and the same command resumes"
-        ) from error
 
 
 ENGINES = {"local": predict_locally, "ray": predict_on_ray}
