@@ -22,12 +22,7 @@ from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import find_template
 from phi_vision.generation.generate import GenerativeModel, generate
-from phi_vision.generation.request import (
-    MAX_TURN_TOKENS,
-    Generation,
-    GenerationRequest,
-    OnToken,
-)
+from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
@@ -81,15 +76,17 @@ class LocalPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction), batch by batch.
 
-        The longest prompts come first: too little memory for them shows at once.
-
-        Raises:
-            ValueError: An image cannot be read, or has an impossible shape; names the sample.
+        The longest prompts come first: too little memory for them shows at once. An image that
+        cannot be read, or has an impossible shape, is a ValueError that names the sample.
         """
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
         for indices in _batched(order, self.batch_size):
-            requests = [self._request_of(samples[index], grammar) for index in indices]
+            requests = []
+            for sample in (samples[index] for index in indices):
+                request = self.request(self._open_images(sample), grammar=grammar)
+                prompt = prompt_of(self.processor, self.template, sample)
+                requests.append(replace(request, prompt=prompt))
             ids = [samples[index].id for index in indices]
             yield from zip(indices, self._predict(requests, ids), strict=True)
 
@@ -122,8 +119,7 @@ class LocalPredictor:
 
     def stream(self, image: ImageSource, *, grammar: str | None = None) -> Iterator[str]:
         """Yield the text in chunks while it is generated; closing the iterator cancels it."""
-        opened = self.open_image(image)
-        return self._stream(opened, grammar)
+        return self._stream(self.open_image(image), grammar)
 
     def request(
         self,
@@ -140,20 +136,20 @@ class LocalPredictor:
             finite_grammar=grammar is not None,
             on_token=on_token,
         )
-        if self.template.is_conversation:
-            return replace(request, max_new_tokens=MAX_TURN_TOKENS)
-        return request
+        is_turn = self.template.is_conversation
+        return replace(request, max_new_tokens=MAX_TURN_TOKENS) if is_turn else request
 
     def to_prediction(
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
     ) -> Prediction:
         """Parse a generation, and compute the confidence in each field."""
-        text, ends, logprobs, *_ = generation
+        text, ends, logprobs, finish_reason, _ = generation
+        confidence = field_confidence(self.template, text, ends, logprobs)
         return Prediction.parse(
             text,
             self.template,
-            confidence=field_confidence(self.template, text, ends, logprobs),
-            finish_reason=generation.finish_reason,
+            confidence=confidence,
+            finish_reason=finish_reason,
             seconds=seconds,
             source=source,
         )
@@ -190,10 +186,6 @@ class LocalPredictor:
                 resized_size(max(size), min(size), crops.num_crops, crops.crop_size)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
-
-    def _request_of(self, sample: Sample, grammar: str | None) -> GenerationRequest:
-        request = self.request(self._open_images(sample), grammar=grammar)
-        return replace(request, prompt=prompt_of(self.processor, self.template, sample))
 
     def _predict(
         self, requests: Sequence[GenerationRequest], sources: Sequence[str]

@@ -25,7 +25,10 @@ from phi_vision.data.conversation import open_ended, placed_turns
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import IMAGE_MARK, Message, Sample
 from phi_vision.data.template import END, Template, find_template
+from phi_vision.io.formatting import error_texts
 from phi_vision.io.image_decoding import normalise, open_header
+
+failure = error_texts(__file__)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"  # The client wants a key; this one is not sent.
@@ -93,16 +96,11 @@ class OpenAIPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) as the responses arrive.
 
-        Closing the iterator cancels the requests, as the first failure does.
-
-        Raises:
-            ValueError: An image or a request fails (the sample is named), or a grammar is given.
+        Closing the iterator cancels the requests, as the first failure does. An image or a request
+        that fails is a ValueError that names the sample; so is a grammar.
         """
         if grammar is not None:
-            raise ValueError(
-                f"the {self.name} does not support grammars: the OpenAI API has no option for "
-                "them; leave out constrained predictions"
-            )
+            raise failure("no_grammars", name=self.name)
         return self._predict_all(samples)
 
     def _find_model(self) -> str:
@@ -115,15 +113,10 @@ class OpenAIPredictor:
         try:
             names = [str(model["id"]) for model in listed["data"]]
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.url}/models lists no models: {listed!r:.200}; use the URL of an "
-                "OpenAI-compatible server"
-            ) from error
+            raise failure("no_models", url=self.url, listed=listed) from error
         if len(names) != 1:
-            raise ValueError(
-                f"{self.url} has {len(names)} models ({', '.join(names[:20])}); choose one with "
-                f"{self.url}#NAME"
-            )
+            shown = ", ".join(names[:20])
+            raise failure("several_models", url=self.url, count=len(names), names=shown)
         return names[0]
 
     def _predict_all(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Prediction]]:
@@ -201,10 +194,11 @@ class OpenAIPredictor:
         request = client.get if body is None else partial(client.post, body=body)
         try:
             response = await request(path, cast_to=object, options={"headers": headers})
+        except openai.APITimeoutError as error:
+            reason = f"did not respond within {self._timeout:g} s"
+            raise self._error(path, reason, request=error.request) from error
         except openai.APIConnectionError as error:
             reason = f"is not reachable: {error.__cause__ or error}"
-            if isinstance(error, openai.APITimeoutError):
-                reason = f"did not respond within {self._timeout:g} s"
             raise self._error(path, reason, request=error.request) from error
         except openai.APIStatusError as error:
             found = error.response.headers
@@ -256,20 +250,22 @@ def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
              {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
     Output: Prediction(text="Product: Coat, …", confidence={"title": 0.81, …})
 
-    Raises:
-        ValueError: The response has another form.
+    Raises ValueError if the response has another form.
     """
     try:
         choice = body["choices"][0]
         content = choice["message"]["content"] or ""
         tokens = (choice.get("logprobs") or {}).get("content") or []
-        pieces = [_token_bytes(token) for token in tokens]
+        pieces = [
+            str(each["token"]).encode(errors="surrogatepass")
+            if each.get("bytes") is None
+            else bytes(each["bytes"])
+            for each in tokens
+        ]
         logprobs = [float(token["logprob"]) for token in tokens]
         text = content.strip().removesuffix(END).rstrip()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"the response has no choices[0].message.content: {body!r:.200}"
-        ) from error
+        raise failure("no_content", body=body) from error
     confidence = {}
     # Some servers, vLLM among them, include the stop token.
     if content.encode(errors="surrogatepass") in (b"".join(pieces), b"".join(pieces[:-1])):
@@ -278,12 +274,8 @@ def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
         ends = [min(max(end - skipped, 0), len(text)) for end, _ in merged]
         confidence = field_confidence(template, text, ends, [logprob for _, logprob in merged])
     reason = choice.get("finish_reason")
-    return Prediction.parse(
-        text,
-        template,
-        confidence=confidence,
-        finish_reason=reason if reason in ("stop", "length") else None,
-    )
+    reason = reason if reason in ("stop", "length") else None
+    return Prediction.parse(text, template, confidence=confidence, finish_reason=reason)
 
 
 def _parse_url(text: str) -> URL:
@@ -291,8 +283,7 @@ def _parse_url(text: str) -> URL:
     problem = "it does not begin with http:// or https:// and a host"
     try:
         url = URL(text)
-        if url.user or url.password:
-            # It would be printed in reports.
+        if url.user or url.password:  # It would be printed in reports.
             problem = f"it contains a user name or password; put a key into {KEY_VARIABLE} instead"
         elif url.query:
             problem = "it contains a query string"
@@ -300,10 +291,7 @@ def _parse_url(text: str) -> URL:
             return url.with_path(url.path.rstrip("/")).with_fragment(url.fragment or None)
     except ValueError as error:
         problem = str(error)
-    raise ValueError(
-        f"{text!r:.200} is not the base URL of a server: {problem}; use one like "
-        "http://localhost:8000/v1"
-    )
+    raise failure("no_url", text=text, problem=problem)
 
 
 def _data_url(encoded: bytes, image: Image.Image) -> str:
@@ -314,11 +302,6 @@ def _data_url(encoded: bytes, image: Image.Image) -> str:
         image.save(buffer, "PNG")
         encoded, kind = buffer.getvalue(), "PNG"
     return f"data:{Image.MIME[kind]};base64,{base64.b64encode(encoded).decode()}"
-
-
-def _token_bytes(token: Mapping[str, Any]) -> bytes:
-    held = token.get("bytes")
-    return bytes(held) if held is not None else str(token["token"]).encode(errors="surrogatepass")
 
 
 def _merge_partial_characters(

@@ -10,7 +10,10 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import OpenAIPredictor
+from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import adapter_base, resolve
+
+failure = error_texts(__file__)
 
 DEFAULT_TEMPLATE = "product"  # Of a model that comes without one.
 MAX_NAMED = 3  # Ids in an error message.
@@ -110,51 +113,42 @@ class FilePredictor:
         try:
             text = file.read_text(encoding="utf-8-sig")  # -sig: a byte order mark is skipped
         except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8: {error}; save it as UTF-8") from error
+            raise failure("not_utf8", file=file, error=error) from error
         except OSError as error:
-            raise ValueError(
-                f"no predictions at {file}: {error.strerror}; give a JSONL file"
-            ) from error
-        for number, line in enumerate(text.split("\n"), start=1):
+            raise failure("no_file", file=file, error=error.strerror) from error
+        for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
             try:
-                if line.strip():
-                    self._add(line.strip())
+                if line:
+                    self._add(line)
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from error
         if not self._predictions:
-            raise ValueError(f"{file} holds no predictions; write one line for each sample")
+            raise failure("empty", file=file)
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index, prediction); raise a ValueError for a missing sample, or a grammar."""
         if grammar is not None:
-            raise ValueError(
-                f"{self._file} cannot be constrained by a grammar: it holds finished predictions; "
-                "leave out constrained predictions"
-            )
+            raise failure("no_grammar", file=self._file)
         ids = {sample.id for sample in samples}
         if missing := ids - set(self._predictions):
             others = set(self._predictions) - ids
             held = f"{len(others)} others, such as {_join(others)}" if others else "no others"
-            raise ValueError(
-                f"{self._file} holds no prediction for {len(missing)} of {len(ids)} samples, such "
-                f"as {_join(missing)}; it holds {held}; write one line for each sample, with its id"
-            )
+            counts = {"count": len(missing), "total": len(ids)}
+            raise failure("missing", file=self._file, missing=_join(missing), held=held, **counts)
         return ((index, self._predictions[sample.id]) for index, sample in enumerate(samples))
 
     def _add(self, line: str) -> None:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"it is not JSON: {error}; found {line:.80}") from error
+            raise failure("not_json", error=error, line=line) from error
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
-            raise ValueError(
-                f'it has no id: found {line:.80}; write {{"id": "...", "text": "..."}}'
-            )
+            raise failure("no_id", line=line)
         sample = str(row["id"])
         if sample in self._predictions:
-            raise ValueError(f"a second prediction for {sample!r}; keep one line for each sample")
+            raise failure("second", sample=sample)
         self._predictions[sample] = Prediction.parse(
             _text(row, self.template),
             self.template,
@@ -165,29 +159,27 @@ class FilePredictor:
 
 def _text(row: Mapping[str, object], template: Template) -> str:
     """Return a line's text; a record is rendered by the template."""
-    text, record = row.get("text"), row.get("record")
-    if isinstance(text, str):
-        return text.strip()
-    if "text" not in row and isinstance(record, dict):
-        return template.render(record)
-    if "text" in row or "record" not in row or record is not None:
-        raise ValueError(
-            f"it holds no prediction: found {', '.join(row)}; write `text`, or `record` "
-            f"with the fields {', '.join(template.fields)}"
-        )
-    return ""
+    match row:
+        case {"text": str(text)}:
+            return text.strip()
+        case {"text": _}:
+            pass
+        case {"record": dict(record)}:
+            return template.render(record)
+        case {"record": None}:
+            return ""
+    raise failure("no_prediction", found=", ".join(row), fields=", ".join(template.fields))
 
 
 def _confidence(cell: object, template: Template) -> dict[str, float]:
     cell = {} if cell is None else cell
     if not isinstance(cell, dict) or set(cell) - set(template.fields):
         found = ", ".join(cell) if isinstance(cell, dict) else repr(cell)
-        wanted = ", ".join(template.fields)
-        raise ValueError(f"confidence is for {found}; give a probability for some of {wanted}")
+        raise failure("other_fields", found=found, fields=", ".join(template.fields))
     for field, value in cell.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= 1:
-            raise ValueError(f"the confidence of {field} is {value!r}; give a number from 0 to 1")
+            raise failure("not_probability", field=field, value=value)
     return {field: float(value) for field, value in cell.items()}
 
 
