@@ -29,35 +29,33 @@ from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
+# Key of a requirement -> its text, and advice.
 TEXTS = yaml.safe_load(Path(__file__).with_name("requirements.yaml").read_text("utf-8"))
-"""Key of a requirement -> its text, and advice."""
 EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 
+# Names by which transformers 5 and onnxruntime-genai open tokenizer.json.
 TOKENIZER_CLASSES = "LlamaTokenizer LlamaTokenizerFast PreTrainedTokenizerFast TokenizersBackend"
-"""Names by which transformers 5 and onnxruntime-genai open tokenizer.json."""
+# Libraries on every machine that has transformers for images.
 MAY_IMPORT = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"} | sys.stdlib_module_names
-"""Libraries on every machine that has transformers for images."""
 
-VLLM_IMAGE_TOKEN = 32044
-"""Image token id that is fixed in vLLM, whatever config.json says."""
+VLLM_IMAGE_TOKEN = 32044  # fixed in vLLM, whatever config.json says
+# Attributes of the processor's class that vLLM reads.
 VLLM_ATTRIBUTES = ("img_tokens", "calc_num_image_tokens_from_image_size")
-"""Attributes of the processor's class that vLLM reads."""
+# Tokens; with a longer --max-model-len vLLM rotates every position by the long factors.
 SHORT_CONTEXT = 4096
-"""Tokens; with a longer --max-model-len vLLM rotates every position by the long factors."""
 
-FLOATS = {"BF16", "F16", "F32"}
-"""Dtypes, in safetensors' terms, that every engine here reads."""
+FLOATS = {"BF16", "F16", "F32"}  # dtypes, in safetensors' terms, that every engine here reads
+# Ends of names that official files may hold, too; every engine skips them.
 ALIASES = ("vision_embed_tokens.wte.weight", "embeddings.position_ids")
-"""Ends of names that official files may hold, too; every engine skips them."""
 
 PREPROCESSOR = "preprocessor_config.json"
 AUTO_MODELS = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
+# Auto class -> the JSON file whose `auto_map` must name its code.
 AUTO_CLASSES = {
     "AutoConfig": "config.json",
     "AutoProcessor": "processor_config.json",
     "AutoImageProcessor": PREPROCESSOR,
 }
-"""Auto class -> the JSON file whose `auto_map` must name its code."""
 
 
 class Requirement(NamedTuple):
@@ -78,11 +76,16 @@ class CheckpointFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._parsed = {name: _parse(path / name) for name in self.names(".json")}
-        parsed = self._parsed.items()
-        self.broken = [
-            _needs("readable", v, False, file=k) for k, v in parsed if isinstance(v, str)
-        ]
+        self.broken: list[Requirement] = []
+        self._parsed: dict[str, dict[str, Any]] = {}
+        for name in self.names(".json"):
+            try:
+                fields = json.loads((path / name).read_text(encoding="utf-8"))
+                if not isinstance(fields, dict):
+                    raise ValueError(f"a {type(fields).__name__}, not fields")
+                self._parsed[name] = fields
+            except (OSError, ValueError) as problem:
+                self.broken.append(_needs("readable", problem, False, file=name))
         self.config, self.config_requirements = _read_config(self)
 
     def has(self, name: str) -> bool:
@@ -91,8 +94,7 @@ class CheckpointFolder:
 
     def fields(self, name: str) -> dict[str, Any]:
         """Return the fields of a JSON file; {} where it is missing or broken."""
-        fields = self._parsed.get(name)
-        return fields if isinstance(fields, dict) else {}
+        return self._parsed.get(name, {})
 
     def names(self, ending: str = "") -> list[str]:
         """List the files with an ending."""
@@ -134,14 +136,6 @@ def _needs(key: str, found: object, ok: bool = True, **names: object) -> Require
     return Requirement(texts[0], str(found), ok, *texts[1:])
 
 
-def _parse(file: Path) -> dict[str, Any] | str:
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        return str(problem)
-    return fields if isinstance(fields, dict) else f"a {type(fields).__name__}, not fields"
-
-
 def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Requirement]]:
     """Parse config.json as the model does; None where that fails."""
     fields = folder.fields("config.json")
@@ -156,10 +150,8 @@ def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Req
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as problem:
         return None, [ours, _needs("sizes", problem, False)]
     tower = config.tower
-    found = (
-        f"{config.num_hidden_layers} layers of {config.hidden_size}; vision tower of "
-        f"{tower.num_hidden_layers} layers, crops of {tower.image_size} pixels"
-    )
+    found = f"{config.num_hidden_layers} layers of {config.hidden_size}; vision tower of "
+    found += f"{tower.num_hidden_layers} layers, crops of {tower.image_size} pixels"
     return config, [ours, _needs("sizes", found)]
 
 
@@ -186,8 +178,7 @@ def _weights(folder: CheckpointFolder) -> Requirements:
         others = some(folder.names(".bin") + folder.names(".pt"))
         yield _needs("weights", f"no {SINGLE_FILE} and no {INDEX}; {others} beside", False)
         return
-    stored: dict[str, StoredTensors] = {}
-    problems = []
+    stored, problems = dict[str, StoredTensors](), list[str]()
     for shard in shards:
         try:
             stored[shard] = read_header(folder.path / shard)
@@ -203,23 +194,21 @@ def _weights(folder: CheckpointFolder) -> Requirements:
         wrong = _list_problems(missing=missing, unlisted=tensors.keys() - index.keys())
         found = wrong or f"{len(index)} of {len(index)}"
     yield _needs("index", found, not wrong)
-    if folder.config is not None:
-        yield _matches_config(tensors, folder.config)
-        dtypes = {dtype for dtype, _ in tensors.values()}
-        yield _needs("floats", some(dtypes), bool(dtypes) and dtypes <= FLOATS)
-
-
-def _matches_config(tensors: StoredTensors, config: Phi3VConfig) -> Requirement:
-    expected = expected_shapes(config)
-    held = {name: shape for name, (_, shape) in tensors.items()}
+    if folder.config is None:
+        return
+    expected = expected_shapes(folder.config)
     # A tied head may be stored all the same.
-    aliases = (*ALIASES, "lm_head.weight") if config.tie_word_embeddings else ALIASES
-    problems = _list_problems(
-        missing=expected.keys() - held.keys(),
-        unexpected={n for n in held.keys() - expected.keys() if not n.endswith(aliases)},
-        of_other_shape={n for n in expected.keys() & held.keys() if expected[n] != held[n]},
+    aliases = (*ALIASES, "lm_head.weight") if folder.config.tie_word_embeddings else ALIASES
+    wrong = _list_problems(
+        missing=expected.keys() - tensors.keys(),
+        unexpected={n for n in tensors.keys() - expected.keys() if not n.endswith(aliases)},
+        of_other_shape={
+            n for n in expected.keys() & tensors.keys() if expected[n] != tensors[n][1]
+        },
     )
-    return _needs("names", problems or f"all {len(expected)} tensors", not problems)
+    yield _needs("names", wrong or f"all {len(expected)} tensors", not wrong)
+    dtypes = {dtype for dtype, _ in tensors.values()}
+    yield _needs("floats", some(dtypes), bool(dtypes) and dtypes <= FLOATS)
 
 
 def _list_problems(**problems: Iterable[str]) -> str:
@@ -229,16 +218,15 @@ def _list_problems(**problems: Iterable[str]) -> str:
 
 def _tokenizer(folder: CheckpointFolder, config: Phi3VConfig) -> Requirements:
     ids = _token_ids(folder)
-    yield _needs("tokens", f"{len(ids)} tokens" if ids else "no tokens", bool(ids))
+    yield _needs("tokens", f"{len(ids) or 'no'} tokens", bool(ids))
     kind = folder.fields("tokenizer_config.json").get("tokenizer_class")
-    is_known = kind in TOKENIZER_CLASSES.split()
-    yield _needs("tokenizer", kind, is_known, known=TOKENIZER_CLASSES)
+    yield _needs("tokenizer", kind, kind in TOKENIZER_CLASSES.split(), known=TOKENIZER_CLASSES)
     largest = max(ids.values(), default=-1)
     found = f"largest {largest}, vocabulary {config.vocab_size}"
     yield _needs("vocabulary", found, 0 <= largest < config.vocab_size)
     token, expected = Phi3VProcessor.image_token, config.image_token_id
-    is_same = ids.get(token, -1) == expected
-    yield _needs("image_token", f"{ids.get(token)} and {expected}", is_same, token=token)
+    held = ids.get(token)
+    yield _needs("image_token", f"{held} and {expected}", held == expected, token=token)
 
 
 def _token_ids(folder: CheckpointFolder) -> dict[str, int]:

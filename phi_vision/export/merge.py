@@ -37,13 +37,12 @@ ADAPTER_FILE = "adapter_model.safetensors"
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+# Dtype -> its name in safetensors files.
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-"""Dtype -> its name in safetensors files."""
 
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 Weights = dict[str, torch.Tensor]
-StoredTensors = dict[str, tuple[str, tuple[int, ...]]]
-"""Name -> dtype, as safetensors names it, and shape."""
+StoredTensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype, and shape
 
 
 def open_source(
@@ -201,10 +200,7 @@ def write_shards(
     plan: StateDictSplit,
     folder: Path,
 ) -> None:
-    """Write weights into the files of a plan, in the order of `shapes`, which it was made from.
-
-    `shapes` are tensors of the same shape and dtype.
-    """
+    """Write weights into the files of a plan, made from tensors of their order, shape and dtype."""
     files = plan.filename_to_tensors
     for file_name, names in files.items():
         (folder / file_name).write_bytes(_header({name: shapes[name] for name in names}))

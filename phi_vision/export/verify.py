@@ -24,46 +24,36 @@ from phi_vision.inference.predictor import resolve_template
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
 
+# Dtype of the weights -> difference of logits that rounding explains, as a share of their spread.
+# In bfloat16 (8 bits) 0.03 was measured on 4 layers. Rounding adds up like a random walk: 32 layers
+# make it 2.8 times as much, and another factor of three is a margin for weights never seen. float16
+# is 8 times finer; in float32 and float64 the order of a sum decides.
 LOGIT_ROUNDING = {torch.bfloat16: 0.25, torch.float16: 0.03, torch.float32: 1e-4}
-"""Dtype of the weights -> difference of logits that rounding explains, as a share of their spread.
-In bfloat16 (8 bits) 0.03 was measured on 4 layers. Rounding adds up like a random walk: 32 layers
-make it 2.8 times as much, and another factor of three is a margin for weights never seen. float16
-is 8 times finer; in float32 and float64 the order of a sum decides."""
-
+# Difference of log-probabilities that float32 sums in another order explain: 1e-5 was measured on 8
+# layers; 32 layers, four times as wide, make it ten times as much, and ten again is a margin.
 LOGPROB_ROUNDING = 1e-3
-"""Difference of log-probabilities that float32 sums in another order explain: 1e-5 was measured on
-8 layers; 32 layers with hidden states four times as wide make it ten times as much, and another
-factor of ten is a margin for weights never seen."""
 
 
 class ModelOutputs(NamedTuple):
     """Outputs of a model on the verification samples."""
 
-    logits: list[torch.Tensor]
-    """For each sample (T, V), where the T tokens of its true answer are predicted."""
+    logits: list[torch.Tensor]  # of each sample (T, V), for the T tokens of its true answer
     generations: list[Generation]
-    adapter_delta: float | None
-    """Largest change of the logits by the adapter; None without one."""
+    adapter_delta: float | None  # largest change of the logits by the adapter; None without one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """Differences between an exported model and its source."""
 
-    samples: int = 0
-    """Number of samples compared; 0 means not verified."""
-    identical: int = 0
-    """Samples with the same generated text."""
-    near_ties: int = 0
-    """Others that diverge where two tokens were equally likely, so rounding decides."""
-    compared: str = "logits"
-    """The values of each token that should be equal: logits or log-probabilities."""
+    samples: int = 0  # compared; 0 means not verified
+    identical: int = 0  # samples with the same generated text
+    near_ties: int = 0  # others that diverge where two tokens were equally likely within rounding
+    compared: str = "logits"  # the values of each token that should be equal, or log-probabilities
     tokens: int = 0
     max_difference: float = 0.0
-    tolerance: float | None = None
-    """Difference that rounding explains; None where differences are expected."""
-    adapter_delta: float | None = None
-    """Largest change of the values by the adapter; None without one."""
+    tolerance: float | None = None  # what rounding explains; None where differences are expected
+    adapter_delta: float | None = None  # largest change by the adapter; None without one
 
     def summary(self) -> str:
         """Format the result.
@@ -79,10 +69,9 @@ class Verification:
         }
         note = "; ".join(text.format(x) for text, x in notes.items() if x is not None)
         ties = f", {self.near_ties} diverge at a near tie" if self.near_ties else ""
-        return (
-            f"{self.identical} of {self.samples} predictions identical{ties}; {self.compared} of "
-            f"{self.tokens} tokens differ by at most {self.max_difference:.2g}"
-        ) + (f" ({note})" if note else "")
+        found = f"{self.identical} of {self.samples} predictions identical{ties}; {self.compared} "
+        found += f"of {self.tokens} tokens differ by at most {self.max_difference:.2g}"
+        return f"{found} ({note})" if note else found
 
     def check(self) -> None:
         """Check that the differences are within the tolerance, or raise ValueError."""
@@ -104,8 +93,7 @@ def verification_samples(
 
     They are the first of the test split, else of the validation split, else of the groups that
     the run's recipe held out, else any; `data` is that of the recipe by default. The template is
-    that of the run, else of the data, else the default one.
-    Raises ValueError if there is no data, or it lacks fields of the template.
+    that of the run, else of the data, else the default one. Without data, a ValueError.
     """
     recipe = RunDir(source).recipe()
     place = data or (Path(recipe["data"]) if recipe.get("data") else None)
@@ -129,11 +117,10 @@ def verification_samples(
 
 def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
     splits = dataset.available_splits(data)
-    for split in ("test", "validation"):
-        if split in splits:
-            return dataset.load_samples(data, split=split)
-    rest = "train" if "train" in splits else None
-    samples = dataset.load_samples(data, split=rest, group_column=recipe.get("group_column"))
+    split = next((name for name in ("test", "validation", "train") if name in splits), None)
+    if split in ("test", "validation"):
+        return dataset.load_samples(data, split=split)
+    samples = dataset.load_samples(data, split=split, group_column=recipe.get("group_column"))
     if not recipe:
         return samples
     fraction = recipe.get("validation_fraction")
@@ -221,23 +208,25 @@ def compare_generations(
 
     The tolerance is one of log-probabilities; None for quantized weights.
     """
-    tokens, near_ties, largest = 0, 0, 0.0
+    identical, tokens, near_ties, largest = 0, 0, 0, 0.0
     for one, other in zip(expected, found, strict=True):
         shared = _first_difference(one, other)
         apart = [abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=False)]
         tokens += shared
         largest = max([largest, *apart[:shared]])
-        if one.text != other.text and tolerance is not None:
+        if one.text == other.text:
+            identical += 1
+        elif tolerance is not None:
             # Two tokens, each the likeliest of its model, with the same probability.
             near_ties += any(difference <= tolerance for difference in apart[shared : shared + 1])
     return Verification(
         samples=len(expected),
-        identical=sum(a.text == b.text for a, b in zip(expected, found, strict=True)),
+        identical=identical,
+        near_ties=near_ties,
+        compared="log-probabilities",
         tokens=tokens,
         max_difference=largest,
         tolerance=tolerance,
-        compared="log-probabilities",
-        near_ties=near_ties,
     )
 
 
