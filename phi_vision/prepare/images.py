@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
 from phi_vision.io.image_decoding import decoder_errors, normalise, open_header
 from phi_vision.prepare.prepare_config import PrepareConfig
 
+failure = error_texts(__file__)
 NEARLY_WHITE = 250  # of 255
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # as shown by browsers
 
@@ -44,9 +46,7 @@ class ImageRules:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(
-                    f"invalid image rules: {name} is {value}; it must be {low} to {high}"
-                )
+                raise failure("invalid_rules", name=name, value=value, low=low, high=high)
 
 
 class CleanImage(NamedTuple):
@@ -78,16 +78,15 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
         warnings.simplefilter("ignore")
         source = _decode(encoded, rules)
         image, changes = normalise(source, encoded)
-        if max(image.size) > rules.longest_side:
-            image = _scale_down(image, rules.longest_side)
+        longest, limit = max(image.size), rules.longest_side
+        if longest > limit:
+            width, height = (max(1, round(side * limit / longest)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
             changes.append("scaled down")
         if _has_more_frames(source):
             changes.append("first frame of several")
     if "alpha over white" in changes and not any(image.convert("L").histogram()[:NEARLY_WHITE]):
-        raise ValueError(
-            "blank image: nothing is visible over white, such as a white logo on transparency; "
-            "give it a background"
-        )
+        raise failure("blank")
     if source.format not in _KEPT_FORMATS:
         changes.append(f"{source.format} to JPEG")
     if changes:
@@ -102,34 +101,20 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
 def _decode(encoded: bytes, rules: ImageRules) -> Image.Image:
     """Open an image, check its header, and only then decode its first frame."""
     image = open_header(encoded)
-    found = f"found {image.width}×{image.height} pixels"
     shorter, longer = sorted(image.size)
     scans = encoded.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
     problems = {
-        f"too many pixels: {found}, the maximum is {rules.max_pixels}; give a smaller image": (
-            shorter * longer > rules.max_pixels
-        ),
-        f"too narrow: {found}, the maximum aspect ratio is {rules.max_aspect:g}; crop the image": (
-            shorter < 1 or longer > rules.max_aspect * shorter
-        ),
-        f"too small: {found}, the minimum is {rules.min_side} on each side; give a larger image": (
-            shorter < rules.min_side
-        ),
-        f"too many scans: a JPEG of {len(encoded)} bytes has more than {_MAX_SCANS} scans, which "
-        "take minutes; save it again": scans > _MAX_SCANS,
+        "too_many_pixels": shorter * longer > rules.max_pixels,
+        "too_narrow": shorter < 1 or longer > rules.max_aspect * shorter,
+        "too_small": shorter < rules.min_side,
+        "too_many_scans": scans > _MAX_SCANS,
     }
     for problem, is_found in problems.items():
         if is_found:
-            raise ValueError(problem)
+            raise failure(problem, image=image, rules=rules, size=len(encoded), scans=_MAX_SCANS)
     with decoder_errors(encoded):
         image.load()
     return image
-
-
-def _scale_down(image: Image.Image, longest_side: int) -> Image.Image:
-    longest = max(image.size)
-    width, height = (max(1, round(side * longest_side / longest)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _has_more_frames(source: Image.Image) -> bool:
@@ -139,8 +124,6 @@ def _has_more_frames(source: Image.Image) -> bool:
         return False
     try:
         source.seek(1)
-    except EOFError:
-        return False
-    except Exception:  # a second frame, and a damaged one
-        return True
+    except Exception as error:  # anything but the end is a second frame, and a damaged one
+        return not isinstance(error, EOFError)
     return True

@@ -145,7 +145,7 @@ def load_images(
     """Yield the source's rows in chunks, each row with its images or the reason why it has none.
 
     Everything that needs this machine's disk and network happens here: cleaning needs neither.
-    URLs are read far ahead of the rows, so that downloads go on meanwhile.
+    URLs are read far ahead of the rows, so that downloads run meanwhile.
     """
     rows = source.rows()
     with closing(fetch(_urls(source.rows(), columns), cache, limits, progress)) as fetched:

@@ -24,9 +24,11 @@ from phi_vision.data import dataset
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.io.atomic import atomic_folder, write_text
+from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.data_card import card_header, render
 from phi_vision.prepare.shards import Shards, check_output_folder
 
+failure = error_texts(__file__)
 MANIFEST = "pairs.json"  # metadata; a folder that has it may be replaced by another run
 MAX_SHARD_BYTES = 256_000_000
 EXAMPLES = 5  # pairs on the card
@@ -80,7 +82,7 @@ def write_pairs(
         progress: Called with (done, total) after each sample.
     """
     if pairs_per_sample < 1:
-        raise ValueError(f"pairs_per_sample is {pairs_per_sample}; it must be at least 1")
+        raise failure("too_few", count=pairs_per_sample)
     check_output_folder(out, data, "pairs", MANIFEST)
     files = dataset.files_by_split(data)
     schemas = {split: _extended_schema(those) for split, those in files.items()}
@@ -111,11 +113,7 @@ def write_pairs(
                     done += 1
                     progress(done, total)
         if not pairs:
-            raise ValueError(
-                f"no wrong completion can be made for any of {done} samples: the catalog has one "
-                f"value only in each of {', '.join(wording.fields)}; give more data, or write "
-                f"completions to a column {dataset.REJECTED_COLUMN} yourself"
-            )
+            raise failure("no_other_value", samples=done, fields=", ".join(wording.fields))
         write_template(wording, folder / TEMPLATE_FILE)
         made = PreferencePairs(out, dict(pairs), dict(changed), left_out)
         _write_card(folder, data, made, examples)
@@ -298,18 +296,11 @@ def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     """Return the schema of a split with the column of wrong completions."""
     rejected = dataset.REJECTED_COLUMN
     schema, *others = [dataset.read_schema(file) for file in files]
-    problem = ""
     if any((other.names, other.types) != (schema.names, schema.types) for other in others):
-        problem = "and the files beside it differ in columns; prepare them together"
-    elif rejected in schema.names:
-        problem = f"has a column {rejected} already, so these are pairs; give what they are made of"
-    elif dataset.MESSAGES_COLUMN in schema.names:
-        problem = (
-            "holds conversations, and plausible wrong completions are made of records only; write "
-            f"worse last messages to a column {rejected} yourself"
-        )
-    if problem:
-        raise ValueError(f"{files[0]} {problem}")
+        raise failure("other_columns", file=files[0])
+    for column, problem in ((rejected, "are_pairs"), (dataset.MESSAGES_COLUMN, "conversations")):
+        if column in schema.names:
+            raise failure(problem, file=files[0])
     metadata = dict(schema.metadata or {})
     described = json.loads(metadata.get(b"huggingface", b"{}"))
     if "features" in described.get("info", {}):

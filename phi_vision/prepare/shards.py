@@ -33,6 +33,7 @@ _EXACT: dict[str, set[str]] = {  # type -> the kinds of values it holds exactly
     **{"string": set(), "bool": {"bool"}},
     **{"int64": {"int", "long int"}, "float64": {"int", "float"}},
 }
+_SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}  # by how a kept image begins
 
 
 def check_output_folder(out: Path, source: Path, command: str, manifest: str) -> None:
@@ -223,16 +224,13 @@ class Layout:
             found[field] = str(value) if dtype == "string" and value is not None else value
         stem = re.sub(r"[^\w.-]", "_", name)
         images = [
-            {"bytes": image.encoded, "path": f"{stem}{number or ''}{_suffix(image.encoded)}"}
+            {
+                "bytes": image.encoded,
+                "path": f"{stem}{number or ''}{_SUFFIXES.get(image.encoded[:4], '.jpg')}",
+            }
             for number, image in enumerate(row.images)
         ]
         found |= {"image": images[0]} if self.has_one_image_each else {"images": images}
         if self.has_messages:
             found["messages"] = [message._asdict() for message in row.messages]
         return found
-
-
-def _suffix(encoded: bytes) -> str:
-    if encoded.startswith(b"\x89PNG"):
-        return ".png"
-    return ".webp" if encoded[8:12] == b"WEBP" else ".jpg"
