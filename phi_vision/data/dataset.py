@@ -117,7 +117,7 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
     return Sample(
         id=name,
         group=group or name,
-        images=tuple(_encoded(cell, location, source) for cell in cells),
+        images=tuple(read_image(cell, location, source) for cell in cells),
         record=record,
         messages=messages,
         rejected=rejected,
@@ -234,6 +234,19 @@ def read_batches(
             position += len(batch)
 
 
+def read_image(cell: object, location: str, source: Path) -> bytes:
+    """Return the bytes in an image cell, or of the file at its path; `location` is for errors."""
+    match cell:
+        case bytes(encoded) | {"bytes": bytes(encoded)}:
+            return encoded
+        case {"path": str(path)} if path:
+            file = (source if source.is_dir() else source.parent) / path
+            if not file.is_file():
+                raise failure("no_image_file", location=location, file=file)
+            return file.read_bytes()
+    raise failure("no_image", location=location, kind=type(cell).__name__)
+
+
 @contextmanager
 def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
     try:
@@ -271,19 +284,6 @@ def _value(cell: object) -> Value:
 def _first(record: Record, columns: Sequence[str]) -> str | None:
     values = (record.get(column) for column in columns)
     return next((str(value) for value in values if value not in (None, "")), None)
-
-
-def _encoded(cell: object, location: str, source: Path) -> bytes:
-    """Return the bytes in an image cell, or of the file at its path."""
-    match cell:
-        case bytes(encoded) | {"bytes": bytes(encoded)}:
-            return encoded
-        case {"path": str(path)} if path:
-            file = (source if source.is_dir() else source.parent) / path
-            if not file.is_file():
-                raise failure("no_image_file", location=location, file=file)
-            return file.read_bytes()
-    raise failure("no_image", location=location, kind=type(cell).__name__)
 
 
 def _preference(row: Row, location: str) -> tuple[tuple[Message, ...], str]:

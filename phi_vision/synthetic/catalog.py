@@ -43,7 +43,7 @@ _DTYPES = {
 def write_catalog(
     out: Path, *, rows: int, seed: int, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Draw a catalog and write it as Parquet, with its facts and a data card.
+    """Draw a catalog, write it as Parquet with its facts and a data card, and return the facts.
 
     Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md
     atomically; the same rows and seed give the same bytes. Larger catalogs are drawn by one
@@ -55,9 +55,6 @@ def write_catalog(
         rows: How many products. Below about a hundred, only the most frequent kinds appear.
         seed: Of everything.
         progress: Called with (done, total) after each image.
-
-    Returns:
-        The content of facts.json.
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)
@@ -65,16 +62,13 @@ def write_catalog(
     members: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with atomic_folder(out) as folder:
         with parallel_map(rows) as run:
-            codes = [str(product.record["product_code"]) for product in products]
-            seeds = (f"{seed} {code}" for code in codes)
+            seeds = (f"{seed} {product.record['product_code']}" for product in products)
             images = run(_draw_product, (product.garment for product in products), seeds)
-            for done, (product, code, image) in enumerate(
-                zip(products, codes, images, strict=True)
-            ):
-                cell = {"bytes": image, "path": f"{code}.jpg"}
+            for done, (product, image) in enumerate(zip(products, images, strict=True), start=1):
+                cell = {"bytes": image, "path": f"{product.record['product_code']}.jpg"}
                 members[product.split].append({**product.record, "image": cell})
                 if progress:
-                    progress(done + 1, rows)
+                    progress(done, rows)
         columns = [(name, _TYPES[type(value)]) for name, value in products[0].record.items()]
         schema = add_features(pa.schema([*columns, ("image", _IMAGE)]), images=["image"])
         (folder / "data").mkdir()
@@ -83,18 +77,17 @@ def write_catalog(
             pq.write_table(pa.Table.from_pylist(records, schema=schema), file, row_group_size=100)
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-        card = render("catalog_card.md.j2", **facts)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        render("catalog_card.md.j2", folder / "README.md", **facts)
     return facts
 
 
-def render(template: str, **values: object) -> str:
-    """Render a template of this package."""
+def render(template: str, file: Path, **values: object) -> None:
+    """Render a template of this package to a file."""
     environment = Environment(
         loader=PackageLoader("phi_vision.synthetic"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    return environment.get_template(template).render(values)
+    file.write_text(environment.get_template(template).render(values), encoding="utf-8")
 
 
 @contextmanager

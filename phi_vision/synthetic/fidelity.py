@@ -15,7 +15,7 @@ import numpy as np
 from phi_vision.data.samples import Value
 from phi_vision.synthetic import observation
 from phi_vision.synthetic.column_models import RARE, Column
-from phi_vision.synthetic.observation import Observation, ObservedRow, RealValues
+from phi_vision.synthetic.observation import Observation, ObservedRow, RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
 
 
@@ -82,11 +82,7 @@ def measure(
 
 
 def check_row(row: ObservedRow, profile: Profile, real: RealValues) -> None:
-    """Check that a drawn row holds nothing real.
-
-    Raises:
-        ValueError: A title, text, code, link, file name, rare category or image is real.
-    """
+    """Check that no title, text, code, link, file name, rare category or image of a row is real."""
     private = profile.private_columns()
     texts = [(name, row.record.get(name), private) for name in private]
     texts += [(observation.PATH, image.path, private) for image in row.images]
@@ -98,10 +94,7 @@ def check_row(row: ObservedRow, profile: Profile, real: RealValues) -> None:
     if any(map(real.contains_image, row.images)):
         found.append("image")
     if found:
-        raise ValueError(
-            f"the privacy check failed: real values were found in {', '.join(found)} of a drawn "
-            "row, so nothing was written; try another seed, and report this"
-        )
+        raise failure("not_private", columns=", ".join(found))
 
 
 def total_variation(one: Iterable[Hashable], other: Iterable[Hashable]) -> float:

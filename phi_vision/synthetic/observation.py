@@ -21,7 +21,10 @@ from PIL import Image
 
 from phi_vision.data import dataset as data
 from phi_vision.data.samples import Value
+from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import hash_bits, perceptual_hash
+
+failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
 MAX_ROWS = 100_000
 """Rows kept in memory, about 2 kB each: enough to measure a share to half a per cent."""
@@ -79,15 +82,14 @@ class RealValues:
 
     def add(self, row: ObservedRow) -> None:
         """Add the texts and whole numbers of a row, and its images."""
-        for column, value in row.record.items():
+        texts = [*row.record.items(), *((PATH, image.path or "") for image in row.images)]
+        for column, value in texts:
             if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
                 self._added[column].append(_hash(value))
         for image in row.images:
             self._added["(images)"].append(image.digest)
             if image.perceptual_hash is not None:
                 self._added["(appearances)"].append(image.perceptual_hash)
-            if image.path:
-                self._added[PATH].append(_hash(image.path))
 
     @cached_property
     def hashes(self) -> defaultdict[str, npt.NDArray[np.uint64]]:
@@ -102,8 +104,10 @@ class RealValues:
 
     def contains_image(self, image: ImageFacts) -> bool:
         """Whether an image is real: by its bytes, or by its perceptual hash."""
-        if self._contains("(images)", image.digest) or image.perceptual_hash is None:
-            return self._contains("(images)", image.digest)
+        if self._contains("(images)", image.digest):
+            return True
+        if image.perceptual_hash is None:
+            return False
         differences = self.hashes["(appearances)"] ^ np.uint64(image.perceptual_hash)
         return bool((np.bitwise_count(differences) <= MAX_DISTANCE).any())
 
@@ -118,22 +122,14 @@ def _hash(text: Value) -> int:
 
 
 def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) -> Observation:
-    """Read a dataset once, in order.
-
-    Args:
-        dataset: a folder with `data/<split>-*.parquet` or `<split>-*.parquet`.
-        on_row: called with every row, including those that are not kept.
-
-    Raises:
-        ValueError: The dataset does not exist, or is unreadable or empty.
-    """
-    files = data.files_by_split(dataset)
-    splits = dict.fromkeys(files, 0)
+    """Read a dataset once, in order; `on_row` gets every row, including those that are not kept."""
+    files = [(split or "train", file) for split, file in data.list_files(dataset)]
+    splits = dict.fromkeys(dict(files), 0)
     kept: list[ObservedRow] = []
     limit = 2**64
-    paths = ((split, path) for split, each in files.items() for path in each)
-    for split, cells in ((split, cells) for split, path in paths for cells in _read(path)):
-        row = _observe_row(cells, sum(splits.values()), split, dataset)
+    cells_by_split = ((split, cells) for split, file in files for cells in _read(file))
+    for number, (split, cells) in enumerate(cells_by_split):
+        row = _observe_row(cells, number, split, dataset)
         splits[split] += 1
         if on_row:
             on_row(row)
@@ -143,9 +139,8 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
             limit //= 2
             kept = [each for each in kept if each.group < limit]
     if not kept:
-        raise ValueError(f"{dataset} has no rows to model; use a dataset with some hundred rows")
-    schema = data.read_schema(next(iter(files.values()))[0])
-    return Observation(schema=schema, splits=splits, rows=tuple(kept))
+        raise failure("no_rows", dataset=dataset)
+    return Observation(schema=data.read_schema(files[0][1]), splits=splits, rows=tuple(kept))
 
 
 def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:
@@ -168,11 +163,7 @@ def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:
 
 
 def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
-    """Read the facts of an image file.
-
-    Raises:
-        ValueError: It is not an image.
-    """
+    """Read the facts of an image file; one that cannot be decoded is an error."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             (width, height), name = image.size, image.format or "JPEG"
@@ -180,10 +171,7 @@ def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
             hashed = perceptual_hash(image)
     # Decoders fail in their own ways, and for the user they are one thing.
     except Exception as error:
-        raise ValueError(
-            f"cannot read the image {path!r} ({len(encoded)} bytes): {error}; "
-            "run `phi-vision prepare` on the source, which rejects such rows"
-        ) from error
+        raise failure("no_image", path=path, size=len(encoded), error=error) from error
     return ImageFacts(width, height, len(encoded), name, path, hash_bits(encoded), hashed)
 
 
@@ -209,16 +197,13 @@ def _observe_row(row: Mapping[str, Any], number: int, split: str, dataset: Path)
             record[name] = None if isinstance(cell, float) and not math.isfinite(cell) else cell
     if images:
         width, height, size, form, path, *_ = images[0]
-        facts = (path, f"{width}x{height}", form, float(max(width, height)), width / height)
-        numbers = (round(size / width / height, 4), float(len(images)))
-        record |= zip(IMAGE_FIELDS, (*facts, *numbers), strict=True)
+        record |= {PATH: path, SIZE: f"{width}x{height}", FORMAT: form}
+        record |= {LONGEST: float(max(width, height)), ASPECT: width / height}
+        record |= {DENSITY: round(size / width / height, 4), COUNT: float(len(images))}
     name = next((str(record[c]) for c in data.GROUP_COLUMNS if record.get(c) not in (None, "")), "")
     return ObservedRow(split, hash_bits(name or f"row {number}"), record, tuple(images))
 
 
 def _inspect_cell(cell: Any, dataset: Path) -> ImageFacts:
-    cell = {"bytes": cell} if isinstance(cell, bytes) else cell
-    path, file = cell.get("path"), dataset / str(cell.get("path"))
-    if cell.get("bytes") is None and not file.is_file():
-        raise ValueError(f"no image at {file}; put it there or embed its bytes")
-    return inspect_image(file.read_bytes() if cell.get("bytes") is None else cell["bytes"], path)
+    encoded = data.read_image(cell, f"a row of {dataset}", dataset)
+    return inspect_image(encoded, cell.get("path") if isinstance(cell, dict) else None)

@@ -23,7 +23,7 @@ from phi_vision.data.samples import Value
 from phi_vision.io.atomic import write_bytes
 from phi_vision.synthetic import column_models, observation
 from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
-from phi_vision.synthetic.observation import IMAGE_FIELDS, SIZE, Observation
+from phi_vision.synthetic.observation import IMAGE_FIELDS, SIZE, Observation, failure
 
 VERSION = 3
 MIN_DATASET_GROUPS = 20
@@ -38,6 +38,7 @@ _FIXED_ROLES: dict[str, Role] = {
     SIZE: "category",
     observation.FORMAT: "category",
 }
+_OF_SIZE = (observation.LONGEST, observation.ASPECT, observation.DENSITY)  # follow from the size
 _ORDER = ("category", "number", "flag", "text", "code", "empty")
 _MAX_CATEGORIES, _MAX_WHOLE_CATEGORIES = 50, 20
 _MOSTLY = 0.9
@@ -79,29 +80,19 @@ def save_profile(profile: Profile, file: Path) -> None:
 
 
 def load_profile(file: Path) -> Profile:
-    """Read a profile.
-
-    Raises:
-        ValueError: The file holds no profile, or one of another version.
-    """
+    """Read a profile; one of another version is an error."""
     try:
         profile = TypeAdapter(Profile).validate_json(file.read_bytes())
         if profile.version != VERSION:
             raise ValueError(f"found version {profile.version}")
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{file} holds no profile of version {VERSION} ({str(error).splitlines()[0]}); use the "
-            "profile.json that `phi-vision sample --like` writes, or a dataset's folder"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise failure("no_profile", file=file, version=VERSION, error=reason) from error
     return profile
 
 
 def profile_dataset(data: Observation) -> Profile:
-    """Measure a dataset.
-
-    Raises:
-        ValueError: It has too few groups for anonymity.
-    """
+    """Measure a dataset; one with too few groups for anonymity is an error."""
     sizes = count((row.record.get(SIZE), row.group) for row in data.rows).values
     # The longest side and the aspect of an image depend on its size; all rare sizes are None.
     hidden = [{} if row.record.get(SIZE) in sizes else {SIZE: None} for row in data.rows]
@@ -110,10 +101,7 @@ def profile_dataset(data: Observation) -> Profile:
     for record, group in rows:
         groups[group].append(record)
     if len(groups) < MIN_DATASET_GROUPS:
-        raise ValueError(
-            f"cannot model a dataset of {len(groups)} groups: no product would be anonymous; use "
-            f"one of at least {MIN_DATASET_GROUPS} groups"
-        )
+        raise failure("few_groups", groups=len(groups), minimum=MIN_DATASET_GROUPS)
     firsts = [({**rs[0], ROWS: float(len(rs))}, group) for group, rs in groups.items()]
     facts: dict[str, Facts] = {"group": firsts, "row": rows}
     columns = _classify(data.schema, rows, list(groups.values()))
@@ -123,11 +111,7 @@ def profile_dataset(data: Observation) -> Profile:
     others = [column for column in columns if column.role != "category"]
     others.sort(key=lambda column: (column.level == "row", _ORDER.index(column.role)))
     for column in (*others, Column(name=ROWS, role="number", level="group")):
-        parent = (
-            SIZE
-            if column.name in (observation.LONGEST, observation.ASPECT, observation.DENSITY)
-            else leaf
-        )
+        parent = SIZE if column.name in _OF_SIZE else leaf
         measured.append(_measure(replace(column, parent=parent), measured, facts[column.level]))
     images = [(image.digest, row.group) for row in data.rows for image in row.images]
     unlike = {(*row.record.items(), *(image.digest for image in row.images)) for row in data.rows}
@@ -218,19 +202,16 @@ def _classify(
     for name in (*names, *IMAGE_FIELDS):
         pairs = [(record.get(name), group) for record, group in facts]
         filled = [pair for pair in pairs if pair[0] not in (None, "")]
-        if filled or name in names:
-            several = [[record.get(name) for record in group] for group in groups if group[1:]]
-            equal = [len({*cells}) == 1 for cells in several]
-            unlike = [len({*cells}) == len(cells) for cells in several]
-            constant = name not in IMAGE_FIELDS and (not several or fmean(equal) >= _CONSTANT)
-            columns.append(
-                Column(
-                    name=name,
-                    role=_FIXED_ROLES.get(name) or _role(name, filled),
-                    level="group" if constant else "row",
-                    differs=not constant and bool(several) and fmean(unlike) >= _MOSTLY,
-                )
-            )
+        if not filled and name in IMAGE_FIELDS:
+            continue
+        several = [[record.get(name) for record in group] for group in groups if group[1:]]
+        equal = [len({*cells}) == 1 for cells in several]
+        unlike = [len({*cells}) == len(cells) for cells in several]
+        constant = name not in IMAGE_FIELDS and (not several or fmean(equal) >= _CONSTANT)
+        differs = not constant and bool(several) and fmean(unlike) >= _MOSTLY
+        column = Column(name=name, role="empty", level="group" if constant else "row")
+        role = _FIXED_ROLES.get(name) or _role(name, filled)
+        columns.append(replace(column, role=role, differs=differs))
     numbers = [column.name for column in columns if column.role == "number"]
     return [_find_flag(column, numbers, facts) for column in columns]
 
@@ -250,10 +231,8 @@ def _role(name: str, values: Sequence[tuple[Value, int]]) -> Role:
             return "category" if distinct <= _MAX_WHOLE_CATEGORIES else "number"
     groups = len({group for _, group in values})
     few = distinct <= _MAX_CATEGORIES and groups >= 1.5 * distinct
-    mostly_named = (
-        count(values).rest <= len(values) / 2 and distinct <= groups / column_models.MIN_GROUPS
-    )
-    if not names_product and (few or mostly_named):
+    shared = distinct <= groups / column_models.MIN_GROUPS
+    if not names_product and (few or (shared and count(values).rest <= len(values) / 2)):
         return "category"
     spaced = sum(" " in str(value).strip() for value, _ in values)
     return "text" if spaced > (1 - _MOSTLY) * len(values) or name in ("title", "name") else "code"

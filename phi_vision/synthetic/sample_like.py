@@ -23,7 +23,7 @@ from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.synthetic import catalog, column_models, fidelity, image_style, observation, profile
 from phi_vision.synthetic.column_models import RARE, Column, label, number
 from phi_vision.synthetic.image_style import ImagePlan
-from phi_vision.synthetic.observation import RealValues
+from phi_vision.synthetic.observation import RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
 
 Record = dict[str, Value]
@@ -46,15 +46,11 @@ def write_sample_like(
     process a core, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
-        dataset: a prepared dataset's folder, or the profile.json of one.
-        out: a folder that does not exist yet, or is empty.
-        rows: how many.
-        seed: of everything.
-        progress: called with (done, total) after each image.
-
-    Raises:
-        ValueError: The dataset is unreadable or has too few groups, `out` is in use, or the drawn
-            data contains something real; then nothing is written.
+        dataset: A prepared dataset's folder or file, or the profile.json of one.
+        out: A folder that does not exist yet, or is empty.
+        rows: How many.
+        seed: Of everything.
+        progress: Called with (done, total) after each image.
     """
     check_folder_is_free(out)
     data, real = None, RealValues()
@@ -69,13 +65,10 @@ def write_sample_like(
         found = fidelity.measure(data, folder, model, real, rows=rows, redrawn=redrawn)
         report = asdict(found)
         splits = [name for name, size in model.splits.items() if size]
-        texts = {
-            "fidelity.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-            "fidelity.md": catalog.render("fidelity.md.j2", **report),
-            "README.md": catalog.render("sample_card.md.j2", rows=rows, splits=splits),
-        }
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        (folder / "fidelity.json").write_text(text, encoding="utf-8")
+        catalog.render("fidelity.md.j2", folder / "fidelity.md", **report)
+        catalog.render("sample_card.md.j2", folder / "README.md", rows=rows, splits=splits)
         profile.save_profile(model, folder / "profile.json")
     return found
 
@@ -173,8 +166,7 @@ class _Synthesizer:
 
         taken = {*map(str, known), *map(str, self._invented.values())}
         name = self._draw_new(draw, column.name, taken, [column.name])
-        self._invented[key] = int(name) if pa.types.is_integer(kind) else name
-        return self._invented[key]
+        return self._invented.setdefault(key, int(name) if pa.types.is_integer(kind) else name)
 
     def _text(self, column: Column, record: Record, kind: pa.DataType) -> Value:
         rng, whole = self._rng, pa.types.is_integer(kind)
@@ -203,10 +195,7 @@ class _Synthesizer:
             text = draw(tries >= _TRIES)
             if text and text not in taken and not self._real.contains_text(text, among):
                 return text
-        raise ValueError(
-            f"cannot invent another value for the column {column!r}: {2 * _TRIES} tries gave "
-            "values that exist; ask for fewer rows"
-        )
+        raise failure("no_new_value", column=column, tries=2 * _TRIES)
 
     def _plan_images(
         self, name: str, split: str, record: Record, rows: Sequence[_PlannedRow]
@@ -246,10 +235,7 @@ def _quotas(splits: Mapping[str, int], rows: int) -> dict[str, int]:
     largest = max(quotas, key=lambda name: quotas[name])
     quotas[largest] += rows - sum(quotas.values())
     if quotas[largest] < 1:
-        raise ValueError(
-            f"{rows} rows are too few for the splits {', '.join(quotas)}; ask for at least "
-            f"{len(quotas)}"
-        )
+        raise failure("few_rows", rows=rows, splits=", ".join(quotas), minimum=len(quotas))
     return quotas
 
 
@@ -298,10 +284,7 @@ def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues) -> tuple[
         if not real.contains_image(observation.inspect_image(encoded)):
             return encoded, tries
         encoded = image_style.draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
-    raise ValueError(
-        f"cannot draw a {plan.garment.kind} that differs from the real images: {_IMAGE_TRIES} "
-        "drawings had nearly the perceptual hash of one; try another seed"
-    )
+    raise failure("no_new_image", kind=plan.garment.kind, tries=_IMAGE_TRIES)
 
 
 def _cells(row: _PlannedRow, images: Mapping[ImagePlan, bytes]) -> dict[str, Any]:
