@@ -281,7 +281,7 @@ DOCUMENTS = [
 ]
 QUOTED = {
     "phi_vision/data/template.py": "question=",  # a prompt that models were trained with
-    "phi_vision/synthetic/products.py": "random.Random(",  # a seed: the drawn catalog depends on it
+    "phi_vision/synthetic/catalog.py": "random.Random(",  # a seed: the drawn catalog depends on it
 }
 """File -> what the line contains on which old words must stay."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from phi_vision.data.template import TEMPLATES
-from phi_vision.synthetic.products import BRAND, RANGES
+from phi_vision.synthetic.catalog import BRAND, RANGES
 from phi_vision.synthetic.render.garment import (
     COLOURS,
     KINDS,

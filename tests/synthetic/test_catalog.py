@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.catalog import write_catalog
-from phi_vision.synthetic.products import (
+from phi_vision.synthetic.catalog import (
     PRICE_NOISE,
     RANGES,
     SPLITS,
@@ -22,6 +21,7 @@ from phi_vision.synthetic.products import (
     price_point,
     rule_price,
     title,
+    write_catalog,
 )
 from phi_vision.synthetic.render.garment import random_garment
 

@@ -15,9 +15,10 @@ from phi_vision.synthetic.render.garment import (
     KINDS,
     MATERIALS,
     PATTERNS,
+    SHAPES,
+    mirror,
     random_garment,
 )
-from phi_vision.synthetic.render.shapes import SHAPES, mirror
 
 _SCENE = Scene(
     width=300,

@@ -16,8 +16,8 @@ import resvg_py
 from PIL import Image, ImageChops, ImageFilter
 
 from phi_vision.io.image_decoding import encode_image
-from phi_vision.synthetic.render.garment import VOCABULARY, Garment, Rgb
-from phi_vision.synthetic.render.shapes import DAYLIGHT, draw_shapes, gradients, load_pen
+from phi_vision.synthetic.render import garment as garments
+from phi_vision.synthetic.render.garment import DAYLIGHT, VOCABULARY, Garment, Rgb
 
 Size = tuple[int, int]
 
@@ -114,9 +114,9 @@ def _product(garment: Garment, scene: Scene, size: Size) -> Image.Image:
     """
     turn = scene.rotation * (0.3 if garment.kind in _STANDING else 1.0)
     face = -1 if scene.flip else 1
-    pen = load_pen(garment)
-    shapes = draw_shapes(garment, pen, hanger=scene.hanger and garment.kind in _HANGABLE)
-    light = gradients(pen, garment, light=scene.light * face, contrast=scene.contrast)
+    pen = garments.load_pen(garment)
+    shapes = garments.draw_shapes(garment, pen, hanger=scene.hanger and garment.kind in _HANGABLE)
+    light = garments.gradients(pen, garment, light=scene.light * face, contrast=scene.contrast)
     head = f'<defs>{light}</defs><g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
     # The bounding box, in units of the drawing, from a rough rendering.
     reach = f"{-_REACH} {-_REACH} {2 * _REACH} {2 * _REACH}"
