@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import table_console
 
 if TYPE_CHECKING:
@@ -15,10 +16,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 100
 
-
-def add_options(parser: Parser) -> None:
-    """Declare the options."""
-    add_listed(parser, "check")
+add_options = partial(add_listed, part="check")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     console = table_console()
     shown: list[Requirement] = []
     for name in wanted:
-        console.print(_as_table(name, found[name], shown, min(console.width, MAX_WIDTH)))
+        console.print(_as_table(name, found[name], shown), width=min(console.width, MAX_WIDTH))
         shown += found[name]
     lacks = {name: len(unmet(found[name])) for name in wanted}
     if all(lacks.values()):
@@ -40,27 +38,22 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _as_table(
-    name: str, requirements: Collection["Requirement"], shown: Collection["Requirement"], width: int
+    name: str, requirements: Collection["Requirement"], shown: Collection["Requirement"]
 ) -> "Table":
     """Format the requirements of one engine; those in `shown` are only counted."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    missing = sum(not requirement.ok for requirement in requirements)
+    missing = sum(not each.ok for each in requirements)
     result = f"{missing} of {len(requirements)} missing" if missing else "compatible"
-    title = f"{name}: {result}"
-    table = Table(title=title, title_justify="left", title_style="bold", width=width)
-    table.add_column("", width=3)
-    table.add_column("requirement", ratio=2)
-    table.add_column("found", ratio=3)
-    again = [requirement for requirement in requirements if requirement in shown]
-    if again:
-        bad = sum(not requirement.ok for requirement in again)
+    columns = Column(width=3), Column("requirement", ratio=2), Column("found", ratio=3)
+    table = Table(*columns, title=f"{name}: {result}", title_justify="left", title_style="bold")
+    if again := [each for each in requirements if each in shown]:
+        bad = sum(not each.ok for each in again)
         found = f"as above, {bad} missing" if bad else "as above"
         table.add_row("NO" if bad else "ok", f"{len(again)} shared with other engines", found)
     for each in requirements:
         if each not in again:
-            advice = "" if each.ok else f"\n→ {escape(each.advice)}"
-            found = escape(each.found) + advice
-            table.add_row("ok" if each.ok else "NO", escape(each.need), found)
+            advice = "" if each.ok else f"\n→ {each.advice}"
+            table.add_row("ok" if each.ok else "NO", escape(each.need), escape(each.found + advice))
     return table

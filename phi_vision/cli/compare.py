@@ -1,14 +1,12 @@
 """`phi-vision compare`: paired comparison of evaluations."""
 
 import argparse
+from functools import partial
 
-from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import table_console
 
-
-def add_options(parser: Parser) -> None:
-    """Declare the options."""
-    add_listed(parser, "compare")
+add_options = partial(add_listed, part="compare")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,14 +1,12 @@
 """`phi-vision export`: a run becomes a folder for another engine."""
 
 import argparse
+from functools import partial
 from typing import Any
 
-from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.options import add_listed
 
-
-def add_options(parser: Parser) -> None:
-    """Declare the options."""
-    add_listed(parser, "export")
+add_options = partial(add_listed, part="export")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -125,13 +125,10 @@ def add_listed(parser: Parser, part: str, **names: str) -> None:
         choices = settings.get("one_of", ())
         text = settings["help"].format(choices=", ".join(choices), **names)
         given = {key: value for key, value in settings.items() if key != "one_of"}
-        if given.get("default") == argparse.SUPPRESS:
-            given["default"] = argparse.SUPPRESS  # argparse compares by identity
-        elif "default" in given:
-            text += " (default: %(default)s)"
+        given["help"] = text + " (default: %(default)s)" * ("default" in given)
         if "action" not in given:
             given["type"] = one_of(choices) if choices else TYPES.get(given.get("type", ""), str)
-        parser.add_argument(option, **(given | {"help": text}))
+        parser.add_argument(option, **given)
 
 
 def add_model_options(parser: Parser) -> None:

@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> None:
     from phi_vision.inference.batch_catalog import BatchConfig
 
     given = given_fields(options, BatchConfig)
-    if "out" in given:
+    if options.out is not None:
         _predict_catalog(options, BatchConfig(**given))
-    elif given:
+    elif unused := [name.replace("_", "-") for name in given if name != "out"]:
         raise ValueError(
-            f"--{next(iter(given)).replace('_', '-')} has no effect without --out, the "
-            "Parquet file for the predictions of a whole catalog"
+            f"--{unused[0]} has no effect without --out, the Parquet file for the predictions of a "
+            "whole catalog"
         )
     else:
         _predict_images(options)

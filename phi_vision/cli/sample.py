@@ -4,13 +4,10 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import progress_bar
 
-
-def add_options(parser: Parser) -> None:
-    """Declare the options of `phi-vision sample`."""
-    add_listed(parser, "sample")
+add_options = partial(add_listed, part="sample")
 
 
 def run(options: argparse.Namespace) -> None:

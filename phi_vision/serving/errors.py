@@ -23,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from phi_vision.io.formatting import join_words
-from phi_vision.serving.schemas import ErrorResponse
 from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
@@ -83,12 +82,6 @@ def internal_error(error: Exception, request_id: str) -> ApiError:
     """Log an unexpected exception, and return an error that reveals only the request's id."""
     LOG.error("unexpected error", extra={"fields": {"id": request_id, **error_fields(error)}})
     return api_error("internal_error", id=request_id)
-
-
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors for OpenAPI."""
-    texts = TEXTS["statuses"]
-    return {s: {"model": ErrorResponse, "description": texts[s]} for s in sorted(statuses)}
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import yaml
 from fastapi import APIRouter, Depends, Query
 from PIL.Image import Image
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -28,7 +29,7 @@ from phi_vision.runs import RunDir
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
 from phi_vision.serving.chat_template import ChatTemplate, image_urls, joined_text
-from phi_vision.serving.errors import ApiError, api_error, error_responses
+from phi_vision.serving.errors import ApiError, api_error
 from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.json_body import JSON, media_type, read_json
 from phi_vision.serving.json_grammar import ANY_OBJECT, Schema, grammar_of_schema
@@ -42,33 +43,22 @@ from phi_vision.serving.schemas import (
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
 
+OPENAPI = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
 # Content types of a single image; its actual format is detected from its bytes.
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 RECORD_ADVICE = (
     f'{JSON} such as {{"image": "data:image/jpeg;base64,…"}}, or the bytes of one image as '
     f"{', '.join(IMAGE_TYPES)}"
 )
-MIDDLEWARE_ERRORS = (401, 408, 413, 500)
-GENERATION_ERRORS = error_responses(400, *MIDDLEWARE_ERRORS, 404, 415, 429, 503, 504)
-# OpenAPI schema of a streamed response.
-EVENT = {
-    "type": "object",
-    "description": 'one event: an OpenAI chunk, {"error": …} or [DONE]',
-    "properties": {"data": {"type": "string"}},
-    "required": ["data"],
-}
-TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-CHAT_BODY = {
-    "required": True,
-    "content": {JSON: {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
-}
-RECORD_BODY = {
-    "required": True,
-    "content": {
-        JSON: {"schema": RecordRequest.model_json_schema()},
-        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
-    },
-}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's errors, beside those of the middleware, for OpenAPI."""
+    texts, all_statuses = OPENAPI["statuses"], sorted({401, 408, 413, 500, *statuses})
+    return {s: {"model": schemas.ErrorResponse, "description": texts[s]} for s in all_statuses}
+
+
+GENERATION_ERRORS = error_responses(400, 404, 415, 429, 503, 504)
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
@@ -133,8 +123,8 @@ ChatBody = Annotated[ChatRequest, Depends(_chat_body)]
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses={**GENERATION_ERRORS, 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
-    openapi_extra={"requestBody": CHAT_BODY},
+    responses={**GENERATION_ERRORS, 200: OPENAPI["event_stream"]},
+    openapi_extra=OPENAPI["chat"],
 )
 async def complete_chat(
     body: ChatBody, request: Request, service: Loaded
@@ -276,7 +266,7 @@ def _usage(generation: Generation, request: Request) -> schemas.Usage:
     return schemas.Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
 
 
-@router.post("/v1/records", responses=GENERATION_ERRORS, openapi_extra={"requestBody": RECORD_BODY})
+@router.post("/v1/records", responses=GENERATION_ERRORS, openapi_extra=OPENAPI["record"])
 async def read_record(
     request: Request, service: Loaded, query: Annotated[RecordQuery, Query()]
 ) -> RecordResponse:
@@ -355,13 +345,13 @@ def calibrate(
     }
 
 
-@router.get("/v1/models", responses=error_responses(*MIDDLEWARE_ERRORS))
+@router.get("/v1/models", responses=error_responses())
 async def list_models(service: Loaded) -> schemas.ModelList:
     """List the served models."""
     return schemas.ModelList(data=[service.model])
 
 
-@router.get("/v1/models/{name:path}", responses=error_responses(*MIDDLEWARE_ERRORS, 404))
+@router.get("/v1/models/{name:path}", responses=error_responses(404))
 async def model(name: str, service: Loaded) -> schemas.Model:
     """Describe a model."""
     service.check_model(name)
@@ -382,7 +372,7 @@ async def health(service: Loaded) -> Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: TEXT, **error_responses(*MIDDLEWARE_ERRORS)},
+    responses={200: OPENAPI["plain_text"], **error_responses()},
 )
 async def metrics(service: Loaded) -> Response:
     """Return metrics in Prometheus' text format."""

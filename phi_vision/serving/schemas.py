@@ -7,7 +7,7 @@ described as ignored, and unknown and unsupported ones are rejected unless they 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.functional_validators import BeforeValidator, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -56,25 +56,21 @@ class Request(BaseModel):
     # spell and UTF-8 cannot encode.
     model_config = ConfigDict(
         strict=True,
-        extra="ignore",
+        extra="allow",
         frozen=True,
         str_min_length=0,
         json_schema_extra={"additionalProperties": {"type": "null"}},
     )
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _has_only_known_fields(
-        cls, sent: object, validate: ModelWrapValidatorHandler[Self]
-    ) -> Self:
-        request = validate(sent)
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for name, value in sent.items() if isinstance(sent, dict) else ():
-            if name not in known and value is not None:
-                shown = name.encode("utf-8", "replace").decode()
-                context = {"name": shown, "known": known}
+    @model_validator(mode="after")
+    def _has_only_known_fields(self) -> Self:
+        fields = type(self).model_fields
+        for name, value in (self.model_extra or {}).items():
+            if value is not None:
+                known = [field.alias or each for each, field in fields.items()]
+                context = {"name": name.encode("utf-8", "replace").decode(), "known": known}
                 raise PydanticCustomError("unknown_field", "unknown", context)
-        return request
+        return self
 
 
 class TextPart(Request):

@@ -26,11 +26,11 @@ from starlette.types import Scope
 from phi_vision import __version__
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.connections import ACCEPTED, HttpProtocol, close_late
+from phi_vision.serving.json_body import JSON
 from phi_vision.serving.middleware import install_middleware
 from phi_vision.serving.routes import Service, router
-from phi_vision.serving.schemas import ChatRequest
+from phi_vision.serving.schemas import ChatRequest, RecordRequest
 from phi_vision.serving.settings import Settings
-from phi_vision.serving.telemetry import LOGGING
 
 LOG = logging.getLogger(__name__)
 
@@ -114,8 +114,9 @@ def _adapt_openapi(app: FastAPI, settings: Settings) -> None:
     properties = chat["properties"]
     for name in ("max_tokens", "max_completion_tokens"):
         properties[name]["anyOf"][0]["maximum"] = settings.max_tokens
-    record = paths["/v1/records"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    record = RecordRequest.model_json_schema()
     record["properties"]["images"]["maxItems"] = settings.max_images
+    paths["/v1/records"]["post"]["requestBody"]["content"][JSON]["schema"] = record
     if settings.key is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         openapi["security"] = [{"key": []}]
@@ -164,7 +165,7 @@ def serve(
         loop="asyncio",
         ws="none",
         lifespan="on",
-        log_config=LOGGING,
+        log_config=str(Path(__file__).with_name("logging.yaml")),
         access_log=False,
         proxy_headers=False,
         server_header=False,

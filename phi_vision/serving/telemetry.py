@@ -1,9 +1,9 @@
-"""The server's log on stderr, one JSON object per line and event, and its Prometheus metrics.
+"""The server's log, one JSON object per line and event, and its Prometheus metrics.
 
 {"time": "2026-11-21T12:00:00.125Z", "level": "info", "event": "request", "id": "req-5f…",
  "method": "POST", "path": "/v1/records", "status": 200, "milliseconds": 412.5, …}
 
-The log never contains images, prompts, predictions or keys.
+The log never contains images, prompts, predictions or keys. logging.yaml puts the parts together.
 """
 
 import json
@@ -66,24 +66,6 @@ def error_fields(error: BaseException) -> dict[str, Any]:
         "error": f"{kind}: {str(error)[:500]}" if isinstance(error, SAFE_MESSAGES) else kind,
         "traceback": [f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames],
     }
-
-
-# For `logging.config.dictConfig`: formats every library's log records as such lines.
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"()": JsonFormatter}},
-    "filters": {"rare": {"()": RareLines}},
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["rare"]}
-    },
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-    # uvicorn's lifecycle and access lines would repeat ours; aiohttp's warnings quote URLs.
-    "loggers": {
-        name: {"level": level}
-        for name, level in {"phi_vision": "INFO", "uvicorn": "WARNING", "aiohttp": "ERROR"}.items()
-    },
-}
 
 
 class ServerMetrics:

@@ -2,11 +2,12 @@
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
 
-from phi_vision.serving.errors import ApiError, internal_error
+from phi_vision.serving.errors import TEXTS, ApiError, internal_error
 from phi_vision.serving.settings import LIMITS, Settings
 from phi_vision.serving.telemetry import JsonFormatter, RareLines, ServerMetrics
 
@@ -62,6 +63,19 @@ def test_an_error_has_the_shape_of_openai() -> None:
             "code": "queue_full",
         }
     }
+
+
+class Found:
+    """A value of a message, whatever its format."""
+
+    def __format__(self, form: str) -> str:
+        return form
+
+
+def test_every_error_has_a_status_and_a_message() -> None:
+    for case, (status, message) in TEXTS["errors"].items():
+        assert 400 <= status < 600, case
+        assert message.format_map(defaultdict(Found)), case
 
 
 # What is written down
