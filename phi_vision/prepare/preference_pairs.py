@@ -70,9 +70,7 @@ def write_pairs(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreferencePairs:
-    """Write a dataset again, with a wrong completion beside each correct one.
-
-    The same data and seed give the same pairs.
+    """Write a dataset again, with a wrong completion beside each correct one, by the seed.
 
     Args:
         out: A folder that an earlier run wrote is replaced.
@@ -87,8 +85,8 @@ def write_pairs(
     files = dataset.files_by_split(data)
     schemas = {split: _extended_schema(those) for split, those in files.items()}
     total = sum(dataset.count_rows(file) for those in files.values() for file in those)
-    has_own = (data / TEMPLATE_FILE).is_file()
-    wording = find_template(template or (str(data) if has_own else "product"))
+    own = str(data) if (data / TEMPLATE_FILE).is_file() else "product"
+    wording = find_template(template or own)
     known = "train" if "train" in files else next(iter(files))
     columns = dataset.record_columns(schemas[known])
     records = [dataset.as_record(row, columns) for row in _rows(files[known], columns)]
@@ -157,20 +155,18 @@ class NegativeSampler:
         """
         known = self._template.select(record)
         correct = self._template.render(known)
-        drawn = [correct]
-        negatives: list[HardNegative] = []
-        attempts = 0
+        negatives: dict[str, HardNegative] = {}
+        attempts = 0  # since the last one
         while len(negatives) < count and attempts < ATTEMPTS:
             chosen = [name for name in known if rng.random() < 0.5] or [rng.choice([*known])]
             changed = {name: self._fields[name].other(known[name], rng) for name in chosen}
             wrong = self._template.render({**known, **changed})
             attempts += 1
-            if wrong not in drawn:
+            if wrong != correct and wrong not in negatives:
                 attempts = 0
-                drawn.append(wrong)
                 fields = tuple(name for name in chosen if changed[name] != known[name])
-                negatives.append(HardNegative(correct, wrong, fields))
-        return negatives
+                negatives[wrong] = HardNegative(correct, wrong, fields)
+        return [*negatives.values()]
 
 
 class _FieldValues:
@@ -266,9 +262,8 @@ def _round_like(amount: float, price: float) -> float:
     whole, cents = divmod(round(price * 100), 100)
     if cents:
         return (max(1, math.floor(amount)) * 100 + cents) / 100
-    step = 1
-    while step * 10 <= amount and whole % (step * 10) == 0:
-        step *= 10
+    steps = (10**digits for digits in range(16))
+    step = max(s for s in steps if s == 1 or (s <= amount and whole % s == 0))
     return float(max(1, round(amount / step)) * step)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from phi_vision.data.dataset import SPLIT_ORDER
 from phi_vision.io.formatting import format_count
 from phi_vision.prepare.data_card import Statistics
-from phi_vision.prepare.dedup import GENERIC
+from phi_vision.prepare.dedup import GENERIC, SAME_TITLE
 from phi_vision.prepare.splits import ANY
 
 MIN_EVALUATED = 10  # samples of a category, from which it should be evaluated
@@ -32,14 +32,22 @@ def warn_of_splits(
     splits, groups, found = metadata["splits"], metadata["groups"], dict[str, str]()
     samples = sum(size for size, _ in splits.values())
     largest = groups["rows of the largest group"]
-    more = "--grouping images or none makes more groups, " if groups["groups"] < samples else ""
+    by_title = "images or " if groups[f"{SAME_TITLE} as an earlier row"] else ""
+    more = f"--grouping {by_title}none makes more groups, " if groups["groups"] < samples else ""
+    are = "is" if samples == 1 else "are"
     for name in fractions:
         if name not in splits:
             found[name] = (
                 "no sample, as the source's own splits are kept; --resplit draws others"
                 if source
-                else f"no sample: {format_count(samples, 'sample')} are in {groups['groups']} "
-                f"groups, the largest of {largest}; {more}--{name} 0.3 or another --seed fills it"
+                else f"no sample: {format_count(samples, 'sample')} {are} in "
+                f"{format_count(groups['groups'], 'group')}, the largest of {largest}; {more}"
+                + (
+                    f"--{name} 0.3 or another --seed"
+                    if groups["groups"] > 1
+                    else "only another row"
+                )
+                + " fills it"
             )
     for key, (here, _) in metadata["leaks"].items():
         if key.startswith(ANY) and here:
@@ -57,7 +65,10 @@ def warn_of_splits(
         if listed:
             found[about] = f"{len(listed)} of {len(counts)} categories: {_few(listed)}; {option}"
     if other := [f"{name} ({n})" for name, n in named.items() if name and name not in SPLIT_ORDER]:
-        found["splits of the source"] = f"{_few(other)} are no known names; dealt like the others"
+        found["splits of the source"] = (
+            f"{_few(other)} are no known names; dealt like the others; rename them to train, "
+            "validation or test to keep them, or --resplit draws all anew"
+        )
     if generic := groups.get(GENERIC):
         found["titles"] = (
             f"{generic} rows have generic titles, which repeat over categories or prices and group "

@@ -86,7 +86,7 @@ def assign_rows(
 def source_splits(rows: Iterable[RowKeys]) -> dict[str, str]:
     """Return the source's own splits by id; a source with training data only defines none.
 
-    Input:  rows A in "train", B in "validation", C in "holdout 7", D in none
+    Input:  rows A in "train", B in "validation", C in "extra", D in none
     Output: {"A": "train", "B": "validation"}
     """
     named = {row.id: row.split for row in rows if row.split in SPLIT_ORDER}

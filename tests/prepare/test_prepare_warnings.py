@@ -94,7 +94,10 @@ def test_a_category_of_one_side_is_reported(tmp_path: Path) -> None:
 def test_splits_of_other_names_are_reported(tmp_path: Path) -> None:
     rows = [product(n, split="AB"[n % 2]) for n in range(60)]
     text = warnings_of(tmp_path, rows)["splits of the source"]
-    assert text == "A (30), B (30) are no known names; dealt like the others"
+    assert text == (
+        "A (30), B (30) are no known names; dealt like the others; rename them to train, "
+        "validation or test to keep them, or --resplit draws all anew"
+    )
 
 
 def test_ambiguous_prices_are_reported_with_an_example_and_the_option(tmp_path: Path) -> None:
@@ -116,3 +119,25 @@ def test_mixed_currencies_are_reported(tmp_path: Path) -> None:
 def test_placeholders_are_counted(tmp_path: Path) -> None:
     rows = [product(n, colour="N/A" if n < 7 else "red") for n in range(60)]
     assert warnings_of(tmp_path, rows)["placeholders"] == "7 rows with N/A or the like, left empty"
+
+
+def test_advice_for_an_empty_split_is_only_what_can_fill_it(tmp_path: Path) -> None:
+    assert warnings_of(tmp_path / "one", products(1))["test"] == (
+        "no sample: 1 sample is in 1 group, the largest of 1; only another row fills it"
+    )
+    rows = [product(n, photo="images/0.png") for n in range(20)]
+    assert warnings_of(tmp_path / "photo", rows)["test"] == (
+        "no sample: 20 samples are in 1 group, the largest of 20; --grouping none makes more "
+        "groups, only another row fills it"
+    )
+
+
+@pytest.mark.parametrize(
+    "names", ["Train |validation set|test-set", "train2017|val_2017|Test images", "tr|va|te"]
+)
+def test_splits_are_known_by_the_names_of_the_field(tmp_path: Path, names: str) -> None:
+    given = names.split("|")
+    rows = [product(n, split=given[n % 10 - 7 if n % 10 > 7 else 0]) for n in range(40)]
+    assert "splits of the source" not in warnings_of(tmp_path, rows)
+    known = dict(zip(given, ("train", "validation", "test"), strict=True))
+    assert splits_of(tmp_path / "out") == {row["sku"]: known[row["split"]] for row in rows}

@@ -86,8 +86,9 @@ def choose_splits(split: str | None, splits: Sequence[str], name: str) -> list[s
 
 
 def canonical_split(split: str | None) -> str:
-    """Return `validation` for `val` and `dev` and the like; unknown names stay."""
-    return SPLIT_NAMES.get((split or "").lower(), split or "")
+    """Return `validation` for `dev`, `Val_set`, `val2017` and the like; unknown names stay."""
+    plain = re.sub(r"[\W\d_]|(data|set|split|images)[\W\d_]*$", "", (split or "").lower())
+    return SPLIT_NAMES.get(plain) or VOCABULARY["split_codes"].get(plain) or split or ""
 
 
 def split_rank(split: str | None) -> tuple[int, str]:
