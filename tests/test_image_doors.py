@@ -102,6 +102,9 @@ KINDS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
 REFUSED_BY_SERVER = {"film.gif", "film.webp", "tiff.tif", "avif.avif"}
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
 def check(image: Image.Image, name: str) -> None:
     expected = KINDS[name][1]
     assert image.size == (SIZE[::-1] if name == "turned.jpg" else SIZE), name
@@ -292,7 +295,7 @@ def test_a_folder_is_predicted_whole_and_what_fails_is_named(
     seen: Seen, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = file_of(photo()), KINDS["plain.jpg"][0][:400]
-    files = {"a.png": good, "empty.jpg": b"", "cut.jpg": bad, "page.png": b"<html>", "p.heic": b"?"}
+    files = {"a.png": good, "empty.jpg": b"", "cut.jpg": bad, "page.png": b"<html>", "p.heic": HEIC}
     files |= {"sub dir/ä #1 [x].PNG": good, "sub dir/deep/b.avif": KINDS["avif.avif"][0]}
     files |= {"thin.png": file_of(Image.new("RGB", (5000, 1))), "notes.txt": b"", ".hid.png": b"?"}
     for name, content in files.items():
@@ -312,6 +315,7 @@ def test_a_folder_is_predicted_whole_and_what_fails_is_named(
         "page.png",
         "thin.png",
     ]
+    assert "found a photo in HEIC, which `heif-convert IN.heic OUT.jpg` converts" in named[2]
     assert last == "phi-vision: error: 5 of 8 images have no prediction: see above"
     assert "1 file without an image's ending, such as notes.txt" in caplog.text
 

@@ -21,6 +21,7 @@ failure = error_texts(__file__)
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's other readers are for icons, games and science, or start a PostScript interpreter.
 _MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_HEIC_BRANDS = ("HEIC", "HEIX", "HEIM", "HEVC", "MIF1", "MSF1")  # of files, after `ftyp`
 _MAX_ROUNDING = 3  # levels of 256 by which small sRGB profiles change colours
 
 _PLAIN_MODES = {
@@ -182,7 +183,10 @@ def _describe_content(encoded: bytes) -> str:
     if start.startswith(b"<") and b"<svg" in start:
         return "an SVG drawing"
     if encoded[4:8] == b"ftyp":
-        return f"a file of kind {encoded[8:12].decode('latin-1').strip().upper()}"
+        brand = encoded[8:12].decode("latin-1").strip().upper()
+        if brand in _HEIC_BRANDS:
+            return "a photo in HEIC, which `heif-convert IN.heic OUT.jpg` converts"
+        return f"a file of kind {brand}"
     known = {b"%pdf": "a PDF", b"pk": "a ZIP archive", b"<?xml": "an XML file", b"{": "JSON"}
     known |= dict.fromkeys((b"<!doctype html", b"<html", b"<head", b"<body"), "an HTML page")
     named = (name for mark, name in known.items() if start.startswith(mark))

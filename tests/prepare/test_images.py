@@ -268,6 +268,11 @@ def test_unusable_images_are_rejected_with_their_reason(name: str) -> None:
     assert reason(encoded).startswith(expected)
 
 
+def test_a_photo_of_a_phone_says_how_it_is_converted() -> None:
+    with pytest.raises(ValueError, match=r"a photo in HEIC, which `heif-convert IN.heic OUT.jpg`"):
+        clean_image(REFUSED["heic"][0], RULES)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_an_image_cut_anywhere_is_rejected_or_read_and_never_fails_otherwise(format: str) -> None:
     encoded = file_of(photo(), format)
