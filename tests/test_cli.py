@@ -1,6 +1,7 @@
 """The command line: what it prints, and one line for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -334,7 +335,7 @@ def test_the_best_achievable_of_a_sample_catalog_is_read(tmp_path: Path) -> None
     ("error", "told"),
     [
         (OSError(28, "No space left on device"), "the disk is full: free some space"),
-        (UnicodeEncodeError("utf-8", "\udcc3", 0, 1, "surrogates not allowed"), "LC_ALL=C.UTF-8"),
+        (UnicodeEncodeError("utf-8", "\udcc3", 0, 1, "surrogates not allowed"), "rename it"),
     ],
 )
 def test_an_error_of_the_machine_says_what_to_do(
@@ -349,3 +350,15 @@ def test_an_error_of_the_machine_says_what_to_do(
     monkeypatch.setattr(cli_main, "run", fail)
     assert cli_main.main([]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_paths_of_any_name_are_read_and_written_in_any_locale(tmp_path: Path) -> None:
+    (tmp_path / "größe").mkdir()
+    Image.effect_noise((40, 40), 80).save(tmp_path / "größe" / "ü.png")
+    (tmp_path / "größe" / "tee.csv").write_text("title,photo\nTee ü,ü.png\n", encoding="utf-8")
+    code = "from phi_vision.cli.main import main; raise SystemExit(main())"
+    paths = ["prepare", str(tmp_path / "größe" / "tee.csv"), "--out", str(tmp_path / "äus")]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-c", code, *paths, "--workers", "0"]
+    assert subprocess.run(words, check=False, env={**os.environ, **plain}).returncode == 0
+    assert (tmp_path / "äus" / "prepared.json").is_file()

@@ -22,6 +22,9 @@ EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of `sys.argv`, and return the exit code."""
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        # Again in UTF-8, whatever the locale: Python's strings then hold the names of all files.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         run(words)
@@ -41,8 +44,7 @@ def _describe(error: Exception) -> str:
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
-        locale = f"the locale's encoding ({sys.getfilesystemencoding()})"
-        text = f"a path is not text in {locale}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it"
+        text = f"a path is not text in UTF-8, {error.object!a:.200}: rename it"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
