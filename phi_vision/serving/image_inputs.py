@@ -72,9 +72,8 @@ class ImageReader:
         try:
             if isinstance(source, str):
                 is_remote = source[:10].strip().lower().startswith(("http:", "https:"))
-                source = await (
-                    fetch_image(source, self._settings) if is_remote else run(read_data_uri, source)
-                )
+                fetched = fetch_image(source, self._settings) if is_remote else None
+                source = await (fetched or run(read_data_uri, source))
             size = await run(_validate, source, self._settings)
             self._check_memory(size)
             self._decoding += size

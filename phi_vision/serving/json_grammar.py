@@ -10,6 +10,9 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(__file__)
 Schema = Mapping[str, Any]
 ANY_OBJECT: Schema = {"type": "object"}
 MAX_CHARACTERS = 50_000  # ten times a long schema
@@ -28,30 +31,24 @@ def grammar_of_schema(schema: Schema) -> str:
     uncertain models generate it endlessly.
     """
     if _is_deeper(schema, MAX_DEPTH):
-        raise ValueError(f"it is more than {MAX_DEPTH} levels deep; flatten it")
+        raise failure("too_deep", limit=MAX_DEPTH)
     text = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"it has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}")
+        raise failure("too_long", length=len(text), limit=MAX_CHARACTERS)
     schemas = dict(_subschemas(schema, "#"))
     # Only paths are resolved below, not anchors or other documents.
     for each in schemas.values():
         if "$ref" in each and str(each["$ref"]) not in schemas:
-            reference = f"{each['$ref']!r:.100}"
-            raise ValueError(f"$ref {reference} is not in it; write a full path like #/$defs/size")
+            raise failure("reference", found=repr(each["$ref"]))
     # What no finite value matches: all but the least fixed point of `_is_finite`.
-    unknown, count = dict(schemas), len(schemas) + 1
-    for _ in range(MAX_PASSES):
-        if len(unknown) == count:
-            break
-        count = len(unknown)
+    unknown, count, passes = dict(schemas), -1, 0
+    while len(unknown) != count and passes < MAX_PASSES:
+        count, passes = len(unknown), passes + 1
         for path in reversed(list(unknown)):
             if _is_finite(schemas[path], path, unknown):
                 del unknown[path]
     if unknown:
-        raise ValueError(
-            f"the schema at {next(iter(unknown))} requires itself, so no finite JSON matches it; "
-            "make the recursion optional (not in `required`), nullable, or a list that may be empty"
-        )
+        raise failure("infinite", path=next(iter(unknown)))
     grammar = f'start: " "? value\nvalue: %json {text}\n'
     # llguidance limits its own work, for untrusted grammars.
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
@@ -59,7 +56,7 @@ def grammar_of_schema(schema: Schema) -> str:
         before, _, reason = str(messages[0]).partition("failed to compile JSON schema: ")
         # An excerpt of the grammar follows the reason.
         reason = (reason or before).partition("\n   1 |")[0]
-        raise ValueError(f"it is not supported: {' '.join(reason.split())[:300]}")
+        raise failure("unsupported", reason=" ".join(reason.split()))
     return grammar
 
 

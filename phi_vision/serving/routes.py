@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from fastapi import APIRouter, Depends, Query
 from PIL.Image import Image
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -33,32 +32,16 @@ from phi_vision.serving.errors import ApiError, api_error
 from phi_vision.serving.image_inputs import ImageReader
 from phi_vision.serving.json_body import JSON, media_type, read_json
 from phi_vision.serving.json_grammar import ANY_OBJECT, Schema, grammar_of_schema
-from phi_vision.serving.schemas import (
-    ChatCompletion,
-    ChatRequest,
-    RecordQuery,
-    RecordRequest,
-    RecordResponse,
-)
+from phi_vision.serving.schemas import ChatRequest, RecordQuery, RecordRequest, RecordResponse
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
 
-OPENAPI = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
 # Content types of a single image; its actual format is detected from its bytes.
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 RECORD_ADVICE = (
     f'{JSON} such as {{"image": "data:image/jpeg;base64,…"}}, or the bytes of one image as '
     f"{', '.join(IMAGE_TYPES)}"
 )
-
-
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors, beside those of the middleware, for OpenAPI."""
-    texts, all_statuses = OPENAPI["statuses"], sorted({401, 408, 413, 500, *statuses})
-    return {s: {"model": schemas.ErrorResponse, "description": texts[s]} for s in all_statuses}
-
-
-GENERATION_ERRORS = error_responses(400, 404, 415, 429, 503, 504)
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
@@ -69,7 +52,8 @@ class Service:
     def __init__(self, predictor: LocalPredictor, settings: Settings) -> None:
         source = Path(predictor.source)
         self.name = settings.name or source.resolve().name
-        self.model = schemas.Model(id=self.name, created=int(time.time()))
+        self.model = {"id": self.name, "object": "model", "created": int(time.time())}
+        self.model |= {"owned_by": "phi-vision"}
         self.predictor, self.settings = predictor, settings
         self.calibration = load_calibration(source, predictor.template)
         self.chat_template = ChatTemplate(predictor)
@@ -112,24 +96,13 @@ async def _service(request: Request) -> Any:
     return request.app.state.service
 
 
-async def _chat_body(request: Request) -> ChatRequest:
-    return await read_json(request, ChatRequest)
-
-
 Loaded = Annotated[Service, Depends(_service)]
-ChatBody = Annotated[ChatRequest, Depends(_chat_body)]
 
 
-@router.post(
-    "/v1/chat/completions",
-    response_model=ChatCompletion,
-    responses={**GENERATION_ERRORS, 200: OPENAPI["event_stream"]},
-    openapi_extra=OPENAPI["chat"],
-)
-async def complete_chat(
-    body: ChatBody, request: Request, service: Loaded
-) -> Response | ChatCompletion:
+@router.post("/v1/chat/completions")
+async def complete_chat(request: Request, service: Loaded) -> Response:
     """Generate the next message of a conversation with images."""
+    body = await read_json(request, ChatRequest)
     generation_request = await _chat_request(body, service)
     completion_id = f"chatcmpl-{uuid.uuid4().hex}"
     head: Any = {"id": completion_id, "created": int(time.time()), "model": service.name}
@@ -141,12 +114,10 @@ async def complete_chat(
             events = _events(first, chunks, pending, body, request, head)
             return StreamingResponse(events, media_type="text/event-stream")
         generation = await pending.result()
-    choice = schemas.Choice(
-        message=schemas.CompletionMessage(content=generation.text),
-        logprobs=logprobs_of(generation) if body.logprobs else None,
-        finish_reason=_finish_reason(generation),
-    )
-    return ChatCompletion(**head, choices=[choice], usage=_usage(generation, request))
+    message = {"role": "assistant", "content": generation.text, "refusal": None}
+    choice = {"index": 0, "message": message, **_end(generation, body)}
+    usage = _usage(generation, request).model_dump()
+    return JSONResponse({"object": "chat.completion", **head, "choices": [choice], "usage": usage})
 
 
 async def _chat_request(body: ChatRequest, service: Service) -> GenerationRequest:
@@ -225,10 +196,8 @@ async def _events(
         async for text in chunks:
             yield text_event(content=text)
         generation = await pending.result()
-        logprobs = logprobs_of(generation).model_dump() if body.logprobs else None
-        reason, usage = _finish_reason(generation), _usage(generation, request)
-        end = {"index": 0, "delta": {}, "logprobs": logprobs, "finish_reason": reason}
-        yield event([end])
+        yield event([{"index": 0, "delta": {}, **_end(generation, body)}])
+        usage = _usage(generation, request)  # also for the log
         if include_usage:
             yield event([], usage.model_dump())
         yield "data: [DONE]\n\n"
@@ -239,24 +208,29 @@ async def _events(
         pending.cancel()
 
 
-def logprobs_of(generation: Generation) -> schemas.Logprobs:
-    """List each token's text and log-probability; the token that ended the text has none.
+def _end(generation: Generation, body: ChatRequest) -> dict[str, Any]:
+    """Return why a text ended and, if wanted, its tokens; the one that ended the text has no text.
 
     Input:  text "Hat", ends (1, 3, 3), logprobs (-0.1, -0.2, -0.3)
-    Output: content [{"token": "H", "logprob": -0.1, "bytes": [72]},
-                     {"token": "at", "logprob": -0.2, "bytes": [97, 116]},
-                     {"token": "", "logprob": -0.3, "bytes": []}]
+    Output: content [{"token": "H", "logprob": -0.1, "bytes": [72], "top_logprobs": []},
+                     {"token": "at", "logprob": -0.2, "bytes": [97, 116], "top_logprobs": []},
+                     {"token": "", "logprob": -0.3, "bytes": [], "top_logprobs": []}]
     """
+    reason = "stop" if generation.finish_reason == "stop" else "length"
+    if not body.logprobs:
+        return {"logprobs": None, "finish_reason": reason}
     texts = [generation.text[start:end] for start, end in pairwise((0, *generation.token_ends))]
     content = [
-        schemas.TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
+        # -9999 is OpenAI's number for what JSON cannot carry.
+        {
+            "token": text,
+            "logprob": max(-9999.0, logprob),
+            "bytes": list(text.encode()),
+            "top_logprobs": [],
+        }
         for text, logprob in zip(texts, generation.logprobs, strict=True)
     ]
-    return schemas.Logprobs(content=content)
-
-
-def _finish_reason(generation: Generation) -> schemas.FinishReason:
-    return "stop" if generation.finish_reason == "stop" else "length"
+    return {"logprobs": {"content": content}, "finish_reason": reason}
 
 
 def _usage(generation: Generation, request: Request) -> schemas.Usage:
@@ -266,7 +240,7 @@ def _usage(generation: Generation, request: Request) -> schemas.Usage:
     return schemas.Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
 
 
-@router.post("/v1/records", responses=GENERATION_ERRORS, openapi_extra=OPENAPI["record"])
+@router.post("/v1/records")
 async def read_record(
     request: Request, service: Loaded, query: Annotated[RecordQuery, Query()]
 ) -> RecordResponse:
@@ -345,35 +319,27 @@ def calibrate(
     }
 
 
-@router.get("/v1/models", responses=error_responses())
-async def list_models(service: Loaded) -> schemas.ModelList:
-    """List the served models."""
-    return schemas.ModelList(data=[service.model])
+@router.get("/v1/models")
+async def list_models(service: Loaded) -> Response:
+    """List the served models: one."""
+    return JSONResponse({"object": "list", "data": [service.model]})
 
 
-@router.get("/v1/models/{name:path}", responses=error_responses(404))
-async def model(name: str, service: Loaded) -> schemas.Model:
+@router.get("/v1/models/{name:path}")
+async def model(name: str, service: Loaded) -> Response:
     """Describe a model."""
     service.check_model(name)
-    return service.model
+    return JSONResponse(service.model)
 
 
-@router.get(
-    "/health",
-    response_model=schemas.Health,
-    responses={503: {"model": schemas.Health, "description": "the server accepts no requests"}},
-)
+@router.get("/health")
 async def health(service: Loaded) -> Response:
     """Return whether the server accepts requests."""
     status = service.batcher.status
     return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 
 
-@router.get(
-    "/metrics",
-    response_class=Response,
-    responses={200: OPENAPI["plain_text"], **error_responses()},
-)
+@router.get("/metrics")
 async def metrics(service: Loaded) -> Response:
     """Return metrics in Prometheus' text format."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

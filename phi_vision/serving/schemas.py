@@ -1,5 +1,6 @@
-"""Requests and responses of the API: validation and OpenAPI description in one place.
+"""Requests of the API, and records: validation and OpenAPI description in one place.
 
+Other responses are described in openapi.yaml.
 Nothing is coerced: "1" is not a number. Nothing is dropped silently: fields without effect are
 described as ignored, and unknown and unsupported ones are rejected unless they are null.
 """
@@ -33,7 +34,6 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
 Seed = Annotated[int, Field(ge=1 - 2**53, le=2**53 - 1), BeforeValidator(_integer)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-FinishReason = Literal["stop", "length"]
 ImageUri = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uri"})]
 Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
@@ -207,57 +207,6 @@ class ChatRequest(Request):
     safety_identifier: Ignored = None
 
 
-class TokenLogprob(BaseModel):
-    """A generated token."""
-
-    token: str = Field(description='its text; "" for one that ends the completion')
-    logprob: float
-    bytes: list[Annotated[int, Field(ge=0, le=255)]]
-    top_logprobs: list[None] = Field(default=[], max_length=0)
-
-
-class Logprobs(BaseModel):
-    """The tokens of a completion in order; their bytes joined are its text."""
-
-    content: list[TokenLogprob]
-
-
-class CompletionMessage(BaseModel):
-    """The generated message."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Choice(BaseModel):
-    """The only completion."""
-
-    index: Literal[0] = 0
-    message: CompletionMessage
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason
-
-
-class Usage(BaseModel):
-    """Token counts."""
-
-    prompt_tokens: int = Field(description="including image tokens")
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatCompletion(BaseModel):
-    """OpenAI's chat completion."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice] = Field(min_length=1, max_length=1)
-    usage: Usage
-
-
 class RecordQuery(Request):
     """Parameters beside an image or a body."""
 
@@ -291,6 +240,14 @@ class RecordRequest(Request):
         return self
 
 
+class Usage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int = Field(description="including image tokens")
+    completion_tokens: int
+    total_tokens: int
+
+
 class RecordResponse(BaseModel):
     """The predicted record."""
 
@@ -305,40 +262,3 @@ class RecordResponse(BaseModel):
     calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage
-
-
-class Model(BaseModel):
-    """A served model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["phi-vision"] = "phi-vision"
-
-
-class ModelList(BaseModel):
-    """All served models: one."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class Health(BaseModel):
-    """State of the server."""
-
-    status: Literal["ok", "draining", "failed"]
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(BaseModel):
-    """An error in OpenAI's shape."""
-
-    error: ErrorDetail

@@ -5,7 +5,6 @@ On the first SIGTERM or SIGINT /health reports draining, new and queued requests
 """
 
 import asyncio
-import copy
 import gc
 import ipaddress
 import logging.config
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+import yaml
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,8 +44,7 @@ PAGE_HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    # Revalidated each time, so that a new version of the package shows its new page immediately.
-    "cache-control": "no-cache",
+    "cache-control": "no-cache",  # Revalidated: a new version shows its new page immediately.
 }
 
 
@@ -100,17 +99,16 @@ def add_page(app: FastAPI) -> None:
 
 
 def _adapt_openapi(app: FastAPI, settings: Settings) -> None:
-    """Add this server's limits and key to the OpenAPI description; remove 422, here 400."""
-    # A copy: parts of the original belong to the routes, which all apps share.
-    app.openapi_schema = openapi = copy.deepcopy(app.openapi())
+    """Complete the OpenAPI description: openapi.yaml, this server's limits and key; no 422."""
+    texts = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
+    described, openapi = yaml.safe_load(texts), app.openapi()
     components, paths = openapi["components"], openapi["paths"]
-    for route in paths.values():
-        for operation in route.values():
-            operation["responses"].pop("422", None)
+    for operation in (each for path in paths.values() for each in path.values()):
+        operation |= described["operations"][operation["operationId"]]
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    components["schemas"] |= chat.pop("$defs") | {"ChatRequest": chat}
+    components["schemas"] |= chat.pop("$defs") | described["schemas"] | {"ChatRequest": chat}
     properties = chat["properties"]
     for name in ("max_tokens", "max_completion_tokens"):
         properties[name]["anyOf"][0]["maximum"] = settings.max_tokens

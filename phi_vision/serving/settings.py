@@ -6,6 +6,9 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(__file__)
 MIB = 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow itself treats a larger image as an attack.
@@ -81,30 +84,18 @@ class Settings:
     def __post_init__(self) -> None:
         """Validate all values; an error names the option, the value and the range."""
         for name, (minimum, maximum) in LIMITS.items():
-            value = getattr(self, name)
-            if not minimum <= value <= maximum:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {value:,}; set a number from {minimum} to "
-                    f"{maximum:,}"
-                )
+            if not minimum <= (value := getattr(self, name)) <= maximum:
+                found = {"value": value, "minimum": minimum, "maximum": maximum}
+                raise failure("range", option=name.replace("_", "-"), **found)
         for host in self.allow_hosts:
             if not host or set(host) & set("/@?#* \t"):
-                raise ValueError(
-                    f"--allow-hosts has {host!r}, which is not a host; write a name such as "
-                    "shop.example, with a port unless it is 80 or 443, and without a path"
-                )
+                raise failure("host", found=host)
         for origin in self.allow_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"--allow-origins has {origin!r}, which is not an origin; write it as browsers "
-                    "send it, such as https://shop.example or http://127.0.0.1:3000, or *"
-                )
+                raise failure("origin", found=origin)
         key = self.key
         if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
-            raise ValueError(
-                "the key is empty or has spaces, control characters or non-ASCII letters, which an "
-                "HTTP header cannot carry; create one with `openssl rand -hex 32`"
-            )
+            raise failure("key")
 
 
 # Setting -> (minimum, maximum).
