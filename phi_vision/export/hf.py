@@ -27,21 +27,18 @@ from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
 from phi_vision.model.processing_phi3_v import STOP_TOKENS, Phi3VProcessor
 
+# Files of a tokenizer; not every base has all of them.
 TOKENIZER_FILES = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "tokenizer.model"),
 ]
-"""Files of a tokenizer; not every base has all of them."""
-
-CODE = Path(resolve(SMALL)).parent
-"""Folder of the code that ships with the weights."""
-
+CODE = Path(resolve(SMALL)).parent  # folder of the code that ships with the weights
+# Auto class -> code in the folder; the config of a base from the hub would point to the hub.
 AUTO_MAP = {
     "AutoConfig": "configuration_phi3_v.Phi3VConfig",
     "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM",
     "AutoModelForImageTextToText": "modeling_phi3_v.Phi3VForCausalLM",
 }
-"""Auto class -> code in the folder; the config of a base from the hub would point to the hub."""
 
 
 def export_hf(

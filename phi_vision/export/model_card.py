@@ -20,9 +20,8 @@ from phi_vision.runs import DATA_FINGERPRINT, RunDir
 
 CARD_FILE = "README.md"
 TEXT = Path(__file__).parent / "templates" / "model_card.md.j2"
-
+# Recipe fields with paths of the training machine.
 PRIVATE_FIELDS = ("output_dir", "data", "model", "report_to")
-"""Recipe fields with paths of the training machine."""
 
 
 def write_card(

@@ -46,21 +46,20 @@ from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VImageEmbedding
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
+# Precision of the decoder, of which 32 integers share a scale -> approximate bytes of a weight on
+# disk, scales included. The other graphs are float32.
 BYTES_OF_A_WEIGHT = {"fp32": 4.0, "int8": 1.2, "int4": 0.7}
-"""Precision of the decoder -> approximate bytes of a weight on disk, scales included."""
 PRECISIONS = tuple(BYTES_OF_A_WEIGHT)
-"""Precisions of the decoder's weights; 32 integers share a scale. The other graphs are float32."""
+# Peak memory of the builder as a multiple of the float32 weights, measured on some layers of the
+# full size (`benchmarks/onnx_memory.py`).
 PEAK_MEMORY = {"fp32": 1.5, "int8": 2.5, "int4": 2.5}
-"""Peak memory of the builder as a multiple of the float32 weights, measured on some layers of the
-full size (`benchmarks/onnx_memory.py`)."""
-
-OPSET = 20
-"""Version of ONNX's operators: the first with GELU as one operator."""
+OPSET = 20  # of ONNX: the first with GELU as one operator
 
 VISION_FILE = "phi-3-v-vision.onnx"
 EMBEDDING_FILE = "phi-3-v-embedding.onnx"
 TEXT_FILE = "phi-3-v-text.onnx"
 
+# Traced graph -> its file, its inputs with their dimensions that vary, and its output.
 GRAPHS = {
     "embedding": (
         EMBEDDING_FILE,
@@ -73,14 +72,12 @@ GRAPHS = {
         "image_features",
     ),
 }
-"""Traced graph -> its file, its inputs with their dimensions that vary, and its output."""
-
+# Config fields that a Phi-3 decoder without images shares with the model.
 DECODER_FIELDS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
     "num_key_value_heads max_position_embeddings original_max_position_embeddings rms_norm_eps "
     "sliding_window tie_word_embeddings bos_token_id eos_token_id pad_token_id"
 )
-"""Config fields that a Phi-3 decoder without images shares with the model."""
 
 
 def export_onnx(
@@ -97,7 +94,15 @@ def export_onnx(
             missing, or at fp32 the predictions differ.
         OSError: The disk is full, or onnxruntime-genai's builder failed.
     """
-    _check_precision(precision)
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"no precision {precision!r} for ONNX; choose from {known}")
+    for library in ("onnx", "onnxscript", "onnxruntime_genai"):
+        if importlib.util.find_spec(library) is None:
+            raise ValueError(
+                f"exporting to ONNX needs {library}, which is not installed; "
+                "pip install 'phi-vision[onnx]'"
+            )
     check_folder_is_free(out)
     chosen, template = verify.verification_samples(source, data, samples)
     place = merge.find_weights(source)
@@ -156,40 +161,25 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
     """Build the decoder's graph and genai_config.json with onnxruntime-genai's own builder.
 
     It reads a plain Phi-3 checkpoint, which also is its cache, in a process of its own, so that its
-    memory is freed when it is done.
-
-    Raises:
-        OSError: The builder failed; the message quotes its last lines.
+    memory is freed when it is done. Where it fails, an OSError quotes its last lines.
     """
-    options = ["exclude_embeds=true", "shared_embeddings=false", f"filename={TEXT_FILE}"]
     # -P: a file of the user with a library's name would be imported in its place.
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
-    places = ["-i", str(checkpoint), "-o", str(folder), "-c", str(checkpoint), "-p", precision]
-    command += [*places, "--extra_options", *options]
+    command += ["-i", str(checkpoint), "-o", str(folder), "-c", str(checkpoint), "-p", precision]
+    command += ["--extra_options", "exclude_embeds=true", "shared_embeddings=false"]
+    command += [f"filename={TEXT_FILE}"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     built = subprocess.run(command, capture_output=True, text=True, env=offline)
     if built.returncode == -signal.SIGKILL:  # as the system does when memory runs out
+        size = format_bytes(folder_bytes(checkpoint))
         raise OSError(
             "onnxruntime-genai was killed while it built the decoder, most likely because memory "
-            f"ran out: the weights are {format_bytes(folder_bytes(checkpoint))} in float32, and "
-            f"the builder needs up to {PEAK_MEMORY[precision]:g} times as much; export on a "
-            "machine with more memory"
+            f"ran out: the weights are {size} in float32, and the builder needs up to "
+            f"{PEAK_MEMORY[precision]:g} times as much; export on a machine with more memory"
         )
     if built.returncode:
         last = " / ".join(built.stderr.strip().splitlines()[-3:])
         raise OSError(f"onnxruntime-genai could not build the decoder: {last}")
-
-
-def _check_precision(precision: str) -> None:
-    known = ", ".join(PRECISIONS)
-    if precision not in PRECISIONS:
-        raise ValueError(f"no precision {precision!r} for ONNX; choose from {known}")
-    for library in ("onnx", "onnxscript", "onnxruntime_genai"):
-        if importlib.util.find_spec(library) is None:
-            raise ValueError(
-                f"exporting to ONNX needs {library}, which is not installed; "
-                "pip install 'phi-vision[onnx]'"
-            )
 
 
 def _write_model(
@@ -244,10 +234,9 @@ class VisionGraph(nn.Module):
         self.embedding = embedding
 
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
-        """Embed the images.
+        """Embed images: their crops with zeros at the end, and sizes (N, 2) after padding.
 
-        Input:  pixel_values (N, K, 3, S, S), per image its global view, its crops and then zeros;
-                image_sizes (N, 2), height and width in pixels after padding
+        Input:  (N, K, 3, S, S), (N, 2)
         Output: (T, H), image by image
         """
         embedding = self.embedding
@@ -263,9 +252,7 @@ class VisionGraph(nn.Module):
 
 
 def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.Tensor:
-    """Return the table entry of each image token.
-
-    The table holds `sub_GN`, `glb_GN`, then the merged patches of all crops in use.
+    """Return the entry of each image token in a table of `sub_GN`, `glb_GN` and all merged patches.
 
     Input:  one image of 1 x 2 crops, 1 x 1 merged patches each: its global view is entry 2, its
             crops are 3 and 4
@@ -298,11 +285,7 @@ class EmbeddingGraph(nn.Module):
         self.tokens = tokens
 
     def forward(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
-        """Embed tokens, and insert the image embeddings in the order of the text.
-
-        Input:  input_ids (B, L), image_features (T, H); T = 0 after the prompt
-        Output: (B, L, H)
-        """
+        """Embed tokens (B, L), features (T, H) among them: (B, L, H); T = 0 after a prompt."""
         is_image = input_ids < 0
         embedded = self.tokens(input_ids.clamp(min=0))
         # The first entry of the table means "no image"; with T = 0 it is the only one.
@@ -325,7 +308,7 @@ def _write_graphs(images: Any, tokens: nn.Embedding, folder: Path) -> None:
 def _trace(name: str, graph: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path) -> None:
     file, axes, output = GRAPHS[name]
     shapes = {port: dict(enumerate(map(Dim, names.split()))) for port, names in axes.items()}
-    # The exporter warns of torchvision and of merged names.
+    # It warns of torchvision and of merged names.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
@@ -364,10 +347,10 @@ def read_graph(folder: Path, described: Any) -> tuple[str, bool]:
             place = ExternalDataInfo(tensor)
             end = int(place.offset or 0) + int(place.length or 0)
             ends[place.location] = max(end, ends.get(place.location, 0))
-    paths = {name: folder / name for name in ends}
+    paths = {file: folder / file for file in ends}
     sizes = {file: path.stat().st_size if path.is_file() else 0 for file, path in paths.items()}
-    cut = {file: end for file, end in ends.items() if sizes[file] < end}
-    problems = [f"{file} has {sizes[file]} bytes of {end}" for file, end in cut.items()]
+    cut = [file for file, end in ends.items() if sizes[file] < end]
+    problems = [f"{file} has {sizes[file]} bytes of {ends[file]}" for file in cut]
     known = {value.name for value in [*graph.input, *graph.output]}
     # A name with %d stands for one per layer.
     ports = [*described.get("inputs", {}).values(), *described.get("outputs", {}).values()]

@@ -17,13 +17,12 @@ from transformers import PreTrainedTokenizerFast
 BYTE_TOKEN, BLANK = re.compile(r"<0x([0-9A-F]{2})>"), "\N{LOWER ONE EIGHTH BLOCK}"
 BREAK = "\n"  # a character that is part of no longer token
 
+# llguidance's computing budget for one token. Its default, for servers that accept foreign
+# grammars, is too small for a bounded text that must not contain certain words.
 FUEL = 10**9
-"""llguidance's computing budget for one token. Its default, for servers that accept foreign
-grammars, is too small for a bounded text that must not contain certain words."""
-
+# Occurs in a grammar made from a client's JSON schema, and in none of our own: the default budget
+# applies, since a schema can require endless computation.
 FOREIGN = "%json"
-"""Occurs in a grammar made from a client's JSON schema, and in none of our own: the default budget
-applies, since a schema can require endless computation."""
 
 
 def mask_logits(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -> torch.Tensor:
@@ -49,15 +48,10 @@ def mask_logits(matchers: Sequence[LLMatcher | None], scores_BV: torch.Tensor) -
 def compile_grammar(
     tokenizer: PreTrainedTokenizerFast, grammar: str, vocabulary_size: int, stops: tuple[int, ...]
 ) -> LLMatcher:
-    """Compile a grammar for a vocabulary to a matcher, of which each row takes a `deep_copy`.
+    """Compile a grammar to a matcher, of which each row takes a `deep_copy`.
 
-    An invalid grammar is an error.
-
-    Args:
-        tokenizer: The vocabulary.
-        grammar: In llguidance's dialect of Lark.
-        vocabulary_size: The number of logits; may exceed the number of tokens.
-        stops: The stop tokens.
+    The grammar is in llguidance's dialect of Lark; `vocabulary_size` is the number of logits, which
+    may exceed the number of tokens.
     """
     vocabulary = _vocabulary(tokenizer, vocabulary_size, stops)
     names = ("initial_lexer_fuel", "step_lexer_fuel", "step_max_items", "max_lexer_states")
@@ -67,8 +61,7 @@ def compile_grammar(
         reason = matcher.get_error().strip().splitlines()[0]
         raise ValueError(
             f"the grammar is invalid: {reason}; it begins {grammar[:80]!r}; make one with "
-            "`phi_vision.data.template_grammar.grammar_of`, or write one in "
-            "llguidance's dialect of Lark"
+            "`phi_vision.data.template_grammar.grammar_of`, or in llguidance's dialect of Lark"
         )
     return matcher
 
@@ -92,14 +85,16 @@ def control_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 def _vocabulary(
     tokenizer: PreTrainedTokenizerFast, size: int, stops: tuple[int, ...]
 ) -> LLTokenizer:
-    # llguidance can read the tokenizer itself, but then takes byte tokens that are flagged as
-    # control tokens for their names: `<0x0A>` for six characters.
     wrapper = TokenizerWrapper(_Vocabulary(tokenizer, size, stops))
     return LLTokenizer(wrapper, n_vocab=size, eos_token=list(stops))
 
 
 class _Vocabulary:
-    """A tokenizer in the form that llguidance expects."""
+    """A tokenizer in the form that llguidance expects.
+
+    llguidance can read it itself, but then takes byte tokens that are flagged as control tokens for
+    their names: `<0x0A>` for six characters.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, size: int, stops: tuple[int, ...]
@@ -110,24 +105,20 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.bos_token_id
         special = {number for number in controls | set(stops) if number < size}
         self.special_token_ids = sorted(special | set(range(len(names), size)))
-        self.tokens = [
-            name.encode() if number in controls else _token_bytes(name)
-            for number, name in enumerate(names)
-        ] + [b"<unused>"] * (size - len(names))
+        pairs = enumerate(names)
+        self.tokens = [n.encode() if i in controls else _token_bytes(n) for i, n in pairs]
+        self.tokens += [b"<unused>"] * (size - len(names))
         self._tokenizer = tokenizer
         self._prefix = len(self._encode(BREAK))
 
     def __call__(self, text: str) -> list[int]:
-        """Tokenize text as it continues other text: alone, SentencePiece prepends a blank.
-
-        Names of control tokens are spelled: as tokens they would be missing from the decoded text.
-        """
+        """Tokenize text as it continues other text: alone, SentencePiece prepends a blank."""
         return self._encode(BREAK + text)[self._prefix :]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
+        # Names of control tokens are spelled: as tokens the decoded text would lack them.
+        spelled = {"add_special_tokens": False, "split_special_tokens": True}
+        ids: list[int] = self._tokenizer.encode(text, **spelled)
         return ids
 
 

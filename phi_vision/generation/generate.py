@@ -1,13 +1,15 @@
 """Batched generation: requests -> generations. The only generation loop of the package."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
 from phi_vision.generation.constrained import compile_grammar
 from phi_vision.generation.request import Generation, GenerationRequest
@@ -68,46 +70,62 @@ def generate(
     context = model.config.original_max_position_embeddings
     limits = [_tokens_within_context(row, context - row.prompt_tokens) for row in rows]
     for chosen in _batches(order, limits, batch_size):
-        batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
-        selector = TokenSelector([rows[index] for index in chosen], stops[0])
-        with _cancellation(model, selector.rows):
-            model.generate(
-                **{name: values.to(model.device) for name, values in batch.items()},
-                max_new_tokens=max(row.limit for row in selector.rows),
-                do_sample=False,
-                num_beams=1,
-                logits_processor=LogitsProcessorList([selector]),
-            )
+        while chosen:
+            batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
+            selector = TokenSelector([rows[index] for index in chosen], stops[0])
+            with suppress(_CancelledError), _cancellation(model, selector.rows):
+                model.generate(
+                    **{name: values.to(model.device) for name, values in batch.items()},
+                    max_new_tokens=max(row.limit for row in selector.rows),
+                    do_sample=False,
+                    num_beams=1,
+                    logits_processor=LogitsProcessorList([selector]),
+                )
+                break
+            chosen = [index for index in chosen if rows[index].finish_reason is None]
     model.train(was_training)
     return [row.generation() for row in rows]
 
 
 class _CancelledError(Exception):
-    """Ends a step of the model."""
+    """Ends a step of the model; rows without a finish reason begin again."""
 
 
 @contextmanager
 def _cancellation(model: GenerativeModel, rows: Sequence[RowState]) -> Iterator[None]:
-    """End a step of the model within it once all rows are cancelled (`is_cancelled`)."""
-    checks = [row.request.is_cancelled for row in rows]
+    """End a step of the model once all its rows are cancelled; the prompt's also if it pays off.
 
-    def check(*_: object) -> None:
-        pairs = zip(rows, checks, strict=True)
-        if all(row.finish_reason or (asked and asked()) for row, asked in pairs):
+    It does where the others alone have less to compute than is left of the step. Asked before each
+    layer; ONNX Runtime's steps have none to hook.
+    """
+    asked = {row: row.request.is_cancelled for row in rows if row.request.is_cancelled}
+
+    def check(left: float, *_: object) -> None:
+        cancelled = [row for row, is_cancelled in asked.items() if is_cancelled()]
+        others = [row for row in rows if not row.finish_reason and row not in cancelled]
+        is_prompt = not any(row.tokens for row in rows)
+        pays_off = not others or (is_prompt and _area(others) < left * _area(rows))
+        if cancelled and pays_off:
+            for row in cancelled:
+                row.finish_reason = row.finish_reason or "cancelled"
             raise _CancelledError
 
-    # ONNX Runtime's steps have no hooks.
-    modules = model.modules() if isinstance(model, torch.nn.Module) and all(checks) else ()
-    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    hooks = [module.register_forward_pre_hook(check) for module in linear]
+    modules = list(model.modules()) if asked and isinstance(model, torch.nn.Module) else []
+    decoder = [module for module in modules if isinstance(module, Phi3DecoderLayer)]
+    left = {layer: 1 - place / len(decoder) for place, layer in enumerate(decoder)}
+    # Those of the vision tower come before.
+    left |= {module: 1.0 for module in modules if isinstance(module, CLIPEncoderLayer)}
+    hooks = [layer.register_forward_pre_hook(partial(check, left[layer])) for layer in left]
     try:
         yield
-    except _CancelledError:
-        for row in rows:
-            row.finish_reason = row.finish_reason or "cancelled"
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _area(rows: Sequence[RowState]) -> int:
+    """Count the tokens of a batch of prompts, padding included."""
+    return len(rows) * max(row.prompt_tokens for row in rows)
 
 
 def _row(

@@ -54,7 +54,7 @@ class RowState:
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
         self._logprobs: list[float] = []
         self._streamed = 0
         self._generation: Generation | None = None
@@ -78,11 +78,11 @@ class RowState:
 
     def append(self, token: int, logprob: float) -> None:
         """Append a token, stream the new text, and decide whether the row has ended."""
-        self._tokens.append(token)
+        self.tokens.append(token)
         self._logprobs.append(logprob)
         if token in self.stops:
             self.finish_reason = "stop"
-        elif len(self._tokens) >= self.limit or (
+        elif len(self.tokens) >= self.limit or (
             self.matcher is not None and not self.matcher.consume_token(token)
         ):
             self.finish_reason = "length"
@@ -101,8 +101,8 @@ class RowState:
         """
         if self._generation is not None:
             return self._generation
-        counts = range(1, len(self._tokens) + 1)
-        prefixes = self.decoder.decode([self._tokens[:count] for count in counts])
+        counts = range(1, len(self.tokens) + 1)
+        prefixes = self.decoder.decode([self.tokens[:count] for count in counts])
         whole = prefixes[-1] if prefixes else ""
         blanks = len(whole) - len(whole.lstrip())
         text = self._cut_at_stop_word(whole.lstrip())
@@ -114,7 +114,7 @@ class RowState:
 
     def _report(self) -> None:
         if self.request.stop or self.request.on_token:
-            self._stream(self._text(self._tokens))
+            self._stream(self._text(self.tokens))
         if self.finish_reason and self.request.on_finish:
             self._generation = self.generation()
             self.request.on_finish(self._generation)
@@ -131,7 +131,7 @@ class RowState:
 
     def _settled_text(self) -> str:
         """Return the part of the text that further tokens cannot change."""
-        text = self._text(self.decoder.without_partial_bytes(self._tokens))
+        text = self._text(self.decoder.without_partial_bytes(self.tokens))
         starts = (word[:length] for word in self.request.stop for length in range(1, len(word)))
         partial = max((len(start) for start in starts if text.endswith(start)), default=0)
         return text[: len(text) - partial].rstrip()

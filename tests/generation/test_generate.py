@@ -1,5 +1,6 @@
 """Generation: batching changes no text, order is kept, the model keeps its mode."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -142,7 +143,7 @@ def test_the_step_of_a_prompt_ends_once_all_rows_are_cancelled(
     def requests(least: int) -> list[GenerationRequest]:
         def is_cancelled(row: int) -> bool:
             asked[row] += 1
-            return row >= least and asked[row] > 2  # Within the first layer.
+            return row >= least and asked[row] > 1  # Within the first step.
 
         checks = [partial(is_cancelled, row) for row in range(2)]
         return [
@@ -157,3 +158,28 @@ def test_the_step_of_a_prompt_ends_once_all_rows_are_cancelled(
     assert [generation[:4] for generation in cancelled] == [("", (), (), "cancelled")] * 2
     assert asked[0] < 9
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_rows_that_continue_do_not_wait_for_the_long_prompt_of_a_cancelled_one(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, batches: list[list[int]]
+) -> None:
+    asked = 0
+
+    def is_cancelled() -> bool:
+        nonlocal asked
+        asked += 1
+        return True
+
+    heard: list[str] = []
+    long, short = (
+        GenerationRequest(prompt=prompt_of(length, processor), max_new_tokens=NEW)
+        for length in (90, 40)
+    )
+    cancelled = replace(long, is_cancelled=is_cancelled)
+    listened = replace(short, on_token=lambda chunk: heard.append(chunk) or True)
+    gone, kept = generate(model, processor, [cancelled, listened])
+    assert (batches, asked) == ([[40, 90], [40]], 1)
+    assert gone[:4] == ("", (), (), "cancelled")
+    (alone,) = generate(model, processor, [short])
+    assert (kept.text, kept.token_ends) == (alone.text, alone.token_ends)
+    assert "".join(heard) == alone.text
