@@ -145,25 +145,16 @@ class RowState:
 
 
 class TokenSelector(LogitsProcessor):
-    """Selects the next token of each row, by its logits; generation is left no choice.
+    """Selects the next token of each row, by its logits; `stop` fills ended rows.
 
     Works on the logits as they pass: keeping them would take (B, L, V) numbers.
-
-    Args:
-        rows: The rows of the batch, in its order.
-        stop: The token that fills ended rows.
     """
 
     def __init__(self, rows: Sequence[RowState], stop: int) -> None:
-        self.rows = rows
-        self.stop = stop
+        self.rows, self.stop = rows, stop
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Set every logit but that of the selected token to minus infinity.
-
-        Input:  input_ids (B, L), scores (B, V)
-        Output: (B, V)
-        """
+        """Set every logit (B, V) but that of the selected token to minus infinity."""
         matchers = [None if row.finish_reason else row.matcher for row in self.rows]
         allowed_BV = mask_logits(matchers, scores)
         for row, matcher in zip(self.rows, matchers, strict=True):

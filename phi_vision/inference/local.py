@@ -65,11 +65,18 @@ class LocalPredictor:
         self.is_onnx = (Path(model) / GENAI_FILE).is_file()
         self.name = f"{'ONNX folder' if self.is_onnx else 'checkpoint'} {model}"
         if self.is_onnx:
-            self.model, self.processor = OnnxModel(Path(model)), load_processor(model)
+            self.model = OnnxModel(Path(model))
+            self.processor = load_processor(model, self.model.config)
             return
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or fast_dtype(device)
-        self.model, self.processor = load_model(model, dtype=dtype, device=device)
+        self.model, self.processor = loaded, _ = load_model(model, dtype=dtype, device=device)
+        for name, weight in loaded.named_parameters():
+            if not weight.sum(dtype=torch.float32).isfinite():
+                raise ValueError(
+                    f"the weights of {model} are damaged: {name} holds NaN or infinite values; "
+                    "copy them again, or take an earlier checkpoint"
+                )
 
     def predict_samples(
         self, samples: Sequence[Sample], *, grammar: str | None = None

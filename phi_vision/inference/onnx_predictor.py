@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import LogitsProcessorList
 
-from phi_vision.model.checkpoint import load_config
+from phi_vision.model.checkpoint import explained, load_config, load_generation_config
 
 GENAI_FILE = "genai_config.json"
 # New tokens for which the cache is allocated. A longer text is read again as a whole: rare, and
@@ -41,14 +41,15 @@ class OnnxModel:
                 "give one that `phi-vision export` wrote"
             )
         self.config = load_config(folder)
-        self.generation_config = GenerationConfig.from_pretrained(folder)
+        self.generation_config = load_generation_config(folder, self.config)
         self._genai: Any = onnxruntime_genai
-        options = self._genai.Config(str(folder))
         # As many threads as PyTorch uses.
         session = {"session_options": {"intra_op_num_threads": torch.get_num_threads()}}
         sections = dict.fromkeys(("decoder", "embedding", "vision"), session)
-        options.overlay(json.dumps({"model": sections}))
-        self._graphs = self._genai.Model(options)
+        with explained(f"The graphs in {folder} do", "Copy them again, each with its .data file."):
+            options = self._genai.Config(str(folder))
+            options.overlay(json.dumps({"model": sections}))
+            self._graphs = self._genai.Model(options)
 
     def eval(self) -> Self:
         """Do nothing: graphs have no training mode."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from .image_processing_phi3_v import Phi3VImageProcessor
@@ -30,6 +30,11 @@ ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder 
 RUN_MODEL, RUN_RECIPE = "model", "recipe.yaml"
 
 MAX_CROPS = 256  # of an image; the released models have 4 and 16
+# Either of each: what a folder needs, and its other form.
+PROCESSOR_FILES = (
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "tokenizer.model"),
+)
 DECODER, TOWER = "model.", "model.vision_embed_tokens.img_processor.vision_model."
 SIZES = (
     (DECODER, "vocab_size", "embed_tokens.weight", 0),
@@ -50,51 +55,90 @@ def load_model(
     device: str | torch.device | None = None,
     quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[Phi3VForCausalLM, Phi3VProcessor]:
-    """Load a model with its processor.
+    """Load a model in evaluation mode, with its processor; an adapter comes attached to its base.
 
     Args:
         source: `phi-vision-small`, a checkpoint folder, an adapter folder, a run folder (its
             `model/` is taken), or a hub id such as `microsoft/Phi-3.5-vision-instruct`.
-        dtype: Of the weights; by default as stored.
+        dtype: Of the weights, or with `quantization` of those not quantized; by default as stored.
         device: By default the CPU.
-        quantization: Quantized loading (needs bitsandbytes); `dtype` then applies to the other
-            weights.
-
-    Returns:
-        The model in evaluation mode and its processor. An adapter comes attached to its base.
+        quantization: Quantized loading (needs bitsandbytes).
     """
     place = resolve(source)
     base = adapter_base(place)
     if base is not None:
         _check_adapter(Path(place))
-    model = _load_weights(base or place, dtype, quantization)
+    config = load_config(base or place)
+    processor = load_processor(place, config)
+    model = _load_weights(base or place, config, dtype, quantization)
     if base is not None:
-        with _explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
+        with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             # Or an empty adapter would only look loaded.
             warnings.filterwarnings("error", ".*missing adapter keys")
             model = PeftModel.from_pretrained(model, place)
-    return model.to(device or "cpu").eval(), load_processor(place)
+    return model.to(device or "cpu").eval(), processor
 
 
-def load_processor(source: str | Path) -> Phi3VProcessor:
-    """Load the processor of a checkpoint, an adapter (its own, else its base's) or a hub id."""
+def load_processor(source: str | Path, config: Phi3VConfig | None = None) -> Phi3VProcessor:
+    """Load the processor of a checkpoint, an adapter (its own, else its base's) or a hub id.
+
+    With the config of the model, check that they fit.
+    """
     place = resolve(source)
     if not (Path(place) / "preprocessor_config.json").is_file():
         place = adapter_base(place) or place
     # Libraries fail in their own ways at damaged files, and all mean the same to the user.
     try:
+        for names in PROCESSOR_FILES if Path(place).is_dir() else ():
+            if not any((Path(place) / name).is_file() for name in names):
+                raise ValueError(f"there is no {names[0]}")
         # A folder written for other engines asks for padding crops; ours join crops of rows.
         image_processor = Phi3VImageProcessor.from_pretrained(place, pad_crops=False)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         processor = Phi3VProcessor(image_processor, tokenizer)
-        if not 1 <= image_processor.num_crops <= MAX_CROPS:
-            raise ValueError(f"num_crops is {image_processor.num_crops!r:.40}")
+        _check_processor(processor, config)
     except Exception as problem:
         raise ValueError(
             f"No processor in {place}: {first_line(problem)} Copy preprocessor_config.json and "
             "the tokenizer files of the base checkpoint there."
         ) from problem
     return processor
+
+
+def _check_processor(processor: Phi3VProcessor, config: Phi3VConfig | None) -> None:
+    crops, ids = processor.image_processor, processor.tokenizer.get_vocab()
+    if not 1 <= crops.num_crops <= MAX_CROPS:
+        raise ValueError(f"num_crops is {crops.num_crops!r:.40}")
+    means, deviations = crops.image_mean, crops.image_std
+    if not len(means) == len(deviations) == 3 or not all(0 < each < 10 for each in deviations):
+        raise ValueError(f"image_mean is {means!r:.40}, image_std {deviations!r:.40}")
+    if config is None:
+        return
+    if (largest := max(ids.values())) >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has ids up to {largest}, the model a vocabulary of {config.vocab_size}"
+        )
+    side = config.tower.image_size // config.tower.patch_size // 2
+    for name, found, expected in (
+        ("the id of <|image|>", ids.get(processor.image_token), config.image_token_id),
+        ("crop_size", crops.crop_size, config.tower.image_size),
+        ("num_img_tokens", crops.num_img_tokens, side**2),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"{name} is {found!r:.40}, and the model in config.json has {expected}"
+            )
+
+
+def load_generation_config(folder: str | Path, config: Phi3VConfig) -> GenerationConfig:
+    """Load the generation_config.json of a folder, whose tokens must be in the vocabulary."""
+    with explained(f"The generation_config.json in {folder} does", "Copy it there again."):
+        generation = GenerationConfig.from_pretrained(folder)
+        stops = generation.eos_token_id or []
+        for token in stops if isinstance(stops, list) else [stops]:
+            if not isinstance(token, int) or not 0 <= token < config.vocab_size:
+                raise ValueError(f"its eos_token_id is {stops!r:.60}")
+    return generation
 
 
 def load_config(source: str | Path) -> Phi3VConfig:
@@ -126,7 +170,7 @@ def load_config(source: str | Path) -> Phi3VConfig:
         )
     if is_folder:
         check_sizes(fields, Path(place))
-    with _explained(f"The config.json in {place} does", "Copy it there again."):
+    with explained(f"The config.json in {place} does", "Copy it there again."):
         config: Phi3VConfig = Phi3VConfig.from_dict(fields)
     return config
 
@@ -136,9 +180,9 @@ def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
 
     Only the heads of their files are read, so that wrong sizes are never allocated.
     """
-    with _explained(f"The weights in {folder} do", "Is every shard there, whole?"):
-        sizes = _weight_sizes(folder)
-    with _explained(f"The config.json in {folder} does", "Copy it there again."):
+    with explained(f"The weights in {folder} do", "Is every shard there, whole?"):
+        sizes = _weight_sizes(folder, is_quantized=bool(fields.get("quantization_config")))
+    with explained(f"The config.json in {folder} does", "Copy it there again."):
         tower = (fields.get("img_processor") or {}).get("vision_config") or CLIP_VIT_L_14_336
         given = {TOWER: dict(tower), DECODER: fields}
     for (prefix, name), found in sizes.items():
@@ -151,7 +195,7 @@ def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
             )
 
 
-def _weight_sizes(folder: Path) -> dict[tuple[str, str], int]:
+def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], int]:
     """Read the sizes of a model off its weights, as a config.json has them; {} without weights."""
     shapes: dict[str, list[int]] = {}
     files = {*folder.glob("*.safetensors")}
@@ -159,7 +203,12 @@ def _weight_sizes(folder: Path) -> dict[tuple[str, str], int]:
         files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
     for file in files:
         with safe_open(file, "pt") as opened:
-            shapes |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+            for name in opened.keys():  # noqa: SIM118
+                stored = opened.get_slice(name)
+                shapes[name] = stored.get_shape()
+                dtype = stored.get_dtype()
+                if "F" not in dtype and name.endswith(".weight") and not is_quantized:
+                    raise ValueError(f"{name} holds whole numbers ({dtype})")
     if not shapes:
         return {}
     sizes = {(part, name): shapes[part + weight][place] for part, name, weight, place in SIZES}
@@ -176,7 +225,7 @@ def _weight_sizes(folder: Path) -> dict[tuple[str, str], int]:
 def _check_adapter(folder: Path) -> None:
     """Check that an adapter is one of LoRA, with a rank that its weights have."""
     what = f"The adapter in {folder}"
-    with _explained(f"{what} does", "Copy it there again."):
+    with explained(f"{what} does", "Copy it there again."):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
         ranks = [fields["r"], *(fields.get("rank_pattern") or {}).values()]
         with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
@@ -189,7 +238,7 @@ def _check_adapter(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(what: str, advice: str) -> Iterator[None]:
+def explained(what: str, advice: str) -> Iterator[None]:
     """Turn whatever libraries raise for a damaged file into one line."""
     try:
         with warnings.catch_warnings():
@@ -227,8 +276,8 @@ def adapter_base(place: str) -> str | None:
     described = Path(place) / ADAPTER_CONFIG
     if not described.is_file():
         return None
-    with _explained(f"The adapter in {place} does", "Copy it there again."):
-        base = json.loads(described.read_text())["base_model_name_or_path"]
+    with explained(f"The adapter in {place} does", "Copy it there again."):
+        base = json.loads(described.read_text()).get("base_model_name_or_path")
         if not isinstance(base, str):
             raise TypeError(f"its base is {base!r:.40}")
     try:
@@ -260,11 +309,15 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def _load_weights(
-    place: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig | None
+    place: str,
+    config: Phi3VConfig,
+    dtype: torch.dtype | None,
+    quantization: BitsAndBytesConfig | None,
 ) -> Phi3VForCausalLM:
-    config = load_config(place)
+    if (Path(place) / "generation_config.json").is_file():
+        load_generation_config(place, config)
     model: Phi3VForCausalLM
-    with _explained(f"The weights in {place} do", "Is every shard there, whole?"):
+    with explained(f"The weights in {place} do", "Is every shard there, whole?"):
         model, report = Phi3VForCausalLM.from_pretrained(
             place,
             config=config,

@@ -41,25 +41,15 @@ class Phi3VConfig(Phi3Config):
     Configuration of Phi-3-Vision and Phi-3.5-Vision.
 
     Args:
-        img_processor (`dict`, *optional*):
-            The official description of the tower. `image_dim_out` must equal the tower's width;
-            a `vision_config` inside gives a tower other than ViT-L/14-336.
-        embd_layer (`dict`, *optional*):
-            The official description of how features enter the text. Only the released arrangement
-            (HD transform, `sub_glb` order, learnable separators, two-layer projection) exists.
-        vision_config (`dict` or `CLIPVisionConfig`, *optional*):
-            The tower's configuration, derived from `img_processor`; not at the top of the file.
-        image_token_id (`int`, *optional*, defaults to 32044):
-            The id that marks an image token in `input_ids`: `<|image|>` in the official vocabulary,
-            unused by the official code, whose own placeholders are negative.
-
-    Example:
-
-    ```python
-    >>> config = Phi3VConfig.from_pretrained("microsoft/Phi-3.5-vision-instruct")
-    >>> config.vision_config.image_size, config.rope_parameters["rope_type"]
-    (336, 'longrope')
-    ```"""
+        img_processor: The official description of the tower. `image_dim_out` must equal the tower's
+            width; a `vision_config` inside gives a tower other than ViT-L/14-336.
+        embd_layer: The official description of how features enter the text. Only the released
+            arrangement (HD transform, `sub_glb` order, learnable separators, two-layer projection)
+            exists.
+        vision_config: The tower's configuration, derived from `img_processor`.
+        image_token_id: The id that marks an image token in `input_ids`: `<|image|>` in the official
+            vocabulary, unused by the official code, whose own placeholders are negative.
+    """
 
     if TYPE_CHECKING:  # inherited from transformers, which is not typed
         eos_token_id: int | list[int] | None

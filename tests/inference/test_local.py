@@ -1,5 +1,6 @@
 """LocalPredictor: images in, predictions out, in order and by name."""
 
+import shutil
 import threading
 import time
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
@@ -272,3 +274,15 @@ def test_unusable_images_are_rejected_before_any_generation(
 def test_an_unknown_template_is_rejected_before_loading() -> None:
     with pytest.raises(ValueError, match=r"no template 'poem'; choose from product"):
         LocalPredictor("no-such-model", template="poem")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_rejected(
+    tiny_checkpoint: Path, tmp_path: Path, value: float
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][3, 4] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"damaged: lm_head.weight holds NaN or infinite values"):
+        LocalPredictor(folder)

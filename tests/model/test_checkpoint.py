@@ -247,7 +247,55 @@ def spoil_processor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text("[]")
 
 
+def fill(value: float, dtype: torch.dtype) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        tensors["lm_head.weight"] = torch.full_like(tensors["lm_head.weight"], value, dtype=dtype)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return harm
+
+
+def move_ids(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"] = {w: 50_000 + i for w, i in tokenizer["model"]["vocab"].items()}
+    file.write_text(json.dumps(tokenizer))
+
+
+def change_crops(**fields: object) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / "processor_config.json").unlink()
+        change("preprocessor_config.json", **fields)(folder)
+
+    return harm
+
+
+def as_folder(name: str) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return harm
+
+
+STOPS = "generation_config.json"
 MODEL_HARMS = {
+    "whole numbers": (fill(1, torch.int32), "lm_head.weight holds whole numbers (I32)"),
+    "another tokenizer": (move_ids, "the tokenizer has ids up to 5"),
+    "no image token": (change("config.json", image_token_id=7), "config.json has 7. Copy"),
+    "no tokenizer": (as_folder("tokenizer.json"), "there is no tokenizer.json."),
+    "no config": (as_folder("config.json"), "it has no config.json"),
+    "weights of nothing": (as_folder("model.safetensors"), "The weights in"),
+    "other crops": (change_crops(crop_size=100), "crop_size is 100, and the model in config.json"),
+    "other tokens": (change_crops(num_img_tokens=7), "num_img_tokens is 7, and the model in"),
+    "no deviation": (change_crops(image_std=[0, 0, 0]), "image_std [0, 0, 0]. Copy"),
+    "means of text": (change_crops(image_mean="x"), "image_mean is ['x'], image_std"),
+    "stops of nothing": (write(STOPS, "{"), f"The {STOPS} in"),
+    "a list of stops": (write(STOPS, "[]"), f"The {STOPS} in"),
+    "a stop of text": (write(STOPS, '{"eos_token_id": "end"}'), "its eos_token_id is 'end'"),
+    "a foreign stop": (write(STOPS, '{"eos_token_id": [2, 99999]}'), "its eos_token_id is [2, 99"),
     "a list": (write("config.json", "[]"), "type None, not 'phi3_v'"),
     "no fields": (write("config.json", "{}"), "type None, not 'phi3_v'"),
     "deep brackets": (write("config.json", "[" * 100_000), "is no checkpoint"),
