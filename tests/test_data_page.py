@@ -53,6 +53,7 @@ FACTS = [
     f"more than {dedup.MAX_JOINED} groups",
     f"`--validation` {PLAN.validation}, `--test` {PLAN.test}",
     f"that of {splits.RANDOM_SPLITS} random splits",
+    f"at most {dedup.MAX_VARIANT_DISTANCE} of 64 bits apart",
     f"every {PLAN.shard_size} MB",
     f"needs {MIN_DATASET_GROUPS} groups",
     f"fewer than {MIN_GROUPS} groups",

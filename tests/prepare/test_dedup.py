@@ -269,3 +269,17 @@ def test_rows_that_share_a_value_with_a_chosen_row_are_reached() -> None:
     near = groups.links[NEAR_IMAGE]
     assert near.linked_to(chosen).tolist() == [True, True, False, False, False]
     assert near.linked_to(~chosen).tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("changed_bits", "groups"), [(6, 12), (64, 72)])
+def test_without_prices_the_images_tell_products_in_their_colours_from_classes(
+    changed_bits: int, groups: int
+) -> None:
+    draw = random.Random(0)
+    looks = [draw.getrandbits(64) for _ in range(12)]
+    masks = (sum(1 << bit for bit in draw.sample(range(64), changed_bits // 2)) for _ in range(72))
+    rows = [
+        trait(n, title=f"Title {n % 12}", hashes=(looks[n % 12] ^ mask,))
+        for n, mask in enumerate(masks)
+    ]
+    assert len(group_rows(rows, tolerance=0).names) == groups
