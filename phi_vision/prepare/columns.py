@@ -1,37 +1,46 @@
-"""Map the columns of a source: as the user says, else guessed from names and first rows.
+"""Map the columns of a source: as the user says, else guessed from names and first values.
 
 The fields that matter are those of the template; every other plain column stays in the record
 under its own name. Guesses are shown by the command and written to the data card.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from phi_vision.data.template import Template
-from phi_vision.prepare.column_fit import NAMES, rate_values
-from phi_vision.prepare.image_references import (
-    IMAGE_SUFFIX,
-    find_by_name,
-    list_references,
-    url_of,
-)
-from phi_vision.prepare.prices import CURRENCY_WORDS
+from phi_vision.prepare.image_references import IMAGE_SUFFIX, find_by_name, list_references, url_of
+from phi_vision.prepare.prices import CURRENCY_WORDS, parse_price
+from phi_vision.prepare.sources.files import SPLIT_NAMES
 from phi_vision.prepare.sources.rows import Row, storable
 from phi_vision.prepare.text import is_placeholder
 
-_PLACE = re.compile(r"\{([^{}]+)\}")  # of a column in a path, as in images/{id}.jpg
-MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
-MIN_DISTINCT = 0.8  # fraction of distinct values in a column of ids
-MIN_GROUPS = 0.1  # fraction of distinct values in a column of groups; fewer are styles or brands
-# Weight of images in a column that has no image's name, such as a size chart's: more than that of
-# links to a web page, less than that of a `photo` that is missing here and there.
-UNNAMED = 0.6
+NAMES: dict[str, list[str]] = yaml.safe_load(
+    Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
+)
 # What a column can be besides a field of the record, and what no field can be: a dataset's columns.
 PARTS = ("image", "id", "group", "split", "messages")
 RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")
 PRODUCT_FIELDS = ("category3_code", "title", "full_price")  # a name can be the category's own
+# Distinct share that a part's values need: few groups are styles or brands.
+DISTINCT_SHARES = {"id": 0.8, "group": 0.1}
+MIN_ROWS = 10  # below, shares of the values say little
+MAX_REPEATED = 0.2  # distinct share of names, up to which they rather are classes
+MAX_CLASSES = 0.5  # distinct share of a `label` or `text`, up to which it is a category
+MIN_FREE_TEXT = 0.9  # distinct share of a category that is none
+MIN_FILLED = 0.7  # share of the rows in which a field should have a value
+MIN_PRICES = 0.5  # share of the values of a price column that must be prices
+MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
+# Weight of images in a column that has no image's name, such as a size chart's: more than that of
+# links to a web page, less than that of a `photo` that is missing here and there.
+UNNAMED = 0.6
+ANYTHING, NUMBERS = "a name that may mean anything", "its values are numbers"
+_PLACE = re.compile(r"\{([^{}]+)\}")  # of a column in a path, as in images/{id}.jpg
+_Cells = Mapping[str, Sequence[object]]  # column -> its values in the first rows, no empty ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +53,18 @@ class Columns:
     split: str | None
     messages: str | None  # conversations
     fields: Mapping[str, str]  # field of the record -> column, in the order of the source
+    otherwise: Mapping[str, str] = field(default_factory=dict)  # field -> column where that's empty
     guessed: frozenset[str] = frozenset()  # parts and fields
     doubts: Mapping[str, str] = field(default_factory=dict)  # field -> why its guess is weak
     missing: Mapping[str, str] = field(default_factory=dict)  # wanted field -> columns like it
 
     def fields_of(self, row: Row) -> dict[str, str]:
         """Map the fields of one row to columns, with those that the first rows did not have."""
-        used = {*self.image, self.messages, self.split, *self.fields.values()}
-        fields = dict(self.fields)
+        fields, used = dict(self.fields), {*self.image, self.messages, self.split}
+        used |= {*fields.values()}
+        for name, other in self.otherwise.items():
+            if _is_empty(row.values.get(fields[name])):
+                fields[name] = other
         for column in row.values:
             if column not in used:
                 fields[field_name(column, {*RESERVED, *fields})] = column
@@ -64,6 +77,7 @@ class Columns:
         """
         named = {part: getattr(self, part) for part in PARTS} | {"image": ", ".join(self.image)}
         named |= {f: c for f, c in self.fields.items() if f in self.guessed or f != c}
+        named |= {name: f"{named[name]}, else {column}" for name, column in self.otherwise.items()}
         named = {p: f"{c} (guessed)" if c and p in self.guessed else c for p, c in named.items()}
         for name, doubt in self.doubts.items():
             named[name] = f"{named[name]}, doubtful: {doubt}; --map {name}=COLUMN changes it"
@@ -87,29 +101,35 @@ def choose_columns(
         given: Part or field -> column, from the user; `image` may name several, with commas.
         folder: Root of the source's own images.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    _check_given(given, names)
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    cells = {n: [c for row in rows if not _is_empty(c := row.values.get(n))] for n in names}
+    _check_given(given, [*names])
     wanted = template.fields if template else PRODUCT_FIELDS
-    found, doubts = dict(given), dict[str, str]()
+    found, doubts, otherwise = dict(given), dict[str, str](), dict[str, str]()
     for part in (*PARTS, *sorted(wanted, key=lambda each: each not in PRODUCT_FIELDS[:1])):
-        if part not in found:
-            own = {*wanted} - {part}  # a column of a field's own name is no other's
-            taken = {*found.values(), *found.get("image", "").split(","), *own}
-            column, doubt = _guess(part, names, rows, folder, taken)
-            found |= {part: column} if column else {}
-            doubts |= {part: doubt} if column and doubt else {}
-    if "messages" not in found and "image" not in found:
-        found |= _image_by_id(names, rows, folder)
+        if part in found:
+            continue
+        own = {*wanted} - {part}  # a column of a field's own name is no other's
+        taken = {*found.values(), *found.get("image", "").split(","), *own}
+        free = {name: each for name, each in cells.items() if name not in taken}
+        guess = _guess_image(free, folder) if part == "image" else _guess(part, free, len(rows))
+        column, doubt, other = guess
+        found |= {part: column} if column else {}
+        doubts |= {part: doubt} if doubt else {}
+        otherwise |= {part: other} if other else {}
+    if not {"messages", "image"} & {*found}:
+        found |= _image_by_id(rows, folder)
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
         raise ValueError(
-            f"no column holds images; found {', '.join(names) or 'no columns'}; "
+            f"no column holds images; found {', '.join(names) or 'no columns'}{_shown(cells)}; "
             "map it with --map image=COLUMN"
         )
     return Columns(
         image=image,
         **{part: found.get(part) for part in PARTS[1:]},
         fields=_map_fields(names, found, image),
+        otherwise=otherwise,
         guessed=frozenset(p for p, column in found.items() if p not in given and p != column),
         doubts=doubts,
         missing={
@@ -155,46 +175,45 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
                 f"--map {part}={column}: no field can be called {part!r}, as every dataset has a "
                 f"column of that name; the parts of a row are {', '.join(PARTS)}"
             )
-        parts = column.split(",") if part == "image" else [column]
-        for each in [name for text in parts for name in _PLACE.findall(text) or [text]]:
-            if each not in names:
+        texts = column.split(",") if part == "image" else [column]
+        for name in [name for text in texts for name in _PLACE.findall(text) or [text]]:
+            if name not in names:
                 raise ValueError(
-                    f"--map {part}={column}: there is no column {each!r}; "
+                    f"--map {part}={column}: there is no column {name!r}; "
                     f"found {', '.join(names) or 'none'}"
                 )
 
 
-def _guess(
-    part: str, names: Sequence[str], rows: Sequence[Row], folder: Path | None, taken: set[str]
-) -> tuple[str | None, str]:
-    """Return the likeliest column by name and first values, and why the guess is weak, if it is."""
-
-    def cells(name: str) -> list[object]:
-        return [cell for row in rows if not _is_empty(cell := row.values.get(name))]
-
-    if part not in PARTS and part in names and cells(part):
-        return part, ""
+def _guess(part: str, cells: _Cells, rows: int) -> tuple[str | None, str, str | None]:
+    """Return the likeliest column, why its guess is weak, and a price to take where it is empty."""
+    if part not in PARTS and cells.get(part):
+        return part, "", None
     known = NAMES.get(part, [])
-    plain = {name: _plain(name, known) for name in names if name not in taken}
+    plain = {name: _plain(name, known) for name in cells}
     named = [name for name in plain if plain[name] in known]
     named.sort(key=lambda name: known.index(plain[name]))
-    if part == "image":
-        scores = {name: _image_score(cells(name), folder, link=0.5) for name in named}
-        for name in plain.keys() - {*named}:
-            scores[name] = UNNAMED * _image_score(cells(name), folder, link=0.0)
-        order = [name for name in (*named, *plain) if scores[name] > 0]
-        named = sorted(order, key=lambda name: -scores[name])
-    if least := {"id": MIN_DISTINCT, "group": MIN_GROUPS}.get(part):
-        texts = {name: [str(cell) for cell in cells(name)] for name in named}
-        named = [n for n in named if len({*texts[n]}) >= least * len(texts[n]) > 0]
     if part in PARTS:
-        return (named[0] if named else None), ""
+        texts = {name: [str(cell).strip() for cell in each] for name, each in cells.items()}
+        if part == "split":  # also by its values alone
+            named += [
+                n
+                for n, t in texts.items()
+                if {*map(str.lower, t)} <= {*SPLIT_NAMES} and len({*t}) > 1
+            ]
+        least = DISTINCT_SHARES.get(part, 0)
+        fit = (n for n in named if len({*texts[n]}) >= least * max(1, len(texts[n])))
+        return next(fit, None), "", None
     if known is NAMES["category3_code"]:  # after all others, what repeats like categories
         named += [name for name in plain if plain[name] in NAMES["weak_title"]]
-    doubts = {name: rate_values(part, plain[name], cells(name), len(rows)) for name in named}
+    doubts = {name: _rate(known, plain[name], cells[name], rows) for name in named}
     named = sorted((n for n in named if doubts[n] is not None), key=lambda name: doubts[name] != "")
-    same = [f"{name} has the same name" for name in named[1:] if plain[name] == plain[named[0]]]
-    return (named[0], [*same, str(doubts[named[0]])][0]) if named else (None, "")
+    if not named:
+        return None, "", None
+    first, *others = named
+    same = [f"{name} has the same name" for name in others if plain[name] == plain[first]]
+    is_full = known is not NAMES["full_price"] or len(cells[first]) == rows
+    prices = [n for n in others if plain[n] != plain[first] and doubts[n] != ANYTHING]
+    return first, [*same, str(doubts[first])][0], None if is_full else next(iter(prices), None)
 
 
 def _plain(name: str, known: Sequence[str]) -> str:
@@ -213,7 +232,74 @@ def _is_empty(cell: object) -> bool:
     return cell in (None, []) or cell != cell  # not a number
 
 
-def _similar(field: str, names: Sequence[str], found: Mapping[str, str]) -> str:
+def _rate(known: Sequence[str], name: str, cells: Sequence[object], rows: int) -> str | None:
+    """Return why values may not be those of a field, "" if they fit, None if they do not.
+
+    Input:  names of titles, 40 rows of a column `label` with 4 different values; of one `name`
+    Output: None; "only 4 different values in 40 rows"
+    """
+    rate = next((rate for kind, rate in RATINGS.items() if known is NAMES[kind]), None)
+    doubt = rate(name, cells) if cells and rate else None
+    if doubt == "" and len(cells) < MIN_FILLED * rows:
+        return f"empty in {rows - len(cells)} of the first {rows} rows"
+    return doubt
+
+
+def _rate_title(name: str, cells: Sequence[object]) -> str | None:
+    is_weak = name in NAMES["weak_title"]
+    distinct, share = _distinct(cells)
+    if is_weak and share <= MAX_CLASSES:
+        return None
+    if share <= MAX_REPEATED:
+        return f"only {distinct} different values in {len(cells)} rows"
+    if len(cells) >= MIN_ROWS and all(map(_is_number, cells)):
+        return None if is_weak else NUMBERS
+    return ANYTHING if is_weak else ""
+
+
+def _rate_category(name: str, cells: Sequence[object]) -> str | None:
+    distinct, share = _distinct(cells)
+    kinds = [[part.strip() for part in str(cell).lower().split(",")] for cell in cells]
+    if all({*parts} <= {*NAMES["no_category"]} for parts in kinds):
+        return None
+    if name in NAMES["weak_title"]:
+        is_class = distinct > 1 and share <= MAX_CLASSES
+        return f"its {distinct} different values repeat like categories" if is_class else None
+    if distinct == 1 and len(cells) >= MIN_ROWS:
+        return "the same value in all rows"
+    if len(cells) >= 2 * MIN_ROWS and share > MIN_FREE_TEXT:
+        return f"{distinct} of {len(cells)} values differ"
+    return NUMBERS if len(cells) >= MIN_ROWS and all(map(_is_number, cells)) else ""
+
+
+def _rate_price(name: str, cells: Sequence[object]) -> str | None:
+    amounts, has_currency, is_weak = list[float](), False, name in NAMES["weak_price"]
+    for cell in cells:
+        with suppress(ValueError):
+            amount, currency, _ = parse_price(cell)
+            amounts += [] if amount is None else [amount]
+            has_currency |= currency is not None
+    if len(amounts) < MIN_PRICES * len(cells) or not any(amounts):
+        return None
+    # Whole numbers without a currency are quantities.
+    if is_weak and not has_currency and all(map(float.is_integer, amounts)):
+        return None
+    return ANYTHING if is_weak else ""
+
+
+def _distinct(cells: Sequence[object]) -> tuple[int, float]:
+    """Count distinct values, and their share; few rows are all distinct as far as one can tell."""
+    count = len({str(cell).strip().casefold() for cell in cells})
+    return count, count / len(cells) if len(cells) >= MIN_ROWS else 1.0
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float) or (
+        str(cell).strip().replace(".", "", 1).lstrip("-").isdigit()
+    )
+
+
+def _similar(field: str, names: Collection[str], found: Mapping[str, str]) -> str:
     """Describe the columns that may hold a price that was not found."""
     if NAMES.get(field) is not NAMES["full_price"]:
         return ""
@@ -222,9 +308,38 @@ def _similar(field: str, names: Sequence[str], found: Mapping[str, str]) -> str:
     return f", such as {', '.join(similar)}" if similar else ""
 
 
-def _image_by_id(names: Sequence[str], rows: Sequence[Row], folder: Path | None) -> dict[str, str]:
+def _guess_image(cells: _Cells, folder: Path | None) -> tuple[str | None, str, None]:
+    """Return the column that most surely holds images, and which of its family hold some, too."""
+    known = NAMES["image"]
+    plain = {name: _plain(name, known) for name in cells}
+    order = [name for name in cells if plain[name] in known]
+    order.sort(key=lambda name: known.index(plain[name]))
+    scores = {name: _image_score(cells[name], folder, link=0.5) for name in order}
+    for name in [name for name in cells if name not in scores]:
+        scores[name] = UNNAMED * _image_score(cells[name], folder, link=0.0)
+    best = max(scores, key=lambda name: scores[name], default=None)
+    if best is None or not scores[best]:
+        return None, "", None
+    family = re.sub(r"\d+$", "", plain[best])
+    more = [n for n in scores if plain[n][len(family) :].isdigit() and scores[n] and n != best]
+    more = [name for name in more if plain[name].startswith(family)]
+    others = ", ".join(more)
+    doubt = f"{others} hold images, too (image={best},{more[0]} takes both)" if more else ""
+    return best, doubt, None
+
+
+def _shown(cells: _Cells) -> str:
+    """Show a cell of the column that should have held images."""
+    known = NAMES["image"]
+    held = [
+        (name, cells[name][0]) for name in cells if _plain(name, known) in known and cells[name]
+    ]
+    return f" (in {held[0][0]!r}: {str(held[0][1])[:80]!r})" if held else ""
+
+
+def _image_by_id(rows: Sequence[Row], folder: Path | None) -> dict[str, str]:
     """Find a column of codes after which the images below the folder are named."""
-    for name in names if folder else ():
+    for name in dict.fromkeys(name for row in rows for name in row.values) if folder else ():
         codes = [str(row.values.get(name)) for row in rows[:20]]
         if re.search(r"(id|sku|code|asin|ean|name|image)$", name.lower()) and all(
             folder and find_by_name(code, folder) for code in codes
@@ -262,7 +377,7 @@ def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> f
 
 
 def _map_fields(
-    names: Sequence[str], found: Mapping[str, str], image: Sequence[str]
+    names: Collection[str], found: Mapping[str, str], image: Sequence[str]
 ) -> dict[str, str]:
     """Map fields to columns, which are renamed where the template asks, or must."""
     asked = {column: part for part, column in found.items() if part not in PARTS}
@@ -276,3 +391,10 @@ def _map_fields(
         elif column not in used and f"{column}_given" not in names:  # Else it is prepared already.
             fields[field_name(column, {*reserved, *fields, *asked.values()})] = column
     return fields
+
+
+RATINGS: dict[str, Callable[[str, Sequence[object]], str | None]] = {
+    "title": _rate_title,
+    "category3_code": _rate_category,
+    "full_price": _rate_price,
+}
