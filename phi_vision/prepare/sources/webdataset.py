@@ -12,7 +12,7 @@ from pathlib import Path
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES, VOCABULARY
 from phi_vision.prepare.sources.json_files import parse_object
 from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values
-from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS
+from phi_vision.prepare.sources.text_files import COMPRESSION_ERRORS, check_unpacked
 
 MAX_MEMBER = 200 * 2**20  # bytes; anything larger is neither an image nor a record
 TEXT_COLUMNS: dict[str, str] = VOCABULARY["tar_columns"]  # by the suffix of a text member
@@ -56,6 +56,7 @@ def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
             # tarfile remembers every header it has read, 1 GB for a million; typeshed does not
             # know the list that it keeps them in.
             shard.members = []  # type: ignore[attr-defined]
+            check_unpacked(file, member.offset_data + member.size)
             folder, slash, base = member.name.rpartition("/")
             stem, _, suffix = base.partition(".")
             if not member.isfile() or not stem or base.startswith("__"):

@@ -127,6 +127,7 @@ def test_examples_of_a_guess_fit_into_a_line(tmp_path: Path) -> None:
         ("cp1252", "Café table;Nestlé bar;Jalapeño;Beyoncé – tour;Levi’s® jeans"),
         ("cp1252", "Vestido de algodão;Calçado;Blusão de lã;Relógio"),
         ("cp1252", "Kjóll;Skór fyrir börn;Þykk peysa;Leðurtaska"),
+        ("cp1252", "Këmishë për burra;Çantë lëkure;Pallto e zezë;Këpucë të bardha"),
         ("koi8-r", "Женское платье;Мужская рубашка;Детская обувь"),
         ("cp1255", "שמלת נשים;חולצת גברים;נעלי ילדים"),
     ],
@@ -169,3 +170,33 @@ def test_the_user_states_the_encoding(tmp_path: Path) -> None:
     assert [row.values["title"] for row in source.rows() if isinstance(row, Row)] == ["Übergröße"]
     with pytest.raises(ValueError, match="--encoding latin99: there is no such encoding"):
         open_source(str(file), encoding="latin99")
+
+
+@pytest.mark.parametrize("line", [b"X,Co\xe9at,9\n", b"X,C\xe4at,9\n", b"X,\xe9Coat Coat\xfb,9\n"])
+def test_bad_bytes_inside_words_that_occur_elsewhere_are_damage(
+    tmp_path: Path, line: bytes
+) -> None:
+    file = tmp_path / "products.csv"
+    rows = b"".join(b"A%d,Coat %d,9\n" % (n, n) for n in range(40))
+    file.write_bytes(b"sku,title,price\n" + rows + line * 3)
+    source = open_source(str(file))
+    assert source.detected["encoding"] == "utf-8"
+    assert sum(isinstance(row, UnreadableRow) for row in source.rows()) == 3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "titles"),
+    [
+        ("cp1257", "Batai;Suknelė;Kepurė"),
+        ("iso8859-9", "Qadın paltarı;Köynək;Şalvar"),
+        ("iso8859-16", "Cămașă albă;Pantofi bărbați"),
+    ],
+)
+def test_small_files_are_right_or_doubtful(tmp_path: Path, encoding: str, titles: str) -> None:
+    file = tmp_path / "products.csv"
+    rows = "".join(f"A{n};{title}\n" for n, title in enumerate(titles.split(";")))
+    file.write_bytes(f"sku;title\n{rows}".encode(encoding, "ignore"))
+    source = open_source(str(file))
+    read = [row.values["title"] for row in source.rows() if isinstance(row, Row)]
+    expected = [title.encode(encoding, "ignore").decode(encoding) for title in titles.split(";")]
+    assert read == expected or "--encoding" in source.detected["encoding uncertain"]

@@ -276,3 +276,5 @@ def test_a_compressed_file_that_unpacks_without_limit_is_rejected(
     file.write_bytes(gzip.compress(b"sku,title\n" + b"A,Coat\n" * 2**20))
     with pytest.raises(ValueError, match=r"unpacks to more than .* bytes, 200 times"):
         open_source(str(file))
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        list(open_source(str(file), encoding="utf-8").rows())

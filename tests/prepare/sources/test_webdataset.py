@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_vision.prepare.sources import text_files
 from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import Row, UnreadableRow
 
@@ -131,3 +132,12 @@ def test_a_shard_cut_between_two_members_is_reported(tmp_path: Path) -> None:
     assert [type(row) for row in rows] == [Row, UnreadableRow]
     assert isinstance(rows[1], UnreadableRow)
     assert rows[1].reason == "the tar has no end mark, so members may be missing"
+
+
+def test_a_compressed_shard_that_unpacks_without_limit_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_UNPACKED", 2**20)
+    shard = write_shard(tmp_path / "s.tar.gz", sample("1") | {"2.json": b" " * 2**23}, "w:gz")
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        list(open_source(str(shard)).rows())
