@@ -21,11 +21,8 @@ from phi_vision.metrics.field_metrics import is_field_correct
 from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
 
 RECORD = "whole record"  # name of the calibration of all fields together
-
 BINS = 10  # as in most publications, so that calibration errors can be compared
-
 MAX_POINTS = 200  # points of a risk curve: a chart shows no more
-
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -70,8 +67,7 @@ class Calibration:
     `raw_error` is the expected calibration error (ECE), the mean distance between confidence and
     accuracy over ten bins of equal size, `raw_brier` the mean squared distance of the confidence
     from 1 where correct and 0 where wrong; `error`, `brier` and `recalibrated_bins` are the same of
-    the recalibrated confidence, cross-fitted. Where data are too few, estimates are NaN and tuples
-    empty.
+    the recalibrated confidence, cross-fitted. Of too few data, estimates are NaN and tuples empty.
     """
 
     samples: int
@@ -140,61 +136,54 @@ def calibrate(
 ) -> Calibration:
     """Measure the calibration of a confidence, before and after recalibration.
 
+    The confidence is NaN where it is unknown: such a prediction is never accepted.
+
     Input:  confidence 0.9 of ten predictions of ten groups, of which seven are correct
     Output: raw_error 0.2; raw_brier 0.25 = 0.7 · 0.1² + 0.3 · 0.9²
-
-    Args:
-        confidence: From 0 to 1; NaN where unknown: such a prediction is never accepted.
-        correct: Whether each prediction is.
-        groups: Of the samples; none is in two folds.
-        counts: Resamples, of shape (resamples, samples).
-        target: Target precision of the auto-accept threshold, above 0 and below 1.
-        seed: Of the folds.
     """
     if target is not None and not 0 < target < 1:
         raise ValueError(
             f"the target precision is {target}; pass a share above 0 and below 1, such as 0.95"
         )
-    names = np.asarray(groups, dtype=object)
-    known = ~np.isnan(confidence)
+    names, known = np.asarray(groups, dtype=object), ~np.isnan(confidence)
     raw, is_right, resamples = confidence[known], correct[known], counts[:, known]
     scaler = platt.fit_platt_scaler(raw, is_right)
     crossed, accepted = platt.cross_fit(confidence, correct, names, target=target, seed=seed)
     fitted = ~np.isnan(crossed)
-    probability = crossed[fitted]
+    recalibrated = (crossed[fitted], correct[fitted])
     correlation = platt.intraclass_correlation(is_right - scaler.apply(raw), names[known])
     auto_accept = None
     if target is not None:
         threshold = platt.choose_threshold(scaler.apply(raw), is_right, names[known], target)
         coverage, precision = Estimate(0.0, 0.0, 0.0), UNKNOWN
-        if threshold is None or not accepted.any():
+        if not accepted.any():
             threshold = None
-        else:
+        elif threshold is not None:
             coverage = _mean_estimate(accepted.astype(np.float64), counts)
             precision = _share(correct[accepted], names[accepted], correlation)
         auto_accept = SelectiveThreshold(
             target=target, threshold=threshold, coverage=coverage, precision=precision
         )
-    errors = _chance_errors(raw, is_right, resamples)
-    errors = errors[~np.isnan(errors)]
+    by_chance = _chance_errors(raw, is_right, resamples)
+    by_chance = by_chance[~np.isnan(by_chance)]
     curve, area = risk_curve(confidence, correct)
     return Calibration(
         samples=len(correct),
-        with_confidence=int(known.sum()),
+        with_confidence=len(raw),
         accuracy=float(is_right.mean()) if len(is_right) else math.nan,
         raw_error=calibration_error(raw, is_right, resamples),
-        error=calibration_error(probability, correct[fitted], counts[:, fitted]),
-        chance_error=float(errors.mean()) if errors.size else math.nan,
+        error=calibration_error(*recalibrated, counts[:, fitted]),
+        chance_error=float(by_chance.mean()) if by_chance.size else math.nan,
         raw_brier=_mean_estimate((raw - is_right) ** 2, resamples),
-        brier=_mean_estimate((probability - correct[fitted]) ** 2, counts[:, fitted]),
+        brier=_mean_estimate((crossed - correct)[fitted] ** 2, counts[:, fitted]),
         bins=_bins(raw, is_right, names[known], correlation),
-        recalibrated_bins=_bins(probability, correct[fitted], names[fitted], correlation),
+        recalibrated_bins=_bins(*recalibrated, names[fitted], correlation),
         risk_curve=curve,
         aurc=area,
         slope=scaler.slope,
         intercept=scaler.intercept,
         auto_accept=auto_accept,
-        limitations=_limitations(len(raw), len(probability), auto_accept),
+        limitations=_limitations(len(raw), int(fitted.sum()), auto_accept),
     )
 
 
@@ -245,9 +234,8 @@ def risk_curve(confidence: Numbers, correct: Flags) -> tuple[tuple[RiskPoint, ..
         return (), math.nan
     confidence = np.where(np.isnan(confidence), -math.inf, confidence)
     order = np.argsort(-confidence, kind="stable")
-    ranked = confidence[order]
-    accepted = np.arange(1, len(ranked) + 1)
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    accepted = np.arange(1, len(order) + 1)
+    ends = platt.last_of_equal(confidence[order])
     wrong = np.cumsum(~correct[order])[ends]
     expected = np.interp(accepted, np.append(0, ends + 1), np.append(0, wrong))
     coverages, risks = accepted[ends] / len(accepted), wrong / accepted[ends]
@@ -257,9 +245,9 @@ def risk_curve(confidence: Numbers, correct: Flags) -> tuple[tuple[RiskPoint, ..
 
 
 def _confidence(each: ScoredPrediction, field: str) -> float:
-    if each.prediction.record is None or field not in each.prediction.confidence:
+    confidence = each.prediction.confidence.get(field)
+    if each.prediction.record is None or confidence is None:
         return math.nan
-    confidence = each.prediction.confidence[field]
     if not 0 <= confidence <= 1:
         raise ValueError(
             f"the confidence in {field!r} of sample {each.id!r} is {confidence}; pass a "
@@ -271,18 +259,22 @@ def _confidence(each: ScoredPrediction, field: str) -> float:
 def _bins(
     probability: Numbers, correct: Flags, groups: Names, correlation: float
 ) -> tuple[Bin, ...]:
-    bins, bin_of = [], assign_bins(probability)
-    for mask in (bin_of == number for number in np.unique(bin_of)):
-        share = _share(correct[mask], groups[mask], correlation)
-        bins.append(Bin(float(probability[mask].mean()), *share, int(mask.sum())))
-    return tuple(bins)
+    bin_of = assign_bins(probability)
+    masks = [bin_of == number for number in np.unique(bin_of)]
+    return tuple(
+        Bin(
+            float(probability[mask].mean()),
+            *_share(correct[mask], groups[mask], correlation),
+            int(mask.sum()),
+        )
+        for mask in masks
+    )
 
 
 def _share(correct: Flags, groups: Names, correlation: float) -> Estimate:
     """Compute the share of correct predictions with its exact interval."""
-    share, size = np.array([correct.mean()]), platt.effective_sizes(groups, correlation)[-1:]
-    low, high = (float(platt.binomial_bound(share, size, tail)[0]) for tail in (0.025, 0.975))
-    return Estimate(float(share[0]), low, high)
+    share, size = float(correct.mean()), platt.effective_sizes(groups, correlation)[-1]
+    return Estimate(share, *(float(platt.binomial_bound(share, size, tail)) for tail in TAILS))
 
 
 def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None) -> str:
@@ -301,10 +293,7 @@ def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None
 
 
 def _mean_estimate(values: Numbers, counts: Counts) -> Estimate:
-    if not len(values):
-        return UNKNOWN
-    resampled = distribution(mean, values, counts, (0.0, 1.0))
-    return resampled._replace(value=float(values.mean())).estimate()
+    return distribution(mean, values, counts, (0.0, 1.0)).estimate() if len(values) else UNKNOWN
 
 
 def _chance_errors(probability: Numbers, correct: Flags, counts: Counts) -> Numbers:

@@ -99,15 +99,18 @@ def choose_threshold(
     Output: 0.9: 45 correct predictions and no wrong one are 95 % with certainty 0.9: 0.95^45 < 0.1
     """
     order = np.argsort(-probability, kind="stable")
-    ranked = probability[order]
-    precision = np.cumsum(correct[order]) / np.arange(1, len(ranked) + 1)
+    precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     groups = np.asarray(groups, dtype=object)
     sizes = effective_sizes(groups[order], intraclass_correlation(correct - probability, groups))
     # Predictions of equal probability are accepted together or not at all.
-    last_of_equal = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    is_reached = binomial_bound(precision, sizes, 1 - CERTAINTY) >= target
-    reached = np.flatnonzero(last_of_equal & is_reached)
-    return float(ranked[reached[-1]]) if len(reached) else None
+    ends = last_of_equal(probability[order])
+    reached = ends[binomial_bound(precision, sizes, 1 - CERTAINTY)[ends] >= target]
+    return float(probability[order][reached[-1]]) if len(reached) else None
+
+
+def last_of_equal(ranked: Numbers) -> NDArray[np.int64]:
+    """Find the last place of each value: 0.9 0.9 0.5 -> 1 2."""
+    return np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])
 
 
 def intraclass_correlation(residual: Numbers, groups: Names) -> float:
