@@ -1,10 +1,9 @@
 """Experiment trackers: a run in Weights & Biases or in TensorBoard.
 
 W&B is online when logged in, else offline: `wandb sync OUT/wandb/offline-run-*` sends it later,
-from this machine. All files stay inside the run folder, so WANDB_DIR and the like have no effect.
-WANDB_MODE, WANDB_DISABLED, WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_RUN_ID, WANDB_RESUME and
-W&B's other variables take effect. TensorBoard needs neither account nor network:
-`tensorboard --logdir OUT/tensorboard`.
+from this machine. Its variables (WANDB_MODE, WANDB_PROJECT, WANDB_TAGS, …) come before what is set
+here; without WANDB_DIR and the like, all its files are in the run folder. TensorBoard needs neither
+account nor network: `tensorboard --logdir OUT/tensorboard`.
 """
 
 import json
@@ -22,31 +21,29 @@ from urllib.parse import urlparse
 import wandb
 import yaml
 from accelerate.utils import patch_environment
+from pydantic import ValidationError
 
 from phi_vision.runs import DATA_FINGERPRINT, RunDir
 from phi_vision.training.tracking.plots import ShownPrediction, draw_predictions
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = {"": "", "DATA_": "wandb/data", "CACHE_": "wandb/cache", "ARTIFACT_": "wandb/artifacts"}
-"""Where W&B writes, below the run folder."""
-
-MAX_IMAGES, MAX_UPLOAD = 8, 256 * 2**20
-"""Predictions logged as images too, which an offline folder shows without a server; and bytes up to
-which an artifact is uploaded: larger ones refer to their files."""
-
-CHOICES = {
-    "WANDB_MODE": ("online", "offline", "shared", "disabled", "dryrun", "run"),
-    "WANDB_RESUME": ("allow", "must", "never", "auto"),
+FOLDERS = {
+    **{"WANDB_DIR": "", "WANDB_DATA_DIR": "wandb/data"},
+    **{"WANDB_CACHE_DIR": "wandb/cache", "WANDB_ARTIFACT_DIR": "wandb/artifacts"},
 }
-"""Variable of W&B -> its values."""
+"""Variable of W&B -> the folder for it below the run, where it is not set."""
 
-SETTINGS = {"silent": True, "console": "off", "disable_git": True}
-"""Settings of W&B that its variables may change: WANDB_SILENT and so on."""
+MAX_IMAGES = 8  # predictions logged as images too, which an offline folder shows without a server
+MAX_UPLOAD = 256 * 2**20  # bytes up to which an artifact is uploaded: larger ones refer to files
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 30, 1800
-"""Seconds to wait for W&B before a run is recorded offline, and for the upload at its end; `wandb
-sync` uploads the rest."""
+SETTINGS = {
+    **{"silent": True, "console": "off", "disable_git": True},
+    # Seconds until a run is recorded offline, and for the upload at its end; `wandb sync` uploads
+    # the rest.
+    **{"init_timeout": 30, "finish_timeout": 1800},
+}
+"""Settings of W&B where its variables (WANDB_SILENT and so on) are not set."""
 
 
 class WandbRun:
@@ -58,8 +55,9 @@ class WandbRun:
         self.config: dict[str, Any] = yaml.safe_load(recipe)
         with ExitStack() as stack:
             place = folder.path.resolve()
-            folders = {f"WANDB_{name}DIR": place / below for name, below in FOLDERS.items()}
-            stack.enter_context(patch_environment(**folders))
+            folders = {name: place / below for name, below in FOLDERS.items()}
+            unset = {name: each for name, each in folders.items() if not os.environ.get(name)}
+            stack.enter_context(patch_environment(**unset))
             self.run = _start(folder.path, self.config)
             self._environment = stack.pop_all()
         self.run.define_metric("validation/loss", summary="min,last")
@@ -120,13 +118,16 @@ class WandbRun:
 
 def is_logged_in() -> bool:
     """Whether W&B would find a key: in the environment, or in netrc as `wandb login` leaves it."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    given = os.environ.get("WANDB_BASE_URL")
+    # Its own server has had another name in earlier releases, whose logins it still accepts.
+    servers = [given] if given else [wandb.Settings().base_url, "https://api.wandb.ai"]
     try:
-        found = os.environ.get("WANDB_API_KEY") or netrc.netrc(file).authenticators(host)
+        known = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return bool(found)
+    return any(urlparse(server).netloc in known for server in servers)
 
 
 class TensorboardRun:
@@ -193,21 +194,19 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
         id_file.write_text(new + "\n", encoding="utf-8")
     run_id = os.environ.get("WANDB_RUN_ID") or id_file.read_text(encoding="utf-8").strip()
     resume: Any = os.environ.get("WANDB_RESUME") or "allow"
-    timeouts = {"init_timeout": INIT_TIMEOUT, "finish_timeout": FINISH_TIMEOUT}
-    defaults = {**SETTINGS, **timeouts}.items()
 
     def start(mode: Any) -> Any:
         return wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "phi-vision"),
-            name=os.environ.get("WANDB_NAME", folder.name),
-            job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
+            project=os.environ.get("WANDB_PROJECT") or "phi-vision",
+            name=os.environ.get("WANDB_NAME") or folder.name,
+            job_type=os.environ.get("WANDB_JOB_TYPE") or "train",
             id=run_id,
             resume=resume if mode == "online" else None,
-            dir=folder.resolve(),
+            dir=os.environ.get("WANDB_DIR") or folder.resolve(),
             config=dict(config),
             mode=mode,
             reinit="create_new",
-            settings={k: v for k, v in defaults if f"WANDB_{k.upper()}" not in os.environ},
+            settings={k: v for k, v in SETTINGS.items() if f"WANDB_{k.upper()}" not in os.environ},
         )
 
     mode = choose_mode()
@@ -224,10 +223,16 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
 
 def check_variables() -> None:
     """Check the variables of W&B before a run begins: later, a failing tracker only warns."""
-    for name, choices in CHOICES.items():
-        given = os.environ.get(name)
-        if given and given not in choices:
-            raise ValueError(f"{name} is {given!r}; choose one of {', '.join(choices)}")
+    for name, value in [each for each in os.environ.items() if each[0].startswith("WANDB_")]:
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except ValidationError as error:
+            first = error.errors()[0]
+            expected = first.get("ctx", {}).get("expected")
+            problem = f"choose one of {expected}" if expected else f"{first['msg']}; or unset it"
+            raise ValueError(f"{name} is {value!r}; {problem}") from error
+        except wandb.Error as error:
+            raise ValueError(f"{name} is {value!r}: {error}; change or unset it") from error
 
 
 def choose_mode() -> str:

@@ -24,7 +24,7 @@ from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.atomic import write_bytes
 from phi_vision.io.image_decoding import open_image
-from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE, is_correct
+from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE, is_field_correct
 from phi_vision.runs import SMOOTHING, History, RunDir, curve, read_history, smooth, thin
 
 STYLE_FILE = Path(__file__).parents[1] / "templates" / "plots.mplstyle"
@@ -53,27 +53,17 @@ SYSTEMS: Mapping[str, Mapping[str, Any]] = {
 }
 """System -> line style, the model's on top; the broad ones stay visible below it."""
 
-WIDTH, DPI = 8.0, 144
-"""A figure's width in inches and its dots per inch: 1152 pixels."""
-
-STEEP = 20.0
-"""A loss that falls by more than this factor is drawn on a logarithmic axis."""
-
+WIDTH, DPI = 8.0, 144  # of a figure: inches, and dots per inch: 1152 pixels
+STEEP = 20.0  # a loss that falls by more than this factor is drawn on a logarithmic axis
 RATE = "learning_rate"
 
-MAX_SHOWN = 64
-"""Predictions that each evaluation shows; the log has the metrics of all."""
-
-IMAGE_SIZE = 224
-"""Width and height of the shown images in pixels; W&B's page wants them alike."""
-
+MAX_SHOWN = 64  # predictions that each evaluation shows; the log has the metrics of all
+IMAGE_SIZE = 224  # width and height of the shown images in pixels; W&B's page wants them alike
 COLUMNS, MAX_ROWS, MAX_LETTERS = 4, 3, 28
 """Predictions beside and below each other on a sheet, and letters below each: more would be too
 small to read."""
 
-FONT_SIZE = 7.5
-"""Of captions in points; lines are half as high again."""
-
+FONT_SIZE = 7.5  # of captions in points; lines are half as high again
 BELOW_IMAGE: dict[str, Any] = {
     **{"xycoords": "axes fraction", "textcoords": "offset points"},
     **{"fontsize": FONT_SIZE, "parse_math": False},
@@ -100,11 +90,10 @@ def draw_plots(run: RunDir) -> list[Path]:
     """
     log = read_history(run.log_file)
     with matplotlib.rc_context(fname=STYLE_FILE):
-        figures = {name: draw(log) for name, draw in PLOTS.items()}
         return [
             save_figure(figure, run.plots_dir / f"{name}.png")
-            for name, figure in figures.items()
-            if figure is not None
+            for name, draw in PLOTS.items()
+            if (figure := draw(log)) is not None
         ]
 
 
@@ -144,16 +133,15 @@ def _draw_learning(log: History) -> Figure:
     if parts:
         _legend(rates)
     rates.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-    _draw_smoothed(norms, log, "grad_norm", GREEN, "gradient norm")
-    _start_at_zero(rates, norms)
+    rates.set_ylim(bottom=0)
+    _draw_smoothed(norms, log, "grad_norm", GREEN, "gradient norm", ends=(0, None))
     return figure
 
 
 def _draw_speed(log: History) -> Figure:
     figure, (samples, tokens) = _panels("Throughput", "samples / s", "tokens / s")
-    _draw_smoothed(samples, log, "samples_per_second", BLUE, "samples")
-    _draw_smoothed(tokens, log, "tokens_per_second", GREEN, "tokens")
-    _start_at_zero(samples, tokens)
+    _draw_smoothed(samples, log, "samples_per_second", BLUE, "samples", ends=(0, None))
+    _draw_smoothed(tokens, log, "tokens_per_second", GREEN, "tokens", ends=(0, None))
     return figure
 
 
@@ -167,12 +155,11 @@ def _draw_machine(log: History) -> Figure:
         at, values = thin(curve(log.steps, name))
         if at:
             memory.plot(at, [value / 1024 for value in values], color=color, label=label)
-    _draw_smoothed(load, log, "cpu_percent", BLUE, "CPU")
-    _draw_smoothed(load, log, "gpu_percent", ORANGE, "GPU")
-    _start_at_zero(memory, load)
-    load.set_ylim(top=105)
-    load.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    memory.set_ylim(bottom=0)
     _legend(memory)
+    _draw_smoothed(load, log, "cpu_percent", BLUE, "CPU")
+    _draw_smoothed(load, log, "gpu_percent", ORANGE, "GPU", ends=(0, 105))
+    load.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     _legend(load)
     return figure
 
@@ -199,9 +186,8 @@ def _draw_validation(log: History) -> Figure | None:
 def _draw_preferences(log: History) -> Figure:
     figure, (margin, share) = _panels("Preferences", "reward margin", "chosen preferred")
     _draw_smoothed(margin, log, "rewards/margins", BLUE, "margin")
-    _draw_smoothed(share, log, "rewards/accuracies", GREEN, "chosen preferred")
+    _draw_smoothed(share, log, "rewards/accuracies", GREEN, "preferred", ends=(-0.04, 1.04))
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    share.set_ylim(-0.04, 1.04)
     return figure
 
 
@@ -217,14 +203,9 @@ def _figure(
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     middle = 1 - 0.22 / height
     figure.text(0.012, middle, title, va="center", fontsize=13, fontweight="bold", color=INK)
-    figure.subplots_adjust(
-        left=left / WIDTH,
-        right=1 - right / WIDTH,
-        top=1 - above / height,
-        bottom=below / height,
-        hspace=between / each,
-        wspace=wspace,
-    )
+    sides = {"left": left / WIDTH, "right": 1 - right / WIDTH}
+    ends = {"top": 1 - above / height, "bottom": below / height}
+    figure.subplots_adjust(**sides, **ends, hspace=between / each, wspace=wspace)
     return figure
 
 
@@ -248,25 +229,28 @@ def _panels(title: str, *labels: str, columns: int = 1) -> tuple[Figure, Sequenc
     return figure, panels
 
 
-def _draw_smoothed(axes: Axes, log: History, name: str, color: str, label: str) -> None:
-    """Draw a curve raw, pale, and smoothed."""
+def _draw_smoothed(
+    axes: Axes,
+    log: History,
+    name: str,
+    color: str,
+    label: str,
+    ends: tuple[float, float | None] | None = None,
+) -> None:
+    """Draw a curve raw, pale, and smoothed; `ends` are those of the axis."""
     at, values = thin(curve(log.steps, name))
     if at:
-        window = round(SMOOTHING * len(at))
+        smoothed, dot = smooth(values, round(SMOOTHING * len(at))), "o" if len(at) == 1 else None
         axes.plot(at, values, color=color, alpha=0.25, linewidth=1)
-        dot = "o" if len(at) == 1 else None
-        axes.plot(at, smooth(values, window), color=color, linewidth=1.8, marker=dot, label=label)
+        axes.plot(at, smoothed, color=color, linewidth=1.8, marker=dot, label=label)
+    if ends is not None:
+        axes.set_ylim(*ends)
 
 
 def _mark_kept(axes: Axes, log: History) -> None:
     kept = [line["step"] for line in log.evaluations if line.get("is_best")]
     if kept:
         axes.axvline(kept[-1], color=INK, linewidth=0.9, alpha=0.6, label="kept weights")
-
-
-def _start_at_zero(*panels: Axes) -> None:
-    for axes in panels:
-        axes.set_ylim(bottom=0)
 
 
 def _legend(axes: Axes) -> None:
@@ -277,7 +261,6 @@ def show_predictions(
     predictions: Sequence[ScoredPrediction], samples: Sequence[Sample], template: Template
 ) -> list[ShownPrediction]:
     """Join predictions with their samples, the first `MAX_SHOWN` of them."""
-    pairs = list(zip(predictions, samples, strict=True))[:MAX_SHOWN]
     return [
         ShownPrediction(
             scored=scored,
@@ -285,17 +268,13 @@ def show_predictions(
             ground_truth=template.render(scored.truth),
             is_correct=mark_fields(scored, template),
         )
-        for scored, sample in pairs
+        for scored, sample in list(zip(predictions, samples, strict=True))[:MAX_SHOWN]
     ]
 
 
 def mark_fields(scored: ScoredPrediction, template: Template) -> dict[str, bool]:
     """Mark each field as right, equal or a number within 10 %, or wrong: {"title": True, …}."""
-    record = scored.prediction.record
-    return {
-        field: record is not None and is_correct(template.kinds[field], record.get(field), true)
-        for field, true in scored.truth.items()
-    }
+    return {field: is_field_correct(template, field, scored) for field in scored.truth}
 
 
 # The same images are shown at every evaluation, and large photos take long to decode.

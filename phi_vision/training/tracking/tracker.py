@@ -34,29 +34,22 @@ MACHINE_METRICS = ("cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib",
 MACHINE_DEPENDENT = {"samples_per_second", "tokens_per_second", "seconds", *MACHINE_METRICS}
 """Keys of the log that depend on the machine: all others are the same in an equal run."""
 
-LOGGED_STEPS = 20
-"""Progress lines of a run whose output goes to a file."""
-
-PLOT_INTERVAL = 20.0
-"""Seconds between plots during training: they take a second to draw. The last are always drawn."""
+LOGGED_STEPS = 20  # progress lines of a run whose output goes to a file
+PLOT_INTERVAL = 20.0  # seconds between plots, which take one to draw; the last are always drawn
 
 Tracker = WandbRun | TensorboardRun
 
 
 @dataclass
 class Tracking:
-    """Records a run; a context manager, so that it ends well after any error.
-
-    The recipe is given as YAML, `report_to` is a name of `TRACKERS`, `first_step` counts the steps
-    before a resume; of several processes one writes.
-    """
+    """Records a run; a context manager, so that it ends well after any error."""
 
     run: RunDir
-    recipe: str
-    report_to: str
-    first_step: int
+    recipe: str  # as YAML
+    report_to: str  # a name of `TRACKERS`
+    first_step: int  # steps before a resume
     total_steps: int
-    writes: bool = True
+    writes: bool = True  # only one of several processes
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -117,13 +110,13 @@ class Tracking:
         """Record one evaluation; `scores` are of `samples`, None if only the loss was computed."""
         if not self.writes:
             return
-        line = {"step": step, **metrics, **({} if scores is None else _plain_values(scores))}
-        headline = [f"validation loss {metrics['validation_loss']:.4f}"]
+        line, headline = {"step": step, **metrics}, [f"loss {metrics['validation_loss']:.4f}"]
         if scores is not None:
+            line |= _plain_values(scores)
             values = {name: line["model"][name] for name in headline_metrics(scores.template)}
             headline += [f"{name} {each:.3f}" for name, each in values.items() if each is not None]
         self._write(line)
-        logger.info("step %d: %s", step, ", ".join(headline))
+        logger.info("step %d: validation %s", step, ", ".join(headline))
         self._track(lambda tracker: tracker.log(step, rename_evaluation(line)))
         if scores is not None:
             _attempt("showing the predictions", lambda: self._show(step, scores, samples))
@@ -178,17 +171,15 @@ def _progress_bar() -> Progress:
 
 
 def _plain_values(scores: Scores) -> dict[str, Any]:
-    # As {"model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}, "uses_image": True, …}
-    values: dict[str, Any] = {
+    # As {"uses_image": True, …, "model": {"parse_rate": 1.0, …}, "shuffled": {…}, "constant": {…}}
+    return {
         system: {
             name: None if math.isnan(estimate.value) else round(estimate.value, 6)
             for name, estimate in scores.estimates[system].items()
         }
         for system in ("model", "shuffled", "constant")
         if system in scores.estimates
-    }
-    check = scores.shuffled_image_check
-    return {**values, "uses_image": scores.uses_image, "shuffled_image_check": check}
+    } | {"uses_image": scores.uses_image, "shuffled_image_check": scores.shuffled_image_check}
 
 
 def rename_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
@@ -211,10 +202,10 @@ def best_evaluation(log: Path) -> dict[str, object]:
     Output: {"step": 40, "epoch": 2.0, "validation_loss": 0.61, "parse_rate": 0.98, …}
     """
     kept = [line for line in read_history(log).evaluations if line.get("is_best")]
-    names = ("step", "epoch", "validation_loss") if kept else ()
-    return {name: kept[-1].get(name) for name in names} | (
-        kept[-1].get("model", {}) if kept else {}
-    )
+    if not kept:
+        return {}
+    names = ("step", "epoch", "validation_loss")
+    return {name: kept[-1].get(name) for name in names} | kept[-1].get("model", {})
 
 
 def truncate_log(log: Path, step: int) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
 
 import pytest
+import wandb
 from PIL import Image
 
 from phi_vision.data.dataset import load_samples
@@ -34,6 +36,7 @@ from phi_vision.training.tracking.tracker import (
 from phi_vision.training.trainer import train
 
 MakeRun = Callable[[str], Recipe]
+OWN_SERVER = urlparse(wandb.Settings().base_url).netloc
 TEMPLATE = TEMPLATES["product"]
 
 
@@ -273,15 +276,70 @@ def test_wandb_variables_take_effect(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "new" / "wandb" / "id").read_text() == "chosen\n"
 
 
-@pytest.mark.parametrize("name", ["WANDB_MODE", "WANDB_RESUME"])
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("WANDB_MODE", "ofline", "; choose one of 'online', 'offline'"),
+        ("WANDB_RESUME", "ofline", "; choose one of 'allow', 'must'"),
+        ("WANDB_CONSOLE", "on", "; choose one of 'auto', 'off'"),
+        ("WANDB_SILENT", "flase", "; Input should be a valid boolean"),
+        ("WANDB_SILENT", "", "; Input should be a valid boolean.*unset it"),
+        ("WANDB_BASE_URL", "my-server", "; Input should be a valid URL"),
+        ("WANDB_TAGS", "coats,", ".*Tag at index 1 is empty"),
+        ("WANDB_PROJECT", "a/b", ": Invalid project name"),
+        ("WANDB_RUN_ID", "a/b", ": Run ID cannot contain"),
+    ],
+)
 def test_a_misspelt_wandb_variable_is_an_error_before_anything_is_written(
-    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, name: str
+    make_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    problem: str,
 ) -> None:
-    monkeypatch.setenv(name, "ofline")
+    monkeypatch.setenv(name, value)
     recipe = make_recipe("lora", report_to="wandb")
-    with pytest.raises(ValueError, match=f"{name} is 'ofline'; choose one of"):
+    with pytest.raises(ValueError, match=f"{name} is '{value}'{problem}"):
         train(recipe)
     assert not recipe.output_dir.exists()
+
+
+def test_the_variables_of_wandb_come_before_what_is_set_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_wandb_alone(monkeypatch, tmp_path)
+    given = {"ENTITY": "team", "PROJECT": "shop", "NAME": "one", "NOTES": "first", "TAGS": "a,b"}
+    given |= {"RUN_GROUP": "coats", "JOB_TYPE": "tune", "SILENT": "false", "CONSOLE": "wrap"}
+    given |= {"DIR": str(tmp_path / "elsewhere"), "RESUME": "allow"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "versions.json").write_text("{}")
+    experiment_trackers.check_variables()
+    wandb.teardown()  # W&B reads its variables once per process
+    logged = experiment_trackers.WandbRun(RunDir(tmp_path / "run"), f"data: {tmp_path / 'none'}\n")
+    run, settings = logged.run, logged.run.settings
+    logged.close(failed=False)
+    assert (run.entity, run.project, run.name, run.notes) == ("team", "shop", "one", "first")
+    assert (run.tags, run.group, run.job_type) == (("a", "b"), "coats", "tune")
+    assert (settings.silent, settings.console, settings.mode) == (False, "wrap", "offline")
+    assert len(list((tmp_path / "elsewhere" / "wandb").glob("offline-run-*"))) == 1
+    assert not list((tmp_path / "run" / "wandb").glob("*run-*"))
+
+
+def test_without_a_network_a_run_with_a_key_is_recorded_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave_wandb_alone(monkeypatch, tmp_path)
+    given = {"API_KEY": "k" * 40, "BASE_URL": "http://127.0.0.1:9", "INIT_TIMEOUT": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "versions.json").write_text("{}")
+    run = experiment_trackers.WandbRun(RunDir(tmp_path), f"data: {tmp_path / 'none'}\n")
+    run.close(failed=False)
+    assert "W&B did not respond" in caplog.text
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
 
 
 def test_a_disabled_wandb_writes_nothing_of_its_own(
@@ -417,8 +475,11 @@ def test_tracking_on_a_second_process_writes_nothing(
         ({}, "", False),
         ({"WANDB_API_KEY": "k" * 40}, "", True),
         ({}, "machine api.wandb.ai login user password kkk", True),
+        ({}, f"machine {OWN_SERVER} login user password kkk", True),
         ({}, "machine example.org login user password kkk", False),
         ({"WANDB_BASE_URL": "https://example.org"}, "machine example.org login u password k", True),
+        ({"WANDB_BASE_URL": "http://a:8080"}, "machine a:8080 login user password k", True),
+        ({"WANDB_BASE_URL": "http://a:8080"}, "machine api.wandb.ai login u password k", False),
         ({}, "no netrc at all", False),
     ],
 )
