@@ -21,7 +21,7 @@ from phi_vision.evaluation.labels import ARROWS
 from phi_vision.export.onnx import PRECISIONS
 from phi_vision.inference.openai_server import KEY_VARIABLE
 from phi_vision.inference.predictor import resolve_template
-from phi_vision.metrics.bootstrap import MIN_DIFFERING, RESAMPLES
+from phi_vision.metrics.bootstrap import MIN_GROUPS, RESAMPLES
 from phi_vision.metrics.calibration import BINS
 from phi_vision.metrics.field_metrics import (
     DESCRIPTIONS,
@@ -50,7 +50,8 @@ FACTS = [
     "about 95 in 100 contain",
     "with 142 groups of equal size and no error, an accuracy of 1.000 (0.974 to 1.000)",
     "differ by 0.000 (−0.026 to +0.026)",
-    f"in fewer than {MIN_DIFFERING} groups is widened",
+    f"in fewer than {MIN_GROUPS} groups is widened",
+    f"of fewer than {MIN_GROUPS} groups is widened",
     f"with replacement, {RESAMPLES:,} times",
     f"median of {NEIGHBOURS}.",
     "counts as 0, so",

@@ -11,7 +11,7 @@ add_options = partial(add_listed, part="compare")
 
 def run(options: argparse.Namespace) -> None:
     """Compare evaluations of the same samples by paired confidence intervals."""
-    from phi_vision.evaluation.report import read_report, write_comparison
+    from phi_vision.evaluation.report import cautions, read_report, write_comparison
     from phi_vision.evaluation.sections import metrics_by_result
     from phi_vision.evaluation.terminal_tables import comparison_table
     from phi_vision.metrics.comparison import compare
@@ -24,4 +24,6 @@ def run(options: argparse.Namespace) -> None:
         for result, metrics in metrics_by_result(comparison, other).items():
             if metrics:
                 print(f"{other}, {result}: {', '.join(metrics)}")
+    for sentence in cautions(comparison, reports, {name: name for name in comparison.names}):
+        print(sentence)
     print(f"The comparison is {page}")

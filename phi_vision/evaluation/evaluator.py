@@ -60,9 +60,8 @@ def run_evaluation(
 ) -> EvaluationResult:
     """Run a full evaluation and write its report; an interrupted one resumes.
 
-    Args:
-        model: Run, checkpoint or adapter folder, Hub id, ONNX folder, URL of a server
-            (http://…/v1), or JSONL file of predictions.
+    The model is a run, checkpoint or adapter folder, Hub id, ONNX folder, URL of a server
+    (http://…/v1), or JSONL file of predictions.
     """
     out = report_folder(model, config.out)
     evaluator = _Evaluator(model, config, out, bar)
@@ -132,7 +131,7 @@ class _Evaluator:
         self.name = ""
 
     def run(self) -> EvaluationResult:
-        config, samples, training = self.config, self.samples, self.training
+        config, leaked = self.config, None
         base = None if "base" in config.skip else config.base or base_model_of(self.model)
         for system, source in {"model": self.model, "base": base, "twin": config.twin}.items():
             if source is not None:
@@ -140,22 +139,21 @@ class _Evaluator:
         known = {*config.skip, *self.predictions, *self.baselines, *self.left_out}
         self.left_out |= {name: why for name, why in NOT_GIVEN.items() if name not in known}
         self._predict_baselines()
-        leaked = None
         if "leakage" not in config.skip:
             with self.bar("comparing images with the training data") as progress:
-                leaked = find_leakage(samples, training, progress)
+                leaked = find_leakage(self.samples, self.training, progress)
         scores = score(
             self.predictions,
-            samples,
+            self.samples,
             self.template,
-            training=training,
+            training=self.training,
             baselines=self.baselines,
             leaked=leaked,
             target_precision=config.target_precision,
             seed=config.seed,
             best_achievable=best_achievable(config.data, config.split),
         )
-        evaluation = Evaluation(scores=scores, samples=samples, metadata=self._metadata())
+        evaluation = Evaluation(scores, self.samples, self._metadata())
         return EvaluationResult(scores, write_report(evaluation, self.out))
 
     def _predict(self, system: str, source: str) -> None:
@@ -165,13 +163,14 @@ class _Evaluator:
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
         for each, (samples, grammar) in tasks.items():
-            identity = {
-                "model": predictors.model_identity(source),
-                "template": predictor.template.as_dict(),
-                "samples": fingerprint(samples),
-                "grammar": grammar,
-            }
-            key = digest(identity)
+            key = digest(
+                {
+                    "model": predictors.model_identity(source),
+                    "template": predictor.template.as_dict(),
+                    "samples": fingerprint(samples),
+                    "grammar": grammar,
+                }
+            )
             file = self.out / "answers" / f"{each}-{key[:12]}.jsonl"
             with self.bar(f"predicting: {each.replace('_', ' ')}") as progress:
                 self.predictions[each] = predict_cached(
@@ -202,11 +201,12 @@ class _Evaluator:
                 f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
             )
         self.left_out = {key: why for key, why in unsupported.items() if key not in config.skip}
+        without = (*config.skip, *unsupported)
         tasks: Tasks = {"model": (self.samples, None)}
         for system, change in ablations.items():
-            if system not in (*config.skip, *unsupported):
+            if system not in without:
                 tasks[system] = (change(self.samples), None)
-        if CONSTRAINED not in (*config.skip, *unsupported):
+        if CONSTRAINED not in without:
             known = known_categories(self.training, template) if config.known_categories else None
             tasks[CONSTRAINED] = (self.samples, grammar_of(template, known))
         return tasks
@@ -229,22 +229,23 @@ class _Evaluator:
 
     def _predict_baselines(self) -> None:
         """Predict with the baselines that need no model; one uses the model's categories."""
-        samples, training, template = self.samples, self.training, self.template
-        if "constant" not in self.config.skip:
-            self.baselines["constant"] = constant(training, template, len(samples))
-        has_both = {"category", "number"} <= set(template.kinds.values())
-        if "category_median" not in self.config.skip and has_both:
+        data, skip = (self.training, self.template), self.config.skip
+        if "constant" not in skip:
+            self.baselines["constant"] = constant(*data, len(self.samples))
+        if "category_median" not in skip and {"category", "number"} <= {
+            *self.template.kinds.values()
+        }:
             records = [prediction.record for prediction in self.predictions["model"]]
-            self.baselines["category_median"] = category_median(records, training, template)
-        if "boosting" not in self.config.skip:
+            self.baselines["category_median"] = category_median(records, *data)
+        if "boosting" not in skip:
             with self.bar("boosting") as progress:
-                boosted = boost(samples, training, template, self.config.seed, progress)
+                boosted = boost(self.samples, *data, self.config.seed, progress)
             self.baselines["boosting"] = boosted
 
     def _metadata(self) -> EvaluationMetadata:
         """Collect the metadata of the report; of a run folder more than of another model."""
         run = RunDir(self.model)
-        history, cost, parts = run.history(), {}, (self.samples, self.training)
+        history, cost = run.history(), {}
         if history is not None and history.steps:
             lines = (*history.steps, *history.evaluations)
             # Logs of earlier versions lack the time of a step.
@@ -260,8 +261,8 @@ class _Evaluator:
             data=str(self.config.data),
             split=self.config.split,
             data_card={
-                part: f"{len(each):,} samples in {len({one.group for one in each}):,} groups"
-                for part, each in zip(("evaluation data", "training data"), parts, strict=True)
+                f"{part} data": f"{len(each):,} samples in {len({s.group for s in each}):,} groups"
+                for part, each in {"evaluation": self.samples, "training": self.training}.items()
             },
             recipe=run.recipe_text(),
             versions=_versions(run, self.samples),

@@ -17,10 +17,9 @@ def find_leakage(
     training: Sequence[Sample],
     progress: Progress = lambda done, total: None,
 ) -> dict[str, str]:
-    """Find samples with an image, a near-duplicate image or a group of the training data.
-
-    Uses the defaults of `phi-vision prepare`, but does not cut long chains of near-duplicates.
-    Equal titles are no leakage, as different products share them; slices show their effect.
+    """Find samples with an image, a near-duplicate image (by the defaults of `phi-vision prepare`,
+    without its cut of long chains) or a group of the training data. Equal titles are no leakage, as
+    different products share them; slices show their effect.
 
     Input:  sample "a" with the image of training sample "x" and the group of "y"; sample "b"
     Output: {"a": "same image as x, same group as y"}, without "b"

@@ -38,11 +38,7 @@ def predict_cached(
 
     Samples with the very same images (white ones of one size, none at all) and conversations are
     predicted once. A batch arrives at once: the `seconds` of its first prediction are those of all.
-
-    Args:
-        predictor: Not called where the file is complete.
-        file: The cache file; created with its folder where it does not exist.
-        key: Fingerprint of all that decides the predictions: model, template, samples, grammar.
+    The key is the fingerprint of model, template, samples and grammar.
     """
     places = list(range(len(samples)))
     if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids

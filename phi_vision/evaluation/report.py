@@ -51,7 +51,7 @@ class EvaluationMetadata:
     """System of `metrics.scores.SYSTEMS` that was not run -> reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Evaluation:
     """Everything that a report shows; the samples are those of the scores, in the same order."""
 
@@ -70,6 +70,7 @@ class Report:
     versions: Mapping[str, str]
     cost: Mapping[str, str]
     history: History | None
+    image_check: str = ""  # why there is no evidence that it uses the images; "" where there is
 
 
 def write_report(evaluation: Evaluation, out: Path) -> Path:
@@ -81,14 +82,13 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
             f"{len(evaluation.samples)} given; pass the samples that were scored, in the same order"
         )
     check_kind(out, is_folder=True)
-    content = {**_jsonable(scores), "metadata": _jsonable(evaluation.metadata)}
-    dumped = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    report = ReportDir(out)
+    report, content = ReportDir(out), _jsonable(scores) | {"metadata": evaluation.metadata}
+    dumped = json.dumps(_jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)
     files = {
         report.scores_file: dumped + "\n",
         report.predictions_file: "".join(map(_line, scores.predictions)),
         report.summary_file: render("report.md.j2", evaluation=evaluation),
-        report.page_file: render_report(evaluation),
+        report.page_file: render("report.html.j2", evaluation=evaluation),
     }
     out.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
@@ -106,11 +106,6 @@ def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Pat
     return out
 
 
-def render_report(evaluation: Evaluation) -> str:
-    """Render the page of an evaluation: one file of HTML without scripts or requests."""
-    return render("report.html.j2", evaluation=evaluation)
-
-
 def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
     """Render the page of a comparison; text only, as the images are in the reports."""
     named = {report.system.name: report for report in reports}
@@ -125,14 +120,27 @@ def render_comparison(comparison: Comparison, reports: Sequence[Report]) -> str:
         versions=sections.differing({name: each.versions for name, each in named.items()}),
         unknown=[short[name] for name, each in named.items() if not each.recipe],
         costs=sections.by_field({name: each.cost for name, each in named.items()}),
+        cautions=cautions(comparison, reports, short),
         histories={name: each.history for name, each in named.items()},
     )
 
 
-def explain(scores: Scores, topic: str) -> list[str]:
+def cautions(
+    comparison: Comparison, reports: Sequence[Report], names: Mapping[str, str]
+) -> list[str]:
+    """Explain which predictions are no evidence about the fields, and which none about the images;
+    the systems are called by their `names`."""
+    checks = {names[each.system.name]: each.image_check for each in reports if each.image_check}
+    unparsed = explain(comparison, "unparsed", names)
+    return unparsed + [f"{name}: {check}" for name, check in checks.items()]
+
+
+def explain(
+    scores: Scores | Comparison, topic: str, names: Mapping[str, str] | None = None
+) -> list[str]:
     """Explain what can be accepted automatically ("thresholds"), or which systems' predictions are
     no evidence ("unparsed"); [] where no target precision was given, or no system is concerned."""
-    return render(f"{topic}.txt.j2", scores=scores).splitlines()
+    return render(f"{topic}.txt.j2", scores=scores, names=names or {}).splitlines()
 
 
 def read_report(folder: Path) -> Report:
@@ -142,18 +150,20 @@ def read_report(folder: Path) -> Report:
     Output: the predictions under the name "runs/lora", the recipe's fields, the run's history
     """
     report = _find_report(folder)
-    metadata = report.scores().get("metadata", {})
+    scores = report.scores()
+    metadata = scores.get("metadata", {})
     # The run that a report lies in holds more about it than the report itself.
     run = RunDir(report.path.parent if RunDir.is_run(report.path.parent) else report.path)
     template = find_template(str(report.template_file))
     predictions = _read_predictions(report.predictions_file, template)
     return Report(
-        system=EvaluatedSystem(name=str(folder), template=template, predictions=predictions),
+        system=EvaluatedSystem(str(folder), template, predictions),
         folder=report.path,
         recipe=run.recipe(metadata.get("recipe", "")),
         versions=run.versions() or metadata.get("versions", {}),
         cost=metadata.get("cost", {}),
         history=run.history(),
+        image_check="" if scores.get("uses_image") else scores.get("shuffled_image_check", ""),
     )
 
 
@@ -227,7 +237,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def render(template: str, **context: object) -> str:
-    """Render a file of `templates/`."""
+    """Render a file of `templates/`; pages are one file of HTML without scripts or requests."""
     return _environment().get_template(template).render(**context)
 
 
@@ -241,12 +251,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"explain": explain}
     for module in USED_BY_TEMPLATES:
         environment.globals |= vars(module)
     formats = vars(formatting) | vars(labels) | vars(figures)
     environment.filters |= {name: each for name, each in formats.items() if callable(each)}
     environment.filters |= {"is_finite": math.isfinite, "is_nan": math.isnan}
-    environment.globals["explain"] = explain
     return environment
 
 

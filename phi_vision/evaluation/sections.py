@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from statistics import fmean
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
@@ -76,11 +77,7 @@ def curve_points(
     x: str = "step",
     window: float = 0,
 ) -> figures.Points:
-    """Reduce one value of a training log, or one metric of a system in it, to a chart's points.
-
-    Input:  {"step": 5, "epoch": 0.5, "model": {"title_exact": 0.5}}, "title_exact", x="epoch"
-    Output: (0.5, 0.5)
-    """
+    """Reduce one value of a training log, or one metric of a system in it, to a chart's points."""
     known = [line for line in lines if line.get(x) is not None]
     found = curve([{**(line.get(system) or {}), **line, "step": line[x]} for line in known], name)
     if window:
@@ -101,14 +98,13 @@ def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, s
     ]
     found = [(figures.draw_lines(losses, title="Loss", x="step", y=""), "lower")]
     for metric in labels.headline(scores):
-        series = []
-        for system, color in (("model", 1), ("shuffled", 6)):
-            name = labels.system_label(system)
-            points = curve_points(evaluations, metric.name, system=system)
-            series.append(Series(name, points, markers=True, color=color))
-        if series[0].points:
-            known = [each for each in series if each.points]
-            chart = figures.draw_lines(known, title=labels.metric_label(metric), x="step", y="")
+        series = [
+            Series(labels.system_label(system), points, markers=True, color=color)
+            for system, color in (("model", 1), ("shuffled", 6))
+            if (points := curve_points(evaluations, metric.name, system=system))
+        ]
+        if series:
+            chart = figures.draw_lines(series, title=labels.metric_label(metric), x="step", y="")
             found.append((chart, metric.better))
     return found
 
@@ -116,21 +112,22 @@ def draw_history(history: History | None, scores: Scores) -> list[tuple[Chart, s
 def draw_calibration(scores: Scores) -> list[Chart]:
     """Draw a reliability diagram and a risk-coverage curve for each field."""
     charts = []
-    measured = {target: each for target, each in scores.calibrations.items() if each.bins}
-    for target, found in measured.items():
+    for target, found in scores.calibrations.items():
         name, accepted, mark = labels.target_label(target), found.auto_accept, None
-        title, bins = f"{name}: reliability diagram", (found.bins, found.recalibrated_bins)
-        charts.append(figures.draw_reliability(*bins, title=title))
+        if found.bins:
+            title, bins = f"{name}: reliability diagram", (found.bins, found.recalibrated_bins)
+            charts.append(figures.draw_reliability(*bins, title=title))
         # Of the first few predictions one error is half of all: the curve means nothing yet.
         steady = [each for each in found.risk_curve if each.coverage * found.samples >= 10]
         if accepted and accepted.threshold is not None and math.isfinite(accepted.precision.value):
             mark = (accepted.coverage.value, 1 - accepted.precision.value)
-        if len(found.risk_curve) > 1:
-            curves = [Series(name, steady or found.risk_curve)]
-            title, x = f"{name}: risk-coverage curve", "coverage"
-            y = "error rate among the accepted"
-            chart = figures.draw_lines(curves, title=title, x=x, y=y, percent=True, mark=mark)
-            charts.append(chart)
+        if found.bins and len(found.risk_curve) > 1:
+            curves, title = (
+                [Series(name, steady or found.risk_curve)],
+                f"{name}: risk-coverage curve",
+            )
+            names = ("coverage", "error rate among the accepted")
+            charts.append(figures.draw_lines(curves, title, *names, percent=True, mark=mark))
     return charts
 
 
@@ -149,12 +146,9 @@ def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int,
 
 def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
     """Draw predicted over true numbers, with a caption."""
-    true = []
-    for each in scores.predictions:
-        values = (each.truth[field], (each.prediction.record or {}).get(field))
-        truth, predicted = (field_metrics.as_number(value) or 0.0 for value in values)
-        if truth > 0:
-            true.append((truth, predicted))
+    values = [(e.truth[field], (e.prediction.record or {}).get(field)) for e in scores.predictions]
+    numbers = [[field_metrics.as_number(each) or 0.0 for each in pair] for pair in values]
+    true = [(truth, predicted) for truth, predicted in numbers if truth > 0]
     points = [pair for pair in true if pair[1] > 0]
     if not points:
         return None, "No sample has a positive number as truth and as prediction."
@@ -190,15 +184,14 @@ def prediction_error(scored: ScoredPrediction, template: Template) -> float:
     if record is None:
         return 1.0
     for field, kind in template.kinds.items():
-        predicted, true, error = record.get(field), scored.truth[field], 1.0
-        if predicted == true:
-            error = 0.0
-        elif kind == "text":
+        predicted, true = record.get(field), scored.truth[field]
+        error = float(predicted != true)
+        if error and kind == "text":
             error = 1 - field_metrics.edit_similarity(str(predicted), str(true))
-        elif kind == "number":
+        elif error and kind == "number":
             error = field_metrics.relative_error(predicted, true)
-        errors.append(min(error, 1.0) if error >= 0 else 1.0)
-    return sum(errors) / len(errors)
+        errors.append(min(error, 1.0) if error >= 0 else 1.0)  # NaN without a true number
+    return fmean(errors)
 
 
 def thumbnail(sample: Sample) -> str:
@@ -228,11 +221,11 @@ def short_labels(names: Sequence[str]) -> dict[str, str]:
 
 def by_field(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
     """Turn a table: {"a": {"seed": 0}, "b": {"seed": 1}} -> {"seed": {"a": 0, "b": 1}}."""
-    fields = dict.fromkeys(field for values in known.values() for field in values)
-    return {
-        field: {name: values[field] for name, values in known.items() if field in values}
-        for field in fields
-    }
+    table: dict[str, dict[str, object]] = {}
+    for name, values in known.items():
+        for field, value in values.items():
+            table.setdefault(field, {})[name] = value
+    return table
 
 
 def differing(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:

@@ -22,9 +22,9 @@ RESAMPLES = 1000  # the ends of a 95 % interval then move by about a tenth of it
 
 TAILS = (0.025, 0.975)  # of a 95 % interval
 
-MIN_DIFFERING = 6
-"""Groups that must differ for a bootstrap interval of a difference: not even if one system is
-better in all of fewer does a sign test (5 of 5: p = 0.0625) tell the two apart."""
+MIN_GROUPS = 6
+"""Groups that a bootstrap interval needs, and groups that must differ for that of a difference:
+5 of 5 in which one system is better are no significant result of a sign test (p = 0.0625)."""
 
 Limits = tuple[float, float]  # the least and the largest value that a metric can have
 
@@ -61,9 +61,9 @@ class BootstrapDistribution(NamedTuple):
 
         Groups count as one observation each. Where all resamples agree, at most
         1 − 0.025^(1 / groups) of the population differ, by as much as the limits allow. An interval
-        that ends at a limit is joined with that of Clopper and Pearson, a difference in fewer than
-        MIN_DIFFERING groups with theirs of the share of groups that differ, and of the better ones
-        among those. Exact for means, approximate for F1 and ranks.
+        that ends at a limit, or rests on fewer than MIN_GROUPS, is joined with that of Clopper and
+        Pearson, a difference in fewer than MIN_GROUPS with theirs of the share of groups that
+        differ, and of the better ones among those. Exact for means, approximate for F1 and ranks.
 
         Input:  accuracy 1.0, or a difference of 0.0, on all resamples of 142 groups of equal size
         Output: 0.974 to 1.0; −0.026 to 0.026
@@ -76,12 +76,14 @@ class BootstrapDistribution(NamedTuple):
         if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
             unseen = 1 - TAILS[0] ** (1 / size)
             return Estimate(self.value, low - unseen * (low - least), high + unseen * (most - high))
-        if self.differs is not None and effective_groups(self.groups[self.differs]) < MIN_DIFFERING:
+        if self.differs is not None and effective_groups(self.groups[self.differs]) < MIN_GROUPS:
             share = float(self.differs.mean())
             better = min(max(0.5 + self.value / most / share / 2, 0.0), 1.0)
             widest = most * float(binomial_bound(share, size, TAILS[1]))
             ends = [widest * (2 * binomial_bound(better, share * size, t) - 1) for t in TAILS]
-        elif low <= least or high >= most:
+        elif size < MIN_GROUPS and math.isinf(most):
+            return Estimate(self.value, -math.inf, math.inf)
+        elif low <= least or high >= most or size < MIN_GROUPS:
             share = (self.value - least) / (most - least)
             ends = [least + (most - least) * binomial_bound(share, size, tail) for tail in TAILS]
         else:
@@ -123,11 +125,7 @@ def effective_groups(groups: NDArray[np.float64]) -> float:
 
 
 def _number_groups(counts: Counts) -> NDArray[np.float64]:
-    """Number the samples so that those drawn together have the same number.
-
-    Input:  groups a a b: counts [[2, 2, 0], [1, 1, 1]]
-    Output: 2x + y, 2x + y, y for some x and y
-    """
+    """Number the samples by group: those of one are always drawn together."""
     # A few resamples tell groups apart; sums of whole numbers are exact in any order.
     few = counts[:32]
     return np.random.default_rng(0).integers(2**40, size=len(few)).astype(np.float64) @ few
@@ -183,9 +181,8 @@ def median(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
 
 def macro_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Average F1 = 2 · correct / (true + predicted) over the true categories, as scikit-learn's
-    `f1_score(..., average="macro", labels=the true ones)`.
-
-    Values are rows of (true category, predicted category), numbered from 0; −1 for one never true.
+    `f1_score(average="macro", labels=true)`. Values are rows of (true category, predicted
+    category), numbered from 0; −1 for one never true.
     """
     true, predicted = (
         values[:, [side]] == np.arange(values.max(initial=-1) + 1) for side in (0, 1)
@@ -207,19 +204,17 @@ def overlap_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
 
 
 def rank_correlation(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
-    """Compute Spearman's rank correlation; ties share their mean rank.
-
-    Values are rows of (predicted, true). Constant predictions give 0 (nothing was ranked), constant
-    true values NaN (no ranking exists).
+    """Compute Spearman's rank correlation of rows of (predicted, true); ties share their mean rank.
+    Constant predictions give 0 (nothing was ranked), constant true values NaN (no ranking exists).
     """
     values, counts = _known(values, counts)
     if not values.size:
         return np.full(len(counts), np.nan)
     middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
     predicted, true = (_ranks(column, counts) - middle for column in values.T)
-    products = ((predicted, true), (predicted, predicted), (true, true))
     covariance, of_predicted, of_true = (
-        np.einsum("dn,dn,dn->d", counts, *pair) for pair in products
+        np.einsum("dn,dn,dn->d", counts, *pair)
+        for pair in ((predicted, true), (predicted, predicted), (true, true))
     )
     ratio = _divide(covariance, np.sqrt(of_predicted) * np.sqrt(of_true))
     return np.where(of_true > 0, np.where(of_predicted > 0, ratio, 0), np.nan)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from phi_vision.data.samples import Sample, Value
 
 MAX_CONFLICTS = 0.01
-"""Fraction of rows that may contradict the most frequent parent of their value: typing errors occur
-in every catalog, while columns that are not levels of one hierarchy contradict each other often."""
+"""Fraction of rows that may contradict the most frequent parent of their value, as typing errors
+do: columns that are not levels of one hierarchy contradict each other often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,11 @@ class CategoryHierarchy:
 
 
 def find_hierarchy(field: str, samples: Sequence[Sample]) -> CategoryHierarchy | None:
-    """Find the levels above a category field: columns of the same name with a lower number.
+    """Find the levels above a category field: columns of the same name with a lower number, in
+    which each value of the level below has one parent. A single root and a column that merges
+    nothing are left out.
 
-    A column is a level where each value of the level below has one parent, up to MAX_CONFLICTS of
-    the rows. A column with a single value (the root) and one that merges nothing are left out.
-
-    Input:  "category3_code", records with category1_code WOMEN, category2_code SHOES,
-            category3_code BOOTS
+    Input:  "category3_code", records with category1_code WOMEN, category2_code SHOES, ... BOOTS
     Output: a hierarchy in which "BOOTS" has the ancestors ("SHOES", "WOMEN")
     """
     records = [sample.record for sample in samples]

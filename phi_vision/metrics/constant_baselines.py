@@ -10,30 +10,25 @@ from phi_vision.metrics.field_metrics import Predicted, as_number
 
 
 def constant(training: Sequence[Sample], template: Template, count: int) -> list[Record]:
-    """Predict `count` times the same record: majority category, median number.
-
-    Texts are the most frequent ones of the majority value of the first category field. Ties go to
-    the value that occurs first.
+    """Predict `count` times the same record: majority category, its most frequent texts, median
+    number. Ties go to the value that occurs first.
 
     Input:  (Coat, COATS, 300), (Coat, COATS, 500), (Belt, BELTS, 100)
     Output: {"title": "Coat", "category3_code": "COATS", "full_price": 300.0}, `count` times
     """
     records = [template.select(sample.record) for sample in training]
-    record: dict[str, Value] = {}
-    for field, kind in template.kinds.items():
-        find = median if kind == "number" else _most_frequent
-        record[field] = find(each[field] for each in records)
-    record |= most_frequent_texts(training, template)[_category(record, template)]
-    return [record] * count
+    record: dict[str, Value] = {
+        field: (median if kind == "number" else _most_frequent)(each[field] for each in records)
+        for field, kind in template.kinds.items()
+    }
+    return [record | most_frequent_texts(training, template)[_category(record, template)]] * count
 
 
 def category_median(
     predicted: Predicted, training: Sequence[Sample], template: Template
 ) -> list[Record]:
-    """Predict number fields by their training median within the category that the model predicted.
-
-    Shows whether a model's prices go beyond its categories. Uses the first category field; without
-    a predicted category that training contains, the median of all numbers.
+    """Predict number fields by their training median within the model's (first) category, if
+    training contains it: whether a model's prices go beyond its categories.
 
     Input:  [{"category3_code": "BELTS", "full_price": 700.0, ...}, None]
     Output: [{"full_price": 100.0}, {"full_price": 300.0}]
@@ -56,9 +51,8 @@ def category_median(
 def most_frequent_texts(
     training: Sequence[Sample], template: Template
 ) -> dict[Value, dict[str, Value]]:
-    """Find the most frequent value of each text field, by value of the first category field.
-
-    Without a category field, all are under None.
+    """Find the most frequent value of each text field, by value of the first category field, or
+    under None.
 
     Input:  (Coat, COATS), (Coat, COATS), (Cape, COATS), (Belt, BELTS)
     Output: {"COATS": {"title": "Coat"}, "BELTS": {"title": "Belt"}}

@@ -1,6 +1,7 @@
 """Platt scaling of confidences, and the auto-accept threshold for a target precision."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,13 +15,9 @@ Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Names = NDArray[np.object_] | Sequence[str]
 
-FOLDS = 5
-"""Cross-fitting folds: each scaler then rests on four fifths of the samples of the final one."""
-
+FOLDS = 5  # of cross-fitting: a scaler then rests on four fifths of the samples of the final one
 CERTAINTY = 0.9  # probability that the target precision is kept: in about nine evaluations of ten
-
-MAX_CONFIDENCE = 1 - 1e-6
-"""Confidences are clipped to this: single precision does not distinguish larger ones from 1."""
+MAX_CONFIDENCE = 1 - 1e-6  # larger ones are clipped: single precision hardly tells them from 1
 
 
 class PlattScaler(NamedTuple):
@@ -62,11 +59,11 @@ def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
 def cross_fit(
     confidence: Numbers, correct: Flags, groups: Names, *, target: float | None, seed: int
 ) -> tuple[Numbers, Flags]:
-    """Fit scalers and choose thresholds on all folds but one, and apply them to that one.
+    """Fit scalers and choose thresholds on all folds but one, and apply them to that one; no group
+    is in two folds.
 
-    No group is in two folds. Returns the recalibrated confidences, NaN where the confidence is, and
-    everywhere with fewer than two groups; and whether each reaches the threshold, all False without
-    a target.
+    Returns the recalibrated confidences, NaN where the confidence is, and everywhere with fewer
+    than two groups; and whether each reaches the threshold, all False without a target.
     """
     known = ~np.isnan(confidence)
     groups = np.asarray(groups, dtype=object)
@@ -138,11 +135,10 @@ def effective_sizes(groups: Names, correlation: float) -> Numbers:
     Input:  groups a a b, intraclass correlation 1.0 or 0.0
     Output: [1, 1, 1.8 = 3² / (2² + 1²)] or [1, 2, 3]
     """
-    sizes: dict[str, int] = {}
-    earlier = np.empty(len(groups))
+    sizes, earlier = Counter[str](), np.empty(len(groups))
     for place, group in enumerate(groups):
-        earlier[place] = sizes.get(group, 0)
-        sizes[group] = sizes.get(group, 0) + 1
+        earlier[place] = sizes[group]
+        sizes[group] += 1
     count = np.arange(1, len(groups) + 1)
     return np.asarray(count**2 / (count + correlation * 2 * earlier.cumsum()))
 

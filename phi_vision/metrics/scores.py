@@ -15,7 +15,14 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
 from phi_vision.metrics import slices
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, draw_groups
+from phi_vision.metrics.bootstrap import (
+    MIN_GROUPS,
+    BootstrapDistribution,
+    Counts,
+    Estimate,
+    draw_groups,
+    effective_groups,
+)
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
@@ -216,8 +223,12 @@ def _check_shuffled_images(
         return None, f"Not tested whether the images matter: {parse} with both images."
     own, other = (slices.on_subset(headline, values[each], counts, parsed) for each in systems)
     losses = paired_differences(headline, own, other)
-    if all(math.isnan(loss.low) for loss in losses.values()):
-        return None, "Not tested whether the images matter: too few groups or fields."
+    groups = min((effective_groups(each.groups) for each in own.values()), default=0.0)
+    if groups < MIN_GROUPS:
+        return (
+            None,
+            f"Not tested whether the images matter: {groups:.2g} groups are too few to tell.",
+        )
     estimates = "; ".join(
         f"{name} from {own[name].value:.3f} to {other[name].value:.3f} (worse by {loss.value:.3f}, "
         + (

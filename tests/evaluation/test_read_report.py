@@ -48,6 +48,15 @@ def test_a_run_is_read_with_its_recipe_log_and_versions(run: Path):
     assert found.history.steps[0]["loss"] == 2.5
 
 
+@pytest.mark.parametrize(("uses_image", "kept"), [(True, False), (False, True), (None, True)])
+def test_a_report_without_evidence_about_the_images_says_why(
+    run: Path, uses_image: bool | None, kept: bool
+):
+    scores = {"uses_image": uses_image, "shuffled_image_check": "Not tested"}
+    (run / "report" / "scores.json").write_text(json.dumps(scores))
+    assert read_report(run).image_check == ("Not tested" if kept else "")
+
+
 def test_the_report_inside_a_run_reads_the_same(run: Path):
     inside = read_report(run / "report")
     assert inside.system.predictions == read_report(run).system.predictions

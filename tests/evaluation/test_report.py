@@ -17,7 +17,6 @@ from phi_vision.evaluation.report import (
     explain,
     read_report,
     render,
-    render_report,
     write_report,
 )
 from phi_vision.evaluation.sections import compare_to_overall, prediction_error
@@ -37,7 +36,7 @@ def evaluation() -> Evaluation:
 
 @pytest.fixture(scope="module")
 def page(evaluation: Evaluation) -> str:
-    return render_report(evaluation)
+    return render("report.html.j2", evaluation=evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +45,10 @@ def folder(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> 
     page = write_report(evaluation, out)
     assert page == out / "report.html"
     return out
+
+
+def render_page(evaluation: Evaluation) -> str:
+    return render("report.html.j2", evaluation=evaluation)
 
 
 def section(page: str, anchor: str) -> str:
@@ -198,10 +201,11 @@ def test_bad_results_are_stated_as_plainly(evaluation: Evaluation):
         evaluation.scores, differences=differences, estimates=estimates, uses_image=False
     )
     worse = replace(evaluation, scores=scores)
-    text = words(section(render_report(worse), "summary"))
+    text = words(section(render_page(worse), "summary"))
     assert "title: similarity : ▲ better than base model" in text
     assert "≈ not significant against gradient boosting; ▼ worse than nearest neighbour." in text
     assert "No evidence that the model uses the image" in text
+    assert "no field gets significantly worse" in text
     summary = render("report.md.j2", evaluation=worse)
     assert (
         "\n- **title: similarity**: ▲ better than base model; ≈ not significant against gradient "
@@ -217,7 +221,7 @@ def test_page_and_summary_name_the_systems_whose_predictions_do_not_parse(evalua
         estimates[system] = {**estimates[system], "parse_rate": silent}
     found = replace(evaluation, scores=replace(evaluation.scores, estimates=estimates))
     sentence = "Fewer than half of the predictions parse: base model and no image. Differences from"
-    for text in (words(render_report(found)), render("report.md.j2", evaluation=found)):
+    for text in (words(render_page(found)), render("report.md.j2", evaluation=found)):
         assert sentence in text
     assert explain(evaluation.scores, "unparsed") == []
 
@@ -227,7 +231,7 @@ def test_without_a_prediction_that_parses_none_is_called_correct():
     silent = {system: [Prediction.parse("?", PRODUCT)] * 60 for system in ("model", "shuffled")}
     evaluation = toy_evaluation(minimal=True)
     scores = score(silent, samples, PRODUCT, training=samples)
-    page = words(render_report(replace(evaluation, scores=scores)))
+    page = words(render_page(replace(evaluation, scores=scores)))
     assert "No prediction parses." in page
     assert "Every prediction that parses" not in page
     assert "Not tested whether the images matter: 0 of 60 samples" in page
@@ -242,6 +246,7 @@ def test_one_table_holds_all_metrics_of_all_systems(page: str, evaluation: Evalu
     assert table.count('scope="col"') == 1 + len(evaluation.scores.estimates) + 1
     assert table.count('scope="row"') == len(evaluation.scores.metrics)
     assert "best achievable" in table
+    assert table.count("approximate interval") == 2, "macro F1 and rank correlation"
 
 
 def test_a_threshold_is_explained_with_its_coverage_and_precision(evaluation: Evaluation):
@@ -280,7 +285,7 @@ def test_a_prediction_that_does_not_parse_is_shown_verbatim(evaluation: Evaluati
     first, *others = evaluation.scores.predictions
     unparsed = replace(first, prediction=Prediction(text="Lovely! " * 100 + "<b>", record=None))
     scores = replace(evaluation.scores, predictions=(unparsed, *others))
-    cards = section(render_report(replace(evaluation, scores=scores)), "predictions")
+    cards = section(render_page(replace(evaluation, scores=scores)), "predictions")
     assert "✗ Does not parse:</b> Lovely! Lovely!" in cards
     assert "<b>…" not in cards
 
@@ -303,7 +308,7 @@ def test_the_error_of_a_prediction_is_a_mean_over_fields():
 
 
 def test_a_section_without_content_is_left_out():
-    page = render_report(toy_evaluation(minimal=True))
+    page = render_page(toy_evaluation(minimal=True))
     sections = re.findall(r'<section id="([a-z]+)"', page)
     assert not {"constrained", "learning", "calibration"} & set(sections)
     assert "No baseline was run." in page
@@ -327,7 +332,7 @@ def test_any_template_has_a_page(answer: str, evaluation: Evaluation):
     texts = [template.render(record)] * 8 + ["?"]
     predictions = {"model": [Prediction.parse(text, template) for text in texts]}
     scores = score(predictions, samples, template, training=samples)
-    page = render_report(replace(evaluation, scores=scores, samples=samples))
+    page = render_page(replace(evaluation, scores=scores, samples=samples))
     assert not re.search(r"\bnan\b", words(page.split("</style>")[1]))
     assert "<i>A</i>" not in page
     assert "<b>?</b>" not in page
@@ -385,5 +390,5 @@ def test_of_an_error_lower_is_better_and_of_a_bias_closer_to_zero(evaluation: Ev
 def test_marked_slices_are_described_in_words(evaluation: Evaluation):
     first = replace(evaluation.scores.slices[0], estimates={"title_similarity": SLICE})
     scores = replace(evaluation.scores, slices=(first,))
-    page = render_report(replace(evaluation, scores=scores))
+    page = render_page(replace(evaluation, scores=scores))
     assert re.search(r'aria-label="(better|worse) than all samples"', section(page, "slices"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_reports import HOSTILE, toy_reports
 
-from phi_vision.evaluation.report import Report, render_comparison, write_comparison
+from phi_vision.evaluation.report import Report, cautions, render_comparison, write_comparison
 from phi_vision.evaluation.sections import (
     curve_points,
     differing,
@@ -47,6 +47,37 @@ def test_the_page_states_which_run_is_better_with_confidence_intervals(
     by = f"by {difference.value:.3f} ({difference.low:.3f} to {difference.high:.3f})"
     assert f"▲ better in category3 code: accuracy {by}" in words
     assert "about one difference in 20 is significant by chance; this page has 34." in words
+
+
+def test_predictions_that_are_no_evidence_are_named(reports: list[Report]):
+    check = "Not tested whether the images matter: 0 of 97 samples have predictions that parse"
+    silent = [
+        each.prediction.__class__(text="?", record=None) for each in reports[2].system.predictions
+    ]
+    predictions = tuple(
+        replace(each, prediction=prediction)
+        for each, prediction in zip(reports[2].system.predictions, silent, strict=True)
+    )
+    system = reports[2].system._replace(name="runs/coats/un_read", predictions=predictions)
+    pair = [reports[0], replace(reports[2], system=system, image_check=check)]
+    comparison = compare([each.system for each in pair])
+    words = words_of(render_comparison(comparison, pair), "differences")
+    assert "Fewer than half of the predictions parse: un_read. Differences from these" in words
+    assert "are no evidence about the fields or the image." in words
+    assert f"un_read: {check}" in words
+    printed = cautions(comparison, pair, {name: name for name in comparison.names})
+    assert [sentence.split(".")[0] for sentence in printed] == [
+        "Fewer than half of the predictions parse: runs/coats/un_read",
+        f"runs/coats/un_read: {check}",
+    ]
+
+
+def test_intervals_that_are_approximate_say_so_beside_the_metric(html: str):
+    words = words_of(html, "metrics")
+    for name in ("macro F1", "rank correlation"):
+        assert f"{name}\xa0↑ approximate interval" in words.replace("&nbsp;", "\xa0")
+    assert words.count("approximate interval") == 2
+    assert "of metrics that are no mean, marked, it is approximate" in words
 
 
 def test_the_page_counts_the_predictions_that_changed(html: str):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from scipy.stats import binomtest
 
 from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
@@ -232,6 +233,23 @@ def test_intervals_resample_groups_and_not_samples() -> None:
     assert estimate.value == pytest.approx(60 / 89)
     assert estimate.low == 0.0
     assert estimate.high > 0.85
+
+
+@pytest.mark.parametrize("styles", [2, 3, 5])
+def test_few_groups_tell_nothing_apart(styles: int) -> None:
+    scores = scores_of(look, [sample(number, styles=styles) for number in range(15)])
+    assert scores.uses_image is None
+    assert f"{styles} groups are too few to tell" in scores.shuffled_image_check
+    shuffled = scores.differences["shuffled"].values()
+    assert {significance(difference) for difference in shuffled} == {"not significant"}
+    half = [t if n % 2 else "?" for n, t in enumerate(look(SAMPLES))]
+    few = [sample(number, styles=styles) for number in range(15)]
+    model = replies_of([*look(few)[:8], *half[:7]])
+    estimates = score({"model": model}, few, PRODUCT, training=SAMPLES).estimates["model"]
+    exact = binomtest(0, styles).proportion_ci(0.95, method="exact")
+    rate = estimates["parse_rate"]
+    assert rate.high - rate.low > exact.high / 2, "no narrower than so few groups allow"
+    assert math.isinf(estimates["full_price_mae"].high)
 
 
 def test_one_group_has_no_interval() -> None:

@@ -73,13 +73,15 @@ class WandbRun:
 
     def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
         """Log predictions as a table with one right/wrong column per field."""
-        fields = list(predictions[0].is_correct) if predictions else []
-        columns = ["Image", "Ground truth", "Predicted", *(f"{field} right" for field in fields)]
-        table = wandb.Table(columns=[*columns, "Sample", "Step"])
+        right = [f"{field} right" for each in predictions[:1] for field in each.is_correct]
+        columns = ["Image", "Ground truth", "Predicted", *right, "Sample", "Step"]
+        table = wandb.Table(columns=columns)
         for each in predictions:
-            right = (each.is_correct[field] for field in fields)
-            texts = (each.ground_truth, each.scored.prediction.text)
-            table.add_data(_image(each), *texts, *right, each.scored.id, step)
+            texts, marks = (
+                (each.ground_truth, each.scored.prediction.text),
+                each.is_correct.values(),
+            )
+            table.add_data(_image(each), *texts, *marks, each.scored.id, step)
         plain = [_image(each) for each in predictions[:MAX_IMAGES] if each.image is not None]
         # The same keys at every evaluation, so that W&B compares the steps.
         self.run.log({"validation/answers": table, "validation/images": plain}, step=step)
@@ -148,11 +150,11 @@ class TensorboardRun:
     def show(self, step: int, predictions: Sequence[ShownPrediction]) -> None:
         """Log predictions as a sheet of images, and as a table in Markdown."""
         self._writer.add_figure("validation/images", draw_predictions(predictions, step), step)
-        fields = list(predictions[0].is_correct) if predictions else []
+        fields = [field for each in predictions[:1] for field in each.is_correct]
         header = ["Sample", "Ground truth", "Predicted", *fields]
         rows = [header, ["---"] * len(header)]
         for each in predictions:
-            marks = ["✓" if each.is_correct[field] else "✗" for field in fields]
+            marks = ["✓" if is_right else "✗" for is_right in each.is_correct.values()]
             rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
         escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
         lines = [" | ".join(cell.translate(escape) for cell in row) for row in rows]
@@ -171,10 +173,8 @@ class TensorboardRun:
 
 
 def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:
-    """Add files to an artifact under their paths below a folder: whole, or as references.
-
-    They are not copied first, since nothing rewrites them.
-    """
+    """Add files to an artifact under their paths below a folder: whole (not copied first, since
+    nothing rewrites them), or as references."""
     files = [path for path in sorted(paths) if path.is_file()]
     is_small = sum(path.stat().st_size for path in files) <= MAX_UPLOAD
     for path in files:

@@ -205,7 +205,7 @@ def best_evaluation(log: Path) -> dict[str, object]:
     if not kept:
         return {}
     names = ("step", "epoch", "validation_loss")
-    return {name: kept[-1].get(name) for name in names} | kept[-1].get("model", {})
+    return {**{name: kept[-1].get(name) for name in names}, **kept[-1].get("model", {})}
 
 
 def truncate_log(log: Path, step: int) -> None:
