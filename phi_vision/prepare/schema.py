@@ -41,7 +41,11 @@ class Schema:
 
 def find_schema(source: Source, config: PrepareConfig) -> Schema:
     """Derive the schema from a source's first rows and the user's mapping, template and mark."""
-    first = [row for row in itertools.islice(source.rows(), FIRST_ROWS) if isinstance(row, Row)]
+    readable = (row for row in source.rows() if isinstance(row, Row))
+    first = list(itertools.islice(readable, FIRST_ROWS))
+    if not first:  # every row is rejected for its own reason
+        nothing = Columns(image=(), id=None, group=None, split=None, messages=None, fields={})
+        return Schema(columns=nothing, template=None, images=ImageRules(), decimal=None)
     template: Template | None = find_template(config.template or "product")
     given = [*config.map, *([f"image={config.images}"] if config.images else [])]
     columns = choose_columns(first, template, _parse_mapping(given), source.folder)

@@ -271,6 +271,17 @@ def test_a_source_without_a_usable_row_is_an_error_with_three_reasons(tmp_path: 
     assert {file.name for file in tmp_path.iterdir()} == {"shop", kept.name}
 
 
+def test_a_source_of_which_no_row_can_be_read_gives_the_reason_and_keeps_the_rows(
+    tmp_path: Path,
+) -> None:
+    said = [{"role": "user", "content": "<|image_5|>?"}, {"role": "assistant", "content": "Hat"}]
+    line = json.dumps({"messages": said, "images": ["a.png"]}) + "\n"
+    (tmp_path / "talks.jsonl").write_text(line * 3)
+    with pytest.raises(ValueError, match=r"\(3 rows, such as talks.jsonl line 1: \[5\] of 1\)"):
+        run(tmp_path / "talks.jsonl", tmp_path / "out")
+    assert len(pq.read_table(tmp_path / "out-rejected.parquet")) == 3
+
+
 def test_all_that_json_can_hold_ends_in_columns_of_one_type(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(image(1))
     common = {"photo": "a.png", "title": "A", "type": "T", "price": 5}

@@ -23,6 +23,8 @@ ROLES: dict[str, str] = VOCABULARY["roles"]  # role in the source -> role of a m
 EXCHANGES: list[list[str]] = VOCABULARY["exchanges"]  # names of a prompt and its completion
 REFUSED: dict[str, str] = VOCABULARY["refused_forms"]  # columns -> what to do with them
 TAGS = re.compile(VOCABULARY["image_tags"])
+UNKNOWN_TAG = re.compile(r"(?i)<[^<>\s]{0,20}(?:image|img)[^<>\s]{0,20}>")
+UNSUPERVISED: dict[str, object] = VOCABULARY["unsupervised"]  # key of a turn -> its value
 
 
 def with_conversations(source: Source, mapped: Collection[str] = ()) -> Source:
@@ -101,8 +103,7 @@ def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
     Output: {"id": "7", "images": ["a.jpg"], "messages": [{"role": "assistant", "content": "A"}, …]}
     """
     cells = [values.get(name) for name in IMAGE_COLUMNS]
-    listed = [cell if isinstance(cell, list) else [cell] for cell in cells]
-    images = [image for each in listed for image in each if image]
+    images = [image for cell in cells for image in _listed(cell) if image]
     dropped, messages = {column, *IMAGE_COLUMNS}, list[dict[str, str]]()
     if isinstance(system := values.get("system"), str):  # ShareGPT keeps it beside the turns
         dropped.add("system")
@@ -117,6 +118,13 @@ def _normalise(values: Mapping[str, object], column: str) -> dict[str, object]:
     messages, images = _mark_images(messages, images)
     others = {name: value for name, value in values.items() if name not in dropped}
     return {**others, "images": images, "messages": messages}
+
+
+def _listed(cell: object) -> list[Any]:
+    """List the images of a cell: `"a.jpg"`, `["a.jpg"]`, MiniCPM's `{"<image_00>": "a.jpg"}`."""
+    if isinstance(cell, dict) and cell and all(TAGS.fullmatch(str(key)) for key in cell):
+        return list(cell.values())
+    return cell if isinstance(cell, list) else [cell]
 
 
 def _read_exchange(values: Mapping[str, Any], images: list[object]) -> list[dict[str, str]]:
@@ -152,6 +160,8 @@ def _mark_images(
     """
     found = [tag for message in messages for tag in TAGS.finditer(message["content"])]
     numbers = [int(tag["number"]) for tag in found if tag["number"]]
+    if 0 in numbers:  # counted from 0
+        numbers = [number + 1 for number in numbers]
     paths: list[object] = [tag["path"].strip() for tag in found if tag["path"]]
     if numbers != [*range(1, len(numbers) + 1)]:
         if not 1 <= min(numbers) <= max(numbers) <= len(images):
@@ -159,6 +169,9 @@ def _mark_images(
         rest = [image for place, image in enumerate(images, 1) if place not in numbers]
         images = [*(images[number - 1] for number in numbers), *rest]
     marked = [{**each, "content": TAGS.sub(IMAGE_MARK, each["content"])} for each in messages]
+    left = [UNKNOWN_TAG.search(each["content"]) for each in marked] if images and not found else []
+    if unknown := next(filter(None, left), None):
+        raise ValueError(f"an unknown image tag, {unknown[0]}; write {IMAGE_MARK}")
     return marked, images or paths
 
 
@@ -167,8 +180,7 @@ def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
     if not isinstance(turn, dict):
         raise ValueError("a turn is not an object")
     if "role" not in turn and "from" not in turn and _exchange_of(turn):
-        own = turn.get("images") or []
-        own = own if isinstance(own, list) else [own]
+        own = _listed(turn.get("images") or [])
         messages = _read_exchange(turn, images)
         if own and not TAGS.search(messages[0]["content"]):
             messages[0]["content"] = f"{IMAGE_MARK}\n" * len(own) + messages[0]["content"]
@@ -182,6 +194,11 @@ def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
         content = "\n".join(_read_part(part, images) for part in content)
     if not isinstance(content, str):
         raise ValueError("a turn without text")
+    if ROLES[role.lower()] == "assistant" and not content.strip():
+        raise ValueError("a completion without text")
+    for name, value in UNSUPERVISED.items():
+        if turn.get(name) is not None and turn[name] == value:
+            raise ValueError(f"a turn that is not to be learnt ({name}: {turn[name]}); take it out")
     return [{"role": ROLES[role.lower()], "content": content}]
 
 
@@ -190,7 +207,9 @@ def _read_part(part: object, images: list[object]) -> str:
         return str(part)
     if isinstance(part.get("text"), str):
         return str(part["text"])
-    image = part.get("image_url") or part.get("image")
+    image = part.get("image_url") or part.get("image") or part.get("source")
+    if isinstance(image, dict) and "data" in image:  # Anthropic's
+        image = f"data:{image.get('media_type')};base64,{image['data']}"
     image = image["url"] if isinstance(image, dict) and "url" in image else image
     images += [image] if image is not None else []
     return IMAGE_MARK

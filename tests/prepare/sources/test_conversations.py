@@ -167,6 +167,11 @@ def test_images_of_an_exchange_are_placed_in_its_question(tmp_path: Path) -> Non
         ("<image_1> <|image|>", ["a", "b"], "<image> <image>", ["a", "b"]),
         ("<|vision_start|><|image_pad|><|vision_end|>?", ["a"], "<image>?", ["a"]),
         ("<img>a.jpg</img> What?", [], "<image> What?", ["a.jpg"]),
+        ("<im_start><image><im_end> What?", ["a"], "<image> What?", ["a"]),
+        ("<img><IMG_CONTEXT><IMG_CONTEXT></img> What?", ["a"], "<image> What?", ["a"]),
+        ("<start_of_image><image_soft_token><end_of_image>?", ["a"], "<image>?", ["a"]),
+        ("<image-placeholder>\nWhat?", ["a"], "<image>\nWhat?", ["a"]),
+        ("<image_00> or <image_01>?", ["a", "b"], "<image> or <image>?", ["a", "b"]),
     ],
 )
 def test_the_image_tags_of_models_are_the_places_of_images(
@@ -175,6 +180,47 @@ def test_the_image_tags_of_models_are_the_places_of_images(
     row = {"images": images, "messages": [{"role": "user", "content": text}, ANSWERED]}
     (found,) = values(planted(tmp_path, [row]))
     assert (found["messages"][0]["content"], found["images"]) == (marked, ordered)
+
+
+def test_images_may_be_named_by_their_tags(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "<image_01> or <image_00>?"}, ANSWERED]
+    row = {"image": {"<image_00>": "a.jpg", "<image_01>": "b.jpg"}, "conversations": turns}
+    (found,) = values(planted(tmp_path, [row]))
+    assert found["messages"][0]["content"] == "<image> or <image>?"
+    assert found["images"] == ["b.jpg", "a.jpg"]
+
+
+def test_an_image_in_anthropics_form_is_read(tmp_path: Path) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
+    asked = [{"type": "image", "source": source}, {"type": "text", "text": "What?"}]
+    row = {"messages": [{"role": "user", "content": asked}, ANSWERED]}
+    (found,) = values(planted(tmp_path, [row]))
+    assert found["images"] == ["data:image/png;base64,QUJD"]
+    assert found["messages"][0]["content"] == "<image>\nWhat?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"content": " "}, "a completion without text"),
+        ({"content": "Hat", "weight": 0}, "not to be learnt (weight: 0); take it out"),
+        ({"content": "Hat", "loss": False}, "not to be learnt (loss: False); take it out"),
+    ],
+)
+def test_a_completion_that_should_not_be_learnt_breaks_its_row(
+    tmp_path: Path, answer: dict[str, object], reason: str
+) -> None:
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", **answer}]
+    (row,) = planted(tmp_path, [{"images": ["a.jpg"], "messages": turns}]).rows()
+    assert isinstance(row, UnreadableRow)
+    assert row.reason.endswith(reason)
+
+
+def test_a_tag_that_no_model_is_known_for_breaks_its_row(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "<my_image> What?"}, ANSWERED]
+    (row,) = planted(tmp_path, [{"images": ["a.jpg"], "messages": turns}]).rows()
+    assert isinstance(row, UnreadableRow)
+    assert row.reason == "an unknown image tag, <my_image>; write <image>"
 
 
 def test_a_tag_of_a_missing_image_breaks_its_row(tmp_path: Path) -> None:
@@ -190,6 +236,7 @@ def test_a_tag_of_a_missing_image_breaks_its_row(tmp_path: Path) -> None:
     [
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "`phi-vision train dpo` reads"),
         ({"prompt": "Q", "completion": "A", "label": True}, r"\(KTO\); keep the rows"),
+        ({"contents": [{"role": "user", "parts": []}]}, "Gemini's contents and parts; write"),
         ({"messages": [{"speaker": "me", "text": "Hi"}]}, "'messages' has speaker, text; write"),
     ],
 )
