@@ -29,6 +29,7 @@ LOG = logging.getLogger(__name__)
 
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 MAX_MESSAGE = 1000  # characters
+QUOTES = '""'  # the name of a field without letters
 MAX_SHOWN = 60  # characters of a name or value that an error repeats
 FRAMEWORK_ERRORS = {404: "not_found", 405: "method_not_allowed"}
 Error = Mapping[str, Any]  # one of pydantic's errors
@@ -124,7 +125,7 @@ def describe_errors(errors: Sequence[Error], body: object) -> tuple[str | None, 
     inside = [path for path in paths if path[: len(paths[0])] == paths[0]]
     deepest = max(inside, key=len)
     chosen = [error for error, path in zip(errors, paths, strict=True) if path == deepest]
-    steps = (f"[{s}]" if isinstance(s, int) else f".{_shorten(s)}" for s in deepest)
+    steps = (f"[{s}]" if isinstance(s, int) else f".{_shorten(s) or QUOTES}" for s in deepest)
     param = "".join(steps).removeprefix(".") or None
     return param, f"{param or 'the body'} {_sentence(chosen, deepest)}"
 
@@ -134,9 +135,15 @@ def _path(error: Error, body: Any) -> list[str | int]:
     kind, context = error["type"], error.get("ctx", {})
     steps: list[str | int] = []
     value, previous = body, None
-    for step in error["loc"][1:]:  # The first is the part of the request, such as `body`.
-        # In a list, and for a format, the value's own `role` or `type` comes before its fields.
-        is_tag = isinstance(previous, int) or previous == "response_format"
+    # The first step is the part of the request, such as `body`.
+    for number, step in enumerate(error["loc"][1:], start=2):
+        # The value's own `role` or `type` comes before its fields where it may be of several types.
+        is_tag = (
+            (isinstance(previous, int) or previous == "response_format")
+            and isinstance(value, dict)
+            and step == value.get("role", value.get("type"))
+            and (number < len(error["loc"]) or kind == "unknown_field")
+        )
         previous = step
         # Others are pydantic's names of the types that a value may have.
         is_index = isinstance(value, list) and isinstance(step, int)

@@ -6,6 +6,7 @@ in the body, and blocks all threads: nothing else would be answered meanwhile.
 
 import asyncio
 import json
+from collections import Counter
 from typing import TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -41,9 +42,9 @@ def parse(body: bytes, model: type[Model]) -> Model:
     if (count := count_values(body)) > MAX_VALUES:
         raise api_error("too_many_values", count=count, limit=MAX_VALUES)
     try:
-        parsed = json.loads(body.decode("utf-8-sig"), parse_int=parse_integer)
+        parsed = DECODER.decode(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise api_error("invalid_json") from error
+        raise api_error("invalid_json", reason=error) from error
     try:
         return model.model_validate(parsed)
     except ValidationError as error:
@@ -54,6 +55,23 @@ def parse(body: bytes, model: type[Model]) -> Model:
 def parse_integer(digits: str) -> float:
     """Parse an integer; long ones, which take quadratic time, become floats and so invalid."""
     return int(digits) if len(digits) < 40 else float(digits)
+
+
+def _as_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):  # Others would take effect or not, as the parser likes.
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name[:60]!r} occurs twice")
+    return fields
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+DECODER = json.JSONDecoder(
+    parse_int=parse_integer, parse_constant=_reject_constant, object_pairs_hook=_as_object
+)
 
 
 def count_values(body: bytes) -> int:

@@ -171,8 +171,8 @@ def test_fields_without_effect_are_accepted(client: TestClient, request_body: Bo
     ("name", "value", "advice"),
     [
         ("guided_json", SOLD, 'send "response_format"'),
-        ("guided_choice", ["a"], 'send "response_format"'),
-        ("guided_regex", "a+", 'send "response_format"'),
+        ("guided_choice", ["a"], '"schema": {"enum": ["…", "…"]}'),
+        ("guided_regex", "a+", '"schema": {"type": "string", "pattern": "…"}'),
         ("structured_outputs", {"json": SOLD}, 'send "response_format"'),
         ("max_token", 3, "did you mean max_tokens?"),
         ("typical_p", 0.5, "would have no effect; leave it out"),
@@ -264,6 +264,22 @@ def test_errors_speak_in_the_words_of_the_request(
     assert message.startswith(f"messages[0].content{sentence}")
     assert param is not None
     assert message.startswith(f"{param} ")
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:,"}}, '.type must be "text"; found "ima'),
+        ({"type": "text", "text": 3}, ".text must be a string; found 3"),
+        ({"type": "text", "text": "a", "": 1}, '."" is not known here'),
+    ],
+)
+def test_errors_of_parts_that_are_always_text(
+    client: TestClient, role: str, part: Body, sentence: str
+) -> None:
+    said = {"messages": [{"role": role, "content": [part]}, *words("hello")["messages"]]}
+    assert rejection(client, said)[3].startswith(f"messages[0].content[0]{sentence}")
 
 
 def test_a_trailing_slash_is_no_redirect_to_the_host_of_the_client(client: TestClient) -> None:

@@ -76,6 +76,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "cut header": (NOISE[:12], 400, "cannot decode an image from 12 bytes"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "41 bytes, an SVG; send"),
     "gif": (encoded(RED, "GIF"), 400, ", a GIF; send"),
+    "avif": (encoded(RED, "AVIF"), 400, "; send a complete PNG, JPEG or WebP, the only formats"),
     "tiff": (encoded(RED, "TIFF"), 400, ", a TIFF; send"),
     "html": (b"<!DOCTYPE html>", 400, ", a web page; send"),
     "nothing": (b"", 400, "the image is empty"),

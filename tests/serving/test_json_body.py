@@ -48,6 +48,7 @@ FLOODS = {
     "long integers": chat(("9" * 4000 + ",") * 2500),
     "escaped quotes": '{"model": "' + r"\"" * MANY,
     "escaped backslashes": '{"model": "' + r"\\" * MANY,
+    "one key twice": "{" + ",".join(f'"{number % 20_000}": 1' for number in range(20_001)) + "}",
     "a long tag": f'{{"messages": [{{"role": "{"a" * MANY}"}}]}}',
     "a long key": f'{{"{"a" * MANY}": 1}}',
     "a long number": f'{{"seed": {"9" * MANY}}}',
@@ -87,6 +88,22 @@ def test_a_body_is_read_as_utf_8(encoding: str) -> None:
     assert parse('{"note": "Maß"}'.encode(encoding), Order).note == "Maß"
     with pytest.raises(ApiError, match="not JSON"):
         parse('{"note": "Maß"}'.encode("utf-16"), Order)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"size": 1, "size": 2}', "the key 'size' occurs twice"),
+        ('{"size": NaN}', "NaN is not a JSON number"),
+        ('{"size": -Infinity}', "-Infinity is not a JSON number"),
+        ('{"size": ٣}', r"Expecting value: line 1 column 10"),
+        ('{"size": 1}{', "Extra data: line 1 column 12"),
+        ("[" * 5000 + "]" * 5000, "maximum recursion depth exceeded"),
+    ],
+)
+def test_the_error_says_why_a_body_is_not_json(body: str, reason: str) -> None:
+    with pytest.raises(ApiError, match=f"the body is not JSON: {reason}"):
+        parse(body.encode(), Order)
 
 
 def test_a_long_integer_is_no_integer() -> None:

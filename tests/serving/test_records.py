@@ -113,6 +113,14 @@ def test_other_content_types_are_rejected(client: TestClient, photo: bytes) -> N
     assert client.post(URL, json={"image": "x", "model": "other"}).status_code == 404
 
 
+def test_a_form_is_answered_with_what_to_send(client: TestClient, photo: bytes) -> None:
+    response = client.post(URL, files={"file": ("coat.png", photo, "image/png")})
+    assert response.status_code == 415
+    message = response.json()["error"]["message"]
+    assert message.startswith("the Content-Type is multipart/form-data; boundary=")
+    assert '; send application/json such as {"image": "data:image/jpeg;base64,…"}, or' in message
+
+
 def test_non_finite_numbers_are_null() -> None:
     values = (math.nan, math.inf, 1.5, True, "a", None)
     response = RecordResponse.model_construct(record=dict(enumerate(values)))
