@@ -60,11 +60,14 @@ def warn_of_splits(
     never = [f"{c} ({n[0]})" for c, n in counts.items() if sum(n) == n[0] >= MIN_EVALUATED]
     for about, listed, option in (
         ("never in train", unseen, "another --seed moves them"),
-        ("only in train", never if len(names) > 1 else [], "--grouping images or none"),
+        ("only in train", never if len(names) > 1 else [], f"--grouping {by_title}none"),
     ):
         if listed:
+            option = "--resplit draws others" if source else option
             found[about] = f"{len(listed)} of {len(counts)} categories: {_few(listed)}; {option}"
-    if other := [f"{name} ({n})" for name, n in named.items() if name and name not in SPLIT_ORDER]:
+    nameless = {"none": named[None]} if source and named.get(None) else {}
+    others = {n: rows for n, rows in named.items() if n and n not in SPLIT_ORDER} | nameless
+    if other := [f"{name} ({rows})" for name, rows in others.items()]:
         found["splits of the source"] = (
             f"{_few(other)} are no known names; dealt like the others; rename them to train, "
             "validation or test to keep them, or --resplit draws all anew"

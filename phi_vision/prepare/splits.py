@@ -59,17 +59,20 @@ def assign_rows(
 
     Rows whose id is in `earlier` stay where an earlier run put them. Where a new row joins groups
     of different splits, the group that appears first wins and the other rows move. Rows whose id is
-    in `source` stay in the source's own split, also without their group, unless it is `strict`.
+    in `source` stay in the source's own split, also without their group and beside a duplicate in
+    another, unless it is `strict`.
     """
-    first: dict[str, int] = {}
-    decisions: list[Placed | int] = [first.setdefault(r.fingerprint, r.number) for r in rows]
+    own = {} if grouping == "strict" or source is None else source
+    first: dict[tuple[str, str | None], int] = {}
+    decisions: list[Placed | int] = [
+        first.setdefault((row.fingerprint, own.get(row.id)), row.number) for row in rows
+    ]
     first.clear()  # a tenth of a kilobyte a row
     places = [place for place, row in enumerate(rows) if decisions[place] == row.number]
     kept = [rows[place] for place in places]
     groups = group_rows(kept, tolerance=tolerance, grouping=grouping)
     group_of = [groups.names[group] for group in groups.of.tolist()]
     known = {**earlier, **(source or {})}
-    own = {} if grouping == "strict" or source is None else source
     fixed: dict[str, str] = {}
     moved = 0
     for row, group in zip(kept, group_of, strict=True):

@@ -141,3 +141,28 @@ def test_splits_are_known_by_the_names_of_the_field(tmp_path: Path, names: str) 
     assert "splits of the source" not in warnings_of(tmp_path, rows)
     known = dict(zip(given, ("train", "validation", "test"), strict=True))
     assert splits_of(tmp_path / "out") == {row["sku"]: known[row["split"]] for row in rows}
+
+
+@pytest.mark.parametrize("test_first", [False, True])
+def test_the_same_row_in_train_and_test_stays_in_both_and_is_a_leak(
+    tmp_path: Path, test_first: bool
+) -> None:
+    names = ("test", "train") if test_first else ("train", "test")
+    rows = [product(n % 15, split=names[n // 15]) for n in range(20)] + [product(0, split=names[0])]
+    found = warnings_of(tmp_path, rows)
+    splits = list(splits_of(tmp_path / "out").values())
+    assert (splits.count(names[0]), splits.count(names[1])) == (15, 5)
+    size = splits.count("test")
+    assert found[f"leakage of {size} in test"].startswith("5 share an image, title or group")
+
+
+def test_a_leak_by_the_image_alone_is_reported_and_so_are_rows_without_a_split(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        product(n, photo=f"images/{n % 15}.png", split=("train", "", "test")[n // 10])
+        for n in range(30)
+    ]
+    found = warnings_of(tmp_path, rows)
+    assert found["leakage of 15 in test"].startswith("5 share an image, title or group with train")
+    assert found["splits of the source"].startswith("none (10) are no known names; dealt like the")
