@@ -30,11 +30,17 @@ def test_the_last_line_summarizes_the_job(
     *steps, last = told.err.splitlines()
     assert told.out == ""
     assert steps == ["0 of 20 rows"]
-    found = "out.parquet: 20 rows, 0 unparsed, 1 error (1 no prediction), "
+    found = (
+        "out.parquet: 20 rows, 0 unparsed, 1 error (1 no prediction; see the column error_detail), "
+    )
     assert found in last
     assert last.endswith("rows/s")
     assert main(words) == 0
-    assert capsys.readouterr().err.splitlines()[-1].endswith("1 error (1 no prediction)")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("1 error (1 no prediction; see the column error_detail)")
+    )
 
 
 def test_ctrl_c_reports_what_is_kept_and_how_to_resume(

@@ -19,8 +19,8 @@ from phi_vision.evaluation.baselines import NEIGHBOURS
 from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
 from phi_vision.export.onnx import PRECISIONS
+from phi_vision.inference.local import resolve_template
 from phi_vision.inference.openai_server import KEY_VARIABLE
-from phi_vision.inference.predictor import resolve_template
 from phi_vision.metrics.bootstrap import MIN_GROUPS, RESAMPLES
 from phi_vision.metrics.calibration import BINS
 from phi_vision.metrics.field_metrics import (

@@ -54,10 +54,8 @@ def run(options: argparse.Namespace) -> None:
 def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
     """Load the selected model with its prompt template."""
     from phi_vision.inference.local import LocalPredictor
-    from phi_vision.inference.predictor import resolve_template
 
-    template = resolve_template(options.model, options.template)
-    return LocalPredictor(options.model, template=template, batch_size=options.batch_size)
+    return LocalPredictor(options.model, template=options.template, batch_size=options.batch_size)
 
 
 def _predict_images(options: argparse.Namespace) -> None:
@@ -101,7 +99,7 @@ def _opened(
 def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
     from phi_vision.data.template import find_template
     from phi_vision.inference.batch import job_spec, predict_catalog
-    from phi_vision.inference.predictor import resolve_template
+    from phi_vision.inference.local import resolve_template
 
     if len(options.images) != 1 or options.json:
         found = "--json" if options.json else f"{len(options.images)} sources"
@@ -139,11 +137,12 @@ def _shown_progress() -> Iterator[Callable[[int, int], None]]:
 def _in_words(summary: "BatchSummary") -> str:
     """Format a summary.
 
-    Output: 3,040 rows, 12 unparsed, 9 errors (5 no image, 4 unreadable image), 3,040 predicted
-            now, 12.3 rows/s
+    Output: 3,040 rows, 12 unparsed, 9 errors (5 no image, 4 unreadable image; see the column
+            error_detail), 3,040 predicted now, 12.3 rows/s
     """
     errors = sum(summary.errors.values())
     reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(summary.errors.items()))
+    reasons += "; see the column error_detail" if reasons else ""
     parts = [f"{summary.rows:,} rows", f"{summary.unparsed:,} unparsed"]
     parts.append(format_count(errors, "error") + (f" ({reasons})" if reasons else ""))
     if summary.predicted:

@@ -26,7 +26,7 @@ from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.prediction_cache import predict_cached
 from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_report
 from phi_vision.inference import predictor as predictors
-from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.local import LocalPredictor, resolve_template
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.io.atomic import check_kind, lock
 from phi_vision.io.hashing import digest
@@ -119,7 +119,7 @@ class _Evaluator:
     def __init__(self, model: str, config: EvaluationConfig, out: Path, bar: ProgressBar) -> None:
         self.model, self.config, self.out, self.bar = model, config, out, bar
         self.samples, self.training = _load_data(model, config)
-        self.template_name = predictors.resolve_template(model, config.template)
+        self.template_name = resolve_template(model, config.template)
         self.template = find_template(self.template_name)
         chats = config.template is None and are_conversations([*self.samples, *self.training])
         if chats and not self.template.is_conversation:

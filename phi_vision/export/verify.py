@@ -20,7 +20,7 @@ from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.export.merge import Model
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.inference.predictor import resolve_template
+from phi_vision.inference.local import resolve_template
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
 

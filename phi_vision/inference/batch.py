@@ -25,7 +25,8 @@ from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind, Template, find_template
 from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogRow, Failure, failure
 from phi_vision.inference.batch_engines import ENGINES, JobSpec, Outcome
-from phi_vision.inference.predictor import load_predictor, model_identity, resolve_template
+from phi_vision.inference.local import resolve_template
+from phi_vision.inference.predictor import load_predictor, model_identity
 from phi_vision.io.atomic import atomic_file, check_kind, is_full_disk, lock, write_bytes
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest

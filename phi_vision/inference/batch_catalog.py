@@ -5,6 +5,7 @@ that `--help` opens fast.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,15 +201,22 @@ def list_images(folder: Path) -> list[str]:
     Input:  b.JPG, a.png, notes.txt, .cache/c.png, sub/d.heic
     Output: ["a.png", "b.JPG", "sub/d.heic"], and the message that notes.txt is left out
     """
-    # Links to folders are not followed, as they may lead back.
-    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    names = [path.relative_to(folder) for path in files]
-    shown = sorted(str(name) for name in names if not any(p.startswith(".") for p in name.parts))
-    images = [name for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    shown: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # Links to folders are not followed, as they may lead back.
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        names = [name for name in files + links if not name.startswith(".")]
+        shown += [str(Path(place, name).relative_to(folder)) for name in names]
+    images = [name for name in sorted(shown) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if others := sorted({*shown} - {*images}):
         named = format_count(len(others), "file"), ", ".join(others[:MAX_NAMED])
         logger.info("Left out of %s: %s without an image's ending, such as %s", folder, *named)
     return images
+
+
+def _raise(error: OSError) -> None:
+    raise failure("unlisted", folder=error.filename, error=error.strerror) from error
 
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:

@@ -6,11 +6,11 @@ print(LocalPredictor("phi-vision-small").predict(["coat.jpg"])[0].record)
 import math
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from PIL.Image import Image
 from phi_vision.data.conversation import prompt_of
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import find_template
+from phi_vision.data.template import TEMPLATE_FILE, find_template
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
@@ -30,6 +30,7 @@ from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
+DEFAULT_TEMPLATE = "product"  # of a model that comes without one
 # Batches whose images are decoded together where results keep the caller's order: enough to sort
 # rows by length, few enough to hold in memory.
 BATCHES_PER_WINDOW = 4
@@ -40,7 +41,7 @@ class LocalPredictor:
 
     Args:
         model: Run, checkpoint or adapter folder, Hub id, "phi-vision-small", or ONNX folder.
-        template: Name or file of a template (see `find_template`); use the one of the training.
+        template: Name or file of a template (see `find_template`); by default that of the training.
         device: By default a GPU if there is one. ONNX graphs run on the CPU.
         dtype: By default `fast_dtype` of the device. ONNX graphs have their own.
         batch_size: Images generated together.
@@ -53,13 +54,13 @@ class LocalPredictor:
         self,
         model: str | Path,
         *,
-        template: str = "product",
+        template: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 16,
     ) -> None:
         self.source = str(model)
-        self.template = find_template(template)
+        self.template = find_template(resolve_template(str(model), template))
         self.batch_size = batch_size
         self.model: GenerativeModel
         self.is_onnx = (Path(model) / GENAI_FILE).is_file()
@@ -252,9 +253,22 @@ class LocalPredictor:
         return tokens
 
 
-def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
-    """Put one image into a list; texts, bytes, files and arrays are one, although iterable."""
-    one = str | bytes | bytearray | memoryview | BinaryFile | np.ndarray
+def resolve_template(model: str, template: str | None = None) -> str:
+    """Return the name or file of the template: the given one, the model's own, or the default.
+
+    Input:  ("runs/coats", "walkthrough"), ("runs/coats", None),       ("phi-vision-small", None)
+    Output: "walkthrough",                 "runs/coats/template.yaml", "product"
+    """
+    if template is not None:
+        return template
+    folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
+    file = folder / TEMPLATE_FILE
+    return str(file) if file.is_file() else DEFAULT_TEMPLATE
+
+
+def _as_list(images: Any) -> list[Any]:
+    """Put one image, or what is none, into a list; texts, bytes, files and arrays are iterable."""
+    one = (str, bytes, bytearray, memoryview, BinaryFile, np.ndarray, torch.Tensor, Mapping)
     if isinstance(images, one) or not isinstance(images, Iterable):
         return [images]
     if found := list(images):

@@ -7,15 +7,14 @@ from typing import Protocol
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.inference.local import LocalPredictor
+from phi_vision.data.template import Template, find_template
+from phi_vision.inference.local import LocalPredictor, resolve_template
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import adapter_base, resolve
 
 failure = error_texts(__file__)
 
-DEFAULT_TEMPLATE = "product"  # Of a model that comes without one.
 MAX_NAMED = 3  # Ids in an error message.
 
 
@@ -56,19 +55,6 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
     if Path(model).suffix == ".jsonl":
         return FilePredictor(Path(model), template=chosen)
     return LocalPredictor(model, template=chosen, batch_size=batch_size)
-
-
-def resolve_template(model: str, template: str | None = None) -> str:
-    """Return the name or file of the template: the given one, the model's own, or the default.
-
-    Input:  ("runs/coats", "walkthrough"), ("runs/coats", None),       ("phi-vision-small", None)
-    Output: "walkthrough",                 "runs/coats/template.yaml", "product"
-    """
-    if template is not None:
-        return template
-    folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
-    file = folder / TEMPLATE_FILE
-    return str(file) if file.is_file() else DEFAULT_TEMPLATE
 
 
 def model_identity(model: str) -> list[str]:

@@ -69,11 +69,13 @@ def open_image(source: ImageSource) -> Image.Image:
             image = _from_array(source)
         case Image.Image():
             image = source
+        case str() if not source or source.startswith("data:") or "://" in source:
+            raise failure("no_path", found=source)
         case str() | Path():
             try:
                 return open_image(Path(source).read_bytes())
             except OSError as error:
-                raise failure("no_file", file=source, reason=error.strerror) from error
+                raise failure("no_file", file=str(source), reason=error.strerror) from error
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
         case _:
@@ -158,7 +160,8 @@ def _read(source: object) -> bytes:
         encoded = source.read()
     if isinstance(encoded, bytes | bytearray | memoryview):
         return bytes(encoded)
-    raise failure("no_source", source=source, kind=type(source).__name__)
+    found = " ".join(repr(source).split())
+    raise failure("no_source", source=found, kind=type(source).__name__)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

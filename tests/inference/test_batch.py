@@ -129,6 +129,31 @@ def test_a_file_and_a_folder_of_images_are_catalogs_too(shop: Path, tmp_path: Pa
     assert summary.errors == {"no image": 1}
 
 
+def test_links_and_folders_that_cannot_be_read_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "sub" / "deep").mkdir(parents=True)
+    (photos / "a.png").write_bytes(WHOLE)
+    (photos / "sub" / "loop").symlink_to(photos)
+    (photos / "self.png").symlink_to("self.png")
+    (photos / "zero.jpg").touch()
+    predict(photos, tmp_path / "out.parquet", Painter())
+    found = [(row["id"], row["error"]) for row in read(tmp_path / "out.parquet")]
+    expected = [("a.png", None), ("self.png", "no image"), ("zero.jpg", "unreadable image")]
+    assert found == expected
+    scan = os.scandir
+
+    def forbid(place: str) -> Any:
+        if str(place).endswith("deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    with pytest.raises(ValueError, match=r"cannot list .*sub/deep: Permission denied; allow"):
+        predict(photos, tmp_path / "other.parquet", Painter())
+
+
 def test_a_row_without_a_prediction_has_a_reason(tmp_path: Path) -> None:
     images = [shown(WHOLE, f"good{number}") for number in range(6)]
     images[1] = shown(None, "missing")

@@ -65,7 +65,8 @@ def test_paths_bytes_and_images_give_the_same_prediction(
     pixels = np.asarray(image(60))
     deep = pixels.astype(np.uint16) * 257
     images = [path, str(path), encoded(60), image(60), bytearray(encoded(60)), written, pixels]
-    predictions = predictor.predict([*images, deep, path.open("rb")])
+    images.append(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
+    predictions = predictor.predict(each for each in [*images, deep, path.open("rb")])
     assert len({prediction.text for prediction in predictions}) == 1
     sources = [prediction.source for prediction in predictions]
     assert sources[:4] == [str(path), str(path), "image 3", "image 4"]
@@ -229,9 +230,16 @@ def test_no_samples_give_no_predictions(predictor: LocalPredictor) -> None:
         ([], "no image to predict: found an empty list"),
         (iter(()), "no image to predict: found an empty list"),
         (None, r"image 1: not an image: found None \(NoneType\); give a path, bytes, a file"),
-        ({"image": "coat.png"}, "no image at image: No such"),
+        ({"image": "coat.png"}, r"found {'image': 'coat.png'} \(dict\); give a path"),
+        (torch.zeros(3, 4, 4), r"image 1: not an image: found tensor\(.*\(Tensor\); give a path"),
+        ("http://shop.example/a.jpg", "not a path: found 'http://.* links are not fetched"),
+        ("data:image/png;base64," + "A" * 9999, "not a path: found 'data:image/png.{0,99}; links"),
+        (["coat.png", np.zeros((4, 4, 5), np.uint8)], "no image at coat.png: No such"),
+        ((each for each in [image(0), 7]), r"image 2: not an image: found 7 \(int\)"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); give uint8 or uint16"),
+        (np.zeros(9, np.uint8), r"shape \(9,\); give uint8 or uint16"),
         ([encoded(0), 3], r"image 2: not an image: found 3 \(int\); give a path"),
-        ("", "no image at : Is a directory"),
+        ("", "not a path: found ''; links are not fetched"),
         (BytesIO(), "image 1: empty image: found 0 bytes"),
         (StringIO("coat"), r"image 1: not an image: found .*\(StringIO\); give a path"),
         (np.zeros((4, 4)), r"an array of float64 and shape \(4, 4\); give uint8 or uint16"),

@@ -1,6 +1,7 @@
 """The name of a model decides the kind of predictor and its template."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,20 +10,23 @@ import pytest
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, TEMPLATES, write_template
-from phi_vision.inference.local import LocalPredictor
+from phi_vision.inference.local import LocalPredictor, resolve_template
 from phi_vision.inference.openai_server import OpenAIPredictor
-from phi_vision.inference.predictor import (
-    FilePredictor,
-    Predictor,
-    load_predictor,
-    resolve_template,
-)
+from phi_vision.inference.predictor import FilePredictor, Predictor, load_predictor
 
 
 def test_a_folder_with_weights_is_a_local_predictor(tiny_checkpoint: Path) -> None:
     predictor = load_predictor(str(tiny_checkpoint), template="walkthrough", batch_size=3)
     assert isinstance(predictor, LocalPredictor)
     assert (predictor.template, predictor.batch_size) == (TEMPLATES["walkthrough"], 3)
+
+
+def test_every_door_takes_the_template_of_the_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_checkpoint, tmp_path / "run")
+    write_template(TEMPLATES["walkthrough"], run / "template.yaml")
+    for predictor in (LocalPredictor(run), load_predictor(str(run))):
+        assert predictor.template == TEMPLATES["walkthrough"]
+    assert LocalPredictor(run, template="product").template == PRODUCT
 
 
 def test_a_jsonl_file_is_a_file_predictor(tmp_path: Path) -> None:

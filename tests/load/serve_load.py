@@ -25,7 +25,7 @@ import aiohttp
 import psutil
 
 from phi_vision.data.template import Template, find_template
-from phi_vision.inference.predictor import resolve_template
+from phi_vision.inference.local import resolve_template
 from tests.load.serve_clients import ClientPool, Counts, live, open_session, send
 from tests.load.serve_process import (
     Figures,
