@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.runs import RunDir
-from phi_vision.training.estimate import NeedEstimator, measure_data, resident_bytes
+from phi_vision.training.estimate import estimate_need, measure_data, resident_bytes
 from phi_vision.training.gpus import find_gpu
 from phi_vision.training.recipe_file import load_recipe, to_yaml
 from phi_vision.training.recipes import RECIPES, Recipe
@@ -121,7 +121,7 @@ def plan_memory(recipe: Recipe) -> float:
     """Return the bytes of a plan for this machine's CPU."""
     load = measure_data(recipe)
     resident_bytes()
-    return NeedEstimator(load).estimate(recipe, find_gpu("cpu")).memory
+    return estimate_need(recipe, load, find_gpu("cpu")).memory
 
 
 def train_and_measure(recipe: Recipe) -> float:

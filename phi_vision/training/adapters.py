@@ -8,10 +8,9 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -49,8 +48,7 @@ _SHAPE_FIELDS = (
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainableModel:
+class TrainableModel(NamedTuple):
     """A model ready for training, with its processor and how to save it."""
 
     model: Model
@@ -63,8 +61,8 @@ class TrainableModel:
 def load_trainable(recipe: Recipe) -> TrainableModel:
     """Load the model and make the parts trainable that the recipe selects.
 
-    Trained weights are held in float32. Frozen ones under adapters are held in the precision of
-    the matrix products, which halves their memory in bf16, or in 4 bits.
+    Trained weights are held in float32, frozen ones under adapters in the precision of the matrix
+    products or in 4 bits.
     Raises ValueError if there is no such model, or the recipe does not fit it.
     """
     precision = choose_precision(recipe.bf16)
@@ -81,19 +79,14 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
         # The fused attention's backward in bf16 on a CPU is two to five times slower than the
         # plain one (docs/log.md); in float32 and on a GPU the fused one is faster.
         model.set_attn_implementation("eager")
-    return TrainableModel(
-        model=select_trained_parts(model, recipe, precision),
-        processor=processor,
-        base=base,
-        precision=precision,
-        saved_dtype=saved_dtype,
-    )
+    model = select_trained_parts(model, recipe, precision)
+    return TrainableModel(model, processor, base, precision, saved_dtype)
 
 
 def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -> Model:
     """Attach adapters or unfreeze weights as the recipe says, and freeze the rest.
 
-    Reads no values, so it also works on a model without storage (the meta device).
+    Reads no values, so it also works on the meta device.
     Raises ValueError if the recipe has layers that the model does not have, or other adapters.
     """
     if recipe.method == "lora":
@@ -133,25 +126,25 @@ def describe_weight(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", module) + (" (lora)" if adapter else "")
 
 
-def fingerprint_weights(source: str) -> str:
-    """Hash the stored weights of a checkpoint, or of an adapter and its base.
+def fingerprint_base(source: str) -> str:
+    """Hash the files of a checkpoint, or of an adapter and its base, that a training starts from.
 
-    Raises ValueError if one of them has values that are not finite.
+    Raises ValueError if a weight has values that are not finite.
     """
     place = resolve(source)
     base = adapter_base(place)
     # Of a hub id: its folder in the cache, where loading has put it.
     folders = [Path(cached_file(base or place, CONFIG_NAME)).parent, *([Path(place)] * bool(base))]
     digests = list[str]()
-    for file in (each for folder in folders for each in sorted(folder.glob("*.safetensors"))):
-        with safe_open(file, "pt") as weights:
-            for name in sorted(weights.keys()):
-                values = weights.get_tensor(name)
-                if values.is_floating_point() and not values.isfinite().all():
-                    raise failure("not_finite", name=name, file=file)
-                digests.append(
-                    f"{name} {sha256(values.reshape(-1).view(torch.uint8).numpy().data)}"
-                )
+    for folder in folders:
+        digests += [f"{file.name} {sha256(file)}" for file in sorted(folder.glob("*.json"))]
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as weights:
+                for name in sorted(weights.keys()):
+                    values = weights.get_tensor(name).flatten()
+                    if values.is_floating_point() and not values.isfinite().all():
+                        raise failure("not_finite", name=name, file=file)
+                    digests.append(f"{name} {sha256(values.view(torch.uint8).numpy().data)}")
     return sha256_of_all(digests)
 
 

@@ -10,7 +10,6 @@ noisy criterion (the accuracy over 32 samples is known to about ±17 points), so
 selects by a metric of them wants more `eval_samples`.
 """
 
-import functools
 import logging
 import math
 import re
@@ -39,7 +38,7 @@ from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training import distributed
 from phi_vision.training.adapters import TrainableModel, find_broken_weight, save_model
-from phi_vision.training.estimate import CHANGES
+from phi_vision.training.estimate import CHANGES, options_of
 from phi_vision.training.gpus import read_machine
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 from phi_vision.training.setup import Setup, max_new_tokens
@@ -116,14 +115,14 @@ class StepCheck(TrainerCallback):
         loss = output.get("loss")
         if loss is not None and not torch.isfinite(loss).all():
             where = f"in {'' if model.training else 'the evaluation before '}step {self.step}"
-            raise explain_broken_loss(model, self.rows, inputs, output, where=where)
+            at = {"loss": loss.item(), "where": where}
+            raise explain_broken_loss(model, self.rows, inputs, output, **at)
 
 
 class StepCallback(TrainerCallback):
     """Passes each step of the Trainer to a Tracking, with its speed and the machine's load.
 
-    Samples and tokens per second are those of training, without padding and evaluations; all
-    processes are assumed to be as fast as this one.
+    Speeds are without padding and evaluations; all processes are assumed to be as fast as this one.
     """
 
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
@@ -158,15 +157,12 @@ class StepCallback(TrainerCallback):
     def measure_speed(self) -> dict[str, float]:
         """Measure the throughput since the last call."""
         # Before the clock is read, as this may wait.
-        samples, tokens = (
-            int(self._samples) * self._per_row,
-            int(self._tokens) * distributed.world_size(),
-        )
+        samples, tokens = int(self._samples), int(self._tokens)
         seconds = time.perf_counter() - self._since
         self.on_evaluate()
         return {
-            "samples_per_second": round(samples / seconds, 3),
-            "tokens_per_second": round(tokens / seconds, 1),
+            "samples_per_second": round(samples * self._per_row / seconds, 3),
+            "tokens_per_second": round(tokens * distributed.world_size() / seconds, 1),
             "seconds": round(seconds, 3),
         }
 
@@ -251,11 +247,9 @@ class GenerationEvalCallback(TrainerCallback):
         shuffles = count > 1 and any(sample.images for sample in self.samples)
         samples = [*self.samples, *(shuffle_images(self.samples, seed=seed) if shuffles else [])]
         together = distributed.is_sharded(self.trainable.model)
+        part, batch_size = distributed.divide(samples), 2 * self.recipe.per_device_train_batch_size
         texts = generate_texts(
-            self.trainable,
-            self.template,
-            samples if together else distributed.divide(samples),
-            batch_size=2 * self.recipe.per_device_train_batch_size,
+            self.trainable, self.template, samples if together else part, batch_size=batch_size
         )
         texts = texts if together else distributed.gather(texts)
         predicted = [Prediction.parse(text, self.template) for text in texts]
@@ -307,25 +301,23 @@ def explain_broken_loss(
     rows: Sequence[str],
     inputs: Mapping[str, Any],
     output: Mapping[str, Any],
-    *,
-    where: str,
+    **at: object,
 ) -> ValueError:
     """Make the error for a loss that is not finite: by the weights, or by rows of the batch."""
-    failed = functools.partial(failure, loss=output["loss"].item(), where=where)
     if name := find_broken_weight(model):
-        return failed("broken_weight", name=name)
+        return failure("broken_weight", name=name, **at)
     if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
         broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
     else:
         broken = find_broken_rows(inputs, output["logits"])
     count = len(inputs["labels"])
     if not broken or len(broken) == count > 1:
-        return failed("all_broken", samples=_list(rows))
+        return failure("all_broken", samples=_list(rows), **at)
     samples = _list([rows[row] if rows else f"number {row + 1}" for row in broken])
     # A value that is not finite also spreads to samples beside it that do not attend to it:
     # zero times infinity is not a number either.
     packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
-    return failed("some_broken", count=count, samples=samples, packed=packed)
+    return failure("some_broken", count=count, samples=samples, packed=packed, **at)
 
 
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:
@@ -335,11 +327,8 @@ def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[in
     """
     following_BL = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED)[:, 1:]
     has_label_BL = following_BL != IGNORED
-    keep = inputs.get("logits_to_keep")
-    if isinstance(keep, torch.Tensor):
-        labelled_NV = logits.reshape(-1, logits.shape[-1])[has_label_BL[keep]]
-    else:
-        labelled_NV = logits[has_label_BL]
+    kept_BL = inputs.get("logits_to_keep", torch.ones_like(has_label_BL))
+    labelled_NV = logits.reshape(-1, logits.shape[-1])[has_label_BL[kept_BL]]
     losses_N = nn.functional.cross_entropy(
         labelled_NV.float(), following_BL[has_label_BL], reduction="none"
     )
@@ -383,20 +372,18 @@ def explain_out_of_memory(
         if not (is_named or re.search(OUT_OF_MEMORY, str(error))):
             raise
         where = "on the GPU" if re.search("CUDA|CUBLAS", str(error)) else "in main memory"
-        at = f" in {doing()}" if doing else ""
-        found = re.search(r"allocate ([\d.]+ \w+)", str(error))
-        amount = f" ({found.group(1)} more requested)" if found else ""
+        where += f" in {doing()}" if doing else ""
+        if found := re.search(r"allocate ([\d.]+ \w+)", str(error)):
+            where += f" ({found.group(1)} more requested)"
         run = RunDir(recipe.output_dir)
         file = run.recipe_file if run.is_run(run.path) else "RECIPE"
-        changes = [smaller[1] for change in CHANGES.values() if (smaller := change(recipe))]
+        changes = [options for name in CHANGES if (options := options_of(name, recipe))]
         if recipe.pack_length is not None:
             changes.append(f"--pack-length to less than {recipe.pack_length}")
         if recipe.sharding == "none":
             changes.append("to several GPUs with --sharding fsdp")
         options = ", ".join(changes or ["to a larger machine"])
-        raise failure(
-            "out_of_memory", where=where, at=at, amount=amount, file=file, options=options
-        ) from error
+        raise failure("out_of_memory", where=where, file=file, options=options) from error
 
 
 def _list(rows: Sequence[str]) -> str:

@@ -144,11 +144,7 @@ def divide(items: Sequence[T]) -> Sequence[T]:
 
 
 def gather(part: Sequence[T]) -> list[T]:
-    """Join the parts of all processes, in all of them.
-
-    Input:  A B in the first of two processes, C D E in the second
-    Output: A B C D E in both
-    """
+    """Join the parts of all processes, in all of them: the reverse of `divide`."""
     if not dist.is_initialized():
         return list(part)
     parts: list[Sequence[T]] = [[]] * world_size()
@@ -186,7 +182,7 @@ def check_same_processes(checkpoint: Path) -> None:
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
     """Check that the launch does what it seems to, for a process that sees so many GPUs.
 
-    Raises ValueError if it does not; with what would happen, and the right command.
+    Raises ValueError with what would happen, and the right command.
     """
     processes = int(environment.get("WORLD_SIZE", "1"))
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
@@ -228,12 +224,9 @@ def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
         return {"ddp_find_unused_parameters": False}
     return {
         "fsdp": True,
-        "fsdp_config": {
-            "version": 2,
-            "transformer_layer_cls_to_wrap": [SHARDED_LAYER],
-            # A checkpoint holds whole weights and a whole optimizer state, in one file each.
-            "state_dict_type": "FULL_STATE_DICT",
-        },
+        # A checkpoint holds whole weights and a whole optimizer state, in one file each.
+        "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+        | {"transformer_layer_cls_to_wrap": [SHARDED_LAYER]},
     }
 
 
@@ -262,8 +255,7 @@ class ShardingCallback(TrainerCallback):
     """Before the first step, checks the mode in force and seeds each process differently."""
 
     def __init__(self, recipe: Recipe, trainer: Trainer) -> None:
-        self.recipe = recipe
-        self.trainer = trainer
+        self.recipe, self.trainer = recipe, trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Check the model that the steps will use, and seed this process."""
@@ -293,7 +285,7 @@ def is_sharded(model: nn.Module) -> bool:
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all weights, or under adapters the trained ones; every process must call this.
 
-    Of a sharded model only the first process gets them, in main memory.
+    The first one gets those of a sharded model, in main memory.
     """
     if not is_sharded(model):
         return model.state_dict()
@@ -309,8 +301,7 @@ def _touch_vision(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Make the gradient of the vision part zero instead of none for batches without images.
 
-    Processes sum their gradients weight by weight. One whose batch has no images would have
-    nothing to add for the tower and projector, and the others would wait for it forever.
+    Else other processes would wait forever for what this one adds to the gradients of the tower.
     """
     has_images = any(inputs.get(name) is not None for name in IMAGE_INPUTS)
     trained = [w for w in decoder.vision_embed_tokens.parameters() if w.requires_grad]
@@ -318,5 +309,4 @@ def _touch_vision(
         return given, inputs
     embeds_BLH = decoder.embed_tokens(inputs["input_ids"])
     zeros = torch.stack([(weight.sum() * 0.0).float() for weight in trained])
-    nothing = zeros.sum().to(embeds_BLH.dtype)
-    return given, {**inputs, "inputs_embeds": embeds_BLH + nothing}
+    return given, {**inputs, "inputs_embeds": embeds_BLH + zeros.sum().to(embeds_BLH.dtype)}

@@ -24,12 +24,10 @@ from phi_vision.training.recipe_file import further_of
 from phi_vision.training.recipes import Recipe
 from phi_vision.training.setup import Setup
 
+# Column of the dataset for TRL, with the places of samples. TRL takes rows with a column of this
+# name for images with text, and leaves them to the collator.
 PLACE = "images"
-"""Column of the dataset for TRL, with the places of samples. TRL takes rows with a column of this
-name for images with text, and leaves them to the collator."""
-
-REFERENCE = "ref"
-"""TRL's name for the reference copy of an adapter."""
+REFERENCE = "ref"  # TRL's name for the reference copy of an adapter
 
 
 def make_dpo_trainer(
@@ -39,15 +37,14 @@ def make_dpo_trainer(
 
     The reference is the model at the start: a frozen copy of all weights (full), the model without
     its adapters if these are new, else a frozen copy of the adapters. Logs the rewards of both
-    completions, their margin, and how often the chosen one is preferred. `arguments` are fields of
-    transformers' TrainingArguments.
+    completions, their margin, and how often the chosen one is preferred.
     """
     from trl import DPOConfig, DPOTrainer
 
     model, samples = setup.trainable.model, [*setup.training, *setup.validation]
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    reference = None
-    if network is model:
+    has_adapters, reference = isinstance(model, PeftModel), None
+    network: Any = model.get_base_model() if has_adapters else model
+    if not has_adapters:
         reference = copy.deepcopy(network).eval().requires_grad_(False)
     weights = {name: weight.data for name, weight in model.named_parameters()}
     places = Dataset.from_dict({PLACE: range(len(samples))})
@@ -55,12 +52,9 @@ def make_dpo_trainer(
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
+        # By default TRL truncates rows to 1024 tokens, and switches dropout off.
         args=DPOConfig(
-            **arguments,
-            beta=recipe.beta,
-            # By default TRL truncates rows to 1024 tokens, and switches dropout off.
-            max_length=None,
-            disable_dropout=False,
+            **{**arguments, "beta": recipe.beta, "max_length": None, "disable_dropout": False},
             **further_of(recipe, "DPOConfig"),
         ),
         train_dataset=places.take(len(setup.training)),
@@ -73,7 +67,7 @@ def make_dpo_trainer(
     for name, weight in model.named_parameters():
         if name in weights and weight.dtype != weights[name].dtype:
             weight.data = weights[name]
-    if isinstance(model, PeftModel):
+    if has_adapters:
         _configure_reference(model)
     shared = SharedImages()
     for each in (network, reference):
@@ -84,9 +78,7 @@ def make_dpo_trainer(
     return trainer
 
 
-def _collate(
-    collator: CompletionCollator, samples: Sequence[Sample], rows: Sequence[Mapping[str, int]]
-) -> dict[str, Any]:
+def _collate(collator: CompletionCollator, samples: Sequence[Sample], rows: Any) -> dict[str, Any]:
     return collate_pairs(collator, [samples[row[PLACE]] for row in rows])
 
 
@@ -99,11 +91,10 @@ class ResumableLogs(TrainerCallback):
 
 
 class SharedImages:
-    """Encodes the images of a batch of pairs once, for both rows of each pair.
+    """A hook on the decoder that encodes the images of a batch of pairs once for both rows.
 
-    A hook on the decoder, which runs where TRL calls the model: within its autocast and inside of
-    DDP wrappers. If tower and projector are frozen, reference and trained model have the same
-    features, so one encoding serves all four rows of a pair.
+    If tower and projector are frozen, reference and trained model have the same features, so one
+    encoding serves all four rows of a pair.
     """
 
     def __init__(self) -> None:
@@ -134,10 +125,8 @@ class SharedImages:
 
 
 def _configure_reference(model: PeftModel) -> None:
-    """Use the model without adapters as reference if they are new, else TRL's copy of them.
-
-    New ones have no effect, so that a copy would only take memory and space in checkpoints.
-    """
+    """Use the model without adapters as reference if they are new, else TRL's copy of them."""
+    # New ones have no effect, so that a copy would only take memory and space in checkpoints.
     named = model.named_parameters()
     if not any(bool(weight.any()) for name, weight in named if "lora_B.default" in name):
         model.delete_adapter(REFERENCE)

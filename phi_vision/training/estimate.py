@@ -2,7 +2,7 @@
 
     phi-vision plan lora --model microsoft/Phi-3.5-vision-instruct --data catalog --gpu L4
 
-Loads no weights and decodes no images: sizes are read from texts and image headers, memory.py runs
+Loads no weights and decodes few images: sizes are read from texts and image headers, memory.py runs
 a step on fake tensors, gpus.py knows the speeds.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -28,10 +28,9 @@ from phi_vision.io.image_decoding import image_size
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import resized_size
-from phi_vision.training import memory, setup
+from phi_vision.training import gpus, memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
-from phi_vision.training.gpus import GPUS, Gpu, find_gpu, seconds_per_step, this_machine
 from phi_vision.training.memory import BatchShape
 from phi_vision.training.recipes import Recipe, lora
 
@@ -48,6 +47,8 @@ WEIGHT_FRAGMENTATION = 0.7
 ACTIVATION_FRAGMENTATION = {(0, 0): 0.15, (0, 1): 0.7, (1, 0): 0.0, (1, 1): 0.3}
 # Memory of libraries (CPU) that load only with the first step, and with checkpointing.
 LOADED_AT_FIRST_STEP, LOADED_WITH_CHECKPOINTING = 60 * 2**20, 30 * 2**20
+
+MAX_LOADED = 4  # samples that are loaded to measure the time that it takes
 
 
 class RowSize(NamedTuple):
@@ -74,6 +75,7 @@ class Workload:
     rows: Sequence[RowSize]
     shared_groups: int
     new_tokens: int  # of the predictions that evaluations generate, at most
+    loading: float  # seconds to read, decode and resize the images of one sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class Plan:
     need: Need
     steps: setup.Steps
     utilization: float  # share of a typical batch's positions that is not padding
-    gpu: Gpu
+    gpu: gpus.Gpu
     seconds: float  # of all steps on the GPU, without evaluations
     fits: Sequence[str]
     changes: Sequence[Change]  # settings to change, in this order, if it does not fit
@@ -126,14 +128,21 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     The GPU is a name of `GPUS`, or cpu; by default this machine's. Raises ValueError as
     `trainer.train` does before its first step, or if there is no such GPU.
     """
-    target = this_machine() if gpu is None else find_gpu(gpu)
+    target = gpus.this_machine() if gpu is None else gpus.find_gpu(gpu)
     load = measure_data(recipe)
     resident_bytes()
-    estimator = NeedEstimator(load)
-    need = estimator.estimate(recipe, target)
+    need = estimate_need(recipe, load, target)
     steps = setup.count_steps(recipe, len(load.rows))
     shape = (need.typical.rows * need.typical.length, load.config.hidden_size)
-    per_step = seconds_per_step(target, recipe, need.cost, need.precision, shape)
+    per_step = gpus.seconds_per_step(target, recipe, need.cost, need.precision, shape)
+    # The last batches of an epoch may not be full.
+    rows = len(load.rows) / steps.per_epoch / world_size()
+    batch_size = min(len(load.rows), recipe.per_device_train_batch_size)
+    per_step *= min(1.0, rows / batch_size / recipe.gradient_accumulation_steps)
+    # Workers load beside the steps.
+    loading = load.loading * rows * len(load.training) / len(load.rows)
+    workers = recipe.dataloader_num_workers
+    per_step = max(per_step, loading / workers) if workers else per_step + loading
     mean_length = sum(row.length for row in load.rows) / len(load.rows)
     return Plan(
         load=load,
@@ -142,48 +151,42 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
         utilization=min(1.0, mean_length / need.typical.length),
         gpu=target,
         seconds=steps.total * per_step,
-        fits=[g.name for g in GPUS.values() if estimator.estimate(recipe, g).memory <= g.memory],
-        changes=_find_changes(recipe, estimator, target),
+        fits=[
+            g.name for g in gpus.GPUS.values() if estimate_need(recipe, load, g).memory <= g.memory
+        ],
+        changes=_find_changes(recipe, load, target),
     )
 
 
-class NeedEstimator:
-    """Estimates the needs of a workload on GPUs, computing each setting once."""
-
-    def __init__(self, load: Workload) -> None:
-        self.load = load
-        self._training = cache(memory.training_cost)
-        self._evaluation = cache(memory.evaluation_cost)
-
-    def estimate(self, recipe: Recipe, gpu: Gpu) -> Need:
-        """Estimate the peak of a run with arithmetic and attention as `load_trainable` chooses."""
-        load, batch_size = self.load, recipe.per_device_train_batch_size
-        precision = choose_precision(bool(gpu.bf16) if recipe.bf16 is None else recipe.bf16)
-        on_cpu = gpu.bandwidth is None
-        attention = "eager" if on_cpu and precision == torch.bfloat16 else "sdpa"
-        setting = memory.Setting(recipe, load.config, precision, attention)
-        largest = _paired(recipe, largest_batch(load.rows, batch_size))
-        moments = {"a training step": self._training(setting, largest).parts}
-        if load.validation:
-            largest = largest_batch(load.validation, setup.eval_batch_size(recipe))
-            moments["an evaluation"] = self._evaluation(
-                setting, _paired(recipe, largest), new_tokens=load.new_tokens
-            )
-        moment = max(moments, key=lambda name: sum(moments[name].values()))
-        parts: dict[str, float] = {part: size for part, size in moments[moment].items() if size}
-        typical = _paired(recipe, typical_batch(load.rows, batch_size))
-        cost = self._training(setting, typical)
-        overhead = _cpu_overhead(setting, cost, parts) if on_cpu else {}
-        if recipe.objective == "dpo" and recipe.method == "full":
-            parts["reference"] = parts["weights"]
-        if recipe.sharding == "fsdp":
-            for part in parts.keys() & {"weights", "gradients", "optimizer"}:
-                parts[part] /= world_size()
-        if not on_cpu:
-            parts = {part: GPU_FRAGMENTATION * size for part, size in parts.items()}
-            overhead = {"CUDA": CUDA_CONTEXT}
-        parts |= overhead
-        return Need(parts=parts, moment=moment, typical=typical, cost=cost, precision=precision)
+def estimate_need(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> Need:
+    """Estimate the peak of a run with arithmetic and attention as `load_trainable` chooses."""
+    batch_size = recipe.per_device_train_batch_size
+    precision = choose_precision(bool(gpu.bf16) if recipe.bf16 is None else recipe.bf16)
+    on_cpu = gpu.bandwidth is None
+    attention = "eager" if on_cpu and precision == torch.bfloat16 else "sdpa"
+    setting = memory.Setting(recipe, load.config, precision, attention)
+    largest = _paired(recipe, largest_batch(load.rows, batch_size))
+    moments = {"a training step": memory.training_cost(setting, largest).parts}
+    if load.validation:
+        largest = largest_batch(load.validation, setup.eval_batch_size(recipe))
+        moments["an evaluation"] = memory.evaluation_cost(
+            setting, _paired(recipe, largest), new_tokens=load.new_tokens
+        )
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    parts: dict[str, float] = {part: size for part, size in moments[moment].items() if size}
+    typical = _paired(recipe, typical_batch(load.rows, batch_size))
+    cost = memory.training_cost(setting, typical)
+    overhead = _cpu_overhead(setting, cost, parts) if on_cpu else {}
+    if recipe.objective == "dpo" and recipe.method == "full":
+        parts["reference"] = parts["weights"]
+    if recipe.sharding == "fsdp":
+        for part in parts.keys() & {"weights", "gradients", "optimizer"}:
+            parts[part] /= world_size()
+    if not on_cpu:
+        parts = {part: GPU_FRAGMENTATION * size for part, size in parts.items()}
+        overhead = {"CUDA": CUDA_CONTEXT}
+    parts |= overhead
+    return Need(parts=parts, moment=moment, typical=typical, cost=cost, precision=precision)
 
 
 def _cpu_overhead(
@@ -218,6 +221,7 @@ def measure_data(recipe: Recipe) -> Workload:
     setup.check_samples(collator, [*training, *validation])
     sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
     lengths = [sizes[id(sample)].length for sample in training]
+    few = training[:: -(-len(training) // MAX_LOADED)]
     rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))
     return Workload(
         config=config,
@@ -226,6 +230,7 @@ def measure_data(recipe: Recipe) -> Workload:
         rows=[pack_sizes([sizes[id(sample)] for sample in row]) for row in rows],
         shared_groups=len({s.group for s in training} & {s.group for s in validation}),
         new_tokens=setup.max_new_tokens(template) if recipe.eval_samples else 0,
+        loading=gpus.best_seconds(lambda: collator(few)) / len(few),
     )
 
 
@@ -289,65 +294,64 @@ def _paired(recipe: Recipe, batch: BatchShape) -> BatchShape:
     return batch._replace(rows=2 * batch.rows, supervised=2 * batch.supervised)
 
 
-# A recipe that needs less memory and the options that make it; None if there is no effect.
-Smaller = tuple[Recipe, str] | None
-
-
-def _find_changes(recipe: Recipe, estimator: NeedEstimator, gpu: Gpu) -> list[Change]:
+def _find_changes(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> list[Change]:
     """Apply one change after the other, each on top of those that helped, until the run fits."""
     changes: list[Change] = []
-    before = estimator.estimate(recipe, gpu).memory
-    for change in CHANGES.values():
-        while before > gpu.memory and (smaller := change(recipe)) is not None:
-            after = estimator.estimate(smaller[0], gpu).memory
+    before = estimate_need(recipe, load, gpu).memory
+    for name in CHANGES:
+        while before > gpu.memory and (options := options_of(name, recipe)):
+            smaller = CHANGES[name][1](recipe)
+            after = estimate_need(smaller, load, gpu).memory
             if after >= before:
                 break
-            changes.append(Change(options=smaller[1], memory=after, saved=before - after))
-            recipe, before = smaller[0], after
+            changes.append(Change(options=options, memory=after, saved=before - after))
+            recipe, before = smaller, after
     return changes
 
 
-def _accumulate(recipe: Recipe) -> Smaller:
+def options_of(change: str, recipe: Recipe) -> str | None:
+    """Format the options of one of `CHANGES`; None if it has no effect on a recipe."""
+    options, apply = CHANGES[change]
+    return None if (smaller := apply(recipe)) == recipe else options.format(**vars(smaller))
+
+
+def _accumulate(recipe: Recipe) -> Recipe:
     """Halve the batch and accumulate gradients over twice as many: trains alike."""
     batch = recipe.per_device_train_batch_size
-    if batch == 1:
-        return None
-    size = batch // 2
+    size = max(1, batch // 2)
     times = -(-batch * recipe.gradient_accumulation_steps // size)
-    smaller = replace(recipe, per_device_train_batch_size=size, gradient_accumulation_steps=times)
-    return smaller, f"--per-device-train-batch-size {size} --gradient-accumulation-steps {times}"
+    return replace(recipe, per_device_train_batch_size=size, gradient_accumulation_steps=times)
 
 
-def _change(
-    options: str, helps: Callable[[Recipe], bool], **fields: Any
-) -> Callable[[Recipe], Smaller]:
-    return lambda recipe: (replace(recipe, **fields), options) if helps(recipe) else None
+def _use_adapters(recipe: Recipe) -> Recipe:
+    fields = (
+        "method random_weights r lora_alpha lora_dropout target_modules train_language "
+        "train_vision vision_learning_rate train_projector projector_learning_rate"
+    )
+    return replace(recipe, **{name: getattr(lora(), name) for name in fields.split()})
 
 
-ADAPTER_FIELDS = (
-    "method random_weights r lora_alpha lora_dropout target_modules train_language train_vision "
-    "vision_learning_rate train_projector projector_learning_rate"
-)
-
-CHANGES: dict[str, Callable[[Recipe], Smaller]] = {
-    "batch": _accumulate,
-    "checkpointing": _change(
+CHANGES: dict[str, tuple[str, Callable[[Recipe], Recipe]]] = {
+    "batch": (
+        "--per-device-train-batch-size {per_device_train_batch_size} "
+        "--gradient-accumulation-steps {gradient_accumulation_steps}",
+        _accumulate,
+    ),
+    "checkpointing": (
         "--gradient-checkpointing",
-        lambda recipe: not recipe.gradient_checkpointing,
-        gradient_checkpointing=True,
+        lambda recipe: replace(recipe, gradient_checkpointing=True),
     ),
-    "optimizer": _change(
-        "--optim adamw_8bit", lambda recipe: "8bit" not in recipe.optim, optim="adamw_8bit"
+    "optimizer": (
+        "--optim {optim}",
+        lambda recipe: recipe if "8bit" in recipe.optim else replace(recipe, optim="adamw_8bit"),
     ),
-    "adapters": _change(
+    "adapters": (
         "the recipe to lora",
-        lambda recipe: recipe.method == "full",
-        **{name: getattr(lora(), name) for name in ADAPTER_FIELDS.split()},
+        lambda recipe: _use_adapters(recipe) if recipe.method == "full" else recipe,
     ),
-    "bits": _change(
+    "bits": (
         "the recipe to qlora (--quantization nf4)",
-        lambda recipe: recipe.method == "lora" and not recipe.quantization,
-        quantization="nf4",
+        lambda recipe: replace(recipe, quantization="nf4") if recipe.method == "lora" else recipe,
     ),
 }
-"""Name -> change, those first that change least of the training."""
+"""Name -> options and the recipe with them, those first that change least of the training."""

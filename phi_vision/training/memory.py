@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -132,6 +132,7 @@ class MemoryTracker(TorchDispatchMode):
         self.held[self._part_of.pop(key)] -= size
 
 
+@cache
 def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     """Run the passes of an optimizer step whose optimizer state exists already."""
     accumulated = setting.recipe.gradient_accumulation_steps
@@ -162,6 +163,7 @@ def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     )
 
 
+@cache
 def evaluation_cost(setting: Setting, batch: BatchShape, *, new_tokens: int) -> dict[str, int]:
     """Run one forward pass of an evaluation, with a cache if it generates so many new tokens."""
     config = setting.config

@@ -22,8 +22,10 @@ from peft import LoraConfig
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
-from phi_vision.io.formatting import yaml_fault
+from phi_vision.io.formatting import error_texts, yaml_fault
 from phi_vision.training.recipes import RECIPES, Recipe
+
+failure = error_texts(__file__)
 
 _REASONS = yaml.safe_load(Path(__file__).with_name("refused_fields.yaml").read_text("utf-8"))
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
@@ -61,25 +63,25 @@ def to_yaml(recipe: Recipe) -> str:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from YAML. Fields left out keep the values of the method's preset.
 
-    Raises ValueError if there is no such file, it is no YAML mapping, it has an unknown or refused
-    field or an unknown method, or a value has the wrong type.
+    Raises ValueError if there is no such file, or it is no recipe.
     """
+    recipes = ", ".join(RECIPES)
     if not path.is_file():
-        raise ValueError(f"no recipe at {path}; give a recipe.yaml, or one of {', '.join(RECIPES)}")
-    advice = "a recipe is `field: value` lines"
+        raise failure("no_file", path=path, recipes=recipes)
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
-        # References to references would be written out: a short file as gigabytes.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError(f"{path} has references (*name); {advice}")
+        events = [*yaml.parse(text)]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML: {yaml_fault(error)}; {advice}") from error
+        raise failure("no_yaml", path=path, fault=yaml_fault(error)) from error
+    # References to references would be written out: a short file as gigabytes.
+    if any(isinstance(event, yaml.AliasEvent) for event in events):
+        raise failure("references", path=path)
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, not fields; {advice}")
+        raise failure("no_mapping", path=path, kind=type(values).__name__)
     # Before anything else, so that no field of a file that is no recipe is quoted.
     if "method" not in values:
-        raise ValueError(f"{path}: field 'method' is missing; choose one of {', '.join(RECIPES)}")
+        raise failure("no_method", path=path, recipes=recipes)
     kinds = {name: kind for name, kind in get_type_hints(Recipe).items() if name != "further"}
     try:
         convert("method", values["method"], kinds["method"])
@@ -96,31 +98,28 @@ def check_further(further: Mapping[str, Any], *, method: str, objective: str) ->
         convert_further(name, value)
         owner, _ = further_fields()[name]
         if owner == "LoraConfig" and method != "lora":
-            raise ValueError(f"{name} is {value}, but method {method} trains no adapters; use lora")
+            raise failure("no_adapters", name=name, value=value)
         if owner == "DPOConfig" and objective != "dpo":
-            raise ValueError(f"{name} is {value}, but objective {objective} is not dpo; use dpo")
+            raise failure("no_preferences", name=name, value=value)
 
 
 def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ()) -> Any:
     """Convert a YAML value to the type of a further field.
 
-    Raises ValueError if there is no such field (one of it or `recipe_fields` is suggested), it is
-    refused, or the value has another type.
+    Raises ValueError if the field is unknown (`recipe_fields` are suggested too) or refused, or the
+    value has another type.
     """
     fields = further_fields()
     if name not in fields:
         known = [*recipe_fields, *fields]
         near = difflib.get_close_matches(str(name), known, n=1)
         near += [each for each in known if str(name) in each]
-        raise ValueError(f"no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise failure("similar" if near else "unknown", name=name, near=near and near[0])
     if name in REFUSED:
-        raise ValueError(f"{name} cannot be set: {REFUSED[name]}")
+        raise failure("refused", name=name, reason=REFUSED[name])
     allowed = ALLOWED_VALUES.get(name, (value,))
     if value not in allowed:
-        raise ValueError(
-            f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}: others change the "
-            "weights below the adapters, which then fit no other copy of the checkpoint"
-        )
+        raise failure("not_allowed", name=name, value=value, allowed=", ".join(map(str, allowed)))
     return convert(name, value, fields[name][1])
 
 
@@ -131,12 +130,10 @@ def further_of(recipe: Recipe, owner: str) -> dict[str, Any]:
 
 
 def convert(name: str, value: object, kind: Any) -> Any:
-    """Convert a YAML value to the type of its field, if that loses nothing.
+    """Convert a YAML value to the type of its field; raise ValueError if that would lose something.
 
     Input:  "learning_rate", "1e-4" (YAML 1.1 reads 1e-4 as text), float
     Output: 0.0001
-
-    Raises ValueError if the value has another type.
     """
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     number = value
@@ -148,7 +145,7 @@ def convert(name: str, value: object, kind: Any) -> Any:
         converted = TypeAdapter(kind).validate_json(json.dumps(number), strict=True)
     except (ValidationError, TypeError) as error:
         wanted = " or ".join(dict.fromkeys(map(_describe, choices)))
-        raise ValueError(f"field {name!r} is {value!r}; it takes {wanted}") from error
+        raise failure("other_type", name=name, value=value, wanted=wanted) from error
     return converted.value if isinstance(converted, enum.Enum) else converted
 
 

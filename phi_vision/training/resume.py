@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}  # without effect on the result
-BASE_FINGERPRINT = "base_sha256"  # key in versions.json of the weights that training starts from
-FINGERPRINTS = {DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "weights of the model"}
+BASE_FINGERPRINT = "base_sha256"  # key in versions.json, as that of the data
+FINGERPRINTS = {DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "files of the base model"}
 
 # Files of a checkpoint -> keys of their content, which may not be empty.
 STATES = {
@@ -79,10 +79,15 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
 def repair(output_dir: Path) -> None:
     """Clean up what a kill left in a run folder, before the run resumes."""
     atomic.recover(RunDir(output_dir).model_dir)
-    for unfinished in output_dir.glob(".*-new"):
-        if unfinished.is_file():
-            unfinished.unlink()
+    remove_unfinished(output_dir)
     remove_incomplete(output_dir)
+
+
+def remove_unfinished(output_dir: Path, name: str = "") -> None:
+    """Remove what is left of files whose writing was killed, of a name or of all."""
+    for file in output_dir.glob(f".{name}*-new"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def remove_incomplete(output_dir: Path) -> None:
@@ -108,11 +113,7 @@ def _remove_damaged(run: RunDir) -> None:
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """Find why a run cannot resume exactly from a checkpoint; None if it is whole.
-
-    Input:  a checkpoint-4 without optimizer.pt
-    Output: it has no optimizer.pt
-    """
+    """Find why a run cannot resume exactly from a checkpoint: "it has no optimizer.pt", or None."""
     file = checkpoint / STATE_FILE
     # Whatever a library raises for a damaged file means the same: it does not load.
     try:

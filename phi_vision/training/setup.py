@@ -26,7 +26,7 @@ from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.training.adapters import TrainableModel, fingerprint_weights, load_trainable
+from phi_vision.training.adapters import TrainableModel, fingerprint_base, load_trainable
 from phi_vision.training.distributed import world_size
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
@@ -46,7 +46,7 @@ class Steps(NamedTuple):
     total: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setup:
     """Everything a training needs, checked."""
 
@@ -65,18 +65,18 @@ def prepare(recipe: Recipe) -> Setup:
     Raises ValueError if the recipe, the data or the model cannot be trained with.
     """
     training, validation = load_split(recipe)
+    samples = [*training, *validation]
     template = choose_template(recipe, training)
     if are_conversations(training) or (validation and recipe.eval_samples):
-        check_fields([*training, *validation], template)
+        check_fields(samples, template)
     check_best_metric(recipe, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
-    base_fingerprint = fingerprint_weights(recipe.model)
+    base_fingerprint = fingerprint_base(recipe.model)
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
     split_at = packing.original_context(trainable.model.config)
-    samples = [*training, *validation]
     lengths = check_samples(collator, samples)
     if recipe.objective == "dpo":
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
@@ -88,15 +88,8 @@ def prepare(recipe: Recipe) -> Setup:
     rows = make_rows(recipe, training, lengths[: len(training)], split_at=split_at)
     lengths, most_rows = lengths[len(training) :], eval_batch_size(recipe)
     packing.check_context_sides(validation, lengths, most_rows=most_rows, split_at=split_at)
-    return Setup(
-        trainable=trainable,
-        base_fingerprint=base_fingerprint,
-        collator=collator,
-        training=training,
-        validation=validation,
-        rows=rows,
-        steps=count_steps(recipe, len(rows)),
-    )
+    steps = count_steps(recipe, len(rows))
+    return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
 
 def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
@@ -260,6 +253,8 @@ def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> li
     records = [sample.record for sample in samples if not sample.messages]
     for field in collator.template.fields if records else ():
         missing = sum(record[field] is None for record in records)
+        if missing == len(records):
+            raise failure("all_missing", field=field, template=collator.template.name)
         if missing:
             logger.warning(
                 "%d of %d samples have no %s, and the model learns to answer null there; if it is "

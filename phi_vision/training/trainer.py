@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
@@ -29,11 +30,17 @@ from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.runs import STATE_FILE, RunDir
 from phi_vision.training import callbacks, distributed
-from phi_vision.training import resume as resuming
 from phi_vision.training.adapters import list_trained
 from phi_vision.training.dpo import make_dpo_trainer
 from phi_vision.training.recipe_file import further_of, to_yaml
 from phi_vision.training.recipes import Recipe
+from phi_vision.training.resume import (
+    explain_damage,
+    find_checkpoint,
+    remove_incomplete,
+    remove_unfinished,
+    write_run_files,
+)
 from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
@@ -43,11 +50,8 @@ logger = logging.getLogger(__name__)
 # Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`.
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
-# Fields of a recipe that TrainingArguments takes as they are.
-ARGUMENTS = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
-    *("lr_scheduler_type", "optim", "weight_decay", "max_grad_norm", "dataloader_num_workers"),
-    "seed",
+ARGUMENTS = yaml.safe_load(
+    Path(__file__).with_name("training_arguments.yaml").read_text(encoding="utf-8")
 )
 
 
@@ -61,11 +65,9 @@ class Run(NamedTuple):
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
-    """Train as the recipe says and write a run folder.
+    """Train as the recipe says and write a run folder, new or empty.
 
-    Args:
-        recipe: The run; its `output_dir` must be new or empty.
-        resume: Continue from the last checkpoint in `output_dir`, as if never interrupted.
+    To resume continues from the last checkpoint there, as if the run was never interrupted.
 
     Raises:
         ValueError: The recipe, the data or the model cannot be trained with; nothing was written.
@@ -78,12 +80,13 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     locked = atomic.lock(run.path) if distributed.is_main() else nullcontext()
     with distributed.joined(recipe), locked, explain_full_disk(run.path), loading:
         if not resume:
+            remove_unfinished(run.path, run.recipe_file.name)  # of a run without a recipe
             atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
         if recipe.report_to == "wandb":
             check_variables()
-        checkpoint = resuming.find_checkpoint(recipe) if resume else None
+        checkpoint = find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)
-        resuming.write_run_files(recipe, setup)
+        write_run_files(recipe, setup)
         _log_trained_weights(setup.trainable.model)
         state = TrainerState()
         if checkpoint:
@@ -106,7 +109,7 @@ def _train(recipe: Recipe, setup: Setup, checkpoint: Path | None, first_step: in
         step_check = callbacks.StepCheck(setup.trainable.model)
         trainer = _make_trainer(recipe, setup, tracking, step_check)
         memory = callbacks.explain_out_of_memory(recipe, doing=step_check.describe)
-        with memory, resuming.explain_damage(checkpoint, step_check):
+        with memory, explain_damage(checkpoint, step_check):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state: TrainerState = trainer.state
     return state
@@ -145,8 +148,7 @@ def _make_trainer(
 class StopWithCheckpoint(EarlyStoppingCallback):
     """Stops a run early and saves a checkpoint there, so that it is known to be complete.
 
-    Not a second callback behind the first: a resumed Trainer appends those that have a state
-    anew, behind all others.
+    One callback, not two: a resumed Trainer appends those that have a state behind all others.
     """
 
     def on_evaluate(self, args: Any, state: Any, control: Any, *given: Any, **others: Any) -> None:
@@ -156,7 +158,6 @@ class StopWithCheckpoint(EarlyStoppingCallback):
 
 
 def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
-    """Return the fields of TrainingArguments."""
     evaluation: dict[str, Any] = {"eval_strategy": "no"}
     if setup.validation:
         key, higher = callbacks.best_metric(recipe, setup.collator.template)
@@ -168,7 +169,8 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         }
     warmup, on_gpu = recipe.warmup_steps, torch.cuda.is_available()
     return {
-        **{name: getattr(recipe, name) for name in ARGUMENTS},
+        **ARGUMENTS["fixed"],
+        **{name: getattr(recipe, name) for name in ARGUMENTS["of_recipe"].split()},
         **evaluation,
         "output_dir": str(RunDir(recipe.output_dir).checkpoints_dir),
         "max_steps": setup.steps.total,
@@ -176,19 +178,9 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "warmup_steps": int(warmup) if warmup >= 1 else round(warmup * setup.steps.total),
         "bf16": setup.trainable.precision == torch.bfloat16,
         "activation_checkpointing": recipe.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "restore_callback_states_from_checkpoint": True,
-        "prediction_loss_only": True,
         "save_steps": recipe.save_steps or setup.steps.per_epoch,
-        "save_total_limit": 2,  # the last one, and one before it in case the last is damaged
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": "none",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
         **distributed.sharding_arguments(recipe),
         **further_of(recipe, "TrainingArguments"),
     }
@@ -212,7 +204,6 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 
     Input:  a recipe with learning_rate 1e-4, vision_learning_rate 1e-5, weight_decay 0.01
     Output: [{"name": "language", "lr": 1e-4, "weight_decay": 0.01, "params": […]},
-             {"name": "language", "lr": 1e-4, "weight_decay": 0.0, "params": […]},
              {"name": "vision", "lr": 1e-5, …}, …]
     """
     rates = {"projector": recipe.projector_learning_rate, "vision": recipe.vision_learning_rate}
@@ -245,13 +236,13 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not atomic.is_full_disk(error):
             raise
-        free = shutil.disk_usage(output_dir if output_dir.exists() else Path.cwd()).free
-        resuming.remove_incomplete(output_dir)
+        remove_incomplete(output_dir)
         # An atomic folder already wraps the error of the library that wrote into it.
-        raise OSError(_describe_full_disk(RunDir(output_dir), free)) from error.__cause__ or error
+        raise OSError(_describe_full_disk(RunDir(output_dir))) from error.__cause__ or error
 
 
-def _describe_full_disk(run: RunDir, free: int) -> str:
+def _describe_full_disk(run: RunDir) -> str:
+    free = shutil.disk_usage(run.path if run.path.exists() else Path.cwd()).free
     found = f"the disk is full: the run in {run.path} could not be saved ({format_bytes(free)} free"
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
@@ -264,9 +255,8 @@ def _describe_full_disk(run: RunDir, free: int) -> str:
 
 def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:
     """Whether a checkpoint is that of a run that early stopping has ended."""
-    kept = state.stateful_callbacks.get(StopWithCheckpoint.__name__, {})
-    waited = kept.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    limit = recipe.early_stopping_patience
+    kept = state.stateful_callbacks.get(StopWithCheckpoint.__name__, {}).get("attributes", {})
+    waited, limit = kept.get("early_stopping_patience_counter", 0), recipe.early_stopping_patience
     return limit is not None and waited >= limit
 
 
@@ -290,7 +280,8 @@ def _quiet_transformers() -> Iterator[None]:
 def _log_trained_weights(model: nn.Module) -> None:
     counts, total = list_trained(model), sum(weight.numel() for weight in model.parameters())
     trained = counts.total()
-    share = 100 * trained / total
-    logger.info("training %s of %s weights (%.2f %%):", f"{trained:,}", f"{total:,}", share)
+    logger.info(
+        "training %s (%.2f %%):", f"{trained:,} of {total:,} weights", 100 * trained / total
+    )
     for module, count in counts.items():
         logger.info("  %-60s %14s", module, f"{count:,}")

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from toy_products import product_rows
 
 from phi_vision.training.estimate import (
     CHANGES,
@@ -12,6 +16,8 @@ from phi_vision.training.estimate import (
     describe_distribution,
     largest_batch,
     make_plan,
+    measure_data,
+    options_of,
     typical_batch,
 )
 from phi_vision.training.gpus import GIB, GPUS, Gpu, find_gpu, seconds_per_step
@@ -96,16 +102,11 @@ def test_changes_that_train_alike_come_first() -> None:
     recipe = replace(
         RECIPES["full"](), per_device_train_batch_size=5, gradient_accumulation_steps=2
     )
-    smaller = CHANGES["batch"](recipe)
-    assert smaller is not None
+    smaller = CHANGES["batch"][1](recipe)
     # Ten samples a step before and after.
-    assert (smaller[0].per_device_train_batch_size, smaller[0].gradient_accumulation_steps) == (
-        2,
-        5,
-    )
-    assert all(
-        change(RECIPES["qlora"]()) is None for change in (CHANGES["adapters"], CHANGES["bits"])
-    )
+    assert (smaller.per_device_train_batch_size, smaller.gradient_accumulation_steps) == (2, 5)
+    assert options_of("batch", recipe)
+    assert all(options_of(name, RECIPES["qlora"]()) is None for name in ("adapters", "bits"))
 
 
 def test_an_unknown_card_is_rejected() -> None:
@@ -156,3 +157,29 @@ def test_the_worst_and_the_usual_batch() -> None:
     assert (largest_batch(rows, 2).rows, largest_batch(rows, 2).length) == (2, 40)
     assert (typical_batch(rows, 2).rows, typical_batch(rows, 2).length) == (2, 40)
     assert typical_batch(rows, 1).length == 30
+
+
+def test_an_evaluation_of_conversations_is_planned_with_their_longer_predictions(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    talk = [{"role": "user", "content": "<image>Why?"}, {"role": "assistant", "content": "So."}]
+    rows = [
+        {"id": str(at), "images": [row["image"]], "messages": talk}
+        for at, row in enumerate(product_rows(10))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    records = make_recipe("lora", eval_samples=2)
+    chats = replace(records, data=str(tmp_path))
+    assert [measure_data(recipe).new_tokens for recipe in (records, chats)] == [96, 256]
+    assert measure_data(replace(chats, eval_samples=0)).new_tokens == 0
+
+
+def test_the_time_of_loading_images_belongs_to_a_step_unless_workers_do_it(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phi_vision.training.gpus.best_seconds", lambda work: 400.0)
+    alone = make_recipe("lora", gradient_accumulation_steps=2, num_train_epochs=1.0)
+    # 100 s for each of four samples: one step of two batches of eight takes 1600 s.
+    assert make_plan(alone, gpu="T4").seconds == pytest.approx(1600, rel=0.01)
+    beside = replace(alone, dataloader_num_workers=4)
+    assert make_plan(beside, gpu="T4").seconds == pytest.approx(400, rel=0.01)

@@ -17,6 +17,7 @@ from phi_vision.runs import STATE_FILE, RunDir, fingerprint
 from phi_vision.training import resume
 from phi_vision.training.recipes import RECIPES, Recipe
 from phi_vision.training.trainer import train
+from pretraining.tiny import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,51 @@ def test_changed_data_do_not_resume_a_run(recipe: Recipe, products: Path, tmp_pa
         train(recipe, resume=True)
 
 
+def test_another_base_under_the_same_path_does_not_resume_a_run(
+    recipe: Recipe, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    recipe = replace(recipe, model=str(base), output_dir=tmp_path / "own", max_steps=1)
+    train(recipe)
+    write_tiny_checkpoint(base, seed=1)
+    with pytest.raises(ValueError, match="the files of the base model have changed since the run"):
+        train(recipe, resume=True)
+
+
+def test_a_run_of_an_earlier_version_resumes_without_a_fingerprint_of_its_base(
+    recipe: Recipe,
+) -> None:
+    file = RunDir(recipe.output_dir).versions_file
+    first = json.loads(file.read_text())
+    del first["base_sha256"]
+    file.write_text(json.dumps(first))
+    assert train(recipe, resume=True).steps == 2
+
+
+def test_a_run_that_was_killed_in_its_first_checkpoint_resumes_from_its_first_step(
+    recipe: Recipe, trained: Recipe, messages: Callable[[], str]
+) -> None:
+    first, second = RunDir(recipe.output_dir).checkpoints()
+    shutil.rmtree(second)
+    (first / STATE_FILE).unlink()
+    assert train(recipe, resume=True).steps == 2
+    assert "resuming from the first step" in messages()
+    name = "adapter_model.safetensors"
+    ours, theirs = (RunDir(each.output_dir).model_dir / name for each in (recipe, trained))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_run_that_was_killed_before_it_had_a_recipe_starts_anew(
+    trained: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.123-new").write_text("method: lo")
+    recipe = replace(trained, output_dir=tmp_path / "run", max_steps=1)
+    with pytest.raises(ValueError, match="start without --resume in a new or empty folder"):
+        train(recipe, resume=True)
+    assert train(recipe).steps == 1
+
+
 def test_changed_versions_are_a_warning_and_the_first_ones_stay(
     recipe: Recipe, messages: Callable[[], str]
 ) -> None:
@@ -171,10 +217,36 @@ def test_conversations_belong_to_the_fingerprint() -> None:
     assert fingerprint([first]) != fingerprint([replace(first, rejected="no")])
 
 
+def same(folder: Path) -> Path:
+    return folder
+
+
+def linked(folder: Path) -> Path:
+    (link := folder.with_name("link")).symlink_to(folder)
+    return link
+
+
+def below_a_link(folder: Path) -> Path:
+    (link := folder.with_name("above")).symlink_to(folder.parent)
+    return link / folder.name
+
+
+def relative(folder: Path) -> Path:
+    return Path(os.path.relpath(folder))
+
+
+def round_about(folder: Path) -> Path:
+    return folder / ".." / folder.name
+
+
 @pytest.mark.parametrize("resumes", [False, True])
-def test_a_run_that_another_process_trains_is_rejected(recipe: Recipe, resumes: bool) -> None:
+@pytest.mark.parametrize("spelling", [same, linked, below_a_link, relative, round_about])
+def test_a_run_that_another_process_trains_is_rejected_however_its_path_is_spelt(
+    recipe: Recipe, resumes: bool, spelling: Callable[[Path], Path]
+) -> None:
+    other = replace(recipe, output_dir=spelling(recipe.output_dir))
     with (
         atomic.lock(recipe.output_dir),
         pytest.raises(ValueError, match="is being written by another process"),
     ):
-        train(recipe, resume=resumes)
+        train(other, resume=resumes)

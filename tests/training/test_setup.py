@@ -137,3 +137,32 @@ def test_missing_values_of_a_supervised_field_are_counted(
         checks.check_samples(collator, samples)
     assert caplog.messages[0].startswith("3 of 4 samples have no full_price, and the model learns")
     assert len(caplog.messages) == 1
+
+
+def test_a_field_that_no_sample_has_is_rejected(
+    collator: CompletionCollator, samples: list[Sample]
+) -> None:
+    empty = [replace(s, record={**s.record, "full_price": None}) for s in samples]
+    with pytest.raises(ValueError, match=r"no sample has a full_price \(all are null or NaN\)"):
+        checks.check_samples(collator, empty)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_weights_that_are_not_finite_are_rejected_by_name(
+    make_recipe: MakeRecipe,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    value: float,
+    quantization: str | None,
+) -> None:
+    model, processor = load_model(tiny_checkpoint)
+    # A row of the vocabulary that no sample uses: the loss would not show it.
+    name = "model.layers.1.mlp.down_proj.weight" if quantization else "model.embed_tokens.weight"
+    model.get_parameter(name).data[-1, 0] = value
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    recipe = make_recipe("lora", model=str(tmp_path / "model"), quantization=quantization)
+    with pytest.raises(ValueError, match=rf"damaged: {name} holds values that are not finite"):
+        train(recipe)
+    assert not recipe.output_dir.exists()
