@@ -1,7 +1,4 @@
-"""The trainable model: weights or adapters, their precision and checks, and how they are saved.
-
-Full fine-tuning and adapters differ only here.
-"""
+"""The trainable model: weights or adapters, their precision and checks, and how they are saved."""
 
 import copy
 import re
@@ -59,11 +56,10 @@ class TrainableModel(NamedTuple):
 
 
 def load_trainable(recipe: Recipe) -> TrainableModel:
-    """Load the model and make the parts trainable that the recipe selects.
+    """Load the model and make the parts trainable that the recipe selects, or raise ValueError.
 
     Trained weights are held in float32, frozen ones under adapters in the precision of the matrix
     products or in 4 bits.
-    Raises ValueError if there is no such model, or the recipe does not fit it.
     """
     precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
@@ -87,7 +83,6 @@ def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -
     """Attach adapters or unfreeze weights as the recipe says, and freeze the rest.
 
     Reads no values, so it also works on the meta device.
-    Raises ValueError if the recipe has layers that the model does not have, or other adapters.
     """
     if recipe.method == "lora":
         model = _with_adapters(model, recipe, precision)
@@ -127,10 +122,7 @@ def describe_weight(name: str) -> str:
 
 
 def fingerprint_base(source: str) -> str:
-    """Hash the files of a checkpoint, or of an adapter and its base, that a training starts from.
-
-    Raises ValueError if a weight has values that are not finite.
-    """
+    """Hash the files of a model, and of an adapter's base; raise ValueError if broken."""
     place = resolve(source)
     base = adapter_base(place)
     # Of a hub id: its folder in the cache, where loading has put it.
@@ -179,10 +171,7 @@ def choose_precision(bf16: bool | None) -> torch.dtype:
 
 
 def save_model(trainable: TrainableModel, folder: Path) -> None:
-    """Save adapter or weights with the processor, ready to load, atomically.
-
-    Every process calls this, as each may hold a part of the weights; the first writes.
-    """
+    """Save adapter or weights with the processor, atomically; every process must call this."""
     model, weights = trainable.model, whole_weights(trainable.model)
     if not is_main():
         return

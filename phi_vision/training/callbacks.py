@@ -1,13 +1,10 @@
 """Callbacks of the Trainer: checks of every step, the log, and evaluations.
 
-The checks stop a broken training: missing gradients, a loss that is not finite, memory that does
-not suffice. Each error has the samples or the settings to change; setup.py covers everything before
-the first step, trainer.py a full disk.
-
-Evaluations compute the loss on all of validation and generate predictions on a part of it. The best
-weights go to OUT/model, by default those with the lowest validation loss: few predictions are a
-noisy criterion (the accuracy over 32 samples is known to about ±17 points), so that a recipe that
-selects by a metric of them wants more `eval_samples`.
+The checks stop a broken training; each error has the samples or the settings to change. Evaluations
+compute the loss on all of validation and generate predictions on a part of it. The best weights go
+to OUT/model, by default those with the lowest validation loss: few predictions are a noisy
+criterion (the accuracy over 32 samples is known to about ±17 points), so that a recipe that selects
+by a metric of them wants more `eval_samples`.
 """
 
 import logging
@@ -112,17 +109,31 @@ class StepCheck(TrainerCallback):
     def _check_output(
         self, model: nn.Module, given: tuple[Any, ...], inputs: Mapping[str, Any], output: Any
     ) -> None:
-        loss = output.get("loss")
-        if loss is not None and not torch.isfinite(loss).all():
-            where = f"in {'' if model.training else 'the evaluation before '}step {self.step}"
-            at = {"loss": loss.item(), "where": where}
-            raise explain_broken_loss(model, self.rows, inputs, output, **at)
+        """Explain a loss that is not finite: by the weights, or by rows of the batch."""
+        if (loss := output.get("loss")) is None or loss.isfinite().all():
+            return
+        where = f"in {'' if model.training else 'the evaluation before '}step {self.step}"
+        at = {"loss": loss.item(), "where": where}
+        if name := find_broken_weight(model):
+            raise failure("broken_weight", name=name, **at)
+        if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
+            broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+        else:
+            broken = find_broken_rows(inputs, output["logits"])
+        count = len(inputs["labels"])
+        if not broken or len(broken) == count > 1:
+            raise failure("all_broken", samples=_list(self.rows), **at)
+        samples = _list([self.rows[row] if self.rows else f"number {row + 1}" for row in broken])
+        # A value that is not finite also spreads to samples beside it that do not attend to it:
+        # zero times infinity is not a number either.
+        packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
+        raise failure("some_broken", count=count, samples=samples, packed=packed, **at)
 
 
 class StepCallback(TrainerCallback):
     """Passes each step of the Trainer to a Tracking, with its speed and the machine's load.
 
-    Speeds are without padding and evaluations; all processes are assumed to be as fast as this one.
+    Speeds are without padding and evaluations; all processes are assumed to be equally fast.
     """
 
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
@@ -296,30 +307,6 @@ def generate_texts(
     return [each.text for each in generations]
 
 
-def explain_broken_loss(
-    model: nn.Module,
-    rows: Sequence[str],
-    inputs: Mapping[str, Any],
-    output: Mapping[str, Any],
-    **at: object,
-) -> ValueError:
-    """Make the error for a loss that is not finite: by the weights, or by rows of the batch."""
-    if name := find_broken_weight(model):
-        return failure("broken_weight", name=name, **at)
-    if "log_probs" in output:  # DPO computes these, (B, L - 1), without logits.
-        broken = (~output["log_probs"].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
-    else:
-        broken = find_broken_rows(inputs, output["logits"])
-    count = len(inputs["labels"])
-    if not broken or len(broken) == count > 1:
-        return failure("all_broken", samples=_list(rows), **at)
-    samples = _list([rows[row] if rows else f"number {row + 1}" for row in broken])
-    # A value that is not finite also spreads to samples beside it that do not attend to it:
-    # zero times infinity is not a number either.
-    packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
-    return failure("some_broken", count=count, samples=samples, packed=packed, **at)
-
-
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:
     """Find the rows of a batch whose own loss is not finite.
 
@@ -361,10 +348,7 @@ def check_gradients(model: nn.Module) -> None:
 def explain_out_of_memory(
     recipe: Recipe, *, doing: Callable[[], str] | None = None
 ) -> Iterator[None]:
-    """Turn out-of-memory errors of a GPU or a CPU into a ValueError with the settings to change.
-
-    `doing` formats the current computation: "step 3, at a batch of 8 rows of 2509 tokens".
-    """
+    """Turn out-of-memory errors of a GPU or a CPU into a ValueError with the settings to change."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:

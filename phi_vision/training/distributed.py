@@ -4,8 +4,7 @@
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
 files. Launches that the libraries would silently turn into something else are errors. Under FSDP2
-every weight, gradient and optimizer state is split over the processes, and a layer is gathered
-while it computes. See docs/distributed.md.
+weights, gradients and optimizer state are split over the processes. See docs/distributed.md.
 """
 
 import logging
@@ -82,10 +81,7 @@ def is_main() -> bool:
 
 @contextmanager
 def joined(recipe: Recipe) -> Iterator[None]:
-    """Connect with the other processes of the launch, if any, for the time of a run.
-
-    Raises ValueError if the launch contradicts the recipe, or the others cannot be reached.
-    """
+    """Connect with the other processes of the launch, if any, for a run, or raise ValueError."""
     check_launch(recipe, os.environ, gpus=torch.cuda.device_count())
     connects = world_size() > 1 and not dist.is_initialized()
     if connects:
@@ -180,10 +176,7 @@ def check_same_processes(checkpoint: Path) -> None:
 
 
 def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -> None:
-    """Check that the launch does what it seems to, for a process that sees so many GPUs.
-
-    Raises ValueError with what would happen, and the right command.
-    """
+    """Check that a launch does what it seems to with so many GPUs, or raise ValueError."""
     processes = int(environment.get("WORLD_SIZE", "1"))
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     absent = [name for name in SET_BY_TORCHRUN if name not in environment]

@@ -1,8 +1,7 @@
 """Preference optimization (DPO): a chosen beside a rejected completion of the same prompt.
 
 TRL's DPOTrainer has the loss, the reference and the rewards; batches come from our collator, since
-TRL's own would truncate rows and encode each image twice. Text and images of the prompt are those
-of supervised fine-tuning and of inference.
+TRL's own would truncate rows and encode each image twice.
 """
 
 import copy

@@ -20,7 +20,6 @@ import torch
 from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
-from phi_vision.data.packing import original_context
 from phi_vision.data.samples import Sample
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
@@ -125,8 +124,7 @@ class Plan:
 def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     """Measure the data as training would, and run a step without weights. Writes nothing.
 
-    The GPU is a name of `GPUS`, or cpu; by default this machine's. Raises ValueError as
-    `trainer.train` does before its first step, or if there is no such GPU.
+    The GPU is a name of `GPUS`, or cpu; by default this machine's.
     """
     target = gpus.this_machine() if gpu is None else gpus.find_gpu(gpu)
     load = measure_data(recipe)
@@ -218,11 +216,15 @@ def measure_data(recipe: Recipe) -> Workload:
     collator = CompletionCollator(
         processor=load_processor(recipe.model), template=template, max_length=recipe.max_length
     )
-    setup.check_samples(collator, [*training, *validation])
+    lengths = setup.check_samples(collator, [*training, *validation])
+    count = len(training)
+    (training, lengths), (validation, _) = (
+        setup.leave_out_long(recipe, config, training, lengths[:count]),
+        setup.leave_out_long(recipe, config, validation, lengths[count:]),
+    )
     sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
-    lengths = [sizes[id(sample)].length for sample in training]
     few = training[:: -(-len(training) // MAX_LOADED)]
-    rows = setup.make_rows(recipe, training, lengths, split_at=original_context(config))
+    rows = setup.make_rows(recipe, config, training, lengths)
     return Workload(
         config=config,
         training=[sizes[id(sample)] for sample in training],

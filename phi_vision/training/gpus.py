@@ -107,8 +107,7 @@ def best_seconds(work: Callable[[], object]) -> float:
 
 
 def read_machine() -> dict[str, float]:
-    """Read utilization since the last call, of all cores and programs, and memory at the moment:
-    the RSS of this process, without that of its data workers.
+    """Read utilization since the last call, of all cores and programs, and memory at the moment.
 
     Output: {"cpu_percent": 98.5, "memory_mib": 2311.2}
     """

@@ -1,8 +1,7 @@
 """The memory of a training step by part, found by running one step on fake tensors.
 
-The model is built and trained as a run would do it, but PyTorch computes only shapes and lifetimes.
-So a model of 4 billion weights is planned in seconds on a laptop, and the plan follows the code:
-fused or eager attention, the copies of autocast, gradient checkpointing.
+The model is built and trained as a run would do it, but PyTorch computes only shapes and lifetimes:
+4 billion weights are planned in seconds on a laptop, and the plan follows the code.
 """
 
 import math
@@ -182,10 +181,7 @@ def evaluation_cost(setting: Setting, batch: BatchShape, *, new_tokens: int) -> 
 def _tracked_model(
     setting: Setting, batch: BatchShape, *, batches: int
 ) -> Iterator[tuple[MemoryTracker, Any, Callable[[], torch.Tensor]]]:
-    """Build and track a model, its optimizer state and the images of some batches.
-
-    Yields the tracker, the model and its forward pass over the last batch.
-    """
+    """Build and track a model with optimizer state and images; yield it with its forward pass."""
     with torch.device("meta"):
         model = _build(setting)
     sizes = torch.tensor(batch.images)  # real numbers, made outside of the fake mode

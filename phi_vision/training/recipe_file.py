@@ -1,8 +1,7 @@
 """A recipe as YAML: saved in its run folder, and that file trains the same run again.
 
 Fields of TrainingArguments, LoraConfig and DPOConfig that a recipe does not declare are checked
-against the class and passed on to it; refused_fields.yaml lists those that would break a promise
-(exact resume, completion-only labels, adapters that fit the official weights).
+against the class and passed on to it; refused_fields.yaml lists those that would break a promise.
 """
 
 import dataclasses
@@ -61,10 +60,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from YAML. Fields left out keep the values of the method's preset.
-
-    Raises ValueError if there is no such file, or it is no recipe.
-    """
+    """Read a recipe from YAML, or raise ValueError; the method's preset has the other fields."""
     recipes = ", ".join(RECIPES)
     if not path.is_file():
         raise failure("no_file", path=path, recipes=recipes)
@@ -104,11 +100,7 @@ def check_further(further: Mapping[str, Any], *, method: str, objective: str) ->
 
 
 def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ()) -> Any:
-    """Convert a YAML value to the type of a further field.
-
-    Raises ValueError if the field is unknown (`recipe_fields` are suggested too) or refused, or the
-    value has another type.
-    """
+    """Convert a further field from YAML, or raise ValueError; suggests `recipe_fields` too."""
     fields = further_fields()
     if name not in fields:
         known = [*recipe_fields, *fields]

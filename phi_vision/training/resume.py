@@ -1,12 +1,14 @@
 """Resuming: a run continues from its last whole checkpoint, with the same recipe, data and base.
 
-A checkpoint counts if it was written to its end and holds everything that an exact continuation
-needs: weights, states of optimizer, scheduler and random generators, all of one step.
+A checkpoint counts if it holds everything that an exact continuation needs: weights, states of
+optimizer, scheduler and random generators, all of one step.
 """
 
 import json
 import logging
 import shutil
+import textwrap
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,10 +54,7 @@ SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 
 
 def find_checkpoint(recipe: Recipe) -> Path | None:
-    """Find the last whole checkpoint of the recipe's run; None before the first.
-
-    Raises ValueError if there is no run, it has another recipe, or no checkpoint is whole.
-    """
+    """Find the last whole checkpoint of a run, None before the first, or raise ValueError."""
     run = RunDir(recipe.output_dir)
     if not run.recipe_file.is_file():
         raise failure("no_run", file=run.recipe_file)
@@ -94,6 +93,7 @@ def remove_incomplete(output_dir: Path) -> None:
     """Remove incomplete checkpoints, which would replace complete ones by `save_total_limit`."""
     for folder in RunDir(output_dir).checkpoints():
         if not is_complete(folder):
+            logger.info("%s was not written to its end, so it is removed", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,6 +129,8 @@ def find_fault(checkpoint: Path) -> str | None:
             if not (files := [*checkpoint.glob(pattern)]):
                 return f"it has no {pattern}"
             for file in files:
+                if not zipfile.is_zipfile(file):
+                    raise ValueError("it was not written by torch.save, or cut")
                 with safe_globals():
                     held = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
                 if not all(held[key] for key in keys):
@@ -139,8 +141,10 @@ def find_fault(checkpoint: Path) -> str | None:
                 checkpoint / name for name in json.loads(file.read_text())["weight_map"].values()
             }
         for file in weights:
-            with safe_open(file, "pt"):
-                pass
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    if not opened.get_tensor(name).isfinite().all():
+                        return f"its {name} holds values that are not finite"
     except Exception as error:
         return f"its {file.name} does not load: {first_line(error).rstrip('.')}"
     return None if weights or is_sharded else "it has no weights"
@@ -156,15 +160,15 @@ def explain_damage(checkpoint: Path | None, step_check: StepCheck) -> Iterator[N
     except Exception as error:
         if checkpoint is None or step_check.has_begun:
             raise
-        raise failure("damaged", checkpoint=checkpoint, fault=first_line(error)) from error
+        fault = textwrap.shorten(str(error), 400, placeholder=" …")
+        raise failure("damaged", checkpoint=checkpoint, fault=fault) from error
 
 
 def write_run_files(recipe: Recipe, setup: Setup) -> None:
     """Write recipe, versions and template into the run folder; only the first process does.
 
-    A resumed run keeps its versions.json.
-    Raises ValueError if the processes have different recipes or data, or share no folder, or if the
-    data, the template or the base of a resumed run have changed.
+    A resumed run keeps its versions.json. Raises ValueError if its data, template or base have
+    changed, or if processes differ or share no folder.
     """
     run, template = RunDir(recipe.output_dir), setup.collator.template
     versions = collect_versions([*setup.training, *setup.validation])
@@ -176,6 +180,8 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
             raise failure("changed", changed=changed, folder=run.path)
     if run.template_file.is_file() and find_template(str(run.template_file)) != template:
         raise failure("other_template", file=run.template_file)
+    if run.is_run(run.path) and not before:
+        logger.warning("%s is missing: whether the data have changed is unknown", run.versions_file)
     if other:
         changes = ", ".join(f"{name} {old} -> {versions.get(name)}" for name, old in other.items())
         logger.warning(

@@ -1,7 +1,7 @@
 """Everything a training needs, loaded and checked before its first step. Writes nothing.
 
 Mistakes that are silent elsewhere are errors here, found in the very batch and model that training
-uses; callbacks.py checks during the training.
+uses.
 """
 
 import functools
@@ -25,6 +25,7 @@ from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
+from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.adapters import TrainableModel, fingerprint_base, load_trainable
 from phi_vision.training.distributed import world_size
@@ -33,8 +34,10 @@ from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
-# A completion is a small part of its row; with a larger share prompt or padding has labels.
+# A completion is a small part of its row; with a larger share prompt or padding has labels. The
+# replies of a conversation may be nearly all of it.
 MAX_SUPERVISED_SHARE = 0.9
+MAX_LEFT_OUT = 0.1  # share of the samples that may be left out as too long
 
 Row = tuple[Sample, ...]  # of a batch: one sample, or several packed
 
@@ -60,10 +63,7 @@ class Setup:
 
 
 def prepare(recipe: Recipe) -> Setup:
-    """Load data and model and run every check that precedes the first step.
-
-    Raises ValueError if the recipe, the data or the model cannot be trained with.
-    """
+    """Load data and model and run every check that precedes the first step, or raise ValueError."""
     training, validation = load_split(recipe)
     samples = [*training, *validation]
     template = choose_template(recipe, training)
@@ -76,27 +76,28 @@ def prepare(recipe: Recipe) -> Setup:
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
-    split_at = packing.original_context(trainable.model.config)
+    config = trainable.model.config
     lengths = check_samples(collator, samples)
     if recipe.objective == "dpo":
+        split_at = packing.original_context(config)
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
-    first = samples[: recipe.per_device_train_batch_size]
+    count = len(training)
+    (training, lengths), (validation, _) = (
+        leave_out_long(recipe, config, training, lengths[:count]),
+        leave_out_long(recipe, config, validation, lengths[count:]),
+    )
+    first = training[: recipe.per_device_train_batch_size]
     batch = collator(first)
     check_images(batch, first, trainable.processor)
-    check_labels(batch)
+    check_labels(batch, max_share=1.0 if are_conversations(first) else MAX_SUPERVISED_SHARE)
     check_prompt(collator, first[0], batch)
-    rows = make_rows(recipe, training, lengths[: len(training)], split_at=split_at)
-    lengths, most_rows = lengths[len(training) :], eval_batch_size(recipe)
-    packing.check_context_sides(validation, lengths, most_rows=most_rows, split_at=split_at)
+    rows = make_rows(recipe, config, training, lengths)
     steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
 
 def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    """Load training and validation samples: the data's own `validation`, or whole groups held out.
-
-    Raises ValueError if there is no data, or it cannot be split.
-    """
+    """Load training and validation samples: the data's own `validation`, or groups held out."""
     if not recipe.data:
         raise failure("no_data")
     splits, fraction = dataset.available_splits(recipe.data), recipe.validation_fraction
@@ -124,17 +125,39 @@ def choose_template(recipe: Recipe, training: Sequence[Sample]) -> Template:
     return conversation_template(training) if template == CONVERSATION else template
 
 
-def make_rows(
-    recipe: Recipe, training: Sequence[Sample], lengths: Sequence[int], *, split_at: int
-) -> list[Row]:
-    """Put each sample into a row of its own, or pack them if the recipe has a pack_length.
+def leave_out_long(
+    recipe: Recipe, config: Phi3VConfig, samples: Sequence[Sample], lengths: Sequence[int]
+) -> tuple[list[Sample], list[int]]:
+    """Leave out the few samples that are too long for the model or for others of their batch.
 
-    Raises ValueError if a batch would lie on both sides of `split_at`, or a sample fits no row.
+    Rows beyond the original context would change the rotary factors of shorter rows beside them.
+    More than a few are a ValueError.
     """
-    most_rows = recipe.per_device_train_batch_size
-    packing.check_context_sides(training, lengths, most_rows=most_rows, split_at=split_at)
+    split_at, most_rows = packing.original_context(config), recipe.per_device_train_batch_size
+    is_mixed = most_rows > 1 and min(lengths, default=0) <= split_at
+    limit = split_at if is_mixed else config.max_position_embeddings
+    kept = [place for place, length in enumerate(lengths) if length <= limit]
+    count = len(samples) - len(kept)
+    if count > max(1, MAX_LEFT_OUT * len(samples)) or (count and not kept):
+        packing.check_context_sides(samples, lengths, most_rows=most_rows, split_at=split_at)
+        raise failure("beyond_context", count=count, total=len(samples), limit=limit)
+    if count:
+        longest = max(range(len(samples)), key=lengths.__getitem__)
+        logger.warning(
+            "%d of %d samples have more than %d tokens (%r has %d) and are left out%s",
+            *(count, len(samples), limit, samples[longest].id, lengths[longest]),
+            "; --per-device-train-batch-size 1 trains them too" if is_mixed else "",
+        )
+    return [samples[place] for place in kept], [lengths[place] for place in kept]
+
+
+def make_rows(
+    recipe: Recipe, config: Phi3VConfig, training: Sequence[Sample], lengths: Sequence[int]
+) -> list[Row]:
+    """Put each sample into a row of its own, or pack them if the recipe has a pack_length."""
     if recipe.pack_length is None:
         return [(sample,) for sample in training]
+    split_at = packing.original_context(config)
     return packing.pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
 
 
@@ -187,7 +210,7 @@ def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProces
         )
 
 
-def check_labels(batch: Batch) -> None:
+def check_labels(batch: Batch, *, max_share: float = MAX_SUPERVISED_SHARE) -> None:
     """Raise ValueError for labels on padding, rows without labels, and labelled prompts."""
     labelled, real = batch["labels"] != IGNORED, batch["attention_mask"] == 1
     on_padding, empty = int((labelled & ~real).sum()), int((~labelled.any(dim=1)).sum())
@@ -196,8 +219,8 @@ def check_labels(batch: Batch) -> None:
         raise failure("labels_on_padding", on_padding=on_padding, ignored=IGNORED)
     if empty:
         raise failure("no_label", empty=empty, rows=len(labelled))
-    if share > MAX_SUPERVISED_SHARE:
-        raise failure("labelled_prompt", share=share, limit=MAX_SUPERVISED_SHARE, ignored=IGNORED)
+    if share > max_share:
+        raise failure("labelled_prompt", share=share, limit=max_share, ignored=IGNORED)
 
 
 def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> None:
@@ -212,10 +235,7 @@ def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> 
 
 
 def check_fields(samples: Sequence[Sample], template: Template) -> None:
-    """Check that an evaluation can compare every conversation, or raise ValueError.
-
-    Records without a field fail in the collator.
-    """
+    """Check that an evaluation can compare every conversation, or raise ValueError."""
     if template.is_conversation:
         return
     lacking = [
@@ -241,8 +261,7 @@ def check_best_metric(recipe: Recipe, template: Template) -> None:
 def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
     """Check every sample for what would fail during the training; return their lengths in tokens.
 
-    Raises ValueError if a record lacks a field of the template, an image cannot be read or is too
-    thin, or samples have more tokens than the collator's `max_length`.
+    Raises ValueError for records without a field, unreadable images and samples over `max_length`.
     """
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
     limit = collator.max_length

@@ -3,8 +3,7 @@
     recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
 
 The Trainer is used as it is: what differs is in the collator and in callbacks. The files of a run
-are written atomically, resumed after a kill and intact on a full disk; a checkpoint, whose content
-is the Trainer's, counts only once it is complete.
+are written atomically, resumed after a kill and intact on a full disk.
 """
 
 import functools
@@ -65,14 +64,11 @@ class Run(NamedTuple):
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
-    """Train as the recipe says and write a run folder, new or empty.
-
-    To resume continues from the last checkpoint there, as if the run was never interrupted.
+    """Train as the recipe says and write a run folder, or resume it as if never interrupted.
 
     Raises:
         ValueError: The recipe, the data or the model cannot be trained with; nothing was written.
-            After the first step: a part has no gradient, the loss is not finite, or memory did not
-            suffice.
+            After the first step: no gradient, a loss that is not finite, or too little memory.
         OSError: The disk is full; everything saved before is intact.
     """
     run = RunDir(recipe.output_dir)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from phi_vision.io import atomic
 from phi_vision.runs import STATE_FILE, RunDir, fingerprint
@@ -77,6 +78,11 @@ def plant_code(checkpoint: Path) -> None:
     (checkpoint / "optimizer.pt").write_bytes(pickle.dumps(os.getcwd))
 
 
+def spoil_weights(checkpoint: Path) -> None:
+    file = checkpoint / "adapter_model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(file).items()}, file)
+
+
 HARMS = {
     "no optimizer state": (remove("optimizer.pt"), "it has no optimizer.pt"),
     "an empty optimizer state": (empty_optimizer, "its optimizer.pt is empty"),
@@ -93,6 +99,11 @@ HARMS = {
     "a cut optimizer": (cut("optimizer.pt"), "optimizer.pt does not load"),
     "code in a pickle": (plant_code, "optimizer.pt does not load"),
     "pickled weights": (pickle_weights, "its weights are pickled in adapter_model.bin"),
+    "weights that are no numbers": (spoil_weights, "holds values that are not finite"),
+    "text as optimizer": (
+        lambda checkpoint: (checkpoint / "optimizer.pt").write_text("no"),
+        "optimizer.pt does not load: it was not written by torch.save",
+    ),
     "no weights": (remove("adapter_model.safetensors"), "it has no weights"),
 }
 
@@ -136,6 +147,24 @@ def test_a_checkpoint_that_fails_to_load_is_one_line(recipe: Recipe) -> None:
     torch.save({"state": {0: {}}, "param_groups": [{"params": [0]}]}, first / "optimizer.pt")
     with pytest.raises(ValueError, match=r"checkpoint-1 does not load: .*Remove it to resume"):
         train(recipe, resume=True)
+
+
+def test_weights_of_other_shapes_are_one_line_with_the_shapes(recipe: Recipe) -> None:
+    first, second = RunDir(recipe.output_dir).checkpoints()
+    shutil.rmtree(second)
+    file = first / "adapter_model.safetensors"
+    save_file({name: value[:1].clone() for name, value in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match=r"checkpoint-1 does not load: .*size mismatch for ") as e:
+        train(recipe, resume=True)
+    assert "\n" not in str(e.value)
+
+
+def test_a_run_without_its_versions_resumes_with_a_warning(
+    recipe: Recipe, messages: Callable[[], str]
+) -> None:
+    RunDir(recipe.output_dir).versions_file.unlink()
+    train(recipe, resume=True)
+    assert "versions.json is missing: whether the data have changed is unknown" in messages()
 
 
 def test_changed_data_do_not_resume_a_run(recipe: Recipe, products: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Each check fires at the mistake that it is for, and suggests a fix."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +168,44 @@ def test_weights_that_are_not_finite_are_rejected_by_name(
     with pytest.raises(ValueError, match=rf"damaged: {name} holds values that are not finite"):
         train(recipe)
     assert not recipe.output_dir.exists()
+
+
+def lengthen(tiny_checkpoint: Path, folder: Path) -> Path:
+    """A model whose original context ends after 100 tokens."""
+    shutil.copytree(tiny_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["original_max_position_embeddings"] = 100
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_few_samples_that_are_too_long_for_a_batch_are_left_out_with_a_count(
+    make_recipe: MakeRecipe,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = product_rows(20)
+    rows[7]["title"] = "Wool " * 100
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    model = str(lengthen(tiny_checkpoint, tmp_path / "model"))
+    recipe = make_recipe("lora", data=str(tmp_path), model=model, validation_fraction=0.0)
+    with caplog.at_level("WARNING", "phi_vision"):
+        assert len(checks.prepare(recipe).training) == 19
+    assert "1 of 20 samples have more than 100 tokens ('p7' has " in caplog.text
+    assert "--per-device-train-batch-size 1 trains them too" in caplog.text
+    assert len(checks.prepare(replace(recipe, per_device_train_batch_size=1)).training) == 20
+    rows[8]["title"] = rows[9]["title"] = "Silk " * 100
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="3 of 20 samples have more than 100 tokens"):
+        checks.prepare(recipe)
+
+
+def test_conversations_may_consist_of_their_replies(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    reply = "A long coat of grey wool with two pockets. " * 20
+    talk = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": reply}]
+    rows = [{"id": str(at), "messages": talk} for at in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    assert len(checks.prepare(make_recipe("lora", data=str(tmp_path))).training) == 4
