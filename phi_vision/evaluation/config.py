@@ -6,6 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
+
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and their total."""
 
@@ -76,18 +80,14 @@ class EvaluationConfig:
         for name in [name for name in self.skip if name not in SKIPPABLE]:
             near = difflib.get_close_matches(name, SKIPPABLE, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"cannot skip {name!r}{hint}; choose from {', '.join(SKIPPABLE)}")
+            raise failure("skip", name=name, hint=hint, choices=", ".join(SKIPPABLE))
         if self.target_precision is not None and not 0 < self.target_precision < 1:
-            raise ValueError(
-                f"target_precision is {self.target_precision}; pass a share between 0 and 1, such "
-                "as 0.95"
-            )
+            raise failure("target_precision", target=self.target_precision)
         for name, needed in (("known_categories", "constrained"), ("base", "base")):
             if vars(self)[name] and needed in self.skip:
-                raise ValueError(
-                    f"{name} cannot take effect: {needed} is skipped; leave one of them out"
-                )
+                reason = f"{needed} is skipped; leave one of them out"
+                raise failure("without_effect", name=name, reason=reason)
         for name in ("limit", "batch_size"):
             count = vars(self)[name]
             if count is not None and count < 1:
-                raise ValueError(f"{name} is {count}; it must be at least 1")
+                raise failure("count", name=name, count=count)

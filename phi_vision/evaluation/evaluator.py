@@ -21,7 +21,7 @@ from phi_vision.data.samples import Sample
 from phi_vision.data.template import CONVERSATION, Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
 from phi_vision.evaluation.baselines import boost, nearest
-from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, no_progress
+from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, failure, no_progress
 from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.prediction_cache import predict_cached
 from phi_vision.evaluation.report import Evaluation, EvaluationMetadata, write_report
@@ -107,7 +107,7 @@ def best_achievable(data: Path, split: str) -> Mapping[str, float]:
 def report_folder(model: str, out: Path | None) -> Path:
     """Return the folder of a report: `out`, else that in the evaluated run."""
     if out is None and not RunDir.is_run(model):
-        raise ValueError(f"{model} is not a run, so it has no place for a report; pass --out DIR")
+        raise failure("no_place", model=model)
     place = out or RunDir(model).report.path
     check_kind(place, is_folder=True)
     return place
@@ -163,14 +163,9 @@ class _Evaluator:
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
         for each, (samples, grammar) in tasks.items():
-            key = digest(
-                {
-                    "model": predictors.model_identity(source),
-                    "template": predictor.template.as_dict(),
-                    "samples": fingerprint(samples),
-                    "grammar": grammar,
-                }
-            )
+            model, wording = predictors.model_identity(source), predictor.template.as_dict()
+            decisive = {"model": model, "template": wording, "grammar": grammar}
+            key = digest({**decisive, "samples": fingerprint(samples)})
             file = self.out / "answers" / f"{each}-{key[:12]}.jsonl"
             with self.bar(f"predicting: {each.replace('_', ' ')}") as progress:
                 self.predictions[each] = predict_cached(
@@ -197,9 +192,8 @@ class _Evaluator:
         if not any(sample.images for sample in self.samples):
             unsupported |= dict.fromkeys(ablations, "no sample has an image")
         if config.known_categories and CONSTRAINED in unsupported:
-            raise ValueError(
-                f"known_categories cannot take effect: {unsupported[CONSTRAINED]}; leave it out"
-            )
+            reason = f"{unsupported[CONSTRAINED]}; leave it out"
+            raise failure("without_effect", name="known_categories", reason=reason)
         self.left_out = {key: why for key, why in unsupported.items() if key not in config.skip}
         without = (*config.skip, *unsupported)
         tasks: Tasks = {"model": (self.samples, None)}
@@ -232,9 +226,8 @@ class _Evaluator:
         data, skip = (self.training, self.template), self.config.skip
         if "constant" not in skip:
             self.baselines["constant"] = constant(*data, len(self.samples))
-        if "category_median" not in skip and {"category", "number"} <= {
-            *self.template.kinds.values()
-        }:
+        has_both = {"category", "number"} <= set(self.template.kinds.values())
+        if has_both and "category_median" not in skip:
             records = [prediction.record for prediction in self.predictions["model"]]
             self.baselines["category_median"] = category_median(records, *data)
         if "boosting" not in skip:
@@ -276,11 +269,8 @@ def _load_data(model: str, config: EvaluationConfig) -> tuple[list[Sample], list
     """Load the evaluated samples and the training samples."""
     splits = available_splits(config.data)
     if "train" not in splits:
-        raise ValueError(
-            f"{config.data} has no split 'train', which baselines, slices and leakage need; found "
-            f"{', '.join(splits) or 'one file without splits'}; pass a folder that has it, such as "
-            "`phi-vision prepare` writes"
-        )
+        found = ", ".join(splits) or "one file without splits"
+        raise failure("no_train_split", data=config.data, found=found)
     column = config.group_column or group_column_of(model)
     load = partial(load_samples, config.data, group_column=column)
     return load(split=config.split)[: config.limit], load(split="train")
@@ -293,7 +283,7 @@ def _check_records(samples: Sequence[Sample], template: Template) -> None:
             template.select(sample.record)
         except ValueError as error:
             what = "is a conversation and " if sample.messages else ""
-            raise ValueError(f"sample {sample.id!r} {what}cannot be evaluated: {error}") from error
+            raise failure("sample", id=sample.id, what=what, error=error) from error
 
 
 def _versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:

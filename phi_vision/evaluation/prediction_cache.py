@@ -21,7 +21,7 @@ from typing import IO, Any
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.evaluation.config import Progress
+from phi_vision.evaluation.config import Progress, failure
 from phi_vision.inference.predictor import FilePredictor, Predictor
 
 
@@ -75,10 +75,7 @@ def _read(
     whole, newline, _ = cache.read().rpartition(b"\n")
     head, *lines = whole.split(b"\n")
     if newline and head != json.dumps({"asked": key}).encode():
-        raise ValueError(
-            f"{file} holds predictions of another evaluation (another model, template or data); "
-            "choose another folder with --out, or delete the file"
-        )
+        raise failure("other_cache", file=file)
     cache.truncate(len(whole) + len(newline))
     if not newline:
         _append(cache, file, {"asked": key})
@@ -93,10 +90,7 @@ def _read(
                 text, template, confidence=confidence, seconds=row["seconds"], source=id
             )
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file}, line {number} is no prediction of this evaluation; delete the file to "
-                "predict again"
-            ) from error
+            raise failure("cached", file=file, number=number) from error
     return predictions
 
 
@@ -112,7 +106,4 @@ def _storing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(
-            f"cannot store predictions in {file}: {error.strerror}; free space or choose another "
-            "folder"
-        ) from error
+        raise failure("not_stored", file=file, error=error.strerror) from error

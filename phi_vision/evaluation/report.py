@@ -21,6 +21,7 @@ from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, find_template, write_template
 from phi_vision.evaluation import figures, labels, sections
+from phi_vision.evaluation.config import failure
 from phi_vision.io import formatting
 from phi_vision.io.atomic import check_kind, write_text
 from phi_vision.metrics import comparison, confusion, field_metrics, scores
@@ -77,10 +78,8 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     """Write a report into a folder, each file atomically; return the path of its page."""
     scores = evaluation.scores
     if [each.id for each in evaluation.samples] != [each.id for each in scores.predictions]:
-        raise ValueError(
-            f"the scores are of {len(scores.predictions)} other samples than the "
-            f"{len(evaluation.samples)} given; pass the samples that were scored, in the same order"
-        )
+        counts = {"scored": len(scores.predictions), "given": len(evaluation.samples)}
+        raise failure("other_samples", **counts)
     check_kind(out, is_folder=True)
     report, content = ReportDir(out), _jsonable(scores) | {"metadata": evaluation.metadata}
     dumped = json.dumps(_jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)
@@ -100,7 +99,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 def write_comparison(comparison: Comparison, reports: Sequence[Report], out: Path) -> Path:
     """Write the page of a comparison of reports atomically; return its path."""
     if out.is_dir():
-        raise ValueError(f"cannot write a page to {out}: found a folder; give a file, as a.html")
+        raise failure("page_is_folder", out=out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render_comparison(comparison, reports))
     return out
@@ -175,16 +174,10 @@ def _find_report(folder: Path) -> ReportDir:
         found = "it is a file" if folder.exists() else "there is no such folder"
         if folder.is_dir():
             found = f"it holds {', '.join(sorted(file.name for file in folder.iterdir())) or '-'}"
-        raise ValueError(
-            f"no report in {folder}: {found}; write one with `phi-vision evaluate {folder} "
-            f"--data DATA --out {candidates[0].path}`"
-        )
+        raise failure("no_report", folder=folder, found=found, out=candidates[0].path)
     for file in (report.template_file, report.scores_file):
         if not file.is_file():
-            raise ValueError(
-                f"the report in {report.path} lacks {file.name}: an older version wrote it; "
-                "evaluate again"
-            )
+            raise failure("old_report", path=report.path, name=file.name)
     return report
 
 
@@ -199,13 +192,11 @@ def _read_predictions(file: Path, template: Template) -> tuple[ScoredPrediction,
             parsed = Prediction.parse(text, template, confidence=confidence, source=id)
             group, truth = str(row["group"]), template.select(row["truth"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file}, line {number} is not a prediction: {error!r}; found {line:.80}; "
-                "evaluate again"
-            ) from error
+            place = {"file": file, "number": number, "line": line}
+            raise failure("prediction", **place, error=error) from error
         predictions.append(ScoredPrediction(id=id, group=group, truth=truth, prediction=parsed))
     if not predictions:
-        raise ValueError(f"{file} holds no predictions; evaluate again")
+        raise failure("no_predictions", file=file)
     return tuple(predictions)
 
 

@@ -17,7 +17,7 @@ from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
 from phi_vision.metrics import platt_scaling as platt
 from phi_vision.metrics.bootstrap import TAILS, Counts, Estimate, distribution, mean
-from phi_vision.metrics.field_metrics import is_field_correct
+from phi_vision.metrics.field_metrics import failure, is_field_correct
 from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
 
 RECORD = "whole record"  # name of the calibration of all fields together
@@ -142,9 +142,7 @@ def calibrate(
     Output: raw_error 0.2; raw_brier 0.25 = 0.7 · 0.1² + 0.3 · 0.9²
     """
     if target is not None and not 0 < target < 1:
-        raise ValueError(
-            f"the target precision is {target}; pass a share above 0 and below 1, such as 0.95"
-        )
+        raise failure("target_precision", target=target)
     names, known = np.asarray(groups, dtype=object), ~np.isnan(confidence)
     raw, is_right, resamples = confidence[known], correct[known], counts[:, known]
     scaler = platt.fit_platt_scaler(raw, is_right)
@@ -249,10 +247,7 @@ def _confidence(each: ScoredPrediction, field: str) -> float:
     if each.prediction.record is None or confidence is None:
         return math.nan
     if not 0 <= confidence <= 1:
-        raise ValueError(
-            f"the confidence in {field!r} of sample {each.id!r} is {confidence}; pass a "
-            "probability from 0 to 1, or none"
-        )
+        raise failure("no_probability", field=field, id=each.id, confidence=confidence)
     return confidence
 
 

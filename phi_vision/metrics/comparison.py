@@ -13,7 +13,7 @@ from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Template
 from phi_vision.metrics.bootstrap import Estimate, draw_groups
-from phi_vision.metrics.field_metrics import Metric, is_field_correct, metrics_for
+from phi_vision.metrics.field_metrics import Metric, failure, is_field_correct, metrics_for
 from phi_vision.metrics.scores import paired_differences
 from phi_vision.metrics.slices import with_intervals
 
@@ -92,10 +92,9 @@ def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
     """
     names = [system.name for system in systems]
     if len(names) < 2:
-        found = names[0] if names else "nothing"
-        raise ValueError(f"nothing to compare: found only {found}; pass at least two")
+        raise failure("too_few_systems", found=names[0] if names else "nothing")
     if duplicates := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{duplicates[0]!r} is passed twice; pass each system once")
+        raise failure("same_system", name=duplicates[0])
     shared, metrics = _shared_samples(systems), _shared_metrics(systems)
     _check_truth(shared, [each.field for each in metrics.values() if each.field])
     reference, *others = shared
@@ -158,19 +157,15 @@ def _shared_samples(systems: Sequence[EvaluatedSystem]) -> dict[str, tuple[Score
     by_id = {name: {each.id: each for each in theirs} for name, _, theirs in systems}
     for name, _, predictions in systems:
         if len(by_id[name]) < len(predictions):
-            raise ValueError(
-                f"{name!r} has {len(predictions)} predictions for {len(by_id[name])} samples; keep "
-                "one prediction per sample"
-            )
+            counts = {"predictions": len(predictions), "samples": len(by_id[name])}
+            raise failure("repeated_sample", name=name, **counts)
     ids = [id for id in by_id[systems[0].name] if all(id in theirs for theirs in by_id.values())]
     if not ids:
         found = "; ".join(
             f"{name} has {len(theirs)}, such as {next(iter(theirs), 'none')!r}"
             for name, theirs in by_id.items()
         )
-        raise ValueError(
-            f"no sample was predicted by all: {found}; evaluate them on the same data and split"
-        )
+        raise failure("no_shared_sample", found=found)
     return {name: tuple(theirs[id] for id in ids) for name, theirs in by_id.items()}
 
 
@@ -179,10 +174,7 @@ def _shared_metrics(systems: Sequence[EvaluatedSystem]) -> dict[str, Metric]:
     shared = set.intersection(*(set(system.template.kinds.items()) for system in systems))
     if not shared:
         found = "; ".join(f"{each.name} has {each.template.answer!r}" for each in systems)
-        raise ValueError(
-            f"the templates share no field of the same kind: {found}; compare runs with templates "
-            "of the same fields"
-        )
+        raise failure("no_shared_field", found=found)
     return {
         name: metric
         for name, metric in metrics_for(systems[0].template).items()
@@ -200,8 +192,5 @@ def _check_truth(shared: Mapping[str, Sequence[ScoredPrediction]], fields: Seque
             for key, (here, there) in pairs.items():
                 # NaN differs from itself.
                 if here != there and (here == here or there == there):
-                    raise ValueError(
-                        f"sample {one.id!r} differs between the evaluations: its {key} is "
-                        f"{here!r} in {reference} and {there!r} in {other}; evaluate both on the "
-                        "same data"
-                    )
+                    differs = {"id": one.id, "key": key, "here": here, "there": there}
+                    raise failure("changed_sample", **differs, reference=reference, other=other)

@@ -24,9 +24,12 @@ from sacrebleu.metrics.chrf import CHRF
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import Kind, Template
+from phi_vision.io.formatting import error_texts
 from phi_vision.metrics import bootstrap
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Limits, SampleValues
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
+
+failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
 Numbers = NDArray[np.float64]
 """One number per sample; true ones are NaN where a sample does not count."""

@@ -7,9 +7,11 @@ evaluated alike.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
@@ -25,22 +27,18 @@ from phi_vision.metrics.bootstrap import (
 )
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
-from phi_vision.metrics.field_metrics import Metric, Predicted, headline_metrics, metrics_for
+from phi_vision.metrics.field_metrics import (
+    Metric,
+    Predicted,
+    failure,
+    headline_metrics,
+    metrics_for,
+)
 from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
 
-SYSTEMS = {
-    "model": "the model",
-    "constrained": "the model, constrained to the template",
-    "base": "the model before fine-tuning",
-    "constant": "the majority category and the median number for all samples",
-    "category_median": "the median number of the category that the model predicts",
-    "nearest": "the nearest training image, by the model's own vision tower",
-    "boosting": "gradient boosting on colours, shapes and edges",
-    "withheld": "the model without images: one prediction for all samples",
-    "twin": "a model trained without images",
-    "blank": "the model with white images",
-    "shuffled": "the model with the images of other samples",
-}
+SYSTEMS: dict[str, str] = yaml.safe_load(
+    Path(__file__).with_name("systems.yaml").read_text(encoding="utf-8")
+)
 """Evaluated system -> its description; in the order of tables."""
 
 MIN_PARSED = 0.5  # share of predictions that must parse to be evidence about the fields
@@ -104,7 +102,7 @@ def score(
     """
     if not samples or not training:
         which = "to evaluate on" if not samples else "to learn from"
-        raise ValueError(f"found no samples {which}; pass at least one")
+        raise failure("no_samples", which=which)
     categories = template.fields_of("category")
     metrics = metrics_for(
         template, {field: find_hierarchy(field, training) for field in categories}
@@ -190,10 +188,8 @@ def _sample_values(
     records: dict[str, Predicted] = dict(baselines)
     for system, found in predictions.items():
         if len(found) != len(truth):
-            raise ValueError(
-                f"{SYSTEMS[system]} has {len(found)} predictions for {len(truth)} samples; pass "
-                "one per sample, in their order"
-            )
+            counts = {"predictions": len(found), "samples": len(truth)}
+            raise failure("missing_predictions", system=SYSTEMS[system], **counts)
         records[system] = [each.record for each in found]
     values: dict[str, Values] = {}
     for system in filter(records.__contains__, SYSTEMS):
