@@ -40,16 +40,13 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
     """Yield an empty hidden folder to fill, and publish it as `folder` at the end.
 
     If the block raises or removes the hidden folder, `folder` stays as it was. On Linux an
-    existing folder is replaced in one step.
+    existing folder is replaced in one step. A folder that another process writes is a ValueError, a
+    full disk an OSError with the free and the needed space.
 
     Args:
         folder: The target; a symbolic link is followed.
         replace: Whether it may hold something.
         needed_bytes: Size of the content, as far as it is known.
-
-    Raises:
-        ValueError: The folder is in use, or another process is writing it.
-        OSError: The disk is full; the message gives the free and the needed space.
     """
     folder = folder.resolve()
     check_kind(folder, is_folder=True)
@@ -66,11 +63,11 @@ def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0)
             if unfinished.exists():
                 _publish_folder(unfinished, folder)
         except Exception as error:
-            if not is_full_disk(error):
-                raise
             needed = max(needed_bytes, folder_bytes(unfinished))
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise OSError(_describe_full_disk(folder, needed)) from error
+            if is_full_disk(error):
+                raise OSError(_describe_full_disk(folder, needed)) from error
+            raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -89,7 +86,6 @@ def atomic_file(file: Path, *, unfinished: Path | None = None) -> Iterator[Path]
 
     If the block raises or leaves no file there, `file` stays as it was. The path to write to,
     `unfinished`, is on the same disk; a hidden sibling by default.
-    Raises ValueError if `file` is no file but a folder, a device, a socket or a pipe.
     """
     check_kind(file, is_folder=False)
     unfinished = unfinished or file.with_name(f".{file.name}.{os.getpid()}-new")
@@ -145,31 +141,26 @@ def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
 
 
 def check_kind(path: Path, *, is_folder: bool) -> None:
-    """Check that a path to write is nothing yet, or a folder, or a file; raise ValueError if not.
+    """Check that a path to write is nothing yet, or a folder (else: a file).
 
     Renaming over a device, a socket or a pipe would remove it for all programs.
     """
-    wanted = path.is_dir() if is_folder else path.is_file()
-    if path.exists() and not wanted:
-        mode = stat.S_IFMT(path.stat().st_mode)
-        noun = "folder" if is_folder else "file"
-        raise ValueError(
-            f"{path} is a {_KINDS.get(mode, 'device')}; choose another place for the {noun}"
-        )
+    noun = "folder" if is_folder else "file"
+    if path.exists() and (kind := _KINDS.get(stat.S_IFMT(path.stat().st_mode), "device")) != noun:
+        raise ValueError(f"{path} is a {kind}; choose another place for the {noun}")
 
 
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether an error, or its cause, means that the disk or quota is full."""
     if error is None:
         return False
-    if isinstance(error, OSError) and error.errno in _FULL_DISK:
-        return True
     # safetensors and onnx name the reason only in the text; torch only says that a file did not
     # grow as expected.
     text = str(error)
+    codes = [int(code) for code in re.findall(r"\bos error (\d+)", text)]
     by_torch = "inline_container.cc" in text or "PytorchStreamWriter" in text
     return (
-        any(int(code) in _FULL_DISK for code in re.findall(r"\bos error (\d+)", text))
+        bool({*codes, getattr(error, "errno", None)} & {*_FULL_DISK})
         or any(os.strerror(number) in text for number in _FULL_DISK)
         or (isinstance(error, RuntimeError) and by_torch and "PytorchStreamReader" not in text)
         or is_full_disk(error.__cause__)
@@ -246,7 +237,7 @@ def _fsync(path: Path) -> None:
 def lock(output: Path) -> Iterator[None]:
     """Hold a lock on a folder or file to write, which the system releases when this process ends.
 
-    Raises ValueError if another process holds it.
+    A lock that another process holds is a ValueError.
     """
     output = output.resolve()
     created = [folder for folder in output.parents if not folder.exists()]

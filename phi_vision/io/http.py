@@ -78,9 +78,7 @@ class RetryPolicy:
     """Exponential backoff with jitter."""
 
     retries: int  # further attempts after a retriable failure, such as no connection or HTTP 429
-    first_wait: float = (
-        0.5  # seconds before the second attempt, ±50 %; doubled for each further one
-    )
+    first_wait: float = 0.5  # seconds before the second attempt, ±50 %; then doubled each time
     max_wait: float = 120.0  # seconds; a longer Retry-After ends the attempts
 
     def wait(self, failures: int, error: HttpError) -> float | None:
@@ -100,7 +98,7 @@ def open_session(
 ) -> Session:
     """Open a client session without proxies, passwords of the environment, and cookies.
 
-    Unless `allow_private`, it connects to public addresses only.
+    It connects to public addresses only, unless `allow_private`.
     """
     connector = aiohttp.TCPConnector(
         limit=0,  # callers limit; waiting here would count as time of the transfer
@@ -133,22 +131,14 @@ async def download(
     """Download an image to `file`, which appears complete or not at all.
 
     A response that is not 200, not an image by its magic bytes, or too large is an `HttpError`.
-
-    Args:
-        session: From `open_session`.
-        url: From `parse_url`.
-        file: The folder exists.
-        partial: Where the body is collected, on the same disk.
-        timeout: Seconds from the request to the last byte.
-        max_bytes: Size at which the transfer is aborted.
+    The body is collected in `partial`, on the same disk; `timeout` counts the seconds from the
+    request to the last byte.
     """
     async with _get(session, url, timeout, max_bytes) as response:
         chunks = _chunks(response, max_bytes)
         head = b""
-        async for chunk in chunks:
+        while len(head) < MAGIC_BYTES and (chunk := await anext(chunks, b"")):
             head += chunk
-            if len(head) >= MAGIC_BYTES:
-                break
         if not is_image(head):
             raise HttpError(_describe_content(head, response.content_type))
         try:
@@ -191,8 +181,7 @@ async def _get(
             state = "unfinished after"
             if response.status != 200:
                 raise _status_error(response)
-            if (response.content_length or 0) > max_bytes:
-                raise _too_large(max_bytes)
+            _check_size(response.content_length or 0, max_bytes)
             yield response
     except aiohttp.ServerTimeoutError as error:
         raise HttpError("no connection in time", kind="unreachable") from error
@@ -208,13 +197,13 @@ async def _chunks(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIter
     size = 0
     while chunk := await response.content.readany():
         size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
+        _check_size(size, max_bytes)
         yield chunk
 
 
-def _too_large(max_bytes: int) -> HttpError:
-    return HttpError(f"larger than {max_bytes / 1e6:g} MB", kind="too large")
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise HttpError(f"larger than {max_bytes / 1e6:g} MB", kind="too large")
 
 
 def _status_error(response: aiohttp.ClientResponse) -> HttpError:

@@ -51,13 +51,9 @@ class PrivateAddressError(OSError):
 def parse_url(text: str, base: URL | None = None) -> URL:
     """Parse an http(s) URL; the address behind its host is checked on connecting.
 
-    Input:  "https://shop.example/a b.jpg"
+    Input:  "https://shop.example/a b.jpg"; it may be relative to `base`, which redirects
     Output: URL("https://shop.example/a%20b.jpg"); a URL that needs no quoting stays verbatim,
             because signed URLs of image stores do not survive rewriting
-
-    Args:
-        text: As found in a catalog or in a redirect.
-        base: The redirecting URL, to which `text` may be relative.
     """
     text = text.strip()
     try:
