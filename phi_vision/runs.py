@@ -19,6 +19,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml
@@ -29,11 +30,8 @@ from phi_vision.io.formatting import yaml_fault
 from phi_vision.io.hashing import sha256, sha256_of_all
 
 RECIPE_FILE = "recipe.yaml"
-
 CHECKPOINT_PREFIX = "checkpoint-"
-# How far a checkpoint got. The Trainer writes it last: a checkpoint without it is incomplete.
-STATE_FILE = "trainer_state.json"
-
+STATE_FILE = "trainer_state.json"  # written last: a checkpoint without it is incomplete
 DATA_FINGERPRINT = "data_sha256"  # key in versions.json of the fingerprint of the training data
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "phi-vision")
 
@@ -44,7 +42,7 @@ LogLine = Mapping[str, Any]
 
 
 class History(NamedTuple):
-    """The lines of a run's log.jsonl, by kind."""
+    """The lines of a run's log.jsonl, by kind; evaluations have a validation loss."""
 
     steps: Sequence[LogLine]
     evaluations: Sequence[LogLine]
@@ -61,7 +59,6 @@ class ReportDir:
     """The folder of an evaluation: `report/` in a run, or any other."""
 
     def __init__(self, path: str | Path) -> None:
-        """Locate the files of a report."""
         self.path = Path(path)
         self.page_file = self.path / "report.html"
         self.summary_file = self.path / "report.md"
@@ -78,7 +75,6 @@ class RunDir:
     """The folder of a run."""
 
     def __init__(self, path: str | Path) -> None:
-        """Locate the files of a run."""
         self.path = Path(path)
         self.recipe_file = self.path / RECIPE_FILE
         self.template_file = self.path / TEMPLATE_FILE
@@ -122,11 +118,7 @@ class RunDir:
         return sorted((folder for folder in named if folder.is_dir()), key=checkpoint_step)
 
     def last_checkpoint(self) -> Path | None:
-        """Find the last complete checkpoint.
-
-        Input:  checkpoint-4 and checkpoint-6 with, checkpoint-8 without a readable STATE_FILE
-        Output: checkpoint-6
-        """
+        """Find the last checkpoint that was written to its end."""
         return next(filter(is_complete, reversed(self.checkpoints())), None)
 
 
@@ -145,7 +137,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def read_history(log: Path) -> History:
-    """Read a log; evaluations are the lines with a validation loss."""
+    """Read a log."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     evaluations = [line for line in lines if "validation_loss" in line]
     return History([line for line in lines if "loss" in line], evaluations)
@@ -187,9 +179,8 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     Input:  0 6 3 3, window 3
     Output: 3 3 4 3
     """
-    sums, count = [0.0, *itertools.accumulate(values)], len(values)
-    half = window // 2
-    spans = ((max(0, at - half), min(count, at + half + 1)) for at in range(count))
+    sums, half = [0.0, *itertools.accumulate(values)], window // 2
+    spans = ((max(0, at - half), min(len(values), at + half + 1)) for at in range(len(values)))
     return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
@@ -201,8 +192,7 @@ def thin(points: Curve, limit: int = MAX_POINTS) -> Curve:
     """
     size = math.ceil(len(points.steps) / limit) or 1
     places = range(0, len(points.steps), size)
-    chunks = ([values[at : at + size] for at in places] for values in points)
-    return Curve(*([sum(chunk) / len(chunk) for chunk in each] for each in chunks))
+    return Curve(*([fmean(values[at : at + size]) for at in places] for values in points))
 
 
 def _read_json(file: Path, advice: str) -> dict[str, Any]:

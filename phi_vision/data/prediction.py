@@ -78,21 +78,15 @@ def field_confidence(
     "390" differ only in whether the number ends. The product is the model's probability of the
     whole value, given the text before it. A text that does not parse has none.
 
-    Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logprobs -0.1 -0.7 0.0 -0.2
+    Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logprobs -0.1 -0.7 0.0 -0.2;
+            `token_ends` 9 13 18 30 ..., the stop token, which adds no text, last
     Output: {"title": 0.41, ...}, the exponential of -0.7 + 0.0 - 0.2
-
-    Args:
-        template: Parses the text.
-        text: The generated text.
-        token_ends: For each token, the length of the text up to and including it; the stop token,
-            which adds no text, comes last.
-        logprobs: The natural logarithm of each token's probability.
     """
-    starts = [0, *token_ends[:-1]]
+    tokens = list(zip([0, *token_ends[:-1]], token_ends, logprobs, strict=True))
     confidence = {}
     for name, (start, end) in template.spans(text).items():
         total = 0.0
-        for first, last, logprob in zip(starts, token_ends, logprobs, strict=True):
+        for first, last, logprob in tokens:
             is_inside = first < end and last > start
             is_closing = first <= end and (last > end or first == last == len(text))
             total += logprob if is_inside or is_closing else 0.0

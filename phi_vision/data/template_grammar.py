@@ -30,8 +30,8 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
     backslash, `<` or control character. The template's literals inside it are escaped as `render`
     does, unless they overlap themselves, as " - " does: then they do not occur. Numbers are plain,
     not negative and below a thousand million. A value of another kind than its field, such as None,
-    occurs only if it is among the categories. A leading blank is allowed: SentencePiece models
-    begin with one, and `parse` ignores it.
+    occurs only if it is among the `categories` (field -> allowed values). A leading blank is
+    allowed: SentencePiece models begin with one, and `parse` ignores it.
 
     Input:  "Category: {category3_code:category}, Full Price: {full_price:number}",
             {"category3_code": ["COATS", "HATS"]}
@@ -39,10 +39,6 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
             F0: /Category\x{3a}\x{20}/
             F1: /(COATS|HATS)\x{2c}\x{20}Full\x{20}Price\x{3a}\x{20}/
             F2: /((0|[1-9][0-9]{0,8})\.([0-9]|[0-9]{1,3}[1-9]))/
-
-    Args:
-        template: The template.
-        categories: Field -> its allowed values; other fields hold any text or number.
     """
     if template.is_conversation:
         raise failure("no_grammar", name=template.name)
@@ -50,9 +46,9 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
     for field, values in known.items():
         if field not in template.fields or not values:
             found = "no categories" if field in template.fields else "an unknown field"
-            fields = ", ".join(template.fields)
+            names = ", ".join(template.fields)
             raise failure(
-                "no_categories", field=field, found=found, name=template.name, fields=fields
+                "no_categories", field=field, found=found, name=template.name, fields=names
             )
     opening, slots = template.parts
     terminals = [f"/{_escape(opening)}/"] if opening else []

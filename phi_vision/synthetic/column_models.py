@@ -2,8 +2,8 @@
 
 This is where a profile becomes k-anonymous (Sweeney 2002): a value that fewer than `MIN_GROUPS`
 groups share is counted without its name, a number only in a mean over several groups
-(microaggregation, Domingo-Ferrer & Mateo-Sanz 2002). A word or a part of a code is then known by
-its shape alone (length, capitals, marks), and a new one is invented in that shape.
+(microaggregation, Domingo-Ferrer & Mateo-Sanz 2002), a word or a part of a code only by its shape
+(length, capitals, marks), in which a new one is invented.
 
 In the template of a text, `{title|slug}` repeats another column of the row, `[AA99]` is invented in
 that shape, `[#2]` is the second to last word, drawn by the one that follows it, and the rest is
@@ -145,39 +145,39 @@ class Column:
         amount = self.draw(rng, record)
         if math.isnan(base):
             return None
+        is_exact = not self.of or amount == self.overall.values[0]  # the usual factor is
         if isinstance(amount, str):  # a mean becomes a number between it and one beside it
-            table = self.given.get(label(record, self.parent), self.overall)
+            table, is_exact = self.given.get(label(record, self.parent), self.overall), False
             means = sorted(float(value[1:]) for value in table.values if isinstance(value, str))
             place = means.index(float(amount[1:]))
             amount = rng.uniform(means[place], rng.choice(means[max(0, place - 1) : place + 2]))
-        elif not self.of or amount == self.overall.values[0]:  # the usual factor is exact
-            return round(base * float(amount or 0), self.decimals)
         drawn = round(base * float(amount or 0), self.decimals)
         endings = {float(ending or 0): n for ending, n in self.endings.named}
         moved = {10 * round((drawn - ending) / 10) + ending: n for ending, n in endings.items()}
         near = {m: n for m, n in moved.items() if m > 0 and abs(m - drawn) <= _MAX_SHIFT * drawn}
-        chosen = rng.choices([*near], [*near.values()])[0] if near else drawn
-        return round(chosen, self.decimals)
+        if is_exact or not near:
+            return drawn
+        return round(rng.choices([*near], [*near.values()])[0], self.decimals)
 
 
 def measure_amounts(numbers: Sequence[tuple[float, int]]) -> Frequencies:
-    """Count numbers that enough groups share, and means over groups of the others.
+    """Count numbers (not NaN) that enough groups share, and means over groups of the others.
 
     Input:  98.0 in 6 groups, and 21.0, 25.0, 27.0, 30.0, 31.0, 34.0 in one group each
     Output: Frequencies(named=((98.0, 6), ("~28", 6)))
     """
+    numbers = [pair for pair in numbers if not math.isnan(pair[0])]
     points = count(numbers)
     shared, least = set(points.values), math.ceil(len({g for _, g in numbers}) / _MAX_MEANS)
-    runs: list[list[float]] = [[]]
-    groups: set[int] = set()
+    runs, last, groups = list[list[float]](), list[float](), set[int]()
     for number, group in sorted(pair for pair in numbers if pair[0] not in shared):
-        runs[-1].append(number)
+        last.append(number)
         groups.add(group)
         if len(groups) >= max(MIN_GROUPS, least):
-            runs.append([])
-            groups = set()
-    *runs, last = runs  # too few groups to stand alone
-    runs[-1:] = [runs[-1] + last] if runs else []
+            runs.append(last)
+            last, groups = [], set()
+    if runs:
+        runs[-1] += last  # too few groups to stand alone
     means = [(f"~{fmean(run):.6g}", len(run)) for run in runs]
     return Frequencies(named=(*points.named, *means))
 
@@ -201,17 +201,18 @@ def measure_numbers(column: Column, facts: Facts, earlier: Sequence[str] = ()) -
         exact = np.abs(numbers - bases * usual) <= tolerance
         if exact.mean() > best:
             best, of, amounts = exact.mean(), (other,), np.where(exact, usual, factors.round(2))
-    known = [(a, fact) for a, fact in zip(amounts.tolist(), facts, strict=True) if a == a]
+    pairs = [(a, group) for a, (_, group) in zip(amounts.tolist(), facts, strict=True)]
     by_parent: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-    for amount, (record, group) in known:
-        by_parent[label(record, column.parent)].append((amount, group))
-    given = {key: measure_amounts(pairs) for key, pairs in sorted(by_parent.items())}
-    groups = [group for _, group in facts]
-    ends = [(round(n % 10, 4), g) for n, g in zip(numbers.tolist(), groups, strict=True) if n > 0]
+    for pair, (record, _) in zip(pairs, facts, strict=True):
+        by_parent[label(record, column.parent)].append(pair)
+    given = {} if of else {key: measure_amounts(by_parent[key]) for key in sorted(by_parent)}
+    ends = [
+        (round(n % 10, 4), g) for n, (_, g) in zip(numbers.tolist(), facts, strict=True) if n > 0
+    ]
     return replace(
         column,
-        overall=measure_amounts([(amount, group) for amount, (_, group) in known]),
-        given={key: table for key, table in given.items() if table.named and not of},
+        overall=measure_amounts(pairs),
+        given={key: table for key, table in given.items() if table.named},
         of=of,
         decimals=decimals,
         endings=count(ends if decimals <= 2 else ()),  # those of prices
@@ -262,14 +263,13 @@ def draw_text(column: Column, record: Mapping[str, Value], rng: random.Random) -
     Output: "p/wool-coat-RB41.jpg", or others
     """
     for _ in range(_TRIES):
-        template = column.draw(rng, record)
-        names = re.findall(r"\{([^}|]*)\|", str(template))
+        template = str(column.draw(rng, record))
+        names = re.findall(r"\{([^}|]*)\|", template)
         if template != RARE and all(record.get(name) not in (None, "") for name in names):
             break
     else:
         template = _USUAL[column.role]
-
-    words = _draw_words(column, label(record, column.parent), str(template).count("[#"), rng)
+    words = _draw_words(column, label(record, column.parent), template.count("[#"), rng)
 
     def put(match: re.Match[str]) -> str:
         name, form, place, shape = match.groups()
@@ -277,7 +277,7 @@ def draw_text(column: Column, record: Mapping[str, Value], rng: random.Random) -
             return FORMS[form](str(record[name]))
         return words.pop() if place else invent(shape, rng)
 
-    return _PLACEHOLDER.sub(put, str(template))
+    return _PLACEHOLDER.sub(put, template)
 
 
 def _draw_words(column: Column, category: str, count: int, rng: random.Random) -> list[str]:
@@ -312,9 +312,8 @@ def measure_wording(column: Column, facts: Facts) -> Column:
         words += [(f"(all) {n}", word, group) for n, word in zip(places[1:], ends[1:], strict=True)]
         # A key with a rare word gets no named value, and is left out.
         words += [(f"{category} < {after}", word, group) for after, word in pairwise(ends)]
-    known = set(count((word, group) for _, word, group in words).values)
-    rare = [(shape_of(word), group) for _, word, group in words if word not in known]
-    shapes = set(count(rare).values)
+    known = {*count((word, group) for _, word, group in words).values}
+    shapes = {*count((shape_of(w), group) for _, w, group in words if w not in known).values}
 
     def named(word: str) -> str:
         shape = shape_of(word)
@@ -361,9 +360,8 @@ def measure_codes(column: Column, facts: Facts, references: Sequence[str] = ()) 
 
     exact = [(category, template(pieces, known), group) for pieces, category, group in texts]
     overall = count((code, group) for _, code, group in exact)
-    others = [
-        text for text, each in zip(texts, exact, strict=True) if each[1] not in overall.values
-    ]
+    pairs = zip(texts, exact, strict=True)
+    others = [text for text, (_, code, _) in pairs if code not in overall.values]
     loose = count((template(pieces, usual), group) for pieces, _, group in others)
     return replace(
         column,
