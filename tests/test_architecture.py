@@ -195,7 +195,7 @@ OWNERS = {
     ),
     "HTTP clients": (
         r"\b(import|from) (aiohttp|httpx|httpx2|requests|urllib\.request|http\.client|openai)\b",
-        ("io/http.py", "io/ssrf.py", "inference/openai_server.py"),
+        ("io/http.py", "inference/openai_server.py"),
     ),
     "atomic replacement": (
         r"\bos\.replace\(|\.rename\(|\bmkdtemp\(|\bos\.fsync\(|(?<![\w\"'])\w*(path|file|folder)\.replace\(\w+\)",

@@ -19,10 +19,10 @@ from threading import Thread
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
+from phi_vision.io import http
 from phi_vision.io.atomic import temporary_folder
 from phi_vision.io.hashing import sha256
-from phi_vision.io.http import MAGIC_BYTES, HttpError, RetryPolicy, download, is_image, open_session
-from phi_vision.io.ssrf import URL, parse_url
+from phi_vision.io.http import URL, HttpError, RetryPolicy, download, open_session, parse_url
 from phi_vision.prepare.prepare_config import PrepareConfig
 
 # Results are yielded in order, so a slow image delays those behind it. So many may be fetched
@@ -231,6 +231,6 @@ def _is_cached(file: Path) -> bool:
     """Whether a file exists; it is complete then, unless the machine lost power over it."""
     try:
         with file.open("rb", buffering=0) as opened:
-            return is_image(opened.read(MAGIC_BYTES))
+            return http.is_image(opened.read(http.MAGIC_BYTES))
     except OSError:  # missing; or unreadable, which writing it will report
         return False

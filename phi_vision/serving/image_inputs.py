@@ -23,9 +23,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from phi_vision.io.http import AbstractResolver, HttpError, open_session, read_body
+from phi_vision.io.http import URL, AbstractResolver, HttpError, open_session, read_body
 from phi_vision.io.image_decoding import open_image
-from phi_vision.io.ssrf import URL
 from phi_vision.serving.errors import TEXTS, ApiError, api_error
 from phi_vision.serving.settings import MAX_PIXELS, Settings
 

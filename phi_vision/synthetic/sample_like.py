@@ -1,30 +1,40 @@
 """Writes sample data like a real dataset: `phi-vision sample --like DATASET --rows N --out DIR`.
 
 Profiles the dataset, draws records and images after the profile, group by group, checks that they
-contain nothing real, and reports their fidelity.
+contain nothing real, and reports their fidelity. The images are drawings as in the sample catalog:
+they show the thing that the words of the title and the categories name ("Trench Coat", "Tees",
+"navy"); a category without a known word always gets the same kind of thing.
 """
 
 import json
 import random
 import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from phi_vision.data.dataset import IMAGE_COLUMNS
 from phi_vision.data.samples import Value
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
-from phi_vision.synthetic import catalog, column_models, fidelity, image_style, observation, profile
+from phi_vision.io.hashing import hash_bits
+from phi_vision.io.image_decoding import encode_image
+from phi_vision.synthetic import catalog, column_models, fidelity, observation, profile
 from phi_vision.synthetic.column_models import RARE, Column, label, number
-from phi_vision.synthetic.image_style import ImagePlan
-from phi_vision.synthetic.observation import RealValues, failure
+from phi_vision.synthetic.observation import ASPECT, DENSITY, FORMAT, LONGEST, RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
+from phi_vision.synthetic.render import garment as garments
+from phi_vision.synthetic.render.drawing import draw, random_scene
+from phi_vision.synthetic.render.garment import Garment
 
 Record = dict[str, Value]
 
@@ -32,6 +42,11 @@ _BLOCK = 512
 """Rows among which the order is shuffled, so that colours of a style are not neighbours."""
 _ROW_GROUP = 100
 _TRIES, _IMAGE_TRIES = 50, 10
+
+_MAX_SIDE, _MIN_SIDE = 1000, 64
+"""Pixels that `draw` can paint (its noise is 1024 wide); beyond, a drawing is scaled."""
+_QUALITIES = range(25, 97)
+_USUAL = {LONGEST: 512, ASPECT: 1.0, DENSITY: 0.25}
 
 
 def write_sample_like(
@@ -71,6 +86,17 @@ def write_sample_like(
         catalog.render("sample_card.md.j2", folder / "README.md", rows=rows, splits=splits)
         profile.save_profile(model, folder / "profile.json")
     return found
+
+
+class ImagePlan(NamedTuple):
+    """An image to draw: the same plan gives the same bytes."""
+
+    garment: Garment
+    seed: str
+    width: int
+    height: int
+    density: float  # bytes per pixel of the file
+    format: str  # "JPEG"
 
 
 class _PlannedRow(NamedTuple):
@@ -206,14 +232,14 @@ class _Synthesizer:
         leaf = label(record, model.leaf)
         categories = [leaf, *(str(record[column.name]) for column in model.categories())]
         colours, group = " ".join(categories), name.rpartition(" ")[0]
-        garment = image_style.choose_garment([*texts, *categories], colours, leaf, group)
+        garment = choose_garment([*texts, *categories], colours, leaf, group)
         earlier = [image for row in rows for image in row.images]
         # Chance that an image repeats one of its group, where there is one before it.
         total = sum(model.splits.values())
         repeats = model.repeated_images * total / max(1, total - model.groups)
         images = []
         for place in range(round(number(record, observation.COUNT, 0))):
-            image = image_style.plan_image(record, garment, f"{name} {place}")
+            image = plan_image(record, garment, f"{name} {place}")
             if earlier and rng.random() < repeats:
                 image = rng.choice(earlier)
             elif rng.random() < model.borrowed_images:
@@ -265,7 +291,7 @@ def _write_rows(
         for block in blocks:
             plans = list(dict.fromkeys(image for row in block for image in row.images))
             images: dict[ImagePlan, bytes] = {}
-            for image, encoded in zip(plans, run(image_style.draw_image, plans), strict=True):
+            for image, encoded in zip(plans, run(draw_image, plans), strict=True):
                 images[image], tries = _draw_until_new(image, encoded, real)
                 redrawn += tries
                 if progress:
@@ -283,7 +309,7 @@ def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues) -> tuple[
     for tries in range(_IMAGE_TRIES):
         if not real.contains_image(observation.inspect_image(encoded)):
             return encoded, tries
-        encoded = image_style.draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
+        encoded = draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
     raise failure("no_new_image", kind=plan.garment.kind, tries=_IMAGE_TRIES)
 
 
@@ -309,3 +335,74 @@ def _array(cells: Sequence[Any], column: pa.Field) -> pa.Array:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         cells = [image and image["bytes"] for image in cells]
     return pa.array(cells, kind)
+
+
+def plan_image(record: Mapping[str, Value], garment: Garment, seed: str) -> ImagePlan:
+    """Plan an image of a garment after the drawn facts about images in a record."""
+    longest, aspect, density = (float(record.get(f) or usual) for f, usual in _USUAL.items())
+    width, height = (max(1, round(longest * min(1, side))) for side in (aspect, 1 / aspect))
+    name = str(record.get(FORMAT))
+    return ImagePlan(garment, seed, width, height, density, name if name in WRITERS else "JPEG")
+
+
+def draw_image(plan: ImagePlan) -> bytes:
+    """Draw an image and write it in about the planned number of bytes."""
+    wanted = (plan.width, plan.height)
+    zoom = max(min(1.0, _MAX_SIDE / max(wanted)), _MIN_SIDE / min(wanted))
+    width, height = (max(1, min(_MAX_SIDE, round(side * zoom))) for side in wanted)
+    scene = replace(random_scene(random.Random(plan.seed)), width=width, height=height)
+    image = draw(plan.garment, scene)
+    if image.size != wanted:
+        image = image.resize(wanted, Image.Resampling.LANCZOS)
+    return WRITERS[plan.format](image, round(plan.density * plan.width * plan.height))
+
+
+def choose_garment(texts: Iterable[str], colours: str, fallback: str, seed: str) -> Garment:
+    """Choose a garment by words, the most informative text first; else `fallback` gives the kind.
+
+    Input:  texts ("Wool Trench Coat", "OUTERWEAR"), colours "Navy"
+    Output: a trench coat of wool in navy
+    """
+    rng = random.Random(f"garment {seed}")
+    words = [word for text in texts for word in reversed(_words(text))]
+    known = next((_KINDS[word] for word in words if word in _KINDS), None)
+    kind = known or garments.KINDS[hash_bits(fallback) % len(garments.KINDS)]
+    garment = garments.random_garment(rng, kind)
+    materials = (word for word in words if word in garments.CHOICES[kind].materials)
+    garment = replace(garment, material=next(materials, garment.material))
+    colour = next((_COLOURS[word] for word in _words(colours) if word in _COLOURS), None)
+    if colour:
+        return replace(garment, colour=colour, rgb=garments.random_dye(rng, colour))
+    return garment
+
+
+def _words(text: str) -> list[str]:
+    """Split into words, and pairs of words at the end: "polo shirt" is met before "shirt"."""
+    words = re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower())
+    return [*words, *(f"{one} {other}" for one, other in pairwise(words))]
+
+
+def _write_jpeg(image: Image.Image, size: int) -> bytes:
+    """Write a JPEG of the lowest quality that has at least a size in bytes."""
+    write = partial(encode_image, image, "JPEG")
+    place = bisect_left(_QUALITIES, size, key=lambda quality: len(write(quality=quality)))
+    return write(quality=_QUALITIES[min(place, len(_QUALITIES) - 1)])
+
+
+_KINDS = {
+    word: kind
+    for kind, entry in garments.VOCABULARY["kinds"].items()
+    for word in (kind, *entry["words"].split())
+}
+_COLOURS = {colour: colour for colour in garments.COLOURS} | {
+    word: colour
+    for colour, words in garments.VOCABULARY["colour_words"].items()
+    for word in words.split()
+}
+
+WRITERS: dict[str, Callable[[Image.Image, int], bytes]] = {
+    "JPEG": _write_jpeg,
+    "PNG": lambda image, size: encode_image(image, "PNG"),
+    "WEBP": lambda image, size: encode_image(image, "WEBP", quality=85),
+}
+"""Name of a file format -> its writer for an image and a size in bytes, which only JPEG obeys."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.io import http, ssrf
+from phi_vision.io import http
 from phi_vision.io.http import RetryPolicy, is_image, parse_retry_after
 from phi_vision.prepare import fetch as fetch_module
 from phi_vision.prepare.fetch import PRIVATE_ADDRESS, Fetched, Limits, fetch
@@ -501,7 +501,7 @@ def test_this_machine_is_not_reached_by_ipv6(shop: Shop, tmp_path: Path, host: s
 def only_2_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 stand for the internet, and 127.0.0.2 for what must not be reached."""
     closed = [ipaddress.IPv4Network("127.0.0.2/32")]
-    monkeypatch.setattr(ssrf, "_PRIVATE", closed)
+    monkeypatch.setattr(http, "_PRIVATE", closed)
 
 
 @pytest.mark.usefixtures("only_2_is_private")

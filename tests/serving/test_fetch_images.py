@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from phi_vision.io.ssrf import PrivateAddressError, guarded_socket
+from phi_vision.io.http import PrivateAddressError, guarded_socket
 from phi_vision.serving.errors import ApiError
 from phi_vision.serving.image_inputs import fetch_image, is_allowed
 from phi_vision.serving.settings import Settings

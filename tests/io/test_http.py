@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from phi_vision.io.ssrf import PrivateAddressError, guarded_socket, is_public, parse_url
+from phi_vision.io.http import PrivateAddressError, guarded_socket, is_public, parse_url
 
 # fmt: off
 PUBLIC = [
