@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phi_vision.prepare.sources import text_files
-from phi_vision.prepare.sources.files import failure
+from phi_vision.prepare.sources.files import check_width, failure
 from phi_vision.prepare.sources.rows import Format, Found, UnreadableRow, Values, storable
 
 SEPARATORS = {  # separator -> display name
@@ -22,7 +22,6 @@ SEPARATORS = {  # separator -> display name
     **{"\x01": "Ctrl-A", "\x1f": "unit separator"},
 }
 SAMPLE_LINES = 500
-MAX_COLUMNS = 2000  # more are no fields of a product
 MAX_ROW_LINES = 1000  # a quote that stays open for longer was not meant to open one
 # A quote inside of a cell, escaped by a backslash; before a separator, `"C:\\"` ends its cell.
 _ESCAPED_QUOTE = re.compile(r'\\"(?!\s*(?:[,;\t|~^]|$))')
@@ -71,8 +70,7 @@ def inspect_table(file: Path) -> Format:
     facts["separator"] = SEPARATORS.get(separator, separator)
     facts |= {"quotes": "single"} if dialect.quote == "'" else {}
     facts |= {"quotes": "escaped by a backslash"} if dialect.is_escaped else {}
-    if len(header) > MAX_COLUMNS:
-        raise failure("too_wide", file=file, count=len(header), limit=MAX_COLUMNS)
+    check_width(file, header)
     numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in header)
     if any(map(_ADDRESS.match, header)) or numeric > len(header) / 2:
         names = [f"column_{number}" for number in range(1, len(header) + 1)]

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
 INFO_FILE = "dataset_info.json"
 DESCRIPTIONS: list[str] = VOCABULARY["descriptions"]
 MAX_NOTE = 2000
+MAX_COLUMNS = 2000  # more are no fields of a product
 NOTES = ("license", "description", "homepage", "citation")
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # file names of the `datasets` library
@@ -35,22 +36,20 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     Input:  a folder with data/train-00000-of-00001.parquet and data/val-00000-of-00001.parquet
     Output: [(…/train-00000-of-00001.parquet, "train"), (…/val-…, "validation")], the folder
     """
-    path = Path(name)
-    if files := expand(name):
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        return [(file, split_of(file, root)) for file in files], root
+    path, files = Path(name), expand(name)
     if path.is_file():
         return [(path, None)], path.parent
-    if not path.is_dir():
-        raise ValueError(f"no data at {name}: there is no such file or folder; check the path")
-    files = [
+    if not files and not path.is_dir():
+        raise failure("no_source", name=name, meant="check the path")
+    root = Path(os.path.commonpath([file.parent for file in files])) if files else path
+    files = files or [
         file
         for file in visible_files(path)
         if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS
     ]
     if not files:
         raise failure("no_files", name=name, suffixes=", ".join(suffixes))
-    return [(file, split_of(file, path)) for file in files], path
+    return [(file, split_of(file, root)) for file in files], root
 
 
 def expand(name: str) -> list[Path]:
@@ -73,6 +72,12 @@ def expand(name: str) -> list[Path]:
         share = f"{len(missing)} of the {len(found)}"
         raise failure("no_shards", share=share, name=name, places=", ".join(missing[:3]))
     return [file for files in found.values() for file in files]
+
+
+def check_width(name: object, columns: Collection[str]) -> None:
+    """Raise ValueError for more columns than the products of any shop have."""
+    if len(columns) > MAX_COLUMNS:
+        raise failure("too_wide", file=name, count=len(columns), limit=MAX_COLUMNS)
 
 
 def choose_splits(split: str | None, splits: Sequence[str], name: str) -> list[str]:

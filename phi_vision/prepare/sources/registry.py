@@ -17,7 +17,15 @@ from phi_vision.prepare.sources import (
     text_files,
     webdataset,
 )
-from phi_vision.prepare.sources.rows import Format, Piece, Reader, Source, UnreadableRow, numbered
+from phi_vision.prepare.sources.rows import (
+    Format,
+    Piece,
+    Reader,
+    Row,
+    Source,
+    UnreadableRow,
+    numbered,
+)
 
 # Kind of files -> their suffixes, gzipped or not, and what inspects one of them.
 FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Format]]] = {
@@ -59,14 +67,23 @@ def open_source(
         close = difflib.get_close_matches(kind, SOURCES, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"no kind of source {kind!r}: {meant}There are {', '.join(SOURCES)}")
-    token = text_files.given_encoding.set(_known_encoding(encoding))
     try:
-        source = _open(name, kind or detect_kind(name), split, revision, streaming)
+        "".encode(encoding or "utf-8")  # refuses base64 and the like, too
+    except LookupError as error:
+        raise files.failure("unknown_encoding", name=encoding) from error
+    token = text_files.given_encoding.set(encoding and codecs.lookup(encoding).name)
+    try:
+        kind = kind or detect_kind(name)
+        options = {"a revision": revision, "streaming": streaming or None}
+        if unused := [] if kind == "hub" else [o for o, given in options.items() if given]:
+            raise files.failure("not_hub", setting=unused[0], name=name, kind=kind)
+        hub = {"revision": revision, "streaming": streaming} if kind == "hub" else {}
+        source = SOURCES[kind](name, split=split, **hub)
     finally:
         text_files.given_encoding.reset(token)
-    if encoding and (source.kind == "hub" or source.kind in _BINARY):
+    if encoding and source.kind in ("hub", *_BINARY):
         raise files.failure("no_text", name=name, kind=source.kind)
-    first = list(islice(source.rows(), 2))
+    first = list(islice(source.rows(), 20))
     if not first:
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
         found = f"only its format ({facts})" if facts else "neither header nor row"
@@ -74,24 +91,8 @@ def open_source(
     if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and source.kind in _WHOLE:
         found = f"{only.reason}: {only.raw[:200]!r}"
         raise files.failure("unreadable", name=name, kind=source.kind, found=found)
+    files.check_width(name, {n for row in first if isinstance(row, Row) for n in row.values})
     return conversations.with_conversations(source, mapped)
-
-
-def _known_encoding(name: str | None) -> str | None:
-    try:
-        "".encode(name or "utf-8")  # refuses base64 and the like, too
-    except LookupError as error:
-        raise files.failure("unknown_encoding", name=name) from error
-    return name and codecs.lookup(name).name
-
-
-def _open(name: str, kind: str, split: str | None, revision: str | None, streaming: bool) -> Source:
-    if kind == "hub":
-        return columnar.open_hub(name, split=split, revision=revision, streaming=streaming)
-    if revision is not None or streaming:
-        setting = "a revision" if revision is not None else "streaming"
-        raise files.failure("not_hub", setting=setting, name=name, kind=kind)
-    return SOURCES[kind](name, split=split)
 
 
 def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
@@ -105,13 +106,15 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
     chosen = files.choose_splits(split, [each for _, each in parts if each], name)
     parts = [part for part in parts if split is None or part[1] in chosen]
     parts.sort(key=lambda part: files.split_rank(part[1]))
-    inspected = [inspect(file) for file, _ in parts]
-    found = [{"files": str(len(parts))}] if len(parts) > 1 else []
-    found += [*(facts for facts, _ in inspected), *({"splits": each} for each in chosen)]
+    readers, found = [], [{"files": str(len(parts))}] if len(parts) > 1 else []
+    for file, own_split in parts:
+        facts, read = inspect(file)
+        found.append(facts)
+        readers.append((file, own_split, read))
+    found += [{"splits": each} for each in chosen]
     # The README beside a single file in a folder of downloads may describe anything.
     folder = parts[0][0].parent
     notes = files.read_notes(folder) if (folder / files.INFO_FILE).is_file() else {}
-    readers = [(*part, read) for part, (_, read) in zip(parts, inspected, strict=True)]
     return Source(
         name=name,
         kind=kind,
@@ -188,13 +191,14 @@ def _kind_of_json(file: Path) -> str:
 
 
 def _kind_of_folder(folder: Path) -> str:
-    if (folder / columnar.DATASET_DICT).is_file() or (folder / columnar.STATE).is_file():
+    if any((folder / name).is_file() for name in (columnar.DATASET_DICT, columnar.STATE)):
         return "arrow"
     if image_folder.metadata_files(folder):
         return "folder"
     suffixes = {file: files.suffix_of(file) for file in files.visible_files(folder)}
+    found = {*suffixes.values()}
     for kind in ("parquet", "arrow", "webdataset"):  # a folder with any such file is of that kind
-        if not set(FORMATS[kind][0]).isdisjoint(suffixes.values()):
+        if not found.isdisjoint(FORMATS[kind][0]):
             return kind
     tables: dict[str, Path] = {}
     for file, suffix in suffixes.items():
@@ -208,10 +212,10 @@ def _kind_of_folder(folder: Path) -> str:
         # A folder of .json files is of that kind also where they hold lines.
         is_chat = kind.startswith("json") and _kind_of_json(file) == "llava"
         return "llava" if is_chat else kind
-    found = sorted(set(suffixes.values()))
-    if not set(files.IMAGE_SUFFIXES).isdisjoint(found):
+    if not found.isdisjoint(files.IMAGE_SUFFIXES):
         return "folder"
-    raise files.failure("no_tables", folder=folder, found=", ".join(found[:8]) or "nothing")
+    listed = ", ".join(sorted(found)[:8]) or "nothing"
+    raise files.failure("no_tables", folder=folder, found=listed)
 
 
 # Kind -> function that opens a source of it.
