@@ -8,6 +8,7 @@ import datetime
 import decimal
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -24,6 +25,7 @@ from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, pars
 # original context, of which an image takes up to 2,509, and no prediction is so long.
 MAX_TEXT = 2000
 MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
+_LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2})?")
 ROLES = get_args(Message.__annotations__["role"])
 
 
@@ -72,11 +74,7 @@ def clean_chunk(
 
 
 def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
-    """Clean a row, or reject it.
-
-    Input:  {"photo": …, "name": "Gobi&trade;  Tee ", "price": "£1,234.50"}
-    Output: record {"title": "Gobi™ Tee", "full_price": 1234.5}, changes ("entities", …)
-    """
+    """Clean a row, or reject it."""
     row, columns = loaded.row, schema.columns
     try:
         if loaded.problem:
@@ -103,11 +101,7 @@ def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
 
 
 def reject(row: Row | UnreadableRow, message: str) -> RejectedRow:
-    """Return a row as rejected.
-
-    Input:  "unreadable image: image file is truncated (3 bytes not processed)"
-    Output: reason "unreadable image", the rest as detail
-    """
+    """Return a row as rejected; what follows a colon in the message is the detail."""
     reason, _, detail = message.partition(": ")
     origin, reason, detail = map(storable, (row.origin, reason, detail))
     values = values_as_json({"raw": row.raw} if isinstance(row, UnreadableRow) else row.values)
@@ -117,11 +111,7 @@ def reject(row: Row | UnreadableRow, message: str) -> RejectedRow:
 
 
 def values_as_json(values: Mapping[str, object]) -> str:
-    r"""Serialise original values so that nothing of them is lost.
-
-    Input:  {"photo": b"\xff\xd8", "price": nan, "sold": date(2026, 1, 1), "half": "\ud83d"}
-    Output: {"photo": {"base64": "/9g="}, "price": "nan", "sold": "2026-01-01", "half": "\ud83d"}
-    """
+    """Serialise original values so that nothing is lost: bytes as base64, NaN and dates as text."""
     text = json.dumps(_as_json_value(values), ensure_ascii=False)
     # Lone surrogates do not exist in UTF-8; `\ud83d` is also how JSON itself writes them.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -144,7 +134,7 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
     required = template.fields_of("number") if template else ()
     for field, column in schema.columns.fields_of(row).items():
         cell = row.values.get(column)
-        if template and field in template.fields:
+        if template and field in template.fields and field not in required:
             cell = _names(cell)
         value = _clean_value(cell, changes)
         if field in required and value is None:
@@ -201,16 +191,16 @@ def _clean_value(value: object, changes: list[str]) -> Value:
 
 
 def _names(value: object) -> object:
-    """Return the name of an object, and of a list of them or a text of one, all names.
-
-    Input:  [{"id": 3, "name": "Coats"}, {"name": "Red"}], '["Coats"]', {"amount": 5}
-    Output: "Coats, Red", "Coats", {"amount": 5}
-    """
+    """Return the name of an object, of a list of them all names, also of one written as text."""
     if isinstance(value, str):
         found = parse_literal(value.strip())
         return value if found is None else _names(found)
     if isinstance(value, Mapping):
-        return next((v for k, v in value.items() if k in ("name", "title", "label") and v), value)
+        # {"en": "Coat", "de": "Mantel"} is a name in languages.
+        is_named = all(isinstance(n, str) and _LANGUAGE.fullmatch(str(k)) for k, n in value.items())
+        languages = sorted(value, key=lambda key: not key.startswith("en")) if is_named else ()
+        keys = ("name", "title", "label", *languages)
+        return next((value[key] for key in keys if value.get(key)), value)
     if not isinstance(value, list | tuple):
         return value
     names = [_names(each) for each in value]

@@ -91,11 +91,6 @@ def choose_columns(
 ) -> Columns:
     """Find the role of each column of a source from its first rows.
 
-    Input:  columns "Photo", "SKU", "Product Name", "Type", "Price (GBP)";
-            given {"full_price": "Price (GBP)"}
-    Output: Columns(image=("Photo",), id="SKU", …, fields={"SKU": "SKU", "title": "Product Name",
-                    "category3_code": "Type", "full_price": "Price (GBP)"})
-
     Args:
         template: Its fields are looked for; None for those of products.
         given: Part or field -> column, from the user; `image` may name several, with commas.
@@ -141,10 +136,9 @@ def choose_columns(
 
 
 def image_cells(row: Row, columns: Columns) -> list[object]:
-    """List what holds or names a row's images; a "column" may be a path, such as images/{id}.jpg.
+    """List what holds or names a row's images, which may be several in a cell.
 
-    Input:  a row whose image column holds ["a.jpg", "b.jpg"], or "a.jpg, b.jpg", or nothing
-    Output: ["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], []
+    A "column" may also be a path with columns in it, such as images/{id}.jpg.
     """
     cells: list[object] = []
     for column in columns.image:
@@ -156,11 +150,7 @@ def image_cells(row: Row, columns: Columns) -> list[object]:
 
 
 def field_name(column: str, taken: Collection[str] = ()) -> str:
-    """Convert to a name that a template can use in braces and that is not taken.
-
-    Input:  "category3_code"   "Price (GBP)"   "2nd line"         "id", which is taken
-    Output: "category3_code"   "price_gbp"     "field_2nd_line"   "id_given"
-    """
+    """Convert to a name for braces that is not taken: "Price (GBP)" -> "price_gbp"."""
     name = column if column.isidentifier() else re.sub(r"\W+", "_", column).strip("_").lower()
     name = name if name.isidentifier() else f"field_{name}".rstrip("_")
     while name in taken:
@@ -217,10 +207,7 @@ def _guess(part: str, cells: _Cells, rows: int) -> tuple[str | None, str, str | 
 
 
 def _plain(name: str, known: Sequence[str]) -> str:
-    """Reduce a column's name to letters: "Product Name" to "productname", "Price (USD)" to "price".
-
-    Currencies are dropped where the rest is a known name.
-    """
+    """Reduce a name to letters; currencies are dropped where the rest is known: "Price (USD)"."""
     words = re.findall(r"[^\W_]+", name.lower())
     rest = "".join(word for word in words if word not in CURRENCY_WORDS)
     return rest if rest in known else "".join(words)
@@ -233,11 +220,7 @@ def _is_empty(cell: object) -> bool:
 
 
 def _rate(known: Sequence[str], name: str, cells: Sequence[object], rows: int) -> str | None:
-    """Return why values may not be those of a field, "" if they fit, None if they do not.
-
-    Input:  names of titles, 40 rows of a column `label` with 4 different values; of one `name`
-    Output: None; "only 4 different values in 40 rows"
-    """
+    """Return why values may not be those of a field, "" if they fit, None if they do not."""
     rate = next((rate for kind, rate in RATINGS.items() if known is NAMES[kind]), None)
     doubt = rate(name, cells) if cells and rate else None
     if doubt == "" and len(cells) < MIN_FILLED * rows:
@@ -349,10 +332,7 @@ def _image_by_id(rows: Sequence[Row], folder: Path | None) -> dict[str, str]:
 
 
 def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> float:
-    """Rate how likely cells are images: available ones over links, links over mere names.
-
-    `link` is the score of a URL without an image's suffix.
-    """
+    """Rate how likely cells are images: available ones over links (`link`) over mere names."""
 
     def score(cell: object) -> float:
         references = list_references(cell)

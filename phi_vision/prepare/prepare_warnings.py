@@ -21,9 +21,6 @@ def warn_of_splits(
 ) -> dict[str, str]:
     """Describe splits that are empty, leak, or lack categories, with the option that changes it.
 
-    Input:  40 samples in 2 groups, both of them in train
-    Output: {"validation": "no sample: all 40 are in 2 groups, …", "test": …}
-
     Args:
         source: The source's own splits that were kept, by id.
         fractions: The splits that are wanted.
@@ -83,11 +80,7 @@ def warn_of_splits(
 
 
 def warn_of_values(statistics: Statistics) -> dict[str, str]:
-    """Describe ambiguous prices, mixed currencies and placeholders, with numbers.
-
-    Input:  20 prices such as 19.990; 12 in EUR and 8 in USD
-    Output: {"full_price": "20 ambiguous prices, such as 19.990, read as 19990; …", …}
-    """
+    """Describe ambiguous prices, mixed currencies and placeholders, with numbers."""
     changes, found = statistics.changes, dict[str, str]()
     for name, values in statistics.fields.items():
         if count := changes[f"{name} as ambiguous"]:
@@ -95,6 +88,9 @@ def warn_of_values(statistics: Statistics) -> dict[str, str]:
                 f"{format_count(count, 'ambiguous price')}, such as {statistics.examples[name]}; "
                 "--decimal point or comma decides"
             )
+        if "price" in name.lower() and (count := values.numbers.count(0)):
+            listed = format_count(count, "row")
+            found[f"{name} of 0"] = f"{listed} have the price 0, which is learnt; leave it empty"
         start = f"{name} in "
         currencies = {c[len(start) :]: n for c, n in changes.items() if c.startswith(start)}
         if "currency" in name.lower() and not values.has_more_texts:

@@ -42,21 +42,17 @@ class Price(NamedTuple):
 
 
 def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
-    """Parse the price in a cell: text, a number, or None.
+    """Parse the price in a cell: text, a number, an object, or None.
 
     Of a range the lowest price is returned, as of `from £20`; of an old and a new price (`was`,
-    `now`, `RRP`, `statt`) the new one, whichever comes first.
+    `now`, `RRP`, `statt`) the new one. `decimal` is the mark of the column (`guess_decimal`), for
+    `1.234`; without it such a number is read as thousands, with the form `ambiguous`.
 
-    Input:  "£1,234.50", "1.234,50 €", "Rs. 1,23,456.00", "£20 - £40", "was £50 now £30", "N/A"
-    Output: 1234.5 GBP "thousands comma", 1234.5 EUR "thousands point", 123456.0 INR
-            "Indian thousands", 20.0 GBP "range (lowest)", 30.0 GBP "was and now (now)", None "none"
+    Input:  "£1,234.50",                     "£20 - £40",               "N/A"
+    Output: 1234.5 GBP "thousands comma",    20.0 GBP "range (lowest)", None None "none"
 
-    Args:
-        decimal: The decimal mark of the column (`guess_decimal`), for `1.234`. Without it such a
-            number is read as thousands, as prices rarely have three decimals: form `ambiguous`.
-
-    Raises:
-        ValueError: With a short reason that is the same for all of its kind, a colon and a detail.
+    Raises ValueError with a short reason that is the same for all of its kind, a colon and a
+    detail.
     """
     text = _amount_of(text)
     if isinstance(text, str):
@@ -73,28 +69,23 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
 
 
 def _amount_of(value: object) -> object:
-    """Return the price inside an object or a list of one, also as text, with its currency.
-
-    Input:  {"value": "240.00", "currency": "USD"}, '[{"amount": 5}]'
-    Output: "240.00 USD", "5 "
-    """
+    """Return the price inside an object or a list, also as text, with its currency; the lowest."""
     value = parse_literal(value.strip()) or value if isinstance(value, str) else value
-    if isinstance(value, list) and len(value) == 1:
-        return _amount_of(value[0])
+    if isinstance(value, list) and value:
+        return min(map(_amount_of, value), key=lambda each: parse_price(each).amount or MAX_AMOUNT)
     if not isinstance(value, Mapping):
         return value
-    found = [value[key] for key in _WORDS["amounts"] if value.get(key) is not None]
     code = next((value[key] for key in _WORDS["currencies"] if value.get(key)), "")
-    inner = _amount_of(found[0]) if found else str(value)
+    keys = [key for key in (*_WORDS["amounts"], *_WORDS["cents"]) if value.get(key) is not None]
+    inner = _amount_of(value[keys[0]]) if keys else str(value)
+    is_minor = keys[:1] in [[key] for key in _WORDS["cents"]] and code not in _WORDS["no_decimals"]
+    divisor = value.get("divisor") or (10 ** value.get("fractionDigits", 2) if is_minor else 1)
+    inner = inner / divisor if isinstance(inner, int | float) else inner
     return f"{inner} {code}" if code else inner
 
 
 def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
-    """Guess the decimal mark of a column: that of nine in ten of its unambiguous prices, or None.
-
-    Input:  ["1.234", "12,50 €", "1.234.567", "8"]
-    Output: ","
-    """
+    """Guess the decimal mark of a column: that of nine in ten unambiguous prices, or None."""
     votes: Counter[DecimalMark] = Counter()
     for text in texts:
         if isinstance(text, str) and len(text) <= _MAX_LENGTH:
@@ -106,11 +97,7 @@ def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
 
 
 def _check_amount(amount: float, found: str) -> float:
-    """Return an amount without the noise of sums and of 32-bit columns.
-
-    Input:  89.99000000000001, 89.98999786376953
-    Output: 89.99, 89.99
-    """
+    """Return an amount without the noise of sums and 32 bits: 89.99000000000001 -> 89.99."""
     if amount < 0:
         raise ValueError(f"negative price: found {found}; give the price without a sign")
     if not amount < MAX_AMOUNT:
@@ -156,11 +143,7 @@ def _error_message(words: str, plain: str) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Normalise digits, spaces, dashes and apostrophes.
-
-    Input:  "&pound;１２.50", "1\u202f234,50\u00a0€", "£20–£40", "١٢٫٥", "£12⁹⁹", "12€50", "12,-"
-    Output: "£12.50", "1 234,50 €", "£20-£40", "12.5", "£12.99", "12.50€", "12"
-    """
+    """Normalise digits, spaces, dashes, apostrophes: "&pound;１２.50", "£12⁹⁹", "12€50", "12,-"."""
     text = re.sub("<[^<>]*>", " ", html.unescape(text))  # HTML around it
     text = unicodedata.normalize("NFC", text).translate(_USUAL)
     text = re.sub(
@@ -180,15 +163,11 @@ def _plain(text: str) -> str:
     text = re.sub(r"\bM\.?R\.?P\b\.?", "MRP", re.sub(_WORDS["discount"], " ", text))
     text = " ".join(text.split())
     # Themes of shops write the price twice, once for screen readers.
-    return re.sub(r"([^\d\s]+ ?\d[\d.,]*|\d[\d.,]* ?[^\d\s.,]+) ?\1", r"\1", text)
+    return _DOUBLED.sub(r"\1", text)
 
 
 def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
-    """Split a text into words, numbers and currency; the last part is whether it is in pence.
-
-    Input:  "Was $50 USD, now $30"
-    Output: "was # now #", ["50", "30"], "USD", False
-    """
+    """Split into words such as "was # now #", numbers, currency, and whether it is in pence."""
     words, numbers = list[str](), list[str]()
     signs, codes = set[str](), set[str]()
     for match in _PIECE.finditer(plain.replace("#", "№")):
@@ -228,12 +207,11 @@ def _parse_number(
     mark = marks[-1] if len(marks) == 1 or len(set(marks)) == 2 else None
     is_open = re.fullmatch(r"[1-9]\d{0,2}[.,]\d{3}", written) is not None
     if is_open and (currency not in _WORDS["three_decimals"] or mark != "."):
-        if currency in _WORDS["no_decimals"]:
+        is_settled = decimal is None and currency in _WORDS["thousands"][mark]
+        if is_settled or currency in _WORDS["no_decimals"] or (decimal and mark != decimal):
             mark = None
         elif decimal is None:
             return float(re.sub("[.,]", "", written)), "ambiguous", None
-        elif mark != decimal:
-            mark = None
     whole, _, decimals = written.rpartition(mark) if mark else (written, "", "")
     grouped = _GROUPED.fullmatch(whole)
     if grouped is None:
@@ -265,6 +243,7 @@ _OTHER_MARK = {".": ",", ",": "."}
 _GROUPED = re.compile(
     r"\d*|\d{1,3}(?P<mark>[.,' ])\d{3}(?:(?P=mark)\d{3})*|(?P<indian>\d{1,2}(?:,\d\d)+,\d{3})"
 )
+_DOUBLED = re.compile(r"(?<![\d.,])([^\d\s]+ ?\d[\d.,]*|\d[\d.,]* ?[^\d\s.,]+) ?\1(?![\d.,])")
 _PIECE = re.compile(
     r"(?P<number>(?:\d{1,3}(?:[ ']\d{3})+(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*"
     r"|(?<![^\W_])[.,]\d+)(?:[eE][+-]?\d{1,3}(?![^\W_]))?)"

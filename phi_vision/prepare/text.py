@@ -37,12 +37,10 @@ _CONTROL_TOKEN = re.compile(r"<(?=\|\w+\|>|/?s>|(?:unk|pad|mask)>|0x[0-9A-Fa-f]{
 def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
     """Clean one text, and list what was changed; cleaning it again changes nothing.
 
-    Entities are unescaped until none is left; runs of white space, line breaks too, become one
-    space; control and invisible characters are removed; control tokens are neutralised.
+    Entities are unescaped until none is left; runs of white space become one space.
 
     Input:  "  Men&#39;s\\tT&amp;amp;C  Tee <|end|>"
-    Output: "Men's T&C Tee < |end|>", ("entities unescaped", "white space normalised",
-            "control tokens neutralised")
+    Output: "Men's T&C Tee < |end|>", ("entities unescaped", …)
     """
     unescaped = removed = False
     # One can hide the other: `&#8203;` is invisible, and an invisible one can stand in `&amp;`.
@@ -86,9 +84,6 @@ def neutralise(text: str) -> tuple[str, tuple[str, ...]]:
     For texts whose line breaks count, such as conversations; `clean_text` does it, too. `<image>`
     is no token of this model and stays. Lone surrogates, which no file can hold, are joined or
     replaced.
-
-    Input:  "5 < 6 <3 <b> <|end|> </s> <|image_1|> <image>"
-    Output: "5 < 6 <3 <b> < |end|> < /s> < |image_1|> <image>", ("control tokens neutralised",)
     """
     paired = text
     if _SURROGATE.search(text):  # JSON escapes of careless writers: they do not exist in UTF-8

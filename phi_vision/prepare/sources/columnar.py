@@ -21,11 +21,7 @@ _Batch = Any  # pa.RecordBatch or pa.Table; neither is typed
 
 
 def inspect_parquet(file: Path) -> Format:
-    """Return the reader of a Parquet file.
-
-    Input:  a file with the columns image: struct<bytes, path>, label: ClassLabel(names=["coat"])
-    Output: … (" row 1", {"image": {"bytes": b"…", "path": "a.jpg"}, "label": "coat"})
-    """
+    """Return the reader of a Parquet file, whose class labels come out as names: "coat" for 0."""
     return {}, partial(_read, "Parquet", _parquet_batches, file)
 
 
@@ -57,11 +53,7 @@ def saved_parts(folder: Path, split: str | None = None) -> list[files.FilePart]:
 def open_hub(
     name: str, *, split: str | None = None, revision: str | None = None, streaming: bool = False
 ) -> Source:
-    """Open a Hub dataset, or a folder, through `datasets`.
-
-    Input:  "owner/photos", or "owner/photos:small" for its configuration `small`
-    Output: … Row(origin="owner/photos train row 1", values={"image": {"bytes": …}}, split="train")
-    """
+    """Open a Hub dataset, or a folder, through `datasets`; owner/photos:small is its `small`."""
     import datasets  # takes a second to import, and only this kind needs it
 
     repository, _, configuration = (name, "", "") if Path(name).exists() else name.partition(":")

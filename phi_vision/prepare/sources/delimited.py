@@ -43,11 +43,8 @@ class Dialect(NamedTuple):
 def inspect_table(file: Path) -> Format:
     """Detect encoding, separator and header of a delimited text file.
 
-    The header is the first line with more than one cell. A line of web addresses or mostly numbers
-    is no header; the columns are then column_1, column_2, ….
-
-    Input:  a file with "sku;price" and "A;1.299,50" in cp1252
-    Output: {"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}, its reader
+    The header is the first line of several cells, unless those are web addresses or numbers.
+    Output: {"encoding": "cp1252", "separator": ";", "decimal comma in": "price"}, the reader
     """
     facts = text_files.detect_encoding(file)
     encoding = facts["encoding"]
@@ -90,7 +87,7 @@ def inspect_table(file: Path) -> Format:
 def _read_table(
     file: Path, encoding: str, dialect: Dialect, names: Sequence[str], start: int
 ) -> Iterator[Found]:
-    """Yield the rows from line `start` on: 'A;"Coat"' as {"sku": "A", "title": "Coat"}."""
+    """Yield the rows from line `start` on."""
     lines = text_files.read_lines(file, encoding)
     for number, cells in _read_records(lines, dialect, encoding):
         if number >= start:
@@ -115,10 +112,7 @@ def _named(cells: list[str], names: Sequence[str], separator: str) -> Values:
 def _read_records(
     lines: Iterator[text_files.Line], dialect: Dialect, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
-    """Split lines into the cells of records, skipping blank lines.
-
-    A quote that is never closed breaks the line in which it opens, and no other.
-    """
+    """Split lines into records; a quote that is never closed breaks no line but its own."""
     # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
     # limit is one for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))

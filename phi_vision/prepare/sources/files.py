@@ -104,8 +104,7 @@ def split_rank(split: str | None) -> tuple[int, str]:
 def split_of(file: Path, root: Path) -> str | None:
     """Derive the split of a file from its name, else from its folders below the root.
 
-    Input:  train-00000-of-00002.parquet   val/part-3.tar   photos_sft-00000-of-00001.parquet
-    Output: "train"                        "validation"     "photos_sft"
+    `train-00000-of-00002.parquet` and `train/part-3.tar` are "train", `photos-0…` is "photos".
     """
     folders = reversed(file.relative_to(root).parts[:-1])
     for name in (re.split(r"[-_.]", file.name)[0], *folders):
@@ -134,11 +133,7 @@ def suffix_of(file: Path) -> str:
 
 
 def read_notes(folder: Path) -> dict[str, str]:
-    """Read licence and description from dataset_info.json and the data card, README.md.
-
-    Input:  README.md beginning with "---", "license: cc-by-4.0", "---", "# Coats", "Photos."
-    Output: {"license": "cc-by-4.0", "description": "Photos."}
-    """
+    """Read licence and description from dataset_info.json and the data card, README.md."""
     readme, info = folder / "README.md", folder / INFO_FILE
     head, body = None, ""
     if readme.is_file():

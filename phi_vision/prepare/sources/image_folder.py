@@ -27,11 +27,8 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
     """Open a folder of images.
 
     With a metadata file, in the folder or in each split's, its rows are the rows, and images that
-    it does not name are unreadable rows. Without one, each image is a row, the name of its folder
-    is its category, and a text of the same name beside it its caption.
-
-    Input:  photos/train/coats/7.jpg
-    Output: Row(values={"image": "train/coats/7.jpg", "category": "coats"}, split="train")
+    it does not name are unreadable rows. Without one, each image is a row: photos/coats/7.jpg has
+    the category "coats", and a text of the same name beside it is its caption.
     """
     root = Path(name)
     if not root.is_dir():

@@ -75,9 +75,8 @@ def _read_records(file: Path, encoding: str) -> Iterator[Found]:
 def _find_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
     """Locate the rows of a JSON file, and describe where they are.
 
-    The elements of a list are rows, and so are concatenated values; of a single object, the rows
-    are, in this order: its longest list of objects; its columns, as pandas writes them; its named
-    objects; itself.
+    Of a single object they are, in this order: its longest list of objects; its columns, as pandas
+    writes them; its named objects; itself.
     """
     values = _elements(file, encoding)
     if next(values):
@@ -98,10 +97,7 @@ def _find_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
 
 
 def _elements(file: Path, encoding: str) -> Iterator[object]:
-    """Yield whether a file begins with a list, then its elements or concatenated values.
-
-    Only as much of the text is in memory as the next element needs.
-    """
+    """Yield whether a file begins with a list, then its values, none read before it is needed."""
     text, place, more = "", 0, " "
     begun, listed, closed, truncated = False, False, False, False
     with text_files.open_text(file, encoding) as stream:
@@ -179,10 +175,7 @@ def _as_row(value: object) -> Values:
 
 
 def _checked(value: object, raw: str) -> object:
-    r"""Reject a value nested too deep, and replace halves of surrogate pairs with U+FFFD.
-
-    Titles cut after N characters leave such halves: "Coat \ud83e" becomes "Coat �".
-    """
+    """Reject a value nested too deep; half a surrogate pair, left by a cut title, is U+FFFD."""
     level = [value]
     for _ in range(MAX_DEPTH):
         lists = (each for each in level if isinstance(each, dict | list))

@@ -88,10 +88,10 @@ def open_source(
         facts = "; ".join(f"{fact}: {found}" for fact, found in source.detected.items())
         found = f"only its format ({facts})" if facts else "neither header nor row"
         raise ValueError(f"{name} is empty: found {found}; it holds no rows, check the export")
+    files.check_width(name, {n for row in first if isinstance(row, Row) for n in row.values})
     if len(first) == 1 and isinstance(only := first[0], UnreadableRow) and source.kind in _WHOLE:
         found = f"{only.reason}: {only.raw[:200]!r}"
         raise files.failure("unreadable", name=name, kind=source.kind, found=found)
-    files.check_width(name, {n for row in first if isinstance(row, Row) for n in row.values})
     return conversations.with_conversations(source, mapped)
 
 

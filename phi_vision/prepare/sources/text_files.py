@@ -179,10 +179,7 @@ def _is_damage(excerpts: Sequence[bytes], file: Path) -> bool:
 
 
 def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, str]:
-    """Choose by a model of letter pairs in 50 languages, and by the places of special characters.
-
-    A few bytes of a long ASCII file that Western text does not explain are damage.
-    """
+    """Choose by a model of letter pairs in 50 languages, and by the places of special signs."""
     sample = sample.translate(_NO_CONTROLS)  # for chardet, they make a binary file
     ranked = []
     options: dict[str, Any] = {"include_encodings": ENCODINGS, "compat_names": False}
@@ -236,9 +233,8 @@ def _read_as_utf_8(data: bytes) -> str | None:
 def _decode_as_utf_8(text: str, encoding: str) -> str | None:
     """Decode as UTF-8 a text that was decoded with a single-byte encoding.
 
-    `NESTLÉ®` in cp1252 is by chance UTF-8 too, of a letter that cp1252 does not have. So one of the
-    letters must be known to the encoding of the file, or there must be several, or the text must
-    make no sense in that encoding.
+    `NESTLÉ®` in cp1252 is by chance UTF-8, too: one letter must be known to the file's encoding, or
+    there must be several, or the text makes no sense in that encoding.
     """
     try:
         data = text.encode(encoding, "surrogateescape")

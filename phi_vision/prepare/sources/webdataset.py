@@ -27,11 +27,7 @@ def inspect_tar(file: Path) -> Format:
 
 
 def _read_tar(file: Path) -> Iterator[Found]:
-    """Group the members of a tar by their path up to the first dot of its last part.
-
-    Input:  the members 0007.jpg, 0007.json {"title": "Coat"}, 0007.txt "a red coat"
-    Output: (": 0007", {"key": "0007", "image": b"…", "title": "Coat", "caption": "a red coat"})
-    """
+    """Group members by their path up to the first dot: 0007.jpg and 0007.json are one row."""
     key = ""
     try:
         for key, members in groupby(_members(file), key=itemgetter(0)):
