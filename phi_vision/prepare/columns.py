@@ -307,7 +307,7 @@ def _guess_image(cells: _Cells, folder: Path | None) -> tuple[str | None, str, N
     more = [n for n in scores if plain[n][len(family) :].isdigit() and scores[n] and n != best]
     more = [name for name in more if plain[name].startswith(family)]
     others = ", ".join(more)
-    doubt = f"{others} hold images, too (image={best},{more[0]} takes both)" if more else ""
+    doubt = f"images also in {others} (image={best},{more[0]} takes both)" if more else ""
     return best, doubt, None
 
 

@@ -80,7 +80,8 @@ def _amount_of(value: object) -> object:
     inner = _amount_of(value[keys[0]]) if keys else str(value)
     is_minor = keys[:1] in [[key] for key in _WORDS["cents"]] and code not in _WORDS["no_decimals"]
     divisor = value.get("divisor") or (10 ** value.get("fractionDigits", 2) if is_minor else 1)
-    inner = inner / divisor if isinstance(inner, int | float) else inner
+    if divisor != 1 and isinstance(inner, int | float):
+        inner /= divisor
     return f"{inner} {code}" if code else inner
 
 

@@ -113,6 +113,16 @@ def test_every_kind_of_value_becomes_one_that_a_record_holds(given: object, kept
     assert type(found) is type(kept)
 
 
+def test_of_a_name_in_languages_the_english_one_is_taken() -> None:
+    found = cleaned(title={"de": "Mantel", "en": "Coat"}, category3_code={"fr": "Bonnets"})
+    assert (found.record["title"], found.record["category3_code"]) == ("Coat", "Bonnets")
+
+
+def test_the_price_of_variants_is_the_lowest() -> None:
+    variants = [{"title": "S", "price": "25.00"}, {"title": "M", "price": "20.00"}]
+    assert cleaned(full_price=variants).record["full_price"] == 20.0
+
+
 def test_a_price_beside_the_templates_is_read_or_left_empty() -> None:
     assert cleaned(sale_price="€ 12").record["sale_price"] == 12.0
     odd = cleaned(sale_price="ask us")

@@ -6,6 +6,8 @@ import pytest
 from catalogs import product, products, rows_of, run, write_shop
 from test_columns import choose
 
+from phi_vision.prepare.sources.rows import Row
+
 LABELS = ["shirt", "shoes", "bag", "hat"]
 
 
@@ -75,6 +77,59 @@ def test_numbers_and_free_texts_are_worse_categories() -> None:
     rows = repeated("category", ["12", "17"], subcategory="c")
     rows = [row | {"sub_category": LABELS[n % 4]} for n, row in enumerate(rows)]
     assert choose(*rows).fields["category3_code"] == "sub_category"
+
+
+def test_a_constant_description_is_no_category() -> None:
+    rows = [{"image": b"x", "title": f"T{n}", "description": "Handmade"} for n in range(40)]
+    assert "category3_code" in choose(*rows).missing
+
+
+def test_images_in_numbered_columns_are_named() -> None:
+    rows = [{f"IMAGE{n}": f"https://a.b/{n}.jpg" for n in (1, 2, 3)} | {"name": "Coat"}]
+    found = choose(*rows)
+    assert found.image == ("IMAGE1",)
+    assert found.describe()["image"] == (
+        "IMAGE1 (guessed), doubtful: images also in IMAGE2, IMAGE3 (image=IMAGE1,IMAGE2 takes "
+        "both); --map image=COLUMN changes it"
+    )
+    assert "image" not in choose({"image_1": b"x", "image_2": "", "name": "Coat"}).doubts
+
+
+def test_an_empty_price_falls_back_on_the_next_one() -> None:
+    rows = [
+        {"image": b"x", ("sale_price", "regular_price")[n % 2]: "9.50", "title": f"T{n}"}
+        for n in range(20)
+    ]
+    found = choose(*rows)
+    assert found.describe()["full_price"].startswith("regular_price, else sale_price (guessed)")
+    fields = [found.fields_of(Row(number=0, origin="", values=row))["full_price"] for row in rows]
+    assert fields[:2] == ["sale_price", "regular_price"]
+    assert not choose(*[row | {"regular_price": "9"} for row in rows]).otherwise
+
+
+def test_the_price_of_a_shop_may_be_that_of_its_variants() -> None:
+    variants = [{"title": "S", "price": "25.00"}, {"title": "M", "price": "20.00"}]
+    assert choose({"image": b"x", "variants": variants}).fields["full_price"] == "variants"
+
+
+def test_a_column_of_splits_is_the_split_whatever_it_is_called() -> None:
+    rows = [{"image": b"x", "title": f"T{n}", "set": ("train", "Test")[n % 2]} for n in range(4)]
+    assert choose(*rows).split == "set"
+    assert choose(*[row | {"set": "train"} for row in rows]).split is None
+
+
+def test_a_column_of_images_that_are_none_is_shown() -> None:
+    with pytest.raises(ValueError, match=r"found image, title \(in 'image': '<none here>'\); map"):
+        choose({"image": "<none here>", "title": "Coat"})
+
+
+@pytest.mark.parametrize(
+    ("title", "category", "price"),
+    [("Bezeichnung", "Warengruppe", "Preis"), ("Название", "Категория", "Цена")],
+)
+def test_headers_of_other_languages_are_known(title: str, category: str, price: str) -> None:
+    found = choose({"image": b"x", title: "A", category: "B", price: "5"})
+    assert found.fields == {"title": title, "category3_code": category, "full_price": price}
 
 
 def test_few_values_are_no_groups() -> None:

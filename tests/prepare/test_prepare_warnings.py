@@ -116,6 +116,12 @@ def test_mixed_currencies_are_reported(tmp_path: Path) -> None:
     assert "EUR (30), USD (30)" in warnings_of(tmp_path, rows)["currencies of currency"]
 
 
+def test_prices_of_nothing_are_counted(tmp_path: Path) -> None:
+    rows = [product(n, price="0.00" if n < 7 else "5") for n in range(60)]
+    found = warnings_of(tmp_path, rows)["full_price of 0"]
+    assert found == "7 rows have the price 0, which is learnt; leave it empty"
+
+
 def test_placeholders_are_counted(tmp_path: Path) -> None:
     rows = [product(n, colour="N/A" if n < 7 else "red") for n in range(60)]
     assert warnings_of(tmp_path, rows)["placeholders"] == "7 rows with N/A or the like, left empty"

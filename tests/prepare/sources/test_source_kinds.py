@@ -1,5 +1,6 @@
 """How the kind of a source is told, the hub, and the errors for what is no source."""
 
+import json
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -133,6 +134,16 @@ def test_a_source_travels_to_other_processes(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("sku,title\nA,Coat\n")
     source = open_source(str(tmp_path / "products.csv"))
     assert list(pickle.loads(pickle.dumps(source)).rows()) == list(source.rows())
+
+
+def test_the_limit_of_columns_holds_for_all_kinds(tmp_path: Path) -> None:
+    row = {f"c{n}": [n] for n in range(2001)}
+    pq.write_table(pa.table(row), tmp_path / "p.parquet")
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    (tmp_path / "p.json").write_text(json.dumps([row]))
+    for name in ("p.parquet", "p.jsonl", "p.json"):
+        with pytest.raises(ValueError, match="found 2,001 columns, more than 2,000"):
+            open_source(str(tmp_path / name))
 
 
 def test_memory_stays_bounded_while_rows_stream(tmp_path: Path) -> None:
