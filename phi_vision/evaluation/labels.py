@@ -69,10 +69,7 @@ def headline(scores: Scores | Comparison) -> list[Metric]:
 
 
 def by_result(differences: Iterable[tuple[str, Estimate]]) -> dict[str, list[str]]:
-    """Group names by the result of their paired difference; without an interval there is none.
-
-    Output: {"better": ["title", "category"], "not significant": ["price"], "worse": []}
-    """
+    """Group names by the result of their paired difference; without an interval there is none."""
     groups: dict[str, list[str]] = {result: [] for result in SIGNS}
     for name, difference in differences:
         if not math.isnan(difference.low):
@@ -99,11 +96,7 @@ def format_percent_interval(estimate: Estimate) -> str:
 
 
 def format_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
-    """Format a difference and its confidence interval, with signs.
-
-    Input:  Estimate(0.05, -0.01, 0.11), 2
-    Output: "+0.05", "−0.01 to +0.11"
-    """
+    """Format a difference and its interval: (0.05, -0.01, 0.11) -> "+0.05", "−0.01 to +0.11"."""
     if not math.isfinite(difference.value):
         return MISSING, ""
     value, low, high = (format_signed(number, decimals) for number in difference)

@@ -132,10 +132,8 @@ def draw_calibration(scores: Scores) -> list[Chart]:
 
 
 def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int, float]]:
-    """List the most frequent confusions; predictions that do not parse are not among them.
-
-    Output: [("HATS", "BAGS", 3, 0.6)]: 3 HATS, 60 % of them, are predicted as BAGS
-    """
+    """List the most frequent confusions among those that parse: ("HATS", "BAGS", 3, 0.6) where 3
+    HATS, 60 % of them, are predicted as BAGS."""
     parsed = [each for each in scores.predictions if each.prediction.record]
     pairs = [(each.truth[field], (each.prediction.record or {})[field]) for each in parsed]
     errors = Counter(pair for pair in pairs if pair[0] != pair[1])
@@ -205,11 +203,8 @@ def thumbnail(sample: Sample) -> str:
 
 
 def short_labels(names: Sequence[str]) -> dict[str, str]:
-    """Drop the folders that all names share, and the end of a name that is still too long.
-
-    Input:  "runs/coats/lora", "runs/coats/full"
-    Output: {"runs/coats/lora": "lora", "runs/coats/full": "full"}
-    """
+    """Drop the folders that all names share, and the end of a name that is still too long: "lora"
+    and "full" for "runs/coats/lora" and "runs/coats/full"."""
     parts = [PurePath(name).parts for name in names]
     # The last part always stays: "runs/a" and "runs/a/old" become "a" and "a/old".
     most = min(map(len, parts)) - 1
@@ -229,11 +224,7 @@ def by_field(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, o
 
 
 def differing(known: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    """Find the fields that are not the same in all systems of which any field is known.
-
-    Input:  {"a": {"epochs": 5, "seed": 0}, "b": {"epochs": 8, "seed": 0}, "c": {}}
-    Output: {"epochs": {"a": 5, "b": 8}}
-    """
+    """Find the fields that are not the same in all systems of which any field is known."""
     count = sum(map(bool, known.values()))
     return {
         field: values

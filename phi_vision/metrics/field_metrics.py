@@ -148,7 +148,8 @@ def relative_error(predicted: Value, true: Value) -> float:
     Input:  150.0 for 100.0; None for 100.0
     Output: 0.5; 1.0
     """
-    return float(relative(*_as_numbers([(predicted, true)]).T)[0])
+    column = FieldValues("number", [{"number": predicted}], [{"number": true}], None)
+    return float(relative(*_numbers(column).T)[0])
 
 
 def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
@@ -264,11 +265,8 @@ def _category_numbers(column: FieldValues) -> SampleValues:
 
 
 def _category_paths(column: FieldValues) -> SampleValues:
-    """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes).
-
-    Input:  BOOTS predicted for SANDALS, both below SHOES below WOMEN
-    Output: (2, 3, 3)
-    """
+    """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes): (2, 3, 3)
+    for BOOTS instead of SANDALS, both below SHOES below WOMEN."""
     hierarchy = column.hierarchy
     assert hierarchy is not None, "a hierarchical metric without a hierarchy"
     rows = []
@@ -280,13 +278,9 @@ def _category_paths(column: FieldValues) -> SampleValues:
 
 
 def _numbers(column: FieldValues) -> SampleValues:
-    return _as_numbers([(predicted, true) for _, predicted, true in column.pairs()])
-
-
-def _as_numbers(pairs: Sequence[tuple[Value, Value]]) -> SampleValues:
     """Rows of (predicted, true): 0 where no number was predicted, NaN where the true one is ≤ 0."""
     rows = []
-    for predicted, true in pairs:
+    for _, predicted, true in column.pairs():
         number = as_number(true) or 0.0
         rows.append((as_number(predicted) or 0.0, number if number > 0 else math.nan))
     return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)

@@ -91,13 +91,10 @@ def score(
 
     Args:
         predictions: System of `SYSTEMS` -> one prediction per sample, in order; needs "model".
-        samples: Held-out samples with their true records.
-        template: Names the fields.
         training: For slices and category hierarchies.
         baselines: System of `SYSTEMS` -> predicted records, which may lack fields.
         leaked: Sample -> what it shares with training; None where not tested.
         target_precision: Share of correct predictions wanted among those accepted automatically.
-        seed: Of the resampling.
         best_achievable: Metric -> noise ceiling.
     """
     if not samples or not training:

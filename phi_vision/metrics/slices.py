@@ -149,11 +149,7 @@ def _by_seen(values: Sequence[Value], known: Iterable[Value]) -> tuple[list[str]
 
 
 def _by_category(values: Sequence[Value]) -> tuple[list[str], list[str]]:
-    """Separate frequent values, and pool rare ones.
-
-    Input:  A (7 times), B (5 times), C, D
-    Output: A, B and "2 others"
-    """
+    """Separate frequent values, and pool rare ones as "2 others"."""
     names = ["none" if value is None else str(value) for value in values]
     counted = Counter(names)
     ranked = sorted(counted, key=lambda name: (-counted[name], name))
@@ -184,11 +180,7 @@ def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[list[st
 
 
 def _by_image_size(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
-    """Divide samples by the thirds of their longest sides, named by the ends of each third.
-
-    Input:  images of 300×200, 400×400, 90×500, 800×600, 900×20, 1000×900 pixels
-    Output: "300 to 400 px" twice, "500 to 800 px" twice, "900 to 1000 px" twice
-    """
+    """Divide samples by the thirds of their longest sides, named by its ends: "300 to 400 px"."""
     sides = list(map(_longest_side, samples))
     known = sorted(side for side in sides if side is not None)
     # Edges are existing sides, so equal sides form one band.

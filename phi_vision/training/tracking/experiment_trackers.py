@@ -53,11 +53,10 @@ class WandbRun:
         self.folder = folder
         # Plain values, numbers as numbers, so that W&B can sort and filter.
         self.config: dict[str, Any] = yaml.safe_load(recipe)
+        unset = [name for name in FOLDERS if not os.environ.get(name)]
         with ExitStack() as stack:
-            place = folder.path.resolve()
-            folders = {name: place / below for name, below in FOLDERS.items()}
-            unset = {name: each for name, each in folders.items() if not os.environ.get(name)}
-            stack.enter_context(patch_environment(**unset))
+            folders = {name: folder.path.resolve() / FOLDERS[name] for name in unset}
+            stack.enter_context(patch_environment(**folders))
             self.run = _start(folder.path, self.config)
             self._environment = stack.pop_all()
         self.run.define_metric("validation/loss", summary="min,last")
@@ -77,11 +76,8 @@ class WandbRun:
         columns = ["Image", "Ground truth", "Predicted", *right, "Sample", "Step"]
         table = wandb.Table(columns=columns)
         for each in predictions:
-            texts, marks = (
-                (each.ground_truth, each.scored.prediction.text),
-                each.is_correct.values(),
-            )
-            table.add_data(_image(each), *texts, *marks, each.scored.id, step)
+            texts = (each.ground_truth, each.scored.prediction.text)
+            table.add_data(_image(each), *texts, *each.is_correct.values(), each.scored.id, step)
         plain = [_image(each) for each in predictions[:MAX_IMAGES] if each.image is not None]
         # The same keys at every evaluation, so that W&B compares the steps.
         self.run.log({"validation/answers": table, "validation/images": plain}, step=step)
@@ -157,9 +153,8 @@ class TensorboardRun:
             marks = ["✓" if is_right else "✗" for is_right in each.is_correct.values()]
             rows.append([each.scored.id, each.ground_truth, each.scored.prediction.text, *marks])
         escape = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
-        lines = [" | ".join(cell.translate(escape) for cell in row) for row in rows]
-        table = "\n".join(f"| {line} |" for line in lines)
-        self._writer.add_text("validation/answers", table, step)
+        lines = [f"| {' | '.join(cell.translate(escape) for cell in row)} |" for row in rows]
+        self._writer.add_text("validation/answers", "\n".join(lines), step)
         self._writer.flush()
 
     def finish(self, model: Path, best: Mapping[str, object]) -> None:
@@ -187,12 +182,11 @@ def _add_files(artifact: Any, paths: Iterable[Path], below: Path) -> None:
 
 def _start(folder: Path, config: Mapping[str, object]) -> Any:
     """Start the run, offline if W&B does not respond. The same folder is the same run."""
-    id_file = folder / "wandb" / "id"
+    id_file, given = folder / "wandb" / "id", os.environ.get("WANDB_RUN_ID")
     if not id_file.is_file():
         id_file.parent.mkdir(exist_ok=True)
-        new = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        id_file.write_text(new + "\n", encoding="utf-8")
-    run_id = os.environ.get("WANDB_RUN_ID") or id_file.read_text(encoding="utf-8").strip()
+        id_file.write_text((given or secrets.token_hex(4)) + "\n", encoding="utf-8")
+    run_id = given or id_file.read_text(encoding="utf-8").strip()
     resume: Any = os.environ.get("WANDB_RESUME") or "allow"
 
     def start(mode: Any) -> Any:

@@ -43,12 +43,10 @@ BETTER = {PARSE_RATE.name: PARSE_RATE.better} | {
 """Ending of a metric's name -> its better direction. Two or three per field are drawn; the log has
 all of them."""
 
+BROAD = {"alpha": 0.6, "lw": 3.0, "marker": "o", "ms": 6}
 SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "constant": {"label": "constant baseline", "color": GRAY, "ls": ":"},
-    "shuffled": {
-        **{"label": "shuffled images", "color": ORANGE, "alpha": 0.6},
-        **{"lw": 3.0, "marker": "o", "ms": 6},
-    },
+    "shuffled": {"label": "shuffled images", "color": ORANGE, **BROAD},
     "model": {"label": "own images", "color": BLUE, "marker": "o", "ms": 3.5},
 }
 """System -> line style, the model's on top; the broad ones stay visible below it."""
@@ -64,10 +62,6 @@ COLUMNS, MAX_ROWS, MAX_LETTERS = 4, 3, 28
 small to read."""
 
 FONT_SIZE = 7.5  # of captions in points; lines are half as high again
-BELOW_IMAGE: dict[str, Any] = {
-    **{"xycoords": "axes fraction", "textcoords": "offset points"},
-    **{"fontsize": FONT_SIZE, "parse_math": False},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +297,8 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> Figur
         if each.image is not None:
             axes.imshow(each.image)
         for number, (text, color) in enumerate(texts, start=1):
-            at = (0, -1.5 * FONT_SIZE * number)
-            axes.annotate(text, (0, 0), at, color=color, **BELOW_IMAGE)
+            places = ((0, 0), (0, -1.5 * FONT_SIZE * number), "axes fraction", "offset points")
+            axes.annotate(text, *places, color=color, fontsize=FONT_SIZE, parse_math=False)
     return figure
 
 
