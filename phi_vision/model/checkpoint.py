@@ -6,14 +6,13 @@ Weights need no renaming: every module has its official name.
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
@@ -66,16 +65,20 @@ def load_model(
     """
     place = resolve(source)
     base = adapter_base(place)
-    if base is not None:
-        _check_adapter(Path(place))
+    tensors = _check_adapter(Path(place)) if base is not None else set()
     config = load_config(base or place)
     processor = load_processor(place, config)
     model = _load_weights(base or place, config, dtype, quantization)
     if base is not None:
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
-            # Or an empty adapter would only look loaded.
-            warnings.filterwarnings("error", ".*missing adapter keys")
             model = PeftModel.from_pretrained(model, place)
+            # peft warns of missing tensors and drops others: the adapter would only look loaded.
+            needed = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+            if other := sorted(needed ^ tensors):
+                raise ValueError(
+                    f"{len(other)} tensors are only in its weights or only in the model that "
+                    f"{ADAPTER_CONFIG} describes, the first {other[0]!r}"
+                )
     return model.to(device or "cpu").eval(), processor
 
 
@@ -171,6 +174,7 @@ def load_config(source: str | Path) -> Phi3VConfig:
     if is_folder:
         check_sizes(fields, Path(place))
     with explained(f"The config.json in {place} does", "Copy it there again."):
+        json.dumps(fields, allow_nan=False)
         config: Phi3VConfig = Phi3VConfig.from_dict(fields)
     return config
 
@@ -202,6 +206,9 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
     if (index := folder / "model.safetensors.index.json").is_file():
         files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
     for file in files:
+        with file.open("rb") as head:
+            if head.read(20).startswith(b"version https://git"):
+                raise ValueError(f"{file.name} is a Git LFS pointer, to fetch with `git lfs pull`")
         with safe_open(file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 stored = opened.get_slice(name)
@@ -222,27 +229,29 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
     return sizes
 
 
-def _check_adapter(folder: Path) -> None:
-    """Check that an adapter is one of LoRA, with a rank that its weights have."""
+def _check_adapter(folder: Path) -> set[str]:
+    """Check that an adapter is one of LoRA, with a rank of its weights; return their names."""
     what = f"The adapter in {folder}"
     with explained(f"{what} does", "Copy it there again."):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
+        json.dumps(fields, allow_nan=False)
         ranks = [fields["r"], *(fields.get("rank_pattern") or {}).values()]
         with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
-            names = [name for name in opened.keys() if "lora_A" in name]  # noqa: SIM118
-            largest = max(opened.get_slice(name).get_shape()[0] for name in names)
+            names = list(opened.keys())
+            heads = [opened.get_slice(name) for name in names if "lora_A" in name]
+            largest = max(head.get_shape()[0] for head in heads)
         if fields.get("peft_type") != "LORA" or fields.get("layer_replication"):
             raise ValueError("it is no LoRA adapter of the model's own layers")
         if max(ranks) > largest:
             raise ValueError(f"its rank is {max(ranks)}, its weights have {largest}")
+    return set(names)
 
 
 @contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
     """Turn whatever libraries raise for a damaged file into one line."""
     try:
-        with warnings.catch_warnings():
-            yield
+        yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as problem:
@@ -290,9 +299,12 @@ def adapter_base(place: str) -> str | None:
 
 
 def first_line(problem: Exception) -> str:
-    """Return the first line of an error, ended by a full stop."""
-    line = (str(problem) or type(problem).__name__).strip().splitlines()[0].rstrip(". ")
-    return line + "."
+    """Return the first line of an error that says something, ended by a full stop."""
+    text = f"there is no {problem}" if isinstance(problem, KeyError) else str(problem)
+    first, *more = (text or type(problem).__name__).strip().splitlines()
+    # Validators name themselves first.
+    line = more[0].strip() if more and first.endswith(":") else first
+    return line.rstrip(". ") + "."
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

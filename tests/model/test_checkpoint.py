@@ -280,6 +280,7 @@ def as_folder(name: str) -> Callable[[Path], None]:
     return harm
 
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 7\n"
 STOPS = "generation_config.json"
 MODEL_HARMS = {
     "whole numbers": (fill(1, torch.int32), "lm_head.weight holds whole numbers (I32)"),
@@ -288,6 +289,9 @@ MODEL_HARMS = {
     "no tokenizer": (as_folder("tokenizer.json"), "there is no tokenizer.json."),
     "no config": (as_folder("config.json"), "it has no config.json"),
     "weights of nothing": (as_folder("model.safetensors"), "The weights in"),
+    "a pointer of Git LFS": (write("model.safetensors", LFS), "to fetch with `git lfs pull`"),
+    "no number": (change("config.json", rms_norm_eps=float("nan")), "not JSON compliant"),
+    "no activation": (change("config.json", hidden_act="none"), "there is no 'none'"),
     "other crops": (change_crops(crop_size=100), "crop_size is 100, and the model in config.json"),
     "other tokens": (change_crops(num_img_tokens=7), "num_img_tokens is 7, and the model in"),
     "no deviation": (change_crops(image_std=[0, 0, 0]), "image_std [0, 0, 0]. Copy"),
@@ -347,6 +351,8 @@ ADAPTER_HARMS = {
         (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin") and None
     ),
     "few weights": hollow,
+    "weights of other modules": change("adapter_config.json", target_modules=["qkv_proj"]),
+    "a scale that is no number": change("adapter_config.json", lora_alpha=float("nan")),
     "cut weights": lambda adapter: cut_off(adapter / "adapter_model.safetensors"),
 }
 
