@@ -60,10 +60,8 @@ def export_hf(
         samples: Number of samples; 0 skips the verification.
         max_shard_size: Largest weight file, such as 5GB.
 
-    Raises:
-        ValueError: There are no full weights to export, an adapter does not fit its base, there
-            are no samples, or the outputs of the exported model do not match.
-        OSError: The disk is full.
+    Where there are no full weights or no samples, an adapter does not fit its base, or outputs of
+    the exported model do not match, a ValueError; where the disk is full, an OSError.
     """
     check_folder_is_free(out)
     chosen, template = verify.verification_samples(source, data, samples)

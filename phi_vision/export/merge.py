@@ -48,11 +48,9 @@ StoredTensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dt
 def open_source(
     source: str | Path, *, dtype: torch.dtype | None = None
 ) -> tuple[Model, Phi3VProcessor]:
-    """Load the model to export, with its adapter attached but not merged.
+    """Load the model to export, with its adapter attached but not merged, or raise ValueError.
 
     In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
-    Raises ValueError if the source is an ONNX folder, a run without weights, quantized, incomplete,
-    or an adapter that does not fit its base.
     """
     place = find_weights(source)
     base = adapter_base(place)

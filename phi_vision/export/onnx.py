@@ -87,12 +87,7 @@ def export_onnx(
 
     Model and graphs predict the same samples in float32 on the CPU, one after the other, so that
     never both are in memory. The precision is one of `PRECISIONS`; at int8 and int4 differences are
-    reported and accepted.
-
-    Raises:
-        ValueError: There is no such model, data or precision, the folder is in use, a library is
-            missing, or at fp32 the predictions differ.
-        OSError: The disk is full, or onnxruntime-genai's builder failed.
+    reported and accepted, at fp32 a ValueError. A full disk or a failing builder is an OSError.
     """
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)

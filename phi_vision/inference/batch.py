@@ -77,11 +77,8 @@ def predict_catalog(
 ) -> BatchSummary:
     """Predict every row of a prepared folder, Parquet file or folder of images.
 
-    `progress` is called at the start and after each part. Finished parts outlive any error.
-
-    Raises:
-        ValueError: The arguments do not fit together, or every prediction fails.
-        OSError: The disk is full.
+    `progress` is called at the start and after each part. Finished parts outlive any error: a
+    ValueError where arguments do not fit or every prediction fails, an OSError of a full disk.
     """
     job = _Job(source, spec, config)
     start, predicted = time.perf_counter(), 0

@@ -86,12 +86,8 @@ CatalogPart = Sequence[CatalogRow]
 class Catalog:
     """Rows with images in a fixed order, opened without reading them.
 
-    Args:
-        source: Prepared folder, Parquet file, or folder of images (see `list_images`).
-        split: Split to read; by default all, one after the other.
-
-    Raises:
-        ValueError: There is no such source or split, or it has no images.
+    They are those of a prepared folder, Parquet file, or folder of images (see `list_images`), of
+    one split or of all, one after the other. Without any a ValueError.
     """
 
     def __init__(self, source: Path, split: str | None = None) -> None:

@@ -47,9 +47,8 @@ def predict_part(
 ) -> list[Outcome]:
     """Predict every row that has a sample; a failing row is isolated by bisection.
 
-    Raises:
-        ValueError: The server is unavailable, or every row fails.
-        torch.AcceleratorError: The GPU failed; this process cannot use it again.
+    Where every row fails, or the server is unavailable, a ValueError; where the GPU is lost, its
+    torch.AcceleratorError.
     """
     outcomes: dict[int, Outcome] = {}
     samples: dict[int, Sample] = {}

@@ -37,7 +37,7 @@ BATCHES_PER_WINDOW = 4
 
 
 class LocalPredictor:
-    """A loaded model with its prompt template.
+    """A loaded model with its prompt template; ValueError if there is no such model or template.
 
     Args:
         model: Run, checkpoint or adapter folder, Hub id, "phi-vision-small", or ONNX folder.
@@ -45,9 +45,6 @@ class LocalPredictor:
         device: By default a GPU if there is one. ONNX graphs run on the CPU.
         dtype: By default `fast_dtype` of the device. ONNX graphs have their own.
         batch_size: Images generated together.
-
-    Raises:
-        ValueError: There is no such model or template.
     """
 
     def __init__(
@@ -90,28 +87,29 @@ class LocalPredictor:
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
         for indices in _batched(order, self.batch_size):
-            requests = []
-            for sample in (samples[index] for index in indices):
-                request = self.request(self._open_images(sample), grammar=grammar)
-                prompt = prompt_of(self.processor, self.template, sample)
-                requests.append(replace(request, prompt=prompt))
-            ids = [samples[index].id for index in indices]
-            yield from zip(indices, self._predict(requests, ids), strict=True)
+            chosen = [samples[index] for index in indices]
+            requests = [
+                replace(
+                    self.request(self._open_images(sample), grammar=grammar),
+                    prompt=prompt_of(self.processor, self.template, sample),
+                )
+                for sample in chosen
+            ]
+            predictions = self._predict(requests, [sample.id for sample in chosen])
+            yield from zip(indices, predictions, strict=True)
 
     def predict(
         self, images: ImageSource | Iterable[ImageSource], *, grammar: str | None = None
     ) -> list[Prediction]:
         """Predict the record of one image or of each of several.
 
-        An image is a path, encoded bytes, a file opened with "rb", a PIL image or a NumPy array.
+        An image is a path, encoded bytes, a file opened with "rb", a PIL image or a NumPy array. One
+        that cannot be read, or is of impossible shape, is a ValueError that names it.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg", text="Product: Wool Coat, Full Price: 390.0",
                             record={"title": "Wool Coat", "full_price": 390.0},
                             confidence={"title": 0.81, "full_price": 0.4})]
-
-        Raises:
-            ValueError: There is no image, one cannot be read, or has an impossible shape; names it.
         """
         images = _as_list(images)
         sources = [

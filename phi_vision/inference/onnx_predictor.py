@@ -72,11 +72,9 @@ class OnnxModel:
         do_sample: bool = False,
         num_beams: int = 1,
     ) -> torch.Tensor:
-        """Extend each text by the tokens of the logits processors, like the model's own `generate`.
+        """Extend texts (B, L) by tokens of the logits processors to (B, L + new), like a model.
 
-        Input:  ids and mask (B, L), padded on the left; pixel_values (crops, 3, S, S) or (N, K, 3,
-                S, S) and image_sizes (N, 2) as the processor returns them
-        Output: (B, L + new); after a stop token there is padding
+        Arguments are as the processor returns them; after a stop token there is padding.
         """
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
         images = self._image_inputs(pixel_values, image_sizes)

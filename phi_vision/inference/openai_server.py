@@ -60,7 +60,7 @@ class OpenAIPredictor:
 
     The server applies its own chat template, so the template's `layout` has no effect. Proxies of
     the environment are ignored; a key in OPENAI_API_KEY is sent as the bearer token, and redirects
-    are not followed.
+    are not followed. An invalid URL, or one where no such server responds, is a ValueError.
 
     Args:
         url: Base URL, such as http://localhost:8000/v1; http://localhost:8000/v1#coats selects the
@@ -69,9 +69,6 @@ class OpenAIPredictor:
         batch_size: Concurrent requests.
         timeout: Seconds until a response.
         max_retries: Retries of a request that timed out or was rejected with 408, 429 or 5xx.
-
-    Raises:
-        ValueError: The URL is invalid, or no such server responds there.
     """
 
     def __init__(

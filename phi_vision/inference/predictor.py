@@ -29,10 +29,8 @@ class Predictor(Protocol):
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) in any order, as soon as each is available.
 
-        A sample without images is prompted with text alone; a Lark grammar constrains the text.
-
-        Raises:
-            ValueError: A sample has an unusable image (named), or grammars are not supported.
+        A sample without images is prompted with text alone; a Lark grammar constrains the text. An
+        unusable image, or a grammar where none is supported, is a ValueError.
         """
         ...
 
@@ -44,10 +42,7 @@ def load_predictor(model: str, *, template: str | None = None, batch_size: int =
             "http://localhost:8000/v1"                              OpenAIPredictor
             "given.jsonl"                                           FilePredictor
 
-    For a server, `batch_size` is the number of concurrent requests.
-
-    Raises:
-        ValueError: There is no such model, or it cannot be loaded.
+    For a server, `batch_size` is the number of concurrent requests. No such model: a ValueError.
     """
     chosen = resolve_template(model, template)
     if model.startswith(("http://", "https://")):
@@ -85,10 +80,8 @@ class FilePredictor:
         {"id": "B-blue", "record": {"title": "Hat", "category3_code": "HATS", "full_price": 45.5},
          "confidence": {"full_price": 0.7}}
 
-    `text` takes precedence; a record may be null. The file may hold further samples.
-
-    Raises:
-        ValueError: There is no such file, or a line is not a prediction; names the line.
+    `text` takes precedence; a record may be null. The file may hold further samples. A line that is
+    not a prediction is a ValueError that names it.
     """
 
     def __init__(self, file: Path, *, template: str = "product") -> None:

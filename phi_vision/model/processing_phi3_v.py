@@ -51,15 +51,10 @@ class Phi3VProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-
 
 
 class Phi3VProcessor(ProcessorMixin):
-    """Joins the image processor and the tokenizer.
+    """Joins image processor and tokenizer; the chat template is by default the official one.
 
     Rows are padded on the left unless asked otherwise, so that a batch can generate; `padding_side`
     in the call changes it.
-
-    Args:
-        image_processor: Cuts images into crops.
-        tokenizer: With `<|image|>`, `<|user|>`, `<|assistant|>` and `<|end|>`.
-        chat_template: Jinja template of a conversation; by default the official one.
     """
 
     valid_processor_kwargs = Phi3VProcessorKwargs
@@ -157,9 +152,7 @@ def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
             "one list of images for each text (an empty one for a text without)."
         )
     if len(rows) != texts:
-        raise ValueError(
-            f"Got {texts} texts but {len(rows)} lists of images; give one list for each."
-        )
+        raise ValueError(f"Got {texts} texts but {len(rows)} lists of images; give one for each.")
     return rows
 
 
