@@ -103,8 +103,8 @@ class LocalPredictor:
     ) -> list[Prediction]:
         """Predict the record of one image or of each of several.
 
-        An image is a path, encoded bytes, a file opened with "rb", a PIL image or a NumPy array. One
-        that cannot be read, or is of impossible shape, is a ValueError that names it.
+        An image is a path, encoded bytes, a file opened with "rb", a PIL image or a NumPy array;
+        what is none, or has an impossible shape, is a ValueError that names it.
 
         Input:  [Path("coat.jpg")]
         Output: [Prediction(source="coat.jpg", text="Product: Wool Coat, Full Price: 390.0",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
@@ -21,6 +22,7 @@ from .image_processing_phi3_v import Phi3VImageProcessor
 from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
 
+TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 SMALL = "phi-vision-small"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
 
@@ -35,6 +37,7 @@ PROCESSOR_FILES = (
     ("tokenizer.json", "tokenizer.model"),
 )
 DECODER, TOWER = "model.", "model.vision_embed_tokens.img_processor.vision_model."
+# Part, field of its config, and the weight with the dimension that has this size.
 SIZES = (
     (DECODER, "vocab_size", "embed_tokens.weight", 0),
     (DECODER, "hidden_size", "embed_tokens.weight", 1),
@@ -44,7 +47,6 @@ SIZES = (
     (TOWER, "patch_size", "embeddings.patch_embedding.weight", 2),
     (TOWER, "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0),
 )
-"""Part, field of its config, and the weight with the dimension that has this size."""
 
 
 def load_model(
@@ -75,10 +77,7 @@ def load_model(
             # peft warns of missing tensors and drops others: the adapter would only look loaded.
             needed = set(get_peft_model_state_dict(model, save_embedding_layers=False))
             if other := sorted(needed ^ tensors):
-                raise ValueError(
-                    f"{len(other)} tensors are only in its weights or only in the model that "
-                    f"{ADAPTER_CONFIG} describes, the first {other[0]!r}"
-                )
+                raise failure("other_modules", count=len(other), first=other[0])
     return model.to(device or "cpu").eval(), processor
 
 
@@ -101,10 +100,7 @@ def load_processor(source: str | Path, config: Phi3VConfig | None = None) -> Phi
         processor = Phi3VProcessor(image_processor, tokenizer)
         _check_processor(processor, config)
     except Exception as problem:
-        raise ValueError(
-            f"No processor in {place}: {first_line(problem)} Copy preprocessor_config.json and "
-            "the tokenizer files of the base checkpoint there."
-        ) from problem
+        raise failure("no_processor", place=place, problem=first_line(problem)) from problem
     return processor
 
 
@@ -118,9 +114,7 @@ def _check_processor(processor: Phi3VProcessor, config: Phi3VConfig | None) -> N
     if config is None:
         return
     if (largest := max(ids.values())) >= config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has ids up to {largest}, the model a vocabulary of {config.vocab_size}"
-        )
+        raise failure("large_ids", largest=largest, size=config.vocab_size)
     side = config.tower.image_size // config.tower.patch_size // 2
     for name, found, expected in (
         ("the id of <|image|>", ids.get(processor.image_token), config.image_token_id),
@@ -128,9 +122,7 @@ def _check_processor(processor: Phi3VProcessor, config: Phi3VConfig | None) -> N
         ("num_img_tokens", crops.num_img_tokens, side**2),
     ):
         if found != expected:
-            raise ValueError(
-                f"{name} is {found!r:.40}, and the model in config.json has {expected}"
-            )
+            raise failure("other_number", name=name, found=found, expected=expected)
 
 
 def load_generation_config(folder: str | Path, config: Phi3VConfig) -> GenerationConfig:
@@ -150,27 +142,15 @@ def load_config(source: str | Path) -> Phi3VConfig:
     is_folder = Path(place).is_dir()
     if is_folder and not (Path(place) / "config.json").is_file():
         held = ", ".join(sorted(entry.name for entry in Path(place).iterdir())[:5]) or "nothing"
-        raise ValueError(
-            f"{place} is no checkpoint: it has no config.json, only {held}. "
-            "Give the folder that holds config.json and the weights."
-        )
+        raise failure("no_config", place=place, held=held)
     try:
         fields = dict(Phi3VConfig.get_config_dict(place)[0])
     except Exception as problem:
-        text = f"{place} is no checkpoint: {first_line(problem)} Copy config.json there again."
-        if not is_folder:
-            text = (
-                f"{place!r} is no folder here, and fetching it from the hub failed: "
-                f"{first_line(problem)} Check the name and the network, or download the checkpoint "
-                "and give its folder."
-            )
-        raise ValueError(text) from problem
+        key = "cut_config" if is_folder else "not_on_hub"
+        raise failure(key, place=place, problem=first_line(problem)) from problem
     kind = fields.get("model_type")
     if kind != Phi3VConfig.model_type:
-        raise ValueError(
-            f"{place} holds a model of type {kind!r}, not 'phi3_v'. Give a Phi-3-Vision or "
-            "Phi-3.5-Vision checkpoint."
-        )
+        raise failure("other_model", place=place, kind=kind)
     if is_folder:
         check_sizes(fields, Path(place))
     with explained(f"The config.json in {place} does", "Copy it there again."):
@@ -192,11 +172,9 @@ def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
     for (prefix, name), found in sizes.items():
         number = given[prefix].get(name)
         if number is not None and number != found:
-            raise ValueError(
-                f"The config.json in {folder} has {name} {number!r:.40}, but the weights of the "
-                f"{'decoder' if prefix == DECODER else 'tower'} have {found}. Copy the config.json "
-                "of these weights there."
-            )
+            part = "decoder" if prefix == DECODER else "tower"
+            values = {"name": name, "number": number, "part": part, "found": found}
+            raise failure("other_size", folder=folder, **values)
 
 
 def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], int]:
@@ -231,8 +209,7 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
 
 def _check_adapter(folder: Path) -> set[str]:
     """Check that an adapter is one of LoRA, with a rank of its weights; return their names."""
-    what = f"The adapter in {folder}"
-    with explained(f"{what} does", "Copy it there again."):
+    with explained(f"The adapter in {folder} does", "Copy it there again."):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
         json.dumps(fields, allow_nan=False)
         ranks = [fields["r"], *(fields.get("rank_pattern") or {}).values()]
@@ -255,7 +232,8 @@ def explained(what: str, advice: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as problem:
-        raise ValueError(f"{what} not load: {first_line(problem)} {advice}") from problem
+        text = first_line(problem)
+        raise failure("not_load", what=what, problem=text, advice=advice) from problem
 
 
 def resolve(source: str | Path) -> str:
@@ -268,16 +246,10 @@ def resolve(source: str | Path) -> str:
         if (folder / RUN_MODEL).is_dir():
             return str(folder / RUN_MODEL)
         if (recipe := folder / RUN_RECIPE).is_file():
-            raise ValueError(
-                f"The run in {folder} has no model yet: it ended before its first evaluation. "
-                f"Continue it with `phi-vision train {recipe} --resume`."
-            )
+            raise failure("no_model_yet", folder=folder, recipe=recipe)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
-    raise ValueError(
-        f"No model at {text!r}: no such folder. Give a checkpoint folder, a run folder, {SMALL!r} "
-        "or a hub id like 'microsoft/Phi-3.5-vision-instruct'."
-    )
+    raise failure("no_model", text=text, small=SMALL)
 
 
 def adapter_base(place: str) -> str | None:
@@ -292,10 +264,12 @@ def adapter_base(place: str) -> str | None:
     try:
         return resolve(base)
     except ValueError as problem:
-        raise ValueError(
-            f"{place} is an adapter of {base!r}, which is not there. Put it there, or write "
-            "where it is as base_model_name_or_path in adapter_config.json."
-        ) from problem
+        raise failure("no_base", place=place, base=base) from problem
+
+
+def failure(key: str, **values: object) -> ValueError:
+    """Make an error from its text in checkpoint.yaml."""
+    return ValueError(TEXTS[key].format(**values))
 
 
 def first_line(problem: Exception) -> str:
@@ -340,11 +314,7 @@ def _load_weights(
         )
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ValueError(
-            f"The weights in {place} lack {len(missing)} of the model's tensors, the first "
-            f"{missing[0]!r}. Complete the checkpoint; a model with untrained parts would only "
-            "look loaded."
-        )
+        raise failure("missing_tensors", place=place, count=len(missing), first=missing[0])
     return model
 
 
