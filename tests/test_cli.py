@@ -336,6 +336,7 @@ def test_the_best_achievable_of_a_sample_catalog_is_read(tmp_path: Path) -> None
     [
         (OSError(28, "No space left on device"), "the disk is full: free some space"),
         (UnicodeEncodeError("utf-8", "\udcc3", 0, 1, "surrogates not allowed"), "rename it"),
+        (RuntimeError("Symlink loop from '/a/b'"), "the link points to itself: remove it"),
     ],
 )
 def test_an_error_of_the_machine_says_what_to_do(

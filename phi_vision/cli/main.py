@@ -30,8 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(words)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except (ValueError, OSError) as error:
-        if words[:1] == ["--traceback"]:
+    except (ValueError, OSError, RuntimeError) as error:
+        is_ours = isinstance(error, RuntimeError) and "Symlink loop" not in str(error)
+        if words[:1] == ["--traceback"] or is_ours:
             raise
         print("phi-vision: error:", _describe(error), file=sys.stderr)
         return EXIT_MISTAKE
@@ -43,6 +44,8 @@ def _describe(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
+    if isinstance(error, RuntimeError):
+        text += "; the link points to itself: remove it or choose another place"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
         text = f"a path is not text in UTF-8, {error.object!a:.200}: rename it"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,31 +108,14 @@ class Statistics:
         }
 
 
-class CardImage(NamedTuple):
-    """A sample on the card."""
-
-    caption: str
-    encoded: bytes
-
-    @property
-    def thumbnail(self) -> str:
-        """A small JPEG in base64."""
-        with Image.open(io.BytesIO(self.encoded)) as image:
-            small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        file = io.BytesIO()
-        small.save(file, "JPEG", quality=80)
-        return base64.b64encode(file.getvalue()).decode()
-
-
 def as_markdown(metadata: Mapping[str, Any]) -> str:
     """Render the card as the README of the dataset."""
     header = card_header(metadata["splits"], metadata["source"].get("license"))
     return render("data_card.md.j2", header=header, metadata=metadata)
 
 
-def as_html(metadata: Mapping[str, Any], images: Sequence[CardImage]) -> str:
-    """Render the card as one page with images, readable from disk, in light and dark."""
+def as_html(metadata: Mapping[str, Any], images: Sequence[tuple[str, bytes]]) -> str:
+    """Render the card as one page with (caption, image)s, readable from disk, in light and dark."""
     return render("data_card.html.j2", images=images, metadata=metadata)
 
 
@@ -152,6 +135,16 @@ def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
     found = np.quantile(values, QUANTILES).tolist()
     names = [f"{100 * share:.0f} %" for share in QUANTILES]
     return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
+
+
+def _thumbnail(encoded: bytes) -> str:
+    """Return a small JPEG in base64."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _words(value: object) -> str:
@@ -176,3 +169,4 @@ _TEMPLATES.filters |= {
     **{"words": _words, "markdown": _escape_markdown},
     "cells": lambda value: value if isinstance(value, list) else [value],
 }
+_TEMPLATES.filters["thumbnail"] = _thumbnail

@@ -28,9 +28,9 @@ def run_locally(
     workers: int | None = None,
     address: str | None = None,
 ) -> Iterator[Result]:
-    """Compute a picklable function in processes of this machine, by default one for each core.
+    """Compute a picklable function in processes, by default one a core; 0 is this process.
 
-    `workers` 0 computes in this process. `address` must be None: there is no cluster here.
+    `address` must be None: there is no cluster here.
     """
     if address is not None:
         raise ValueError(f"this engine has no cluster at {address}; use --engine ray")
@@ -86,11 +86,9 @@ def run_on_ray(
     remaining = iter(chunks)
     with open_ray(address) as ray:
         while window := list(itertools.islice(remaining, RAY_WINDOW)):
+            rows = [{"index": index, "chunk": chunk} for index, chunk in enumerate(window)]
             # One block for each chunk, as a block is what one task works on.
-            items = ray.data.from_items(
-                [{"index": index, "chunk": chunk} for index, chunk in enumerate(window)],
-                override_num_blocks=len(window),
-            )
+            items = ray.data.from_items(rows, override_num_blocks=len(rows))
             results = items.map(compute, concurrency=workers).iter_rows()
             yield from (row["result"] for row in sorted(results, key=lambda row: row["index"]))
 

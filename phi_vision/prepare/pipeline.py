@@ -24,7 +24,7 @@ from phi_vision.io.atomic import atomic_folder, recover, same_content, write_tex
 from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.cleaning import CleanRow, LoadedRow, RejectedRow, clean_chunk, reject
 from phi_vision.prepare.columns import Columns, image_cells
-from phi_vision.prepare.data_card import CardImage, as_html, as_markdown
+from phi_vision.prepare.data_card import as_html, as_markdown
 from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import named_images, read_reference, url_of
@@ -73,8 +73,8 @@ def prepare(
     three most common reasons), or OUT holds something else.
     """
     callbacks = callbacks or PrepareCallbacks()
-    recover(config.out)
     check_output_folder(config.out, Path(name), "prepare", MANIFEST)
+    recover(config.out)
     named_images.cache_clear()
     source = open_source(
         name,
@@ -193,11 +193,11 @@ def _earlier_splits(out: Path) -> dict[str, str]:
 
 def _write_samples(
     stage: Stage, assignment: Assignment, config: PrepareConfig, data: Path, rejected: RejectedRows
-) -> list[CardImage]:
-    """Write each staged row to its split, or to the rejected rows; return images for the card."""
+) -> list[tuple[str, bytes]]:
+    """Write each staged row to its split, or to the rejected rows; return captioned images."""
     layout = Layout(stage.statistics)
     data.mkdir()
-    images: list[CardImage] = []
+    images: list[tuple[str, bytes]] = []
     every = max(1, len(stage.keys) // CARD_IMAGES)
     max_bytes = config.shard_size * 1_000_000
     with ExitStack() as stack:
@@ -214,7 +214,7 @@ def _write_samples(
             shards[decision.split].add(layout.row(keys.id, decision.group, row), image_bytes)
             if index % every == 0 and row.images and len(images) < CARD_IMAGES:
                 caption = keys.title or keys.category or keys.id
-                images.append(CardImage(caption, row.images[0].encoded))
+                images.append((caption, row.images[0].encoded))
     return images
 
 

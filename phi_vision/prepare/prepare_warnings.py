@@ -31,19 +31,14 @@ def warn_of_splits(
     largest = groups["rows of the largest group"]
     by_title = "images or " if groups[f"{SAME_TITLE} as an earlier row"] else ""
     more = f"--grouping {by_title}none makes more groups, " if groups["groups"] < samples else ""
-    are = "is" if samples == 1 else "are"
-    for name in fractions:
-        if name not in splits:
+    are, has_several = "is" if samples == 1 else "are", groups["groups"] > 1
+    for name in [name for name in fractions if name not in splits]:
+        found[name] = "no sample, as the source's own splits are kept; --resplit draws others"
+        if not source:
             found[name] = (
-                "no sample, as the source's own splits are kept; --resplit draws others"
-                if source
-                else f"no sample: {format_count(samples, 'sample')} {are} in "
+                f"no sample: {format_count(samples, 'sample')} {are} in "
                 f"{format_count(groups['groups'], 'group')}, the largest of {largest}; {more}"
-                + (
-                    f"--{name} 0.3 or another --seed"
-                    if groups["groups"] > 1
-                    else "only another row"
-                )
+                + (f"--{name} 0.3 or another --seed" if has_several else "only another row")
                 + " fills it"
             )
     for key, (here, _) in metadata["leaks"].items():

@@ -43,7 +43,8 @@ def check_output_folder(out: Path, source: Path, command: str, manifest: str) ->
         raise ValueError(
             f"one of {out} and the source {source} contains the other; choose a folder beside it"
         )
-    check_kind(out, is_folder=True)
+    existing = next(path for path in (whole, *whole.parents) if path.exists())
+    check_kind(existing, is_folder=True)
     if out.is_dir() and any(out.iterdir()) and not (out / manifest).is_file():
         raise ValueError(
             f"{out} was not written by `{command}` (it has no {manifest}); choose a new folder"

@@ -7,7 +7,7 @@ import yaml
 from catalogs import image
 
 from phi_vision.prepare.cleaning import CleanRow
-from phi_vision.prepare.data_card import CardImage, Statistics, as_html, as_markdown
+from phi_vision.prepare.data_card import Statistics, as_html, as_markdown
 from phi_vision.prepare.sources.rows import Row
 
 HOSTILE = "<script>alert('x')</script> | a\\|b \n# [x](http://evil) `c` {0}"
@@ -131,7 +131,7 @@ def test_tables_without_rows_are_left_out() -> None:
 
 
 def test_the_page_shows_hostile_words_as_words() -> None:
-    shown = [CardImage(HOSTILE, image(1)), CardImage('" onerror="x', image(2))]
+    shown = [(HOSTILE, image(1)), ('" onerror="x', image(2))]
     page = as_html(facts(name=HOSTILE, rejected={HOSTILE: 2}, categories={HOSTILE: [1, 2]}), shown)
     read = Tags(page)
     assert "script" not in read.tags

@@ -397,6 +397,8 @@ def test_the_description_of_the_source_is_on_the_card(tmp_path: Path) -> None:
         (lambda shop: shop.parent, "contains the other"),
         (lambda shop: shop.parent / "other", "was not written by `prepare`"),
         (lambda shop: shop.parent / "file", "is a file; choose another place"),
+        (lambda shop: shop.parent / "file" / "sub", "is a file; choose another place"),
+        (lambda shop: Path("/"), "contains the other"),
     ],
 )
 def test_a_folder_that_is_something_else_stays_untouched(
