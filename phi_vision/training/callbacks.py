@@ -30,15 +30,14 @@ from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.constant_baselines import constant
-from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training import distributed
 from phi_vision.training.adapters import TrainableModel, find_broken_weight, save_model
 from phi_vision.training.estimate import CHANGES, options_of
 from phi_vision.training.gpus import read_machine
-from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
-from phi_vision.training.setup import Setup, max_new_tokens
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import Setup, best_metric, max_new_tokens
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
@@ -272,14 +271,6 @@ class GenerationEvalCallback(TrainerCallback):
             baselines={"constant": constant(self.training, self.template, count)},
             seed=seed,
         )
-
-
-def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
-    """Return the Trainer's name of `metric_for_best_model`, and whether higher is better."""
-    name = recipe.metric_for_best_model
-    if name == VALIDATION_LOSS:
-        return "eval_loss", False
-    return f"eval_{name}", metrics_for(template)[name].better == "higher"
 
 
 def choose_samples(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -192,7 +192,7 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
     # Every process has checked that the folder is free before the first one writes.
     distributed.check_same_settings({**recipe_fields(recipe), **versions})
     if distributed.is_main():
-        run.path.mkdir(parents=True, exist_ok=True)
+        run.path.resolve().mkdir(parents=True, exist_ok=True)  # through a link to nothing yet
         # First: without a recipe a run cannot be resumed.
         atomic.write_text(run.recipe_file, to_yaml(recipe))
         if not before:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 # A completion is a small part of its row; with a larger share prompt or padding has labels. The
-# replies of a conversation may be nearly all of it.
+# completions of a conversation may be nearly all of it.
 MAX_SUPERVISED_SHARE = 0.9
 MAX_LEFT_OUT = 0.1  # share of the samples that may be left out as too long
 
@@ -69,7 +69,7 @@ def prepare(recipe: Recipe) -> Setup:
     template = choose_template(recipe, training)
     if are_conversations(training) or (validation and recipe.eval_samples):
         check_fields(samples, template)
-    check_best_metric(recipe, template)
+    best_metric(recipe, template)  # is one
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
     base_fingerprint = fingerprint_base(recipe.model)
@@ -249,13 +249,18 @@ def check_fields(samples: Sequence[Sample], template: Template) -> None:
         raise failure("not_comparable", **counts, template=template.name, fields=fields)
 
 
-def check_best_metric(recipe: Recipe, template: Template) -> None:
-    """Check that predictions in a template have the recipe's metric, or raise ValueError."""
-    metrics = metrics_for(template).values()
-    known = (VALIDATION_LOSS, *(metric.name for metric in metrics if metric.better != "zero"))
-    if (metric := recipe.metric_for_best_model) not in known:
-        listed = ", ".join(known)
-        raise failure("no_metric", metric=metric, template=template.name, known=listed)
+def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
+    """Return the Trainer's name of `metric_for_best_model`, and whether higher is better.
+
+    Raises ValueError if predictions in the template have no such metric.
+    """
+    name, metrics = recipe.metric_for_best_model, metrics_for(template)
+    if name == VALIDATION_LOSS:
+        return "eval_loss", False
+    known = [VALIDATION_LOSS, *(each for each in metrics if metrics[each].better != "zero")]
+    if name not in known:
+        raise failure("no_metric", metric=name, template=template.name, known=", ".join(known))
+    return f"eval_{name}", metrics[name].better == "higher"
 
 
 def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:

@@ -40,7 +40,7 @@ from phi_vision.training.resume import (
     remove_unfinished,
     write_run_files,
 )
-from phi_vision.training.setup import Setup, collate_rows, eval_batch_size, prepare
+from phi_vision.training.setup import Setup, best_metric, collate_rows, eval_batch_size, prepare
 from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
 
@@ -156,7 +156,7 @@ class StopWithCheckpoint(EarlyStoppingCallback):
 def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     evaluation: dict[str, Any] = {"eval_strategy": "no"}
     if setup.validation:
-        key, higher = callbacks.best_metric(recipe, setup.collator.template)
+        key, higher = best_metric(recipe, setup.collator.template)
         evaluation = {
             "eval_strategy": "steps",
             "eval_steps": recipe.eval_steps or setup.steps.per_epoch,

@@ -219,6 +219,22 @@ def test_a_run_that_was_killed_before_it_had_a_recipe_starts_anew(
     assert train(recipe).steps == 1
 
 
+def test_a_damaged_log_is_a_warning(recipe: Recipe, messages: Callable[[], str]) -> None:
+    log = RunDir(recipe.output_dir).log_file
+    whole = log.read_text()
+    log.write_bytes(b"\xff what\n[1]\n")
+    shutil.rmtree(RunDir(recipe.output_dir).checkpoints()[1])
+    train(recipe, resume=True)
+    assert "log.jsonl is damaged from line 1 on, which is lost" in messages()
+    assert log.read_text().count("grad_norm") == 1 < whole.count("grad_norm")
+
+
+def test_a_link_to_no_folder_yet_is_followed(trained: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    train(replace(trained, output_dir=tmp_path / "link", max_steps=1))
+    assert RunDir.is_run(tmp_path / "there")
+
+
 def test_changed_versions_are_a_warning_and_the_first_ones_stay(
     recipe: Recipe, messages: Callable[[], str]
 ) -> None:

@@ -210,12 +210,15 @@ def best_evaluation(log: Path) -> dict[str, object]:
 
 def truncate_log(log: Path, step: int) -> None:
     """Remove the lines after a step, which a resumed run writes again, and an incomplete one."""
-    kept = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    kept, lines = [], text.splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except ValueError:  # the line in which the run was killed
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):  # else it is the one in which the run was killed
+                logger.warning("%s is damaged from line %d on, which is lost", log, number)
             break
     write_text(log, "".join(kept))
 
