@@ -43,7 +43,9 @@ def parse(body: bytes, model: type[Model]) -> Model:
         raise api_error("too_many_values", count=count, limit=MAX_VALUES)
     try:
         parsed = DECODER.decode(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise api_error("invalid_json", reason="it is nested too deeply") from error
+    except ValueError as error:
         raise api_error("invalid_json", reason=error) from error
     try:
         return model.model_validate(parsed)

@@ -33,6 +33,10 @@ def grammar_of_schema(schema: Schema) -> str:
     if _is_deeper(schema, MAX_DEPTH):
         raise failure("too_deep", limit=MAX_DEPTH)
     text = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})
+    try:
+        json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise failure("not_json") from error
     if len(text) > MAX_CHARACTERS:
         raise failure("too_long", length=len(text), limit=MAX_CHARACTERS)
     schemas = dict(_subschemas(schema, "#"))

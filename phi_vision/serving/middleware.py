@@ -101,6 +101,8 @@ class RequestGuard:
 
     async def _receive_and_run(self, exchange: "_Exchange") -> None:
         """Receive the whole body before the app runs."""
+        if exchange.is_ambiguous:
+            raise api_error("ambiguous_length")
         length, timeout = exchange.headers.get("content-length", ""), self.settings.body_timeout
         self._check_length(int(length[:20]) if length.isdecimal() else 0)
         body = bytearray()
@@ -187,6 +189,9 @@ class _Exchange:
         self.started = time.perf_counter()
         self.status = self.bytes_in = self.bytes_out = 0
         self.received = self.sent = self.disconnected = False
+        # A proxy may disagree about the end of such a request, and take its rest for another one
+        # (RFC 9112, 6.1).
+        self.is_ambiguous = {"content-length", "transfer-encoding"} <= set(self.headers)
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -202,7 +207,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
-            if not self.received:  # The rest of the request must not keep the connection open.
+            # The rest of the request must not keep the connection open.
+            if self.is_ambiguous or not self.received:
                 headers["connection"] = "close"
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
@@ -220,4 +226,5 @@ class _Exchange:
                 async with asyncio.timeout(LINGER):
                     while not (self.received or self.disconnected):
                         await self.receive()
-        await error.response()(self.scope, self.receive, self.send)
+        if not self.disconnected:
+            await error.response()(self.scope, self.receive, self.send)

@@ -275,6 +275,8 @@ async def _record_request(
         constrained = constrained or parsed.constrained
         urls = {f"images[{number}]": url for number, url in enumerate(parsed.images)}
         images = await service.images.read_all(urls or {"image": parsed.image}, "images")
+    if constrained and service.predictor.template.is_conversation:
+        raise api_error("no_records", param="constrained")
     grammar = grammar_of(service.predictor.template) if constrained else None
     wanted = service.predictor.request(images, grammar=grammar)
     await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")

@@ -86,7 +86,8 @@ def test_constrained_output_matches_the_schema(small: LocalPredictor, schema: Sc
         ({"type": "klingon"}, "Invalid type: klingon"),
         ({"type": 5, "required": [{}], "properties": [1]}, "is not supported"),
         ({"enum": []}, "anyOf is empty"),
-        ({"properties": {"\ud800": {}}}, "is not supported"),
+        ({"properties": {"\ud800": {}}}, "is not supported, with a lone surrogate or a number"),
+        ({"const": float("inf")}, "is not supported, with a lone surrogate or a number beyond"),
         (nested(100), "more than 64 levels deep"),
         (
             {"enum": [f"{number:05}" for number in range(MAX_CHARACTERS // 8)]},

@@ -369,6 +369,11 @@ def test_malformed_requests_over_a_real_connection() -> None:
         assert answer.startswith(b"HTTP/1.1 200")
         assert b" 400 " in say(port, post("content-length: 1", "content-length: 2"), b"xx")
         assert b" 400 " in say(port, post("content-length: -1"))
+        both = post("content-length: 1", "transfer-encoding: chunked")
+        answer = say(port, both.replace(b"connection: close\r\n", b""), b"1\r\nx\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"connection: close" in answer.lower()
+        assert b"ambiguous_length" in answer
         answer = say(port, post("x-request-id: a\r\n b: c\x00"))
         assert answer.startswith(b"HTTP/1.1 400 Bad Request")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"

@@ -1,9 +1,10 @@
 """POST /v1/records over ASGI: an image in, its record with confidences out."""
 
+import copy
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_other_content_types_are_rejected(client: TestClient, photo: bytes) -> N
         assert response.status_code == 400
         assert response.json()["error"]["param"] == query.partition("=")[0]
     assert client.post(URL, json={"image": "x", "model": "other"}).status_code == 404
+
+
+def test_a_model_of_conversations_has_no_records_to_constrain(
+    small: LocalPredictor, address: str, photo: bytes
+) -> None:
+    predictor = copy.copy(small)
+    predictor.template = replace(PRODUCT, answer="{reply}", layout="conversation")
+    with TestClient(create_app(predictor, Settings(batch_wait=0.0))) as client:
+        for response in (
+            client.post(URL, json={"image": address, "constrained": True}),
+            client.post(f"{URL}?constrained=true", content=photo, headers=PNG),
+        ):
+            assert response.status_code == 400
+            error = response.json()["error"]
+            assert error["param"] == "constrained"
+            assert "this model writes free text, not records" in error["message"]
 
 
 def test_a_form_is_answered_with_what_to_send(client: TestClient, photo: bytes) -> None:
