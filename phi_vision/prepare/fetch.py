@@ -72,16 +72,12 @@ def fetch(
     """Download images ahead of the caller, and yield one result for each URL, in order.
 
     A repeated URL is fetched once. Images that an earlier run cached are not fetched again, however
-    that run ended; its failures are attempted again. Several runs may share a cache.
+    that run ended; its failures are attempted again. Several runs may share a cache. URLs are read,
+    and `progress` is called with each result as soon as it exists, in the caller's thread.
 
     Input:  ["https://shop.example/1.jpg", "https://shop.example/gone.jpg"]
     Output: Fetched(url="https://shop.example/1.jpg", file=cache/"9f"/"9f86d0…", reason=None),
             Fetched(url="https://shop.example/gone.jpg", file=None, reason="HTTP 404")
-
-    Args:
-        urls: Read as far ahead as `WINDOW`, in the caller's thread.
-        cache: A folder for the images, each under the SHA-256 of its URL.
-        progress: Called with each result as soon as it exists, in the caller's thread.
     """
     source = iter(urls)
     rows: deque[Future[Fetched]] = deque()

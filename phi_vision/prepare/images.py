@@ -69,9 +69,8 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
     Input:  a JPEG of 4000×3000 pixels whose EXIF says "turned by 90°"
     Output: a JPEG of 1512×2016 pixels, changes ("turned by EXIF", "scaled down")
 
-    Raises:
-        ValueError: The image cannot be decoded, or is too large, too small or too narrow. A short
-            reason that is the same for all of its kind, a colon and a detail.
+    Raises ValueError if it cannot be decoded, or is too large, too small or too narrow: a short
+    reason that is the same for all of its kind, a colon and a detail.
     """
     # Pillow warns of odd metadata, and of large images, which the rules check.
     with warnings.catch_warnings():

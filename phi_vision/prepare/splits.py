@@ -133,7 +133,6 @@ def assign_splits(
 
     Args:
         groups: Name and category, in order of first appearance; without a name one gets no split.
-        fractions: Split -> its fraction of the groups.
         kept: Group -> split, for groups that stay where they are.
     """
     kept = kept or {}
