@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import torch
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ from torch import nn
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.io.formatting import error_texts
 from phi_vision.model import checkpoint
-from phi_vision.model.checkpoint import ADAPTER_CONFIG, adapter_base, first_line
+from phi_vision.model.checkpoint import adapter_base, first_line
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -33,7 +33,6 @@ from phi_vision.runs import RunDir
 
 failure = error_texts(__file__)
 
-ADAPTER_FILE = "adapter_model.safetensors"
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -54,11 +53,8 @@ def open_source(
     """
     place = find_weights(source)
     base = adapter_base(place)
-    config = checkpoint.load_config(base or place)
-    if config.to_dict().get("quantization_config"):
+    if checkpoint.load_config(base or place).to_dict().get("quantization_config"):
         raise failure("quantized_checkpoint", place=base or place)
-    if base is not None:
-        check_adapter_fits(config, Path(place), base)
     model, processor = checkpoint.load_model(place, dtype=dtype)
     check_not_quantized(model)
     return model, processor
@@ -72,45 +68,7 @@ def find_weights(source: str | Path) -> str:
     weights = RunDir(folder).model_dir
     if RunDir.is_run(folder) and not weights.is_dir():
         raise failure("no_weights_yet", folder=folder, weights=weights)
-    place = checkpoint.resolve(source)
-    described = Path(place) / ADAPTER_CONFIG
-    if described.is_file():
-        try:
-            base = json.loads(described.read_text("utf-8")).get("base_model_name_or_path")
-        except (ValueError, AttributeError) as problem:
-            raise failure("not_peft", described=described, problem=problem) from problem
-        if not base:
-            raise failure("no_base", described=described)
-    return place
-
-
-def check_adapter_fits(base_config: Phi3VConfig, adapter: Path, base: str) -> None:
-    """Check that an adapter has exactly the tensors that its base needs, or raise ValueError.
-
-    peft only warns about missing tensors and leaves them untrained.
-    """
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-        if not isinstance(config, LoraConfig):
-            raise ValueError(f"its type is {config.peft_type}; only LoRA variants can be merged")
-        found = {name: shape for name, (_, shape) in read_header(adapter / ADAPTER_FILE).items()}
-        with torch.device("meta"):
-            model = PeftModel(Phi3VForCausalLM(base_config), config)
-        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    except (OSError, TypeError, ValueError) as problem:
-        raise failure(
-            "cannot_merge", adapter=adapter, base=base, problem=first_line(problem)
-        ) from problem
-    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        has, needs = (
-            " x ".join(map(str, shapes[name])) if name in shapes else "nothing"
-            for shapes in (found, expected)
-        )
-        if has != needs:
-            raise failure(
-                "other_tensors", adapter=adapter, base=base, name=name, has=has, needs=needs
-            )
+    return checkpoint.resolve(source)
 
 
 def check_not_quantized(model: nn.Module) -> None:

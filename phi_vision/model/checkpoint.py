@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
@@ -67,17 +67,14 @@ def load_model(
     """
     place = resolve(source)
     base = adapter_base(place)
-    tensors = _check_adapter(Path(place)) if base is not None else set()
     config = load_config(base or place)
+    if base is not None:
+        _check_adapter(Path(place), config)
     processor = load_processor(place, config)
     model = _load_weights(base or place, config, dtype, quantization)
     if base is not None:
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
-            # peft warns of missing tensors and drops others: the adapter would only look loaded.
-            needed = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-            if other := sorted(needed ^ tensors):
-                raise failure("other_modules", count=len(other), first=other[0])
     return model.to(device or "cpu").eval(), processor
 
 
@@ -207,21 +204,29 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
     return sizes
 
 
-def _check_adapter(folder: Path) -> set[str]:
-    """Check that an adapter is one of LoRA, with a rank of its weights; return their names."""
-    with explained(f"The adapter in {folder} does", "Copy it there again."):
+def _check_adapter(folder: Path, config: Phi3VConfig) -> None:
+    """Check that an adapter has exactly the tensors that its base needs.
+
+    peft warns of missing ones, and drops others: the adapter would only look loaded.
+    """
+    with explained(f"The adapter in {folder} does", "Is it whole, and made for this base?"):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
         json.dumps(fields, allow_nan=False)
-        ranks = [fields["r"], *(fields.get("rank_pattern") or {}).values()]
+        kind = fields.get("peft_type")
+        if kind != "LORA" or fields.get("layer_replication"):
+            raise ValueError(f"its type is {kind}; only LoRA of the model's own layers can be read")
         with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
-            names = list(opened.keys())
-            heads = [opened.get_slice(name) for name in names if "lora_A" in name]
-            largest = max(head.get_shape()[0] for head in heads)
-        if fields.get("peft_type") != "LORA" or fields.get("layer_replication"):
-            raise ValueError("it is no LoRA adapter of the model's own layers")
-        if max(ranks) > largest:
-            raise ValueError(f"its rank is {max(ranks)}, its weights have {largest}")
-    return set(names)
+            found = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        lora = PeftConfig.from_pretrained(folder, init_lora_weights=False)
+        with torch.device("meta"):
+            model = PeftModel(Phi3VForCausalLM(config), lora)
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        needed = {name: list(weight.shape) for name, weight in weights.items()}
+        for name in sorted(found.keys() | needed.keys()):
+            shapes = (found.get(name, ["nothing"]), needed.get(name, ["nothing"]))
+            has, needs = (" x ".join(map(str, shape)) for shape in shapes)
+            if has != needs:
+                raise ValueError(f"of {name} it has {has}, and the base needs {needs}")
 
 
 @contextmanager
@@ -259,8 +264,8 @@ def adapter_base(place: str) -> str | None:
         return None
     with explained(f"The adapter in {place} does", "Copy it there again."):
         base = json.loads(described.read_text()).get("base_model_name_or_path")
-        if not isinstance(base, str):
-            raise TypeError(f"its base is {base!r:.40}")
+        if not base or not isinstance(base, str):
+            raise failure("base_unnamed", base=base)
     try:
         return resolve(base)
     except ValueError as problem:
