@@ -20,11 +20,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from phi_vision.data.template import END
-from phi_vision.export.merge import INDEX, SINGLE_FILE, StoredTensors, expected_shapes, read_header
+from phi_vision.export.merge import INDEX, SINGLE_FILE, expected_shapes
 from phi_vision.export.onnx import read_graph
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.io.formatting import format_bytes
-from phi_vision.model.checkpoint import ADAPTER_CONFIG
+from phi_vision.model.checkpoint import ADAPTER_CONFIG, StoredTensors, read_header
 from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor

@@ -19,13 +19,12 @@ from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.io.formatting import error_texts
 from phi_vision.model import checkpoint
-from phi_vision.model.checkpoint import adapter_base, first_line
+from phi_vision.model.checkpoint import adapter_base
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -41,7 +40,6 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 Weights = dict[str, torch.Tensor]
-StoredTensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype, and shape
 
 
 def open_source(
@@ -184,20 +182,6 @@ def _header(weights: Mapping[str, torch.Tensor]) -> bytes:
     # Data begins at a multiple of 8 bytes, so that it can be memory-mapped.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def read_header(file: Path) -> StoredTensors:
-    """Read the names, dtypes and shapes in a safetensors file; one that is cut is a ValueError."""
-    if not file.is_file():
-        raise ValueError(f"{file.name} is missing")
-    try:
-        with safe_open(file, framework="pt") as stored:
-            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
-            return {n: (str(t.get_dtype()), tuple(t.get_shape())) for n, t in slices.items()}
-    except SafetensorError as problem:
-        raise failure(
-            "cut_file", file=file.name, size=file.stat().st_size, problem=first_line(problem)
-        ) from problem
 
 
 def expected_shapes(config: Phi3VConfig) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
@@ -36,6 +36,7 @@ PROCESSOR_FILES = (
     ("preprocessor_config.json", "processor_config.json"),
     ("tokenizer.json", "tokenizer.model"),
 )
+StoredTensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype, and shape
 DECODER, TOWER = "model.", "model.vision_embed_tokens.img_processor.vision_model."
 # Part, field of its config, and the weight with the dimension that has this size.
 SIZES = (
@@ -176,21 +177,16 @@ def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
 
 def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], int]:
     """Read the sizes of a model off its weights, as a config.json has them; {} without weights."""
-    shapes: dict[str, list[int]] = {}
+    stored: StoredTensors = {}
     files = {*folder.glob("*.safetensors")}
     if (index := folder / "model.safetensors.index.json").is_file():
         files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
     for file in files:
-        with file.open("rb") as head:
-            if head.read(20).startswith(b"version https://git"):
-                raise ValueError(f"{file.name} is a Git LFS pointer, to fetch with `git lfs pull`")
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                stored = opened.get_slice(name)
-                shapes[name] = stored.get_shape()
-                dtype = stored.get_dtype()
-                if "F" not in dtype and name.endswith(".weight") and not is_quantized:
-                    raise ValueError(f"{name} holds whole numbers ({dtype})")
+        stored |= read_header(file)
+    for name, (dtype, _) in stored.items():
+        if "F" not in dtype and name.endswith(".weight") and not is_quantized:
+            raise ValueError(f"{name} holds whole numbers ({dtype})")
+    shapes = {name: shape for name, (_, shape) in stored.items()}
     if not shapes:
         return {}
     sizes = {(part, name): shapes[part + weight][place] for part, name, weight, place in SIZES}
@@ -204,6 +200,22 @@ def _weight_sizes(folder: Path, *, is_quantized: bool) -> dict[tuple[str, str], 
     return sizes
 
 
+def read_header(file: Path) -> StoredTensors:
+    """Read the names, dtypes and shapes in a safetensors file; one that is cut is a ValueError."""
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing")
+    with file.open("rb") as opened:
+        if opened.read(20).startswith(b"version https://git"):
+            raise ValueError(f"{file.name} is a Git LFS pointer, to fetch with `git lfs pull`")
+    try:
+        with safe_open(file, "pt") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+            return {n: (str(t.get_dtype()), tuple(t.get_shape())) for n, t in slices.items()}
+    except SafetensorError as problem:
+        values = {"file": file.name, "size": file.stat().st_size, "problem": first_line(problem)}
+        raise failure("cut_file", **values) from problem
+
+
 def _check_adapter(folder: Path, config: Phi3VConfig) -> None:
     """Check that an adapter has exactly the tensors that its base needs.
 
@@ -215,8 +227,8 @@ def _check_adapter(folder: Path, config: Phi3VConfig) -> None:
         kind = fields.get("peft_type")
         if kind != "LORA" or fields.get("layer_replication"):
             raise ValueError(f"its type is {kind}; only LoRA of the model's own layers can be read")
-        with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
-            found = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        stored = read_header(folder / "adapter_model.safetensors")
+        found = {name: list(shape) for name, (_, shape) in stored.items()}
         lora = PeftConfig.from_pretrained(folder, init_lora_weights=False)
         with torch.device("meta"):
             model = PeftModel(Phi3VForCausalLM(config), lora)
