@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import putchunk
 from starlette.testclient import TestClient
 
@@ -26,7 +26,7 @@ from phi_vision.inference.batch import job_spec, predict_catalog
 from phi_vision.inference.batch_catalog import BatchConfig
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.inference.openai_server import _data_url
-from phi_vision.io.image_decoding import open_image
+from phi_vision.io.image_decoding import image_size, open_image
 from phi_vision.prepare.images import ImageRules, clean_image
 from phi_vision.serving import routes
 from phi_vision.serving.server import create_app
@@ -65,9 +65,9 @@ def deep_png(pixels: np.ndarray, color_type: int, hidden: Sequence[int] = ()) ->
     return file.getvalue()
 
 
-def turned() -> bytes:
+def turned(orientation: int = 6) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # by a quarter: the stored left half is the upper one
+    exif[0x0112] = orientation  # 6: by a quarter, the stored left half is the upper one
     return file_of(photo(), "JPEG", quality=95, subsampling=0, exif=exif)
 
 
@@ -76,9 +76,15 @@ def palette() -> bytes:
     return file_of(image, transparency=image.getpixel((50, 20)))
 
 
+def big_endian() -> Image.Image:
+    levels = np.asarray(photo("L", 255)).astype(">u2") * 257
+    return Image.frombytes("I;16B", SIZE, levels.astype(">u2").tobytes())
+
+
 DEEP = np.asarray(photo(right=(0, 0, 0))).astype(np.uint16) * 257
 DEEP_GREY = np.asarray(photo("L", 0)).astype(np.uint16) * 257
 GREY = (90, 90, 90)
+BLACK_AND_WHITE = photo().convert("1", dither=Image.Dither.NONE)
 FILM = {"save_all": True, "append_images": [Image.new("RGB", SIZE, "blue")]}
 KINDS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "plain.png": (file_of(photo()), RED),
@@ -92,14 +98,17 @@ KINDS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "deep.png": (deep_png(DEEP, 2, [0, 0, 0]), RED),
     "cmyk.jpg": (file_of(photo().convert("CMYK"), "JPEG", quality=95, subsampling=0), RED),
     "turned.jpg": (turned(), RED),
+    "big endian.tif": (file_of(big_endian(), "TIFF"), GREY),
+    "fax.tif": (file_of(BLACK_AND_WHITE, "TIFF", compression="group4"), (0, 0, 0)),
+    "progressive.jpg": (file_of(photo(), "JPEG", quality=95, subsampling=0, progressive=True), RED),
     "profile.png": (file_of(photo(), icc_profile=SRGB), RED),
-    "one bit.png": (file_of(photo().convert("1", dither=Image.Dither.NONE)), (0, 0, 0)),
+    "one bit.png": (file_of(BLACK_AND_WHITE), (0, 0, 0)),
     "film.gif": (file_of(photo(), "GIF", **FILM), RED),
     "film.webp": (file_of(photo(), "WEBP", lossless=True, **FILM), RED),
     "tiff.tif": (file_of(photo(), "TIFF"), RED),
     "avif.avif": (file_of(photo(), "AVIF", quality=100), RED),
 }
-REFUSED_BY_SERVER = {"film.gif", "film.webp", "tiff.tif", "avif.avif"}
+REFUSED_BY_SERVER = {"film.gif", "film.webp", "tiff.tif", "avif.avif", "big endian.tif", "fax.tif"}
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -162,6 +171,33 @@ def test_preparation_and_reading_agree_and_reading_again_changes_nothing(name: s
     with Image.open(io.BytesIO(prepared.encoded)) as plain:
         assert (again.mode, again.tobytes()) == (plain.mode, plain.tobytes())
     assert prepared.changes or again.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_upright(orientation: int) -> None:
+    encoded = turned(orientation)
+    with Image.open(io.BytesIO(encoded)) as image:
+        upright = ImageOps.exif_transpose(image).tobytes()
+    assert open_image(encoded).tobytes() == upright
+    assert image_size(encoded) == open_image(encoded).size
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        (file_of(Image.new("F", SIZE), "TIFF"), "mode 'F', .* save the image as RGB"),
+        (file_of(Image.new("I", SIZE), "TIFF"), "mode 'I', .* save the image as RGB"),
+        (KINDS["plain.jpg"][0][:400], "truncated image: 400 bytes"),
+        (struct.pack(">8sI4sIIBBBBB", b"\x89PNG\r\n\x1a\n", 13, b"IHDR", 2**31, 9, 8, 2, 0, 0, 0),
+         "damaged image: 29 bytes end in the header"),
+    ],
+)  # fmt: skip
+def test_what_has_no_known_pixels_is_rejected_alike(encoded: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as read:
+        open_image(encoded)
+    with pytest.raises(ValueError, match=reason) as prepared:
+        clean_image(encoded, ImageRules())
+    assert str(read.value) == str(prepared.value)
 
 
 def test_sixteen_bit_colours_are_prepared_with_eight() -> None:
@@ -284,7 +320,7 @@ def test_another_server_is_sent_the_pixels_that_training_saw(name: str) -> None:
     sent = base64.b64decode(text)
     with Image.open(io.BytesIO(sent)) as image:
         check(image, name)
-    is_plain = name in ("plain.png", "plain.jpg", "profile.png")
+    is_plain = name in ("plain.png", "plain.jpg", "profile.png", "progressive.jpg")
     assert (sent == encoded) == is_plain or name == "film.webp"
 
 

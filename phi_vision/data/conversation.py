@@ -11,7 +11,7 @@ from phi_vision.data.samples import IMAGE_MARK, Message, Sample, failure
 from phi_vision.data.template import CONVERSATION, END, Template
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
-CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+CONTROL_TOKEN = re.compile(r"<\|\w+\|>|<image[_ -]?\d+>")  # also the image tags of other models
 
 
 class Segment(NamedTuple):

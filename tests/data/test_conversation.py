@@ -2,7 +2,12 @@
 
 import pytest
 
-from phi_vision.data.conversation import are_conversations, conversation_template, prompt_of
+from phi_vision.data.conversation import (
+    are_conversations,
+    conversation_template,
+    placed_turns,
+    prompt_of,
+)
 from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.samples import Message, Role, Sample
 from phi_vision.data.template import CONVERSATION, PRODUCT, find_template, write_template
@@ -26,6 +31,20 @@ def test_the_prompt_of_a_conversation_is_all_before_its_last_reply(tiny_checkpoi
             "<|user|>\n<|image_1|>What is it?<|end|>\n<|assistant|>\nA hat.<|end|>\n"
             "<|user|>\nIts colour?<|end|>\n<|assistant|>\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("said", "images", "problem"),
+    [
+        ("<|image_1|> What?", 1, r"holds the control token <\|image_1\|>"),
+        ("<image_1> What?", 1, "holds the control token <image_1>"),
+        ("<image> What?", 2, "1 <image> marks for 2 images"),
+        ("Is <image> like <image>?", 1, "2 <image> marks for 1 images"),
+    ],
+)
+def test_other_image_tags_and_counts_are_rejected(said, images, problem):
+    with pytest.raises(ValueError, match=rf"{problem}; prepare the data with `phi-vision prepare`"):
+        placed_turns(talk(("user", said), ANSWERED, images=images))
 
 
 def test_a_bare_image_gets_the_most_frequent_prompt_of_the_training(tiny_checkpoint, tmp_path):
