@@ -85,7 +85,9 @@ def warn_of_values(statistics: Statistics) -> dict[str, str]:
             )
         if "price" in name.lower() and (count := values.numbers.count(0)):
             listed = format_count(count, "row")
-            found[f"{name} of 0"] = f"{listed} have the price 0, which is learnt; leave it empty"
+            found[f"{name} of 0"] = (
+                f"{listed} have the price 0, which is trained on; leave it empty"
+            )
         start = f"{name} in "
         currencies = {c[len(start) :]: n for c, n in changes.items() if c.startswith(start)}
         if "currency" in name.lower() and not values.has_more_texts:

@@ -198,7 +198,9 @@ def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
         raise ValueError("a completion without text")
     for name, value in UNSUPERVISED.items():
         if turn.get(name) is not None and turn[name] == value:
-            raise ValueError(f"a turn that is not to be learnt ({name}: {turn[name]}); take it out")
+            raise ValueError(
+                f"a turn that is not to be trained on ({name}: {turn[name]}); take it out"
+            )
     return [{"role": ROLES[role.lower()], "content": content}]
 
 

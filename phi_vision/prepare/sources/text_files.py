@@ -33,13 +33,13 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 }
 # Encoding -> what its score begins with: most exports are Western Windows, few of an old Mac.
 ENCODINGS: dict[str, float] = VOCABULARY["encodings"]
-WESTERN, FEW = "cp1252", 3  # different letters, of which no language can be told for sure
+WESTERN, MAX_UNSURE = "cp1252", 3  # different letters, of which no language can be told for sure
 ALBANIAN = {"ë", "ç"}  # a language that the model of letter pairs does not know
 given_encoding: ContextVar[str | None] = ContextVar("given_encoding", default=None)
 """Encoding that the user states for all files of a source."""
 # Of 1,127 texts of 4 to 60 lines in 40 languages these read 1,059 right, and 63 of the 68 others as
 # uncertain; a quarter of the right ones too.
-PLACES_WEIGHT, FEW_WESTERN, DOUBTFUL, FEW_DOUBTFUL, CLEAR = 0.03, 0.01, 0.012, 0.02, 0.06
+PLACES_WEIGHT, WESTERN_BONUS, DOUBTFUL, DOUBTFUL_IF_FEW, CLEAR = 0.03, 0.01, 0.012, 0.02, 0.06
 MAX_STRAY, MAX_STRAY_SHARE = 5, 0.01  # lines with bytes that are damage rather than text
 CHUNK = 2**20
 MAX_EXCERPTS, EXCERPTS_PER_CHUNK = 2000, 100
@@ -142,6 +142,8 @@ def detect_encoding(file: Path) -> dict[str, str]:
     for name, marks in BYTE_ORDER_MARKS.items():
         if head.startswith(marks):
             return {"encoding": name}
+    if b"\x1b$" in head:  # how Japanese and Korean begin in encodings of 7 bits
+        return {"encoding": "iso2022_kr" if b"\x1b$)C" in head else "iso2022_jp_2"}
     # UTF-16 without a mark: every second byte of plain text is 0.
     even, odd = (head[start::2].count(0) / max(1, len(head) // 2) for start in (0, 1))
     if len(head) >= 8 and max(even, odd) >= 0.4 and min(even, odd) <= 0.1:
@@ -190,8 +192,8 @@ def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, s
             score = each["confidence"] + ENCODINGS.get(name, 0.0)
             score += PLACES_WEIGHT * (places if places > 0 else 3 * places)
             letters = {*filter(str.isalpha, _SPECIAL.findall(text.lower()))}
-            if name == WESTERN and len(letters) < FEW:
-                score += FEW_WESTERN * (3 if letters <= ALBANIAN else 1)
+            if name == WESTERN and len(letters) < MAX_UNSURE:
+                score += WESTERN_BONUS * (3 if letters <= ALBANIAN else 1)
             ranked.append((score, name.replace("-", "_"), text))
     if not ranked:
         raise failure("no_encoding", file=file, sample=sample[:60])
@@ -203,14 +205,16 @@ def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, s
     if shown := _words(text):
         facts["encoding guessed from"] = shown
     letters = {*filter(str.isalpha, _SPECIAL.findall(text))}
-    margin = FEW_DOUBTFUL if len(letters) <= FEW else DOUBTFUL
-    margin += 3 * FEW_WESTERN if letters <= ALBANIAN else 0
+    margin = DOUBTFUL_IF_FEW if len(letters) <= MAX_UNSURE else DOUBTFUL
+    margin += 3 * WESTERN_BONUS if letters <= ALBANIAN else 0
     others = [each for each in ranked if each[2] != text and each[0] > score - margin]
     if others and shown:
         _, name, other = max(others)
         pairs = zip(text.split(), other.split(), strict=False)
         words = _words(" ".join(ours for ours, theirs in pairs if ours != theirs)) or shown
         facts["encoding uncertain"] = f"check {words}; --encoding {name} is as likely"
+    elif shown and _plausibility(text) < GOOD_FIT:
+        facts["encoding uncertain"] = f"check {shown}; --encoding NAME decides"
     return facts
 
 
@@ -262,19 +266,22 @@ def _score(before: str, sign: str, after: str) -> float:
     if sign in "\ufffd¤" or category in ("Cc", "Cs", "Co", "Cn"):
         return -3
     if sign in _COMMON_MARKS:
-        return -1 if sign != "’" and letters == 2 else 0.5
+        return -1 if (sign != "’" and letters == 2) or (sign in "¼½¾" and letters) else 0.5
     if category == "Sc":
         return 1 if digits or " " in (before, after) else -1
     if category[0] == "M":  # accents that follow their letter
         return 1 if before.isalpha() else -1
-    if not sign.isalpha():
-        return -1 if letters == 2 else 0
-    is_latin = sign < "\u0250" or "\u1e00" <= sign < "\u1f00"
-    if not is_latin and re.search("[A-Za-z]", before + after):
+    if not sign.isalpha():  # accents of their own, which no word has, in ISO 8859-15 are letters
+        return -1 if letters == 2 or (letters and category == "Sk") else 0
+    if any(each.isalpha() and _is_latin(each) != _is_latin(sign) for each in before + after):
         return -3
     if category == "Lu":
         return -2 if before.islower() else 0 if before.isupper() and after.islower() else 1
     return 1 if letters else -1 if digits else 0.5
+
+
+def _is_latin(letter: str) -> bool:
+    return letter < "\u0250" or "\u1e00" <= letter < "\u1f00"
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

@@ -203,8 +203,8 @@ def test_an_image_in_anthropics_form_is_read(tmp_path: Path) -> None:
     ("answer", "reason"),
     [
         ({"content": " "}, "a completion without text"),
-        ({"content": "Hat", "weight": 0}, "not to be learnt (weight: 0); take it out"),
-        ({"content": "Hat", "loss": False}, "not to be learnt (loss: False); take it out"),
+        ({"content": "Hat", "weight": 0}, "not to be trained on (weight: 0); take it out"),
+        ({"content": "Hat", "loss": False}, "not to be trained on (loss: False); take it out"),
     ],
 )
 def test_a_completion_that_should_not_be_learnt_breaks_its_row(
