@@ -40,16 +40,27 @@ def open_image_folder(name: str, *, split: str | None = None) -> Source:
         first = next((row for _, row in read() if isinstance(row, Mapping)), None)
         if first and not any(map(_FILE_COLUMN.fullmatch, first)):
             raise files.failure("no_file_names", file=file, columns=", ".join(first))
-    folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
-    named = all(folder.name.lower() in files.SPLIT_NAMES for folder in folders)
-    splits = {each.name: files.canonical_split(each.name) for each in folders if named}
+    level, splits = _find_splits(root)
     chosen = files.choose_splits(split, list(splits.values()), name)
     listed = ", ".join(file.relative_to(root).as_posix() for file in metadata)
     detected = {"metadata": listed} if listed else {"category": "the name of an image's folder"}
     detected |= {"splits": ", ".join(chosen)} if chosen else {}
-    rows = partial(numbered, _read, root, metadata, splits, chosen if split else None)
+    rows = partial(numbered, _read, root, metadata, level, splits, chosen if split else None)
     notes = files.read_notes(root)
     return Source(name=name, kind="folder", rows=rows, folder=root, detected=detected, notes=notes)
+
+
+def _find_splits(root: Path) -> tuple[int, dict[str, str]]:
+    """Return the level of folders that all are splits, and the splits by their names.
+
+    Input:  train/coats/7.jpg, val/coats/8.jpg    coats/Train/7.jpg, coats/Test/8.jpg
+    Output: 0, {"train": "train", "val": …}       1, {"Train": "train", "Test": "test"}
+    """
+    for level, pattern in enumerate(("*/", "*/*/")):
+        names = {folder.name for folder in root.glob(pattern) if folder.name[0] not in "._"}
+        if names and all(name.lower() in files.SPLIT_NAMES for name in names):
+            return level, {name: files.canonical_split(name) for name in sorted(names)}
+    return 0, {}
 
 
 def metadata_files(root: Path) -> list[Path]:
@@ -66,11 +77,16 @@ def _is_image(file: Path) -> bool:
 
 
 def _read(
-    root: Path, metadata: _Metadata, splits: Mapping[str, str], chosen: Sequence[str] | None
+    root: Path,
+    metadata: _Metadata,
+    level: int,
+    splits: Mapping[str, str],
+    chosen: Sequence[str] | None,
 ) -> Iterator[Piece]:
-    placed = _described(root, metadata) if metadata else _sorted_into_folders(root, bool(splits))
+    hidden = level if splits else None
+    placed = _described(root, metadata) if metadata else _sorted_into_folders(root, hidden)
     for place, origin, values in placed:
-        split = splits.get(PurePosixPath(place).parts[0]) if place else None
+        split = splits.get("".join(PurePosixPath(place).parts[level : level + 1]))
         if chosen is None or split in chosen:
             yield origin, split, values
 
@@ -95,10 +111,11 @@ def _described(root: Path, metadata: _Metadata) -> Iterator[_Placed]:
             yield path, path, UnreadableRow("an image that the metadata does not name", path)
 
 
-def _sorted_into_folders(root: Path, in_splits: bool) -> Iterator[_Placed]:
+def _sorted_into_folders(root: Path, split_level: int | None) -> Iterator[_Placed]:
     for file in files.visible_files(root):
         relative = file.relative_to(root)
-        path, folders = relative.as_posix(), relative.parts[in_splits:-1]
+        path = relative.as_posix()
+        folders = [each for n, each in enumerate(relative.parts[:-1]) if n != split_level]
         if _is_image(file):
             values = {"image": path} | ({"category": folders[-1]} if folders else {})
             values |= {"folder": "/".join(folders)} if folders[1:] else {}

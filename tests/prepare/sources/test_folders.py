@@ -81,6 +81,17 @@ def test_metadata_csv_gives_the_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_splits_may_be_folders_below_the_categories(tmp_path: Path) -> None:
+    plant(tmp_path, "coats/Train/a.jpg", "coats/val/b.jpg", "hats/Train/c.jpg", "d.jpg")
+    source = open_source(str(tmp_path))
+    assert source.detected["splits"] == "train, validation"
+    assert [row.split for row in source.rows() if isinstance(row, Row)] == [
+        *("train", "validation", None, "train")
+    ]
+    assert [row.get("category") for row in values(source)] == ["coats", "coats", None, "hats"]
+    assert len(values(open_source(str(tmp_path), split="val"))) == 1
+
+
 def test_metadata_of_each_split_begins_at_its_folder(tmp_path: Path) -> None:
     plant(tmp_path, "train/a.jpg", "val/b.jpg", "val/c.jpg")
     (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "a.jpg", "title": "Coat"}\n')
