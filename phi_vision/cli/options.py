@@ -118,6 +118,9 @@ def listed_options() -> dict[str, dict[str, Any]]:
 
 def add_listed(parser: Parser, part: str, **names: str) -> None:
     """Declare the options that options.yaml lists for a part; `names` are put into the help."""
+    from phi_vision.data.template import TEMPLATES
+
+    names["templates"] = ", ".join(TEMPLATES)
     for option, settings in listed_options()[part].items():
         if option == "usage":
             parser.usage = settings
@@ -129,13 +132,6 @@ def add_listed(parser: Parser, part: str, **names: str) -> None:
         if "action" not in given:
             given["type"] = one_of(choices) if choices else TYPES.get(given.get("type", ""), str)
         parser.add_argument(option, **given)
-
-
-def add_model_options(parser: Parser) -> None:
-    """Declare model, template and batch size."""
-    from phi_vision.data.template import TEMPLATES
-
-    add_listed(parser, "model", templates=", ".join(TEMPLATES))
 
 
 def add_fields(

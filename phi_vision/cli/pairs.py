@@ -1,16 +1,12 @@
 """`phi-vision pairs`: preference pairs for DPO."""
 
 import argparse
+from functools import partial
 
-from phi_vision.cli.options import Parser, add_listed
+from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import progress_bar
 
-
-def add_options(parser: Parser) -> None:
-    """Declare the options."""
-    from phi_vision.data.template import TEMPLATES
-
-    add_listed(parser, "pairs", templates=", ".join(TEMPLATES))
+add_options = partial(add_listed, part="pairs")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, add_model_options, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
 from phi_vision.cli.progress import progress_bar
 from phi_vision.io.formatting import format_count
 
@@ -30,7 +30,7 @@ def add_options(parser: Parser) -> None:
     """Declare the options, every field of a BatchConfig among them."""
     from phi_vision.inference.batch_catalog import BatchConfig
 
-    add_model_options(parser)
+    add_listed(parser, "model")
     add_listed(parser, "predict")
     add_fields(parser, BatchConfig, {"": BatchConfig(out=Path())}, skip=["out"])
 

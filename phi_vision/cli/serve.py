@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, add_model_options, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
 from phi_vision.cli.predict import load_predictor
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_options(parser: Parser) -> None:
     """Declare the options of `phi-vision serve`."""
     from phi_vision.serving.settings import Settings
 
-    add_model_options(parser)
+    add_listed(parser, "model")
     add_fields(parser, Settings, {"": Settings()}, skip={"key", "batch_size"})
     add_listed(parser, "serve", variable=KEY_VARIABLE)
 

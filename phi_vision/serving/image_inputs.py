@@ -77,7 +77,9 @@ class ImageReader:
             self._check_memory(size)
             self._decoding += size
             try:
-                image = await run(_decode, source)
+                image = await run(open_image, source)
+            except ValueError as error:
+                raise _unreadable(source, error) from error
             finally:
                 self._decoding -= size
         except ApiError as error:
@@ -195,13 +197,6 @@ def _validate(encoded: bytes, settings: Settings) -> int:
     if frames != 1:
         raise api_error("invalid_image.frames", frames=frames)
     return width * height * BYTES_PER_PIXEL
-
-
-def _decode(encoded: bytes) -> Image.Image:
-    try:
-        return open_image(encoded)
-    except ValueError as error:
-        raise _unreadable(encoded, error) from error
 
 
 def _unreadable(encoded: bytes, error: Exception) -> ApiError:

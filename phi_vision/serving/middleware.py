@@ -9,7 +9,9 @@ import time
 import uuid
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -23,14 +25,7 @@ LOG = logging.getLogger(__name__)
 
 # Paths that need no key: health checks, and the page that asks its user for the key.
 PUBLIC_PATHS = re.compile(r"/health|/|/page/[a-z0-9_-]+\.[a-z0-9]+|/favicon\.ico")
-# Headers of every response that does not set them itself.
-SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-}
+HEADERS = yaml.safe_load(Path(__file__).with_name("headers.yaml").read_text(encoding="utf-8"))
 CLIENT_CLOSED_REQUEST = 499  # In log and metrics, when the client disconnected (as of nginx).
 LINGER = 1.0  # Seconds to receive the rest of a rejected request's body.
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -54,8 +49,8 @@ def install_middleware(app: FastAPI, settings: Settings, metrics: ServerMetrics)
 class RequestGuard:
     """Passes on requests that have the key and a body within the limits of size, time and memory.
 
-    Every response has a request id and `SECURITY_HEADERS`; errors, also unexpected ones, become
-    JSON. Each request is one log line, to which a route adds token counts through
+    Every response has a request id and the headers of headers.yaml; errors, also unexpected ones,
+    become JSON. Each request is one log line, to which a route adds token counts through
     `request.state.tokens`, a pair (in, out).
     """
 
@@ -77,15 +72,13 @@ class RequestGuard:
             except Exception as error:
                 if exchange.status:  # The response has begun: the connection is closed.
                     raise
-                await exchange.reject(self._returned(error, exchange))
+                if isinstance(error, ApiError):
+                    self.metrics.rejected.labels(code=error.code).inc()
+                    await exchange.reject(error)
+                else:
+                    await exchange.reject(internal_error(error, exchange.id))
             finally:
                 self._record(exchange)
-
-    def _returned(self, error: Exception, exchange: "_Exchange") -> ApiError:
-        if not isinstance(error, ApiError):
-            return internal_error(error, exchange.id)
-        self.metrics.rejected.labels(code=error.code).inc()
-        return error
 
     def _authenticate(self, exchange: "_Exchange") -> None:
         key, scope = self.settings.key, exchange.scope
@@ -210,7 +203,7 @@ class _Exchange:
             # The rest of the request must not keep the connection open.
             if self.is_ambiguous or not self.received:
                 headers["connection"] = "close"
-            for name, value in SECURITY_HEADERS.items():
+            for name, value in HEADERS["api"].items():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))

@@ -27,7 +27,7 @@ from phi_vision import __version__
 from phi_vision.inference.local import LocalPredictor
 from phi_vision.serving.connections import ACCEPTED, HttpProtocol, close_late
 from phi_vision.serving.json_body import JSON
-from phi_vision.serving.middleware import install_middleware
+from phi_vision.serving.middleware import HEADERS, install_middleware
 from phi_vision.serving.routes import Service, router
 from phi_vision.serving.schemas import ChatRequest, RecordRequest
 from phi_vision.serving.settings import Settings
@@ -36,25 +36,15 @@ LOG = logging.getLogger(__name__)
 
 BACKLOG = 2048  # Connections that the system queues until they are accepted.
 STATIC_FOLDER = Path(__file__).with_name("static")
-# Headers of the page's files: only they run, and nothing is loaded from elsewhere.
-PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # Revalidated: a new version shows its new page immediately.
-}
 
 
 class PageFiles(StaticFiles):
-    """Serves the page's files with `PAGE_HEADERS`."""
+    """Serves the page's files with their headers of headers.yaml."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file, or 304 if the client's copy is current."""
         response = await super().get_response(path, scope)
-        response.headers.update(PAGE_HEADERS)
+        response.headers.update(HEADERS["page"])
         return response
 
 
