@@ -19,12 +19,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from phi_vision.data import dataset as data
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.image_decoding import encode_image
+from phi_vision.synthetic.observation import read_product_schema
 
 Encoding = Literal["cp1252", "utf-8-sig"]
 """The encodings of spreadsheets: Western European, or UTF-8 with a byte order mark."""
@@ -109,6 +109,7 @@ def write_export(
         raise ValueError(f"the rate of faults is {rate}; use a fraction from 0 to 1, such as 0.1")
     check_folder_is_free(out)
     files = [file for files in data.files_by_split(dataset).values() for file in files]
+    schema = read_product_schema(dataset, files[0])
     rng = random.Random(f"export {seed}")
     chosen: str = encoding or rng.choice(("cp1252", "utf-8-sig"))
     # utf-8-sig would begin every line with a byte order mark.
@@ -119,9 +120,9 @@ def write_export(
         (folder / "faults.jsonl").open("w", encoding="utf-8") as faults,
     ):
         (folder / "images").mkdir()
-        names = data.record_columns(pq.read_schema(files[0]))
-        table.write(_csv_line([*names, "description", "image"]).encode(chosen))
-        for line, planted in _corrupt(_clean_lines(dataset, files, names, rng), rate, rng):
+        header = [*data.record_columns(schema), "description", "image"]
+        table.write(_csv_line(header).encode(chosen))
+        for line, planted in _corrupt(_clean_lines(dataset, files, schema, rng), rate, rng):
             text = _csv_line([*line.cells.values(), *line.extra])
             table.write(text.encode(encodings[line.foreign], errors="replace"))
             if line.image is not None:
@@ -138,9 +139,9 @@ def read_corruptions(export: Path) -> list[PlantedCorruption]:
 
 
 def _clean_lines(
-    dataset: Path, files: Sequence[Path], names: Sequence[str], rng: random.Random
+    dataset: Path, files: Sequence[Path], schema: pa.Schema, rng: random.Random
 ) -> Iterator[Line]:
-    schema = pq.read_schema(files[0])
+    names = data.record_columns(schema)
     columns = _find_columns(names, schema)
     kept = [*names, *(set(data.IMAGE_COLUMNS) & set(schema.names))]
     batches = (batch for file in files for batch in data.read_batches(file, kept))

@@ -124,6 +124,7 @@ def _hash(text: Value) -> int:
 def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) -> Observation:
     """Read a dataset once, in order; `on_row` gets every row, including those that are not kept."""
     files = [(split or "train", file) for split, file in data.list_files(dataset)]
+    schema = read_product_schema(dataset, files[0][1])
     splits = dict.fromkeys(dict(files), 0)
     kept: list[ObservedRow] = []
     limit = 2**64
@@ -140,7 +141,15 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
             kept = [each for each in kept if each.group < limit]
     if not kept:
         raise failure("no_rows", dataset=dataset)
-    return Observation(schema=data.read_schema(files[0][1]), splits=splits, rows=tuple(kept))
+    return Observation(schema=schema, splits=splits, rows=tuple(kept))
+
+
+def read_product_schema(dataset: Path, file: Path) -> pa.Schema:
+    """Read the columns of a file of a dataset; conversations cannot be imitated."""
+    schema = data.read_schema(file)
+    if turns := {data.MESSAGES_COLUMN, *data.TRL_COLUMNS[:2]} & {*schema.names}:
+        raise failure("conversations", dataset=dataset, columns=", ".join(sorted(turns)))
+    return schema
 
 
 def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:

@@ -52,11 +52,16 @@ def test_values_are_formatted(text: str, expected: str) -> None:
 
 
 PACKAGE = Path(__file__).parents[2] / "phi_vision"
+SOURCES = {file: file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py")}
 TEXTS = {
     file.with_suffix(".yaml"): [file]
-    for file in PACKAGE.rglob("*.py")
-    if "error_texts(__file__)" in file.read_text(encoding="utf-8")
-} | {file: [*file.parent.glob("*.py")] for file in PACKAGE.rglob("errors.yaml")}
+    for file, source in SOURCES.items()
+    if "error_texts(__file__)" in source
+} | {
+    file.with_name("errors.yaml"): [each for each in SOURCES if each.parent == file.parent]
+    for file, source in SOURCES.items()
+    if 'with_name("errors.py")' in source
+}
 
 
 def fields_of(text: str) -> set[str]:
@@ -68,7 +73,7 @@ def fields_of(text: str) -> set[str]:
 def test_every_error_has_a_text_with_its_values(file: Path) -> None:
     loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
     wanted = {name: fields_of(text) for name, text in loaded.items() if isinstance(text, str)}
-    nodes = [node for module in TEXTS[file] for node in ast.walk(ast.parse(module.read_text()))]
+    nodes = [node for module in TEXTS[file] for node in ast.walk(ast.parse(SOURCES[module]))]
     for node in nodes:
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -77,5 +82,5 @@ def test_every_error_has_a_text_with_its_values(file: Path) -> None:
             values = {keyword.arg for keyword in node.keywords}  # None: `**values`, not known here
             assert values - {None} <= wanted[str(key.value)], key.value
             assert None in values or values == wanted[str(key.value)], key.value
-    siblings = "".join(module.read_text() for module in file.parent.rglob("*.py"))
+    siblings = "".join(SOURCES[each] for each in SOURCES if each.is_relative_to(file.parent))
     assert [name for name in wanted if f'"{name}"' not in siblings] == []

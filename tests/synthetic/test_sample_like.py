@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from phi_vision.data.dataset import load_samples
+from phi_vision.synthetic.corrupted_export import write_export
 from phi_vision.synthetic.fidelity import (
     Fidelity,
     check_row,
@@ -198,6 +199,19 @@ def test_too_few_groups_are_an_error(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a dataset of 5 groups.*at least 20"):
         write_sample_like(tmp_path, tmp_path / "out", rows=9, seed=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("column", "turns"), [("messages", []), ("chosen", "A hat.")])
+def test_conversations_are_rejected(tmp_path: Path, column: str, turns: object) -> None:
+    row = {"id": "a", "image": {"bytes": b"", "path": "a.jpg"}, column: turns}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train-0.parquet")
+    problem = rf"holds conversations \(found {column}\), which cannot be imitated"
+    for write in (
+        lambda out: write_sample_like(tmp_path, out, rows=9, seed=1),
+        lambda out: write_export(tmp_path, out, rate=0, seed=1),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            write(tmp_path / "out")
 
 
 def test_a_folder_in_use_is_an_error(shop: Path, drawn: tuple[Path, Fidelity]) -> None:
