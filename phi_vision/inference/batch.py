@@ -8,6 +8,7 @@ with the same command.
 
 import io
 import json
+import logging
 import shutil
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ from phi_vision.io.atomic import atomic_file, check_kind, is_full_disk, lock, wr
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_GROUP = 10_000  # some megabytes, which are held in memory
 PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a prediction
@@ -129,6 +132,13 @@ class _Job:
             raise failure("not_parquet", out=out, found=found)
         check_kind(out, is_folder=False)
         catalog.check_output(out)
+        if catalog.has_conversations and not spec.template.is_conversation:
+            logger.warning(
+                "%s holds conversations: the model gets their prompts, but its texts are parsed by "
+                "the template %r; for texts alone add --template conversation",
+                source,
+                spec.template.name,
+            )
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         decisive = {

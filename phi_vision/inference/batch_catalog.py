@@ -95,6 +95,7 @@ class Catalog:
         self._images: list[str] = []  # Names, not paths: there may be millions.
         self._files: list[tuple[str, Path, range]] = []
         self.schema = pa.schema([])  # of the columns that can be copied
+        self.has_conversations = False
         folders = (source / "data", source)
         if source.is_dir() and not any(any(each.glob("[!.]*.parquet")) for each in folders):
             if split is not None:
@@ -108,7 +109,9 @@ class Catalog:
             for name, file in dataset.list_files(source, split):
                 start, stop = stop, stop + dataset.count_rows(file)
                 self._files.append((name, file, range(start, stop)))
-            self.schema = _common_schema([file for _, file, _ in self._files], source)
+            files = [file for _, file, _ in self._files]
+            self.schema = _common_schema(files, source)
+            self.has_conversations = MESSAGES_COLUMN in dataset.read_schema(files[0]).names
         self.rows = self._files[-1][2].stop
         self.has_splits = bool(self._files[0][0])
         if not self.rows:

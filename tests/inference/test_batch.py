@@ -17,7 +17,7 @@ import pytest
 from toy_predictors import Painter, spec_of
 from toy_products import draw_product, product_rows
 
-from phi_vision.data.template import Template
+from phi_vision.data.template import CONVERSATION, Template
 from phi_vision.inference.batch import BatchSummary, predict_catalog
 from phi_vision.inference.batch_catalog import BatchConfig
 from phi_vision.io.atomic import lock
@@ -196,6 +196,19 @@ def test_unparsed_texts_and_values_of_other_kinds_are_kept_as_text(
     assert second["text"] == said["p1"]
     assert (third["title"], third["full_price"]) == (r"\ud83d", None)
     assert (summary.unparsed, summary.errors) == (1, {})
+
+
+def test_conversations_under_another_template_are_mentioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "A"}]
+    rows = [{**shown(WHOLE, "one"), "messages": turns}]
+    source = write_shop(tmp_path / "talks", rows)
+    predict(source, tmp_path / "out.parquet", Painter())
+    assert "parsed by the template 'product'; for texts alone add --template conv" in caplog.text
+    caplog.clear()
+    predict(source, tmp_path / "own.parquet", Painter(template=CONVERSATION))
+    assert "template" not in caplog.text
 
 
 def test_columns_are_kept_under_their_names_or_others(shop: Path, tmp_path: Path) -> None:
