@@ -1,5 +1,6 @@
 """Batched generation: requests -> generations. The only generation loop of the package."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -179,17 +180,12 @@ def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict
 
 def _batches(
     order: Sequence[int], limits: Sequence[int | None], batch_size: int
-) -> list[list[int]]:
+) -> Iterator[list[int]]:
     """Cut rows, in the given order, into batches of rows with equal limits.
 
     Input:  order `[3, 0, 1, 2]`, limits `[None, 5, -1, None]`, batch_size 16
-    Output: `[[3, 0], [1], [2]]`
+    Output: `[3, 0]`, `[1]`, `[2]`
     """
-    batches: list[list[int]] = []
-    for row in order:
-        last = batches[-1] if batches else []
-        if last and len(last) < batch_size and limits[last[0]] == limits[row]:
-            last.append(row)
-        else:
-            batches.append([row])
-    return batches
+    for _, equal in itertools.groupby(order, key=lambda row: limits[row]):
+        rows = list(equal)
+        yield from (rows[at : at + batch_size] for at in range(0, len(rows), batch_size))

@@ -72,7 +72,21 @@ def load_model(
     if base is not None:
         _check_adapter(Path(place), config)
     processor = load_processor(place, config)
-    model = _load_weights(base or place, config, dtype, quantization)
+    weights = base or place
+    if (Path(weights) / "generation_config.json").is_file():
+        load_generation_config(weights, config)
+    model: Phi3VForCausalLM
+    with explained(f"The weights in {weights} do", "Is every shard there, whole?"):
+        model, report = Phi3VForCausalLM.from_pretrained(
+            weights,
+            config=config,
+            dtype=dtype or "auto",
+            quantization_config=quantization,
+            output_loading_info=True,
+            use_safetensors=True,  # pickled weights can hold code
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise failure("missing_tensors", place=weights, count=len(missing), first=missing[0])
     if base is not None:
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
@@ -309,30 +323,6 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         features = torch.cpu.get_capabilities()
         able = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if able else torch.float32
-
-
-def _load_weights(
-    place: str,
-    config: Phi3VConfig,
-    dtype: torch.dtype | None,
-    quantization: BitsAndBytesConfig | None,
-) -> Phi3VForCausalLM:
-    if (Path(place) / "generation_config.json").is_file():
-        load_generation_config(place, config)
-    model: Phi3VForCausalLM
-    with explained(f"The weights in {place} do", "Is every shard there, whole?"):
-        model, report = Phi3VForCausalLM.from_pretrained(
-            place,
-            config=config,
-            dtype=dtype or "auto",
-            quantization_config=quantization,
-            output_loading_info=True,
-            use_safetensors=True,  # pickled weights can hold code
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise failure("missing_tensors", place=place, count=len(missing), first=missing[0])
-    return model
 
 
 def _looks_like_hub_id(text: str) -> bool:
