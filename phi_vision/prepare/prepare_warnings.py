@@ -33,7 +33,11 @@ def warn_of_splits(
     more = f"--grouping {by_title}none makes more groups, " if groups["groups"] < samples else ""
     are, has_several = "is" if samples == 1 else "are", groups["groups"] > 1
     for name in [name for name in fractions if name not in splits]:
-        found[name] = "no sample, as the source's own splits are kept; --resplit draws others"
+        is_held_out = name == "validation" and "train" in splits
+        held_out = "training holds out some of train, " if is_held_out else ""
+        found[name] = (
+            f"no sample, as the source's own splits are kept; {held_out}--resplit draws others"
+        )
         if not source:
             found[name] = (
                 f"no sample: {format_count(samples, 'sample')} {are} in "

@@ -172,3 +172,13 @@ def test_a_leak_by_the_image_alone_is_reported_and_so_are_rows_without_a_split(
     found = warnings_of(tmp_path, rows)
     assert found["leakage of 15 in test"].startswith("5 share an image, title or group with train")
     assert found["splits of the source"].startswith("none (10) are no known names; dealt like the")
+
+
+def test_a_source_without_a_validation_split_says_what_takes_its_place(tmp_path: Path) -> None:
+    found = warnings_of(
+        tmp_path, [product(n, split="test" if n > 14 else "train") for n in range(20)]
+    )
+    assert found["validation"] == (
+        "no sample, as the source's own splits are kept; training holds out some of train, "
+        "--resplit draws others"
+    )
