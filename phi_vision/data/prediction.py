@@ -82,7 +82,7 @@ def field_confidence(
             `token_ends` 9 13 18 30 ..., the stop token, which adds no text, last
     Output: {"title": 0.41, ...}, the exponential of -0.7 + 0.0 - 0.2
     """
-    tokens = list(zip([0, *token_ends[:-1]], token_ends, logprobs, strict=True))
+    tokens = list(zip([0, *token_ends][:-1], token_ends, logprobs, strict=True))
     confidence = {}
     for name, (start, end) in template.spans(text).items():
         total = 0.0
