@@ -20,17 +20,15 @@ from phi_vision.metrics.field_metrics import as_number
 Features = NDArray[np.float32]
 Pixels = NDArray[np.float64]
 
+NEIGHBOURS = 5  # neighbours whose median number is predicted
 SIDE = 96  # side in pixels to which images are resized: a multiple of every grid below
-
 MIN_CONTRAST = 24
 """Levels of 256 by which a pixel of the product differs from the background: more than paper, soft
 shadow and JPEG noise, less than pale cloth."""
 
-NEIGHBOURS = 5  # neighbours whose median number is predicted
-
 MAX_SAMPLES, MAX_CATEGORIES = 20_000, 100
-"""Of boosting: its time grows with the training samples, and each category costs a tree per
-iteration. Larger training sets are sampled down, and only the most frequent categories classes."""
+"""Of boosting, as time grows with both: larger training sets are sampled down, and only the most
+frequent categories are classes."""
 
 # Chosen on validation samples of drawn products and on folds of photos, not on test samples. Each
 # split of a tree sees a tenth of the features, which keeps classes apart: with all of them, and a
@@ -186,11 +184,7 @@ def image_features(
 
 
 def describe_image(encoded: bytes) -> dict[str, Pixels]:
-    """Compute the features of one image, in named parts.
-
-    Input:  a red square of 40×40 pixels in the middle of 80×80 white ones
-    Output: {"size": [...], "box": [0.5, 0.5, ...], "colour_grid": [...], ...}
-    """
+    """Compute the features of one image, in named parts: "size", "box", "colour_grid", …"""
     image = open_image(encoded).convert("RGB")
     width, height = image.size
     whole = _resize(image, (0, 0, width, height))

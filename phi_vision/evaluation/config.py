@@ -35,43 +35,31 @@ class EvaluationConfig:
 
     data: Path
     """Folder of samples, with a train split for the baselines."""
-
     split: str = "test"
     """Split to evaluate on."""
-
     out: Path | None = None
     """Folder of the report; by default report/ in the evaluated run."""
-
     group_column: str | None = None
     """Column that groups samples; by default that of the run's recipe, else that of the data."""
-
     limit: int | None = None
     """Evaluate on the first samples only."""
-
     template: str | None = None
     """Prompt template: product, walkthrough, conversation, a YAML file or a run; by default that of
     the evaluated run, else that of the data: conversation or product."""
-
     batch_size: int = 16
     """Images per batch."""
-
     skip: tuple[str, ...] = ()
     """Parts to skip, to save time: shuffled, blank, withheld, constrained, base, constant,
     category_median, boosting, nearest, leakage."""
-
     known_categories: bool = False
     """Limit the constrained predictions also to the categories of the training data."""
-
     target_precision: float | None = None
     """Share of correct predictions wanted among those accepted automatically, such as 0.95: reports
     for each field the share of the catalog that needs no review, and the confidence threshold."""
-
     base: str | None = None
     """The model before fine-tuning, as a baseline; by default the start of the run or adapter."""
-
     twin: str | None = None
     """A run trained with withhold_images, as a baseline."""
-
     seed: int = 0
     """Of the resampling, the shuffled images and the boosting."""
 

@@ -30,9 +30,7 @@ from phi_vision.metrics.field_metrics import is_correct
 WIDTH, HEIGHT, DPI = 360, 250, 72
 MARGINS = (46, 24, 20, 38)  # left, top, right and bottom of the plotting area
 
-NAME_WIDTH, VALUE_WIDTH = 150, 58
-"""Widths of the names left of intervals and of the values right of them."""
-
+NAME_WIDTH, VALUE_WIDTH = 150, 58  # of the names left of intervals and the values right of them
 MAX_MAGNITUDE = 1e100  # numbers beyond are drawn here: axes cannot be divided in floats far above
 
 LOG_TICKS = ((0.8, tuple(range(1, 10))), (1.8, (1, 2, 5)), (3, (1, 3)), (math.inf, (1,)))
@@ -51,9 +49,7 @@ LETTER_WIDTHS = dict.fromkeys("mwMW@%…—", 10.5) | dict.fromkeys("ijl.,:;|!' 
 NUMBER = "{x:,.6g}"  # format of a tick
 
 Points = Sequence[tuple[float, float]]
-Mark = tuple[float, float] | None
-Legend = Sequence[tuple[str, str]]
-"""(name, CSS variable) of each series; empty where there is only one."""
+Legend = Sequence[tuple[str, str]]  # (name, CSS variable) of each series; empty for only one
 
 
 class Chart(NamedTuple):
@@ -78,14 +74,15 @@ class Series(NamedTuple):
 
 
 def draw_lines(
-    series: Sequence[Series], title: str, x: str, y: str, percent: bool = False, mark: Mark = None
+    series: Sequence[Series],
+    title: str,
+    x: str,
+    y: str,
+    percent: bool = False,
+    mark: tuple[float, float] | None = None,
 ) -> Chart:
-    """Draw lines over each other, with a legend where there are several.
-
-    Args:
-        percent: Whether both axes are fractions, shown in percent; x from 0 to 1.
-        mark: A point to emphasise.
-    """
+    """Draw lines over each other, with a legend where there are several, and emphasise a point;
+    with `percent` both axes are fractions, x from 0 to 1."""
     legend, described = [], []
     with _canvas() as (figure, axes):
         for place, each in enumerate(series):
@@ -114,10 +111,8 @@ def draw_lines(
 def draw_intervals(
     rows: Mapping[str, Estimate], *, title: str, decimals: int, zero: bool = False
 ) -> Chart:
-    """Draw estimates below each other with their intervals, and a line through the first.
-
-    A row without a value is left out; `zero` puts 0 on the axis.
-    """
+    """Draw estimates below each other with their intervals, and a line through the first; without
+    rows that have no value. `zero` puts 0 on the axis."""
     reference = next(iter(rows))
     rows = {name: each for name, each in rows.items() if math.isfinite(each.value)}
     height, described = 40 + 26 * len(rows), []
@@ -169,10 +164,8 @@ def draw_scatter(points: Points, *, title: str, x: str, y: str) -> Chart:
 
 
 def draw_reliability(raw: Sequence[Bin], recalibrated: Sequence[Bin], *, title: str) -> Chart:
-    """Draw accuracy over confidence by bin; a calibrated model lies on the diagonal.
-
-    Recalibration that was not measured has no bins.
-    """
+    """Draw accuracy over confidence by bin; a calibrated model lies on the diagonal. Recalibration
+    that was not measured has no bins."""
     legend = [("raw confidence", "series-2"), ("recalibrated", "series-1")]
     shown = recalibrated or raw
     with _canvas() as (figure, axes):

@@ -61,18 +61,16 @@ def _first_matches(links: dedup.Links, near: Iterable[list[int]], trained: int) 
     Input:  rows 0 1 2 2 have keys 7 7 8 7, and 2 rows are trained; near has (distance, key, key)
     Output: {2: 0}
     """
-    first: dict[int, int] = {}
-    later: dict[int, list[int]] = {}
-    for row, key in zip(links.rows.tolist(), links.keys.tolist(), strict=True):
-        if row < trained:
-            first.setdefault(key, row)
-        else:
-            later.setdefault(key, []).append(row)
-    nearest: dict[int, tuple[int, int]] = {}
-    ways = [(0, key, key) for key in first]
+    pairs = list(zip(links.rows.tolist(), links.keys.tolist(), strict=True))
+    first = {key: row for row, key in reversed(pairs) if row < trained}
+    # Key -> (distance, key) of those alike.
+    alike = {key: [(0, key)] for _, key in pairs}
     for distance, one, other in near:
-        ways += [(distance, one, other), (distance, other, one)]
-    for distance, known, key in ways:
-        for row in later.get(key, ()) if known in first else ():
-            nearest[row] = min((distance, first[known]), nearest.get(row, (distance, trained)))
+        alike.setdefault(one, []).append((distance, other))
+        alike.setdefault(other, []).append((distance, one))
+    nearest: dict[int, tuple[int, int]] = {}
+    for row, key in pairs:
+        found = [(distance, first[known]) for distance, known in alike[key] if known in first]
+        if found and row >= trained:
+            nearest[row] = min([*found, nearest.get(row, found[0])])
     return {row: match for row, (_, match) in nearest.items()}

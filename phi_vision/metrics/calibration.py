@@ -55,7 +55,6 @@ class SelectiveThreshold:
     threshold: float | None
     """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
     None where no threshold is known to reach the target."""
-
     coverage: Estimate
     precision: Estimate
 
@@ -82,7 +81,6 @@ class Calibration:
     recalibrated_bins: tuple[Bin, ...]
     risk_curve: tuple[RiskPoint, ...]
     """By rising coverage, from the most confident prediction to all."""
-
     aurc: float  # area under the risk-coverage curve: the mean risk over all coverages; 0 is best
     slope: float  # of the Platt scaling: below 1 where the model is overconfident
     intercept: float
@@ -103,12 +101,8 @@ def calibrations(
     target: float | None,
     seed: int,
 ) -> dict[str, Calibration]:
-    """Measure the calibration of each field with any known confidence, and of the whole record.
-
-    A record is correct where all its fields are; its confidence is the product of theirs.
-
-    Output: {"title": ..., "category3_code": ..., "full_price": ..., "whole record": ...}, or {}
-    """
+    """Measure the calibration of each field with any known confidence, and of the whole record,
+    which is correct where all its fields are; its confidence is the product of theirs."""
     measured = {}
     for field in template.fields:
         confidence = np.array([_confidence(each, field) for each in predictions])

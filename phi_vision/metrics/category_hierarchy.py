@@ -54,11 +54,8 @@ def find_hierarchy(field: str, samples: Sequence[Sample]) -> CategoryHierarchy |
 
 
 def _columns_above(field: str, columns: Set[str]) -> list[str]:
-    """List the columns above a field, nearest first.
-
-    Input:  "category3_code", columns category1_code, category2_code, category3_code, title
-    Output: ["category2_code", "category1_code"]
-    """
+    """List the columns above a field, nearest first: category2_code and category1_code above
+    category3_code."""
     for number in re.finditer(r"\d+", field, re.ASCII):
         before, after = re.escape(field[: number.start()]), re.escape(field[number.end() :])
         matches = (re.fullmatch(f"{before}([0-9]+){after}", column) for column in columns)

@@ -34,14 +34,12 @@ class Comparison:
     predictions: Mapping[str, tuple[ScoredPrediction, ...]]
     """System -> its predictions, in the same order of samples; first the reference that the others
     are compared with."""
-
     left_out: Mapping[str, int]  # system -> the number of its samples that another system lacks
     groups: int
     seed: int
     metrics: Mapping[str, Metric]  # of the fields that all templates have
     estimates: Mapping[str, Mapping[str, Estimate]]
     """System -> metric -> its value on the shared samples."""
-
     differences: Mapping[str, Mapping[str, Estimate]]
     """System but the reference -> metric -> paired difference: above 0 where it is better than the
     reference; of a metric that is best at zero, where it is nearer."""

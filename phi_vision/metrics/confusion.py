@@ -26,11 +26,9 @@ class Confusion:
 
     labels: tuple[str, ...]
     """True categories, a row each: the most frequent first, `OTHERS` last where some are pooled."""
-
     predicted: tuple[str, ...]
     """Predicted categories, a column each: the labels, then `OTHERS` and `UNPARSED` where they
     occur. The cell of `OTHERS` predicted for `OTHERS` holds correct and wrong predictions."""
-
     counts: NDArray[np.int64]  # samples, of shape (labels, predicted)
 
 

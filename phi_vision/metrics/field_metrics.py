@@ -69,16 +69,13 @@ class Metric:
 
     per_sample: Callable[[FieldValues], SampleValues]
     """Computes the value of each sample: an array whose first axis is the samples."""
-
     aggregate: bootstrap.Aggregate = bootstrap.mean
     """Turns the values of samples, and their counts, into one value per resample."""
-
     better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3
     limits: Limits = (0.0, 1.0)
     is_approximate: bool = False  # whether its exact interval (see `estimate`) is approximate
     needs_hierarchy: bool = False  # applies only to fields with levels above them
-
     name: str = ""  # in reports and recipes, as "full_price_mae"; from here on by `metrics_for`
     description: str = ""  # what it measures, in one sentence, with the formula
     field: str | None = None  # the field it reads; None for a metric of the whole prediction

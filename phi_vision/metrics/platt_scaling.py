@@ -36,11 +36,9 @@ class PlattScaler(NamedTuple):
 
 
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
-    """Fit a logistic regression on the log-odds of the confidence.
-
-    Targets are a little below 1 and above 0, as in Platt (1999, "Probabilistic outputs for support
-    vector machines", 2.2), so that few predictions, or only correct ones, give no certainty: 18
-    correct predictions and no wrong one give 0.95.
+    """Fit a logistic regression on the log-odds of the confidence. Targets are a little below 1 and
+    above 0, as in Platt (1999, "Probabilistic outputs for support vector machines", 2.2): few
+    predictions give no certainty, 18 correct ones and no wrong one 0.95.
     """
     if not len(correct):
         return PlattScaler(math.nan, math.nan)

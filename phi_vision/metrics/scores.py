@@ -16,24 +16,11 @@ import yaml
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
-from phi_vision.metrics import slices
-from phi_vision.metrics.bootstrap import (
-    MIN_GROUPS,
-    BootstrapDistribution,
-    Counts,
-    Estimate,
-    draw_groups,
-    effective_groups,
-)
+from phi_vision.metrics import bootstrap, field_metrics, slices
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
-from phi_vision.metrics.field_metrics import (
-    Metric,
-    Predicted,
-    failure,
-    headline_metrics,
-    metrics_for,
-)
+from phi_vision.metrics.field_metrics import Metric, Predicted, failure
 from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
 
 SYSTEMS: dict[str, str] = yaml.safe_load(
@@ -57,20 +44,16 @@ class Scores:
     metrics: Mapping[str, Metric]
     estimates: Mapping[str, Mapping[str, Estimate]]
     """System of `SYSTEMS` -> metric -> estimate; where it applies."""
-
     differences: Mapping[str, Mapping[str, Estimate]]
     """Other system -> metric -> paired difference: above 0 where the model is better."""
-
     predictions: tuple[ScoredPrediction, ...]  # of the model, in the order of the samples
     uses_image: bool | None
     """Whether predictions get worse with the images of other samples; None where not tested."""
-
     shuffled_image_check: str  # the same in words, with estimates
     slices: tuple[Slice, ...]
     leakage: Leakage | None
     calibrations: Mapping[str, Calibration]
     """Field, or "whole record" -> calibration of its confidence."""
-
     best_achievable: Mapping[str, float]
     """Metric -> noise ceiling: the best value that noise in the data allows, where known."""
 
@@ -101,13 +84,13 @@ def score(
         which = "to evaluate on" if not samples else "to learn from"
         raise failure("no_samples", which=which)
     categories = template.fields_of("category")
-    metrics = metrics_for(
+    metrics = field_metrics.metrics_for(
         template, {field: find_hierarchy(field, training) for field in categories}
     )
     truth = [template.select(sample.record) for sample in samples]
     values = _sample_values(metrics, predictions, baselines or {}, truth, template)
     model, groups = values["model"], [sample.group for sample in samples]
-    counts = draw_groups(groups, seed=seed)
+    counts = bootstrap.draw_groups(groups, seed=seed)
     table = {
         system: {name: metrics[name].distribution(each, counts) for name, each in row.items()}
         for system, row in values.items()
@@ -116,7 +99,7 @@ def score(
         ScoredPrediction(id=sample.id, group=sample.group, truth=record, prediction=prediction)
         for sample, record, prediction in zip(samples, truth, predictions["model"], strict=True)
     )
-    headline = {name: metrics[name] for name in headline_metrics(template)}
+    headline = {name: metrics[name] for name in field_metrics.headline_metrics(template)}
     uses_image, check = _check_shuffled_images(headline, values, counts)
     return Scores(
         template=template,
@@ -216,8 +199,8 @@ def _check_shuffled_images(
         return None, f"Not tested whether the images matter: {parse} with both images."
     own, other = (slices.on_subset(headline, values[each], counts, parsed) for each in systems)
     losses = paired_differences(headline, own, other)
-    groups = min((effective_groups(each.groups) for each in own.values()), default=0.0)
-    if groups < MIN_GROUPS:
+    groups = min((bootstrap.effective_groups(each.groups) for each in own.values()), default=0.0)
+    if groups < bootstrap.MIN_GROUPS:
         return (
             None,
             f"Not tested whether the images matter: {groups:.2g} groups are too few to tell.",

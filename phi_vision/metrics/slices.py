@@ -49,7 +49,6 @@ class Leakage:
     leaked: Mapping[str, str]  # sample -> what it shares with the training data
     without: Mapping[str, Estimate]
     """Metric -> the model's estimate on the other samples; empty where there are none."""
-
     effect: Mapping[str, Estimate]  # metric -> the estimate on all samples minus that on the others
 
 
