@@ -37,6 +37,15 @@ FOLDERS = {
 MAX_IMAGES = 8  # predictions logged as images too, which an offline folder shows without a server
 MAX_UPLOAD = 256 * 2**20  # bytes up to which an artifact is uploaded: larger ones refer to files
 
+TRUE, FALSE = ("true", "1", "yes", "on", "y", "t"), ("", "false", "0", "no", "off", "n", "f")
+"""Values of WANDB_DISABLED, in any case."""
+
+WITHOUT_EFFECT = {
+    "WANDB_LOG_MODEL": "the best weights are logged at the end of every run",
+    "WANDB_WATCH": "gradients are not logged, only their norm",
+}
+"""Variables that the callback of transformers reads -> why this one does not."""
+
 SETTINGS = {
     **{"silent": True, "console": "off", "disable_git": True},
     # Seconds until a run is recorded offline, and for the upload at its end; `wandb sync` uploads
@@ -53,10 +62,15 @@ class WandbRun:
         self.folder = folder
         # Plain values, numbers as numbers, so that W&B can sort and filter.
         self.config: dict[str, Any] = yaml.safe_load(recipe)
-        unset = [name for name in FOLDERS if not os.environ.get(name)]
+        given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+        for name in [name for name, value in given.items() if not value]:
+            del os.environ[name]  # an empty variable is none, but W&B fails on it
+        folders = {name: folder.path.resolve() / below for name, below in FOLDERS.items()}
+        # A setting alone does not silence what W&B prints before it has read the settings.
+        defaults = {**folders, "WANDB_SILENT": "true"}
+        unset = {name: value for name, value in defaults.items() if not given.get(name)}
         with ExitStack() as stack:
-            folders = {name: folder.path.resolve() / FOLDERS[name] for name in unset}
-            stack.enter_context(patch_environment(**folders))
+            stack.enter_context(patch_environment(**unset))
             self.run = _start(folder.path, self.config)
             self._environment = stack.pop_all()
         self.run.define_metric("validation/loss", summary="min,last")
@@ -217,7 +231,14 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
 
 def check_variables() -> None:
     """Check the variables of W&B before a run begins: later, a failing tracker only warns."""
-    for name, value in [each for each in os.environ.items() if each[0].startswith("WANDB_")]:
+    if (disabled := os.environ.get("WANDB_DISABLED", "")).lower() not in (*TRUE, *FALSE):
+        raise ValueError(f"WANDB_DISABLED is {disabled!r}; choose one of 'true' and 'false'")
+    for name, reason in WITHOUT_EFFECT.items():
+        if os.environ.get(name):
+            logger.warning("%s has no effect: %s", name, reason)
+    for name, value in os.environ.items():
+        if not name.startswith("WANDB_") or not value:
+            continue
         try:
             wandb.Settings().update_from_env_vars({name: value})
         except ValidationError as error:
@@ -231,7 +252,7 @@ def check_variables() -> None:
 
 def choose_mode() -> str:
     """Choose W&B's mode by its variables, else by whether one is logged in."""
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+    if os.environ.get("WANDB_DISABLED", "").lower() in TRUE:
         return "disabled"
     return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
 

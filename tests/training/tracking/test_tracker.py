@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -283,7 +284,9 @@ def test_wandb_variables_take_effect(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("WANDB_RESUME", "ofline", "; choose one of 'allow', 'must'"),
         ("WANDB_CONSOLE", "on", "; choose one of 'auto', 'off'"),
         ("WANDB_SILENT", "flase", "; Input should be a valid boolean"),
-        ("WANDB_SILENT", "", "; Input should be a valid boolean.*unset it"),
+        ("WANDB_SILENT", "maybe", "; Input should be a valid boolean.*unset it"),
+        ("WANDB_DISABLED", "ture", "; choose one of 'true' and 'false'"),
+        ("WANDB_INIT_TIMEOUT", "soon", "; Input should be a valid number"),
         ("WANDB_BASE_URL", "my-server", "; Input should be a valid URL"),
         ("WANDB_TAGS", "coats,", ".*Tag at index 1 is empty"),
         ("WANDB_PROJECT", "a/b", ": Invalid project name"),
@@ -305,18 +308,20 @@ def test_a_misspelt_wandb_variable_is_an_error_before_anything_is_written(
 
 
 def test_the_variables_of_wandb_come_before_what_is_set_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     leave_wandb_alone(monkeypatch, tmp_path)
     given = {"ENTITY": "team", "PROJECT": "shop", "NAME": "one", "NOTES": "first", "TAGS": "a,b"}
     given |= {"RUN_GROUP": "coats", "JOB_TYPE": "tune", "SILENT": "false", "CONSOLE": "wrap"}
     given |= {"DIR": str(tmp_path / "elsewhere"), "RESUME": "allow"}
+    given |= {"MODE": "", "BASE_URL": "", "DISABLED": "", "LOG_MODEL": "checkpoint"}
     for name, value in given.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "versions.json").write_text("{}")
     experiment_trackers.check_variables()
+    assert "WANDB_LOG_MODEL has no effect: the best weights are logged" in caplog.text
     wandb.teardown()  # W&B reads its variables once per process
     logged = experiment_trackers.WandbRun(RunDir(tmp_path / "run"), f"data: {tmp_path / 'none'}\n")
     run, settings = logged.run, logged.run.settings
@@ -326,6 +331,20 @@ def test_the_variables_of_wandb_come_before_what_is_set_here(
     assert (settings.silent, settings.console, settings.mode) == (False, "wrap", "offline")
     assert len(list((tmp_path / "elsewhere" / "wandb").glob("offline-run-*"))) == 1
     assert not list((tmp_path / "run" / "wandb").glob("*run-*"))
+
+
+def test_wandb_is_silent_also_before_it_has_read_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "versions.json").write_text("{}")
+    code = (
+        "import sys, types; sys.modules['openai'] = types.ModuleType('openai')\n"
+        "from pathlib import Path; from phi_vision.runs import RunDir\n"
+        "from phi_vision.training.tracking.experiment_trackers import WandbRun\n"
+        f"WandbRun(RunDir(Path({str(tmp_path)!r})), 'data: none').close(failed=False)"
+    )
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert found.returncode == 0
+    assert "wandb:" not in found.stdout + found.stderr
 
 
 def test_without_a_network_a_run_with_a_key_is_recorded_offline(
