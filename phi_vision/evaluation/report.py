@@ -24,7 +24,7 @@ from phi_vision.evaluation import figures, labels, sections
 from phi_vision.evaluation.config import failure
 from phi_vision.io import formatting
 from phi_vision.io.atomic import check_kind, write_text
-from phi_vision.metrics import comparison, confusion, field_metrics, scores
+from phi_vision.metrics import comparison, field_metrics, scores
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin, RiskPoint
 from phi_vision.metrics.comparison import Comparison, EvaluatedSystem
@@ -32,7 +32,7 @@ from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import History, ReportDir, RunDir
 
-USED_BY_TEMPLATES = (figures, comparison, confusion, field_metrics, scores, labels, sections)
+USED_BY_TEMPLATES = (figures, comparison, field_metrics, scores, labels, sections)
 """Modules whose functions and tables the templates use by name."""
 
 

@@ -6,8 +6,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
@@ -22,6 +26,11 @@ from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import SMOOTHING, Curve, History, LogLine, curve, smooth, thin
 
+OTHERS = "all others"
+"""Categories too rare for a row of their own, and predicted ones that are never true."""
+
+UNPARSED = "unparsed"  # predictions that do not parse, or lack the field
+
 MAX_POINTS, MAX_CURVE_POINTS = 2000, 200
 """Points of a scatter plot and of a curve: more cover each other, and slow a phone down."""
 
@@ -31,6 +40,20 @@ MAX_ERRORS, RANDOM_SHOWN, WORST_SHOWN = 5, 12, 12
 THUMBNAIL = 280  # longest side of a shown image in pixels: sharp at the page's size, some 10 kB
 
 MAX_LABEL = 28  # characters of a name in columns and legends: two columns of it fit on a phone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """A confusion matrix: labels COATS and HATS, predicted COATS, HATS and "unparsed", counts
+    [[2, 1, 0], [0, 1, 1]] where one of three coats is predicted as a hat, and one of two hats does
+    not parse."""
+
+    labels: tuple[str, ...]
+    """True categories, a row each: the most frequent first, `OTHERS` last where some are pooled."""
+    predicted: tuple[str, ...]
+    """Predicted categories, a column each: the labels, then `OTHERS` and `UNPARSED` where they
+    occur. The cell of `OTHERS` predicted for `OTHERS` holds correct and wrong predictions."""
+    counts: NDArray[np.int64]  # samples, of shape (labels, predicted)
 
 
 def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric, list[str], Chart]]:
@@ -129,6 +152,30 @@ def draw_calibration(scores: Scores) -> list[Chart]:
             names = ("coverage", "error rate among the accepted")
             charts.append(figures.draw_lines(curves, title, *names, percent=True, mark=mark))
     return charts
+
+
+def confusion(
+    predictions: Sequence[ScoredPrediction], field: str, max_labels: int = 20
+) -> Confusion:
+    """Compute the confusion matrix of a category field, with rows for the most frequent ones."""
+    frequency = Counter(each.truth[field] for each in predictions)
+    ranked = sorted(frequency, key=lambda value: (-frequency[value], str(value)))[:max_labels]
+    places = {value: place for place, value in enumerate(ranked)}
+    others, unparsed = len(ranked), len(ranked) + 1
+    counts = np.zeros((others + 1, others + 2), dtype=np.int64)
+    for each in predictions:
+        record = each.prediction.record or {}
+        column = places.get(record[field], others) if field in record else unparsed
+        counts[places.get(each.truth[field], others), column] += 1
+    labels = np.array([*map(str, ranked), OTHERS, UNPARSED])
+    rows, columns = np.arange(others + 1), np.arange(others + 2)
+    rows = rows[(rows < others) | counts.any(axis=1)]
+    columns = columns[(columns < others) | counts.any(axis=0) | np.isin(columns, rows)]
+    return Confusion(
+        labels=tuple(labels[rows].tolist()),
+        predicted=tuple(labels[columns].tolist()),
+        counts=counts[np.ix_(rows, columns)],
+    )
 
 
 def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int, float]]:

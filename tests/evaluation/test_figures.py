@@ -18,9 +18,9 @@ from phi_vision.evaluation.figures import (
     fit,
 )
 from phi_vision.evaluation.report import render
+from phi_vision.evaluation.sections import OTHERS, Confusion
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import Bin
-from phi_vision.metrics.confusion import OTHERS, Confusion
 
 NAN = math.nan
 

@@ -62,13 +62,13 @@ class WandbRun:
         self.folder = folder
         # Plain values, numbers as numbers, so that W&B can sort and filter.
         self.config: dict[str, Any] = yaml.safe_load(recipe)
-        given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-        for name in [name for name, value in given.items() if not value]:
-            del os.environ[name]  # an empty variable is none, but W&B fails on it
+        for name in [name for name, value in os.environ.items() if not value]:
+            if name.startswith("WANDB_"):
+                del os.environ[name]  # an empty variable is none, but W&B fails on it
         folders = {name: folder.path.resolve() / below for name, below in FOLDERS.items()}
         # A setting alone does not silence what W&B prints before it has read the settings.
         defaults = {**folders, "WANDB_SILENT": "true"}
-        unset = {name: value for name, value in defaults.items() if not given.get(name)}
+        unset = {name: value for name, value in defaults.items() if name not in os.environ}
         with ExitStack() as stack:
             stack.enter_context(patch_environment(**unset))
             self.run = _start(folder.path, self.config)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.metrics.confusion import OTHERS, UNPARSED, confusion
+from phi_vision.evaluation.sections import OTHERS, UNPARSED, confusion
 
 
 def predictions(*pairs):
