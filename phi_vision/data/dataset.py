@@ -88,13 +88,9 @@ def iterate_samples(
 
 
 def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
-    """Convert a row to a sample; an invalid row is an error.
+    """Convert a row (column -> cell) to a sample; an invalid row is an error.
 
-    Args:
-        row: Column -> cell.
-        number: The id where no column has one.
-        source: Folder or file of the row; paths of images are relative to it.
-        group_column: As for `load_samples`.
+    `number` is the id where no column has one; paths of images are relative to `source`.
     """
     rich = _rich_columns(row)
     record = as_record(row, [name for name in row if name not in rich])

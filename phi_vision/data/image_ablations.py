@@ -43,7 +43,8 @@ def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
 
 def blank_images(samples: Sequence[Sample]) -> list[Sample]:
     """Replace every image by a white one of its size, so that only the shapes remain."""
-    white = [[_white(image.size) for image in sample.open_images()] for sample in samples]
+    sizes = [[image.size for image in sample.open_images()] for sample in samples]
+    white = [[encode_image(Image.new("RGB", size, "white"), "PNG") for size in s] for s in sizes]
     return [replace(each, images=tuple(new)) for each, new in zip(samples, white, strict=True)]
 
 
@@ -56,7 +57,3 @@ def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
     turns = [[turn._replace(content=without(turn.content)) for turn in s.messages] for s in samples]
     pairs = zip(samples, turns, strict=True)
     return [replace(sample, images=(), messages=tuple(messages)) for sample, messages in pairs]
-
-
-def _white(size: tuple[int, int]) -> bytes:
-    return encode_image(Image.new("RGB", size, "white"), "PNG")

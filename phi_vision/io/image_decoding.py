@@ -42,11 +42,8 @@ _TURNS: dict[object, Image.Transpose] = {
 class BinaryFile(Protocol):
     """An open file, a BytesIO or the like."""
 
-    def seek(self, offset: int, /) -> object:
-        """Move to a position."""
-
-    def read(self) -> bytes:
-        """Return all bytes from there."""
+    def seek(self, offset: int, /) -> object: ...  # noqa: D102
+    def read(self) -> bytes: ...  # noqa: D102
 
 
 ImageSource = str | Path | bytes | BinaryFile | Image.Image | NDArray[Any]
@@ -107,9 +104,8 @@ def normalise(source: Image.Image, encoded: bytes = b"") -> tuple[Image.Image, l
     Input:  an RGBA image whose EXIF says "turned by 90°"
     Output: an RGB image, ["alpha over white", "turned by EXIF"]
 
-    Args:
-        source: An image whose pixels are loaded.
-        encoded: Its file, if there is one; a PNG tells the bits of a level, which Pillow does not.
+    The pixels of `source` are loaded; its file, `encoded`, tells the bits of a PNG's levels, which
+    Pillow does not.
     """
     image, changes = _opaque(source, encoded[24] if encoded.startswith(b"\x89PNG") else 8)
     orientation = _orientation(source)

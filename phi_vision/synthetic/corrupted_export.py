@@ -93,17 +93,11 @@ class PlantedCorruption:
 def write_export(
     dataset: Path, out: Path, *, rate: float, seed: int, encoding: Encoding | None = None
 ) -> Path:
-    """Turn a clean dataset into the export of a shop, and return its products.csv.
+    """Turn a prepared or drawn dataset into the export of a shop, and return its products.csv.
 
-    Each kind of corruption is about as frequent as the others. A row that repeats another is added
-    after it. OUT appears atomically; the same dataset and seed give the same bytes.
-
-    Args:
-        dataset: A prepared or drawn dataset's folder, with one image a row.
-        out: A folder that does not exist yet, or is empty.
-        rate: Fraction of corrupted rows, 0 to 1.
-        seed: Of everything.
-        encoding: Of products.csv; chosen by the seed by default.
+    A fraction `rate` of the rows is corrupted, by each kind about as often; a row that repeats
+    another is added after it. OUT, which must be free, appears atomically; the same dataset and
+    seed give the same bytes, and choose the encoding by default.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"the rate of faults is {rate}; use a fraction from 0 to 1, such as 0.1")
