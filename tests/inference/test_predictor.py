@@ -47,6 +47,16 @@ def test_an_incomplete_onnx_folder_is_an_error(tmp_path: Path) -> None:
         load_predictor(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": {}}'])
+def test_damaged_graphs_are_one_line(tiny_checkpoint: Path, tmp_path: Path, content: str) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="pip install 'phi-vision[onnx]'")
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "onnx")
+    (folder / "genai_config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"The graphs in {folder} do not load: .* Copy") as caught:
+        load_predictor(str(folder))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("words", ["no-such-folder", "http://", "none.jsonl"])
 def test_missing_models_are_rejected(words: str) -> None:
     with pytest.raises(ValueError, match=r"give|Give|use one"):
