@@ -34,6 +34,7 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 # Encoding -> what its score begins with: most exports are Western Windows, few of an old Mac.
 ENCODINGS: dict[str, float] = VOCABULARY["encodings"]
 WESTERN, MAX_UNSURE = "cp1252", 3  # different letters, of which no language can be told for sure
+COMMON_LETTERS = {*"àáâãäåæçèéêëìíîïñòóôõöøùúûüßœ"}  # all of Western languages but Icelandic
 ALBANIAN = {"ë", "ç"}  # a language that the model of letter pairs does not know
 given_encoding: ContextVar[str | None] = ContextVar("given_encoding", default=None)
 """Encoding that the user states for all files of a source."""
@@ -192,8 +193,10 @@ def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, s
             score = each["confidence"] + ENCODINGS.get(name, 0.0)
             score += PLACES_WEIGHT * (places if places > 0 else 3 * places)
             letters = {*filter(str.isalpha, _SPECIAL.findall(text.lower()))}
-            if name == WESTERN and len(letters) < MAX_UNSURE:
-                score += WESTERN_BONUS * (3 if letters <= ALBANIAN else 1)
+            if name == WESTERN and not letters <= COMMON_LETTERS:
+                score -= WESTERN_BONUS
+            elif name == WESTERN and len(letters) < MAX_UNSURE:
+                score += WESTERN_BONUS * (3 if letters and letters <= ALBANIAN else 1)
             ranked.append((score, name.replace("-", "_"), text))
     if not ranked:
         raise failure("no_encoding", file=file, sample=sample[:60])
@@ -205,8 +208,8 @@ def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, s
     if shown := _words(text):
         facts["encoding guessed from"] = shown
     letters = {*filter(str.isalpha, _SPECIAL.findall(text))}
-    margin = DOUBTFUL_IF_FEW if len(letters) <= MAX_UNSURE else DOUBTFUL
-    margin += 3 * WESTERN_BONUS if letters <= ALBANIAN else 0
+    margin = DOUBTFUL_IF_FEW if 0 < len(letters) <= MAX_UNSURE else DOUBTFUL
+    margin += 3 * WESTERN_BONUS if letters and letters <= ALBANIAN else 0
     others = [each for each in ranked if each[2] != text and each[0] > score - margin]
     if others and shown:
         _, name, other = max(others)
@@ -266,7 +269,8 @@ def _score(before: str, sign: str, after: str) -> float:
     if sign in "\ufffd¤" or category in ("Cc", "Cs", "Co", "Cn"):
         return -3
     if sign in _COMMON_MARKS:
-        return -1 if (sign != "’" and letters == 2) or (sign in "¼½¾" and letters) else 0.5
+        inside = (letters == 2 and sign != "’") or (letters and sign in "¼½¾")
+        return -3 if inside else 0.5
     if category == "Sc":
         return 1 if digits or " " in (before, after) else -1
     if category[0] == "M":  # accents that follow their letter
