@@ -25,7 +25,11 @@ _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 IMAGE_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})([?#].*)?$", re.IGNORECASE)
 _IMAGE_TAG = re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'>\s]+)""", re.IGNORECASE)
 _FORMULA = re.compile(r'=(?:IMAGE|HYPERLINK)\("([^"]+)".*\)', re.IGNORECASE)  # of Excel
-_BETWEEN_URLS = re.compile(r"\s*[,;|]\s*(?=(?:https?:)?//)|\s+(?=https?://)", re.IGNORECASE)
+_BETWEEN_URLS = re.compile(r"\s*[,;|]+\s*(?=(?:https?:)?//)|\s+(?=https?://)", re.IGNORECASE)
+_SUFFIX = f"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+_NAMES = re.compile(rf"""[^\s'"\[\]{{}}()<>,;|!*^~#+:]+?{_SUFFIX}(?![\w/.])""", re.IGNORECASE)
+_URLS = re.compile(rf"https?://\S+?{_SUFFIX}(?=\W{{1,3}}https?://|$)", re.IGNORECASE)
+_APART = re.compile(r"""(['"])\s+\1""")  # numpy's list, which Python would join to one text
 _BETWEEN_FILES = re.compile(r"\s*[,;|\n]\s*")
 
 
@@ -41,12 +45,13 @@ def list_references(cell: object) -> list[object]:
         return [found for each in cell for found in list_references(each)]
     if isinstance(cell, Mapping) and not {"bytes", "path"} & {*cell}:
         values = [cell[key] for key in VOCABULARY["image_keys"] if cell.get(key)]
+        values = values or [v for v in cell.values() if IMAGE_SUFFIX.search(str(v))]
         whole = [each for each in values if not isinstance(each, list) or None not in each]
         return list_references((whole or values)[0]) if values else [cell] if cell else []
     if not isinstance(cell, str):
         return [] if cell is None else [cell]
     text = cell.strip()
-    if (value := parse_literal(text)) is not None:
+    if not _APART.search(text) and (value := parse_literal(text)) is not None:
         return list_references(value)
     if found := _IMAGE_TAG.findall(text) or _FORMULA.findall(text):
         return [html.unescape(each) for each in found]
@@ -54,8 +59,12 @@ def list_references(cell: object) -> list[object]:
     if len(urls) > 1 and all(map(url_of, urls)):
         return [*urls]
     names = [name for name in _BETWEEN_FILES.split(text) if name]
-    several = len(names) > 1 and not url_of(text) and all(map(IMAGE_SUFFIX.search, names))
-    return [*names] if several else [cell] if text else []
+    if len(names) > 1 and not url_of(text) and all(map(IMAGE_SUFFIX.search, names)):
+        return [*names]
+    # numpy's ['a.jpg' 'b.jpg'], PostgreSQL's {a.jpg,b.jpg}, srcset, Markdown, `a.jpg / b.jpg`, …
+    marked = (_URLS if url_of(text) else _NAMES).findall(text)
+    is_marked = len(marked) > 1 or (marked and text[0] in "{(<!\"'")
+    return [*marked] if is_marked and len(marked) >= text.count("://") else [cell] if text else []
 
 
 def url_of(value: object) -> str | None:

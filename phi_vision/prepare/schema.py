@@ -104,6 +104,7 @@ def _template_over(columns: Columns) -> Template:
         return product
     if not found:
         held = ", ".join(columns.fields.values())
+        held = held or f"only {columns.image[0]!r}; if it is a whole line, save the table as CSV"
         raise failure("no_field", wanted=", ".join(product.fields), found=held)
     return Template(
         name="found",
