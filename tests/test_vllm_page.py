@@ -11,7 +11,7 @@ from pages import FENCE, numbers_beside
 
 from phi_vision.export import compatibility as engines
 from phi_vision.export.compatibility import ENGINES
-from phi_vision.export.merge import expected_shapes
+from phi_vision.export.hf import expected_shapes
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 

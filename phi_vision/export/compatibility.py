@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from phi_vision.data.template import END
-from phi_vision.export.merge import INDEX, SINGLE_FILE, expected_shapes
+from phi_vision.export.hf import INDEX, SINGLE_FILE, expected_shapes
 from phi_vision.export.onnx import read_graph
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.io.formatting import format_bytes

@@ -35,7 +35,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerBase
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
-from phi_vision.export import merge, verify
+from phi_vision.export import hf, verify
 from phi_vision.export.model_card import write_card
 from phi_vision.generation.request import Generation
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
@@ -100,7 +100,7 @@ def export_onnx(
             )
     check_folder_is_free(out)
     chosen, template = verify.verification_samples(source, data, samples)
-    place = merge.find_weights(source)
+    place = hf.find_weights(source)
     needed = bytes_needed(load_config(adapter_base(place) or place), precision)
     with atomic_folder(out, needed_bytes=needed) as folder:
         with temporary_folder(folder) as scratch:
@@ -117,7 +117,7 @@ def export_onnx(
 
 def bytes_needed(config: Phi3VConfig, precision: str) -> int:
     """Return the disk space of an export: the graphs, and temporarily the decoder in float32."""
-    sizes = {name: math.prod(shape) for name, shape in merge.expected_shapes(config).items()}
+    sizes = {name: math.prod(shape) for name, shape in hf.expected_shapes(config).items()}
     embedded = sum(size for name, size in sizes.items() if "embed_tokens" in name)
     decoder = sum(size for name, size in sizes.items() if "vision_embed_tokens" not in name)
     return round(4 * embedded + (4 + BYTES_OF_A_WEIGHT[precision]) * decoder)
@@ -186,7 +186,7 @@ def _write_model(
     """
     # In float32 before the adapter is attached: its tensors hold more than bfloat16, and modules
     # that were trained in full, such as a projector, would be cast to the base's dtype.
-    model, processor = merge.open_source(source, dtype=torch.float32)
+    model, processor = hf.open_source(source, dtype=torch.float32)
     expected = verify.generate_predictions(model, processor, samples, template)
     merged: Phi3VForCausalLM = (
         model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model

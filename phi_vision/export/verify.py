@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -17,10 +17,10 @@ from phi_vision.data import dataset
 from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
-from phi_vision.export.merge import Model
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.local import resolve_template
+from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
 
@@ -32,6 +32,8 @@ LOGIT_ROUNDING = {torch.bfloat16: 0.25, torch.float16: 0.03, torch.float32: 1e-4
 # Difference of log-probabilities that float32 sums in another order explain: 1e-5 was measured on 8
 # layers; 32 layers, four times as wide, make it ten times as much, and ten again is a margin.
 LOGPROB_ROUNDING = 1e-3
+
+Model: TypeAlias = Phi3VForCausalLM | PeftModel
 
 
 class ModelOutputs(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from phi_vision.export.compatibility import ENGINES, Requirement, check, some, unmet
-from phi_vision.export.merge import INDEX, expected_shapes
+from phi_vision.export.hf import INDEX, expected_shapes
 from phi_vision.inference.onnx_predictor import GENAI_FILE
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, load_model, load_processor, read_header
 from phi_vision.model.configuration_phi3_v import Phi3VConfig

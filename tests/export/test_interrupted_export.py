@@ -14,7 +14,7 @@ import torch
 from small_disks import MEGABYTE, mounted
 from toy_adapters import write_adapter
 
-from phi_vision.export import merge
+from phi_vision.export import hf
 from phi_vision.export.hf import export_hf
 from phi_vision.model.checkpoint import load_model
 
@@ -36,7 +36,7 @@ def export_and_stop(adapter: Path, out: Path, sign: signal.Signals) -> None:
     torch.set_num_threads(1)  # What PyTorch's own workers do, as threads do not outlive a fork.
     # Whatever runs the tests in the background may have had it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    merged_weights = merge.merged_weights
+    merged_weights = hf.merged_weights
 
     def half(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         for place, weight in enumerate(merged_weights(model)):
@@ -45,7 +45,7 @@ def export_and_stop(adapter: Path, out: Path, sign: signal.Signals) -> None:
             yield weight
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(merge, "merged_weights", half)
+        patched.setattr(hf, "merged_weights", half)
         try:
             export_hf(str(adapter), out, samples=0)
         except KeyboardInterrupt:
@@ -107,9 +107,9 @@ def test_a_failed_verification_leaves_nothing(
     """As if the merge had lost the adapter."""
 
     def lose(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        return iter(merge.base_weights(model).items())
+        return iter(hf.base_weights(model).items())
 
-    monkeypatch.setattr(merge, "merged_weights", lose)
+    monkeypatch.setattr(hf, "merged_weights", lose)
     with pytest.raises(ValueError, match="the exported model does not predict as its source does"):
         export_hf(str(adapter), tmp_path / "out", data=products, samples=2)
     assert [file.name for file in tmp_path.iterdir()] == ["adapter"]

@@ -10,7 +10,7 @@ from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from toy_adapters import FORMS, write_adapter
 
-from phi_vision.export.merge import base_weights, merged_weights, open_source
+from phi_vision.export.hf import base_weights, merged_weights, open_source
 from phi_vision.model.checkpoint import load_model
 
 ADAPTER = "adapter_model.safetensors"

@@ -19,7 +19,7 @@ from phi_vision.data.prediction import field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template, write_template
 from phi_vision.export import onnx as onnx_folder
-from phi_vision.export.merge import check_not_quantized
+from phi_vision.export.hf import check_not_quantized
 from phi_vision.export.onnx import (
     TEXT_FILE,
     EmbeddingGraph,
