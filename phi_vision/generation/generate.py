@@ -12,9 +12,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
-from phi_vision.generation.constrained import compile_grammar
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.generation.sampling import RowState, TokenSelector, decoder_for
+from phi_vision.generation.sampling import RowState, TokenSelector, compile_grammar, decoder_for
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -26,17 +25,10 @@ class GenerativeModel(Protocol):
 
     config: Phi3VConfig
     generation_config: GenerationConfig
-    training: bool
 
     @property
     def device(self) -> torch.device:
         """Where its inputs must be."""
-
-    def eval(self) -> Any:
-        """Switch to inference."""
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch to training."""
 
     @property
     def generate(self) -> Callable[..., torch.Tensor]:
@@ -57,8 +49,10 @@ def generate(
     original context at the same new token, if ever: beyond it the rotary factors of the whole batch
     change. An invalid grammar, and tags that do not match the images, are errors.
     """
-    was_training = model.training
-    model.eval()
+    # Graphs of ONNX Runtime have neither modes nor layers.
+    network = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+    was_training = network.training
+    network.eval()
     stops = model.generation_config.eos_token_id
     stops = (stops,) if isinstance(stops, int) else tuple(stops)
     encoded, rows = [], []
@@ -66,7 +60,7 @@ def generate(
         images = list(request.images) or None
         encoded.append(processor(text=request.prompt, images=images, return_tensors="pt"))
         length = encoded[-1]["input_ids"].shape[1]
-        rows.append(_row(model, processor, request, length, stops))
+        rows.append(_row(model.config, processor.tokenizer, request, length, stops))
     order = sorted(range(len(rows)), key=lambda index: rows[index].prompt_tokens)
     context = model.config.original_max_position_embeddings
     limits = [_tokens_within_context(row, context - row.prompt_tokens) for row in rows]
@@ -74,7 +68,7 @@ def generate(
         while chosen:
             batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
             selector = TokenSelector([rows[index] for index in chosen], stops[0])
-            with suppress(_CancelledError), _cancellation(model, selector.rows):
+            with suppress(_CancelledError), _cancellation(network, selector.rows):
                 model.generate(
                     **{name: values.to(model.device) for name, values in batch.items()},
                     max_new_tokens=max(row.limit for row in selector.rows),
@@ -84,7 +78,7 @@ def generate(
                 )
                 break
             chosen = [index for index in chosen if rows[index].finish_reason is None]
-    model.train(was_training)
+    network.train(was_training)
     return [row.generation() for row in rows]
 
 
@@ -93,11 +87,11 @@ class _CancelledError(Exception):
 
 
 @contextmanager
-def _cancellation(model: GenerativeModel, rows: Sequence[RowState]) -> Iterator[None]:
+def _cancellation(network: torch.nn.Module, rows: Sequence[RowState]) -> Iterator[None]:
     """End a step of the model once all its rows are cancelled; the prompt's also if it pays off.
 
     It does where the others alone have less to compute than is left of the step. Asked before each
-    layer; ONNX Runtime's steps have none to hook.
+    layer.
     """
     asked = {row: row.request.is_cancelled for row in rows if row.request.is_cancelled}
 
@@ -111,7 +105,7 @@ def _cancellation(model: GenerativeModel, rows: Sequence[RowState]) -> Iterator[
                 row.finish_reason = row.finish_reason or "cancelled"
             raise _CancelledError
 
-    modules = list(model.modules()) if asked and isinstance(model, torch.nn.Module) else []
+    modules = list(network.modules()) if asked else []
     decoder = [module for module in modules if isinstance(module, Phi3DecoderLayer)]
     left = {layer: 1 - place / len(decoder) for place, layer in enumerate(decoder)}
     # Those of the vision tower come before.
@@ -130,32 +124,28 @@ def _area(rows: Sequence[RowState]) -> int:
 
 
 def _row(
-    model: GenerativeModel,
-    processor: Phi3VProcessor,
+    config: Phi3VConfig,
+    tokenizer: Any,
     request: GenerationRequest,
     length: int,
     stops: tuple[int, ...],
 ) -> RowState:
     matcher = None
     if request.grammar is not None:
-        size = model.config.vocab_size
-        matcher = compile_grammar(processor.tokenizer, request.grammar, size, stops).deep_copy()
-    left = model.config.max_position_embeddings - length
+        matcher = compile_grammar(tokenizer, request.grammar, config.vocab_size, stops).deep_copy()
+    left = (most := config.max_position_embeddings) - length
     if left < 1:
         raise ValueError(
-            f"the prompt has {length} tokens, and the model reads at most "
-            f"{model.config.max_position_embeddings}, the generated text included; shorten it"
+            f"the prompt has {length} tokens, and the model reads at most {most}, the generated "
+            "text included; shorten it"
         )
     limit = left if request.finite_grammar else min(left, request.max_new_tokens)
-    decoder = decoder_for(processor.tokenizer)
+    decoder = decoder_for(tokenizer)
     return RowState(request, decoder, stops, matcher=matcher, prompt_tokens=length, limit=limit)
 
 
 def _tokens_within_context(row: RowState, left: int) -> int | None:
-    """Count the new tokens until a row leaves the original context; None if it never does.
-
-    -1 if its prompt is beyond already.
-    """
+    """Count the tokens until a row leaves the original context; -1 if its prompt, None if never."""
     is_finite = row.request.finite_grammar
     expected = min(row.limit, FINITE_GRAMMAR_TOKENS) if is_finite else row.limit
     return None if left >= expected else max(left, -1)

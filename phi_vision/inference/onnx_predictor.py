@@ -6,7 +6,7 @@ of the vocabulary, N images, K crops of the largest.
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ class OnnxModel:
     """The output of `phi-vision export --format onnx` with the interface of a model."""
 
     device = torch.device("cpu")
-    training = False
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -50,15 +49,6 @@ class OnnxModel:
             options = self._genai.Config(str(folder))
             options.overlay(json.dumps({"model": sections}))
             self._graphs = self._genai.Model(options)
-
-    def eval(self) -> Self:
-        """Do nothing: graphs have no training mode."""
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Accept only `mode=False`."""
-        assert not mode
-        return self
 
     def generate(
         self,

@@ -10,9 +10,9 @@ from toy_rows import NONE, ONE, TWO
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.generation.constrained import compile_grammar, control_tokens
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
+from phi_vision.generation.sampling import compile_grammar, control_tokens
 
 COLORS = 'start: "red" | "light green" | "Müller茶"'
 TOLERANCE = 1e-4

@@ -153,7 +153,8 @@ def test_a_beginning_of_a_stop_word_is_streamed_at_the_end(
     listener = Listener()
     row = spell("A Wool Coat", processor, asked(listener, stop=("Coats",)))
     assert "Coat" not in "".join(listener.chunks)
-    row.stop_at_grammar_limit()
+    row.finish_reason = "length"
+    row.report()
     assert "".join(listener.chunks) == "A Wool Coat"
 
 
