@@ -35,14 +35,8 @@ def write_card(
 ) -> None:
     """Write prompt template and card into an exported folder that predicts as its source does.
 
-    Args:
-        source: The exported run, adapter or checkpoint; an evaluated run gives the fullest card.
-        folder: The exported folder.
-        template: The prompt template.
-        prompt: The prompt about one image in the model's chat format.
-        verification: Comparison with the source; a failed one is a ValueError.
-        library: Loads the folder: "transformers" or "onnxruntime-genai".
-        precision: Number format of the weights.
+    The prompt is one about one image, in the model's chat format; the library, "transformers" or
+    "onnxruntime-genai", loads the folder. A failed verification is a ValueError.
     """
     verification.check()
     write_template(template, folder / TEMPLATE_FILE)

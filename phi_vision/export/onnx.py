@@ -55,23 +55,13 @@ PRECISIONS = tuple(BYTES_OF_A_WEIGHT)
 PEAK_MEMORY = {"fp32": 1.5, "int8": 2.5, "int4": 2.5}
 OPSET = 20  # of ONNX: the first with GELU as one operator
 
-VISION_FILE = "phi-3-v-vision.onnx"
-EMBEDDING_FILE = "phi-3-v-embedding.onnx"
-TEXT_FILE = "phi-3-v-text.onnx"
-
-# Traced graph -> its file, its inputs with their dimensions that vary, and its output.
-GRAPHS = {
-    "embedding": (
-        EMBEDDING_FILE,
-        {"input_ids": "batch_size sequence_length", "image_features": "num_image_tokens"},
-        "inputs_embeds",
-    ),
-    "vision": (
-        VISION_FILE,
-        {"pixel_values": "num_images max_num_crops", "image_sizes": "num_images"},
-        "image_features",
-    ),
+GRAPH_FILE = "phi-3-v-{}.onnx"
+# Traced graph -> its inputs with their dimensions that vary; its output.
+INPUTS = {
+    "embedding": {"input_ids": "batch_size sequence_length", "image_features": "num_image_tokens"},
+    "vision": {"pixel_values": "num_images max_num_crops", "image_sizes": "num_images"},
 }
+OUTPUTS = {"embedding": "inputs_embeds", "vision": "image_features"}
 # Config fields that a Phi-3 decoder without images shares with the model.
 DECODER_FIELDS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act "
@@ -90,14 +80,10 @@ def export_onnx(
     reported and accepted, at fp32 a ValueError. A full disk or a failing builder is an OSError.
     """
     if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise ValueError(f"no precision {precision!r} for ONNX; choose from {known}")
+        raise hf.failure("no_precision", precision=precision, known=", ".join(PRECISIONS))
     for library in ("onnx", "onnxscript", "onnxruntime_genai"):
         if importlib.util.find_spec(library) is None:
-            raise ValueError(
-                f"exporting to ONNX needs {library}, which is not installed; "
-                "pip install 'phi-vision[onnx]'"
-            )
+            raise hf.failure("no_library", library=library)
     check_folder_is_free(out)
     chosen, template = verify.verification_samples(source, data, samples)
     place = hf.find_weights(source)
@@ -155,14 +141,14 @@ def decoder_config(config: Phi3VConfig) -> Phi3Config:
 def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
     """Build the decoder's graph and genai_config.json with onnxruntime-genai's own builder.
 
-    It reads a plain Phi-3 checkpoint, which also is its cache, in a process of its own, so that its
-    memory is freed when it is done. Where it fails, an OSError quotes its last lines.
+    It reads a plain Phi-3 checkpoint, also its cache, in a process of its own, to free its memory.
+    Where it fails, an OSError quotes its last lines.
     """
     # -P: a file of the user with a library's name would be imported in its place.
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-e", "cpu"]
     command += ["-i", str(checkpoint), "-o", str(folder), "-c", str(checkpoint), "-p", precision]
     command += ["--extra_options", "exclude_embeds=true", "shared_embeddings=false"]
-    command += [f"filename={TEXT_FILE}"]
+    command += [f"filename={GRAPH_FILE.format('text')}"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     built = subprocess.run(command, capture_output=True, text=True, env=offline)
     if built.returncode == -signal.SIGKILL:  # as the system does when memory runs out
@@ -180,10 +166,7 @@ def build_decoder(checkpoint: Path, folder: Path, precision: str) -> None:
 def _write_model(
     source: str, folder: Path, scratch: Path, samples: Sequence[Sample], template: Template
 ) -> tuple[Phi3VProcessor, list[Generation]]:
-    """Load the model, predict, and write the traced graphs and the input of the builder.
-
-    The model is freed on return: building the decoder needs all the memory there is.
-    """
+    """Load the model, predict, write the other graphs; free the model for the decoder's builder."""
     # In float32 before the adapter is attached: its tensors hold more than bfloat16, and modules
     # that were trained in full, such as a projector, would be cast to the base's dtype.
     model, processor = hf.open_source(source, dtype=torch.float32)
@@ -205,9 +188,9 @@ def _write_decoder(processor: Phi3VProcessor, folder: Path, scratch: Path, preci
     build_decoder(scratch, folder, precision)
     file = folder / GENAI_FILE
     fields = json.loads(file.read_text(encoding="utf-8"))
-    for name, (graph, inputs, output) in GRAPHS.items():
-        ports = {"inputs": {port: port for port in inputs}, "outputs": {output: output}}
-        fields["model"][name] = {"filename": graph, **ports}
+    for name, output in OUTPUTS.items():
+        ports = {"inputs": {port: port for port in INPUTS[name]}, "outputs": {output: output}}
+        fields["model"][name] = {"filename": GRAPH_FILE.format(name), **ports}
     fields["model"]["type"] = "phi3v"
     # Keys and values are reserved for max_length: for the whole context they would fill the memory
     # of most machines.
@@ -219,10 +202,7 @@ def _write_decoder(processor: Phi3VProcessor, folder: Path, scratch: Path, preci
 
 
 class VisionGraph(nn.Module):
-    """Crops to embeddings: `Phi3VImageEmbedding` as one gather from a table.
-
-    Without a loop over images or a branch on values, one trace holds for any number of images.
-    """
+    """Crops to embeddings: `Phi3VImageEmbedding` as one gather, traced for any number of images."""
 
     def __init__(self, embedding: Phi3VImageEmbedding) -> None:
         super().__init__()
@@ -301,8 +281,8 @@ def _write_graphs(images: Any, tokens: nn.Embedding, folder: Path) -> None:
 
 
 def _trace(name: str, graph: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path) -> None:
-    file, axes, output = GRAPHS[name]
-    shapes = {port: dict(enumerate(map(Dim, names.split()))) for port, names in axes.items()}
+    axes = INPUTS[name].items()
+    shapes = {port: dict(enumerate(map(Dim, names.split()))) for port, names in axes}
     # It warns of torchvision and of merged names.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
@@ -312,7 +292,7 @@ def _trace(name: str, graph: nn.Module, inputs: tuple[torch.Tensor, ...], folder
             dynamo=True,
             opset_version=OPSET,
             input_names=list(shapes),
-            output_names=[output],
+            output_names=[OUTPUTS[name]],
             dynamic_shapes=shapes,
             verbose=False,
         )
@@ -320,7 +300,7 @@ def _trace(name: str, graph: nn.Module, inputs: tuple[torch.Tensor, ...], folder
     # The exporter records in each node the source files and lines of this machine.
     for node in program.model.graph:
         node.metadata_props.clear()
-    program.save(folder / file, external_data=True)
+    program.save(folder / GRAPH_FILE.format(name), external_data=True)
 
 
 def read_graph(folder: Path, described: Any) -> tuple[str, bool]:

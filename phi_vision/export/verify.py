@@ -20,6 +20,7 @@ from phi_vision.data.template import TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.local import resolve_template
+from phi_vision.io.formatting import error_texts
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 from phi_vision.runs import RunDir
@@ -33,6 +34,7 @@ LOGIT_ROUNDING = {torch.bfloat16: 0.25, torch.float16: 0.03, torch.float32: 1e-4
 # layers; 32 layers, four times as wide, make it ten times as much, and ten again is a margin.
 LOGPROB_ROUNDING = 1e-3
 
+failure = error_texts(__file__)
 Model: TypeAlias = Phi3VForCausalLM | PeftModel
 
 
@@ -82,10 +84,7 @@ class Verification:
         # A difference of NaN is not small.
         is_near = self.max_difference <= self.tolerance
         if not is_near or self.identical + self.near_ties < self.samples:
-            raise ValueError(
-                f"the exported model does not predict as its source does: {self.summary()}. "
-                "Nothing was kept; check the adapter and its base, and please report this"
-            )
+            raise failure("differs", summary=self.summary())
 
 
 def verification_samples(
@@ -107,10 +106,7 @@ def verification_samples(
         return [], template
     if place is None or not place.exists():
         reason = f"the run's data {place} does not exist" if place else "no data given"
-        raise ValueError(
-            f"nothing to verify {source} with: {reason}; pass samples with --data, or skip the "
-            "verification with --samples 0"
-        )
+        raise failure("no_samples", source=source, reason=reason)
     samples = _held_out(place, recipe)[:count]
     if recipe.get("withhold_images"):
         samples = [replace(sample, images=()) for sample in samples]
@@ -206,10 +202,7 @@ def is_near_tie(expected: Generation, found: Generation, tolerance: float) -> bo
 def compare_generations(
     expected: Sequence[Generation], found: Sequence[Generation], *, tolerance: float | None
 ) -> Verification:
-    """Compare generations token by token up to where they diverge.
-
-    The tolerance is one of log-probabilities; None for quantized weights.
-    """
+    """Compare log-probabilities up to where texts diverge; no tolerance for quantized weights."""
     identical, tokens, near_ties, largest = 0, 0, 0, 0.0
     for one, other in zip(expected, found, strict=True):
         shared = _first_difference(one, other)

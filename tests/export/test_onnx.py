@@ -21,7 +21,7 @@ from phi_vision.data.template import Template, write_template
 from phi_vision.export import onnx as onnx_folder
 from phi_vision.export.hf import check_not_quantized
 from phi_vision.export.onnx import (
-    TEXT_FILE,
+    GRAPH_FILE,
     EmbeddingGraph,
     VisionGraph,
     decoder_config,
@@ -226,7 +226,7 @@ def rounded(loaded: Loaded, folder: Path, tmp_path_factory: pytest.TempPathFacto
 def test_a_4_bit_decoder_is_a_fifth_as_large_with_similar_predictions(
     loaded: Loaded, folder: Path, rounded: Path
 ) -> None:
-    small, large = (place / f"{TEXT_FILE}.data" for place in (rounded, folder))
+    small, large = (place / f"{GRAPH_FILE.format('text')}.data" for place in (rounded, folder))
     assert small.stat().st_size < large.stat().st_size / 5
     found = ask(OnnxModel(rounded), loaded[1])
     for one, other in zip(found, ask(*loaded), strict=True):
@@ -249,7 +249,7 @@ def test_a_rounded_decoder_is_reported_at_int4_and_rejected_at_fp32(
         shutil.copyfile(rounded / GENAI_FILE, unfinished / GENAI_FILE)
 
     def copy_graphs(images: object, words: object, unfinished: Path) -> None:
-        for name in (onnx_folder.VISION_FILE, onnx_folder.EMBEDDING_FILE):
+        for name in map(GRAPH_FILE.format, ("vision", "embedding")):
             for file in rounded.glob(f"{name}*"):
                 shutil.copyfile(file, unfinished / file.name)
 
