@@ -31,16 +31,11 @@ IMAGE_COLUMNS = ("image", "images")
 MESSAGES_COLUMN = "messages"
 REJECTED_COLUMN = "rejected"
 (COMPLETION_FIELD,) = CONVERSATION.fields
-TRL_COLUMNS = ("prompt", "chosen", "rejected")
-"""TRL's preference format; the prompt may also begin both completions instead."""
-
+TRL_COLUMNS = ("prompt", "chosen", "rejected")  # the prompt may begin both completions instead
 ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
-
-VALIDATION_FRACTION = 0.1
-"""Default share of the samples held out where the data has no `validation` split."""
-
+VALIDATION_FRACTION = 0.1  # default share held out where the data has no `validation` split
 ROWS_PER_BATCH = 16  # decoded together: images may have many megabytes each
 READ_AHEAD_BYTES = 2**20
 
@@ -54,11 +49,8 @@ def load_samples(
     Output: Sample(id="A-red", group="Coat", images=(b"...",),
                    record={"product_code": "A-red", "title": "Coat"})
 
-    Args:
-        source: A folder with Parquet files, or one Parquet file.
-        split: Such as "train"; None for all.
-        group_column: The column whose value must not straddle a split. By default `group_id`,
-            else `title`, else each sample is its own group.
+    The value of `group_column` must not straddle a split; by default it is `group_id`, else
+    `title`, else each sample is its own group.
     """
     samples: list[Sample] = []
     taken: set[str] = set()

@@ -11,8 +11,7 @@ from typing import Literal, Self
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Template
 
-FinishReason = Literal["stop", "length", "cancelled"] | None
-"""Why generation ended; None where that is unknown."""
+FinishReason = Literal["stop", "length", "cancelled"] | None  # None where that is unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +20,12 @@ class Prediction:
 
     text: str  # generated, without control tokens and surrounding whitespace
     record: dict[str, Value] | None  # the text parsed by the template; None where it does not parse
+    # Field -> probability (0 to 1) of its generated value; empty if unknown or without a record.
     confidence: Mapping[str, float] = field(default_factory=dict)
-    """Field -> probability (0 to 1) of its generated value; empty where that is unknown or the text
-    does not parse."""
-
     finish_reason: FinishReason = field(default=None, compare=False)
-    seconds: float | None = field(default=None, compare=False)
-    """Wall time of the prediction, of a batch its share; None where that is unknown."""
-
+    seconds: float | None = field(default=None, compare=False)  # of wall time; of a batch its share
+    # Id of the sample, path of the image, or "image N" for the N-th image without a path.
     source: str = field(default="", compare=False)
-    """Id of the sample, path of the image, or "image N" for the N-th image without a path."""
 
     @classmethod
     def parse(
@@ -43,12 +38,7 @@ class Prediction:
         seconds: float | None = None,
         source: str = "",
     ) -> Self:
-        """Build a prediction from its text.
-
-        Input:  "Product: Coat, Category: COATS, Full Price: 390.0" and the template "product"
-        Output: Prediction(text="Product: Coat, …", record={"title": "Coat",
-                           "category3_code": "COATS", "full_price": 390.0})
-        """
+        """Build a prediction from its text, with the record that `Template.parse` finds there."""
         return cls(
             text=text,
             record=template.parse(text),

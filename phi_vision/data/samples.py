@@ -13,11 +13,8 @@ from phi_vision.io.image_decoding import open_image
 failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
 Value = str | int | float | bool | None  # a value of a record's field
-
 Record = Mapping[str, Value]  # field -> value, in the order of the columns
-
 Role = Literal["system", "user", "assistant"]
-
 IMAGE_MARK = "<image>"  # the place of the next image in a message, as in LLaVA and TRL
 
 
@@ -37,9 +34,9 @@ class Sample:
     images: tuple[bytes, ...]  # encoded (JPEG, PNG, ...), in the order in which prompts count them
     record: Record  # all scalar columns of the source, ordered
     messages: tuple[Message, ...] = ()  # the conversation, if there is one, instead of the template
+    # For preference training: a completion that is worse than the right one, as the model would
+    # generate it, without the closing control token; "" if there is none.
     rejected: str = ""
-    """A completion that is worse than the right one, for preference training; "" if there is none.
-    As the model would generate it, without the closing control token."""
 
     def open_images(self) -> list[Image.Image]:
         """Read the images, in RGB or grey."""

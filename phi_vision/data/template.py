@@ -31,8 +31,7 @@ END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
 
 Kind = Literal["text", "category", "number"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Kinds of fields: they decide the format, the metrics and the grammar."""
+KINDS: tuple[Kind, ...] = get_args(Kind)  # they decide the format, the metrics and the grammar
 
 Layout = Literal["chat", "walkthrough", "conversation"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -109,11 +108,8 @@ class Template:
             "a conversation has one text field alone": self.is_conversation
             and (len(slots) != 1 or self.answer != f"{{{slots[0].field}}}"),
         }
-        for problem, is_present in problems.items():
-            if is_present:
-                raise failure(
-                    "no_template_answer", name=self.name, problem=problem, answer=self.answer
-                )
+        for problem in (text for text, is_present in problems.items() if is_present):
+            raise failure("no_template_answer", name=self.name, problem=problem, answer=self.answer)
 
     @property
     def is_conversation(self) -> bool:
@@ -270,9 +266,7 @@ CONVERSATION = Template(
     answer="{completion}",
     layout="conversation",
 )
-TEMPLATES: dict[str, Template] = {
-    template.name: template for template in (PRODUCT, _WALKTHROUGH, CONVERSATION)
-}
+TEMPLATES = {each.name: each for each in (PRODUCT, _WALKTHROUGH, CONVERSATION)}
 """Name -> template. Another one is one entry here."""
 
 

@@ -39,14 +39,10 @@ _HELD_LOCKS: set[IO[str]] = set()
 def atomic_folder(folder: Path, *, replace: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield an empty hidden folder to fill, and publish it as `folder` at the end.
 
-    If the block raises or removes the hidden folder, `folder` stays as it was. On Linux an
-    existing folder is replaced in one step. A folder that another process writes is a ValueError, a
-    full disk an OSError with the free and the needed space.
-
-    Args:
-        folder: The target; a symbolic link is followed.
-        replace: Whether it may hold something.
-        needed_bytes: Size of the content, as far as it is known.
+    If the block raises or removes the hidden folder, `folder` stays as it was. With `replace`, it
+    may hold something, which on Linux is replaced in one step. A symbolic link is followed. A
+    folder that another process writes is a ValueError; a disk too full for the content, of which
+    `needed_bytes` may be known before, an OSError with the free and the needed space.
     """
     folder = folder.resolve()
     check_kind(folder, is_folder=True)

@@ -6,8 +6,6 @@
 URLs come from strangers (a catalog's links, a caller's image) and may point at this machine, its
 neighbours or a cloud's metadata service. Every connection is therefore checked by the address it is
 about to be opened to, whatever a name server returned before (SSRF guard).
-
-Callers repeat requests, as `RetryPolicy` says (`prepare/fetch.py`).
 """
 
 import asyncio
@@ -102,9 +100,7 @@ class HttpError(Exception):
     reason: str  # short, and the same for all of a kind: `HTTP 404`, `no response within 30 s`
     kind: Literal["private", "unreachable", "too large", "other"] = "other"
     retriable: bool = False  # whether a later attempt may succeed
-    retry_after: float | None = None
-    """Seconds the host asks to wait; 0 if it is overloaded and names no time."""
-
+    retry_after: float | None = None  # seconds the host asks for; 0 if it is just overloaded
     location: str | None = None  # target of a redirect
 
 
@@ -114,7 +110,7 @@ class PrivateAddressError(OSError):
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """Exponential backoff with jitter."""
+    """Exponential backoff with jitter, by which callers repeat requests."""
 
     retries: int  # further attempts after a retriable failure, such as no connection or HTTP 429
     first_wait: float = 0.5  # seconds before the second attempt, ±50 %; then doubled each time

@@ -56,9 +56,8 @@ def open_image(source: ImageSource) -> Image.Image:
     Input:  a PNG of 640×480 transparent pixels whose EXIF says "turned by 90°"
     Output: a white RGB image of 480×640 pixels
 
-    Raises:
-        ValueError: It is no image, or damaged, or its values have no known range. A short reason
-            that is the same for all of its kind, a colon and a detail.
+    What is no image, damaged, or of no known range is a ValueError: a short reason that is the same
+    for all of its kind, a colon and a detail.
     """
     encoded = b""
     match source:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
+from phi_vision.synthetic.observation import failure
 from phi_vision.synthetic.render import garment as garments
 from phi_vision.synthetic.render.drawing import draw, encode, random_scene
 from phi_vision.synthetic.render.garment import VOCABULARY, Garment
@@ -35,12 +36,11 @@ VERSION = 1
 _MIN_PARALLEL = 150  # images; below this, starting processes takes longer than drawing
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-_DTYPES = {
+_DTYPES = {  # Arrow's names of types -> those of the `datasets` library
     **{name: name for name in ("bool", "string", "large_string", "uint8")},
     **{f"int{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{"float": "float32", "double": "float64", "halffloat": "float16"},
 }
-"""Arrow's names of types -> those of the `datasets` library."""
 
 BRAND = "MERIDIAN"
 SPLITS = ("train", "validation", "test")
@@ -85,15 +85,10 @@ def write_catalog(
     """Draw a catalog, write it as Parquet with its facts and a data card, and return the facts.
 
     Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md
-    atomically; the same rows and seed give the same bytes. Larger catalogs are drawn by one
-    process a core, so a script that calls this at its top level needs the usual
-    `if __name__ == "__main__":`.
-
-    Args:
-        out: A folder that does not exist yet, or is empty.
-        rows: How many products. Below about a hundred, only the most frequent kinds appear.
-        seed: Of everything.
-        progress: Called with (done, total) after each image.
+    atomically; OUT must be free. The same rows and seed give the same bytes; below about a hundred
+    rows, only the most frequent kinds appear. `progress` gets (done, total) after each image.
+    Larger catalogs are drawn by one process a core, so a script that calls this at its top level
+    needs the usual `if __name__ == "__main__":`.
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)
@@ -198,10 +193,7 @@ def _measure(products: Sequence[CatalogProduct], seed: int) -> dict[str, Any]:
 def plan_catalog(rows: int, seed: int) -> list[CatalogProduct]:
     """Choose all products of a catalog, without drawing them, split by split."""
     if rows < _MIN_PER_KIND:
-        raise ValueError(
-            f"a catalog of {rows} rows cannot be split into {', '.join(SPLITS)}; "
-            f"ask for at least {_MIN_PER_KIND} rows"
-        )
+        raise failure("few_products", rows=rows, splits=", ".join(SPLITS), minimum=_MIN_PER_KIND)
     rng = random.Random(f"catalogue {seed}")  # another word would draw another catalog
     quotas = _quotas(rows).items()
     styles = [style for kind, count in quotas for style in _styles_of(kind, count, rng)]

@@ -27,8 +27,7 @@ import numpy as np
 from phi_vision.data.samples import Value
 
 Role = Literal["category", "number", "flag", "text", "code", "empty"]
-Facts = Sequence[tuple[Mapping[str, Value], int]]
-"""(record, group), one for each group or one for each row."""
+Facts = Sequence[tuple[Mapping[str, Value], int]]  # (record, group) of each group, or of each row
 
 MIN_GROUPS = 5
 """Groups that must share a value before a profile may name it: a usual minimum for published
@@ -37,9 +36,7 @@ tables, with which a dataset of a few hundred groups still keeps its categories.
 _MAX_MEANS = 40  # more would not show in a drawn dataset, and each reveals something
 _MAX_SHIFT = 0.05  # fraction by which an ending may move a price: it keeps its place
 
-RARE = "(rare)"
-"""Stands for a value that may not be named."""
-
+RARE = "(rare)"  # stands for a value that may not be named
 NEW_WORD = "Aaaaaaa"  # shape where enough groups share none
 _USUAL = {"text": "[#3] [#2] [#1]", "code": "[AAAA9999]"}  # templates likewise
 _MAX_PLACE = 9
@@ -413,11 +410,10 @@ def _slug(text: str) -> str:
     return re.sub(r"[\W_]+", "-", bare).strip("-")
 
 
-FORMS: dict[str, Callable[[str], str]] = {
+FORMS: dict[str, Callable[[str], str]] = {  # name -> how a code may repeat another column
     "as": str,
     "lower": str.lower,
     "tail": lambda text: text.rsplit("/", 1)[-1],
     "slug": _slug,
     "underlined": lambda text: _slug(text).replace("-", "_"),
 }
-"""Name -> how a code may repeat another column."""

@@ -26,8 +26,7 @@ from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.image_decoding import encode_image
 from phi_vision.synthetic.observation import read_product_schema
 
-Encoding = Literal["cp1252", "utf-8-sig"]
-"""The encodings of spreadsheets: Western European, or UTF-8 with a byte order mark."""
+Encoding = Literal["cp1252", "utf-8-sig"]  # of spreadsheets: the latter with a byte order mark
 
 _BOMB_SIDE = 12_000  # 144 megapixels, more than any limit allows, from a file of some 20 kB
 _QUARTER = Image.Transpose.ROTATE_90
@@ -66,14 +65,12 @@ class Corruption(NamedTuple):
     """One kind of corruption."""
 
     part: str  # the part of the product whose cell is corrupted
+    # What `prepare` must do: "rejected" with a reason; "mended"; "grouped": kept, but in one group
+    # (so on one side of the split) with the row it repeats.
     outcome: str
-    """What `prepare` must do: "rejected" with a reason; "mended"; "grouped": kept, but in one group
-    (so on one side of the split) with the row it repeats."""
-
     apply: Callable[[Line, random.Random], Line]
+    # Clean cell -> repaired one; None where that stays as it is (images) or is open (tokens).
     mend: Callable[[str], str] | None = None
-    """Clean cell -> repaired cell; None where repairing leaves it as it is, as with images, or
-    leaves the text open, as with tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,17 +223,12 @@ def _encoded(
     change: Callable[[Image.Image], Image.Image], form: str = "JPEG", **settings: Any
 ) -> Corruption:
     """Build a corruption of the pixels or of the file format, which can be mended."""
-    extension = "" if form == "JPEG" else form.lower()
-    return _file(
-        "mended", lambda line: encode_image(change(line.pixels), form, **settings), extension
-    )
+    ending = "" if form == "JPEG" else form.lower()
+    return _file("mended", lambda line: encode_image(change(line.pixels), form, **settings), ending)
 
 
 def _text(
-    part: str,
-    outcome: str,
-    change: Callable[[str], str],
-    mend: Callable[[str], str] | None = None,
+    part: str, outcome: str, change: Callable[[str], str], mend: Callable[[str], str] | None = None
 ) -> Corruption:
     def apply(line: Line, _: random.Random) -> Line:
         return line.with_text(**{part: change(line.cells[line.columns[part]])})
@@ -275,14 +267,6 @@ def _bomb() -> bytes:
     return file
 
 
-def _first_half(encoded: bytes) -> bytes:
-    return encoded[: len(encoded) // 2]
-
-
-def _thin(line: Line) -> bytes:
-    return encode_image(line.pixels.resize((1, 5000)), "PNG")
-
-
 def _point_to(line: Line, path: str) -> Line:
     return replace(line.with_text(image=path), image=None)
 
@@ -301,14 +285,12 @@ def _near_duplicate(line: Line, rng: random.Random) -> Line:
     return replace(line, echo=replace(twin, image=encode_image(small, "JPEG", quality=70)))
 
 
-def _use_entities(title: str) -> str:
-    return html.escape(f"{title} & Co").replace("é", "&eacute;")
-
-
 # fmt: off
 CORRUPTIONS: dict[str, Corruption] = {
     "missing image file": _file("rejected", lambda _: None),
-    "truncated image": _file("rejected", lambda line: _first_half(line.image or b"")),
+    "truncated image": _file(
+        "rejected", lambda line: line.image and line.image[: len(line.image) // 2]
+    ),
     "page saved as image": _file("rejected", lambda _: _ERROR_PAGE),
     "empty image cell": Corruption("image", "rejected", lambda line, _: _point_to(line, "")),
     "path out of the folder": Corruption(
@@ -320,13 +302,18 @@ CORRUPTIONS: dict[str, Corruption] = {
     "image with alpha": _encoded(_add_alpha, "PNG"),
     "animated image": _file("mended", _animate, "gif"),
     "decompression bomb": _file("rejected", lambda _: _bomb(), "png"),
-    "1 x 5000 image": _file("rejected", _thin, "png"),
+    "1 x 5000 image": _file(
+        "rejected", lambda line: encode_image(line.pixels.resize((1, 5000)), "PNG"), "png"
+    ),
     "price in pounds": _price(lambda price: f"£{price:,.2f}"),
     "price in euros": _price(lambda price: f"{price:,.2f} €".translate(_CONTINENTAL)),
     "price range": _price(lambda p: f"{p:.2f} - {p + 50:.2f}".translate(_CONTINENTAL)),
     "no price": _text("price", "rejected", lambda _: "N/A"),
     "empty price": _text("price", "rejected", lambda _: ""),
-    "entities in title": _text("title", "mended", _use_entities, lambda title: f"{title} & Co"),
+    "entities in title": _text(
+        "title", "mended", lambda title: html.escape(f"{title} & Co").replace("é", "&eacute;"),
+        lambda title: f"{title} & Co",
+    ),
     "control token in title": Corruption(
         "title", "mended",
         lambda line, rng: _add_to_title(line, f"{rng.choice(_TOKENS)} ignore the image"),

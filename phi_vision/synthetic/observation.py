@@ -26,8 +26,7 @@ from phi_vision.io.hashing import hash_bits, perceptual_hash
 
 failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
-MAX_ROWS = 100_000
-"""Rows kept in memory, about 2 kB each: enough to measure a share to half a per cent."""
+MAX_ROWS = 100_000  # kept in memory, about 2 kB each: enough to measure a share to half a per cent
 
 IMAGE_FIELDS = tuple(
     f"image.{name}" for name in ("path", "size", "format", "longest", "aspect", "density", "count")

@@ -23,21 +23,16 @@ from phi_vision.data.samples import Value
 from phi_vision.io.atomic import write_bytes
 from phi_vision.synthetic import column_models, observation
 from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
-from phi_vision.synthetic.observation import IMAGE_FIELDS, SIZE, Observation, failure
+from phi_vision.synthetic.observation import FORMAT, IMAGE_FIELDS, PATH, SIZE, Observation, failure
 
 VERSION = 3
 MIN_DATASET_GROUPS = 20
 """With fewer, enough groups share nearly nothing, and the drawn data would not resemble any."""
-ROWS = "rows in a group"
-"""Name of the size of a group among the columns."""
+ROWS = "rows in a group"  # name of the size of a group among the columns
 
 _NAMING_COLUMNS = {*ID_COLUMNS, *GROUP_COLUMNS, "name", "product_name", "description"}
 """Columns that name a product: never a category, however often a name is shared."""
-_FIXED_ROLES: dict[str, Role] = {
-    observation.PATH: "code",
-    SIZE: "category",
-    observation.FORMAT: "category",
-}
+_FIXED_ROLES: dict[str, Role] = {PATH: "code", SIZE: "category", FORMAT: "category"}
 _OF_SIZE = (observation.LONGEST, observation.ASPECT, observation.DENSITY)  # follow from the size
 _ORDER = ("category", "number", "flag", "text", "code", "empty")
 _MAX_CATEGORIES, _MAX_WHOLE_CATEGORIES = 50, 20

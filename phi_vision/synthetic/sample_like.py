@@ -38,13 +38,11 @@ from phi_vision.synthetic.render.garment import Garment
 
 Record = dict[str, Value]
 
-_BLOCK = 512
-"""Rows among which the order is shuffled, so that colours of a style are not neighbours."""
+_BLOCK = 512  # rows among which the order is shuffled, so that colours of a style are apart
 _ROW_GROUP = 100
 _TRIES, _IMAGE_TRIES = 50, 10
-
+# Pixels that `draw` can paint (its noise is 1024 wide); beyond, a drawing is scaled.
 _MAX_SIDE, _MIN_SIDE = 1000, 64
-"""Pixels that `draw` can paint (its noise is 1024 wide); beyond, a drawing is scaled."""
 _QUALITIES = range(25, 97)
 _USUAL = {LONGEST: 512, ASPECT: 1.0, DENSITY: 0.25}
 
@@ -57,15 +55,9 @@ def write_sample_like(
     Writes OUT/data/<split>-00000-of-00001.parquet with the columns and types of the dataset,
     OUT/fidelity.md and OUT/fidelity.json (distances, and the privacy check), OUT/profile.json (the
     measurements; can be given away and used in place of the dataset) and OUT/README.md, all of them
-    atomically. The same dataset, rows and seed give the same bytes. Many images are drawn by one
-    process a core, so a script that calls this needs `if __name__ == "__main__":`.
-
-    Args:
-        dataset: A prepared dataset's folder or file, or the profile.json of one.
-        out: A folder that does not exist yet, or is empty.
-        rows: How many.
-        seed: Of everything.
-        progress: Called with (done, total) after each image.
+    atomically; OUT must be free. The same dataset, rows and seed give the same bytes. `progress`
+    gets (done, total) after each image. Many images are drawn by one process a core, so a script
+    that calls this needs `if __name__ == "__main__":`.
     """
     check_folder_is_free(out)
     data, real = None, RealValues()
@@ -75,8 +67,8 @@ def write_sample_like(
         data = observation.observe(dataset, real.add)
         model = profile.profile_dataset(data)
     with atomic_folder(out) as folder:
-        blocks = _Synthesizer(model, rows=rows, seed=seed, real=real).plan()
-        redrawn = _write_rows(folder / "data", blocks, model, real, rows, progress)
+        synthesizer = _Synthesizer(model, rows=rows, seed=seed, real=real)
+        redrawn = synthesizer.write(folder / "data", progress)
         found = fidelity.measure(data, folder, model, real, rows=rows, redrawn=redrawn)
         report = asdict(found)
         splits = [name for name, size in model.splits.items() if size]
@@ -109,7 +101,7 @@ class _Synthesizer:
     """Draws records that no real row has; `real` is empty where only the profile is available."""
 
     def __init__(self, model: Profile, *, rows: int, seed: int, real: RealValues) -> None:
-        self._model, self._seed, self._real = model, seed, real
+        self._model, self._rows, self._seed, self._real = model, rows, seed, real
         self._rng = random.Random(f"synthesizer {seed}")
         self._types = {column.name: column.type for column in model.arrow_schema()}
         self._invented: dict[tuple[str, int], Value] = {}
@@ -118,7 +110,43 @@ class _Synthesizer:
         self._latest_images: dict[str, ImagePlan] = {}
         self._left = _quotas(model.splits, rows)
 
-    def plan(self) -> Iterator[list[_PlannedRow]]:
+    def write(self, folder: Path, progress: catalog.Progress | None) -> int:
+        """Draw everything and write it split by split; return how many images were drawn again."""
+        folder.mkdir()
+        schema = catalog.add_features(self._model.arrow_schema(), images=IMAGE_COLUMNS)
+        done = redrawn = 0
+        with ExitStack() as stack:
+            run = stack.enter_context(catalog.parallel_map(self._rows))
+            files = {}
+            for split in (split for split, size in self._model.splits.items() if size):
+                file = folder / f"{split}-00000-of-00001.parquet"
+                files[split] = stack.enter_context(pq.ParquetWriter(file, schema))
+            for block in self._plan():
+                plans = list(dict.fromkeys(image for row in block for image in row.images))
+                images: dict[ImagePlan, bytes] = {}
+                for image, encoded in zip(plans, run(draw_image, plans), strict=True):
+                    images[image], tries = self._draw_until_new(image, encoded)
+                    redrawn += tries
+                    if progress:
+                        progress(min(done + len(images), self._rows), self._rows)
+                done += len(block)
+                for split, file in files.items():
+                    cells = [_cells(row, images) for row in block if row.split == split]
+                    arrays = [
+                        _array([row.get(each.name) for row in cells], each) for each in schema
+                    ]
+                    file.write_table(pa.Table.from_arrays(arrays, schema=schema), _ROW_GROUP)
+        return redrawn
+
+    def _draw_until_new(self, plan: ImagePlan, encoded: bytes) -> tuple[bytes, int]:
+        """Return an image that is like no real one, and how many were drawn again for it."""
+        for tries in range(_IMAGE_TRIES):
+            if not self._real.contains_image(observation.inspect_image(encoded)):
+                return encoded, tries
+            encoded = draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
+        raise failure("no_new_image", kind=plan.garment.kind, tries=_IMAGE_TRIES)
+
+    def _plan(self) -> Iterator[list[_PlannedRow]]:
         """Yield all rows in shuffled blocks, groups whole within a split."""
         block: list[_PlannedRow] = []
         number = 0
@@ -268,49 +296,6 @@ def _quotas(splits: Mapping[str, int], rows: int) -> dict[str, int]:
 def _append(name: str, mark: str) -> str:
     """Put a mark before the ending of a name: "coats/a.jpg", "-2" -> "coats/a-2.jpg"."""
     return re.sub(r"(\.\w+)?$", lambda match: mark + match[0], name, count=1)
-
-
-def _write_rows(
-    folder: Path,
-    blocks: Iterator[list[_PlannedRow]],
-    model: Profile,
-    real: RealValues,
-    rows: int,
-    progress: catalog.Progress | None,
-) -> int:
-    """Draw everything and write it split by split; return how many images were drawn again."""
-    folder.mkdir()
-    schema = catalog.add_features(model.arrow_schema(), images=IMAGE_COLUMNS)
-    done = redrawn = 0
-    with ExitStack() as stack:
-        run = stack.enter_context(catalog.parallel_map(rows))
-        files = {}
-        for split in (split for split, size in model.splits.items() if size):
-            file = folder / f"{split}-00000-of-00001.parquet"
-            files[split] = stack.enter_context(pq.ParquetWriter(file, schema))
-        for block in blocks:
-            plans = list(dict.fromkeys(image for row in block for image in row.images))
-            images: dict[ImagePlan, bytes] = {}
-            for image, encoded in zip(plans, run(draw_image, plans), strict=True):
-                images[image], tries = _draw_until_new(image, encoded, real)
-                redrawn += tries
-                if progress:
-                    progress(min(done + len(images), rows), rows)
-            done += len(block)
-            for split, file in files.items():
-                cells = [_cells(row, images) for row in block if row.split == split]
-                arrays = [_array([row.get(each.name) for row in cells], each) for each in schema]
-                file.write_table(pa.Table.from_arrays(arrays, schema=schema), _ROW_GROUP)
-    return redrawn
-
-
-def _draw_until_new(plan: ImagePlan, encoded: bytes, real: RealValues) -> tuple[bytes, int]:
-    """Return an image that is like no real one, and how many were drawn again for it."""
-    for tries in range(_IMAGE_TRIES):
-        if not real.contains_image(observation.inspect_image(encoded)):
-            return encoded, tries
-        encoded = draw_image(plan._replace(seed=f"{plan.seed} again {tries}"))
-    raise failure("no_new_image", kind=plan.garment.kind, tries=_IMAGE_TRIES)
 
 
 def _cells(row: _PlannedRow, images: Mapping[ImagePlan, bytes]) -> dict[str, Any]:
