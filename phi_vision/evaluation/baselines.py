@@ -83,10 +83,7 @@ def boost(
     price than from the image alone (median error 0.18 instead of 0.25 on drawn products, 0.19
     instead of 0.24 on photos). Texts are the most frequent ones of that category. Deterministic
     for a seed; some 30 s for 2,400 training images on one core. `progress` counts one step per
-    image, and as many again per fitted field.
-
-    Output: [{"title": "Coat", "category": "COATS", "price": 412.3}, {"title": "Belt", ...}]
-    """
+    image, and as many again per fitted field."""
     if not samples:
         return []
     if len(training) > MAX_SAMPLES:

@@ -87,10 +87,7 @@ def group_column_of(model: str) -> str | None:
 
 
 def best_achievable(data: Path, split: str) -> Mapping[str, float]:
-    """Read the noise ceilings that `phi-vision sample` wrote beside its catalog; {} without them.
-
-    Output: {"category3_code_accuracy": 1.0, "full_price_median_ape": 0.05, "full_price_mae": 21.4}
-    """
+    """Read the noise ceilings that `phi-vision sample` wrote beside its catalog; {} without them."""
     # Other data may have a file of that name, or splits that were drawn elsewhere.
     try:
         facts = json.loads((data / "facts.json").read_text(encoding="utf-8"))

@@ -56,11 +56,7 @@ def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[dedup.R
 
 
 def _first_matches(links: dedup.Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:
-    """Map each later row to the first of the `trained` rows with the nearest key.
-
-    Input:  rows 0 1 2 2 have keys 7 7 8 7, and 2 rows are trained; near has (distance, key, key)
-    Output: {2: 0}
-    """
+    """Map each later row to the first of the `trained` rows with the nearest key."""
     pairs = list(zip(links.rows.tolist(), links.keys.tolist(), strict=True))
     first = {key: row for row, key in reversed(pairs) if row < trained}
     # Key -> (distance, key) of those alike.

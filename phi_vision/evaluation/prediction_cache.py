@@ -1,13 +1,7 @@
 """Prediction cache: each prediction is stored as soon as it exists, so an evaluation resumes.
 
-A cache file has one JSON object per line: first the fingerprint of all that decides the
-predictions, then the predictions.
-
-    {"asked": "9f86d08…"}
-    {"place": 1, "id": "B-blue", "text": "Product: Sun Hat, ...", "confidence": {"title": 0.8},
-     "seconds": 0.4}
-
-The place is the index of the sample.
+Its lines are JSON: {"asked": "9f86d08…"}, the fingerprint of all that decides the predictions, then
+{"place": 1, "id": "B-blue", "text": "…", "confidence": {"title": 0.8}, "seconds": 0.4} for each.
 """
 
 import dataclasses

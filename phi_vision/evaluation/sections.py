@@ -145,10 +145,8 @@ def draw_calibration(scores: Scores) -> list[Chart]:
         if accepted and accepted.threshold is not None and math.isfinite(accepted.precision.value):
             mark = (accepted.coverage.value, 1 - accepted.precision.value)
         if found.bins and len(found.risk_curve) > 1:
-            curves, title = (
-                [Series(name, steady or found.risk_curve)],
-                f"{name}: risk-coverage curve",
-            )
+            curves = [Series(name, steady or found.risk_curve)]
+            title = f"{name}: risk-coverage curve"
             names = ("coverage", "error rate among the accepted")
             charts.append(figures.draw_lines(curves, title, *names, percent=True, mark=mark))
     return charts

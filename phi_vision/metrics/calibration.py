@@ -45,18 +45,14 @@ class RiskPoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveThreshold:
-    """The confidence from which predictions can be accepted without review.
-
-    `coverage` (share of all samples accepted) and `precision` (share of correct predictions among
-    those; NaN without any) are cross-fitted.
-    """
+    """The confidence from which predictions can be accepted without review, cross-fitted."""
 
     target: float  # target precision
     threshold: float | None
     """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
     None where no threshold is known to reach the target."""
-    coverage: Estimate
-    precision: Estimate
+    coverage: Estimate  # share of all samples that is accepted
+    precision: Estimate  # share of correct predictions among those; NaN without any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +126,7 @@ def calibrate(
 ) -> Calibration:
     """Measure the calibration of a confidence, before and after recalibration.
 
-    The confidence is NaN where it is unknown: such a prediction is never accepted.
-
-    Input:  confidence 0.9 of ten predictions of ten groups, of which seven are correct
-    Output: raw_error 0.2; raw_brier 0.25 = 0.7 · 0.1² + 0.3 · 0.9²
-    """
+    The confidence is NaN where it is unknown: such a prediction is never accepted."""
     if target is not None and not 0 < target < 1:
         raise failure("target_precision", target=target)
     names, known = np.asarray(groups, dtype=object), ~np.isnan(confidence)
@@ -195,11 +187,7 @@ def calibration_error(probability: Numbers, correct: Flags, counts: Counts) -> E
     Resampling adds noise to noise: where the error is small, resampled errors exceed the measured
     one by about as much as that exceeds the true one; where it is large, they do not. So the
     interval joins the percentile and the basic bootstrap interval (Davison and Hinkley, 1997, 5.2,
-    5.3). It begins at 0 where chance alone may well cause such an error.
-
-    Input:  probability 0.9 ten times, seven times correct
-    Output: 0.2
-    """
+    5.3). It begins at 0 where chance alone may well cause such an error."""
     if not len(correct):
         return UNKNOWN
     value, low, high = distribution(

@@ -21,11 +21,7 @@ class CategoryHierarchy:
     """Category -> its value in each of `levels`; None where a level is empty."""
 
     def path(self, value: Value) -> frozenset[tuple[int, Value]]:
-        """Return a category and its ancestors with their heights, as a set to intersect.
-
-        Input:  "BOOTS"
-        Output: {(0, "BOOTS"), (1, "SHOES"), (2, "WOMEN")}
-        """
+        """Return a category and its ancestors with their heights: {(0, "BOOTS"), (1, "SHOES")}."""
         above = enumerate(self.ancestors.get(value, ()), start=1)
         return frozenset({(0, value)} | {each for each in above if each[1] is not None})
 

@@ -1,7 +1,4 @@
-"""compare: which of several systems is better, on the same samples and the same resamples.
-
-Works on stored predictions, without running a model, so evaluations of last week can be compared.
-"""
+"""compare: which of several systems is better, on the same samples and the same resamples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -135,10 +132,7 @@ def find_disagreements(comparison: Comparison) -> list[Disagreement]:
 
 
 def count_correct(comparison: Comparison, other: str) -> dict[str, CorrectCounts]:
-    """Count for each field the samples that the reference and another system predict correctly.
-
-    Output: {"category3_code": CorrectCounts(both=70, only_reference=4, only_other=11, neither=15)}
-    """
+    """Count for each field the samples that the reference and another system predict correctly."""
     systems = [comparison.predictions[name] for name in (comparison.reference, other)]
     counts = {}
     for field in comparison.fields:

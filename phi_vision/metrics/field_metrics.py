@@ -69,8 +69,7 @@ class Metric:
 
     per_sample: Callable[[FieldValues], SampleValues]
     """Computes the value of each sample: an array whose first axis is the samples."""
-    aggregate: bootstrap.Aggregate = bootstrap.mean
-    """Turns the values of samples, and their counts, into one value per resample."""
+    aggregate: bootstrap.Aggregate = bootstrap.mean  # of these, one value per resample
     better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3
     limits: Limits = (0.0, 1.0)
@@ -122,10 +121,7 @@ def metrics_for(
 
 
 def headline_metrics(template: Template) -> tuple[str, ...]:
-    """List the most important metric of each field.
-
-    Output: ("title_similarity", "category3_code_accuracy", "full_price_median_ape")
-    """
+    """List the most important metric of each field."""
     return tuple(f"{field}_{HEADLINE[kind]}" for field, kind in template.kinds.items())
 
 
@@ -140,11 +136,7 @@ def as_number(value: Value) -> float | None:
 
 
 def relative_error(predicted: Value, true: Value) -> float:
-    """Compute |predicted − true| / true; NaN where the true number is not positive.
-
-    Input:  150.0 for 100.0; None for 100.0
-    Output: 0.5; 1.0
-    """
+    """Compute |predicted − true| / true; NaN where the true number is not positive."""
     column = FieldValues("number", [{"number": predicted}], [{"number": true}], None)
     return float(relative(*_numbers(column).T)[0])
 
@@ -159,38 +151,24 @@ def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
 
 def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> bool:
     """Whether one field of a prediction is correct; False where it does not parse."""
-    record = each.prediction.record
-    if record is None or field not in record:
-        return False
-    return is_correct(template.kinds[field], record[field], each.truth[field])
+    record = each.prediction.record or {}
+    return field in record and is_correct(template.kinds[field], record[field], each.truth[field])
 
 
 def edit_similarity(predicted: str, true: str) -> float:
-    """Compute 1 − Levenshtein distance / length of the longer text.
-
-    Input:  "Wool Coat" for "Wool Cape"
-    Output: 0.667: three of nine characters are substituted
-    """
+    """Compute 1 − Levenshtein distance / length of the longer text."""
     return float(Levenshtein.normalized_similarity(predicted, true))
 
 
 def rouge_l(predicted: str, true: str) -> float:
-    """Compute ROUGE-L (Lin, 2004): F1 of the longest common subsequence of words of any script.
-
-    Input:  "Blue wool coat" for "Wool Coat, long"
-    Output: 2 · 2 / (3 + 3) = 0.667
-    """
+    """Compute ROUGE-L (Lin, 2004): F1 of the longest common subsequence of words of any script."""
     words, others = (re.findall(r"\w+", text.lower()) for text in (predicted, true))
     both = len(words) + len(others)
     return 2 * LCSseq.similarity(words, others) / both if both else 0.0
 
 
 def chrf(predicted: str, true: str) -> float:
-    """Compute chrF (Popović, 2015) as sacrebleu does: F2 of character n-grams up to 6.
-
-    Input:  "abc" for "abd"
-    Output: 0.389: precision and recall of unigrams 2/3, bigrams 1/2, trigrams 0
-    """
+    """Compute chrF (Popović, 2015) as sacrebleu does: F2 of character n-grams up to 6."""
     return float(_CHRF.sentence_score(predicted, [true]).score) / 100
 
 
@@ -221,11 +199,7 @@ def squared_log(predicted: Numbers, true: Numbers) -> Numbers:
 
 
 def within(predicted: Numbers, true: Numbers, *, tolerance: float) -> Numbers:
-    """Return 1 where the relative error is at most the tolerance, else 0.
-
-    Input:  9, 12 for 10, 10; tolerance 0.1
-    Output: 1, 0
-    """
+    """Return 1 where the relative error is at most the tolerance, else 0."""
     is_within = relative(predicted, true) <= tolerance + TOLERANCE
     return np.where(np.isnan(true), np.nan, is_within)
 

@@ -27,11 +27,7 @@ class PlattScaler(NamedTuple):
     intercept: float
 
     def apply(self, confidence: Numbers) -> Numbers:
-        """Turn confidences into probabilities.
-
-        Input:  slope 0.5, intercept 0, confidences 0.5 and 0.9 (odds 9, square root 3)
-        Output: [0.5, 0.75]
-        """
+        """Turn confidences into probabilities."""
         return np.asarray(expit(self.slope * _log_odds(confidence) + self.intercept))
 
 
@@ -88,11 +84,7 @@ def choose_threshold(
     """Find the lowest probability from which the precision is the target with CERTAINTY, or None.
 
     There the lower bound of the precision (`binomial_bound`) is the target: a threshold whose
-    measured precision equals the target would miss it in every other evaluation.
-
-    Input:  probabilities 0.99 (44 times, correct), 0.9 (correct), 0.6 (wrong), target 0.95
-    Output: 0.9: 45 correct predictions and no wrong one are 95 % with certainty 0.9: 0.95^45 < 0.1
-    """
+    measured precision equals the target would miss it in every other evaluation."""
     order = np.argsort(-probability, kind="stable")
     precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     groups = np.asarray(groups, dtype=object)
@@ -112,11 +104,7 @@ def intraclass_correlation(residual: Numbers, groups: Names) -> float:
     """Measure how far predictions of one group are correct or wrong together, from 0 to 1.
 
     The mean product of two residuals of one group, as a fraction of the mean square of all; 1, the
-    most cautious value, where no group has two samples.
-
-    Input:  residuals 0.5 0.5 -0.5 -0.5 of groups a a b b, or of groups a b a b
-    Output: 1.0, or 0.0
-    """
+    most cautious value, where no group has two samples."""
     _, group_of, sizes = np.unique(
         np.asarray(groups, dtype=object), return_inverse=True, return_counts=True
     )
@@ -142,13 +130,8 @@ def effective_sizes(groups: Names, correlation: float) -> Numbers:
 
 
 def binomial_bound(shares: Numbers | float, sizes: Numbers | float, tail: float) -> Numbers:
-    """Bound shares from below, or from above for a tail over a half (Clopper and Pearson, 1934).
-
-    Unlike a bootstrap interval, this one does not end at 1 where nothing was wrong yet.
-
-    Input:  a share of 1.0 of 45 samples, 0.1 as the probability that the true share lies beyond
-    Output: 0.950
-    """
+    """Bound shares from below, or from above for a tail over a half (Clopper and Pearson, 1934):
+    1.0 of 45 samples and a tail of 0.1 give 0.950, where a bootstrap interval would end at 1."""
     hits, misses = shares * sizes, (1 - shares) * sizes
     is_lower = tail < 0.5
     first, second = (hits, misses + 1) if is_lower else (hits + 1, misses)

@@ -1,8 +1,4 @@
-"""score: metrics of predictions with confidence intervals, beside baselines and image ablations.
-
-Takes predictions and not a model, so that a checkpoint, an export, a server and a file are
-evaluated alike.
-"""
+"""score: metrics of predictions with confidence intervals, beside baselines and image ablations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -201,10 +197,8 @@ def _check_shuffled_images(
     losses = paired_differences(headline, own, other)
     groups = min((bootstrap.effective_groups(each.groups) for each in own.values()), default=0.0)
     if groups < bootstrap.MIN_GROUPS:
-        return (
-            None,
-            f"Not tested whether the images matter: {groups:.2g} groups are too few to tell.",
-        )
+        few = f"{groups:.2g} groups are too few to tell"
+        return None, f"Not tested whether the images matter: {few}."
     estimates = "; ".join(
         f"{name} from {own[name].value:.3f} to {other[name].value:.3f} (worse by {loss.value:.3f}, "
         + (

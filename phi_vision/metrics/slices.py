@@ -159,11 +159,7 @@ def _by_category(values: Sequence[Value]) -> tuple[list[str], list[str]]:
 
 
 def _by_number(values: Sequence[Value], known: Sequence[Value]) -> tuple[list[str], list[str]]:
-    """Divide numbers by the fifths of the known ones; a band includes its lower edge.
-
-    Input:  known 10, 20, ..., 100; values 5, 28, 30, 999, None
-    Output: "below 28", "28 to 46", "28 to 46", "from 82", "none"
-    """
+    """Divide numbers by the fifths of the known ones; a band includes its lower edge."""
     numbers = [number for number in map(as_number, known) if number is not None]
     # Four significant digits are readable; edges are rounded before the numbers are divided.
     exact = np.quantile(numbers, [0.2, 0.4, 0.6, 0.8]).tolist() if numbers else []

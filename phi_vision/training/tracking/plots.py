@@ -66,22 +66,16 @@ FONT_SIZE = 7.5  # of captions in points; lines are half as high again
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPrediction:
-    """A scored prediction with the image of its sample, on a white square, and its true record.
-
-    The ground truth is rendered by the template; `is_correct` says of each field if it is right.
-    """
+    """A scored prediction with the image of its sample, on a white square, and its true record."""
 
     scored: ScoredPrediction
     image: Image.Image | None
-    ground_truth: str
-    is_correct: Mapping[str, bool]
+    ground_truth: str  # rendered by the template
+    is_correct: Mapping[str, bool]  # field -> whether it is right
 
 
 def draw_plots(run: RunDir) -> list[Path]:
-    """Draw a run's log.jsonl into its plots/, each file atomically.
-
-    Output: [plots/loss.png, plots/learning.png, …]; without those that have no data.
-    """
+    """Draw a run's log.jsonl into its plots/, each file atomically."""
     log = read_history(run.log_file)
     with matplotlib.rc_context(fname=STYLE_FILE):
         return [

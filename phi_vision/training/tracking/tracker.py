@@ -197,10 +197,7 @@ def rename_evaluation(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def best_evaluation(log: Path) -> dict[str, object]:
-    """Return the metrics of the evaluation whose weights are kept; {} without any.
-
-    Output: {"step": 40, "epoch": 2.0, "validation_loss": 0.61, "parse_rate": 0.98, …}
-    """
+    """Return the metrics of the evaluation whose weights are kept; {} without any."""
     kept = [line for line in read_history(log).evaluations if line.get("is_best")]
     if not kept:
         return {}
