@@ -44,8 +44,7 @@ NOT_GIVEN = {
 }
 """System -> why it is left out where no model for it is known."""
 
-Tasks = dict[str, tuple[Sequence[Sample], str | None]]
-"""System -> the samples to predict, and the grammar that constrains the text."""
+Tasks = dict[str, tuple[Sequence[Sample], str | None]]  # system -> samples, and grammar of the text
 
 
 class EvaluationResult(NamedTuple):

@@ -33,7 +33,6 @@ from phi_vision.metrics.scores import Scores
 from phi_vision.runs import History, ReportDir, RunDir
 
 USED_BY_TEMPLATES = (figures, comparison, field_metrics, scores, labels, sections)
-"""Modules whose functions and tables the templates use by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,7 @@ class EvaluationMetadata:
     versions: Mapping[str, str]
     history: History | None
     cost: Mapping[str, str]  # training, prediction or machine -> a few words
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """System of `metrics.scores.SYSTEMS` that was not run -> reason."""
+    left_out: Mapping[str, str] = field(default_factory=dict)  # system not run -> reason
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import SMOOTHING, Curve, History, LogLine, curve, smooth, thin
 
-OTHERS = "all others"
-"""Categories too rare for a row of their own, and predicted ones that are never true."""
+OTHERS = "all others"  # rare categories, and predicted ones that are never true
 
 UNPARSED = "unparsed"  # predictions that do not parse, or lack the field
 

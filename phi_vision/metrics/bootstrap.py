@@ -24,13 +24,11 @@ MIN_GROUPS = 6
 
 Limits = tuple[float, float]  # the least and the largest value that a metric can have
 
-Counts = NDArray[np.float64]
-"""How often each resample contains each sample, of shape (resamples, samples)."""
+Counts = NDArray[np.float64]  # how often a resample has each sample: (resamples, samples)
 
 SampleValues = NDArray[np.float64]  # one entry per sample, of shape (samples,) or (samples, ...)
 
-Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]
-"""Computes one value per resample, of shape (resamples,)."""
+Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]  # one value per resample
 
 
 class Estimate(NamedTuple):

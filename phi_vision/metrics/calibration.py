@@ -75,8 +75,7 @@ class Calibration:
     brier: Estimate
     bins: tuple[Bin, ...]
     recalibrated_bins: tuple[Bin, ...]
-    risk_curve: tuple[RiskPoint, ...]
-    """By rising coverage, from the most confident prediction to all."""
+    risk_curve: tuple[RiskPoint, ...]  # from the most confident prediction to all
     aurc: float  # area under the risk-coverage curve: the mean risk over all coverages; 0 is best
     slope: float  # of the Platt scaling: below 1 where the model is overconfident
     intercept: float

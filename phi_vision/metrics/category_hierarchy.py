@@ -17,8 +17,7 @@ class CategoryHierarchy:
     """The ancestors of each category."""
 
     levels: tuple[str, ...]  # the columns above the field, nearest first
-    ancestors: Mapping[Value, tuple[Value, ...]]
-    """Category -> its value in each of `levels`; None where a level is empty."""
+    ancestors: Mapping[Value, tuple[Value, ...]]  # on each level; None where empty
 
     def path(self, value: Value) -> frozenset[tuple[int, Value]]:
         """Return a category and its ancestors with their heights: {(0, "BOOTS"), (1, "SHOES")}."""

@@ -35,8 +35,7 @@ class Comparison:
     groups: int
     seed: int
     metrics: Mapping[str, Metric]  # of the fields that all templates have
-    estimates: Mapping[str, Mapping[str, Estimate]]
-    """System -> metric -> its value on the shared samples."""
+    estimates: Mapping[str, Mapping[str, Estimate]]  # system -> metric -> its value
     differences: Mapping[str, Mapping[str, Estimate]]
     """System but the reference -> metric -> paired difference: above 0 where it is better than the
     reference; of a metric that is best at zero, where it is nearer."""

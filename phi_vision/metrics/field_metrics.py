@@ -31,19 +31,15 @@ from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 
 failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
-Numbers = NDArray[np.float64]
-"""One number per sample; true ones are NaN where a sample does not count."""
+Numbers = NDArray[np.float64]  # per sample; a true one is NaN where it does not count
 
-MAX_NUMBER = 1e300
-"""Numbers and errors are clipped to this, so that sums over absurd predictions stay finite."""
+MAX_NUMBER = 1e300  # numbers and errors are clipped to this: sums over absurd ones stay finite
 
-TOLERANCE = 1e-9
-"""A number exactly 10 % off is within 10 %, also where floats compute 0.10000000000000009."""
+TOLERANCE = 1e-9  # so 10 % off is within 10 %, also where floats compute 0.10000000000000009
 
 _CHRF = CHRF()
 
-Predicted = Sequence[Record | None]
-"""The predicted record of each sample; None where the prediction does not parse."""
+Predicted = Sequence[Record | None]  # of each sample; None where it does not parse
 
 Better = Literal["higher", "lower", "zero"]
 
@@ -67,8 +63,7 @@ class FieldValues(NamedTuple):
 class Metric:
     """A metric in two steps, so that the bootstrap repeats only the second."""
 
-    per_sample: Callable[[FieldValues], SampleValues]
-    """Computes the value of each sample: an array whose first axis is the samples."""
+    per_sample: Callable[[FieldValues], SampleValues]  # value of each, by the first axis
     aggregate: bootstrap.Aggregate = bootstrap.mean  # of these, one value per resample
     better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
     decimals: int = 3

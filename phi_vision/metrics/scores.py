@@ -38,20 +38,15 @@ class Scores:
     groups: int
     seed: int
     metrics: Mapping[str, Metric]
-    estimates: Mapping[str, Mapping[str, Estimate]]
-    """System of `SYSTEMS` -> metric -> estimate; where it applies."""
-    differences: Mapping[str, Mapping[str, Estimate]]
-    """Other system -> metric -> paired difference: above 0 where the model is better."""
+    estimates: Mapping[str, Mapping[str, Estimate]]  # system of SYSTEMS -> metric -> estimate
+    differences: Mapping[str, Mapping[str, Estimate]]  # by system; above 0: the model is better
     predictions: tuple[ScoredPrediction, ...]  # of the model, in the order of the samples
-    uses_image: bool | None
-    """Whether predictions get worse with the images of other samples; None where not tested."""
+    uses_image: bool | None  # whether other samples' images make it worse; None: not tested
     shuffled_image_check: str  # the same in words, with estimates
     slices: tuple[Slice, ...]
     leakage: Leakage | None
-    calibrations: Mapping[str, Calibration]
-    """Field, or "whole record" -> calibration of its confidence."""
-    best_achievable: Mapping[str, float]
-    """Metric -> noise ceiling: the best value that noise in the data allows, where known."""
+    calibrations: Mapping[str, Calibration]  # of each field, and of "whole record"
+    best_achievable: Mapping[str, float]  # metric -> noise ceiling, where it is known
 
 
 def score(

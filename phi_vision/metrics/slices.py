@@ -47,8 +47,7 @@ class Leakage:
     """Test samples that are near-duplicates of training data, and their effect on the metrics."""
 
     leaked: Mapping[str, str]  # sample -> what it shares with the training data
-    without: Mapping[str, Estimate]
-    """Metric -> the model's estimate on the other samples; empty where there are none."""
+    without: Mapping[str, Estimate]  # metric -> estimate on the others; {} without any
     effect: Mapping[str, Estimate]  # metric -> the estimate on all samples minus that on the others
 
 

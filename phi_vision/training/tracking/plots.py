@@ -31,8 +31,7 @@ STYLE_FILE = Path(__file__).parents[1] / "templates" / "plots.mplstyle"
 
 BLUE, ORANGE, GREEN, GRAY = "#2563eb", "#e8760c", "#15803d", "#8a8f98"
 RED, INK, SOFT = "#c02626", "#1f2430", "#5b6270"
-PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}
-"""Color of each part of the model with a learning rate of its own."""
+PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}  # part -> color of its rate
 
 DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
 BETTER = {PARSE_RATE.name: PARSE_RATE.better} | {
