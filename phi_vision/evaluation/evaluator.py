@@ -86,7 +86,7 @@ def group_column_of(model: str) -> str | None:
 
 
 def best_achievable(data: Path, split: str) -> Mapping[str, float]:
-    """Read the noise ceilings that `phi-vision sample` wrote beside its catalog; {} without them."""
+    """Read the noise ceilings that `phi-vision sample` wrote beside its catalog; else {}."""
     # Other data may have a file of that name, or splits that were drawn elsewhere.
     try:
         facts = json.loads((data / "facts.json").read_text(encoding="utf-8"))

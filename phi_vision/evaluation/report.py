@@ -207,11 +207,7 @@ def _line(scored: ScoredPrediction) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Convert to what JSON can hold; NaN and infinity become null.
-
-    Input:  Estimate(0.5, nan, nan)
-    Output: {"value": 0.5, "low": None, "high": None}
-    """
+    """Convert to what JSON can hold; NaN and infinity become null."""
     if isinstance(value, Estimate | Bin | RiskPoint):
         value = value._asdict()
     elif is_dataclass(value):

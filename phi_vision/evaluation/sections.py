@@ -217,11 +217,7 @@ def select_predictions(
 
 
 def prediction_error(scored: ScoredPrediction, template: Template) -> float:
-    """Average the errors of the fields, each from 0 to 1; 1 where the prediction does not parse.
-
-    Input:  the right category, and a price of 150 where 100 is true
-    Output: 0.25
-    """
+    """Average the errors of the fields, each from 0 to 1; 1 where the prediction does not parse."""
     record, errors = scored.prediction.record, []
     if record is None:
         return 1.0
