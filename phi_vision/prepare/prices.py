@@ -106,7 +106,8 @@ def _check_amount(amount: float, found: str) -> float:
     if float(f"{amount:.12g}") == amount:
         return amount
     single = np.float32(amount)
-    return float(str(single)) if single == amount else float(f"{amount:.15g}")
+    is_single = float(single) == amount  # NumPy compares 32 bits with 32 bits
+    return float(str(single)) if is_single else float(f"{amount:.15g}")
 
 
 def _parse_text(text: str, decimal: DecimalMark | None) -> Price:

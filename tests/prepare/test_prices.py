@@ -169,6 +169,8 @@ NONE += ["Preis auf Anfrage", "sur demande", "Sold out", "nan", "?", "#REF!"]
         (1234567.25, 1234567.25),
         (999_999_999_999.0, 999_999_999_999.0),
         (123_456_792.0, 123_456_792.0),
+        ("33.333333333333336", 33.3333333333333),
+        ("1234567890.1234", 1234567890.1234),
     ],
 )
 def test_an_amount_has_no_noise_behind_its_digits(written: object, amount: float) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,9 @@ BATCH = 64  # rows in memory: some hundred MB of photographs
 _Batch = Any  # pa.RecordBatch or pa.Table; neither is typed
 
 
-def inspect_parquet(file: Path) -> Format:
-    """Return the reader of a Parquet file, whose class labels come out as names: "coat" for 0."""
-    return {}, partial(_read, "Parquet", _parquet_batches, file)
-
-
-def inspect_arrow(file: Path) -> Format:
-    """Return the reader of an Arrow file or stream, such as `datasets` saves."""
-    return {}, partial(_read, "Arrow", _arrow_batches, file)
+def inspect_columnar(kind: str, file: Path) -> Format:
+    """Return the reader of a Parquet or Arrow file; class labels become names: "coat" for 0."""
+    return {}, partial(_read, kind, file)
 
 
 def saved_parts(folder: Path, split: str | None = None) -> list[files.FilePart]:
@@ -78,13 +73,21 @@ def open_hub(
     )
 
 
-def _parquet_batches(file: Path) -> Iterator[_Batch]:
-    # The buffer makes it read a long row group in pieces; read ahead, it would keep all of them.
-    with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
-        yield from parquet.iter_batches(batch_size=BATCH)
+def _read(kind: str, file: Path) -> Iterator[Found]:
+    number = 0
+    try:
+        for number, row in enumerate(_rows(_batches(kind, file)), start=1):
+            yield f" row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        yield f" row {number + 1}", UnreadableRow(f"cannot be read as {kind}", str(error))
 
 
-def _arrow_batches(file: Path) -> Iterator[_Batch]:
+def _batches(kind: str, file: Path) -> Iterator[_Batch]:
+    if kind == "Parquet":
+        # The buffer makes it read a long row group in pieces; read ahead, it would keep all.
+        with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as parquet:
+            yield from parquet.iter_batches(batch_size=BATCH)
+        return
     with file.open("rb") as start:
         indexed = start.read(6) == b"ARROW1"  # with an index at its end; without it, a stream
     with pa.memory_map(str(file)) as mapped:
@@ -92,19 +95,7 @@ def _arrow_batches(file: Path) -> Iterator[_Batch]:
         yield from map(opened.get_batch, range(opened.num_record_batches)) if indexed else opened
 
 
-def _read(
-    kind: str, open_batches: Callable[[Path], Iterator[_Batch]], file: Path
-) -> Iterator[Found]:
-    number = 0
-    try:
-        for number, row in enumerate(_rows(open_batches(file)), start=1):
-            yield f" row {number}", row
-    except (OSError, pa.ArrowException) as error:
-        yield f" row {number + 1}", UnreadableRow(f"cannot be read as {kind}", str(error))
-
-
 def _rows(batches: Iterable[_Batch]) -> Iterator[dict[str, object] | UnreadableRow]:
-    """Yield the rows of batches with class labels as names: "coat" for 0, None for -1."""
     for batch in batches:
         labels = _class_labels(batch.schema)
         for start in range(0, batch.num_rows, BATCH):

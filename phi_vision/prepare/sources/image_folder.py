@@ -1,7 +1,7 @@
 """Folders of images: with metadata.csv or .jsonl, or sorted into one folder per category."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -9,18 +9,17 @@ from phi_vision.prepare.sources import columnar, delimited, files, json_files
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 from phi_vision.prepare.sources.rows import Piece, Reader, Source, UnreadableRow, Values, numbered
 
-METADATA = {
+METADATA: dict[str, Callable[[Path], tuple[dict[str, str], Reader]]] = {
     "metadata.csv": delimited.inspect_table,
     "metadata.tsv": delimited.inspect_table,
     "metadata.jsonl": json_files.inspect_json_lines,
-    "metadata.parquet": columnar.inspect_parquet,
+    "metadata.parquet": partial(columnar.inspect_columnar, "Parquet"),
 }
 CAPTIONS = (".txt", ".caption")  # of a text beside an image, of the same name
 _FILE_COLUMN = re.compile(r"(?P<column>.*?)_*file_name(?P<several>s?)")
 _BESIDE = re.compile(r"(readme|licen[cs]e|thumbs\.db|desktop\.ini|metadata\.)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # https:, data:
 _Placed = tuple[str, str, Values]  # path that determines the split, origin, values
-_Metadata = Mapping[Path, Reader]
 
 
 def open_image_folder(name: str, *, split: str | None = None) -> Source:
@@ -78,7 +77,7 @@ def _is_image(file: Path) -> bool:
 
 def _read(
     root: Path,
-    metadata: _Metadata,
+    metadata: Mapping[Path, Reader],
     level: int,
     splits: Mapping[str, str],
     chosen: Sequence[str] | None,
@@ -91,7 +90,7 @@ def _read(
             yield origin, split, values
 
 
-def _described(root: Path, metadata: _Metadata) -> Iterator[_Placed]:
+def _described(root: Path, metadata: Mapping[Path, Reader]) -> Iterator[_Placed]:
     """Yield the rows of the metadata files, then the images missing from them."""
     named: set[str] = set()
     for file, read in metadata.items():

@@ -32,8 +32,8 @@ FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Format]]] = {
     "csv": ((".csv", ".tsv", ".tab"), delimited.inspect_table),
     "json": ((".json",), json_files.inspect_json),
     "jsonl": (json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
-    "parquet": ((".parquet", ".pq"), columnar.inspect_parquet),
-    "arrow": ((".arrow", ".feather"), columnar.inspect_arrow),
+    "parquet": ((".parquet", ".pq"), partial(columnar.inspect_columnar, "Parquet")),
+    "arrow": ((".arrow", ".feather"), partial(columnar.inspect_columnar, "Arrow")),
     "webdataset": ((".tar",), webdataset.inspect_tar),
     "llava": ((".json", *json_files.LINES_SUFFIXES), json_files.inspect_conversations),
 }
