@@ -1,9 +1,6 @@
 """Batch prediction: a catalog becomes a Parquet table with one row for each of its rows, in order.
 
-    catalog -> parts -> predicted (by an engine) -> stored -> joined into one Parquet file
-
-Run it with `phi-vision predict MODEL DATASET --out predictions.parquet`. An interrupted job resumes
-with the same command.
+catalog -> parts -> predicted (by an engine) -> stored -> joined into one Parquet file
 """
 
 import io
@@ -45,10 +42,7 @@ Progress = Callable[[int, int], None]  # Called with the number of finished rows
 def job_spec(
     model: str, *, template: str | None = None, grammar: str | None = None, batch_size: int = 16
 ) -> JobSpec:
-    """Describe a job with the arguments of `load_predictor`, and a grammar for the texts.
-
-    The model, which may not be a file of predictions, is loaded when the first part is predicted.
-    """
+    """Describe a job with the arguments of `load_predictor` (no file) and a grammar of texts."""
     if Path(model).suffix == ".jsonl":
         raise failure("no_model", model=model)
     # Workers of a cluster have another working directory.
@@ -87,7 +81,7 @@ def predict_catalog(
     start, predicted = time.perf_counter(), 0
     with lock(config.out):
         if config.restart:
-            job.remove_parts()
+            shutil.rmtree(job.folder, ignore_errors=True)
         job.finished_parts()  # Those of another job are an error, even beside a finished table.
         if not job.is_done():
             try:
@@ -102,7 +96,7 @@ def predict_catalog(
                     f"{config.out}; finished parts are kept in {job.folder}: free some space, and "
                     "the same command resumes"
                 ) from error
-        job.remove_parts()
+        shutil.rmtree(job.folder, ignore_errors=True)
     table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
     return BatchSummary(
         rows=table.num_rows,
@@ -166,9 +160,8 @@ class _Job:
         if (found.metadata, found.names) == (wanted.metadata, wanted.names):
             return True
         is_job = KEPT_KEY.encode() in (found.metadata or {})
-        raise failure(
-            "other_table", out=out, what="other predictions" if is_job else "something else"
-        )
+        what = "other predictions" if is_job else "something else"
+        raise failure("other_table", out=out, what=what)
 
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
@@ -177,12 +170,9 @@ class _Job:
         finished = self.finished_parts()
         done = before = sum(map(len, finished))
         progress(done, rows)
-        missing = (
-            part
-            for span in gaps(list(finished), rows)
-            for part in self._catalog.parts(span, config.rows_per_part)
-        )
-        for part, outcomes in ENGINES[config.engine](spec, missing, config):
+        spans = gaps(list(finished), rows)
+        parts = (part for s in spans for part in self._catalog.parts(s, config.rows_per_part))
+        for part, outcomes in ENGINES[config.engine](spec, parts, config):
             pairs = zip(part, outcomes, strict=True)
             cells = [_cells(row, outcome, spec.template) for row, outcome in pairs]
             buffer = io.BytesIO()
@@ -215,10 +205,6 @@ class _Job:
                             table = table.append_column(name, source[column].combine_chunks())
                     writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
         assert start == self._catalog.rows, f"{start} of {self._catalog.rows} rows are predicted"
-
-    def remove_parts(self) -> None:
-        """Remove the folder with all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def finished_parts(self) -> dict[range, Path]:
         """Find the finished spans in order, without overlaps, and the file of each."""

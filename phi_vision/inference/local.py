@@ -31,8 +31,7 @@ from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 DEFAULT_TEMPLATE = "product"  # of a model that comes without one
-# Batches whose images are decoded together where results keep the caller's order: enough to sort
-# rows by length, few enough to hold in memory.
+# Batches whose images are decoded together: enough to sort rows by length, few enough to hold.
 BATCHES_PER_WINDOW = 4
 
 
@@ -42,9 +41,8 @@ class LocalPredictor:
     Args:
         model: Run, checkpoint or adapter folder, Hub id, "phi-vision-small", or ONNX folder.
         template: Name or file of a template (see `find_template`); by default that of the training.
-        device: By default a GPU if there is one. ONNX graphs run on the CPU.
-        dtype: By default `fast_dtype` of the device. ONNX graphs have their own.
-        batch_size: Images generated together.
+        device: By default a GPU if there is one; ONNX graphs run on the CPU, in their own dtype.
+        dtype: By default `fast_dtype` of the device.
     """
 
     def __init__(
@@ -149,16 +147,10 @@ class LocalPredictor:
         self, generation: Generation, *, seconds: float | None = None, source: str = ""
     ) -> Prediction:
         """Parse a generation, and compute the confidence in each field."""
-        text, ends, logprobs, finish_reason, _ = generation
+        text, ends, logprobs, reason, _ = generation
         confidence = field_confidence(self.template, text, ends, logprobs)
-        return Prediction.parse(
-            text,
-            self.template,
-            confidence=confidence,
-            finish_reason=finish_reason,
-            seconds=seconds,
-            source=source,
-        )
+        parsed = Prediction.parse(text, self.template, confidence=confidence, finish_reason=reason)
+        return replace(parsed, seconds=seconds, source=source)
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Embed each sample's first image with the CLIP tower: (samples, width), of length 1.

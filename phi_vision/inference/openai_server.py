@@ -65,7 +65,6 @@ class OpenAIPredictor:
     Args:
         url: Base URL, such as http://localhost:8000/v1; http://localhost:8000/v1#coats selects the
             model "coats" of a server with several models.
-        template: Name or file of a template (see `find_template`).
         batch_size: Concurrent requests.
         timeout: Seconds until a response.
         max_retries: Retries of a request that timed out or was rejected with 408, 429 or 5xx.
@@ -93,8 +92,8 @@ class OpenAIPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) as the responses arrive.
 
-        Closing the iterator cancels the requests, as the first failure does. An image or a request
-        that fails is a ValueError that names the sample; so is a grammar.
+        Closing the iterator cancels the requests. The first image or request that fails does so,
+        too: a ValueError that names the sample; a grammar also is one.
         """
         if grammar is not None:
             raise failure("no_grammars", name=self.name)
@@ -151,29 +150,26 @@ class OpenAIPredictor:
         return replace(prediction, source=sample.id, seconds=time.perf_counter() - start)
 
     def _body(self, sample: Sample) -> dict[str, Any]:
-        """Build the body of a request: the images, then the question; or the conversation."""
         urls = map(_data_url, sample.images, sample.open_images())
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         return {
             "model": self.model,
             "temperature": 0,
             "max_tokens": MAX_TOKENS,
-            "logprobs": True,
             "messages": _messages(sample, self.template, images),
         }
 
     async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
         """Request a completion; without logprobs once the server has rejected them."""
-        path = "/chat/completions"
+        path, logprobs = "/chat/completions", {"logprobs": True}
         if self._supports_logprobs:
             try:
-                return await self._send(client, path, body)
+                return await self._send(client, path, body | logprobs)
             except ServerError as error:
                 if error.status not in UNSUPPORTED or "logprob" not in str(error):
                     raise
                 self._supports_logprobs = False
-        without = {name: value for name, value in body.items() if name != "logprobs"}
-        return await self._send(client, path, without)
+        return await self._send(client, path, body)
 
     def _client(self, max_retries: int) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -241,13 +237,13 @@ def _messages(
 
 
 def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
-    """Read the prediction from a chat completion; confidence only if its tokens are the text.
+    """Read the prediction from a chat completion, or raise ValueError if it has another form.
+
+    There is confidence only if the tokens are the text.
 
     Input:  {"choices": [{"message": {"content": "Product: Coat, …"}, "logprobs": {"content": [
              {"token": "Product", "logprob": -0.1, "bytes": [80, …]}, …]}}], …}
     Output: Prediction(text="Product: Coat, …", confidence={"title": 0.81, …})
-
-    Raises ValueError if the response has another form.
     """
     try:
         choice = body["choices"][0]

@@ -63,8 +63,6 @@ def load_model(
         source: `phi-vision-small`, a checkpoint folder, an adapter folder, a run folder (its
             `model/` is taken), or a hub id such as `microsoft/Phi-3.5-vision-instruct`.
         dtype: Of the weights, or with `quantization` of those not quantized; by default as stored.
-        device: By default the CPU.
-        quantization: Quantized loading (needs bitsandbytes).
     """
     place = resolve(source)
     base = adapter_base(place)
@@ -94,10 +92,7 @@ def load_model(
 
 
 def load_processor(source: str | Path, config: Phi3VConfig | None = None) -> Phi3VProcessor:
-    """Load the processor of a checkpoint, an adapter (its own, else its base's) or a hub id.
-
-    With the config of the model, check that they fit.
-    """
+    """Load the processor of a checkpoint, an adapter (or its base) or hub id; a config tests it."""
     place = resolve(source)
     if not (Path(place) / "preprocessor_config.json").is_file():
         place = adapter_base(place) or place
@@ -172,10 +167,7 @@ def load_config(source: str | Path) -> Phi3VConfig:
 
 
 def check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
-    """Check the sizes in a config.json against the weights beside it, if there are any.
-
-    Only the heads of their files are read, so that wrong sizes are never allocated.
-    """
+    """Check the sizes in a config.json by the weights beside it, of which only heads are read."""
     with explained(f"The weights in {folder} do", "Is every shard there, whole?"):
         sizes = _weight_sizes(folder, is_quantized=bool(fields.get("quantization_config")))
     with explained(f"The config.json in {folder} does", "Copy it there again."):
@@ -231,10 +223,7 @@ def read_header(file: Path) -> StoredTensors:
 
 
 def _check_adapter(folder: Path, config: Phi3VConfig) -> None:
-    """Check that an adapter has exactly the tensors that its base needs.
-
-    peft warns of missing ones, and drops others: the adapter would only look loaded.
-    """
+    # peft warns of missing tensors, and drops others: the adapter would only look loaded.
     with explained(f"The adapter in {folder} does", "Is it whole, and made for this base?"):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
         json.dumps(fields, allow_nan=False)
@@ -313,10 +302,7 @@ def first_line(problem: Exception) -> str:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the machine multiplies in it, else float32.
-
-    Elsewhere it is emulated: slower than float32, and no more exact.
-    """
+    """Choose bfloat16 where the machine multiplies in it, else float32: emulation is slower."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -43,9 +43,7 @@ class Phi3VConfig(Phi3Config):
     Args:
         img_processor: The official description of the tower. `image_dim_out` must equal the tower's
             width; a `vision_config` inside gives a tower other than ViT-L/14-336.
-        embd_layer: The official description of how features enter the text. Only the released
-            arrangement (HD transform, `sub_glb` order, learnable separators, two-layer projection)
-            exists.
+        embd_layer: How features enter the text; only the released arrangement exists.
         vision_config: The tower's configuration, derived from `img_processor`.
         image_token_id: The id that marks an image token in `input_ids`: `<|image|>` in the official
             vocabulary, unused by the official code, whose own placeholders are negative.
@@ -116,8 +114,8 @@ class Phi3VConfig(Phi3Config):
         tower, width = self.tower, (self.img_processor or {}).get("image_dim_out")
         if width != tower.hidden_size:
             raise ValueError(
-                f"img_processor.image_dim_out is {width} but the CLIP tower is "
-                f"{tower.hidden_size} wide; write the same number in both."
+                f"img_processor.image_dim_out is {width} but the CLIP tower is {tower.hidden_size} "
+                "wide; write the same number in both."
             )
         if tower.image_size % (2 * tower.patch_size):
             raise ValueError(

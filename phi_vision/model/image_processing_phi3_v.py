@@ -43,8 +43,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         num_crops: Maximum crops of an image, besides its global view (16 in Phi-3, 4 in Phi-3.5).
         crop_size: Side of a crop in pixels; the tower's `image_size`.
         num_img_tokens: Image tokens of a crop after the 2x2 merge: `(crop_size / patch / 2) ** 2`.
-        image_mean: Mean of each channel, of values in 0..1.
-        image_std: Standard deviation of each channel.
+        image_mean, image_std: Of each channel, of values in 0..1.
         do_convert_rgb: Convert palette, gray, alpha and CMYK images; the official value is True.
         pad_crops: Pad every image to the maximum number of crops with zeros: the official form,
             which other engines expect. Our model accepts both, and skips the zeros.

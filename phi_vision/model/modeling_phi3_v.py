@@ -114,8 +114,7 @@ class Phi3VImageEmbedding(nn.Module):
         if sum(counts) != pixel_values.shape[0]:
             raise ValueError(
                 f"image_sizes describe {sum(counts)} crops (global views included) but "
-                f"pixel_values hold {pixel_values.shape[0]}; pass both as the processor returned "
-                "them."
+                f"pixel_values hold {len(pixel_values)}; pass both as the processor returned them."
             )
         features_NPD = self.img_processor(pixel_values)
         arranged = [
@@ -275,8 +274,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
                 mask pack several samples into one row.
             past_key_values: Cache of earlier positions.
             inputs_embeds: (B, L, H) instead of `input_ids`.
-            pixel_values: (N, 3, S, S), the crops of all images of the batch in order.
-            image_sizes: (images, 2), height and width after padding in pixels.
+            pixel_values, image_sizes: The crops of all images in order; see `Phi3VImageEmbedding`.
             mm_encoder_outputs: Result of `get_image_features`, to encode images once.
             labels: (B, L); -100 where there is no supervision. The loss is the mean cross-entropy.
             logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
@@ -315,11 +313,10 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Prepare one step; past the original context, reset the cache.
+        """Prepare one step; past the original context, reset the cache once and read all again.
 
-        Beyond `original_max_position_embeddings` the rotary factors of all positions change, so
-        cached keys are stale. The cache is reset once and the whole text is read again, with its
-        images, as in Phi-3.5's official code (Phi-3's keeps the stale keys).
+        There the rotary factors of all positions change, so cached keys are stale; Phi-3.5's
+        official code resets them, too (Phi-3's keeps them).
         """
         cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         whole = input_ids.shape[1] > cached

@@ -53,8 +53,7 @@ class Phi3VProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-
 class Phi3VProcessor(ProcessorMixin):
     """Joins image processor and tokenizer; the chat template is by default the official one.
 
-    Rows are padded on the left unless asked otherwise, so that a batch can generate; `padding_side`
-    in the call changes it.
+    Rows are padded on the left, so that a batch can generate; `padding_side` in a call changes it.
     """
 
     valid_processor_kwargs = Phi3VProcessorKwargs
@@ -103,16 +102,12 @@ class Phi3VProcessor(ProcessorMixin):
         if images is not None:
             images = self.image_processor.fetch_images(images)
         images_of_rows = _group_by_text(images, len(texts))
-        shown = [
-            _order_by_tags(row, words, shown_there)
-            for row, (words, shown_there) in enumerate(zip(texts, images_of_rows, strict=True))
-        ]
+        rows = enumerate(zip(texts, images_of_rows, strict=True))
+        ordered = [image for row, shown in rows for image in _order_by_tags(row, *shown)]
         texts = [IMAGE_TAG.sub(self.image_token, words) for words in texts]
-        if kwargs.get(
-            "add_special_tokens", kwargs.get("text_kwargs", {}).get("add_special_tokens", True)
-        ):
+        options = {"add_special_tokens": True, **kwargs.get("text_kwargs", {}), **kwargs}
+        if options["add_special_tokens"]:
             texts = [words.removeprefix(self.tokenizer.bos_token) for words in texts]
-        ordered = [image for row_images in shown for image in row_images]
         return ordered or None, texts, None, None
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
@@ -122,8 +117,7 @@ class Phi3VProcessor(ProcessorMixin):
 
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
         """Count the image tokens of an image of `width` x `height` pixels, without the image."""
-        count: int = self.image_processor.calc_num_image_tokens_from_image_size(width, height)
-        return count
+        return int(self.image_processor.calc_num_image_tokens_from_image_size(width, height))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Write the processor, and `preprocessor_config.json` for engines that read only that."""
@@ -157,7 +151,6 @@ def _group_by_text(images: Any, texts: int) -> list[list[Any]]:
 
 
 def _order_by_tags(row: int, words: str, images: Sequence[Any]) -> list[Any]:
-    """Sort the images of one text by its tags."""
     tags = [match.group(1) for match in IMAGE_TAG.finditer(words)]
     if None in tags and any(tags):
         raise ValueError(f"Text {row} mixes <|image|> with numbered tags; number all of them.")
