@@ -1,7 +1,4 @@
-"""run_evaluation: predictions, image ablations, baselines, leakage, scores and the report.
-
-run_evaluation("runs/coats", EvaluationConfig(data=Path("catalog")))
-"""
+"""run_evaluation: predictions, image ablations, baselines, leakage, scores and the report."""
 
 import json
 import platform

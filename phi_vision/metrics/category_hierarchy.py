@@ -26,9 +26,8 @@ class CategoryHierarchy:
 
 
 def find_hierarchy(field: str, samples: Sequence[Sample]) -> CategoryHierarchy | None:
-    """Find the levels above a category field: columns of the same name with a lower number, in
-    which each value of the level below has one parent. A single root and a column that merges
-    nothing are left out.
+    """Find the levels above a category field: columns of the same name with a lower number, each
+    with one parent for each value below; without a single root and a column that merges nothing.
 
     Input:  "category3_code", records with category1_code WOMEN, category2_code SHOES, ... BOOTS
     Output: a hierarchy in which "BOOTS" has the ancestors ("SHOES", "WOMEN")

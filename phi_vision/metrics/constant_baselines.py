@@ -51,8 +51,7 @@ def category_median(
 def most_frequent_texts(
     training: Sequence[Sample], template: Template
 ) -> dict[Value, dict[str, Value]]:
-    """Find the most frequent value of each text field, by value of the first category field, or
-    under None.
+    """Find the most frequent value of each text field, by the first category field (or None).
 
     Input:  (Coat, COATS), (Coat, COATS), (Cape, COATS), (Belt, BELTS)
     Output: {"COATS": {"title": "Coat"}, "BELTS": {"title": "Belt"}}

@@ -1,10 +1,9 @@
 """METRICS: the metrics of generated records, by the kind of a field.
 
 A prediction that does not parse (None) or lacks a field is wrong: 0 for texts and categories. As a
-number it counts as 0: absolute error = the true number, relative error = 1, symmetric error = 2
-(its maximum), not within 10 %. So no prediction is left out of a mean, and an empty one is worth no
-more than predicting 0. Samples whose true number is missing, zero or negative have no relative
-error and count in no number metric.
+number it counts as 0 (relative error 1, symmetric error 2): so none is left out of a mean, and an
+empty one is worth no more than predicting 0. Samples whose true number is missing, zero or negative
+count in no number metric.
 """
 
 import math

@@ -34,8 +34,7 @@ class PlattScaler(NamedTuple):
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
     """Fit a logistic regression on the log-odds of the confidence. Targets are a little below 1 and
     above 0, as in Platt (1999, "Probabilistic outputs for support vector machines", 2.2): few
-    predictions give no certainty, 18 correct ones and no wrong one 0.95.
-    """
+    predictions give no certainty, 18 correct ones and no wrong one 0.95."""
     if not len(correct):
         return PlattScaler(math.nan, math.nan)
     positives = int(correct.sum())
@@ -53,12 +52,10 @@ def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
 def cross_fit(
     confidence: Numbers, correct: Flags, groups: Names, *, target: float | None, seed: int
 ) -> tuple[Numbers, Flags]:
-    """Fit scalers and choose thresholds on all folds but one, and apply them to that one; no group
-    is in two folds.
+    """Fit scalers and choose thresholds on all folds of groups but one, and apply them to that one.
 
     Returns the recalibrated confidences, NaN where the confidence is, and everywhere with fewer
-    than two groups; and whether each reaches the threshold, all False without a target.
-    """
+    than two groups; and whether each reaches the threshold, all False without a target."""
     known = ~np.isnan(confidence)
     groups = np.asarray(groups, dtype=object)
     names, group_of = np.unique(groups[known], return_inverse=True)

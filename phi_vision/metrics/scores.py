@@ -24,7 +24,7 @@ SYSTEMS: dict[str, str] = yaml.safe_load(
 )
 """Evaluated system -> its description; in the order of tables."""
 
-MIN_PARSED = 0.5  # share of predictions that must parse to be evidence about the fields
+MIN_PARSED = 0.5  # share that must parse to be evidence: others are wrong with any image
 
 Significance = Literal["better", "worse", "not significant"]
 
@@ -69,7 +69,6 @@ def score(
         baselines: System of `SYSTEMS` -> predicted records, which may lack fields.
         leaked: Sample -> what it shares with training; None where not tested.
         target_precision: Share of correct predictions wanted among those accepted automatically.
-        best_achievable: Metric -> noise ceiling.
     """
     if not samples or not training:
         which = "to evaluate on" if not samples else "to learn from"
@@ -177,10 +176,7 @@ def _sample_values(
 def _check_shuffled_images(
     headline: Mapping[str, Metric], values: Mapping[str, Values], counts: Counts
 ) -> tuple[bool | None, str]:
-    """Decide whether the images of other samples make the predictions worse, and describe it.
-
-    Where few predictions parse, all are alike: wrong with any image.
-    """
+    """Decide whether the images of other samples make the predictions worse, and describe it."""
     if "shuffled" not in values:
         return None, "Not tested whether the images matter: shuffled images were skipped."
     systems = ("model", "shuffled")

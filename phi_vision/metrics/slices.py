@@ -103,8 +103,6 @@ def find_slices(
 ) -> list[Subset]:
     """Divide samples by category, number, image size, and by whether training contains them.
 
-    Subsets of one property hold every sample once.
-
     Input:  categories COATS (7 samples), BELTS (5), HATS (2), full prices 90 to 800, ...
     Output: category3_code: COATS, BELTS, 1 other; full_price: below 150, 150 to 290, ...;
             image size: 300 to 640 px, ...; group in training: unseen; title in training: seen

@@ -1,7 +1,6 @@
 """A run's curves and predictions as images: OUT/plots/*.png.
 
-Curves are drawn from log.jsonl alone: a resumed run continues them, and those of an old run are
-redrawn by `draw_plots(RunDir("runs/old"))`. Predictions are shown with image and ground truth.
+Curves are drawn from log.jsonl alone: `draw_plots(RunDir("runs/old"))` redraws those of an old run.
 """
 
 import functools
@@ -183,8 +182,7 @@ def _figure(
 ) -> Figure:
     """Make a figure of the common width with its title. Sizes are in inches: of each row, and the
     margins left, right, above, below and between rows. Fixed ones align all plots of a run, and
-    draw twice as fast as a layout that measures its labels.
-    """
+    draw twice as fast as a layout that measures its labels."""
     left, right, above, below, between = margins
     height = above + below + rows * each + (rows - 1) * between
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
