@@ -17,8 +17,7 @@ from benchmarks.broken_recipes import (
     word_rows,
 )
 from phi_vision.data.dataset import load_samples
-from phi_vision.data.image_ablations import shuffle_images
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, shuffle_images
 from phi_vision.data.template import PRODUCT
 from phi_vision.metrics.field_metrics import metrics_for, relative_error
 

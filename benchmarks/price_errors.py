@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from phi_vision.runs import ReportDir
-from phi_vision.synthetic.render.garment import VOCABULARY
+from phi_vision.synthetic.drawing import VOCABULARY
 
 WORDS = {
     "material": {word for word, _ in VOCABULARY["materials"].values()},

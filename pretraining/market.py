@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from phi_vision.synthetic.render.garment import KINDS, MATERIALS, PATTERNS, Garment
+from phi_vision.synthetic.drawing import KINDS, MATERIALS, PATTERNS, Garment
 
 Turn = tuple[str, str]
 """A question and its answer."""

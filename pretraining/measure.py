@@ -14,8 +14,7 @@ import torch
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, fast_dtype, load_model
-from phi_vision.synthetic.render.drawing import draw, random_scene
-from phi_vision.synthetic.render.garment import CHOICES, Garment, random_garment
+from phi_vision.synthetic.drawing import CHOICES, Garment, draw, random_garment, random_scene
 from pretraining.market import facts
 
 FIELDS = {

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, pad_to_crops
-from phi_vision.synthetic.render.drawing import draw, random_scene
-from phi_vision.synthetic.render.garment import Garment, random_garment
+from phi_vision.synthetic.drawing import Garment, draw, random_garment, random_scene
 
 SHARD_SIZE = 500
 LONGEST_SIDE = 224

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
-from phi_vision.synthetic.render.garment import COLOURS, KINDS, MATERIALS, PATTERNS, Garment
+from phi_vision.synthetic.drawing import COLOURS, KINDS, MATERIALS, PATTERNS, Garment
 from pretraining.market import Turn, converse
 from pretraining.pool import Drawn, finished_shards, normalise, read_shard
 from pretraining.tiny import Sizes, make_config, make_processor

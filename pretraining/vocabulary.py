@@ -26,7 +26,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from phi_vision.model.processing_phi3_v import CHAT_TEMPLATE
-from phi_vision.synthetic.render.garment import random_garment
+from phi_vision.synthetic.drawing import random_garment
 from pretraining.market import converse
 
 VOCABULARY_SIZE = 2048

@@ -204,7 +204,7 @@ OWNERS = {
     "hashes": (r"\bimport (hashlib|imagehash)\b", ("io/hashing.py",)),
     "HTML": (
         r"</(div|p|td|tr|table|span|li|ul|h[1-6]|section|head|body|a|b|svg)>|<br>",
-        ("synthetic/render/",),
+        ("synthetic/drawing.py",),
     ),
 }
 """Concern -> pattern of its code, and the modules that may contain it."""

@@ -12,9 +12,8 @@ import torch
 
 from phi_vision.data.conversation import are_conversations
 from phi_vision.data.dataset import available_splits, load_samples
-from phi_vision.data.image_ablations import blank_images, shuffle_images, withhold_images
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, blank_images, shuffle_images, withhold_images
 from phi_vision.data.template import CONVERSATION, Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
 from phi_vision.evaluation.baselines import boost, nearest

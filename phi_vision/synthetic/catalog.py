@@ -25,10 +25,9 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
+from phi_vision.synthetic import drawing
+from phi_vision.synthetic.drawing import VOCABULARY, Garment, draw, encode, random_scene
 from phi_vision.synthetic.observation import failure
-from phi_vision.synthetic.render import garment as garments
-from phi_vision.synthetic.render.drawing import draw, encode, random_scene
-from phi_vision.synthetic.render.garment import VOCABULARY, Garment
 
 Progress = Callable[[int, int], None]
 
@@ -264,16 +263,16 @@ def _quotas(rows: int) -> dict[str, int]:
 
 
 def _styles_of(kind: str, count: int, rng: random.Random) -> Iterator[tuple[list[Garment], str]]:
-    """Yield styles of a kind, each a list of its colours, until there are `count` garments."""
+    """Yield styles of a kind, each a list of its colours, until there are `count` drawing."""
     most = max(1, count // _MIN_PER_KIND)  # so that there are enough styles for all splits
     held_out = max(1, round(count * _HELD_OUT))
     places = {"test": held_out, "validation": held_out, "train": count - 2 * held_out}
     for split, left in places.items():
         while left:
-            garment = garments.random_garment(rng, kind)
+            garment = drawing.random_garment(rng, kind)
             colours = min(rng.choices(*_COLOURS_PER_STYLE)[0], most, left)
-            dyes = rng.sample(garments.CHOICES[kind].colours, colours)
-            yield [replace(garment, colour=d, rgb=garments.random_dye(rng, d)) for d in dyes], split
+            dyes = rng.sample(drawing.CHOICES[kind].colours, colours)
+            yield [replace(garment, colour=d, rgb=drawing.random_dye(rng, d)) for d in dyes], split
             left -= colours
 
 

@@ -28,13 +28,11 @@ from phi_vision.data.samples import Value
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.hashing import hash_bits
 from phi_vision.io.image_decoding import encode_image
-from phi_vision.synthetic import catalog, column_models, fidelity, observation, profile
+from phi_vision.synthetic import catalog, column_models, drawing, fidelity, observation, profile
 from phi_vision.synthetic.column_models import RARE, Column, label, number
+from phi_vision.synthetic.drawing import Garment, draw, random_scene
 from phi_vision.synthetic.observation import ASPECT, DENSITY, FORMAT, LONGEST, RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
-from phi_vision.synthetic.render import garment as garments
-from phi_vision.synthetic.render.drawing import draw, random_scene
-from phi_vision.synthetic.render.garment import Garment
 
 Record = dict[str, Value]
 
@@ -351,13 +349,13 @@ def choose_garment(texts: Iterable[str], colours: str, fallback: str, seed: str)
     rng = random.Random(f"garment {seed}")
     words = [word for text in texts for word in reversed(_words(text))]
     known = next((_KINDS[word] for word in words if word in _KINDS), None)
-    kind = known or garments.KINDS[hash_bits(fallback) % len(garments.KINDS)]
-    garment = garments.random_garment(rng, kind)
-    materials = (word for word in words if word in garments.CHOICES[kind].materials)
+    kind = known or drawing.KINDS[hash_bits(fallback) % len(drawing.KINDS)]
+    garment = drawing.random_garment(rng, kind)
+    materials = (word for word in words if word in drawing.CHOICES[kind].materials)
     garment = replace(garment, material=next(materials, garment.material))
     colour = next((_COLOURS[word] for word in _words(colours) if word in _COLOURS), None)
     if colour:
-        return replace(garment, colour=colour, rgb=garments.random_dye(rng, colour))
+        return replace(garment, colour=colour, rgb=drawing.random_dye(rng, colour))
     return garment
 
 
@@ -376,12 +374,12 @@ def _write_jpeg(image: Image.Image, size: int) -> bytes:
 
 _KINDS = {
     word: kind
-    for kind, entry in garments.VOCABULARY["kinds"].items()
+    for kind, entry in drawing.VOCABULARY["kinds"].items()
     for word in (kind, *entry["words"].split())
 }
-_COLOURS = {colour: colour for colour in garments.COLOURS} | {
+_COLOURS = {colour: colour for colour in drawing.COLOURS} | {
     word: colour
-    for colour, words in garments.VOCABULARY["colour_words"].items()
+    for colour, words in drawing.VOCABULARY["colour_words"].items()
     for word in words.split()
 }
 

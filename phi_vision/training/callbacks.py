@@ -22,9 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from phi_vision.data.collator import IGNORED
 from phi_vision.data.conversation import prompt_of
-from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, shuffle_images
 from phi_vision.data.template import Template
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest

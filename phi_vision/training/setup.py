@@ -18,9 +18,8 @@ from transformers import set_seed
 from phi_vision.data import dataset, packing
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.conversation import are_conversations, conversation_template
-from phi_vision.data.image_ablations import withhold_images
 from phi_vision.data.preference_collator import check_pairs
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, withhold_images
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts

@@ -8,8 +8,7 @@ from phi_vision.data.conversation import (
     placed_turns,
     prompt_of,
 )
-from phi_vision.data.image_ablations import shuffle_images
-from phi_vision.data.samples import Message, Role, Sample
+from phi_vision.data.samples import Message, Role, Sample, shuffle_images
 from phi_vision.data.template import CONVERSATION, PRODUCT, find_template, write_template
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.model.checkpoint import load_processor

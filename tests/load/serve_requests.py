@@ -17,7 +17,7 @@ from PIL import Image
 
 from phi_vision.data.template import Template
 from phi_vision.synthetic.catalog import plan_catalog
-from phi_vision.synthetic.render.drawing import draw, encode, random_scene
+from phi_vision.synthetic.drawing import draw, encode, random_scene
 
 CHAT, RECORDS, MODELS = "/v1/chat/completions", "/v1/records", "/v1/models"
 

@@ -15,9 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.stats import binomtest
 
-from phi_vision.data.image_ablations import shuffle_images
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, shuffle_images
 from phi_vision.data.template import PRODUCT, Template
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Estimate
 from phi_vision.metrics.constant_baselines import category_median, constant

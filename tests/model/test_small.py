@@ -9,8 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.model.checkpoint import SMALL, load_model, resolve
-from phi_vision.synthetic.render.drawing import draw, random_scene
-from phi_vision.synthetic.render.garment import random_garment
+from phi_vision.synthetic.drawing import draw, random_garment, random_scene
 
 MEGABYTE = 1_000_000
 

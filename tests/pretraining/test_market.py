@@ -8,7 +8,7 @@ import pytest
 
 from phi_vision.data.template import TEMPLATES
 from phi_vision.synthetic.catalog import BRAND, RANGES
-from phi_vision.synthetic.render.garment import (
+from phi_vision.synthetic.drawing import (
     COLOURS,
     KINDS,
     MATERIALS,

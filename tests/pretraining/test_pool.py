@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
-from phi_vision.synthetic.render.drawing import draw, random_scene
-from phi_vision.synthetic.render.garment import random_garment
+from phi_vision.synthetic.drawing import draw, random_garment, random_scene
 from pretraining.pool import LONGEST_SIDE, draw_shard, finished_shards, normalise, read_shard
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phi_vision.synthetic.render.garment import KINDS, random_garment
+from phi_vision.synthetic.drawing import KINDS, random_garment
 from pretraining import pretrain
 from pretraining.market import converse
 from pretraining.pool import read_shard

@@ -23,7 +23,7 @@ from phi_vision.synthetic.catalog import (
     title,
     write_catalog,
 )
-from phi_vision.synthetic.render.garment import random_garment
+from phi_vision.synthetic.drawing import random_garment
 
 _COLUMNS = {
     "website_name": "string",

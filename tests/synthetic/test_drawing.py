@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phi_vision.synthetic.render.drawing import Scene, draw, encode, random_scene
-from phi_vision.synthetic.render.garment import (
+from phi_vision.synthetic.drawing import (
     CHOICES,
     COLOURS,
     KINDS,
     MATERIALS,
     PATTERNS,
     SHAPES,
+    Scene,
+    draw,
+    encode,
     mirror,
     random_garment,
+    random_scene,
 )
 
 _SCENE = Scene(
