@@ -1,7 +1,4 @@
-"""Clean one row with its images, or reject it with a reason.
-
-Pure functions: the same in this process, in a worker and on a cluster.
-"""
+"""Clean one row with its images, or reject it with a reason, here or in a worker."""
 
 import base64
 import datetime
@@ -105,9 +102,8 @@ def reject(row: Row | UnreadableRow, message: str) -> RejectedRow:
     reason, _, detail = message.partition(": ")
     origin, reason, detail = map(storable, (row.origin, reason, detail))
     values = values_as_json({"raw": row.raw} if isinstance(row, UnreadableRow) else row.values)
-    return RejectedRow(
-        number=row.number, origin=origin, reason=reason, detail=detail, values=values
-    )
+    texts = {"origin": origin, "reason": reason, "detail": detail, "values": values}
+    return RejectedRow(number=row.number, **texts)
 
 
 def values_as_json(values: Mapping[str, object]) -> str:
@@ -162,9 +158,8 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
         if value is None:
             raise ValueError(f"{field} is empty")
         if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise ValueError(
-                f"{field} is too long: {len(value):,} characters, more than {MAX_TEXT:,}"
-            )
+            size = f"{len(value):,} characters, more than {MAX_TEXT:,}"
+            raise ValueError(f"{field} is too long: {size}")
     return record
 
 

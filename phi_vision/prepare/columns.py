@@ -1,7 +1,6 @@
 """Map the columns of a source: as the user says, else guessed from names and first values.
 
-The fields that matter are those of the template; every other plain column stays in the record
-under its own name. Guesses are shown by the command and written to the data card.
+Columns that are no field of the template stay in the record under their own names.
 """
 
 import re
@@ -13,12 +12,14 @@ from pathlib import Path
 import yaml
 
 from phi_vision.data.template import Template
+from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.image_references import IMAGE_SUFFIX, find_by_name, list_references, url_of
 from phi_vision.prepare.prices import CURRENCY_WORDS, parse_price
 from phi_vision.prepare.sources.files import SPLIT_NAMES
 from phi_vision.prepare.sources.rows import Row, storable
 from phi_vision.prepare.text import is_placeholder
 
+failure = error_texts(__file__)
 NAMES: dict[str, list[str]] = yaml.safe_load(
     Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
 )
@@ -89,12 +90,10 @@ class Columns:
 def choose_columns(
     rows: Sequence[Row], template: Template | None, given: Mapping[str, str], folder: Path | None
 ) -> Columns:
-    """Find the role of each column of a source from its first rows.
+    """Find the role of each column of a source, whose images are below `folder`, from first rows.
 
-    Args:
-        template: Its fields are looked for; None for those of products.
-        given: Part or field -> column, from the user; `image` may name several, with commas.
-        folder: Root of the source's own images.
+    The template's fields are looked for, else those of products. `given` is part or field ->
+    column, from the user; `image` may name several, with commas.
     """
     names = dict.fromkeys(name for row in rows for name in row.values)
     cells = {n: [c for row in rows if not _is_empty(c := row.values.get(n))] for n in names}
@@ -116,10 +115,8 @@ def choose_columns(
         found |= _image_by_id(rows, folder)
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
-        raise ValueError(
-            f"no column holds images; found {', '.join(names) or 'no columns'}{_shown(cells)}; "
-            "map it with --map image=COLUMN"
-        )
+        listed = ", ".join(names) or "no columns"
+        raise failure("no_images", found=f"{listed}{_shown(cells)}")
     return Columns(
         image=image,
         **{part: found.get(part) for part in PARTS[1:]},
@@ -136,10 +133,7 @@ def choose_columns(
 
 
 def image_cells(row: Row, columns: Columns) -> list[object]:
-    """List what holds or names a row's images, which may be several in a cell.
-
-    A "column" may also be a path with columns in it, such as images/{id}.jpg.
-    """
+    """List what holds or names a row's images; a "column" may be a path: images/{id}.jpg."""
     cells: list[object] = []
     for column in columns.image:
         if column not in row.values and _PLACE.search(column):
@@ -161,17 +155,12 @@ def field_name(column: str, taken: Collection[str] = ()) -> str:
 def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
     for part, column in given.items():
         if part in RESERVED and part not in PARTS:
-            raise ValueError(
-                f"--map {part}={column}: no field can be called {part!r}, as every dataset has a "
-                f"column of that name; the parts of a row are {', '.join(PARTS)}"
-            )
+            raise failure("reserved", part=part, column=column, parts=", ".join(PARTS))
         texts = column.split(",") if part == "image" else [column]
         for name in [name for text in texts for name in _PLACE.findall(text) or [text]]:
             if name not in names:
-                raise ValueError(
-                    f"--map {part}={column}: there is no column {name!r}; "
-                    f"found {', '.join(names) or 'none'}"
-                )
+                found = ", ".join(names) or "none"
+                raise failure("no_column", part=part, column=column, name=name, found=found)
 
 
 def _guess(part: str, cells: _Cells, rows: int) -> tuple[str | None, str, str | None]:
@@ -185,11 +174,8 @@ def _guess(part: str, cells: _Cells, rows: int) -> tuple[str | None, str, str | 
     if part in PARTS:
         texts = {name: [str(cell).strip() for cell in each] for name, each in cells.items()}
         if part == "split":  # also by its values alone
-            named += [
-                n
-                for n, t in texts.items()
-                if {*map(str.lower, t)} <= {*SPLIT_NAMES} and len({*t}) > 1
-            ]
+            known_names = (n for n, t in texts.items() if {*map(str.lower, t)} <= {*SPLIT_NAMES})
+            named += [name for name in known_names if len({*texts[name]}) > 1]
         least = DISTINCT_SHARES.get(part, 0)
         fit = (n for n in named if len({*texts[n]}) >= least * max(1, len(texts[n])))
         return next(fit, None), "", None
@@ -314,10 +300,8 @@ def _guess_image(cells: _Cells, folder: Path | None) -> tuple[str | None, str, N
 def _shown(cells: _Cells) -> str:
     """Show a cell of the column that should have held images."""
     known = NAMES["image"]
-    held = [
-        (name, cells[name][0]) for name in cells if _plain(name, known) in known and cells[name]
-    ]
-    return f" (in {held[0][0]!r}: {str(held[0][1])[:80]!r})" if held else ""
+    held = (name for name in cells if _plain(name, known) in known and cells[name])
+    return next((f" (in {name!r}: {str(cells[name][0])[:80]!r})" for name in held), "")
 
 
 def _image_by_id(rows: Sequence[Row], folder: Path | None) -> dict[str, str]:

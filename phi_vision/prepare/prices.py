@@ -1,8 +1,7 @@
 """Parse prices in the notations of shop exports: amount, currency, and how they were written.
 
-One price per cell. What cannot be parsed without guessing is an error; the one guess has its own
-form, `ambiguous`. Amounts are never converted. `price-parser` is no replacement: of the planted
-prices in the tests it reads 66 of 81 amounts, and accepts 32 of 38 cells that are no price.
+What cannot be parsed without guessing is an error; the one guess has the form `ambiguous`. Of the
+planted prices in the tests `price-parser` reads 66 of 81, and 32 of 38 cells that are no price.
 """
 
 import html
@@ -20,8 +19,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.text import parse_literal
 
+_failure = error_texts(__file__)
 DecimalMark = Literal[".", ","]
 
 _WORDS: dict[str, Any] = yaml.safe_load(
@@ -35,24 +36,20 @@ class Price(NamedTuple):
     """A parsed price."""
 
     amount: float | None  # None where the cell has no price: `N/A`, `-`, empty
-    currency: str | None
-    """ISO 4217 code; None where there is none, or a sign that several countries share (`kr`). `$`,
-    `¥`, `Rs` and `Fr` alone are taken for USD, JPY, INR and CHF."""
+    currency: str | None  # ISO 4217; None for a sign of several countries (`kr`); `$` is USD
     form: str  # one of `FORMS`
 
 
 def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     """Parse the price in a cell: text, a number, an object, or None.
 
-    Of a range the lowest price is returned, as of `from £20`; of an old and a new price (`was`,
-    `now`, `RRP`, `statt`) the new one. `decimal` is the mark of the column (`guess_decimal`), for
-    `1.234`; without it such a number is read as thousands, with the form `ambiguous`.
+    Of an old and a new price (`was`, `RRP`, `statt`) the new one is returned. `decimal` is the mark
+    of the column, for `1.234`: without it that is thousands, with the form `ambiguous`.
 
     Input:  "£1,234.50",                     "£20 - £40",               "N/A"
     Output: 1234.5 GBP "thousands comma",    20.0 GBP "range (lowest)", None None "none"
 
-    Raises ValueError with a short reason that is the same for all of its kind, a colon and a
-    detail.
+    Raises ValueError with a reason that is the same for all of its kind, a colon and a detail.
     """
     text = _amount_of(text)
     if isinstance(text, str):
@@ -60,9 +57,7 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     if text is None:
         return _NONE
     if isinstance(text, bool) or not isinstance(text, Real | Decimal):
-        raise ValueError(
-            f"not a price: found a {type(text).__name__}; give a number, or text such as £12.50"
-        )
+        raise _failure("other_type", found=type(text).__name__)
     if math.isnan(text):  # the empty cell of spreadsheets and pandas
         return _NONE
     return Price(_check_amount(float(text), str(text)), None, "number")
@@ -100,9 +95,9 @@ def guess_decimal(texts: Iterable[object]) -> DecimalMark | None:
 def _check_amount(amount: float, found: str) -> float:
     """Return an amount without the noise of sums and 32 bits: 89.99000000000001 -> 89.99."""
     if amount < 0:
-        raise ValueError(f"negative price: found {found}; give the price without a sign")
+        raise _failure("negative", found=found)
     if not amount < MAX_AMOUNT:
-        raise ValueError(f"price too large: found {found}; give an amount below {MAX_AMOUNT:g}")
+        raise _failure("too_large", found=found, limit=MAX_AMOUNT)
     if float(f"{amount:.12g}") == amount:
         return amount
     single = np.float32(amount)
@@ -112,10 +107,7 @@ def _check_amount(amount: float, found: str) -> float:
 
 def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
     if len(text) > _MAX_LENGTH:
-        raise ValueError(
-            f"not a price: found {len(text)} characters, beginning with {text[:40]!r}; choose the "
-            "column that holds the price"
-        )
+        raise _failure("too_long", count=len(text), start=text[:40])
     plain = _plain(text)
     bare = plain.rstrip(" .!:").casefold()
     if bare in _WORDS["no_price"]:
@@ -125,23 +117,17 @@ def _parse_text(text: str, decimal: DecimalMark | None) -> Price:
     words, numbers, currency, is_minor = _split(plain)
     readings = ((place, form) for pattern, place, form in _READINGS if pattern.fullmatch(words))
     place, form = next(readings, (None, None))
-    if place is None:
-        raise ValueError(_error_message(words, plain))
-    parsed = [_parse_number(each, decimal, currency) for each in numbers]
+    parsed = [_parse_number(each, decimal, currency) for each in numbers if place is not None]
     amounts = [amount for amount, _, _ in parsed]
-    if form == "range (lowest)" and amounts != sorted(amounts):
-        # 2024-05 and 5-2 are no ranges of prices.
-        raise ValueError(_error_message(words, plain))
+    # 2024-05 and 5-2 are no ranges of prices.
+    if place is None or (form == "range (lowest)" and amounts != sorted(amounts)):
+        problem = next(text for pattern, text in _WORDS["problems"] if re.search(pattern, words))
+        raise ValueError(problem.format(found=f"found {plain[:80]!r}"))
     amount = amounts[place] / 100 if is_minor else amounts[place]
     form = form or ("pence or cents" if is_minor else parsed[place][1])
     if any(own == "ambiguous" for _, own, _ in parsed):
         form = "ambiguous"
     return Price(_check_amount(amount, repr(plain)), currency, form)
-
-
-def _error_message(words: str, plain: str) -> str:
-    problem: str = next(text for pattern, text in _WORDS["problems"] if re.search(pattern, words))
-    return problem.format(found=f"found {plain[:80]!r}")
 
 
 def _plain(text: str) -> str:
@@ -186,9 +172,7 @@ def _split(plain: str) -> tuple[str, list[str], str | None, bool]:
             words.append(name.casefold() or piece)
     candidates = codes or {_WORDS["shared"][sign][0] for sign in signs}
     if len(candidates) > 1 or not all(codes <= {*_WORDS["shared"][sign]} for sign in signs):
-        raise ValueError(
-            f"several currencies: found {plain[:80]!r}; give each currency a column of its own"
-        )
+        raise _failure("several_currencies", found=plain[:80])
     # `£1.50p` is pounds; `50p, was £1` is both, and is rejected.
     minor = signs.intersection(_WORDS["minor"])
     is_minor = bool(minor) and not codes and signs == minor
@@ -217,9 +201,7 @@ def _parse_number(
     whole, _, decimals = written.rpartition(mark) if mark else (written, "", "")
     grouped = _GROUPED.fullmatch(whole)
     if grouped is None:
-        raise ValueError(
-            f"misplaced marks: found {written!r}; write it like 1234.50, 1,234.50 or 1.234,50"
-        )
+        raise _failure("misplaced_marks", found=written)
     amount = float(f"{re.sub('[^0-9]', '', whole) or 0}.{decimals or 0}")
     if grouped["indian"]:
         form, mark = "Indian thousands", "."
@@ -253,7 +235,6 @@ _PIECE = re.compile(
     r"|(?P<sign>(?<![^\W\d_])(?:US|R|AU?|CA?|NZ|HK|SG?|NT|MX)\$|(?:CN|JP)¥|S/(?=\.? ?\d))\.?"
     r"|(?P<word>[^\W\d_]+\.?)|(?P<mark>\S)"
 )
-
 
 _LISTS = {name: f"(?:{'|'.join(_WORDS[name])})" for name in ("label", "from", "before", "now")}
 _LISTS |= {"label": f"(?:(?:{_LISTS['label']}|{_LISTS['now']}) )?", "unit": _WORDS["unit"]}

@@ -1,7 +1,4 @@
-"""Clean texts: HTML entities, white space, invisible characters, the model's control tokens.
-
-Nothing else changes: spelling, case, accents, markup and emoji stay as in the source.
-"""
+"""Clean texts of entities, white space, invisible characters and control tokens, no more."""
 
 import ast
 import html
@@ -13,10 +10,8 @@ from pathlib import Path
 
 import yaml
 
-_PLACEHOLDERS = frozenset(
-    yaml.safe_load(Path(__file__).with_name("placeholders.yaml").read_text(encoding="utf-8"))
-)
-
+_LISTED = Path(__file__).with_name("placeholders.yaml").read_text(encoding="utf-8")
+_PLACEHOLDERS = frozenset(yaml.safe_load(_LISTED))
 MAX_LITERAL = 100_000  # characters of a list or object written as text
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # An escaped & in front of another one: `&amp;amp;`, `&#38;amp;`.
@@ -29,8 +24,7 @@ _INVISIBLE = re.compile(
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# `<|user|>` and the like, and LLaMA's vocabulary: `<s>`, `</s>`, `<unk>`, `<pad>`, and the bytes
-# `<0x0A>`.
+# `<|user|>` and the like, and LLaMA's vocabulary: `<s>`, `<unk>`, `<pad>`, the bytes `<0x0A>`.
 _CONTROL_TOKEN = re.compile(r"<(?=\|\w+\|>|/?s>|(?:unk|pad|mask)>|0x[0-9A-Fa-f]{2}>)")
 
 
@@ -81,9 +75,7 @@ def parse_literal(text: str) -> object:
 def neutralise(text: str) -> tuple[str, tuple[str, ...]]:
     """Put a space behind the `<` of everything the tokenizer takes for a control token.
 
-    For texts whose line breaks count, such as conversations; `clean_text` does it, too. `<image>`
-    is no token of this model and stays. Lone surrogates, which no file can hold, are joined or
-    replaced.
+    `<image>` is no token of this model and stays. Lone surrogates are joined or replaced.
     """
     paired = text
     if _SURROGATE.search(text):  # JSON escapes of careless writers: they do not exist in UTF-8
