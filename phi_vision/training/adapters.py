@@ -56,11 +56,7 @@ class TrainableModel(NamedTuple):
 
 
 def load_trainable(recipe: Recipe) -> TrainableModel:
-    """Load the model and make the parts trainable that the recipe selects, or raise ValueError.
-
-    Trained weights are held in float32, frozen ones under adapters in the precision of the matrix
-    products or in 4 bits.
-    """
+    """Load the model and make the parts trainable that the recipe selects, or raise ValueError."""
     precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
     model, processor = load_model(recipe.model, quantization=quantization)
@@ -80,10 +76,8 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
 
 
 def select_trained_parts(model: Model, recipe: Recipe, precision: torch.dtype) -> Model:
-    """Attach adapters or unfreeze weights as the recipe says, and freeze the rest.
-
-    Reads no values, so it also works on the meta device.
-    """
+    """Attach adapters or unfreeze weights as the recipe says; also works on the meta device."""
+    # Trained weights are held in float32, frozen ones under adapters as the products or in 4 bits.
     if recipe.method == "lora":
         model = _with_adapters(model, recipe, precision)
     else:
@@ -179,8 +173,7 @@ def save_model(trainable: TrainableModel, folder: Path) -> None:
         if isinstance(model, PeftModel):
             config = model.peft_config["default"]
             loaded_from = config.base_model_name_or_path
-            # The base as the user wrote it, not its path here.
-            config.base_model_name_or_path = trainable.base
+            config.base_model_name_or_path = trainable.base  # as the user wrote it, not its path
             # PEFT would look for the base on the hub, to see whether the vocabulary grew.
             model.save_pretrained(unfinished, save_embedding_layers=False, state_dict=weights)
             config.base_model_name_or_path = loaded_from
@@ -192,8 +185,7 @@ def save_model(trainable: TrainableModel, folder: Path) -> None:
                 weights[name] = value.to(dtype) if value.is_floating_point() else value
             model.save_pretrained(unfinished, state_dict=weights)
             config = copy.deepcopy(model.config)
-            config.dtype = dtype
-            config.use_cache = True  # the Trainer switches it off
+            config.dtype, config.use_cache = dtype, True  # the Trainer switches the cache off
             config.save_pretrained(unfinished)
         trainable.processor.save_pretrained(unfinished)
 

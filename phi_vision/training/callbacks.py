@@ -1,10 +1,8 @@
 """Callbacks of the Trainer: checks of every step, the log, and evaluations.
 
-The checks stop a broken training; each error has the samples or the settings to change. Evaluations
-compute the loss on all of validation and generate predictions on a part of it. The best weights go
-to OUT/model, by default those with the lowest validation loss: few predictions are a noisy
-criterion (the accuracy over 32 samples is known to about ±17 points), so that a recipe that selects
-by a metric of them wants more `eval_samples`.
+Evaluations compute the loss on all of validation and generate predictions on a part of it. By
+default the loss selects the weights to keep: a metric of few predictions is noisy (the accuracy
+over 32 samples is known to about ±17 points).
 """
 
 import logging
@@ -52,26 +50,21 @@ OUT_OF_MEMORY = (  # messages of out-of-memory errors that have no class of thei
 class StepCheck(TrainerCallback):
     """Stops if a part got no gradient in the first step, or at a loss that is not finite.
 
-    Hooks on the model, the one inside of DDP or FSDP wrappers, remove the ids of samples from a
-    batch before each forward pass, and check the loss after it: before it can reach a weight.
+    Hooks on the model, inside of DDP or FSDP wrappers, remove the ids of samples from a batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.step = 1
-        self.has_begun = False
+        self.step, self.has_begun = 1, False
         self.rows: list[str] = []  # samples in each row of the last batch
         self.since_step: list[str] = []  # distinct rows of all batches of this optimizer step
-        self._shape = ""
-        self._has_gradients = False
+        self._shape, self._has_gradients = "", False
         model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
         model.register_forward_hook(self._check_output, with_kwargs=True)
 
     def on_step_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
         """Start collecting the samples of a step."""
-        self.step = state.global_step + 1
-        self.has_begun = True
-        self.since_step = []
+        self.step, self.has_begun, self.since_step = state.global_step + 1, True, []
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Check the gradients of the first step."""
@@ -82,8 +75,7 @@ class StepCheck(TrainerCallback):
     def on_log(self, _: Any, state: TrainerState, *__: Any, logs: Any, **___: Any) -> None:
         """Check loss and gradient norm of a step before anything of it is saved."""
         for name in ("loss", "grad_norm"):
-            value = logs.get(name, 0.0)
-            if not math.isfinite(value):
+            if not math.isfinite(value := logs.get(name, 0.0)):
                 samples = f" of the samples {_list(self.since_step)}" if self.since_step else ""
                 step = state.global_step
                 raise failure("diverged", name=name, value=value, step=step, samples=samples)
@@ -129,10 +121,7 @@ class StepCheck(TrainerCallback):
 
 
 class StepCallback(TrainerCallback):
-    """Passes each step of the Trainer to a Tracking, with its speed and the machine's load.
-
-    Speeds are without padding and evaluations; all processes are assumed to be equally fast.
-    """
+    """Passes steps to a Tracking, with speeds without padding and evaluations, and the load."""
 
     def __init__(self, tracking: Tracking, recipe: Recipe) -> None:
         self.tracking = tracking
@@ -165,8 +154,7 @@ class StepCallback(TrainerCallback):
 
     def measure_speed(self) -> dict[str, float]:
         """Measure the throughput since the last call."""
-        # Before the clock is read, as this may wait.
-        samples, tokens = int(self._samples), int(self._tokens)
+        samples, tokens = int(self._samples), int(self._tokens)  # may wait: before the clock
         seconds = time.perf_counter() - self._since
         self.on_evaluate()
         return {
@@ -216,8 +204,7 @@ class GenerationEvalCallback(TrainerCallback):
         if control.should_evaluate:
             self.tracking.describe("evaluating")
         elif control.should_training_stop:
-            # Before the last checkpoint, which marks the run as complete.
-            self._save()
+            self._save()  # before the last checkpoint, which marks the run as complete
 
     def on_evaluate(
         self, _: Any, state: TrainerState, *__: Any, metrics: dict[str, float], **___: Any
@@ -256,10 +243,9 @@ class GenerationEvalCallback(TrainerCallback):
         shuffles = count > 1 and any(sample.images for sample in self.samples)
         samples = [*self.samples, *(shuffle_images(self.samples, seed=seed) if shuffles else [])]
         together = distributed.is_sharded(self.trainable.model)
-        part, batch_size = distributed.divide(samples), 2 * self.recipe.per_device_train_batch_size
-        texts = generate_texts(
-            self.trainable, self.template, samples if together else part, batch_size=batch_size
-        )
+        part = samples if together else distributed.divide(samples)
+        batch_size = 2 * self.recipe.per_device_train_batch_size
+        texts = generate_texts(self.trainable, self.template, part, batch_size=batch_size)
         texts = texts if together else distributed.gather(texts)
         predicted = [Prediction.parse(text, self.template) for text in texts]
         return score(
@@ -314,12 +300,9 @@ def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[in
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Check that every trainable part got a gradient, or raise ValueError with their names.
-
-    A layer's two LoRA matrices are one part: the second is zero at first, which leaves the first
-    without gradient for one step. Biases of CLIP's keys shift all scores of a query alike and
-    have no gradient by mathematics.
-    """
+    """Check that every trainable part got a gradient, or raise ValueError with their names."""
+    # A layer's two LoRA matrices are one part: the second is zero at first, and the first without
+    # gradient for one step. Biases of CLIP's keys shift all scores of a query alike: no gradient.
     parts, moved = set[str](), set[str]()
     for name, weight in model.named_parameters():
         if weight.requires_grad and not name.endswith("k_proj.bias"):

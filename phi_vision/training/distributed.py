@@ -3,8 +3,7 @@
     torchrun --nproc-per-node 2 --no-python phi-vision train lora --data catalog
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
-files. Launches that the libraries would silently turn into something else are errors. Under FSDP2
-weights, gradients and optimizer state are split over the processes. See docs/distributed.md.
+files. Launches that the libraries would turn into something else are errors: docs/distributed.md.
 """
 
 import logging
@@ -163,8 +162,7 @@ def check_folder_is_shared(folder: Path, written: Path) -> None:
     deadline = time.monotonic() + (STORAGE_DELAY if world_size() > 1 else 0.0)
     while not written.is_file() and time.monotonic() < deadline:
         time.sleep(0.5)
-    blind = gather([] if written.is_file() else [_here()])
-    if blind:
+    if blind := gather([] if written.is_file() else [_here()]):
         raise failure("folder_not_shared", blind=", ".join(blind), written=written, folder=folder)
 
 
@@ -276,10 +274,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return all weights, or under adapters the trained ones; every process must call this.
-
-    The first one gets those of a sharded model, in main memory.
-    """
+    """Return all weights, or under adapters the trained ones; every process must call this."""
     if not is_sharded(model):
         return model.state_dict()
     options = StateDictOptions(
@@ -292,10 +287,8 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def _touch_vision(
     decoder: Phi3VModel, given: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make the gradient of the vision part zero instead of none for batches without images.
-
-    Else other processes would wait forever for what this one adds to the gradients of the tower.
-    """
+    # A gradient of the vision part that is zero instead of none for batches without images: else
+    # other processes would wait forever for what this one adds to the gradients of the tower.
     has_images = any(inputs.get(name) is not None for name in IMAGE_INPUTS)
     trained = [w for w in decoder.vision_embed_tokens.parameters() if w.requires_grad]
     if has_images or not (trained and decoder.training and torch.is_grad_enabled()):

@@ -35,8 +35,7 @@ def make_dpo_trainer(
     """Make a Trainer that learns to prefer chosen to rejected completions.
 
     The reference is the model at the start: a frozen copy of all weights (full), the model without
-    its adapters if these are new, else a frozen copy of the adapters. Logs the rewards of both
-    completions, their margin, and how often the chosen one is preferred.
+    its adapters if these are new, else a frozen copy of the adapters.
     """
     from trl import DPOConfig, DPOTrainer
 

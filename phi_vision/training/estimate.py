@@ -122,10 +122,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
-    """Measure the data as training would, and run a step without weights. Writes nothing.
-
-    The GPU is a name of `GPUS`, or cpu; by default this machine's.
-    """
+    """Measure the data and run a step without weights, for a GPU of `GPUS`, cpu or this machine."""
     target = gpus.this_machine() if gpu is None else gpus.find_gpu(gpu)
     load = measure_data(recipe)
     resident_bytes()
@@ -149,9 +146,7 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
         utilization=min(1.0, mean_length / need.typical.length),
         gpu=target,
         seconds=steps.total * per_step,
-        fits=[
-            g.name for g in gpus.GPUS.values() if estimate_need(recipe, load, g).memory <= g.memory
-        ],
+        fits=[n for n, g in gpus.GPUS.items() if estimate_need(recipe, load, g).memory <= g.memory],
         changes=_find_changes(recipe, load, target),
     )
 
@@ -191,8 +186,7 @@ def _cpu_overhead(
     setting: memory.Setting, cost: memory.Cost, parts: Mapping[str, float]
 ) -> dict[str, float]:
     is_packed, recomputes = bool(cost.packed), setting.recipe.gradient_checkpointing
-    # Weights in 4 bits are few large tensors.
-    weights = cost.scattered if is_packed else parts["weights"]
+    weights = cost.scattered if is_packed else parts["weights"]  # in 4 bits: few large tensors
     share = ACTIVATION_FRAGMENTATION[is_packed, recomputes]
     # Weights that are not packed lie in the mapped file, which stays open: the pages read for
     # packing stay with it, until the machine needs them.
@@ -218,13 +212,11 @@ def measure_data(recipe: Recipe) -> Workload:
     )
     lengths = setup.check_samples(collator, [*training, *validation])
     count = len(training)
-    (training, lengths), (validation, _) = (
-        setup.leave_out_long(recipe, config, training, lengths[:count]),
-        setup.leave_out_long(recipe, config, validation, lengths[count:]),
-    )
+    training, training_lengths = setup.leave_out_long(recipe, config, training, lengths[:count])
+    validation, _ = setup.leave_out_long(recipe, config, validation, lengths[count:])
     sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
     few = training[:: -(-len(training) // MAX_LOADED)]
-    rows = setup.make_rows(recipe, config, training, lengths)
+    rows = setup.make_rows(recipe, config, training, training_lengths)
     return Workload(
         config=config,
         training=[sizes[id(sample)] for sample in training],
@@ -276,8 +268,7 @@ def typical_batch(rows: Sequence[RowSize], count: int) -> BatchShape:
 
 def batch_shape(rows: Sequence[RowSize]) -> BatchShape:
     """Return the shape of a batch of rows."""
-    together = pack_sizes(rows)
-    length = max(row.length for row in rows)
+    together, length = pack_sizes(rows), max(row.length for row in rows)
     return BatchShape(len(rows), length, together.supervised, together.images)
 
 

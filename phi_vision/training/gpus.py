@@ -43,9 +43,8 @@ def seconds_per_step(
 ) -> float:
     """Estimate the time of one optimizer step, whose hidden states have this shape.
 
-    Matrix products or the dispatch of all operations, whichever takes longer; plus reading and
-    writing weights, gradients and optimizer state once: 1e14 operations at 3e14 per second, and
-    weights that take 0.1 s, are 1e14 / (0.4 * 3e14) + 0.1 = 0.93 s.
+    Products or dispatch, whichever takes longer, plus reading and writing weights, gradients and
+    optimizer state: 1e14 operations at 3e14 per second, and 0.1 s: 1e14 / (0.4 * 3e14) + 0.1 = 0.93
     """
     if gpu.bandwidth is None:
         return _cpu_seconds_per_step(cost, precision, shape)

@@ -71,10 +71,7 @@ class Setting:
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes held by each part now and at their peak, operations, and FLOPs of products.
-
-    Every storage counts for the part in which it was made until its last tensor is freed.
-    """
+    """Counts bytes held by the parts in which they were made, their peak, operations and FLOPs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,8 +132,7 @@ class MemoryTracker(TorchDispatchMode):
 def training_cost(setting: Setting, batch: BatchShape) -> Cost:
     """Run the passes of an optimizer step whose optimizer state exists already."""
     accumulated = setting.recipe.gradient_accumulation_steps
-    # The second pass finds gradients; later ones are like it.
-    passes = min(accumulated, 2)
+    passes = min(accumulated, 2)  # the second finds gradients; later ones are like it
     # One batch is fetched ahead of those that make a step.
     with _tracked_model(setting, batch, batches=accumulated + 1) as (tracker, model, forward):
         trained = [weight for weight in model.parameters() if weight.requires_grad]

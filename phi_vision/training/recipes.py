@@ -212,10 +212,13 @@ def dpo() -> Recipe:
 
 
 def _check_rules(fields: Mapping[str, Any]) -> None:
+    open_range = {"at_least": -math.inf, "above": -math.inf, "below": math.inf}
     for rule in RULES["ranges"]:
+        at_least, above, below = (open_range | rule["bounds"]).values()
         for name in rule["fields"].split():
-            if fields[name] is not None and not _is_within(fields[name], **rule["bounds"]):
-                raise ValueError(f"{name} is {fields[name]}; {rule['rule']}")
+            value = fields[name]
+            if value is not None and not (at_least <= value and above < value < below):
+                raise ValueError(f"{name} is {value}; {rule['rule']}")
     for rule in RULES["refused"]:
         if all(fields[name] in values for name, values in rule["when"].items()):
             reason = rule["reason"].format(**fields)
@@ -224,12 +227,6 @@ def _check_rules(fields: Mapping[str, Any]) -> None:
             for name in rule["fields"].split():
                 if fields[name] not in (None, False, VALIDATION_LOSS, "none"):
                     raise ValueError(f"{name} is {fields[name]}, but {reason}")
-
-
-def _is_within(
-    value: float, *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
-) -> bool:
-    return at_least <= value and above < value < below
 
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {

@@ -1,8 +1,4 @@
-"""Resuming: a run continues from its last whole checkpoint, with the same recipe, data and base.
-
-A checkpoint counts if it holds everything that an exact continuation needs: weights, states of
-optimizer, scheduler and random generators, all of one step.
-"""
+"""Resuming: a run continues from its last whole checkpoint, with the same recipe, data and base."""
 
 import json
 import logging
@@ -18,18 +14,11 @@ from safetensors import safe_open
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from phi_vision import runs
 from phi_vision.data.template import find_template, write_template
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import first_line
-from phi_vision.runs import (
-    DATA_FINGERPRINT,
-    STATE_FILE,
-    RunDir,
-    checkpoint_step,
-    collect_versions,
-    is_complete,
-)
 from phi_vision.training import distributed
 from phi_vision.training.callbacks import StepCheck
 from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
@@ -41,7 +30,7 @@ failure = error_texts(__file__)
 
 MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}  # without effect on the result
 BASE_FINGERPRINT = "base_sha256"  # key in versions.json, as that of the data
-FINGERPRINTS = {DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "files of the base model"}
+FINGERPRINTS = {runs.DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "files of the base model"}
 
 # Files of a checkpoint -> keys of their content, which may not be empty.
 STATES = {
@@ -55,15 +44,15 @@ SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 
 def find_checkpoint(recipe: Recipe) -> Path | None:
     """Find the last whole checkpoint of a run, None before the first, or raise ValueError."""
-    run = RunDir(recipe.output_dir)
+    run = runs.RunDir(recipe.output_dir)
     if not run.recipe_file.is_file():
         raise failure("no_run", file=run.recipe_file)
     old, new = recipe_fields(load_recipe(run.recipe_file)), recipe_fields(recipe)
     for name in {**new, **old}:
         before, now = old.get(name), new.get(name)
         if before != now and name not in MAY_DIFFER:
-            file = run.recipe_file
-            raise failure("other_recipe", name=name, before=before, now=now, file=file)
+            values = {"name": name, "before": before, "now": now}
+            raise failure("other_recipe", file=run.recipe_file, **values)
     if distributed.is_main():
         repair(run.path)
         _remove_damaged(run)
@@ -77,7 +66,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
 
 def repair(output_dir: Path) -> None:
     """Clean up what a kill left in a run folder, before the run resumes."""
-    atomic.recover(RunDir(output_dir).model_dir)
+    atomic.recover(runs.RunDir(output_dir).model_dir)
     remove_unfinished(output_dir)
     remove_incomplete(output_dir)
 
@@ -91,13 +80,13 @@ def remove_unfinished(output_dir: Path, name: str = "") -> None:
 
 def remove_incomplete(output_dir: Path) -> None:
     """Remove incomplete checkpoints, which would replace complete ones by `save_total_limit`."""
-    for folder in RunDir(output_dir).checkpoints():
-        if not is_complete(folder):
+    for folder in runs.RunDir(output_dir).checkpoints():
+        if not runs.is_complete(folder):
             logger.info("%s was not written to its end, so it is removed", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_damaged(run: RunDir) -> None:
+def _remove_damaged(run: runs.RunDir) -> None:
     """Remove damaged checkpoints after the last whole one; raise ValueError if there is none."""
     damaged: dict[Path, str] = {}
     for folder in reversed(run.checkpoints()):
@@ -114,12 +103,12 @@ def _remove_damaged(run: RunDir) -> None:
 
 def find_fault(checkpoint: Path) -> str | None:
     """Find why a run cannot resume exactly from a checkpoint: "it has no optimizer.pt", or None."""
-    file = checkpoint / STATE_FILE
+    file = checkpoint / runs.STATE_FILE
     # Whatever a library raises for a damaged file means the same: it does not load.
     try:
         state = TrainerState.load_from_json(str(file))
-        if not 0 < state.global_step == checkpoint_step(checkpoint) <= state.max_steps:
-            return f"its {STATE_FILE} has the impossible step {state.global_step!r:.40}"
+        if not 0 < state.global_step == runs.checkpoint_step(checkpoint) <= state.max_steps:
+            return f"its {runs.STATE_FILE} has the impossible step {state.global_step!r:.40}"
         is_sharded = (checkpoint / SHARDED_WEIGHTS).is_file()
         if not is_sharded and (pickled := [*checkpoint.glob("*_model.bin")]):
             return f"its weights are pickled in {pickled[0].name}"
@@ -137,9 +126,8 @@ def find_fault(checkpoint: Path) -> str | None:
                     return f"its {file.name} is empty"
         weights = {*checkpoint.glob("*.safetensors")}
         for file in checkpoint.glob("*.safetensors.index.json"):
-            weights |= {
-                checkpoint / name for name in json.loads(file.read_text())["weight_map"].values()
-            }
+            names = json.loads(file.read_text())["weight_map"].values()
+            weights |= {checkpoint / name for name in names}
         for file in weights:
             with safe_open(file, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118
@@ -167,11 +155,10 @@ def explain_damage(checkpoint: Path | None, step_check: StepCheck) -> Iterator[N
 def write_run_files(recipe: Recipe, setup: Setup) -> None:
     """Write recipe, versions and template into the run folder; only the first process does.
 
-    A resumed run keeps its versions.json. Raises ValueError if its data, template or base have
-    changed, or if processes differ or share no folder.
+    Raises ValueError if data, template or base of a resumed run have changed, or processes differ.
     """
-    run, template = RunDir(recipe.output_dir), setup.collator.template
-    versions = collect_versions([*setup.training, *setup.validation])
+    run, template = runs.RunDir(recipe.output_dir), setup.collator.template
+    versions = runs.collect_versions([*setup.training, *setup.validation])
     versions[BASE_FINGERPRINT] = setup.base_fingerprint
     before = run.versions()
     other = {name: old for name, old in before.items() if old != versions.get(name)}

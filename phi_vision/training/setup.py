@@ -1,8 +1,4 @@
-"""Everything a training needs, loaded and checked before its first step. Writes nothing.
-
-Mistakes that are silent elsewhere are errors here, found in the very batch and model that training
-uses.
-"""
+"""Everything a training needs, loaded and checked before its first step. Writes nothing."""
 
 import functools
 import logging
@@ -71,26 +67,23 @@ def prepare(recipe: Recipe) -> Setup:
     best_metric(recipe, template)  # is one
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
-    base_fingerprint = fingerprint_base(recipe.model)
+    base_fingerprint, config = fingerprint_base(recipe.model), trainable.model.config
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
-    config = trainable.model.config
     lengths = check_samples(collator, samples)
     if recipe.objective == "dpo":
         split_at = packing.original_context(config)
         lengths = check_pairs(collator, samples, lengths, split_at=split_at)
     count = len(training)
-    (training, lengths), (validation, _) = (
-        leave_out_long(recipe, config, training, lengths[:count]),
-        leave_out_long(recipe, config, validation, lengths[count:]),
-    )
+    training, training_lengths = leave_out_long(recipe, config, training, lengths[:count])
+    validation, _ = leave_out_long(recipe, config, validation, lengths[count:])
     first = training[: recipe.per_device_train_batch_size]
     batch = collator(first)
     check_images(batch, first, trainable.processor)
     check_labels(batch, max_share=1.0 if are_conversations(first) else MAX_SUPERVISED_SHARE)
     check_prompt(collator, first[0], batch)
-    rows = make_rows(recipe, config, training, lengths)
+    rows = make_rows(recipe, config, training, training_lengths)
     steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
@@ -127,10 +120,9 @@ def choose_template(recipe: Recipe, training: Sequence[Sample]) -> Template:
 def leave_out_long(
     recipe: Recipe, config: Phi3VConfig, samples: Sequence[Sample], lengths: Sequence[int]
 ) -> tuple[list[Sample], list[int]]:
-    """Leave out the few samples that are too long for the model or for others of their batch.
+    """Leave out a few samples too long for the model or others of their batch, or raise ValueError.
 
     Rows beyond the original context would change the rotary factors of shorter rows beside them.
-    More than a few are a ValueError.
     """
     split_at, most_rows = packing.original_context(config), recipe.per_device_train_batch_size
     is_mixed = most_rows > 1 and min(lengths, default=0) <= split_at

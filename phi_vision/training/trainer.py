@@ -26,7 +26,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
 from phi_vision.io import atomic
-from phi_vision.io.formatting import format_bytes
+from phi_vision.io.formatting import error_texts, format_bytes
 from phi_vision.runs import STATE_FILE, RunDir
 from phi_vision.training import callbacks, distributed
 from phi_vision.training.adapters import list_trained
@@ -45,13 +45,12 @@ from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
 # Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`.
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
-ARGUMENTS = yaml.safe_load(
-    Path(__file__).with_name("training_arguments.yaml").read_text(encoding="utf-8")
-)
+ARGUMENTS = yaml.safe_load(Path(__file__).with_name("training_arguments.yaml").read_text("utf-8"))
 
 
 class Run(NamedTuple):
@@ -187,10 +186,7 @@ def describe_optimizer(
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Return the optimizer's class and arguments, in the form that the Trainer takes."""
     if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"optim {recipe.optim} needs bitsandbytes, which is not installed; pip install "
-            "'phi-vision[quant]', or use adamw_torch_fused"
-        )
+        raise failure("no_bitsandbytes", optim=recipe.optim)
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, {**settings, "params": group_weights(recipe, model)}
 
@@ -223,30 +219,23 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 
 @contextmanager
 def explain_full_disk(output_dir: Path) -> Iterator[None]:
-    """Turn the errors of PyTorch, safetensors and Python on a full disk into one clear OSError.
-
-    Incomplete files are removed; the last checkpoint and the best model stay intact.
-    """
+    """Turn errors of a full disk into one clear OSError, and remove incomplete files."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if not atomic.is_full_disk(error):
             raise
         remove_incomplete(output_dir)
+        run = RunDir(output_dir)
+        free = shutil.disk_usage(run.path if run.path.exists() else Path.cwd()).free
+        values = {"folder": run.path, "free": format_bytes(free), "model": run.model_dir}
+        if checkpoint := run.last_checkpoint():
+            size = format_bytes(atomic.folder_bytes(checkpoint))
+            values |= {"checkpoint": checkpoint.name, "size": size}
+        kept = "best_kept" if run.model_dir.exists() else "checkpoint_kept"
+        explained = failure(f"full_disk_{kept}" if checkpoint else "full_disk", **values)
         # An atomic folder already wraps the error of the library that wrote into it.
-        raise OSError(_describe_full_disk(RunDir(output_dir))) from error.__cause__ or error
-
-
-def _describe_full_disk(run: RunDir) -> str:
-    free = shutil.disk_usage(run.path if run.path.exists() else Path.cwd()).free
-    found = f"the disk is full: the run in {run.path} could not be saved ({format_bytes(free)} free"
-    checkpoint = run.last_checkpoint()
-    if checkpoint is None:
-        return f"{found}); it has no checkpoint yet, so free some space and start it with --resume"
-    size = format_bytes(atomic.folder_bytes(checkpoint))
-    best = f", and so are the best weights so far in {run.model_dir}"
-    kept = f"{checkpoint.name} is complete" + (best if run.model_dir.exists() else "")
-    return f"{found}, a checkpoint takes {size}); {kept}; free some space and use --resume"
+        raise OSError(str(explained)) from error.__cause__ or error
 
 
 def _stopped_early(recipe: Recipe, state: TrainerState) -> bool:
