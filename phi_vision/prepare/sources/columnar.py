@@ -107,16 +107,15 @@ def _rows(batches: Iterable[_Batch]) -> Iterator[dict[str, object] | UnreadableR
                 yield row
 
 
-def _python_rows(batch: _Batch) -> list[dict[str, object] | UnreadableRow]:
+def _python_rows(batch: _Batch) -> list[Any]:
     try:
         # Unchecked, offsets of a damaged file lead anywhere in memory, and the process ends.
         batch.validate(full=True)
-        rows: list[dict[str, object] | UnreadableRow] = batch.to_pylist()
+        return list(batch.to_pylist())
     except (ValueError, OverflowError) as error:  # not UTF-8; the year 300000
         if batch.num_rows == 1:
             return [UnreadableRow("holds values that cannot be read", str(error))]
         return [row for at in range(batch.num_rows) for row in _python_rows(batch.slice(at, 1))]
-    return rows
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:

@@ -1,8 +1,7 @@
 """Conversations about images, in the many forms of trainers and chat APIs, normalised to one.
 
-A row holds a list of turns (LLaVA, ShareGPT, chat APIs, TRL), a list of exchanges (Microsoft's
-`user` and `assistant`), or is one exchange (`query` and `response`, alpaca, `prompt` and
-`completion`). `<image>` and the tags of models become one mark, the n-th for the n-th image.
+A row holds a list of turns (LLaVA, chat APIs), a list of exchanges (`user` and `assistant`), or is
+one (alpaca, `prompt` and `completion`). Image tags become marks, the n-th for the n-th image.
 """
 
 import json
@@ -28,10 +27,7 @@ UNSUPERVISED: dict[str, object] = VOCABULARY["unsupervised"]  # key of a turn ->
 
 
 def with_conversations(source: Source, mapped: Collection[str] = ()) -> Source:
-    """Convert the rows of a source of any kind to messages if its first row is a conversation.
-
-    An exchange of two columns stays a record where the user maps one of them to a field.
-    """
+    """Convert rows to messages if the first is a conversation; a `mapped` exchange is none."""
     first = next((row for row in islice(source.rows(), 20) if isinstance(row, Row)), None)
     if first is None:
         return source
@@ -49,10 +45,8 @@ def with_conversations(source: Source, mapped: Collection[str] = ()) -> Source:
 
 def turn_column(values: Mapping[str, object]) -> str | None:
     """Find the column with turns or exchanges: a list of objects, also as JSON."""
-    found = {name: _turns(values.get(name)) for name in TURN_COLUMNS}
-    return next(
-        (name for name, turns in found.items() if turns and isinstance(turns[0], dict)), None
-    )
+    found = {name: _turns(values.get(name))[:1] for name in TURN_COLUMNS}
+    return next((n for n, turns in found.items() if turns and isinstance(turns[0], dict)), None)
 
 
 def _turns(cell: object) -> list[Any]:
@@ -198,9 +192,8 @@ def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
         raise ValueError("a completion without text")
     for name, value in UNSUPERVISED.items():
         if turn.get(name) is not None and turn[name] == value:
-            raise ValueError(
-                f"a turn that is not to be trained on ({name}: {turn[name]}); take it out"
-            )
+            found = f"{name}: {turn[name]}"
+            raise ValueError(f"a turn that is not to be trained on ({found}); take it out")
     return [{"role": ROLES[role.lower()], "content": content}]
 
 

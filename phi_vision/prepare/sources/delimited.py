@@ -1,7 +1,6 @@
 """CSV and its relatives: separator, header and quoting are detected; text stays text.
 
-Lines are assembled into rows here and not by the `csv` module or pyarrow: after one quote that is
-never closed those would take the rest of the file for a single cell.
+The `csv` module and pyarrow take all that follows a quote that is never closed for a single cell.
 """
 
 import csv
@@ -87,7 +86,6 @@ def inspect_table(file: Path) -> Format:
 def _read_table(
     file: Path, encoding: str, dialect: Dialect, names: Sequence[str], start: int
 ) -> Iterator[Found]:
-    """Yield the rows from line `start` on."""
     lines = text_files.read_lines(file, encoding)
     for number, cells in _read_records(lines, dialect, encoding):
         if number >= start:
@@ -113,8 +111,7 @@ def _read_records(
     lines: Iterator[text_files.Line], dialect: Dialect, encoding: str
 ) -> Iterator[tuple[int, list[str] | UnreadableRow]]:
     """Split lines into records; a quote that is never closed breaks no line but its own."""
-    # The csv module refuses cells of more than 131,072 characters, and a data URI is longer; the
-    # limit is one for the whole process.
+    # A data URI is longer than the 131,072 characters of csv, whose limit is the whole process's.
     csv.field_size_limit(max(csv.field_size_limit(), text_files.MAX_LINE))
     options: dict[str, Any] = {"delimiter": dialect.separator, "quotechar": dialect.quote}
     options["skipinitialspace"] = True
@@ -190,8 +187,7 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
 
 def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Make column names unique: a second "price" becomes "price_2", an empty name "column_3"."""
-    names: dict[str, None] = {}  # a set in order
-    renamed = []
+    names, renamed = dict[str, None](), list[str]()  # a set in order
     for place, cell in enumerate(header, start=1):
         given = " ".join(cell.replace("\ufeff", "").split())
         name, number = given or f"column_{place}", 2

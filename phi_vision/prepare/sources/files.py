@@ -42,11 +42,8 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     if not files and not path.is_dir():
         raise failure("no_source", name=name, meant="check the path")
     root = Path(os.path.commonpath([file.parent for file in files])) if files else path
-    files = files or [
-        file
-        for file in visible_files(path)
-        if suffix_of(file) in suffixes and file.name not in DESCRIPTIONS
-    ]
+    visible = (file for file in visible_files(path) if file.name not in DESCRIPTIONS)
+    files = files or [file for file in visible if suffix_of(file) in suffixes]
     if not files:
         raise failure("no_files", name=name, suffixes=", ".join(suffixes))
     return [(file, split_of(file, root)) for file in files], root
@@ -63,10 +60,8 @@ def expand(name: str) -> list[Path]:
         choices.append([f"{n:0{len(first)}d}" for n in numbers] or inside.split(","))
     names = [re.sub(r"\{[^{}]*\}", "{}", name).format(*chosen) for chosen in product(*choices)]
     anchor = Path(name).anchor
-    found = {
-        each: sorted(filter(Path.is_file, Path(anchor).glob(each.removeprefix(anchor))))
-        for each in names
-    }
+    matches = {each: Path(anchor).glob(each.removeprefix(anchor)) for each in names}
+    found = {each: sorted(filter(Path.is_file, files)) for each, files in matches.items()}
     missing = [each for each, files in found.items() if not files]
     if missing:
         share = f"{len(missing)} of the {len(found)}"
@@ -102,10 +97,7 @@ def split_rank(split: str | None) -> tuple[int, str]:
 
 
 def split_of(file: Path, root: Path) -> str | None:
-    """Derive the split of a file from its name, else from its folders below the root.
-
-    `train-00000-of-00002.parquet` and `train/part-3.tar` are "train", `photos-0…` is "photos".
-    """
+    """Derive the split of a file, `train-00000-of-00002.parquet` or `train/part-3.tar`."""
     folders = reversed(file.relative_to(root).parts[:-1])
     for name in (re.split(r"[-_.]", file.name)[0], *folders):
         if name.lower() in SPLIT_NAMES:

@@ -25,9 +25,8 @@ _Placed = tuple[str, str, Values]  # path that determines the split, origin, val
 def open_image_folder(name: str, *, split: str | None = None) -> Source:
     """Open a folder of images.
 
-    With a metadata file, in the folder or in each split's, its rows are the rows, and images that
-    it does not name are unreadable rows. Without one, each image is a row: photos/coats/7.jpg has
-    the category "coats", and a text of the same name beside it is its caption.
+    Its rows are those of metadata files, with unreadable ones for images that these do not name;
+    without, photos/coats/7.jpg is a row of the category "coats", captioned by a text beside it.
     """
     root = Path(name)
     if not root.is_dir():
@@ -64,11 +63,8 @@ def _find_splits(root: Path) -> tuple[int, dict[str, str]]:
 
 def metadata_files(root: Path) -> list[Path]:
     """List the metadata files of a folder: its own, else those of its subfolders."""
-    own, below = (
-        [file for name in METADATA for file in sorted(root.glob(pattern + name))]
-        for pattern in ("", "*/")
-    )
-    return own or below
+    own = [file for name in METADATA if (file := root / name).exists()]
+    return own or [file for name in METADATA for file in sorted(root.glob(f"*/{name}"))]
 
 
 def _is_image(file: Path) -> bool:

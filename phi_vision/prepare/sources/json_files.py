@@ -73,11 +73,7 @@ def _read_records(file: Path, encoding: str) -> Iterator[Found]:
 
 
 def _find_rows(file: Path, encoding: str) -> tuple[Iterator[object], str]:
-    """Locate the rows of a JSON file, and describe where they are.
-
-    Of a single object they are, in this order: its longest list of objects; its columns, as pandas
-    writes them; its named objects; itself.
-    """
+    """Locate the rows of a JSON file, also inside a single object, and describe where they are."""
     values = _elements(file, encoding)
     if next(values):
         return values, "a list"

@@ -14,21 +14,14 @@ from phi_vision.prepare.sources import (
     files,
     image_folder,
     json_files,
+    rows,
     text_files,
     webdataset,
 )
-from phi_vision.prepare.sources.rows import (
-    Format,
-    Piece,
-    Reader,
-    Row,
-    Source,
-    UnreadableRow,
-    numbered,
-)
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 # Kind of files -> their suffixes, gzipped or not, and what inspects one of them.
-FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], Format]]] = {
+FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], rows.Format]]] = {
     "csv": ((".csv", ".tsv", ".tab"), delimited.inspect_table),
     "json": ((".json",), json_files.inspect_json),
     "jsonl": (json_files.LINES_SUFFIXES, json_files.inspect_json_lines),
@@ -55,12 +48,12 @@ def open_source(
 ) -> Source:
     """Open a catalog of any kind (detected by default), reading only its format and first row.
 
+    `revision` and `streaming` are for Hub ids alone, `encoding` (detected by default) for text
+    files. Columns that are `mapped` to fields make no conversations.
+
     Input:  "export/products.csv"                 "owner/photos"
     Output: Source(kind="csv", rows=…, …)         Source(kind="hub", rows=…, …)
 
-    `revision` (branch, tag or commit) and `streaming` (nothing is stored) are for Hub ids alone,
-    `encoding` for text files; by default it is detected. Columns that are `mapped` to fields make
-    no conversations.
     Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
     """
     if kind is not None and kind not in SOURCES:
@@ -96,10 +89,7 @@ def open_source(
 
 
 def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
-    """Open a file, a folder or a pattern of files in one of the `FORMATS`.
-
-    Of what is detected in the files, equal facts are listed once and different ones with commas.
-    """
+    """Open a file, a folder or a pattern of files in one of the `FORMATS`."""
     (suffixes, inspect), path = FORMATS[kind], Path(name)
     saved = columnar.saved_parts(path) if kind == "arrow" else []
     parts, root = (saved, path) if saved else files.find_parts(name, suffixes)
@@ -118,7 +108,7 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
     return Source(
         name=name,
         kind=kind,
-        rows=partial(numbered, _read_files, readers, root),
+        rows=partial(rows.numbered, _read_files, readers, root),
         folder=root,
         detected={
             fact: ", ".join(dict.fromkeys(facts[fact] for facts in found if fact in facts))
@@ -128,7 +118,9 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
     )
 
 
-def _read_files(readers: Sequence[tuple[Path, str | None, Reader]], root: Path) -> Iterator[Piece]:
+def _read_files(
+    readers: Sequence[tuple[Path, str | None, rows.Reader]], root: Path
+) -> Iterator[rows.Piece]:
     for file, split, read in readers:
         relative = file.relative_to(root)
         folders = relative.parts[:-1]

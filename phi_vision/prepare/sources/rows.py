@@ -63,8 +63,7 @@ def numbered(read: Callable[..., Iterable[Piece]], *arguments: Any) -> Iterator[
 
 def storable(raw: str) -> str:
     r"""Escape undecodable bytes, "caf\udce9" to "caf\\xe9", and cap the length, for any file."""
-    # Undecodable bytes travel as lone surrogates (PEP 383), which no UTF-8 file may hold; other
-    # lone surrogates come out of JSON escapes.
+    # Undecodable bytes travel as lone surrogates (PEP 383); others come out of JSON escapes.
     text = re.sub("[\udc80-\udcff]", lambda s: f"\\x{ord(s[0]) - 0xDC00:02x}", raw[:MAX_RAW])
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return f"{text}… ({len(raw) - MAX_RAW:,} characters more)" if len(raw) > MAX_RAW else text

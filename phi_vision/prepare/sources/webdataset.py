@@ -49,20 +49,18 @@ def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
     """Yield key, suffix and content of a shard's files in one pass, never written to disk."""
     with tarfile.open(file, "r|*") as shard:
         for member in shard:
-            # tarfile remembers every header it has read, 1 GB for a million; typeshed does not
-            # know the list that it keeps them in.
+            # It remembers every header, 1 GB for a million, in a list unknown to typeshed.
             shard.members = []  # type: ignore[attr-defined]
             check_unpacked(file, member.offset_data + member.size)
             folder, slash, base = member.name.rpartition("/")
             stem, _, suffix = base.partition(".")
             if not member.isfile() or not stem or base.startswith("__"):
                 continue
-            content: bytes | UnreadableRow
+            content: bytes | UnreadableRow = b""
             if member.size > MAX_MEMBER:
                 content = UnreadableRow("a member larger than 200 MB", member.name)
-            else:
-                stream = shard.extractfile(member)
-                content = stream.read() if stream else b""
+            elif stream := shard.extractfile(member):
+                content = stream.read()
             yield f"{folder}{slash}{stem}".removeprefix("./"), suffix.lower(), content
 
 
@@ -81,8 +79,8 @@ def _merge(key: str, members: Iterable[tuple[str, str, bytes | UnreadableRow]]) 
     if images:
         column = "image" if len(images) == 1 else "images"
         # A record often names its image; the image itself is here.
-        named = {f"{column}_in_json": values.pop(column)} if column in values else {}
-        values |= named | {column: images[0] if len(images) == 1 else images}
+        values |= {f"{column}_in_json": values.pop(column)} if column in values else {}
+        values[column] = images[0] if len(images) == 1 else images
     return values
 
 
