@@ -1,8 +1,7 @@
 """ENGINES: engine -> its requirements on a folder, and whether they are met.
 
-The requirements come from the engines' own code and from runs (docs/deploy-vllm.md); their texts
-are in requirements.yaml. Of weights only the headers are read, so that gigabytes take no longer
-than one.
+They come from the engines' own code and from runs (docs/deploy-vllm.md); their texts are in
+requirements.yaml. Of weights only the headers are read.
 """
 
 import importlib.util
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -37,17 +36,14 @@ EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 TOKENIZER_CLASSES = "LlamaTokenizer LlamaTokenizerFast PreTrainedTokenizerFast TokenizersBackend"
 # Libraries on every machine that has transformers for images.
 MAY_IMPORT = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"} | sys.stdlib_module_names
-
 VLLM_IMAGE_TOKEN = 32044  # fixed in vLLM, whatever config.json says
 # Attributes of the processor's class that vLLM reads.
 VLLM_ATTRIBUTES = ("img_tokens", "calc_num_image_tokens_from_image_size")
 # Tokens; with a longer --max-model-len vLLM rotates every position by the long factors.
 SHORT_CONTEXT = 4096
-
 FLOATS = {"BF16", "F16", "F32"}  # dtypes, in safetensors' terms, that every engine here reads
 # Ends of names that official files may hold, too; every engine skips them.
 ALIASES = ("vision_embed_tokens.wte.weight", "embeddings.position_ids")
-
 PREPROCESSOR = "preprocessor_config.json"
 AUTO_MODELS = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
 # Auto class -> the JSON file whose `auto_map` must name its code.
@@ -68,7 +64,6 @@ class Requirement(NamedTuple):
 
 
 Requirements = Iterator[Requirement]
-_OfConfig: TypeAlias = "Callable[[CheckpointFolder, Phi3VConfig], Requirements]"
 
 
 class CheckpointFolder:
@@ -155,7 +150,7 @@ def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Req
     return config, [ours, _needs("sizes", found)]
 
 
-def _checkpoint(folder: CheckpointFolder, *more: _OfConfig) -> Requirements:
+def _checkpoint(folder: CheckpointFolder, *more: Callable[..., Requirements]) -> Requirements:
     yield from (*folder.broken, *folder.config_requirements)
     yield from _weights(folder)
     if folder.config is not None:
@@ -199,12 +194,11 @@ def _weights(folder: CheckpointFolder) -> Requirements:
     expected = expected_shapes(folder.config)
     # A tied head may be stored all the same.
     aliases = (*ALIASES, "lm_head.weight") if folder.config.tie_word_embeddings else ALIASES
+    shared = expected.keys() & tensors.keys()
     wrong = _list_problems(
         missing=expected.keys() - tensors.keys(),
         unexpected={n for n in tensors.keys() - expected.keys() if not n.endswith(aliases)},
-        of_other_shape={
-            n for n in expected.keys() & tensors.keys() if expected[n] != tensors[n][1]
-        },
+        of_other_shape={name for name in shared if expected[name] != tensors[name][1]},
     )
     yield _needs("names", wrong or f"all {len(expected)} tensors", not wrong)
     dtypes = {dtype for dtype, _ in tensors.values()}
