@@ -98,10 +98,7 @@ def _describe_training(run: RunDir) -> dict[str, Any]:
 
 
 def _short(place: str) -> str:
-    """Leave the folders of this machine out: "/home/anna/phi" -> "phi", "owner/phi" stays.
-
-    A name is text here: signs of Markdown and HTML are escaped, line breaks are blanks.
-    """
+    """Shorten a path to its name, escaped as text: "/home/anna/phi" -> "phi", "owner/phi" stays."""
     is_path = Path(place).is_absolute() or Path(place).exists()
     name = " ".join((Path(place).name if is_path else place).split())
     return re.sub(r"([\\`*{}\[\]<>#|!])", r"\\\1", name)

@@ -125,14 +125,11 @@ def write_plain_checkpoint(
 
 
 def decoder_config(config: Phi3VConfig) -> Phi3Config:
-    """Return the config of the decoder alone, in the terms of onnxruntime-genai's builder.
-
-    The builder also reads the rotation's former field `type`, and computes the attention factor
-    from it: `yarn` and `longrope` differ in nothing else.
-    """
+    """Return the config of the decoder alone, in the terms of onnxruntime-genai's builder."""
     fields = config.to_dict()
     rope = dict(config.rope_parameters)
     if rope["rope_type"] == "longrope":
+        # The rotation's former field, from which the builder computes the attention factor.
         rope["type"] = "yarn" if "attention_factor" in rope else "longrope"
     own = {name: fields[name] for name in DECODER_FIELDS.split()}
     return Phi3Config(**own, rope_parameters=rope)

@@ -25,10 +25,7 @@ class GenerativeModel(Protocol):
 
     config: Phi3VConfig
     generation_config: GenerationConfig
-
-    @property
-    def device(self) -> torch.device:
-        """Where its inputs must be."""
+    device: torch.device  # where its inputs must be
 
     @property
     def generate(self) -> Callable[..., torch.Tensor]:

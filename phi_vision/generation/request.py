@@ -22,11 +22,8 @@ class Generation(NamedTuple):
     """The text generated for one request, token by token."""
 
     text: str  # without control tokens and surrounding whitespace
-    # For each token, the length of `text` up to and including it. The stop token comes last, unless
-    # the text was cut.
-    token_ends: tuple[int, ...]
-    # For each token, the natural logarithm of the model's probability, before any grammar or
-    # temperature.
+    token_ends: tuple[int, ...]  # length of `text` with each token, the stop token included
+    # For each token, the natural logarithm of its probability, before any grammar or temperature.
     logprobs: tuple[float, ...]
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0  # length of the prompt, image tokens included

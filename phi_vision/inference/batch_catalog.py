@@ -84,10 +84,9 @@ CatalogPart = Sequence[CatalogRow]
 
 
 class Catalog:
-    """Rows with images in a fixed order, opened without reading them.
+    """Rows of a prepared folder, Parquet file or folder of images, opened without reading them.
 
-    They are those of a prepared folder, Parquet file, or folder of images (see `list_images`), of
-    one split or of all, one after the other. Without any a ValueError.
+    The splits come one after the other. Without any row a ValueError.
     """
 
     def __init__(self, source: Path, split: str | None = None) -> None:

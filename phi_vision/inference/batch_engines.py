@@ -1,7 +1,6 @@
 """ENGINES: where a batch prediction runs. Parts go in; parts with outcomes come out, in any order.
 
-Each worker loads the predictor once. Parts are taken as they are needed, so that only a few are in
-memory. Every row gets an outcome, whatever its neighbours do.
+Parts are taken as they are needed: few are in memory. Every row gets an outcome.
 """
 
 import itertools
@@ -47,8 +46,7 @@ def predict_part(
 ) -> list[Outcome]:
     """Predict every row that has a sample; a failing row is isolated by bisection.
 
-    Where every row fails, or the server is unavailable, a ValueError; where the GPU is lost, its
-    torch.AcceleratorError.
+    Where every row fails, or the server is unavailable, a ValueError; a lost GPU's error is raised.
     """
     outcomes: dict[int, Outcome] = {}
     samples: dict[int, Sample] = {}
@@ -125,10 +123,7 @@ def predict_locally(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchCo
 
 
 def predict_on_ray(spec: JobSpec, parts: Iterable[CatalogPart], config: BatchConfig) -> Predicted:
-    """Predict on Ray workers, each with a GPU of its own where the cluster has any.
-
-    Images are sent with the parts; the model is not: every machine loads it from the same path.
-    """
+    """Predict on Ray workers, each with a GPU if there is one, and the model from the same path."""
     remaining = iter(parts)
     first = next(remaining, None)
     if first is None:  # Everything is predicted: Ray need not be started.

@@ -272,7 +272,6 @@ def parse_completion(body: Mapping[str, Any], template: Template) -> Prediction:
 
 
 def _parse_url(text: str) -> URL:
-    """Parse a base URL such as http://localhost:8000/v1/#coats."""
     problem = "it does not begin with http:// or https:// and a host"
     try:
         url = URL(text)
@@ -314,6 +313,7 @@ def _merge_partial_characters(
     return merged
 
 
+# HTTP status -> advice.
 ADVICE = {
     200: "use the URL of an OpenAI-compatible server, such as http://localhost:8000/v1",
     401: f"set {KEY_VARIABLE} to a valid key",
@@ -322,4 +322,3 @@ ADVICE = {
     413: "raise the server's limit on the size of requests, or prepare smaller images",
     429: "send fewer concurrent requests with --batch-size",
 }
-"""HTTP status -> advice."""
