@@ -91,7 +91,7 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
     location = f"sample {name!r} in {source}"
-    if _is_trl(row):
+    if {*TRL_COLUMNS[1:]} <= {*row}:
         messages, rejected = _preference(row, location)
     else:
         messages = _turns(row.get(MESSAGES_COLUMN), location)
@@ -247,13 +247,9 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
 
 def _rich_columns(names: Collection[str]) -> list[str]:
     """List the columns that are no fields of the record: images, turns and preferences."""
-    trl = TRL_COLUMNS if _is_trl(names) else ()
+    trl = TRL_COLUMNS if {*TRL_COLUMNS[1:]} <= {*names} else ()
     rich = dict.fromkeys((*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN, *trl))
     return [name for name in rich if name in names]
-
-
-def _is_trl(columns: Collection[str]) -> bool:
-    return {"chosen", "rejected"} <= set(columns)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -17,9 +17,8 @@ from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END
 
 SHARED_PIXELS, SHARED_SIZES = "shared_pixel_values", "shared_image_sizes"
-"""Names of a batch's images, each of which belongs to two rows. The model does not know them:
-training/dpo.py shows them to both rows, and without it the model rejects rows whose images are
-missing."""
+"""Names of a batch's images, each of which belongs to two rows. The model does not know them, and
+rejects rows without images; training/dpo.py shows them to both rows."""
 
 
 def collate_pairs(collator: CompletionCollator, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -75,11 +74,7 @@ def tokenize_rejected(collator: CompletionCollator, sample: Sample) -> list[int]
 
 
 def check_pairs(
-    collator: CompletionCollator,
-    samples: Sequence[Sample],
-    lengths: Sequence[int],
-    *,
-    split_at: int,
+    collator: CompletionCollator, samples: Sequence[Sample], lengths: Sequence[int], split_at: int
 ) -> list[int]:
     """Check all rejected completions; return the tokens of the longer row of each pair.
 

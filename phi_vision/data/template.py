@@ -80,15 +80,13 @@ class Template:
 
     name: str  # the key in `TEMPLATES`
     question: str  # the user's text about the images
+    # The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
+    # number.
     answer: str
-    """The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
-    number."""
-
+    # `chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
+    # walkthrough, which differs in its line breaks. `conversation`: the model's chat format with
+    # the completion verbatim in one text field; samples bring their own prompts.
     layout: Layout
-    """`chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
-    walkthrough, which differs in its line breaks. `conversation`: the model's chat format with the
-    completion verbatim in one text field; samples bring their own prompts."""
-
     turn: str = ""  # of a conversation: the question with `<image>` marks, where they stood
     system: str = ""  # of a conversation: the system message before it
 

@@ -9,18 +9,15 @@ from collections.abc import Mapping, Sequence
 from phi_vision.data.samples import Sample, Value, failure
 from phi_vision.data.template import Kind, Template
 
+# Length limits of fields: more than any but the longest titles, and than any code.
 MAX_CHARACTERS: dict[Kind, int] = {"text": 160, "category": 60}
-"""Length limit of a field: more than any but the longest titles, and than any code."""
-
+# `repr(float)` of amounts below a thousand million, to four decimals: up to 15 digits are exact,
+# and exponents occur only below 0.0001 and from 1e16.
 DIGITS = r"(0|[1-9][0-9]{0,8})\.([0-9]|[0-9]{1,3}[1-9])"
-"""`repr(float)` of amounts below a thousand million, to four decimals: up to 15 digits are exact,
-and exponents occur only below 0.0001 and from 1e16."""
-
+# Excluded from text fields: control characters, `<` and the backslash, which begins escapes.
 UNSAFE = r"\x00-\x1f\x7f-\x9f\x{3c}\x{5c}"
-"""Excluded from text fields: control characters, `<` and the backslash, which begins escapes."""
-
+# Excluded from both ends of a text field: all other characters of `str.isspace` are unsafe.
 BLANKS = r"\x{20}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-"""Excluded from both ends of a text field: all other characters of `str.isspace` are unsafe."""
 
 
 def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | None = None) -> str:

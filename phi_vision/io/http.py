@@ -221,8 +221,7 @@ async def download(
     """Download an image to `file`, which appears complete or not at all.
 
     A response that is not 200, not an image by its magic bytes, or too large is an `HttpError`.
-    The body is collected in `partial`, on the same disk; `timeout` counts the seconds from the
-    request to the last byte.
+    The body is collected in `partial`, on the same disk, for at most `timeout` seconds in all.
     """
     async with _get(session, url, timeout, max_bytes) as response:
         chunks = _chunks(response, max_bytes)

@@ -46,8 +46,7 @@ class BinaryFile(Protocol):
     def read(self) -> bytes: ...  # noqa: D102
 
 
-ImageSource = str | Path | bytes | BinaryFile | Image.Image | NDArray[Any]
-"""A path, an encoded image, an open file, or pixels."""
+ImageSource = str | Path | bytes | BinaryFile | Image.Image | NDArray[Any]  # bytes are encoded
 
 
 def open_image(source: ImageSource) -> Image.Image:

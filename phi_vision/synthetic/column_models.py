@@ -29,10 +29,9 @@ from phi_vision.data.samples import Value
 Role = Literal["category", "number", "flag", "text", "code", "empty"]
 Facts = Sequence[tuple[Mapping[str, Value], int]]  # (record, group) of each group, or of each row
 
+# Groups that must share a value before a profile may name it: a usual minimum for published
+# tables, with which a dataset of a few hundred groups still keeps its categories.
 MIN_GROUPS = 5
-"""Groups that must share a value before a profile may name it: a usual minimum for published
-tables, with which a dataset of a few hundred groups still keeps its categories."""
-
 _MAX_MEANS = 40  # more would not show in a drawn dataset, and each reveals something
 _MAX_SHIFT = 0.05  # fraction by which an ending may move a price: it keeps its place
 

@@ -286,7 +286,7 @@ def _near_duplicate(line: Line, rng: random.Random) -> Line:
 
 
 # fmt: off
-CORRUPTIONS: dict[str, Corruption] = {
+CORRUPTIONS: dict[str, Corruption] = {  # another corruption is one entry here
     "missing image file": _file("rejected", lambda _: None),
     "truncated image": _file(
         "rejected", lambda line: line.image and line.image[: len(line.image) // 2]
@@ -337,4 +337,3 @@ CORRUPTIONS: dict[str, Corruption] = {
     ),
 }
 # fmt: on
-"""Name -> corruption. Another corruption is one entry here."""

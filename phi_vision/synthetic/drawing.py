@@ -31,9 +31,7 @@ Point = tuple[float, float]
 Size = tuple[int, int]
 
 _FOLDER = Path(__file__).parent
-VOCABULARY: dict[str, Any] = yaml.safe_load(
-    (_FOLDER / "vocabulary.yaml").read_text(encoding="utf-8")
-)
+VOCABULARY: dict[str, Any] = yaml.safe_load((_FOLDER / "vocabulary.yaml").read_text("utf-8"))
 COLOURS: dict[str, Rgb] = {name: tuple(rgb) for name, rgb in VOCABULARY["colours"].items()}
 PATTERNS, MATERIALS = tuple(VOCABULARY["patterns"]), tuple(VOCABULARY["materials"])
 
@@ -45,11 +43,10 @@ _COLOUR_JITTER = 9
 
 DAYLIGHT = 220  # leaves levels for cloth that is brighter than its dye
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-SHAPES = {
+SHAPES = {  # kind of garment -> its drawing; another kind is one file there
     file.name.removesuffix(".svg.j2").replace("_", " "): file.name
     for file in sorted((_FOLDER / "shapes").iterdir())
 }
-"""Kind of garment -> its drawing; another kind is one file there."""
 _HANGABLE = {"trench coat", "blazer", "cardigan", "shirt", "dress", "t-shirt", "polo shirt"}
 _STANDING = {"tote bag", "crossbody bag", "backpack", "cap", "hat"}
 _STANDING |= {"sneaker", "boot", "loafer", "heel"}
@@ -160,17 +157,12 @@ def mix_palette(garment: Garment) -> dict[str, str]:
     }
 
 
-def load_pen(garment: Garment) -> Any:
-    """Return the macros that draw the parts of a garment, in its colours."""
+def draw_shapes(garment: Garment, *, hanger: bool) -> tuple[str, Any]:
+    """Draw a garment as SVG shapes, on a hanger if wanted, and return the macros of its parts."""
     values = {"garment": garment, "palette": mix_palette(garment)}
-    return _TEMPLATES.get_template("pen.svg.j2").make_module(values)
-
-
-def draw_shapes(garment: Garment, pen: Any, *, hanger: bool) -> str:
-    """Draw a garment as SVG shapes, on a hanger if wanted."""
-    drawing = _TEMPLATES.get_template(SHAPES[garment.kind])
-    shapes = drawing.render(pen=pen, garment=garment, palette=mix_palette(garment))
-    return (pen.hanger() if hanger else "") + shapes
+    pen: Any = _TEMPLATES.get_template("pen.svg.j2").make_module(values)
+    shapes = _TEMPLATES.get_template(SHAPES[garment.kind]).render(values, pen=pen)
+    return (pen.hanger() if hanger else "") + shapes, pen
 
 
 def gradients(pen: Any, garment: Garment, *, light: float, contrast: float) -> str:
@@ -312,8 +304,7 @@ def _product(garment: Garment, scene: Scene, size: Size) -> Image.Image:
     """
     turn = scene.rotation * (0.3 if garment.kind in _STANDING else 1.0)
     face = -1 if scene.flip else 1
-    pen = load_pen(garment)
-    shapes = draw_shapes(garment, pen, hanger=scene.hanger and garment.kind in _HANGABLE)
+    shapes, pen = draw_shapes(garment, hanger=scene.hanger and garment.kind in _HANGABLE)
     light = gradients(pen, garment, light=scene.light * face, contrast=scene.contrast)
     head = f'<defs>{light}</defs><g transform="rotate({turn}) scale({garment.fit * face:.4f} 1)">'
     # The bounding box, in units of the drawing, from a rough rendering.

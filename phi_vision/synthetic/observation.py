@@ -35,9 +35,9 @@ IMAGE_FIELDS = tuple(
 width over height, bytes per pixel; and the number of images."""
 PATH, SIZE, FORMAT, LONGEST, ASPECT, DENSITY, COUNT = IMAGE_FIELDS
 
+# Bits of the perceptual hash in which a copy may differ after scaling and encoding again; other
+# products differ in 20 or more.
 MAX_DISTANCE = 4
-"""Bits of the perceptual hash in which a copy may differ after scaling and encoding again; other
-products differ in 20 or more."""
 
 
 class ImageFacts(NamedTuple):
