@@ -128,10 +128,7 @@ def _write_config(model: Model, processor: Phi3VProcessor, folder: Path, precisi
 
 
 def _write_tokenizer_and_code(source: str, processor: Phi3VProcessor, folder: Path) -> None:
-    """Replace the saved tokenizer by the original files, and copy the model's code.
-
-    A tokenizer saved by transformers 5 names a class that only transformers 5 knows.
-    """
+    # A tokenizer saved by transformers 5 names a class that only transformers 5 knows.
     place = _find_tokenizer(source, processor.tokenizer.get_vocab())
     for name in TOKENIZER_FILES:
         (folder / name).unlink(missing_ok=True)
@@ -170,10 +167,7 @@ def _fetch_tokenizer(source: str) -> Path:
 def open_source(
     source: str | Path, *, dtype: torch.dtype | None = None
 ) -> tuple[Model, Phi3VProcessor]:
-    """Load the model to export, with its adapter attached but not merged, or raise ValueError.
-
-    In their stored dtype, weights are memory-mapped: a tensor costs memory once it is used.
-    """
+    """Load the model to export, its adapter not merged, its weights mapped, or raise ValueError."""
     place = find_weights(source)
     base = checkpoint.adapter_base(place)
     if checkpoint.load_config(base or place).to_dict().get("quantization_config"):
@@ -209,8 +203,7 @@ def base_weights(model: Model) -> Weights:
 def merged_weights(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights with the adapter merged, in the order of `base_weights`.
 
-    Each changed tensor is computed in float32 and rounded once to the dtype of its base; one that
-    is not finite is a ValueError. The model stays as it is.
+    Each is computed in float32 and rounded once; one that is not finite is a ValueError.
     """
     return _walk(model, _merged)
 

@@ -62,10 +62,7 @@ class OnnxModel:
         do_sample: bool = False,
         num_beams: int = 1,
     ) -> torch.Tensor:
-        """Extend texts (B, L) by tokens of the logits processors to (B, L + new), like a model.
-
-        Arguments are as the processor returns them; after a stop token there is padding.
-        """
+        """Extend texts (B, L) as a model does to (B, L + new), with padding after a stop token."""
         assert (do_sample, num_beams) == (False, 1), "only greedy generation is there"
         images = self._image_inputs(pixel_values, image_sizes)
         stops = torch.tensor(self.generation_config.eos_token_id)

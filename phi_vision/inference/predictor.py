@@ -29,8 +29,7 @@ class Predictor(Protocol):
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction) in any order, as soon as each is available.
 
-        A sample without images is prompted with text alone; a Lark grammar constrains the text. An
-        unusable image, or a grammar where none is supported, is a ValueError.
+        An unusable image, or a Lark grammar where none is supported, is a ValueError.
         """
         ...
 

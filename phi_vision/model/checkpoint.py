@@ -26,8 +26,7 @@ TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 SMALL = "phi-vision-small"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
 
-# Where a run folder holds its best weights, as in `phi_vision.runs`, which is not imported here;
-# tests/test_runs.py compares them.
+# A run's best weights and recipe, as in `phi_vision.runs`; tests/test_runs.py compares them.
 RUN_MODEL, RUN_RECIPE = "model", "recipe.yaml"
 
 MAX_CROPS = 256  # of an image; the released models have 4 and 16
