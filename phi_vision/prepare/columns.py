@@ -36,8 +36,7 @@ MIN_FREE_TEXT = 0.9  # distinct share of a category that is none
 MIN_FILLED = 0.7  # share of the rows in which a field should have a value
 MIN_PRICES = 0.5  # share of the values of a price column that must be prices
 MAX_PATH = 4096  # characters; anything longer is text (the limit of Linux, `PATH_MAX`)
-# Weight of images in a column that has no image's name, such as a size chart's: more than that of
-# links to a web page, less than that of a `photo` that is missing here and there.
+# Weight of images in a column of another name: above links, below a `photo` with gaps.
 UNNAMED = 0.6
 ANYTHING, NUMBERS = "a name that may mean anything", "its values are numbers"
 _PLACE = re.compile(r"\{([^{}]+)\}")  # of a column in a path, as in images/{id}.jpg
@@ -263,16 +262,15 @@ def _distinct(cells: Sequence[object]) -> tuple[int, float]:
 
 
 def _is_number(cell: object) -> bool:
-    return isinstance(cell, int | float) or (
-        str(cell).strip().replace(".", "", 1).lstrip("-").isdigit()
-    )
+    plain = str(cell).strip().replace(".", "", 1).lstrip("-")
+    return isinstance(cell, int | float) or plain.isdigit()
 
 
 def _similar(field: str, names: Collection[str], found: Mapping[str, str]) -> str:
     """Describe the columns that may hold a price that was not found."""
     if NAMES.get(field) is not NAMES["full_price"]:
         return ""
-    free = [name for name in names if name not in found.values()]
+    free = (name for name in names if name not in found.values())
     similar = [name for name in free if re.search("price|cost|amount|mrp", name.lower())]
     return f", such as {', '.join(similar)}" if similar else ""
 
@@ -289,12 +287,10 @@ def _guess_image(cells: _Cells, folder: Path | None) -> tuple[str | None, str, N
     best = max(scores, key=lambda name: scores[name], default=None)
     if best is None or not scores[best]:
         return None, "", None
-    family = re.sub(r"\d+$", "", plain[best])
-    more = [n for n in scores if plain[n][len(family) :].isdigit() and scores[n] and n != best]
-    more = [name for name in more if plain[name].startswith(family)]
-    others = ", ".join(more)
-    doubt = f"images also in {others} (image={best},{more[0]} takes both)" if more else ""
-    return best, doubt, None
+    family = re.compile(re.escape(re.sub(r"\d+$", "", plain[best])) + r"\d+")
+    more = [n for n in scores if family.fullmatch(plain[n]) and scores[n] and n != best]
+    listed = f"images also in {', '.join(more)}"
+    return best, f"{listed} (image={best},{more[0]} takes both)" if more else "", None
 
 
 def _shown(cells: _Cells) -> str:

@@ -1,7 +1,10 @@
 """List what a user must know of a prepared dataset: wrong splits, leaks, ambiguous prices."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from phi_vision.data.dataset import SPLIT_ORDER
 from phi_vision.io.formatting import format_count
@@ -9,6 +12,7 @@ from phi_vision.prepare.data_card import Statistics
 from phi_vision.prepare.dedup import GENERIC, SAME_TITLE
 from phi_vision.prepare.splits import ANY
 
+_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 MIN_EVALUATED = 10  # samples of a category, from which it should be evaluated
 MAX_NAMES = 5
 
@@ -21,36 +25,28 @@ def warn_of_splits(
 ) -> dict[str, str]:
     """Describe splits that are empty, leak, or lack categories, with the option that changes it.
 
-    Args:
-        source: The source's own splits that were kept, by id.
-        fractions: The splits that are wanted.
-        named: The source's name of a split -> its rows.
+    `fractions` are the splits that are wanted, `source` the source's own that were kept, by id, and
+    `named` the rows of each name that the source has for a split.
     """
     splits, groups, found = metadata["splits"], metadata["groups"], dict[str, str]()
     samples = sum(size for size, _ in splits.values())
-    largest = groups["rows of the largest group"]
     by_title = "images or " if groups[f"{SAME_TITLE} as an earlier row"] else ""
     more = f"--grouping {by_title}none makes more groups, " if groups["groups"] < samples else ""
-    are, has_several = "is" if samples == 1 else "are", groups["groups"] > 1
     for name in [name for name in fractions if name not in splits]:
         is_held_out = name == "validation" and "train" in splits
-        held_out = "training holds out some of train, " if is_held_out else ""
-        found[name] = (
-            f"no sample, as the source's own splits are kept; {held_out}--resplit draws others"
+        has_several = groups["groups"] > 1
+        found[name] = _TEXTS["empty in the source" if source else "empty"].format(
+            held_out="training holds out some of train, " if is_held_out else "",
+            samples=format_count(samples, "sample") + (" is" if samples == 1 else " are"),
+            groups=format_count(groups["groups"], "group"),
+            largest=groups["rows of the largest group"],
+            option=more
+            + (f"--{name} 0.3 or another --seed" if has_several else "only another row"),
         )
-        if not source:
-            found[name] = (
-                f"no sample: {format_count(samples, 'sample')} {are} in "
-                f"{format_count(groups['groups'], 'group')}, the largest of {largest}; {more}"
-                + (f"--{name} 0.3 or another --seed" if has_several else "only another row")
-                + " fills it"
-            )
     for key, (here, _) in metadata["leaks"].items():
         if key.startswith(ANY) and here:
-            found[f"leakage {key.removeprefix(f'{ANY}, ')}"] = (
-                f"{here} share an image, title or group with train"
-                + (", as the source splits them; --grouping strict moves them" if source else "")
-            )
+            leak = _TEXTS["leak in the source" if source else "leak"].format(count=here)
+            found[f"leakage {key.removeprefix(f'{ANY}, ')}"] = leak
     counts, names = metadata["categories"], list(splits)
     unseen = [f"{c} ({sum(n)})" for c, n in counts.items() if names[0] == "train" and not n[0]]
     never = [f"{c} ({n[0]})" for c, n in counts.items() if sum(n) == n[0] >= MIN_EVALUATED]
@@ -64,15 +60,9 @@ def warn_of_splits(
     nameless = {"none": named[None]} if source and named.get(None) else {}
     others = {n: rows for n, rows in named.items() if n and n not in SPLIT_ORDER} | nameless
     if other := [f"{name} ({rows})" for name, rows in others.items()]:
-        found["splits of the source"] = (
-            f"{_few(other)} are no known names; dealt like the others; rename them to train, "
-            "validation or test to keep them, or --resplit draws all anew"
-        )
+        found["splits of the source"] = _TEXTS["other names"].format(names=_few(other))
     if generic := groups.get(GENERIC):
-        found["titles"] = (
-            f"{generic} rows have generic titles, which repeat over categories or prices and group "
-            "nothing; --grouping strict groups them"
-        )
+        found["titles"] = _TEXTS["generic titles"].format(count=generic)
     if moved := groups["rows moved with their group"]:
         found["moved"] = f"{format_count(moved, 'row')} moved to the split of their group"
     return found
@@ -83,15 +73,11 @@ def warn_of_values(statistics: Statistics) -> dict[str, str]:
     changes, found = statistics.changes, dict[str, str]()
     for name, values in statistics.fields.items():
         if count := changes[f"{name} as ambiguous"]:
-            found[name] = (
-                f"{format_count(count, 'ambiguous price')}, such as {statistics.examples[name]}; "
-                "--decimal point or comma decides"
-            )
+            listed = f"{format_count(count, 'ambiguous price')}, such as "
+            found[name] = f"{listed}{statistics.examples[name]}; --decimal point or comma decides"
         if "price" in name.lower() and (count := values.numbers.count(0)):
-            listed = format_count(count, "row")
-            found[f"{name} of 0"] = (
-                f"{listed} have the price 0, which is trained on; leave it empty"
-            )
+            zeros = f"{format_count(count, 'row')} have the price 0"
+            found[f"{name} of 0"] = f"{zeros}, which is trained on; leave it empty"
         start = f"{name} in "
         currencies = {c[len(start) :]: n for c, n in changes.items() if c.startswith(start)}
         if "currency" in name.lower() and not values.has_more_texts:

@@ -62,15 +62,11 @@ def open_hub(
     chosen = {each: loaded[each] for each in files.choose_splits(split, list(loaded), name)}
     settings = {"revision": revision or "", "streaming": "yes" if streaming else ""}
     folder = Path(name) if Path(name).is_dir() else None
-    notes = files.select_notes(vars(next(iter(chosen.values())).info))
-    return Source(
-        name=name,
-        kind="hub",
-        rows=partial(numbered, _read_splits, name, chosen),
-        folder=folder,
-        detected={"splits": ", ".join(chosen)} | {n: each for n, each in settings.items() if each},
-        notes={**(files.read_notes(folder) if folder else {}), **notes},
-    )
+    detected = {"splits": ", ".join(chosen)} | {n: each for n, each in settings.items() if each}
+    notes = files.read_notes(folder) if folder else {}
+    notes |= files.select_notes(vars(next(iter(chosen.values())).info))
+    rows = partial(numbered, _read_splits, name, chosen)
+    return Source(name=name, kind="hub", rows=rows, folder=folder, detected=detected, notes=notes)
 
 
 def _read(kind: str, file: Path) -> Iterator[Found]:

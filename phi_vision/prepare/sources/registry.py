@@ -105,17 +105,13 @@ def open_files(kind: str, name: str, *, split: str | None = None) -> Source:
     # The README beside a single file in a folder of downloads may describe anything.
     folder = parts[0][0].parent
     notes = files.read_notes(folder) if (folder / files.INFO_FILE).is_file() else {}
-    return Source(
-        name=name,
-        kind=kind,
-        rows=partial(rows.numbered, _read_files, readers, root),
-        folder=root,
-        detected={
-            fact: ", ".join(dict.fromkeys(facts[fact] for facts in found if fact in facts))
-            for fact in dict.fromkeys(fact for facts in found for fact in facts)
-        },
-        notes=notes | (files.read_notes(path) if path.is_dir() else {}),
-    )
+    notes |= files.read_notes(path) if path.is_dir() else {}
+    detected = {  # equal facts once, different ones with commas
+        fact: ", ".join(dict.fromkeys(facts[fact] for facts in found if fact in facts))
+        for fact in dict.fromkeys(fact for facts in found for fact in facts)
+    }
+    all_rows = partial(rows.numbered, _read_files, readers, root)
+    return Source(name=name, kind=kind, rows=all_rows, folder=root, detected=detected, notes=notes)
 
 
 def _read_files(
