@@ -77,10 +77,7 @@ def collate_packs(collator: CompletionCollator, packs: Sequence[Sequence[Sample]
 
 
 def original_context(config: Phi3VConfig) -> int:
-    """Return the length beyond which the rotary factors of the whole batch change.
-
-    A model without a second set of factors has no such border within its context.
-    """
+    """Return the length beyond which a batch's rotary factors change; else, the whole context."""
     if config.rope_parameters["rope_type"] != "longrope":
         return config.max_position_embeddings
     return int(config.rope_parameters["original_max_position_embeddings"])

@@ -65,8 +65,7 @@ def field_confidence(
     """Multiply the probabilities of the tokens of each field, its closing token included.
 
     A token counts where it holds a character of the field, or the one right after it: "39" and
-    "390" differ only in whether the number ends. The product is the model's probability of the
-    whole value, given the text before it. A text that does not parse has none.
+    "390" differ only in whether the number ends. A text that does not parse has no confidence.
 
     Input:  tokens "Product: " "Wool" " Coat" ", Category: " ... with logprobs -0.1 -0.7 0.0 -0.2;
             `token_ends` 9 13 18 30 ..., the stop token, which adds no text, last

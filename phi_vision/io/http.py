@@ -172,7 +172,7 @@ def is_public(address: str) -> bool:
 def guarded_socket(target: Sequence[Any]) -> socket.socket:
     """Create the socket for a connection to a target of `socket.getaddrinfo` that is public.
 
-    The connection is opened to this very address, so DNS rebinding has no second lookup to abuse.
+    It connects to this very address, so DNS rebinding has no second lookup to abuse.
     """
     family, kind, protocol, _, address = target
     if not is_public(address[0]):
