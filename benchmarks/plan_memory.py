@@ -32,8 +32,7 @@ from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.runs import RunDir
 from phi_vision.training.estimate import estimate_need, measure_data, resident_bytes
 from phi_vision.training.gpus import find_gpu
-from phi_vision.training.recipe_file import load_recipe, to_yaml
-from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.recipes import RECIPES, Recipe, load_recipe, to_yaml
 from phi_vision.training.trainer import train
 from pretraining.tiny import Sizes, make_config, make_processor
 

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = chosen_recipe(options)
     if options.dry_run:
         from phi_vision.training.estimate import make_plan
-        from phi_vision.training.recipe_file import to_yaml
+        from phi_vision.training.recipes import to_yaml
         from phi_vision.training.setup import prepare
 
         prepare(recipe)
@@ -41,15 +41,13 @@ def run(options: argparse.Namespace) -> None:
 
 def add_recipe_options(parser: Parser) -> None:
     """Declare the recipe argument and an option per field."""
-    from phi_vision.training.recipes import RECIPES, Recipe
+    from phi_vision.training.recipes import RECIPES, Recipe, further_fields
 
     add_listed(parser, "recipe", recipes=", ".join(RECIPES))
     add_fields(parser, Recipe, {name: make() for name, make in RECIPES.items()}, skip=["further"])
 
     def declare(option: str) -> bool:
         import yaml
-
-        from phi_vision.training.recipe_file import further_fields
 
         name = option.removeprefix("--").replace("-", "_")
         if is_known := name in further_fields():
@@ -66,8 +64,7 @@ def add_recipe_options(parser: Parser) -> None:
 
 def chosen_recipe(options: argparse.Namespace) -> "Recipe":
     """Return the recipe of a name or a YAML file with the given fields replaced."""
-    from phi_vision.training.recipe_file import convert_further, load_recipe
-    from phi_vision.training.recipes import RECIPES, Recipe
+    from phi_vision.training.recipes import RECIPES, Recipe, convert_further, load_recipe
 
     name, file = options.recipe, Path(options.recipe)
     if name in RECIPES:

@@ -24,8 +24,7 @@ from phi_vision.model.checkpoint import adapter_base, fast_dtype, load_model, re
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.distributed import is_main, whole_weights
-from phi_vision.training.recipe_file import further_of
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, further_of
 
 failure = error_texts(__file__)
 

@@ -19,8 +19,7 @@ from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
 from phi_vision.data.samples import Sample
 from phi_vision.model.modeling_phi3_v import Phi3VModel
-from phi_vision.training.recipe_file import further_of
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, further_of
 from phi_vision.training.setup import Setup
 
 # Column of the dataset for TRL, with the places of samples. TRL takes rows with a column of this

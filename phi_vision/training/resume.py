@@ -21,8 +21,7 @@ from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import first_line
 from phi_vision.training import distributed
 from phi_vision.training.callbacks import StepCheck
-from phi_vision.training.recipe_file import load_recipe, recipe_fields, to_yaml
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, load_recipe, recipe_fields, to_yaml
 from phi_vision.training.setup import Setup
 
 logger = logging.getLogger(__name__)

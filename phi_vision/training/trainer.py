@@ -31,8 +31,7 @@ from phi_vision.runs import STATE_FILE, RunDir
 from phi_vision.training import callbacks, distributed
 from phi_vision.training.adapters import list_trained
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.recipe_file import further_of, to_yaml
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, further_of, to_yaml
 from phi_vision.training.resume import (
     explain_damage,
     find_checkpoint,

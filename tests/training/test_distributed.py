@@ -25,8 +25,7 @@ from phi_vision.training.distributed import (
     divide,
     gather,
 )
-from phi_vision.training.recipe_file import to_yaml
-from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.recipes import RECIPES, Recipe, to_yaml
 from phi_vision.training.trainer import train
 
 WORKER = Path(__file__).with_name("two_processes.py")

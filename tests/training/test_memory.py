@@ -26,8 +26,7 @@ from phi_vision.training.memory import (
     evaluation_cost,
     training_cost,
 )
-from phi_vision.training.recipe_file import to_yaml
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, to_yaml
 from phi_vision.training.setup import prepare
 from pretraining.tiny import Sizes, make_config, make_processor
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from phi_vision.training import recipes
-from phi_vision.training.recipe_file import (
+from phi_vision.training.recipes import (
     ALLOWED_VALUES,
+    RECIPES,
     REFUSED,
+    Recipe,
     further_fields,
     load_recipe,
     to_yaml,
 )
-from phi_vision.training.recipes import RECIPES, Recipe
 
 OWN_FIELDS = {
     *("method", "objective", "model", "data", "template", "group_column", "validation_fraction"),

@@ -13,8 +13,7 @@ import torch
 from peft import PeftModel
 
 from phi_vision.model.checkpoint import load_model
-from phi_vision.training.recipe_file import load_recipe
-from phi_vision.training.recipes import Recipe
+from phi_vision.training.recipes import Recipe, load_recipe
 from phi_vision.training.setup import load_split
 from phi_vision.training.tracking.tracker import MACHINE_DEPENDENT, Tracking
 from phi_vision.training.trainer import train

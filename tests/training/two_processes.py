@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from phi_vision.training import distributed
-from phi_vision.training.recipe_file import load_recipe
+from phi_vision.training.recipes import load_recipe
 from phi_vision.training.trainer import train
 
 

@@ -23,8 +23,7 @@ from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
-from phi_vision.training.recipe_file import to_yaml
-from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.recipes import RECIPES, Recipe, to_yaml
 from phi_vision.training.tracking import experiment_trackers
 from phi_vision.training.tracking.experiment_trackers import is_logged_in
 from phi_vision.training.tracking.tracker import (
