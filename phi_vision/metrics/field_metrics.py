@@ -265,9 +265,7 @@ def _within(tolerance: float) -> Metric:
     return _error(partial(within, tolerance=tolerance), better="higher", limits=(0.0, 1.0))
 
 
-DESCRIPTIONS: dict[str, dict[str, str]] = yaml.safe_load(
-    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-)
+DESCRIPTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 METRICS: dict[Kind, dict[str, Metric]] = {
     "text": {

@@ -19,9 +19,7 @@ from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, Predicted, failure
 from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
 
-SYSTEMS: dict[str, str] = yaml.safe_load(
-    Path(__file__).with_name("systems.yaml").read_text(encoding="utf-8")
-)
+SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text("utf-8"))
 """Evaluated system -> its description; in the order of tables."""
 
 MIN_PARSED = 0.5  # share that must parse to be evidence: others are wrong with any image

@@ -217,7 +217,9 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
             settings={k: v for k, v in SETTINGS.items() if f"WANDB_{k.upper()}" not in os.environ},
         )
 
-    mode = choose_mode()
+    mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+    if os.environ.get("WANDB_DISABLED", "").lower() in TRUE:
+        mode = "disabled"
     try:
         return start(mode)
     except wandb.Error as problem:
@@ -248,13 +250,6 @@ def check_variables() -> None:
             raise ValueError(f"{name} is {value!r}; {problem}") from error
         except wandb.Error as error:
             raise ValueError(f"{name} is {value!r}: {error}; change or unset it") from error
-
-
-def choose_mode() -> str:
-    """Choose W&B's mode by its variables, else by whether one is logged in."""
-    if os.environ.get("WANDB_DISABLED", "").lower() in TRUE:
-        return "disabled"
-    return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
 
 
 def _image(shown: ShownPrediction) -> Any:
