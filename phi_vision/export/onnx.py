@@ -75,9 +75,8 @@ def export_onnx(
 ) -> verify.Verification:
     """Export a run as a folder for onnxruntime-genai, and verify it; arguments as of `export_hf`.
 
-    Model and graphs predict the same samples in float32 on the CPU, one after the other, so that
-    never both are in memory. The precision is one of `PRECISIONS`; at int8 and int4 differences are
-    reported and accepted, at fp32 a ValueError. A full disk or a failing builder is an OSError.
+    Both predict in float32 on the CPU, never both in memory. The precision is of `PRECISIONS`; at
+    fp32 differences are a ValueError. A full disk or a failing builder is an OSError.
     """
     if precision not in PRECISIONS:
         raise hf.failure("no_precision", precision=precision, known=", ".join(PRECISIONS))

@@ -85,10 +85,9 @@ class _CancelledError(Exception):
 
 @contextmanager
 def _cancellation(network: torch.nn.Module, rows: Sequence[RowState]) -> Iterator[None]:
-    """End a step of the model once all its rows are cancelled; the prompt's also if it pays off.
+    """End a step, between layers, once all rows are cancelled; the prompt's also if it pays off.
 
-    It does where the others alone have less to compute than is left of the step. Asked before each
-    layer.
+    It does where the others alone have less to compute than is left of the step.
     """
     asked = {row: row.request.is_cancelled for row in rows if row.request.is_cancelled}
 

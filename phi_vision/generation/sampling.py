@@ -155,10 +155,7 @@ class RowState:
 
 
 class TokenSelector(LogitsProcessor):
-    """Selects the next token of each row, by its logits; `stop` fills ended rows.
-
-    Works on the logits as they pass: keeping them would take (B, L, V) numbers.
-    """
+    """Selects the next token of each row by its logits as they pass; `stop` fills ended rows."""
 
     def __init__(self, rows: Sequence[RowState], stop: int) -> None:
         self.rows, self.stop = rows, stop
@@ -219,8 +216,7 @@ def compile_grammar(
 ) -> LLMatcher:
     """Compile a grammar to a matcher, of which each row takes a `deep_copy`.
 
-    The grammar is in llguidance's dialect of Lark; `vocabulary_size` is the number of logits, which
-    may exceed the number of tokens.
+    `vocabulary_size` is the number of logits, which may exceed the number of tokens.
     """
     vocabulary = _vocabulary(tokenizer, vocabulary_size, stops)
     names = ("initial_lexer_fuel", "step_lexer_fuel", "step_max_items", "max_lexer_states")
@@ -237,10 +233,9 @@ def compile_grammar(
 
 @lru_cache(maxsize=2)  # Needed for every row.
 def control_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """List the tokens without text, such as `<|end|>`.
+    """List the tokens without text, such as `<|end|>`, but not those of one byte.
 
-    Some vocabularies flag the tokens of one byte as control tokens, too. Treated as such, "Müller",
-    whose "ü" is `<0xC3>` `<0xBC>`, would become "Mller".
+    Some vocabularies flag them, too: "Müller", whose "ü" is two of them, would become "Mller".
     """
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     return frozenset(
@@ -259,11 +254,7 @@ def _vocabulary(
 
 
 class _Vocabulary:
-    """A tokenizer in the form that llguidance expects.
-
-    llguidance can read it itself, but then takes byte tokens that are flagged as control tokens for
-    their names: `<0x0A>` for six characters.
-    """
+    """A tokenizer as llguidance expects it, which itself would take `<0x0A>` for six characters."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int, stops: Sequence[int]) -> None:
         controls = control_tokens(tokenizer)

@@ -79,8 +79,8 @@ class LocalPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction), batch by batch.
 
-        The longest prompts come first: too little memory for them shows at once. An image that
-        cannot be read, or has an impossible shape, is a ValueError that names the sample.
+        The longest prompts come first: too little memory for them shows at once. An unusable image
+        is a ValueError that names the sample.
         """
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
@@ -153,10 +153,7 @@ class LocalPredictor:
         return replace(parsed, seconds=seconds, source=source)
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """Embed each sample's first image with the CLIP tower: (samples, width), of length 1.
-
-        The mean over the patches of the global view. ONNX folders have no tower of their own.
-        """
+        """Embed each sample's first image: (samples, width), of length 1, from its global view."""
         if not isinstance(self.model, torch.nn.Module):
             raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")
         tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))

@@ -344,10 +344,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         return inputs
 
     def _crosses(self, attention_mask_BL: torch.Tensor | None, before: int, after: int) -> bool:
-        """Whether growing from `before` to `after` columns leaves the original context.
-
-        Padding has no position, so the largest number of real tokens in a row counts.
-        """
+        """Whether growing from `before` to `after` columns, padding aside, leaves the context."""
         limit: int = self.config.original_max_position_embeddings
         if before == 0 or after <= limit:
             return False
