@@ -18,8 +18,7 @@ from phi_vision.prepare.sources.files import canonical_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
 from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, parse_literal
 
-# Characters of a template's field: beyond, a sample may exceed the 4,096 tokens of the model's
-# original context, of which an image takes up to 2,509, and no prediction is so long.
+# Characters of a template's field: more may exceed the model's 4,096 tokens (2,509 an image).
 MAX_TEXT = 2000
 MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
 _LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2})?")
@@ -164,7 +163,6 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
 
 
 def _clean_value(value: object, changes: list[str]) -> Value:
-    """Convert a value to a type that a record can hold."""
     if isinstance(value, str):
         text, changed = clean_text(value)
         changes += changed

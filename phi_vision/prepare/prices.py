@@ -149,9 +149,8 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<=\d) ?[.,:/] ?[-_=]{1,2}(?!\d)", "", text)
     text = re.sub(r"\b(US|CA?|AU?|NZ|HK|SG|NT|MX) (?=\$)", r"\1", text)
     text = re.sub(r"\bM\.?R\.?P\b\.?", "MRP", re.sub(_WORDS["discount"], " ", text))
-    text = " ".join(text.split())
     # Themes of shops write the price twice, once for screen readers.
-    return _DOUBLED.sub(r"\1", text)
+    return _DOUBLED.sub(r"\1", " ".join(text.split()))
 
 
 def _split(plain: str) -> tuple[str, list[str], str | None, bool]:

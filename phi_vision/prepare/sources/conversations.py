@@ -32,12 +32,10 @@ def with_conversations(source: Source, mapped: Collection[str] = ()) -> Source:
     if first is None:
         return source
     column, exchange = turn_column(first.values), _exchange_of(first.values)
+    _check_form(source.name, first.values, column)
     if column or (exchange and not {*exchange} & {*mapped}):
-        found = column or ", ".join(exchange)
-        _check_form(source.name, first.values, column)
-        rows = partial(_read, source.rows, column or "")
+        rows, found = partial(_read, source.rows, column or ""), column or ", ".join(exchange)
         return replace(source, rows=rows, detected={**source.detected, "conversations": found})
-    _check_form(source.name, first.values, "")
     if source.kind == "llava":
         raise failure("no_conversations", name=source.name, columns=", ".join(first.values))
     return source

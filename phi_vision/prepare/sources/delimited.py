@@ -200,6 +200,5 @@ def _unique_names(header: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _use_commas(column: Sequence[str]) -> bool:
-    """Whether most cells of a column read like `1.299,50`."""
     cells = [cell for cell in column if cell.strip()]
     return sum(_COMMA_DECIMAL.fullmatch(cell) is not None for cell in cells) > len(cells) / 2

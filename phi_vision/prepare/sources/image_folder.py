@@ -132,18 +132,12 @@ def _with_images(row: Mapping[str, object], below: Path) -> tuple[dict[str, obje
             values[name] = cell
             continue
         listed = cell if isinstance(cell, list) else [cell]
-        texts = [each.strip() for each in listed if isinstance(each, str)]
-        paths = [_from_root(text, below) for text in texts if text]
+        texts = [each.strip().replace("\\", "/") for each in listed if isinstance(each, str)]
+        # Addresses are checked where the image is read; a path from / stays one.
+        paths = [t if _ADDRESS.match(t) else (below / t).as_posix() for t in texts if t]
         if found["several"] or len(paths) > 1:
             values[found["column"] or "images"] = paths
         elif paths:
             values[found["column"] or "image"] = paths[0]
         images += paths
     return values, images
-
-
-def _from_root(path: str, below: Path) -> str:
-    path = path.replace("\\", "/")
-    if _ADDRESS.match(path) or path.startswith("/"):
-        return path  # checked where the image is read
-    return (PurePosixPath(below) / path).as_posix()

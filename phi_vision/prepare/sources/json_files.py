@@ -1,7 +1,6 @@
 """JSON and JSON Lines: lists parsed element by element, and objects with a list inside.
 
-One broken element or line is unreadable and the others are read; streaming parsers such as ijson
-stop at the first error. Only an object that holds all rows is parsed whole, up to `MAX_ELEMENT`.
+A broken element or line is unreadable and the others are read; ijson stops at the first error.
 """
 
 import json
