@@ -204,11 +204,7 @@ def risk_curve(confidence: Numbers, correct: Flags) -> tuple[tuple[RiskPoint, ..
     """Compute the expected risk of accepting the most confident one, two, three, ... predictions.
 
     Returns up to MAX_POINTS points at which the confidence changes, and the area under the curve:
-    the mean risk over all coverages. Predictions of unknown confidence (NaN) come last.
-
-    Input:  0.9 correct, 0.7 wrong, 0.7 correct
-    Output: risk 0 at coverage 1/3, 1/3 at 3/3; area 0.194 = mean of 0, 0.5 / 2 and 1 / 3
-    """
+    the mean risk over all coverages. Predictions of unknown confidence (NaN) come last."""
     if not len(correct):
         return (), math.nan
     confidence = np.where(np.isnan(confidence), -math.inf, confidence)

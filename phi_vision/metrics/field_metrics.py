@@ -91,11 +91,7 @@ class Metric:
 def metrics_for(
     template: Template, hierarchies: Mapping[str, CategoryHierarchy | None] | None = None
 ) -> dict[str, Metric]:
-    """List the metrics of a template by name: `parse_rate`, then field by field.
-
-    Input:  "{title}, {category3_code:category}", no hierarchies (by field)
-    Output: parse_rate, title_exact, ..., category3_code_accuracy, category3_code_macro_f1
-    """
+    """List the metrics of a template by name: `parse_rate`, then field by field."""
     metrics = [PARSE_RATE]
     for field, kind in template.kinds.items():
         hierarchy = (hierarchies or {}).get(field)

@@ -113,11 +113,7 @@ def intraclass_correlation(residual: Numbers, groups: Names) -> float:
 
 
 def effective_sizes(groups: Names, correlation: float) -> Numbers:
-    """Compute the effective sample size of the first sample, the first two, ... (Kish, 1965).
-
-    Input:  groups a a b, intraclass correlation 1.0 or 0.0
-    Output: [1, 1, 1.8 = 3² / (2² + 1²)] or [1, 2, 3]
-    """
+    """Compute the effective sample size of the first sample, the first two, ... (Kish, 1965)."""
     sizes, earlier = Counter[str](), np.empty(len(groups))
     for place, group in enumerate(groups):
         earlier[place] = sizes[group]

@@ -294,11 +294,7 @@ def draw_predictions(predictions: Sequence[ShownPrediction], step: int) -> Figur
 
 
 def caption(shown: ShownPrediction) -> Iterator[tuple[str, str]]:
-    """Format the fields of a prediction, each with its color.
-
-    Input:  truth {"category3_code": "HATS"}, predicted {"category3_code": "BAGS"}
-    Output: ("✗ BAGS", red) ("true: HATS", gray)
-    """
+    """Format the fields of a prediction, each with its color."""
     prediction = shown.scored.prediction
     if prediction.record is None:
         yield _shorten("✗", prediction.text or "(nothing)"), RED
