@@ -67,9 +67,8 @@ def make_dpo_trainer(
     if has_adapters:
         _configure_reference(model)
     shared = SharedImages()
-    for each in (network, reference):
-        if each is not None:
-            each.model.register_forward_pre_hook(shared, with_kwargs=True)
+    for each in filter(None, (network, reference)):
+        each.model.register_forward_pre_hook(shared, with_kwargs=True)
     # With a processor the Trainer would set the model's stop tokens to the tokenizer's single one.
     trainer.processing_class = None
     return trainer
@@ -88,10 +87,9 @@ class ResumableLogs(TrainerCallback):
 
 
 class SharedImages:
-    """A hook on the decoder that encodes the images of a batch of pairs once for both rows.
+    """A hook on the decoder that encodes images of pairs once for both rows.
 
-    If tower and projector are frozen, reference and trained model have the same features, so one
-    encoding serves all four rows of a pair.
+    With frozen tower and projector, one encoding also serves the rows of the reference.
     """
 
     def __init__(self) -> None:

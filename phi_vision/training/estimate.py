@@ -2,8 +2,7 @@
 
     phi-vision plan lora --model microsoft/Phi-3.5-vision-instruct --data catalog --gpu L4
 
-Loads no weights and decodes few images: sizes are read from texts and image headers, memory.py runs
-a step on fake tensors, gpus.py knows the speeds.
+Loads no weights: memory.py runs a step on fake tensors, gpus.py knows the speeds.
 """
 
 import math

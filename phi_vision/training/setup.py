@@ -255,10 +255,7 @@ def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
 
 
 def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
-    """Check every sample for what would fail during the training; return their lengths in tokens.
-
-    Raises ValueError for records without a field, unreadable images and samples over `max_length`.
-    """
+    """Check every sample for what would fail during the training; return the lengths in tokens."""
     lengths = [sum(collator.count_tokens(sample)) for sample in samples]
     limit = collator.max_length
     too_long = [length for length in lengths if limit is not None and length > limit]

@@ -1,9 +1,6 @@
 """Recipe -> run: one path for every way to train, on transformers' Trainer.
 
-    recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
-
-The Trainer is used as it is: what differs is in the collator and in callbacks. The files of a run
-are written atomically, resumed after a kill and intact on a full disk.
+recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
 """
 
 import functools
@@ -140,10 +137,9 @@ def _make_trainer(
 
 
 class StopWithCheckpoint(EarlyStoppingCallback):
-    """Stops a run early and saves a checkpoint there, so that it is known to be complete.
+    """Stops a run early and saves a checkpoint there, so that it is known to be complete."""
 
-    One callback, not two: a resumed Trainer appends those that have a state behind all others.
-    """
+    # One callback, not two: a resumed Trainer appends those that have a state behind all others.
 
     def on_evaluate(self, args: Any, state: Any, control: Any, *given: Any, **others: Any) -> None:
         """Save when stopping."""
