@@ -267,7 +267,6 @@ def _is_number(cell: object) -> bool:
 
 
 def _similar(field: str, names: Collection[str], found: Mapping[str, str]) -> str:
-    """Describe the columns that may hold a price that was not found."""
     if NAMES.get(field) is not NAMES["full_price"]:
         return ""
     free = (name for name in names if name not in found.values())
@@ -294,7 +293,6 @@ def _guess_image(cells: _Cells, folder: Path | None) -> tuple[str | None, str, N
 
 
 def _shown(cells: _Cells) -> str:
-    """Show a cell of the column that should have held images."""
     known = NAMES["image"]
     held = (name for name in cells if _plain(name, known) in known and cells[name])
     return next((f" (in {name!r}: {str(cells[name][0])[:80]!r})" for name in held), "")
@@ -339,7 +337,6 @@ def _image_score(cells: Sequence[object], folder: Path | None, link: float) -> f
 def _map_fields(
     names: Collection[str], found: Mapping[str, str], image: Sequence[str]
 ) -> dict[str, str]:
-    """Map fields to columns, which are renamed where the template asks, or must."""
     asked = {column: part for part, column in found.items() if part not in PARTS}
     used = {*image, found.get("messages"), found.get("split")}
     # The column `id` keeps its name where it is also the id of the samples.

@@ -115,7 +115,6 @@ def _python_rows(batch: _Batch) -> list[Any]:
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return column -> names of its class labels, which `datasets` keeps in the schema."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         kinds = {column: feature for column, feature in features.items() if "names" in feature}

@@ -64,7 +64,6 @@ def _exchange_of(values: Mapping[str, object]) -> list[str]:
 
 
 def _check_form(name: str, values: Mapping[str, object], column: str | None) -> None:
-    """Raise ValueError for a form of rows or turns that is known not to be read."""
     for columns, advice in REFUSED.items():
         if values.keys() >= {*columns.split()}:
             raise failure("refused_form", name=name, columns=", ".join(columns.split()), to=advice)
@@ -145,7 +144,7 @@ def _read_exchange(values: Mapping[str, Any], images: list[object]) -> list[dict
 def _mark_images(
     messages: list[dict[str, str]], images: list[object]
 ) -> tuple[list[dict[str, str]], list[object]]:
-    """Replace the image tags of models by marks, and order the images as the tags name them.
+    """Replace image tags by marks, and order the images as the tags name them.
 
     Input:  "Is <|image_2|> like <|image_1|>?", ["a.jpg", "b.jpg"]; "<img>a.jpg</img> What?", []
     Output: "Is <image> like <image>?", ["b.jpg", "a.jpg"];         "<image> What?", ["a.jpg"]

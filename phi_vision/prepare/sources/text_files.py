@@ -215,7 +215,6 @@ def _guess_encoding(sample: bytes, file: Path, *, is_stray: bool) -> dict[str, s
 
 
 def _words(text: str) -> str:
-    """Join the first few words with special characters for display."""
     pairs = _WORD.findall(text)
     snippets = ((before[-MAX_SNIPPET // 2 :] + word)[:MAX_SNIPPET] for before, word in pairs)
     good = (each for each in snippets if each.isprintable() and "\ufffd" not in each)
@@ -231,7 +230,6 @@ def _read_as_utf_8(data: bytes) -> str | None:
 
 
 def _decode_as_utf_8(text: str, encoding: str) -> str | None:
-    """Decode as UTF-8 a text that was decoded with a single-byte encoding."""
     try:
         data = text.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:

@@ -65,7 +65,6 @@ def _members(file: Path) -> Iterator[tuple[str, str, bytes | UnreadableRow]]:
 
 
 def _merge(key: str, members: Iterable[tuple[str, str, bytes | UnreadableRow]]) -> Values:
-    """Merge the members of one key into the values of a row."""
     values: dict[str, object] = {"key": key}
     images: list[bytes] = []
     for _, suffix, content in list(members):  # all are read, also after one that is broken
@@ -85,7 +84,6 @@ def _merge(key: str, members: Iterable[tuple[str, str, bytes | UnreadableRow]]) 
 
 
 def _read_member(suffix: str, content: bytes) -> Values | bytes:
-    """Read one member: columns, or the bytes of an image."""
     kind = suffix.rpartition(".")[2]
     if f".{kind}" in IMAGE_SUFFIXES:
         return content
