@@ -1,7 +1,6 @@
 """Verification: the exported model must predict as the run does, on held-out samples.
 
-Merged checkpoints are compared by their generations and by the logits of the true answers (teacher
-forcing); ONNX graphs, which give no logits for a given text, by their generations alone.
+ONNX graphs, which give no logits for the true answers, are compared by generations alone.
 """
 
 import math

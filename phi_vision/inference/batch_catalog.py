@@ -1,8 +1,4 @@
-"""BatchConfig and Catalog: the options of batch prediction, and the rows that it predicts.
-
-Rows are read in parts, from any position; only a few are in memory at a time. Imports no model, so
-that `--help` opens fast.
-"""
+"""The options of batch prediction, and the rows it predicts; no model, for a fast `--help`."""
 
 import logging
 import os

@@ -1,6 +1,6 @@
 """OnnxModel: the ONNX graphs of an exported folder in the place of a model, for `generation`.
 
-Sampling, grammars and confidence are therefore those of a checkpoint. B rows, L columns, V tokens
+B rows, L columns, V tokens
 of the vocabulary, N images, K crops of the largest.
 """
 

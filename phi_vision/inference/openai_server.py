@@ -1,7 +1,4 @@
-"""OpenAIPredictor: predictions of an OpenAI-compatible server (vLLM, llama.cpp, a hosted model).
-
-The `openai` client sends the requests, with its timeouts and its retries with exponential backoff.
-"""
+"""OpenAIPredictor: predictions of an OpenAI-compatible server (vLLM, llama.cpp, a hosted model)."""
 
 import asyncio
 import base64
