@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from phi_vision.cli import check as command
-from phi_vision.cli.options import Parser, listed_options
+from phi_vision.cli.main import command_parser
+from phi_vision.cli.options import listed_options
 from phi_vision.export.compatibility import ENGINES
 from phi_vision.model.checkpoint import load_model
 
@@ -28,9 +29,7 @@ def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def options(*words: str) -> argparse.Namespace:
-    parser = Parser(prog="phi-vision check")
-    command.add_options(parser)
-    return parser.read(words)
+    return command_parser("check").read(words)
 
 
 def test_the_command_names_every_engine() -> None:

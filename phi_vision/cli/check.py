@@ -2,11 +2,9 @@
 
 import argparse
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import table_console
 
 if TYPE_CHECKING:
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from phi_vision.export.compatibility import Requirement
 
 MAX_WIDTH = 100
-
-add_options = partial(add_listed, part="check")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,12 +1,8 @@
 """`phi-vision compare`: paired comparison of evaluations."""
 
 import argparse
-from functools import partial
 
-from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import table_console
-
-add_options = partial(add_listed, part="compare")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,12 +1,9 @@
 """`phi-vision export`: a run becomes a folder for another engine."""
 
 import argparse
-from functools import partial
 from typing import Any
 
-from phi_vision.cli.options import add_listed
-
-add_options = partial(add_listed, part="export")
+from phi_vision.cli.options import failure
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,7 +26,5 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_unused(options: argparse.Namespace, name: str, kind: str) -> None:
     if getattr(options, name) is not None:
-        raise ValueError(
-            f"--{name.replace('_', '-')} has no effect with --format {options.format}; leave it "
-            f"out, or write --format {kind}"
-        )
+        option = name.replace("_", "-")
+        raise failure("unused_format", option=option, found=options.format, kind=kind)

@@ -5,6 +5,7 @@ mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
 """
 
 import argparse
+import functools
 import importlib
 import itertools
 import logging
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 
 from phi_vision import __version__
-from phi_vision.cli.options import Parser, one_of
+from phi_vision.cli.options import Parser, add_listed, one_of
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
@@ -92,7 +93,8 @@ def front_parser() -> Parser:
 def command_parser(name: str) -> Parser:
     """Build the parser of one command."""
     parser = Parser(prog=f"phi-vision {name}", description=COMMANDS[name].run.__doc__)
-    COMMANDS[name].add_options(parser)
+    listed = functools.partial(add_listed, part=name)
+    getattr(COMMANDS[name], "add_options", listed)(parser)
     return parser
 
 
@@ -103,4 +105,4 @@ COMMANDS = {
         *("predict", "export", "check", "serve"),
     )
 }
-"""Name -> module with its options (`add_options`) and its work (`run`, with its help)."""
+"""Name -> module with its work, `run`, and `add_options` if options.yaml does not list them all."""

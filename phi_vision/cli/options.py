@@ -10,6 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from phi_vision.io.formatting import error_texts
+
+failure = error_texts(str(Path(__file__).with_name("errors.yaml")))
 # Type -> description in error messages, and placeholder in the help.
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
@@ -43,11 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Format a suggestion of the nearest known word, if any is close.
-
-    Input:  "--epochs", ["--num-train-epochs", "--seed"]
-    Output:  (did you mean --num-train-epochs?)
-    """
+    """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
     names = list(known)
     nearest = difflib.get_close_matches(word, names, n=1)
     nearest = nearest or [name for name in names if word.strip("-") in name]
@@ -139,8 +138,7 @@ def add_fields(
 ) -> None:
     """Declare an option for every field of a dataclass, with the docstring under it as help.
 
-    The help shows the values of `starts` (preset name -> instance) as defaults. The parsed
-    namespace holds only options that were given.
+    The help shows defaults of `starts`, preset -> instance; the namespace, only given options.
     """
     import docstring_parser
 

@@ -1,12 +1,8 @@
 """`phi-vision pairs`: preference pairs for DPO."""
 
 import argparse
-from functools import partial
 
-from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import progress_bar
-
-add_options = partial(add_listed, part="pairs")
 
 
 def run(options: argparse.Namespace) -> None:

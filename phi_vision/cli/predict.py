@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
 from phi_vision.io.formatting import format_count
 
@@ -43,10 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None:
         _predict_catalog(options, BatchConfig(**given))
     elif unused := [name.replace("_", "-") for name in given if name != "out"]:
-        raise ValueError(
-            f"--{unused[0]} has no effect without --out, the Parquet file for the predictions of a "
-            "whole catalog"
-        )
+        raise failure("unused_without_out", option=unused[0])
     else:
         _predict_images(options)
 
@@ -180,10 +177,7 @@ def find_images(name: str) -> list[Path]:
         found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
     if not found:
         what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})"
-        raise ValueError(
-            f"no image at {name}: found {what if path.is_dir() else 'nothing'}; "
-            "give an image, a folder of images or a pattern like 'shoes/*.jpg'"
-        )
+        raise failure("no_image", name=name, found=what if path.is_dir() else "nothing")
     return found
 
 

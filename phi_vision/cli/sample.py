@@ -4,10 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from phi_vision.cli.options import add_listed
 from phi_vision.cli.progress import progress_bar
-
-add_options = partial(add_listed, part="sample")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
+from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.predict import load_predictor
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ def run(options: argparse.Namespace) -> None:
     """Serve a model over HTTP: OpenAI's chat API, records with confidence, and a demo page."""
     settings = settings_from(options)
     if missing := [library for library in LIBRARIES if find_spec(library) is None]:
-        raise ValueError(
-            f"the server needs {', '.join(missing)}, which is not installed; "
-            "pip install 'phi-vision[serve]'"
-        )
-
+        raise failure("libraries", missing=", ".join(missing))
     from phi_vision.serving.server import bind, is_loopback, serve
 
     with bind(settings) as listener:
@@ -69,9 +65,7 @@ def find_key(file: Path | None) -> str | None:
         lines = file.read_text(encoding="utf-8").splitlines()
         key, where = lines[0].strip() if lines else "", str(file)
     if key == "":
-        raise ValueError(
-            f"there is no key in {where}, which is empty; write one there, or unset it"
-        )
+        raise failure("no_key", where=where)
     if file is not None and from_environment not in (None, key):
         raise ValueError(f"{KEY_VARIABLE} and {file} hold different keys; keep one of them")
     return key

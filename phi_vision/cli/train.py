@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields, suggestion
+from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields, suggestion
 
 if TYPE_CHECKING:
     from phi_vision.training.recipes import Recipe
@@ -72,10 +72,8 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
     elif file.exists() or file.suffix in (".yaml", ".yml"):
         start = load_recipe(file)
     else:
-        raise ValueError(
-            f"no recipe {name!r}{suggestion(name, RECIPES)}; "
-            f"choose from {', '.join(RECIPES)}, or give the recipe.yaml of a run"
-        )
+        near = suggestion(name, RECIPES)
+        raise failure("no_recipe", name=name, suggestion=near, known=", ".join(RECIPES))
     fields: dict[str, Any] = {"further": dict(start.further), **given_fields(options, Recipe)}
     for option, value in vars(options).items():
         if option.startswith(FURTHER) and value is not None:

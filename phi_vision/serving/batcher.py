@@ -1,7 +1,4 @@
-"""Dynamic batching: one thread that owns the model, and the queue of requests in front of it.
-
-Knows nothing of HTTP but the errors that clients receive.
-"""
+"""Dynamic batching: one thread that owns the model, and the queue of requests in front of it."""
 
 import asyncio
 import logging
@@ -41,15 +38,14 @@ class PendingRequest:
         self.has_text = self.aborted = False
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[Generation] = self._loop.create_future()
+        self.is_done = self._done.done
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
         error = api_error("timeout", seconds=timeout)
         self._timer = self._loop.call_later(timeout, self._finish, error)
 
     def generation_request(self) -> GenerationRequest:
-        """Return the request with callbacks that report to this object.
-
-        Built anew: a stored one would be a reference cycle, which keeps its images in memory.
-        """
+        """Return the request with callbacks that report to this object."""
+        # Not stored: the reference cycle would keep its images in memory.
         return replace(
             self._request,
             on_token=self._on_token,
@@ -66,11 +62,6 @@ class PendingRequest:
     async def result(self) -> Generation:
         """Wait for the whole generation; raise the ApiError with which the request ended."""
         return await asyncio.shield(self._done)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is a generation or an error."""
-        return self._done.done()
 
     def cancel(self) -> None:
         """Abort the request unless it is done; its row of the batch becomes free."""
@@ -91,7 +82,7 @@ class PendingRequest:
             self._call_soon(self._finish, generation)
 
     def _finish(self, outcome: Generation | ApiError) -> None:
-        if self.is_done:
+        if self.is_done():
             return
         self._chunks.put_nowait(None)
         self._timer.cancel()
@@ -152,10 +143,7 @@ class Batcher:
         return pending
 
     def close(self, drain: float) -> None:
-        """Reject queued requests, and abort the running batch after `drain` seconds.
-
-        Blocks; may be called repeatedly and from any thread.
-        """
+        """Reject queued requests; block until the running batch ends, aborted after `drain` s."""
         self._reject_all("draining")
         if self._thread.is_alive():
             self._thread.join(drain)
@@ -166,7 +154,6 @@ class Batcher:
             self._thread.join(ABORT_TIMEOUT)
 
     def _reject_all(self, code: Literal["draining", "device_lost"]) -> None:
-        """Reject all queued and future requests."""
         with self._changed:
             self._unavailable = code
             self._changed.notify_all()
@@ -228,7 +215,7 @@ class Batcher:
                 self._fail_batch(batch, error)
             else:  # One request is invalid; the others are retried alone.
                 for pending in batch:
-                    if not pending.is_done:
+                    if not pending.is_done():
                         self._run_batch([pending])
         except Exception as error:
             self._fail_batch(batch, error)

@@ -23,8 +23,7 @@ STEP, BODY_STEP = 2**12, 2**18  # Bytes read at a time: tiny chunks keep the par
 class HttpProtocol(H11Protocol):
     """One connection.
 
-    A new one beyond the limit replaces the one that has been idle, or not sent its whole request,
-    for the longest time. The parser's handling of malformed requests is tested; they get JSON, too.
+    Beyond the limit it replaces the one idle, or without a whole request, for the longest time.
     """
 
     since = 0.0  # Time of the connection, or of its last response.
@@ -36,7 +35,8 @@ class HttpProtocol(H11Protocol):
         self._wait_for_headers()
         if len(self.connections) > max_connections():
             own = [each for each in self.connections if isinstance(each, HttpProtocol)]
-            min(own, key=lambda each: (each.has_request, each.since)).abort()
+            waiting = [each for each in own if each.is_idle or each.cycle.more_body]
+            min(waiting or own, key=lambda each: each.since).abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse data, in larger steps once they are those of a body of known length."""
@@ -53,11 +53,6 @@ class HttpProtocol(H11Protocol):
     def is_idle(self) -> bool:
         """Whether no request has been received, the headers included, since the last response."""
         return self.cycle is None or self.cycle.response_complete
-
-    @property
-    def has_request(self) -> bool:
-        """Whether a whole request is being answered."""
-        return not (self.is_idle or self.cycle.more_body)
 
     def abort(self) -> None:
         """Close the connection without sending what remains."""

@@ -2,8 +2,7 @@
 
 {"error": {"message": "…", "type": "invalid_request_error", "param": "messages", "code": null}}
 
-Errors of validation are in the words of the request: the path of the field, what is allowed and
-what was found. Names of validators and classes never reach a client.
+Errors of validation name fields of the request, never validators or classes.
 """
 
 import difflib
@@ -31,7 +30,6 @@ TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="u
 MAX_MESSAGE = 1000  # characters
 QUOTES = '""'  # the name of a field without letters
 MAX_SHOWN = 60  # characters of a name or value that an error repeats
-FRAMEWORK_ERRORS = {404: "not_found", 405: "method_not_allowed"}
 Error = Mapping[str, Any]  # one of pydantic's errors
 
 
@@ -89,9 +87,7 @@ def install_handlers(app: FastAPI) -> None:
     """Return an app's errors, the framework's included, in OpenAI's shape."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        # Without the traceback, whose frames would keep the request's images alive until the next
-        # garbage collection.
-        error.__traceback__ = None
+        error.__traceback__ = None  # Its frames would keep the request's images in memory.
         response = _as_api_error(request, error).response()
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
@@ -107,7 +103,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
         param, message = describe_errors(error.errors(), sent)
         return ApiError(400, message, param=param)
     if isinstance(error, HTTPException):
-        if case := FRAMEWORK_ERRORS.get(error.status_code):
+        if case := {404: "not_found", 405: "method_not_allowed"}.get(error.status_code):
             return api_error(case, method=request.method, path=request.url.path)
         return ApiError(error.status_code, str(error.detail))
     assert isinstance(error, ApiError)

@@ -1,8 +1,7 @@
 """Untrusted images: sent inside a request, or fetched from hosts that were allowed by name.
 
-They are validated by their headers before anything is decoded. Clients choose URLs, so this
-machine's own network must stay out of reach: no redirects, no proxies, and every connection is
-checked by the address it is about to be opened to.
+Headers are validated before anything is decoded. This machine's own network stays out of reach of
+clients' URLs: no redirects, no proxies, and each connection's address is checked.
 """
 
 import asyncio
@@ -63,9 +62,7 @@ class ImageReader:
     async def read(self, source: str | bytes, *, param: str | None = None) -> Image.Image:
         """Decode one image from a URL or its encoded bytes, rotated by its EXIF orientation.
 
-        Raises:
-            ApiError: It is not a PNG, JPEG or WebP, is damaged, or exceeds a limit (400, 413); or
-                too many images are in memory (429). Reports the field `param`.
+        Raises an ApiError about the field `param`: an unusable image (400, 413), no memory (429).
         """
         run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         try:
@@ -104,11 +101,8 @@ class ImageReader:
 
 
 def read_data_uri(uri: str) -> bytes:
-    """Decode a data: URI (RFC 2397): "data:image/png;charset=utf-8;base64,iVBORw0KGgo".
-
-    Accepts whitespace, percent-encoding, the URL-safe alphabet (RFC 4648, 5), missing padding and
-    any image type, as clients write them.
-    """
+    """Decode a data: URI (RFC 2397): "data:image/png;charset=utf-8;base64,iVBORw0KGgo"."""
+    # Whitespace, percent-encoding, URL-safe letters and lacking padding are accepted.
     scheme, colon, _ = uri[:10].strip().lower().partition(":")
     if scheme != "data" or not colon:
         found = f"{scheme}:" if colon else "a string without a scheme"

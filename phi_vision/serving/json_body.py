@@ -1,7 +1,6 @@
 """Untrusted JSON bodies: bounded before they are parsed, parsed and validated on a thread.
 
-Parsing a value or reporting an invalid one takes hundreds of times the memory and time of its bytes
-in the body, and blocks all threads: nothing else would be answered meanwhile.
+Parsing or reporting a value takes hundreds of times its bytes in memory, and blocks all threads.
 """
 
 import asyncio
@@ -26,11 +25,7 @@ def media_type(request: Request) -> str:
 
 
 async def read_json(request: Request, model: type[Model], *, allowed: str = JSON) -> Model:
-    """Read a request's body as a model; the error names the first invalid field.
-
-    Args:
-        allowed: What to send, for the error of another content type than JSON.
-    """
+    """Read a request's body as a model; `allowed` says what to send instead of another type."""
     if media_type(request) != JSON:
         found = request.headers.get("content-type") or "missing"
         raise api_error("unsupported_media_type", found=found, allowed=allowed)
@@ -54,8 +49,8 @@ def parse(body: bytes, model: type[Model]) -> Model:
         raise RequestValidationError(problems, body=parsed) from error
 
 
-def parse_integer(digits: str) -> float:
-    """Parse an integer; long ones, which take quadratic time, become floats and so invalid."""
+def _parse_integer(digits: str) -> float:
+    # Long ones, which take quadratic time, become floats and so invalid.
     return int(digits) if len(digits) < 40 else float(digits)
 
 
@@ -72,7 +67,7 @@ def _reject_constant(name: str) -> None:
 
 
 DECODER = json.JSONDecoder(
-    parse_int=parse_integer, parse_constant=_reject_constant, object_pairs_hook=_as_object
+    parse_int=_parse_integer, parse_constant=_reject_constant, object_pairs_hook=_as_object
 )
 
 

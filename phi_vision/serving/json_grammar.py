@@ -1,8 +1,4 @@
-"""JSON schema -> grammar for constrained decoding.
-
-Schemas are untrusted: one that is too large, unsupported or unsatisfiable by a finite value is
-rejected before anything is generated.
-"""
+"""Untrusted JSON schema -> grammar; unusable and unsatisfiable ones are rejected."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,11 +21,8 @@ SCHEMA_KEYWORDS = ("items", "additionalProperties", "if", "then", "else", "not",
 
 
 def grammar_of_schema(schema: Schema) -> str:
-    """Build a grammar of a schema's JSON in llguidance's dialect of Lark.
-
-    Whitespace is allowed only in front, where SentencePiece models begin with a space: elsewhere,
-    uncertain models generate it endlessly.
-    """
+    """Build a grammar of a schema's JSON in llguidance's dialect of Lark."""
+    # Whitespace only in front, where SentencePiece begins: elsewhere models repeat it endlessly.
     if _is_deeper(schema, MAX_DEPTH):
         raise failure("too_deep", limit=MAX_DEPTH)
     text = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})

@@ -49,9 +49,7 @@ def install_middleware(app: FastAPI, settings: Settings, metrics: ServerMetrics)
 class RequestGuard:
     """Passes on requests that have the key and a body within the limits of size, time and memory.
 
-    Every response has a request id and the headers of headers.yaml; errors, also unexpected ones,
-    become JSON. Each request is one log line, to which a route adds token counts through
-    `request.state.tokens`, a pair (in, out).
+    Each is one log line, to which a route adds `request.state.tokens`, a pair (in, out).
     """
 
     app: ASGIApp
@@ -93,7 +91,6 @@ class RequestGuard:
             raise api_error("invalid_api_key", found="a wrong one" if token else "none")
 
     async def _receive_and_run(self, exchange: "_Exchange") -> None:
-        """Receive the whole body before the app runs."""
         if exchange.is_ambiguous:
             raise api_error("ambiguous_length")
         length, timeout = exchange.headers.get("content-length", ""), self.settings.body_timeout
@@ -131,7 +128,6 @@ class RequestGuard:
             raise api_error("bodies_waiting", retry_after=1.0)
 
     async def _decompress(self, body: bytearray, coding: str) -> None:
-        """Decompress a gzip body in place, up to the limits of a body."""
         coding = coding.strip().lower()
         if coding in ("", "identity"):
             return
@@ -182,8 +178,7 @@ class _Exchange:
         self.started = time.perf_counter()
         self.status = self.bytes_in = self.bytes_out = 0
         self.received = self.sent = self.disconnected = False
-        # A proxy may disagree about the end of such a request, and take its rest for another one
-        # (RFC 9112, 6.1).
+        # A proxy may take the rest of such a request for another one (RFC 9112, 6.1).
         self.is_ambiguous = {"content-length", "transfer-encoding"} <= set(self.headers)
 
     async def receive(self) -> Message:

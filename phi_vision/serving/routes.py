@@ -222,12 +222,8 @@ def _end(generation: Generation, body: ChatRequest) -> dict[str, Any]:
     texts = [generation.text[start:end] for start, end in pairwise((0, *generation.token_ends))]
     content = [
         # -9999 is OpenAI's number for what JSON cannot carry.
-        {
-            "token": text,
-            "logprob": max(-9999.0, logprob),
-            "bytes": list(text.encode()),
-            "top_logprobs": [],
-        }
+        {"token": text, "logprob": max(-9999.0, logprob)}
+        | {"bytes": list(text.encode()), "top_logprobs": []}
         for text, logprob in zip(texts, generation.logprobs, strict=True)
     ]
     return {"logprobs": {"content": content}, "finish_reason": reason}
@@ -286,10 +282,7 @@ async def _record_request(
 def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
     """Load the calibration of each field's confidence from a run's evaluation.
 
-    {} if the run was not evaluated with this template, or one of its fields is not calibrated.
-
-    Raises:
-        ValueError: The scores are damaged.
+    {} if not evaluated with this template, or a field is not calibrated; ValueError if damaged.
     """
     report = RunDir(run).report
     if not report.scores_file.is_file():
@@ -305,9 +298,8 @@ def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
             if (each := fitted.get(field)) and None not in (each["slope"], each["intercept"])
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"cannot read {report.scores_file}: {error!r}; run the evaluation again"
-        ) from error
+        found = f"cannot read {report.scores_file}: {error!r}"
+        raise ValueError(f"{found}; run the evaluation again") from error
     return lines if len(lines) == len(template.fields) else {}
 
 

@@ -1,8 +1,7 @@
 """Requests of the API, and records: validation and OpenAPI description in one place.
 
-Other responses are described in openapi.yaml.
-Nothing is coerced: "1" is not a number. Nothing is dropped silently: fields without effect are
-described as ignored, and unknown and unsupported ones are rejected unless they are null.
+Nothing is coerced, and nothing is dropped silently: fields without effect are described as ignored,
+unknown and unsupported ones rejected unless null. openapi.yaml describes the other responses.
 """
 
 from collections.abc import Callable

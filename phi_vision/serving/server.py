@@ -1,7 +1,6 @@
 """create_app: routes, page and middleware as one ASGI application; serve: run it until a signal.
 
-On the first SIGTERM or SIGINT /health reports draining, new and queued requests are rejected with
-503, and running generations finish. A second signal ends the process immediately.
+The first signal drains: running generations finish, others get 503. A second one ends the process.
 """
 
 import asyncio
@@ -141,11 +140,7 @@ def serve(
     listener: socket.socket,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve requests until a signal; call `announce` with the URL once connections are accepted.
-
-    Takes over the process: its signal handlers, its logging and its garbage collector, which
-    ignores all objects loaded so far.
-    """
+    """Serve until a signal, owning the process; call `announce` with the URL once it listens."""
     app = create_app(predictor, settings)
     config = uvicorn.Config(
         app,
@@ -212,7 +207,6 @@ def _listen_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
-            f"cannot listen on port {port} of {host}: {error.strerror or error}; end the program "
-            "that listens there, or choose another --port or --host"
-        ) from error
+        found = f"cannot listen on port {port} of {host}: {error.strerror or error}"
+        advice = "end the program that listens there, or choose another --port or --host"
+        raise OSError(f"{found}; {advice}") from error

@@ -107,7 +107,7 @@ def test_a_short_generation_does_not_wait_for_a_long_one_of_its_batch(
         async with running(gated) as (batcher, _):
             long, short = [await batcher.submit(each) for each in (endless, generation_request)]
             await short.result()
-            return long.is_done
+            return long.is_done()
 
     gated.model.batches.clear()
     assert asyncio.run(ask()) is False
