@@ -14,7 +14,7 @@ from phi_vision.data.samples import IMAGE_MARK, Message, Value
 from phi_vision.prepare.images import CleanImage, clean_image
 from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
-from phi_vision.prepare.sources.files import canonical_split
+from phi_vision.prepare.sources.files import canonical_split, flagged_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
 from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, parse_literal
 
@@ -84,11 +84,12 @@ def clean(loaded: LoadedRow, schema: Schema) -> CleanRow | RejectedRow:
             raise ValueError("no image")
     except ValueError as error:
         return reject(row, str(error))
+    own = flagged_split(columns.split or "", _cell_text(row, columns.split) or "")
     return CleanRow(
         raw=row,
         id=_cell_text(row, columns.id),
         group=_cell_text(row, columns.group),
-        split=canonical_split(_cell_text(row, columns.split) or row.split or "") or None,
+        split=canonical_split(own or row.split or "") or None,
         record=record,
         messages=messages,
         images=images,

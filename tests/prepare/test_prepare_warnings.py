@@ -149,6 +149,19 @@ def test_splits_are_known_by_the_names_of_the_field(tmp_path: Path, names: str) 
     assert splits_of(tmp_path / "out") == {row["sku"]: known[row["split"]] for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("column", "of_train", "of_test"),
+    [("is_test", 0, 1), ("is_train", "yes", "no"), ("IsHoldout", False, True)],
+)
+def test_a_column_of_yes_and_no_divides_the_rows(
+    tmp_path: Path, column: str, of_train: object, of_test: object
+) -> None:
+    rows = [product(n, **{column: of_test if n < 6 else of_train}) for n in range(20)]
+    warnings_of(tmp_path, rows)
+    parts = splits_of(tmp_path / "out")
+    assert [parts[row["sku"]] for row in rows] == ["test"] * 6 + ["train"] * 14
+
+
 @pytest.mark.parametrize("test_first", [False, True])
 def test_the_same_row_in_train_and_test_stays_in_both_and_is_a_leak(
     tmp_path: Path, test_first: bool

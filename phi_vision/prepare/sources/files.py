@@ -91,6 +91,12 @@ def canonical_split(split: str | None) -> str:
     return SPLIT_NAMES.get(plain) or VOCABULARY["split_codes"].get(plain) or split or ""
 
 
+def flagged_split(column: str, value: str) -> str:
+    """Return the split that a flag stands for, such as test for `is_test` 1; else the value."""
+    flags = VOCABULARY["split_flags"].get(re.sub(r"[\W_]", "", column.lower()), {})
+    return str(flags.get(value.lower().removesuffix(".0"), value))
+
+
 def split_rank(split: str | None) -> tuple[int, str]:
     """Sort key: train, validation, test, then the others by name."""
     return SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split or ""
