@@ -224,11 +224,12 @@ def explain_full_disk(output_dir: Path) -> Iterator[None]:
         run = RunDir(output_dir)
         free = shutil.disk_usage(run.path if run.path.exists() else Path.cwd()).free
         values = {"folder": run.path, "free": format_bytes(free), "model": run.model_dir}
+        text = "full_disk"
         if checkpoint := run.last_checkpoint():
             size = format_bytes(atomic.folder_bytes(checkpoint))
             values |= {"checkpoint": checkpoint.name, "size": size}
-        kept = "best_kept" if run.model_dir.exists() else "checkpoint_kept"
-        explained = failure(f"full_disk_{kept}" if checkpoint else "full_disk", **values)
+            text = "full_disk_best_kept" if run.model_dir.exists() else "full_disk_checkpoint_kept"
+        explained = failure(text, **values)
         # An atomic folder already wraps the error of the library that wrote into it.
         raise OSError(str(explained)) from error.__cause__ or error
 
