@@ -282,6 +282,16 @@ def test_a_source_of_which_no_row_can_be_read_gives_the_reason_and_keeps_the_row
     assert len(pq.read_table(tmp_path / "out-rejected.parquet")) == 3
 
 
+def test_a_table_of_one_column_is_named(tmp_path: Path) -> None:
+    lines = [
+        f"A{number:03}    Wool Cap {number}   Hats   240.00   p{number}.png\n"
+        for number in range(4)
+    ]
+    (tmp_path / "fixed.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match=r"found only 'A000 Wool Cap 0 .*save the table as CSV"):
+        run(tmp_path / "fixed.txt", tmp_path / "out")
+
+
 def test_all_that_json_can_hold_ends_in_columns_of_one_type(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(image(1))
     common = {"photo": "a.png", "title": "A", "type": "T", "price": 5}
