@@ -44,12 +44,16 @@ def nearest(
     training: Sequence[Sample],
     template: Template,
 ) -> list[Record]:
-    """Predict the record of the training sample with the nearest image, by cosine distance of the
-    features of a vision tower, of shape (samples, width).
+    """Predict the record of the training sample with the nearest image.
 
+    By cosine distance of the features of a vision tower, of shape (samples, width).
     Texts and categories are those of that one sample, so that they fit together; numbers the median
     of the five nearest: on held-out samples the median price error fell from 0.20 to 0.17 (drawn
-    products) and from 0.28 to 0.23 (photos). A vote on the category gained nothing."""
+    products) and from 0.28 to 0.23 (photos). A vote on the category gained nothing.
+
+    Input:  an image nearest to (Coat, COATS, 300); the next four cost 310, 500, 320 and 290
+    Output: {"title": "Coat", "category3_code": "COATS", "full_price": 310.0}
+    """
     if not len(features):
         return []
     search = NearestNeighbors(

@@ -141,7 +141,11 @@ def explain(
 
 
 def read_report(folder: Path) -> Report:
-    """Read the report in a folder, or in the report folder of a run."""
+    """Read the report in a folder, or in the report folder of a run.
+
+    Input:  runs/lora, with report/predictions.jsonl, recipe.yaml and log.jsonl
+    Output: the predictions under the name "runs/lora", the recipe's fields, the run's history
+    """
     report = _find_report(folder)
     scores = report.scores()
     metadata = scores.get("metadata", {})

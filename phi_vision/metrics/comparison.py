@@ -79,7 +79,11 @@ class CorrectCounts(NamedTuple):
 
 
 def compare(systems: Sequence[EvaluatedSystem], *, seed: int = 0) -> Comparison:
-    """Compare every system with the first, on the samples that all have."""
+    """Compare every system with the first, on the samples that all have.
+
+    Input:  a run with 80 of 100 categories correct, one with 85 of these 100 and of 20 others
+    Output: category3_code_accuracy 0.80 and 0.85, difference 0.05 with its interval; 20 left out
+    """
     names = [system.name for system in systems]
     if len(names) < 2:
         raise failure("too_few_systems", found=names[0] if names else "nothing")

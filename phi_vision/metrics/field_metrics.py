@@ -91,7 +91,11 @@ class Metric:
 def metrics_for(
     template: Template, hierarchies: Mapping[str, CategoryHierarchy | None] | None = None
 ) -> dict[str, Metric]:
-    """List the metrics of a template by name: `parse_rate`, then field by field."""
+    """List the metrics of a template by name: `parse_rate`, then field by field.
+
+    Input:  "{title}, {category3_code:category}", no hierarchies (by field)
+    Output: parse_rate, title_exact, ..., category3_code_accuracy, category3_code_macro_f1
+    """
     metrics = [PARSE_RATE]
     for field, kind in template.kinds.items():
         hierarchy = (hierarchies or {}).get(field)

@@ -93,6 +93,11 @@ def choose_columns(
 
     The template's fields are looked for, else those of products. `given` is part or field ->
     column, from the user; `image` may name several, with commas.
+
+    Input:  columns "Photo", "SKU", "Product Name", "Type", "Price (GBP)";
+            given {"full_price": "Price (GBP)"}
+    Output: Columns(image=("Photo",), id="SKU", …, fields={"SKU": "SKU", "title": "Product Name",
+                    "category3_code": "Type", "full_price": "Price (GBP)"})
     """
     names = dict.fromkeys(name for row in rows for name in row.values)
     cells = {n: [c for row in rows if not _is_empty(c := row.values.get(n))] for n in names}
