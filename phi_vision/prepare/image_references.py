@@ -22,11 +22,11 @@ failure = error_texts(__file__)
 MAX_FILE_BYTES = 200_000_000  # above the largest camera file, far below a worker's memory
 # How JPEG, PNG, GIF and WebP begin in base64.
 _BASE64_PREFIXES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
-IMAGE_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})([?#].*)?$", re.IGNORECASE)
+_SUFFIX = f"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+IMAGE_SUFFIX = re.compile(rf"{_SUFFIX}([?#].*)?$", re.IGNORECASE)
 _IMAGE_TAG = re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'>\s]+)""", re.IGNORECASE)
 _FORMULA = re.compile(r'=(?:IMAGE|HYPERLINK)\("([^"]+)".*\)', re.IGNORECASE)  # of Excel
 _BETWEEN_URLS = re.compile(r"\s*[,;|]+\s*(?=(?:https?:)?//)|\s+(?=https?://)", re.IGNORECASE)
-_SUFFIX = f"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
 _NAMES = re.compile(rf"""[^\s'"\[\]{{}}()<>,;|!*^~#+:]+?{_SUFFIX}(?![\w/.])""", re.IGNORECASE)
 _URLS = re.compile(rf"https?://\S+?{_SUFFIX}(?=\W{{1,3}}https?://|$)", re.IGNORECASE)
 _APART = re.compile(r"""(['"])\s+\1""")  # numpy's list, which Python would join to one text

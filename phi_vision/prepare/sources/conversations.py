@@ -188,7 +188,7 @@ def _read_turn(turn: object, images: list[object]) -> list[dict[str, str]]:
     if ROLES[role.lower()] == "assistant" and not content.strip():
         raise ValueError("a completion without text")
     for name, value in UNSUPERVISED.items():
-        if turn.get(name) is not None and turn[name] == value:
+        if turn.get(name) == value:
             found = f"{name}: {turn[name]}"
             raise ValueError(f"a turn that is not to be trained on ({found}); take it out")
     return [{"role": ROLES[role.lower()], "content": content}]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phi_vision.prepare.sources.registry import open_source
-from phi_vision.prepare.sources.rows import Row, UnreadableRow
+from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 from phi_vision.prepare.sources.text_files import damage, detect_encoding
 from phi_vision.synthetic.catalog import write_catalog
 from phi_vision.synthetic.corrupted_export import read_corruptions, write_export
@@ -26,6 +26,13 @@ OWN = {
 }
 FOREIGN = ("Jacket ÍÝé", "Mantel Größe", "Płaszcz żółty", "Robe d’été – noire", "Пальто")
 """Their UTF-8 holds 8D and 9D, which cp1252 has not and cp1250 has."""
+
+
+def open_titles(folder: Path, encoding: str, titles: str) -> Source:
+    """Write a table of titles, without the letters that the encoding lacks, and open it."""
+    rows = "".join(f"A{n};{title};{n}\n" for n, title in enumerate(titles.split(";")))
+    (folder / "products.csv").write_bytes(f"sku;title;price\n{rows}".encode(encoding, "ignore"))
+    return open_source(str(folder / "products.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +148,8 @@ def test_examples_of_a_guess_fit_into_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_letters_of_many_languages_are_right(tmp_path: Path, encoding: str, titles: str) -> None:
-    file = tmp_path / "products.csv"
-    rows = "".join(f"A{n};{title};{n}\n" for n, title in enumerate(titles.split(";")))
-    file.write_bytes(f"sku;title;price\n{rows}".encode(encoding))
-    read = [row.values["title"] for row in open_source(str(file)).rows() if isinstance(row, Row)]
+    source = open_titles(tmp_path, encoding, titles)
+    read = [row.values["title"] for row in source.rows() if isinstance(row, Row)]
     assert read == titles.split(";")
 
 
@@ -201,10 +206,7 @@ def test_bad_bytes_inside_words_that_occur_elsewhere_are_damage(
     ],
 )
 def test_small_files_are_right_or_doubtful(tmp_path: Path, encoding: str, titles: str) -> None:
-    file = tmp_path / "products.csv"
-    rows = "".join(f"A{n};{title}\n" for n, title in enumerate(titles.split(";")))
-    file.write_bytes(f"sku;title\n{rows}".encode(encoding, "ignore"))
-    source = open_source(str(file))
+    source = open_titles(tmp_path, encoding, titles)
     read = [row.values["title"] for row in source.rows() if isinstance(row, Row)]
     expected = [title.encode(encoding, "ignore").decode(encoding) for title in titles.split(";")]
     assert read == expected or "--encoding" in source.detected["encoding uncertain"]
