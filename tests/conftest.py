@@ -1,6 +1,7 @@
 """What several rooms' tests share: a tiny random checkpoint, drawn products, and no network."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from phi_vision.training.recipes import RECIPES, Recipe
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["PHI_VISION_CACHE"] = tempfile.mkdtemp(prefix="phi-vision-cache-")
 
 MakeRecipe = Callable[..., Recipe]
 

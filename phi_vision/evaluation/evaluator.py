@@ -12,6 +12,7 @@ import torch
 
 from phi_vision.data.conversation import are_conversations
 from phi_vision.data.dataset import available_splits, load_samples
+from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample, blank_images, shuffle_images, withhold_images
 from phi_vision.data.template import CONVERSATION, Template, find_template
@@ -152,6 +153,8 @@ class _Evaluator:
         """Predict with one of the models, which are loaded one after the other."""
         template, batch_size = self.template_name, self.config.batch_size
         predictor = predictors.load_predictor(source, template=template, batch_size=batch_size)
+        if isinstance(predictor, LocalPredictor) and isinstance(predictor.model, torch.nn.Module):
+            cache_features(predictor.model)
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
         for each, (samples, grammar) in tasks.items():

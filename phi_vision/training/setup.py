@@ -14,6 +14,7 @@ from transformers import set_seed
 from phi_vision.data import dataset, packing
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.conversation import are_conversations, conversation_template
+from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.preference_collator import check_pairs
 from phi_vision.data.samples import Sample, withhold_images
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
@@ -68,6 +69,9 @@ def prepare(recipe: Recipe) -> Setup:
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
     base_fingerprint, config = fingerprint_base(recipe.model), trainable.model.config
+    # Sharded, the processes run the tower together, or not at all.
+    if not recipe.train_vision and recipe.sharding == "none":
+        cache_features(trainable.model)
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )

@@ -1,0 +1,217 @@
+"""Outputs of a frozen vision tower on disk, so that each crop of an image is encoded once.
+
+    crops (N, 3, S, S) -> a digest each -> slots of a memory-mapped file -> features (N, P*P, D)
+
+Epochs, evaluations, the shuffled-image check and both models of DPO share them, and so do runs with
+the same tower. They are in $PHI_VISION_CACHE, by default ~/.cache/phi-vision; the value `off`
+switches the cache off.
+"""
+
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from phi_vision.io import atomic
+from phi_vision.io.formatting import format_bytes
+from phi_vision.io.hashing import sha256, sha256_of_all
+from phi_vision.model.modeling_phi3_v import Phi3VTower
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "PHI_VISION_CACHE"
+DEFAULT_FOLDER = "~/.cache/phi-vision"
+LIMIT = 20 * 2**30  # bytes of the features of all towers
+FREE_SHARE = 0.5  # of the free disk at most
+KEPT_SECONDS = 24 * 3600.0  # a tower's features are not removed for others before
+RECORD = np.dtype([("key", "V16"), ("checksum", "<u4")])
+
+
+class FeatureStore:
+    """Slots of one size in a growing file, found by key; safe for several processes.
+
+    `features.bin` holds the slots, `keys.bin` a key and a checksum for each. A slot counts once its
+    record is there, so a kill in between leaves nothing half-written; a slot whose checksum differs
+    is as if it were not there.
+
+    Args:
+        folder: Of the two files; made with the first slot.
+        shape: Of the features of a crop.
+        dtype: Of the features.
+        limit: Bytes beyond which nothing is added.
+    """
+
+    def __init__(
+        self, folder: Path, shape: Sequence[int], dtype: torch.dtype, *, limit: float
+    ) -> None:
+        self.folder, self.shape, self.dtype, self.limit = folder, torch.Size(shape), dtype, limit
+        self.slot_bytes = self.shape.numel() * dtype.itemsize
+        self._places: dict[bytes, int] = {}
+        self._unchecked: dict[int, int] = {}
+        self._count = 0
+        self._slots: npt.NDArray[np.uint8] | None = None
+        self._refresh()
+
+    def read(self, key: bytes) -> torch.Tensor | None:
+        """Read the features of a crop; None if they are not there, or damaged."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        if self._slots is None or place >= len(self._slots):
+            file = self.folder / "features.bin"
+            if not file.exists():
+                return None
+            shape = (file.stat().st_size // self.slot_bytes, self.slot_bytes)
+            self._slots = np.memmap(file, np.uint8, "r", shape=shape)
+        slot = np.array(self._slots[place]) if place < len(self._slots) else np.empty(0, np.uint8)
+        checksum = self._unchecked.pop(place, None)
+        if checksum is not None and zlib.crc32(slot.tobytes()) != checksum:
+            del self._places[key]
+            return None
+        return torch.from_numpy(slot).view(self.dtype).view(self.shape)
+
+    def add(self, features: Mapping[bytes, torch.Tensor]) -> bool:
+        """Add features by key; return whether there was room.
+
+        Those of which another process is just adding its own are left out for once.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(ValueError), atomic.lock(self.folder / "keys.bin"):
+            self._refresh()
+            new = {
+                key: each.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+                for key, each in features.items()
+                if key not in self._places
+            }
+            if (self._count + len(new)) * self.slot_bytes > self.limit:
+                return False
+            records = np.array([(key, zlib.crc32(slot)) for key, slot in new.items()], RECORD)
+            self._append("features.bin", self.slot_bytes, b"".join(new.values()))
+            self._append("keys.bin", RECORD.itemsize, records.tobytes())
+            self._refresh()
+        return True
+
+    def _append(self, name: str, size: int, content: bytes) -> None:
+        with (self.folder / name).open("ab") as file:
+            file.truncate(self._count * size)  # what a killed process left behind
+            file.write(content)
+
+    def _refresh(self) -> None:
+        """Read the records that were added since."""
+        file = self.folder / "keys.bin"
+        size = file.stat().st_size if file.exists() else 0
+        if size < self._count * RECORD.itemsize:  # another process removed it to make room
+            self._places, self._unchecked, self._count, self._slots = {}, {}, 0, None
+        if size:
+            added = np.fromfile(file, RECORD, offset=self._count * RECORD.itemsize)
+            for place, (key, checksum) in enumerate(added.tolist(), start=self._count):
+                self._places[key], self._unchecked[place] = place, checksum
+            self._count += len(added)
+
+
+class CachedTower:
+    """A frozen tower's forward pass that looks outputs up before it computes."""
+
+    def __init__(self, tower: Phi3VTower, folder: Path) -> None:
+        self.folder = folder
+        self.compute = tower.forward
+        self.identity = tower_identity(tower)
+        self.stores: dict[torch.dtype | None, FeatureStore] = {}
+        self.adds = True
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode crops, (N, 3, S, S) -> (N, P*P, D), as the tower does."""
+        store, device = self._store(pixel_values), pixel_values.device
+        crops = pixel_values.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
+        keys = [bytes.fromhex(sha256(crop.data)[:32]) for crop in crops]
+        features = {key: held.to(device) for key in keys if (held := store.read(key)) is not None}
+        missing = {
+            key: crop for key, crop in zip(keys, pixel_values, strict=True) if key not in features
+        }
+        if missing:
+            # As fast as more at once, in less memory.
+            parts = torch.stack(list(missing.values())).split(8 if device.type == "cpu" else 64)
+            computed = dict(zip(missing, torch.cat(list(map(self.compute, parts))), strict=True))
+            self._add(store, computed)
+            features |= computed
+        return torch.stack([features[key] for key in keys])
+
+    def _store(self, pixel_values: torch.Tensor) -> FeatureStore:
+        kind = pixel_values.device.type
+        state = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if state not in self.stores:
+            (example,) = self.compute(pixel_values[:1])
+            folder = self.folder / f"{self.identity[:24]}-{kind}-{state or 'plain'}"
+            limit = make_room(self.folder, folder)
+            self.stores[state] = FeatureStore(folder, example.shape, example.dtype, limit=limit)
+        return self.stores[state]
+
+    def _add(self, store: FeatureStore, features: Mapping[bytes, torch.Tensor]) -> None:
+        if not self.adds:
+            return
+        try:
+            self.adds = store.add(features)
+            reason = f"it holds {format_bytes(store.limit)}"
+        except OSError as error:
+            self.adds, reason = False, str(error)
+        if not self.adds:
+            logger.warning(
+                "the feature cache in %s takes nothing more: %s; training goes on without, and "
+                "%s=FOLDER chooses another disk",
+                *(self.folder, reason, VARIABLE),
+            )
+
+
+def cache_features(model: torch.nn.Module) -> None:
+    """Encode each crop only once from now on; the model's tower must not be trained any more."""
+    place = os.environ.get(VARIABLE, DEFAULT_FOLDER)
+    if place == "off":
+        return
+    folder = Path(place).expanduser() / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("no feature cache: %s; %s=FOLDER chooses another place", error, VARIABLE)
+        return
+    tower = next(module for module in model.modules() if isinstance(module, Phi3VTower))
+    tower.forward = CachedTower(tower, folder)  # type: ignore[method-assign]
+
+
+def tower_identity(tower: Phi3VTower) -> str:
+    """Hash all that decides the features of a crop: weights, kind of attention, library."""
+    attention = tower.vision_model.config._attn_implementation
+    weights = []
+    for name, weight in tower.state_dict().items():
+        raw = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+        weights.append(f"{name} {weight.dtype} {sha256(raw.data)}")
+    return sha256_of_all([torch.__version__, str(attention), *weights])
+
+
+def make_room(folder: Path, own: Path) -> float:
+    """Return the bytes that `own` may hold; towers that were not used for a day make room first."""
+    others = sorted(
+        (each for each in folder.iterdir() if each != own and each.is_dir()),
+        key=lambda each: each.stat().st_mtime,
+    )
+    sizes = {each: atomic.folder_bytes(each) for each in others}
+    held = atomic.folder_bytes(own)
+    limit = min(LIMIT, held + sum(sizes.values()) + FREE_SHARE * shutil.disk_usage(folder).free)
+    for each in others:
+        if (
+            sum(sizes.values()) + held > limit / 2
+            and each.stat().st_mtime < time.time() - KEPT_SECONDS
+        ):
+            shutil.rmtree(each, ignore_errors=True)
+            del sizes[each]
+    if own.exists():
+        os.utime(own)
+    return limit - sum(sizes.values())
