@@ -227,8 +227,11 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 26_000
-"""Lines of Python in the package. Lowered when possible, raised with a reason."""
+BUDGET = 26_300
+"""Lines of Python in the package. Lowered when possible, raised with a reason.
+
+26,000 before the feature cache.
+"""
 
 
 @pytest.mark.parametrize("file", OUR_FILES, ids=relative)

@@ -79,7 +79,7 @@ class FeatureStore:
         return torch.from_numpy(slot).view(self.dtype).view(self.shape)
 
     def add(self, features: Mapping[bytes, torch.Tensor]) -> bool:
-        """Add features by key; return whether there was room.
+        """Add features by key; return whether they fitted.
 
         Those of which another process is just adding its own are left out for once.
         """
@@ -108,7 +108,7 @@ class FeatureStore:
         """Read the records that were added since."""
         file = self.folder / "keys.bin"
         size = file.stat().st_size if file.exists() else 0
-        if size < self._count * RECORD.itemsize:  # another process removed it to make room
+        if size < self._count * RECORD.itemsize:  # another process removed it to make space
             self._places, self._unchecked, self._count, self._slots = {}, {}, 0, None
         if size:
             added = np.fromfile(file, RECORD, offset=self._count * RECORD.itemsize)
@@ -151,7 +151,7 @@ class CachedTower:
         if state not in self.stores:
             (example,) = self.compute(pixel_values[:1])
             folder = self.folder / f"{self.identity[:24]}-{kind}-{state or 'plain'}"
-            limit = make_room(self.folder, folder)
+            limit = make_space(self.folder, folder)
             self.stores[state] = FeatureStore(folder, example.shape, example.dtype, limit=limit)
         return self.stores[state]
 
@@ -196,8 +196,8 @@ def tower_identity(tower: Phi3VTower) -> str:
     return sha256_of_all([torch.__version__, str(attention), *weights])
 
 
-def make_room(folder: Path, own: Path) -> float:
-    """Return the bytes that `own` may hold; towers that were not used for a day make room first."""
+def make_space(folder: Path, own: Path) -> float:
+    """Return the bytes that `own` may hold; towers that were not used for a day make space first."""
     others = sorted(
         (each for each in folder.iterdir() if each != own and each.is_dir()),
         key=lambda each: each.stat().st_mtime,

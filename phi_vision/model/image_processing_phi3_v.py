@@ -27,7 +27,6 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.processing_utils import ImagesKwargs
 
 WHITE = (255, 255, 255)
-
 BICUBIC_TAPS = (0.59375, -0.09375)  # of the inner and outer two, halfway between pixels
 
 

@@ -221,7 +221,7 @@ def test_a_store_that_was_removed_starts_anew(tmp_path: Path) -> None:
     assert float(store.read(b"c" * 16).max()) == 3
 
 
-def test_towers_not_used_for_a_day_make_room(
+def test_towers_not_used_for_a_day_make_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "LIMIT", 1000)
@@ -229,6 +229,6 @@ def test_towers_not_used_for_a_day_make_room(
         store_of(tmp_path / name).add({bytes([place] * 16): feature(1) for place in range(30)})
         used = feature_cache.time.time() - age
         feature_cache.os.utime(tmp_path / name, (used, used))
-    limit = feature_cache.make_room(tmp_path, tmp_path / "own")
+    limit = feature_cache.make_space(tmp_path, tmp_path / "own")
     assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
     assert limit < 1000

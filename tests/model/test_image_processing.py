@@ -10,7 +10,7 @@ from golden_cases import BATCHES, GOLDEN, WITH_IMAGES, Case
 from PIL import Image
 
 from phi_vision import Phi3VImageProcessor
-from phi_vision.model.image_processing_phi3_v import pad_to_crops, resized_size
+from phi_vision.model.image_processing_phi3_v import pad_to_crops, resized_size, shrink
 
 # The official tensor and ours differ at most in the last bit of a bicubic sum.
 PIXELS = {"atol": 1e-5, "rtol": 0.0}
@@ -65,6 +65,18 @@ def test_pixel_values_are_the_official_ones_without_the_padding_crops(case: Case
         stds = torch.stack([crop.std(unbiased=False) for crop in crops])
         torch.testing.assert_close(means, expected["pixel_mean"][place][: len(crops)], **PIXELS)
         torch.testing.assert_close(stds, expected["pixel_std"][place][: len(crops)], **PIXELS)
+
+
+@pytest.mark.parametrize("rows", range(1, 7))
+@pytest.mark.parametrize("columns", [1, 2, 3, 16])
+def test_shrinking_by_a_whole_factor_is_bicubic_interpolation(rows: int, columns: int) -> None:
+    pixels = torch.randn(8 * rows, 8 * columns, generator=torch.Generator().manual_seed(rows))
+    expected = torch.nn.functional.interpolate(
+        pixels[None, None], size=(8, 8), mode="bicubic", align_corners=False
+    )
+    found = shrink(shrink(pixels, 8, dim=0), 8, dim=1)
+    # Sums of four products each way, in another order.
+    torch.testing.assert_close(found, expected[0, 0], atol=2e-6, rtol=0)
 
 
 def test_1548_shapes_are_resized_padded_and_counted_as_officially() -> None:
