@@ -165,7 +165,7 @@ class CachedTower:
             self.adds, reason = False, str(error)
         if not self.adds:
             logger.warning(
-                "the feature cache in %s takes nothing more: %s; training goes on without, and "
+                "the feature cache in %s takes nothing more: %s; work continues without, and "
                 "%s=FOLDER chooses another disk",
                 *(self.folder, reason, VARIABLE),
             )
@@ -197,7 +197,7 @@ def tower_identity(tower: Phi3VTower) -> str:
 
 
 def make_space(folder: Path, own: Path) -> float:
-    """Return the bytes that `own` may hold; towers that were not used for a day make space first."""
+    """Return the bytes that `own` may hold; older towers give way."""
     others = sorted(
         (each for each in folder.iterdir() if each != own and each.is_dir()),
         key=lambda each: each.stat().st_mtime,
