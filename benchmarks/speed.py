@@ -12,46 +12,43 @@ products timed alone. `--out` keeps every figure as JSON.
 """
 
 import argparse
-import io
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer
+from PIL import Image
 
-from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
+from benchmarks.matrix_products import MatrixProducts
+from benchmarks.timing import Figures, gemm_rate, take_turns
+from benchmarks.workload import (
+    LAYERS,
+    Setting,
+    draw_image,
+    draw_samples,
+    train_step,
+    write_checkpoint,
+)
+from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.feature_cache import VARIABLE, cache_features
-from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.model.checkpoint import SMALL, load_model, resolve
+from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.image_processing_phi3_v import pad_to_crops
-from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.adapters import load_trainable, select_trained_parts
 from phi_vision.training.recipes import lora
-from pretraining.tiny import Sizes, make_config, make_processor
-
-LAYERS = {256: 6, 768: 8}
-"""Hidden size -> layers, of the decoder and of the tower."""
 
 PLAIN = {
     "logits": "logits at every position, instead of where there is a label",
@@ -61,194 +58,10 @@ PLAIN = {
 }
 """Differences of the plain training step."""
 
-IMAGE_SIZE = (768, 768)
 NEW_TOKENS = 24
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is measured: sizes of the model and of a batch."""
-
-    hidden: int
-    crops: int
-    rows: int
-    bf16: bool
-
-    def __str__(self) -> str:
-        dtype = "bf16" if self.bf16 else "fp32"
-        return f"hidden {self.hidden}, {self.crops} crops, {self.rows} rows, {dtype}"
-
-
-class Seconds(NamedTuple):
-    """Time of one piece of work."""
-
-    cpu: float
-    wall: float
-
-
-# Time
-
-
-def measure(work: Callable[[], object]) -> Seconds:
-    """Run a piece of work once."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return Seconds(time.process_time() - cpu, time.perf_counter() - wall)
-
-
-def take_turns(
-    ours: Callable[[], object], plain: Callable[[], object], *, rounds: int, budget: float
-) -> Figures:
-    """Time both sides in turn, after one run each that counts for nothing.
-
-    Ends after `rounds`, or when the next round would exceed `budget` seconds; two at least.
-    """
-    started = time.perf_counter()
-    ours(), plain()
-    times: list[tuple[Seconds, Seconds]] = []
-    for count in range(rounds):
-        each = (time.perf_counter() - started) / (count + 1)
-        if count >= 2 and time.perf_counter() - started + each > budget:
-            break
-        times.append((measure(ours), measure(plain)))
-    one, other = zip(*times, strict=True)
-    return {
-        "ours_cpu_s": statistics.median(seconds.cpu for seconds in one),
-        "plain_cpu_s": statistics.median(seconds.cpu for seconds in other),
-        "ours_wall_s": statistics.median(seconds.wall for seconds in one),
-        "plain_wall_s": statistics.median(seconds.wall for seconds in other),
-        "ratio": statistics.median(b.cpu / a.cpu for a, b in times),
-        "rounds": len(times),
-    }
-
-
-def gemm_rate(dtype: torch.dtype, size: int = 1536) -> float:
-    """Return the FLOPs per CPU-second of a large matrix product, the best of eight."""
-    one, other = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-    torch.mm(one, other)
-    return 2 * size**3 / min(measure(lambda: torch.mm(one, other)).cpu for _ in range(8))
-
-
-class MatrixProducts(TorchDispatchMode):
-    """Records the matrix products of whatever runs inside, by shape and dtype."""
-
-    NAMES = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts = Counter[tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype]]()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Note a product and run it."""
-        name = func.name().partition(".")[0]
-        if name in self.NAMES:
-            one, other = args[-2:]
-            self.counts[name, tuple(one.shape), tuple(other.shape), one.dtype] += 1
-        return func(*args, **(kwargs or {}))
-
-    def seconds_alone(self) -> float:
-        """Time each kind of product alone, the best of three, and add them up."""
-        total = 0.0
-        for (_, one, other, dtype), count in self.counts.items():
-            left, right = torch.randn(one, dtype=dtype), torch.randn(other, dtype=dtype)
-            work = torch.mm if left.ndim == 2 else torch.bmm
-            total += count * min(measure(lambda: work(left, right)).cpu for _ in range(3))  # noqa: B023
-        return total
-
-
-# The model and its data
-
-
-def write_checkpoint(folder: Path, hidden: int, crops: int) -> Path:
-    """Write a checkpoint with random weights and crops of the official size."""
-    sizes = Sizes(
-        crop_size=336,
-        num_crops=crops,
-        vision_width=hidden,
-        vision_layers=LAYERS[hidden] + 1,  # the last is never run
-        vision_heads=hidden // 64,
-        hidden_size=hidden,
-        layers=LAYERS[hidden],
-        heads=hidden // 64,
-        intermediate_size=4 * hidden,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(resolve(SMALL))
-    torch.manual_seed(0)
-    Phi3VForCausalLM(make_config(sizes, tokenizer)).save_pretrained(folder)
-    make_processor(sizes, tokenizer).save_pretrained(folder)
-    return folder
-
-
-def draw_image(number: int) -> bytes:
-    """Draw shapes and grain, so that a JPEG and its resizing are work."""
-    draw = np.random.default_rng(number)
-    image = Image.new("RGB", IMAGE_SIZE, tuple(draw.integers(180, 255, 3).tolist()))
-    pen = ImageDraw.Draw(image)
-    for _ in range(12):
-        x, y, width, height = draw.integers(20, 400, 4).tolist()
-        pen.ellipse((x, y, x + width, y + height), fill=tuple(draw.integers(0, 255, 3).tolist()))
-    grain = draw.normal(0, 6, (*IMAGE_SIZE[::-1], 3))
-    pixels = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=88)
-    return encoded.getvalue()
-
-
-def draw_samples(count: int) -> list[Sample]:
-    """Make products with one image each and titles of different lengths."""
-    words = [
-        "long",
-        "wide",
-        "coat",
-        "of",
-        "grey",
-        "wool",
-        "with",
-        "horn",
-        "buttons",
-        "and",
-        "a",
-        "deep",
-        "hood",
-    ]
-    return [
-        Sample(
-            id=str(number),
-            group=str(number),
-            images=(draw_image(number),),
-            record={
-                "title": " ".join(words[: 3 + 5 * number % 9]),
-                "category3_code": "COATS",
-                "full_price": 390.0 + number,
-            },
-        )
-        for number in range(count)
-    ]
 
 
 # The parts
-
-
-def train_step(
-    model: torch.nn.Module, batch: Batch, *, fused: bool, bf16: bool
-) -> Callable[[], None]:
-    """Return a training step as the Trainer's: autocast, loss, backward, clipping, AdamW."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=fused, foreach=False)
-    inputs = {name: value for name, value in batch.items() if name != "sample_ids"}
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-            loss = model(**inputs, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def measure_step(
@@ -269,7 +82,7 @@ def measure_step(
     batch = collator(draw_samples(setting.rows))
     selected = select_labelled(batch)
     step = train_step(ours.model.train(), selected, fused=True, bf16=setting.bf16)
-    with MatrixProducts() as products, FlopCounterMode(display=False) as flops:
+    with MatrixProducts() as products:
         step()
     plain_step = train_step(
         plain.train(),
@@ -278,7 +91,7 @@ def measure_step(
         bf16=setting.bf16,
     )
     figures = take_turns(step, plain_step, rounds=options.rounds, budget=options.budget)
-    rate = flops.get_total_flops() / figures["ours_cpu_s"]
+    rate = products.flops / figures["ours_cpu_s"]
     return {
         **figures,
         "gflops": rate / 1e9,
