@@ -17,7 +17,7 @@ PACKAGE = ROOT / "phi_vision"
 
 MAY_IMPORT = {
     "io": set(),
-    "model": set(),
+    "model": {"io"},
     "generation": {"model"},
     "data": {"io", "model"},
     "runs": {"io", "data"},
@@ -227,10 +227,10 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 26_300
+BUDGET = 27_000
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
-26,000 before the feature cache.
+26,000 before the feature cache (220) and the base assembled from pre-trained parts (760).
 """
 
 

@@ -101,7 +101,7 @@ def command_parser(name: str) -> Parser:
 COMMANDS = {
     name: importlib.import_module(f"phi_vision.cli.{name}")
     for name in (
-        *("prepare", "sample", "pairs", "plan", "train", "evaluate", "compare"),
+        *("base", "prepare", "sample", "pairs", "plan", "train", "evaluate", "compare"),
         *("predict", "export", "check", "serve"),
     )
 }

@@ -23,7 +23,7 @@ from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
 
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
-SMALL = "phi-vision-small"
+SMALL, PHOTO = "phi-vision-small", "phi-vision-photo"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
 
 # A run's best weights and recipe, as in `phi_vision.runs`; tests/test_runs.py compares them.
@@ -70,6 +70,8 @@ def load_model(
         _check_adapter(Path(place), config)
     processor = load_processor(place, config)
     weights = base or place
+    if dtype == torch.float16 and config.tower.layer_norm_eps < torch.finfo(torch.float16).tiny:
+        raise failure("no_fp16", place=weights)
     if (Path(weights) / "generation_config.json").is_file():
         load_generation_config(weights, config)
     model: Phi3VForCausalLM
@@ -256,10 +258,14 @@ def explained(what: str, advice: str) -> Iterator[None]:
 
 
 def resolve(source: str | Path) -> str:
-    """Return the path or hub id of a model: the packaged folder, a run's `model/`, or `source`."""
+    """Return the path or hub id of a model: a base of ours, a run's `model/`, or `source`."""
     text = str(source)
     if text == SMALL:
         return str(Path(__file__).parent / SMALL)
+    if text == PHOTO:
+        from .photo_base import photo_folder
+
+        return str(photo_folder())
     folder = Path(text)
     if not (folder / "config.json").is_file():
         if (folder / RUN_MODEL).is_dir():
@@ -268,7 +274,7 @@ def resolve(source: str | Path) -> str:
             raise failure("no_model_yet", folder=folder, recipe=recipe)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
-    raise failure("no_model", text=text, small=SMALL)
+    raise failure("no_model", text=text, small=SMALL, photo=PHOTO)
 
 
 def adapter_base(place: str) -> str | None:

