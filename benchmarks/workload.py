@@ -1,17 +1,17 @@
 """What is measured: a model with random weights, products with images, a step over them."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
-from phi_vision.data.collator import Batch
 from phi_vision.data.samples import Sample
 from phi_vision.model.checkpoint import SMALL, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
@@ -91,7 +91,7 @@ def draw_samples(count: int, sizes: Sequence[tuple[int, int]] = (IMAGE_SIZE,)) -
 
 
 def train_step(
-    model: torch.nn.Module, batch: Batch, *, fused: bool, bf16: bool
+    model: torch.nn.Module, batch: Mapping[str, Any], *, fused: bool, bf16: bool
 ) -> Callable[[], None]:
     """Return a training step as the Trainer's: autocast, loss, backward, clipping, AdamW."""
     device = next(model.parameters()).device.type

@@ -1,0 +1,169 @@
+"""What a step or a token must compute and move, derived from the model's config alone.
+
+FLOPs are those of the model, not of the program: activations that checkpointing recomputes do not
+count, and causal attention counts half of the square. The backward pass of a frozen matrix costs
+one product, the gradient of its input, that of a trained one two. So LoRA takes 4 FLOPs per weight
+and token in the decoder, full training 6, and a frozen tower its forward pass alone.
+
+docs/speed.md has the table for the official sizes; tests/benchmarks/test_gpu.py holds the formulas
+against `torch.utils.flop_counter`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phi_vision.data.collator import IGNORED
+from phi_vision.model.configuration_phi3_v import Phi3VConfig
+from phi_vision.training.memory import BatchShape
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """Everything about a batch that decides its FLOPs."""
+
+    rows: int
+    length: int  # tokens of the longest row, to which the others are padded
+    crops: int  # of all images, global views included
+    image_tokens: int
+    supervised: int  # positions with logits
+
+    @property
+    def tokens(self) -> int:
+        """Positions of all rows, padding included."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs and bytes of a model with adapters of rank `r` on all linear layers of its decoder."""
+
+    config: Phi3VConfig
+    r: int
+
+    @property
+    def _layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def _hidden(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def _kv_width(self) -> int:
+        config = self.config
+        return int(config.num_key_value_heads * self._hidden // config.num_attention_heads)
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of `qkv_proj`, `o_proj`, `gate_up_proj`, `down_proj` of a layer."""
+        hidden, inner = self._hidden, int(self.config.intermediate_size)
+        return [
+            (hidden, hidden + 2 * self._kv_width),
+            (hidden, hidden),
+            (hidden, 2 * inner),
+            (inner, hidden),
+        ]
+
+    def tower(self, crops: int) -> float:
+        """Forward pass of the layers of CLIP that are run: all but the last."""
+        tower = self.config.tower
+        width, patches = tower.hidden_size, (tower.image_size // tower.patch_size) ** 2
+        positions = patches + 1
+        layer = 2 * positions * (4 * width**2 + 2 * width * tower.intermediate_size)
+        layer += 4 * positions**2 * width
+        return float(crops * (tower.num_hidden_layers - 1) * layer) + self.patching(crops)
+
+    def patching(self, crops: int) -> float:
+        """Forward pass of the convolution that cuts crops into patches."""
+        tower = self.config.tower
+        patches = (tower.image_size // tower.patch_size) ** 2
+        return float(2 * crops * patches * 3 * tower.patch_size**2 * tower.hidden_size)
+
+    def projector(self, image_tokens: int) -> float:
+        """Forward pass from merged patches to embeddings."""
+        merged, hidden = 4 * int(self.config.tower.hidden_size), self._hidden
+        return 2.0 * image_tokens * (merged * hidden + hidden**2)
+
+    def decoder(self, tokens: int) -> float:
+        """Forward pass of the matrices of all layers."""
+        weights = sum(inputs * outputs for inputs, outputs in self.matrices)
+        return 2.0 * tokens * self._layers * weights
+
+    def adapters(self, tokens: int) -> float:
+        """Forward pass of the adapters."""
+        sizes = sum(inputs + outputs for inputs, outputs in self.matrices)
+        return 2.0 * tokens * self._layers * self.r * sizes
+
+    def attention(self, shape: StepShape, *, is_causal: bool = True) -> float:
+        """Forward pass of the attention of all layers."""
+        square = 4.0 * shape.rows * shape.length**2 * self._hidden
+        return self._layers * square * (0.5 if is_causal else 1.0)
+
+    def head(self, positions: int) -> float:
+        """Forward pass of the logits at so many positions."""
+        return 2.0 * positions * self._hidden * int(self.config.vocab_size)
+
+    def prefill(self, shape: StepShape) -> float:
+        """Forward pass over the prompts, logits of each row's last token."""
+        seen = self.tower(shape.crops) + self.projector(shape.image_tokens)
+        read = self.decoder(shape.tokens) + self.attention(shape)
+        return seen + read + self.head(shape.rows)
+
+    def lora_step(self, shape: StepShape, *, is_causal: bool = True) -> float:
+        """One training step with adapters: frozen matrices 1 + 1, attention and adapters 1 + 2."""
+        (hidden, outputs), *_ = self.matrices
+        # Nothing before the first layer is trained, so its input needs no gradient.
+        unneeded = 2.0 * shape.tokens * (hidden * outputs + hidden * self.r)
+        return (
+            self.tower(shape.crops)
+            + self.projector(shape.image_tokens)
+            + 2 * self.decoder(shape.tokens)
+            + 3 * self.attention(shape, is_causal=is_causal)
+            + 2 * self.head(shape.supervised)
+            + 3 * self.adapters(shape.tokens)
+            - unneeded
+        )
+
+    def full_step(self, shape: StepShape, *, is_causal: bool = True) -> float:
+        """One training step of all weights, the tower included: 1 + 2 everywhere."""
+        forward = (
+            self.tower(shape.crops)
+            + self.projector(shape.image_tokens)
+            + self.decoder(shape.tokens)
+            + self.attention(shape, is_causal=is_causal)
+            + self.head(shape.supervised)
+        )
+        return 3 * forward - self.patching(shape.crops)  # pixels need no gradient
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one position in bf16."""
+        return 2 * self._layers * self._kv_width * BF16_BYTES
+
+    def token_bytes(self, rows: int, context: float) -> float:
+        """Bytes that one new token of each row must read: weights once, each row's cache once."""
+        weights = sum(inputs * outputs for inputs, outputs in self.matrices)
+        weights = self._layers * weights + self._hidden * int(self.config.vocab_size)
+        return BF16_BYTES * weights + rows * context * self.cache_bytes
+
+
+def shape_of(batch: Mapping[str, Any], config: Phi3VConfig) -> StepShape:
+    """Measure a batch of the collator."""
+    rows, length = batch["input_ids"].shape
+    return StepShape(
+        rows=rows,
+        length=length,
+        crops=len(batch["pixel_values"]),
+        image_tokens=int((batch["input_ids"] == config.image_token_id).sum()),
+        supervised=int((batch["labels"] != IGNORED).sum()),
+    )
+
+
+def planned_shape(batch: Mapping[str, Any], config: Phi3VConfig) -> BatchShape:
+    """Describe a batch of the collator as `phi-vision plan` does."""
+    shape = shape_of(batch, config)
+    images = tuple((height, width) for height, width in batch["image_sizes"].tolist())
+    return BatchShape(shape.rows, shape.length, shape.supervised, images)
