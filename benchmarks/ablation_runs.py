@@ -65,7 +65,7 @@ class AblationRuns:
         return [*self.validation, *self.test]
 
     @property
-    def shuffled(self) -> list[Sample]:
+    def shuffled(self) -> Sequence[Sample]:
         """The held-out samples, each with the image of another style."""
         return shuffle_images(self.held_out, seed=0)
 

@@ -143,12 +143,12 @@ def read_history(log: Path) -> History:
     return History([line for line in lines if "loss" in line], evaluations)
 
 
-def collect_versions(samples: Sequence[Sample]) -> dict[str, str]:
-    """List the content of versions.json: Python, libraries, fingerprint of the data."""
+def collect_versions(data: str) -> dict[str, str]:
+    """List the content of versions.json: Python, libraries, the given fingerprint of the data."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
-        DATA_FINGERPRINT: fingerprint(samples),
+        DATA_FINGERPRINT: data,
     }
 
 

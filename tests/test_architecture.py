@@ -227,10 +227,11 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 27_000
+BUDGET = 27_600
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
-26,000 before the feature cache (220) and the base assembled from pre-trained parts (760).
+26,000 before the feature cache (220), the base assembled from pre-trained parts (760) and samples
+that are read on access (600).
 """
 
 

@@ -149,14 +149,12 @@ def _in_words(summary: "BatchSummary") -> str:
 
 
 def _chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
-    from phi_vision.data.dataset import iterate_samples
+    from phi_vision.data.dataset import load_samples
     from phi_vision.data.template_grammar import grammar_of, known_categories
 
     if options.categories_of is not None:
-        # Without images: only the records matter, and there may be millions.
-        training = iterate_samples(options.categories_of, split="train")
-        records = [replace(sample, images=()) for sample in training]
-        return grammar_of(template, known_categories(records, template))
+        training = load_samples(options.categories_of, split="train")
+        return grammar_of(template, known_categories(training, template))
     return grammar_of(template) if options.constrained else None
 
 

@@ -5,8 +5,9 @@ A row is `prompt + completion + <|end|>`, or a conversation; only the assistant'
 row that is too long is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TypedDict, cast
 
 import torch
@@ -18,6 +19,10 @@ from phi_vision.data.template import END, Template
 from phi_vision.io.image_decoding import image_size
 from phi_vision.model.processing_phi3_v import IMAGE_TAG, Phi3VProcessor
 
+# A token is at least a byte: a character has up to four, and ten where the template escapes it.
+# The control tokens around a turn, and the quotes of an unusual value, are fewer than 32.
+CHARACTER_TOKENS, TURN_TOKENS = 10, 32
+IMAGE_FRAME = 3  # tokens between images: `<s>`, and the line break of one without a place
 IGNORED = -100  # the label that cross-entropy skips (PyTorch's default `ignore_index`)
 
 
@@ -83,32 +88,73 @@ class CompletionCollator:
 
     def tokenize(self, segments: Sequence[Segment]) -> list[list[int]]:
         """Tokenize a row's text, segment by segment, with one token for each image."""
+        return self.tokenize_all([segments])[0]
+
+    def tokenize_all(self, rows: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
+        """Tokenize the texts of rows as `tokenize` does: at once, which is much faster."""
         tokenizer = self.processor.tokenizer
         # Spelt as the processor spells an image of one token.
         image = self.processor.image_token + tokenizer.bos_token
-        text, before, tokens = "", list[int](), list[list[int]]()
-        for segment in segments:
-            added = IMAGE_TAG.sub(image, segment.text)
-            row = (text + added).removeprefix(tokenizer.bos_token)
-            ids: list[int] = tokenizer(row)["input_ids"]
-            if ids[: len(before)] != before:
-                raise failure("joined_tokens", name=self.template.name, end=text[-20:])
-            tokens.append(ids[len(before) :])
-            text, before = text + added, ids
+        texts = [
+            [text.removeprefix(tokenizer.bos_token) for text in accumulate(parts)]
+            for parts in ([IMAGE_TAG.sub(image, part.text) for part in row] for row in rows)
+        ]
+        unique = [*dict.fromkeys(chain.from_iterable(texts))]  # many rows have one prompt
+        ids_of = dict(zip(unique, tokenizer(unique)["input_ids"] if unique else [], strict=True))
+        tokens = list[list[list[int]]]()
+        for row in texts:
+            before, pieces = list[int](), list[list[int]]()
+            for text, last in zip(row, ["", *row], strict=False):
+                ids: list[int] = ids_of[text]
+                if ids[: len(before)] != before:
+                    raise failure("joined_tokens", name=self.template.name, end=last[-20:])
+                pieces.append(ids[len(before) :])
+                before = ids
+            tokens.append(pieces)
         return tokens
 
     def count_tokens(self, sample: Sample) -> tuple[int, int]:
         """Count a sample's image tokens and its other tokens, without decoding its images."""
-        image_tokens, cutter = 0, self.processor.image_processor
-        for number, encoded in enumerate(sample.images, start=1):
-            try:
-                image_tokens += cutter.calc_num_image_tokens_from_image_size(*image_size(encoded))
-            except ValueError as error:
-                raise failure(
-                    "no_sample_image", id=sample.id, number=number, error=error
-                ) from error
-        tokens = sum(map(len, self.tokenize(self.segments(sample))))
-        return image_tokens, tokens - len(sample.images)
+        return self.count_all([sample])[0]
+
+    def count_all(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+        """Count the tokens of samples as `count_tokens` does."""
+        image_tokens, cutter = list[int](), self.processor.image_processor
+        for sample in samples:
+            image_tokens.append(0)
+            for number, encoded in enumerate(sample.images, start=1):
+                try:
+                    size = image_size(encoded)
+                    image_tokens[-1] += cutter.calc_num_image_tokens_from_image_size(*size)
+                except ValueError as error:
+                    raise failure(
+                        "no_sample_image", id=sample.id, number=number, error=error
+                    ) from error
+        tokenized = self.tokenize_all([self.segments(sample) for sample in samples])
+        return [
+            (of_images, sum(map(len, pieces)) - len(sample.images))
+            for of_images, pieces, sample in zip(image_tokens, tokenized, samples, strict=True)
+        ]
+
+    def bound_tokens(self, samples: Iterable[Sample]) -> Iterator[int]:
+        """Bound the tokens of samples from above, by the lengths of their texts alone."""
+        cutter, prompts = self.processor.image_processor, dict[int, int]()
+        heights, side = range(1, cutter.num_crops + 1), cutter.crop_size
+        grids = [(height * side, cutter.num_crops // height * side) for height in heights]
+        of_image = max(cutter.count_tokens(*grid) for grid in grids) + IMAGE_FRAME
+        literals = len(self.template.answer) * CHARACTER_TOKENS + TURN_TOKENS
+        for sample in samples:
+            images = len(sample.images)
+            if sample.messages:
+                texts = [turn.content for turn in sample.messages]
+                tokens = TURN_TOKENS * (len(texts) + 1)
+            else:
+                if images not in prompts:
+                    prompt = Segment(self.template.prompt(self.processor, images), False)
+                    prompts[images] = len(self.tokenize([prompt])[0])
+                texts = [str(value) for value in self.template.select(sample.record).values()]
+                tokens = prompts[images] + literals + TURN_TOKENS * len(texts)
+            yield tokens + CHARACTER_TOKENS * sum(map(len, texts)) + of_image * images
 
     def _supervised(self, row: Sequence[Segment], ids_L: torch.Tensor) -> torch.Tensor:
         """Mark the tokens of a row's supervised segments: (L,) bool.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from phi_vision.data.samples import IMAGE_MARK, Message, Sample, failure
+from phi_vision.data.samples import IMAGE_MARK, Message, Sample, failure, may_have_messages
 from phi_vision.data.template import CONVERSATION, END, Template
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -23,7 +23,7 @@ class Segment(NamedTuple):
 
 def are_conversations(samples: Sequence[Sample]) -> bool:
     """Whether all samples are conversations, which are evaluated by their last completion."""
-    return bool(samples) and all(sample.messages for sample in samples)
+    return bool(samples) and may_have_messages(samples) and all(each.messages for each in samples)
 
 
 def conversation_template(samples: Sequence[Sample]) -> Template:

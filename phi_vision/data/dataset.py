@@ -12,16 +12,36 @@ import decimal
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phi_vision.data.samples import IMAGE_MARK, Message, Record, Role, Sample, Value, failure
+from phi_vision.data.parquet_rows import (
+    MAX_OPEN,
+    FileVersion,
+    ParquetRows,
+    open_parquet,
+    parquet_errors,
+)
+from phi_vision.data.samples import (
+    IMAGE_MARK,
+    LazySamples,
+    Message,
+    Places,
+    Record,
+    Role,
+    Sample,
+    StoredImages,
+    Value,
+    failure,
+    select,
+)
 from phi_vision.data.template import CONVERSATION
 from phi_vision.io.hashing import sha256
 
@@ -38,12 +58,17 @@ SPLIT_ORDER = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.1  # default share held out where the data has no `validation` split
 ROWS_PER_BATCH = 16  # decoded together: images may have many megabytes each
 READ_AHEAD_BYTES = 2**20
+# Samples whose images are checked before the first step, in runs of consecutive ones: all of a
+# usual dataset. A faulty one of the others is named when it is used.
+MAX_CHECKED, RUN = 5000, 100
 
 
 def load_samples(
     source: str | Path, *, split: str | None = None, group_column: str | None = None
-) -> list[Sample]:
+) -> LazySamples:
     """Load the samples of a dataset, or of one split, with unique ids: a second "A" is "A (2)".
+
+    Samples are built on access, and their images are read when they are used.
 
     Input:  {"image": {"bytes": b"...", "path": "a.jpg"}, "product_code": "A-red", "title": "Coat"}
     Output: Sample(id="A-red", group="Coat", images=(b"...",),
@@ -52,39 +77,94 @@ def load_samples(
     The value of `group_column` must not straddle a split; by default it is `group_id`, else
     `title`, else each sample is its own group.
     """
-    samples: list[Sample] = []
-    taken: set[str] = set()
-    times: Counter[str] = Counter()
-    for sample in iterate_samples(source, split=split, group_column=group_column):
-        name = sample.id
-        while name in taken:
-            times[sample.id] += 1
-            name = f"{sample.id} ({times[sample.id] + 1})"
-        taken.add(name)
-        samples.append(sample if name == sample.id else replace(sample, id=name))
+    table = SampleTable(Path(source), split, group_column)
+    samples = LazySamples(table, range(len(table.rows)))
     if not samples:
         raise failure("no_samples", source=source, part=f" in the split {split!r}" * bool(split))
+    for sample in select(samples, spread(len(samples), MAX_CHECKED)):
+        list(sample.images)
     return samples
 
 
-def iterate_samples(
-    source: str | Path, *, split: str | None = None, group_column: str | None = None
-) -> Iterator[Sample]:
-    """Read samples as `load_samples` does, but one by one in bounded memory; ids may repeat."""
-    number = itertools.count()
-    for _, file in list_files(Path(source), split):
-        schema = read_schema(file)
-        for batch in read_batches(file, [*_rich_columns(schema.names), *record_columns(schema)]):
-            for row in batch.to_pylist():
-                yield as_sample(row, next(number), Path(source), group_column)
+class SampleTable:
+    """The rows of Parquet files as samples. It holds no row, only the ids that were changed."""
+
+    def __init__(self, source: Path, split: str | None, group_column: str | None) -> None:
+        self.source, self.group_column = source, group_column
+        self.rows = ParquetRows([file for _, file in list_files(source, split)])
+        self.renamed: dict[int, str] = {}
+        taken: set[str] = set()
+        times: Counter[str] = Counter()
+        for number, row in self.rows.read(range(len(self.rows)), _naming_columns):
+            own = name = _first(as_record(row, [*row]), ID_COLUMNS) or str(number)
+            while name in taken:
+                times[own] += 1
+                name = self.renamed[number] = f"{own} ({times[own] + 1})"
+            taken.add(name)
+
+    def read(self, places: Places) -> Iterator[Sample]:
+        """Build samples by the numbers of their rows."""
+        for number, row in self.rows.read(places, _light_columns):
+            store = partial(self._store_images, number)
+            sample = as_sample(row, number, self.source, self.group_column, store)
+            name = self.renamed.get(number)
+            yield sample if name is None else replace(sample, id=name)
+
+    def groups(self, places: Places) -> list[str]:
+        """Read the groups of samples alone."""
+        if self.group_column is not None:
+            return [sample.group for sample in self.read(places)]
+        rows = self.rows.read(places, _naming_columns)
+        records = ((number, as_record(row, [*row])) for number, row in rows)
+        return [
+            _first(record, GROUP_COLUMNS) or _first(record, ID_COLUMNS) or str(number)
+            for number, record in records
+        ]
+
+    @property
+    def may_have_messages(self) -> bool:
+        """Whether there are columns of conversations."""
+        names = {name for file in self.rows.files for name in open_parquet(file).schema_arrow.names}
+        return bool(names & {MESSAGES_COLUMN, *TRL_COLUMNS[1:]})
+
+    def fingerprint(self) -> str | None:
+        """Hash the files, of all splits that are loaded; None if some images are beside them."""
+        return self.rows.fingerprint() if all(map(_holds_images, self.rows.files)) else None
+
+    def _store_images(self, number: int, count: int, location: str) -> StoredImages:
+        return StoredImages(count, partial(self._read_images, number, location))
+
+    def _read_images(self, number: int, location: str) -> tuple[bytes, ...]:
+        cell = self.rows.cell(number, _image_column)
+        cells = cell if isinstance(cell, list) else [cell]
+        return tuple(read_image(cell, location, self.source) for cell in cells)
 
 
-def as_sample(row: Row, number: int, source: Path, group_column: str | None = None) -> Sample:
+def spread(count: int, most: int) -> Sequence[int]:
+    """Choose up to `most` of `count` places, in evenly spread runs that share row groups.
+
+    Input:  1,000,000 places, of which at most 5,000
+    Output: 0 to 99, 20,000 to 20,099, ..., 980,000 to 980,099
+    """
+    if count <= most:
+        return range(count)
+    starts = (run * count // (most // RUN) for run in range(most // RUN))
+    return [place for start in starts for place in range(start, start + RUN)]
+
+
+def as_sample(
+    row: Row,
+    number: int,
+    source: Path,
+    group_column: str | None = None,
+    store_images: Callable[[int, str], Sequence[bytes]] | None = None,
+) -> Sample:
     """Convert a row (column -> cell) to a sample; an invalid row is an error.
 
-    `number` is the id where no column has one; paths of images are relative to `source`.
+    `number` is the id where no column has one; paths of images are relative to `source`. The images
+    are read, or those that `store_images` returns for their count and the location in errors.
     """
-    rich = _rich_columns(row)
+    rich = _rich_columns(tuple(row))
     record = as_record(row, [name for name in row if name not in rich])
     if group_column is not None and group_column not in record:
         raise failure("no_column", column=group_column, source=source, columns=", ".join(record))
@@ -102,10 +182,14 @@ def as_sample(row: Row, number: int, source: Path, group_column: str | None = No
         raise failure("no_image_column", source=source, columns=", ".join(row))
     cell = next((row[column] for column in IMAGE_COLUMNS if column in row), None)
     cells = cell if isinstance(cell, list) else [] if cell is None and messages else [cell]
+    if store_images is None or None in cells:
+        images: Sequence[bytes] = tuple(read_image(cell, location, source) for cell in cells)
+    else:
+        images = store_images(len(cells), location) if cells else ()
     return Sample(
         id=name,
         group=group or name,
-        images=tuple(read_image(cell, location, source) for cell in cells),
+        images=images,
         record=record,
         messages=messages,
         rejected=rejected,
@@ -149,7 +233,7 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
 
 def split_by_group(
     samples: Sequence[Sample], *, validation_fraction: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Split samples into training and validation so that no group is on both sides.
 
     Groups are chosen in the order of a hash of their name until they hold the wanted share: the
@@ -160,7 +244,11 @@ def split_by_group(
     """
     if not 0 <= validation_fraction < 1:
         raise failure("no_fraction", fraction=validation_fraction)
-    sizes = Counter(sample.group for sample in samples)
+    if isinstance(samples, LazySamples) and isinstance(samples.source, SampleTable):
+        of_each = samples.source.groups(samples.places)
+    else:
+        of_each = [sample.group for sample in samples]
+    sizes = Counter(of_each)
     groups = sorted(sizes, key=lambda group: sha256(f"{seed}:{group}"))
     if validation_fraction and len(groups) < 2:
         raise failure("one_group", count=len(samples), group="".join(groups))
@@ -170,13 +258,15 @@ def split_by_group(
         if missing > 0:
             chosen.add(group)
             missing -= sizes[group]
-    training = [sample for sample in samples if sample.group not in chosen]
-    return training, [sample for sample in samples if sample.group in chosen]
+    sides: tuple[list[int], list[int]] = ([], [])
+    for place, group in enumerate(of_each):
+        sides[group in chosen].append(place)
+    return select(samples, sides[0]), select(samples, sides[1])
 
 
 def record_columns(schema: pa.Schema) -> list[str]:
     """List the columns that are fields of the record: texts, numbers, booleans and times."""
-    rich = _rich_columns(schema.names)
+    rich = _rich_columns(tuple(schema.names))
     return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
 
 
@@ -237,15 +327,57 @@ def read_image(cell: object, location: str, source: Path) -> bytes:
 
 @contextmanager
 def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        # Pages are read as they are needed; by default whole columns of a row group.
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet:
-            yield parquet
-    except (OSError, pa.ArrowException) as error:
-        raise failure("damaged_parquet", file=file, error=error) from error
+    # Pages are read as they are needed; by default whole columns of a row group.
+    with (
+        parquet_errors(file),
+        pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet,
+    ):
+        yield parquet
 
 
-def _rich_columns(names: Collection[str]) -> list[str]:
+@lru_cache(maxsize=MAX_OPEN)
+def _naming_columns(file: FileVersion) -> list[str]:
+    """List the columns of ids and groups."""
+    plain = record_columns(open_parquet(file).schema_arrow)
+    return [name for name in (*ID_COLUMNS, *GROUP_COLUMNS) if name in plain]
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def _light_columns(file: FileVersion) -> list[str]:
+    """List what a sample needs without its images, of which only the paths tell the number."""
+    schema, image = open_parquet(file).schema_arrow, _image_column(file)
+    rich = [name for name in _rich_columns(tuple(schema.names)) if name not in IMAGE_COLUMNS]
+    paths = [each for each in _image_leaves(file) if each.endswith(".path")]
+    return [*rich, *record_columns(schema), *(paths or filter(None, [image]))]
+
+
+def _image_column(file: FileVersion) -> str:
+    """Return the name of the column with images; "" without one."""
+    names = open_parquet(file).schema_arrow.names
+    return next((name for name in IMAGE_COLUMNS if name in names), "")
+
+
+def _image_leaves(file: FileVersion) -> list[str]:
+    """List the leaves of the images in Parquet: ["image.bytes", "image.path"]."""
+    schema, image = open_parquet(file).schema, _image_column(file)
+    paths = [schema.column(number).path for number in range(len(schema))]
+    return [path for path in paths if image and f"{path}.".startswith(f"{image}.")]
+
+
+def _holds_images(file: FileVersion) -> bool:
+    """Whether the bytes of every image are in the file, by its statistics."""
+    metadata, paths = open_parquet(file).metadata, _image_leaves(file)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for leaf in map(group.column, range(group.num_columns)):
+            if leaf.path_in_schema in paths and not leaf.path_in_schema.endswith(".path"):
+                found = leaf.statistics
+                if found is None or not found.has_null_count or found.null_count:
+                    return False
+    return True
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def _rich_columns(names: tuple[str, ...]) -> list[str]:
     """List the columns that are no fields of the record: images, turns and preferences."""
     trl = TRL_COLUMNS if {*TRL_COLUMNS[1:]} <= {*names} else ()
     rich = dict.fromkeys((*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN, *trl))
@@ -258,6 +390,8 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _value(cell: object) -> Value:
+    if type(cell) is str:  # most cells are
+        return cell
     if isinstance(cell, decimal.Decimal):
         cell = float(cell)
     if isinstance(cell, float) and not math.isfinite(cell):
@@ -266,8 +400,10 @@ def _value(cell: object) -> Value:
 
 
 def _first(record: Record, columns: Sequence[str]) -> str | None:
-    values = (record.get(column) for column in columns)
-    return next((str(value) for value in values if value not in (None, "")), None)
+    for column in columns:
+        if (value := record.get(column)) not in (None, ""):
+            return str(value)
+    return None
 
 
 def _preference(row: Row, location: str) -> tuple[tuple[Message, ...], str]:

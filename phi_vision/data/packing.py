@@ -13,7 +13,7 @@ from typing import cast
 from torch.nn.utils.rnn import pad_sequence
 
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator
-from phi_vision.data.samples import Sample, failure
+from phi_vision.data.samples import Sample, SampleRows, failure
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 
 MAX_NAMED = 5  # samples that an error lists
@@ -21,7 +21,7 @@ MAX_NAMED = 5  # samples that an error lists
 
 def pack_samples(
     samples: Sequence[Sample], lengths: Sequence[int], pack_length: int, *, split_at: int
-) -> list[tuple[Sample, ...]]:
+) -> SampleRows:
     """Pack samples into rows by best-fit decreasing, deterministically.
 
     A row holds whole samples of one side of `split_at` (see `original_context`) only; `lengths`
@@ -40,7 +40,7 @@ def pack_samples(
     sides = ([at for at, each in enumerate(beyond) if each == side] for side in (False, True))
     packs = [pack for side in sides for pack in _best_fit(side, lengths, pack_length)]
     # In the order of the data, which people expect; training shuffles.
-    return [tuple(samples[place] for place in pack) for pack in sorted(map(sorted, packs))]
+    return SampleRows(samples, sorted(map(sorted, packs)))
 
 
 def collate_packs(collator: CompletionCollator, packs: Sequence[Sequence[Sample]]) -> Batch:

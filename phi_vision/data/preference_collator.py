@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from phi_vision.data.collator import IGNORED, CompletionCollator
+from phi_vision.data.collator import (
+    CHARACTER_TOKENS,
+    IGNORED,
+    TURN_TOKENS,
+    CompletionCollator,
+)
 from phi_vision.data.conversation import CONTROL_TOKEN, Segment
 from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END
@@ -61,31 +66,45 @@ def tokenize_rejected(collator: CompletionCollator, sample: Sample) -> list[int]
     A completion that is missing, or that the model could not generate, is an error.
     """
     *prompt, chosen = collator.segments(sample)
+    _check_rejected(sample, chosen.text)
+    return collator.tokenize([*prompt, Segment(sample.rejected + END, True)])[-1]
+
+
+def _check_rejected(sample: Sample, chosen: str) -> None:
     problem = None
     if not sample.rejected:
         problem = "there is none; `phi-vision pairs DATA --out FOLDER` makes some"
-    elif sample.rejected + END == chosen.text:
+    elif sample.rejected + END == chosen:
         problem = f"it is the right one, {sample.rejected[:80]!r}; let it differ, or leave it out"
     elif found := CONTROL_TOKEN.search(sample.rejected):
         problem = f"it holds the control token {found.group()}; take it out"
     if problem:
         raise failure("no_pair", id=sample.id, problem=problem)
-    return collator.tokenize([*prompt, Segment(sample.rejected + END, True)])[-1]
 
 
 def check_pairs(
-    collator: CompletionCollator, samples: Sequence[Sample], lengths: Sequence[int], split_at: int
+    collator: CompletionCollator,
+    samples: Sequence[Sample],
+    lengths: Sequence[int],
+    split_at: int,
+    *,
+    enough: int = 0,
 ) -> list[int]:
     """Check all rejected completions; return the tokens of the longer row of each pair.
 
     `lengths` are those of the rows with the chosen completion; `split_at` is the end of the
-    original context (`packing.original_context`).
+    original context (`packing.original_context`). Up to `enough` tokens a bound is returned.
     """
     missing = [sample.id for sample in samples if not sample.rejected]
     if missing:
         raise failure("no_pairs", count=len(missing), total=len(samples), first=missing[0])
     longer = []
     for sample, length in zip(samples, lengths, strict=True):
+        bound = length + len(sample.rejected) * CHARACTER_TOKENS + TURN_TOKENS
+        if bound <= enough and not sample.messages:
+            _check_rejected(sample, collator.template.render(sample.record) + END)
+            longer.append(bound)
+            continue
         chosen = collator.tokenize(collator.segments(sample))[-1]
         other = length - len(chosen) + len(tokenize_rejected(collator, sample))
         limit, what = collator.max_length, " with its rejected completion"

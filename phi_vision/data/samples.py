@@ -3,22 +3,26 @@
 Image ablations are samples with other images, or none, on which a model that looks must fail.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from phi_vision.io.formatting import error_texts
-from phi_vision.io.image_decoding import encode_image, open_image
+from phi_vision.io.hashing import sha256_of_all
+from phi_vision.io.image_decoding import encode_image, image_size, open_image
 
 failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
 Value = str | int | float | bool | None  # a value of a record's field
 Record = Mapping[str, Value]  # field -> value, in the order of the columns
 Role = Literal["system", "user", "assistant"]
+Places = Sequence[int] | NDArray[np.integer[Any]]  # of samples in a sequence, in any order
 IMAGE_MARK = "<image>"  # the place of the next image in a message, as in LLaVA and TRL
 
 
@@ -35,7 +39,7 @@ class Sample:
 
     id: str  # the name in messages, predictions and reports
     group: str  # must not straddle a split: a style in all its colors
-    images: tuple[bytes, ...]  # encoded (JPEG, PNG, ...), in the order in which prompts count them
+    images: Sequence[bytes]  # encoded (JPEG, PNG, ...), in the order in which prompts count them
     record: Record  # all scalar columns of the source, ordered
     messages: tuple[Message, ...] = ()  # the conversation, if there is one, instead of the template
     # For preference training: a completion that is worse than the right one, as the model would
@@ -53,50 +57,257 @@ class Sample:
         return opened
 
 
-def shuffle_images(samples: Sequence[Sample], *, seed: int) -> list[Sample]:
+class StoredImages(Sequence[bytes]):
+    """Encoded images that are read when they are used; equal to a tuple of them, and pickled so."""
+
+    def __init__(self, count: int, read: Callable[[], Sequence[bytes]]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | Sequence[bytes]:
+        """Read some of them."""
+        return self._read()[at]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and (*self,) == (*other,)
+
+    def __hash__(self) -> int:
+        return hash((*self,))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return tuple, ((*self,),)
+
+
+class SampleSource(Protocol):
+    """What builds samples on access. Picklable, for data-loader workers."""
+
+    def read(self, places: Places) -> Iterator[Sample]:
+        """Build the samples at some places, in the given order."""
+
+    def fingerprint(self) -> str | None:
+        """Hash the files of all samples; None if their content is elsewhere, too."""
+
+    @property
+    def may_have_messages(self) -> bool:
+        """Whether some samples may be conversations."""
+
+
+class LazySamples(Sequence[Sample]):
+    """Samples that are built on access: only their places in the source are in memory.
+
+    Equal to a list of the same samples.
+    """
+
+    def __init__(self, source: SampleSource, places: Places) -> None:
+        self.source, self.places = source, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> "LazySamples": ...
+    def __getitem__(self, at: int | slice) -> "Sample | LazySamples":
+        """Build one sample, or select several."""
+        if isinstance(at, slice):
+            return LazySamples(self.source, self.places[at])
+        return next(self.source.read([int(self.places[at])]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.source.read(self.places)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+
+class SampleRows(Sequence[tuple[Sample, ...]]):
+    """Rows of a batch, built on access: each one sample, or the samples at several places."""
+
+    def __init__(
+        self, samples: Sequence[Sample], places: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        self.samples, self.places = samples, places
+
+    def __len__(self) -> int:
+        return len(self.samples if self.places is None else self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[Sample, ...]: ...
+    @overload
+    def __getitem__(self, at: slice) -> "SampleRows": ...
+    def __getitem__(self, at: int | slice) -> "tuple[Sample, ...] | SampleRows":
+        """Build one row, or select several."""
+        if self.places is None:
+            return SampleRows(self.samples[at]) if isinstance(at, slice) else (self.samples[at],)
+        if isinstance(at, slice):
+            return SampleRows(self.samples, self.places[at])
+        return tuple(self.samples[place] for place in self.places[at])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+
+def select(samples: Sequence[Sample], places: Places) -> Sequence[Sample]:
+    """Select samples by their places, lazily if they are lazy."""
+    if isinstance(samples, LazySamples):
+        chosen = np.asarray(samples.places)[np.asarray(places, dtype=np.int64)]
+        return LazySamples(samples.source, chosen.astype(np.int32))
+    return [samples[int(place)] for place in places]
+
+
+@dataclass(frozen=True)
+class ChangedSamples:
+    """A source whose samples are those of another sequence with a change."""
+
+    samples: Sequence[Sample]
+    change: Callable[[int, Sample], Sample]  # of a place and its sample
+
+    def read(self, places: Places) -> Iterator[Sample]:
+        """Build the changed samples at some places."""
+        return map(self.change, map(int, places), select(self.samples, places))
+
+    def fingerprint(self) -> str | None:
+        """Return none: the change is not in the files."""
+        return None
+
+    @property
+    def may_have_messages(self) -> bool:
+        """Whether some samples may be conversations."""
+        return may_have_messages(self.samples)
+
+
+@dataclass(frozen=True)
+class JoinedSamples:
+    """A source of the samples of several sequences, one after the other."""
+
+    parts: Sequence[Sequence[Sample]]
+
+    def read(self, places: Places) -> Iterator[Sample]:
+        """Build the samples at some places."""
+        starts = np.cumsum([0, *map(len, self.parts)])
+        wanted = np.asarray(places, dtype=np.int64)
+        parts = np.searchsorted(starts, wanted, side="right") - 1
+        # Runs within one part, which are read as a stream.
+        for run in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(parts)) + 1):
+            if len(run):
+                part = int(parts[run[0]])
+                yield from select(self.parts[part], wanted[run] - starts[part])
+
+    def fingerprint(self) -> str | None:
+        """Hash the files of all parts, each once."""
+        lazy = [each for each in self.parts if isinstance(each, LazySamples)]
+        found = [each.source.fingerprint() for each in lazy]
+        known = dict.fromkeys(each for each in found if each is not None)
+        return sha256_of_all(known) if len(lazy) == len(self.parts) and None not in found else None
+
+    @property
+    def may_have_messages(self) -> bool:
+        """Whether some samples may be conversations."""
+        return any(map(may_have_messages, self.parts))
+
+
+def join_samples(*parts: Sequence[Sample]) -> LazySamples:
+    """Join sequences of samples without building any."""
+    whole = [part for part in parts if part]
+    return LazySamples(JoinedSamples(whole), range(sum(map(len, whole))))
+
+
+def may_have_messages(samples: Sequence[Sample]) -> bool:
+    """Whether some samples may be conversations; lazy ones know it without being built."""
+    return not isinstance(samples, LazySamples) or samples.source.may_have_messages
+
+
+def change_samples(
+    samples: Sequence[Sample], change: Callable[[int, Sample], Sample]
+) -> LazySamples:
+    """Return samples that are changed on access."""
+    return LazySamples(ChangedSamples(samples, change), range(len(samples)))
+
+
+def shuffle_images(samples: Sequence[Sample], *, seed: int) -> LazySamples:
     """Replace every sample's images by another group's, as far as the group sizes allow.
 
     Samples are ordered group by group and the images rolled by the size of the largest group: where
-    that is at most half of all, all images come from another group.
+    that is at most half of all, all images come from another group. Those without stay without.
 
     Input:  samples a1 a2 b1 c1 (groups a, b, c)
     Output: a1 with the images of b1, a2 of c1, b1 of a1, c1 of a2, or another such exchange
     """
-    shown = [place for place, sample in enumerate(samples) if sample.images]
-    if len(shown) < len(samples):
-        changed = shuffle_images([samples[place] for place in shown], seed=seed) if shown else []
-        known = dict(zip(shown, changed, strict=True))
-        return [known.get(place, sample) for place, sample in enumerate(samples)]
-    rng = np.random.default_rng(seed)
-    places: dict[str, list[int]] = {}
-    for place, sample in enumerate(samples):
-        places.setdefault(sample.group, []).append(place)
-    members = [np.array(each) for each in places.values()]
-    order = np.concatenate([rng.permutation(members[g]) for g in rng.permutation(len(members))])
-    step = max(map(len, members))
-    # With a single group, any other sample's images are used.
-    sources = np.roll(order, -(step if step < len(samples) else 1))
-    source_of = dict(zip(order.tolist(), sources.tolist(), strict=True))
-    exchanged = [samples[source_of[place]].images for place in range(len(samples))]
-    return [
-        replace(each, images=(new * len(each.images))[: len(each.images)] if each.messages else new)
-        for each, new in zip(samples, exchanged, strict=True)
-    ]
+    shown = [(place, sample.group) for place, sample in enumerate(samples) if sample.images]
+    sources = np.arange(len(samples))
+    if shown:
+        rng = np.random.default_rng(seed)
+        places: dict[str, list[int]] = {}
+        for place, (_, group) in enumerate(shown):
+            places.setdefault(group, []).append(place)
+        members = [np.array(each) for each in places.values()]
+        order = np.concatenate([rng.permutation(members[g]) for g in rng.permutation(len(members))])
+        step = max(map(len, members))
+        # With a single group, any other sample's images are used.
+        rolled = np.roll(order, -(step if step < len(shown) else 1))
+        at = np.array([place for place, _ in shown])
+        sources[at[order]] = at[rolled]
+    return change_samples(samples, partial(_exchange, samples, sources))
 
 
-def blank_images(samples: Sequence[Sample]) -> list[Sample]:
+def _exchange(
+    samples: Sequence[Sample], sources: NDArray[np.int64], place: int, sample: Sample
+) -> Sample:
+    if not sample.images:
+        return sample
+    new = samples[int(sources[place])].images
+    if not sample.messages:
+        return replace(sample, images=new)
+    count = len(sample.images)
+    return replace(sample, images=StoredImages(count, partial(_repeat, new, count)))
+
+
+def _repeat(images: Sequence[bytes], count: int) -> tuple[bytes, ...]:
+    return ((*images,) * count)[:count]
+
+
+def blank_images(samples: Sequence[Sample]) -> LazySamples:
     """Replace every image by a white one of its size, so that only the shapes remain."""
-    sizes = [[image.size for image in sample.open_images()] for sample in samples]
-    white = [[encode_image(Image.new("RGB", size, "white"), "PNG") for size in s] for s in sizes]
-    return [replace(each, images=tuple(new)) for each, new in zip(samples, white, strict=True)]
+    return change_samples(samples, _blank)
 
 
-def withhold_images(samples: Sequence[Sample]) -> list[Sample]:
+def _blank(_: int, sample: Sample) -> Sample:
+    return replace(sample, images=StoredImages(len(sample.images), partial(_white, sample)))
+
+
+def _white(sample: Sample) -> tuple[bytes, ...]:
+    sizes = []
+    for number, encoded in enumerate(sample.images, start=1):
+        try:
+            sizes.append(image_size(encoded))
+        except ValueError as error:
+            raise failure("no_sample_image", id=sample.id, number=number, error=error) from error
+    return tuple(map(_white_image, sizes))
+
+
+@lru_cache(maxsize=256)
+def _white_image(size: tuple[int, int]) -> bytes:
+    return encode_image(Image.new("RGB", size, "white"), "PNG")
+
+
+def withhold_images(samples: Sequence[Sample]) -> LazySamples:
     """Remove all images, and the marks of their places in conversations."""
+    return change_samples(samples, _withhold)
 
+
+def _withhold(_: int, sample: Sample) -> Sample:
     def without(text: str) -> str:
         return text.replace(IMAGE_MARK, "").lstrip("\n")
 
-    turns = [[turn._replace(content=without(turn.content)) for turn in s.messages] for s in samples]
-    pairs = zip(samples, turns, strict=True)
-    return [replace(sample, images=(), messages=tuple(messages)) for sample, messages in pairs]
+    turns = [turn._replace(content=without(turn.content)) for turn in sample.messages]
+    return replace(sample, images=(), messages=tuple(turns))

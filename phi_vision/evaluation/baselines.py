@@ -10,9 +10,10 @@ from PIL import Image
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.neighbors import NearestNeighbors
 
-from phi_vision.data.samples import Record, Sample, Value
+from phi_vision.data.samples import Record, Sample, Value, join_samples, select
 from phi_vision.data.template import Template
 from phi_vision.evaluation.config import Progress
+from phi_vision.io.hashing import sha256
 from phi_vision.io.image_decoding import open_image
 from phi_vision.metrics.constant_baselines import median, most_frequent_texts
 from phi_vision.metrics.field_metrics import as_number
@@ -87,12 +88,13 @@ def boost(
     if len(training) > MAX_SAMPLES:
         rng = np.random.default_rng(seed)
         drawn = rng.choice(len(training), MAX_SAMPLES, replace=False)
-        training = [training[place] for place in np.sort(drawn)]
+        training = select(training, np.sort(drawn))
     records = [template.select(sample.record) for sample in training]
     categories, numbers = template.fields_of("category"), template.fields_of("number")
     images = len(training) + len(samples)
     steps = images * (1 + len(categories) + len(numbers))
-    features = image_features([*training, *samples], lambda done, _: progress(done, steps))
+    everything = join_samples(training, samples)
+    features = image_features(everything, lambda done, _: progress(done, steps))
     known, new = features[: len(training)], features[len(training) :]
     if np.isnan(known).all():  # without any training image
         known, new = np.zeros_like(known), np.zeros_like(new)
@@ -162,18 +164,20 @@ def image_features(
 ) -> Features:
     """Compute the features of the first image of every sample, of shape (samples, features); a row
     of NaN without an image. Equal images are computed once."""
-    known: dict[bytes, Pixels] = {}
+    known: dict[str, Pixels] = {}
+    keys = list[str | None]()
     for done, sample in enumerate(samples, start=1):
+        keys.append(None)
         for image in sample.images[:1]:
+            keys[-1] = key = sha256(image)
             try:
-                if image not in known:
-                    known[image] = np.concatenate([*describe_image(image).values()])
+                if key not in known:
+                    known[key] = np.concatenate([*describe_image(image).values()])
             except ValueError as error:
                 raise ValueError(f"sample {sample.id!r}, image 1: {error}") from error
         progress(done, len(samples))
     missing = np.full_like(next(iter(known.values()), np.zeros(1)), np.nan)
-    rows = [known[sample.images[0]] if sample.images else missing for sample in samples]
-    return np.array(rows, dtype=np.float32)
+    return np.array([known[key] if key else missing for key in keys], dtype=np.float32)
 
 
 def describe_image(encoded: bytes) -> dict[str, Pixels]:

@@ -14,7 +14,14 @@ from phi_vision.data.conversation import are_conversations
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample, blank_images, shuffle_images, withhold_images
+from phi_vision.data.samples import (
+    LazySamples,
+    Sample,
+    blank_images,
+    join_samples,
+    shuffle_images,
+    withhold_images,
+)
 from phi_vision.data.template import CONVERSATION, Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
 from phi_vision.evaluation.baselines import boost, nearest
@@ -114,10 +121,11 @@ class _Evaluator:
         self.samples, self.training = _load_data(model, config)
         self.template_name = resolve_template(model, config.template)
         self.template = find_template(self.template_name)
-        chats = config.template is None and are_conversations([*self.samples, *self.training])
+        everything = join_samples(self.samples, self.training)
+        chats = config.template is None and are_conversations(everything)
         if chats and not self.template.is_conversation:
             self.template_name, self.template = CONVERSATION.name, CONVERSATION
-        _check_records([*self.samples, *self.training], self.template)
+        _check_records(everything, self.template)
         self.predictions: dict[str, list[Prediction]] = {}
         self.baselines: dict[str, Predicted] = {}
         self.left_out: dict[str, str] = {}
@@ -172,7 +180,7 @@ class _Evaluator:
         """Plan the model's predictions: raw, with changed images, and constrained by a grammar."""
         config, template = self.config, self.template
         self.name, unsupported = predictor.name, dict[str, str]()
-        ablations: dict[str, Callable[[Sequence[Sample]], list[Sample]]] = {
+        ablations: dict[str, Callable[[Sequence[Sample]], Sequence[Sample]]] = {
             "shuffled": partial(shuffle_images, seed=config.seed),
             "blank": blank_images,
             "withheld": withhold_images,
@@ -205,7 +213,7 @@ class _Evaluator:
         done = (*self.config.skip, *self.baselines, *self.left_out)
         if NEAREST in done or not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
             return
-        everything = [*self.training, *self.samples]
+        everything = join_samples(self.training, self.samples)
         without = next((sample.id for sample in everything if not sample.images), None)
         if without is not None:
             self.left_out[NEAREST] = f"sample {without!r} has no image"
@@ -260,7 +268,7 @@ class _Evaluator:
         )
 
 
-def _load_data(model: str, config: EvaluationConfig) -> tuple[list[Sample], list[Sample]]:
+def _load_data(model: str, config: EvaluationConfig) -> tuple[LazySamples, LazySamples]:
     """Load the evaluated samples and the training samples."""
     splits = available_splits(config.data)
     if "train" not in splits:
@@ -283,7 +291,7 @@ def _check_records(samples: Sequence[Sample], template: Template) -> None:
 
 def _versions(run: RunDir, samples: Sequence[Sample]) -> dict[str, str]:
     """List the current versions, those of the training that differ, and the data fingerprints."""
-    now, trained = collect_versions(samples), dict(run.versions())
+    now, trained = collect_versions(fingerprint(samples)), dict(run.versions())
     data = {"evaluation data, sha256": now.pop(DATA_FINGERPRINT)}
     if DATA_FINGERPRINT in trained:
         data["training data, sha256"] = trained.pop(DATA_FINGERPRINT)

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, join_samples
 from phi_vision.evaluation.config import Progress
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
 from phi_vision.prepare import dedup
 from phi_vision.prepare.prepare_config import PrepareConfig
+
+CHUNK = 256  # samples whose images are hashed in threads before others begin
 
 
 def find_leakage(
@@ -24,7 +27,7 @@ def find_leakage(
     Input:  sample "a" with the image of training sample "x" and the group of "y"; sample "b"
     Output: {"a": "same image as x, same group as y"}, without "b"
     """
-    rows = list(_row_keys([*training, *samples], progress))
+    rows = list(_row_keys(join_samples(training, samples), progress))
     links = dedup.group_rows(rows, tolerance=0).links
     # As prepare numbers the hashes, in order of first appearance, but without its cut of chains.
     known = dict.fromkeys(value for row in rows for value in row.hashes if value is not None)
@@ -46,13 +49,17 @@ def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[dedup.R
     def hash_images(sample: Sample) -> list[tuple[str, int | None]]:
         return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
 
+    number, remaining = 0, iter(samples)
     # Decoding releases the GIL, and `map` keeps the order.
     with ThreadPoolExecutor() as pool:
-        for number, found in enumerate(pool.map(hash_images, samples)):
-            digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
-            group = samples[number].group
-            yield dedup.RowKeys(number=number, id="", group=group, digests=digests, hashes=hashes)
-            progress(number + 1, len(samples))
+        while chunk := [*islice(remaining, CHUNK)]:
+            for sample, found in zip(chunk, pool.map(hash_images, chunk), strict=True):
+                digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
+                yield dedup.RowKeys(
+                    number=number, id="", group=sample.group, digests=digests, hashes=hashes
+                )
+                number += 1
+                progress(number, len(samples))
 
 
 def _first_matches(links: dedup.Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:

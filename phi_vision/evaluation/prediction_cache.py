@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, select
 from phi_vision.data.template import Template
 from phi_vision.evaluation.config import Progress, failure
 from phi_vision.inference.predictor import FilePredictor, Predictor
+from phi_vision.io.hashing import sha256
 
 
 def predict_cached(
@@ -37,7 +38,7 @@ def predict_cached(
     places = list(range(len(samples)))
     if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids
         first: dict[object, int] = {}
-        shown = [(sample.images, sample.messages[:-1]) for sample in samples]
+        shown = ((tuple(map(sha256, each.images)), each.messages[:-1]) for each in samples)
         places = [first.setdefault(each, place) for place, each in enumerate(shown)]
     total = len(set(places))
     with _storing(file):
@@ -48,7 +49,7 @@ def predict_cached(
         missing = sorted(set(places) - set(predictions))
         progress(total - len(missing), total)
         before = time.perf_counter()
-        todo = [samples[place] for place in missing]
+        todo = select(samples, missing)
         for index, found in predictor.predict_samples(todo, grammar=grammar) if todo else ():
             now, place = time.perf_counter(), missing[index]
             seconds, before = round(now - before, 6), now

@@ -106,13 +106,13 @@ def verification_samples(
     if place is None or not place.exists():
         reason = f"the run's data {place} does not exist" if place else "no data given"
         raise failure("no_samples", source=source, reason=reason)
-    samples = _held_out(place, recipe)[:count]
+    samples = [*_held_out(place, recipe)[:count]]
     if recipe.get("withhold_images"):
         samples = [replace(sample, images=()) for sample in samples]
     return samples, template
 
 
-def _held_out(data: Path, recipe: Mapping[str, Any]) -> list[Sample]:
+def _held_out(data: Path, recipe: Mapping[str, Any]) -> Sequence[Sample]:
     splits = dataset.available_splits(data)
     split = next((name for name in ("test", "validation", "train") if name in splits), None)
     if split in ("test", "validation"):

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from phi_vision.data.collator import CompletionCollator
 from phi_vision.data.preference_collator import SHARED_PIXELS, SHARED_SIZES, collate_pairs
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, join_samples
 from phi_vision.model.modeling_phi3_v import Phi3VModel
 from phi_vision.training.recipes import Recipe, further_of
 from phi_vision.training.setup import Setup
@@ -38,7 +38,7 @@ def make_dpo_trainer(
     """
     from trl import DPOConfig, DPOTrainer
 
-    model, samples = setup.trainable.model, [*setup.training, *setup.validation]
+    model, samples = setup.trainable.model, join_samples(setup.training, setup.validation)
     has_adapters, reference = isinstance(model, PeftModel), None
     network: Any = model.get_base_model() if has_adapters else model
     if not has_adapters:

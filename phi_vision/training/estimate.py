@@ -19,7 +19,7 @@ import torch
 from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, join_samples
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
 from phi_vision.io.image_decoding import image_size
@@ -209,18 +209,20 @@ def measure_data(recipe: Recipe) -> Workload:
     collator = CompletionCollator(
         processor=load_processor(recipe.model), template=template, max_length=recipe.max_length
     )
-    lengths = setup.check_samples(collator, [*training, *validation])
+    lengths = setup.check_samples(collator, join_samples(training, validation))
     count = len(training)
     training, training_lengths = setup.leave_out_long(recipe, config, training, lengths[:count])
     validation, _ = setup.leave_out_long(recipe, config, validation, lengths[count:])
-    sizes = {id(sample): measure(collator, sample) for sample in (*training, *validation)}
-    few = training[:: -(-len(training) // MAX_LOADED)]
+    sizes = [measure(collator, sample) for sample in training]
+    few = [*training[:: -(-len(training) // MAX_LOADED)]]
     rows = setup.make_rows(recipe, config, training, training_lengths)
     return Workload(
         config=config,
-        training=[sizes[id(sample)] for sample in training],
-        validation=[sizes[id(sample)] for sample in validation],
-        rows=[pack_sizes([sizes[id(sample)] for sample in row]) for row in rows],
+        training=sizes,
+        validation=[measure(collator, sample) for sample in validation],
+        rows=[pack_sizes([sizes[place] for place in row]) for row in rows.places]
+        if rows.places
+        else sizes,
         shared_groups=len({s.group for s in training} & {s.group for s in validation}),
         new_tokens=setup.max_new_tokens(template) if recipe.eval_samples else 0,
         loading=gpus.best_seconds(lambda: collator(few)) / len(few),

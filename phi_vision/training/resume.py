@@ -15,6 +15,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from phi_vision import runs
+from phi_vision.data.samples import join_samples
 from phi_vision.data.template import find_template, write_template
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts
@@ -157,9 +158,12 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
     Raises ValueError if data, template or base of a resumed run have changed, or processes differ.
     """
     run, template = runs.RunDir(recipe.output_dir), setup.collator.template
-    versions = runs.collect_versions([*setup.training, *setup.validation])
-    versions[BASE_FINGERPRINT] = setup.base_fingerprint
-    before = run.versions()
+    samples, before = join_samples(setup.training, setup.validation), run.versions()
+    data = samples.source.fingerprint() or runs.fingerprint(samples)
+    known = before.get(runs.DATA_FINGERPRINT, data)
+    # Runs of earlier versions hashed their samples, not the files.
+    data = known if known != data and known == runs.fingerprint(samples) else data
+    versions = runs.collect_versions(data) | {BASE_FINGERPRINT: setup.base_fingerprint}
     other = {name: old for name, old in before.items() if old != versions.get(name)}
     for name, changed in FINGERPRINTS.items():
         if name in other:

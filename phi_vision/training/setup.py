@@ -3,8 +3,10 @@
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,14 @@ from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_
 from phi_vision.data.conversation import are_conversations, conversation_template
 from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.preference_collator import check_pairs
-from phi_vision.data.samples import Sample, withhold_images
+from phi_vision.data.samples import (
+    Sample,
+    SampleRows,
+    join_samples,
+    may_have_messages,
+    select,
+    withhold_images,
+)
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
@@ -34,6 +43,7 @@ failure = error_texts(__file__)
 # completions of a conversation may be nearly all of it.
 MAX_SUPERVISED_SHARE = 0.9
 MAX_LEFT_OUT = 0.1  # share of the samples that may be left out as too long
+CHUNK = 1000  # samples that are checked together
 
 Row = tuple[Sample, ...]  # of a batch: one sample, or several packed
 
@@ -61,7 +71,7 @@ class Setup:
 def prepare(recipe: Recipe) -> Setup:
     """Load data and model and run every check that precedes the first step, or raise ValueError."""
     training, validation = load_split(recipe)
-    samples = [*training, *validation]
+    samples = join_samples(training, validation)
     template = choose_template(recipe, training)
     if are_conversations(training) or (validation and recipe.eval_samples):
         check_fields(samples, template)
@@ -75,10 +85,12 @@ def prepare(recipe: Recipe) -> Setup:
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
-    lengths = check_samples(collator, samples)
+    split_at = packing.original_context(config)
+    # Packing needs all lengths; else it is enough to know that they are within the limits.
+    enough = 0 if recipe.pack_length else min(split_at, recipe.max_length or split_at)
+    lengths = check_samples(collator, samples, enough=enough)
     if recipe.objective == "dpo":
-        split_at = packing.original_context(config)
-        lengths = check_pairs(collator, samples, lengths, split_at=split_at)
+        lengths = check_pairs(collator, samples, lengths, split_at=split_at, enough=enough)
     count = len(training)
     training, training_lengths = leave_out_long(recipe, config, training, lengths[:count])
     validation, _ = leave_out_long(recipe, config, validation, lengths[count:])
@@ -92,7 +104,7 @@ def prepare(recipe: Recipe) -> Setup:
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
 
-def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
+def load_split(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Load training and validation samples: the data's own `validation`, or groups held out."""
     if not recipe.data:
         raise failure("no_data")
@@ -100,7 +112,8 @@ def load_split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     load = functools.partial(dataset.load_samples, recipe.data, group_column=recipe.group_column)
     if splits and "train" not in splits:
         raise ValueError(f"{recipe.data} has no train split; it has {', '.join(splits)}")
-    training, validation = load(split="train" if splits else None), list[Sample]()
+    training: Sequence[Sample] = load(split="train" if splits else None)
+    validation: Sequence[Sample] = ()
     if "validation" in splits and fraction is None:
         validation = load(split="validation")
     else:
@@ -123,7 +136,7 @@ def choose_template(recipe: Recipe, training: Sequence[Sample]) -> Template:
 
 def leave_out_long(
     recipe: Recipe, config: Phi3VConfig, samples: Sequence[Sample], lengths: Sequence[int]
-) -> tuple[list[Sample], list[int]]:
+) -> tuple[Sequence[Sample], Sequence[int]]:
     """Leave out a few samples too long for the model or others of their batch, or raise ValueError.
 
     Rows beyond the original context would change the rotary factors of shorter rows beside them.
@@ -143,15 +156,16 @@ def leave_out_long(
             *(count, len(samples), limit, samples[longest].id, lengths[longest]),
             "; --per-device-train-batch-size 1 trains them too" if is_mixed else "",
         )
-    return [samples[place] for place in kept], [lengths[place] for place in kept]
+        return select(samples, kept), [lengths[place] for place in kept]
+    return samples, lengths
 
 
 def make_rows(
     recipe: Recipe, config: Phi3VConfig, training: Sequence[Sample], lengths: Sequence[int]
-) -> list[Row]:
+) -> SampleRows:
     """Put each sample into a row of its own, or pack them if the recipe has a pack_length."""
     if recipe.pack_length is None:
-        return [(sample,) for sample in training]
+        return SampleRows(training)
     split_at = packing.original_context(config)
     return packing.pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
 
@@ -231,7 +245,7 @@ def check_prompt(collator: CompletionCollator, sample: Sample, batch: Batch) -> 
 
 def check_fields(samples: Sequence[Sample], template: Template) -> None:
     """Check that an evaluation can compare every conversation, or raise ValueError."""
-    if template.is_conversation:
+    if template.is_conversation or not may_have_messages(samples):
         return
     lacking = [
         sample
@@ -258,23 +272,39 @@ def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
     return f"eval_{name}", metrics[name].better == "higher"
 
 
-def check_samples(collator: CompletionCollator, samples: Sequence[Sample]) -> list[int]:
-    """Check every sample for what would fail during the training; return the lengths in tokens."""
-    lengths = [sum(collator.count_tokens(sample)) for sample in samples]
+def check_samples(
+    collator: CompletionCollator, samples: Sequence[Sample], *, enough: int = 0
+) -> list[int]:
+    """Check samples for what would fail during the training; return their lengths in tokens.
+
+    Texts are tokenized and headers of images read for up to `MAX_CHECKED` samples, evenly spread,
+    and for those that may have more than `enough` tokens; the others have a bound of their length.
+    """
+    lengths, total = list[int](), len(samples)
+    chosen, missing, records = set(dataset.spread(total, dataset.MAX_CHECKED)), Counter[str](), 0
+    remaining, fields = iter(samples), collator.template.fields
+    while chunk := [*islice(remaining, CHUNK)]:
+        bounds = [enough + 1] * len(chunk) if not enough else [*collator.bound_tokens(chunk)]
+        places = range(len(lengths), len(lengths) + len(chunk))
+        exact = [at for at, place in enumerate(places) if bounds[at] > enough or place in chosen]
+        for at, tokens in zip(exact, collator.count_all([chunk[at] for at in exact]), strict=True):
+            bounds[at] = sum(tokens)
+        lengths += bounds
+        for record in (sample.record for sample in chunk if not sample.messages):
+            records += 1
+            missing.update(field for field in fields if record[field] is None)
     limit = collator.max_length
     too_long = [length for length in lengths if limit is not None and length > limit]
     if too_long:
-        counts = {"count": len(too_long), "total": len(samples), "longest": max(too_long)}
+        counts = {"count": len(too_long), "total": total, "longest": max(too_long)}
         raise failure("too_long", **counts, limit=limit)
-    records = [sample.record for sample in samples if not sample.messages]
-    for field in collator.template.fields if records else ():
-        missing = sum(record[field] is None for record in records)
-        if missing == len(records):
+    for field in fields:
+        if records and missing[field] == records:
             raise failure("all_missing", field=field, template=collator.template.name)
-        if missing:
+        if missing[field]:
             logger.warning(
                 "%d of %d samples have no %s, and the model learns to answer null there; if it is "
                 "only unknown, remove these samples",
-                *(missing, len(samples), field),
+                *(missing[field], total, field),
             )
     return lengths

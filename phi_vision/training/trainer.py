@@ -22,6 +22,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
+from phi_vision.data.samples import SampleRows
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts, format_bytes
 from phi_vision.runs import STATE_FILE, RunDir
@@ -126,7 +127,7 @@ def _make_trainer(
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=setup.rows,
-            eval_dataset=[(sample,) for sample in setup.validation] or None,
+            eval_dataset=SampleRows(setup.validation) if setup.validation else None,
             data_collator=functools.partial(collate_rows, setup.collator, recipe.pack_length),
             callbacks=in_order,
         )

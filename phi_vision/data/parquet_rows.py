@@ -1,0 +1,166 @@
+"""Rows of memory-mapped Parquet files, in any order and in bounded memory.
+
+    files -> row groups -> rows, of which only the wanted columns are decoded
+
+Processes share the pages of a file. `datasets` maps Arrow files instead, which it has to write
+first: a second copy on the disk and, for two gigabytes, some ten seconds before the first step,
+where decoding a row group of `phi-vision prepare` costs 0.3 ms a sample (docs/log.md).
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from phi_vision.data.samples import Places, failure
+from phi_vision.io.hashing import sha256, sha256_of_all
+
+MAX_OPEN = 256  # files whose metadata are held
+MAX_HELD = 4  # decoded row groups: those of two samples, one of which has the other's images
+BATCH_BYTES, BATCH_ROWS = 2**22, 1024  # decoded together in a walk
+MIN_WALK = 64  # rows in order from which on row groups are read as a stream
+
+_lock = threading.Lock()  # a reader of Parquet serves one thread at a time
+
+
+class FileVersion(NamedTuple):
+    """A file as it was found; reading it after a change is an error."""
+
+    path: Path
+    size: int
+    modified: int  # in nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> "FileVersion":
+        """Describe the present file."""
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+
+Columns = Callable[[FileVersion], Sequence[str]]  # the columns to read of a file
+Numbered = tuple[int, Mapping[str, Any]]  # the number of a row, and its cells by column
+
+
+class ParquetRows:
+    """The rows of files, one file after the other; pickled, their paths and row groups."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = [FileVersion.of(file) for file in files]
+        self.starts, self.groups = [0], list[tuple[int, int]]()  # of each group: file, number there
+        for place, file in enumerate(self.files):
+            metadata = open_parquet(file).metadata
+            for group in range(metadata.num_row_groups):
+                self.groups.append((place, group))
+                self.starts.append(self.starts[-1] + metadata.row_group(group).num_rows)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def read(self, numbers: Places, columns: Columns) -> Iterator[Numbered]:
+        """Yield rows in the order of the numbers.
+
+        Input:  [0, 3], and a function that returns ["id"]
+        Output: (0, {"id": "A"}), (3, {"id": "D"})
+        """
+        wanted = np.asarray(numbers, dtype=np.int64)
+        if len(wanted) >= MIN_WALK and (wanted[1:] > wanted[:-1]).all():
+            for place, file in enumerate(self.files):
+                yield from self._walk(place, wanted, columns(file))
+            return
+        for number in wanted.tolist():
+            file, group, place = self._find(number)
+            names = tuple(columns(file))
+            table = _read_group(file, group, names).slice(place, 1) if names else None
+            yield number, table.to_pylist()[0] if table is not None else {}
+
+    def cell(self, number: int, column: Callable[[FileVersion], str]) -> Any:
+        """Read one cell."""
+        file, group, place = self._find(number)
+        return _read_group(file, group, (column(file),)).column(0)[place].as_py()
+
+    def fingerprint(self) -> str:
+        """Hash the content of the files, in order."""
+        return sha256_of_all(sha256(file.path) for file in self.files)
+
+    def _find(self, number: int) -> tuple[FileVersion, int, int]:
+        """Find the file of a row, the row group there, and the place in that."""
+        at = bisect_right(self.starts, number) - 1
+        file, group = self.groups[at]
+        return self.files[file], group, number - self.starts[at]
+
+    def _walk(
+        self, file: int, wanted: NDArray[np.int64], columns: Sequence[str]
+    ) -> Iterator[Numbered]:
+        """Yield the wanted rows, given in order, of one file."""
+        own = [at for at, (place, _) in enumerate(self.groups) if place == file]
+        starts = np.array([self.starts[at] for at in [*own, own[-1] + 1]]) if own else np.zeros(1)
+        wanted = wanted[slice(*np.searchsorted(wanted, starts[[0, -1]]))]
+        if not columns or not len(wanted):
+            yield from ((number, {}) for number in wanted.tolist())
+            return
+        of_row = np.searchsorted(starts, wanted, side="right") - 1
+        touched, place = np.unique(of_row, return_inverse=True)
+        sizes = np.diff(starts)[touched]
+        at = wanted - starts[of_row] + (np.cumsum(sizes) - sizes)[place]  # in those groups alone
+        start = done = 0
+        for batch in _stream(self.files[file], [self.groups[own[t]][1] for t in touched], columns):
+            held = at[slice(*np.searchsorted(at, [start, start + len(batch)]))] - start
+            start += len(batch)
+            rows = batch if len(held) == len(batch) else batch.take(pa.array(held))
+            numbers = wanted[done : done + len(rows)].tolist()
+            done += len(rows)
+            yield from zip(numbers, rows.to_pylist(), strict=True)
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def open_parquet(file: FileVersion) -> pq.ParquetFile:
+    """Map a file, and read its metadata, once in a process."""
+    with parquet_errors(file.path):
+        if FileVersion.of(file.path) != file:
+            raise failure("changed_file", file=file.path)
+        return pq.ParquetFile(file.path, memory_map=True)
+
+
+@contextmanager
+def parquet_errors(file: Path) -> Iterator[None]:
+    """Turn errors of reading a file into a clear one."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise failure("damaged_parquet", file=file, error=error) from error
+
+
+@lru_cache(maxsize=MAX_HELD)
+def _read_group(file: FileVersion, group: int, columns: tuple[str, ...]) -> pa.Table:
+    with _lock, parquet_errors(file.path):
+        return open_parquet(file).read_row_group(group, columns=[*columns], use_threads=False)
+
+
+def _stream(
+    file: FileVersion, groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Decode row groups one after the other, some megabytes at a time."""
+    metadata = open_parquet(file).metadata
+    group = metadata.row_group(groups[0])
+    leaves = [group.column(number) for number in range(metadata.num_columns)]
+    size = sum(
+        leaf.total_uncompressed_size
+        for leaf in leaves
+        if any(f"{leaf.path_in_schema}.".startswith(f"{name}.") for name in columns)
+    )
+    rows = min(BATCH_ROWS, max(1, BATCH_BYTES * group.num_rows // max(1, size)))
+    with (
+        parquet_errors(file.path),
+        pq.ParquetFile(file.path, memory_map=True, metadata=metadata) as parquet,
+    ):
+        yield from parquet.iter_batches(
+            rows, row_groups=groups, columns=[*columns], use_threads=False
+        )
