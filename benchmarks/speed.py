@@ -1,4 +1,4 @@
-"""Speed beside the plain way: steps, generation, preprocessing and start-up, in one run.
+"""Speed and memory beside the plain way: steps, generation, preprocessing, start-up; growth.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed                       the whole table, an hour
     OMP_NUM_THREADS=1 python -m benchmarks.speed step --hidden 256 --crops 4 --rows 4 --bf16 true
@@ -8,7 +8,8 @@ Both sides have the same weights, images and texts, and take turns, so that a bu
 both; a ratio is the median over rounds of CPU-seconds, plain over ours. The plain way is the same
 native model as most people would run it (`PLAIN`). Beside each step of ours: its share of the
 machine's GEMM rate, measured in the same run, and of a perfect step, which is the step's own matrix
-products timed alone. `--out` keeps every figure as JSON.
+products timed alone. `growth` has the exponents of time and memory by tokens, crops, batch, samples
+and clients; on a GPU `gpu` adds steps and generation at full size. `--out` keeps all as JSON.
 """
 
 import argparse
@@ -29,7 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.gpu.__main__ import measure_full_size
+from benchmarks.growth import measure_growth
 from benchmarks.matrix_products import MatrixProducts
+from benchmarks.peak_memory import measure_memory
 from benchmarks.timing import Figures, gemm_rate, take_turns
 from benchmarks.workload import (
     LAYERS,
@@ -215,7 +219,15 @@ PARTS: dict[str, Part] = {
     "generation": measure_generation,
     "generation_cached": partial(measure_generation, is_cached=True),
     "start": measure_start,
+    "memory": measure_memory,
 }
+"""Name -> part that compares both sides in each setting."""
+
+TABLES: dict[str, Callable[[Path], Iterator[Figures]]] = {
+    "growth": measure_growth,
+    "gpu": measure_full_size,
+}
+"""Name -> part with settings of its own, over a folder for its files; `gpu` needs one."""
 
 
 def settings_of(part: str, options: argparse.Namespace) -> Iterator[Setting]:
@@ -251,9 +263,12 @@ def run(options: argparse.Namespace) -> Iterator[Figures]:
     yield {"part": "gemm", **{f"{name}_gflops": rate for name, rate in rates.items()}}
     with checkpoints() as checkpoint:
         for part in options.parts:
-            for setting in settings_of(part, options):
+            for setting in settings_of(part, options) if part in PARTS else ():
                 figures = PARTS[part](setting, checkpoint(setting), options)
                 yield {"part": part, "setting": str(setting), **figures}
+            if part in TABLES:
+                with tempfile.TemporaryDirectory() as folder:
+                    yield from TABLES[part](Path(folder))
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -277,7 +292,7 @@ def numbers(names: Iterable[str]) -> list[bool]:
 def main() -> None:
     """Measure, print and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join([*PARTS, *TABLES]))
     parser.add_argument("--hidden", type=int, nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--crops", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="of a batch")
@@ -287,7 +302,10 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="seconds for each setting")
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
     options = parser.parse_args()
-    options.parts = options.parts or list(PARTS)
+    by_default = [part for part in (*PARTS, *TABLES) if part != "gpu" or torch.cuda.is_available()]
+    options.parts = options.parts or by_default
+    if unknown := [part for part in options.parts if part not in {*PARTS, *TABLES}]:
+        parser.error(f"no part {unknown[0]!r}; the parts are {', '.join([*PARTS, *TABLES])}")
     options.bf16 = numbers(options.bf16)
     measured = []
     for figures in run(options):

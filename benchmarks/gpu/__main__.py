@@ -13,13 +13,17 @@ with, and how to run this on a machine without a network.
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # Before torch and transformers are imported, which read them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+import torch
 
 from benchmarks.gpu import STARTED, decoding, hardware, steps, training
 from benchmarks.gpu.model import SharedModel
@@ -52,6 +56,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     options = parser.parse_args(words)
     run(Session(options.out, options.budget, STARTED, is_tiny=options.tiny), options.only)
+
+
+def measure_full_size(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of training and generation, for `python -m benchmarks.speed`."""
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU here; `python -m benchmarks.gpu --out DIR --tiny` tries the parts")
+    session = Session(folder, 240.0, time.perf_counter(), is_tiny=False)
+    run(session, ["train", "answer"])
+    yield from session.lines
 
 
 def run(session: Session, parts: Sequence[str]) -> None:
