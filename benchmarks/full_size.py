@@ -98,7 +98,9 @@ def ask(folder: Path, image: Path, new_tokens: int) -> None:
     )
 
 
-def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
+def train(
+    folder: Path, recipe_name: str, steps: int, batch_size: int, *, checkpointing: bool
+) -> None:
     """Train as `phi-vision train` does, on drawn products, beside the estimate of `plan`."""
     with tempfile.TemporaryDirectory() as scratch:
         write_catalog(Path(scratch) / "data", rows=PRODUCTS, seed=0)
@@ -108,7 +110,7 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
             data=str(Path(scratch) / "data"),
             output_dir=Path(scratch) / "run",
             validation_fraction=0.0,
-            gradient_checkpointing=True,
+            gradient_checkpointing=checkpointing,
             per_device_train_batch_size=batch_size,
             max_steps=steps,
             num_train_epochs=float(steps * batch_size),
@@ -123,6 +125,7 @@ def train(folder: Path, recipe_name: str, steps: int, batch_size: int) -> None:
         recipe=recipe_name,
         device=torch.cuda.get_device_name() if on_gpu else "cpu",
         batch_size=batch_size,
+        gradient_checkpointing=checkpointing,
         steps=len(taken),
         first_loss=taken[0]["loss"],
         last_loss=taken[-1]["loss"],
@@ -195,13 +198,18 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="lora", help="how to train")
     parser.add_argument("--steps", type=int, default=8, help="training steps")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory")
     options = parser.parse_args()
     if options.task == "write":
         write(options.folder, options.tokenizer)
     elif options.task == "ask":
         ask(options.folder, options.image, options.new_tokens)
     else:
-        train(options.folder, options.recipe, options.steps, options.batch_size)
+        checkpointing = options.gradient_checkpointing
+        train(
+            *(options.folder, options.recipe, options.steps, options.batch_size),
+            checkpointing=checkpointing,
+        )
 
 
 if __name__ == "__main__":

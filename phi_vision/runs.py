@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from phi_vision import __version__
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE
 from phi_vision.io.formatting import yaml_fault
@@ -33,7 +34,7 @@ RECIPE_FILE = "recipe.yaml"
 CHECKPOINT_PREFIX = "checkpoint-"
 STATE_FILE = "trainer_state.json"  # written last: a checkpoint without it is incomplete
 DATA_FINGERPRINT = "data_sha256"  # key in versions.json of the fingerprint of the training data
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "phi-vision")
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
 SMOOTHING = 0.06  # width of the window that a loss is averaged over, as a share of the run
 MAX_POINTS = 2000  # of a drawn curve: a plot has no more pixels than that
@@ -147,9 +148,14 @@ def collect_versions(data: str) -> dict[str, str]:
     """List the content of versions.json: Python, libraries, the given fingerprint of the data."""
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **package_versions(),
         DATA_FINGERPRINT: data,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """List the versions of the libraries and of this package, which need not be installed."""
+    return {**{name: version(name) for name in LIBRARIES}, "phi-vision": __version__}
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from phi_vision import __version__, runs
 from phi_vision.data.samples import Sample
 from phi_vision.model.checkpoint import RUN_MODEL
 from phi_vision.runs import (
@@ -15,6 +17,7 @@ from phi_vision.runs import (
     collect_versions,
     curve,
     fingerprint,
+    package_versions,
     smooth,
     thin,
 )
@@ -83,6 +86,18 @@ def test_the_fingerprint_sees_ids_records_and_images() -> None:
     ]
     assert fingerprint([sample]) == fingerprint([replace(sample)])
     assert len({fingerprint([each]) for each in [sample, *others]}) == 4
+
+
+def test_versions_are_known_from_a_checkout_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def installed(name: str) -> str:
+        if name == "phi-vision":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(runs, "version", installed)
+    assert package_versions()["phi-vision"] == __version__
 
 
 def test_versions_name_python_the_libraries_and_the_data() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_vision.cli.progress import table_console
+from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,8 +18,9 @@ MAX_WIDTH = 100
 
 def run(options: argparse.Namespace) -> None:
     """Check which inference engines can load this folder and what is missing."""
-    from phi_vision.export.compatibility import check, unmet
-    from phi_vision.model.checkpoint import resolve
+    with importing():
+        from phi_vision.export.compatibility import check, unmet
+        from phi_vision.model.checkpoint import resolve
 
     found = check(Path(resolve(options.folder)))
     wanted = [options.engine] if options.engine else list(found)

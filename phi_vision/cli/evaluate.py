@@ -5,6 +5,7 @@ from pathlib import Path
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, given_fields
 from phi_vision.cli.progress import progress_bar, table_console
+from phi_vision.io.process import importing
 
 
 def add_options(parser: Parser) -> None:
@@ -17,10 +18,11 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score a model on held-out samples beside baselines, and write a report."""
-    from phi_vision.evaluation.config import EvaluationConfig
-    from phi_vision.evaluation.evaluator import run_evaluation
-    from phi_vision.evaluation.report import explain
-    from phi_vision.evaluation.terminal_tables import scores_table
+    with importing():
+        from phi_vision.evaluation.config import EvaluationConfig
+        from phi_vision.evaluation.evaluator import run_evaluation
+        from phi_vision.evaluation.report import explain
+        from phi_vision.evaluation.terminal_tables import scores_table
 
     config = EvaluationConfig(**given_fields(options, EvaluationConfig))
     outcome = run_evaluation(options.model, config, bar=progress_bar)

@@ -4,19 +4,22 @@ import argparse
 from typing import Any
 
 from phi_vision.cli.options import failure
+from phi_vision.io.process import importing
 
 
 def run(options: argparse.Namespace) -> None:
     """Export a run for another engine, and publish the folder only if its outputs match the run."""
     settings: dict[str, Any] = {"data": options.data, "samples": options.samples}
     if options.format == "hf":
-        from phi_vision.export.hf import export_hf
+        with importing():
+            from phi_vision.export.hf import export_hf
 
         _check_unused(options, "precision", "onnx")
         size = options.max_shard_size or "5GB"
         verification = export_hf(options.run, options.out, max_shard_size=size, **settings)
     else:
-        from phi_vision.export.onnx import export_onnx
+        with importing():
+            from phi_vision.export.onnx import export_onnx
 
         _check_unused(options, "max_shard_size", "hf")
         precision = options.precision or "fp32"

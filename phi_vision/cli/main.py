@@ -5,7 +5,9 @@ mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
 """
 
 import argparse
+import atexit
 import functools
+import gc
 import importlib
 import itertools
 import logging
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Again in UTF-8, whatever the locale: Python's strings then hold the names of all files.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # A last collection, which Python does at its end, would look at every object.
+        atexit.register(gc.freeze)
     try:
         run(words)
     except KeyboardInterrupt:

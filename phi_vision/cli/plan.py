@@ -4,6 +4,7 @@ import argparse
 
 from phi_vision.cli.options import Parser, add_listed
 from phi_vision.cli.train import add_recipe_options, chosen_recipe
+from phi_vision.io.process import importing
 
 
 def add_options(parser: Parser) -> None:
@@ -14,6 +15,7 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Estimate tokens, steps, memory and time of a training run, and the GPUs it fits."""
-    from phi_vision.training.estimate import make_plan
+    with importing():
+        from phi_vision.training.estimate import make_plan
 
     print(make_plan(chosen_recipe(options), gpu=options.gpu).as_text(), end="")

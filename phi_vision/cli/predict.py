@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
 from phi_vision.io.formatting import format_count
+from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> None:
 
 def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
     """Load the selected model with its prompt template."""
-    from phi_vision.inference.local import LocalPredictor
+    with importing():
+        from phi_vision.inference.local import LocalPredictor
 
     return LocalPredictor(options.model, template=options.template, batch_size=options.batch_size)
 
@@ -94,9 +96,10 @@ def _opened(
 
 
 def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
-    from phi_vision.data.template import find_template
-    from phi_vision.inference.batch import job_spec, predict_catalog
-    from phi_vision.inference.local import resolve_template
+    with importing():
+        from phi_vision.data.template import find_template
+        from phi_vision.inference.batch import job_spec, predict_catalog
+        from phi_vision.inference.local import resolve_template
 
     if len(options.images) != 1 or options.json:
         found = "--json" if options.json else f"{len(options.images)} sources"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields, suggestion
+from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
     from phi_vision.training.recipes import Recipe
@@ -23,16 +24,18 @@ def run(options: argparse.Namespace) -> None:
     """Fine-tune a model on images with records."""
     recipe = chosen_recipe(options)
     if options.dry_run:
-        from phi_vision.training.estimate import make_plan
-        from phi_vision.training.recipes import to_yaml
-        from phi_vision.training.setup import prepare
+        with importing():
+            from phi_vision.training.estimate import make_plan
+            from phi_vision.training.recipes import to_yaml
+            from phi_vision.training.setup import prepare
 
         prepare(recipe)
         estimate = make_plan(recipe).as_text().splitlines()
         print(to_yaml(recipe) + "".join(f"# {line}\n" for line in estimate), end="")
         return
-    from phi_vision.training.distributed import is_main
-    from phi_vision.training.trainer import train as run_recipe
+    with importing():
+        from phi_vision.training.distributed import is_main
+        from phi_vision.training.trainer import train as run_recipe
 
     run = run_recipe(recipe, resume=options.resume)
     if is_main():

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ from phi_vision.io.atomic import atomic_file, check_kind, is_full_disk, lock, wr
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import digest
 from phi_vision.model.checkpoint import SMALL
+from phi_vision.runs import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +135,13 @@ class _Job:
             )
         schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
+        versions = package_versions()
         decisive = {
             "model": spec.model,
             "template": json.dumps(spec.template.as_dict(), ensure_ascii=False),
             "grammar": digest(spec.grammar)[:16] if spec.grammar is not None else "none",
             "data": digest(catalog.identity())[:16],
-            "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+            "versions": ", ".join(f"{package} {versions[package]}" for package in PACKAGES),
         }
         fields = [catalog.schema.field(old).with_name(new) for new, old in self._kept.items()]
         metadata = decisive | {KEPT_KEY: json.dumps(self._kept)}

@@ -11,9 +11,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 from anyio.from_thread import start_blocking_portal
 from PIL import Image
 from yarl import URL
@@ -24,6 +23,9 @@ from phi_vision.data.samples import IMAGE_MARK, Message, Sample
 from phi_vision.data.template import END, Template, find_template
 from phi_vision.io.formatting import error_texts
 from phi_vision.io.image_decoding import normalise, open_header
+
+if TYPE_CHECKING:
+    import openai
 
 failure = error_texts(__file__)
 
@@ -136,7 +138,7 @@ class OpenAIPredictor:
                 else:
                     yield item
 
-    async def _predict(self, client: openai.AsyncOpenAI, sample: Sample) -> Prediction:
+    async def _predict(self, client: "openai.AsyncOpenAI", sample: Sample) -> Prediction:
         # In a thread: decoding and encoding images would block the other requests.
         body = await asyncio.to_thread(self._body, sample)
         start = time.perf_counter()
@@ -156,7 +158,7 @@ class OpenAIPredictor:
             "messages": _messages(sample, self.template, images),
         }
 
-    async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
+    async def _complete(self, client: "openai.AsyncOpenAI", body: dict[str, Any]) -> Any:
         """Request a completion; without logprobs once the server has rejected them."""
         path, logprobs = "/chat/completions", {"logprobs": True}
         if self._supports_logprobs:
@@ -168,7 +170,9 @@ class OpenAIPredictor:
                 self._supports_logprobs = False
         return await self._send(client, path, body)
 
-    def _client(self, max_retries: int) -> openai.AsyncOpenAI:
+    def _client(self, max_retries: int) -> "openai.AsyncOpenAI":
+        import openai  # here, as it takes long to import
+
         return openai.AsyncOpenAI(
             base_url=self.url,
             api_key=os.environ.get(KEY_VARIABLE) or NO_KEY,
@@ -178,8 +182,10 @@ class OpenAIPredictor:
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False),
         )
 
-    async def _send(self, client: openai.AsyncOpenAI, path: str, body: object) -> Any:
+    async def _send(self, client: "openai.AsyncOpenAI", path: str, body: object) -> Any:
         """Send a GET request, or with a body a POST request, and return the decoded JSON."""
+        import openai
+
         headers: Any = {"Authorization": openai.Omit()} if client.api_key == NO_KEY else {}
         request = client.get if body is None else partial(client.post, body=body)
         try:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
@@ -176,6 +175,8 @@ def assign_bins(probability: Numbers) -> NDArray[np.int64]:
     Input:  0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.9 0.9 and nine times 1.0
     Output: 0 0 1 1 2 2 3 3 4 4 4 and nine times 7
     """
+    from scipy.stats import rankdata
+
     ranks = rankdata(probability, method="average") - 0.5
     return np.asarray(ranks * BINS // max(len(ranks), 1), dtype=np.int64)
 

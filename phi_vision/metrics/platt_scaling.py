@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import beta
-from sklearn.linear_model import LogisticRegression
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -35,6 +33,8 @@ def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
     """Fit a logistic regression on the log-odds of the confidence. Targets are a little below 1 and
     above 0, as in Platt (1999, "Probabilistic outputs for support vector machines", 2.2): few
     predictions give no certainty, 18 correct ones and no wrong one 0.95."""
+    from sklearn.linear_model import LogisticRegression  # here, as most processes fit none
+
     if not len(correct):
         return PlattScaler(math.nan, math.nan)
     positives = int(correct.sum())
@@ -125,6 +125,8 @@ def effective_sizes(groups: Names, correlation: float) -> Numbers:
 def binomial_bound(shares: Numbers | float, sizes: Numbers | float, tail: float) -> Numbers:
     """Bound shares from below, or from above for a tail over a half (Clopper and Pearson, 1934):
     1.0 of 45 samples and a tail of 0.1 give 0.950, where a bootstrap interval would end at 1."""
+    from scipy.stats import beta
+
     hits, misses = shares * sizes, (1 - shares) * sizes
     is_lower = tail < 0.5
     first, second = (hits, misses + 1) if is_lower else (hits + 1, misses)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
@@ -87,6 +86,8 @@ def load_model(
     if missing := sorted(report["missing_keys"]):
         raise failure("missing_tensors", place=weights, count=len(missing), first=missing[0])
     if base is not None:
+        from peft import PeftModel  # late, for it imports bitsandbytes, and that torch's compiler
+
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
     return model.to(device or "cpu").eval(), processor
@@ -225,6 +226,8 @@ def read_header(file: Path) -> StoredTensors:
 
 def _check_adapter(folder: Path, config: Phi3VConfig) -> None:
     # peft warns of missing tensors, and drops others: the adapter would only look loaded.
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+
     with explained(f"The adapter in {folder} does", "Is it whole, and made for this base?"):
         fields = json.loads((folder / ADAPTER_CONFIG).read_text())
         json.dumps(fields, allow_nan=False)

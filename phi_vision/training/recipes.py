@@ -338,7 +338,7 @@ def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ())
 
 def further_of(recipe: Recipe, owner: str) -> dict[str, Any]:
     """Select the further fields of one class: TrainingArguments, LoraConfig or DPOConfig."""
-    fields = further_fields()
+    fields = further_fields() if recipe.further else {}
     return {name: value for name, value in recipe.further.items() if fields[name][0] == owner}
 
 

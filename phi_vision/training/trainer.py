@@ -38,7 +38,6 @@ from phi_vision.training.resume import (
     write_run_files,
 )
 from phi_vision.training.setup import Setup, best_metric, collate_rows, eval_batch_size, prepare
-from phi_vision.training.tracking.experiment_trackers import check_variables
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
@@ -75,6 +74,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
             remove_unfinished(run.path, run.recipe_file.name)  # of a run without a recipe
             atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
         if recipe.report_to == "wandb":
+            from phi_vision.training.tracking.wandb_run import check_variables
+
             check_variables()
         checkpoint = find_checkpoint(recipe) if resume else None
         setup = prepare(recipe)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -24,7 +24,10 @@ from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.tracking import plots
-from phi_vision.training.tracking.experiment_trackers import TensorboardRun, WandbRun
+from phi_vision.training.tracking.tensorboard_run import TensorboardRun
+
+if TYPE_CHECKING:
+    from phi_vision.training.tracking.wandb_run import WandbRun
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ MACHINE_DEPENDENT = {"samples_per_second", "tokens_per_second", "seconds", *MACH
 LOGGED_STEPS = 20  # progress lines of a run whose output goes to a file
 PLOT_INTERVAL = 20.0  # seconds between plots, which take one to draw; the last are always drawn
 
-Tracker = WandbRun | TensorboardRun
+Tracker: TypeAlias = "WandbRun | TensorboardRun"
 
 
 @dataclass
@@ -220,8 +223,14 @@ def truncate_log(log: Path, step: int) -> None:
     write_text(log, "".join(kept))
 
 
-TRACKERS: dict[str, Callable[[Tracking], Tracker | None]] = {
-    "wandb": lambda tracking: WandbRun(tracking.run, tracking.recipe),
+def _open_wandb(tracking: Tracking) -> "WandbRun":
+    from phi_vision.training.tracking.wandb_run import WandbRun
+
+    return WandbRun(tracking.run, tracking.recipe)
+
+
+TRACKERS: dict[str, Callable[[Tracking], "Tracker | None"]] = {
+    "wandb": _open_wandb,
     "tensorboard": lambda tracking: TensorboardRun(
         tracking.run, tracking.recipe, tracking.first_step
     ),

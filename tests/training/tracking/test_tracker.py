@@ -24,8 +24,7 @@ from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training.recipes import RECIPES, Recipe, to_yaml
-from phi_vision.training.tracking import experiment_trackers
-from phi_vision.training.tracking.experiment_trackers import is_logged_in
+from phi_vision.training.tracking import wandb_run
 from phi_vision.training.tracking.tracker import (
     TRACKERS,
     Tracking,
@@ -33,6 +32,7 @@ from phi_vision.training.tracking.tracker import (
     rename_evaluation,
     truncate_log,
 )
+from phi_vision.training.tracking.wandb_run import is_logged_in
 from phi_vision.training.trainer import train
 
 MakeRun = Callable[[str], Recipe]
@@ -259,7 +259,7 @@ def test_wandb_variables_take_effect(tmp_path: Path, monkeypatch: pytest.MonkeyP
     leave_wandb_alone(monkeypatch, tmp_path)
     started: list[dict[str, Any]] = []
     monkeypatch.setattr("wandb.init", lambda **given: started.append(given))
-    start = experiment_trackers._start
+    start = wandb_run._start
     start(tmp_path, {})
     monkeypatch.setenv("WANDB_RUN_ID", "chosen")
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
@@ -319,10 +319,10 @@ def test_the_variables_of_wandb_come_before_what_is_set_here(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "versions.json").write_text("{}")
-    experiment_trackers.check_variables()
+    wandb_run.check_variables()
     assert "WANDB_LOG_MODEL has no effect: the best weights are logged" in caplog.text
     wandb.teardown()  # W&B reads its variables once per process
-    logged = experiment_trackers.WandbRun(RunDir(tmp_path / "run"), f"data: {tmp_path / 'none'}\n")
+    logged = wandb_run.WandbRun(RunDir(tmp_path / "run"), f"data: {tmp_path / 'none'}\n")
     run, settings = logged.run, logged.run.settings
     logged.close(failed=False)
     assert (run.entity, run.project, run.name, run.notes) == ("team", "shop", "one", "first")
@@ -337,7 +337,7 @@ def test_wandb_is_silent_also_before_it_has_read_its_settings(tmp_path: Path) ->
     code = (
         "import sys, types; sys.modules['openai'] = types.ModuleType('openai')\n"
         "from pathlib import Path; from phi_vision.runs import RunDir\n"
-        "from phi_vision.training.tracking.experiment_trackers import WandbRun\n"
+        "from phi_vision.training.tracking.wandb_run import WandbRun\n"
         f"WandbRun(RunDir(Path({str(tmp_path)!r})), 'data: none').close(failed=False)"
     )
     env = {**os.environ, "WANDB_MODE": "offline"}
@@ -354,7 +354,7 @@ def test_without_a_network_a_run_with_a_key_is_recorded_offline(
     for name, value in given.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     (tmp_path / "versions.json").write_text("{}")
-    run = experiment_trackers.WandbRun(RunDir(tmp_path), f"data: {tmp_path / 'none'}\n")
+    run = wandb_run.WandbRun(RunDir(tmp_path), f"data: {tmp_path / 'none'}\n")
     run.close(failed=False)
     assert "W&B did not respond" in caplog.text
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
