@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"  rejected: {rows:>6}  {reason}")
     for split, (samples, groups) in dict(metadata["splits"]).items():
         print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
+    if answer := metadata["answer"]:
+        print(f"  the answer's order is {answer['order']}: {answer['reason']}")
     for about, text in dict(metadata["warnings"]).items():
         print(f"  warning: {about}: {text}")
     changed = "" if prepared.changed else ", unchanged"

@@ -258,13 +258,19 @@ PRODUCT = Template(
 _WALKTHROUGH = replace(
     PRODUCT, name="walkthrough", question="What is shown in this image?", layout="walkthrough"
 )
+# What the image shows first: a title that only a catalog knows cannot mislead what follows it.
+CATEGORY_FIRST = replace(
+    PRODUCT,
+    name="category-first",
+    answer="Category: {category3_code:category}, Full Price: {full_price:number}, Product: {title}",
+)
 CONVERSATION = Template(
     name="conversation",
     question="Describe this image.",
     answer="{completion}",
     layout="conversation",
 )
-TEMPLATES = {each.name: each for each in (PRODUCT, _WALKTHROUGH, CONVERSATION)}
+TEMPLATES = {each.name: each for each in (PRODUCT, _WALKTHROUGH, CATEGORY_FIRST, CONVERSATION)}
 """Name -> template. Another one is one entry here."""
 
 

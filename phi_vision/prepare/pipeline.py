@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import named_images, read_reference, url_of
 from phi_vision.prepare.prepare_config import PrepareConfig
 from phi_vision.prepare.prepare_warnings import warn_of_splits, warn_of_values
-from phi_vision.prepare.schema import Schema, find_schema
+from phi_vision.prepare.schema import Schema, find_schema, order_answer
 from phi_vision.prepare.shards import Layout, RejectedRows, Shards, Stage, check_output_folder
 from phi_vision.prepare.sources.registry import open_source
 from phi_vision.prepare.sources.rows import AnyRow, Row, Source, UnreadableRow, storable
@@ -108,7 +108,11 @@ def prepare(
                 images = _write_samples(stage, assignment, config, folder / "data", rejected)
         if not stage.keys:
             raise _nothing_usable(source, rejected, folder, config.out)
+        moved: dict[str, str] = {}
+        if schema.template and not config.template:
+            schema, moved = _order_answer(schema, stage, assignment)
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
+        metadata |= {"answer": moved}
         named = Counter(keys.split for keys in stage.keys)
         about = warn_of_splits(metadata, own, config.fractions, named)
         metadata |= {"warnings": about | warn_of_values(stage.statistics)}
@@ -216,6 +220,27 @@ def _write_samples(
                 caption = keys.title or keys.category or keys.id
                 images.append((caption, row.images[0].encoded))
     return images
+
+
+def _order_answer(
+    schema: Schema, stage: Stage, assignment: Assignment
+) -> tuple[Schema, dict[str, str]]:
+    """Choose the order of the answer from the training titles; describe one that is not usual."""
+    splits, titles = assignment.metadata["splits"], []
+    for keys, decision in zip(stage.keys, assignment.decisions, strict=True):
+        if keys.title and isinstance(decision, Placed):
+            is_seen = decision.split == "train" or "train" not in splits
+            titles += [(keys.title, decision.group)] * is_seen
+    assert schema.template
+    template, share = order_answer(schema.template, titles)
+    if template == schema.template:
+        return schema, {}
+    about = {
+        "order": ", ".join(template.fields),
+        "reason": f"{share:.0%} of the titles have a word that no other product has, which no "
+        "image shows; `--template product` keeps the title first",
+    }
+    return replace(schema, template=template), about
 
 
 def _describe(

@@ -32,7 +32,8 @@ class PrepareConfig:
     --map image=PATH."""
     template: str | None = None
     """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
-    or a plain one over the fields that were found."""
+    or `category-first` where titles are mostly invented names, or a plain one over the fields that
+    were found."""
     validation: float = 0.1
     """Fraction of samples in the validation split, which is evaluated during training."""
     test: float = 0.1

@@ -1,11 +1,19 @@
 """Decide from the first rows of a source, and the user's options, how every row is cleaned."""
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from phi_vision.data.template import CONVERSATION, TEMPLATES, Template, find_template
+from phi_vision.data.template import (
+    CATEGORY_FIRST,
+    CONVERSATION,
+    PRODUCT,
+    Template,
+    find_template,
+)
 from phi_vision.io.formatting import error_texts
 from phi_vision.prepare.columns import Columns, choose_columns, image_cells
 from phi_vision.prepare.image_references import found_by_name
@@ -17,6 +25,8 @@ from phi_vision.prepare.sources.rows import Row, Source
 failure = error_texts(__file__)
 FIRST_ROWS = 1000  # from which the columns are guessed
 MIN_PRICE_SHARE = 0.9  # of the first rows, in which a column named like a price must hold one
+NAMES_SHARE = 0.5  # of the titles with a word that no other product's has: they are names
+MIN_TITLES = 50  # of fewer most have a word of their own by chance
 DECIMAL_MARKS: dict[str | None, DecimalMark] = {"point": ".", "comma": ","}
 WORDING = {  # field -> its name in a question, and its part of a completion, where some are missing
     "title": ("the product", "Product: {title}"),
@@ -72,6 +82,30 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     )
 
 
+def order_answer(template: Template, titles: Iterable[tuple[str, str]]) -> tuple[Template, float]:
+    """Put the title last if most titles are invented names; return the share of these, too.
+
+    A model that begins with a name it cannot see bets on one that it remembers, and then writes the
+    category of that one. `titles` come with their group: colours of a product share its name.
+
+    Input:  PRODUCT, [("Chaz Hoodie", "1"), ("Chaz Hoodie", "1"), ("Gobi Tee", "2"), …]
+    Output: CATEGORY_FIRST, 1.0; with "Wool Coat", "Red Coat", "Red Wool Hat", …: PRODUCT, 0.0
+    """
+    groups, words_of = defaultdict[str, set[str]](set), dict[str, list[str]]()
+    for title, group in titles:
+        words_of[title] = re.findall(r"[^\W\d]+", title.casefold())
+        for word in words_of[title]:
+            groups[word].add(group)
+    names = [any(len(groups[word]) == 1 for word in words) for words in words_of.values()]
+    share = sum(names) / len(names) if len(names) >= MIN_TITLES else 0.0
+    if share < NAMES_SHARE or template.fields[0] != "title" or len(template.fields) == 1:
+        return template, share
+    if template == PRODUCT:
+        return CATEGORY_FIRST, share
+    answer = ", ".join(WORDING[field][1] for field in (*template.fields[1:], "title"))
+    return replace(template, answer=answer), share
+
+
 def _are_prices(cells: Sequence[object]) -> bool:
     """Whether the texts of a column mostly hold a price."""
     texts = [cell for cell in cells if cell]
@@ -98,14 +132,13 @@ def _parse_mapping(mapping: Sequence[str]) -> dict[str, str]:
 
 def _template_over(columns: Columns) -> Template:
     """Return the product template if all its fields were found, else one over those found."""
-    product = TEMPLATES["product"]
-    found = [field for field in product.fields if field not in columns.missing]
-    if len(found) == len(product.fields):
-        return product
+    found = [field for field in PRODUCT.fields if field not in columns.missing]
+    if len(found) == len(PRODUCT.fields):
+        return PRODUCT
     if not found:
         held = ", ".join(columns.fields.values())
         held = held or f"only {columns.image[0]!r}; if it is a whole line, save the table as CSV"
-        raise failure("no_field", wanted=", ".join(product.fields), found=held)
+        raise failure("no_field", wanted=", ".join(PRODUCT.fields), found=held)
     return Template(
         name="found",
         question=f"Name {' and '.join(WORDING[field][0] for field in found)} in this image.",

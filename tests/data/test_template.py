@@ -243,6 +243,6 @@ def test_a_file_that_is_no_template_is_rejected(tmp_path: Path, text: str, compl
 
 
 def test_an_unknown_template_is_rejected_with_the_known_ones() -> None:
-    told = "no template 'produkt' (did you mean product?); choose from product, walkthrough, conv"
+    told = "no template 'produkt' (did you mean product?); choose from product, walkthrough, cat"
     with pytest.raises(ValueError, match=re.escape(told)):
         find_template("produkt")

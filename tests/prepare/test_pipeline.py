@@ -3,6 +3,7 @@
 import csv
 import datetime
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from catalogs import (
     tree,
     write_shop,
 )
+from PIL import Image
 
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.template import find_template
@@ -467,3 +470,22 @@ def test_splits_are_dealt_by_their_shares(tmp_path: Path) -> None:
     splits = list(splits_of(tmp_path / "out").values())
     assert 27 <= splits.count("train") <= 33
     assert 12 <= splits.count("validation") <= 18
+
+
+def test_invented_titles_change_the_order_of_the_answer_unless_one_is_given(tmp_path: Path) -> None:
+    names = list(map("".join, itertools.product("bdfgk", "aeiou", ["rn", "lt", "mp"])))
+    table = tmp_path / "shop.csv"
+    lines = [f"{name.title()} Hoodie,HOODIES,{n},{n}.png" for n, name in enumerate(names, start=9)]
+    table.write_text("title,category,price,image\n" + "\n".join(lines) + "\n")
+    for n in range(9, 9 + len(names)):
+        pixels = np.random.default_rng(n).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    run(table, tmp_path / "chosen")
+    about = told(tmp_path / "chosen")["answer"]
+    assert about["order"] == "category3_code, full_price, title"
+    assert about["reason"].startswith("100% of the titles have a word that no other product has")
+    assert "Order of the answer" in (tmp_path / "chosen" / "README.md").read_text()
+    assert find_template(str(tmp_path / "chosen")).name == "category-first"
+    run(table, tmp_path / "asked", template="product")
+    assert told(tmp_path / "asked")["answer"] == {}
+    assert find_template(str(tmp_path / "asked")).name == "product"

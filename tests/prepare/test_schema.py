@@ -1,5 +1,6 @@
 """What all rows of a source are measured by, found in its first rows."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ import pytest
 
 from phi_vision.data.template import TEMPLATES
 from phi_vision.prepare.prepare_config import PrepareConfig
-from phi_vision.prepare.schema import Schema, find_schema
+from phi_vision.prepare.schema import Schema, find_schema, order_answer
 from phi_vision.prepare.sources.rows import Row, Source, UnreadableRow
 
 SHOP = {"photo": b"x", "name": "Coat", "type": "COATS", "price": "390"}
@@ -104,3 +105,44 @@ def test_other_prices_are_those_that_mostly_are_some() -> None:
 
 def test_conversations_need_no_template() -> None:
     assert find({"messages": [{"role": "user", "content": "Hi"}]}).template is None
+
+
+NAMES = [(f"{name} Hoodie", name) for name in map("".join, itertools.product("abcd", repeat=3))]
+WORDS = [
+    (" ".join(words), str(words))
+    for words in itertools.permutations(["red", "wool", "long", "coat"], 3)
+]
+
+
+def test_titles_that_are_mostly_invented_names_go_last() -> None:
+    template, share = order_answer(TEMPLATES["product"], NAMES)
+    assert (template, share) == (TEMPLATES["category-first"], 1.0)
+    assert template.fields == ("category3_code", "full_price", "title")
+
+
+def test_colours_of_a_product_share_its_name() -> None:
+    colours = [(f"{title}-{colour}", group) for title, group in NAMES for colour in ("Red", "Blue")]
+    assert order_answer(TEMPLATES["product"], colours)[1] == 1.0
+
+
+@pytest.mark.parametrize("titles", [NAMES[:49], WORDS * 10, [], [("", "1")] * 60])
+def test_few_titles_and_titles_of_common_words_stay_first(titles: list[tuple[str, str]]) -> None:
+    assert order_answer(TEMPLATES["product"], titles)[0] == TEMPLATES["product"]
+
+
+def test_numbers_are_no_names() -> None:
+    numbered = [(f"Coat {number}", str(number)) for number in range(100)]
+    assert order_answer(TEMPLATES["product"], numbered) == (TEMPLATES["product"], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("missing", "answer"),
+    [
+        ("price", "Category: {category3_code:category}, Product: {title}"),
+        ("type", "Full Price: {full_price:number}, Product: {title}"),
+    ],
+)
+def test_the_order_of_a_plain_template_changes_too(missing: str, answer: str) -> None:
+    plain = find({name: cell for name, cell in SHOP.items() if name != missing}).template
+    assert plain is not None
+    assert order_answer(plain, NAMES)[0].answer == answer
