@@ -48,6 +48,7 @@ from phi_vision.data.feature_cache import VARIABLE, cache_features
 from phi_vision.data.template import TEMPLATES
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
+from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attention
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.image_processing_phi3_v import pad_to_crops
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -58,7 +59,6 @@ PLAIN = {
     "logits": "logits at every position, instead of where there is a label",
     "attention": "eager attention, instead of the one chosen for the machine",
     "weights": "float32 weights under autocast, instead of bfloat16 ones",
-    "optimizer": "AdamW weight by weight, instead of fused",
 }
 """Differences of the plain training step."""
 
@@ -71,30 +71,35 @@ NEW_TOKENS = 24
 def measure_step(
     setting: Setting, checkpoint: Path, options: argparse.Namespace, *, is_cached: bool = False
 ) -> Figures:
-    """A LoRA step of `phi-vision train lora`, beside the plain one."""
+    """A LoRA step of `phi-vision train lora`, beside the plain one; of bf16 also in float32."""
     recipe = replace(lora(), model=str(checkpoint), bf16=setting.bf16)
-    ours, plain_model = load_trainable(recipe), load_model(checkpoint)[0]
-    if "attention" in options.plain:
-        plain_model.set_attn_implementation("eager")
-    elif setting.bf16:
-        plain_model.set_attn_implementation(ours.model.config._attn_implementation)
-    held = torch.float32 if "weights" in options.plain else ours.precision
-    plain = select_trained_parts(plain_model, recipe, held)
-    if is_cached:
-        cache_features(ours.model)
+    ours = load_trainable(recipe)
     collator = CompletionCollator(processor=ours.processor, template=TEMPLATES["product"])
     batch = collator(draw_samples(setting.rows))
     selected = select_labelled(batch)
+
+    def plain(*, bf16: bool) -> Callable[[], None]:
+        model = load_model(checkpoint)[0]
+        if "attention" in options.plain:
+            model.set_attn_implementation("eager")
+        elif ours.model.config._attn_implementation == BLOCKWISE:
+            use_blockwise_attention(model)
+        is_rounded = bf16 and "weights" not in options.plain
+        held = torch.bfloat16 if is_rounded else torch.float32
+        trained = select_trained_parts(model, recipe, held).train()
+        return train_step(
+            trained, batch if "logits" in options.plain else selected, fused=True, bf16=bf16
+        )
+
+    if is_cached:
+        cache_features(ours.model)
     step = train_step(ours.model.train(), selected, fused=True, bf16=setting.bf16)
+    step()  # computes the features to keep
     with MatrixProducts() as products:
         step()
-    plain_step = train_step(
-        plain.train(),
-        batch if "logits" in options.plain else selected,
-        fused="optimizer" not in options.plain,
-        bf16=setting.bf16,
-    )
-    figures = take_turns(step, plain_step, rounds=options.rounds, budget=options.budget)
+    others = {"fp32": plain(bf16=False)} if setting.bf16 else {}
+    limits = {"rounds": options.rounds, "budget": options.budget}
+    figures = take_turns(step, plain(bf16=setting.bf16), **limits, **others)
     rate = products.flops / figures["ours_cpu_s"]
     return {
         **figures,

@@ -25,29 +25,36 @@ def measure(work: Callable[[], object]) -> Seconds:
 
 
 def take_turns(
-    ours: Callable[[], object], plain: Callable[[], object], *, rounds: int, budget: float
+    ours: Callable[[], object],
+    plain: Callable[[], object],
+    *,
+    rounds: int,
+    budget: float,
+    **others: Callable[[], object],
 ) -> Figures:
-    """Time both sides in turn, after one run each that counts for nothing.
+    """Time both sides, and `others`, in turn, after one run each that counts for nothing.
 
-    Ends after `rounds`, or when the next round would exceed `budget` seconds; two at least.
+    Ends after `rounds`, or when the next round would exceed `budget` seconds; two at least. Of each
+    there are CPU-seconds and seconds by the clock, and the ratio of its CPU-seconds to ours.
     """
     started = time.perf_counter()
-    ours(), plain()
-    times: list[tuple[Seconds, Seconds]] = []
+    sides = {"ours": ours, "plain": plain, **others}
+    for work in sides.values():
+        work()
+    times: list[dict[str, Seconds]] = []
     for count in range(rounds):
         each = (time.perf_counter() - started) / (count + 1)
         if count >= 2 and time.perf_counter() - started + each > budget:
             break
-        times.append((measure(ours), measure(plain)))
-    one, other = zip(*times, strict=True)
-    return {
-        "ours_cpu_s": statistics.median(seconds.cpu for seconds in one),
-        "plain_cpu_s": statistics.median(seconds.cpu for seconds in other),
-        "ours_wall_s": statistics.median(seconds.wall for seconds in one),
-        "plain_wall_s": statistics.median(seconds.wall for seconds in other),
-        "ratio": statistics.median(b.cpu / a.cpu for a, b in times),
-        "rounds": len(times),
-    }
+        times.append({name: measure(work) for name, work in sides.items()})
+    figures: Figures = {}
+    for name in sides:
+        figures[f"{name}_cpu_s"] = statistics.median(each[name].cpu for each in times)
+        figures[f"{name}_wall_s"] = statistics.median(each[name].wall for each in times)
+    for name in [*sides][1:]:
+        ratio = "ratio" if name == "plain" else f"ratio_{name}"
+        figures[ratio] = statistics.median(each[name].cpu / each["ours"].cpu for each in times)
+    return {**figures, "rounds": len(times)}
 
 
 def gemm_rate(dtype: torch.dtype, size: int = 1536) -> float:

@@ -195,7 +195,11 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         elif input_ids is not None and not (past_key_values and past_key_values.get_seq_length()):
             self._find_placeholders(input_ids, 0)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+            cached = kwargs.get("use_cache", self.config.use_cache) or past_key_values
+            if not cached and _is_padded_behind(attention_mask):
+                attention_mask = None
+            else:
+                position_ids = _positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         return Phi3Model.forward(
             self,
             inputs_embeds=inputs_embeds,
@@ -379,6 +383,17 @@ def _keep(hidden_BLH: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
 def _positions(attention_mask_BL: torch.Tensor) -> torch.Tensor:
     """Count positions from the first real token: `[[0, 0, 1, 1]]` -> `[[0, 0, 0, 1]]`."""
     return (attention_mask_BL.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _is_padded_behind(attention_mask_BL: torch.Tensor) -> bool:
+    """Whether padding only follows the tokens, where none of them sees it, in a causal decoder.
+
+    Then the mask is superfluous, and attention need not compute what lies above the diagonal.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    mask_BL = attention_mask_BL.bool()
+    return bool((mask_BL[:, 1:] <= mask_BL[:, :-1]).all() & mask_BL[:, -1].any())
 
 
 def _as_list(token_ids: int | list[int] | None) -> list[int]:

@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from phi_vision.io.atomic import atomic_folder
 from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import sha256, sha256_of_all
+from phi_vision.model.blockwise_attention import use_blockwise_attention
 from phi_vision.model.checkpoint import adapter_base, fast_dtype, load_model, resolve
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -66,10 +67,8 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
             model = model.merge_and_unload()
     if recipe.random_weights:
         model = Phi3VForCausalLM(model.config)
-    if precision == torch.bfloat16 and not torch.cuda.is_available():
-        # The fused attention's backward in bf16 on a CPU is two to five times slower than the
-        # plain one (docs/log.md); in float32 and on a GPU the fused one is faster.
-        model.set_attn_implementation("eager")
+    if not torch.cuda.is_available():
+        use_blockwise_attention(model)
     model = select_trained_parts(model, recipe, precision)
     return TrainableModel(model, processor, base, precision, saved_dtype)
 

@@ -23,6 +23,7 @@ from phi_vision.data.samples import Sample, join_samples
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
 from phi_vision.io.image_decoding import image_size
+from phi_vision.model.blockwise_attention import BLOCKWISE
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import resized_size
@@ -155,7 +156,7 @@ def estimate_need(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> Need:
     batch_size = recipe.per_device_train_batch_size
     precision = choose_precision(bool(gpu.bf16) if recipe.bf16 is None else recipe.bf16)
     on_cpu = gpu.bandwidth is None
-    attention = "eager" if on_cpu and precision == torch.bfloat16 else "sdpa"
+    attention = BLOCKWISE if on_cpu else "sdpa"
     setting = memory.Setting(recipe, load.config, precision, attention)
     largest = _paired(recipe, largest_batch(load.rows, batch_size))
     moments = {"a training step": memory.training_cost(setting, largest).parts}

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers.initialization import no_init_weights
 
+from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attention
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
@@ -57,7 +58,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Setting:
-    """The model, arithmetic and attention (`sdpa`, or `eager` as on a CPU in bf16) of a run."""
+    """The model, arithmetic and attention (`sdpa`, or `blockwise` on a CPU) of a run."""
 
     recipe: Recipe
     config: Phi3VConfig = field(compare=False)
@@ -201,7 +202,8 @@ def _build(setting: Setting) -> Any:
     recipe = setting.recipe
     with no_init_weights():
         model = Phi3VForCausalLM(setting.config).to(setting.stored_dtype)
-    model.set_attn_implementation(setting.attention)
+    if setting.attention == BLOCKWISE:
+        use_blockwise_attention(model)
     if recipe.quantization:  # of the decoder alone, as `adapters.describe_quantization` has it
         for name, layer in list(model.model.layers.named_modules()):
             if isinstance(layer, nn.Linear):
@@ -213,11 +215,19 @@ def _build(setting: Setting) -> Any:
     rotary.forward = lambda hidden, position_ids: tuple(
         hidden.new_empty((*position_ids.shape, width)) for _ in range(2)
     )
+    if recipe.pack_length is None:
+        # Whether a mask is superfluous depends on values; see `Phi3VModel.forward`.
+        for layer in model.model.layers:
+            layer.register_forward_pre_hook(_without_mask, with_kwargs=True)
     # Adapters are put into the model itself; the wrapper around it is not needed.
     select_trained_parts(model, recipe, setting.precision)
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
+
+
+def _without_mask(_: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return given, {**named, "attention_mask": None}
 
 
 def _forward(
@@ -239,12 +249,12 @@ def _forward(
             del features
             embeds_BLH = embeds_BLH.masked_scatter(where, features_TH)
             del where, features_TH
-        # A batch with padding: truth values for the fused attention, else numbers.
-        mask_dtype = torch.bool if setting.attention == "sdpa" else embeds_BLH.dtype
-        mask_shape = (batch.rows, 1, batch.length, batch.length)
+        # Only samples packed into one row need a mask: padding is behind, where nothing sees it.
+        is_packed = setting.recipe.pack_length is not None
+        mask_shape = (batch.rows, 1, batch.length, batch.length) if is_packed else (1, 1, 1, 1)
         hidden_BLH = model.model(
             inputs_embeds=embeds_BLH,
-            attention_mask=torch.zeros(mask_shape, dtype=mask_dtype),
+            attention_mask=torch.zeros(mask_shape, dtype=torch.bool),
             position_ids=ids_BL,
             use_cache=False,
         ).last_hidden_state
