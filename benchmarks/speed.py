@@ -98,8 +98,13 @@ def measure_step(
     with MatrixProducts() as products:
         step()
     others = {"fp32": plain(bf16=False)} if setting.bf16 else {}
-    limits = {"rounds": options.rounds, "budget": options.budget}
-    figures = take_turns(step, plain(bf16=setting.bf16), **limits, **others)
+    figures = take_turns(
+        step,
+        plain(bf16=setting.bf16),
+        rounds=options.rounds,
+        budget=options.budget,
+        others=others,
+    )
     rate = products.flops / figures["ours_cpu_s"]
     return {
         **figures,

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ def take_turns(
     *,
     rounds: int,
     budget: float,
-    **others: Callable[[], object],
+    others: Mapping[str, Callable[[], object]] | None = None,
 ) -> Figures:
     """Time both sides, and `others`, in turn, after one run each that counts for nothing.
 
@@ -38,7 +38,7 @@ def take_turns(
     there are CPU-seconds and seconds by the clock, and the ratio of its CPU-seconds to ours.
     """
     started = time.perf_counter()
-    sides = {"ours": ours, "plain": plain, **others}
+    sides = {"ours": ours, "plain": plain, **(others or {})}
     for work in sides.values():
         work()
     times: list[dict[str, Seconds]] = []

@@ -1,10 +1,10 @@
-"""Attention of whole rows on a CPU, block by block: faster than PyTorch's kernel, above all in bf16.
+"""Attention of whole rows on a CPU, block by block: faster than PyTorch's, above all in bf16.
 
     scores of 128 positions of 16 heads -> softmax -> product with the values, then the next block
 
-A block stays in the processor's cache, its products are those of oneDNN or MKL, and what lies above
-the diagonal is never computed. Shapes: B rows, H heads, L positions, D width of a head, G rows times
-heads of a chunk, S positions of a block, E positions that a block attends to.
+A block stays in the processor's cache, its products are those of oneDNN or MKL, and what lies
+above the diagonal is never computed. Shapes: B rows, H heads, L positions, D width of a head,
+G rows times heads of a chunk, S positions of a block, E positions that a block attends to.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ from transformers.masking_utils import sdpa_mask
 BLOCKWISE = "blockwise"
 BLOCK = {torch.bfloat16: 128}  # positions; 64 of other dtypes
 CHUNK = 16  # rows times heads
-# Positions up to which the backward pass finds the probabilities of the forward pass. Those of longer
-# rows would outweigh all other activations: they are computed again, in a third more time.
+# Positions up to which the backward pass finds the probabilities of the forward pass. Those of
+# longer rows would outweigh all other activations: they are computed again, in a third more time.
 MAX_KEPT = 1024
 
 

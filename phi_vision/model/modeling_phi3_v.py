@@ -27,6 +27,7 @@ from transformers.models.phi3.modeling_phi3 import (
     Phi3PreTrainedModel,
 )
 from transformers.utils import can_return_tuple
+from transformers.utils.import_utils import is_tracing
 
 from .configuration_phi3_v import Phi3VConfig
 
@@ -390,7 +391,7 @@ def _is_padded_behind(attention_mask_BL: torch.Tensor) -> bool:
 
     Then the mask is superfluous, and attention need not compute what lies above the diagonal.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_tracing(attention_mask_BL):
         return False
     mask_BL = attention_mask_BL.bool()
     return bool((mask_BL[:, 1:] <= mask_BL[:, :-1]).all() & mask_BL[:, -1].any())
