@@ -25,6 +25,7 @@ from phi_vision.model.checkpoint import adapter_base, fast_dtype, load_model, re
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.distributed import is_main, whole_weights
+from phi_vision.training.lora_function import use_lora_function
 from phi_vision.training.recipes import Recipe, further_of
 
 failure = error_texts(__file__)
@@ -70,6 +71,8 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
     if not torch.cuda.is_available():
         use_blockwise_attention(model)
     model = select_trained_parts(model, recipe, precision)
+    if not torch.cuda.is_available():
+        use_lora_function(model)
     return TrainableModel(model, processor, base, precision, saved_dtype)
 
 

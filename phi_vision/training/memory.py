@@ -25,6 +25,7 @@ from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attent
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
+from phi_vision.training.lora_function import use_lora_function
 from phi_vision.training.recipes import Recipe
 
 # bitsandbytes keeps the optimizer state of smaller weights in float32, and one scale per block; of
@@ -221,6 +222,8 @@ def _build(setting: Setting) -> Any:
             layer.register_forward_pre_hook(_without_mask, with_kwargs=True)
     # Adapters are put into the model itself; the wrapper around it is not needed.
     select_trained_parts(model, recipe, setting.precision)
+    if setting.attention == BLOCKWISE:
+        use_lora_function(model)
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
