@@ -136,13 +136,14 @@ class CompletionCollator:
             for of_images, pieces, sample in zip(image_tokens, tokenized, samples, strict=True)
         ]
 
-    def bound_tokens(self, samples: Iterable[Sample]) -> Iterator[int]:
-        """Bound the tokens of samples from above, by the lengths of their texts alone."""
+    def bound_tokens(self, samples: Iterable[Sample]) -> Iterator[tuple[Sample, int]]:
+        """Yield samples with an upper bound of their tokens, by the lengths of their texts."""
         cutter, prompts = self.processor.image_processor, dict[int, int]()
         heights, side = range(1, cutter.num_crops + 1), cutter.crop_size
         grids = [(height * side, cutter.num_crops // height * side) for height in heights]
         of_image = max(cutter.count_tokens(*grid) for grid in grids) + IMAGE_FRAME
-        literals = len(self.template.answer) * CHARACTER_TOKENS + TURN_TOKENS
+        literals, fields = len(self.template.answer) * CHARACTER_TOKENS, self.template.fields
+        known = set(fields)
         for sample in samples:
             images = len(sample.images)
             if sample.messages:
@@ -152,9 +153,11 @@ class CompletionCollator:
                 if images not in prompts:
                     prompt = Segment(self.template.prompt(self.processor, images), False)
                     prompts[images] = len(self.tokenize([prompt])[0])
-                texts = [str(value) for value in self.template.select(sample.record).values()]
-                tokens = prompts[images] + literals + TURN_TOKENS * len(texts)
-            yield tokens + CHARACTER_TOKENS * sum(map(len, texts)) + of_image * images
+                if not sample.record.keys() >= known:
+                    self.template.select(sample.record)  # names the field that it lacks
+                texts = [str(sample.record[field]) for field in fields]
+                tokens = prompts[images] + literals + TURN_TOKENS * (len(texts) + 1)
+            yield sample, tokens + CHARACTER_TOKENS * sum(map(len, texts)) + of_image * images
 
     def _supervised(self, row: Sequence[Segment], ids_L: torch.Tensor) -> torch.Tensor:
         """Mark the tokens of a row's supervised segments: (L,) bool.

@@ -9,26 +9,17 @@ conversation has its last completion as the field `completion`, which an evaluat
 """
 
 import decimal
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from phi_vision.data.parquet_rows import (
-    MAX_OPEN,
-    FileVersion,
-    ParquetRows,
-    open_parquet,
-    parquet_errors,
-)
+from phi_vision.data.parquet_rows import MAX_OPEN, FileVersion, ParquetRows, open_parquet
 from phi_vision.data.samples import (
     IMAGE_MARK,
     LazySamples,
@@ -56,8 +47,6 @@ ID_COLUMNS = ("id", "product_code")
 GROUP_COLUMNS = ("group_id", "title")
 SPLIT_ORDER = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.1  # default share held out where the data has no `validation` split
-ROWS_PER_BATCH = 16  # decoded together: images may have many megabytes each
-READ_AHEAD_BYTES = 2**20
 # Samples whose images are checked before the first step, in runs of consecutive ones: all of a
 # usual dataset. A faulty one of the others is named when it is used.
 MAX_CHECKED, RUN = 5000, 100
@@ -95,8 +84,8 @@ class SampleTable:
         self.renamed: dict[int, str] = {}
         taken: set[str] = set()
         times: Counter[str] = Counter()
-        for number, row in self.rows.read(range(len(self.rows)), _naming_columns):
-            own = name = _first(as_record(row, [*row]), ID_COLUMNS) or str(number)
+        for number, row in self.rows.read(range(len(self.rows)), _id_columns):
+            own = name = _first(as_record(row, row), ID_COLUMNS) or str(number)
             while name in taken:
                 times[own] += 1
                 name = self.renamed[number] = f"{own} ({times[own] + 1})"
@@ -115,11 +104,9 @@ class SampleTable:
         if self.group_column is not None:
             return [sample.group for sample in self.read(places)]
         rows = self.rows.read(places, _naming_columns)
-        records = ((number, as_record(row, [*row])) for number, row in rows)
-        return [
-            _first(record, GROUP_COLUMNS) or _first(record, ID_COLUMNS) or str(number)
-            for number, record in records
-        ]
+        records = ((number, as_record(row, row)) for number, row in rows)
+        names = (*GROUP_COLUMNS, *ID_COLUMNS)
+        return [_first(record, names) or str(number) for number, record in records]
 
     @property
     def may_have_messages(self) -> bool:
@@ -164,23 +151,24 @@ def as_sample(
     `number` is the id where no column has one; paths of images are relative to `source`. The images
     are read, or those that `store_images` returns for their count and the location in errors.
     """
-    rich = _rich_columns(tuple(row))
-    record = as_record(row, [name for name in row if name not in rich])
+    roles = _roles(tuple(row))
+    record = as_record(row, roles.record)
     if group_column is not None and group_column not in record:
         raise failure("no_column", column=group_column, source=source, columns=", ".join(record))
     name = _first(record, ID_COLUMNS) or str(number)
     group = _first(record, GROUP_COLUMNS if group_column is None else (group_column,))
     location = f"sample {name!r} in {source}"
-    if {*TRL_COLUMNS[1:]} <= {*row}:
+    messages: tuple[Message, ...] = ()
+    rejected = row.get(REJECTED_COLUMN)
+    if roles.is_trl:
         messages, rejected = _preference(row, location)
-    else:
-        messages = _turns(row.get(MESSAGES_COLUMN), location)
-        rejected = str(row.get(REJECTED_COLUMN) or "")
+    elif MESSAGES_COLUMN in row:
+        messages = _turns(row[MESSAGES_COLUMN], location)
     if messages and messages[-1].role == "assistant":
         record = {**record, COMPLETION_FIELD: messages[-1].content.strip()}
-    if not messages and not {*IMAGE_COLUMNS} & {*row}:
+    if not messages and not roles.image:
         raise failure("no_image_column", source=source, columns=", ".join(row))
-    cell = next((row[column] for column in IMAGE_COLUMNS if column in row), None)
+    cell = row[roles.image] if roles.image else None
     cells = cell if isinstance(cell, list) else [] if cell is None and messages else [cell]
     if store_images is None or None in cells:
         images: Sequence[bytes] = tuple(read_image(cell, location, source) for cell in cells)
@@ -192,8 +180,24 @@ def as_sample(
         images=images,
         record=record,
         messages=messages,
-        rejected=rejected,
+        rejected=str(rejected or ""),
     )
+
+
+class _Roles(NamedTuple):
+    """What the columns of a row are for."""
+
+    record: list[str]
+    image: str  # "" without one
+    is_trl: bool
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def _roles(names: tuple[str, ...]) -> _Roles:
+    rich = _rich_columns(names)
+    image = next((name for name in IMAGE_COLUMNS if name in names), "")
+    is_trl = {*TRL_COLUMNS[1:]} <= {*names}
+    return _Roles([name for name in names if name not in rich], image, is_trl)
 
 
 def available_splits(source: str | Path) -> list[str]:
@@ -266,50 +270,14 @@ def split_by_group(
 
 def record_columns(schema: pa.Schema) -> list[str]:
     """List the columns that are fields of the record: texts, numbers, booleans and times."""
-    rich = _rich_columns(tuple(schema.names))
+    rich = _rich_columns(schema.names)
     return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
 
 
-def as_record(row: Row, columns: Sequence[str]) -> Record:
+def as_record(row: Row, columns: Iterable[str]) -> Record:
     """Return the named cells; a cell that is not a text, a number or a boolean becomes text."""
-    return {name: _value(row[name]) for name in columns}
-
-
-def read_schema(file: Path) -> pa.Schema:
-    """Read the names and types of a Parquet file's columns."""
-    with _open_parquet(file) as parquet:
-        return parquet.schema_arrow
-
-
-def count_rows(file: Path) -> int:
-    """Read the number of rows of a Parquet file."""
-    with _open_parquet(file) as parquet:
-        return int(parquet.metadata.num_rows)
-
-
-def read_batches(
-    file: Path, columns: Sequence[str], *, start: int = 0, stop: int | None = None
-) -> Iterator[pa.RecordBatch]:
-    """Read a range of rows of a Parquet file, a few at a time; other row groups are not read.
-
-    Input:  rows 90 to 110 of a file with row groups of 100
-    Output: batches of at most 16 rows, 20 in all
-    """
-    with _open_parquet(file) as parquet:
-        metadata = parquet.metadata
-        stop = metadata.num_rows if stop is None else stop
-        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        ends = [0, *itertools.accumulate(sizes)]
-        spans = itertools.pairwise(ends)
-        groups = [number for number, (a, b) in enumerate(spans) if a < stop and b > start]
-        position = ends[groups[0]] if groups else 0
-        for batch in parquet.iter_batches(
-            batch_size=ROWS_PER_BATCH, row_groups=groups, columns=list(columns)
-        ):
-            begin, end = max(start - position, 0), min(stop - position, len(batch))
-            if begin < end:
-                yield batch.slice(begin, end - begin)
-            position += len(batch)
+    # Most cells are texts, and there may be millions.
+    return {name: cell if type(cell := row[name]) is str else _value(cell) for name in columns}
 
 
 def read_image(cell: object, location: str, source: Path) -> bytes:
@@ -325,36 +293,30 @@ def read_image(cell: object, location: str, source: Path) -> bytes:
     raise failure("no_image", location=location, kind=type(cell).__name__)
 
 
-@contextmanager
-def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    # Pages are read as they are needed; by default whole columns of a row group.
-    with (
-        parquet_errors(file),
-        pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet,
-    ):
-        yield parquet
+@lru_cache(maxsize=MAX_OPEN)
+def _id_columns(file: FileVersion) -> list[str]:
+    plain = record_columns(open_parquet(file).schema_arrow)
+    return [name for name in ID_COLUMNS if name in plain]
 
 
 @lru_cache(maxsize=MAX_OPEN)
 def _naming_columns(file: FileVersion) -> list[str]:
-    """List the columns of ids and groups."""
     plain = record_columns(open_parquet(file).schema_arrow)
-    return [name for name in (*ID_COLUMNS, *GROUP_COLUMNS) if name in plain]
+    return [name for name in (*GROUP_COLUMNS, *ID_COLUMNS) if name in plain]
 
 
 @lru_cache(maxsize=MAX_OPEN)
 def _light_columns(file: FileVersion) -> list[str]:
     """List what a sample needs without its images, of which only the paths tell the number."""
     schema, image = open_parquet(file).schema_arrow, _image_column(file)
-    rich = [name for name in _rich_columns(tuple(schema.names)) if name not in IMAGE_COLUMNS]
+    rich = [name for name in _rich_columns(schema.names) if name not in IMAGE_COLUMNS]
     paths = [each for each in _image_leaves(file) if each.endswith(".path")]
     return [*rich, *record_columns(schema), *(paths or filter(None, [image]))]
 
 
 def _image_column(file: FileVersion) -> str:
     """Return the name of the column with images; "" without one."""
-    names = open_parquet(file).schema_arrow.names
-    return next((name for name in IMAGE_COLUMNS if name in names), "")
+    return _roles(tuple(open_parquet(file).schema_arrow.names)).image
 
 
 def _image_leaves(file: FileVersion) -> list[str]:
@@ -376,8 +338,7 @@ def _holds_images(file: FileVersion) -> bool:
     return True
 
 
-@lru_cache(maxsize=MAX_OPEN)
-def _rich_columns(names: tuple[str, ...]) -> list[str]:
+def _rich_columns(names: Collection[str]) -> list[str]:
     """List the columns that are no fields of the record: images, turns and preferences."""
     trl = TRL_COLUMNS if {*TRL_COLUMNS[1:]} <= {*names} else ()
     rich = dict.fromkeys((*IMAGE_COLUMNS, MESSAGES_COLUMN, REJECTED_COLUMN, *trl))
@@ -390,8 +351,6 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _value(cell: object) -> Value:
-    if type(cell) is str:  # most cells are
-        return cell
     if isinstance(cell, decimal.Decimal):
         cell = float(cell)
     if isinstance(cell, float) and not math.isfinite(cell):

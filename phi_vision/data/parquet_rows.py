@@ -7,9 +7,11 @@ first: a second copy on the disk and, for two gigabytes, some ten seconds before
 where decoding a row group of `phi-vision prepare` costs 0.3 ms a sample (docs/log.md).
 """
 
+import itertools
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from phi_vision.io.hashing import sha256, sha256_of_all
 MAX_OPEN = 256  # files whose metadata are held
 MAX_HELD = 4  # decoded row groups: those of two samples, one of which has the other's images
 BATCH_BYTES, BATCH_ROWS = 2**22, 1024  # decoded together in a walk
+ROWS_PER_BATCH, READ_AHEAD_BYTES = 16, 2**20  # of whole rows: images may have megabytes each
 MIN_WALK = 64  # rows in order from which on row groups are read as a stream
 
 _lock = threading.Lock()  # a reader of Parquet serves one thread at a time
@@ -88,7 +91,8 @@ class ParquetRows:
 
     def fingerprint(self) -> str:
         """Hash the content of the files, in order."""
-        return sha256_of_all(sha256(file.path) for file in self.files)
+        with ThreadPoolExecutor() as pool:  # hashing needs no interpreter
+            return sha256_of_all(pool.map(sha256, [file.path for file in self.files]))
 
     def _find(self, number: int) -> tuple[FileVersion, int, int]:
         """Find the file of a row, the row group there, and the place in that."""
@@ -118,6 +122,43 @@ class ParquetRows:
             numbers = wanted[done : done + len(rows)].tolist()
             done += len(rows)
             yield from zip(numbers, rows.to_pylist(), strict=True)
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """Read the names and types of a Parquet file's columns."""
+    with _open_parquet(file) as parquet:
+        return parquet.schema_arrow
+
+
+def count_rows(file: Path) -> int:
+    """Read the number of rows of a Parquet file."""
+    with _open_parquet(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def read_batches(
+    file: Path, columns: Sequence[str], *, start: int = 0, stop: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read a range of rows of a Parquet file, a few at a time; other row groups are not read.
+
+    Input:  rows 90 to 110 of a file with row groups of 100
+    Output: batches of at most 16 rows, 20 in all
+    """
+    with _open_parquet(file) as parquet:
+        metadata = parquet.metadata
+        stop = metadata.num_rows if stop is None else stop
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        ends = [0, *itertools.accumulate(sizes)]
+        spans = itertools.pairwise(ends)
+        groups = [number for number, (a, b) in enumerate(spans) if a < stop and b > start]
+        position = ends[groups[0]] if groups else 0
+        for batch in parquet.iter_batches(
+            batch_size=ROWS_PER_BATCH, row_groups=groups, columns=list(columns)
+        ):
+            begin, end = max(start - position, 0), min(stop - position, len(batch))
+            if begin < end:
+                yield batch.slice(begin, end - begin)
+            position += len(batch)
 
 
 @lru_cache(maxsize=MAX_OPEN)
@@ -164,3 +205,13 @@ def _stream(
         yield from parquet.iter_batches(
             rows, row_groups=groups, columns=[*columns], use_threads=False
         )
+
+
+@contextmanager
+def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    # Pages are read as they are needed; by default whole columns of a row group.
+    with (
+        parquet_errors(file),
+        pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD_BYTES) as parquet,
+    ):
+        yield parquet

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from phi_vision.data import dataset
 from phi_vision.data.dataset import ID_COLUMNS, IMAGE_COLUMNS, MESSAGES_COLUMN
+from phi_vision.data.parquet_rows import count_rows, read_batches, read_schema
 from phi_vision.data.samples import Sample
 from phi_vision.io.formatting import error_texts, format_count
 from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
@@ -102,11 +103,11 @@ class Catalog:
         else:
             stop = 0
             for name, file in dataset.list_files(source, split):
-                start, stop = stop, stop + dataset.count_rows(file)
+                start, stop = stop, stop + count_rows(file)
                 self._files.append((name, file, range(start, stop)))
             files = [file for _, file, _ in self._files]
             self.schema = _common_schema(files, source)
-            self.has_conversations = MESSAGES_COLUMN in dataset.read_schema(files[0]).names
+            self.has_conversations = MESSAGES_COLUMN in read_schema(files[0]).names
         self.rows = self._files[-1][2].stop
         self.has_splits = bool(self._files[0][0])
         if not self.rows:
@@ -133,7 +134,7 @@ class Catalog:
         return pa.concat_tables(
             pa.Table.from_batches([batch]).cast(schema)
             for _, file, start, stop in self._overlaps(span)
-            for batch in dataset.read_batches(file, names, start=start, stop=stop)
+            for batch in read_batches(file, names, start=start, stop=stop)
         )
 
     def check_output(self, out: Path) -> None:
@@ -184,8 +185,8 @@ class Catalog:
         if self._images:
             yield from ({"id": name, "image": {"path": name}} for name in self._images[start:stop])
             return
-        names = {*dataset.read_schema(file).names} & {*IMAGE_COLUMNS, *ID_COLUMNS, MESSAGES_COLUMN}
-        for batch in dataset.read_batches(file, sorted(names), start=start, stop=stop):
+        names = {*read_schema(file).names} & {*IMAGE_COLUMNS, *ID_COLUMNS, MESSAGES_COLUMN}
+        for batch in read_batches(file, sorted(names), start=start, stop=stop):
             yield from batch.to_pylist()
 
 
@@ -215,7 +216,7 @@ def _raise(error: OSError) -> None:
 
 def _common_schema(files: Sequence[Path], source: Path) -> pa.Schema:
     """Return the plain columns that all files have, each in a type that holds all their values."""
-    schemas = [dataset.read_schema(file) for file in files]
+    schemas = [read_schema(file) for file in files]
     for file, schema in zip(files, schemas, strict=True):
         if not set(IMAGE_COLUMNS) & set(schema.names):
             raise failure("no_image_column", file=file, names=", ".join(schema.names))

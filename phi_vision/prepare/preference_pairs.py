@@ -21,6 +21,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCard
 
 from phi_vision.data import dataset
+from phi_vision.data.parquet_rows import count_rows, read_batches, read_schema
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.io.atomic import atomic_folder, write_text
@@ -84,7 +85,7 @@ def write_pairs(
     check_output_folder(out, data, "pairs", MANIFEST)
     files = dataset.files_by_split(data)
     schemas = {split: _extended_schema(those) for split, those in files.items()}
-    total = sum(dataset.count_rows(file) for those in files.values() for file in those)
+    total = sum(count_rows(file) for those in files.values() for file in those)
     own = str(data) if (data / TEMPLATE_FILE).is_file() else "product"
     wording = find_template(template or own)
     known = "train" if "train" in files else next(iter(files))
@@ -283,14 +284,14 @@ def _find_parents(name: str, records: Sequence[Record]) -> dict[str, Value]:
 
 
 def _rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[_Row]:
-    batches = (batch for file in files for batch in dataset.read_batches(file, columns))
+    batches = (batch for file in files for batch in read_batches(file, columns))
     return (row for batch in batches for row in batch.to_pylist())
 
 
 def _extended_schema(files: Sequence[Path]) -> pa.Schema:
     """Return the schema of a split with the column of wrong completions."""
     rejected = dataset.REJECTED_COLUMN
-    schema, *others = [dataset.read_schema(file) for file in files]
+    schema, *others = [read_schema(file) for file in files]
     if any((other.names, other.types) != (schema.names, schema.types) for other in others):
         raise failure("other_columns", file=files[0])
     for column, problem in ((rejected, "are_pairs"), (dataset.MESSAGES_COLUMN, "conversations")):

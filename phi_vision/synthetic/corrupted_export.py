@@ -22,6 +22,7 @@ import pyarrow as pa
 from PIL import ExifTags, Image
 
 from phi_vision.data import dataset as data
+from phi_vision.data.parquet_rows import read_batches
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.image_decoding import encode_image
 from phi_vision.synthetic.observation import read_product_schema
@@ -135,7 +136,7 @@ def _clean_lines(
     names = data.record_columns(schema)
     columns = _find_columns(names, schema)
     kept = [*names, *(set(data.IMAGE_COLUMNS) & set(schema.names))]
-    batches = (batch for file in files for batch in data.read_batches(file, kept))
+    batches = (batch for file in files for batch in read_batches(file, kept))
     for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
         cells = {name: _format(row[name]) for name in names}
         cells |= {"description": rng.choice(_CARE), "image": f"images/{number:06d}.jpg"}

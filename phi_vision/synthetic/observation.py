@@ -20,6 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from phi_vision.data import dataset as data
+from phi_vision.data.parquet_rows import read_batches, read_schema
 from phi_vision.data.samples import Value
 from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import hash_bits, perceptual_hash
@@ -145,7 +146,7 @@ def observe(dataset: Path, on_row: Callable[[ObservedRow], None] | None = None) 
 
 def read_product_schema(dataset: Path, file: Path) -> pa.Schema:
     """Read the columns of a file of a dataset; conversations cannot be imitated."""
-    schema = data.read_schema(file)
+    schema = read_schema(file)
     if turns := {data.MESSAGES_COLUMN, *data.TRL_COLUMNS[:2]} & {*schema.names}:
         raise failure("conversations", dataset=dataset, columns=", ".join(sorted(turns)))
     return schema
@@ -185,7 +186,7 @@ def inspect_image(encoded: bytes, path: str | None = None) -> ImageFacts:
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file: images, and the columns that have plain values."""
-    for batch in data.read_batches(file, data.read_schema(file).names):
+    for batch in read_batches(file, read_schema(file).names):
         columns = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             steps = [column.type] if name in data.IMAGE_COLUMNS else plain_types(column.type)

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ failure = error_texts(__file__)
 # completions of a conversation may be nearly all of it.
 MAX_SUPERVISED_SHARE = 0.9
 MAX_LEFT_OUT = 0.1  # share of the samples that may be left out as too long
-CHUNK = 1000  # samples that are checked together
+CHUNK = 200  # samples that are tokenized together
 
 Row = tuple[Sample, ...]  # of a batch: one sample, or several packed
 
@@ -281,18 +280,22 @@ def check_samples(
     and for those that may have more than `enough` tokens; the others have a bound of their length.
     """
     lengths, total = list[int](), len(samples)
-    chosen, missing, records = set(dataset.spread(total, dataset.MAX_CHECKED)), Counter[str](), 0
-    remaining, fields = iter(samples), collator.template.fields
-    while chunk := [*islice(remaining, CHUNK)]:
-        bounds = [enough + 1] * len(chunk) if not enough else [*collator.bound_tokens(chunk)]
-        places = range(len(lengths), len(lengths) + len(chunk))
-        exact = [at for at, place in enumerate(places) if bounds[at] > enough or place in chosen]
-        for at, tokens in zip(exact, collator.count_all([chunk[at] for at in exact]), strict=True):
-            bounds[at] = sum(tokens)
-        lengths += bounds
-        for record in (sample.record for sample in chunk if not sample.messages):
+    fields, missing, records = collator.template.fields, Counter[str](), 0
+    chosen = set(dataset.spread(total, dataset.MAX_CHECKED))
+    # Only these are held, a few at a time.
+    exact = list[tuple[int, Sample]]()
+    for place, (sample, bound) in enumerate(collator.bound_tokens(samples)):
+        lengths.append(bound)
+        if bound > enough or place in chosen:
+            exact.append((place, sample))
+        if not sample.messages:
             records += 1
-            missing.update(field for field in fields if record[field] is None)
+            missing.update(field for field in fields if sample.record[field] is None)
+        if len(exact) == CHUNK or place == total - 1:
+            counted = collator.count_all([each for _, each in exact])
+            for (at, _), tokens in zip(exact, counted, strict=True):
+                lengths[at] = sum(tokens)
+            exact = []
     limit = collator.max_length
     too_long = [length for length in lengths if limit is not None and length > limit]
     if too_long:
