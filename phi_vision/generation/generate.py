@@ -12,8 +12,15 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
+from phi_vision.generation.growing_batch import GrowingBatch
 from phi_vision.generation.request import Generation, GenerationRequest
-from phi_vision.generation.sampling import RowState, TokenSelector, compile_grammar, decoder_for
+from phi_vision.generation.sampling import (
+    RowState,
+    TokenSelector,
+    compile_grammar,
+    decoder_for,
+    select_tokens,
+)
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
@@ -62,61 +69,67 @@ def generate(
     context = model.config.original_max_position_embeddings
     limits = [_tokens_within_context(row, context - row.prompt_tokens) for row in rows]
     for chosen in _batches(order, limits, batch_size):
-        while chosen:
-            batch = left_pad([encoded[index] for index in chosen], processor.tokenizer.pad_token_id)
-            selector = TokenSelector([rows[index] for index in chosen], stops[0])
-            with suppress(_CancelledError), _cancellation(network, selector.rows):
-                model.generate(
-                    **{name: values.to(model.device) for name, values in batch.items()},
-                    max_new_tokens=max(row.limit for row in selector.rows),
-                    do_sample=False,
-                    num_beams=1,
-                    logits_processor=LogitsProcessorList([selector]),
-                )
-                break
-            chosen = [index for index in chosen if rows[index].finish_reason is None]
+        inputs, states = [encoded[index] for index in chosen], [rows[index] for index in chosen]
+        most = max(row.limit for row in states)
+        if isinstance(model, torch.nn.Module):
+            _generate_batch(GrowingBatch(model, inputs, most), states)
+        else:
+            model.generate(
+                **left_pad(inputs, processor.tokenizer.pad_token_id),
+                max_new_tokens=most,
+                logits_processor=LogitsProcessorList([TokenSelector(states, stops[0])]),
+            )
     network.train(was_training)
     return [row.generation() for row in rows]
 
 
+def _generate_batch(batch: GrowingBatch, rows: list[RowState]) -> None:
+    """Read the prompts, and append tokens to all rows together; rows that have ended leave."""
+    active = list[RowState]()  # in the current step of the model
+    with batch.attention(), _cancellation(batch.decoder, rows, active):
+        for group in batch.groups():
+            active[:] = [rows[place] for place in group]
+            with suppress(_CancelledError):
+                batch.read(group)
+        while left := [place for place, row in enumerate(rows) if row.finish_reason is None]:
+            if len(left) < len(rows):
+                rows = [rows[place] for place in batch.keep(left)]
+            active[:] = rows
+            try:
+                logits_BV = batch.logits()
+            except _CancelledError:
+                return
+            batch.append(select_tokens(rows, logits_BV))
+
+
 class _CancelledError(Exception):
-    """Ends a step of the model; rows without a finish reason begin again."""
+    """Ends a step of the model."""
 
 
 @contextmanager
-def _cancellation(network: torch.nn.Module, rows: Sequence[RowState]) -> Iterator[None]:
-    """End a step, between layers, once all rows are cancelled; the prompt's also if it pays off.
+def _cancellation(
+    network: torch.nn.Module, rows: Sequence[RowState], active: Sequence[RowState]
+) -> Iterator[None]:
+    """End a step, between two layers, once all rows that are active in it are cancelled."""
 
-    It does where the others alone have less to compute than is left of the step.
-    """
-    asked = {row: row.request.is_cancelled for row in rows if row.request.is_cancelled}
-
-    def check(left: float, *_: object) -> None:
-        cancelled = [row for row, is_cancelled in asked.items() if is_cancelled()]
-        others = [row for row in rows if not row.finish_reason and row not in cancelled]
-        is_prompt = not any(row.tokens for row in rows)
-        pays_off = not others or (is_prompt and _area(others) < left * _area(rows))
-        if cancelled and pays_off:
-            for row in cancelled:
-                row.finish_reason = row.finish_reason or "cancelled"
+    def check(*_: object) -> None:
+        asked = [row.request.is_cancelled for row in active]
+        found = [is_cancelled is not None and is_cancelled() for is_cancelled in asked]
+        if all(found):
+            for row in active:
+                row.finish_reason = "cancelled"
             raise _CancelledError
 
-    modules = list(network.modules()) if asked else []
-    decoder = [module for module in modules if isinstance(module, Phi3DecoderLayer)]
-    left = {layer: 1 - place / len(decoder) for place, layer in enumerate(decoder)}
-    # Those of the vision tower come before.
-    left |= {module: 1.0 for module in modules if isinstance(module, CLIPEncoderLayer)}
-    hooks = [layer.register_forward_pre_hook(partial(check, left[layer])) for layer in left]
+    kinds = (
+        (Phi3DecoderLayer, CLIPEncoderLayer) if any(r.request.is_cancelled for r in rows) else ()
+    )
+    layers = [module for module in network.modules() if isinstance(module, kinds)]
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _area(rows: Sequence[RowState]) -> int:
-    """Count the tokens of a batch of prompts, padding included."""
-    return len(rows) * max(row.prompt_tokens for row in rows)
 
 
 def _row(

@@ -1,8 +1,8 @@
 """Token selection, row by row: sampling, grammars, stop words, limits and streaming.
 
-transformers or ONNX Runtime only compute logits and append tokens; the tokens are selected here, so
-that requests of all kinds can share a batch. llguidance finds the tokens with which a grammar can
-continue; `phi_vision.data.template_grammar` builds the grammar of a template.
+The model or ONNX Runtime only computes logits; the tokens are selected here, so that requests of
+all kinds can share a batch. llguidance finds the tokens with which a grammar can continue;
+`phi_vision.data.template_grammar` builds the grammar of a template.
 """
 
 import re
@@ -78,10 +78,8 @@ class RowState:
         else:
             self._random.manual_seed(self.request.seed)
 
-    def select(self, scores_V: torch.Tensor) -> int:
-        """Select the next token among those whose logit is not minus infinity."""
-        if not self.request.temperature:
-            return int(scores_V.argmax())
+    def sample(self, scores_V: torch.Tensor) -> int:
+        """Draw the next token among those whose logit is not minus infinity."""
         # In double precision, and the likeliest at 0, so that no temperature is too low.
         scores_V = (scores_V - scores_V.max()).double().cpu() / self.request.temperature
         ordered_V, tokens_V = scores_V.softmax(-1).sort(descending=True, stable=True)
@@ -154,32 +152,48 @@ class RowState:
         return text[: min(places, default=len(text))].rstrip()
 
 
+def select_tokens(rows: Sequence[RowState], scores_BV: torch.Tensor) -> list[int]:
+    """Select and append the next token of each row that has not ended; -1 for the others.
+
+    Input:  logits (B, V), on a device from which they are fetched once for all greedy rows
+    Output: tokens (B)
+    """
+    matchers = [None if row.finish_reason else row.matcher for row in rows]
+    allowed_BV = mask_logits(matchers, scores_BV)
+    for row, matcher in zip(rows, matchers, strict=True):
+        if matcher is not None and matcher.is_error():
+            row.finish_reason = "length"  # Its grammar has used up its computing budget.
+            row.report()
+    selected_B = allowed_BV.argmax(-1)
+    for place, row in enumerate(rows):
+        if row.request.temperature and not row.finish_reason:
+            selected_B[place] = row.sample(allowed_BV[place])
+    logprobs_B = scores_BV.gather(1, selected_B[:, None])[:, 0] - scores_BV.logsumexp(dim=-1)
+    # Together: each transfer waits for the device.
+    tokens, logprobs = torch.stack([selected_B.double(), logprobs_B.double()]).tolist()
+    selected = [
+        -1 if row.finish_reason else int(token) for row, token in zip(rows, tokens, strict=True)
+    ]
+    for row, token, logprob in zip(rows, selected, logprobs, strict=True):
+        if row.finish_reason is None:
+            row.append(token, logprob)
+    return selected
+
+
 class TokenSelector(LogitsProcessor):
-    """Selects the next token of each row by its logits as they pass; `stop` fills ended rows."""
+    """Selects tokens where ONNX Runtime appends them; `stop` fills ended rows."""
 
     def __init__(self, rows: Sequence[RowState], stop: int) -> None:
         self.rows, self.stop = rows, stop
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Set every logit (B, V) but that of the selected token to minus infinity."""
-        matchers = [None if row.finish_reason else row.matcher for row in self.rows]
-        allowed_BV = mask_logits(matchers, scores)
-        for row, matcher in zip(self.rows, matchers, strict=True):
-            if matcher is not None and matcher.is_error():
-                row.finish_reason = "length"  # Its grammar has used up its computing budget.
-                row.report()
-        selected = [
-            self.stop if row.finish_reason else row.select(allowed_V)
-            for row, allowed_V in zip(self.rows, allowed_BV, strict=True)
+        selected = select_tokens(self.rows, scores)
+        following = [
+            self.stop if row.finish_reason else token
+            for row, token in zip(self.rows, selected, strict=True)
         ]
-        selected_B1 = torch.tensor(selected, device=scores.device)[:, None]
-        logprobs_B = scores.gather(1, selected_B1)[:, 0] - scores.logsumexp(dim=-1)
-        for place, (row, logprob) in enumerate(zip(self.rows, logprobs_B.tolist(), strict=True)):
-            if row.finish_reason is None:
-                row.append(selected[place], logprob)
-            if row.finish_reason is not None:
-                selected[place] = self.stop
-        next_B1 = torch.tensor(selected, device=scores.device)[:, None]
+        next_B1 = torch.tensor(following)[:, None]
         return torch.full_like(scores, -torch.inf).scatter(1, next_B1, 0.0)
 
 

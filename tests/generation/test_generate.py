@@ -1,5 +1,6 @@
 """Generation: batching changes no text, order is kept, the model keeps its mode."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from toy_rows import NONE, ONE, TWO, Inputs
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 from phi_vision.generation.generate import generate, left_pad
+from phi_vision.generation.growing_batch import GrowingBatch
 from phi_vision.generation.request import GenerationRequest
 
 Asked = tuple[str, list[Image.Image]]
@@ -36,13 +38,13 @@ def asked(images: list[Image.Image]) -> list[Asked]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The lengths of the prompts of each generated batch."""
     seen: list[list[int]] = []
-    generate = Phi3VForCausalLM.generate
+    make = GrowingBatch.__init__
 
-    def note(self: Phi3VForCausalLM, **batch: torch.Tensor) -> torch.Tensor:
-        seen.append(batch["attention_mask"].sum(dim=1).tolist())
-        return generate(self, **batch)
+    def note(self: GrowingBatch, model: object, rows: Sequence[Inputs], new_tokens: int) -> None:
+        seen.append([row["input_ids"].shape[1] for row in rows])
+        make(self, model, rows, new_tokens)
 
-    monkeypatch.setattr(Phi3VForCausalLM, "generate", note)
+    monkeypatch.setattr(GrowingBatch, "__init__", note)
     return seen
 
 
@@ -178,7 +180,7 @@ def test_rows_that_continue_do_not_wait_for_the_long_prompt_of_a_cancelled_one(
     cancelled = replace(long, is_cancelled=is_cancelled)
     listened = replace(short, on_token=lambda chunk: heard.append(chunk) or True)
     gone, kept = generate(model, processor, [cancelled, listened])
-    assert (batches, asked) == ([[40, 90], [40]], 1)
+    assert (batches, asked) == ([[40, 90]], 1)
     assert gone[:4] == ("", (), (), "cancelled")
     (alone,) = generate(model, processor, [short])
     assert (kept.text, kept.token_ends) == (alone.text, alone.token_ends)
