@@ -1,7 +1,7 @@
-"""Attention of generation on a CPU: no padding, little memory traffic, fast in bfloat16 too.
+"""Attention of generation on a CPU: one new token of each row, without padding, in float32.
 
-In bfloat16 the kernels behind `scaled_dot_product_attention` take three times as long as this for
-one new token of each row, and twice as long for whole rows.
+In bfloat16 the kernels behind `scaled_dot_product_attention` take three times as long for it, since
+products of vectors are slow. Whole rows are read by blockwise attention.
 
 Shapes: B rows, H heads, G heads of keys and values, L new and K cached positions, D head size.
 """
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.models.phi3.modeling_phi3 import Phi3Model
 
+from phi_vision.model import blockwise_attention
+
 NAME = "phi_vision_generation"
-BLOCK = 128  # positions read at once: their scores stay in the processor's cache
 _in_use = threading.RLock()
 
 
 @contextmanager
 def cpu_attention(decoder: Phi3Model) -> Iterator[None]:
-    """Let a decoder attend by `attend`; another thread that wants the same waits."""
+    """Attend by `attend` in a decoder; another thread that wants the same waits."""
     with _in_use:
         usual = decoder.config._attn_implementation
         decoder.set_attn_implementation({"": NAME})
@@ -53,17 +53,13 @@ def attend(
     """
     if stores_only:
         return query.transpose(1, 2), None
-    query = query.to(value.dtype)
+    if first_columns is None:
+        return blockwise_attention.attend(
+            module, query.to(value.dtype), key, value, attention_mask, scaling=scaling
+        )
     # Under autocast the products would be made in its dtype.
     with torch.autocast("cpu", enabled=False):
-        if first_columns is not None:
-            return _attend_once(query, key, value, first_columns, scaling), None
-        if query.dtype == torch.bfloat16:
-            return _attend_causally(query, key, value, scaling), None
-        attended = scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-        )
-        return attended.transpose(1, 2), None
+        return _attend_once(query, key, value, first_columns, scaling), None
 
 
 def _attend_once(
@@ -89,33 +85,6 @@ def _attend_once(
         values_GKD = as_float(value_BGKD[row, :, first:])
         torch.bmm(scores_GXK.softmax(-1), values_GKD, out=attended_BGXD[row])
     return attended_BGXD.view(rows, 1, -1, width).to(query_BH1D.dtype)
-
-
-def _attend_causally(
-    query_BHLD: torch.Tensor, key_BGLD: torch.Tensor, value_BGLD: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attend block by block, each to the positions up to its end only."""
-    rows, heads, length, width = query_BHLD.shape
-    groups = heads // key_BGLD.shape[1]
-    query = query_BHLD.reshape(-1, length, width)
-    key, value = (
-        each.repeat_interleave(groups, dim=1).view(-1, length, width)
-        if groups > 1
-        else each.reshape(-1, length, width)
-        for each in (key_BGLD, value_BGLD)
-    )
-    attended_BLHD = torch.empty(rows, length, heads, width, dtype=value.dtype)
-    later = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu_(1)
-    unused = query.new_empty(())
-    for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        scores = torch.baddbmm(
-            unused, query[:, start:end], key[:, :end].transpose(1, 2), beta=0, alpha=scaling
-        )
-        scores[..., start:].masked_fill_(later[: end - start, : end - start], -torch.inf)
-        block = torch.bmm(scores.softmax(-1), value[:, :end])
-        attended_BLHD[:, start:end] = block.view(rows, heads, -1, width).transpose(1, 2)
-    return attended_BLHD
 
 
 AttentionInterface.register(NAME, attend)

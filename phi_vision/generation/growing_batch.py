@@ -227,7 +227,7 @@ class GrowingBatch:
 
 @contextmanager
 def _storing_only(layer: Any) -> Iterator[None]:
-    """Let a decoder's last layer store keys and values, and compute nothing from them.
+    """Store keys and values of a decoder's last layer, and compute nothing from them.
 
     Only the last token's logits are needed, and that token is read once more with the next step.
     """

@@ -25,6 +25,7 @@ from phi_vision.generation.generate import GenerativeModel, generate
 from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
+from phi_vision.model.blockwise_attention import use_blockwise_attention
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
@@ -67,6 +68,8 @@ class LocalPredictor:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or fast_dtype(device)
         self.model, self.processor = loaded, _ = load_model(model, dtype=dtype, device=device)
+        if device.type == "cpu":
+            use_blockwise_attention(loaded)
         for name, weight in loaded.named_parameters():
             if not weight.sum(dtype=torch.float32).isfinite():
                 raise ValueError(

@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from toy_rows import NONE, ONE, TWO
 
 from phi_vision import Phi3VForCausalLM, Phi3VProcessor
-from phi_vision.generation.cpu_attention import BLOCK, attend
+from phi_vision.generation.cpu_attention import attend
 from phi_vision.generation.generate import generate
 from phi_vision.generation.growing_batch import COLUMNS_AT_ONCE, GrowingBatch, Inputs
 from phi_vision.generation.request import GenerationRequest
@@ -96,22 +96,8 @@ def drawn(rows: int, heads: int, length: int, dtype: torch.dtype) -> torch.Tenso
     return torch.randn(rows, heads, length, 16, dtype=dtype)
 
 
-TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 0.02}
-"""Scores of about 1 are rounded to 8 bits in bfloat16, as in eager attention."""
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("groups", [1, 2])
-def test_attention_of_whole_rows_is_causal(dtype: torch.dtype, groups: int) -> None:
-    query = drawn(2, 4, BLOCK + 7, dtype)
-    key, value = (drawn(2, 4 // groups, BLOCK + 7, dtype) for _ in range(2))
-    wide = [each.float() for each in (query, key, value)]
-    expected = scaled_dot_product_attention(*wide, is_causal=True, scale=0.25, enable_gqa=True)
-    found, _ = attend(None, query, key, value, None, scaling=0.25)  # type: ignore[arg-type]
-    assert found.dtype == dtype
-    torch.testing.assert_close(
-        found.float(), expected.transpose(1, 2), rtol=0, atol=TOLERANCES[dtype]
-    )
+TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 0.01}
+"""In bfloat16 only the result, of about 1, is rounded to 8 bits."""
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
