@@ -255,6 +255,19 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         """Embed images; see `Phi3VModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
 
+    def enable_input_require_grads(self) -> None:
+        """Let the inputs of recomputed layers have gradients; not those of a frozen tower.
+
+        Otherwise gradient checkpointing would run the tower again, and backward, for nothing.
+        """
+        super().enable_input_require_grads()
+        tower = self.model.vision_embed_tokens.img_processor
+        if not any(weight.requires_grad for weight in tower.parameters()):
+            embeddings = tower.vision_model.get_input_embeddings()
+            for hook in self._require_grads_hooks:
+                if hook.id in embeddings._forward_hooks:
+                    hook.remove()
+
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,

@@ -285,3 +285,16 @@ def test_bf16_is_chosen_by_the_recipe_or_by_the_machine() -> None:
     assert choose_precision(False) == torch.float32
     assert choose_precision(True) == torch.bfloat16
     assert choose_precision(None) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_gradient_checkpointing_runs_backward_through_a_trained_tower_only(
+    make_recipe: MakeRecipe, train_vision: bool
+) -> None:
+    model: Any = load_trainable(make_recipe("lora", train_vision=train_vision)).model
+    model.train().get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    tower = model.get_base_model().model.vision_embed_tokens.img_processor
+    size = tower.vision_model.config.image_size
+    assert tower(torch.zeros(1, 3, size, size)).requires_grad == train_vision
+    embeddings = model.get_base_model().get_input_embeddings()
+    assert embeddings(torch.zeros(1, 1, dtype=torch.long)).requires_grad
