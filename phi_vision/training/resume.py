@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import textwrap
 import zipfile
@@ -17,7 +18,7 @@ from transformers.trainer_pt_utils import safe_globals
 from phi_vision import runs
 from phi_vision.data.samples import join_samples
 from phi_vision.data.template import find_template, write_template
-from phi_vision.io import atomic
+from phi_vision.io import atomic, process
 from phi_vision.io.formatting import error_texts
 from phi_vision.model.checkpoint import first_line
 from phi_vision.training import distributed
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 MAY_DIFFER = {"output_dir", "report_to", "dataloader_num_workers"}  # without effect on the result
+THREADS = "threads"  # key in versions.json: sums are rounded by the number of PyTorch's threads
 BASE_FINGERPRINT = "base_sha256"  # key in versions.json, as that of the data
 FINGERPRINTS = {runs.DATA_FINGERPRINT: "data", BASE_FINGERPRINT: "files of the base model"}
 
@@ -61,7 +63,18 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     if checkpoint is not None:
         distributed.check_same_processes(checkpoint)
     logger.info("resuming from %s", checkpoint.name if checkpoint else "the first step")
+    _restore_threads(run)
     return checkpoint
+
+
+def _restore_threads(run: runs.RunDir) -> None:
+    """Use as many threads as the run began with, unless the user has set their number."""
+    began = str(run.versions().get(THREADS, ""))
+    if not began.isdecimal() or process.THREADS in os.environ:
+        return
+    if (count := int(began)) not in (0, torch.get_num_threads()):
+        torch.set_num_threads(count)
+        logger.info("PyTorch uses %d threads, as the run began", count)
 
 
 def repair(output_dir: Path) -> None:
@@ -164,6 +177,8 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
     # Runs of earlier versions hashed their samples, not the files.
     data = known if known != data and known == runs.fingerprint(samples) else data
     versions = runs.collect_versions(data) | {BASE_FINGERPRINT: setup.base_fingerprint}
+    settings = {**recipe_fields(recipe), **versions}  # threads may differ between machines
+    versions |= {THREADS: str(torch.get_num_threads())}
     other = {name: old for name, old in before.items() if old != versions.get(name)}
     for name, changed in FINGERPRINTS.items():
         if name in other:
@@ -180,7 +195,7 @@ def write_run_files(recipe: Recipe, setup: Setup) -> None:
             changes,
         )
     # Every process has checked that the folder is free before the first one writes.
-    distributed.check_same_settings({**recipe_fields(recipe), **versions})
+    distributed.check_same_settings(settings)
     if distributed.is_main():
         run.path.resolve().mkdir(parents=True, exist_ok=True)  # through a link to nothing yet
         # First: without a recipe a run cannot be resumed.

@@ -246,6 +246,25 @@ def test_changed_versions_are_a_warning_and_the_first_ones_stay(
     assert json.loads(file.read_text()) == first
 
 
+def test_a_run_resumes_with_as_many_threads_as_it_began_with(
+    recipe: Recipe, messages: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, before = RunDir(recipe.output_dir).versions_file, torch.get_num_threads()
+    began = json.loads(file.read_text())
+    assert began["threads"] == str(before)
+    file.write_text(json.dumps(began | {"threads": str(before + 1)}))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(before))
+    resume.find_checkpoint(recipe)
+    assert torch.get_num_threads() == before, "the user decides"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    resume.find_checkpoint(recipe)
+    try:
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert f"PyTorch uses {before + 1} threads, as the run began" in messages()
+
+
 def test_a_changed_template_does_not_resume_a_run(recipe: Recipe) -> None:
     file = RunDir(recipe.output_dir).template_file
     file.write_text(file.read_text().replace("Name the product", "Name the thing"))
