@@ -121,6 +121,7 @@ def measure_generation(
     model, processor = load_model(
         checkpoint, dtype=torch.bfloat16 if setting.bf16 else torch.float32
     )
+    use_blockwise_attention(model)
     plain_model, _ = load_model(checkpoint, dtype=torch.float32)
     if is_cached:
         cache_features(model)

@@ -165,6 +165,7 @@ class _Evaluator:
             cache_features(predictor.model)
         shown = withhold_images(self.samples) if system == "twin" else self.samples
         tasks = self._plan(predictor) if system == "model" else {system: (shown, None)}
+        known: dict[object, Prediction] = {}
         for each, (samples, grammar) in tasks.items():
             model, wording = predictors.model_identity(source), predictor.template.as_dict()
             decisive = {"model": model, "template": wording, "grammar": grammar}
@@ -172,7 +173,7 @@ class _Evaluator:
             file = self.out / "answers" / f"{each}-{key[:12]}.jsonl"
             with self.bar(f"predicting: {each.replace('_', ' ')}") as progress:
                 self.predictions[each] = predict_cached(
-                    predictor, samples, file, grammar, key=key, progress=progress
+                    predictor, samples, file, grammar, key=key, known=known, progress=progress
                 )
         self._predict_nearest(predictor)
 

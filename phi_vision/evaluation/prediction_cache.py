@@ -27,25 +27,34 @@ def predict_cached(
     grammar: str | None = None,
     *,
     key: str,
+    known: dict[object, Prediction] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[Prediction]:
     """Predict the samples that the file lacks, and return the predictions of all, in order.
 
     Samples with the very same images (white ones of one size, none at all) and conversations are
-    predicted once. A batch arrives at once: the `seconds` of its first prediction are those of all.
-    The key is the fingerprint of model, template, samples and grammar.
+    predicted once; `known` holds such predictions of the same predictor and takes the new ones, so
+    that shuffled images need no others. A batch arrives at once: the `seconds` of its first
+    prediction are those of all. The key is the fingerprint of model, template, samples and grammar.
     """
-    places = list(range(len(samples)))
-    if not isinstance(predictor, FilePredictor):  # a file knows samples by their ids
-        first: dict[object, int] = {}
-        shown = ((tuple(map(sha256, each.images)), each.messages[:-1]) for each in samples)
-        places = [first.setdefault(each, place) for place, each in enumerate(shown)]
+    known = {} if known is None else known
+    inputs: list[object] = [
+        # A file knows samples by their ids.
+        each.id
+        if isinstance(predictor, FilePredictor)
+        else (grammar, *map(sha256, each.images), each.messages[:-1])
+        for each in samples
+    ]
+    first: dict[object, int] = {}
+    places = [first.setdefault(each, place) for place, each in enumerate(inputs)]
     total = len(set(places))
     with _storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         cache = file.open("a+b", buffering=0)  # unbuffered: an interruption loses no line
     with cache:
         predictions = _read(cache, file, key, samples, predictor.template)
+        shared = {place for place in set(places) - set(predictions) if inputs[place] in known}
+        predictions |= {place: known[inputs[place]] for place in shared}
         missing = sorted(set(places) - set(predictions))
         progress(total - len(missing), total)
         before = time.perf_counter()
@@ -58,6 +67,7 @@ def predict_cached(
             _append(cache, file, row)
             predictions[place] = dataclasses.replace(found, seconds=seconds)
             progress(len(predictions), total)
+    known |= {inputs[place]: each for place, each in predictions.items()}
     return [predictions[place] for place in places]
 
 

@@ -78,6 +78,32 @@ def test_predictions_are_in_the_order_of_the_samples_and_cached(
     assert predictor.grammars == ["start: A"]  # nothing was left to be asked
 
 
+def test_inputs_of_an_earlier_system_are_not_predicted_again(
+    predictor: CountingPredictor, tmp_path: Path
+) -> None:
+    known: dict[object, Prediction] = {}
+    steps: list[tuple[int, int]] = []
+    predict_cached(predictor, SAMPLES, tmp_path / "model.jsonl", key="f", known=known)
+    shuffled = [
+        sample(each.id, *other.images)
+        for each, other in zip(SAMPLES[:3], [*SAMPLES[1:3], sample("new", b"new")], strict=True)
+    ]
+    found = predict_cached(
+        predictor,
+        shuffled,
+        tmp_path / "shuffled.jsonl",
+        key="g",
+        known=known,
+        progress=lambda *step: steps.append(step),
+    )
+    assert found == [prediction_of(each) for each in shuffled]
+    assert predictor.asked()[len(SAMPLES) :] == ["s2"]
+    assert steps == [(2, 3), (3, 3)]
+    # Under a grammar the same inputs have other predictions.
+    predict_cached(predictor, SAMPLES[:3], tmp_path / "c.jsonl", "start: A", key="h", known=known)
+    assert predictor.grammars == [None, None, "start: A"]
+
+
 def test_progress_counts_existing_rows(predictor: CountingPredictor, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     file = tmp_path / "answers.jsonl"
