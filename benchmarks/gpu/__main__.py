@@ -25,7 +25,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from benchmarks.gpu import STARTED, decoding, hardware, steps, training
+from benchmarks.gpu import STARTED, decoding, hardware, steps, training, waits
 from benchmarks.gpu.model import SharedModel
 from benchmarks.gpu.session import Session
 
@@ -36,6 +36,7 @@ PARTS: dict[str, tuple[Callable[[Session, SharedModel], None], float]] = {
     "adapters": (steps.measure_adapters, 30),
     "checkpointing": (steps.measure_checkpointing, 30),
     "profile": (steps.measure_profile, 25),
+    "waits": (waits.measure_waits, 15),
     "answer": (decoding.measure_answer, 50),
     "graph": (decoding.measure_graph, 25),
     "trainer": (training.measure_trainer, 75),

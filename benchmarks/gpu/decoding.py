@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,21 +22,25 @@ CROPS = 4
 
 def measure_answer(session: Session, shared: SharedModel) -> None:
     """Prompts and new tokens, by the project's `generate` and by that of transformers."""
-    model = shared.model.eval()
-    # A model of random weights seldom stops by itself; all rows then write as much.
-    model.generation_config.eos_token_id = list(model.config.eos_token_id)
-    model.generation_config.pad_token_id = model.config.pad_token_id
     for rows in _rows(session):
         with session.attempt(rows=rows):
             _measure_rows(session, shared, rows)
 
 
+def requests_for(shared: SharedModel, rows: int, tokens: int) -> list[GenerationRequest]:
+    """Ask for the records of drawn products; random weights seldom stop before the last token."""
+    prompt = TEMPLATES["product"].prompt(shared.processor(CROPS), 1)
+    return [
+        GenerationRequest(prompt=prompt, images=tuple(sample.open_images()), max_new_tokens=tokens)
+        for sample in samples(rows)
+    ]
+
+
 def _measure_rows(session: Session, shared: SharedModel, rows: int) -> None:
     model, processor = shared.model, shared.processor(CROPS)
-    prompt = TEMPLATES["product"].prompt(processor, 1)
-    images = [tuple(sample.open_images()) for sample in samples(rows)]
-    text = {"text": [prompt] * rows, "padding": True, "return_tensors": "pt"}
-    inputs = shared.to_device(processor(**text, images=[list(each) for each in images]))
+    asked = requests_for(shared, rows, 1)
+    text = {"text": [each.prompt for each in asked], "padding": True, "return_tensors": "pt"}
+    inputs = shared.to_device(processor(**text, images=[list(each.images) for each in asked]))
     shape = StepShape(
         rows=rows,
         length=inputs["input_ids"].shape[1],
@@ -54,9 +59,7 @@ def _measure_rows(session: Session, shared: SharedModel, rows: int) -> None:
         model.generate(**inputs, **limits, do_sample=False)
 
     def ours(tokens: int) -> None:
-        requests = [
-            GenerationRequest(prompt=prompt, images=each, max_new_tokens=tokens) for each in images
-        ]
+        requests = [replace(each, max_new_tokens=tokens) for each in asked]
         generate(model, processor, requests, batch_size=rows)
 
     for way, write in (("transformers", plain), ("ours", ours)):

@@ -65,6 +65,9 @@ class SharedModel:
                     weight.normal_(std=0.02)
         # Rotary frequencies stay in float32, as a checkpoint loads them.
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(self.device)
+        # Of the config, as a checkpoint has them.
+        model.generation_config.eos_token_id = self.config.eos_token_id
+        model.generation_config.pad_token_id = self.config.pad_token_id
         return model.requires_grad_(False).eval()
 
     @cache  # noqa: B019
