@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from benchmarks.gpu.model import RECIPE, SharedModel, decoder_layers, samples, without_ids
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.steps import ROWS, measure_step
-from phi_vision.data.feature_cache import VARIABLE
+from phi_vision.data.cache_folder import VARIABLE
 from phi_vision.data.samples import Sample
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.recipes import LORA_TARGETS, Recipe

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from phi_vision.data.cache_folder import VARIABLE, cache_folder
 from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256, sha256_of_all
@@ -27,8 +28,6 @@ from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "PHI_VISION_CACHE"
-DEFAULT_FOLDER = "~/.cache/phi-vision"
 LIMIT = 20 * 2**30  # bytes of the features of all towers
 FREE_SHARE = 0.5  # of the free disk at most
 KEPT_SECONDS = 24 * 3600.0  # a tower's features are not removed for others before
@@ -173,10 +172,9 @@ class CachedTower:
 
 def cache_features(model: torch.nn.Module) -> None:
     """Encode each crop only once from now on; the model's tower must not be trained any more."""
-    place = os.environ.get(VARIABLE, DEFAULT_FOLDER)
-    if place == "off":
+    folder = cache_folder("features")
+    if folder is None:
         return
-    folder = Path(place).expanduser() / "features"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

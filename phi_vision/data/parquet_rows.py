@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from phi_vision.data.cache_folder import with_small_groups
 from phi_vision.data.samples import Places, failure
 from phi_vision.io.hashing import sha256, sha256_of_all
 
@@ -56,7 +57,10 @@ class ParquetRows:
     """The rows of files, one file after the other; pickled, their paths and row groups."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.files = [FileVersion.of(file) for file in files]
+        self.originals = [FileVersion.of(file) for file in files]
+        for file in self.originals:
+            open_parquet(file)  # so that a damaged one is named
+        self.files = [FileVersion.of(file) for file in with_small_groups(files)]
         self.starts, self.groups = [0], list[tuple[int, int]]()  # of each group: file, number there
         for place, file in enumerate(self.files):
             metadata = open_parquet(file).metadata
@@ -92,7 +96,7 @@ class ParquetRows:
     def fingerprint(self) -> str:
         """Hash the content of the files, in order."""
         with ThreadPoolExecutor() as pool:  # hashing needs no interpreter
-            return sha256_of_all(pool.map(sha256, [file.path for file in self.files]))
+            return sha256_of_all(pool.map(sha256, [file.path for file in self.originals]))
 
     def _find(self, number: int) -> tuple[FileVersion, int, int]:
         """Find the file of a row, the row group there, and the place in that."""

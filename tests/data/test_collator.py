@@ -125,6 +125,29 @@ def test_bytes_that_are_no_image_name_their_sample(processor: Phi3VProcessor) ->
         collate.count_tokens(broken)
 
 
+def test_many_samples_are_counted_as_each_alone_and_bounded_from_above(
+    processor: Phi3VProcessor,
+) -> None:
+    collate = CompletionCollator(processor=processor, template=TEMPLATES["product"])
+    titles = ("", " ", "\\\n<|end|>", "Ⅷ😀 ", ", Category: ", "x" * 400, "帽子" * 50, "<" * 30)
+    samples = [make_sample((60, 40), title=title) for title in titles]
+    samples += [
+        make_sample(),
+        make_sample((60, 40), (700, 60), (30, 900)),
+        make_sample(price=1e300),
+    ]
+    samples.append(replace(samples[0], record={**samples[0].record, "full_price": None}))
+    turns = (Message("user", "What?"), Message("assistant", "Ⅷ" * 9), Message("user", "?" * 40))
+    for count in range(4):
+        images = samples[0].images * count
+        talk = replace(samples[0], images=images, messages=(*turns, Message("assistant", "A hat")))
+        samples.append(talk)
+    counted = [collate.count_tokens(sample) for sample in samples]
+    assert collate.count_all(samples) == counted
+    bounds = [bound for _, bound in collate.bound_tokens(samples)]
+    assert all(sum(tokens) <= bound for tokens, bound in zip(counted, bounds, strict=True))
+
+
 def test_selected_positions_are_those_before_a_label() -> None:
     labels = torch.tensor([[-100, -100,  8,    2, -100],
                            [-100,    5,  4,    3,    2]])  # fmt: skip

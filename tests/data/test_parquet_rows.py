@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_products import product_rows
 
-from phi_vision.data import dataset, parquet_rows
+from phi_vision.data import cache_folder, dataset, parquet_rows
 from phi_vision.data.dataset import as_sample, load_samples, split_by_group, spread
 from phi_vision.data.parquet_rows import ParquetRows, open_parquet
 from phi_vision.data.samples import (
@@ -210,3 +210,37 @@ def test_the_fingerprint_is_that_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "d" / "a.png").write_bytes(b"beside")
     rows[3]["image"] = {"bytes": None, "path": "a.png"}
     assert [*fingerprints(write(tmp_path / "d", rows))] == [None] * 3
+
+
+def test_large_row_groups_are_copied_once_to_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_folder, "SMALL_BYTES", 0)
+    monkeypatch.setattr(cache_folder, "MAX_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(cache_folder, "WRITTEN_GROUP_BYTES", 50_000)
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
+    folder = write(tmp_path / "data", product_rows(2000), group=2000)
+    (file,) = folder.glob("*.parquet")
+    samples = load_samples(folder)
+    assert samples == in_a_list(folder)
+    (copy,) = (tmp_path / "cache" / "row-groups").glob("*")
+    assert pq.read_metadata(file).num_row_groups == 1
+    assert pq.read_metadata(copy).num_row_groups > 5
+    # The fingerprint is that of the data, wherever they are read from.
+    monkeypatch.setenv(cache_folder.VARIABLE, "off")
+    with caplog.at_level("WARNING", "phi_vision"):
+        direct = load_samples(folder)
+    assert "set PHI_VISION_CACHE to a folder with space" in caplog.text
+    assert direct.source.fingerprint() == samples.source.fingerprint()
+    assert direct == samples
+    # Changed data replace the copy.
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
+    write(folder, product_rows(1500), group=2000)
+    assert len(load_samples(folder)) == 1500
+    assert [*(tmp_path / "cache" / "row-groups").glob("*")] != [copy]
+    assert len([*(tmp_path / "cache" / "row-groups").glob("*")]) == 1
+    # A folder that cannot be written only costs time.
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "file"))
+    assert len(load_samples(folder)) == 1500
+    assert "Not a directory" in caplog.text

@@ -17,6 +17,7 @@ from phi_vision.io import atomic
 from phi_vision.runs import STATE_FILE, RunDir, fingerprint
 from phi_vision.training import resume
 from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.setup import load_split
 from phi_vision.training.trainer import train
 from pretraining.tiny import write_tiny_checkpoint
 
@@ -172,6 +173,18 @@ def test_changed_data_do_not_resume_a_run(recipe: Recipe, products: Path, tmp_pa
     versions.write_text(versions.read_text().replace('data_sha256": "', 'data_sha256": "0'))
     with pytest.raises(ValueError, match="the data have changed since the run"):
         train(recipe, resume=True)
+
+
+def test_a_run_of_an_earlier_version_resumes_with_the_fingerprint_of_its_samples(
+    recipe: Recipe,
+) -> None:
+    training, validation = load_split(recipe)
+    versions = RunDir(recipe.output_dir).versions_file
+    before = json.loads(versions.read_text())
+    own = fingerprint([*training, *validation])
+    assert own != before["data_sha256"], "now that of the files"
+    versions.write_text(json.dumps({**before, "data_sha256": own}))
+    train(recipe, resume=True)
 
 
 def test_another_base_under_the_same_path_does_not_resume_a_run(

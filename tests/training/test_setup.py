@@ -141,6 +141,27 @@ def test_missing_values_of_a_supervised_field_are_counted(
     assert len(caplog.messages) == 1
 
 
+def test_beyond_a_usual_size_only_long_texts_are_counted(
+    collator: CompletionCollator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = product_rows(40)
+    for place in (5, 25):
+        rows[place]["title"] = "coat " * 500
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    samples = load_samples(tmp_path)
+    exact = checks.check_samples(collator, samples)
+    monkeypatch.setattr("phi_vision.data.dataset.MAX_CHECKED", 10)
+    monkeypatch.setattr("phi_vision.data.dataset.RUN", 5)
+    lengths = checks.check_samples(collator, samples, enough=2000)
+    checked = [*range(5), *range(20, 25), 5, 25]
+    assert [lengths[place] for place in checked] == [exact[place] for place in checked]
+    others = set(range(40)) - set(checked)
+    assert all(exact[place] < lengths[place] <= 2000 for place in others)
+    limited = replace(collator, max_length=400)
+    with pytest.raises(ValueError, match=f"2 of 40 samples .* 400 .*longest {max(exact)}"):
+        checks.check_samples(limited, samples, enough=400)
+
+
 def test_a_field_that_no_sample_has_is_rejected(
     collator: CompletionCollator, samples: list[Sample]
 ) -> None:
