@@ -43,8 +43,8 @@ from benchmarks.workload import (
     train_step,
     write_checkpoint,
 )
-from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.cache_folder import VARIABLE
+from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.template import TEMPLATES
 from phi_vision.generation.generate import generate
