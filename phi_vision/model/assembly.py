@@ -28,6 +28,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from phi_vision.io.formatting import error_texts
 
+from .checkpoint import UNTRAINED
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig, describe_tower
 from .image_processing_phi3_v import Phi3VImageProcessor
 from .modeling_phi3_v import Phi3VForCausalLM
@@ -123,6 +124,11 @@ def assemble(
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all("img_projection" in name or name.endswith("_GN") for name in missing), missing
+    # About the mean patch, until the projection is trained.
+    separator = tower.layernorm.bias.detach().repeat(4)
+    embedding = model.model.vision_embed_tokens
+    for parameter in (embedding.glb_GN, embedding.sub_GN):
+        parameter.data.copy_(separator.expand_as(parameter))
     side = crop_size // tower.config.patch_size // 2
     crops = Phi3VImageProcessor(num_crops=num_crops, crop_size=crop_size, num_img_tokens=side**2)
     return Assembled(model.eval(), Phi3VProcessor(crops, adapted))
@@ -145,6 +151,7 @@ def _make_config(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=[tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS],
         image_token_id=tokenizer.convert_tokens_to_ids(Phi3VProcessor.image_token),
+        **{UNTRAINED: True},
     )
 
 

@@ -23,6 +23,7 @@ from .processing_phi3_v import Phi3VProcessor
 
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 SMALL, PHOTO = "phi-vision-small", "phi-vision-photo"
+UNTRAINED = "projector_is_untrained"  # in the config.json of a base, until training has started it
 ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
 
 # A run's best weights and recipe, as in `phi_vision.runs`; tests/test_runs.py compares them.
@@ -90,6 +91,7 @@ def load_model(
 
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
+        vars(model.config).pop(UNTRAINED, None)  # the adapter's folder has a trained one
     return model.to(device or "cpu").eval(), processor
 
 

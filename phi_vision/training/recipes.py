@@ -121,10 +121,20 @@ class Recipe:
     the adapters, with full the learned separators between rows of image tokens are trained too."""
     train_vision: bool = False
     """Train the CLIP tower: with full its weights, with lora adapters in its layers."""
+    projector_start: Literal["stored", "closed-form"] | None = None
+    """Where the projector starts: as the checkpoint has it, or in closed form, by a regression from
+    the training images to the words of their answers; by default in closed form where it is
+    untrained, as in phi-vision-photo."""
     projector_learning_rate: float | None = None
-    """Peak learning rate of the projector; by default learning_rate."""
+    """Peak learning rate of the projector; by default learning_rate. 0 leaves it as it starts."""
     vision_learning_rate: float | None = None
     """Peak learning rate of the CLIP tower; by default learning_rate."""
+
+    feature_noise: float = 0.0
+    """Gaussian noise on the vision features in training, in their standard deviations; 0.3 helps
+    where a few hundred photographs are learned by heart."""
+    image_token_dropout: float = 0.0
+    """Fraction of the image tokens that a training step leaves out (as zeros)."""
 
     r: int | None = None
     """Rank of the adapters (lora)."""

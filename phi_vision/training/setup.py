@@ -29,10 +29,12 @@ from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
 from phi_vision.metrics.field_metrics import metrics_for
+from phi_vision.model.checkpoint import UNTRAINED
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.adapters import TrainableModel, fingerprint_base, load_trainable
 from phi_vision.training.distributed import world_size
+from phi_vision.training.projector_start import add_noise, start_projection
 from phi_vision.training.recipes import VALIDATION_LOSS, Recipe
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ def prepare(recipe: Recipe) -> Setup:
     # Sharded, the processes run the tower together, or not at all.
     if not recipe.train_vision and recipe.sharding == "none":
         cache_features(trainable.model)
+    _start_projector(recipe, trainable, training, template)
     collator = CompletionCollator(
         processor=trainable.processor, template=template, max_length=recipe.max_length
     )
@@ -101,6 +104,21 @@ def prepare(recipe: Recipe) -> Setup:
     rows = make_rows(recipe, config, training, training_lengths)
     steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
+
+
+def _start_projector(
+    recipe: Recipe, trainable: TrainableModel, training: Sequence[Sample], template: Template
+) -> None:
+    """Start the projection as the recipe says, or raise ValueError; add the noise of training."""
+    model = trainable.model
+    is_new = getattr(model.config, UNTRAINED, False) and not recipe.withhold_images
+    if is_new and not recipe.train_projector:
+        raise failure("untrained_projector", model=recipe.model)
+    if recipe.projector_start == "closed-form" or (is_new and recipe.projector_start is None):
+        start_projection(model, trainable.processor, training, template)
+    if is_new:
+        delattr(model.config, UNTRAINED)  # or a saved model would start anew
+    add_noise(model, feature_noise=recipe.feature_noise, token_dropout=recipe.image_token_dropout)
 
 
 def load_split(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample]]:

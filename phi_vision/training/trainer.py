@@ -202,7 +202,8 @@ def group_weights(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
         if weight.requires_grad:
             part = "projector" if "vision_embed_tokens" in name else "language"
             part = "vision" if "img_processor" in name else part
-            rate = rates.get(part) or recipe.learning_rate
+            rate = rates.get(part)
+            rate = recipe.learning_rate if rate is None else rate
             if "lora_B" in name:
                 # LoRA+ (arXiv:2402.12354): the matrix that starts at zero has to go further.
                 rate *= recipe.loraplus_ratio or 1.0

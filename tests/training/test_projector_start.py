@@ -1,0 +1,173 @@
+"""The projection's start in closed form, and the noise on what the decoder sees of an image."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from parts_of_a_base import make_decoder, make_tokenizer, make_tower
+from PIL import Image
+from torch import nn
+
+from phi_vision.data.samples import Sample
+from phi_vision.data.template import TEMPLATES
+from phi_vision.model.assembly import assemble
+from phi_vision.model.checkpoint import load_model
+from phi_vision.training.projector_start import (
+    add_noise,
+    fit_ridge,
+    set_projection,
+    start_projection,
+)
+from phi_vision.training.recipes import Recipe
+from phi_vision.training.setup import prepare
+from phi_vision.training.trainer import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def projection(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4 * width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+
+
+def test_a_linear_map_of_low_rank_becomes_two_layers_without_loss() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 5, generator=draw) @ torch.randn(5, 12, generator=draw)
+    bias, patches = torch.randn(16, generator=draw), torch.randn(7, 4, 12, generator=draw)
+    layers = projection(12, 16)
+    with torch.no_grad():
+        set_projection(layers, weight, bias)
+        found = layers(patches.flatten(1))
+    torch.testing.assert_close(found, patches.mean(dim=1) @ weight.T + bias, atol=1e-4, rtol=0)
+
+
+def test_ridge_regression_finds_what_is_linear_and_shrinks_what_is_noise() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = 3 + 2 * torch.randn(4000, 3, generator=draw, dtype=torch.float64)
+    true = torch.tensor([[1.0, 0, 0], [0, -2.0, 0]], dtype=torch.float64)
+    weight, bias = fit_ridge(inputs, inputs @ true.T + 5)
+    # The penalty of N halves the weight of a standardised input.
+    torch.testing.assert_close(weight, true / 2, atol=0.05, rtol=0)
+    expected = (inputs @ true.T + 5).mean(dim=0)
+    torch.testing.assert_close(inputs.mean(dim=0) @ weight.T + bias, expected)
+
+
+@pytest.fixture(scope="module")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / "toy"
+    for part in assemble(make_tower(), make_decoder(), make_tokenizer(), crop_size=28):
+        part.save_pretrained(folder)
+    return folder
+
+
+def projector_weights(model: nn.Module) -> list[torch.Tensor]:
+    """Copy the trained weights of the projection, also beside adapters."""
+    return [
+        weight.detach().clone()
+        for name, weight in model.named_parameters()
+        if "img_projection" in name and "original_module" not in name
+    ]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_untrained_projection_starts_in_closed_form(
+    make_recipe: MakeRecipe, toy_base: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = make_recipe(method, model=str(toy_base), train_projector=True, train_vision=False)
+    model = prepare(recipe).trainable.model
+    assert "the projection starts from a regression over 16 images" in caplog.text
+    first, _, second, bias = projector_weights(model)
+    half = len(first) // 2
+    assert torch.equal(first[half:], -first[:half])
+    assert torch.equal(second[:, half:], -second[:, :half])
+    words = model.get_input_embeddings().weight
+    assert 0.1 < bias.norm() / words.norm(dim=-1).mean() < 2
+    stored = prepare(replace(recipe, projector_start="stored")).trainable.model
+    assert not torch.equal(projector_weights(stored)[0], first)
+
+
+def test_a_trained_projection_stays_as_it_is_unless_asked(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", train_projector=True)
+    before = projector_weights(load_model(recipe.model)[0])
+    after = projector_weights(prepare(recipe).trainable.model)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    asked = prepare(replace(recipe, projector_start="closed-form")).trainable.model
+    assert not torch.equal(projector_weights(asked)[0], before[0])
+
+
+def test_an_untrained_projection_that_is_not_trained_is_refused(
+    make_recipe: MakeRecipe, toy_base: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"is untrained: .* Train it with --train-projector"):
+        prepare(make_recipe("lora", model=str(toy_base)))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_trained_run_of_such_a_base_is_trained_further_and_merged_as_it_is(
+    make_recipe: MakeRecipe, toy_base: Path, tmp_path: Path, method: str
+) -> None:
+    recipe = make_recipe(
+        method, model=str(toy_base), train_projector=True, train_vision=False, max_steps=2
+    )
+    run = train(recipe)
+    model, _ = load_model(run.model)
+    assert not hasattr(model.config, "projector_is_untrained")
+    further = prepare(replace(recipe, model=str(run.model), output_dir=tmp_path / "further"))
+    trained, again = (projector_weights(each) for each in (model, further.trainable.model))
+    for one, other in zip(trained, again, strict=True):
+        torch.testing.assert_close(one.float(), other)
+
+
+def test_a_projector_with_a_learning_rate_of_0_stays_at_its_start(
+    make_recipe: MakeRecipe, toy_base: Path
+) -> None:
+    recipe = make_recipe(
+        "lora", model=str(toy_base), train_projector=True, projector_learning_rate=0.0, max_steps=2
+    )
+    start = projector_weights(prepare(recipe).trainable.model)
+    end = projector_weights(load_model(train(recipe).model)[0])
+    for one, other in zip(start, end, strict=True):
+        torch.testing.assert_close(one, other.float())
+
+
+def test_too_few_images_for_a_regression_are_refused(tiny_checkpoint: Path) -> None:
+    model, processor = load_model(tiny_checkpoint)
+    sample = Sample(
+        id="1", group="1", images=(), record={"title": "Coat", "category3_code": "COATS"}
+    )
+    with pytest.raises(ValueError, match="0 training samples have an image and a text"):
+        start_projection(model, processor, [sample], TEMPLATES["product"])
+
+
+def test_noise_and_dropout_disturb_training_alone(tiny_checkpoint: Path) -> None:
+    model, processor = load_model(tiny_checkpoint)
+    made = processor.image_processor([Image.new("RGB", (60, 60), "red")])
+    images = {name: made[name] for name in ("pixel_values", "image_sizes")}
+    embedding = model.model.vision_embed_tokens
+    with torch.no_grad():
+        (plain,) = embedding(**images)
+        add_noise(model, feature_noise=0.3, token_dropout=0.5)
+        assert torch.equal(embedding(**images)[0], plain)
+        model.train()
+        torch.manual_seed(0)
+        (disturbed,) = embedding(**images)
+        is_zero = (disturbed == 0).all(dim=-1)
+        assert 0.2 < is_zero.float().mean() < 0.8
+        # Separators come from no crop: they are dropped, but have no noise.
+        assert (disturbed != plain).any(dim=-1).sum() >= len(plain) - 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("feature_noise", -0.1), ("image_token_dropout", 1.0)]
+)
+def test_impossible_noise_is_refused(make_recipe: MakeRecipe, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}"):
+        make_recipe("lora", **{field: value})
+
+
+def test_a_start_without_a_trained_projector_is_refused(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValueError, match="projector_start is closed-form, but the projector is no"):
+        make_recipe("lora", projector_start="closed-form")
