@@ -91,7 +91,7 @@ def load_model(
 
         with explained(f"The adapter in {place} does", "Is it whole, and made for this base?"):
             model = PeftModel.from_pretrained(model, place)
-        vars(model.config).pop(UNTRAINED, None)  # the adapter's folder has a trained one
+        model.config.__dict__.pop(UNTRAINED, None)  # the adapter's folder has a trained one
     return model.to(device or "cpu").eval(), processor
 
 
