@@ -31,7 +31,7 @@ from phi_vision.training import gpus, memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
 from phi_vision.training.memory import BatchShape
-from phi_vision.training.recipes import Recipe, lora
+from phi_vision.training.recipes import Recipe, loader_workers, lora
 
 # CUDA's own context and the kernels of PyTorch, before the first tensor; and a factor, as a GPU's
 # memory is allocated in blocks, of which a few per cent stay unused.
@@ -111,6 +111,7 @@ class Plan:
     utilization: float  # share of a typical batch's positions that is not padding
     gpu: gpus.Gpu
     seconds: float  # of all steps on the GPU, without evaluations
+    workers: int  # processes that prepare batches
     fits: Sequence[str]
     changes: Sequence[Change]  # settings to change, in this order, if it does not fit
 
@@ -136,7 +137,7 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     per_step *= min(1.0, rows / batch_size / recipe.gradient_accumulation_steps)
     # Workers load beside the steps.
     loading = load.loading * rows * len(load.training) / len(load.rows)
-    workers = recipe.dataloader_num_workers
+    workers = loader_workers(recipe, on_gpu=target.bandwidth is not None)
     per_step = max(per_step, loading / workers) if workers else per_step + loading
     mean_length = sum(row.length for row in load.rows) / len(load.rows)
     return Plan(
@@ -146,6 +147,7 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
         utilization=min(1.0, mean_length / need.typical.length),
         gpu=target,
         seconds=steps.total * per_step,
+        workers=workers,
         fits=[n for n, g in gpus.GPUS.items() if estimate_need(recipe, load, g).memory <= g.memory],
         changes=_find_changes(recipe, load, target),
     )

@@ -23,6 +23,7 @@ import yaml
 
 from phi_vision.data.template import find_template
 from phi_vision.io.formatting import error_texts, yaml_fault
+from phi_vision.io.process import usable_cores
 
 failure = error_texts(__file__)
 
@@ -30,6 +31,7 @@ failure = error_texts(__file__)
 # and `v_proj`, which most examples name, exist only in the CLIP tower.
 LORA_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 VALIDATION_LOSS = "validation_loss"
+MAX_WORKERS = 8  # by default
 
 TorchOptimizer: TypeAlias = Literal["adamw_torch_fused", "adamw_torch"]
 BitsAndBytesOptimizer: TypeAlias = Literal[
@@ -186,8 +188,9 @@ class Recipe:
     save_steps: int | None = None
     """Optimizer steps between two checkpoints; by default one epoch."""
 
-    dataloader_num_workers: int = 0
-    """Processes that prepare batches beside the training; 0 prepares them in between."""
+    dataloader_num_workers: int | None = None
+    """Processes that prepare batches beside the training; 0 prepares them in between. By default
+    one for each core but one, at most 8, beside a GPU; 0 on a CPU, whose cores train."""
     seed: int = 0
     """Seed of the split, the order of samples, new weights and dropout."""
     sharding: Literal["none", "fsdp"] = "none"
@@ -273,6 +276,13 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "dpo": dpo,
 }
 """Name -> recipe. Another way to train is one function and one entry here."""
+
+
+def loader_workers(recipe: Recipe, *, on_gpu: bool, processes: int = 1) -> int:
+    """Choose the number of processes that prepare batches for each that trains on this machine."""
+    if recipe.dataloader_num_workers is not None:
+        return recipe.dataloader_num_workers
+    return max(1, min(MAX_WORKERS, usable_cores() // processes - 1)) if on_gpu else 0
 
 
 def recipe_fields(recipe: Recipe) -> dict[str, Any]:

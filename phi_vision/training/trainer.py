@@ -29,7 +29,7 @@ from phi_vision.runs import STATE_FILE, RunDir
 from phi_vision.training import callbacks, distributed
 from phi_vision.training.adapters import list_trained
 from phi_vision.training.dpo import make_dpo_trainer
-from phi_vision.training.recipes import Recipe, further_of, to_yaml
+from phi_vision.training.recipes import Recipe, further_of, loader_workers, to_yaml
 from phi_vision.training.resume import (
     explain_damage,
     find_checkpoint,
@@ -160,6 +160,9 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
             "greater_is_better": higher,
         }
     warmup, on_gpu = recipe.warmup_steps, torch.cuda.is_available()
+    workers = loader_workers(recipe, on_gpu=on_gpu, processes=distributed.local_world_size())
+    if workers:
+        logger.info("batches are prepared by %d processes", workers)
     return {
         **ARGUMENTS["fixed"],
         **{name: getattr(recipe, name) for name in ARGUMENTS["of_recipe"].split()},
@@ -173,6 +176,7 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "save_steps": recipe.save_steps or setup.steps.per_epoch,
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
+        "dataloader_num_workers": workers,
         **distributed.sharding_arguments(recipe),
         **further_of(recipe, "TrainingArguments"),
     }

@@ -178,8 +178,14 @@ def test_the_time_of_loading_images_belongs_to_a_step_unless_workers_do_it(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phi_vision.training.gpus.best_seconds", lambda work: 400.0)
-    alone = make_recipe("lora", gradient_accumulation_steps=2, num_train_epochs=1.0)
+    alone = make_recipe(
+        "lora", gradient_accumulation_steps=2, num_train_epochs=1.0, dataloader_num_workers=0
+    )
     # 100 s for each of four samples: one step of two batches of eight takes 1600 s.
     assert make_plan(alone, gpu="T4").seconds == pytest.approx(1600, rel=0.01)
     beside = replace(alone, dataloader_num_workers=4)
     assert make_plan(beside, gpu="T4").seconds == pytest.approx(400, rel=0.01)
+    monkeypatch.setattr("phi_vision.training.recipes.usable_cores", lambda: 5)
+    by_default = make_plan(replace(alone, dataloader_num_workers=None), gpu="T4")
+    assert by_default.seconds == pytest.approx(400, rel=0.01)
+    assert "workers         4" in by_default.as_text()

@@ -14,6 +14,7 @@ from phi_vision.training.recipes import (
     Recipe,
     further_fields,
     load_recipe,
+    loader_workers,
     to_yaml,
 )
 
@@ -192,3 +193,15 @@ def test_a_setting_that_cannot_take_effect_is_rejected(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RECIPES[name](), **changes)  # type: ignore[arg-type]
+
+
+def test_workers_prepare_batches_beside_a_gpu_and_not_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = recipes.lora()
+    chosen = replace(recipe, dataloader_num_workers=3)
+    for cores, processes, workers in ((64, 1, 8), (8, 1, 7), (8, 4, 1), (1, 1, 1)):
+        monkeypatch.setattr("phi_vision.training.recipes.usable_cores", lambda count=cores: count)
+        assert loader_workers(recipe, on_gpu=True, processes=processes) == workers
+        assert loader_workers(recipe, on_gpu=False) == 0
+        assert loader_workers(chosen, on_gpu=True, processes=processes) == 3
