@@ -327,20 +327,23 @@ def choose_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
 def generate_texts(
     trainable: TrainableModel, template: Template, samples: Sequence[Sample], *, batch_size: int
 ) -> list[str]:
-    """Generate a text for each sample, in the precision of the training."""
+    """Generate a text for each sample, in the precision of the training; equal inputs once."""
     model, processor, precision = trainable.model, trainable.processor, trainable.precision
+    shown = [(prompt_of(processor, template, sample), (*sample.images,)) for sample in samples]
+    distinct = dict(zip(shown, samples, strict=True))
     requests = [
         GenerationRequest(
-            prompt=prompt_of(processor, template, sample),
+            prompt=prompt,
             images=tuple(sample.open_images()),
             max_new_tokens=max_new_tokens(template),
         )
-        for sample in samples
+        for (prompt, _), sample in distinct.items()
     ]
     enabled = precision != torch.float32
     with torch.autocast(model.device.type, dtype=precision, enabled=enabled):
         generations = generate(model, processor, requests, batch_size=batch_size)
-    return [each.text for each in generations]
+    texts = dict(zip(distinct, (each.text for each in generations), strict=True))
+    return [texts[each] for each in shown]
 
 
 def find_broken_rows(inputs: Mapping[str, Any], logits: torch.Tensor) -> list[int]:

@@ -4,7 +4,7 @@ logged with its speed; predictions are scored, images shuffled, the best weights
 import errno
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from phi_vision.data.dataset import load_samples
 from phi_vision.data.packing import collate_packs
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, Template
+from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.checkpoint import load_model
 from phi_vision.training.adapters import TrainableModel, load_trainable, save_model
 from phi_vision.training.callbacks import (
@@ -460,6 +461,22 @@ def test_answers_come_in_the_order_of_the_samples(make_recipe: MakeRecipe, produ
     assert answers == [
         generate_texts(trainable, template, [sample], batch_size=1)[0] for sample in samples
     ]
+
+
+def test_shuffled_images_need_no_text_of_their_own(
+    trainable: TrainableModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def count(_: object, __: object, requests: Sequence[GenerationRequest], **___: int) -> object:
+        counts.append(len(requests))
+        return [Generation(str(place), (), ()) for place in range(len(requests))]
+
+    monkeypatch.setattr("phi_vision.training.callbacks.generate", count)
+    shuffled = [replace(samples[1], id="other"), samples[0]]
+    template = TEMPLATES["product"]
+    texts = generate_texts(trainable, template, [*samples[:2], *shuffled], batch_size=2)
+    assert (counts, texts) == ([2], ["0", "1", "1", "0"])
 
 
 def test_a_save_that_fails_leaves_the_former_weights(
