@@ -50,9 +50,7 @@ class Session:
     @property
     def peak_rate(self) -> float:
         """FLOPs per second of the GPU's data sheet in bf16; of an unknown one as measured."""
-        name = torch.cuda.get_device_name() if self.on_gpu else ""
-        known = [gpu.bf16 for short, gpu in GPUS.items() if short.partition("-")[0] in name]
-        return max(known, default=self.gemm_rate)
+        return known_rate(torch.cuda.get_device_name() if self.on_gpu else "") or self.gemm_rate
 
     def add(self, **figures: Any) -> None:
         """Write a line."""
@@ -141,6 +139,16 @@ class Session:
         for line in self.lines:
             figures = {k: v for k, v in line.items() if k not in ("part", "at", "where")}
             print(f"{line['part']:14} " + "  ".join(f"{k} {v}" for k, v in figures.items()))
+
+
+def known_rate(name: str) -> float:
+    """Return the bf16 FLOPs per second of a GPU by its driver's name; 0 if it is unknown.
+
+    Input:  "NVIDIA H100 80GB HBM3"
+    Output: 9.89e14
+    """
+    known = [short for short in GPUS if all(part in name for part in short.split("-"))]
+    return GPUS[max(known, key=len)].bf16 if known else 0.0
 
 
 @contextmanager

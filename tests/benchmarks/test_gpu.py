@@ -17,7 +17,7 @@ from benchmarks.full_size import full_size_config
 from benchmarks.gpu.__main__ import PARTS, main, run
 from benchmarks.gpu.costs import Costs, StepShape, shape_of
 from benchmarks.gpu.model import RECIPE, SharedModel
-from benchmarks.gpu.session import Session
+from benchmarks.gpu.session import Session, known_rate
 from benchmarks.gpu.steps import kind_of
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.memory import BatchShape, Setting, training_cost
@@ -87,6 +87,23 @@ def test_parts_without_time_are_skipped_and_listed(tmp_path: Path) -> None:
     session.run("train", lambda _: None, 30)
     assert session.lines[-1]["part"] == "train"
     assert session.lines[-1]["skipped"] == "no time left"
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("Tesla V100-PCIE-16GB", 0),
+        ("Unheard Of", 0),
+    ],
+)
+def test_the_rate_of_a_known_gpu_is_that_of_its_data_sheet(name: str, tflops: float) -> None:
+    assert known_rate(name) == tflops * 1e12
 
 
 def test_an_unknown_part_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Growth: exponents, peaks in processes of their own, batches and datasets of every size."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 
 from benchmarks import growth, speed
 from benchmarks.growth import STEP_AXES, fit_exponent, long_title, write_dataset
-from benchmarks.peak_memory import in_new_process, peak_mib, resident_mib
+from benchmarks.peak_memory import in_new_process, measure_memory, peak_mib, resident_mib
+from benchmarks.workload import Setting
 from phi_vision.data.dataset import load_samples
+from pretraining.tiny import write_tiny_checkpoint
 
 MIB = 2**20
 
@@ -29,6 +32,14 @@ def peak_of_an_array(mib: int) -> float:
 
 def test_a_peak_is_measured_from_where_the_work_begins() -> None:
     assert in_new_process(peak_of_an_array, 64) == pytest.approx(64, abs=8)
+
+
+def test_a_step_takes_less_memory_than_the_plain_one(tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    setting = Setting(hidden=64, crops=1, rows=16, bf16=False)
+    figures = measure_memory(setting, checkpoint, argparse.Namespace())
+    # Logits of some 60 positions of 16 rows, over a vocabulary of 2,028, and their gradients.
+    assert 1 < figures["ours_mib"] < figures["plain_mib"] < 500
 
 
 def test_a_title_has_so_many_words() -> None:
