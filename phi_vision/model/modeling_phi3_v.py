@@ -8,7 +8,7 @@ renaming. Shapes: N crops, B rows, L positions, D width of a feature, H hidden s
 P patches along a side of a crop, R and C rows and columns of crops, T image tokens.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from .configuration_phi3_v import Phi3VConfig
+from .last_layer_phi3_v import ATTENTION, LastDecoderLayer, find_places
 
 
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
@@ -158,6 +159,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
         self.vision_embed_tokens = Phi3VImageEmbedding(config)
+        self.layers[-1].__class__ = LastDecoderLayer
         self.post_init()
 
     def get_image_features(
@@ -256,7 +258,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
 
     def enable_input_require_grads(self) -> None:
-        """Let the inputs of recomputed layers have gradients; not those of a frozen tower.
+        """Enable gradients of the inputs of recomputed layers, except in a frozen tower.
 
         Otherwise gradient checkpointing would run the tower again, and backward, for nothing.
         """
@@ -298,6 +300,9 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             logits_to_keep: How many of the last positions get logits (0: all), or a (B, L) mask.
             **kwargs: Passed to the decoder and the loss, such as `shift_labels`.
         """
+        given = dict(kwargs)
+        if self._are_others_unread(logits_to_keep, past_key_values, kwargs):
+            given["places"], logits_to_keep = find_places(logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -307,7 +312,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             pixel_values=pixel_values,
             image_sizes=image_sizes,
             mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
+            **given,
         )
         logits = self.lm_head(_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
@@ -322,6 +327,17 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _are_others_unread(
+        self, kept: int | torch.Tensor, past_key_values: Cache | None, given: dict[str, Any]
+    ) -> TypeGuard[torch.Tensor]:
+        """Whether nothing but the kept positions is needed of the last layer."""
+        if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool or kept.ndim != 2:
+            return False
+        outputs = ("output_hidden_states", "output_attentions")
+        is_shown = any(given.get(name, getattr(self.config, name)) for name in outputs)
+        is_able = self.config._attn_implementation in ATTENTION
+        return is_able and not is_shown and past_key_values is None and bool(kept.any())
 
     def prepare_inputs_for_generation(
         self,

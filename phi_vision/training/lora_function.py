@@ -17,7 +17,7 @@ from torch import nn
 
 
 def use_lora_function(model: nn.Module) -> None:
-    """Let the plain adapters of a model compute by `LoraProduct`."""
+    """Switch the plain adapters of a model to `LoraProduct`."""
     for module in model.modules():
         if isinstance(module, Linear) and type(module.get_base_layer()) is nn.Linear:
             module.__class__ = LoraLinear

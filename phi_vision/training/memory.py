@@ -259,6 +259,7 @@ def _forward(
             inputs_embeds=embeds_BLH,
             attention_mask=torch.zeros(mask_shape, dtype=torch.bool),
             position_ids=ids_BL,
+            places=torch.zeros((batch.rows, -(-batch.supervised // batch.rows)), dtype=torch.long),
             use_cache=False,
         ).last_hidden_state
         del embeds_BLH
