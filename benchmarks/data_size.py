@@ -47,7 +47,7 @@ class Training:
     seconds_to_first_step: float  # from the start of the command to the end of the step
     cpu_seconds_to_first_step: float
     own_mb: float  # peak of the memory that is no file's
-    mapped_mb: float  # peak of the memory of mapped files, libraries too
+    mapped_mb: float  # peak of mapped files, libraries too, of all processes together
     group_peak_mb: float | None  # of all processes, page cache included; None without a group
 
 
@@ -86,9 +86,10 @@ def measure(
             command = _enter(group, command)
             process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             watched.append(_Watched(process, run))
-        running = watched
+        running, mapped_mb = watched, 0.0
         while running:
             running = [each for each in running if each.is_running(started)]
+            mapped_mb = max(mapped_mb, sum(each.mapped_mb for each in running))
             time.sleep(TICK)
         if any(each.process.returncode for each in watched):
             output.seek(0)
@@ -102,7 +103,7 @@ def measure(
             seconds_to_first_step=round(each.first_step, 2),
             cpu_seconds_to_first_step=round(each.cpu_seconds, 2),
             own_mb=round(each.own_mb, 1),
-            mapped_mb=round(each.mapped_mb, 1),
+            mapped_mb=round(mapped_mb, 1),
             group_peak_mb=peak,
         )
         for each in watched
@@ -110,7 +111,7 @@ def measure(
 
 
 class _Watched:
-    """A training, and the peaks of its memory."""
+    """A training, the peak of its own memory, and what it maps now."""
 
     def __init__(self, process: psutil.Popen, run: RunDir) -> None:
         self.process, self.run = process, run
@@ -135,10 +136,7 @@ class _Watched:
                 mapped += int(sizes["Pss_File:"]) + int(sizes["Pss_Shmem:"])
         except (psutil.Error, OSError):  # it has just ended
             return True
-        self.own_mb, self.mapped_mb = (
-            max(self.own_mb, own / 1024),
-            max(self.mapped_mb, mapped / 1024),
-        )
+        self.own_mb, self.mapped_mb = max(self.own_mb, own / 1024), mapped / 1024
         return True
 
 

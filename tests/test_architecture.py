@@ -228,11 +228,11 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 29_150
+BUDGET = 29_300
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220), the base assembled from pre-trained parts (780), its start
-and noise in training (200), samples that are read on access (750), attention block by block (190),
+and noise in training (200), samples read on access or streamed (900), attention by blocks (190),
 losses checked behind the launch of the backward pass (60), a faster start (80), adapters as one
 function (140), a last layer at labels alone (110) and generation of batches (300).
 """

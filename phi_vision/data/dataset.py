@@ -274,6 +274,11 @@ def record_columns(schema: pa.Schema) -> list[str]:
     return [column.name for column in schema if column.name not in rich and _is_plain(column.type)]
 
 
+def sample_columns(schema: pa.Schema) -> list[str]:
+    """List the columns that samples are made of."""
+    return [*_rich_columns(schema.names), *record_columns(schema)]
+
+
 def as_record(row: Row, columns: Iterable[str]) -> Record:
     """Return the named cells; a cell that is not a text, a number or a boolean becomes text."""
     # Most cells are texts, and there may be millions.

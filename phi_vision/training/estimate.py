@@ -19,7 +19,7 @@ import torch
 from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
-from phi_vision.data.samples import Sample, join_samples
+from phi_vision.data.samples import Sample, SampleRows, join_samples
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
 from phi_vision.io.image_decoding import image_size
@@ -206,6 +206,7 @@ def resident_bytes() -> int:
 
 def measure_data(recipe: Recipe) -> Workload:
     """Load and measure the samples, or raise ValueError if they cannot be trained with."""
+    recipe = replace(recipe, streaming=False)  # all rows are measured
     training, validation = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
     template = setup.choose_template(recipe, training)
@@ -224,7 +225,7 @@ def measure_data(recipe: Recipe) -> Workload:
         training=sizes,
         validation=[measure(collator, sample) for sample in validation],
         rows=[pack_sizes([sizes[place] for place in row]) for row in rows.places]
-        if rows.places
+        if isinstance(rows, SampleRows) and rows.places
         else sizes,
         shared_groups=len({s.group for s in training} & {s.group for s in validation}),
         new_tokens=setup.max_new_tokens(template) if recipe.eval_samples else 0,

@@ -86,6 +86,10 @@ class Recipe:
     """Fraction of groups held out from the train split; 0 holds out nothing. By default the data's
     own `validation` split, or 0.1 if it has none."""
 
+    streaming: bool = False
+    """Read the samples as a stream, for data that do not fit on the disk: `data` may be the name of
+    a dataset on the hub. Needs max_steps; an own `validation` split is evaluated."""
+
     num_train_epochs: float = 3.0
     """Passes over the training samples."""
     max_steps: int | None = None

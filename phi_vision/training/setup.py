@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from phi_vision.data.samples import (
     select,
     withhold_images,
 )
+from phi_vision.data.streaming import StreamedRows, open_streams, read_head
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
@@ -65,7 +66,7 @@ class Setup:
     collator: CompletionCollator
     training: Sequence[Sample]
     validation: Sequence[Sample]
-    rows: Sequence[Row]
+    rows: SampleRows | StreamedRows
     steps: Steps
 
 
@@ -84,8 +85,10 @@ def prepare(recipe: Recipe) -> Setup:
     if not recipe.train_vision and recipe.sharding == "none":
         cache_features(trainable.model)
     _start_projector(recipe, trainable, training, template)
+    # What is streamed is checked in its step.
+    longest = config.max_position_embeddings if recipe.streaming else None
     collator = CompletionCollator(
-        processor=trainable.processor, template=template, max_length=recipe.max_length
+        processor=trainable.processor, template=template, max_length=recipe.max_length or longest
     )
     split_at = packing.original_context(config)
     # Packing needs all lengths; else it is enough to know that they are within the limits.
@@ -102,7 +105,9 @@ def prepare(recipe: Recipe) -> Setup:
     check_labels(batch, max_share=1.0 if are_conversations(first) else MAX_SUPERVISED_SHARE)
     check_prompt(collator, first[0], batch)
     rows = make_rows(recipe, config, training, training_lengths)
-    steps = count_steps(recipe, len(rows))
+    steps = count_steps(recipe, len(training))
+    if isinstance(rows, SampleRows):
+        steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
 
@@ -125,10 +130,12 @@ def load_split(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Load training and validation samples: the data's own `validation`, or groups held out."""
     if not recipe.data:
         raise failure("no_data")
+    if recipe.streaming:
+        return load_heads(recipe)
     splits, fraction = dataset.available_splits(recipe.data), recipe.validation_fraction
     load = functools.partial(dataset.load_samples, recipe.data, group_column=recipe.group_column)
     if splits and "train" not in splits:
-        raise ValueError(f"{recipe.data} has no train split; it has {', '.join(splits)}")
+        raise failure("no_train_split", data=recipe.data, splits=", ".join(splits))
     training: Sequence[Sample] = load(split="train" if splits else None)
     validation: Sequence[Sample] = ()
     if "validation" in splits and fraction is None:
@@ -141,6 +148,21 @@ def load_split(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample]]:
     if recipe.withhold_images:
         return withhold_images(training), withhold_images(validation)
     return training, validation
+
+
+def load_heads(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
+    """Load the first training and validation samples of a stream."""
+    streams = open_streams(recipe.data)
+    if "train" not in streams:
+        raise failure("no_train_split", data=recipe.data, splits=", ".join(streams))
+    heads = {
+        name: read_head(streams[name], recipe.data, recipe.group_column)
+        for name in ("train", "validation")
+        if name in streams
+    }
+    if not heads["train"]:
+        raise failure("no_samples", data=recipe.data)
+    return heads["train"], heads.get("validation", [])
 
 
 def choose_template(recipe: Recipe, training: Sequence[Sample]) -> Template:
@@ -179,8 +201,13 @@ def leave_out_long(
 
 def make_rows(
     recipe: Recipe, config: Phi3VConfig, training: Sequence[Sample], lengths: Sequence[int]
-) -> SampleRows:
+) -> SampleRows | StreamedRows:
     """Put each sample into a row of its own, or pack them if the recipe has a pack_length."""
+    if recipe.streaming:
+        batch_rows = recipe.per_device_train_batch_size * world_size()
+        return StreamedRows(
+            recipe.data, recipe.group_column, seed=recipe.seed, batch_rows=batch_rows
+        )
     if recipe.pack_length is None:
         return SampleRows(training)
     split_at = packing.original_context(config)
@@ -193,6 +220,9 @@ def count_steps(recipe: Recipe, rows: int) -> Steps:
     Input:  250 rows, batches of 8, two of them per step, three epochs, one process
     Output: 16 steps per epoch, 48 in total
     """
+    if recipe.streaming:
+        assert recipe.max_steps is not None
+        return Steps(recipe.max_steps, recipe.max_steps)
     # Whole batches are distributed to the processes; the last ones are filled up from the first.
     batches = math.ceil(math.ceil(rows / recipe.per_device_train_batch_size) / world_size())
     per_epoch = math.ceil(batches / recipe.gradient_accumulation_steps)
@@ -213,10 +243,27 @@ def max_new_tokens(template: Template) -> int:
 def collate_rows(
     collator: CompletionCollator, pack_length: int | None, rows: Sequence[Row]
 ) -> Batch:
-    """Collate rows and select the positions with labels; picklable for worker processes."""
+    """Collate rows and select the positions with labels."""
     if pack_length is not None:
         return select_labelled(packing.collate_packs(collator, rows))
     return select_labelled(collator([sample for (sample,) in rows]))
+
+
+def collate_streamed(collator: CompletionCollator, split_at: int, rows: Sequence[Row]) -> Batch:
+    """Collate rows of a stream, of which no lengths are known before; see `collate_rows`."""
+    samples = [sample for (sample,) in rows]
+    batch = collator(samples)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    packing.check_context_sides(samples, lengths, most_rows=len(rows), split_at=split_at)
+    return select_labelled(batch)
+
+
+def row_collator(recipe: Recipe, setup: Setup) -> Callable[[Sequence[Row]], Batch]:
+    """Return what collates the rows of a recipe; picklable for worker processes."""
+    if recipe.streaming:
+        split_at = packing.original_context(setup.trainable.model.config)
+        return functools.partial(collate_streamed, setup.collator, split_at)
+    return functools.partial(collate_rows, setup.collator, recipe.pack_length)
 
 
 def check_images(batch: Batch, samples: Sequence[Sample], processor: Phi3VProcessor) -> None:

@@ -3,7 +3,6 @@
 recipe -> samples, split -> model, frozen or with adapters -> checks -> steps -> OUT/model
 """
 
-import functools
 import logging
 import shutil
 import warnings
@@ -37,7 +36,7 @@ from phi_vision.training.resume import (
     remove_unfinished,
     write_run_files,
 )
-from phi_vision.training.setup import Setup, best_metric, collate_rows, eval_batch_size, prepare
+from phi_vision.training.setup import Setup, best_metric, eval_batch_size, prepare, row_collator
 from phi_vision.training.tracking.tracker import Tracking
 
 logger = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ def _make_trainer(
             args=TrainingArguments(**arguments),
             train_dataset=setup.rows,
             eval_dataset=SampleRows(setup.validation) if setup.validation else None,
-            data_collator=functools.partial(collate_rows, setup.collator, recipe.pack_length),
+            data_collator=row_collator(recipe, setup),
             callbacks=in_order,
         )
     trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
@@ -175,6 +174,8 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "activation_checkpointing": recipe.gradient_checkpointing,
         "save_steps": recipe.save_steps or setup.steps.per_epoch,
         "use_cpu": not on_gpu,
+        # Crops of several images cannot be cut into equal parts by rows.
+        **({"accelerator_config": {"dispatch_batches": False}} if recipe.streaming else {}),
         "dataloader_pin_memory": on_gpu,
         "dataloader_num_workers": workers,
         **distributed.sharding_arguments(recipe),

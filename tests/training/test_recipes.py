@@ -24,7 +24,7 @@ OWN_FIELDS = {
     *("projector_start", "feature_noise", "image_token_dropout"),
     *("vision_learning_rate", "loraplus_ratio", "quantization", "withhold_images"),
     *("random_weights", "pack_length", "max_length", "eval_samples", "early_stopping_patience"),
-    *("sharding", "further"),
+    *("sharding", "streaming", "further"),
 }
 """Fields of a recipe that no class of transformers, PEFT or TRL has (`max_length` of DPOConfig cuts
 rows, ours never does; `early_stopping_patience` is an argument of EarlyStoppingCallback)."""
@@ -167,6 +167,9 @@ def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
         ("dpo", {"beta": None}, "objective dpo needs it"),
         ("dpo", {"pack_length": 512}, "pairs are not packed"),
         ("dpo", {"withhold_images": True}, "a text-only baseline is trained on completions"),
+        ("lora", {"streaming": True}, "the length of a stream is unknown; set max_steps"),
+        ("lora", {"streaming": True, "max_steps": 1, "pack_length": 9}, "a stream is not held"),
+        ("dpo", {"streaming": True, "max_steps": 1}, "streaming is for completions"),
         ("full", {"withhold_images": True}, "no gradient would reach tower and projector"),
         (
             "lora",
