@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
-from phi_vision.generation.growing_batch import GrowingBatch
+from phi_vision.generation.growing_batch import GrowingBatch, Inputs
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.generation.sampling import (
     RowState,
@@ -46,8 +46,11 @@ def generate(
     requests: Sequence[GenerationRequest],
     *,
     batch_size: int = 16,
+    inputs: Sequence[Inputs] = (),
 ) -> list[Generation]:
     """Generate a text for each request, of whatever kind, in the order given.
+
+    `inputs` are those that `encode` makes of the requests, where they exist already.
 
     Rows are batched by length, so that there is little padding, and only with rows that leave the
     original context at the same new token, if ever: beyond it the rotary factors of the whole batch
@@ -59,28 +62,34 @@ def generate(
     network.eval()
     stops = model.generation_config.eos_token_id
     stops = (stops,) if isinstance(stops, int) else tuple(stops)
-    encoded, rows = [], []
-    for request in requests:
-        images = list(request.images) or None
-        encoded.append(processor(text=request.prompt, images=images, return_tensors="pt"))
-        length = encoded[-1]["input_ids"].shape[1]
+    encoded = inputs or [encode(processor, request) for request in requests]
+    rows = []
+    for request, each in zip(requests, encoded, strict=True):
+        length = each["input_ids"].shape[1]
         rows.append(_row(model.config, processor.tokenizer, request, length, stops))
     order = sorted(range(len(rows)), key=lambda index: rows[index].prompt_tokens)
     context = model.config.original_max_position_embeddings
     limits = [_tokens_within_context(row, context - row.prompt_tokens) for row in rows]
     for chosen in _batches(order, limits, batch_size):
-        inputs, states = [encoded[index] for index in chosen], [rows[index] for index in chosen]
+        batch, states = [encoded[index] for index in chosen], [rows[index] for index in chosen]
         most = max(row.limit for row in states)
         if isinstance(model, torch.nn.Module):
-            _generate_batch(GrowingBatch(model, inputs, most), states)
+            _generate_batch(GrowingBatch(model, batch, most), states)
         else:
             model.generate(
-                **left_pad(inputs, processor.tokenizer.pad_token_id),
+                **left_pad(batch, processor.tokenizer.pad_token_id),
                 max_new_tokens=most,
                 logits_processor=LogitsProcessorList([TokenSelector(states, stops[0])]),
             )
     network.train(was_training)
     return [row.generation() for row in rows]
+
+
+def encode(processor: Phi3VProcessor, request: GenerationRequest) -> Inputs:
+    """Convert a prompt and its images to inputs of the model."""
+    images = list(request.images) or None
+    encoded: Inputs = processor(text=request.prompt, images=images, return_tensors="pt")
+    return encoded
 
 
 def _generate_batch(batch: GrowingBatch, rows: list[RowState]) -> None:
@@ -160,7 +169,7 @@ def _tokens_within_context(row: RowState, left: int) -> int | None:
     return None if left >= expected else max(left, -1)
 
 
-def left_pad(rows: Sequence[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def left_pad(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:
     """Join single rows into one batch, padded on the left.
 
     Input:  ids `[[1, 5]]` and `[[1, 6, 7]]`

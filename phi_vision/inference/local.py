@@ -3,6 +3,7 @@
 print(LocalPredictor("phi-vision-small").predict(["coat.jpg"])[0].record)
 """
 
+import copy
 import math
 import queue
 import time
@@ -21,7 +22,8 @@ from phi_vision.data.conversation import prompt_of
 from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, find_template
-from phi_vision.generation.generate import GenerativeModel, generate
+from phi_vision.generation.generate import GenerativeModel, encode, generate
+from phi_vision.generation.growing_batch import Inputs
 from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
@@ -83,22 +85,32 @@ class LocalPredictor:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (index of the sample, prediction), batch by batch.
 
-        The longest prompts come first: too little memory for them shows at once. An unusable image
-        is a ValueError that names the sample.
+        The longest prompts come first: too little memory for them shows at once. The images of a
+        batch are prepared while the one before is predicted. An unusable image is a ValueError that
+        names the sample.
         """
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
-        for indices in _batched(order, self.batch_size):
-            chosen = [samples[index] for index in indices]
-            requests = [
-                replace(
-                    self.request(self._open_images(sample), grammar=grammar),
-                    prompt=prompt_of(self.processor, self.template, sample),
-                )
-                for sample in chosen
-            ]
-            predictions = self._predict(requests, [sample.id for sample in chosen])
-            yield from zip(indices, predictions, strict=True)
+        batches = list(_batched(order, self.batch_size))
+        # Tokenizers must not be used by two threads at once.
+        processor = copy.deepcopy(self.processor) if len(batches) > 1 else self.processor
+
+        def prepare(indices: list[int]) -> list[tuple[str, GenerationRequest, Inputs]]:
+            prepared = []
+            for sample in (samples[index] for index in indices):
+                request = self.request(self._open_images(sample), grammar=grammar)
+                request = replace(request, prompt=prompt_of(processor, self.template, sample))
+                prepared.append((sample.id, request, encode(processor, request)))
+            return prepared
+
+        with ThreadPoolExecutor(1, thread_name_prefix="images") as thread:
+            following = [thread.submit(prepare, indices) for indices in batches[:1]]
+            for place, indices in enumerate(batches, start=1):
+                ids, requests, inputs = zip(*following.pop().result(), strict=True)
+                following += [thread.submit(prepare, each) for each in batches[place : place + 1]]
+                predictions = self._predict(requests, ids, inputs)
+                del requests, inputs  # The next batch is already there.
+                yield from zip(indices, predictions, strict=True)
 
     def predict(
         self, images: ImageSource | Iterable[ImageSource], *, grammar: str | None = None
@@ -187,10 +199,15 @@ class LocalPredictor:
             raise ValueError(f"{source}: {error}") from error
 
     def _predict(
-        self, requests: Sequence[GenerationRequest], sources: Sequence[str]
+        self,
+        requests: Sequence[GenerationRequest],
+        sources: Sequence[str],
+        inputs: Sequence[Inputs] = (),
     ) -> list[Prediction]:
         start = time.perf_counter()
-        generations = generate(self.model, self.processor, requests, batch_size=self.batch_size)
+        generations = generate(
+            self.model, self.processor, requests, batch_size=self.batch_size, inputs=inputs
+        )
         seconds = (time.perf_counter() - start) / max(1, len(requests))
         return [
             self.to_prediction(generation, seconds=seconds, source=source)

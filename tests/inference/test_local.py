@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template_grammar import grammar_of
-from phi_vision.generation.generate import generate
+from phi_vision.generation.generate import encode, generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference import local as predict
 from phi_vision.inference.local import LocalPredictor
@@ -107,11 +107,36 @@ def test_the_longest_prompts_come_first_and_predictions_batch_by_batch(
     monkeypatch.setattr(Sample, "open_images", note)
     predictions = predictor.predict_samples(samples)
     first = [next(predictions)[0] for _ in range(2)]
-    assert len(opened) == 2, "images of later batches are decoded too early"
+    assert len(opened) <= 4, "images of batches after the next are decoded too early"
     order = [*first, *(place for place, _ in predictions)]
     lengths = [predictor._count_image_tokens(samples[place]) for place in order]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) > 2
+
+
+def test_images_of_the_next_batch_are_prepared_while_one_is_predicted(
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, counts = threading.Semaphore(0), []
+
+    def note(*inputs: Any) -> Any:
+        encoded = encode(*inputs)
+        prepared.release()
+        return encoded
+
+    def wait(*inputs: Any, **options: Any) -> list[Generation]:
+        counts.append(len(inputs[2]))
+        # Its own images, and those of the next batch, but no more.
+        own_and_next = [4, 1, 0][len(counts) - 1]
+        assert all(prepared.acquire(timeout=30) for _ in range(own_and_next))
+        assert not prepared.acquire(timeout=0.05)
+        return generate(*inputs, **options)
+
+    monkeypatch.setattr(predict, "encode", note)
+    monkeypatch.setattr(predict, "generate", wait)
+    samples = [sample(str(shade), encoded(shade)) for shade in SHADES]
+    assert len(list(predictor.predict_samples(samples))) == 5
+    assert counts == [2, 2, 1]
 
 
 def test_image_tokens_are_counted_as_the_image_processor_makes_them(
