@@ -1,6 +1,7 @@
 """docs/speed.md: its derived figures are those of the formulas, its commands and parts exist."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,12 @@ def shapes() -> list[StepShape]:
         length, crops = tokens + TEXT, side**2 + 1
         found.append(
             StepShape(
-                rows=1, length=length, crops=crops, image_tokens=tokens, supervised=SUPERVISED
+                rows=1,
+                length=length,
+                crops=crops,
+                image_tokens=tokens,
+                supervised=SUPERVISED,
+                last=SUPERVISED,
             )
         )
     return found
@@ -54,13 +60,13 @@ def test_flops_of_a_sample_are_those_of_the_formulas(costs: Costs, shapes: list[
     ]
     rows = {
         "tower, forward": lambda s: costs.tower(s.crops),
-        "decoder's matrices, forward": lambda s: costs.decoder(s.tokens),
+        "decoder's matrices, forward": costs.decoder,
         "attention, forward": costs.attention,
-        "adapters, forward": lambda s: costs.adapters(s.tokens),
+        "adapters, forward": costs.adapters,
         "LoRA step": costs.lora_step,
         "full step": costs.full_step,
         "recomputed by `--gradient-checkpointing`, at most": lambda s: (
-            costs.decoder(s.tokens) + costs.attention(s) + costs.adapters(s.tokens)
+            costs.decoder(s) + costs.attention(s) + costs.adapters(s)
         ),
     }
     for name, flops in rows.items():
@@ -92,8 +98,8 @@ def test_bytes_of_a_token_are_those_of_the_formulas(costs: Costs) -> None:
 
 def test_shares_in_the_prose_follow_from_them(costs: Costs, shapes: list[StepShape]) -> None:
     shape, step = shapes[0], costs.lora_step(shapes[0])
-    recomputed = costs.decoder(shape.tokens) + costs.attention(shape) + costs.adapters(shape.tokens)
-    prompt = costs.prefill(shape)
+    recomputed = costs.decoder(shape) + costs.attention(shape) + costs.adapters(shape)
+    prompt = costs.prefill(replace(shape, last=None))
     for words in (
         f"up to {100 * recomputed / step:.0f} % more FLOPs of a LoRA step",
         f"the tower is {100 * costs.tower(shape.crops) / step:.0f} % of a LoRA step",

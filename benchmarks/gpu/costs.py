@@ -3,7 +3,8 @@
 FLOPs are those of the model, not of the program: activations that checkpointing recomputes do not
 count, and causal attention counts half of the square. The backward pass of a frozen matrix costs
 one product, the gradient of its input, that of a trained one two. So LoRA takes 4 FLOPs per weight
-and token in the decoder, full training 6, and a frozen tower its forward pass alone.
+and token in the decoder, full training 6, and a frozen tower its forward pass alone. The last layer
+of a training step is computed only where a next token is labelled.
 
 docs/speed.md has the table for the official sizes; tests/benchmarks/test_gpu.py holds the formulas
 against `torch.utils.flop_counter`.
@@ -13,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phi_vision.data.collator import IGNORED
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.training.memory import BatchShape
 
@@ -29,11 +29,17 @@ class StepShape:
     crops: int  # of all images, global views included
     image_tokens: int
     supervised: int  # positions with logits
+    last: int | None = None  # positions of all rows in the last layer, shorter rows filled up
 
     @property
     def tokens(self) -> int:
         """Positions of all rows, padding included."""
         return self.rows * self.length
+
+    @property
+    def skipped(self) -> int:
+        """Positions that the last layer leaves out after their keys and values."""
+        return 0 if self.last is None else self.tokens - self.last
 
 
 @dataclass(frozen=True)
@@ -87,20 +93,25 @@ class Costs:
         merged, hidden = 4 * int(self.config.tower.hidden_size), self._hidden
         return 2.0 * image_tokens * (merged * hidden + hidden**2)
 
-    def decoder(self, tokens: int) -> float:
+    def decoder(self, shape: StepShape) -> float:
         """Forward pass of the matrices of all layers."""
-        weights = sum(inputs * outputs for inputs, outputs in self.matrices)
-        return 2.0 * tokens * self._layers * weights
+        weights = [inputs * outputs for inputs, outputs in self.matrices]
+        whole = self._layers * shape.tokens * sum(weights)
+        return 2.0 * (whole - shape.skipped * sum(weights[1:]))
 
-    def adapters(self, tokens: int) -> float:
+    def adapters(self, shape: StepShape) -> float:
         """Forward pass of the adapters."""
-        sizes = sum(inputs + outputs for inputs, outputs in self.matrices)
-        return 2.0 * tokens * self._layers * self.r * sizes
+        sizes = [self.r * (inputs + outputs) for inputs, outputs in self.matrices]
+        whole = self._layers * shape.tokens * sum(sizes)
+        return 2.0 * (whole - shape.skipped * sum(sizes[1:]))
 
     def attention(self, shape: StepShape, *, is_causal: bool = True) -> float:
         """Forward pass of the attention of all layers."""
-        square = 4.0 * shape.rows * shape.length**2 * self._hidden
-        return self._layers * square * (0.5 if is_causal else 1.0)
+        square = 4.0 * shape.tokens * shape.length * self._hidden
+        whole = square * (0.5 if is_causal else 1.0)
+        # What is labelled is the end of a row, which sees nearly all before.
+        last = whole if shape.last is None else 4.0 * shape.last * shape.length * self._hidden
+        return (self._layers - 1) * whole + last
 
     def head(self, positions: int) -> float:
         """Forward pass of the logits at so many positions."""
@@ -109,7 +120,7 @@ class Costs:
     def prefill(self, shape: StepShape) -> float:
         """Forward pass over the prompts, logits of each row's last token."""
         seen = self.tower(shape.crops) + self.projector(shape.image_tokens)
-        read = self.decoder(shape.tokens) + self.attention(shape)
+        read = self.decoder(shape) + self.attention(shape)
         return seen + read + self.head(shape.rows)
 
     def lora_step(self, shape: StepShape, *, is_causal: bool = True) -> float:
@@ -120,10 +131,10 @@ class Costs:
         return (
             self.tower(shape.crops)
             + self.projector(shape.image_tokens)
-            + 2 * self.decoder(shape.tokens)
+            + 2 * self.decoder(shape)
             + 3 * self.attention(shape, is_causal=is_causal)
             + 2 * self.head(shape.supervised)
-            + 3 * self.adapters(shape.tokens)
+            + 3 * self.adapters(shape)
             - unneeded
         )
 
@@ -132,7 +143,7 @@ class Costs:
         forward = (
             self.tower(shape.crops)
             + self.projector(shape.image_tokens)
-            + self.decoder(shape.tokens)
+            + self.decoder(shape)
             + self.attention(shape, is_causal=is_causal)
             + self.head(shape.supervised)
         )
@@ -153,12 +164,14 @@ class Costs:
 def shape_of(batch: Mapping[str, Any], config: Phi3VConfig) -> StepShape:
     """Measure a batch of the collator."""
     rows, length = batch["input_ids"].shape
+    kept = batch["logits_to_keep"].sum(dim=1)
     return StepShape(
         rows=rows,
         length=length,
         crops=len(batch["pixel_values"]),
         image_tokens=int((batch["input_ids"] == config.image_token_id).sum()),
-        supervised=int((batch["labels"] != IGNORED).sum()),
+        supervised=int(kept.sum()),
+        last=rows * int(kept.max()),
     )
 
 

@@ -83,7 +83,7 @@ def measure_adapters(session: Session, shared: SharedModel) -> None:
     try:
         with session.attempt(way="no adapters"):
             seconds = session.seconds(lambda: loss().backward())
-            counted = costs.lora_step(shape) - 3 * costs.adapters(shape.tokens)
+            counted = costs.lora_step(shape) - 3 * costs.adapters(shape)
             session.add(way="no adapters", **_rates(session, seconds, shape.rows, counted))
     finally:
         hook.remove()

@@ -12,6 +12,8 @@ STEP = {
     "modeling_phi3_v.py forward": "sizes of the images, before anything is launched",
     "modeling_phi3_v.py _find_placeholders": "as many placeholders as features",
     "modeling_phi3_v.py _is_padded_behind": "whether the mask is needed",
+    "modeling_phi3_v.py _are_others_unread": "whether any position has a label",
+    "last_layer_phi3_v.py find_places": "the most labelled positions of a row",
     "modeling_phi3_v.py _keep": "the positions with logits",
     "masking_utils.py find_packed_sequence_indices": "transformers: whether rows are packed",
     "workload.py step": "backward: the positions with logits",
