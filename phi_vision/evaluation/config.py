@@ -18,7 +18,7 @@ ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 
 SKIPPABLE = (
     *("shuffled", "blank", "withheld", "constrained", "base"),
-    *("constant", "category_median", "boosting", "nearest", "leakage"),
+    *("constant", "category_median", "boosting", "nearest", "probe", "leakage"),
 )
 """Parts of an evaluation that can be skipped: systems of `metrics.scores.SYSTEMS`, and leakage."""
 
@@ -50,7 +50,7 @@ class EvaluationConfig:
     """Images per batch."""
     skip: tuple[str, ...] = ()
     """Parts to skip, to save time: shuffled, blank, withheld, constrained, base, constant,
-    category_median, boosting, nearest, leakage."""
+    category_median, boosting, nearest, probe, leakage."""
     known_categories: bool = False
     """Limit the constrained predictions also to the categories of the training data."""
     target_precision: float | None = None

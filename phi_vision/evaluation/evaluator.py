@@ -24,7 +24,7 @@ from phi_vision.data.samples import (
 )
 from phi_vision.data.template import CONVERSATION, Template, find_template
 from phi_vision.data.template_grammar import grammar_of, known_categories
-from phi_vision.evaluation.baselines import boost, nearest
+from phi_vision.evaluation.baselines import boost, nearest, probe
 from phi_vision.evaluation.config import EvaluationConfig, ProgressBar, failure, no_progress
 from phi_vision.evaluation.leakage import find_leakage
 from phi_vision.evaluation.prediction_cache import predict_cached
@@ -40,11 +40,12 @@ from phi_vision.metrics.scores import Scores, score
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.runs import DATA_FINGERPRINT, RunDir, collect_versions, fingerprint
 
-CONSTRAINED, NEAREST = "constrained", "nearest"
+CONSTRAINED, NEAREST, PROBE = "constrained", "nearest", "probe"
 
 NOT_GIVEN = {
     "base": "the model before fine-tuning is unknown; pass it with --base",
     NEAREST: "there is no checkpoint with a vision tower; pass one with --base",
+    PROBE: "there is no checkpoint with a vision tower; pass one with --base",
 }
 """System -> why it is left out where no model for it is known."""
 
@@ -175,7 +176,7 @@ class _Evaluator:
                 self.predictions[each] = predict_cached(
                     predictor, samples, file, grammar, key=key, known=known, progress=progress
                 )
-        self._predict_nearest(predictor)
+        self._predict_by_tower(predictor)
 
     def _plan(self, predictor: predictors.Predictor) -> Tasks:
         """Plan the model's predictions: raw, with changed images, and constrained by a grammar."""
@@ -209,21 +210,26 @@ class _Evaluator:
             tasks[CONSTRAINED] = (self.samples, grammar_of(template, known))
         return tasks
 
-    def _predict_nearest(self, predictor: predictors.Predictor) -> None:
-        """Predict with the nearest neighbours by the first checkpoint's vision tower."""
+    def _predict_by_tower(self, predictor: predictors.Predictor) -> None:
+        """Predict by the first checkpoint's vision tower: nearest neighbours and a linear probe."""
         done = (*self.config.skip, *self.baselines, *self.left_out)
-        if NEAREST in done or not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
+        wanted = [name for name in (NEAREST, PROBE) if name not in done]
+        if not wanted or not isinstance(predictor, LocalPredictor) or predictor.is_onnx:
             return
         everything = join_samples(self.training, self.samples)
         without = next((sample.id for sample in everything if not sample.images), None)
         if without is not None:
-            self.left_out[NEAREST] = f"sample {without!r} has no image"
+            self.left_out |= dict.fromkeys(wanted, f"sample {without!r} has no image")
             return
-        with self.bar("finding the nearest images") as progress:
+        with self.bar("reading the images by the vision tower") as progress:
             features = predictor.features(everything)
             progress(len(everything), len(everything))
         known, new = features[: len(self.training)], features[len(self.training) :]
-        self.baselines[NEAREST] = nearest(new, known, self.training, self.template)
+        data, half = (self.training, self.template), known.shape[1] // 2
+        if NEAREST in wanted:
+            self.baselines[NEAREST] = nearest(new[:, :half], known[:, :half], *data)
+        if PROBE in wanted:
+            self.baselines[PROBE] = probe(new, known, *data)
 
     def _predict_baselines(self) -> None:
         """Predict with the baselines that need no model; one uses the model's categories."""

@@ -20,7 +20,7 @@ LABELS: dict[str, dict[str, str]] = yaml.safe_load(
     (Path(__file__).parent / "templates" / "labels.yaml").read_text(encoding="utf-8")
 )
 
-BASELINES = ("base", "constant", "category_median", "nearest", "boosting", "twin")
+BASELINES = ("base", "constant", "category_median", "nearest", "probe", "boosting", "twin")
 """Systems that the model should beat, in the order of `metrics.scores.SYSTEMS`."""
 
 # The arrow stands behind a no-break space: it would be lost alone on a line.

@@ -55,11 +55,14 @@ class Confusion:
     counts: NDArray[np.int64]  # samples, of shape (labels, predicted)
 
 
-def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric, list[str], Chart]]:
-    """Draw the model and other systems by the headline metric of each field."""
+def compare_systems(
+    scores: Scores, others: Sequence[str], *, ranked: bool = False
+) -> list[tuple[Metric, list[str], Chart]]:
+    """Draw the model and other systems by the headline metric of each field, ranked or as given."""
     found = []
     for metric in labels.headline(scores):
-        present = [each for each in others if metric.name in scores.differences.get(each, {})]
+        ordered = rank(scores, others, metric) if ranked else others
+        present = [each for each in ordered if metric.name in scores.differences.get(each, {})]
         if present and math.isfinite(scores.estimates["model"][metric.name].value):
             estimates = {each: scores.estimates[each][metric.name] for each in ("model", *present)}
             rows = {labels.system_label(system): each for system, each in estimates.items()}
@@ -69,9 +72,23 @@ def compare_systems(scores: Scores, others: Sequence[str]) -> list[tuple[Metric,
     return found
 
 
+def rank(scores: Scores, systems: Sequence[str], metric: Metric) -> list[str]:
+    """Sort systems by a metric, the best first; equals, and those without it, stay in order."""
+
+    def badness(system: str) -> float:
+        found = scores.estimates.get(system, {}).get(metric.name)
+        if found is None or math.isnan(found.value):
+            return math.inf
+        value = abs(found.value) if metric.better == "zero" else found.value
+        return -value if metric.better == "higher" else value
+
+    return sorted(systems, key=badness)
+
+
 def baselines_by_result(scores: Scores, metric: Metric) -> dict[str, list[str]]:
-    """Group the baselines by the result of the comparison with the model, as `by_result`."""
-    rows = {labels.system_label(each): scores.differences.get(each, {}) for each in BASELINES}
+    """Group the baselines, the best first, by the comparison with the model, as `by_result`."""
+    ordered = rank(scores, BASELINES, metric)
+    rows = {labels.system_label(each): scores.differences.get(each, {}) for each in ordered}
     return labels.by_result((n, row[metric.name]) for n, row in rows.items() if metric.name in row)
 
 

@@ -169,11 +169,14 @@ class LocalPredictor:
         return replace(parsed, seconds=seconds, source=source)
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """Embed each sample's first image: (samples, width), of length 1, from its global view."""
+        """Embed each sample's first image: (samples, 2 * width), from its global view.
+
+        The first half is the mean over the patches, the second their standard deviation.
+        """
         if not isinstance(self.model, torch.nn.Module):
             raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")
         tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
-        embedded = [np.empty((0, tower.vision_model.config.hidden_size), np.float32)]
+        embedded = [np.empty((0, 2 * tower.vision_model.config.hidden_size), np.float32)]
         for window in _batched(samples, BATCHES_PER_WINDOW * self.batch_size):
             views = []
             for sample in window:
@@ -185,8 +188,9 @@ class LocalPredictor:
                 views.append(made["pixel_values"][:1])
             parts = torch.cat(views).to(self.model.device).split(CROPS_AT_ONCE)
             with torch.inference_mode():
-                means_ND = torch.cat([tower(part).float().mean(dim=1) for part in parts])
-            embedded.append(torch.nn.functional.normalize(means_ND, dim=-1).cpu().numpy())
+                features_NPD = [tower(part).float() for part in parts]
+                moments = [torch.cat([f.mean(dim=1), f.std(dim=1)], 1) for f in features_NPD]
+            embedded.append(torch.cat(moments).cpu().numpy())
         return np.concatenate(embedded)
 
     def check_shapes(self, images: Sequence[Image], source: str) -> None:

@@ -19,7 +19,7 @@ from phi_vision.evaluation.report import (
     render,
     write_report,
 )
-from phi_vision.evaluation.sections import compare_to_overall, prediction_error
+from phi_vision.evaluation.sections import compare_to_overall, prediction_error, rank
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import SelectiveThreshold
 from phi_vision.metrics.scores import SYSTEMS, score
@@ -173,7 +173,7 @@ def test_the_summary_has_an_estimate_for_each_field_and_the_baselines_that_it_be
     text = words(section(page, "summary"))
     assert "title: similarity " in text
     assert re.search(r"\d+\.\d % \d+\.\d to \d+\.\d % of the predictions have the correct", text)
-    assert "▲ better than base model" in text
+    assert re.search("▲ better than .*base model", text)
     assert "At a target precision of 90 %, " in text
     assert "The model uses the image" in text
 
@@ -212,6 +212,29 @@ def test_bad_results_are_stated_as_plainly(evaluation: Evaluation):
         "boosting; ▼ worse than nearest neighbour.\n"
     ) in summary
     assert "\n- text-only twin was not run: no twin was given" in summary
+
+
+def test_a_model_that_loses_to_its_own_tower_is_told_so(evaluation: Evaluation):
+    worse = {"title_similarity": Estimate(-0.2, -0.3, -0.1)}
+    differences = evaluation.scores.differences
+    differences = differences | {"nearest": {**differences["nearest"], **worse}}
+    found = replace(evaluation, scores=replace(evaluation.scores, differences=differences))
+    sentence = (
+        "title: similarity: the nearest neighbour on the vision tower of the model is significantly "
+        "better, so the model has not learned to use what its tower sees."
+    )
+    for text in (words(render_page(found)), render("report.md.j2", evaluation=found)):
+        assert sentence in text
+    assert explain(evaluation.scores, "tower") == []
+
+
+def test_baselines_are_ranked_the_best_first(evaluation: Evaluation):
+    scores = evaluation.scores
+    metric = scores.metrics["title_similarity"]
+    ranked = rank(scores, ("constant", "nearest", "twin", "boosting"), metric)
+    values = [scores.estimates[s][metric.name].value for s in ranked[:3]]
+    assert values == sorted(values, reverse=True)
+    assert ranked[-1] == "twin"  # was not run
 
 
 def test_page_and_summary_name_the_systems_whose_predictions_do_not_parse(evaluation: Evaluation):

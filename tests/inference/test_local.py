@@ -175,11 +175,18 @@ def test_under_a_grammar_every_prediction_parses_and_has_confidence(
     assert sorted(prediction.confidence) == sorted(predictor.template.fields)
 
 
-def test_features_have_length_one_and_distinguish_images(predictor: LocalPredictor) -> None:
+def test_features_are_mean_and_deviation_of_patches_and_distinguish_images(
+    predictor: LocalPredictor,
+) -> None:
     samples = [sample(str(shade), encoded(shade), encoded(0)) for shade in SHADES]
     features = predictor.features(samples)
     assert features.dtype == np.float32
-    assert np.linalg.norm(features, axis=1) == pytest.approx(1.0, abs=1e-5)
+    crops = predictor.processor.image_processor(samples[2].open_images()[:1], num_crops=1)
+    tower = predictor.model.model.vision_embed_tokens.img_processor  # type: ignore[attr-defined]
+    with torch.no_grad():
+        (patches,) = tower(crops["pixel_values"][:1])
+    expected = torch.cat([patches.mean(dim=0), patches.std(dim=0)])
+    assert features[2] == pytest.approx(expected.float().numpy(), abs=1e-5)
     alone = predictor.features([sample("first image", encoded(120))])
     assert features[2] == pytest.approx(alone[0], abs=1e-5)
     assert np.abs(features[0] - features[4]).max() > 1e-3
