@@ -8,7 +8,7 @@ PATH="$PWD/.venv/bin:$PATH"
 demo=runs/demo
 rm -rf "$demo"
 mkdir -p "$demo"
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { printf '\n\033[1m%s\033[0m (after %d min %d s)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 say "1. Sample data: a drawn catalog of product images with records"
 phi-vision sample --rows 3040 --seed 0 --out runs/demo/catalog
@@ -39,7 +39,7 @@ phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.
 say "5. Prediction of the fine-tuned model on the same image"
 phi-vision predict runs/demo/run runs/demo/image.jpg | tee "$demo/after.txt"
 
-say "Summary, after $((SECONDS / 60)) min $((SECONDS % 60)) s"
+say "Summary"
 echo "image    $demo/image.jpg"
 echo "true     $(cat "$demo/truth.txt")"
 echo "before   $(sed 's/^[^:]*: //' "$demo/before.txt")"

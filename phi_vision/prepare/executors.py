@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
+from phi_vision.io.process import usable_cores
+
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
@@ -34,7 +36,7 @@ def run_locally(
     """
     if address is not None:
         raise ValueError(f"this engine has no cluster at {address}; use --engine ray")
-    count = os.cpu_count() or 1 if workers is None else workers
+    count = usable_cores() if workers is None else workers
     remaining = iter(chunks)
     first = list(itertools.islice(remaining, MIN_CHUNKS))
     if count == 0 or len(first) < MIN_CHUNKS:

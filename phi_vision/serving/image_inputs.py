@@ -10,7 +10,6 @@ import binascii
 import io
 import ipaddress
 import itertools
-import os
 import re
 import weakref
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from phi_vision.io.http import URL, AbstractResolver, HttpError, open_session, read_body
 from phi_vision.io.image_decoding import open_image
+from phi_vision.io.process import usable_cores
 from phi_vision.serving.errors import TEXTS, ApiError, api_error
 from phi_vision.serving.settings import MAX_PIXELS, Settings
 
@@ -31,7 +31,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")  # Each further decoder would widen the attack
 # Formats whose further frames count; phones append previews and depth maps to JPEGs.
 ANIMATED = (PngImageFile, WebPImageFile)
 # Images decoded at a time: each of the largest allowed takes hundreds of megabytes.
-DECODER_THREADS = min(4, os.cpu_count() or 1)
+DECODER_THREADS = min(4, usable_cores())
 BYTES_PER_PIXEL = 4  # of a decoded image in Pillow's memory
 # Percent-encoding of all that base64 may contain but letters and digits -> the character.
 ESCAPES = {

@@ -7,7 +7,6 @@ known size, so is the best score that any model can reach; it is written beside 
 
 import json
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
+from phi_vision.io.process import usable_cores
 from phi_vision.synthetic import drawing
 from phi_vision.synthetic.drawing import VOCABULARY, Garment, draw, encode, random_scene
 from phi_vision.synthetic.observation import failure
@@ -126,7 +126,7 @@ def render(template: str, file: Path, **values: object) -> None:
 @contextmanager
 def parallel_map(images: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a `map` that uses one process a core where there are enough images for it."""
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     if workers == 1 or images < _MIN_PARALLEL:
         yield map
         return

@@ -83,7 +83,7 @@ def test_worker_processes_draw_the_same_bytes(
     catalog: tuple[Path, Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phi_vision.synthetic.catalog._MIN_PARALLEL", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("phi_vision.synthetic.catalog.usable_cores", lambda: 2)
     write_catalog(tmp_path / "again", rows=_ROWS, seed=0)
     assert _bytes(tmp_path / "again") == _bytes(catalog[0])
 
