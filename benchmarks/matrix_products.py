@@ -85,7 +85,8 @@ def _products(func: Any, given: dict[str, Any], out: Any) -> Iterator[tuple[Prod
     Input:  addmm of (800, 256) and (256, 768) in float32
     Output: Product((800, 256), (256, 768), float32), 1.0
     """
-    name = func.name().partition(".")[0]
+    name = func.name().partition(".")[0].removesuffix("_")  # in place or not
+    given = {key: value for key, value in given.items() if key != "out"}
     tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
     if name in MATRICES:
         left, right = tensors[-2:]
