@@ -218,13 +218,14 @@ def test_a_model_that_loses_to_its_own_tower_is_told_so(evaluation: Evaluation):
     differences = evaluation.scores.differences
     for low, high, is_told in ((-0.3, -0.1, True), (-0.3, 0.1, False), (0.1, 0.3, False)):
         changed = {"title_similarity": Estimate((low + high) / 2, low, high)}
-        scores = replace(evaluation.scores, differences=differences | {"nearest": changed})
+        nearest = {"nearest": {**differences["nearest"], **changed}}
+        scores = replace(evaluation.scores, differences=differences | nearest)
         found = replace(evaluation, scores=scores)
         sentence = (
             "title: similarity: the nearest neighbour on the vision tower of the model is "
             "significantly better, so the model has not learned to use what its tower sees."
         )
-        assert (explain(scores, "tower") == [sentence]) == is_told
+        assert (sentence in explain(scores, "tower")) == is_told
         if is_told:
             assert sentence in words(render_page(found))
             assert sentence in render("report.md.j2", evaluation=found)
