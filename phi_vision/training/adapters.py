@@ -194,7 +194,9 @@ def save_model(trainable: TrainableModel, folder: Path) -> None:
 def _with_adapters(model: Any, recipe: Recipe, precision: torch.dtype) -> PeftModel:
     """Attach new adapters to a model, or continue with those that it has."""
     if "quantization_config" not in model.config.to_dict():
-        model.to(precision)
+        # Not the buffers: rotary frequencies stay in float32, as where the model is used.
+        for weight in model.parameters():
+            weight.data = weight.data.to(precision)
     for module in model.modules():
         if module.__class__.__name__ == "Linear4bit":
             # bitsandbytes 0.50 repacks the weights for inference at the first evaluation, and

@@ -49,6 +49,16 @@ def adapters(modules: set[str]) -> set[str]:
     return {f"{module} (lora)" for module in modules}
 
 
+def test_rotary_frequencies_stay_in_float32_under_bf16_weights(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("lora", bf16=True)
+    trained, used = load_trainable(recipe).model, load_model(recipe.model, dtype=torch.bfloat16)[0]
+    for name, buffer in used.named_buffers():
+        if name.endswith("inv_freq"):
+            found = trained.get_buffer(f"base_model.model.{name}")
+            assert found.dtype == torch.float32
+            assert torch.equal(found, buffer)
+
+
 @pytest.mark.parametrize(
     ("changes", "trained"),
     [
