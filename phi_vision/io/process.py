@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # as "MAX PERIOD" in microseconds, MAX a number or "max"
 CPU_TIMES = Path("/proc/stat")  # as "cpu0 USER NICE SYSTEM IDLE …", in ticks since the start
-TICKS = os.sysconf("SC_CLK_TCK")  # per second
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # per second
 
 THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"  # of the user, who decides
 SPINS = {"GOMP_SPINCOUNT": "1000"}
