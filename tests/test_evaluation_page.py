@@ -178,7 +178,7 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(listed) == {title for titles in shown for title in titles}
     last = scores_of("runs/evaluation/served")
     assert last["estimates"]["model"]["parse_rate"]["value"] == 1
-    assert set(last["metadata"]["left_out"]) == {"constrained", "base", "nearest"}
+    assert set(last["metadata"]["left_out"]) == {"constrained", "base", "nearest", "probe"}
     assert set(scores_of("runs/evaluation/elsewhere")["calibrations"]) == {"full_price"}
 
 

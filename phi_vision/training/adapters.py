@@ -195,7 +195,7 @@ def _with_adapters(model: Any, recipe: Recipe, precision: torch.dtype) -> PeftMo
     """Attach new adapters to a model, or continue with those that it has."""
     if "quantization_config" not in model.config.to_dict():
         # Not the buffers: rotary frequencies stay in float32, as where the model is used.
-        for weight in model.parameters():
+        for weight in filter(torch.is_floating_point, model.parameters()):
             weight.data = weight.data.to(precision)
     for module in model.modules():
         if module.__class__.__name__ == "Linear4bit":
