@@ -27,7 +27,9 @@ from phi_vision.data.samples import Places, failure
 from phi_vision.io.hashing import sha256, sha256_of_all
 
 MAX_OPEN = 256  # files whose metadata are held
-MAX_HELD = 4  # decoded row groups: those of two samples, one of which has the other's images
+# Decoded row groups that are held: of a small dataset all; else those of two samples, one of which
+# has the other's images.
+HELD_BYTES, MIN_HELD = 2**26, 4
 BATCH_BYTES, BATCH_ROWS = 2**22, 1024  # decoded together in a walk
 ROWS_PER_BATCH, READ_AHEAD_BYTES = 16, 2**20  # of whole rows: images may have megabytes each
 MIN_WALK = 64  # rows in order from which on row groups are read as a stream
@@ -183,10 +185,38 @@ def parquet_errors(file: Path) -> Iterator[None]:
         raise failure("damaged_parquet", file=file, error=error) from error
 
 
-@lru_cache(maxsize=MAX_HELD)
+class _HeldGroups:
+    """The row groups that were read last, decoded."""
+
+    def __init__(self) -> None:
+        self.tables: dict[object, pa.Table] = {}
+        self.size = 0  # bytes
+
+    def take(self, key: object) -> pa.Table | None:
+        """Take a group out; `put` puts it behind the others."""
+        if (table := self.tables.pop(key, None)) is not None:
+            self.size -= table.nbytes
+        return table
+
+    def put(self, key: object, table: pa.Table) -> None:
+        """Hold a group, instead of the oldest ones."""
+        self.tables[key] = table
+        self.size += table.nbytes
+        while len(self.tables) > MIN_HELD and self.size > HELD_BYTES:
+            self.take(next(iter(self.tables)))
+
+
+_held = _HeldGroups()
+
+
 def _read_group(file: FileVersion, group: int, columns: tuple[str, ...]) -> pa.Table:
+    key = (file, group, columns)
     with _lock, parquet_errors(file.path):
-        return open_parquet(file).read_row_group(group, columns=[*columns], use_threads=False)
+        table = _held.take(key)
+        if table is None:
+            table = open_parquet(file).read_row_group(group, columns=[*columns], use_threads=False)
+        _held.put(key, table)
+    return table
 
 
 def _stream(

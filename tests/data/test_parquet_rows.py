@@ -108,7 +108,10 @@ def test_images_are_not_read_for_records_and_groups(
     assert len([*shuffle_images(samples, seed=0), *blank_images(samples)]) == 200
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_rows, "HELD_BYTES", 2**22)
     peaks = []
     for count in (200, 1600):
         folder = large(tmp_path / str(count), count)
@@ -163,7 +166,7 @@ def test_a_file_that_was_changed_is_an_error(tmp_path: Path) -> None:
     samples = load_samples(folder)
     large(folder, 121)
     open_parquet.cache_clear()  # as in another process, which has not mapped the file yet
-    parquet_rows._read_group.cache_clear()
+    parquet_rows._held.__init__()
     with pytest.raises(ValueError, match=r"train-00000\.parquet was changed or replaced"):
         samples[3]
 
@@ -244,3 +247,27 @@ def test_large_row_groups_are_copied_once_to_small_ones(
     monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "file"))
     assert len(load_samples(folder)) == 1500
     assert "Not a directory" in caplog.text
+
+
+def test_row_groups_of_a_small_dataset_are_decoded_once_and_of_a_large_one_few_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = load_samples(write(tmp_path, product_rows(40), group=4))
+    decoded = []
+    read = pq.ParquetFile.read_row_group
+
+    def count(file: pq.ParquetFile, group: int, **settings: object) -> pa.Table:
+        decoded.append(group)
+        return read(file, group, **settings)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", count)
+    order = random.Random(0).sample(range(40), 40)
+    for number in order * 2:
+        assert samples[number].images[0]
+    once = len(decoded)
+    assert once <= 2 * 10  # records and images of ten groups
+    monkeypatch.setattr(parquet_rows, "HELD_BYTES", 1)
+    for number in order:
+        assert samples[number].images[0]
+    assert len(decoded) > once + 10
+    assert len(parquet_rows._held.tables) == parquet_rows.MIN_HELD
