@@ -43,12 +43,12 @@ from benchmarks.workload import (
     train_step,
     write_checkpoint,
 )
-from phi_vision.data.cache_folder import VARIABLE
 from phi_vision.data.collator import CompletionCollator, select_labelled
 from phi_vision.data.feature_cache import cache_features
 from phi_vision.data.template import TEMPLATES
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
+from phi_vision.io.process import CACHE_VARIABLE
 from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attention
 from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.model.image_processing_phi3_v import pad_to_crops
@@ -256,7 +256,7 @@ def settings_of(part: str, options: argparse.Namespace) -> Iterator[Setting]:
 def checkpoints() -> Iterator[Callable[[Setting], Path]]:
     """Give the checkpoint of a setting, written once."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[VARIABLE] = folder  # features that were computed for this measurement
+        os.environ[CACHE_VARIABLE] = folder  # features that were computed for this measurement
 
         def checkpoint(setting: Setting) -> Path:
             place = Path(folder) / f"{setting.hidden}-{setting.crops}"

@@ -13,7 +13,7 @@ import pytest
 from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
-from phi_vision.data import cache_folder, dataset, streaming
+from phi_vision.data import dataset, parquet_rows, row_groups, streaming
 from phi_vision.data.template import PRODUCT
 from phi_vision.prepare import cleaning, dedup, prices, schema, splits
 from phi_vision.prepare.columns import choose_columns
@@ -59,8 +59,9 @@ FACTS = [
     f"needs {MIN_DATASET_GROUPS} groups",
     f"fewer than {MIN_GROUPS} groups",
     "letter pairs of 50 languages",
+    f"up to {parquet_rows.HELD_BYTES // 2**20} MB of them",
     f"headers of {dataset.MAX_CHECKED:,} images",
-    f"row groups over {cache_folder.MAX_GROUP_BYTES // 2**20} MB",
+    f"row groups over {row_groups.MAX_GROUP_BYTES // 2**20} MB",
     f"a buffer of {streaming.BUFFER}",
     f"first {streaming.HEAD:,} samples",
     *("UTF-8", "UTF-16", "UTF-32", "base64", "SHA-256"),

@@ -22,8 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from benchmarks.gpu.model import RECIPE, SharedModel, decoder_layers, samples, without_ids
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.steps import ROWS, measure_step
-from phi_vision.data.cache_folder import VARIABLE
 from phi_vision.data.samples import Sample
+from phi_vision.io.process import CACHE_VARIABLE
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.recipes import LORA_TARGETS, Recipe
 from phi_vision.training.setup import collate_rows
@@ -78,7 +78,7 @@ def _train_ours(
     begun = time.perf_counter()
     with (
         patch("phi_vision.training.adapters.load_model", lambda *_, **__: loaded),
-        patch.dict(os.environ, {VARIABLE: cache}),
+        patch.dict(os.environ, {CACHE_VARIABLE: cache}),
     ):
         run = train(recipe)
     taken = read_history(RunDir(run.folder).log_file).steps

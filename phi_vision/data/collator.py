@@ -119,17 +119,11 @@ class CompletionCollator:
 
     def count_all(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
         """Count the tokens of samples as `count_tokens` does."""
-        image_tokens, cutter = list[int](), self.processor.image_processor
-        for sample in samples:
-            image_tokens.append(0)
-            for number, encoded in enumerate(sample.images, start=1):
-                try:
-                    size = image_size(encoded)
-                    image_tokens[-1] += cutter.calc_num_image_tokens_from_image_size(*size)
-                except ValueError as error:
-                    raise failure(
-                        "no_sample_image", id=sample.id, number=number, error=error
-                    ) from error
+        count = self.processor.image_processor.calc_num_image_tokens_from_image_size
+        image_tokens = [
+            sum(sample.map_images(lambda encoded: count(*image_size(encoded))))
+            for sample in samples
+        ]
         tokenized = self.tokenize_all([self.segments(sample) for sample in samples])
         return [
             (of_images, sum(map(len, pieces)) - len(sample.images))

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from phi_vision.data.cache_folder import VARIABLE, cache_folder
 from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256, sha256_of_all
+from phi_vision.io.process import CACHE_VARIABLE, cache_folder
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class CachedTower:
             logger.warning(
                 "the feature cache in %s takes nothing more: %s; work continues without, and "
                 "%s=FOLDER chooses another disk",
-                *(self.folder, reason, VARIABLE),
+                *(self.folder, reason, CACHE_VARIABLE),
             )
 
 
@@ -178,7 +178,9 @@ def cache_features(model: torch.nn.Module) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logger.warning("no feature cache: %s; %s=FOLDER chooses another place", error, VARIABLE)
+        logger.warning(
+            "no feature cache: %s; %s=FOLDER chooses another place", error, CACHE_VARIABLE
+        )
         return
     tower = next(module for module in model.modules() if isinstance(module, Phi3VTower))
     tower.forward = CachedTower(tower, folder)  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from phi_vision.data.cache_folder import with_small_groups
+from phi_vision.data.row_groups import with_small_groups
 from phi_vision.data.samples import Places, failure
 from phi_vision.io.hashing import sha256, sha256_of_all
 

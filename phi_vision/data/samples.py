@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this pac
 
 Value = str | int | float | bool | None  # a value of a record's field
 Record = Mapping[str, Value]  # field -> value, in the order of the columns
+Read = TypeVar("Read")
 Role = Literal["system", "user", "assistant"]
 Places = Sequence[int] | NDArray[np.integer[Any]]  # of samples in a sequence, in any order
 IMAGE_MARK = "<image>"  # the place of the next image in a message, as in LLaVA and TRL
@@ -48,13 +49,17 @@ class Sample:
 
     def open_images(self) -> list[Image.Image]:
         """Read the images, in RGB or grey."""
-        opened = []
+        return self.map_images(open_image)
+
+    def map_images(self, read: Callable[[bytes], Read]) -> list[Read]:
+        """Apply a function to each encoded image; its ValueError names sample and image."""
+        found = []
         for number, encoded in enumerate(self.images, start=1):
             try:
-                opened.append(open_image(encoded))
+                found.append(read(encoded))
             except ValueError as error:
                 raise failure("no_sample_image", id=self.id, number=number, error=error) from error
-        return opened
+        return found
 
 
 class StoredImages(Sequence[bytes]):
@@ -286,13 +291,7 @@ def _blank(_: int, sample: Sample) -> Sample:
 
 
 def _white(sample: Sample) -> tuple[bytes, ...]:
-    sizes = []
-    for number, encoded in enumerate(sample.images, start=1):
-        try:
-            sizes.append(image_size(encoded))
-        except ValueError as error:
-            raise failure("no_sample_image", id=sample.id, number=number, error=error) from error
-    return tuple(map(_white_image, sizes))
+    return tuple(map(_white_image, sample.map_images(image_size)))
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""How a process uses the machine: garbage collection at its start, threads, how they wait."""
+"""How a process uses the machine: garbage collection at its start, threads, its cache folder."""
 
 import gc
 import logging
@@ -17,11 +17,18 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # as "MAX PERIOD" in microseconds, M
 CPU_TIMES = Path("/proc/stat")  # as "cpu0 USER NICE SYSTEM IDLE …", in ticks since the start
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # per second
 
+CACHE_VARIABLE, CACHE_FOLDER = "PHI_VISION_CACHE", "~/.cache/phi-vision"
 THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"  # of the user, who decides
 SPINS = {"GOMP_SPINCOUNT": "1000"}
 """How often a thread of GNU's OpenMP, which PyTorch brings, looks for work before it sleeps: some
 50 microseconds, the library's own number where threads are more than cores, instead of 300,000.
 Beside other programs, two spinning threads took 2.4 to 4 times the CPU-seconds (docs/log.md)."""
+
+
+def cache_folder(kind: str) -> Path | None:
+    """Return the folder of one kind of what is kept between runs; None if the variable is `off`."""
+    place = os.environ.get(CACHE_VARIABLE, CACHE_FOLDER)
+    return None if place == "off" else Path(place).expanduser() / kind
 
 
 class CpuTime(NamedTuple):

@@ -7,13 +7,13 @@ the cache ($PHI_VISION_CACHE, by default ~/.cache/phi-vision).
 """
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 
 from phi_vision.io.atomic import atomic_folder, temporary_folder, write_text
 from phi_vision.io.hashing import sha256
+from phi_vision.io.process import CACHE_FOLDER, cache_folder
 
 from .assembly import assemble
 from .checkpoint import PHOTO
@@ -21,9 +21,7 @@ from .parts import KNOWN, Found, find_part, read_decoder, read_tower
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "PHI_VISION_CACHE"
-CACHE_FOLDER = "~/.cache/phi-vision"
-CROP_SIZE = 224  # pixels; a base of 168 is faster, and saw the categories as well
+CROP_SIZE = 224  # pixels
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
 README = """---
@@ -52,8 +50,8 @@ hold the scales of the tower; bf16 and fp32 can.
 
 def photo_folder() -> Path:
     """Return the folder of `phi-vision-photo`, which is built at the first call."""
-    cache = os.environ.get(CACHE_VARIABLE, CACHE_FOLDER)
-    folder = Path(CACHE_FOLDER if cache == "off" else cache).expanduser() / PHOTO
+    # Also where the cache is switched off: it has to be somewhere.
+    folder = cache_folder(PHOTO) or Path(CACHE_FOLDER).expanduser() / PHOTO
     if not (folder / "config.json").is_file():
         logger.info("building %s in %s, once", PHOTO, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -137,8 +137,8 @@ class Recipe:
     """Peak learning rate of the CLIP tower; by default learning_rate."""
 
     feature_noise: float = 0.0
-    """Gaussian noise on the vision features in training, in their standard deviations; 0.3 helps
-    where a few hundred photographs are learned by heart."""
+    """Gaussian noise on the vision features in training, in their standard deviations, so
+    that few photographs are not learned by heart."""
     image_token_dropout: float = 0.0
     """Fraction of the image tokens that a training step leaves out (as zeros)."""
 

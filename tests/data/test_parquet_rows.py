@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_products import product_rows
 
-from phi_vision.data import cache_folder, dataset, parquet_rows
+from phi_vision.data import dataset, parquet_rows, row_groups
 from phi_vision.data.dataset import as_sample, load_samples, split_by_group, spread
 from phi_vision.data.parquet_rows import ParquetRows, open_parquet
 from phi_vision.data.samples import (
@@ -25,6 +25,7 @@ from phi_vision.data.samples import (
     shuffle_images,
     withhold_images,
 )
+from phi_vision.io.process import CACHE_VARIABLE
 
 
 def write(folder: Path, rows: list[dict[str, object]], *, files: int = 1, group: int = 7) -> Path:
@@ -161,12 +162,14 @@ def test_worker_processes_read_the_same_samples(tmp_path: Path, method: str) -> 
     assert found == [_digest(samples, places)] * 3
 
 
-def test_a_file_that_was_changed_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = large(tmp_path / "data", 120)
     samples = load_samples(folder)
     large(folder, 121)
     open_parquet.cache_clear()  # as in another process, which has not mapped the file yet
-    parquet_rows._held.__init__()
+    monkeypatch.setattr(parquet_rows, "_held", parquet_rows._HeldGroups())
     with pytest.raises(ValueError, match=r"train-00000\.parquet was changed or replaced"):
         samples[3]
 
@@ -218,10 +221,10 @@ def test_the_fingerprint_is_that_of_the_files(tmp_path: Path) -> None:
 def test_large_row_groups_are_copied_once_to_small_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cache_folder, "SMALL_BYTES", 0)
-    monkeypatch.setattr(cache_folder, "MAX_GROUP_BYTES", 100_000)
-    monkeypatch.setattr(cache_folder, "WRITTEN_GROUP_BYTES", 50_000)
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(row_groups, "SMALL_BYTES", 0)
+    monkeypatch.setattr(row_groups, "MAX_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(row_groups, "WRITTEN_GROUP_BYTES", 50_000)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     folder = write(tmp_path / "data", product_rows(2000), group=2000)
     (file,) = folder.glob("*.parquet")
     samples = load_samples(folder)
@@ -230,21 +233,21 @@ def test_large_row_groups_are_copied_once_to_small_ones(
     assert pq.read_metadata(file).num_row_groups == 1
     assert pq.read_metadata(copy).num_row_groups > 5
     # The fingerprint is that of the data, wherever they are read from.
-    monkeypatch.setenv(cache_folder.VARIABLE, "off")
+    monkeypatch.setenv(CACHE_VARIABLE, "off")
     with caplog.at_level("WARNING", "phi_vision"):
         direct = load_samples(folder)
     assert "set PHI_VISION_CACHE to a folder with space" in caplog.text
     assert direct.source.fingerprint() == samples.source.fingerprint()
     assert direct == samples
     # Changed data replace the copy.
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     write(folder, product_rows(1500), group=2000)
     assert len(load_samples(folder)) == 1500
     assert [*(tmp_path / "cache" / "row-groups").glob("*")] != [copy]
     assert len([*(tmp_path / "cache" / "row-groups").glob("*")]) == 1
     # A folder that cannot be written only costs time.
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
     assert len(load_samples(folder)) == 1500
     assert "Not a directory" in caplog.text
 

@@ -1,10 +1,6 @@
-"""What is kept between runs: its folder, and Parquet files with row groups small enough to read.
-
-The folder is $PHI_VISION_CACHE, by default ~/.cache/phi-vision; the value `off` means none.
-"""
+"""Copies of Parquet files with row groups small enough to read, kept between runs."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,20 +9,13 @@ import pyarrow.parquet as pq
 from phi_vision.io.atomic import atomic_file
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256
+from phi_vision.io.process import CACHE_VARIABLE, cache_folder
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "PHI_VISION_CACHE"
-DEFAULT_FOLDER = "~/.cache/phi-vision"
 # To read one sample its row group is decoded: 5 ms for 64 MB. `phi-vision prepare` writes up to 32.
 MAX_GROUP_BYTES, WRITTEN_GROUP_BYTES = 2**26, 2**23
 SMALL_BYTES = 2**28  # of all files of a dataset, which then stay decoded
-
-
-def cache_folder(kind: str) -> Path | None:
-    """Return the folder of one kind of what is kept; None if nothing shall be."""
-    place = os.environ.get(VARIABLE, DEFAULT_FOLDER)
-    return None if place == "off" else Path(place).expanduser() / kind
 
 
 def with_small_groups(files: Sequence[Path]) -> list[Path]:
@@ -51,7 +40,7 @@ def _copy(file: Path) -> Path:
     folder, status = cache_folder("row-groups"), file.stat()
     place = sha256(str(file.resolve()))[:16]
     version = sha256(f"{status.st_size} {status.st_mtime_ns}")[:16]
-    problem: object = f"{VARIABLE} is off"
+    problem: object = f"{CACHE_VARIABLE} is off"
     if folder is not None:
         copy = folder / f"{place}-{version}.parquet"
         try:
@@ -69,7 +58,7 @@ def _copy(file: Path) -> Path:
     logger.warning(
         "%s has row groups of %s, each of which is decoded for one sample, and no copy with small "
         "ones is kept (%s): set %s to a folder with space, or run `phi-vision prepare` on the data",
-        *(file, format_bytes(_largest_group(file)), problem, VARIABLE),
+        *(file, format_bytes(_largest_group(file)), problem, CACHE_VARIABLE),
     )
     return file
 
