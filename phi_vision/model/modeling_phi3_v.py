@@ -105,6 +105,7 @@ class Phi3VImageEmbedding(nn.Module):
         Input:  pixel_values (N, 3, S, S), per image its global view and then its crops, and
                 image_sizes (images, 2), height and width after padding in pixels. The official
                 (images, num_crops + 1, 3, S, S) with zero crops at the end is accepted as well.
+                A single crop equals the global view; only the view is encoded then.
         Output: per image its image tokens (T, H).
         """
         grids = [(h // self.crop_size, w // self.crop_size) for h, w in image_sizes.tolist()]
@@ -118,10 +119,15 @@ class Phi3VImageEmbedding(nn.Module):
                 f"image_sizes describe {sum(counts)} crops (global views included) but "
                 f"pixel_values hold {len(pixel_values)}; pass both as the processor returned them."
             )
+        # With one crop the global view equals it, bit for bit, and the tower need not run twice.
+        encoded = [1 if count == 2 else count for count in counts]
+        if encoded != counts:
+            pieces = zip(pixel_values.split(counts), encoded, strict=True)
+            pixel_values = torch.cat([crops[:used] for crops, used in pieces])
         features_NPD = self.img_processor(pixel_values)
         arranged = [
             self._arrange(crops_NPD, *grid)
-            for crops_NPD, grid in zip(features_NPD.split(counts), grids, strict=True)
+            for crops_NPD, grid in zip(features_NPD.split(encoded), grids, strict=True)
         ]
         dtype = next(self.img_projection.parameters()).dtype
         projected = self.img_projection(torch.cat(arranged).to(dtype))
@@ -130,13 +136,13 @@ class Phi3VImageEmbedding(nn.Module):
     def _arrange(self, features_NPD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """Arrange the merged patches of one image as a sequence.
 
-        Input:  (1 + R*C, P*P, D), global view first
+        Input:  (1 + R*C, P*P, D), global view first, or (1, P*P, D) if it is the crop as well
         Output: (T, 4D): the crops as one image, each row of merged patches ended by `sub_GN`; one
                 `glb_GN`; the global view the same way.
         """
         merged = self._merge_2x2(features_NPD)
         side, width = merged.shape[1], merged.shape[-1]
-        crops = merged[1:].reshape(rows, columns, side, side, width).transpose(1, 2)
+        crops = merged[-rows * columns :].reshape(rows, columns, side, side, width).transpose(1, 2)
         crops = crops.reshape(rows * side, columns * side, width)
         parts = [self._end_rows(crops), self.glb_GN[0], self._end_rows(merged[0])]
         return torch.cat([part.to(merged.dtype) for part in parts])

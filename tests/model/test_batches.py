@@ -6,10 +6,11 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 from toy_rows import Inputs
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from phi_vision import Phi3VForCausalLM
+from phi_vision import Phi3VForCausalLM, Phi3VProcessor
 
 # Different order of summation in float32; logits here are of size 1 to 10.
 SAME = {"atol": 2e-5, "rtol": 1e-5}
@@ -166,6 +167,51 @@ def test_padding_crops_and_the_last_clip_layer_are_never_computed(
     with torch.no_grad():
         model(**batch)
     assert computed == [crops] * (len(tower.encoder.layers) - 1)
+
+
+def test_a_single_crop_is_encoded_once_and_everything_is_as_if_twice(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, images: list[Image.Image]
+) -> None:
+    embedding = model.model.vision_embed_tokens
+    cutter = processor.image_processor
+    made = [cutter(image, num_crops=most) for image, most in zip(images, (1, 4, 1), strict=True)]
+    pixel_values = torch.cat([each["pixel_values"] for each in made])
+    sizes = torch.cat([each["image_sizes"] for each in made])
+    grids = [[1, 1], [3, 1], [1, 1]]
+    assert (sizes // embedding.crop_size).tolist() == grids
+    assert torch.equal(pixel_values[0], pixel_values[1])  # the view and the crop
+
+    def twice() -> list[torch.Tensor]:
+        counts = [rows * columns + 1 for rows, columns in grids]
+        features = embedding.img_processor(pixel_values).split(counts)
+        return [
+            embedding.img_projection(embedding._arrange(each, *grid))
+            for each, grid in zip(features, grids, strict=True)
+        ]
+
+    shown: list[int] = []
+    results = {}
+    for name, encode in {"twice": twice, "once": partial(embedding, pixel_values, sizes)}.items():
+        hook = embedding.img_processor.register_forward_pre_hook(
+            lambda _, given: shown.append(len(given[0]))
+        )
+        tokens = encode()
+        hook.remove()
+        # Tokens of the crops, the separators and the view count differently.
+        weights = torch.linspace(-1, 1, sum(len(each) for each in tokens))[:, None]
+        (torch.cat(tokens).square() * weights).sum().backward()
+        results[name] = tokens, gradients(model)
+    assert shown == [2 + 4 + 2, 1 + 4 + 1]
+    for found, expected in zip(results["once"][0], results["twice"][0], strict=True):
+        torch.testing.assert_close(found, expected, **SAME)
+    assert results["once"][1].keys() == results["twice"][1].keys()
+    for name, expected in results["twice"][1].items():
+        if name.endswith("k_proj.bias"):  # mathematically zero: rounding alone
+            continue
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(
+            results["once"][1][name], expected, atol=1e-4 * largest + 1e-6, rtol=0.0, msg=name
+        )
 
 
 def test_the_official_padded_pixel_values_give_the_same_logits(
