@@ -212,7 +212,7 @@ class VisionGraph(nn.Module):
         """
         embedding = self.embedding
         grids_N2 = image_sizes // embedding.crop_size
-        used_NK = torch.arange(pixel_values.shape[1])[None] <= grids_N2.prod(1, keepdim=True)
+        used_NK = torch.arange(pixel_values.shape[1])[None] < _encoded(grids_N2)
         features = embedding.img_processor(pixel_values.flatten(0, 1)[used_NK.flatten()])
         patches = embedding._merge_2x2(features).flatten(0, 2)
         separators = [embedding.sub_GN.flatten(0, 2), embedding.glb_GN.flatten(0, 1)]
@@ -220,6 +220,12 @@ class VisionGraph(nn.Module):
         arranged = table[_reading_order(grids_N2, embedding.patches // 2, used_NK.shape[1])]
         projected: torch.Tensor = embedding.img_projection(arranged)
         return projected
+
+
+def _encoded(grids_N2: torch.Tensor) -> torch.Tensor:
+    """Count the crops to encode of each image, (N, 1): a single one equals the global view."""
+    crops_N1 = grids_N2.prod(1, keepdim=True)
+    return crops_N1 + (crops_N1 > 1).long()
 
 
 def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.Tensor:
@@ -231,12 +237,12 @@ def _reading_order(grids_N2: torch.Tensor, side: int, most_crops: int) -> torch.
             global view with the end of its row
     """
     rows, columns = grids_N2[:, :1], grids_N2[:, 1:]
-    counts = rows * columns + 1
+    counts = _encoded(grids_N2)
     first = 2 + (counts.cumsum(0) - counts) * side**2
     place = torch.arange(most_crops * side * (side + 1) + 1)[None]
 
     line, at = place // (columns * side + 1), place % (columns * side + 1)
-    crop = line // side * columns + at // side + 1
+    crop = line // side * columns + at // side + counts - rows * columns
     patch = first + crop * side**2 + line % side * side + at % side
     crops = torch.where(at == columns * side, 0, patch)
 
