@@ -17,9 +17,10 @@ from benchmarks.broken_recipes import (
     word_rows,
 )
 from phi_vision.data.dataset import load_samples
+from phi_vision.data.kinds.number_kind import relative_error
 from phi_vision.data.samples import Sample, shuffle_images
 from phi_vision.data.template import PRODUCT
-from phi_vision.metrics.field_metrics import metrics_for, relative_error
+from phi_vision.metrics.field_metrics import metrics_for
 
 EPOCHS = 2
 

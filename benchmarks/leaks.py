@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from benchmarks.baseline_loop import start_full
+from phi_vision.data.kinds.number_kind import relative_error
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT
-from phi_vision.metrics.field_metrics import relative_error
 
 TEST_SHARE = 0.1
 RANDOM_SPLITS = 20

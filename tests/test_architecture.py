@@ -228,13 +228,14 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 29_320
+BUDGET = 29_710
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220), the base assembled from pre-trained parts (780), its start
 and noise in training (200), samples read on access or streamed (900), attention by blocks (190),
 losses checked behind the launch of the backward pass (60), a faster start (80), adapters as one
-function (140), a last layer at labels alone (110) and generation of batches (300).
+function (140), a last layer at labels alone (110), generation of batches (300) and optional fields
+with one module for each kind of field (380).
 """
 
 

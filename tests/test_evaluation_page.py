@@ -13,8 +13,9 @@ from model_server import Body, message, serving
 from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
-from phi_vision.data.template import PRODUCT, TEMPLATES
-from phi_vision.data.template_grammar import DIGITS, MAX_CHARACTERS
+from phi_vision.data.kinds import category_kind, text_kind
+from phi_vision.data.kinds.number_kind import DIGITS
+from phi_vision.data.template import KINDS, PRODUCT, TEMPLATES
 from phi_vision.evaluation.baselines import NEIGHBOURS
 from phi_vision.evaluation.config import SKIPPABLE
 from phi_vision.evaluation.labels import ARROWS
@@ -25,8 +26,8 @@ from phi_vision.metrics.bootstrap import MIN_GROUPS, RESAMPLES
 from phi_vision.metrics.calibration import BINS
 from phi_vision.metrics.field_metrics import (
     DESCRIPTIONS,
-    HEADLINE,
     METRICS,
+    OPTIONAL,
     PARSE_RATE,
     metrics_for,
 )
@@ -61,8 +62,8 @@ FACTS = [
     "if 95 % of that",
     f"at least {MIN_SAMPLES} samples, at most {MAX_CATEGORIES},",
     "more than 4 decimals",
-    f"more than {MAX_CHARACTERS['text']} characters, categories of more than "
-    f"{MAX_CHARACTERS['category']};",
+    f"more than {text_kind.MAX_CHARACTERS} characters, categories of more than "
+    f"{category_kind.MAX_CHARACTERS};",
     "from 0 to 1 for some",
     "after 300 correct predictions the error rate may still be 1 %",
 ]
@@ -82,7 +83,7 @@ def metrics_table() -> str:
     lines = [row("any", f"`{PARSE_RATE.name}`", ARROWS[PARSE_RATE.better], PARSE_RATE.description)]
     lines += [
         row(kind, f"`{short}`", ARROWS[metric.better], DESCRIPTIONS[kind][short])
-        for kind, metrics in METRICS.items()
+        for kind, metrics in {"optional": OPTIONAL, **METRICS}.items()
         for short, metric in metrics.items()
     ]
     return "".join(lines)
@@ -91,7 +92,7 @@ def metrics_table() -> str:
 def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
     assert f"|---|---|---|---|\n{metrics_table()}\n" in PAGE
     named = "text is `{text}`, of a category `{category}`, of a number `{number}`"
-    assert named.format(**HEADLINE) in PAGE
+    assert named.format(**{name: kind.headline for name, kind in KINDS.items()}) in PAGE
     for name in re.findall(r"`((?:title|category3_code|full_price)_\w+)`", PAGE):
         assert name in metrics_for(PRODUCT)
 

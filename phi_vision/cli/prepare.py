@@ -28,6 +28,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"  rejected: {rows:>6}  {reason}")
     for split, (samples, groups) in dict(metadata["splits"]).items():
         print(f"  {split + ':':<11}{samples:>6}  in {groups} groups")
+    for field, (count, share) in dict(metadata.get("missing", {})).items():
+        phrase = f"trained as “{metadata['template']['missing']}”"
+        print(f"  missing:  {count:>6}  {field} ({share}), {phrase}")
     if answer := metadata["answer"]:
         print(f"  the answer's order is {answer['order']}: {answer['reason']}")
     for about, text in dict(metadata["warnings"]).items():

@@ -8,13 +8,17 @@ that `render` would not write. Ordinary values are written verbatim; the rest is
     \u{2c}      one character that would be misread here: the start of the literal after the field,
                 the `<` of a control token, whitespace at either end
     \="390"     a value of another kind than the field, in JSON: text in a number field, a number
-                in a text field, None, the empty text
+                in a text field, None, the empty text; in an optional field a text that equals the
+                phrase of a missing value
+
+A missing value, None, of an optional field is written as that phrase, such as `not visible`.
 """
 
 import dataclasses
 import difflib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +27,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
+from phi_vision.data.kinds.category_kind import CATEGORY
+from phi_vision.data.kinds.field_kind import FieldKind, escape, has_value, unescape
+from phi_vision.data.kinds.number_kind import NUMBER
+from phi_vision.data.kinds.text_kind import TEXT
 from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
 from phi_vision.io.atomic import write_text
 from phi_vision.io.formatting import yaml_fault
@@ -31,12 +39,15 @@ END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
 
 Kind = Literal["text", "category", "number"]
-KINDS: tuple[Kind, ...] = get_args(Kind)  # they decide the format, the metrics and the grammar
+KINDS: dict[Kind, FieldKind] = {"text": TEXT, "category": CATEGORY, "number": NUMBER}
+"""Name of a kind of field -> how its values are written, parsed, scored and guessed."""
 
 Layout = Literal["chat", "walkthrough", "conversation"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-EXACT_INTEGERS = 2**53  # up to here integers are exact floats (IEEE 754 double)
+OPTIONAL = "?"  # ends the slot of an optional field: `{colour:category?}`
+NOT_VISIBLE = "not visible"  # the phrase of a missing value, unless a template has its own
+MAX_PHRASE = 60  # characters of it; it is generated where there is no value
 
 
 class Slot(NamedTuple):
@@ -45,6 +56,7 @@ class Slot(NamedTuple):
     field: str
     kind: Kind
     until: str
+    missing: str | None = None  # the phrase of a missing value; None of a required field
 
     def write(self, value: object) -> str:
         r"""Format one value so that it can be parsed in this slot.
@@ -54,20 +66,21 @@ class Slot(NamedTuple):
         """
         if not isinstance(value, str | int | float | bool | None):
             raise failure("no_value", field=self.field, kind=type(value).__name__)
-        if self.kind != "number":
-            if isinstance(value, str) and value:
-                return _escape(value, self.until)
-        elif isinstance(value, float) or (type(value) is int and abs(value) <= EXACT_INTEGERS):
-            return _escape(repr(float(value)), self.until)
-        return r"\=" + _escape(json.dumps(value, ensure_ascii=False), self.until)
+        if self.missing and not has_value(value):
+            return self.missing
+        plain = KINDS[self.kind].write(value)
+        if plain is not None and plain != self.missing:
+            return escape(plain, self.until)
+        return r"\=" + escape(json.dumps(value, ensure_ascii=False), self.until)
 
     def read(self, text: str) -> Value:
         """Invert `write`; raise a ValueError if it could not have written the text."""
+        if text == self.missing:
+            return None
         if text.startswith(r"\="):
-            value: Value = json.loads(_unescape(text[2:]))
+            value: Value = json.loads(unescape(text[2:]))
             return value
-        text = _unescape(text)
-        return float(text) if self.kind == "number" else text
+        return KINDS[self.kind].read(unescape(text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +94,7 @@ class Template:
     name: str  # the key in `TEMPLATES`
     question: str  # the user's text about the images
     # The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
-    # number.
+    # number; `?` at the end of the slot makes the field optional: `{colour:category?}`.
     answer: str
     # `chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
     # walkthrough, which differs in its line breaks. `conversation`: the model's chat format with
@@ -89,6 +102,7 @@ class Template:
     layout: Layout
     turn: str = ""  # of a conversation: the question with `<image>` marks, where they stood
     system: str = ""  # of a conversation: the system message before it
+    missing: str = NOT_VISIBLE  # the phrase of a missing value of an optional field
 
     def __post_init__(self) -> None:
         """Check that the completion can be parsed and the question cannot break the prompt."""
@@ -103,11 +117,27 @@ class Template:
                 character in literal for literal in literals for character in "<\\"
             ),
             f"its question {self.question!r} holds a control token": "<|" in self.question,
+            "all of its fields are optional, so that a sample may have no value at all": bool(slots)
+            and len(self.optional) == len(slots),
+            f"a missing value cannot be written as {self.missing!r}": bool(self.optional)
+            and not self._can_be_missing(),
             "a conversation has one text field alone": self.is_conversation
             and (len(slots) != 1 or self.answer != f"{{{slots[0].field}}}"),
         }
         for problem in (text for text, is_present in problems.items() if is_present):
             raise failure("no_template_answer", name=self.name, problem=problem, answer=self.answer)
+
+    def _can_be_missing(self) -> bool:
+        """Whether the phrase of a missing value is plain text, and no number, in all its slots."""
+        phrase, slots = self.missing, [slot for slot in self.parts[1] if slot.missing is not None]
+        is_plain = 0 < len(phrase) <= MAX_PHRASE and phrase.isprintable()
+        if not is_plain or any(escape(phrase, slot.until) != phrase for slot in slots):
+            return False
+        for slot in slots:
+            with suppress(ValueError):
+                if not isinstance(KINDS[slot.kind].read(phrase), str):
+                    return False
+        return True
 
     @property
     def is_conversation(self) -> bool:
@@ -124,9 +154,19 @@ class Template:
         """Field -> kind: {"title": "text", "category3_code": "category"}."""
         return {slot.field: slot.kind for slot in self.parts[1]}
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The fields of which a record may have no value."""
+        return tuple(slot.field for slot in self.parts[1] if slot.missing is not None)
+
     def fields_of(self, kind: Kind) -> tuple[str, ...]:
         """List the fields of one kind."""
         return tuple(field for field, held in self.kinds.items() if held == kind)
+
+    @property
+    def scaled_fields(self) -> tuple[str, ...]:
+        """The fields whose values are numbers, with a unit or without."""
+        return tuple(field for field, kind in self.kinds.items() if KINDS[kind].scale)
 
     def prompt(self, processor: Any, images: int = 1) -> str:
         r"""Format the prompt, up to where the completion begins.
@@ -195,25 +235,32 @@ class Template:
         return {field: match.span(n) for n, field in enumerate(self.fields, 1)} if match else {}
 
     def as_dict(self) -> dict[str, str]:
-        """Return the settings, without those of conversations where they are empty."""
+        """Return the settings, without those that have no effect."""
         settings: dict[str, str] = dataclasses.asdict(self)
-        return {n: each for n, each in settings.items() if each or n not in ("turn", "system")}
+        unused = {n for n in ("turn", "system") if not settings[n]}
+        unused |= set() if self.optional else {"missing"}
+        return {name: each for name, each in settings.items() if name not in unused}
 
     @cached_property
     def parts(self) -> tuple[str, tuple[Slot, ...]]:
         """The literal before the first field, and the fields with the literal after each."""
-        literals, slots = [""], []
-        for literal, field, kind, conversion in Formatter().parse(self.answer):
+        literals, slots = [""], list[tuple[str, Kind, str | None]]()
+        for literal, name, kind, conversion in Formatter().parse(self.answer):
             literals[-1] += literal
-            if field is None:
+            if name is None:
                 continue
-            kind = kind or "text"
-            if not field.isidentifier() or kind not in KINDS or conversion:
-                raise failure("no_slot", name=self.name, field=field, kind=kind)
+            slot = f"{name}:{kind}" if kind else name
+            is_optional = slot.endswith(OPTIONAL)
+            field, _, kind = slot.removesuffix(OPTIONAL).partition(":")
+            known = next((known for known in KINDS if known == (kind or "text")), None)
+            if not field.isidentifier() or known is None or conversion:
+                kinds = ", ".join(f"{{field:{known}}}" for known in KINDS)
+                values = {"name": self.name, "field": field, "kind": kind, "kinds": kinds}
+                raise failure("no_slot", **values)
             literals.append("")
-            slots.append((field, kind))
+            slots.append((field, known, self.missing if is_optional else None))
         ends = zip(slots, literals[1:], strict=True)
-        return literals[0], tuple(Slot(*slot, until) for slot, until in ends)
+        return literals[0], tuple(Slot(*slot[:2], until, slot[2]) for slot, until in ends)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -224,29 +271,6 @@ class Template:
         ends = (re.escape(slot.until) or r"\Z" for slot in slots)
         slots_pattern = "".join(f"(?>{value}{end})" for end in ends)
         return re.compile(re.escape(opening) + slots_pattern, re.DOTALL)
-
-
-def _escape(text: str, until: str) -> str:
-    last = len(text) - 1
-    # A `<` that could open a control token: `<|end|>`, `<s>`, `</s>`, also across the value's end.
-    misread = {match.start() for match in re.finditer(r"<(?=[|/A-Za-z]|\Z)", text)}
-    misread |= {place for place in {0, last} if text[place].isspace()}
-    if until:
-        # Including the literal itself: "aa" before "aaa" would be found one place early.
-        misread |= {at for at in range(len(text)) if (text + until).startswith(until, at)}
-    plain = {"\\": r"\\", "\n": r"\n"}
-    return "".join(
-        plain.get(character) or (f"\\u{{{ord(character):x}}}" if place in misread else character)
-        for place, character in enumerate(text)
-    )
-
-
-def _unescape(text: str) -> str:
-    def character(match: re.Match[str]) -> str:
-        code, letter = match.groups()
-        return chr(int(code, 16)) if code else {"n": "\n", "\\": "\\"}.get(letter, match.group())
-
-    return re.sub(r"\\(?:u\{([0-9a-f]{1,6})\}|(.))", character, text, flags=re.DOTALL)
 
 
 PRODUCT = Template(

@@ -15,13 +15,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from phi_vision.data.kinds.field_kind import Scale, has_value
 from phi_vision.data.samples import Record, Sample, Value, join_samples, select
-from phi_vision.data.template import Template
+from phi_vision.data.template import KINDS, Template
 from phi_vision.evaluation.config import Progress
 from phi_vision.io.hashing import sha256
 from phi_vision.io.image_decoding import open_image
-from phi_vision.metrics.constant_baselines import median, most_frequent_texts
-from phi_vision.metrics.field_metrics import as_number
+from phi_vision.metrics.constant_baselines import most_frequent_texts, typical_value
 
 Features = NDArray[np.float32]
 Pixels = NDArray[np.float64]
@@ -77,11 +77,12 @@ def nearest(
     )
     places = search.fit(training_features).kneighbors(features, return_distance=False)
     records = [template.select(sample.record) for sample in training]
-    numbers = template.fields_of("number")
-    return [
-        {**records[row[0]], **{name: median(records[at][name] for at in row) for name in numbers}}
-        for row in places
-    ]
+    found = list[Record]()
+    for row in places:
+        numbers = {n: [records[at][n] for at in row] for n in template.scaled_fields}
+        medians = {name: typical_value(template, name, each) for name, each in numbers.items()}
+        found.append({**records[row[0]], **medians})
+    return found
 
 
 def boost(
@@ -103,7 +104,7 @@ def boost(
         drawn = rng.choice(len(training), MAX_SAMPLES, replace=False)
         training = select(training, np.sort(drawn))
     images = len(training) + len(samples)
-    steps = images * (1 + len(template.fields_of("category")) + len(template.fields_of("number")))
+    steps = images * (1 + len(template.fields) - len(template.fields_of("text")))
     everything = join_samples(training, samples)
     features = image_features(everything, lambda done, _: progress(done, steps))
     known, new = features[: len(training)], features[len(training) :]
@@ -149,18 +150,26 @@ def predict_fields(
     are the most frequent of that category.
     """
     records = [template.select(sample.record) for sample in training]
-    categories, numbers = template.fields_of("category"), template.fields_of("number")
-    first = next(iter(categories), None)
+    numbers, first = template.scaled_fields, next(iter(template.fields_of("category")), None)
+    classes = [field for field, kind in template.kinds.items() if kind != "text"]
     groups: list[Value] = [record[first] if first else None for record in records]
     new_groups: list[Value] = [None] * len(new)
     predicted: dict[str, list[Value]] = {}
-    for done, field in enumerate([*categories, *numbers], start=1):
+    # The categories first, as numbers are predicted within one.
+    for done, field in enumerate(sorted(classes, key=lambda each: each in numbers), start=1):
         values = [record[field] for record in records]
-        if field in categories:
-            predicted[field] = _predict_category(known, values, new, estimators.category)
-        else:
+        if field in numbers:
+            scale = KINDS[template.kinds[field]].scale
+            assert scale is not None
             given, wanted = (known, groups), (new, new_groups)
-            predicted[field] = _predict_number(given, values, wanted, estimators.number)
+            predicted[field] = _predict_number(given, scale(values), wanted, estimators.number)
+            if field in template.optional:
+                held: list[Value] = list(map(has_value, values))
+                visible = _predict_category(known, held, new, estimators.category)
+                pairs = zip(predicted[field], visible, strict=True)
+                predicted[field] = [value if is_there else None for value, is_there in pairs]
+        else:
+            predicted[field] = _predict_category(known, values, new, estimators.category)
         if field == first:
             new_groups = predicted[field]
         fitted(done)
@@ -186,14 +195,14 @@ def _predict_category(
 
 def _predict_number(
     known: tuple[Features, Sequence[Value]],
-    values: Sequence[Value],
+    scale: Scale,
     new: tuple[Features, Sequence[Value]],
     model: Any,
 ) -> list[Value]:
     """Predict a number as the median of its group, the category, plus a regressed difference, on
     the scale of the inverse hyperbolic sine: the logarithm for numbers above about 3, but defined
     for all. The absolute error fits the median, the same on any such scale."""
-    numbers = [as_number(value) for value in values]
+    numbers = scale.numbers
     rows = [row for row, number in enumerate(numbers) if number is not None]
     if not rows:
         return [None] * len(new[0])
@@ -207,7 +216,8 @@ def _predict_number(
     predicted = np.array([medians.get(group, overall) for group in new[1]])
     predicted += model.predict(new[0])
     # Sums of trees can leave the range of the training data, and sinh would amplify that.
-    return [float(number) for number in np.sinh(predicted.clip(scaled.min(), scaled.max()))]
+    clipped = np.sinh(predicted.clip(scaled.min(), scaled.max()))
+    return [scale.value(float(number)) for number in clipped]
 
 
 def image_features(

@@ -13,6 +13,7 @@ import torch
 from phi_vision.data.conversation import are_conversations
 from phi_vision.data.dataset import available_splits, load_samples
 from phi_vision.data.feature_cache import cache_features
+from phi_vision.data.kinds.field_kind import Predicted
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import (
     LazySamples,
@@ -35,7 +36,6 @@ from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.io.atomic import check_kind, lock
 from phi_vision.io.hashing import digest
 from phi_vision.metrics.constant_baselines import category_median, constant
-from phi_vision.metrics.field_metrics import Predicted
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.model.checkpoint import adapter_base, resolve
 from phi_vision.runs import DATA_FINGERPRINT, RunDir, collect_versions, fingerprint
@@ -236,7 +236,7 @@ class _Evaluator:
         data, skip = (self.training, self.template), self.config.skip
         if "constant" not in skip:
             self.baselines["constant"] = constant(*data, len(self.samples))
-        has_both = {"category", "number"} <= set(self.template.kinds.values())
+        has_both = self.template.fields_of("category") and self.template.scaled_fields
         if has_both and "category_median" not in skip:
             records = [prediction.record for prediction in self.predictions["model"]]
             self.baselines["category_median"] = category_median(records, *data)

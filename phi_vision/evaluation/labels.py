@@ -8,17 +8,20 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
+from phi_vision.data.kinds.field_kind import Better
 from phi_vision.data.samples import Value
 from phi_vision.io.formatting import MISSING, format_number, format_percent, format_signed
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.calibration import RECORD
 from phi_vision.metrics.comparison import Comparison
-from phi_vision.metrics.field_metrics import Better, Metric, headline_metrics
+from phi_vision.metrics.field_metrics import Metric, headline_metrics
 from phi_vision.metrics.scores import Scores, significance
 
 LABELS: dict[str, dict[str, str]] = yaml.safe_load(
     (Path(__file__).parent / "templates" / "labels.yaml").read_text(encoding="utf-8")
 )
+
+EMPTY = "(empty)"  # a value that is missing
 
 BASELINES = ("base", "constant", "category_median", "nearest", "probe", "boosting", "twin")
 """Systems that the model should beat, in the order of `metrics.scores.SYSTEMS`."""
@@ -106,7 +109,7 @@ def format_difference(difference: Estimate, decimals: int) -> tuple[str, str]:
 def format_value(value: Value, limit: int = 400) -> str:
     """Format the value of a field: 390.0 -> "390.00"; None -> "(empty)"."""
     if value is None or value == "":
-        return "(empty)"
+        return EMPTY
     text = f"{value:,.2f}" if isinstance(value, float) else str(value)
     # Endless generations must not fill the page.
     return text if len(text) <= limit else f"{text[:limit]}…"

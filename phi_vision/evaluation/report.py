@@ -135,8 +135,9 @@ def cautions(
 def explain(
     scores: Scores | Comparison, topic: str, names: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Explain what can be accepted automatically ("thresholds"), or which systems' predictions are
-    no evidence ("unparsed"); [] where no target precision was given, or no system is concerned."""
+    """Explain what can be accepted automatically ("thresholds"), which systems' predictions are no
+    evidence ("unparsed"), or whether the model knows where an optional field has no value
+    ("missing"); [] where no target precision was given, or nothing is concerned."""
     return render(f"{topic}.txt.j2", scores=scores, names=names or {}).splitlines()
 
 

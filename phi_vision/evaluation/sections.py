@@ -13,12 +13,14 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.kinds.field_kind import has_value
+from phi_vision.data.kinds.number_kind import as_number
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.evaluation import figures, labels
 from phi_vision.evaluation.figures import Chart, Series
-from phi_vision.evaluation.labels import BASELINES
+from phi_vision.evaluation.labels import BASELINES, EMPTY
 from phi_vision.metrics import field_metrics
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
@@ -181,7 +183,8 @@ def confusion(
         record = each.prediction.record or {}
         column = places.get(record[field], others) if field in record else unparsed
         counts[places.get(each.truth[field], others), column] += 1
-    labels = np.array([*map(str, ranked), OTHERS, UNPARSED])
+    names = [EMPTY if value is None else str(value) for value in ranked]
+    labels = np.array([*names, OTHERS, UNPARSED])
     rows, columns = np.arange(others + 1), np.arange(others + 2)
     rows = rows[(rows < others) | counts.any(axis=1)]
     columns = columns[(columns < others) | counts.any(axis=0) | np.isin(columns, rows)]
@@ -203,10 +206,20 @@ def frequent_errors(field: str, scores: Scores) -> list[tuple[Value, Value, int,
     return [(true, wrong, count, count / totals[true]) for (true, wrong), count in found]
 
 
+def count_missing(scores: Scores, field: str) -> dict[str, int]:
+    """Count samples without a value, predictions that parse, and those of them without one."""
+    records = [each.prediction.record for each in scores.predictions if each.prediction.record]
+    return {
+        "true": sum(not has_value(each.truth[field]) for each in scores.predictions),
+        "parsed": len(records),
+        "predicted": sum(not has_value(record[field]) for record in records),
+    }
+
+
 def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
     """Draw predicted over true numbers, with a caption."""
     values = [(e.truth[field], (e.prediction.record or {}).get(field)) for e in scores.predictions]
-    numbers = [[field_metrics.as_number(each) or 0.0 for each in pair] for pair in values]
+    numbers = [[as_number(each) or 0.0 for each in pair] for pair in values]
     true = [(truth, predicted) for truth, predicted in numbers if truth > 0]
     points = [pair for pair in true if pair[1] > 0]
     if not points:
@@ -235,18 +248,13 @@ def select_predictions(
 
 def prediction_error(scored: ScoredPrediction, template: Template) -> float:
     """Average the errors of the fields, each from 0 to 1; 1 where the prediction does not parse."""
-    record, errors = scored.prediction.record, []
+    record = scored.prediction.record
     if record is None:
         return 1.0
-    for field, kind in template.kinds.items():
-        predicted, true = record.get(field), scored.truth[field]
-        error = float(predicted != true)
-        if error and kind == "text":
-            error = 1 - field_metrics.edit_similarity(str(predicted), str(true))
-        elif error and kind == "number":
-            error = field_metrics.relative_error(predicted, true)
-        errors.append(min(error, 1.0) if error >= 0 else 1.0)  # NaN without a true number
-    return fmean(errors)
+    return fmean(
+        field_metrics.value_error(kind, record.get(field), scored.truth[field])
+        for field, kind in template.kinds.items()
+    )
 
 
 def thumbnail(sample: Sample) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.kinds.field_kind import Aggregate, Limits, SampleValues
 from phi_vision.metrics.platt_scaling import binomial_bound
 
 RESAMPLES = 1000  # the ends of a 95 % interval then move by about a tenth of its width
@@ -22,13 +23,9 @@ MIN_GROUPS = 6
 """Groups that a bootstrap interval needs, and groups that must differ for that of a difference:
 5 of 5 in which one system is better are no significant result of a sign test (p = 0.0625)."""
 
-Limits = tuple[float, float]  # the least and the largest value that a metric can have
-
 Counts = NDArray[np.float64]  # how often a resample has each sample: (resamples, samples)
 
-SampleValues = NDArray[np.float64]  # one entry per sample, of shape (samples,) or (samples, ...)
-
-Aggregate = Callable[[SampleValues, Counts], NDArray[np.float64]]  # one value per resample
+Aggregator = Callable[[SampleValues, Counts], NDArray[np.float64]]  # one value per resample
 
 
 class Estimate(NamedTuple):
@@ -84,8 +81,10 @@ class BootstrapDistribution(NamedTuple):
     def minus(self, other: "BootstrapDistribution") -> "BootstrapDistribution":
         """Subtract, resample by resample; of other samples, nothing is known of their values."""
         differs = None
-        if self.values.shape == other.values.shape:
-            differs = (self.values != other.values).reshape(len(self.values), -1).any(axis=1)
+        # Of an optional field, two systems may be measured on different samples.
+        if np.array_equal(self.groups, other.groups) and self.values.shape == other.values.shape:
+            unequal = self.values != other.values
+            differs = unequal.any(axis=tuple(range(1, unequal.ndim)))
         return BootstrapDistribution(
             self.value - other.value,
             self.resampled - other.resampled,
@@ -96,7 +95,7 @@ class BootstrapDistribution(NamedTuple):
 
 
 def distribution(
-    aggregate: Aggregate, values: SampleValues, counts: Counts, limits: Limits
+    aggregate: Aggregator, values: SampleValues, counts: Counts, limits: Limits
 ) -> BootstrapDistribution:
     """Aggregate the values of samples, once as they are and once per resample."""
     value = float(aggregate(values, np.ones((1, len(values))))[0])
@@ -161,6 +160,7 @@ def median(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
 def macro_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Average F1 over the true categories, as scikit-learn's `f1_score(average="macro",
     labels=true)`. Values are rows of (true, predicted) numbers from 0; −1 for one never true."""
+    values, counts = _known(values, counts)
     true, predicted = (
         values[:, [side]] == np.arange(values.max(initial=-1) + 1) for side in (0, 1)
     )
@@ -172,8 +172,26 @@ def macro_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
 
 def overlap_f1(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
     """Compute the F1 of sets over all samples: 2 · Σ shared / (Σ predicted + Σ true)."""
-    shared, predicted, true = (counts @ values).T
+    shared, predicted, true = _overlaps(values, counts)
     return _divide(2 * shared, predicted + true)
+
+
+def overlap_precision(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
+    """Compute the precision of sets over all samples: Σ shared / Σ predicted."""
+    shared, predicted, _ = _overlaps(values, counts)
+    return _divide(shared, predicted)
+
+
+def overlap_recall(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
+    """Compute the recall of sets over all samples: Σ shared / Σ true."""
+    shared, _, true = _overlaps(values, counts)
+    return _divide(shared, true)
+
+
+def _overlaps(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
+    """Sum rows of (shared, predicted, true) by resample."""
+    values, counts = _known(values, counts)
+    return (counts @ values).T
 
 
 def rank_correlation(values: SampleValues, counts: Counts) -> NDArray[np.float64]:
@@ -212,3 +230,15 @@ def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np
     """Divide; NaN where the divisor is 0."""
     none = np.full(np.shape(top), np.nan)
     return np.asarray(np.divide(top, bottom, out=none, where=bottom > 0))
+
+
+AGGREGATORS: dict[Aggregate, Aggregator] = {
+    "mean": mean,
+    "median": median,
+    "root_mean": root_mean,
+    "macro_f1": macro_f1,
+    "rank_correlation": rank_correlation,
+    "overlap_precision": overlap_precision,
+    "overlap_recall": overlap_recall,
+    "overlap_f1": overlap_f1,
+}

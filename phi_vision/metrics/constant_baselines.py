@@ -2,11 +2,11 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from phi_vision.data.kinds.field_kind import Predicted, has_value
 from phi_vision.data.samples import Record, Sample, Value
-from phi_vision.data.template import Template
-from phi_vision.metrics.field_metrics import Predicted, as_number
+from phi_vision.data.template import KINDS, Template
 
 
 def constant(training: Sequence[Sample], template: Template, count: int) -> list[Record]:
@@ -18,8 +18,8 @@ def constant(training: Sequence[Sample], template: Template, count: int) -> list
     """
     records = [template.select(sample.record) for sample in training]
     record: dict[str, Value] = {
-        field: (median if kind == "number" else _most_frequent)(each[field] for each in records)
-        for field, kind in template.kinds.items()
+        field: typical_value(template, field, [each[field] for each in records])
+        for field in template.fields
     }
     return [record | most_frequent_texts(training, template)[_category(record, template)]] * count
 
@@ -35,15 +35,20 @@ def category_median(
     """
 
     def medians(records: Sequence[Record]) -> Record:
-        numbers = template.fields_of("number")
-        return {field: median(record[field] for record in records) for field in numbers}
+        return {
+            field: typical_value(template, field, [record[field] for record in records])
+            for field in template.scaled_fields
+        }
 
     groups = _by_category(training, template)
     overall = medians([record for records in groups.values() for record in records])
     by_category = {category: medians(records) for category, records in groups.items()}
     found = [by_category.get(_category(record or {}, template), overall) for record in predicted]
     return [
-        {field: overall[field] if value is None else value for field, value in each.items()}
+        {
+            field: overall[field] if value is None and field not in template.optional else value
+            for field, value in each.items()
+        }
         for each in found
     ]
 
@@ -58,19 +63,28 @@ def most_frequent_texts(
     """
     texts = template.fields_of("text")
     return {
-        category: {field: _most_frequent(record[field] for record in records) for field in texts}
+        category: {
+            field: typical_value(template, field, [record[field] for record in records])
+            for field in texts
+        }
         for category, records in _by_category(training, template).items()
     }
 
 
-def _most_frequent(values: Iterable[Value]) -> Value:
-    return Counter(values).most_common(1)[0][0]
-
-
-def median(values: Iterable[Value]) -> float | None:
-    """Return the median of the values that are numbers; None without any."""
-    numbers = [number for number in map(as_number, values) if number is not None]
-    return statistics.median(numbers) if numbers else None
+def typical_value(template: Template, field: str, values: Sequence[Value]) -> Value:
+    """Return the value that a baseline predicts for all samples with these: the median of numbers,
+    the most frequent of others; of an optional field none where most have none."""
+    if field in template.optional:
+        known = list(filter(has_value, values))
+        if 2 * len(known) < len(values):
+            return None
+        values = known
+    scale = KINDS[template.kinds[field]].scale
+    if scale is None:
+        return Counter(values).most_common(1)[0][0]
+    found, as_value = scale(values)
+    numbers = [number for number in found if number is not None]
+    return as_value(statistics.median(numbers)) if numbers else None
 
 
 def _by_category(training: Sequence[Sample], template: Template) -> dict[Value, list[Record]]:

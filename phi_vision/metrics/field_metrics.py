@@ -1,75 +1,50 @@
-"""METRICS: the metrics of generated records, by the kind of a field.
+"""The metrics of a template: of the whole prediction, and of each field by its kind.
 
-A prediction that does not parse (None) or lacks a field is wrong: 0 for texts and categories. As a
-number it counts as 0 (relative error 1, symmetric error 2): so none is left out of a mean, and an
-empty one is worth no more than predicting 0. Samples whose true number is missing, zero or negative
-count in no number metric.
+A prediction that does not parse (None) or lacks a field is wrong; none is left out of a mean. An
+optional field has three tiers: `overall` over all samples, where nothing is right if the sample has
+nothing; whether it has a value at all; and the metrics of its kind where both have one.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
-from rapidfuzz.distance import LCSseq, Levenshtein
-from sacrebleu.metrics.chrf import CHRF
 
+from phi_vision.data.kinds.field_kind import (
+    Aggregate,
+    Better,
+    FieldValues,
+    Limits,
+    Measure,
+    Predicted,
+    SampleValues,
+    has_value,
+)
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
-from phi_vision.data.template import Kind, Template
+from phi_vision.data.template import KINDS, Kind, Template
 from phi_vision.io.formatting import error_texts
-from phi_vision.metrics import bootstrap
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Limits, SampleValues
+from phi_vision.metrics.bootstrap import AGGREGATORS, BootstrapDistribution, Counts, distribution
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 
 failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
 
-Numbers = NDArray[np.float64]  # per sample; a true one is NaN where it does not count
-
-MAX_NUMBER = 1e300  # numbers and errors are clipped to this: sums over absurd ones stay finite
-
-TOLERANCE = 1e-9  # so 10 % off is within 10 %, also where floats compute 0.10000000000000009
-
-_CHRF = CHRF()
-
-Predicted = Sequence[Record | None]  # of each sample; None where it does not parse
-
-Better = Literal["higher", "lower", "zero"]
-
-
-class FieldValues(NamedTuple):
-    """One field of all samples: predicted and true values."""
-
-    field: str
-    predicted: Predicted
-    true: Sequence[Record]
-    hierarchy: CategoryHierarchy | None
-
-    def pairs(self) -> Iterator[tuple[bool, Value, Value]]:
-        """Yield for each sample whether a value was predicted, that value, and the true one."""
-        for record, truth in zip(self.predicted, self.true, strict=True):
-            present = record is not None and self.field in record
-            yield present, (record or {}).get(self.field), truth[self.field]
-
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric in two steps, so that the bootstrap repeats only the second."""
+    """A measure with its name and field; its own settings are those of `Measure`."""
 
-    per_sample: Callable[[FieldValues], SampleValues]  # value of each, by the first axis
-    aggregate: bootstrap.Aggregate = bootstrap.mean  # of these, one value per resample
-    better: Better = "higher"  # the good direction; `zero`: neither too much nor too little
+    per_sample: Callable[[FieldValues], SampleValues]
+    aggregate: Aggregate = "mean"
+    better: Better = "higher"
     decimals: int = 3
     limits: Limits = (0.0, 1.0)
-    is_approximate: bool = False  # whether its exact interval (see `estimate`) is approximate
-    needs_hierarchy: bool = False  # applies only to fields with levels above them
-    name: str = ""  # in reports and recipes, as "full_price_mae"; from here on by `metrics_for`
+    is_approximate: bool = False
+    needs_hierarchy: bool = False
+    name: str = ""  # in reports and recipes, as "full_price_mae"
     description: str = ""  # what it measures, in one sentence, with the formula
     field: str | None = None  # the field it reads; None for a metric of the whole prediction
     kind: Kind | None = None
@@ -81,11 +56,12 @@ class Metric:
 
     def values(self, predicted: Predicted, true: Sequence[Record]) -> SampleValues:
         """Compute the value of each sample."""
-        return self.per_sample(FieldValues(self.field or "", predicted, true, self.hierarchy))
+        path = self.hierarchy.path if self.hierarchy else None
+        return self.per_sample(FieldValues(self.field or "", predicted, true, path))
 
     def distribution(self, values: SampleValues, counts: Counts) -> BootstrapDistribution:
         """Aggregate the values of samples, once as they are and once per resample."""
-        return bootstrap.distribution(self.aggregate, values, counts, self.limits)
+        return distribution(AGGREGATORS[self.aggregate], values, counts, self.limits)
 
 
 def metrics_for(
@@ -99,48 +75,40 @@ def metrics_for(
     metrics = [PARSE_RATE]
     for field, kind in template.kinds.items():
         hierarchy = (hierarchies or {}).get(field)
+        measures, texts = dict(METRICS[kind]), DESCRIPTIONS[kind]
+        if field in template.optional:
+            both = {n: m._replace(per_sample=partial(_where_both, m)) for n, m in measures.items()}
+            overall = OPTIONAL[OVERALL]._replace(per_sample=partial(_overall, kind))
+            measures = OPTIONAL | {OVERALL: overall} | both
+            texts = DESCRIPTIONS["optional"] | {n: f"{texts[n]} {WHERE_BOTH}" for n in both}
         metrics += [
-            replace(
-                metric,
+            Metric(
+                **measure._asdict(),
                 name=f"{field}_{suffix}",
-                description=DESCRIPTIONS[kind][suffix],
+                description=texts[suffix],
                 field=field,
                 kind=kind,
                 hierarchy=hierarchy,
             )
-            for suffix, metric in METRICS[kind].items()
-            if hierarchy is not None or not metric.needs_hierarchy
+            for suffix, measure in measures.items()
+            if hierarchy is not None or not measure.needs_hierarchy
         ]
     return {metric.name: metric for metric in metrics}
 
 
 def headline_metrics(template: Template) -> tuple[str, ...]:
     """List the most important metric of each field."""
-    return tuple(f"{field}_{HEADLINE[kind]}" for field, kind in template.kinds.items())
-
-
-def as_number(value: Value) -> float | None:
-    """Return a value as a finite number; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of more than 308 digits
-        return None
-
-
-def relative_error(predicted: Value, true: Value) -> float:
-    """Compute |predicted − true| / true; NaN where the true number is not positive."""
-    column = FieldValues("number", [{"number": predicted}], [{"number": true}], None)
-    return float(relative(*_numbers(column).T)[0])
+    return tuple(
+        f"{field}_{OVERALL if field in template.optional else KINDS[kind].headline}"
+        for field, kind in template.kinds.items()
+    )
 
 
 def is_correct(kind: Kind, predicted: Value, true: Value) -> bool:
     """Whether a predicted value is correct: equal, or for numbers at most 10 % off."""
-    number, truth = as_number(predicted), as_number(true)
-    if kind != "number" or number is None or truth is None:
-        return predicted == true
-    return abs(number - truth) <= (0.1 + TOLERANCE) * abs(truth)
+    if predicted is None or true is None:
+        return predicted is true
+    return KINDS[kind].is_correct(predicted, true)
 
 
 def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> bool:
@@ -149,53 +117,12 @@ def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> 
     return field in record and is_correct(template.kinds[field], record[field], each.truth[field])
 
 
-def edit_similarity(predicted: str, true: str) -> float:
-    """Compute 1 − Levenshtein distance / length of the longer text."""
-    return float(Levenshtein.normalized_similarity(predicted, true))
-
-
-def rouge_l(predicted: str, true: str) -> float:
-    """Compute ROUGE-L (Lin, 2004): F1 of the longest common subsequence of words of any script."""
-    words, others = (re.findall(r"\w+", text.lower()) for text in (predicted, true))
-    both = len(words) + len(others)
-    return 2 * LCSseq.similarity(words, others) / both if both else 0.0
-
-
-def chrf(predicted: str, true: str) -> float:
-    """Compute chrF (Popović, 2015) as sacrebleu does: F2 of character n-grams up to 6."""
-    return float(_CHRF.sentence_score(predicted, [true]).score) / 100
-
-
-def absolute(predicted: Numbers, true: Numbers) -> Numbers:
-    """Compute |predicted − true|."""
-    return np.abs(predicted - true)
-
-
-def signed(predicted: Numbers, true: Numbers) -> Numbers:
-    """Compute (predicted − true) / true."""
-    with np.errstate(over="ignore"):
-        return np.asarray(((predicted - true) / true).clip(-MAX_NUMBER, MAX_NUMBER))
-
-
-def relative(predicted: Numbers, true: Numbers) -> Numbers:
-    """Compute |predicted − true| / true."""
-    return np.abs(signed(predicted, true))
-
-
-def symmetric(predicted: Numbers, true: Numbers) -> Numbers:
-    """Compute 2 · |predicted − true| / (|predicted| + true), as the Amazon ML Challenge's SMAPE."""
-    return 2 * np.abs(predicted - true) / (np.abs(predicted) + true)
-
-
-def squared_log(predicted: Numbers, true: Numbers) -> Numbers:
-    """Compute (ln(1 + predicted) − ln(1 + true))²; a negative prediction counts as 0."""
-    return np.asarray(np.square(np.log1p(np.maximum(predicted, 0)) - np.log1p(true)))
-
-
-def within(predicted: Numbers, true: Numbers, *, tolerance: float) -> Numbers:
-    """Return 1 where the relative error is at most the tolerance, else 0."""
-    is_within = relative(predicted, true) <= tolerance + TOLERANCE
-    return np.where(np.isnan(true), np.nan, is_within)
+def value_error(kind: Kind, predicted: Value, true: Value) -> float:
+    """Compute the error of a value from 0 to 1; 1 where one is missing, or the error is unknown."""
+    if predicted is None or true is None:
+        return float(predicted is not true)
+    error = KINDS[kind].error(predicted, true) if predicted != true else 0.0
+    return min(error, 1.0) if error >= 0 else 1.0  # NaN without a positive true number
 
 
 def _parsed(column: FieldValues) -> SampleValues:
@@ -203,103 +130,50 @@ def _parsed(column: FieldValues) -> SampleValues:
     return np.array([record is not None for record, _ in pairs], float)
 
 
-def _equal(column: FieldValues) -> SampleValues:
+def _overall(kind: Kind, column: FieldValues) -> SampleValues:
+    """Compute 1 − the error of each value; 0 where none was predicted."""
     pairs = column.pairs()
-    return np.array([present and predicted == true for present, predicted, true in pairs], float)
+    return np.array([present and 1 - value_error(kind, *pair) for present, *pair in pairs], float)
 
 
-def _text_similarity(similarity: Callable[[str, str], float], column: FieldValues) -> SampleValues:
-    """Compute similarities of texts: 1 for equal ones, 0 where none was predicted."""
-    values = []
-    for present, *pair in column.pairs():
-        predicted, true = ("" if value is None else str(value) for value in pair)
-        # Similarities of parts have nothing to compare in empty texts; equal texts are right.
-        values.append((float(predicted == true) or similarity(predicted, true)) * present)
-    return np.array(values, float)
-
-
-def _category_numbers(column: FieldValues) -> SampleValues:
-    """Number the categories; rows of (true, predicted), −1 for one that is never true."""
-    pairs = list(column.pairs())
-    places = {value: place for place, value in enumerate(dict.fromkeys(true for *_, true in pairs))}
-    rows = [
-        (places[true], places.get(predicted, -1) if present else -1)
-        for present, predicted, true in pairs
-    ]
-    return np.array(rows, float).reshape(-1, 2)
-
-
-def _category_paths(column: FieldValues) -> SampleValues:
-    """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes): (2, 3, 3)
-    for BOOTS instead of SANDALS, both below SHOES below WOMEN."""
-    hierarchy = column.hierarchy
-    assert hierarchy is not None, "a hierarchical metric without a hierarchy"
+def _presence(column: FieldValues, *, of_missing: bool = False) -> SampleValues:
+    """Rows of (both, predicted, true): whether there is a value, or none."""
     rows = []
-    for present, value, truth in column.pairs():
-        predicted = hierarchy.path(value) if present else frozenset()
-        true = hierarchy.path(truth)
-        rows.append((len(predicted & true), len(predicted), len(true)))
+    for present, *pair in column.pairs():
+        predicted, true = (has_value(value) != of_missing for value in pair)
+        predicted &= present
+        rows.append((predicted and true, predicted, true))
     return np.array(rows, float).reshape(-1, 3)
 
 
-def _numbers(column: FieldValues) -> SampleValues:
-    """Rows of (predicted, true): 0 where no number was predicted, NaN where the true one is ≤ 0."""
-    rows = []
-    for _, predicted, true in column.pairs():
-        number = as_number(true) or 0.0
-        rows.append((as_number(predicted) or 0.0, number if number > 0 else math.nan))
-    return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
+def _where_both(measure: Measure, column: FieldValues) -> SampleValues:
+    """Compute a measure on the samples of which truth and prediction have a value, else NaN."""
+    pairs = [(has_value(predicted) and has_value(true)) for _, predicted, true in column.pairs()]
+    both, places = np.array(pairs, bool), np.flatnonzero(pairs).tolist()
+    chosen = column._replace(
+        predicted=[column.predicted[at] for at in places], true=[column.true[at] for at in places]
+    )
+    values = measure.per_sample(chosen)
+    found = np.full((len(both), *values.shape[1:]), np.nan)
+    found[both] = values
+    return found
 
 
-def _error(
-    error: Callable[[Numbers, Numbers], Numbers],
-    aggregate: bootstrap.Aggregate = bootstrap.mean,
-    better: Better = "lower",
-    decimals: int = 3,
-    limits: Limits = (-math.inf, math.inf),
-) -> Metric:
-    return Metric(lambda each: error(*_numbers(each).T), aggregate, better, decimals, limits)
-
-
-def _within(tolerance: float) -> Metric:
-    return _error(partial(within, tolerance=tolerance), better="higher", limits=(0.0, 1.0))
-
+OVERALL = "overall"  # the headline metric of an optional field
+WHERE_BOTH = "Over the samples of which truth and prediction have a value."
 
 DESCRIPTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
-METRICS: dict[Kind, dict[str, Metric]] = {
-    "text": {
-        "exact": Metric(_equal),
-        "similarity": Metric(partial(_text_similarity, edit_similarity)),
-        "rouge_l": Metric(partial(_text_similarity, rouge_l)),
-        "chrf": Metric(partial(_text_similarity, chrf)),
-    },
-    "category": {
-        "accuracy": Metric(_equal),
-        "macro_f1": Metric(_category_numbers, bootstrap.macro_f1, is_approximate=True),
-        "hierarchical_f1": Metric(
-            _category_paths, bootstrap.overlap_f1, is_approximate=True, needs_hierarchy=True
-        ),
-    },
-    "number": {
-        "mae": _error(absolute, decimals=2),
-        "median_ape": _error(relative, bootstrap.median),
-        "mape": _error(relative),
-        "smape": _error(symmetric, limits=(0.0, 2.0)),
-        "rmsle": _error(squared_log, bootstrap.root_mean),
-        "within_5": _within(0.05),
-        "within_10": _within(0.1),
-        "within_25": _within(0.25),
-        "spearman": Metric(
-            _numbers, bootstrap.rank_correlation, limits=(-1.0, 1.0), is_approximate=True
-        ),
-        "bias": _error(signed, better="zero"),
-    },
+METRICS: dict[Kind, Mapping[str, Measure]] = {name: kind.measures for name, kind in KINDS.items()}
+"""Kind of field -> suffix of the metric's name -> metric; each has one sentence in the YAML."""
+
+OPTIONAL: dict[str, Measure] = {
+    OVERALL: Measure(partial(_overall, "text")),  # of the kind of the field
+    "has_value_precision": Measure(_presence, "overlap_precision", is_approximate=True),
+    "has_value_recall": Measure(_presence, "overlap_recall", is_approximate=True),
+    "has_value_f1": Measure(_presence, "overlap_f1", is_approximate=True),
+    "missing_f1": Measure(partial(_presence, of_missing=True), "overlap_f1", is_approximate=True),
 }
-"""Kind of field -> suffix of the metric's name -> metric. A new metric is one entry here, and one
-sentence in the YAML."""
+"""The metrics of an optional field of any kind, besides those of its kind."""
 
 PARSE_RATE = Metric(_parsed, name="parse_rate", description=DESCRIPTIONS["any"]["parse_rate"])
-
-HEADLINE: dict[Kind, str] = {"text": "similarity", "category": "accuracy", "number": "median_ape"}
-"""Kind of field -> suffix of its most important metric."""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import yaml
 
+from phi_vision.data.kinds.field_kind import Predicted
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
@@ -16,7 +17,7 @@ from phi_vision.metrics import bootstrap, field_metrics, slices
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
-from phi_vision.metrics.field_metrics import Metric, Predicted, failure
+from phi_vision.metrics.field_metrics import Metric, failure
 from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
 
 SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text("utf-8"))

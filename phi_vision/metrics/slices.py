@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.kinds.field_kind import SampleValues
+from phi_vision.data.kinds.number_kind import as_number
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.image_decoding import open_header
-from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate, SampleValues
-from phi_vision.metrics.field_metrics import Metric, as_number
+from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
+from phi_vision.metrics.field_metrics import Metric
 
 MIN_SAMPLES = 5  # samples that a category needs for a slice of its own
 

@@ -127,24 +127,26 @@ def _as_json_value(value: object) -> object:
 def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Value]:
     record: dict[str, Value] = {}
     template = schema.template
-    required = template.fields_of("number") if template else ()
+    numbers = template.fields_of("number") if template else ()
+    required = {*template.fields} - {*template.optional} if template else set[str]()
+    needed = required.intersection(numbers)
     for field, column in schema.columns.fields_of(row).items():
         cell = row.values.get(column)
-        if template and field in template.fields and field not in required:
+        if template and field in template.fields and field not in numbers:
             cell = _names(cell)
         value = _clean_value(cell, changes)
-        if field in required and value is None:
+        if field in needed and value is None:
             raise ValueError(f"{field} is empty")
-        if field in required or field in schema.prices:
+        if field in numbers or field in schema.prices:
             try:
                 price = parse_price(value, decimal=schema.decimal)
             except ValueError as error:
-                if field in required:
+                if field in needed:
                     raise ValueError(f"{field} is not a number: {error}") from error
                 value = None
                 changes.append(f"{field} not parsed, left empty")
             else:
-                if field in required and price.amount is None:
+                if field in needed and price.amount is None:
                     raise ValueError(f"{field} has no value: {value!r}")
                 value = price.amount
                 changes.append(f"{field} as {price.form}")
@@ -155,7 +157,7 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
         record[field] = value
     for field in template.fields if template else ():
         value = record.get(field)
-        if value is None:
+        if value is None and field in required:
             raise ValueError(f"{field} is empty")
         if isinstance(value, str) and len(value) > MAX_TEXT:
             size = f"{len(value):,} characters, more than {MAX_TEXT:,}"

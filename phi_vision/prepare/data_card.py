@@ -18,8 +18,8 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from phi_vision.data.kinds.number_kind import EXACT_INTEGERS
 from phi_vision.data.samples import Value
-from phi_vision.data.template import EXACT_INTEGERS
 from phi_vision.prepare.cleaning import CleanRow
 
 MAX_TEXTS = 20_000  # distinct texts counted in a field; beyond, new ones are only known to exist

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.io.atomic import atomic_folder, recover, same_content, write_text
+from phi_vision.io.formatting import format_percent
 from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.cleaning import CleanRow, LoadedRow, RejectedRow, clean_chunk, reject
 from phi_vision.prepare.columns import Columns, image_cells
@@ -255,8 +256,13 @@ def _describe(
     samples = sum(isinstance(decision, Placed) for decision in assignment.decisions)
     license = {"license": config.license} if config.license else {}
     found = {"kind": source.kind, **source.detected, **source.notes, **license}
-    changes = stage.statistics.changes.items()
-    fields = stage.statistics.fields.items()
+    changes, fields = stage.statistics.changes.items(), stage.statistics.fields.items()
+    rows, optional = len(stage.keys), schema.template.optional if schema.template else ()
+    missing = {
+        name: [rows - each.filled, format_percent(1 - each.filled / rows)]
+        for name, each in fields
+        if name in optional
+    }
     return {
         "name": storable(config.out.absolute().name),
         "rows": samples + rejected.total(),
@@ -268,7 +274,8 @@ def _describe(
         "rejected": dict(rejected.most_common()),
         "changes": dict(sorted(changes, key=lambda each: (-each[1], each[0]))),
         "images": stage.statistics.describe_images(),
-        "fields": {name: field.describe(len(stage.keys)) for name, field in fields},
+        "fields": {name: field.describe(rows) for name, field in fields},
+        **({"missing": missing} if missing else {}),
     }
 
 

@@ -3,6 +3,8 @@
 import random
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,15 +12,11 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from phi_vision.data import template_grammar as grammar
+from phi_vision.data.kinds import category_kind, text_kind
+from phi_vision.data.kinds.text_kind import BLANKS, UNSAFE
 from phi_vision.data.samples import Sample, Value
-from phi_vision.data.template import PRODUCT, Template
-from phi_vision.data.template_grammar import (
-    BLANKS,
-    MAX_CHARACTERS,
-    UNSAFE,
-    grammar_of,
-    known_categories,
-)
+from phi_vision.data.template import KINDS, PRODUCT, Template
+from phi_vision.data.template_grammar import grammar_of, known_categories
 
 END = 256
 
@@ -89,7 +87,8 @@ def of(answer: str) -> Template:
 def test_whatever_follows_a_grammar_is_read_by_its_template(
     answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(grammar.MAX_CHARACTERS, "text", 12)  # What goes wrong does so at the ends.
+    short = replace(KINDS["text"], grammar=partial(text_kind.grammar, longest=12))
+    monkeypatch.setitem(KINDS, "text", short)  # What goes wrong does so at the ends.
     template = of(answer)
     start = begin(grammar_of(template))
     chance = random.Random(0)
@@ -152,7 +151,8 @@ def test_text_that_would_have_to_be_escaped_or_is_long_does_not_follow(title: st
 
 
 def test_text_is_bounded() -> None:
-    for kind, longest in MAX_CHARACTERS.items():
+    for kind, owner in {"text": text_kind, "category": category_kind}.items():
+        longest = owner.MAX_CHARACTERS
         words = grammar_of(of(f"{{field:{kind}}}, {{price:number}}"))
         assert follows("茶" * longest + ", 1.0", words)
         assert not follows("茶" * (longest + 1) + ", 1.0", words)

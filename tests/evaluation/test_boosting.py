@@ -1,6 +1,7 @@
 """Gradient boosting on simple image features."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ TEMPLATE = Template(
     answer="{title}: {shape:category}, {colour:category}, {price:number}",
     layout="chat",
 )
+NOTHING = {"colour": None, "price": None}
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 
 
@@ -167,3 +169,23 @@ def test_transparent_pixels_become_white():
 def test_flat_and_tiny_images_have_features_too(size, colour):
     image = encoded(Image.new("RGB", size, colour))
     assert np.isfinite(image_features([sample(1, images=(image,))])).all()
+
+
+def test_optional_fields_are_missing_where_the_image_says_so():
+    """Blue products have no price, and no colour that is named."""
+
+    def hidden(samples):
+        return [
+            each if each.record["colour"] == "red" else replace(each, record=each.record | NOTHING)
+            for each in samples
+        ]
+
+    answer = TEMPLATE.answer.replace("category}, {price:number}", "category?}, {price:number?}")
+    template = replace(TEMPLATE, answer=answer)
+    predicted = boost(hidden(ASKED), hidden(TRAINING), template, seed=0)
+    for field in NOTHING:
+        same = [
+            (a[field] is None) == (b.record["colour"] == "blue")
+            for a, b in zip(predicted, ASKED, strict=True)
+        ]
+        assert np.mean(same) > 0.9, field

@@ -83,7 +83,7 @@ def test_a_missing_field_counts_as_unparsed_and_none_can_be_true():
     lacks = predictions(("COAT", "COAT"), (None, "COAT"))
     lacks[0].prediction.record.clear()
     found = confusion(lacks, "kind")
-    assert found.labels == ("COAT", "None")
+    assert found.labels == ("COAT", "(empty)")
     np.testing.assert_array_equal(found.counts, [[0, 0, 1], [1, 0, 0]])
 
 
