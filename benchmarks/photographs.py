@@ -4,7 +4,10 @@ Each seed splits the data anew (`prepare --resplit`), trains, trains a twin with
 evaluates. Prints each metric's mean over the seeds, its range, and how often the model was
 significantly better or worse than a baseline.
 
-python -m benchmarks.photographs ../shared/data/storefront-fashion runs/photographs
+    python -m benchmarks.photographs ../shared/data/storefront-fashion runs/small
+    python -m benchmarks.photographs ../shared/data/storefront-fashion runs/photo --recipe photo
+
+`--model` takes a checkpoint of that kind in another place, and `--options` changes the recipe.
 """
 
 import argparse
@@ -20,11 +23,16 @@ from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.scores import significance
 from phi_vision.runs import RunDir
 
-RECIPE = (
-    "train full --model phi-vision-small --num-train-epochs 6 "
-    "--per-device-train-batch-size 16 --learning-rate 5e-4 --eval-samples 0 --report-to none"
+RECIPES = {
+    "small": "full --num-train-epochs 6 --per-device-train-batch-size 16 --learning-rate 5e-4 "
+    "--eval-samples 0",
+    "photo": "photo",  # as `phi_vision.training.recipes.photo` and `make demo-photos` have it
+}
+"""Base, phi-vision-small or phi-vision-photo -> recipe and options of `phi-vision train`."""
+BLIND = (
+    "--withhold-images --no-train-vision --no-train-projector --projector-learning-rate none "
+    "--feature-noise 0 --image-token-dropout 0"
 )
-BLIND = "--withhold-images --no-train-vision --no-train-projector"
 SHOWN = (
     "parse_rate",
     "title_exact",
@@ -45,25 +53,32 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of samples with photographs")
     parser.add_argument("out", type=Path, help="folder for data, runs and reports")
     parser.add_argument("--seeds", type=int, default=5, help="how many splits")
+    parser.add_argument("--recipe", choices=RECIPES, default="small", help="how to train")
+    parser.add_argument("--model", help="base to train (default: phi-vision-RECIPE)")
+    parser.add_argument("--options", default="", help="further options of the training, as text")
     options = parser.parse_args()
+    model = options.model or f"phi-vision-{options.recipe}"
+    recipe = f"{RECIPES[options.recipe]} --model {model} {options.options} --report-to none"
     reports = []
     for seed in range(options.seeds):
         folder = options.out / str(seed)
         report = RunDir(folder / "run").report
         if not report.scores_file.is_file():
-            hold(options.data, folder, seed)
+            hold(options.data, folder, recipe, seed)
         reports.append(report.scores())
     print(as_markdown(reports))
 
 
-def hold(data: Path, folder: Path, seed: int) -> None:
+def hold(data: Path, folder: Path, recipe: str, seed: int) -> None:
     """Split, train a model and its twin, and evaluate, with the commands of the CLI."""
     samples, run, twin = (folder / name for name in ("samples", "run", "twin"))
     if not samples.is_dir():
         phi_vision(f"prepare {data} --resplit --seed {seed} --out {samples}")
     for options, out in (("", run), (BLIND, twin)):
         if not out.is_dir():
-            phi_vision(f"{RECIPE} {options} --data {samples} --seed {seed} --output-dir {out}")
+            phi_vision(
+                f"train {recipe} {options} --data {samples} --seed {seed} --output-dir {out}"
+            )
     phi_vision(
         f"evaluate {run} --twin {twin} --data {samples} --seed {seed} "
         "--known-categories --target-precision 0.9"

@@ -38,6 +38,9 @@ BitsAndBytesOptimizer: TypeAlias = Literal[
     "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
 ]
 
+# Of a preset; a test checks them, as to do so here would import transformers for every --help.
+PHOTO_FURTHER = {"adam_beta2": 0.98}
+
 # Ranges of fields, and combinations that are refused.
 RULES = yaml.safe_load(Path(__file__).with_name("recipe_rules.yaml").read_text("utf-8"))
 
@@ -72,7 +75,8 @@ class Recipe:
     """Supervised fine-tuning (sft), or preference optimization on the pairs that `phi-vision pairs`
     writes (dpo, arXiv:2305.18290)."""
     model: str = "phi-vision-small"
-    """Checkpoint to start from: a folder, a hub id, or the packaged phi-vision-small."""
+    """Checkpoint to start from: a folder, a hub id, phi-vision-small (packaged), or
+    phi-vision-photo (built on first use)."""
     data: str = ""
     """Training data: a folder or file of samples."""
     output_dir: Path = Path("runs/new")
@@ -184,9 +188,10 @@ class Recipe:
     eval_samples: int = 32
     """Validation samples to generate predictions for at each evaluation, with their own and with
     shuffled images; 0 computes only the loss."""
-    metric_for_best_model: str = VALIDATION_LOSS
+    metric_for_best_model: str | None = None
     """Metric that selects the weights to keep: validation_loss, or a metric of the generated
-    predictions such as full_price_median_ape or category3_code_macro_f1."""
+    predictions such as full_price_median_ape or category3_code_macro_f1. By default the loss, which
+    also counts titles that no image shows; of answers that begin with a category, its accuracy."""
     early_stopping_patience: int | None = None
     """Stop after this many evaluations in a row without improvement; by default never."""
     save_steps: int | None = None
@@ -217,7 +222,7 @@ class Recipe:
         if self.target_modules == ():
             raise ValueError(f"target_modules is empty; name layers, as {', '.join(LORA_TARGETS)}")
         _check_rules(vars(self))
-        if self.further:
+        if self.further and self.further != PHOTO_FURTHER:
             check_further(self.further, method=self.method, objective=self.objective)
 
 
@@ -254,6 +259,21 @@ def dpo() -> Recipe:
     return lora("dpo", objective="dpo", beta=0.1, learning_rate=5e-5, num_train_epochs=1.0)
 
 
+def photo() -> Recipe:
+    """Train adapters and projector of phi-vision-photo on photographs; alpha and rates for it."""
+    return lora(
+        "photo",
+        model="phi-vision-photo",
+        num_train_epochs=4.0,
+        learning_rate=7e-4,
+        train_projector=True,
+        projector_learning_rate=5e-4,
+        lora_alpha=16.0,
+        eval_samples=128,
+        further=PHOTO_FURTHER,
+    )
+
+
 def _check_rules(fields: Mapping[str, Any]) -> None:
     open_range = {"at_least": -math.inf, "above": -math.inf, "below": math.inf}
     for rule in RULES["ranges"]:
@@ -278,6 +298,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "qlora": qlora,
     "dora": dora,
     "dpo": dpo,
+    "photo": photo,
 }
 """Name -> recipe. Another way to train is one function and one entry here."""
 

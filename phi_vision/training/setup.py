@@ -325,9 +325,13 @@ def check_fields(samples: Sequence[Sample], template: Template) -> None:
 def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
     """Return the Trainer's name of `metric_for_best_model`, and whether higher is better.
 
+    By default the accuracy of a category with which generated answers begin, else the loss.
     Raises ValueError if predictions in the template have no such metric.
     """
-    name, metrics = recipe.metric_for_best_model, metrics_for(template)
+    name, metrics, first = recipe.metric_for_best_model, metrics_for(template), template.fields[0]
+    if name is None:
+        is_category = template.kinds[first] == "category" and recipe.objective == "sft"
+        name = f"{first}_accuracy" if is_category and recipe.eval_samples else VALIDATION_LOSS
     if name == VALIDATION_LOSS:
         return "eval_loss", False
     known = [VALIDATION_LOSS, *(each for each in metrics if metrics[each].better != "zero")]

@@ -152,6 +152,7 @@ def _training_arguments(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     evaluation: dict[str, Any] = {"eval_strategy": "no"}
     if setup.validation:
         key, higher = best_metric(recipe, setup.collator.template)
+        logger.info("the weights with the best %s are kept", key.removeprefix("eval_"))
         evaluation = {
             "eval_strategy": "steps",
             "eval_steps": recipe.eval_steps or setup.steps.per_epoch,

@@ -18,7 +18,7 @@ from phi_vision.data.collator import Batch, CompletionCollator, select_labelled
 from phi_vision.data.dataset import load_samples
 from phi_vision.data.packing import collate_packs
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATES, Template
+from phi_vision.data.template import TEMPLATES, Template, find_template
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.checkpoint import load_model
 from phi_vision.training.adapters import TrainableModel, load_trainable, save_model
@@ -35,6 +35,7 @@ from phi_vision.training.callbacks import (
 )
 from phi_vision.training.gpus import read_machine
 from phi_vision.training.recipes import RECIPES, Recipe
+from phi_vision.training.setup import best_metric
 from phi_vision.training.tracking.tracker import MACHINE_DEPENDENT
 from phi_vision.training.trainer import train
 
@@ -417,6 +418,40 @@ def test_the_best_weights_can_be_chosen_by_a_metric_of_the_answers(
     run = train(recipe)
     assert best_of(run.folder, "title_exact") == [(True, 0.25), (True, 0.75), (False, 0.5)]
     assert run.best == 0.75
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"template": "category-first"}, ("eval_category3_code_accuracy", True)),
+        ({"template": "product"}, ("eval_loss", False)),
+        ({"template": "category-first", "eval_samples": 0}, ("eval_loss", False)),
+        (
+            {"template": "category-first", "metric_for_best_model": "validation_loss"},
+            ("eval_loss", False),
+        ),
+        (
+            {"template": "product", "metric_for_best_model": "title_exact"},
+            ("eval_title_exact", True),
+        ),
+    ],
+)
+def test_answers_that_begin_with_a_category_are_selected_by_it(
+    changes: dict[str, object], expected: tuple[str, bool], make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe("lora", **{"eval_samples": 4, **changes})
+    assert best_metric(recipe, find_template(str(recipe.template))) == expected
+
+
+def test_by_default_the_trainer_keeps_what_the_category_selects(
+    make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_recipe("lora", max_steps=2, eval_steps=1, eval_samples=2)
+    with caplog.at_level("INFO"):
+        run = train(replace(recipe, template="category-first"))
+    assert "the weights with the best category3_code_accuracy are kept" in caplog.text
+    accuracies = [value for _, value in best_of(run.folder, "category3_code_accuracy")]
+    assert run.best == max(accuracies)
 
 
 def test_a_metric_of_an_absent_field_selects_no_checkpoint(

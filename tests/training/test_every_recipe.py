@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_vision.model.checkpoint import load_model
+from phi_vision.model.checkpoint import SMALL, load_model
 from phi_vision.prepare.preference_pairs import write_pairs
 from phi_vision.training.recipes import RECIPES
 from phi_vision.training.trainer import train
@@ -23,6 +23,7 @@ def test_a_recipe_trains_the_small_checkpoint(
         data = tmp_path / "pairs"
     recipe = replace(
         RECIPES[name](),
+        model=SMALL,
         data=str(data),
         output_dir=tmp_path / "run",
         validation_fraction=0.1,

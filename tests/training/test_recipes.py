@@ -9,9 +9,11 @@ import pytest
 from phi_vision.training import recipes
 from phi_vision.training.recipes import (
     ALLOWED_VALUES,
+    PHOTO_FURTHER,
     RECIPES,
     REFUSED,
     Recipe,
+    check_further,
     further_fields,
     load_recipe,
     loader_workers,
@@ -40,6 +42,11 @@ def write(folder: Path, text: str) -> Path:
 def test_a_recipe_written_as_yaml_reads_back_equal(name: str, tmp_path: Path) -> None:
     recipe = replace(RECIPES[name](), data="Ärmel: # 1", max_steps=7, learning_rate=1e-5)
     assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
+
+
+def test_further_fields_of_a_preset_are_valid_for_every_method() -> None:
+    for recipe in (make() for make in RECIPES.values()):
+        check_further(PHOTO_FURTHER, method=recipe.method, objective=recipe.objective)
 
 
 def test_every_field_has_a_help_text() -> None:
