@@ -197,6 +197,9 @@ def reader_of(kind: Any) -> dict[str, Any]:
     if get_origin(plain) is Literal:
         return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
     if get_origin(plain) is tuple:
-        return {"nargs": "+", "action": "extend", "metavar": "NAME"}
+        several = {"nargs": "+", "action": "extend"}
+        if get_origin(item := get_args(plain)[0]) is Literal:
+            return {**reader_of(item), **several}
+        return {**several, "metavar": "NAME"}
     reader = value_of(plain, or_none=types.NoneType in choices)
     return {"type": reader, "metavar": METAVARS[plain]}

@@ -119,8 +119,8 @@ class FeatureStore:
 class CachedTower:
     """A frozen tower's forward pass that looks outputs up before it computes."""
 
-    def __init__(self, tower: Phi3VTower, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, tower: Phi3VTower, folder: Path, *, in_training: bool = True) -> None:
+        self.tower, self.folder, self.in_training = tower, folder, in_training
         self.compute = tower.forward
         self.identity = tower_identity(tower)
         self.stores: dict[torch.dtype | None, FeatureStore] = {}
@@ -129,6 +129,9 @@ class CachedTower:
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode crops, (N, 3, S, S) -> (N, P*P, D), as the tower does."""
+        if self.tower.training and not self.in_training:
+            features_NPD: torch.Tensor = self.compute(pixel_values)
+            return features_NPD
         store, device = self._store(pixel_values), pixel_values.device
         crops = pixel_values.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
         keys = [bytes.fromhex(sha256(crop.data)[:32]) for crop in crops]
@@ -170,8 +173,11 @@ class CachedTower:
             )
 
 
-def cache_features(model: torch.nn.Module) -> None:
-    """Encode each crop only once from now on; the model's tower must not be trained any more."""
+def cache_features(model: torch.nn.Module, *, in_training: bool = True) -> None:
+    """Encode each crop only once from now on; the model's tower must not be trained any more.
+
+    `in_training` also where the model is in training mode; of no use for crops that do not recur.
+    """
     folder = cache_folder("features")
     if folder is None:
         return
@@ -183,7 +189,7 @@ def cache_features(model: torch.nn.Module) -> None:
         )
         return
     tower = next(module for module in model.modules() if isinstance(module, Phi3VTower))
-    tower.forward = CachedTower(tower, folder)  # type: ignore[method-assign]
+    tower.forward = CachedTower(tower, folder, in_training=in_training)  # type: ignore[method-assign]
 
 
 def tower_identity(tower: Phi3VTower) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from phi_vision.data.augmentation import Change
 from phi_vision.data.template import find_template
 from phi_vision.io.formatting import error_texts, yaml_fault
 from phi_vision.io.process import usable_cores
@@ -140,6 +141,10 @@ class Recipe:
     vision_learning_rate: float | None = None
     """Peak learning rate of the CLIP tower; by default learning_rate."""
 
+    augmentation: tuple[Change, ...] = ()
+    """Random changes of the training images: flip, crop, rotation, brightness, hue and jpeg
+    (compression), new ones in each epoch; hue only where no field names a colour. By default
+    none."""
     feature_noise: float = 0.0
     """Gaussian noise on the vision features in training, in their standard deviations, so
     that few photographs are not learned by heart."""
@@ -288,7 +293,7 @@ def _check_rules(fields: Mapping[str, Any]) -> None:
             if "fields" not in rule:
                 raise ValueError(reason)
             for name in rule["fields"].split():
-                if fields[name] not in (None, False, VALIDATION_LOSS, "none"):
+                if fields[name] not in (None, False, VALIDATION_LOSS, "none", ()):
                     raise ValueError(f"{name} is {fields[name]}, but {reason}")
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import set_seed
 
 from phi_vision.data import dataset, packing
+from phi_vision.data.augmentation import AugmentedRows, check_hue
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.conversation import are_conversations, conversation_template
 from phi_vision.data.feature_cache import cache_features
@@ -66,7 +67,7 @@ class Setup:
     collator: CompletionCollator
     training: Sequence[Sample]
     validation: Sequence[Sample]
-    rows: SampleRows | StreamedRows
+    rows: SampleRows | AugmentedRows | StreamedRows
     steps: Steps
 
 
@@ -78,12 +79,13 @@ def prepare(recipe: Recipe) -> Setup:
     if are_conversations(training) or (validation and recipe.eval_samples):
         check_fields(samples, template)
     best_metric(recipe, template)  # is one
+    check_hue(recipe.augmentation, training, template)
     set_seed(recipe.seed)
     trainable = load_trainable(recipe)
     base_fingerprint, config = fingerprint_base(recipe.model), trainable.model.config
     # Sharded, the processes run the tower together, or not at all.
     if not recipe.train_vision and recipe.sharding == "none":
-        cache_features(trainable.model)
+        cache_features(trainable.model, in_training=not recipe.augmentation)
     _start_projector(recipe, trainable, training, template)
     # What is streamed is checked in its step.
     longest = config.max_position_embeddings if recipe.streaming else None
@@ -106,7 +108,7 @@ def prepare(recipe: Recipe) -> Setup:
     check_prompt(collator, first[0], batch)
     rows = make_rows(recipe, config, training, training_lengths)
     steps = count_steps(recipe, len(training))
-    if isinstance(rows, SampleRows):
+    if not isinstance(rows, StreamedRows):
         steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
 
@@ -201,17 +203,20 @@ def leave_out_long(
 
 def make_rows(
     recipe: Recipe, config: Phi3VConfig, training: Sequence[Sample], lengths: Sequence[int]
-) -> SampleRows | StreamedRows:
-    """Put each sample into a row of its own, or pack them if the recipe has a pack_length."""
+) -> SampleRows | AugmentedRows | StreamedRows:
+    """Put each sample into a row of its own, or pack them; change images as the recipe says."""
     if recipe.streaming:
         batch_rows = recipe.per_device_train_batch_size * world_size()
         return StreamedRows(
             recipe.data, recipe.group_column, seed=recipe.seed, batch_rows=batch_rows
         )
-    if recipe.pack_length is None:
-        return SampleRows(training)
-    split_at = packing.original_context(config)
-    return packing.pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
+    rows = SampleRows(training)
+    if recipe.pack_length is not None:
+        split_at = packing.original_context(config)
+        rows = packing.pack_samples(training, lengths, recipe.pack_length, split_at=split_at)
+    if recipe.augmentation:
+        return AugmentedRows(rows, recipe.augmentation, seed=recipe.seed)
+    return rows
 
 
 def count_steps(recipe: Recipe, rows: int) -> Steps:

@@ -21,6 +21,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging as hf_logging
 
+from phi_vision.data.augmentation import AugmentedRows
 from phi_vision.data.samples import SampleRows
 from phi_vision.io import atomic
 from phi_vision.io.formatting import error_texts, format_bytes
@@ -131,10 +132,23 @@ def _make_trainer(
             data_collator=row_collator(recipe, setup),
             callbacks=in_order,
         )
+    if isinstance(setup.rows, AugmentedRows):
+        trainer.add_callback(NewEpoch(setup.rows))
     trainer.optimizer_cls_and_kwargs = describe_optimizer(recipe, model, trainer.args)
     trainer.remove_callback(PrinterCallback)
     distributed.apply_sharding(trainer, recipe)
     return trainer
+
+
+class NewEpoch(TrainerCallback):
+    """Tells augmented rows the pass over the data that begins, or is resumed."""
+
+    def __init__(self, rows: AugmentedRows) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+        """Set the pass, before any process that prepares batches is started."""
+        self.rows.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
 class StopWithCheckpoint(EarlyStoppingCallback):

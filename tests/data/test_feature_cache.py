@@ -69,6 +69,18 @@ def test_each_crop_is_computed_once(tower: Phi3VTower, crops: torch.Tensor, tmp_
     assert counted.crops == 11
 
 
+def test_crops_that_do_not_recur_are_not_kept(
+    tower: Phi3VTower, crops: torch.Tensor, tmp_path: Path
+) -> None:
+    cached = CachedTower(tower.train(), tmp_path, in_training=False)
+    counted = Counted(cached)
+    assert torch.equal(cached(crops), cached(crops))
+    assert (counted.crops, list(tmp_path.iterdir())) == (24, [])
+    tower.eval()
+    cached(crops), cached(crops)
+    assert counted.crops == 24 + 1 + 12  # an example, and each crop once
+
+
 def test_other_weights_attention_or_precision_have_features_of_their_own(
     tower: Phi3VTower, crops: torch.Tensor, tmp_path: Path
 ) -> None:
