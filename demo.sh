@@ -28,9 +28,11 @@ PYTHON
 say "2. Prediction of the base model on a held-out image"
 phi-vision predict phi-vision-small runs/demo/image.jpg | tee "$demo/before.txt"
 
+# In two processes of a thread each, as two threads of one mostly wait for each other in a model this small.
 say "3. Fine-tuning with LoRA"
-phi-vision train lora --model phi-vision-small --data runs/demo/catalog --output-dir runs/demo/run \
-  --num-train-epochs 6 --per-device-train-batch-size 16 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
+OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --no-python \
+  phi-vision train lora --model phi-vision-small --data runs/demo/catalog --output-dir runs/demo/run \
+  --num-train-epochs 6 --per-device-train-batch-size 8 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
   --metric-for-best-model full_price_median_ape --eval-samples 128
 
 say "4. Evaluation on held-out images"

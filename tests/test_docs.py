@@ -1,5 +1,6 @@
 """What README.md and demo.sh tell a reader to type is understood, and the files they name exist."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -21,10 +22,15 @@ def commands(script: str) -> list[list[str]]:
 
     Input:  "$ phi-vision train lora \\\\\n    --data x | tee log   # comment"
     Output: [["train", "lora", "--data", "x"]]
+
+    Variables in front are left out, and `torchrun` with its own options, too.
     """
     found = []
     for line in joined(script):
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        words = [*itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words)]
+        if words[:1] == ["torchrun"] and "phi-vision" in words:
+            words = words[words.index("phi-vision") :]
         if words[:1] == ["phi-vision"]:
             ends = [words.index(word) for word in ("|", ">", "&&", "&", ";") if word in words]
             found.append(words[1 : min(ends, default=None)])
@@ -46,7 +52,7 @@ def documented() -> list[tuple[str, list[str]]]:
     demo = [
         line
         for line in joined((ROOT / "demo.sh").read_text(encoding="utf-8"))
-        if line.startswith("phi-vision ")
+        if re.match(r"phi-vision |\w+=1 torchrun ", line)
     ]
     return shown + [("demo.sh", words) for words in commands("\n".join(demo))]
 
@@ -72,3 +78,5 @@ def test_the_files_a_document_names_exist(document: Path) -> None:
 def test_a_command_is_found_in_its_script() -> None:
     script = "$ phi-vision train lora \\\n    --data x | tee log   # comment\nls\n"
     assert commands(script) == [["train", "lora", "--data", "x"]]
+    started = "N=1 torchrun --nproc-per-node 2 --no-python phi-vision predict run a.jpg"
+    assert commands(started) == [["predict", "run", "a.jpg"]]

@@ -4,6 +4,8 @@ and gradient boosting on simple features."""
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +21,8 @@ from phi_vision.data.kinds.field_kind import Scale, has_value
 from phi_vision.data.samples import Record, Sample, Value, join_samples, select
 from phi_vision.data.template import KINDS, Template
 from phi_vision.evaluation.config import Progress
-from phi_vision.io.hashing import sha256
 from phi_vision.io.image_decoding import open_image
+from phi_vision.io.process import map_in_threads
 from phi_vision.metrics.constant_baselines import most_frequent_texts, typical_value
 
 Features = NDArray[np.float32]
@@ -224,21 +226,18 @@ def image_features(
     samples: Sequence[Sample], progress: Progress = lambda done, total: None
 ) -> Features:
     """Compute the features of the first image of every sample, of shape (samples, features); a row
-    of NaN without an image. Equal images are computed once."""
-    known: dict[str, Pixels] = {}
-    keys = list[str | None]()
-    for done, sample in enumerate(samples, start=1):
-        keys.append(None)
-        for image in sample.images[:1]:
-            keys[-1] = key = sha256(image)
-            try:
-                if key not in known:
-                    known[key] = np.concatenate([*describe_image(image).values()])
-            except ValueError as error:
-                raise ValueError(f"sample {sample.id!r}, image 1: {error}") from error
-        progress(done, len(samples))
-    missing = np.full_like(next(iter(known.values()), np.zeros(1)), np.nan)
-    return np.array([known[key] if key else missing for key in keys], dtype=np.float32)
+    of NaN without an image."""
+
+    def describe(sample: Sample) -> list[Pixels]:
+        first = replace(sample, images=sample.images[:1])
+        return first.map_images(lambda image: np.concatenate([*describe_image(image).values()]))
+
+    rows = list[list[Pixels]]()
+    for row in map_in_threads(describe, samples):
+        rows.append(row)
+        progress(len(rows), len(samples))
+    missing = np.full_like(next(chain(*rows), np.zeros(1)), np.nan)
+    return np.array([*chain(*(row or [missing] for row in rows))], dtype=np.float32)
 
 
 def describe_image(encoded: bytes) -> dict[str, Pixels]:

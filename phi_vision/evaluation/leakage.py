@@ -1,18 +1,15 @@
 """Leakage: near-duplicates between the evaluated samples and the training data."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 
 from phi_vision.data.samples import Sample, join_samples
 from phi_vision.evaluation.config import Progress
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
+from phi_vision.io.process import map_in_threads
 from phi_vision.prepare import dedup
 from phi_vision.prepare.prepare_config import PrepareConfig
-
-CHUNK = 256  # samples whose images are hashed in threads before others begin
 
 
 def find_leakage(
@@ -46,20 +43,14 @@ def find_leakage(
 
 
 def _row_keys(samples: Sequence[Sample], progress: Progress) -> Iterator[dedup.RowKeys]:
-    def hash_images(sample: Sample) -> list[tuple[str, int | None]]:
-        return [(pixel_digest(image), perceptual_hash(image)) for image in sample.open_images()]
+    def hash_images(sample: Sample) -> tuple[str, list[tuple[str, int | None]]]:
+        images = sample.open_images()
+        return sample.group, [(pixel_digest(image), perceptual_hash(image)) for image in images]
 
-    number, remaining = 0, iter(samples)
-    # Decoding releases the GIL, and `map` keeps the order.
-    with ThreadPoolExecutor() as pool:
-        while chunk := [*islice(remaining, CHUNK)]:
-            for sample, found in zip(chunk, pool.map(hash_images, chunk), strict=True):
-                digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
-                yield dedup.RowKeys(
-                    number=number, id="", group=sample.group, digests=digests, hashes=hashes
-                )
-                number += 1
-                progress(number, len(samples))
+    for number, (group, found) in enumerate(map_in_threads(hash_images, samples)):
+        digests, hashes = tuple(zip(*found, strict=True)) or ((), ())
+        yield dedup.RowKeys(number=number, id="", group=group, digests=digests, hashes=hashes)
+        progress(number + 1, len(samples))
 
 
 def _first_matches(links: dedup.Links, near: Iterable[list[int]], trained: int) -> dict[int, int]:

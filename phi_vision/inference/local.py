@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,9 @@ from phi_vision.generation.generate import GenerativeModel, encode, generate
 from phi_vision.generation.growing_batch import Inputs
 from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
+from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
+from phi_vision.io.process import map_in_threads
 from phi_vision.model.blockwise_attention import use_blockwise_attention
 from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
@@ -86,8 +89,9 @@ class LocalPredictor:
         """Yield (index of the sample, prediction), batch by batch.
 
         The longest prompts come first: too little memory for them shows at once. The images of a
-        batch are prepared while the one before is predicted. An unusable image is a ValueError that
-        names the sample.
+        batch are prepared while the one before is predicted. Equal inputs, such as the crops of
+        white images of many sizes, are predicted once. An unusable image is a ValueError that names
+        the sample.
         """
         lengths = [self._count_image_tokens(sample) for sample in samples]
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
@@ -95,22 +99,30 @@ class LocalPredictor:
         # Tokenizers must not be used by two threads at once.
         processor = copy.deepcopy(self.processor) if len(batches) > 1 else self.processor
 
-        def prepare(indices: list[int]) -> list[tuple[str, GenerationRequest, Inputs]]:
+        def prepare(indices: list[int]) -> list[tuple[str, GenerationRequest, Inputs, str]]:
             prepared = []
             for sample in (samples[index] for index in indices):
                 request = self.request(self._open_images(sample), grammar=grammar)
                 request = replace(request, prompt=prompt_of(processor, self.template, sample))
-                prepared.append((sample.id, request, encode(processor, request)))
+                inputs = encode(processor, request)
+                prepared.append((sample.id, request, inputs, _digest(inputs)))
             return prepared
+
+        known = dict[str, Prediction]()
 
         with ThreadPoolExecutor(1, thread_name_prefix="images") as thread:
             following = [thread.submit(prepare, indices) for indices in batches[:1]]
             for place, indices in enumerate(batches, start=1):
-                ids, requests, inputs = zip(*following.pop().result(), strict=True)
+                prepared = following.pop().result()
                 following += [thread.submit(prepare, each) for each in batches[place : place + 1]]
-                predictions = self._predict(requests, ids, inputs)
-                del requests, inputs  # The next batch is already there.
-                yield from zip(indices, predictions, strict=True)
+                new = {each[-1]: each for each in prepared if each[-1] not in known}
+                if new:
+                    ids, requests, inputs, keys = zip(*new.values(), strict=True)
+                    known |= zip(keys, self._predict(requests, ids, inputs), strict=True)
+                    del requests, inputs
+                found = [replace(known[key], source=name) for name, *_, key in prepared]
+                del prepared, new  # The next batch is already there.
+                yield from zip(indices, found, strict=True)
 
     def predict(
         self, images: ImageSource | Iterable[ImageSource], *, grammar: str | None = None
@@ -177,20 +189,22 @@ class LocalPredictor:
             raise ValueError(f"{self.name} has no separate vision tower; use a checkpoint")
         tower = next(module for module in self.model.modules() if isinstance(module, Phi3VTower))
         embedded = [np.empty((0, 2 * tower.vision_model.config.hidden_size), np.float32)]
-        for window in _batched(samples, BATCHES_PER_WINDOW * self.batch_size):
-            views = []
-            for sample in window:
-                if not sample.images:
-                    raise ValueError(f"sample {sample.id!r} has no image to embed; leave it out")
-                first = self._open_images(replace(sample, images=sample.images[:1]))
-                # With one crop the global view equals it; making all crops takes long.
-                made = self.processor.image_processor(first, num_crops=1)
-                views.append(made["pixel_values"][:1])
-            parts = torch.cat(views).to(self.model.device).split(CROPS_AT_ONCE)
+
+        def view(sample: Sample) -> torch.Tensor:
+            if not sample.images:
+                raise ValueError(f"sample {sample.id!r} has no image to embed; leave it out")
+            first = self._open_images(replace(sample, images=sample.images[:1]))
+            # With one crop the global view equals it; making all crops takes long.
+            made = self.processor.image_processor(first, num_crops=1)
+            pixels_1CHW: torch.Tensor = made["pixel_values"][:1]
+            return pixels_1CHW
+
+        views = map_in_threads(view, samples)
+        while part := [*islice(views, CROPS_AT_ONCE)]:
             with torch.inference_mode():
-                features_NPD = [tower(part).float() for part in parts]
-                moments = [torch.cat([f.mean(dim=1), f.std(dim=1)], 1) for f in features_NPD]
-            embedded.append(torch.cat(moments).cpu().numpy())
+                features_NPD = tower(torch.cat(part).to(self.model.device)).float()
+                moments = [features_NPD.mean(dim=1), features_NPD.std(dim=1)]
+            embedded.append(torch.cat(moments, dim=1).cpu().numpy())
         return np.concatenate(embedded)
 
     def check_shapes(self, images: Sequence[Image], source: str) -> None:
@@ -286,6 +300,11 @@ def _as_list(images: Any) -> list[Any]:
     if found := list(images):
         return found
     raise ValueError("no image to predict: found an empty list; give at least one image")
+
+
+def _digest(inputs: Inputs) -> str:
+    """Hash the inputs of one row, on the CPU."""
+    return sha256_of_all(f"{name} {sha256(each.numpy().data)}" for name, each in inputs.items())
 
 
 def _batched(items: Batch, size: int) -> Iterator[Batch]:

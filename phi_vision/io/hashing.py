@@ -69,7 +69,7 @@ def perceptual_hash(image: Image.Image) -> int | None:
     spectrum = _COSINES @ brightness @ _COSINES.T
     # Rounded, so that absent waves are equal on every machine.
     waves = np.round([spectrum[place] for place in _SLOW_WAVES], 3)
-    bits = [bool(wave > np.median(waves)) for wave in waves]
+    bits: list[bool] = (waves > np.median(waves)).tolist()
     bits += [bool(brightness.mean() > level) for level in (60, 100, 140, 180)]
     bits += [bool(tone.mean() > level) for tone in (blue, red) for level in (-18, -6, 6, 18)]
     return sum(1 << place for place, bit in enumerate(bits) if bit)

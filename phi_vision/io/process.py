@@ -6,12 +6,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # as "MAX PERIOD" in microseconds, MAX a number or "max"
 CPU_TIMES = Path("/proc/stat")  # as "cpu0 USER NICE SYSTEM IDLE …", in ticks since the start
@@ -62,6 +67,27 @@ def importing() -> Iterator[None]:
         gc.enable()
     if "torch" in sys.modules and THREADS not in os.environ:
         _limit_threads(busy_elsewhere(before, read_times(usable_cpus())))
+
+
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 64
+) -> Iterator[Result]:
+    """Apply a function that mostly works outside of Python, as decoding an image does, in order.
+
+    A thread for each core works up to `ahead` items ahead of the caller; the items are read in the
+    caller's thread.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        waiting = deque[Future[Result]]()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def usable_cpus() -> Collection[int]:

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from phi_vision.data.prediction import Prediction
-from phi_vision.data.samples import Sample
+from phi_vision.data.samples import Sample, blank_images
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.generate import encode, generate
 from phi_vision.generation.request import Generation, GenerationRequest
@@ -137,6 +137,30 @@ def test_images_of_the_next_batch_are_prepared_while_one_is_predicted(
     samples = [sample(str(shade), encoded(shade)) for shade in SHADES]
     assert len(list(predictor.predict_samples(samples))) == 5
     assert counts == [2, 2, 1]
+
+
+def test_images_that_become_the_same_crops_are_predicted_once(
+    predictor: LocalPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor.processor.image_processor, "num_crops", 4)
+    # With white bars the wide ones become three white crops beside each other.
+    sizes = [(150, 40), (150, 50), (40, 150), (150, 45), (45, 150)]
+    samples = [sample("other", encoded(60, (150, 40)))]
+    samples += blank_images([sample(str(size), encoded(60, size)) for size in sizes])
+    alone = {place: predict_one(predictor, each) for place, each in enumerate(samples)}
+    counts = []
+
+    def note(*inputs: Any, **options: Any) -> list[Generation]:
+        counts.append(len(inputs[2]))
+        return generate(*inputs, **options)
+
+    monkeypatch.setattr(predict, "generate", note)
+    predictions = dict(predictor.predict_samples(samples))
+    assert sum(counts) == 3
+    assert {place: each.text for place, each in predictions.items()} == {
+        place: each.text for place, each in alone.items()
+    }
+    assert [predictions[place].source for place in range(6)] == [each.id for each in samples]
 
 
 def test_image_tokens_are_counted_as_the_image_processor_makes_them(

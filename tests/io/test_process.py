@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from phi_vision.io.process import (
     CpuTime,
     busy_elsewhere,
     fit_threads,
+    map_in_threads,
     read_times,
     usable_cores,
     usable_cpus,
@@ -73,3 +75,20 @@ def test_threads_that_wait_sleep_soon_unless_the_user_decides() -> None:
     assert started(OMP_NUM_THREADS="1") == ["1000", "1"]
     assert started(OMP_NUM_THREADS="2", GOMP_SPINCOUNT="7") == ["7", "2"]
     assert started(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="active") == ["None", "2"]
+
+
+def test_threads_work_in_order_and_a_little_ahead() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    doubled = map_in_threads(lambda number: 2 * number, numbers(), ahead=5)
+    assert next(doubled) == 0
+    assert len(taken) == 6
+    assert [*doubled] == [2 * number for number in range(1, 100)]
+    assert [*map_in_threads(abs, [])] == []
+    with pytest.raises(ZeroDivisionError):
+        [*map_in_threads(lambda number: 1 // number, [1, 0, 2])]
