@@ -13,7 +13,7 @@ from model_server import Body, message, serving
 from pages import FENCE, numbers_beside, type_commands
 
 from phi_vision.cli.main import command_parser
-from phi_vision.data.kinds import category_kind, text_kind
+from phi_vision.data.kinds import category_kind, list_kind, text_kind
 from phi_vision.data.kinds.number_kind import DIGITS
 from phi_vision.data.template import KINDS, PRODUCT, TEMPLATES
 from phi_vision.evaluation.baselines import NEIGHBOURS
@@ -64,6 +64,9 @@ FACTS = [
     "more than 4 decimals",
     f"more than {text_kind.MAX_CHARACTERS} characters, categories of more than "
     f"{category_kind.MAX_CHARACTERS};",
+    f"more than {list_kind.MAX_ITEMS} items, or with an item of more than "
+    f"{list_kind.MAX_CHARACTERS} characters",
+    "a relative error of 1.",
     "from 0 to 1 for some",
     "after 300 correct predictions the error rate may still be 1 %",
 ]
@@ -91,8 +94,11 @@ def metrics_table() -> str:
 
 def test_the_metrics_are_those_of_the_code_in_its_words() -> None:
     assert f"|---|---|---|---|\n{metrics_table()}\n" in PAGE
-    named = "text is `{text}`, of a category `{category}`, of a number `{number}`"
-    assert named.format(**{name: kind.headline for name, kind in KINDS.items()}) in PAGE
+    named = (
+        "text is `{text}`, of a category `{category}`, of a number `{number}`, of a list `{list}`, "
+        "of a quantity and of money `{money}`, of a boolean `{boolean}`"
+    )
+    assert named.format(**{name: kind.headline for name, kind in KINDS.items()}) in prose()
     for name in re.findall(r"`((?:title|category3_code|full_price)_\w+)`", PAGE):
         assert name in metrics_for(PRODUCT)
 

@@ -27,9 +27,13 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
+from phi_vision.data.kinds.boolean_kind import BOOLEAN
 from phi_vision.data.kinds.category_kind import CATEGORY
 from phi_vision.data.kinds.field_kind import FieldKind, escape, has_value, unescape
+from phi_vision.data.kinds.list_kind import LIST
+from phi_vision.data.kinds.money_kind import MONEY
 from phi_vision.data.kinds.number_kind import NUMBER
+from phi_vision.data.kinds.quantity_kind import QUANTITY
 from phi_vision.data.kinds.text_kind import TEXT
 from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
 from phi_vision.io.atomic import write_text
@@ -38,8 +42,16 @@ from phi_vision.io.formatting import yaml_fault
 END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
 
-Kind = Literal["text", "category", "number"]
-KINDS: dict[Kind, FieldKind] = {"text": TEXT, "category": CATEGORY, "number": NUMBER}
+Kind = Literal["text", "category", "number", "list", "quantity", "money", "boolean"]
+KINDS: dict[Kind, FieldKind] = {
+    "text": TEXT,
+    "category": CATEGORY,
+    "number": NUMBER,
+    "list": LIST,
+    "quantity": QUANTITY,
+    "money": MONEY,
+    "boolean": BOOLEAN,
+}
 """Name of a kind of field -> how its values are written, parsed, scored and guessed."""
 
 Layout = Literal["chat", "walkthrough", "conversation"]
@@ -57,6 +69,13 @@ class Slot(NamedTuple):
     kind: Kind
     until: str
     missing: str | None = None  # the phrase of a missing value; None of a required field
+    unit: str = ""  # that the values of a quantity must fit
+
+    @property
+    def owner(self) -> FieldKind:
+        """The kind, of its unit if there is one."""
+        kind = KINDS[self.kind]
+        return kind.of_unit(self.unit) if self.unit and kind.of_unit else kind
 
     def write(self, value: object) -> str:
         r"""Format one value so that it can be parsed in this slot.
@@ -66,21 +85,23 @@ class Slot(NamedTuple):
         """
         if not isinstance(value, str | int | float | bool | None):
             raise failure("no_value", field=self.field, kind=type(value).__name__)
-        if self.missing and not has_value(value):
-            return self.missing
-        plain = KINDS[self.kind].write(value)
+        if value is None and self.missing is not None:
+            return escape(self.missing, self.until)
+        try:
+            plain = self.owner.write(value)
+        except ValueError as error:
+            raise failure("malformed", field=self.field, error=error) from error
         if plain is not None and plain != self.missing:
             return escape(plain, self.until)
         return r"\=" + escape(json.dumps(value, ensure_ascii=False), self.until)
 
     def read(self, text: str) -> Value:
         """Invert `write`; raise a ValueError if it could not have written the text."""
-        if text == self.missing:
-            return None
         if text.startswith(r"\="):
             value: Value = json.loads(unescape(text[2:]))
             return value
-        return KINDS[self.kind].read(unescape(text))
+        plain = unescape(text)
+        return None if plain == self.missing else self.owner.read(plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +114,9 @@ class Template:
 
     name: str  # the key in `TEMPLATES`
     question: str  # the user's text about the images
-    # The completion: `{field}` is text, `{field:category}` one of a few texts, `{field:number}` a
-    # number; `?` at the end of the slot makes the field optional: `{colour:category?}`.
+    # The completion: `{field}` is text, `{field:category}` one of a few texts, and so on for each
+    # of KINDS; `{weight:quantity kg}` is a quantity that a unit fits; `?` at the end of the slot
+    # makes the field optional: `{colour:category?}`.
     answer: str
     # `chat`: the model's chat format. `walkthrough`: the literal prompt of the well-known
     # walkthrough, which differs in its line breaks. `conversation`: the model's chat format with
@@ -108,6 +130,7 @@ class Template:
         """Check that the completion can be parsed and the question cannot break the prompt."""
         opening, slots = self.parts
         literals = [opening, *(slot.until for slot in slots)]
+        assert all(slot.owner for slot in slots)  # an unknown unit is an error
         problems = {
             "it has no {field}": not slots,
             "it has the same field twice": len(set(self.fields)) < len(slots),
@@ -128,16 +151,19 @@ class Template:
             raise failure("no_template_answer", name=self.name, problem=problem, answer=self.answer)
 
     def _can_be_missing(self) -> bool:
-        """Whether the phrase of a missing value is plain text, and no number, in all its slots."""
-        phrase, slots = self.missing, [slot for slot in self.parts[1] if slot.missing is not None]
-        is_plain = 0 < len(phrase) <= MAX_PHRASE and phrase.isprintable()
-        if not is_plain or any(escape(phrase, slot.until) != phrase for slot in slots):
+        """Whether the phrase of a missing value is short plain text, and no value of its slots."""
+        phrase = self.missing
+        if (
+            not 0 < len(phrase) <= MAX_PHRASE
+            or not phrase.isprintable()
+            or phrase.strip() != phrase
+        ):
             return False
-        for slot in slots:
+        for kind in {slot.kind for slot in self.parts[1] if slot.missing is not None}:
             with suppress(ValueError):
-                if not isinstance(KINDS[slot.kind].read(phrase), str):
+                if not isinstance(KINDS[kind].read(phrase), str):
                     return False
-        return True
+        return not {*"<\\"} & {*phrase}
 
     @property
     def is_conversation(self) -> bool:
@@ -195,12 +221,16 @@ class Template:
         return opening + "".join(slot.write(values[slot.field]) + slot.until for slot in slots)
 
     def select(self, record: Record) -> dict[str, Value]:
-        """Select the template's fields of a record; a field that it lacks is an error."""
+        """Select the template's fields of a record; a field that it lacks is an error.
+
+        Of an optional field an empty text and NaN, as tables have them, are a missing value, too.
+        """
         for field in self.fields:
             if field not in record:
                 fields = ", ".join(record) or "no fields"
                 raise failure("no_field", name=self.name, field=field, fields=fields)
-        return {field: record[field] for field in self.fields}
+        values = {field: record[field] for field in self.fields}
+        return values | {name: None for name in self.optional if not has_value(values[name])}
 
     def parse(self, text: str) -> dict[str, Value] | None:
         """Parse a completion: the inverse of `render`, or None.
@@ -244,7 +274,7 @@ class Template:
     @cached_property
     def parts(self) -> tuple[str, tuple[Slot, ...]]:
         """The literal before the first field, and the fields with the literal after each."""
-        literals, slots = [""], list[tuple[str, Kind, str | None]]()
+        literals, slots = [""], list[tuple[str, Kind, str | None, str]]()
         for literal, name, kind, conversion in Formatter().parse(self.answer):
             literals[-1] += literal
             if name is None:
@@ -252,15 +282,17 @@ class Template:
             slot = f"{name}:{kind}" if kind else name
             is_optional = slot.endswith(OPTIONAL)
             field, _, kind = slot.removesuffix(OPTIONAL).partition(":")
+            kind, _, unit = kind.partition(" ")
             known = next((known for known in KINDS if known == (kind or "text")), None)
-            if not field.isidentifier() or known is None or conversion:
+            has_unit = not unit or (known and KINDS[known].of_unit)
+            if not field.isidentifier() or known is None or conversion or not has_unit:
                 kinds = ", ".join(f"{{field:{known}}}" for known in KINDS)
-                values = {"name": self.name, "field": field, "kind": kind, "kinds": kinds}
-                raise failure("no_slot", **values)
+                values = {"name": self.name, "field": field, "kind": f"{kind} {unit}".strip()}
+                raise failure("no_slot", **values, kinds=kinds)
             literals.append("")
-            slots.append((field, known, self.missing if is_optional else None))
+            slots.append((field, known, self.missing if is_optional else None, unit))
         ends = zip(slots, literals[1:], strict=True)
-        return literals[0], tuple(Slot(*slot[:2], until, slot[2]) for slot, until in ends)
+        return literals[0], tuple(Slot(*slot[:2], until, *slot[2:]) for slot, until in ends)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

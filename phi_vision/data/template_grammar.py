@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from phi_vision.data.kinds.field_kind import as_pattern
 from phi_vision.data.samples import Sample, Value, failure
-from phi_vision.data.template import KINDS, Template
+from phi_vision.data.template import Template
 
 
 def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | None = None) -> str:
@@ -42,12 +42,12 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
     opening, slots = template.parts
     terminals = [f"/{as_pattern(opening)}/"] if opening else []
     for slot in slots:
-        missing = [] if slot.missing is None else [slot.missing]
+        missing = [] if slot.missing is None else [slot.write(None)]
         if slot.field in known:
             rendered = sorted({*map(slot.write, known[slot.field]), *missing})
             terminals.append(f"/({'|'.join(map(as_pattern, rendered))}){as_pattern(slot.until)}/")
         else:
-            value = [*map(as_pattern, missing), KINDS[slot.kind].grammar(slot.until)]
+            value = [*map(as_pattern, missing), slot.owner.grammar(slot.until)]
             terminals.append(_until("|".join(value), slot.until))
     names = " ".join(f"F{place}" for place in range(len(terminals)))
     lines = (f"F{place}: {terminal}\n" for place, terminal in enumerate(terminals))

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phi_vision.data.kinds.field_kind import has_value
-from phi_vision.data.kinds.number_kind import as_number
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
-from phi_vision.data.template import Template
+from phi_vision.data.template import KINDS, Template
 from phi_vision.evaluation import figures, labels
 from phi_vision.evaluation.figures import Chart, Series
 from phi_vision.evaluation.labels import BASELINES, EMPTY
@@ -217,10 +216,14 @@ def count_missing(scores: Scores, field: str) -> dict[str, int]:
 
 
 def draw_numbers(field: str, scores: Scores) -> tuple[Chart | None, str]:
-    """Draw predicted over true numbers, with a caption."""
-    values = [(e.truth[field], (e.prediction.record or {}).get(field)) for e in scores.predictions]
-    numbers = [[as_number(each) or 0.0 for each in pair] for pair in values]
-    true = [(truth, predicted) for truth, predicted in numbers if truth > 0]
+    """Draw predicted over true numbers, in the most frequent unit, with a caption."""
+    values = [each.truth[field] for each in scores.predictions]
+    values += [(each.prediction.record or {}).get(field) for each in scores.predictions]
+    scale = KINDS[scores.template.kinds[field]].scale
+    assert scale is not None, "a field without numbers"
+    numbers, half = [each or 0.0 for each in scale(values).numbers], len(scores.predictions)
+    pairs = zip(numbers[:half], numbers[half:], strict=True)
+    true = [(truth, predicted) for truth, predicted in pairs if truth > 0]
     points = [pair for pair in true if pair[1] > 0]
     if not points:
         return None, "No sample has a positive number as truth and as prediction."

@@ -255,9 +255,9 @@ def gaps(done: Sequence[range], rows: int) -> Iterator[range]:
 
 def prediction_schema(template: Template, *, has_splits: bool) -> pa.Schema:
     """List the columns; raise a ValueError if a field has the name of another column."""
-    types = {"text": pa.string(), "category": pa.string(), "number": pa.float64()}
+    types = {"number": pa.float64(), "boolean": pa.bool_()}
     columns = [("id", pa.string())] + ([("split", pa.string())] if has_splits else [])
-    columns += [(field, types[kind]) for field, kind in template.kinds.items()]
+    columns += [(field, types.get(kind, pa.string())) for field, kind in template.kinds.items()]
     columns += [(CONFIDENCE + field, pa.float64()) for field in template.fields]
     columns += [("readable", pa.bool_()), ("text", pa.string())]
     schema = pa.schema([*columns, ("error", pa.string()), ("error_detail", pa.string())])
@@ -280,6 +280,8 @@ def _cells(row: CatalogRow, outcome: Outcome, template: Template) -> dict[str, o
 
 def _cell(value: Value, kind: Kind) -> float | str | None:
     """Convert a value; one of another kind than its field remains in the text."""
+    if kind == "boolean":
+        return value if isinstance(value, bool) else None
     if value is None or (kind == "number" and isinstance(value, bool | str)):
         return None
     if kind != "number":

@@ -113,7 +113,7 @@ def find_slices(
     known = [template.select(sample.record) for sample in training]
     # Property -> its value for each sample, and the order of these values.
     named: dict[str, tuple[Sequence[str], Iterable[str]]] = {}
-    for field in template.fields_of("category"):
+    for field in (*template.fields_of("category"), *template.fields_of("boolean")):
         named[field] = _by_category([record[field] for record in records])
     for field in template.fields_of("number"):
         named[field] = _by_number(*([each[field] for each in side] for side in (records, known)))

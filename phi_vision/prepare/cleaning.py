@@ -7,10 +7,11 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from phi_vision.data.samples import IMAGE_MARK, Message, Value
+from phi_vision.prepare.cell_kinds import read_cell
 from phi_vision.prepare.images import CleanImage, clean_image
 from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
@@ -21,6 +22,7 @@ from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, pars
 # Characters of a template's field: more may exceed the model's 4,096 tokens (2,509 an image).
 MAX_TEXT = 2000
 MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
+CURRENCY_COLUMNS = ("currency", "currency_code", "currencycode", "price_currency")
 _LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2})?")
 ROLES = get_args(Message.__annotations__["role"])
 
@@ -132,6 +134,9 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
     needed = required.intersection(numbers)
     for field, column in schema.columns.fields_of(row).items():
         cell = row.values.get(column)
+        if field in schema.contexts:
+            record[field] = _read(field, cell, row, schema, field in required, changes)
+            continue
         if template and field in template.fields and field not in numbers:
             cell = _names(cell)
         value = _clean_value(cell, changes)
@@ -163,6 +168,24 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
             size = f"{len(value):,} characters, more than {MAX_TEXT:,}"
             raise ValueError(f"{field} is too long: {size}")
     return record
+
+
+def _read(
+    field: str, cell: object, row: Row, schema: Schema, is_required: bool, changes: list[str]
+) -> Value:
+    """Read a list, a quantity, money or a boolean; of an optional field also as nothing."""
+    assert schema.template
+    kind, context = schema.template.kinds[field], schema.contexts[field]
+    if kind == "money":
+        code = next((row.values[c] for c in row.values if c.lower() in CURRENCY_COLUMNS), None)
+        context = replace(context, currency=str(code or "").strip().upper())
+    try:
+        return read_cell(kind, cell, context)
+    except ValueError as error:
+        if is_required:
+            raise ValueError(f"{field} {error}") from error
+        changes.append(f"{field} not parsed, left empty")
+        return None
 
 
 def _clean_value(value: object, changes: list[str]) -> Value:

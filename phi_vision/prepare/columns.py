@@ -63,7 +63,7 @@ class Columns:
         fields, used = dict(self.fields), {*self.image, self.messages, self.split}
         used |= {*fields.values()}
         for name, other in self.otherwise.items():
-            if _is_empty(row.values.get(fields[name])):
+            if is_empty(row.values.get(fields[name])):
                 fields[name] = other
         for column in row.values:
             if column not in used:
@@ -100,7 +100,7 @@ def choose_columns(
                     "category3_code": "Type", "full_price": "Price (GBP)"})
     """
     names = dict.fromkeys(name for row in rows for name in row.values)
-    cells = {n: [c for row in rows if not _is_empty(c := row.values.get(n))] for n in names}
+    cells = {n: [c for row in rows if not is_empty(c := row.values.get(n))] for n in names}
     _check_given(given, [*names])
     wanted = template.fields if template else PRODUCT_FIELDS
     found, doubts, otherwise = dict(given), dict[str, str](), dict[str, str]()
@@ -203,7 +203,8 @@ def _plain(name: str, known: Sequence[str]) -> str:
     return rest if rest in known else "".join(words)
 
 
-def _is_empty(cell: object) -> bool:
+def is_empty(cell: object) -> bool:
+    """Whether a cell holds nothing: blank, N/A, an empty list, not a number."""
     if isinstance(cell, str):
         return is_placeholder(cell)
     return cell in (None, []) or cell != cell  # not a number

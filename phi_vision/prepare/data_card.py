@@ -18,8 +18,10 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from phi_vision.data.kinds.list_kind import items_of
 from phi_vision.data.kinds.number_kind import EXACT_INTEGERS
 from phi_vision.data.samples import Value
+from phi_vision.data.template import KINDS, Kind
 from phi_vision.prepare.cleaning import CleanRow
 
 MAX_TEXTS = 20_000  # distinct texts counted in a field; beyond, new ones are only known to exist
@@ -106,6 +108,26 @@ class Statistics:
             "mean size in kB": round(self.image_bytes / count / 1000, 1),
             **{name: _quantiles(values) for name, values in sides.items()},
         }
+
+
+def describe_kind(kind: Kind, texts: Counter[str]) -> dict[str, object]:
+    """Describe the values of a kind of field by its distinct texts and how often they occur.
+
+    Output: {"items": 3, "most frequent": {"red": 7, …}}             of lists
+            {"units": {"kg": 5, "g": 2}, "quantiles of kg": {…}}     of quantities, also of money
+            {"most frequent": {"True": 5, "False": 2}}               of others
+    """
+    counts, scale = Counter[str](), KINDS[kind].scale
+    for text, count in texts.items():
+        named = items_of(text) if kind == "list" else [text.split(" ")[-1] if scale else text]
+        counts.update(dict.fromkeys(named, count))
+    ranked = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    if scale is None:
+        shown = dict(list(ranked.items())[:MAX_FREQUENT])
+        return {**({"items": len(counts)} if kind == "list" else {}), "most frequent": shown}
+    numbers = [number for number in scale([*texts.elements()]).numbers if number is not None]
+    most = next(iter(ranked), "")
+    return {"units": ranked, f"quantiles of {most}": _quantiles(np.array(numbers or [np.nan]))}
 
 
 def as_markdown(metadata: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from phi_vision.io.formatting import format_percent
 from phi_vision.io.http import RetryPolicy
 from phi_vision.prepare.cleaning import CleanRow, LoadedRow, RejectedRow, clean_chunk, reject
 from phi_vision.prepare.columns import Columns, image_cells
-from phi_vision.prepare.data_card import as_html, as_markdown
+from phi_vision.prepare.data_card import as_html, as_markdown, describe_kind
 from phi_vision.prepare.executors import EXECUTORS
 from phi_vision.prepare.fetch import Fetched, Limits, fetch
 from phi_vision.prepare.image_references import named_images, read_reference, url_of
@@ -88,7 +88,7 @@ def prepare(
     )
     schema = find_schema(source, config)
     by_name = {"images found by name": schema.by_name} if schema.by_name else {}
-    callbacks.on_columns({**source.detected, **schema.columns.describe(), **by_name})
+    callbacks.on_columns({**source.detected, **schema.describe(), **by_name})
     with atomic_folder(config.out, replace=True) as folder:
         with RejectedRows(folder) as rejected, Stage(folder, schema.columns.fields) as stage:
             for rows in _clean_rows(source, schema, config, callbacks.on_fetched):
@@ -110,13 +110,14 @@ def prepare(
         if not stage.keys:
             raise _nothing_usable(source, rejected, folder, config.out)
         moved: dict[str, str] = {}
-        if schema.template and not config.template:
+        if schema.template and not (config.template or config.fields):
             schema, moved = _order_answer(schema, stage, assignment)
         metadata = _describe(source, config, schema, stage, assignment, rejected.reasons)
         metadata |= {"answer": moved}
         named = Counter(keys.split for keys in stage.keys)
         about = warn_of_splits(metadata, own, config.fractions, named)
-        metadata |= {"warnings": about | warn_of_values(stage.statistics)}
+        optional = schema.template.optional if schema.template else ()
+        metadata |= {"warnings": about | warn_of_values(stage.statistics, optional)}
         text = json.dumps(metadata, indent=2, ensure_ascii=False)
         write_text(folder / MANIFEST, text + "\n")
         write_text(folder / "README.md", as_markdown(metadata))
@@ -257,25 +258,31 @@ def _describe(
     license = {"license": config.license} if config.license else {}
     found = {"kind": source.kind, **source.detected, **source.notes, **license}
     changes, fields = stage.statistics.changes.items(), stage.statistics.fields.items()
-    rows, optional = len(stage.keys), schema.template.optional if schema.template else ()
+    rows, template = len(stage.keys), schema.template
     missing = {
         name: [rows - each.filled, format_percent(1 - each.filled / rows)]
         for name, each in fields
-        if name in optional
+        if template and name in template.optional
+    }
+    kinds = {
+        name: [template.kinds[name], describe_kind(template.kinds[name], each.texts)]
+        for name, each in fields
+        if template and name in schema.contexts
     }
     return {
         "name": storable(config.out.absolute().name),
         "rows": samples + rejected.total(),
         "samples": samples,
         "source": {"name": storable(source.name), **found},
-        "columns": schema.columns.describe(),
-        "template": schema.template.as_dict() if schema.template else None,
+        "columns": schema.describe(),
+        "template": template.as_dict() if template else None,
         **assignment.metadata,
         "rejected": dict(rejected.most_common()),
         "changes": dict(sorted(changes, key=lambda each: (-each[1], each[0]))),
         "images": stage.statistics.describe_images(),
         "fields": {name: field.describe(rows) for name, field in fields},
         **({"missing": missing} if missing else {}),
+        **({"kinds": kinds} if kinds else {}),
     }
 
 

@@ -34,6 +34,10 @@ class PrepareConfig:
     """Prompt template: a name or a YAML file. A record must have its fields. By default `product`,
     or `category-first` where titles are mostly invented names, or a plain one over the fields that
     were found."""
+    fields: tuple[str, ...] = ()
+    """Fields of the answer, instead of a template, as FIELD or FIELD:KIND, such as title colours
+    'weight:quantity kg' 'care:text?': text, category, number, list, quantity, money or boolean,
+    with `?` where it may be missing; kinds not given are guessed from the values, and shown."""
     validation: float = 0.1
     """Fraction of samples in the validation split, which is evaluated during training."""
     test: float = 0.1

@@ -68,9 +68,14 @@ def warn_of_splits(
     return found
 
 
-def warn_of_values(statistics: Statistics) -> dict[str, str]:
-    """Describe ambiguous prices, mixed currencies and placeholders, with numbers."""
+def warn_of_values(statistics: Statistics, optional: Sequence[str] = ()) -> dict[str, str]:
+    """Describe ambiguous prices, mixed currencies, placeholders, and values of optional fields that
+    cannot be read, with numbers."""
     changes, found = statistics.changes, dict[str, str]()
+    for name in optional:
+        if count := changes[f"{name} not parsed, left empty"]:
+            about = f"{format_count(count, 'row')} cannot be read, and trained as missing"
+            found[f"values of {name}"] = f"{about}; a required field rejects them with the reason"
     for name, values in statistics.fields.items():
         if count := changes[f"{name} as ambiguous"]:
             listed = f"{format_count(count, 'ambiguous price')}, such as "

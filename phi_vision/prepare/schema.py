@@ -3,9 +3,9 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from phi_vision.data.template import (
     CATEGORY_FIRST,
@@ -15,7 +15,13 @@ from phi_vision.data.template import (
     find_template,
 )
 from phi_vision.io.formatting import error_texts
-from phi_vision.prepare.columns import Columns, choose_columns, image_cells
+from phi_vision.prepare.cell_kinds import (
+    READERS,
+    CellContext,
+    find_separator,
+    suggest_kind,
+)
+from phi_vision.prepare.columns import Columns, choose_columns, image_cells, is_empty
 from phi_vision.prepare.image_references import found_by_name
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prepare_config import PrepareConfig
@@ -23,6 +29,8 @@ from phi_vision.prepare.prices import DecimalMark, guess_decimal, parse_price
 from phi_vision.prepare.sources.rows import Row, Source
 
 failure = error_texts(__file__)
+MAX_OTHERS = 30  # columns besides the template's of which kinds are suggested
+OTHER = "not in the answer"  # of columns, whose kinds are shown
 FIRST_ROWS = 1000  # from which the columns are guessed
 MIN_PRICE_SHARE = 0.9  # of the first rows, in which a column named like a price must hold one
 NAMES_SHARE = 0.5  # of the titles with a word that no other product's has: they are names
@@ -47,6 +55,17 @@ class Schema:
     """Fields besides the template's that hold prices; one that is not parsed is left empty."""
 
     by_name: str = ""  # the first image that is not where its cell says
+    contexts: Mapping[str, CellContext] = field(default_factory=dict)
+    """Field of a kind that `cell_kinds` reads -> what its cells depend on."""
+
+    kinds: Mapping[str, str] = field(default_factory=dict)  # field -> suggested kind, and why
+
+    def describe(self) -> dict[str, str]:
+        """Describe the columns, and the kinds of fields that were suggested, for display."""
+        kinds = {name if name == OTHER else f"kind of {name}": k for name, k in self.kinds.items()}
+        changed = next((name for name in self.kinds if name != OTHER), "")
+        hint = {"kinds": f"--fields '{changed}:KIND' … changes them"} if changed else {}
+        return self.columns.describe() | kinds | hint
 
 
 def find_schema(source: Source, config: PrepareConfig) -> Schema:
@@ -57,9 +76,12 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         nothing = Columns(image=(), id=None, group=None, split=None, messages=None, fields={})
         return Schema(columns=nothing, template=None, images=ImageRules(), decimal=None)
     template: Template | None = find_template(config.template or "product")
+    slots = _parse_fields(config)
+    if slots:
+        template = _template_of(dict.fromkeys(slots, ""))
     given = [*config.map, *([f"image={config.images}"] if config.images else [])]
     columns = choose_columns(first, template, _parse_mapping(given), source.folder)
-    if not config.template or template == CONVERSATION:
+    if not (config.template or slots) or template == CONVERSATION:
         template = None if columns.messages else _template_over(columns)
     if template and (missing := [f for f in template.fields if f not in columns.fields]):
         names, found = ", ".join(missing), ", ".join(columns.fields.values()) or "no columns"
@@ -69,16 +91,89 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
     cells = {
         field: [row.values.get(column) for row in first] for field, column in columns.fields.items()
     }
+    kinds = dict[str, str]()
+    if template:
+        others = [name for name in cells if name not in template.fields]
+        wanted = [name for name, kind in slots.items() if kind in ("", "?")]
+        wanted = wanted if slots or config.template else others * (len(others) <= MAX_OTHERS)
+        suggested = {name: _suggest(cells[name], slots.get(name, ""), config) for name in wanted}
+        if slots:
+            template = _template_of(slots | {name: kind for name, (kind, _) in suggested.items()})
+            kinds = {n: f"{kind} (guessed: {why})" for n, (kind, why) in suggested.items()}
+        else:
+            kinds = _other_kinds(template, suggested)
     numbers = template.fields_of("number") if template else ()
     images = [cell for row in first for cell in image_cells(row, columns)]
+    decimal = DECIMAL_MARKS.get(config.decimal) or guess_decimal(
+        cell for field in numbers for cell in cells[field]
+    )
+    read = template.parts[1] if template else ()
     return Schema(
         columns=columns,
         template=template,
         images=ImageRules(longest_side=config.longest_side),
-        decimal=DECIMAL_MARKS.get(config.decimal)
-        or guess_decimal(cell for field in numbers for cell in cells[field]),
+        decimal=decimal,
         prices=frozenset(f for f in cells if "price" in f.lower() and _are_prices(cells[f])),
         by_name=next(filter(None, (found_by_name(each, source.folder) for each in images)), ""),
+        contexts={
+            slot.field: CellContext(
+                separator=find_separator(cells[slot.field]),
+                unit=slot.unit,
+                decimal=DECIMAL_MARKS.get(config.decimal) or guess_decimal(cells[slot.field]),
+            )
+            for slot in read
+            if slot.kind in READERS
+        },
+        kinds=kinds,
+    )
+
+
+def _parse_fields(config: PrepareConfig) -> dict[str, str]:
+    """Parse ("title", "weight:quantity kg?") to {"title": "", "weight": "quantity kg?"}."""
+    if config.fields and config.template:
+        given = " ".join(config.fields)
+        raise failure("template_and_fields", template=config.template, fields=given)
+    slots = dict[str, str]()
+    for text in config.fields:
+        name, _, kind = text.partition(":")
+        is_optional = text.endswith("?")
+        slots[name.strip().rstrip("?")] = kind.strip().rstrip("?") + "?" * is_optional
+    return slots
+
+
+def _suggest(cells: Sequence[object], given: str, config: PrepareConfig) -> tuple[str, str]:
+    """Suggest the kind of a column as a template writes it, such as "list?", and say why."""
+    known = [cell for cell in cells if not is_empty(cell)]
+    kind, reason = suggest_kind(known, DECIMAL_MARKS.get(config.decimal))
+    if len(known) < len(cells):
+        given, reason = "?", f"{reason}, empty in {len(cells) - len(known)} of {len(cells)}"
+    return kind + given, reason
+
+
+def _other_kinds(template: Template, suggested: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Describe columns besides the template's that the answer could hold, by kinds of their own."""
+    kinds = {name: kind for name, (kind, _) in suggested.items()}
+    listed = [f"{name}:{k}" for name, k in kinds.items() if re.split("[ ?]", k)[0] in READERS]
+    if not listed:
+        return {}
+    command = " ".join([*template.fields, *(each.partition(":")[0] for each in listed)])
+    return {OTHER: f"{', '.join(listed)}; --fields {command} adds them"}
+
+
+def _template_of(kinds: Mapping[str, str]) -> Template:
+    """Build a template over fields, such as {"title": "text", "colours": "list?"}."""
+    labels = {name: name.replace("_", " ") for name in kinds}
+    listed = [label.lower() for label in labels.values()]
+    slots = {
+        n: f"{n}:{kind}" if kind.strip("?") not in ("", "text") else f"{n}{kind[4:]}"
+        for n, kind in kinds.items()
+    }
+    return Template(
+        name="fields",
+        question=f"Name {', '.join(listed[:-1])}{' and ' * (len(listed) > 1)}{listed[-1]} of the "
+        "product in this image.",
+        answer=", ".join(f"{labels[n].title()}: {{{slot}}}" for n, slot in slots.items()),
+        layout="chat",
     )
 
 

@@ -78,11 +78,12 @@ class FieldKind:
     headline: str  # the suffix of the most important one
     scale: Callable[[Sequence[Value]], Scale] | None = None
     """Values that baselines predict by their median; others are guessed by their frequency."""
+    of_unit: Callable[[str], "FieldKind"] | None = None  # the kind of values that a unit fits
 
 
 def has_value(value: Value) -> bool:
-    """Whether a value is there; NaN, as tables mark an empty number, is not."""
-    return value is not None and value == value
+    """Whether a value is there; an empty text and NaN, as tables mark an empty number, are none."""
+    return value is not None and value != "" and value == value
 
 
 def equal(column: FieldValues) -> SampleValues:
@@ -123,3 +124,8 @@ def as_pattern(literal: str) -> str:
         character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}"
         for character in literal
     )
+
+
+def inside(text: str, until: str) -> str:
+    """Build the expression of a literal inside a value that ends before `until`."""
+    return as_pattern(escape(f"\0{text}\0", until)[1:-1])

@@ -23,7 +23,7 @@ from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.atomic import write_bytes
 from phi_vision.io.image_decoding import open_image
-from phi_vision.metrics.field_metrics import METRICS, PARSE_RATE, is_field_correct
+from phi_vision.metrics.field_metrics import METRICS, OPTIONAL, PARSE_RATE, is_field_correct
 from phi_vision.runs import SMOOTHING, History, RunDir, curve, read_history, smooth, thin
 
 STYLE_FILE = Path(__file__).parents[1] / "templates" / "plots.mplstyle"
@@ -33,10 +33,11 @@ RED, INK, SOFT = "#c02626", "#1f2430", "#5b6270"
 PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}  # part -> color of its rate
 
 DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
+DRAWN |= {"set_f1", "overall", "missing_f1"}
 BETTER = {PARSE_RATE.name: PARSE_RATE.better} | {
-    f"_{short}": METRICS[kind][short].better
-    for kind in METRICS
-    for short in DRAWN & {*METRICS[kind]}
+    f"_{short}": measures[short].better
+    for measures in (*METRICS.values(), OPTIONAL)
+    for short in DRAWN & {*measures}
 }
 """Ending of a metric's name -> its better direction. Two or three per field are drawn; the log has
 all of them."""

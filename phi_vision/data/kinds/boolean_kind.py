@@ -1,0 +1,56 @@
+"""Yes or no, such as whether a coat has a hood."""
+
+import numpy as np
+
+from phi_vision.data.kinds.field_kind import (
+    FieldKind,
+    FieldValues,
+    Measure,
+    SampleValues,
+    equal,
+    inside,
+)
+from phi_vision.data.samples import Value
+
+WORDS = {"yes": True, "no": False}
+
+
+def write(value: Value) -> str | None:
+    """Format a boolean: True -> "yes"."""
+    return next((word for word, meant in WORDS.items() if value is meant), None)
+
+
+def read(text: str) -> Value:
+    """Invert `write`."""
+    if text not in WORDS:
+        raise ValueError(text)
+    return WORDS[text]
+
+
+def grammar(until: str) -> str:
+    """Build the expression of the two words."""
+    return "|".join(inside(word, until) for word in WORDS)
+
+
+def _positives(column: FieldValues) -> SampleValues:
+    """Rows of (both, predicted, true): whether the value is yes."""
+    rows = [
+        (one is True and two is True, one is True, two is True) for _, one, two in column.pairs()
+    ]
+    return np.array(rows, float).reshape(-1, 3)
+
+
+BOOLEAN = FieldKind(
+    write=write,
+    read=read,
+    grammar=grammar,
+    is_correct=lambda predicted, true: predicted is true,
+    error=lambda predicted, true: float(predicted is not true),
+    measures={
+        "accuracy": Measure(equal),
+        "precision": Measure(_positives, "overlap_precision", is_approximate=True),
+        "recall": Measure(_positives, "overlap_recall", is_approximate=True),
+        "f1": Measure(_positives, "overlap_f1", is_approximate=True),
+    },
+    headline="accuracy",
+)
