@@ -31,7 +31,7 @@ RECIPES = {
 """Base, phi-vision-small or phi-vision-photo -> recipe and options of `phi-vision train`."""
 BLIND = (
     "--withhold-images --no-train-vision --no-train-projector --projector-learning-rate none "
-    "--feature-noise 0 --image-token-dropout 0"
+    "--feature-noise 0 --image-token-dropout 0 --augmentation"
 )
 SHOWN = (
     "parse_rate",

@@ -197,9 +197,8 @@ def reader_of(kind: Any) -> dict[str, Any]:
     if get_origin(plain) is Literal:
         return {"type": one_of(get_args(plain)), "metavar": f"{{{','.join(get_args(plain))}}}"}
     if get_origin(plain) is tuple:
-        several = {"nargs": "+", "action": "extend"}
         if get_origin(item := get_args(plain)[0]) is Literal:
-            return {**reader_of(item), **several}
-        return {**several, "metavar": "NAME"}
+            return {**reader_of(item), "nargs": "*", "action": "extend"}  # or none of them
+        return {"nargs": "+", "action": "extend", "metavar": "NAME"}
     reader = value_of(plain, or_none=types.NoneType in choices)
     return {"type": reader, "metavar": METAVARS[plain]}
