@@ -36,7 +36,7 @@ OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 
   --metric-for-best-model full_price_median_ape --eval-samples 128
 
 say "4. Evaluation on held-out images"
-phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95
+phi-vision evaluate runs/demo/run --data runs/demo/catalog --target-precision 0.95 --batch-size 64
 
 say "5. Prediction of the fine-tuned model on the same image"
 phi-vision predict runs/demo/run runs/demo/image.jpg | tee "$demo/after.txt"

@@ -24,6 +24,7 @@ from phi_vision.metrics.field_metrics import headline_metrics
 from phi_vision.metrics.scores import Scores
 from phi_vision.runs import RunDir, read_history
 from phi_vision.training.tracking import plots
+from phi_vision.training.tracking.plots import ShownPrediction
 from phi_vision.training.tracking.tensorboard_run import TensorboardRun
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ MACHINE_DEPENDENT = {"samples_per_second", "tokens_per_second", "seconds", *MACH
 """Keys of the log that depend on the machine: all others are the same in an equal run."""
 
 LOGGED_STEPS = 20  # progress lines of a run whose output goes to a file
-PLOT_INTERVAL = 20.0  # seconds between plots, which take one to draw; the last are always drawn
+PLOT_INTERVAL = 60.0  # seconds between plots, which take one to draw; the last are always drawn
 
 Tracker: TypeAlias = "WandbRun | TensorboardRun"
 
@@ -57,6 +58,7 @@ class Tracking:
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._tracker: Tracker | None = None
+        self._shown: tuple[Sequence[ShownPrediction], int] | None = None  # and their step
         self._last_plots = time.monotonic()
         if self.writes:
             truncate_log(self.run.log_file, self.first_step)
@@ -129,11 +131,17 @@ class Tracking:
     def _show(self, step: int, scores: Scores, samples: Sequence[Sample]) -> None:
         template = find_template(str(self.run.template_file))
         shown = plots.show_predictions(scores.predictions, samples, template)
-        plots.save_figure(plots.draw_predictions(shown, step), self.run.plots_dir / "answers.png")
+        self._shown = shown, step
         self._track(lambda tracker: tracker.show(step, shown))
 
     def _draw(self) -> None:
-        _attempt("drawing the plots", lambda: plots.draw_plots(self.run))
+        def draw() -> None:
+            plots.draw_plots(self.run)
+            if self._shown is not None:
+                figure = plots.draw_predictions(*self._shown)
+                plots.save_figure(figure, self.run.plots_dir / "answers.png")
+
+        _attempt("drawing the plots", draw)
         self._last_plots = time.monotonic()
 
     def _track(self, act: Callable[[Tracker], None]) -> None:
