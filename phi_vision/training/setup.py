@@ -30,7 +30,7 @@ from phi_vision.data.streaming import StreamedRows, open_streams, read_head
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
-from phi_vision.metrics.field_metrics import metrics_for
+from phi_vision.metrics.field_metrics import headline_metrics, metrics_for
 from phi_vision.model.checkpoint import UNTRAINED
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
@@ -330,13 +330,14 @@ def check_fields(samples: Sequence[Sample], template: Template) -> None:
 def best_metric(recipe: Recipe, template: Template) -> tuple[str, bool]:
     """Return the Trainer's name of `metric_for_best_model`, and whether higher is better.
 
-    By default the accuracy of a category with which generated answers begin, else the loss.
+    By default the headline metric of a category with which generated answers begin, else the loss.
     Raises ValueError if predictions in the template have no such metric.
     """
     name, metrics, first = recipe.metric_for_best_model, metrics_for(template), template.fields[0]
     if name is None:
         is_category = template.kinds[first] == "category" and recipe.objective == "sft"
-        name = f"{first}_accuracy" if is_category and recipe.eval_samples else VALIDATION_LOSS
+        headline = headline_metrics(template)[0]
+        name = headline if is_category and recipe.eval_samples else VALIDATION_LOSS
     if name == VALIDATION_LOSS:
         return "eval_loss", False
     known = [VALIDATION_LOSS, *(each for each in metrics if metrics[each].better != "zero")]
@@ -378,10 +379,14 @@ def check_samples(
     for field in fields:
         if records and missing[field] == records:
             raise failure("all_missing", field=field, template=collator.template.name)
-        if missing[field]:
+        lacking = (missing[field], total, field)
+        if field in collator.template.optional:
+            logger.info("%d of %d samples have no %s: %s", *lacking, collator.template.missing)
+        elif missing[field]:
             logger.warning(
                 "%d of %d samples have no %s, and the model learns to answer null there; if it is "
-                "only unknown, remove these samples",
-                *(missing[field], total, field),
+                "only unknown, remove these samples, or make the field optional in the template, "
+                "as in {%s?}",
+                *(*lacking, field),
             )
     return lengths

@@ -230,3 +230,25 @@ def test_conversations_may_consist_of_their_replies(
     rows = [{"id": str(at), "messages": talk} for at in range(6)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
     assert len(checks.prepare(make_recipe("lora", data=str(tmp_path))).training) == 4
+
+
+def test_missing_values_of_an_optional_field_are_trained_as_its_phrase(
+    tiny_checkpoint: Path, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    product = TEMPLATES["product"]
+    answer = product.answer.replace("category}", "category?}").replace("number}", "number?}")
+    template = replace(product, answer=answer, missing="none")
+    collator = CompletionCollator(processor=load_processor(tiny_checkpoint), template=template)
+    nothing = {"category3_code": None, "full_price": None}
+    known = [*samples[:2], *(replace(s, record={**s.record, **nothing}) for s in samples[2:])]
+    with caplog.at_level("INFO"):
+        checks.check_samples(collator, known)
+    assert "2 of 4 samples have no full_price: none" in caplog.text
+    assert "answer null" not in caplog.text
+    labels = collator(known)["labels"]
+    texts = [collator.processor.tokenizer.decode(row[row != IGNORED]) for row in labels]
+    assert "Category: none, Full Price: none" in texts[2]
+    assert "none" not in texts[0]
+    recipe = replace(RECIPES["lora"](), metric_for_best_model=None)
+    first = replace(TEMPLATES["category-first"], answer="{category3_code:category?}, {title}")
+    assert checks.best_metric(recipe, first)[0] == "eval_category3_code_overall"
