@@ -8,11 +8,11 @@ TORCH := torch==2.13.0
 CODE := phi_vision pretraining benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv browser demo test docs format clean
+.PHONY: help venv browser demo demo-photos test docs format clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
-		| while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 venv: .venv/.installed  ## create .venv with everything the project needs
 
@@ -27,6 +27,11 @@ venv: .venv/.installed  ## create .venv with everything the project needs
 
 demo: venv  ## sample catalog, fine-tuning, evaluation, one question before and after
 	./demo.sh
+
+demo-photos:  ## the same on photographs: make demo-photos DATA=FOLDER, of images with their records
+	@test -e "$(DATA)" || { echo "make demo-photos: there is no DATA '$(DATA)'; give a folder of images with a table of their records, or with a folder for each category: make demo-photos DATA=FOLDER" >&2; exit 2; }
+	@$(MAKE) --no-print-directory venv
+	./demo.sh "$(DATA)"
 
 browser:  ## install Chromium, which the tests of the pages look with, where apt and root are there
 	@command -v chromium >/dev/null || \

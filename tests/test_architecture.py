@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 30_790
+BUDGET = 30_810
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220), the base assembled from pre-trained parts (780), its start
@@ -236,8 +236,9 @@ and noise in training (200), samples read on access or streamed (900), attention
 losses checked behind the launch of the backward pass (60), a faster start (80), adapters as one
 function (140), a last layer at labels alone (110), generation of batches (300), optional fields
 with one module for each kind of field (380), a recipe for photographs, whose weights the first
-field selects (30), random changes of training images (190), images prepared in threads (15), and
-lists, quantities, money and booleans (450), read from messy cells and suggested for columns (380).
+field selects (30), random changes of training images (190), images prepared in threads (15),
+lists, quantities, money and booleans (450), read from messy cells and suggested for columns (380);
+and parts of the photo base that do not fit are refused before a download (20).
 """
 
 

