@@ -82,7 +82,9 @@ def measure(
             run = RunDir(scratch / f"run-{number}")
             command = [sys.executable, "-c", CALL, "train", "lora", "--model", SMALL]
             command += ["--data", str(data), "--output-dir", str(run.path), "--eval-samples", "0"]
-            command += ["--report-to", "none", "--max-steps", str(steps), *options]
+            # The last step is followed by an evaluation of all validation samples.
+            command += ["--validation-fraction", "0.001", "--report-to", "none"]
+            command += ["--max-steps", str(steps), *options]
             command = _enter(group, command)
             process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             watched.append(_Watched(process, run))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor, pad_to_crops
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.synthetic.drawing import Garment, draw, random_garment, random_scene
 
 SHARD_SIZE = 500
@@ -46,10 +46,9 @@ def draw_shard(folder: Path, shard: int, processor: Phi3VImageProcessor) -> None
     for _ in range(SHARD_SIZE):
         garment, scene = random_garment(rng), random_scene(rng)
         image = draw(garment, scene, longest_side=LONGEST_SIDE)
-        padded = pad_to_crops(image, processor.num_crops, processor.crop_size)
-        pixels = processor.preprocess(image)["pixel_values"]
-        crops.append(_to_bytes(pixels, processor))
-        lines.append({"garment": asdict(garment), "size": [padded.height, padded.width]})
+        made = processor.preprocess(image)
+        crops.append(_to_bytes(made["pixel_values"], processor))
+        lines.append({"garment": asdict(garment), "size": made["image_sizes"][0].tolist()})
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{shard:04d}.unfinished.npy"
     np.save(unfinished, np.concatenate(crops))

@@ -12,6 +12,7 @@ from typing import TypedDict, cast
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from phi_vision.data.conversation import Segment, conversation_segments
 from phi_vision.data.samples import Sample, failure
@@ -63,20 +64,28 @@ class CompletionCollator:
         rows = [self.segments(sample) for sample in samples]
         texts = ["".join(segment.text for segment in row) for row in rows]
         images = [sample.open_images() for sample in samples]
-        padding = {"return_tensors": "pt", "padding": True, "padding_side": "right"}
-        found = self.processor(text=texts, images=images if any(images) else None, **padding)
-        batch = cast(Batch, found.data)
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        for place, (sample, row, length) in enumerate(zip(samples, rows, lengths, strict=True)):
-            if self.max_length is not None and length > self.max_length:
-                raise failure(
-                    "too_long", id=sample.id, length=length, what="", limit=self.max_length
-                )
-            ids = batch["input_ids"][place, :length]
-            is_supervised = self._supervised(row, ids)
-            labels[place, :length][is_supervised] = ids[is_supervised]
-        return {**batch, "labels": labels, "sample_ids": [sample.id for sample in samples]}
+        shown, *_ = self.processor.prepare_inputs_layout(images=images, text=texts)
+        made = self.processor.image_processor(shown) if shown else {}
+        counts = iter(made.pop("num_img_tokens").tolist() if shown else ())
+        ids, labels = list[list[int]](), list[torch.Tensor]()
+        for sample, row, pieces in zip(samples, rows, self.tokenize_all(rows), strict=True):
+            of_row, labels_of_row = list[int](), list[int]()
+            for segment, piece in zip(row, pieces, strict=True):
+                tokens = self.processor.repeat_image_token(piece, counts)
+                of_row += tokens
+                labels_of_row += tokens if segment.is_supervised else [IGNORED] * len(tokens)
+            length, limit = len(of_row), self.max_length
+            if limit is not None and length > limit:
+                raise failure("too_long", id=sample.id, length=length, what="", limit=limit)
+            ids.append(of_row)
+            labels.append(torch.tensor(labels_of_row))
+        batch = {
+            **self.processor.pad_rows(ids, "right"),
+            **made,
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+            "sample_ids": [sample.id for sample in samples],
+        }
+        return cast(Batch, batch)
 
     def segments(self, sample: Sample) -> list[Segment]:
         """Render a sample as prompts and completions by turns."""
@@ -152,21 +161,6 @@ class CompletionCollator:
                 texts = [str(sample.record[field]) for field in fields]
                 tokens = prompts[images] + literals + TURN_TOKENS * (len(texts) + 1)
             yield sample, tokens + CHARACTER_TOKENS * sum(map(len, texts)) + of_image * images
-
-    def _supervised(self, row: Sequence[Segment], ids_L: torch.Tensor) -> torch.Tensor:
-        """Mark the tokens of a row's supervised segments: (L,) bool.
-
-        Counted on the text alone, in which each image is one token; then stretched to the tokens
-        that the images became.
-        """
-        supervised = list[bool]()
-        for segment, tokens in zip(row, self.tokenize(row), strict=True):
-            supervised += [segment.is_supervised] * len(tokens)
-        is_image_L = ids_L == self.processor.image_token_id
-        # A run of image tokens ends with <s>, so its first token stands for the whole run.
-        starts_L = is_image_L & ~nn.functional.pad(is_image_L, (1, 0))[:-1]
-        place_L = (~is_image_L | starts_L).cumsum(0) - 1
-        return torch.tensor(supervised)[place_L]
 
 
 def select_labelled(batch: Batch) -> Batch:

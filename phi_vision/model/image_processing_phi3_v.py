@@ -96,20 +96,23 @@ class Phi3VImageProcessor(BaseImageProcessor):
                 `num_img_tokens` (N,): how many image tokens each image becomes.
         """
         loaded = self.fetch_images(images if isinstance(images, (list, tuple)) else [images])
-        limit = num_crops or self.num_crops
-        padded = [pad_to_crops(_as_rgb(image), limit, self.crop_size) for image in loaded]
-        sizes = [(image.height, image.width) for image in padded]
-        cut = [self._cut(image) for image in padded]
+        limit, size = num_crops or self.num_crops, self.crop_size
+        rgb = [_as_rgb(image) for image in loaded]
+        sizes = [padded_size(image.width, image.height, limit, size) for image in rgb]
+        counts = [1 + height * width // size**2 for height, width in sizes]
+        # Every image writes to its own part of the result.
         if self.pad_crops if pad_crops is None else pad_crops:
-            # Crops of zeros up to (1 + num_crops, 3, S, S).
-            missing = [(0, 0, 0, 0, 0, 0, 0, 1 + limit - len(crops)) for crops in cut]
-            pixel_values = torch.stack(list(map(torch.nn.functional.pad, cut, missing)))
+            pixel_values = torch.zeros(len(rgb), 1 + limit, 3, size, size)
+            parts = [crops[:count] for crops, count in zip(pixel_values, counts, strict=True)]
         else:
-            pixel_values = torch.cat(cut) if len(cut) > 1 else cut[0]
+            pixel_values = torch.empty(sum(counts), 3, size, size)
+            parts = list(pixel_values.split(counts))
+        for image, crops_K3SS in zip(rgb, parts, strict=True):
+            self._cut(pad_to_crops(image, limit, size), crops_K3SS)
         data = {
             "pixel_values": pixel_values,
             "image_sizes": torch.tensor(sizes, dtype=torch.long),
-            "num_img_tokens": torch.tensor([self.count_tokens(*size) for size in sizes]),
+            "num_img_tokens": torch.tensor([self.count_tokens(*each) for each in sizes]),
         }
         return BatchFeature(data=data, tensor_type=return_tensors)
 
@@ -131,54 +134,59 @@ class Phi3VImageProcessor(BaseImageProcessor):
         Input:  500, 333 (at most 4 crops)
         Output: 757
         """
-        size = self.crop_size
-        longer, shorter = resized_size(max(width, height), min(width, height), self.num_crops, size)
-        padded = math.ceil(shorter / size) * size
-        return self.count_tokens(*((longer, padded) if width < height else (padded, longer)))
+        return self.count_tokens(*padded_size(width, height, self.num_crops, self.crop_size))
 
-    def _cut(self, image: Image.Image) -> torch.Tensor:
-        """Normalise and cut a padded image: (1 + rows * columns, 3, S, S), global view first."""
+    def _cut(self, image: Image.Image, cut: torch.Tensor) -> None:
+        """Normalise a padded image, cut into (1 + rows * columns, 3, S, S), global view first."""
         size = self.crop_size
         rows, columns = image.height // size, image.width // size
-        cut = torch.empty(1 + rows * columns, 3, size, size)
         crops = cut[1:].view(rows, columns, 3, size, size)
         # Channel by channel, so that the pixels at work stay in the processor's cache.
-        for channel, mean, std, place in zip(
-            image.split(), self.image_mean, self.image_std, range(3), strict=True
-        ):
-            pixels_HW = torch.from_numpy(np.array(channel)).float().div_(255).sub_(mean).div_(std)
+        for place, mean, std in zip(range(3), self.image_mean, self.image_std, strict=True):
+            channel = np.frombuffer(image.tobytes("raw", "RGB"[place]), np.uint8)
+            pixels_HW = torch.from_numpy(channel.astype(np.float32)).view(rows * size, -1)
+            pixels_HW.div_(255).sub_(mean).div_(std)
             crops[:, :, place] = pixels_HW.view(rows, size, columns, size).transpose(1, 2)
             # White bars included: as the official code.
-            cut[0, place] = shrink(shrink(pixels_HW, size, dim=0), size, dim=1)
-        return cut
+            cut[0, place] = shrink(shrink(pixels_HW, size).t(), size).t()
 
 
-def shrink(pixels: torch.Tensor, size: int, *, dim: int) -> torch.Tensor:
-    """Shrink one dimension to `size`, a divisor of its length: bicubic, without antialiasing.
+def shrink(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Shrink the rows to `size`, a divisor of their number: bicubic, without antialiasing.
 
     As `torch.nn.functional.interpolate`, whose taps are the same for every pixel where the factor
     is whole: the middle one of an odd factor, four around the middle of an even one.
 
-    Input:  672 values, size 336
-    Output: 336 values, each 0.59 of its two and -0.09 of their two neighbours
+    Input:  672 rows, size 336
+    Output: 336 rows, each 0.59 of its two and -0.09 of their two neighbours
     """
-    factor = pixels.shape[dim] // size
-    if factor == 1:
-        return pixels
-    parts, middle = pixels.unflatten(dim, (size, factor)), factor // 2
+    factor = len(pixels) // size
+    middle = factor // 2
     if factor % 2:
-        shrunk: torch.Tensor = parts.select(dim + 1, middle)
-        return shrunk
-    left, right = parts.select(dim + 1, middle - 1), parts.select(dim + 1, middle)
-    if factor == 2:
-        # The outer taps are values of the neighbours; at the border, of the border.
-        before = torch.cat([left.narrow(dim, 0, 1), right.narrow(dim, 0, size - 1)], dim)
-        after = torch.cat([left.narrow(dim, 1, size - 1), right.narrow(dim, size - 1, 1)], dim)
-    else:
-        before, after = parts.select(dim + 1, middle - 2), parts.select(dim + 1, middle + 1)
+        return pixels[middle::factor]
+    left, right = pixels[middle - 1 :: factor], pixels[middle::factor]
     inner, outer = BICUBIC_TAPS
     shrunk = (left + right).mul_(inner)
-    return shrunk.add_(before, alpha=outer).add_(after, alpha=outer)
+    if factor > 2:
+        before, after = pixels[middle - 2 :: factor], pixels[middle + 1 :: factor]
+        return shrunk.add_(before, alpha=outer).add_(after, alpha=outer)
+    # The outer taps are values of the neighbours; at the border, of the border.
+    shrunk[1:].add_(right[:-1], alpha=outer)
+    shrunk[:1].add_(left[:1], alpha=outer)
+    shrunk[:-1].add_(left[1:], alpha=outer)
+    shrunk[-1:].add_(right[-1:], alpha=outer)
+    return shrunk
+
+
+def padded_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
+    """Return the (height, width) in pixels of an image that is resized and padded.
+
+    Input:  500, 333, num_crops 4, crop_size 336
+    Output: 672, 672
+    """
+    longer, shorter = resized_size(max(width, height), min(width, height), num_crops, crop_size)
+    padded = math.ceil(shorter / crop_size) * crop_size
+    return (longer, padded) if width < height else (padded, longer)
 
 
 def resized_size(width: int, height: int, num_crops: int, crop_size: int) -> tuple[int, int]:
@@ -223,7 +231,7 @@ def _as_rgb(image: Any) -> Image.Image:
         raise ValueError(
             f"Images are read as PIL images; got {type(image).__name__}. Use PIL.Image.fromarray."
         )
-    rgb: Image.Image = image.convert("RGB")
+    rgb: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
     return rgb
 
 

@@ -8,9 +8,13 @@ begins each piece with `<s>`. The model was trained on that.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import is_valid_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
@@ -18,6 +22,9 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 IMAGE_TAG = re.compile(r"<\|image(?:_(\d+))?\|>")
 
 STOP_TOKENS = ("<|end|>", "<|endoftext|>", "</s>")
+
+# Options of a call that concern rows of ids alone; with others the whole text is tokenized.
+ROW_OPTIONS = {"add_special_tokens", "padding", "padding_side", "return_tensors"}
 
 # More images than a context holds.
 MAX_IMAGES = 1000
@@ -81,6 +88,48 @@ class Phi3VProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """The outputs of a call."""
         return ["input_ids", "attention_mask", "pixel_values", "image_sizes"]
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Convert texts and their images to inputs of the model.
+
+        For tensors an image is one placeholder while its text is tokenized, and is repeated among
+        the ids: a tokenizer takes a millisecond for a thousand of them.
+        """
+        is_padded = kwargs.get("return_tensors") == "pt" and kwargs.get("padding", True) is True
+        if images is None or text is None or not is_padded or kwargs.keys() - ROW_OPTIONS:
+            return super().__call__(images=images, text=text, **kwargs)
+        shown, texts, *_ = self.prepare_inputs_layout(images=images, text=text, **kwargs)
+        made = self.image_processor(shown) if shown else BatchFeature()
+        once = self.replace_image_token({"num_img_tokens": [1]}, 0)
+        ids = self.tokenizer(
+            [words.replace(self.image_token, once) for words in texts],
+            add_special_tokens=kwargs.get("add_special_tokens", True),
+        )["input_ids"]
+        counts = iter(made.pop("num_img_tokens").tolist() if shown else ())
+        rows = [self.repeat_image_token(row, counts) for row in ids]
+        side = kwargs.get("padding_side", self.tokenizer.padding_side)
+        return BatchFeature({**self.pad_rows(rows, side), **made})
+
+    def repeat_image_token(self, ids: Sequence[int], counts: Iterator[int]) -> list[int]:
+        """Repeat the placeholder of each image.
+
+        Input:  `1 32044 1 9 32044 1`, counts 2, 3
+        Output: `1 32044 32044 1 9 32044 32044 32044 1`
+        """
+        repeated = list[int]()
+        for token in ids:
+            repeated += [token] * (next(counts) if token == self.image_token_id else 1)
+        return repeated
+
+    def pad_rows(self, rows: Sequence[Sequence[int]], side: str) -> dict[str, torch.Tensor]:
+        """Pad rows of ids to the longest: `input_ids` and `attention_mask`, (B, L) each."""
+        ids = [torch.tensor(row) for row in rows]
+        pad = partial(pad_sequence, batch_first=True, padding_side=side)
+        mask = pad([torch.ones_like(row) for row in ids])
+        return {
+            "input_ids": pad(ids, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": mask,
+        }
 
     def prepare_inputs_layout(
         self,

@@ -5,7 +5,6 @@
 Loads no weights: memory.py runs a step on fake tensors, gpus.py knows the speeds.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +18,7 @@ import torch
 from jinja2 import StrictUndefined, Template
 
 from phi_vision.data.collator import CompletionCollator
+from phi_vision.data.parquet_rows import HELD_BYTES
 from phi_vision.data.samples import Sample, SampleRows, join_samples
 from phi_vision.io import formatting
 from phi_vision.io.formatting import GIB
@@ -26,7 +26,7 @@ from phi_vision.io.image_decoding import image_size
 from phi_vision.model.blockwise_attention import BLOCKWISE
 from phi_vision.model.checkpoint import adapter_base, load_config, load_processor, resolve
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
-from phi_vision.model.image_processing_phi3_v import resized_size
+from phi_vision.model.image_processing_phi3_v import padded_size
 from phi_vision.training import gpus, memory, setup
 from phi_vision.training.adapters import choose_precision
 from phi_vision.training.distributed import world_size
@@ -46,6 +46,10 @@ WEIGHT_FRAGMENTATION = 0.7
 ACTIVATION_FRAGMENTATION = {(0, 0): 0.15, (0, 1): 0.7, (1, 0): 0.0, (1, 1): 0.3}
 # Memory of libraries (CPU) that load only with the first step, and with checkpointing.
 LOADED_AT_FIRST_STEP, LOADED_WITH_CHECKPOINTING = 60 * 2**20, 30 * 2**20
+
+# Memory of a process that prepares batches: pages that it does not share with the training, and the
+# row groups that it holds (docs/log.md). The batches that are ready come on top.
+WORKER_BYTES, READY_BATCHES = 48 * 2**20 + HELD_BYTES, 2
 
 MAX_LOADED = 4  # samples that are loaded to measure the time that it takes
 
@@ -112,6 +116,7 @@ class Plan:
     gpu: gpus.Gpu
     seconds: float  # of all steps on the GPU, without evaluations
     workers: int  # processes that prepare batches
+    worker_memory: float  # bytes of all of them, in the memory of the machine
     fits: Sequence[str]
     changes: Sequence[Change]  # settings to change, in this order, if it does not fit
 
@@ -137,7 +142,8 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
     per_step *= min(1.0, rows / batch_size / recipe.gradient_accumulation_steps)
     # Workers load beside the steps.
     loading = load.loading * rows * len(load.training) / len(load.rows)
-    workers = loader_workers(recipe, on_gpu=target.bandwidth is not None)
+    on_gpu = target.bandwidth is not None
+    workers = loader_workers(recipe, on_gpu=on_gpu)
     per_step = max(per_step, loading / workers) if workers else per_step + loading
     mean_length = sum(row.length for row in load.rows) / len(load.rows)
     return Plan(
@@ -148,6 +154,7 @@ def make_plan(recipe: Recipe, gpu: str | None = None) -> Plan:
         gpu=target,
         seconds=steps.total * per_step,
         workers=workers,
+        worker_memory=worker_bytes(recipe, load, on_gpu=on_gpu),
         fits=[n for n, g in gpus.GPUS.items() if estimate_need(recipe, load, g).memory <= g.memory],
         changes=_find_changes(recipe, load, target),
     )
@@ -172,6 +179,8 @@ def estimate_need(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> Need:
     typical = _paired(recipe, typical_batch(load.rows, batch_size))
     cost = memory.training_cost(setting, typical)
     overhead = _cpu_overhead(setting, cost, parts) if on_cpu else {}
+    if on_cpu and (workers := worker_bytes(recipe, load, on_gpu=False)):
+        overhead["workers"] = workers
     if recipe.objective == "dpo" and recipe.method == "full":
         parts["reference"] = parts["weights"]
     if recipe.sharding == "fsdp":
@@ -182,6 +191,15 @@ def estimate_need(recipe: Recipe, load: Workload, gpu: gpus.Gpu) -> Need:
         overhead = {"CUDA": CUDA_CONTEXT}
     parts |= overhead
     return Need(parts=parts, moment=moment, typical=typical, cost=cost, precision=precision)
+
+
+def worker_bytes(recipe: Recipe, load: Workload, *, on_gpu: bool) -> float:
+    """Estimate the memory of the processes that prepare batches."""
+    side = load.config.tower.image_size
+    largest = largest_batch(load.rows, recipe.per_device_train_batch_size)
+    crops = sum(height * width // side**2 + 1 for height, width in largest.images)
+    ready = READY_BATCHES * crops * 3 * side**2 * 4  # pixels in float32
+    return float(loader_workers(recipe, on_gpu=on_gpu) * (WORKER_BYTES + ready))
 
 
 def _cpu_overhead(
@@ -239,14 +257,10 @@ def measure(collator: CompletionCollator, sample: Sample) -> RowSize:
     segments = collator.segments(sample)
     pieces = zip(segments, collator.tokenize(segments), strict=True)
     cutter = collator.processor.image_processor
-    side, images = cutter.crop_size, []
-    for width, height in map(image_size, sample.images):
-        sides = max(width, height), min(width, height)
-        long, short = resized_size(*sides, cutter.num_crops, side)
-        short = math.ceil(short / side) * side
-        images.append((long, short) if height > width else (short, long))
+    side, limit = cutter.crop_size, cutter.num_crops
+    images = tuple(padded_size(*image_size(encoded), limit, side) for encoded in sample.images)
     supervised = sum(len(tokens) for segment, tokens in pieces if segment.is_supervised)
-    return RowSize(image_tokens, text_tokens, supervised, tuple(images))
+    return RowSize(image_tokens, text_tokens, supervised, images)
 
 
 def pack_sizes(sizes: Sequence[RowSize]) -> RowSize:

@@ -34,6 +34,15 @@ MIN_8_BIT, BLOCK_8_BIT, BLOCK_4_BIT, BLOCK_OF_SCALES = 4096, 256, 64, 256
 # Bytes from which glibc gives a tensor pages of its own, and takes them back at once.
 MMAP_THRESHOLD = 32 * 2**20
 
+# Fused attention of a CPU, which PyTorch does not count -> that of a GPU, which it does.
+_ATTENTION = "_scaled_dot_product_flash_attention"
+FUSED = {
+    getattr(torch.ops.aten, f"{_ATTENTION}_for_cpu{end}"): getattr(
+        torch.ops.aten, f"{_ATTENTION}{end}"
+    )
+    for end in ("", "_backward")
+}
+
 
 class BatchShape(NamedTuple):
     """Everything about a batch that decides its memory."""
@@ -72,6 +81,14 @@ class Setting:
         return self.config.dtype or torch.float32
 
 
+def count_flops(operation: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Count the FLOPs of an operation; causal attention computes half of the square."""
+    count = flop_registry.get(FUSED.get(operation, operation))
+    flops = int(count(*args, **kwargs, out_val=out)) if count else 0
+    is_causal = operation in FUSED and any(argument is True for argument in args)
+    return flops // 2 if is_causal else flops
+
+
 class MemoryTracker(TorchDispatchMode):
     """Counts bytes held by the parts in which they were made, their peak, operations and FLOPs."""
 
@@ -88,8 +105,7 @@ class MemoryTracker(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.operations += 1
-        if count := flop_registry.get(func._overloadpacket):
-            self.flops += int(count(*args, **kwargs, out_val=out))
+        self.flops += count_flops(func._overloadpacket, args, kwargs, out)
         is_copy = func is torch.ops.aten._to_copy.default
         source = self._part_of.get(args[0].untyped_storage()._cdata) if is_copy else None
         part = "copies" if source == "weights" else self.part

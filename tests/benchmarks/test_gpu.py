@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.full_size import full_size_config
 from benchmarks.gpu.__main__ import PARTS, main, run
@@ -128,14 +128,9 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(method: str) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "tflop"), [(RECIPE, 13.90), (full(), 23.33)])
-def test_the_flops_at_full_size_are_those_that_torch_counts(
-    recipe: Recipe, tflop: float, shared: SharedModel, monkeypatch: pytest.MonkeyPatch
+def test_the_flops_at_full_size_are_those_that_a_plan_counts(
+    recipe: Recipe, tflop: float, shared: SharedModel
 ) -> None:
-    aten = torch.ops.aten
-    for name in ("", "_backward"):  # counted as those of a GPU
-        of_cpu = getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{name}")
-        of_gpu = getattr(aten, f"_scaled_dot_product_flash_attention{name}")
-        monkeypatch.setitem(flop_registry, of_cpu, flop_registry[of_gpu])
     config = full_size_config(shared.tokenizer)
     costs = Costs(config, RECIPE.r or 0)
     # An image of 672 x 672 pixels: four crops and the global view.
@@ -146,11 +141,11 @@ def test_the_flops_at_full_size_are_those_that_torch_counts(
     counted = training_cost.__wrapped__(setting, batch).flops
     step = costs.lora_step if recipe.method == "lora" else costs.full_step
     # A fused attention computes its scores again in the backward pass; full training's tower too.
-    again = costs.attention(shape, is_causal=False) / 2
+    again = costs.attention(shape) / 2
     if recipe.method == "full":
         tower = config.tower
         again += 2 * 10 * (tower.num_hidden_layers - 1) * 577**2 * tower.hidden_size
-    assert step(shape, is_causal=False) + again == counted
+    assert step(shape) + again == counted
     assert step(shape) / shape.rows == pytest.approx(tflop * 1e12, rel=1e-3)
 
 

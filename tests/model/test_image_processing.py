@@ -74,7 +74,7 @@ def test_shrinking_by_a_whole_factor_is_bicubic_interpolation(rows: int, columns
     expected = torch.nn.functional.interpolate(
         pixels[None, None], size=(8, 8), mode="bicubic", align_corners=False
     )
-    found = shrink(shrink(pixels, 8, dim=0), 8, dim=1)
+    found = shrink(shrink(pixels, 8).t(), 8).t()
     # Sums of four products each way, in another order.
     torch.testing.assert_close(found, expected[0, 0], atol=2e-6, rtol=0)
 
@@ -129,6 +129,18 @@ def test_crops_come_row_by_row_after_the_global_view() -> None:
     assert crops.shape == (5, 3, 336, 336)
     red = crops[1:, 0].mean(dim=(1, 2)) * 0.26862954 + 0.48145466
     assert (red * 255).round().tolist() == GRAYS
+
+
+def test_images_of_a_batch_have_the_crops_that_each_has_alone() -> None:
+    processor, images = (
+        Phi3VImageProcessor(num_crops=4),
+        [Image.radial_gradient("L").resize(size) for size in [(90, 30), (40, 80), (336, 336)]],
+    )
+    for is_padded in (False, True):
+        together = processor(images, pad_crops=is_padded, return_tensors="pt")
+        alone = [processor(image, pad_crops=is_padded, return_tensors="pt") for image in images]
+        for name in together:
+            assert torch.equal(together[name], torch.cat([each[name] for each in alone]))
 
 
 def test_only_crops_that_show_something_are_made() -> None:

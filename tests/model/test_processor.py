@@ -8,7 +8,7 @@ import torch
 from golden_cases import BATCHES, GOLDEN, IMAGE_TOKEN_ID, SINGLE, VERSIONS, Case, as_ours, official
 from PIL import Image
 from toy_rows import NONE, ONE, TWO
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ProcessorMixin
 
 from phi_vision import Phi3VImageProcessor, Phi3VProcessor
 
@@ -140,6 +140,23 @@ def test_a_batch_takes_rows_with_any_number_of_images(
         joined = torch.cat([single[name] for single in alone if name in single])
         assert torch.equal(made[name], joined)
     assert "pixel_values" not in alone[2]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_ids_repeated_after_tokenizing_are_those_of_the_whole_text(
+    processor: Phi3VProcessor, images: list[Image.Image], side: str, is_begun: bool
+) -> None:
+    a, b, c = images
+    texts = ["<s>" * is_begun + text for text in (ONE, TWO, NONE, "<|image_1|>", "<|image_1|> \n")]
+    shown = [[a], [b, c], [], [a], [c]]
+    options = {"padding_side": side, "add_special_tokens": not is_begun, "return_tensors": "pt"}
+    found = processor(text=texts, images=shown, **options)
+    whole = ProcessorMixin.__call__(processor, text=texts, images=shown, **options)
+    assert list(found) == list(whole)
+    for name in whole:
+        assert found[name].dtype == whole[name].dtype
+        assert torch.equal(found[name], whole[name]), name
 
 
 def test_rows_are_padded_on_the_left_unless_asked_otherwise(processor: Phi3VProcessor) -> None:

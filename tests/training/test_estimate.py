@@ -12,13 +12,16 @@ from toy_products import product_rows
 
 from phi_vision.training.estimate import (
     CHANGES,
+    WORKER_BYTES,
     RowSize,
     describe_distribution,
+    estimate_need,
     largest_batch,
     make_plan,
     measure_data,
     options_of,
     typical_batch,
+    worker_bytes,
 )
 from phi_vision.training.gpus import GIB, GPUS, Gpu, find_gpu, seconds_per_step
 from phi_vision.training.memory import Cost
@@ -188,4 +191,20 @@ def test_the_time_of_loading_images_belongs_to_a_step_unless_workers_do_it(
     monkeypatch.setattr("phi_vision.training.recipes.usable_cores", lambda: 5)
     by_default = make_plan(replace(alone, dataloader_num_workers=None), gpu="T4")
     assert by_default.seconds == pytest.approx(400, rel=0.01)
-    assert "workers         4" in by_default.as_text()
+    assert "workers         4, about" in by_default.as_text()
+
+
+def test_processes_that_prepare_batches_take_memory_of_the_machine(
+    make_recipe: MakeRecipe,
+) -> None:
+    none, two = (make_recipe("lora", dataloader_num_workers=count) for count in (0, 2))
+    load = measure_data(none)
+    shape = largest_batch(load.rows, none.per_device_train_batch_size)
+    crops = sum(height * width // 56**2 + 1 for height, width in shape.images)
+    expected = 2 * (WORKER_BYTES + 2 * crops * 3 * 56 * 56 * 4)
+    on_cpu = [estimate_need(recipe, load, find_gpu("cpu")).parts for recipe in (none, two)]
+    assert "workers" not in on_cpu[0]
+    assert on_cpu[1]["workers"] == expected
+    # A GPU's memory has none of it.
+    assert "workers" not in estimate_need(two, load, GPUS["T4"]).parts
+    assert worker_bytes(two, load, on_gpu=True) == expected
