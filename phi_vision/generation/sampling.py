@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from tokenizers.decoders import ByteLevel
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from phi_vision.generation.request import FinishReason, Generation, GenerationRequest
 
 # In SentencePiece vocabularies: the tokens for one byte of a character, and the blank.
 BYTE_TOKEN, BLANK = re.compile(r"<0x([0-9A-F]{2})>"), "\N{LOWER ONE EIGHTH BLOCK}"
+# In byte-level vocabularies, as of phi-vision-photo, each character of a name is a byte.
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 BREAK = "\n"  # a character that is part of no longer token
 
 # llguidance's computing budget for one token. Its default, for servers that accept foreign
@@ -37,8 +41,16 @@ class TokenDecoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._decode = tokenizer.backend_tokenizer.decode_batch
         self._controls = control_tokens(tokenizer)
-        names = tokenizer.get_vocab().items()
-        self._bytes = frozenset(number for name, number in names if BYTE_TOKEN.fullmatch(name))
+        names = enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        if isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
+            partial = (
+                number
+                for number, name in names
+                if number not in self._controls and not _is_text(_byte_level(name))
+            )
+        else:
+            partial = (number for number, name in names if BYTE_TOKEN.fullmatch(name))
+        self._partial = frozenset(partial)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Decode several rows, surrounding whitespace included."""
@@ -47,9 +59,9 @@ class TokenDecoder:
         return decoded
 
     def without_partial_bytes(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Drop single-byte tokens at the end: more of them may make other characters."""
+        """Drop parts of characters at the end: more of them may make other characters."""
         end = len(tokens)
-        while end and tokens[end - 1] in self._bytes:
+        while end and tokens[end - 1] in self._partial:
             end -= 1
         return tokens[:end]
 
@@ -277,8 +289,9 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.bos_token_id
         special = {number for number in controls | set(stops) if number < size}
         self.special_token_ids = sorted(special | set(range(len(names), size)))
-        pairs = enumerate(names)
-        self.tokens = [n.encode() if i in controls else _token_bytes(n) for i, n in pairs]
+        is_byte_level = isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel)
+        read = _byte_level if is_byte_level else _sentence_piece
+        self.tokens = [n.encode() if i in controls else read(n) for i, n in enumerate(names)]
         self.tokens += [b"<unused>"] * (size - len(names))
         self._tokenizer = tokenizer
         self._prefix = len(self._encode(BREAK))
@@ -294,6 +307,20 @@ class _Vocabulary:
         return ids
 
 
-def _token_bytes(name: str) -> bytes:  # `▁Coat` is " Coat", `<0xC3>` the first byte of "ü"
+def _sentence_piece(name: str) -> bytes:  # `▁Coat` is " Coat", `<0xC3>` the first byte of "ü"
     byte = BYTE_TOKEN.fullmatch(name)
     return bytes([int(byte[1], 16)]) if byte else name.replace(BLANK, " ").encode()
+
+
+def _byte_level(name: str) -> bytes:  # `ĠCoat` is " Coat", `Ã` the first byte of "ü"
+    return b"".join(
+        bytes([BYTES[each]]) if each in BYTES else each.encode()  # in added tokens
+        for each in name
+    )
+
+
+def _is_text(part: bytes) -> bool:
+    try:
+        return bool(part.decode())
+    except UnicodeDecodeError:
+        return False
