@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 30_930
+BUDGET = 31_085
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220), the base assembled from pre-trained parts (780), its start
@@ -237,7 +237,7 @@ losses checked behind the launch of the backward pass (60), a faster start (80),
 function (140), a last layer at labels alone (110), generation of batches (300), optional fields
 with one module for each kind of field (380), a recipe for photographs, whose weights the first
 field selects (30), random changes of training images (190), images prepared in threads (15),
-lists, quantities, money and booleans (450), read from messy cells and suggested for columns (380),
+lists, quantities, money, booleans and paths (560), read from messy cells and suggested (410),
 parts of the photo base that do not fit are refused before a download (20), placeholders repeated
 among the ids (35), fused attention and loader processes in plans (45), and byte-level
 vocabularies in constrained decoding (27).

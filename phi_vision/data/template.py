@@ -33,6 +33,7 @@ from phi_vision.data.kinds.field_kind import FieldKind, escape, has_value, unesc
 from phi_vision.data.kinds.list_kind import LIST
 from phi_vision.data.kinds.money_kind import MONEY
 from phi_vision.data.kinds.number_kind import NUMBER
+from phi_vision.data.kinds.path_kind import PATH
 from phi_vision.data.kinds.quantity_kind import QUANTITY
 from phi_vision.data.kinds.text_kind import TEXT
 from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
@@ -42,7 +43,7 @@ from phi_vision.io.formatting import yaml_fault
 END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
 
-Kind = Literal["text", "category", "number", "list", "quantity", "money", "boolean"]
+Kind = Literal["text", "category", "number", "list", "quantity", "money", "boolean", "path"]
 KINDS: dict[Kind, FieldKind] = {
     "text": TEXT,
     "category": CATEGORY,
@@ -51,6 +52,7 @@ KINDS: dict[Kind, FieldKind] = {
     "quantity": QUANTITY,
     "money": MONEY,
     "boolean": BOOLEAN,
+    "path": PATH,
 }
 """Name of a kind of field -> how its values are written, parsed, scored and guessed."""
 
@@ -188,6 +190,11 @@ class Template:
     def fields_of(self, kind: Kind) -> tuple[str, ...]:
         """List the fields of one kind."""
         return tuple(field for field, held in self.kinds.items() if held == kind)
+
+    @property
+    def class_fields(self) -> tuple[str, ...]:
+        """The fields that hold categories, alone or as paths; records are grouped by the first."""
+        return tuple(field for field, kind in self.kinds.items() if kind in ("category", "path"))
 
     @property
     def scaled_fields(self) -> tuple[str, ...]:

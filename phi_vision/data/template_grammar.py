@@ -55,11 +55,11 @@ def grammar_of(template: Template, categories: Mapping[str, Sequence[Value]] | N
 
 
 def known_categories(samples: Sequence[Sample], template: Template) -> dict[str, list[Value]]:
-    """List the values of the category fields of samples, for `grammar_of`.
+    """List the values of the category fields of samples, paths included, for `grammar_of`.
 
     Output: {"category3_code": ["BELTS", "COATS"]}
     """
-    fields = template.fields_of("category")
+    fields = template.class_fields
     if not fields:
         raise failure("no_category_field", name=template.name)
     records = [template.select(sample.record) for sample in samples]

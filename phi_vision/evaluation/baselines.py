@@ -152,7 +152,7 @@ def predict_fields(
     are the most frequent of that category.
     """
     records = [template.select(sample.record) for sample in training]
-    numbers, first = template.scaled_fields, next(iter(template.fields_of("category")), None)
+    numbers, first = template.scaled_fields, next(iter(template.class_fields), None)
     classes = [field for field, kind in template.kinds.items() if kind != "text"]
     groups: list[Value] = [record[first] if first else None for record in records]
     new_groups: list[Value] = [None] * len(new)

@@ -236,7 +236,7 @@ class _Evaluator:
         data, skip = (self.training, self.template), self.config.skip
         if "constant" not in skip:
             self.baselines["constant"] = constant(*data, len(self.samples))
-        has_both = self.template.fields_of("category") and self.template.scaled_fields
+        has_both = self.template.class_fields and self.template.scaled_fields
         if has_both and "category_median" not in skip:
             records = [prediction.record for prediction in self.predictions["model"]]
             self.baselines["category_median"] = category_median(records, *data)

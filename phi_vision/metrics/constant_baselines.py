@@ -96,4 +96,4 @@ def _by_category(training: Sequence[Sample], template: Template) -> dict[Value, 
 
 
 def _category(record: Record, template: Template) -> Value:
-    return next((record.get(field) for field in template.fields_of("category")), None)
+    return next((record.get(field) for field in template.class_fields), None)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phi_vision.data.kinds.field_kind import SampleValues
 from phi_vision.data.kinds.number_kind import as_number
+from phi_vision.data.kinds.path_kind import levels_of
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.image_decoding import open_header
@@ -115,12 +116,16 @@ def find_slices(
     named: dict[str, tuple[Sequence[str], Iterable[str]]] = {}
     for field in (*template.fields_of("category"), *template.fields_of("boolean")):
         named[field] = _by_category([record[field] for record in records])
+    for field in template.fields_of("path"):
+        named[f"{field}, level 1"] = _by_category(
+            [next(iter(levels_of(r[field])), None) for r in records]
+        )
     for field in template.fields_of("number"):
         named[field] = _by_number(*([each[field] for each in side] for side in (records, known)))
     named["image size"] = _by_image_size(samples)
     groups = [[sample.group for sample in each] for each in (samples, training)]
     named["group in training"] = _by_seen(*groups)
-    for field in template.fields_of("text"):
+    for field in (*template.fields_of("text"), *template.fields_of("path")):
         texts = ([each[field] for each in side] for side in (records, known))
         named[f"{field} in training"] = _by_seen(*texts)
     return [

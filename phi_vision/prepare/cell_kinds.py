@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import yaml
 
+from phi_vision.data.kinds import path_kind
 from phi_vision.data.kinds.list_kind import SEPARATOR
 from phi_vision.data.kinds.marked_number import format_amount
 from phi_vision.data.kinds.quantity_kind import UNITS, in_unit, spelled_out, split
@@ -25,6 +26,8 @@ from phi_vision.prepare.text import clean_text, is_placeholder, parse_literal
 
 _failure = error_texts(__file__)
 _WORDS = yaml.safe_load(Path(__file__).with_name("cell_words.yaml").read_text(encoding="utf-8"))
+STEPS = re.compile(r"\s*(?:>|»|›|→|::|/|\||\\)\s*")  # between the levels of a path
+SURE_STEPS = re.compile(r".>.|[»›→]|::")  # which separate nothing but levels
 SEPARATORS = (";", "|", "\n", ",", "/")  # of the items of a list, the surest first
 MAX_CELLS = 300  # of a column, from which its kind is suggested
 MIN_FITTING = 0.9  # share of a column's values that must be of a kind to suggest it
@@ -100,6 +103,15 @@ def _read_list(cell: object, context: CellContext) -> Value:
     for text in texts:
         first.setdefault(text.casefold(), text)
     return SEPARATOR.join(first.values())
+
+
+def _read_path(cell: object, context: CellContext) -> Value:
+    found = parse_literal(cell) if isinstance(cell, str) else cell
+    levels = found if isinstance(found, list | tuple) else STEPS.split(clean_text(str(cell))[0])
+    texts = [clean_text(str(level))[0].replace(">", "/").strip() for level in levels]
+    if not all(texts):
+        raise _failure("missing_parent", found=str(cell)[:80])
+    return path_kind.SEPARATOR.join(texts)
 
 
 def _read_quantity(cell: object, context: CellContext) -> Value:
@@ -202,13 +214,26 @@ def _suggest_list(cells: Sequence[object], context: CellContext) -> Suggestion |
     return Suggestion("list", f"{several} of {len(values)} values have several items{by}")
 
 
+def _suggest_path(cells: Sequence[object], context: CellContext) -> Suggestion | None:
+    paths = [cell for cell in cells if isinstance(cell, str) and SURE_STEPS.search(cell)]
+    values = [value for value in _fits("path", paths, context) if isinstance(value, str)]
+    levels = [path_kind.levels_of(value) for value in values]
+    if len(paths) < MIN_MARKED * len(cells) or not levels:
+        return None
+    roots = {first for first, *_ in levels}
+    if len(roots) > MAX_DISTINCT * len(levels):
+        return None
+    return Suggestion("path", f"up to {max(map(len, levels))} levels below {len(roots)} roots")
+
+
 READERS: dict[Kind, Callable[[object, CellContext], Value]] = {
     "list": _read_list,
     "quantity": _read_quantity,
     "money": _read_money,
     "boolean": _read_boolean,
+    "path": _read_path,
 }
 """Kinds whose cells are read here; texts are cleaned, and numbers are parsed as prices."""
 
-SUGGESTIONS = (_suggest_boolean, _suggest_quantity, _suggest_amount, _suggest_list)
+SUGGESTIONS = (_suggest_boolean, _suggest_quantity, _suggest_amount, _suggest_path, _suggest_list)
 """In this order: what can be two of them is the first."""

@@ -36,8 +36,9 @@ class PrepareConfig:
     were found."""
     fields: tuple[str, ...] = ()
     """Fields of the answer, instead of a template, as FIELD or FIELD:KIND, such as title colours
-    'weight:quantity kg' 'care:text?': text, category, number, list, quantity, money or boolean,
-    with `?` where it may be missing; kinds not given are guessed from the values, and shown."""
+    'weight:quantity kg' 'care:text?': text, category, number, list, quantity, money, boolean or
+    path, with `?` where it may be missing; kinds not given are guessed from the values, and
+    shown."""
     validation: float = 0.1
     """Fraction of samples in the validation split, which is evaluated during training."""
     test: float = 0.1

@@ -13,7 +13,7 @@ from phi_vision.metrics.field_metrics import headline_metrics, metrics_for, valu
 SHOP = Template(
     name="shop",
     question="?",
-    answer="{colours:list}, {weight:quantity}, {price:money}, {hood:boolean}",
+    answer="{colours:list}, {weight:quantity}, {price:money}, {hood:boolean}, {kind:path}",
     layout="chat",
 )
 METRICS = metrics_for(SHOP)
@@ -24,15 +24,15 @@ def records(*rows):
 
 
 TRUE = records(
-    ("red; blue", "500 g", "20 EUR", True),
-    ("red",       "2 kg",  "50 USD", False),
-    ("green",     "10 cm", "10 EUR", True),
-    ("blue; red", "1 l",   "30 EUR", False),
+    ("red; blue", "500 g", "20 EUR", True, "A > B > C"),
+    ("red",       "2 kg",  "50 USD", False, "A > B"),
+    ("green",     "10 cm", "10 EUR", True, "D > E > F"),
+    ("blue; red", "1 l",   "30 EUR", False, "A > B > C"),
 )  # fmt: skip
 PREDICTED = records(
-    ("blue; red", "0.5 kg", "22 EUR", True),   # all right; the price is 10 % off
-    ("red; pink", "3 kg",   "50 EUR", True),   # half too heavy, another currency
-    ("blue",      "10 g",   "5 EUR",  False),  # another dimension
+    ("blue; red", "0.5 kg", "22 EUR", True, "A > B > C"),   # all right; the price is 10 % off
+    ("red; pink", "3 kg",   "50 EUR", True, "A > C"),   # half too heavy, another currency
+    ("blue",      "10 g",   "5 EUR",  False, "D"),  # another dimension
     None,
 )  # fmt: skip
 
@@ -61,6 +61,17 @@ PREDICTED = records(
         ("hood_precision",           1 / 2),
         ("hood_recall",              1 / 2),
         ("hood_f1",                  2 * 1 / (2 + 2)),
+        ("kind_accuracy",            1 / 4),
+        ("kind_level_1_accuracy",    3 / 4),
+        ("kind_level_1_coverage",    3 / 4),
+        ("kind_level_2_accuracy",    1 / 4),
+        ("kind_level_2_coverage",    2 / 4),
+        ("kind_level_3_accuracy",    1 / 3),  # of the three samples with a third level
+        ("kind_level_3_coverage",    1 / 3),
+        # Shared 3 + 1 + 1; predicted 3 + 2 + 1, true 3 + 2 + 3 + 3.
+        ("kind_path_precision",      5 / 6),
+        ("kind_path_recall",         5 / 11),
+        ("kind_path_f1",             2 * 5 / (6 + 11)),
     ],
 )  # fmt: skip
 def test_values_by_hand(name, value):
@@ -73,6 +84,7 @@ def test_every_metric_is_computed_by_hand_and_best_where_all_is_right():
         assert metric.description.endswith("."), name
     assert headline_metrics(SHOP) == (
         *("colours_set_f1", "weight_median_ape", "price_median_ape", "hood_accuracy"),
+        "kind_path_f1",
     )
 
 
@@ -96,7 +108,7 @@ def test_a_draw_is_as_good_as_its_samples_repeated():
 
 
 def test_values_of_another_kind_are_wrong_and_crash_nothing():
-    odd = records(*[(each,) * 4 for each in (None, "", "heavy", 7, -1.5, math.nan, True, "1 xx")])
+    odd = records(*[(each,) * 5 for each in (None, "", "heavy", 7, -1.5, math.nan, True, "1 xx")])
     true = TRUE * 2
     for metric in METRICS.values():
         assert math.isfinite(metric(odd, true)) or metric.aggregate == "overlap_precision"

@@ -33,7 +33,7 @@ RED, INK, SOFT = "#c02626", "#1f2430", "#5b6270"
 PARTS = {"language": BLUE, "projector": GREEN, "vision": ORANGE}  # part -> color of its rate
 
 DRAWN = {"exact", "similarity", "accuracy", "macro_f1", "mae", "median_ape", "within_10"}
-DRAWN |= {"set_f1", "overall", "missing_f1"}
+DRAWN |= {"set_f1", "path_f1", "overall", "missing_f1"}
 BETTER = {PARSE_RATE.name: PARSE_RATE.better} | {
     f"_{short}": measures[short].better
     for measures in (*METRICS.values(), OPTIONAL)
