@@ -50,7 +50,7 @@ phi-vision predict "$model" "$image" ${asked[@]+"${asked[@]}"} | tee "$demo/befo
 say "3. Fine-tuning with LoRA"
 if [ -z "$photos" ]; then
   # In two processes of a thread each, as two threads of one mostly wait for each other in a model this small.
-  OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --no-python \
+  OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --no-python -- \
     phi-vision train lora --model "$model" --data "$data" --output-dir "$run" \
     --num-train-epochs 6 --per-device-train-batch-size 8 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
     --metric-for-best-model full_price_median_ape --eval-samples 128

@@ -80,7 +80,7 @@ def test_the_files_a_document_names_exist(document: Path) -> None:
 def test_a_command_is_found_in_its_script() -> None:
     script = "$ phi-vision train lora \\\n    --data x | tee log   # comment\nls\n"
     assert commands(script) == [["train", "lora", "--data", "x"]]
-    started = "N=1 torchrun --nproc-per-node 2 --no-python phi-vision predict run a.jpg"
+    started = "N=1 torchrun --nproc-per-node 2 --no-python -- phi-vision predict run a.jpg"
     assert commands(started) == [["predict", "run", "a.jpg"]]
 
 
@@ -93,3 +93,10 @@ def test_the_demo_on_photographs_says_which_folder_it_needs(data: list[str]) -> 
     assert done.stdout == ""
     assert done.stderr.startswith("make demo-photos: there is no DATA '")
     assert "make demo-photos DATA=FOLDER" in done.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("file", [ROOT / "demo.sh", *DOCUMENTS], ids=lambda file: file.name)
+def test_torchrun_leaves_the_options_of_phi_vision_alone(file: Path) -> None:
+    for line in joined(file.read_text(encoding="utf-8")):
+        # Without `--` it takes `--r` for an abbreviation of several options of its own.
+        assert not re.search(r"torchrun .*--no-python +phi-vision", line), line

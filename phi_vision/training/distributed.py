@@ -1,6 +1,6 @@
 """Several processes that train one model: launch checks, communication, DDP and FSDP2.
 
-    torchrun --nproc-per-node 2 --no-python phi-vision train lora --data catalog
+    torchrun --nproc-per-node 2 --no-python -- phi-vision train lora --data catalog
 
 starts the command twice. Each process takes its own part of every batch, and only the first writes
 files. Launches that the libraries would turn into something else are errors: docs/distributed.md.
@@ -210,7 +210,7 @@ def check_launch(recipe: Recipe, environment: Mapping[str, str], *, gpus: int) -
 
 
 def _torchrun(processes: int) -> str:
-    return f"`torchrun --nproc-per-node {processes} --no-python phi-vision train …`"
+    return f"`torchrun --nproc-per-node {processes} --no-python -- phi-vision train …`"
 
 
 def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
