@@ -182,7 +182,7 @@ class Template:
         """Field -> kind: {"title": "text", "category3_code": "category"}."""
         return {slot.field: slot.kind for slot in self.parts[1]}
 
-    @property
+    @cached_property
     def optional(self) -> tuple[str, ...]:
         """The fields of which a record may have no value."""
         return tuple(slot.field for slot in self.parts[1] if slot.missing is not None)

@@ -12,6 +12,7 @@ from typing import get_args
 
 from phi_vision.data.samples import IMAGE_MARK, Message, Value
 from phi_vision.prepare.cell_kinds import read_cell
+from phi_vision.prepare.columns import cell_of
 from phi_vision.prepare.images import CleanImage, clean_image
 from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
@@ -133,7 +134,7 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
     required = {*template.fields} - {*template.optional} if template else set[str]()
     needed = required.intersection(numbers)
     for field, column in schema.columns.fields_of(row).items():
-        cell = row.values.get(column)
+        cell = cell_of(row, column)
         if field in schema.contexts:
             record[field] = _read(field, cell, row, schema, field in required, changes)
             continue

@@ -147,6 +147,16 @@ def image_cells(row: Row, columns: Columns) -> list[object]:
     return cells
 
 
+def cell_of(row: Row, column: str) -> object:
+    """Return a cell; of several columns, the levels of a category, all but the last empty ones."""
+    if column in row.values or "," not in column:
+        return row.values.get(column)
+    cells = [row.values.get(name) for name in column.split(",")]
+    while cells and is_empty(cells[-1]):
+        cells.pop()
+    return ["" if is_empty(cell) else str(cell) for cell in cells]
+
+
 def field_name(column: str, taken: Collection[str] = ()) -> str:
     """Convert to a name for braces that is not taken: "Price (GBP)" -> "price_gbp"."""
     name = column if column.isidentifier() else re.sub(r"\W+", "_", column).strip("_").lower()
@@ -160,7 +170,8 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
     for part, column in given.items():
         if part in RESERVED and part not in PARTS:
             raise failure("reserved", part=part, column=column, parts=", ".join(PARTS))
-        texts = column.split(",") if part == "image" else [column]
+        is_several = part == "image" or (part not in PARTS and column not in names)
+        texts = column.split(",") if is_several else [column]
         for name in [name for text in texts for name in _PLACE.findall(text) or [text]]:
             if name not in names:
                 found = ", ".join(names) or "none"
@@ -353,7 +364,7 @@ def _map_fields(
             fields[asked[column]] = column
         elif column not in used and f"{column}_given" not in names:  # Else it is prepared already.
             fields[field_name(column, {*reserved, *fields, *asked.values()})] = column
-    return fields
+    return fields | {part: column for column, part in asked.items() if part not in fields}
 
 
 RATINGS: dict[str, Callable[[str, Sequence[object]], str | None]] = {

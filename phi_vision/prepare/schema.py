@@ -21,7 +21,7 @@ from phi_vision.prepare.cell_kinds import (
     find_separator,
     suggest_kind,
 )
-from phi_vision.prepare.columns import Columns, choose_columns, image_cells, is_empty
+from phi_vision.prepare.columns import Columns, cell_of, choose_columns, image_cells, is_empty
 from phi_vision.prepare.image_references import found_by_name
 from phi_vision.prepare.images import ImageRules
 from phi_vision.prepare.prepare_config import PrepareConfig
@@ -89,7 +89,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
             "missing_fields", name=template.name, names=names, found=found, first=missing[0]
         )
     cells = {
-        field: [row.values.get(column) for row in first] for field, column in columns.fields.items()
+        field: [cell_of(row, column) for row in first] for field, column in columns.fields.items()
     }
     kinds = dict[str, str]()
     if template:

@@ -202,6 +202,24 @@ def test_rows_that_do_not_fit_are_rejected_with_the_field_and_the_reason(tmp_pat
     assert metadata["warnings"]["values of hood"].startswith("1 row cannot be read, and trained")
 
 
+def test_the_levels_of_a_path_may_be_columns(tmp_path: Path) -> None:
+    levels = [("Apparel", "Tops", "Tees"), ("Apparel", "Tops", ""), ("Shoes", "", "Boots")]
+    rows = [
+        product(n, **dict(zip(("one", "two", "three"), levels[n % 3], strict=True)))
+        for n in range(9)
+    ]
+    shop = write_shop(tmp_path / "shop", rows)
+    fields, out = ("title", "kind:path"), tmp_path / "out"
+    metadata = run(shop, out, fields=fields, map=("kind=one,two,three",)).metadata
+    assert metadata["rejected"] == {"kind is a path with a missing parent": 3}
+    assert rows_of(out)["S0"]["kind"] == "Apparel > Tops > Tees"
+    assert rows_of(out)["S1"]["kind"] == "Apparel > Tops"
+    assert rows_of(out)["S1"]["two"] == "Tops"
+    assert metadata["columns"]["kind"] == "one,two,three"
+    with pytest.raises(ValueError, match="there is no column 'four'"):
+        run(shop, out, fields=fields, map=("kind=one,four",))
+
+
 def test_other_columns_are_shown_with_the_command_that_adds_them(tmp_path: Path) -> None:
     metadata = run(write_shop(tmp_path / "shop", shop_rows()), tmp_path / "out").metadata
     shown = metadata["columns"]["not in the answer"]
