@@ -48,52 +48,10 @@ OUT_OF_MEMORY = (  # messages of out-of-memory errors that have no class of thei
 )
 
 
-class LossCheck:
-    """Whether a loss is finite, and what explains one that is not.
-
-    On a GPU the answer is copied to main memory behind the forward pass, so that the backward pass
-    is launched before it is read: to read at once would leave the GPU without work meanwhile.
-    """
-
-    def __init__(
-        self,
-        loss: torch.Tensor,
-        where: str,
-        rows: list[str],
-        inputs: Mapping[str, Any],
-        output: Mapping[str, Any],
-    ) -> None:
-        self.loss, self.where, self.rows = loss.detach(), where, rows
-        explaining = ("labels", "logits_to_keep", "position_ids")
-        self.inputs = {name: inputs[name] for name in explaining if name in inputs}
-        # DPO computes `log_probs`, (B, L - 1), without logits.
-        computed = "log_probs" if "log_probs" in output else "logits"
-        self.outputs = {computed: output[computed].detach()}
-        self._is_finite = self.loss.isfinite().all()
-        self._copied: torch.cuda.Event | None = None
-        if self.loss.is_cuda:
-            held = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._is_finite = held.copy_(self._is_finite, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-
-    @property
-    def is_known(self) -> bool:
-        """Whether to read the answer needs no waiting."""
-        return self._copied is None or self._copied.query()
-
-    def is_finite(self) -> bool:
-        """Wait for the forward pass, not for what was launched after it."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return bool(self._is_finite)
-
-
 class StepCheck(TrainerCallback):
     """Stops if a part got no gradient in the first step, or at a loss that is not finite.
 
-    Hooks on the model, inside of DDP or FSDP wrappers, remove the ids of samples from a batch. On a
-    GPU a loss is checked with the next forward pass, or before the weights change.
+    Hooks on the model, inside of DDP or FSDP wrappers, remove the ids of samples from a batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -102,7 +60,6 @@ class StepCheck(TrainerCallback):
         self.rows: list[str] = []  # samples in each row of the last batch
         self.since_step: list[str] = []  # distinct rows of all batches of this optimizer step
         self._shape, self._has_gradients = "", False
-        self._pending: LossCheck | None = None
         model.register_forward_pre_hook(self._remove_ids, with_kwargs=True)
         model.register_forward_hook(self._check_output, with_kwargs=True)
 
@@ -111,8 +68,7 @@ class StepCheck(TrainerCallback):
         self.step, self.has_begun, self.since_step = state.global_step + 1, True, []
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Check the loss before the weights change, and the gradients of the first step."""
-        self.check_loss()
+        """Check the gradients of the first step."""
         if not self._has_gradients:
             check_gradients(self.model)
             self._has_gradients = True
@@ -124,10 +80,6 @@ class StepCheck(TrainerCallback):
                 samples = f" of the samples {_list(self.since_step)}" if self.since_step else ""
                 step = state.global_step
                 raise failure("diverged", name=name, value=value, step=step, samples=samples)
-
-    def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Check the loss of the last batch of an evaluation."""
-        self.check_loss()
 
     def describe(self) -> str:
         """Format the current computation: "step 3, at a batch of 8 rows of 2509 tokens"."""
@@ -148,36 +100,26 @@ class StepCheck(TrainerCallback):
     def _check_output(
         self, model: nn.Module, given: tuple[Any, ...], inputs: Mapping[str, Any], output: Any
     ) -> None:
-        """Check the loss before this one, and remember this one."""
-        self.check_loss()
-        if (loss := output.get("loss")) is None:
+        """Explain a loss that is not finite: by the weights, or by rows of the batch."""
+        loss = output.get("loss")
+        if loss is None or loss.isfinite().all():
             return
         where = f"in {'' if model.training else 'the evaluation before '}step {self.step}"
-        self._pending = LossCheck(loss, where, self.rows, inputs, output)
-        if self._pending.is_known:
-            self.check_loss()
-
-    def check_loss(self) -> None:
-        """Explain the last loss if it is not finite: by the weights, or by rows of the batch."""
-        check, self._pending = self._pending, None
-        if check is None or check.is_finite():
-            return
-        at = {"loss": check.loss.item(), "where": check.where}
+        at = {"loss": loss.item(), "where": where}
         if name := find_broken_weight(self.model):
             raise failure("broken_weight", name=name, **at)
-        if (log_probs_BL := check.outputs.get("log_probs")) is not None:
+        # DPO computes `log_probs`, (B, L - 1), without logits.
+        if (log_probs_BL := output.get("log_probs")) is not None:
             broken = (~log_probs_BL.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
         else:
-            broken = find_broken_rows(check.inputs, check.outputs["logits"])
-        count = len(check.inputs["labels"])
+            broken = find_broken_rows(inputs, output["logits"])
+        count = len(inputs["labels"])
         if not broken or len(broken) == count > 1:
-            raise failure("all_broken", samples=_list(check.rows), **at)
-        samples = _list([check.rows[row] if check.rows else f"number {row + 1}" for row in broken])
+            raise failure("all_broken", samples=_list(self.rows), **at)
+        samples = _list([self.rows[row] if self.rows else f"number {row + 1}" for row in broken])
         # A value that is not finite also spreads to samples beside it that do not attend to it:
         # zero times infinity is not a number either.
-        packed = (
-            "; without pack_length a row is one sample" if "position_ids" in check.inputs else ""
-        )
+        packed = "; without pack_length a row is one sample" if "position_ids" in inputs else ""
         raise failure("some_broken", count=count, samples=samples, packed=packed, **at)
 
 

@@ -216,9 +216,8 @@ def _torchrun(processes: int) -> str:
 def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the fields of TrainingArguments for the recipe's sharding."""
     if recipe.sharding == "none":
-        # `_touch_vision` makes sure that there are none. Buffers are the same everywhere, but for
-        # rotary frequencies, which follow the lengths of a process's own rows.
-        return {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
+        # `_touch_vision` makes sure that there are none.
+        return {"ddp_find_unused_parameters": False}
     return {
         "fsdp": True,
         # A checkpoint holds whole weights and a whole optimizer state, in one file each.

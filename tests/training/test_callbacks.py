@@ -23,7 +23,6 @@ from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.model.checkpoint import load_model
 from phi_vision.training.adapters import TrainableModel, load_trainable, save_model
 from phi_vision.training.callbacks import (
-    LossCheck,
     StepCallback,
     StepCheck,
     check_gradients,
@@ -537,52 +536,3 @@ def test_a_save_that_fails_leaves_the_former_weights(
 def test_examined_samples_are_spread_over_all(count: int, chosen: str) -> None:
     samples = [Sample(id=name, group=name, images=(), record={}) for name in "abcdef"]
     assert "".join(sample.id for sample in choose_samples(samples, count)) == chosen
-
-
-@pytest.fixture
-def late_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses are not known right after the forward pass, as on a GPU."""
-    monkeypatch.setattr(LossCheck, "is_known", False)
-
-
-@pytest.mark.usefixtures("late_answers")
-def test_a_loss_known_late_is_explained_before_the_weights_change(
-    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
-) -> None:
-    check = StepCheck(trainable.model)
-    trainable.model(**spoil_image(select_labelled(collator(samples)), 1, 3)).loss.backward()
-    with pytest.raises(ValueError, match=r"nan in step 1: of the 4 rows .* only 'p1', 'p3' caused"):
-        check.on_pre_optimizer_step()
-    check.on_pre_optimizer_step()  # explained once
-
-
-@pytest.mark.usefixtures("late_answers")
-def test_a_loss_known_late_is_that_of_its_own_batch(
-    trainable: TrainableModel, collator: CompletionCollator, samples: list[Sample]
-) -> None:
-    check = StepCheck(trainable.model)
-    trainable.model.eval()
-    with torch.no_grad():
-        trainable.model(**spoil_image(select_labelled(collator(samples[:2])), 0))
-        with pytest.raises(ValueError, match=r"in the evaluation before step 1.*only 'p0' caused"):
-            trainable.model(**select_labelled(collator(samples[2:])))
-        trainable.model(**spoil_image(select_labelled(collator(samples[2:])), 1))
-    with pytest.raises(ValueError, match=r"in the evaluation before step 1.*only 'p3' caused"):
-        check.on_evaluate()
-
-
-@pytest.mark.usefixtures("late_answers")
-def test_a_sample_that_breaks_a_loss_known_late_leaves_no_step_behind(
-    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collate = CompletionCollator.__call__
-
-    def spoil(self: CompletionCollator, samples: list[Sample]) -> Batch:
-        names = [sample.id for sample in samples]
-        batch = collate(self, samples)
-        return spoil_image(batch, names.index("p5")) if "p5" in names else batch
-
-    monkeypatch.setattr(CompletionCollator, "__call__", spoil)
-    recipe = make_recipe("lora", save_steps=1, gradient_accumulation_steps=2, max_steps=2)
-    with pytest.raises(ValueError, match=r"only 'p5' caused it"):
-        train(recipe)
