@@ -4,6 +4,7 @@ print(LocalPredictor("phi-vision-small").predict(["coat.jpg"])[0].record)
 """
 
 import copy
+import logging
 import math
 import queue
 import time
@@ -31,9 +32,11 @@ from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
 from phi_vision.io.process import map_in_threads
 from phi_vision.model.blockwise_attention import use_blockwise_attention
-from phi_vision.model.checkpoint import fast_dtype, load_model, load_processor
+from phi_vision.model.checkpoint import UNTRAINED, fast_dtype, load_model, load_processor
 from phi_vision.model.image_processing_phi3_v import resized_size
 from phi_vision.model.modeling_phi3_v import Phi3VTower
+
+logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch", list[int], range, Sequence[Sample])
 DEFAULT_TEMPLATE = "product"  # of a model that comes without one
@@ -74,6 +77,9 @@ class LocalPredictor:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or fast_dtype(device)
         self.model, self.processor = loaded, _ = load_model(model, dtype=dtype, device=device)
+        if getattr(loaded.config, UNTRAINED, False):
+            advice = "fine-tune it first, as with `phi-vision train photo --model %s`"
+            logger.warning("%s has not learned yet to see images: " + advice, model, model)
         if device.type == "cpu":
             use_blockwise_attention(loaded)
         for name, weight in loaded.named_parameters():

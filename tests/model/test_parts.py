@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from parts_of_a_base import make_decoder, make_tokenizer, make_tower
 
+from phi_vision.inference.local import LocalPredictor
 from phi_vision.io.hashing import sha256
 from phi_vision.model import parts
 from phi_vision.model.parts import KNOWN, find_part, read_decoder, read_tower
@@ -193,6 +194,14 @@ def test_the_base_is_built_once_in_the_cache(
     written = (folder / "model.safetensors").stat().st_mtime_ns
     assert photo_folder() == folder == tmp_path / "cache" / "phi-vision-photo"
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_base_that_was_never_fine_tuned_says_so(
+    packages: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_base(tmp_path / "base", crop_size=28)
+    LocalPredictor(tmp_path / "base")
+    assert "has not learned yet to see images: fine-tune it first" in caplog.text
 
 
 def test_a_wheel_can_be_given(packages: Callable[[], Path], tmp_path: Path) -> None:
