@@ -82,7 +82,7 @@ def assemble(
     decoder: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     *,
-    crop_size: int = 224,
+    crop_size: int,
     num_crops: int = 1,
 ) -> Assembled:
     """Assemble a checkpoint of the official layout; parts that do not fit are a ValueError.

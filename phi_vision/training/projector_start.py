@@ -1,14 +1,16 @@
 """How image and text meet in training: a start of the projection in closed form, and noise.
 
-    mean features of each training image -> ridge regression -> mean embedding of its answer's texts
+    features of the training images -> first layer: their principal directions, with both signs
+      -> GELU, mean over an image's tokens -> ridge regression -> second layer: mean embedding of
+    the words of the image's category
 
-The regression is linear, and becomes the two layers of the projection without any loss, since
-gelu(x) - gelu(-x) = x: half of the first layer's outputs are a projection P, the others its
-negative, and the second layer takes their difference through Q. Takes seconds.
+The two signs of a direction pass GELU as its value, since gelu(x) - gelu(-x) = x, and as its
+strength, gelu(x) + gelu(-x): in the mean over an image, what is shown and how much it varies. Takes
+seconds.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
 MAX_IMAGES = 4000  # of the training data, evenly spread
-MAX_MEASURED = 64  # of them, by which the length of image tokens is chosen
+MAX_MEASURED = 256  # of them, for the directions and the length of image tokens
 BATCH = 16
+PENALTY = 0.3  # of the regression on standardised inputs, times the number of images
 
 
 @torch.no_grad()
@@ -35,11 +38,12 @@ def start_projection(
     samples: Sequence[Sample],
     template: Template,
 ) -> None:
-    """Set the projection so that image tokens are near the words of their answers.
+    """Set the projection so that image tokens are near the words of their images' categories.
 
-    Raises ValueError if fewer than two samples have an image and a text in their answer.
+    Of the texts, where the template has no category. Raises ValueError if fewer than two samples
+    have an image and such a value.
     """
-    fields = [*template.fields_of("category"), *template.fields_of("text")]
+    fields = template.fields_of("category") or template.fields_of("text")
     chosen = [
         (sample, text)
         for sample in samples[:: 1 + len(samples) // MAX_IMAGES]
@@ -49,74 +53,88 @@ def start_projection(
         raise failure("too_few", count=len(chosen))
     words: Any = model
     embeddings = words.get_input_embeddings().weight.float().cpu()
-    means, patches = [], []
-    for start in range(0, len(chosen), BATCH):
-        features_NPD = _features(model, processor, chosen[start : start + BATCH])
-        means.append(features_NPD.mean(dim=1))
-        patches += [features_NPD.flatten(0, 1)] * (start < MAX_MEASURED)
-    ids = (processor.tokenizer(text, add_special_tokens=False).input_ids for _, text in chosen)
-    targets_NH = torch.stack([embeddings[each].mean(dim=0) for each in ids])
-    weight_HD, bias_H = fit_ridge(torch.cat(means).double(), targets_NH.double())
-    # Single patches vary more than means, and single tokens are longer than their means.
-    found = torch.cat(patches).double() @ weight_HD.T + bias_H
-    factor = embeddings.norm(dim=-1).mean() / found.norm(dim=-1).mean()
-    set_projection(_embedding(model).img_projection, factor * weight_HD, factor * bias_H)
-    logger.info("the projection starts from a regression over %d images", len(chosen))
-
-
-def fit_ridge(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit targets (N, H) by standardised inputs (N, D), with a penalty of N: weight (H, D), bias.
-
-    Input:  inputs of 606 images, 384 wide, targets 576 wide
-    Output: (576, 384), (576,), such that inputs @ weight.T + bias is near the targets
-    """
-    mean, std = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
-    scaled, offset = (inputs - mean) / std, targets.mean(dim=0)
-    gram = scaled.T @ scaled + len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    weight = torch.linalg.solve(gram, scaled.T @ (targets - offset)).T / std
-    return weight, offset - weight @ mean
-
-
-def set_projection(projection: nn.Sequential, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Write a linear map of a patch (H, D) into the two layers, over the mean of four patches.
-
-    Of the map only the largest H / 2 singular values fit.
-    """
+    projection = _embedding(model).img_projection
     # Beside adapters the trained copy of a layer.
     first, second = (
         getattr(layer, "modules_to_save", {"default": layer})["default"]
         for layer in (projection[0], projection[2])
     )
-    half = first.out_features // 2
-    left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    rank = min(half, len(values))
-    root = values[:rank].sqrt()
-    inner = (root[:, None] * right[:rank]).repeat(1, 4) / 4  # of the mean of 2 x 2 patches
-    outer = left[:, :rank] * root
-    for layer in (first, second):
-        layer.weight.zero_(), layer.bias.zero_()
-    first.weight[:rank], first.weight[half : half + rank] = inner, -inner
-    second.weight[:, :rank], second.weight[:, half : half + rank] = outer, -outer
-    second.bias.copy_(bias)
+    measured = chosen[:: 1 + len(chosen) // MAX_MEASURED]
+    set_directions(first, torch.cat([*_tokens(model, processor, measured)]).flatten(0, 1))
+    means, single = list[torch.Tensor](), list[torch.Tensor]()
+    for tokens_NTD in _tokens(model, processor, chosen):
+        activations_NTF = _activations(first, tokens_NTD)
+        means.append(activations_NTF.mean(dim=1))
+        single += [activations_NTF] * (len(single) < MAX_MEASURED // BATCH)
+    ids = (processor.tokenizer(text, add_special_tokens=False).input_ids for _, text in chosen)
+    targets_NH = torch.stack([embeddings[each].mean(dim=0) for each in ids])
+    weight_HF, bias_H = fit_ridge(torch.cat(means).double(), targets_NH.double())
+    # Single tokens are longer than their means.
+    found = torch.cat(single).double() @ weight_HF.T + bias_H
+    factor = embeddings.norm(dim=-1).mean() / found.norm(dim=-1).mean()
+    second.weight.copy_(factor * weight_HF)
+    second.bias.copy_(factor * bias_H)
+    logger.info("the projection starts from a regression over %d images", len(chosen))
+
+
+def set_directions(layer: nn.Linear, tokens_TD: torch.Tensor) -> None:
+    """Set a layer to measure the principal directions of tokens, with unit variance, both signs.
+
+    Its input are the features of four patches (4D); it measures their mean.
+    """
+    mean, std = tokens_TD.mean(dim=0), tokens_TD.std(dim=0).clamp_min(1e-6)
+    scaled = (tokens_TD - mean) / std
+    values, directions = torch.linalg.eigh((scaled.T @ scaled / len(scaled)).double())
+    half = min(layer.out_features // 2, int((values > 1e-6 * values.max()).sum()))
+    inner = (directions[:, -half:] / values[-half:].sqrt()).T.float() / std
+    offset = -(inner @ mean)
+    layer.weight.zero_(), layer.bias.zero_()
+    for sign, start in ((1, 0), (-1, layer.out_features // 2)):
+        layer.weight[start : start + half] = sign * inner.repeat(1, 4) / 4
+        layer.bias[start : start + half] = sign * offset
+
+
+def fit_ridge(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit targets (N, H) by standardised inputs (N, D), with a penalty: weight (H, D), bias (H).
+
+    Input:  inputs of 606 images, 576 wide, targets 576 wide
+    Output: (576, 576), (576,), such that inputs @ weight.T + bias is near the targets
+    """
+    mean, std = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
+    scaled, offset = (inputs - mean) / std, targets.mean(dim=0)
+    penalty = PENALTY * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    weight = torch.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (targets - offset)).T / std
+    return weight, offset - weight @ mean
+
+
+def _activations(first: nn.Linear, tokens_NTD: torch.Tensor) -> torch.Tensor:
+    """Compute what the second layer sees of tokens, each the mean of its four patches."""
+    squares = tokens_NTD.repeat(1, 1, 4).to(first.weight.device, first.weight.dtype)
+    return nn.functional.gelu(first(squares)).float().cpu()
+
+
+def _tokens(
+    model: nn.Module, processor: Phi3VProcessor, chosen: Sequence[tuple[Sample, str]]
+) -> Iterator[torch.Tensor]:
+    """Encode the global view of each sample's first image, and average squares of four patches.
+
+    Yields (N, T, D), a batch each.
+    """
+    embedding = _embedding(model)
+    weight: Any = next(embedding.img_processor.parameters())
+    for start in range(0, len(chosen), BATCH):
+        images = [sample.open_images()[0] for sample, _ in chosen[start : start + BATCH]]
+        # With one crop the global view equals it.
+        made = processor.image_processor(images, num_crops=1)["pixel_values"][::2]
+        features: torch.Tensor = embedding.img_processor(made.to(weight.device, weight.dtype))
+        squares = embedding._merge_2x2(features.float().cpu()).flatten(1, 2)
+        yield squares.unflatten(-1, (4, -1)).mean(dim=-2)
 
 
 def _text(sample: Sample, fields: Iterable[str]) -> str:
-    """Join the texts of an answer as in a sentence: " Pants Chaz Hoodie"."""
+    """Join the words of a sample as in a sentence: " Pants Trousers"."""
     values = (sample.record.get(field) for field in fields)
     return "".join(f" {value}" for value in values if value not in (None, ""))
-
-
-def _features(
-    model: nn.Module, processor: Phi3VProcessor, batch: Sequence[tuple[Sample, str]]
-) -> torch.Tensor:
-    """Encode the global view of each sample's first image: (N, P*P, D)."""
-    images = [sample.open_images()[0] for sample, _ in batch]
-    # With one crop the global view equals it.
-    made = processor.image_processor(images, num_crops=1)["pixel_values"][::2]
-    tower = _embedding(model).img_processor
-    weight: Any = next(tower.parameters())
-    features: torch.Tensor = tower(made.to(weight.device, weight.dtype))
-    return features.float().cpu()
 
 
 def add_noise(model: nn.Module, *, feature_noise: float, token_dropout: float) -> None:

@@ -134,7 +134,7 @@ class Recipe:
     """Train the CLIP tower: with full its weights, with lora adapters in its layers."""
     projector_start: Literal["stored", "closed-form"] | None = None
     """Where the projector starts: as the checkpoint has it, or in closed form, by a regression from
-    the training images to the words of their answers; by default in closed form where it is
+    the training images to the words of their categories; by default in closed form where it is
     untrained, as in phi-vision-photo."""
     projector_learning_rate: float | None = None
     """Peak learning rate of the projector; by default learning_rate. 0 leaves it as it starts."""

@@ -18,7 +18,7 @@ from phi_vision.model.checkpoint import load_model
 from phi_vision.training.projector_start import (
     add_noise,
     fit_ridge,
-    set_projection,
+    set_directions,
     start_projection,
 )
 from phi_vision.training.recipes import Recipe
@@ -28,19 +28,30 @@ from phi_vision.training.trainer import train
 MakeRecipe = Callable[..., Recipe]
 
 
-def projection(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4 * width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
-
-
-def test_a_linear_map_of_low_rank_becomes_two_layers_without_loss() -> None:
+def test_the_first_layer_measures_independent_directions_with_both_signs() -> None:
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(16, 5, generator=draw) @ torch.randn(5, 12, generator=draw)
-    bias, patches = torch.randn(16, generator=draw), torch.randn(7, 4, 12, generator=draw)
-    layers = projection(12, 16)
+    mixed = torch.randn(500, 3, generator=draw) @ torch.randn(3, 3, generator=draw) + 4
+    tokens, layer = torch.cat([mixed, mixed[:, :1]], dim=1), nn.Linear(4 * 4, 10)
     with torch.no_grad():
-        set_projection(layers, weight, bias)
-        found = layers(patches.flatten(1))
-    torch.testing.assert_close(found, patches.mean(dim=1) @ weight.T + bias, atol=1e-4, rtol=0)
+        set_directions(layer, tokens)
+        found = layer(tokens.repeat(1, 4))
+        # It sees four patches, and measures their mean.
+        torch.testing.assert_close(layer(torch.stack([tokens] * 4, 1).flatten(1)), found)
+    torch.testing.assert_close(found[:, 5:], -found[:, :5])
+    # Of four features one repeats another: three directions.
+    assert (found[:, 3:5] == 0).all()
+    covariance = found[:, :3].T @ found[:, :3] / len(found)
+    torch.testing.assert_close(covariance, torch.eye(3), atol=0.01, rtol=0)
+    torch.testing.assert_close(found[:, :3].mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
+
+
+def test_both_signs_of_a_direction_keep_its_value_and_its_strength() -> None:
+    """Images with the same mean, whose tokens vary little or much, are told from each other."""
+    quiet, loud = torch.tensor([0.1, -0.1]), torch.tensor([2.0, -2.0])
+    gelu = nn.functional.gelu
+    for tokens in (quiet, loud):
+        torch.testing.assert_close(gelu(tokens) - gelu(-tokens), tokens)
+    assert (gelu(quiet) + gelu(-quiet)).mean() < 0.1 < 1 < (gelu(loud) + gelu(-loud)).mean()
 
 
 def test_ridge_regression_finds_what_is_linear_and_shrinks_what_is_noise() -> None:
@@ -48,8 +59,8 @@ def test_ridge_regression_finds_what_is_linear_and_shrinks_what_is_noise() -> No
     inputs = 3 + 2 * torch.randn(4000, 3, generator=draw, dtype=torch.float64)
     true = torch.tensor([[1.0, 0, 0], [0, -2.0, 0]], dtype=torch.float64)
     weight, bias = fit_ridge(inputs, inputs @ true.T + 5)
-    # The penalty of N halves the weight of a standardised input.
-    torch.testing.assert_close(weight, true / 2, atol=0.05, rtol=0)
+    # The penalty of 0.3 N divides the weight of a standardised input by 1.3.
+    torch.testing.assert_close(weight, true / 1.3, atol=0.05, rtol=0)
     expected = (inputs @ true.T + 5).mean(dim=0)
     torch.testing.assert_close(inputs.mean(dim=0) @ weight.T + bias, expected)
 
@@ -79,10 +90,9 @@ def test_an_untrained_projection_starts_in_closed_form(
     recipe = make_recipe(method, model=str(toy_base), train_projector=True, train_vision=False)
     model = prepare(recipe).trainable.model
     assert "the projection starts from a regression over 16 images" in caplog.text
-    first, _, second, bias = projector_weights(model)
+    first, _, _, bias = projector_weights(model)
     half = len(first) // 2
     assert torch.equal(first[half:], -first[:half])
-    assert torch.equal(second[:, half:], -second[:, :half])
     words = model.get_input_embeddings().weight
     assert 0.1 < bias.norm() / words.norm(dim=-1).mean() < 2
     stored = prepare(replace(recipe, projector_start="stored")).trainable.model
