@@ -272,7 +272,9 @@ def _resize(image: Image.Image, box: tuple[float, float, float, float]) -> Pixel
 
 def _foreground(pixels: Pixels, background: Pixels) -> NDArray[np.bool_]:
     """Mark pixels unlike the background; all of them where none is."""
-    differs = np.abs(pixels - background).max(axis=2) > MIN_CONTRAST
+    # Channel by channel: `max(axis=2)` takes several times as long.
+    red, green, blue = np.moveaxis(np.abs(pixels - background), -1, 0)
+    differs = np.maximum(np.maximum(red, green), blue) > MIN_CONTRAST
     return differs if differs.any() else np.ones_like(differs)
 
 

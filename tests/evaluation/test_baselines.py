@@ -4,6 +4,7 @@ import numpy as np
 
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES
+from phi_vision.evaluation import baselines
 from phi_vision.evaluation.baselines import nearest, probe
 
 PRODUCT = TEMPLATES["product"]
@@ -85,3 +86,12 @@ def test_the_probe_of_one_category_and_of_no_samples():
         "HATS"
     }
     assert probe(features[:0], features, samples, PRODUCT) == []
+
+
+def test_the_foreground_is_what_differs_in_any_channel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 60, (30, 20, 3)).astype(float)
+    background = np.array([30.0, 20.0, 40.0])
+    plain = np.abs(pixels - background).max(axis=2) > baselines.MIN_CONTRAST
+    assert plain.any()
+    assert np.array_equal(baselines._foreground(pixels, background), plain)
+    assert baselines._foreground(pixels * 0 + background, background).all()
