@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
+import resvg
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageChops, ImageFilter
@@ -328,7 +328,8 @@ def _render(shapes: str, size: Size, box: str) -> Image.Image:
 
 
 def _rasterize(svg: str) -> Image.Image:
-    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)))
+    tree = resvg.usvg.Tree.from_str(svg, resvg.usvg.Options.default())
+    return Image.open(io.BytesIO(resvg.render(tree, (1, 0, 0, 0, 1, 0))))
 
 
 def _bounding_box(product: Image.Image) -> tuple[int, int, int, int]:
