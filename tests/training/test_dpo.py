@@ -123,7 +123,8 @@ def test_images_are_encoded_once_for_both_rows(make_dpo, monkeypatch, trained, e
     )
     batch = trainer.data_collator([{"images": place} for place in range(4)])
     loss = trainer.compute_loss(trainer.model, dict(batch))
-    assert seen == [len(batch["shared_pixel_values"])] * encodings
+    # Of one crop, which is the global view as well.
+    assert seen == [len(batch["shared_image_sizes"])] * encodings
     assert float(loss.detach()) == pytest.approx(LN_2, abs=1e-6)
 
 
