@@ -4,6 +4,7 @@ The changes depend on the seed, the pass over the data and the sample alone, so 
 shows the images that the uninterrupted one would have shown. Sizes stay, and so do token counts.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -83,7 +84,8 @@ def find_coloured_field(samples: Iterable[Sample], template: Template) -> str | 
     records = [sample.record for sample in islice(samples, MAX_SAMPLES)]
     for field in template.fields:
         values = [str(record.get(field) or "").lower() for record in records]
-        coloured = sum(any(word in ImageColor.colormap for word in text.split()) for text in values)
+        words = (re.findall("[a-z]+", text) for text in values)
+        coloured = sum(any(word in ImageColor.colormap for word in each) for each in words)
         if "colo" in field.lower() or coloured > MIN_COLOURED * len(values):
             return field
     return None

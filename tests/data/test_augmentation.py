@@ -112,7 +112,10 @@ def test_rows_keep_their_records_and_are_the_same_in_another_process() -> None:
 
 @pytest.mark.parametrize(
     ("titles", "named"),
-    [(["Navy Coat", "Cotton Shirt", "Hat"], "title"), (["Wool Coat", "Cotton Shirt", "Hat"], None)],
+    [
+        (["Coat (navy; red)", "Cotton Shirt", "Hat"], "title"),
+        (["Wool Coat", "Cotton Shirt", "Hat"], None),
+    ],
 )
 def test_a_field_that_names_colours_is_found(titles: list[str], named: str | None) -> None:
     samples = [sample(t, title=t, category3_code="X", full_price=1.0) for t in titles]
