@@ -24,7 +24,7 @@ from .parts import KNOWN, Found, find_part, read_decoder, read_tower
 logger = logging.getLogger(__name__)
 
 READERS: dict[str, Callable[[Path], Any]] = {"tower": read_tower, "decoder": read_decoder}
-CROP_SIZE = 168  # pixels; a probe finds no more at 224, at 1.7 times the image tokens
+CROP_SIZE = 168  # pixels: 85 image tokens, instead of 145 at 224
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
 README = """---

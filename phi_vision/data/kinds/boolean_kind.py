@@ -9,6 +9,7 @@ from phi_vision.data.kinds.field_kind import (
     SampleValues,
     equal,
     inside,
+    overlap_measures,
 )
 from phi_vision.data.samples import Value
 
@@ -48,9 +49,7 @@ BOOLEAN = FieldKind(
     error=lambda predicted, true: float(predicted is not true),
     measures={
         "accuracy": Measure(equal),
-        "precision": Measure(_positives, "overlap_precision", is_approximate=True),
-        "recall": Measure(_positives, "overlap_recall", is_approximate=True),
-        "f1": Measure(_positives, "overlap_f1", is_approximate=True),
+        **overlap_measures("", _positives),
     },
     headline="accuracy",
 )

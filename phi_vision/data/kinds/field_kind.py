@@ -92,6 +92,31 @@ def equal(column: FieldValues) -> SampleValues:
     return np.array([present and predicted == true for present, predicted, true in pairs], float)
 
 
+def overlap_error(one: frozenset[Any], other: frozenset[Any]) -> float:
+    """Compute 1 − the F1 of two sets: 1/3 for {red, blue} and {red}, as 2 · 1 / (2 + 1) = 2/3."""
+    return 1 - 2 * len(one & other) / (len(one) + len(other)) if one or other else 0.0
+
+
+def overlaps(parts_of: Callable[[Value], frozenset[Any]], column: FieldValues) -> SampleValues:
+    """Rows of the number of (shared, predicted, true) parts of a value."""
+    rows = []
+    for _, *pair in column.pairs():
+        predicted, true = map(parts_of, pair)
+        rows.append((len(predicted & true), len(predicted), len(true)))
+    return np.array(rows, float).reshape(-1, 3)
+
+
+def overlap_measures(
+    prefix: str, per_sample: Callable[[FieldValues], SampleValues]
+) -> dict[str, Measure]:
+    """Build precision, recall and F1 of rows of (shared, predicted, true)."""
+    return {
+        f"{prefix}precision": Measure(per_sample, "overlap_precision", is_approximate=True),
+        f"{prefix}recall": Measure(per_sample, "overlap_recall", is_approximate=True),
+        f"{prefix}f1": Measure(per_sample, "overlap_f1", is_approximate=True),
+    }
+
+
 def escape(text: str, until: str) -> str:
     """Escape a value so that it can be parsed before the literal `until`; see `data.template`."""
     last = len(text) - 1

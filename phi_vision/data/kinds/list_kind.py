@@ -3,6 +3,8 @@
 A list is a text, its items separated by `; `: "red; blue".
 """
 
+from functools import partial
+
 import numpy as np
 
 from phi_vision.data.kinds import text_kind
@@ -13,6 +15,9 @@ from phi_vision.data.kinds.field_kind import (
     SampleValues,
     as_pattern,
     inside,
+    overlap_error,
+    overlap_measures,
+    overlaps,
 )
 from phi_vision.data.samples import Value, failure
 
@@ -43,21 +48,6 @@ def items_of(value: Value) -> frozenset[str]:
     return frozenset(value.split(SEPARATOR)) if isinstance(value, str) else frozenset()
 
 
-def set_error(predicted: Value, true: Value) -> float:
-    """Compute 1 − the F1 of two sets: 1/3 for "red; blue" and "red", 2 · 1 / (2 + 1)."""
-    one, other = items_of(predicted), items_of(true)
-    return 1 - 2 * len(one & other) / (len(one) + len(other)) if one or other else 0.0
-
-
-def _overlaps(column: FieldValues) -> SampleValues:
-    """Rows of the number of (shared, predicted, true) items."""
-    rows = []
-    for _, *pair in column.pairs():
-        predicted, true = map(items_of, pair)
-        rows.append((len(predicted & true), len(predicted), len(true)))
-    return np.array(rows, float).reshape(-1, 3)
-
-
 def _equal_sets(column: FieldValues) -> SampleValues:
     pairs = column.pairs()
     return np.array(
@@ -70,12 +60,10 @@ LIST = FieldKind(
     read=str,
     grammar=grammar,
     is_correct=lambda predicted, true: items_of(predicted) == items_of(true),
-    error=set_error,
+    error=lambda predicted, true: overlap_error(items_of(predicted), items_of(true)),
     measures={
         "exact_set": Measure(_equal_sets),
-        "set_precision": Measure(_overlaps, "overlap_precision", is_approximate=True),
-        "set_recall": Measure(_overlaps, "overlap_recall", is_approximate=True),
-        "set_f1": Measure(_overlaps, "overlap_f1", is_approximate=True),
+        **overlap_measures("set_", partial(overlaps, items_of)),
     },
     headline="set_f1",
 )

@@ -13,6 +13,9 @@ from phi_vision.data.kinds.field_kind import (
     as_pattern,
     equal,
     inside,
+    overlap_error,
+    overlap_measures,
+    overlaps,
 )
 from phi_vision.data.samples import Value, failure
 
@@ -51,21 +54,6 @@ def nodes_of(value: Value) -> frozenset[tuple[str, ...]]:
     return frozenset(levels[:depth] for depth in range(1, len(levels) + 1))
 
 
-def path_error(predicted: Value, true: Value) -> float:
-    """Compute 1 − the hierarchical F1: 1/3 for a right path that ends a level early, of two."""
-    one, other = nodes_of(predicted), nodes_of(true)
-    return 1 - 2 * len(one & other) / (len(one) + len(other)) if one or other else 0.0
-
-
-def _overlaps(column: FieldValues) -> SampleValues:
-    """Rows of the number of (shared, predicted, true) categories."""
-    rows = []
-    for _, *pair in column.pairs():
-        predicted, true = map(nodes_of, pair)
-        rows.append((len(predicted & true), len(predicted), len(true)))
-    return np.array(rows, float).reshape(-1, 3)
-
-
 def _level(depth: int, column: FieldValues) -> SampleValues:
     """Return 1 where a path is right down to a level, NaN where the true one ends above it."""
     pairs = [(levels_of(one), levels_of(two)) for _, one, two in column.pairs()]
@@ -87,7 +75,7 @@ PATH = FieldKind(
     read=str,
     grammar=grammar,
     is_correct=lambda predicted, true: predicted == true,
-    error=path_error,
+    error=lambda predicted, true: overlap_error(nodes_of(predicted), nodes_of(true)),
     measures={
         "accuracy": Measure(equal),
         **{
@@ -95,9 +83,7 @@ PATH = FieldKind(
             for depth in range(1, MEASURED_LEVELS + 1)
             for name, measure in (("accuracy", _level), ("coverage", _depth))
         },
-        "path_precision": Measure(_overlaps, "overlap_precision", is_approximate=True),
-        "path_recall": Measure(_overlaps, "overlap_recall", is_approximate=True),
-        "path_f1": Measure(_overlaps, "overlap_f1", is_approximate=True),
+        **overlap_measures("path_", partial(overlaps, nodes_of)),
     },
     headline="path_f1",
 )
