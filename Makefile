@@ -42,7 +42,7 @@ test: venv browser  ## format, lint, types and every test: what the CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE)  # strict, as pyproject.toml says
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
 
 docs: venv  ## write docs/cli.md from the commands' --help
 	$(BIN)/python -m tests.test_cli_reference > docs/cli.md

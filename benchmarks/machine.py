@@ -8,7 +8,8 @@ busy            two loops that compute nothing keep two cores busy. A training i
                 wait (the default of GNU's OpenMP) and one with a single thread; the same without
                 the loops. A fair share is half of what one thread trains alone.
 two_processes   `torchrun --nproc-per-node 2` beside one process, a thread each
-stall           preparing a batch, as a share of a step with it
+stall           preparing a batch, as a share of a step with it: in the first epoch, and in later
+                ones, which find the features of its images
 
 All sides take turns. The figures are rates by the clock, with CPU-seconds beside them: a machine on
 which others work makes them too low.
@@ -25,9 +26,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
-from phi_vision.io.process import importing
+from phi_vision.io.process import CACHE_VARIABLE, importing
 
 with importing():  # as the command line does: a child of `busy` is this file
     import torch
@@ -35,6 +37,7 @@ with importing():  # as the command line does: a child of `busy` is this file
     from benchmarks.timing import Figures, measure
     from benchmarks.workload import draw_samples, train_step, write_checkpoint
     from phi_vision.data.collator import CompletionCollator, select_labelled
+    from phi_vision.data.feature_cache import cache_features
     from phi_vision.data.template import TEMPLATES
     from phi_vision.model.checkpoint import SMALL
     from phi_vision.runs import RunDir, read_history
@@ -56,7 +59,7 @@ CROPS = {"phi-vision-small": 0, "hidden 256": 4, "hidden 256, 16 crops": 16}
 
 def train_alone(model: str, rows: int, seconds: float) -> Figures:
     """Train for some seconds in this process."""
-    step, _ = prepare(model, rows)
+    step, _ = prepare(model, rows, is_known=False)
     step()
     steps, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
@@ -67,14 +70,21 @@ def train_alone(model: str, rows: int, seconds: float) -> Figures:
     return {"rate": samples / wall, "cpu": cpu / samples, "threads": torch.get_num_threads()}
 
 
-def prepare(model: str, rows: int) -> tuple[Callable[[], None], Callable[[], object]]:
-    """Return a LoRA step, and the preparation of its batch."""
+def prepare(
+    model: str, rows: int, *, is_known: bool
+) -> tuple[Callable[[], None], Callable[[], object]]:
+    """Return a LoRA step, and the preparation of its batch, whose images may be known."""
     trainable = load_trainable(replace(lora(), model=model))
-    collator = CompletionCollator(processor=trainable.processor, template=TEMPLATES["product"])
-    samples = draw_samples(rows)
-    batch, is_bf16 = select_labelled(collator(samples)), trainable.precision == torch.bfloat16
-    step = train_step(trainable.model.train(), batch, fused=True, bf16=is_bf16)
-    return step, lambda: collator(samples)
+    processor, samples = trainable.processor, draw_samples(rows)
+    collator = CompletionCollator(processor=processor, template=TEMPLATES["product"])
+    network, is_bf16 = trainable.model.train(), trainable.precision == torch.bfloat16
+    if is_known:
+        known_images = cache_features(network, processor.image_processor)
+        collator = replace(collator, known_images=known_images)
+        train_step(network, select_labelled(collator(samples)), fused=True, bf16=is_bf16)()
+    batch = select_labelled(collator(samples))
+    step = train_step(network, batch, fused=True, bf16=is_bf16)
+    return step, lambda: select_labelled(collator(samples))
 
 
 @contextmanager
@@ -154,16 +164,19 @@ def measure_stall(options: argparse.Namespace) -> Figures:
     """Time preparing a batch beside a step with it, with the threads of the environment."""
     shares: Figures = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, crops in CROPS.items():
+        os.environ[CACHE_VARIABLE] = scratch
+        for (name, crops), is_known in product(CROPS.items(), (False, True)):
             model = SMALL
             if crops:
-                model = str(write_checkpoint(Path(scratch) / str(crops), 256, crops))
-            step, collate = prepare(model, rows=1)
+                model = str(write_checkpoint(Path(scratch) / f"{crops}-{is_known}", 256, crops))
+            step, collate = prepare(model, options.rows, is_known=is_known)
             step(), collate()
             turns = [(measure(step), measure(collate)) for _ in range(options.rounds)]
             share = statistics.median(two.cpu / (one.cpu + two.cpu) for one, two in turns)
-            shares[f"{name}: share"] = share
-            shares[f"{name}: prepare_ms"] = 1000 * statistics.median(two.cpu for _, two in turns)
+            label = f"{name}, {'later epochs' if is_known else 'first epoch'}"
+            shares[f"{label}: share"] = share
+            shares[f"{label}: prepare_ms"] = 1000 * statistics.median(two.cpu for _, two in turns)
+            shares[f"{label}: step_ms"] = 1000 * statistics.median(one.cpu for one, _ in turns)
     return shares
 
 
@@ -180,6 +193,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=8, help="of each training of `busy`")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1, help="of a batch of `stall`")
     options = parser.parse_args()
     if options.parts == ["child"]:
         print(json.dumps(train_alone(SMALL, 8, options.seconds)))

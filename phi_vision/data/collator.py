@@ -13,8 +13,10 @@ from typing import TypedDict, cast
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers.feature_extraction_utils import BatchFeature
 
 from phi_vision.data.conversation import Segment, conversation_segments
+from phi_vision.data.feature_cache import KnownImages
 from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END, Template
 from phi_vision.io.image_decoding import image_size
@@ -34,7 +36,8 @@ class Batch(TypedDict, total=False):
     attention_mask: torch.Tensor  # (B, L); 0 at padding. Packed rows have none
     position_ids: torch.Tensor  # (B, L), only of packed rows: restarts at 0 with each sample
     use_cache: bool  # False, only of packed rows: a cache would make the model ignore positions
-    pixel_values: torch.Tensor  # (N, 3, S, S); missing when no sample has an image
+    # (N, 3, S, S), or features (N, P*P, D) that were kept; missing when no sample has an image.
+    pixel_values: torch.Tensor
     image_sizes: torch.Tensor  # (images, 2); missing when no sample has an image
     labels: torch.Tensor  # (B, L); -100 where there is no supervision
     logits_to_keep: torch.Tensor  # (B, L) bool: whether the next token is labelled
@@ -58,15 +61,14 @@ class CompletionCollator:
     processor: Phi3VProcessor
     template: Template
     max_length: int | None = None
+    known_images: KnownImages | None = None  # whose features take the place of their crops
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples, padding on the right to the longest row."""
         rows = [self.segments(sample) for sample in samples]
         texts = ["".join(segment.text for segment in row) for row in rows]
-        images = [sample.open_images() for sample in samples]
-        shown, *_ = self.processor.prepare_inputs_layout(images=images, text=texts)
-        made = self.processor.image_processor(shown) if shown else {}
-        counts = iter(made.pop("num_img_tokens").tolist() if shown else ())
+        made = self._make_crops(samples, texts)
+        counts = iter(made.pop("num_img_tokens").tolist() if made else ())
         ids, labels = list[list[int]](), list[torch.Tensor]()
         for sample, row, pieces in zip(samples, rows, self.tokenize_all(rows), strict=True):
             of_row, labels_of_row = list[int](), list[int]()
@@ -86,6 +88,19 @@ class CompletionCollator:
             "sample_ids": [sample.id for sample in samples],
         }
         return cast(Batch, batch)
+
+    def _make_crops(self, samples: Sequence[Sample], texts: Sequence[str]) -> BatchFeature:
+        """Cut the images of samples, in the order of the tags, or find their features."""
+        encoded = self.processor.order_images(texts, [(*sample.images,) for sample in samples])
+        if not encoded:
+            return BatchFeature()
+        if self.known_images and (known := self.known_images.find(encoded)):
+            return known
+        images = [sample.open_images() for sample in samples]
+        made = self.processor.image_processor(self.processor.order_images(texts, images))
+        if self.known_images:
+            self.known_images.add(encoded, made)
+        return made
 
     def segments(self, sample: Sample) -> list[Segment]:
         """Render a sample as prompts and completions by turns."""

@@ -1,10 +1,11 @@
 """Outputs of a frozen vision tower on disk, so that each crop of an image is encoded once.
 
     crops (N, 3, S, S) -> a digest each -> slots of a memory-mapped file -> features (N, P*P, D)
+    encoded image      -> a digest      -> a slot of another file        -> digests of its crops
 
-Epochs, evaluations, the shuffled-image check and both models of DPO share them, and so do runs with
-the same tower. They are in $PHI_VISION_CACHE, by default ~/.cache/phi-vision; the value `off`
-switches the cache off.
+An image whose features are all there is not even decoded again. Epochs, evaluations, the
+shuffled-image check and both models of DPO share them, and so do runs with the same tower. They are
+in $PHI_VISION_CACHE, by default ~/.cache/phi-vision; the value `off` switches the cache off.
 """
 
 import logging
@@ -14,16 +15,21 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
+from transformers.feature_extraction_utils import BatchFeature
 
+import phi_vision
 from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.io.process import CACHE_VARIABLE, cache_folder
+from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 logger = logging.getLogger(__name__)
@@ -58,6 +64,10 @@ class FeatureStore:
         self._count = 0
         self._slots: npt.NDArray[np.uint8] | None = None
         self._refresh()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Open the files anew in another process."""
+        return partial(FeatureStore, limit=self.limit), (self.folder, self.shape, self.dtype)
 
     def read(self, key: bytes) -> torch.Tensor | None:
         """Read the features of a crop; None if they are not there, or damaged."""
@@ -116,11 +126,92 @@ class FeatureStore:
             self._count += len(added)
 
 
-class CachedTower:
-    """A frozen tower's forward pass that looks outputs up before it computes."""
+class KnownImages:
+    """Finds the features of encoded images that were cut, and their crops encoded, before.
 
-    def __init__(self, tower: Phi3VTower, folder: Path, *, in_training: bool = True) -> None:
+    Args:
+        folder: Of the features.
+        processor: Cuts the images.
+
+    Attributes:
+        features: The store of the crops' features; None until the tower has used one.
+    """
+
+    def __init__(self, folder: Path, processor: Phi3VImageProcessor) -> None:
+        versions = [phi_vision.__version__, PIL.__version__]
+        identity = sha256_of_all([*versions, processor.to_json_string()])
+        own = folder / f"images-{identity[:24]}"
+        # A slot: height and width after padding, and the digest of each crop as two integers.
+        shape = (2 + processor.num_crops, 2)
+        self.index = FeatureStore(own, shape, torch.int64, limit=LIMIT)
+        self.processor = processor
+        self.features: FeatureStore | None = None
+
+    def find(self, images: Sequence[bytes]) -> BatchFeature | None:
+        """Return what the processor would, but features for crops; None if one is not known.
+
+        Input:  two JPEGs, each of one crop beside its global view
+        Output: `pixel_values` (4, P*P, D), `image_sizes` (2, 2), `num_img_tokens` (2,)
+        """
+        found, sizes = list[torch.Tensor | None](), list[list[int]]()
+        for image in images:
+            slot = self.index.read(_key(image))
+            if slot is None or self.features is None:
+                return None
+            sizes.append(slot[0].tolist())
+            keys = slot[1 : 1 + self._count(*sizes[-1])].numpy()
+            found += [self.features.read(key.tobytes()) for key in keys]
+        features = [each for each in found if each is not None]
+        if len(features) < len(found):
+            return None
+        tokens = [self.processor.count_tokens(*size) for size in sizes]
+        return BatchFeature(
+            {
+                "pixel_values": torch.stack(features),
+                "image_sizes": torch.tensor(sizes),
+                "num_img_tokens": torch.tensor(tokens),
+            }
+        )
+
+    def add(self, images: Sequence[bytes], made: Mapping[str, torch.Tensor]) -> None:
+        """Remember the crops into which the processor has cut images."""
+        pixels, sizes = made["pixel_values"], made["image_sizes"]
+        counts = [self._count(*size) for size in sizes.tolist()]
+        # Padded to one number of crops, or one image after the other.
+        parts = pixels if pixels.ndim == 5 else pixels.split(counts)
+        slots = dict[bytes, torch.Tensor]()
+        for image, size, count, crops in zip(images, sizes, counts, parts, strict=True):
+            slots[_key(image)] = slot = torch.zeros(self.index.shape, dtype=torch.int64)
+            slot[0] = size
+            keys = b"".join(crop_keys(crops[:count]))
+            slot[1 : 1 + count] = torch.frombuffer(bytearray(keys), dtype=torch.int64).view(-1, 2)
+        with suppress(OSError):  # the tower tells it
+            self.index.add(slots)
+
+    def _count(self, height: int, width: int) -> int:
+        return 1 + height * width // self.processor.crop_size**2
+
+
+class CachedTower:
+    """A frozen tower's forward pass that looks outputs up before it computes.
+
+    Args:
+        tower: Frozen.
+        folder: Of the features of all towers.
+        images: Are told where the features are.
+        in_training: Also where the tower is in training mode.
+    """
+
+    def __init__(
+        self,
+        tower: Phi3VTower,
+        folder: Path,
+        *,
+        images: KnownImages | None = None,
+        in_training: bool = True,
+    ) -> None:
         self.tower, self.folder, self.in_training = tower, folder, in_training
+        self.images = images
         self.compute = tower.forward
         self.identity = tower_identity(tower)
         self.stores: dict[torch.dtype | None, FeatureStore] = {}
@@ -128,13 +219,14 @@ class CachedTower:
 
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode crops, (N, 3, S, S) -> (N, P*P, D), as the tower does."""
+        """Encode crops, (N, 3, S, S) -> (N, P*P, D), as the tower does; features pass."""
+        if pixel_values.ndim == 3:
+            return pixel_values
         if self.tower.training and not self.in_training:
             features_NPD: torch.Tensor = self.compute(pixel_values)
             return features_NPD
         store, device = self._store(pixel_values), pixel_values.device
-        crops = pixel_values.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
-        keys = [bytes.fromhex(sha256(crop.data)[:32]) for crop in crops]
+        keys = crop_keys(pixel_values)
         features = {key: held.to(device) for key in keys if (held := store.read(key)) is not None}
         missing = {
             key: crop for key, crop in zip(keys, pixel_values, strict=True) if key not in features
@@ -155,6 +247,8 @@ class CachedTower:
             folder = self.folder / f"{self.identity[:24]}-{kind}-{state or 'plain'}"
             limit = make_space(self.folder, folder)
             self.stores[state] = FeatureStore(folder, example.shape, example.dtype, limit=limit)
+        if self.images is not None:
+            self.images.features = self.stores[state]
         return self.stores[state]
 
     def _add(self, store: FeatureStore, features: Mapping[bytes, torch.Tensor]) -> None:
@@ -173,23 +267,44 @@ class CachedTower:
             )
 
 
-def cache_features(model: torch.nn.Module, *, in_training: bool = True) -> None:
+def cache_features(
+    model: torch.nn.Module,
+    processor: Phi3VImageProcessor | None = None,
+    *,
+    in_training: bool = True,
+) -> KnownImages | None:
     """Encode each crop only once from now on; the model's tower must not be trained any more.
 
     `in_training` also where the model is in training mode; of no use for crops that do not recur.
+    Returns what finds the features of images that the processor has cut, if one is given and there
+    is a cache.
     """
     folder = cache_folder("features")
     if folder is None:
-        return
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         logger.warning(
             "no feature cache: %s; %s=FOLDER chooses another place", error, CACHE_VARIABLE
         )
-        return
+        return None
     tower = next(module for module in model.modules() if isinstance(module, Phi3VTower))
-    tower.forward = CachedTower(tower, folder, in_training=in_training)  # type: ignore[method-assign]
+    images = KnownImages(folder, processor) if processor and in_training else None
+    cached = CachedTower(tower, folder, images=images, in_training=in_training)
+    tower.forward = cached  # type: ignore[method-assign]
+    return images
+
+
+def crop_keys(crops: torch.Tensor) -> list[bytes]:
+    """Digest each of N crops."""
+    return [
+        _key(crop.data) for crop in crops.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
+    ]
+
+
+def _key(content: bytes | memoryview) -> bytes:
+    return bytes.fromhex(sha256(content)[:32])
 
 
 def tower_identity(tower: Phi3VTower) -> str:

@@ -150,14 +150,22 @@ class Phi3VProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if images is not None:
             images = self.image_processor.fetch_images(images)
-        images_of_rows = _group_by_text(images, len(texts))
-        rows = enumerate(zip(texts, images_of_rows, strict=True))
-        ordered = [image for row, shown in rows for image in _order_by_tags(row, *shown)]
+        ordered = self.order_images(texts, _group_by_text(images, len(texts)))
         texts = [IMAGE_TAG.sub(self.image_token, words) for words in texts]
         options = {"add_special_tokens": True, **kwargs.get("text_kwargs", {}), **kwargs}
         if options["add_special_tokens"]:
             texts = [words.removeprefix(self.tokenizer.bos_token) for words in texts]
         return ordered or None, texts, None, None
+
+    @staticmethod
+    def order_images(texts: Sequence[str], images: Sequence[Sequence[Any]]) -> list[Any]:
+        """Sort the images of each text by its tags; what does not match is an error.
+
+        Input:  `["<|image_2|> or <|image_1|>?", "Hello"]`, `[[a, b], []]`
+        Output: `[b, a]`
+        """
+        rows = enumerate(zip(texts, images, strict=True))
+        return [image for row, shown in rows for image in _order_by_tags(row, *shown)]
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
         """Return the placeholders of an image and the `<s>` before the following text."""

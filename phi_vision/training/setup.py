@@ -84,13 +84,18 @@ def prepare(recipe: Recipe) -> Setup:
     trainable = load_trainable(recipe)
     base_fingerprint, config = fingerprint_base(recipe.model), trainable.model.config
     # Sharded, the processes run the tower together, or not at all.
+    known_images = None
     if not recipe.train_vision and recipe.sharding == "none":
-        cache_features(trainable.model, in_training=not recipe.augmentation)
+        cutter = trainable.processor.image_processor
+        known_images = cache_features(trainable.model, cutter, in_training=not recipe.augmentation)
     _start_projector(recipe, trainable, training, template)
     # What is streamed is checked in its step.
     longest = config.max_position_embeddings if recipe.streaming else None
     collator = CompletionCollator(
-        processor=trainable.processor, template=template, max_length=recipe.max_length or longest
+        processor=trainable.processor,
+        template=template,
+        max_length=recipe.max_length or longest,
+        known_images=known_images,
     )
     split_at = packing.original_context(config)
     # Packing needs all lengths; else it is enough to know that they are within the limits.

@@ -1,18 +1,25 @@
 """The feature cache: the tower's bits, shared, bounded, and never a reason to stop."""
 
 import logging
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from phi_vision.data import feature_cache
-from phi_vision.data.feature_cache import CachedTower, FeatureStore, cache_features
-from phi_vision.model.checkpoint import load_model
+from phi_vision.data import feature_cache, samples
+from phi_vision.data.collator import CompletionCollator
+from phi_vision.data.feature_cache import CachedTower, FeatureStore, KnownImages, cache_features
+from phi_vision.data.samples import Record, Sample
+from phi_vision.data.template import TEMPLATES
+from phi_vision.io.image_decoding import encode_image, open_image
+from phi_vision.model.checkpoint import load_model, load_processor
 from phi_vision.model.modeling_phi3_v import Phi3VTower
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -42,6 +49,13 @@ class Counted:
 
 def store_of(folder: Path, limit: float = 1e9) -> FeatureStore:
     return FeatureStore(folder, (2, 3), torch.float32, limit=limit)
+
+
+def product(number: int, width: int, height: int) -> Sample:
+    image = Image.new("RGB", (width, height), (40 * number, 90, 200))
+    image.paste("white", (5, 5, 20, 30))
+    record: Record = {"title": f"Coat {number}", "category3_code": "COATS", "full_price": 390.0}
+    return Sample(id=str(number), group="g", images=[encode_image(image, "PNG")], record=record)
 
 
 def feature(number: float) -> torch.Tensor:
@@ -119,6 +133,85 @@ def test_a_model_with_a_cache_gives_the_same_loss_and_gradients(
     assert losses[0] == losses[1] == losses[2]
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_images_of_an_earlier_epoch_are_not_decoded_and_train_alike(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, autocast: bool
+) -> None:
+    monkeypatch.setenv("PHI_VISION_CACHE", str(tmp_path))
+    model, processor = load_model(tiny_checkpoint)
+    model.model.vision_embed_tokens.img_processor.requires_grad_(False)
+    known = cache_features(model, processor.image_processor)
+    template = TEMPLATES["product"]
+    collator = CompletionCollator(processor=processor, template=template, known_images=known)
+    plain = replace(collator, known_images=None)
+    decoded = list[bytes]()
+    monkeypatch.setattr(
+        samples, "open_image", lambda image: decoded.append(image) or open_image(image)
+    )
+
+    def train(collate: CompletionCollator) -> tuple[float, torch.Tensor]:
+        batch = collate([product(0, 60, 40), product(1, 40, 130), product(2, 90, 90)])
+        del batch["sample_ids"]
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**batch).loss
+        loss.backward()
+        weight = model.model.vision_embed_tokens.img_projection[0].weight
+        return loss.item(), weight.grad.clone()
+
+    expected, gradient = train(plain)
+    found = [train(collator) for _ in range(3)]
+    assert len(decoded) == 3 + 3  # of `plain`, and of the first epoch
+    for loss, own in found:
+        assert loss == expected
+        assert torch.equal(own, gradient)
+    other = pickle.loads(pickle.dumps(collator))  # as for worker processes
+    assert train(other)[0] == expected
+    assert len(decoded) == 6
+    assert len(pickle.dumps(collator.known_images)) < 10_000
+
+
+def test_images_are_found_as_the_processor_cuts_them_now(
+    tiny_checkpoint: Path, tower: Phi3VTower, tmp_path: Path
+) -> None:
+    processor = load_processor(tiny_checkpoint).image_processor
+    image = product(0, 90, 90).images[0]
+    sizes = []
+    for num_crops in (4, 1, 4):
+        processor.num_crops = num_crops
+        known = KnownImages(tmp_path, processor)
+        cached = CachedTower(tower, tmp_path, images=known)
+        cached(torch.zeros(1, 3, 56, 56))  # the tower is in use
+        sizes.append(known.find([image]) is not None)
+        made = processor([open_image(image)])
+        known.add([image], made)
+        expected = cached(made["pixel_values"])
+        found = known.find([image])
+        assert found is not None
+        assert torch.equal(found["pixel_values"], expected)
+        assert torch.equal(cached(found["pixel_values"]), expected)
+        for name in ("image_sizes", "num_img_tokens"):
+            assert torch.equal(found[name], made[name])
+    assert sizes == [False, False, True]
+    assert known.find([image, product(1, 60, 40).images[0]]) is None
+
+
+def test_an_image_with_damaged_features_is_cut_again(
+    tiny_checkpoint: Path, tower: Phi3VTower, tmp_path: Path
+) -> None:
+    processor, image = load_processor(tiny_checkpoint).image_processor, product(0, 90, 90).images[0]
+    known = KnownImages(tmp_path, processor)
+    made = processor([open_image(image)])
+    known.add([image], made)
+    assert known.find([image]) is None  # before the tower has been used
+    CachedTower(tower, tmp_path, images=known)(made["pixel_values"])
+    (file,) = tmp_path.glob("*-plain/features.bin")
+    file.write_bytes(bytes(file.stat().st_size))
+    known = KnownImages(tmp_path, processor)
+    CachedTower(tower, tmp_path, images=known)(torch.ones(1, 3, 56, 56))
+    assert known.find([image]) is None
 
 
 def test_off_leaves_the_tower_as_it_is(
