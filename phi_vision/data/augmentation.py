@@ -75,6 +75,11 @@ def augment(encoded: bytes, changes: Sequence[str], rng: np.random.Generator) ->
     return encode_image(image, "BMP")
 
 
+def recur(changes: Iterable[str]) -> bool:
+    """Whether changed images come again in later epochs, as an image and its mirror image do."""
+    return {*changes} <= {"flip"}
+
+
 def find_coloured_field(samples: Iterable[Sample], template: Template) -> str | None:
     """Return the first field of the template that names colours; another hue would make it wrong.
 

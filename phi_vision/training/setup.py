@@ -13,7 +13,7 @@ import torch
 from transformers import set_seed
 
 from phi_vision.data import dataset, packing
-from phi_vision.data.augmentation import AugmentedRows, check_hue
+from phi_vision.data.augmentation import AugmentedRows, check_hue, recur
 from phi_vision.data.collator import IGNORED, Batch, CompletionCollator, select_labelled
 from phi_vision.data.conversation import are_conversations, conversation_template
 from phi_vision.data.feature_cache import cache_features
@@ -87,7 +87,9 @@ def prepare(recipe: Recipe) -> Setup:
     known_images = None
     if not recipe.train_vision and recipe.sharding == "none":
         cutter = trainable.processor.image_processor
-        known_images = cache_features(trainable.model, cutter, in_training=not recipe.augmentation)
+        known_images = cache_features(
+            trainable.model, cutter, in_training=recur(recipe.augmentation)
+        )
     _start_projector(recipe, trainable, training, template)
     # What is streamed is checked in its step.
     longest = config.max_position_embeddings if recipe.streaming else None

@@ -14,6 +14,7 @@ from phi_vision.data.augmentation import (
     augment,
     check_hue,
     find_coloured_field,
+    recur,
 )
 from phi_vision.data.samples import Sample, SampleRows
 from phi_vision.data.template import TEMPLATES
@@ -51,6 +52,16 @@ def test_about_half_of_the_images_are_mirrored_and_the_others_stay() -> None:
     mirrored = sum(np.array_equal(each, plain[:, ::-1]) for each in found)
     assert mirrored + sum(np.array_equal(each, plain) for each in found) == 40
     assert 10 <= mirrored <= 30
+
+
+def test_mirrored_images_recur_and_no_others() -> None:
+    assert recur([])
+    assert recur(["flip"])
+    assert [change for change in CHANGES if recur([change])] == ["flip"]
+    assert (
+        len({augment(encoded(gradient()), ["flip"], np.random.default_rng(n)) for n in range(9)})
+        == 2
+    )
 
 
 def test_a_crop_shows_a_part_as_large_as_the_whole() -> None:
