@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     outcome = run_evaluation(options.model, config, bar=progress_bar)
     scores = outcome.scores
     table_console().print(scores_table(scores))
-    topics = ("missing", "unparsed", "thresholds")
+    topics = ("missing", "unseen", "unparsed", "thresholds")
     sentences = [sentence for topic in topics for sentence in explain(scores, topic)]
     print(scores.shuffled_image_check, *sentences, sep="\n")
     if config.target_precision is not None and not scores.calibrations:

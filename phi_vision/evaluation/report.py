@@ -136,8 +136,10 @@ def explain(
     scores: Scores | Comparison, topic: str, names: Mapping[str, str] | None = None
 ) -> list[str]:
     """Explain what can be accepted automatically ("thresholds"), which systems' predictions are no
-    evidence ("unparsed"), or whether the model knows where an optional field has no value
-    ("missing"); [] where no target precision was given, or nothing is concerned."""
+    evidence ("unparsed"), whether the model knows where an optional field has no value ("missing"),
+    or how many predictions are of unknown categories ("unseen").
+
+    Returns [] where no target precision was given, or nothing is concerned."""
     return render(f"{topic}.txt.j2", scores=scores, names=names or {}).splitlines()
 
 

@@ -18,7 +18,7 @@ from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.calibration import Calibration, calibrations
 from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, failure
-from phi_vision.metrics.slices import Leakage, Slice, Values, with_intervals
+from phi_vision.metrics.slices import Leakage, Slice, UnseenCounts, Values, with_intervals
 
 SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text("utf-8"))
 """Evaluated system -> its description; in the order of tables."""
@@ -44,6 +44,7 @@ class Scores:
     shuffled_image_check: str  # the same in words, with estimates
     slices: tuple[Slice, ...]
     leakage: Leakage | None
+    unseen: Mapping[str, UnseenCounts]  # of each field of categories or paths
     calibrations: Mapping[str, Calibration]  # of each field, and of "whole record"
     best_achievable: Mapping[str, float]  # metric -> noise ceiling, where it is known
 
@@ -107,6 +108,7 @@ def score(
         shuffled_image_check=check,
         slices=slices.score_slices(headline, model, counts, samples, training, template),
         leakage=slices.measure_leakage(metrics, model, counts, samples, leaked),
+        unseen=slices.count_unseen(scored, training, template),
         calibrations=calibrations(
             scored, template, counts, groups=groups, target=target_precision, seed=seed
         ),

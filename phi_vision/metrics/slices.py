@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phi_vision.data.kinds.field_kind import SampleValues
 from phi_vision.data.kinds.number_kind import as_number
 from phi_vision.data.kinds.path_kind import levels_of
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
 from phi_vision.io.image_decoding import open_header
@@ -52,6 +53,36 @@ class Leakage:
     leaked: Mapping[str, str]  # sample -> what it shares with the training data
     without: Mapping[str, Estimate]  # metric -> estimate on the others; {} without any
     effect: Mapping[str, Estimate]  # metric -> the estimate on all samples minus that on the others
+
+
+class UnseenCounts(NamedTuple):
+    """Categories, or paths, that no training sample has."""
+
+    predicted: int  # predictions of such a value
+    right: int  # of these
+    true: int  # samples with such a value
+
+
+def count_unseen(
+    predictions: Sequence[ScoredPrediction], training: Iterable[Sample], template: Template
+) -> dict[str, UnseenCounts]:
+    """Count values that no training sample has, by field of categories or paths.
+
+    Input:  predicted COATS, CAOTS, HATS; true COATS, COATS, HATS; in training COATS
+    Output: {"category3_code": UnseenCounts(predicted=2, right=1, true=1)}
+    """
+    fields = template.class_fields
+    records = [sample.record for sample in training] if fields else []
+    counts = {}
+    for field in fields:
+        known = {None, *(record.get(field) for record in records)}
+        pairs = [
+            ((each.prediction.record or {}).get(field), each.truth[field]) for each in predictions
+        ]
+        unseen = [value == true for value, true in pairs if value not in known]
+        lacking = sum(true not in known for _, true in pairs)
+        counts[field] = UnseenCounts(len(unseen), sum(unseen), lacking)
+    return counts
 
 
 def score_slices(

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template, find_template
 from phi_vision.evaluation.baselines import boost, nearest
-from phi_vision.evaluation.report import read_report
+from phi_vision.evaluation.report import explain, read_report
 from phi_vision.evaluation.sections import draw_numbers
 from phi_vision.inference.batch import prediction_schema
 from phi_vision.metrics.scores import score
@@ -70,6 +71,22 @@ def test_numbers_with_units_are_drawn_in_one_unit() -> None:
         assert "are within 10 %" in caption
     assert scores.estimates["model"]["weight_unit_accuracy"].value == 1
     assert {each.by for each in scores.slices} >= {"hood", "image size"}
+
+
+def test_a_sentence_counts_predictions_that_no_training_sample_has() -> None:
+    template = Template(name="t", question="?", answer="{shelf:path}, {title}", layout="chat")
+    training = [replace(each, record={**each.record, "shelf": "Tops > Coats"}) for each in TRAINING]
+    true = [replace(each, record={**each.record, "shelf": "Tops > Capes"}) for each in ASKED]
+    texts = ["Tops > Coats, a", "Tops > Capes, a", "Tops > Cots, a", *["unreadable"] * 17]
+    found = [Prediction.parse(text, template) for text in texts]
+    scores = score({"model": found}, true, template, training=training)
+    (sentence,) = explain(scores, "unseen")
+    assert sentence.startswith(
+        "shelf: 2 of 20 predictions are a value that no training sample has, 1 of them right "
+        "(20 samples have such a value)"
+    )
+    known = score({"model": found[:1] * 20}, true, template, training=training)
+    assert explain(known, "unseen") == []
 
 
 def test_tables_of_predictions_have_a_column_for_each_kind() -> None:

@@ -2,13 +2,15 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATES, Template
-from phi_vision.metrics.slices import Subset, find_slices
+from phi_vision.metrics.slices import Subset, UnseenCounts, count_unseen, find_slices
 
 PRODUCT = TEMPLATES["product"]
 
@@ -101,6 +103,26 @@ def test_styles_and_titles_that_training_has_seen():
     samples = [sample(group="new"), sample(title="Belt"), sample(title="coat", group="other")]
     assert parts_of(samples, "group in training") == {"seen": [1], "unseen": [0, 2]}
     assert parts_of(samples, "title in training") == {"seen": [0], "unseen": [1, 2]}
+
+
+def test_values_that_training_has_not_are_counted():
+    """In training are coats alone: of three other predictions one is right."""
+    said, true = (
+        ["COATS", "CAOTS", "HATS", None, "BELTS"],
+        ["COATS", "COATS", "HATS", "TIES", "COATS"],
+    )
+    predictions = [
+        ScoredPrediction(
+            id="s",
+            group="g",
+            truth=dict(sample(category=two).record),
+            prediction=Prediction(text="", record={"category3_code": one} if one else None),
+        )
+        for one, two in zip(said, true, strict=True)
+    ]
+    counts = count_unseen(predictions, TEN, PRODUCT)
+    assert counts == {"category3_code": UnseenCounts(predicted=3, right=1, true=2)}
+    assert count_unseen(predictions, TEN, replace(PRODUCT, answer="{title}")) == {}
 
 
 def test_a_template_without_categories_and_numbers_has_fewer_slices():
