@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # torch first and exact, so that pip cannot settle on another build while resolving the rest.
 TORCH := torch==2.13.0
-CODE := phi_vision pretraining benchmarks
+CODE := phi_vision pretraining benchmarks docs/generate.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv browser demo demo-photos test docs format clean
@@ -44,13 +44,15 @@ test: venv browser  ## format, lint, types and every test: what the CI runs
 	$(BIN)/mypy $(CODE)  # strict, as pyproject.toml says
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
 
-docs: venv  ## write docs/cli.md from the commands' --help
+docs: venv  ## write the references of commands and HTTP, and build the site into site/
 	$(BIN)/python -m tests.test_cli_reference > docs/cli.md
+	$(BIN)/python -m tests.test_http_reference > docs/openapi.json
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir site
 
 format: venv  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove caches and build leftovers (.venv and runs/ stay)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ gives a list of faults in words; none is the wish.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +40,12 @@ class Opened:
     page: Page
     complaints: list[str] = field(default_factory=list)
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong with the page, in words; nothing where all is well."""
+    def faults(self, asked: Collection[str] | None = None) -> list[str]:
+        """Everything that is wrong with the page, in words, or some of FAULTS; else nothing."""
         found = list(self.complaints)
         for name, question in FAULTS.items():
+            if asked is not None and name not in asked:
+                continue
             found += [f"{name}: {each}" for each in self.page.evaluate(f"{TOOLS} ({question})()")]
         return found
 
