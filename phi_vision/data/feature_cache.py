@@ -24,7 +24,7 @@ import PIL
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 
-import phi_vision
+from phi_vision import __version__
 from phi_vision.io import atomic
 from phi_vision.io.formatting import format_bytes
 from phi_vision.io.hashing import sha256, sha256_of_all
@@ -138,7 +138,7 @@ class KnownImages:
     """
 
     def __init__(self, folder: Path, processor: Phi3VImageProcessor) -> None:
-        versions = [phi_vision.__version__, PIL.__version__]
+        versions = [__version__, PIL.__version__]
         identity = sha256_of_all([*versions, processor.to_json_string()])
         own = folder / f"images-{identity[:24]}"
         # A slot: height and width after padding, and the digest of each crop as two integers.
