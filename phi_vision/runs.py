@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from phi_vision import __version__
+from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import TEMPLATE_FILE
+from phi_vision.data.template import TEMPLATE_FILE, Template
 from phi_vision.io.formatting import yaml_fault
 from phi_vision.io.hashing import sha256, sha256_of_all
 
@@ -70,6 +71,19 @@ class ReportDir:
     def scores(self) -> dict[str, Any]:
         """Read scores.json."""
         return _read_json(self.scores_file, "evaluate again")
+
+    def predictions(self, template: Template) -> tuple[ScoredPrediction, ...]:
+        """Read the prediction of each sample from predictions.jsonl; the texts are parsed again."""
+        predictions, file = [], self.predictions_file
+        for number, line in enumerate(_read_text(file).splitlines(), start=1):
+            try:
+                predictions.append(_scored(json.loads(line), template))
+            except (ValueError, TypeError, KeyError) as error:
+                found = f"{error!r}; found {line:.80}; evaluate again"
+                raise ValueError(f"{file}, line {number} is not a prediction: {found}") from error
+        if not predictions:
+            raise ValueError(f"{file} holds no predictions; evaluate again")
+        return tuple(predictions)
 
 
 class RunDir:
@@ -199,6 +213,22 @@ def thin(points: Curve, limit: int = MAX_POINTS) -> Curve:
     size = math.ceil(len(points.steps) / limit) or 1
     places = range(0, len(points.steps), size)
     return Curve(*([fmean(values[at : at + size]) for at in places] for values in points))
+
+
+def _scored(row: LogLine, template: Template) -> ScoredPrediction:
+    id, text, held = str(row["id"]), str(row["text"]), row.get("confidence") or {}
+    confidence = {str(name): float(each) for name, each in dict(held).items() if each is not None}
+    # The text and not the kept record: JSON has neither NaN nor infinity.
+    parsed = Prediction.parse(text, template, confidence=confidence, source=id)
+    truth = template.select(row["truth"])
+    return ScoredPrediction(id=id, group=str(row["group"]), truth=truth, prediction=parsed)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {file}: {error}; evaluate again") from error
 
 
 def _read_json(file: Path, advice: str) -> dict[str, Any]:

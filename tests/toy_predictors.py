@@ -1,9 +1,10 @@
 """A predictor for tests: writes the color of the image, and fails where a test wants it to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from phi_vision.data.acceptance import Acceptance
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import PRODUCT, Template
@@ -20,6 +21,7 @@ class Painter:
         error: What it raises there.
         says: Id -> text, in place of the color.
         template: Renders the text.
+        confidence: In each prediction.
     """
 
     name = "painter"
@@ -32,8 +34,10 @@ class Painter:
         error: Exception | None = None,
         says: dict[str, str] | None = None,
         template: Template = PRODUCT,
+        confidence: Mapping[str, float] | None = None,
     ) -> None:
         self.template = template
+        self._confidence = confidence or {"title": 0.5}
         self._notes, self._fails_on, self._says = notes, fails_on, says or {}
         self._error = error or ValueError("the brush broke")
 
@@ -52,16 +56,19 @@ class Painter:
             text = self._says.get(sample.id, self.template.render(record))
             yield (
                 place,
-                Prediction.parse(text, self.template, source=sample.id, confidence={"title": 0.5}),
+                Prediction.parse(
+                    text, self.template, source=sample.id, confidence=self._confidence
+                ),
             )
 
 
-def spec_of(predictor: Predictor) -> JobSpec:
+def spec_of(predictor: Predictor, acceptance: Acceptance | None = None) -> JobSpec:
     """Describe a job of a predictor that is loaded already."""
     return JobSpec(
         load=partial(_identical, predictor),
         model=predictor.name,
         template=predictor.template,
+        acceptance=acceptance,
     )
 
 

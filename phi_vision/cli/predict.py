@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
-from phi_vision.io.formatting import format_count
+from phi_vision.io.formatting import format_count, format_percent
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from phi_vision.data.acceptance import Acceptance
     from phi_vision.data.prediction import Prediction
     from phi_vision.data.template import Template
     from phi_vision.inference.batch import BatchSummary
@@ -67,6 +68,9 @@ def _predict_images(options: argparse.Namespace) -> None:
     missing = len(images)
     if predictor is not None:
         grammar = _chosen_grammar(options, predictor.template)
+        acceptance = None
+        if options.target_precision is not None:
+            acceptance = _load_acceptance(options, predictor.template, grammar)
         write = _as_json if options.json else _as_line
         for start in range(0, len(readable), options.batch_size):
             some = readable[start : start + options.batch_size]
@@ -74,7 +78,7 @@ def _predict_images(options: argparse.Namespace) -> None:
             pixels = [image for _, image in usable]
             predictions = predictor.predict(pixels, grammar=grammar) if pixels else []
             for (name, _), prediction in zip(usable, predictions, strict=True):
-                print(write(replace(prediction, source=str(name))), flush=True)
+                print(write(replace(prediction, source=str(name)), acceptance), flush=True)
             missing -= len(usable)
     if missing:
         raise ValueError(f"{missing} of {len(images)} images have no prediction: see above")
@@ -106,10 +110,16 @@ def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
         raise ValueError(f"--out takes one dataset or folder of images: found {found}")
     template = find_template(resolve_template(options.model, options.template))
     grammar, size = _chosen_grammar(options, template), options.batch_size
-    spec = job_spec(options.model, template=options.template, grammar=grammar, batch_size=size)
+    acceptance = _load_acceptance(options, template, grammar)
+    given = {"template": options.template, "grammar": grammar, "batch_size": size}
+    spec = job_spec(options.model, **given, acceptance=acceptance)
     with _shown_progress() as progress:
         summary = predict_catalog(Path(options.images[0]), spec, job, progress)
     print(f"{job.out}: {_in_words(summary)}", file=sys.stderr)
+    if acceptance is not None and acceptance.target is not None:
+        shares = [f"{name} {format_percent(share)}" for name, share in summary.coverage.items()]
+        promise = f"no review needed at a precision of {acceptance.target:g}"
+        print(f"{promise}: {', '.join(shares)} of the rows", file=sys.stderr)
 
 
 @contextmanager
@@ -151,6 +161,15 @@ def _in_words(summary: "BatchSummary") -> str:
     return ", ".join(parts)
 
 
+def _load_acceptance(
+    options: argparse.Namespace, template: "Template", grammar: str | None
+) -> "Acceptance | None":
+    from phi_vision.metrics.thresholds import load_acceptance
+
+    target, constrained = options.target_precision, grammar is not None
+    return load_acceptance(options.model, template, target=target, constrained=constrained)
+
+
 def _chosen_grammar(options: argparse.Namespace, template: "Template") -> str | None:
     from phi_vision.data.dataset import load_samples
     from phi_vision.data.template_grammar import grammar_of, known_categories
@@ -182,14 +201,28 @@ def find_images(name: str) -> list[Path]:
     return found
 
 
-def _as_json(prediction: "Prediction") -> str:
-    fields = {"image": prediction.source, "record": prediction.record}
+def _as_json(prediction: "Prediction", acceptance: "Acceptance | None") -> str:
+    fields: dict[str, object] = {"image": prediction.source, "record": prediction.record}
     fields |= {"confidence": dict(prediction.confidence), "text": prediction.text}
+    if acceptance is not None:
+        calibrated, accept = acceptance.decide(prediction)
+        fields |= {"target_precision": acceptance.target, "calibrated": calibrated}
+        fields |= {"accept": accept}
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _as_line(prediction: "Prediction") -> str:
+def _as_line(prediction: "Prediction", acceptance: "Acceptance | None") -> str:
+    """Format a prediction.
+
+    Output: coat.jpg: title=Coat, full_price=390.0; accept full_price; review title, whole record
+    """
     if prediction.record is None:
         return f"{prediction.source}: the output does not parse: {prediction.text!r}"
     fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())
-    return f"{prediction.source}: {fields}"
+    parts = []
+    if acceptance is not None:
+        _, accept = acceptance.decide(prediction)
+        for word, wanted in (("accept", True), ("review", False)):
+            if names := [name for name, is_accepted in accept.items() if is_accepted == wanted]:
+                parts.append(f"{word} {', '.join(names)}")
+    return f"{prediction.source}: {fields}" + ("; " + "; ".join(parts) if parts else "")

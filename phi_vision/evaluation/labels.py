@@ -8,11 +8,11 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
+from phi_vision.data.acceptance import RECORD
 from phi_vision.data.kinds.field_kind import Better
 from phi_vision.data.samples import Value
 from phi_vision.io.formatting import MISSING, format_number, format_percent, format_signed
 from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.calibration import RECORD
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
 from phi_vision.metrics.scores import Scores, significance

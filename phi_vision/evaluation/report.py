@@ -17,9 +17,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from phi_vision.data.prediction import Prediction, ScoredPrediction
+from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample
-from phi_vision.data.template import Template, find_template, write_template
+from phi_vision.data.template import find_template, write_template
 from phi_vision.evaluation import figures, labels, sections
 from phi_vision.evaluation.config import failure
 from phi_vision.io import formatting
@@ -155,9 +155,8 @@ def read_report(folder: Path) -> Report:
     # The run that a report lies in holds more about it than the report itself.
     run = RunDir(report.path.parent if RunDir.is_run(report.path.parent) else report.path)
     template = find_template(str(report.template_file))
-    predictions = _read_predictions(report.predictions_file, template)
     return Report(
-        system=EvaluatedSystem(str(folder), template, predictions),
+        system=EvaluatedSystem(str(folder), template, report.predictions(template)),
         folder=report.path,
         recipe=run.recipe(metadata.get("recipe", "")),
         versions=run.versions() or metadata.get("versions", {}),
@@ -180,25 +179,6 @@ def _find_report(folder: Path) -> ReportDir:
         if not file.is_file():
             raise failure("old_report", path=report.path, name=file.name)
     return report
-
-
-def _read_predictions(file: Path, template: Template) -> tuple[ScoredPrediction, ...]:
-    """Read the prediction of each sample; the texts are parsed again."""
-    predictions = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            id, text, confidence = str(row["id"]), str(row["text"]), row.get("confidence")
-            # The text and not the kept record: JSON has neither NaN nor infinity.
-            parsed = Prediction.parse(text, template, confidence=confidence, source=id)
-            group, truth = str(row["group"]), template.select(row["truth"])
-        except (ValueError, TypeError, KeyError) as error:
-            place = {"file": file, "number": number, "line": line}
-            raise failure("prediction", **place, error=error) from error
-        predictions.append(ScoredPrediction(id=id, group=group, truth=truth, prediction=parsed))
-    if not predictions:
-        raise failure("no_predictions", file=file)
-    return tuple(predictions)
 
 
 def _line(scored: ScoredPrediction) -> str:

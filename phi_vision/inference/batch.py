@@ -10,14 +10,16 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from phi_vision.data.acceptance import Acceptance
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind, Template, find_template
 from phi_vision.inference.batch_catalog import BatchConfig, Catalog, CatalogRow, Failure, failure
@@ -35,14 +37,21 @@ logger = logging.getLogger(__name__)
 ROWS_PER_GROUP = 10_000  # some megabytes, which are held in memory
 PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a prediction
 KEPT_KEY = "kept"  # Metadata of the table, beside its job's: the columns copied from the catalog.
-CONFIDENCE = "confidence_"
+ACCEPTANCE_KEY = "acceptance"  # The same for the rules that its calibrated columns come from.
+CONFIDENCE, CALIBRATED, ACCEPT = "confidence_", "calibrated_", "accept_"
 Progress = Callable[[int, int], None]  # Called with the number of finished rows and of all rows.
 
 
 def job_spec(
-    model: str, *, template: str | None = None, grammar: str | None = None, batch_size: int = 16
+    model: str,
+    *,
+    template: str | None = None,
+    grammar: str | None = None,
+    batch_size: int = 16,
+    acceptance: Acceptance | None = None,
 ) -> JobSpec:
-    """Describe a job with the arguments of `load_predictor` (no file) and a grammar of texts."""
+    """Describe a job with the arguments of `load_predictor` (no file), a grammar of texts, and what
+    `load_acceptance` returns for the model."""
     if Path(model).suffix == ".jsonl":
         raise failure("no_model", model=model)
     # Workers of a cluster have another working directory.
@@ -55,18 +64,21 @@ def job_spec(
         model=f"{model} {digest(model_identity(model))[:16]}",
         template=find_template(chosen),
         grammar=grammar,
+        acceptance=acceptance,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSummary:
-    """Counts of rows: all, errors by reason, unparsed texts, and those predicted in this run."""
+    """Counts of rows: all, errors by reason, unparsed texts, and those predicted in this run; for
+    each field, and for the whole record, the share of all rows that is accepted."""
 
     rows: int
     errors: Mapping[str, int]
     unparsed: int
     predicted: int
     seconds: float
+    coverage: Mapping[str, float]
 
 
 def predict_catalog(
@@ -97,13 +109,15 @@ def predict_catalog(
                     "the same command resumes"
                 ) from error
         shutil.rmtree(job.folder, ignore_errors=True)
-    table = pq.ParquetFile(config.out).read(columns=["error", "readable"])
+    names = _names(spec.acceptance, ACCEPT) if spec.acceptance and spec.acceptance.target else {}
+    table = pq.ParquetFile(config.out).read(columns=["error", "readable", *names.values()])
     return BatchSummary(
         rows=table.num_rows,
         errors=Counter(table["error"].drop_null().to_pylist()),
         unparsed=pc.sum(pc.invert(table["readable"])).as_py() or 0,
         predicted=predicted,
         seconds=time.perf_counter() - start,
+        coverage={name: pc.mean(table[column]).as_py() for name, column in names.items()},
     )
 
 
@@ -114,7 +128,9 @@ class _Job:
         .predictions.parquet.parts/000000000064-000000000128.parquet
 
     Parts appear atomically, so that an interruption costs only the part in progress. Their metadata
-    are what decides the predictions: model, template, grammar, data and versions.
+    are what decides the predictions: model, template, grammar, data and versions. What is accepted
+    is decided when they are joined, by one rule for all rows: a finished table to which another
+    applies is a part of all rows.
     """
 
     def __init__(self, source: Path, spec: JobSpec, config: BatchConfig) -> None:
@@ -133,7 +149,8 @@ class _Job:
                 source,
                 spec.template.name,
             )
-        schema = prediction_schema(spec.template, has_splits=catalog.has_splits)
+        describe = partial(prediction_schema, spec.template, has_splits=catalog.has_splits)
+        schema = describe(acceptance=spec.acceptance)
         self._kept = _kept_columns(config.keep, catalog.schema.names, schema.names)
         versions = package_versions()
         decisive = {
@@ -145,8 +162,10 @@ class _Job:
         }
         fields = [catalog.schema.field(old).with_name(new) for new, old in self._kept.items()]
         metadata = decisive | {KEPT_KEY: json.dumps(self._kept)}
+        if spec.acceptance is not None:
+            metadata[ACCEPTANCE_KEY] = json.dumps(asdict(spec.acceptance))
         self._table_schema = pa.schema([*schema, *fields], metadata=metadata)
-        self._part_schema = schema.with_metadata(decisive)
+        self._part_schema = describe().with_metadata(decisive)
         self.folder = out.with_name(f".{out.name}.parts")
 
     def is_done(self) -> bool:
@@ -154,15 +173,27 @@ class _Job:
         out, wanted = self._config.out, self._table_schema
         if self._config.restart or not out.exists():
             return False
-        try:
-            found = pq.read_schema(out)
-        except (OSError, pa.ArrowException):
-            found = pa.schema([])
+        found = self._found_schema()
         if (found.metadata, found.names) == (wanted.metadata, wanted.names):
             return True
+        if self._has_predictions():
+            return False
         is_job = KEPT_KEY.encode() in (found.metadata or {})
         what = "other predictions" if is_job else "something else"
         raise failure("other_table", out=out, what=what)
+
+    def _found_schema(self) -> pa.Schema:
+        try:
+            return pq.read_schema(self._config.out)
+        except (OSError, pa.ArrowException):
+            return pa.schema([])
+
+    def _has_predictions(self) -> bool:
+        """Whether the table exists and is of this job, but perhaps for what is accepted."""
+        if self._config.restart:
+            return False
+        found, wanted = map(_without_acceptance, (self._found_schema(), self._table_schema))
+        return found == wanted
 
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
@@ -194,7 +225,8 @@ class _Job:
         ):
             for file in [*self.finished_parts().values(), None]:
                 if file is not None:
-                    waiting = pa.concat_tables([waiting, pq.ParquetFile(file).read()])
+                    part = pq.ParquetFile(file).read(columns=waiting.schema.names)
+                    waiting = pa.concat_tables([waiting, part.cast(waiting.schema)])
                 while waiting.num_rows >= ROWS_PER_GROUP or (file is None and waiting.num_rows):
                     table = waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
                     waiting = waiting.slice(ROWS_PER_GROUP)
@@ -204,7 +236,10 @@ class _Job:
                         source = self._catalog.columns(list(self._kept.values()), span)
                         for name, column in self._kept.items():
                             table = table.append_column(name, source[column].combine_chunks())
-                    writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
+                    if self._spec.acceptance is not None:
+                        table = _append_acceptance(table, self._spec.acceptance)
+                    ordered = table.select(schema.names).cast(schema)
+                    writer.write_table(ordered, row_group_size=ROWS_PER_GROUP)
         assert start == self._catalog.rows, f"{start} of {self._catalog.rows} rows are predicted"
 
     def finished_parts(self) -> dict[range, Path]:
@@ -221,7 +256,8 @@ class _Job:
                 raise failure("other_parts", folder=self.folder, others=" and ".join(others))
             if found.num_rows == len(span) and span.start >= stop:
                 finished[span], stop = file, span.stop
-        return finished
+        whole = {range(self._catalog.rows): self._config.out}
+        return whole if self._has_predictions() else finished
 
 
 def _kept_columns(
@@ -253,18 +289,51 @@ def gaps(done: Sequence[range], rows: int) -> Iterator[range]:
         start = span.stop
 
 
-def prediction_schema(template: Template, *, has_splits: bool) -> pa.Schema:
+def prediction_schema(
+    template: Template, *, has_splits: bool, acceptance: Acceptance | None = None
+) -> pa.Schema:
     """List the columns; raise a ValueError if a field has the name of another column."""
     types = {"number": pa.float64(), "boolean": pa.bool_()}
     columns = [("id", pa.string())] + ([("split", pa.string())] if has_splits else [])
     columns += [(field, types.get(kind, pa.string())) for field, kind in template.kinds.items()]
     columns += [(CONFIDENCE + field, pa.float64()) for field in template.fields]
+    if acceptance is not None:
+        columns += [(name, pa.float64()) for name in _names(acceptance, CALIBRATED).values()]
+        if acceptance.target is not None:
+            columns += [(name, pa.bool_()) for name in _names(acceptance, ACCEPT).values()]
     columns += [("readable", pa.bool_()), ("text", pa.string())]
     schema = pa.schema([*columns, ("error", pa.string()), ("error_detail", pa.string())])
     for field in template.fields:
-        if schema.names.count(field) > 1:
+        if any(schema.names.count(name) > 1 for name in (field, CALIBRATED + field)):
             raise failure("field_taken", template=template.name, field=field)
     return schema
+
+
+def _names(acceptance: Acceptance, start: str) -> dict[str, str]:
+    """Name the column of each rule: {"whole record": "accept_whole_record", ...}."""
+    return {name: start + name.replace(" ", "_") for name in acceptance.rules}
+
+
+def _append_acceptance(table: pa.Table, acceptance: Acceptance) -> pa.Table:
+    """Append the calibrated confidence, null where it is unknown, and whether it is accepted."""
+    is_readable = table["readable"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+    raw = {field: table[CONFIDENCE + field].to_numpy() for field in acceptance.fields}
+    known = {field: np.where(is_readable, values, np.nan) for field, values in raw.items()}
+    calibrated = acceptance.calibrate(known)
+    accepted = acceptance.accept(calibrated)
+    for name, column in _names(acceptance, CALIBRATED).items():
+        table = table.append_column(column, pa.array(calibrated[name], from_pandas=True))
+    for name, column in _names(acceptance, ACCEPT).items():
+        if name in accepted:
+            table = table.append_column(column, pa.array(accepted[name]))
+    return table
+
+
+def _without_acceptance(schema: pa.Schema) -> dict[bytes, bytes] | None:
+    """Return what decides a table but for its rules; None of another file."""
+    metadata = dict(schema.metadata or {})
+    metadata.pop(ACCEPTANCE_KEY.encode(), None)
+    return metadata if KEPT_KEY.encode() in metadata else None
 
 
 def _cells(row: CatalogRow, outcome: Outcome, template: Template) -> dict[str, object]:

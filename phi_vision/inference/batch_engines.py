@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from phi_vision.data.acceptance import Acceptance
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
@@ -39,6 +40,7 @@ class JobSpec:
     model: str  # Its name, with what distinguishes it from others of that name.
     template: Template
     grammar: str | None = None
+    acceptance: Acceptance | None = None  # adds columns to the table, and decides no prediction
 
 
 def predict_part(

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from phi_vision.data.acceptance import RECORD
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
 from phi_vision.metrics import platt_scaling as platt
 from phi_vision.metrics.bootstrap import TAILS, Counts, Estimate, distribution, mean
 from phi_vision.metrics.field_metrics import failure, is_field_correct
-from phi_vision.metrics.platt_scaling import Flags, Names, Numbers, PlattScaler
+from phi_vision.metrics.platt_scaling import Flags, Names, Numbers
 
-RECORD = "whole record"  # name of the calibration of all fields together
 BINS = 10  # as in most publications, so that calibration errors can be compared
 MAX_POINTS = 200  # points of a risk curve: a chart shows no more
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
@@ -48,8 +48,8 @@ class SelectiveThreshold:
 
     target: float  # target precision
     threshold: float | None
-    """Accept predictions with a recalibrated confidence, `Calibration.apply`, of at least this;
-    None where no threshold is known to reach the target."""
+    """Accept predictions with a recalibrated confidence of at least this; None where no threshold
+    is known to reach the target."""
     coverage: Estimate  # share of all samples that is accepted
     precision: Estimate  # share of correct predictions among those; NaN without any
 
@@ -80,10 +80,6 @@ class Calibration:
     intercept: float
     auto_accept: SelectiveThreshold | None
     limitations: str  # what could not be measured, and why; "" where everything was
-
-    def apply(self, confidence: float) -> float:
-        """Recalibrate: turn a raw confidence into the probability of a correct prediction."""
-        return float(PlattScaler(self.slope, self.intercept).apply(np.array([confidence]))[0])
 
 
 def calibrations(

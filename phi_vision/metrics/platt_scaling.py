@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+
+from phi_vision.data.acceptance import PlattScaler, log_odds
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -15,18 +15,6 @@ Names = NDArray[np.object_] | Sequence[str]
 
 FOLDS = 5  # of cross-fitting: a scaler then rests on four fifths of the samples of the final one
 CERTAINTY = 0.9  # probability that the target precision is kept: in about nine evaluations of ten
-MAX_CONFIDENCE = 1 - 1e-6  # larger ones are clipped: single precision hardly tells them from 1
-
-
-class PlattScaler(NamedTuple):
-    """A linear map from the log-odds of a confidence to those of a correct prediction."""
-
-    slope: float
-    intercept: float
-
-    def apply(self, confidence: Numbers) -> Numbers:
-        """Turn confidences into probabilities."""
-        return np.asarray(expit(self.slope * _log_odds(confidence) + self.intercept))
 
 
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
@@ -42,9 +30,9 @@ def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
         correct, (positives + 1) / (positives + 2), 1 / (len(correct) - positives + 2)
     )
     # scikit-learn takes no soft targets: each sample occurs as both classes, with weights.
-    log_odds = np.tile(_log_odds(confidence), 2)[:, None]
+    doubled = np.tile(log_odds(confidence), 2)[:, None]
     model = LogisticRegression(C=math.inf, max_iter=1000).fit(
-        log_odds, np.repeat([1, 0], len(correct)), sample_weight=np.append(target, 1 - target)
+        doubled, np.repeat([1, 0], len(correct)), sample_weight=np.append(target, 1 - target)
     )
     return PlattScaler(float(model.coef_[0, 0]), float(model.intercept_[0]))
 
@@ -133,7 +121,3 @@ def binomial_bound(shares: Numbers | float, sizes: Numbers | float, tail: float)
     is_certain = (hits if is_lower else misses) <= 0
     bounds = beta.ppf(tail, np.where(is_certain, 1, first), np.where(is_certain, 1, second))
     return np.asarray(np.where(is_certain, 0.0 if is_lower else 1.0, bounds))
-
-
-def _log_odds(confidence: Numbers) -> Numbers:
-    return np.asarray(logit(np.clip(confidence, 1 - MAX_CONFIDENCE, MAX_CONFIDENCE)))

@@ -4,27 +4,25 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Query
 from PIL.Image import Image
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from phi_vision.data.template import Template
+from phi_vision.data.acceptance import Decision
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.metrics.platt_scaling import PlattScaler
-from phi_vision.runs import RunDir
+from phi_vision.metrics.thresholds import load_acceptance
 from phi_vision.serving import schemas
 from phi_vision.serving.batcher import Batcher, PendingRequest
 from phi_vision.serving.chat_template import ChatTemplate, image_urls, joined_text
@@ -55,7 +53,8 @@ class Service:
         self.model = {"id": self.name, "object": "model", "created": int(time.time())}
         self.model |= {"owned_by": "phi-vision"}
         self.predictor, self.settings = predictor, settings
-        self.calibration = load_calibration(source, predictor.template)
+        target = settings.target_precision
+        self.acceptance = load_acceptance(source, predictor.template, target=target)
         self.chat_template = ChatTemplate(predictor)
         self.images = ImageReader(settings)
         self.metrics = ServerMetrics()
@@ -246,6 +245,13 @@ async def read_record(
     async with service.submit(generation_request, request) as pending:
         generation = await pending.result()
     prediction = service.predictor.to_prediction(generation)
+    confidence, decision, target = prediction.confidence, Decision({}, {}), None
+    # The evaluation is of free generation.
+    acceptance = service.acceptance if generation_request.grammar is None else None
+    if acceptance is not None:
+        decision, target = acceptance.decide(prediction), acceptance.target
+        if acceptance.is_calibrated:
+            confidence = {field: decision.confidence[field] for field in confidence}
     return RecordResponse(
         id=f"rec-{uuid.uuid4().hex}",
         created=int(time.time()),
@@ -253,8 +259,10 @@ async def read_record(
         text=prediction.text,
         record=prediction.record,
         kinds=service.predictor.template.kinds,
-        confidence=calibrate(prediction.confidence, service.calibration),
-        calibrated=bool(service.calibration),
+        confidence=dict(confidence),
+        calibrated=acceptance is not None and acceptance.is_calibrated,
+        target_precision=target,
+        accept=decision.accept,
         seconds=time.monotonic() - start,
         usage=_usage(generation, request),
     )
@@ -277,40 +285,6 @@ async def _record_request(
     wanted = service.predictor.request(images, grammar=grammar)
     await asyncio.to_thread(service.chat_template.check_length, wanted.prompt, images, "images")
     return wanted
-
-
-def load_calibration(run: Path, template: Template) -> dict[str, PlattScaler]:
-    """Load the calibration of each field's confidence from a run's evaluation.
-
-    {} if not evaluated with this template, or a field is not calibrated; ValueError if damaged.
-    """
-    report = RunDir(run).report
-    if not report.scores_file.is_file():
-        return {}
-    try:
-        scores = report.scores()
-        used, fitted = scores["template"], scores["calibrations"]
-        if (used["question"], used["answer"]) != (template.question, template.answer):
-            return {}
-        lines = {
-            field: PlattScaler(float(each["slope"]), float(each["intercept"]))
-            for field in template.fields
-            if (each := fitted.get(field)) and None not in (each["slope"], each["intercept"])
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"cannot read {report.scores_file}: {error!r}"
-        raise ValueError(f"{found}; run the evaluation again") from error
-    return lines if len(lines) == len(template.fields) else {}
-
-
-def calibrate(
-    confidence: Mapping[str, float], calibration: Mapping[str, PlattScaler]
-) -> dict[str, float]:
-    """Calibrate each field's confidence; without calibrations it stays unchanged."""
-    return {
-        field: float(calibration[field].apply(np.array([raw]))[0]) if calibration else raw
-        for field, raw in confidence.items()
-    }
 
 
 @router.get("/v1/models")

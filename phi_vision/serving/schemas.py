@@ -259,5 +259,11 @@ class RecordResponse(BaseModel):
     kinds: dict[str, Kind] = Field(description="type of each field")
     confidence: dict[str, Probability] = Field(description="{} without a record")
     calibrated: bool = Field(description="whether confidence is calibrated on an evaluation")
+    target_precision: Probability | None = Field(
+        description="share of correct values promised among the accepted ones; null: none"
+    )
+    accept: dict[str, bool] = Field(
+        description='whether a field, and the "whole record", needs no review; {} without a target'
+    )
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage

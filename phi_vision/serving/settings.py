@@ -30,6 +30,10 @@ class Settings:
     key: str | None = field(default=None, repr=False)
     """API key that requests must send as a bearer token; None disables authentication."""
 
+    target_precision: float | None = None
+    """Share of correct values promised among those accepted without review, such as 0.95; by
+    default that of the run's evaluation, if it had one."""
+
     max_body_bytes: Annotated[int, 1024, 1024 * MIB] = 20 * MIB
     """Maximum size of a request body, and of an image fetched from a host, in bytes."""
 

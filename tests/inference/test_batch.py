@@ -17,7 +17,8 @@ import pytest
 from toy_predictors import Painter, spec_of
 from toy_products import draw_product, product_rows
 
-from phi_vision.data.template import CONVERSATION, Template
+from phi_vision.data.acceptance import RECORD, Acceptance, AcceptanceRule, PlattScaler
+from phi_vision.data.template import CONVERSATION, PRODUCT, Template
 from phi_vision.inference.batch import BatchSummary, predict_catalog
 from phi_vision.inference.batch_catalog import BatchConfig
 from phi_vision.io.atomic import lock
@@ -271,6 +272,114 @@ def test_the_table_does_not_depend_on_the_size_of_the_parts(shop: Path, tmp_path
         predict(shop, tmp_path / f"{size}.parquet", Painter(), rows_per_part=size)
     contents = {(tmp_path / f"{size}.parquet").read_bytes() for size in (1, 3, 64)}
     assert len(contents) == 1
+
+
+# What needs no review
+
+
+def rules(target: float | None = 0.9, **thresholds: float) -> Acceptance:
+    """Rules whose calibrated confidence is the raw one."""
+    names, scaler = (*PRODUCT.fields, RECORD), PlattScaler(1.0, 0.0)
+    held = {name: AcceptanceRule(scaler, thresholds.get(name)) for name in names}
+    return Acceptance(rules=held, target=target)
+
+
+SURE = {"title": 0.5, "category3_code": 0.9, "full_price": 0.8}
+
+
+def accept(shop: Path, out: Path, acceptance: Acceptance | None, **given: Any) -> BatchSummary:
+    job = {"rows_per_part": given.pop("rows_per_part", 3), "keep": given.pop("keep", ())}
+    spec = spec_of(Painter(confidence=SURE, **given), acceptance)
+    return predict_catalog(shop, spec, BatchConfig(out=out, **job))
+
+
+def test_each_field_is_calibrated_and_accepted_beside_its_raw_confidence(
+    shop: Path, tmp_path: Path
+) -> None:
+    out, said = tmp_path / "out.parquet", {"p1": "A red hat."}
+    acceptance = rules(category3_code=0.9 - 1e-9, full_price=0.81)
+    summary = accept(shop, out, acceptance, says=said, fails_on=["p2"], keep=("title=true_title",))
+    first, unparsed, failed = read(out)[:3]
+    names = ("title", "category3_code", "full_price", "whole_record")
+    assert [*first][8:15] == [
+        *(f"calibrated_{name}" for name in names),
+        *(f"accept_{name}" for name in names[:3]),
+    ]
+    assert first["calibrated_title"] == pytest.approx(first["confidence_title"])
+    assert first["calibrated_whole_record"] == pytest.approx(0.5 * 0.9 * 0.8)
+    assert [first[f"accept_{name}"] for name in names] == [False, True, False, False]
+    for row in (unparsed, failed):
+        assert [row[f"accept_{name}"] for name in names] == [False] * 4
+        assert [row[f"calibrated_{name}"] for name in names] == [None] * 4
+    assert summary.coverage == {
+        "title": 0.0,
+        "category3_code": (ROWS - 2) / ROWS,
+        "full_price": 0.0,
+        RECORD: 0.0,
+    }
+
+
+def test_without_a_target_the_table_is_calibrated_alone(shop: Path, tmp_path: Path) -> None:
+    summary = accept(shop, tmp_path / "out.parquet", rules(target=None))
+    names = pq.read_schema(tmp_path / "out.parquet").names
+    assert "calibrated_title" in names
+    assert not [name for name in names if name.startswith("accept_")]
+    assert summary.coverage == {}
+
+
+def test_a_finished_table_gets_another_target_without_a_prediction(
+    shop: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "out.parquet", tmp_path / "notes"
+    accept(shop, out, None, keep=("id=name",))
+    for number, acceptance in enumerate([rules(title=0.4), rules(0.95, title=0.6), None]):
+        summary = accept(shop, out, acceptance, notes=notes, keep=("id=name",))
+        alone = tmp_path / f"alone{number}.parquet"
+        accept(shop, alone, acceptance, keep=("id=name",))
+        assert (summary.predicted, notes.exists()) == (0, False)
+        assert out.read_bytes() == alone.read_bytes()
+    with pytest.raises(ValueError, match="holds other predictions"):
+        accept(shop, out, rules(title=0.4), keep=())
+
+
+def test_a_half_finished_job_ends_with_one_target(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    spec = spec_of(Painter(confidence=SURE), rules(title=0.6))
+    with pytest.raises(KeyboardInterrupt):
+        predict_catalog(shop, spec, BatchConfig(out=out, rows_per_part=3), stop)
+    summary = accept(shop, out, rules(0.8, title=0.4))
+    assert summary.predicted == ROWS - 3
+    accept(shop, tmp_path / "alone.parquet", rules(0.8, title=0.4))
+    assert out.read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+
+
+def test_parts_of_another_job_beside_a_table_to_accept_anew_are_kept(
+    shop: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    accept(shop, out, None)
+    whole = out.read_bytes()
+    out.unlink()
+    interrupt(shop, out)
+    out.write_bytes(whole)
+    named = Painter(confidence=SURE)
+    named.name = "sculptor"
+    with pytest.raises(ValueError, match="another model;"):
+        predict_catalog(shop, spec_of(named, rules(title=0.4)), BatchConfig(out=out))
+
+
+def test_a_field_with_the_name_of_an_added_column_is_rejected(shop: Path, tmp_path: Path) -> None:
+    form = "{title}, {calibrated_title:number}"
+    template = Template(name="t", question="What?", answer=form, layout="chat")
+    rule = AcceptanceRule(PlattScaler(1.0, 0.0), None)
+    acceptance = Acceptance(rules=dict.fromkeys((*template.fields, RECORD), rule), target=0.9)
+    with pytest.raises(ValueError, match="has a field 'title', which is also"):
+        accept(shop, tmp_path / "out.parquet", acceptance, template=template)
 
 
 # Resuming

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from phi_vision.data.acceptance import PlattScaler
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.template import TEMPLATES
 from phi_vision.metrics.bootstrap import draw_groups
@@ -17,7 +18,6 @@ from phi_vision.metrics.calibration import (
     calibrations,
 )
 from phi_vision.metrics.platt_scaling import (
-    PlattScaler,
     binomial_bound,
     choose_threshold,
     cross_fit,
@@ -163,7 +163,7 @@ def test_a_calibrated_model_is_distinguished_from_an_overconfident_one():
         assert 0.35 < bold.slope < 0.7
         assert bold.error.value < 2 * bold.chance_error
         assert bold.brier.value < bold.raw_brier.value
-        assert bold.apply(0.99) < 0.96
+        assert PlattScaler(bold.slope, bold.intercept).apply(np.array([0.99])) < 0.96
 
 
 @pytest.mark.parametrize("too_sure", [False, True])
@@ -247,7 +247,8 @@ def test_predictions_that_are_all_right_can_all_be_used():
     assert found.auto_accept.coverage.value == 1
     assert found.auto_accept.precision.value == 1
     assert found.auto_accept.precision.low == pytest.approx(0.964, abs=1e-3)  # 0.025^(1/100)
-    assert found.apply(0.9) == pytest.approx(101 / 102, abs=1e-3)
+    line = PlattScaler(found.slope, found.intercept)
+    assert line.apply(np.array([0.9])) == pytest.approx([101 / 102], abs=1e-3)
 
 
 def test_a_target_that_cannot_be_proven_is_rejected():

@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from phi_vision.data.acceptance import RECORD
+from phi_vision.data.prediction import Prediction
 from phi_vision.data.template import PRODUCT
 from phi_vision.data.template_grammar import grammar_of
 from phi_vision.inference.local import LocalPredictor
-from phi_vision.metrics.platt_scaling import PlattScaler
-from phi_vision.serving.routes import calibrate, load_calibration
 from phi_vision.serving.schemas import RecordResponse
 from phi_vision.serving.server import create_app
 from phi_vision.serving.settings import Settings
@@ -40,6 +39,7 @@ def test_a_record_equals_that_of_the_predictor(
     assert (answer["text"], answer["record"]) == (expected.text, expected.record)
     assert answer["confidence"] == pytest.approx(expected.confidence, rel=1e-3)
     assert answer["calibrated"] is False
+    assert (answer["target_precision"], answer["accept"]) == (None, {})
     assert answer["kinds"] == {
         "title": "text",
         "category3_code": "category",
@@ -145,43 +145,48 @@ def test_non_finite_numbers_are_null() -> None:
     assert list(written["record"].values()) == [None, None, 1.5, True, "a", None]
 
 
-def scores(**changes: Any) -> dict[str, Any]:
-    line = {"slope": 0.5, "intercept": 0.0}
-    return {
-        "template": asdict(PRODUCT),
-        "calibrations": dict.fromkeys((*PRODUCT.fields, "whole record"), line),
-    } | changes
-
-
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(small: LocalPredictor, tmp_path: Path) -> LocalPredictor:
+    """The predictor as of a run whose evaluation accepts every category, and no title."""
+    line = {"slope": 0.5, "intercept": 0.0, "limitations": "Too few."}
+    accept = {name: {"target": 0.9, "threshold": None} for name in (*PRODUCT.fields, RECORD)}
+    accept["category3_code"]["threshold"] = 0.0
+    fitted = {name: line | {"auto_accept": each} for name, each in accept.items()}
+    held = {"template": asdict(PRODUCT), "calibrations": fitted, "samples": 1, "seed": 0}
     (tmp_path / "report").mkdir()
-    return tmp_path
+    (tmp_path / "report" / "scores.json").write_text(json.dumps(held))
+    predictor = copy.copy(small)
+    predictor.source = str(tmp_path)
+    return predictor
 
 
-def test_confidence_is_calibrated_on_the_evaluation(run: Path) -> None:
-    (run / "report" / "scores.json").write_text(json.dumps(scores()))
-    lines = load_calibration(run, PRODUCT)
-    assert lines == dict.fromkeys(PRODUCT.fields, PlattScaler(0.5, 0.0))
-    assert calibrate({"title": 0.9}, lines) == {"title": pytest.approx(0.75)}
+def test_fields_are_calibrated_and_accepted_by_the_evaluation_of_the_run(
+    run: LocalPredictor, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confidence = {"title": 0.9, "category3_code": 0.6, "full_price": 0.5}
+    record = {"title": "Coat", "category3_code": "COATS", "full_price": 1.0}
+    found = Prediction(text="", record=dict(record), confidence=confidence)
+    monkeypatch.setattr(run, "to_prediction", lambda generation: found, raising=False)
+    with TestClient(create_app(run, Settings(batch_wait=0.0))) as client:
+        answer = client.post(URL, content=photo, headers=PNG).json()
+        constrained = client.post(f"{URL}?constrained=true", content=photo, headers=PNG).json()
+    assert answer["calibrated"] is True
+    assert answer["confidence"]["title"] == pytest.approx(0.75)
+    assert answer["target_precision"] == 0.9
+    accepted = {name: name == "category3_code" for name in (*PRODUCT.fields, RECORD)}
+    assert answer["accept"] == accepted
+    # The evaluation is of free generation.
+    assert (constrained["calibrated"], constrained["confidence"]) == (False, confidence)
+    assert (constrained["target_precision"], constrained["accept"]) == (None, {})
 
 
-def test_confidence_is_unchanged_without_a_calibration_of_every_field(run: Path) -> None:
-    unknown = {"slope": None, "intercept": None}
-    other = asdict(PRODUCT) | {"question": "What is it?"}
-    for held in (
-        scores(calibrations={}),
-        scores(calibrations=dict.fromkeys(PRODUCT.fields, unknown)),
-        scores(template=other),
-    ):
-        (run / "report" / "scores.json").write_text(json.dumps(held))
-        assert load_calibration(run, PRODUCT) == {}
-    assert load_calibration(run / "nowhere", PRODUCT) == {}
-    assert calibrate({"title": 0.9}, {}) == {"title": 0.9}
-
-
-@pytest.mark.parametrize("held", ["{", "[]", '{"template": 3, "calibrations": {}}', "{}"])
-def test_damaged_scores_fail_before_serving(run: Path, held: str) -> None:
-    (run / "report" / "scores.json").write_text(held)
+def test_a_precision_that_nothing_promises_stops_the_server_before_it_serves(
+    small: LocalPredictor, run: LocalPredictor
+) -> None:
+    with pytest.raises(ValueError, match="it is no run with an evaluation"):
+        create_app(small, Settings(target_precision=0.9))
+    with pytest.raises(ValueError, match=r"pass a share above 0 and below 1"):
+        create_app(run, Settings(target_precision=95.0))
+    (Path(run.source) / "report" / "scores.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot read .*scores.json: .*; run the eval"):
-        load_calibration(run, PRODUCT)
+        create_app(run, Settings())
