@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 31_223
+BUDGET = 31_525
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
@@ -239,8 +239,8 @@ module for each kind of field (380), a recipe for photographs, whose weights the
 (30), random changes of training images (190), images prepared in threads (15), lists, quantities,
 money, booleans and paths (560), read from messy cells and suggested (410), parts of the photo base
 that do not fit are refused before a download (20), placeholders repeated among the ids (35), fused
-attention and loader processes in plans (45), and byte-level vocabularies in constrained decoding
-(27).
+attention and loader processes in plans (45), byte-level vocabularies in constrained decoding (27),
+and what needs no review at a promised precision, in tables, answers and lines (300).
 """
 
 

@@ -310,7 +310,7 @@ def prediction_schema(
 
 
 def _names(acceptance: Acceptance, start: str) -> dict[str, str]:
-    """Name the column of each rule: {"whole record": "accept_whole_record", ...}."""
+    """List the column of each rule: {"whole record": "accept_whole_record", ...}."""
     return {name: start + name.replace(" ", "_") for name in acceptance.rules}
 
 
