@@ -4,11 +4,14 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from phi_vision.cli.options import failure
 from phi_vision.cli.progress import progress_bar
 
 
 def run(options: argparse.Namespace) -> None:
     """Generate sample data: product images with their records."""
+    if options.attributes and options.like is not None:
+        raise failure("attributes_of_other_data", like=options.like)
     if options.faults is None:
         _draw(options, options.out)
         print(f"{options.rows} products are in {options.out}")
@@ -29,6 +32,7 @@ def _draw(options: argparse.Namespace, out: Path) -> None:
     from phi_vision.synthetic.catalog import write_catalog
     from phi_vision.synthetic.sample_like import write_sample_like
 
-    write = partial(write_sample_like, options.like) if options.like else write_catalog
+    drawn = partial(write_catalog, with_attributes=options.attributes)
+    write = partial(write_sample_like, options.like) if options.like else drawn
     with progress_bar("drawing") as advance:
         write(out, rows=options.rows, seed=options.seed, progress=advance)

@@ -100,6 +100,7 @@ def best_achievable(data: Path, split: str) -> Mapping[str, float]:
             "category3_code_accuracy": facts["category_ceiling"],
             "full_price_median_ape": of_split["floor_median_ape"],
             "full_price_mae": of_split["floor_mae"],
+            **of_split.get("best_achievable", {}),
         }
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}

@@ -9,7 +9,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from phi_vision.data.samples import Value
+from phi_vision.data.template import TEMPLATE_FILE, write_template
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.process import usable_cores
-from phi_vision.synthetic import drawing
+from phi_vision.synthetic import attributes, drawing
+from phi_vision.synthetic.attributes import Market, StyleAttributes, visible_attributes
 from phi_vision.synthetic.drawing import VOCABULARY, Garment, draw, encode, random_scene
 from phi_vision.synthetic.observation import failure
 
@@ -34,7 +37,7 @@ Progress = Callable[[int, int], None]
 VERSION = 1
 _MIN_PARALLEL = 150  # images; below this, starting processes takes longer than drawing
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 _DTYPES = {  # Arrow's names of types -> those of the `datasets` library
     **{name: name for name in ("bool", "string", "large_string", "uint8")},
     **{f"int{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
@@ -76,12 +79,21 @@ class CatalogProduct:
     record: dict[str, Any]  # the columns, in order, without the image
     split: str
     rule_price: float  # its price before noise, as a price point: the best possible prediction
+    market: Market | None = None  # of a catalog with attributes
+    visible: Mapping[str, Value] | None = None  # what the image shows, likewise
 
 
 def write_catalog(
-    out: Path, *, rows: int, seed: int, progress: Progress | None = None
+    out: Path,
+    *,
+    rows: int,
+    seed: int,
+    with_attributes: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draw a catalog, write it as Parquet with its facts and a data card, and return the facts.
+
+    With attributes, a template.yaml asks for them (see `attributes.py`).
 
     Writes OUT/data/{train,validation,test}-00000-of-00001.parquet, OUT/facts.json, OUT/README.md
     atomically; OUT must be free. The same rows and seed give the same bytes; below about a hundred
@@ -91,18 +103,23 @@ def write_catalog(
     """
     check_folder_is_free(out)
     products = plan_catalog(rows, seed)
+    if with_attributes:
+        products = add_attributes(products, seed)
     facts = _measure(products, seed)
     members: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with atomic_folder(out) as folder:
         with parallel_map(rows) as run:
             seeds = (f"{seed} {product.record['product_code']}" for product in products)
-            images = run(_draw_product, (product.garment for product in products), seeds)
+            garments, markets = zip(
+                *((each.garment, each.market) for each in products), strict=True
+            )
+            images = run(_draw_product, garments, seeds, markets)
             for done, (product, image) in enumerate(zip(products, images, strict=True), start=1):
                 cell = {"bytes": image, "path": f"{product.record['product_code']}.jpg"}
                 members[product.split].append({**product.record, "image": cell})
                 if progress:
                     progress(done, rows)
-        columns = [(name, _TYPES[type(value)]) for name, value in products[0].record.items()]
+        columns = [(name, _arrow_type(products, name)) for name in products[0].record]
         schema = add_features(pa.schema([*columns, ("image", _IMAGE)]), images=["image"])
         (folder / "data").mkdir()
         for split, records in members.items():
@@ -110,7 +127,9 @@ def write_catalog(
             pq.write_table(pa.Table.from_pylist(records, schema=schema), file, row_group_size=100)
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-        render("catalog_card.md.j2", folder / "README.md", **facts)
+        if with_attributes:
+            write_template(attributes.TEMPLATE, folder / TEMPLATE_FILE)
+        render("catalog_card.md.j2", folder / "README.md", has_attributes=with_attributes, **facts)
     return facts
 
 
@@ -153,16 +172,22 @@ def add_features(schema: pa.Schema, images: Sequence[str]) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _draw_product(garment: Garment, seed: str) -> bytes:
+def _draw_product(garment: Garment, seed: str, market: Market | None) -> bytes:
     # Each image from its own seed, so that the order of drawing does not matter.
     scene = random_scene(random.Random(seed))
+    scene = market.photograph(scene) if market else scene
     return encode(draw(garment, scene), scene)
+
+
+def _arrow_type(products: Sequence[CatalogProduct], column: str) -> pa.DataType:
+    cells = (product.record[column] for product in products)
+    return _TYPES[type(next((cell for cell in cells if cell is not None), ""))]
 
 
 def _measure(products: Sequence[CatalogProduct], seed: int) -> dict[str, Any]:
     """Count the products, and measure the best and the simplest prediction of their prices."""
     usual = median(p.record["full_price"] for p in products if p.split == "train")
-    splits = {}
+    splits = dict[str, dict[str, Any]]()
     for split in SPLITS:
         members = [product for product in products if product.split == split]
         prices = [product.record["full_price"] for product in members]
@@ -177,6 +202,11 @@ def _measure(products: Sequence[CatalogProduct], seed: int) -> dict[str, Any]:
             # Of always predicting the training median.
             "baseline_median_ape": round(median(abs(usual - p) / p for p in prices), 6),
         }
+        if pairs := [(each.visible, each.record) for each in members if each.visible]:
+            splits[split] |= {
+                "empty_cells": attributes.count_empty([record for _, record in pairs]),
+                "best_achievable": attributes.ceilings(pairs),
+            }
     return {
         "version": VERSION,
         "seed": seed,
@@ -206,14 +236,52 @@ def plan_catalog(rows: int, seed: int) -> list[CatalogProduct]:
     return sorted(products, key=lambda product: SPLITS.index(product.split))
 
 
+def add_attributes(products: Sequence[CatalogProduct], seed: int) -> list[CatalogProduct]:
+    """Add the attributes of `attributes.py` to the products of a catalog, style by style."""
+    styles = dict[str, StyleAttributes]()
+    dressed = []
+    for product in products:
+        record, name = product.record, product.record["group_id"]
+        style = styles.setdefault(name, StyleAttributes(name, seed))
+        market, garment = style.market, style.dress(product.garment)
+        full, price, ideal = (
+            price_point(amount * market.rate)
+            for amount in (record["full_price"], record["price"], product.rule_price)
+        )
+        local = {
+            "country_code": market.country,
+            "currency_code": market.currency,
+            "full_price": full,
+            "price": price,
+            "flg_discount": int(price < full),
+        }
+        visible = visible_attributes(garment, market, ideal) | {"title": visible_title(garment)}
+        dressed.append(
+            replace(
+                product,
+                garment=garment,
+                record=record | local | style.cells(garment, full),
+                rule_price=ideal,
+                market=market,
+                visible=visible,
+            )
+        )
+    return dressed
+
+
 def title(garment: Garment, rng: random.Random) -> str:
+    """Word a title: some bear the name of a line, which no image shows."""
+    line = f"{rng.choice(_LINES)} " if rng.random() < _LINE_NAME_FRACTION else ""
+    return line + visible_title(garment)
+
+
+def visible_title(garment: Garment) -> str:
     """Word a title from the visible facts except the colour: all colours of a style share it.
 
     Input:  a long trench coat of leather with fur
     Output: "Long Shearling-trim Calfskin Trench Coat"
     """
     words = [
-        rng.choice(_LINES) if rng.random() < _LINE_NAME_FRACTION else "",
         VOCABULARY["kinds"][garment.kind].get("length_words", {}).get(garment.length, ""),
         "Hooded" if garment.hood and garment.kind != "hoodie" else "",
         VOCABULARY["trims"][garment.trim][0],

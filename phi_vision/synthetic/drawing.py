@@ -76,6 +76,8 @@ class Garment:
     buttons: int  # how many are visible; 0 where the kind has none
     hood: bool
     fit: float  # width over height relative to the kind's own, 0.93 to 1.07
+    accent: str = ""  # colour of patterns and contrasting edges; one that stands out by default
+    lining: str = ""  # its colour, where the garment is shown open; "" where it is closed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,8 @@ def mix_palette(garment: Garment) -> dict[str, str]:
     dye = garment.rgb
     bright = sum(w * level for w, level in zip((0.299, 0.587, 0.114), dye, strict=True)) / 255
     accent = _mix(dye, (40, 24, 30), 0.68) if bright > 0.5 else _mix(dye, (255, 246, 226), 0.8)
+    if garment.accent:
+        accent = _mix(COLOURS[garment.accent], _BLACK, 0)
     return {
         "base": _mix(dye, dye, 0),
         "dark": _mix(dye, _BLACK, 0.24),
@@ -153,6 +157,7 @@ def mix_palette(garment: Garment) -> dict[str, str]:
         "seam": _mix(dye, _BLACK, 0.5) if bright > 0.28 else _mix(dye, _WHITE, 0.34),
         "accent": accent,
         "edge": accent if garment.trim == "contrast" else _mix(dye, _BLACK, 0.1),
+        "lining": _mix(COLOURS[garment.lining], _BLACK, 0) if garment.lining else "",
         **dict(zip(("metal", "metal_dark"), VOCABULARY["metals"][garment.hardware], strict=True)),
     }
 
@@ -162,6 +167,8 @@ def draw_shapes(garment: Garment, *, hanger: bool) -> tuple[str, Any]:
     values = {"garment": garment, "palette": mix_palette(garment)}
     pen: Any = _TEMPLATES.get_template("pen.svg.j2").make_module(values)
     shapes = _TEMPLATES.get_template(SHAPES[garment.kind]).render(values, pen=pen)
+    if garment.lining:
+        shapes += pen.inside(VOCABULARY["kinds"][garment.kind]["inside"])
     return (pen.hanger() if hanger else "") + shapes, pen
 
 
