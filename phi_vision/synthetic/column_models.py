@@ -123,6 +123,7 @@ class Column:
     # words in front of another; "" -> all shapes.
     words: Mapping[str, Frequencies] = field(default_factory=dict)
     repeats: float = 0.0  # fraction of texts that occurred before
+    separator: str = ""  # of the parts of lists and paths, whose tables `words` holds then
 
     def draw(
         self, rng: random.Random, record: Mapping[str, Value], used: Sequence[Value] = ()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic import observation
+from phi_vision.synthetic import compound_values, observation
 from phi_vision.synthetic.column_models import RARE, Column
 from phi_vision.synthetic.observation import Observation, ObservedRow, RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
@@ -88,7 +88,11 @@ def check_row(row: ObservedRow, profile: Profile, real: RealValues) -> None:
     texts += [(observation.PATH, image.path, private) for image in row.images]
     for column in profile.categories():
         value = row.record.get(column.name)
-        if value not in column.overall.values:
+        if column.separator and value and value not in column.overall.values:
+            among = [observation.parts_of(column.name)]
+            unnamed = compound_values.unnamed_parts(column, str(value))
+            texts += [(column.name, part, among) for part in unnamed]
+        elif value not in column.overall.values:
             texts.append((column.name, value, [column.name]))
     found = [name for name, text, among in texts if text and real.contains_text(text, among)]
     if any(map(real.contains_image, row.images)):
@@ -159,6 +163,8 @@ def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, 
     categories = {column.name: column for column in profile.categories()}
     for name, column in categories.items():
         found[name, "frequencies"] = total_variation(*(_names(rows, column) for rows in sides))
+        if column.separator:
+            found |= _compare_parts(column, *sides)
         if parent := categories.get(column.parent or ""):
             pairs = (zip(_names(rows, parent), _names(rows, column), strict=True) for rows in sides)
             found[f"{parent.name} and {name}", "frequencies of pairs"] = total_variation(*pairs)
@@ -182,6 +188,18 @@ def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, 
         repeated = [1 - len({i.digest for i in side}) / max(1, len(side)) for side in images]
         found["image", "fraction of repeated"] = abs(repeated[0] - repeated[1])
     return {key: round(distance, 4) for key, distance in found.items()}
+
+
+def _compare_parts(column: Column, *sides: Sequence[ObservedRow]) -> dict[tuple[str, str], float]:
+    """Compare lists by their items, paths by their levels, each with those above it."""
+    cells = [[str(v) for row in rows if (v := row.record.get(column.name))] for rows in sides]
+    lengths = ([cell.count(column.separator) + 1 for cell in side] for side in cells)
+    parts = [[compound_values.nodes_of(column, cell) for cell in side] for side in cells]
+    words = "levels" if compound_values.is_path(column) else "items"
+    return {
+        (column.name, f"number of {words}"): kolmogorov_smirnov(*lengths),
+        (column.name, words): _word_variation(*([n for p in side for n in p] for side in parts)),
+    }
 
 
 def _names(rows: Sequence[ObservedRow], column: Column) -> list[Value]:

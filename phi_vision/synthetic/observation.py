@@ -36,6 +36,9 @@ IMAGE_FIELDS = tuple(
 width over height, bytes per pixel; and the number of images."""
 PATH, SIZE, FORMAT, LONGEST, ASPECT, DENSITY, COUNT = IMAGE_FIELDS
 
+SEPARATORS = (" > ", " » ", "::", "; ", " | ", " / ", ", ")
+"""What may separate the levels of paths, the first three, and the items of lists."""
+
 # Bits of the perceptual hash in which a copy may differ after scaling and encoding again; other
 # products differ in 20 or more.
 MAX_DISTANCE = 4
@@ -86,6 +89,9 @@ class RealValues:
         for column, value in texts:
             if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
                 self._added[column].append(_hash(value))
+                for separator in (each for each in SEPARATORS if each in str(value)):
+                    parts = str(value).split(separator)
+                    self._added[parts_of(column)] += array("Q", map(_hash, parts))
         for image in row.images:
             self._added["(images)"].append(image.digest)
             if image.perceptual_hash is not None:
@@ -115,6 +121,11 @@ class RealValues:
         hashes = self.hashes[name]
         place = int(np.searchsorted(hashes, np.uint64(wanted)))
         return place < len(hashes) and int(hashes[place]) == wanted
+
+
+def parts_of(column: str) -> str:
+    """Return the key of the hashes of parts of lists and paths in a column."""
+    return f"{column} (parts)"
 
 
 def _hash(text: Value) -> int:

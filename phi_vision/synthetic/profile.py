@@ -21,7 +21,7 @@ from sklearn.metrics import mutual_info_score
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
 from phi_vision.io.atomic import write_bytes
-from phi_vision.synthetic import column_models, observation
+from phi_vision.synthetic import column_models, compound_values, observation
 from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
 from phi_vision.synthetic.observation import FORMAT, IMAGE_FIELDS, PATH, SIZE, Observation, failure
 
@@ -156,7 +156,10 @@ def build_network(columns: Sequence[Column], facts: Mapping[str, Facts]) -> list
             values = [(label(r, parent), r.get(column.name), group) for r, group in known]
             overall = count((value, group) for _, value, group in values)
             given = count_by(values) if parent else {}
-            nodes.append(replace(column, parent=parent or None, overall=overall, given=given))
+            node = replace(column, parent=parent or None, overall=overall, given=given)
+            if node.separator:
+                node = compound_values.measure_parts(node, [pair[1:] for pair in values])
+            nodes.append(node)
             waiting.remove(column)
     return nodes
 
@@ -205,8 +208,10 @@ def _classify(
         constant = name not in IMAGE_FIELDS and (not several or fmean(equal) >= _CONSTANT)
         differs = not constant and bool(several) and fmean(unlike) >= _MOSTLY
         column = Column(name=name, role="empty", level="group" if constant else "row")
-        role = _FIXED_ROLES.get(name) or _role(name, filled)
-        columns.append(replace(column, role=role, differs=differs))
+        is_free = name not in _NAMING_COLUMNS and name not in IMAGE_FIELDS
+        separator = compound_values.find_separator(filled) if is_free else ""
+        role = _FIXED_ROLES.get(name) or ("category" if separator else _role(name, filled))
+        columns.append(replace(column, role=role, differs=differs, separator=separator))
     numbers = [column.name for column in columns if column.role == "number"]
     return [_find_flag(column, numbers, facts) for column in columns]
 

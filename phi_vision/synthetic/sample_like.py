@@ -28,7 +28,15 @@ from phi_vision.data.samples import Value
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.hashing import hash_bits
 from phi_vision.io.image_decoding import encode_image
-from phi_vision.synthetic import catalog, column_models, drawing, fidelity, observation, profile
+from phi_vision.synthetic import (
+    catalog,
+    column_models,
+    compound_values,
+    drawing,
+    fidelity,
+    observation,
+    profile,
+)
 from phi_vision.synthetic.column_models import RARE, Column, label, number
 from phi_vision.synthetic.drawing import Garment, draw, random_scene
 from phi_vision.synthetic.observation import ASPECT, DENSITY, FORMAT, LONGEST, RealValues, failure
@@ -210,6 +218,9 @@ class _Synthesizer:
         known = column.overall.values
         if pa.types.is_boolean(kind):  # the one of two truth values that is not named
             return True not in known
+        if column.separator:
+            value = self._compound(column, rng)
+            return self._invented.setdefault(key, value)
         shapes = [column_models.shape_of(str(value)) for value in known if value not in (None, "")]
 
         def draw(mark: bool) -> str:
@@ -219,6 +230,24 @@ class _Synthesizer:
         taken = {*map(str, known), *map(str, self._invented.values())}
         name = self._draw_new(draw, column.name, taken, [column.name])
         return self._invented.setdefault(key, int(name) if pa.types.is_integer(kind) else name)
+
+    def _compound(self, column: Column, rng: random.Random) -> str:
+        """Put a rare list or path together, of which no invented part is real or used twice."""
+        parts, used = observation.parts_of(column.name), self._used[f"parts of {column.name}"]
+
+        def invent(shape: str) -> str:
+            def draw(mark: bool) -> str:
+                return column_models.invent(shape + shape[-1] * mark, rng)
+
+            part = self._draw_new(draw, column.name, used, [parts, column.name])
+            used.add(part)
+            return part
+
+        def draw(mark: bool) -> str:
+            return compound_values.put_together(column, rng, invent, is_new=mark)
+
+        taken = {*map(str, column.overall.values), *map(str, self._invented.values())}
+        return self._draw_new(draw, column.name, taken, [])
 
     def _text(self, column: Column, record: Record, kind: pa.DataType) -> Value:
         rng, whole = self._rng, pa.types.is_integer(kind)
