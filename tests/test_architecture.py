@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data": {"io", "model"},
     "runs": {"io", "data"},
     "metrics": {"io", "data", "runs"},
-    "synthetic": {"io", "data"},
+    "synthetic": {"io", "data", "metrics"},
     "prepare": {"io", "data"},
     "inference": {"io", "model", "data", "generation", "prepare", "runs"},
     "training": {"io", "model", "data", "generation", "metrics", "runs"},
@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 31_525
+BUDGET = 31_960
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
@@ -240,7 +240,8 @@ module for each kind of field (380), a recipe for photographs, whose weights the
 money, booleans and paths (560), read from messy cells and suggested (410), parts of the photo base
 that do not fit are refused before a download (20), placeholders repeated among the ids (35), fused
 attention and loader processes in plans (45), byte-level vocabularies in constrained decoding (27),
-and what needs no review at a promised precision, in tables, answers and lines (300).
+what needs no review at a promised precision, in tables, answers and lines (300), drawn catalogs
+with attributes (235), and lists and paths in data like an existing dataset (200).
 """
 
 
