@@ -2,8 +2,10 @@
 
 import argparse
 
+from phi_vision.cli.reporting import CommandReport
 
-def run(options: argparse.Namespace) -> None:
+
+def run(options: argparse.Namespace) -> CommandReport:
     """Assemble a base that has seen photographs and read English, for `--model`."""
     from phi_vision.model.photo_base import build_base
 
@@ -14,4 +16,5 @@ def run(options: argparse.Namespace) -> None:
         crop_size=options.crop_size,
         num_crops=options.num_crops,
     )
-    print(f"{options.out}: fine-tune it with `phi-vision train lora --model {options.out} …`")
+    line = f"{options.out}: fine-tune it with `phi-vision train lora --model {options.out} …`"
+    return CommandReport({"folder": options.out}, [line])

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_vision.cli.progress import table_console
+from phi_vision.cli.reporting import CommandReport
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_WIDTH = 100
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> CommandReport:
     """Check which inference engines can load this folder and what is missing."""
     with importing():
         from phi_vision.export.compatibility import check, unmet
@@ -24,15 +24,22 @@ def run(options: argparse.Namespace) -> None:
 
     found = check(Path(resolve(options.folder)))
     wanted = [options.engine] if options.engine else list(found)
-    console = table_console()
+    tables: list[Table] = []
     shown: list[Requirement] = []
     for name in wanted:
-        console.print(_as_table(name, found[name], shown), width=min(console.width, MAX_WIDTH))
+        tables.append(_as_table(name, found[name], shown))
         shown += found[name]
     lacks = {name: len(unmet(found[name])) for name in wanted}
+    engines = {
+        name: {"compatible": not lacks[name], "missing": lacks[name], "requirements": found[name]}
+        for name in wanted
+    }
+    problem = ""
     if all(lacks.values()):
         words = ", ".join(f"{name} lacks {number}" for name, number in lacks.items())
-        raise ValueError(f"{options.folder}: {words} requirements; see the tables")
+        problem = f"{options.folder}: {words} requirements; see the tables"
+    values = {"folder": options.folder, "engines": engines}
+    return CommandReport(values, tables, problem, MAX_WIDTH)
 
 
 def _as_table(

@@ -4,10 +4,11 @@ import argparse
 from typing import Any
 
 from phi_vision.cli.options import failure
+from phi_vision.cli.reporting import CommandReport
 from phi_vision.io.process import importing
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> CommandReport:
     """Export a run for another engine, and publish the folder only if its outputs match the run."""
     settings: dict[str, Any] = {"data": options.data, "samples": options.samples}
     if options.format == "hf":
@@ -24,7 +25,13 @@ def run(options: argparse.Namespace) -> None:
         _check_unused(options, "max_shard_size", "hf")
         precision = options.precision or "fp32"
         verification = export_onnx(options.run, options.out, precision=precision, **settings)
-    print(f"{options.out}: {verification.summary()}")
+    values = {
+        "folder": options.out,
+        "format": options.format,
+        "verification": verification,
+        "summary": verification.summary(),
+    }
+    return CommandReport(values, [f"{options.out}: {verification.summary()}"])
 
 
 def _check_unused(options: argparse.Namespace, name: str, kind: str) -> None:

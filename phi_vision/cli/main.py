@@ -1,7 +1,7 @@
 """The entry point: `phi-vision COMMAND`, one module per command.
 
 Commands import packages lazily, so that `--help` answers at once; only commands print. A user's
-mistake (ValueError, OSError) becomes one line on stderr and exit code 2.
+mistake (ValueError, OSError) becomes one line on stderr and its exit code.
 """
 
 import argparse
@@ -18,9 +18,17 @@ from collections.abc import Sequence
 
 from phi_vision import __version__
 from phi_vision.cli.options import Parser, add_listed, one_of
+from phi_vision.cli.reporting import add_json, reserved_stdout, write_report
 
-EXIT_MISTAKE = 2
+EXIT_DONE, EXIT_MISTAKE = 0, 2
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
+EXIT_CODES = {
+    EXIT_DONE: "done",
+    1: "a fault of the program, or too little memory: a traceback on stderr",  # of Python's own
+    EXIT_MISTAKE: "a mistake in the command or its input, or a failed check: one line on stderr",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+}
+"""Exit code -> its meaning, for --help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("phi-vision: error:", _describe(error), file=sys.stderr)
         return EXIT_MISTAKE
-    return 0
+    return EXIT_DONE
 
 
 def _describe(error: Exception) -> str:
@@ -63,7 +71,13 @@ def run(words: Sequence[str]) -> None:
     name = front_parser().read(words[: len(flags) + 1]).command
     options = command_parser(name).read(words[len(flags) + 1 :])
     configure_logging()
-    COMMANDS[name].run(options)
+    if name not in REPORTING:
+        COMMANDS[name].run(options)
+        return
+    with reserved_stdout(as_json=options.json):
+        report = COMMANDS[name].run(options)
+    if report is not None:  # None in the processes of a training but the first
+        write_report(report, as_json=options.json)
 
 
 def configure_logging() -> None:
@@ -82,11 +96,13 @@ def configure_logging() -> None:
 def front_parser() -> Parser:
     """Build the parser of the global options and the command name."""
     listing = "\n".join(f"  {name:<10}{command.run.__doc__}" for name, command in COMMANDS.items())
+    codes = "\n".join(f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES.items())
     parser = Parser(
         prog="phi-vision",
         usage="phi-vision [--traceback] COMMAND ...",
         description="Fine-tune Phi-3-Vision to read a product photo and write its record.",
-        epilog=f"commands:\n{listing}\n\nphi-vision COMMAND --help lists a command's options.",
+        epilog=f"commands:\n{listing}\n\nphi-vision COMMAND --help lists a command's options.\n\n"
+        f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"phi-vision {__version__}")
@@ -100,6 +116,8 @@ def command_parser(name: str) -> Parser:
     parser = Parser(prog=f"phi-vision {name}", description=COMMANDS[name].run.__doc__)
     listed = functools.partial(add_listed, part=name)
     getattr(COMMANDS[name], "add_options", listed)(parser)
+    if name in REPORTING:
+        add_json(parser)
     return parser
 
 
@@ -107,7 +125,10 @@ COMMANDS = {
     name: importlib.import_module(f"phi_vision.cli.{name}")
     for name in (
         *("base", "prepare", "sample", "pairs", "plan", "train", "evaluate", "compare"),
-        *("predict", "export", "check", "serve"),
+        *("predict", "explain", "export", "check", "serve"),
     )
 }
 """Name -> module with its work, `run`, and `add_options` if options.yaml does not list them all."""
+REPORTING = COMMANDS.keys() - {"predict", "serve"}
+"""Commands whose `run` returns what they report; `predict` prints while it works, an object a line
+with its own `--json`, and `serve` does not end."""

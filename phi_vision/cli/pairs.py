@@ -3,9 +3,10 @@
 import argparse
 
 from phi_vision.cli.progress import progress_bar
+from phi_vision.cli.reporting import CommandReport
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> CommandReport:
     """Pair each true completion with a plausible wrong one, for preference training (dpo)."""
     from phi_vision.prepare.preference_pairs import write_pairs
 
@@ -18,8 +19,11 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             progress=advance,
         )
-    for field, count in made.changed.items():
-        print(f"  wrong {field + ':':<18}{count:>6}")
+    text = [f"  wrong {field + ':':<18}{count:>6}" for field, count in made.changed.items()]
     if made.left_out:
-        print(f"  skipped: {made.left_out} samples without an alternative value in the catalog")
-    print(f"{sum(made.splits.values())} pairs are in {made.folder}")
+        text.append(
+            f"  skipped: {made.left_out} samples without an alternative value in the catalog"
+        )
+    pairs = sum(made.splits.values())
+    text.append(f"{pairs} pairs are in {made.folder}")
+    return CommandReport({"pairs": pairs, **made._asdict()}, text)

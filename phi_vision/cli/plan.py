@@ -3,7 +3,8 @@
 import argparse
 
 from phi_vision.cli.options import Parser, add_listed
-from phi_vision.cli.train import add_recipe_options, chosen_recipe
+from phi_vision.cli.reporting import CommandReport
+from phi_vision.cli.train import add_recipe_options, chosen_recipe, plan_values
 from phi_vision.io.process import importing
 
 
@@ -13,9 +14,10 @@ def add_options(parser: Parser) -> None:
     add_recipe_options(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> CommandReport:
     """Estimate tokens, steps, memory and time of a training run, and the GPUs it fits."""
     with importing():
         from phi_vision.training.estimate import make_plan
 
-    print(make_plan(chosen_recipe(options), gpu=options.gpu).as_text(), end="")
+    plan = make_plan(chosen_recipe(options), gpu=options.gpu)
+    return CommandReport(plan_values(plan), plan.as_text().splitlines())

@@ -1,25 +1,14 @@
-"""Progress bars on stderr, hidden without a terminal, and tables on stdout."""
+"""Progress bars on stderr, hidden without a terminal."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
     from phi_vision.prepare.fetch import Fetched
     from phi_vision.prepare.pipeline import PrepareCallbacks
-
-TABLE_WIDTH = 150  # columns, outside a terminal
-
-
-def table_console() -> "Console":
-    """Return a console on stdout for tables."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 @contextmanager
