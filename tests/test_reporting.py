@@ -1,6 +1,7 @@
 """`--json` of every command that reports, and the exit codes."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,10 @@ import pytest
 from phi_vision.cli import main as cli
 from phi_vision.cli.main import COMMANDS, EXIT_CODES, REPORTING, command_parser, front_parser, main
 from phi_vision.cli.reporting import HELP, CommandReport, as_plain
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "use-from-your-program.md").read_text(encoding="utf-8")
+"""Lists the keys of each command's object."""
 
 
 class Steps(NamedTuple):
@@ -95,6 +100,9 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main([*words, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    (row,) = re.findall(rf"^\| `{words[0]}` \| (.*) \|$", PAGE, re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", row))
+    assert found.keys() <= documented or row.endswith("…"), found.keys() - documented
     return found
 
 
