@@ -205,24 +205,29 @@ def _as_json(prediction: "Prediction", acceptance: "Acceptance | None") -> str:
     fields: dict[str, object] = {"image": prediction.source, "record": prediction.record}
     fields |= {"confidence": dict(prediction.confidence), "text": prediction.text}
     if acceptance is not None:
-        calibrated, accept = acceptance.decide(prediction)
+        calibrated, accept, paths = acceptance.decide(prediction)
         fields |= {"target_precision": acceptance.target, "calibrated": calibrated}
-        fields |= {"accept": accept}
+        fields |= {"accept": accept, "accepted_path": paths}
     return json.dumps(fields, ensure_ascii=False)
 
 
 def _as_line(prediction: "Prediction", acceptance: "Acceptance | None") -> str:
     """Format a prediction.
 
-    Output: coat.jpg: title=Coat, full_price=390.0; accept full_price; review title, whole record
+    Output: coat.jpg: shelf=Tops > Coats, full_price=390.0; accept full_price; review shelf, whole
+            record; shelf as far as Tops
     """
     if prediction.record is None:
         return f"{prediction.source}: the output does not parse: {prediction.text!r}"
     fields = ", ".join(f"{name}={value}" for name, value in prediction.record.items())
     parts = []
     if acceptance is not None:
-        _, accept = acceptance.decide(prediction)
+        from phi_vision.data.acceptance import RECORD
+
+        _, accept, paths = acceptance.decide(prediction)
         for word, wanted in (("accept", True), ("review", False)):
-            if names := [name for name, is_accepted in accept.items() if is_accepted == wanted]:
+            shown = (*acceptance.fields, RECORD) if accept else ()
+            if names := [name for name in shown if accept[name] == wanted]:
                 parts.append(f"{word} {', '.join(names)}")
+        parts += [f"{path} as far as {part}" for path, part in paths.items() if part is not None]
     return f"{prediction.source}: {fields}" + ("; " + "; ".join(parts) if parts else "")

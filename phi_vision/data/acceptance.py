@@ -4,15 +4,18 @@ The numbers are those of an evaluation: `metrics.thresholds` reads or chooses th
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from phi_vision.data.kinds.path_kind import SEPARATOR, levels_of
 from phi_vision.data.prediction import Prediction
+from phi_vision.data.samples import Value
 
 RECORD = "whole record"  # all fields together; with its blank never the name of a field
 MAX_CONFIDENCE = 1 - 1e-6  # larger ones are clipped: single precision hardly tells them from 1
@@ -47,18 +50,25 @@ class Decision(NamedTuple):
 
     confidence: dict[str, float]
     accept: dict[str, bool]
+    accepted_path: dict[str, str | None]  # of each path, as far down as it is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """The rules of an evaluated run, for each field of its template and for RECORD."""
+    """The rules of an evaluated run: of its fields, of levels of paths, and of RECORD."""
 
     rules: Mapping[str, AcceptanceRule]
     target: float | None  # precision promised of what is accepted; None: none is promised
+    levels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # as `Template.levels`
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of the template."""
+        return tuple(name for name in self.known if name not in chain(*self.levels.values()))
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """What a prediction has a confidence in: fields, and levels of paths."""
         return tuple(name for name in self.rules if name != RECORD)
 
     @property
@@ -74,8 +84,8 @@ class Acceptance:
         Input:  {"title": [0.9, NaN], "full_price": [0.8, 0.8]}
         Output: {"title": [0.81, NaN], "full_price": [0.66, 0.66], "whole record": [0.58, NaN]}
         """
-        fields = {field: confidence[field] for field in self.fields}
-        raw = fields | {RECORD: np.prod([*fields.values()], axis=0)}
+        raw = {name: confidence[name] for name in self.known}
+        raw[RECORD] = np.prod([raw[name] for name in self.fields], axis=0)
         return {
             name: np.full(len(raw[name]), math.nan) if scaler is None else scaler.apply(raw[name])
             for name, (scaler, *_) in self.rules.items()
@@ -89,13 +99,35 @@ class Acceptance:
             if self.target is not None
         }
 
+    def back_off(
+        self, field: str, values: Sequence[Value], accepted: Mapping[str, NDArray[np.bool_]]
+    ) -> list[str | None]:
+        """Cut each value of a path to the deepest level that is accepted; None where none is.
+
+        Input:  "Apparel > Tops > T-Shirts", of which the first two levels are accepted
+        Output: "Apparel > Tops"
+        """
+        cut = list[str | None]()
+        for place, value in enumerate(values):
+            depths = [d for d, name in enumerate(self.levels[field], 1) if accepted[name][place]]
+            whole = levels_of(value)
+            depth = len(whole) if accepted[field][place] else max(depths, default=0)
+            cut.append(SEPARATOR.join(whole[:depth]) or None)
+        return cut
+
     def decide(self, prediction: Prediction) -> Decision:
         """Calibrate and accept a single prediction; one that does not parse is not accepted."""
         known = {} if prediction.record is None else prediction.confidence
-        raw = {field: np.array([known.get(field, math.nan)]) for field in self.fields}
+        raw = {name: np.array([known.get(name, math.nan)]) for name in self.known}
         calibrated = self.calibrate(raw)
-        accepted = self.accept(calibrated)
+        accepted, record = self.accept(calibrated), prediction.record or {}
+        paths = {
+            path: self.back_off(path, [record.get(path)], accepted)[0]
+            for path in self.levels
+            if accepted
+        }
         return Decision(
             {name: float(value) for name, (value,) in calibrated.items() if not np.isnan(value)},
             {name: bool(value) for name, (value,) in accepted.items()},
+            paths,
         )

@@ -33,7 +33,7 @@ from phi_vision.data.kinds.field_kind import FieldKind, escape, has_value, unesc
 from phi_vision.data.kinds.list_kind import LIST
 from phi_vision.data.kinds.money_kind import MONEY
 from phi_vision.data.kinds.number_kind import NUMBER
-from phi_vision.data.kinds.path_kind import PATH
+from phi_vision.data.kinds.path_kind import MEASURED_LEVELS, PATH, level_ends
 from phi_vision.data.kinds.quantity_kind import QUANTITY
 from phi_vision.data.kinds.text_kind import TEXT
 from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
@@ -187,6 +187,18 @@ class Template:
         """The fields of which a record may have no value."""
         return tuple(slot.field for slot in self.parts[1] if slot.missing is not None)
 
+    @cached_property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """The names of the levels of each path, from the top, by which confidence is kept.
+
+        Output: {"shelf": ("shelf level 1", "shelf level 2", "shelf level 3")}
+        """
+        depths = range(1, MEASURED_LEVELS + 1)
+        return {
+            field: tuple(f"{field} level {depth}" for depth in depths)
+            for field in self.fields_of("path")
+        }
+
     def fields_of(self, kind: Kind) -> tuple[str, ...]:
         """List the fields of one kind."""
         return tuple(field for field, held in self.kinds.items() if held == kind)
@@ -261,15 +273,27 @@ class Template:
             return None
 
     def spans(self, text: str) -> dict[str, tuple[int, int]]:
-        """Return the character span of each field; {} if the text does not parse.
+        """Return the character span of each field, and of a path down to each level that it has.
+
+        {} if the text does not parse.
 
         Input:  Product: Wool Coat, Category: COATS, Full Price: 390.0
         Output: {"title": (9, 18), "category3_code": (30, 35), "full_price": (49, 54)}
         """
         if self.is_conversation:
             return {self.fields[0]: (0, len(text))}
-        match = self._pattern.match(text) if self.parse(text) is not None else None
-        return {field: match.span(n) for n, field in enumerate(self.fields, 1)} if match else {}
+        record = self.parse(text)
+        match = self._pattern.match(text) if record is not None else None
+        if record is None or match is None:
+            return {}
+        spans = {field: match.span(number) for number, field in enumerate(self.fields, 1)}
+        for slot in self.parts[1]:
+            if slot.field in self.levels and record[slot.field] is not None:
+                start, end = spans[slot.field]
+                ends = level_ends(text[start:end], slot.until)
+                pairs = zip(self.levels[slot.field], ends, strict=False)
+                spans |= {name: (start, start + at) for name, at in pairs}
+        return spans
 
     def as_dict(self) -> dict[str, str]:
         """Return the settings, without those that have no effect."""

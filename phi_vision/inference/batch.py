@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ PACKAGES = ("phi-vision", "torch", "transformers")  # whose version may change a
 KEPT_KEY = "kept"  # Metadata of the table, beside its job's: the columns copied from the catalog.
 ACCEPTANCE_KEY = "acceptance"  # The same for the rules that its calibrated columns come from.
 CONFIDENCE, CALIBRATED, ACCEPT = "confidence_", "calibrated_", "accept_"
+ACCEPTED = "accepted_"  # the accepted part of a path
 Progress = Callable[[int, int], None]  # Called with the number of finished rows and of all rows.
 
 
@@ -296,11 +298,13 @@ def prediction_schema(
     types = {"number": pa.float64(), "boolean": pa.bool_()}
     columns = [("id", pa.string())] + ([("split", pa.string())] if has_splits else [])
     columns += [(field, types.get(kind, pa.string())) for field, kind in template.kinds.items()]
-    columns += [(CONFIDENCE + field, pa.float64()) for field in template.fields]
+    known = (*template.fields, *chain(*template.levels.values()))
+    columns += [(_column(CONFIDENCE, name), pa.float64()) for name in known]
     if acceptance is not None:
         columns += [(name, pa.float64()) for name in _names(acceptance, CALIBRATED).values()]
         if acceptance.target is not None:
             columns += [(name, pa.bool_()) for name in _names(acceptance, ACCEPT).values()]
+            columns += [(ACCEPTED + path, pa.string()) for path in acceptance.levels]
     columns += [("readable", pa.bool_()), ("text", pa.string())]
     schema = pa.schema([*columns, ("error", pa.string()), ("error_detail", pa.string())])
     for field in template.fields:
@@ -311,14 +315,18 @@ def prediction_schema(
 
 def _names(acceptance: Acceptance, start: str) -> dict[str, str]:
     """List the column of each rule: {"whole record": "accept_whole_record", ...}."""
-    return {name: start + name.replace(" ", "_") for name in acceptance.rules}
+    return {name: _column(start, name) for name in acceptance.rules}
+
+
+def _column(start: str, name: str) -> str:
+    return start + name.replace(" ", "_")
 
 
 def _append_acceptance(table: pa.Table, acceptance: Acceptance) -> pa.Table:
     """Append the calibrated confidence, null where it is unknown, and whether it is accepted."""
     is_readable = table["readable"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
-    raw = {field: table[CONFIDENCE + field].to_numpy() for field in acceptance.fields}
-    known = {field: np.where(is_readable, values, np.nan) for field, values in raw.items()}
+    raw = {name: table[_column(CONFIDENCE, name)].to_numpy() for name in acceptance.known}
+    known = {name: np.where(is_readable, values, np.nan) for name, values in raw.items()}
     calibrated = acceptance.calibrate(known)
     accepted = acceptance.accept(calibrated)
     for name, column in _names(acceptance, CALIBRATED).items():
@@ -326,6 +334,9 @@ def _append_acceptance(table: pa.Table, acceptance: Acceptance) -> pa.Table:
     for name, column in _names(acceptance, ACCEPT).items():
         if name in accepted:
             table = table.append_column(column, pa.array(accepted[name]))
+    for path in acceptance.levels if accepted else ():
+        cut = acceptance.back_off(path, table[path].to_pylist(), accepted)
+        table = table.append_column(ACCEPTED + path, pa.array(cut, pa.string()))
     return table
 
 
@@ -343,7 +354,8 @@ def _cells(row: CatalogRow, outcome: Outcome, template: Template) -> dict[str, o
         return cells | {"error": outcome.reason, "error_detail": _storable(outcome.detail)}
     record = outcome.record or {}
     cells |= {field: _cell(record.get(field), kind) for field, kind in template.kinds.items()}
-    cells |= {CONFIDENCE + field: float(value) for field, value in outcome.confidence.items()}
+    held = outcome.confidence.items()
+    cells |= {_column(CONFIDENCE, name): float(value) for name, value in held}
     return cells | {"readable": outcome.record is not None, "text": _storable(outcome.text)}
 
 

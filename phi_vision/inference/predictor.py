@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -151,7 +152,8 @@ def _text(row: Mapping[str, object], template: Template) -> str:
 
 def _confidence(cell: object, template: Template) -> dict[str, float]:
     cell = {} if cell is None else cell
-    if not isinstance(cell, dict) or set(cell) - set(template.fields):
+    known = {*template.fields, *chain(*template.levels.values())}
+    if not isinstance(cell, dict) or set(cell) - known:
         found = ", ".join(cell) if isinstance(cell, dict) else repr(cell)
         raise failure("other_fields", found=found, fields=", ".join(template.fields))
     for field, value in cell.items():

@@ -17,7 +17,7 @@ from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.template import Template
 from phi_vision.metrics import platt_scaling as platt
 from phi_vision.metrics.bootstrap import TAILS, Counts, Estimate, distribution, mean
-from phi_vision.metrics.field_metrics import failure, is_field_correct
+from phi_vision.metrics.field_metrics import failure, is_field_correct, is_right_to_level
 from phi_vision.metrics.platt_scaling import Flags, Names, Numbers
 
 BINS = 10  # as in most publications, so that calibration errors can be compared
@@ -91,8 +91,9 @@ def calibrations(
     target: float | None,
     seed: int,
 ) -> dict[str, Calibration]:
-    """Measure the calibration of each field with any known confidence, and of the whole record,
-    which is correct where all its fields are; its confidence is the product of theirs."""
+    """Measure the calibration of each field with any known confidence, of each level of a path, and
+    of the whole record, which is correct where all its fields are; its confidence is the product of
+    theirs."""
     measured = {}
     for field in template.fields:
         confidence = np.array([_confidence(each, field) for each in predictions])
@@ -103,6 +104,12 @@ def calibrations(
         # A field of this very name is measured with the others.
         confidences, corrects = zip(*measured.values(), strict=True)
         measured[RECORD] = (np.prod(confidences, axis=0), np.all(corrects, axis=0))
+    for field, names in template.levels.items():
+        for depth, name in enumerate(names, start=1):
+            confidence = np.array([_confidence(each, name) for each in predictions])
+            correct = [is_right_to_level(field, depth, each) for each in predictions]
+            if not np.isnan(confidence).all():
+                measured[name] = (confidence, np.array(correct, dtype=bool))
     return {
         name: calibrate(*pair, groups, counts, target=target, seed=seed)
         for name, pair in measured.items()

@@ -23,6 +23,7 @@ from phi_vision.data.kinds.field_kind import (
     SampleValues,
     has_value,
 )
+from phi_vision.data.kinds.path_kind import levels_of
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import KINDS, Kind, Template
@@ -115,6 +116,13 @@ def is_field_correct(template: Template, field: str, each: ScoredPrediction) -> 
     """Whether one field of a prediction is correct; False where it does not parse."""
     record = each.prediction.record or {}
     return field in record and is_correct(template.kinds[field], record[field], each.truth[field])
+
+
+def is_right_to_level(field: str, depth: int, each: ScoredPrediction) -> bool:
+    """Whether a predicted path and the true one are equal down to a level that both have."""
+    paths = ((each.prediction.record or {}).get(field), each.truth[field])
+    one, two = (levels_of(value)[:depth] for value in paths)
+    return len(one) == depth and one == two
 
 
 def value_error(kind: Kind, predicted: Value, true: Value) -> float:

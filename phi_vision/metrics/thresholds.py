@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,12 @@ def _build(
 ) -> Acceptance:
     """Build the rules from the calibrations of an evaluation, as scores.json holds them."""
     rules = dict[str, AcceptanceRule]()
-    for name in (*template.fields, RECORD):
+    # Of levels that no prediction has, and in reports of earlier versions, nothing is fitted.
+    levels = {
+        field: tuple(name for name in names if name in fitted)
+        for field, names in template.levels.items()
+    }
+    for name in (*template.fields, *chain(*levels.values()), RECORD):
         found = fitted.get(name) or {"slope": None, "intercept": None}
         chosen = found.get("auto_accept") or {}
         target = target or chosen.get("target")
@@ -98,7 +104,7 @@ def _build(
             None if threshold is None else float(threshold),
             str(found.get("limitations", "")),
         )
-    return Acceptance(rules=rules, target=target)
+    return Acceptance(rules=rules, target=target, levels=levels)
 
 
 def _log_limitations(acceptance: Acceptance, model: str | Path) -> None:

@@ -245,13 +245,14 @@ async def read_record(
     async with service.submit(generation_request, request) as pending:
         generation = await pending.result()
     prediction = service.predictor.to_prediction(generation)
-    confidence, decision, target = prediction.confidence, Decision({}, {}), None
+    confidence, decision, target = prediction.confidence, Decision({}, {}, {}), None
     # The evaluation is of free generation.
     acceptance = service.acceptance if generation_request.grammar is None else None
     if acceptance is not None:
         decision, target = acceptance.decide(prediction), acceptance.target
         if acceptance.is_calibrated:
-            confidence = {field: decision.confidence[field] for field in confidence}
+            known = decision.confidence
+            confidence = {name: known[name] for name in confidence if name in known}
     return RecordResponse(
         id=f"rec-{uuid.uuid4().hex}",
         created=int(time.time()),
@@ -263,6 +264,7 @@ async def read_record(
         calibrated=acceptance is not None and acceptance.is_calibrated,
         target_precision=target,
         accept=decision.accept,
+        accepted_path=decision.accepted_path,
         seconds=time.monotonic() - start,
         usage=_usage(generation, request),
     )

@@ -265,5 +265,8 @@ class RecordResponse(BaseModel):
     accept: dict[str, bool] = Field(
         description='whether a field, and the "whole record", needs no review; {} without a target'
     )
+    accepted_path: dict[str, str | None] = Field(
+        description="each path as far down as it needs no review; {} without one, or a target"
+    )
     seconds: Annotated[float, Field(ge=0)] = Field(description="from request to response")
     usage: Usage

@@ -56,7 +56,7 @@ def test_what_does_not_parse_or_has_no_confidence_needs_a_review() -> None:
     sure = {"title": 1.0, "full_price": 1.0}
     unparsed = Prediction(text="?", record=None, confidence=sure)
     for each in (unparsed, prediction({})):
-        assert acceptance.decide(each) == ({}, dict.fromkeys(RULES, False))
+        assert acceptance.decide(each) == ({}, dict.fromkeys(RULES, False), {})
     partial = acceptance.decide(prediction({"title": 1.0}))
     assert partial.accept == {"title": True, "full_price": False, RECORD: False}
     assert list(partial.confidence) == ["title"]
@@ -70,6 +70,29 @@ def test_a_field_without_an_evaluated_confidence_stays_uncalibrated() -> None:
     decision = acceptance.decide(prediction({"title": 0.99, "full_price": 0.99}))
     assert "full_price" not in decision.confidence
     assert decision.accept["full_price"] is False
+
+
+def test_a_path_is_cut_to_the_deepest_level_that_is_accepted() -> None:
+    levels = ("shelf level 1", "shelf level 2", "shelf level 3")
+    rules = dict.fromkeys(("shelf", *levels, RECORD), AcceptanceRule(EQUAL, 0.8))
+    acceptance = Acceptance(rules=rules, target=0.9, levels={"shelf": levels})
+    assert acceptance.fields == ("shelf",)
+
+    def accepted(value: str | None, *confidence: float) -> str | None:
+        known = dict(zip((*levels, "shelf"), confidence, strict=False))
+        held = Prediction(text="", record={"shelf": value}, confidence=known)
+        return acceptance.decide(held).accepted_path["shelf"]
+
+    deep = "Apparel > Tops > Shirts > Polo"
+    assert accepted(deep, 0.99, 0.9, 0.85, 0.81) == deep
+    assert accepted(deep, 0.99, 0.9, 0.85, 0.79) == "Apparel > Tops > Shirts"
+    assert accepted(deep, 0.99, 0.9, 0.7, 0.6) == "Apparel > Tops"
+    assert accepted(deep, 0.7, 0.6, 0.5, 0.4) is None
+    assert accepted("Shoes", 0.9) == "Shoes"
+    assert accepted(None, 0.9, 0.9, 0.9, 0.9) is None
+    promised = Acceptance(rules=rules, target=None, levels={"shelf": levels})
+    none = Prediction(text="", record={"shelf": deep}, confidence={"shelf": 0.99})
+    assert promised.decide(none).accepted_path == {}
 
 
 def prediction(confidence: dict[str, float]) -> Prediction:

@@ -319,6 +319,27 @@ def test_each_field_is_calibrated_and_accepted_beside_its_raw_confidence(
     }
 
 
+def test_a_path_has_a_confidence_by_level_and_is_cut_to_what_is_accepted(
+    shop: Path, tmp_path: Path
+) -> None:
+    template = Template(name="t", question="?", answer="{title:path}, {full_price}", layout="chat")
+    out, said = tmp_path / "out.parquet", {"p0": "Hats > Caps > Berets, 4.5", "p1": "Hats, 4.5"}
+    levels = template.levels["title"]
+    sure = {"title": 0.3, "full_price": 0.9, **dict(zip(levels, (0.95, 0.9, 0.3), strict=True))}
+    rule = AcceptanceRule(PlattScaler(1.0, 0.0), 0.8)
+    rules = dict.fromkeys((*template.fields, *levels, RECORD), rule)
+    acceptance = Acceptance(rules=rules, target=0.9, levels=template.levels)
+    painter = Painter(confidence=sure, says=said, template=template)
+    spec = spec_of(painter, acceptance)
+    summary = predict_catalog(shop, spec, BatchConfig(out=out))
+    first, second = read(out)[:2]
+    assert first["confidence_title_level_2"] == pytest.approx(0.9)
+    assert [first["accept_title"], first["accepted_title"]] == [False, "Hats > Caps"]
+    assert second["accepted_title"] == "Hats"
+    assert summary.coverage["title level 2"] == 1.0
+    assert summary.coverage["title"] == 0.0
+
+
 def test_without_a_target_the_table_is_calibrated_alone(shop: Path, tmp_path: Path) -> None:
     summary = accept(shop, tmp_path / "out.parquet", rules(target=None))
     names = pq.read_schema(tmp_path / "out.parquet").names

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from phi_vision.data.acceptance import PlattScaler
-from phi_vision.data.prediction import Prediction, ScoredPrediction
-from phi_vision.data.template import TEMPLATES
+from phi_vision.data.prediction import Prediction, ScoredPrediction, field_confidence
+from phi_vision.data.template import TEMPLATES, Template
 from phi_vision.metrics.bootstrap import draw_groups
 from phi_vision.metrics.calibration import (
     Calibration,
@@ -25,6 +25,7 @@ from phi_vision.metrics.platt_scaling import (
     fit_platt_scaler,
     intraclass_correlation,
 )
+from phi_vision.metrics.thresholds import choose_acceptance
 
 PRODUCT = TEMPLATES["product"]
 
@@ -300,3 +301,43 @@ def test_fields_without_any_confidence_are_left_out():
 def test_a_confidence_that_is_no_probability_is_rejected_with_its_sample():
     with pytest.raises(ValueError, match=r"'full_price' of sample 's0' is 1\.5; pass a prob"):
         judge([said(0, full_price=1.5), said(1)])
+
+
+def test_levels_of_a_path_have_thresholds_of_their_own():
+    """The first level is always right, the second in seven of ten, whatever the confidence."""
+    template = Template(name="t", question="?", answer="{shelf:path}, {title}", layout="chat")
+    draw = np.random.default_rng(0)
+    held = []
+    for number in range(400):
+        value = "Apparel > Tops" if draw.random() < 0.7 else "Apparel > Coats"
+        text = template.render({"shelf": value, "title": "a"})
+        sure = {"shelf level 1": 0.99, "shelf level 2": 0.6, "shelf": 0.6, "title": 0.9}
+        held.append(
+            ScoredPrediction(
+                id=str(number),
+                group=str(number),
+                truth={"shelf": "Apparel > Tops", "title": "a"},
+                prediction=Prediction.parse(text, template, confidence=sure),
+            )
+        )
+    acceptance = choose_acceptance(held, template, target=0.95)
+    assert acceptance.levels == {"shelf": ("shelf level 1", "shelf level 2")}
+    assert acceptance.rules["shelf level 2"].threshold is None
+    decision = acceptance.decide(held[0].prediction)
+    assert decision.accept["shelf level 1"] is True
+    assert decision.accept["shelf"] is False
+    assert decision.accepted_path == {"shelf": "Apparel"}
+
+
+def test_the_confidence_in_a_level_ends_behind_its_name():
+    template = Template(name="t", question="?", answer="{shelf:path?}, {title}", layout="chat")
+    text = "Apparel > Tops, a"
+    parts = {name: text[slice(*span)] for name, span in template.spans(text).items()}
+    assert parts["shelf level 1"] == "Apparel"
+    assert parts["shelf level 2"] == parts["shelf"] == "Apparel > Tops"
+    assert template.spans("not visible, a").keys() == {"shelf", "title"}
+    # Tokens "Apparel", " >", " Tops", ",", " a", and the one that ends the text.
+    logs = [math.log(each) for each in (0.9, 0.8, 0.5, 0.5, 1.0, 1.0)]
+    confidence = field_confidence(template, text, (7, 9, 14, 15, 17, 17), logs)
+    assert confidence["shelf level 1"] == pytest.approx(0.9 * 0.8)
+    assert confidence["shelf"] == pytest.approx(0.9 * 0.8 * 0.5 * 0.5)

@@ -1,5 +1,6 @@
 """A category with all categories above it: "Apparel > Tops > T-Shirts", scored level by level."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from phi_vision.data.kinds.field_kind import (
     SampleValues,
     as_pattern,
     equal,
+    escape,
     inside,
     overlap_error,
     overlap_measures,
@@ -41,6 +43,16 @@ def grammar(until: str) -> str:
     excluded = as_pattern(SEPARATOR.strip())
     level = text_kind.grammar(until, longest=MAX_CHARACTERS, excluded=excluded)
     return f"({level})({inside(SEPARATOR, until)}({level})){{0,{MAX_LEVELS - 1}}}"
+
+
+def level_ends(shown: str, until: str) -> list[int]:
+    """List where the levels of a written path end.
+
+    Input:  "Apparel > Tops", before ", Price: "
+    Output: [7, 14]
+    """
+    separator = re.escape(escape(f"\0{SEPARATOR}\0", until)[1:-1])
+    return [*(match.start() for match in re.finditer(separator, shown)), len(shown)]
 
 
 def levels_of(value: Value) -> tuple[str, ...]:
