@@ -14,7 +14,9 @@ Flags = NDArray[np.bool_]
 Names = NDArray[np.object_] | Sequence[str]
 
 FOLDS = 5  # of cross-fitting: a scaler then rests on four fifths of the samples of the final one
-CERTAINTY = 0.9  # probability that the target precision is kept: in about nine evaluations of ten
+# Of the bound at a threshold. As the lowest of many thresholds is chosen, the target precision is
+# kept less often: in at least nine evaluations of ten (docs/log.md).
+CERTAINTY = 0.95
 
 
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
@@ -66,10 +68,10 @@ def cross_fit(
 def choose_threshold(
     probability: Numbers, correct: Flags, groups: Names, target: float
 ) -> float | None:
-    """Find the lowest probability from which the precision is the target with CERTAINTY, or None.
+    """Find the lowest probability from which a lower bound of the precision is the target, or None.
 
-    There the lower bound of the precision (`binomial_bound`) is the target: a threshold whose
-    measured precision equals the target would miss it in every other evaluation."""
+    A threshold whose measured precision equals the target would miss it in every other evaluation.
+    The bound (`binomial_bound`) holds with CERTAINTY."""
     order = np.argsort(-probability, kind="stable")
     precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     groups = np.asarray(groups, dtype=object)

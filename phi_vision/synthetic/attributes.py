@@ -5,7 +5,7 @@ embroidered, its lining, its weight and a price with its currency. All follow fr
 for noise of known size: in prices, weights and titles, and in which cells are empty. A lining
 exists where the product is drawn open, an answer about embroidery where the kind comes with any;
 a cell is empty at random, alone or with all attributes of its style. A market has its currency,
-its units, and a studio whose background shows which it is.
+its units, and a background that shows which it is.
 """
 
 import math
@@ -67,7 +67,7 @@ class Market:
     backgrounds: Sequence[str]
 
     def photograph(self, scene: Scene) -> Scene:
-        """Put a scene into the studio of the market."""
+        """Put a scene before the background of the market."""
         return replace(scene, background=random.Random(scene.seed).choice(self.backgrounds))
 
 
@@ -85,7 +85,7 @@ class StyleAttributes:
         self._is_empty = rng.random() < _EMPTY_STYLE
 
     def dress(self, garment: Garment) -> Garment:
-        """Give a garment its second colour and, where it is shown open, its lining."""
+        """Add the second colour of a garment and, where it is shown open, its lining."""
         far = partial(math.dist, garment.rgb)
         if {garment.pattern, garment.trim} & {*_SETTINGS["accented"]}:
             seconds = [name for name, rgb in COLOURS.items() if far(rgb) >= _CONTRAST]

@@ -101,7 +101,7 @@ def set_directions(layer: nn.Linear, tokens_TD: torch.Tensor) -> None:
 def separate(
     words_NH: torch.Tensor, categories: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give all categories the same distance, as near to their words as possible, and equal weight.
+    """Move categories to the same distance, as near to their words as possible, with equal weight.
 
     The distances are those of the polar decomposition of the words less their mean. Returns the
     targets (N, H), and the weights (N) of the images, on average over the categories 1.

@@ -126,9 +126,9 @@ def test_samples_of_a_group_count_as_fewer_where_they_are_right_together():
 
 
 def test_a_threshold_is_proven_and_not_only_measured():
-    probability = np.array([0.99] * 44 + [0.9, 0.6])
-    right = np.array([True] * 45 + [False])
-    groups = [str(number) for number in range(46)]
+    probability = np.array([0.99] * 58 + [0.9, 0.6])
+    right = np.array([True] * 59 + [False])
+    groups = [str(number) for number in range(60)]
     assert choose_threshold(probability, right, groups, 0.95) == 0.9
     assert choose_threshold(probability[1:], right[1:], groups[1:], 0.95) is None
     assert choose_threshold(probability[1:], right[1:], groups[1:], 0.9) == 0.6
@@ -226,8 +226,8 @@ def test_no_prediction_is_never_used_and_counts_as_not_filled():
         ([0.9], [1], ["a"], "all predictions are of one group"),
         ([0.9, 0.8, 0.3], [1, 1, 0], ["a"] * 3, "all predictions are of one group"),
         ([0.9, 0.8, math.nan], [1, 1, 0], list("aab"), "all predictions are of one group"),
-        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 45 of the most confident predictions"),
-        ([0.9] * 30, [1] * 30, [], "at least 45 of the most confident predictions"),
+        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 59 of the most confident predictions"),
+        ([0.9] * 30, [1] * 30, [], "at least 59 of the most confident predictions"),
         ([0.0] * 30, [0] * 30, [], "No threshold is known to reach a precision of 0.95"),
     ],
 )
