@@ -2,11 +2,12 @@
 
     features of the training images -> first layer: their principal directions, with both signs
       -> GELU, mean over an image's tokens -> ridge regression -> second layer: mean embedding of
-    the words of the image's category
+    the words of the image's category, moved apart from other categories
 
 The two signs of a direction pass GELU as its value, since gelu(x) - gelu(-x) = x, and as its
-strength, gelu(x) + gelu(-x): in the mean over an image, what is shown and how much it varies. Takes
-seconds.
+strength, gelu(x) + gelu(-x): in the mean over an image, what is shown and how much it varies. Words
+of related categories, such as "Pants" and "Pants & Shorts", are too near each other to be told
+apart, so that all categories get the same distance. Takes seconds.
 """
 
 import logging
@@ -40,7 +41,7 @@ def start_projection(
 ) -> None:
     """Set the projection so that image tokens are near the words of their images' categories.
 
-    Of the texts, where the template has no category. Raises ValueError if fewer than two samples
+    Of their texts, where the template has no category. Raises ValueError if fewer than two samples
     have an image and such a value.
     """
     fields = template.class_fields or template.fields_of("text")
@@ -67,8 +68,11 @@ def start_projection(
         means.append(activations_NTF.mean(dim=1))
         single += [activations_NTF] * (len(single) < MAX_MEASURED // BATCH)
     ids = (processor.tokenizer(text, add_special_tokens=False).input_ids for _, text in chosen)
-    targets_NH = torch.stack([embeddings[each].mean(dim=0) for each in ids])
-    weight_HF, bias_H = fit_ridge(torch.cat(means).double(), targets_NH.double())
+    targets_NH = torch.stack([embeddings[each].mean(dim=0) for each in ids]).double()
+    weights_N = torch.ones(len(targets_NH), dtype=torch.double)
+    if template.class_fields:
+        targets_NH, weights_N = separate(targets_NH, [text for _, text in chosen])
+    weight_HF, bias_H = fit_ridge(torch.cat(means).double(), targets_NH, weights_N)
     # Single tokens are longer than their means.
     found = torch.cat(single).double() @ weight_HF.T + bias_H
     factor = embeddings.norm(dim=-1).mean() / found.norm(dim=-1).mean()
@@ -94,17 +98,46 @@ def set_directions(layer: nn.Linear, tokens_TD: torch.Tensor) -> None:
         layer.bias[start : start + half] = sign * offset
 
 
-def fit_ridge(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def separate(
+    words_NH: torch.Tensor, categories: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move categories to the same distance, as near to their words as possible, with equal weight.
+
+    The distances are those of the polar decomposition of the words less their mean. Returns the
+    targets (N, H), and the weights (N) of the images, on average over the categories 1.
+
+    Input:  words of 60 images of "Pants" and of 40 of "Pants & Shorts"
+    Output: targets that differ as those of "Pants" and "Scarves" do; weights 0.83 and 1.25
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(categories))}
+    category_N = torch.tensor([places[name] for name in categories])
+    counts_C = category_N.bincount().to(words_NH.dtype)
+    words_CH = torch.zeros(len(places), words_NH.shape[1], dtype=words_NH.dtype)
+    words_CH[category_N] = words_NH
+    mean = words_CH.mean(dim=0)
+    left, lengths, right = torch.linalg.svd(words_CH - mean, full_matrices=False)
+    differ = lengths > 1e-6 * mean.norm()
+    apart_CH = mean + lengths[differ].sum() / max(int(differ.sum()), 1) * (
+        left[:, differ] @ right[differ]
+    )
+    return apart_CH[category_N], (counts_C.mean() / counts_C)[category_N]
+
+
+def fit_ridge(
+    inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit targets (N, H) by standardised inputs (N, D), with a penalty: weight (H, D), bias (H).
 
-    Input:  inputs of 606 images, 576 wide, targets 576 wide
+    Input:  inputs of 606 images, 576 wide, targets 576 wide, weights of the images
     Output: (576, 576), (576,), such that inputs @ weight.T + bias is near the targets
     """
-    mean, std = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
-    scaled, offset = (inputs - mean) / std, targets.mean(dim=0)
+    shares_N1, std = (weights / weights.sum())[:, None], inputs.std(dim=0).clamp_min(1e-6)
+    mean, offset = (shares_N1 * inputs).sum(dim=0), (shares_N1 * targets).sum(dim=0)
+    scaled = (inputs - mean) / std
+    weighted = len(inputs) * shares_N1 * scaled
     penalty = PENALTY * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    weight = torch.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (targets - offset)).T / std
-    return weight, offset - weight @ mean
+    weight = torch.linalg.solve(scaled.T @ weighted + penalty, weighted.T @ (targets - offset))
+    return weight.T / std, offset - weight.T / std @ mean
 
 
 def _activations(first: nn.Linear, tokens_NTD: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from phi_vision.model.checkpoint import load_model
 from phi_vision.training.projector_start import (
     add_noise,
     fit_ridge,
+    separate,
     set_directions,
     start_projection,
 )
@@ -58,11 +59,47 @@ def test_ridge_regression_finds_what_is_linear_and_shrinks_what_is_noise() -> No
     draw = torch.Generator().manual_seed(0)
     inputs = 3 + 2 * torch.randn(4000, 3, generator=draw, dtype=torch.float64)
     true = torch.tensor([[1.0, 0, 0], [0, -2.0, 0]], dtype=torch.float64)
-    weight, bias = fit_ridge(inputs, inputs @ true.T + 5)
+    weight, bias = fit_ridge(inputs, inputs @ true.T + 5, torch.ones(4000).double())
     # The penalty of 0.3 N divides the weight of a standardised input by 1.3.
     torch.testing.assert_close(weight, true / 1.3, atol=0.05, rtol=0)
     expected = (inputs @ true.T + 5).mean(dim=0)
     torch.testing.assert_close(inputs.mean(dim=0) @ weight.T + bias, expected)
+
+
+def test_an_image_of_weight_2_counts_as_two() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(30, 2, generator=draw).double() for _ in range(2))
+    twice = torch.cat([torch.arange(30), torch.arange(10)])
+    weights = torch.tensor([2.0] * 10 + [1.0] * 20).double()
+    inputs /= inputs.std(dim=0)
+    weight, bias = fit_ridge(inputs, targets, weights)
+    doubled = inputs[twice] - (inputs[twice]).mean(dim=0)
+    own = torch.linalg.solve(
+        doubled.T @ doubled * 30 / 40 + 0.3 * 30 * torch.eye(2).double(),
+        doubled.T @ (targets[twice] - targets[twice].mean(dim=0)) * 30 / 40,
+    ).T
+    torch.testing.assert_close(weight, own)
+    torch.testing.assert_close(inputs[twice].mean(dim=0) @ own.T + bias, targets[twice].mean(dim=0))
+
+
+def test_all_categories_get_the_same_distance_near_their_words() -> None:
+    """Of three categories two have nearly the same words."""
+    words = {
+        "Pants": torch.tensor([1.0, 0.1, 0, 0]),
+        "Pants & Shorts": torch.tensor([1.0, -0.1, 0, 0]),
+        "Scarves": torch.tensor([-1.0, 0.0, 0.5, 0]),
+    }
+    images = ["Pants"] * 4 + ["Scarves"] + ["Pants & Shorts"]
+    targets, weights = separate(torch.stack([words[name] for name in images]).double(), images)
+    one, other, far = (targets[images.index(name)] for name in words)
+    torch.testing.assert_close((one - other).norm(), (one - far).norm())
+    torch.testing.assert_close((one - other).norm(), (other - far).norm())
+    # Each is nearest to its own words, and categories count alike.
+    distances = torch.cdist(torch.stack([one, other, far]), torch.stack([*words.values()]).double())
+    assert distances.argmin(dim=1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(weights, torch.tensor([0.5] * 4 + [2.0, 2.0]).double())
+    alone, _ = separate(torch.stack([words["Pants"]] * 2).double(), ["Pants"] * 2)
+    torch.testing.assert_close(alone, torch.stack([words["Pants"]] * 2).double())
 
 
 @pytest.fixture(scope="module")
