@@ -6,7 +6,7 @@
 
 The two signs of a direction pass GELU as its value, since gelu(x) - gelu(-x) = x, and as its
 strength, gelu(x) + gelu(-x): in the mean over an image, what is shown and how much it varies. Words
-of related categories, such as "Pants" and "Pants & Shorts", are too near each other to be told
+of related categories, such as "Pants" and "Pants & Shorts", are too near each other to be kept
 apart, so that all categories get the same distance. Takes seconds.
 """
 
