@@ -376,8 +376,12 @@ def test_fields_without_a_threshold_share_a_sentence(evaluation: Evaluation):
         coverage=Estimate(0.0, 0.0, 0.0),
         precision=Estimate(*[float("nan")] * 3),
     )
+    found = replace(
+        without, target=0.9, threshold=0.8, coverage=Estimate(0.5, 0.4, 0.6),
+        precision=Estimate(0.95, 0.9, 1.0),
+    )  # fmt: skip
     calibrations = {
-        name: replace(each, auto_accept=each.auto_accept if name == "full_price" else without)
+        name: replace(each, auto_accept=found if name == "full_price" else without)
         for name, each in evaluation.scores.calibrations.items()
     }
     sentences = explain(replace(evaluation.scores, calibrations=calibrations), "thresholds")
