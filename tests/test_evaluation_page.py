@@ -31,7 +31,13 @@ from phi_vision.metrics.field_metrics import (
     PARSE_RATE,
     metrics_for,
 )
-from phi_vision.metrics.platt_scaling import CERTAINTY, FOLDS, binomial_bound, choose_threshold
+from phi_vision.metrics.platt_scaling import (
+    CERTAINTY,
+    CERTAINTY_OF_ALL,
+    FOLDS,
+    binomial_bound,
+    choose_threshold,
+)
 from phi_vision.metrics.scores import SYSTEMS
 from phi_vision.metrics.slices import MAX_CATEGORIES, MIN_SAMPLES
 
@@ -123,13 +129,15 @@ def test_a_target_precision_takes_as_many_predictions_as_documented() -> None:
     assert len(PROMISE.findall(PAGE)) == 3
     for target, needed in PROMISE.findall(PAGE):
         wanted, count = float(target), int(needed)
-        assert count == math.ceil(math.log(1 - CERTAINTY) / math.log(wanted))
+        assert count == math.ceil(math.log(1 - CERTAINTY_OF_ALL) / math.log(wanted))
         for predictions, is_enough in ((count, True), (count - 1, False)):
             sure, right = np.full(predictions, 0.99), np.ones(predictions, dtype=bool)
             groups = [str(number) for number in range(predictions)]
             found = choose_threshold(sure, right, groups, wanted)
             assert (found is not None) == is_enough
-    assert round(1 - CERTAINTY, 6) == 0.01
+    assert round(1 - CERTAINTY_OF_ALL, 6) == 0.05
+    # Half as many again where the threshold is chosen.
+    assert math.log(1 - CERTAINTY) / math.log(1 - CERTAINTY_OF_ALL) == pytest.approx(1.5, abs=0.04)
     assert pytest.approx(0.974, abs=5e-4) == 0.025 ** (1 / 142)
     assert "holds its promise in at least nine evaluations of ten" in prose()
     assert binomial_bound(np.array([1.0]), np.array([300.0]), 0.05)[0] == pytest.approx(

@@ -260,7 +260,7 @@ def _limitations(known: int, fitted: int, auto_accept: SelectiveThreshold | None
         return "Recalibration was not measured: all predictions are of one group."
     if auto_accept is None or auto_accept.threshold is not None:
         return ""
-    needed = math.ceil(math.log(1 - platt.CERTAINTY) / math.log(auto_accept.target))
+    needed = math.ceil(math.log(1 - platt.CERTAINTY_OF_ALL) / math.log(auto_accept.target))
     return (
         f"No threshold is known to reach a precision of {auto_accept.target:g}: that takes at "
         f"least {needed} of the most confident predictions, of as many groups, without an error, "

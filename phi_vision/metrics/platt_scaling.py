@@ -16,8 +16,8 @@ Names = NDArray[np.object_] | Sequence[str]
 FOLDS = 5  # of cross-fitting: a scaler then rests on four fifths of the samples of the final one
 # Of the bound at one threshold. As the lowest of many is chosen, the target precision is kept less
 # often: in at least nine evaluations of ten, of 90 % bounds in seven where many thresholds are near
-# the target (docs/log.md).
-CERTAINTY = 0.99
+# the target (docs/log.md). The threshold that accepts all predictions is not chosen.
+CERTAINTY, CERTAINTY_OF_ALL = 0.99, 0.95
 
 
 def fit_platt_scaler(confidence: Numbers, correct: Flags) -> PlattScaler:
@@ -72,15 +72,18 @@ def choose_threshold(
     """Find the lowest probability from which a lower bound of the precision is the target, or None.
 
     A threshold whose measured precision equals the target would miss it in every other evaluation.
-    The bound (`binomial_bound`) holds with CERTAINTY."""
+    The bound (`binomial_bound`) holds with CERTAINTY, that of all predictions with
+    CERTAINTY_OF_ALL."""
     order = np.argsort(-probability, kind="stable")
     precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     groups = np.asarray(groups, dtype=object)
     sizes = effective_sizes(groups[order], intraclass_correlation(correct - probability, groups))
     # Predictions of equal probability are accepted together or not at all.
     ends = last_of_equal(probability[order])
-    reached = ends[binomial_bound(precision, sizes, 1 - CERTAINTY)[ends] >= target]
-    return float(probability[order][reached[-1]]) if len(reached) else None
+    reached = ends[binomial_bound(precision, sizes, 1 - CERTAINTY)[ends] >= target].tolist()
+    if len(ends) and binomial_bound(precision[-1], sizes[-1], 1 - CERTAINTY_OF_ALL) >= target:
+        reached.append(ends[-1])
+    return float(probability[order][reached[-1]]) if reached else None
 
 
 def last_of_equal(ranked: Numbers) -> NDArray[np.int64]:

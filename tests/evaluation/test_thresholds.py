@@ -92,7 +92,7 @@ def test_what_is_never_accepted_is_one_line_with_the_next_command(
     assert without == list(NAMES)
     (message,) = caplog.messages
     assert message.startswith("Of title, category3_code, full_price and whole record nothing is ")
-    assert "that takes at least 4603 of the most confident predictions" in message
+    assert "that takes at least 2995 of the most confident predictions" in message
     assert f"`phi-vision evaluate {evaluated} --data DATA --target-precision 0.999`" in message
 
 

@@ -132,6 +132,9 @@ def test_a_threshold_is_proven_and_not_only_measured():
     assert choose_threshold(probability, right, groups, 0.95) == 0.9
     assert choose_threshold(probability[1:], right[1:], groups[1:], 0.95) is None
     assert choose_threshold(probability[1:], right[1:], groups[1:], 0.9) == 0.6
+    # That of all predictions is not chosen among many: a bound of 95 % is enough.
+    assert choose_threshold(probability[:59], right[:59], groups[:59], 0.95) == 0.99
+    assert choose_threshold(probability[:58], right[:58], groups[:58], 0.95) is None
 
 
 def test_predictions_of_one_probability_are_used_together_or_not_at_all():
@@ -226,8 +229,8 @@ def test_no_prediction_is_never_used_and_counts_as_not_filled():
         ([0.9], [1], ["a"], "all predictions are of one group"),
         ([0.9, 0.8, 0.3], [1, 1, 0], ["a"] * 3, "all predictions are of one group"),
         ([0.9, 0.8, math.nan], [1, 1, 0], list("aab"), "all predictions are of one group"),
-        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 90 of the most confident predictions"),
-        ([0.9] * 30, [1] * 30, [], "at least 90 of the most confident predictions"),
+        ([0.9, 0.8], [1, 0], ["a", "b"], "at least 59 of the most confident predictions"),
+        ([0.9] * 30, [1] * 30, [], "at least 59 of the most confident predictions"),
         ([0.0] * 30, [0] * 30, [], "No threshold is known to reach a precision of 0.95"),
     ],
 )
