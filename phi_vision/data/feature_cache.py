@@ -153,21 +153,22 @@ class KnownImages:
         Input:  two JPEGs, each of one crop beside its global view
         Output: `pixel_values` (4, P*P, D), `image_sizes` (2, 2), `num_img_tokens` (2,)
         """
-        found, sizes = list[torch.Tensor | None](), list[list[int]]()
+        if self.features is None:
+            return None
+        found, sizes = list[torch.Tensor](), list[list[int]]()
         for image in images:
             slot = self.index.read(_key(image))
-            if slot is None or self.features is None:
+            if slot is None:
                 return None
             sizes.append(slot[0].tolist())
-            keys = slot[1 : 1 + self._count(*sizes[-1])].numpy()
-            found += [self.features.read(key.tobytes()) for key in keys]
-        features = [each for each in found if each is not None]
-        if len(features) < len(found):
-            return None
+            for key in slot[1 : 1 + self._count(*sizes[-1])].numpy():
+                if (features := self.features.read(key.tobytes())) is None:
+                    return None
+                found.append(features)
         tokens = [self.processor.count_tokens(*size) for size in sizes]
         return BatchFeature(
             {
-                "pixel_values": torch.stack(features),
+                "pixel_values": torch.stack(found),
                 "image_sizes": torch.tensor(sizes),
                 "num_img_tokens": torch.tensor(tokens),
             }

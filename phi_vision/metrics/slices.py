@@ -71,10 +71,9 @@ def count_unseen(
     Input:  predicted COATS, CAOTS, HATS; true COATS, COATS, HATS; in training COATS
     Output: {"category3_code": UnseenCounts(predicted=2, right=1, true=1)}
     """
-    fields = template.class_fields
-    records = [sample.record for sample in training] if fields else []
+    records = [sample.record for sample in training] if template.class_fields else []
     counts = {}
-    for field in fields:
+    for field in template.class_fields:
         known = {None, *(record.get(field) for record in records)}
         pairs = [
             ((each.prediction.record or {}).get(field), each.truth[field]) for each in predictions

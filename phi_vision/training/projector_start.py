@@ -104,10 +104,10 @@ def separate(
     """Move categories to the same distance, as near to their words as possible, with equal weight.
 
     The distances are those of the polar decomposition of the words less their mean. Returns the
-    targets (N, H), and the weights (N) of the images, on average over the categories 1.
+    targets (N, H), and the weights (N) of the images, on average 1.
 
     Input:  words of 60 images of "Pants" and of 40 of "Pants & Shorts"
-    Output: targets that differ as those of "Pants" and "Scarves" do; weights 0.83 and 1.25
+    Output: targets as far apart as those of any two categories; weights 0.83 and 1.25
     """
     places = {name: place for place, name in enumerate(dict.fromkeys(categories))}
     category_N = torch.tensor([places[name] for name in categories])
