@@ -126,6 +126,31 @@ def test_the_page_explains_whether_confidence_is_calibrated(
     expect(page.locator("#calibration")).to_contain_text(words)
 
 
+def test_fields_are_accepted_or_to_be_reviewed(page: Page, stage: Stage):
+    stage.plays(
+        says(
+            target_precision=0.95,
+            accept={"title": False, "category3_code": False, "full_price": True},
+            accepted_path={"category3_code": "Bags > Totes"},
+        )
+    )
+    choose(page, photo())
+    done(page)
+    assert page.locator(".review").all_text_contents() == [
+        "Needs review",
+        "Accepted as far as Bags > Totes",
+        "Accepted",
+    ]
+    expect(page.locator("#calibration")).to_contain_text("at least 95\u00a0% are right")
+    expect(page.locator("#status")).to_contain_text("81 percent confidence, needs review")
+
+
+def test_without_a_promised_precision_nothing_is_to_be_reviewed(page: Page):
+    choose(page, photo())
+    done(page)
+    assert page.locator(".review").count() == 0
+
+
 def test_values_of_all_types_are_formatted(page: Page, stage: Stage):
     record = {
         "isNew": True,

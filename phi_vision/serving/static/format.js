@@ -75,6 +75,12 @@ export function calibrationNote(calibrated) {
     : "Confidence is the model’s own probability, not calibrated; it is often too high.";
 }
 
+export function precisionNote(target) {
+  return typeof target === "number"
+    ? ` Of the accepted fields at least ${Number((100 * target).toFixed(1))}\u00a0% are right.`
+    : null;
+}
+
 // An error with its title, reason and advice. `reason` is the server's own sentence, where it has
 // one; `again` says whether the same photo may succeed later.
 export class RequestError extends Error {

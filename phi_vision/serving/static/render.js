@@ -2,7 +2,8 @@
 // from outside becomes text, never markup.
 
 import {
-  isPlaceholder, nameOf, percentOf, secondsOf, percentInWords, calibrationNote, valueOf,
+  isPlaceholder, nameOf, percentOf, secondsOf, percentInWords, calibrationNote, precisionNote,
+  valueOf,
 } from "./format.js";
 
 const SLOW_SECONDS = 15; // seconds after which a hint appears
@@ -89,7 +90,8 @@ function parsed(prediction) {
       ? make("dl", { class: "fields" }, ...fields)
       : make("p", { class: "soft" }, "The record has no fields."),
     make("p", { class: "small", id: "calibration" },
-      sure ? calibrationNote(prediction.calibrated) : "This server returns no confidence."),
+      sure ? calibrationNote(prediction.calibrated) : "This server returns no confidence.",
+      precisionNote(prediction.target_precision)),
   ];
 }
 
@@ -112,7 +114,17 @@ function field(key, value, prediction, place) {
     make("dt", {}, name),
     make("dd", {},
       make("p", { class: `value ${known}${ours}`, dir: "auto" }, make("span", {}, valueOf(value))),
-      meter(name, prediction.confidence?.[key])));
+      meter(name, prediction.confidence?.[key]),
+      review(prediction, key)));
+}
+
+// Whether a person has to look at a field, where the server promises a precision.
+function review(prediction, key) {
+  const accepted = prediction.accept?.[key];
+  if (typeof accepted !== "boolean") return null;
+  const path = prediction.accepted_path?.[key];
+  const words = accepted ? "Accepted" : path ? `Accepted as far as ${path}` : "Needs review";
+  return make("p", { class: accepted ? "review accepted" : "review", dir: "auto" }, words);
 }
 
 function meter(name, share) {
@@ -233,7 +245,8 @@ export function announcement(photo) {
   const fields = Object.entries(prediction.record).map(([key, value]) => {
     const share = prediction.confidence?.[key];
     const sure = typeof share === "number" ? `, ${percentInWords(share)} confidence` : "";
-    return `${nameOf(key)}: ${valueOf(value)}${sure}`;
+    const doubt = prediction.accept?.[key] === false ? ", needs review" : "";
+    return `${nameOf(key)}: ${valueOf(value)}${sure}${doubt}`;
   });
   return ["Done", ...fields].join(". ");
 }
