@@ -61,6 +61,8 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
     precision = choose_precision(recipe.bf16)
     quantization = describe_quantization(precision) if recipe.quantization else None
     model, processor = load_model(recipe.model, quantization=quantization)
+    cutter = processor.image_processor
+    cutter.num_crops = recipe.num_crops or cutter.num_crops
     saved_dtype, base = model.dtype, recipe.model
     if isinstance(model, PeftModel):
         base = model.peft_config["default"].base_model_name_or_path or base

@@ -228,9 +228,10 @@ def measure_data(recipe: Recipe) -> Workload:
     training, validation = setup.load_split(recipe)
     config = load_config(adapter_base(resolve(recipe.model)) or recipe.model)
     template = setup.choose_template(recipe, training)
-    collator = CompletionCollator(
-        processor=load_processor(recipe.model), template=template, max_length=recipe.max_length
-    )
+    processor, limit = load_processor(recipe.model), recipe.max_length
+    cutter = processor.image_processor
+    cutter.num_crops = recipe.num_crops or cutter.num_crops
+    collator = CompletionCollator(processor=processor, template=template, max_length=limit)
     lengths = setup.check_samples(collator, join_samples(training, validation))
     count = len(training)
     training, training_lengths = setup.leave_out_long(recipe, config, training, lengths[:count])

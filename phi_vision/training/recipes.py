@@ -141,6 +141,9 @@ class Recipe:
     vision_learning_rate: float | None = None
     """Peak learning rate of the CLIP tower; by default learning_rate."""
 
+    num_crops: int | None = None
+    """Maximum crops of an image besides its global view, such as 1, 4 or 16: finer detail for more
+    tokens. By default as in the checkpoint; saved with the weights, and used wherever they are."""
     augmentation: tuple[Change, ...] = ()
     """Random changes of the training images: flip, crop, rotation, brightness, hue and jpeg
     (compression), new ones in each epoch; hue only where no field names a colour. By default

@@ -216,6 +216,7 @@ def test_adapters_with_dropout_accumulation_and_workers(
         "lora",
         lora_dropout=0.3,
         augmentation=("flip", "crop", "rotation"),
+        num_crops=4,
         per_device_train_batch_size=3,
         gradient_accumulation_steps=2,
         dataloader_num_workers=2,

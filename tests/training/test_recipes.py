@@ -24,6 +24,7 @@ OWN_FIELDS = {
     *("method", "objective", "model", "data", "template", "group_column", "validation_fraction"),
     *("train_language", "train_projector", "train_vision", "projector_learning_rate"),
     *("projector_start", "augmentation", "feature_noise", "image_token_dropout"),
+    "num_crops",
     *("vision_learning_rate", "loraplus_ratio", "quantization", "withhold_images"),
     *("random_weights", "pack_length", "max_length", "eval_samples", "early_stopping_patience"),
     *("sharding", "streaming", "further"),
