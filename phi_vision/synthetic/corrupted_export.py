@@ -162,7 +162,9 @@ def _find_columns(names: Sequence[str], schema: pa.Schema) -> dict[str, str]:
 
 
 def _format(value: object) -> str:
-    """Format a value as a continental spreadsheet does: 1234.5 -> "1234,50", None -> ""."""
+    """Format a value as a continental shop does: 1234.5 -> "1234,50", True -> "yes", None -> ""."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2f}".replace(".", ",")
     return "" if value is None else str(value)
