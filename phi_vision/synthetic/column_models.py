@@ -26,7 +26,8 @@ import numpy as np
 
 from phi_vision.data.samples import Value
 
-Role = Literal["category", "number", "flag", "text", "code", "empty"]
+Role = Literal["category", "number", "marked", "flag", "text", "code", "empty"]
+Level = Literal["group", "row"]  # whether a value belongs to the group or to each row
 Facts = Sequence[tuple[Mapping[str, Value], int]]  # (record, group) of each group, or of each row
 
 # Groups that must share a value before a profile may name it: a usual minimum for published
@@ -36,6 +37,7 @@ _MAX_MEANS = 40  # more would not show in a drawn dataset, and each reveals some
 _MAX_SHIFT = 0.05  # fraction by which an ending may move a price: it keeps its place
 
 RARE = "(rare)"  # stands for a value that may not be named
+HIDDEN = " (hidden)"  # ends the name of a number that a record lacks while others follow from it
 NEW_WORD = "Aaaaaaa"  # shape where enough groups share none
 _USUAL = {"text": "[#3] [#2] [#1]", "code": "[AAAA9999]"}  # templates likewise
 _MAX_PLACE = 9
@@ -109,9 +111,10 @@ class Column:
 
     name: str
     role: Role
-    level: Literal["group", "row"]  # whether a value belongs to the group or to each row
-    missing: float = 0.0  # fraction of null; categories count it as a value
+    level: Level
+    missing: float = 0.0  # fraction of null where no pattern of gaps is named; categories count it
     blank: float = 0.0  # fraction of empty text, likewise
+    helper: bool = False  # whether it is no column, but others are drawn by it
     parent: str | None = None  # the column on which the values depend
     overall: Frequencies = Frequencies()  # of categories, templates, or numbers and means ("~28")
     given: Mapping[str, Frequencies] = field(default_factory=dict)  # the same by value of `parent`
@@ -124,6 +127,7 @@ class Column:
     words: Mapping[str, Frequencies] = field(default_factory=dict)
     repeats: float = 0.0  # fraction of texts that occurred before
     separator: str = ""  # of the parts of lists and paths, whose tables `words` holds then
+    numbers: Mapping[str, "Column"] = field(default_factory=dict)  # of quantities and money by mark
 
     def draw(
         self, rng: random.Random, record: Mapping[str, Value], used: Sequence[Value] = ()
@@ -138,7 +142,7 @@ class Column:
 
         It is None where the number that it follows from is missing.
         """
-        base = number(record, self.of[0]) if self.of else 1.0
+        base = number(record, self.of[0], number(record, self.of[0] + HIDDEN)) if self.of else 1.0
         amount = self.draw(rng, record)
         if math.isnan(base):
             return None

@@ -19,9 +19,8 @@ from phi_vision.synthetic.column_models import (
     count,
     shape_of,
 )
-from phi_vision.synthetic.observation import SEPARATORS
+from phi_vision.synthetic.observation import LIST_MARK, OF_PATHS, SEPARATORS
 
-_OF_PATHS = SEPARATORS[:3]
 _ITEMS, _LENGTHS, _STARTS = "items", "lengths", "starts"  # tables of a column's `words`
 _MIN_COMPOUND = 0.1  # fraction of the cells with a separator
 _MAX_RARE = 0.2  # fraction of the parts that too few groups share: prose has more
@@ -30,7 +29,7 @@ _NEW = "[#]"  # an invented level
 
 def is_path(column: Column) -> bool:
     """Whether the parts of a column are levels, each below the one before it."""
-    return column.separator in _OF_PATHS
+    return column.separator in OF_PATHS
 
 
 def find_separator(pairs: Sequence[tuple[Value, int]]) -> str:
@@ -45,7 +44,7 @@ def find_separator(pairs: Sequence[tuple[Value, int]]) -> str:
             continue
         parts = [(part, group) for text, group in texts for part in text.split(separator)]
         distinct = {part for part, _ in parts}
-        is_list = separator not in _OF_PATHS
+        is_list = separator not in (*OF_PATHS, LIST_MARK)
         # "Tees, Tops & Blouses" is one name: its parts do not recur in other values.
         if "" in distinct or (is_list and len(distinct) > len({text for text, _ in texts})):
             continue

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from phi_vision.data.samples import Value
-from phi_vision.synthetic import compound_values, observation
+from phi_vision.synthetic import compound_values, marked_columns, observation
 from phi_vision.synthetic.column_models import RARE, Column
 from phi_vision.synthetic.observation import Observation, ObservedRow, RealValues, failure
 from phi_vision.synthetic.profile import ROWS, Profile
@@ -75,8 +75,9 @@ def measure(
     halves = [[row for row in data.rows if row.group % 2 == side] for side in (0, 1)]
     found, usual = compare(profile, data.rows, drawn.rows), compare(profile, *halves)
     distances = tuple(
-        Distance(column=column, measure=name, distance=distance, reference=usual[column, name])
-        for (column, name), distance in found.items()
+        # Halves without gaps have no distance of gaps.
+        Distance(column=key[0], measure=key[1], distance=each, reference=usual.get(key, 0.0))
+        for key, each in found.items()
     )
     return Fidelity(rows=rows, distances=distances, privacy=privacy, empty=empty)
 
@@ -136,6 +137,10 @@ def _word_variation(one: Sequence[str], other: Sequence[str]) -> float:
 
 MEASURES: dict[str, list[tuple[str, Callable[..., float], Callable[[Any], Any]]]] = {
     "number": [("numbers", kolmogorov_smirnov, float)],
+    "marked": [
+        ("frequencies of marks", total_variation, lambda value: marked_columns.split(value)[1]),
+        ("numbers", kolmogorov_smirnov, lambda value: marked_columns.split(value)[0]),
+    ],
     "flag": [("frequencies", total_variation, bool)],
     "code": [("number of characters", kolmogorov_smirnov, lambda value: len(str(value)))],
     "text": [
@@ -178,8 +183,8 @@ def compare(profile: Profile, *sides: Sequence[ObservedRow]) -> dict[tuple[str, 
             found[name, measure] = distance(*facts)
         if column.role == "number" and column.parent:
             found[name, f"numbers within {column.parent}"] = _within(column, *sides)
-        if column.missing or column.blank:
-            gaps = ([cell in (None, "") for cell in side] for side in cells)
+        gaps = [[cell in (None, "") for cell in side] for side in cells]
+        if column.role in MEASURES and any(map(any, gaps)):
             found[name, "fraction of missing"] = total_variation(*gaps)
     images = [[image for row in rows for image in row.images] for rows in sides]
     if images[0]:

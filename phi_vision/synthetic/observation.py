@@ -36,8 +36,10 @@ IMAGE_FIELDS = tuple(
 width over height, bytes per pixel; and the number of images."""
 PATH, SIZE, FORMAT, LONGEST, ASPECT, DENSITY, COUNT = IMAGE_FIELDS
 
-SEPARATORS = (" > ", " » ", "::", "; ", " | ", " / ", ", ")
-"""What may separate the levels of paths, the first three, and the items of lists."""
+LIST_MARK = "\x1f"  # between the items of a cell that is a list itself: ASCII's unit separator
+OF_PATHS = (" > ", " » ", "::")
+SEPARATORS = (LIST_MARK, *OF_PATHS, "; ", " | ", " / ", ", ")
+"""What may separate the levels of paths, and the items of lists."""
 
 # Bits of the perceptual hash in which a copy may differ after scaling and encoding again; other
 # products differ in 20 or more.
@@ -166,8 +168,8 @@ def read_product_schema(dataset: Path, file: Path) -> pa.Schema:
 def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:
     """List the types by which a column is cast to plain values, and back; None for no such type.
 
-    Input:  date32          timestamp[us]                          string   list<string>
-    Output: int32, double   timestamp[s], int64, double (seconds)  string   None
+    Input:  date32          timestamp[us]                          list<string>   list<double>
+    Output: int32, double   timestamp[s], int64, double (seconds)  list<string>   None
     """
     types = pa.types
     if types.is_date(kind):
@@ -178,7 +180,8 @@ def plain_types(kind: pa.DataType) -> list[pa.DataType] | None:
         return [pa.float64()]
     if types.is_dictionary(kind):
         return plain_types(kind.value_type)
-    text = types.is_string(kind) or types.is_large_string(kind)
+    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    text = types.is_string(inner) or types.is_large_string(inner)
     return [kind] if text or types.is_integer(kind) or types.is_boolean(kind) else None
 
 
@@ -214,6 +217,7 @@ def _observe_row(row: Mapping[str, Any], number: int, split: str, dataset: Path)
             several = cell if isinstance(cell, list) else [cell]
             images += [_inspect_cell(each, dataset) for each in several if each is not None]
         else:
+            cell = LIST_MARK.join(filter(None, cell)) if isinstance(cell, list) else cell
             record[name] = None if isinstance(cell, float) and not math.isfinite(cell) else cell
     if images:
         width, height, size, form, path, *_ = images[0]

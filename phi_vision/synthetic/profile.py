@@ -4,9 +4,11 @@ It names no value that fewer than `MIN_GROUPS` groups share: no title, code, lin
 """
 
 import base64
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 from operator import itemgetter
 from pathlib import Path
@@ -21,20 +23,22 @@ from sklearn.metrics import mutual_info_score
 from phi_vision.data.dataset import GROUP_COLUMNS, ID_COLUMNS, IMAGE_COLUMNS
 from phi_vision.data.samples import Value
 from phi_vision.io.atomic import write_bytes
-from phi_vision.synthetic import column_models, compound_values, observation
+from phi_vision.synthetic import column_models, compound_values, marked_columns, observation
 from phi_vision.synthetic.column_models import Column, Facts, Role, count, count_by, label, number
 from phi_vision.synthetic.observation import FORMAT, IMAGE_FIELDS, PATH, SIZE, Observation, failure
 
-VERSION = 3
+VERSION, READABLE = 4, (3, 4)
 MIN_DATASET_GROUPS = 20
 """With fewer, enough groups share nearly nothing, and the drawn data would not resemble any."""
 ROWS = "rows in a group"  # name of the size of a group among the columns
+GAPS: Mapping[column_models.Level, str] = {"group": "(gaps of a group)", "row": "(gaps of a row)"}
 
 _NAMING_COLUMNS = {*ID_COLUMNS, *GROUP_COLUMNS, "name", "product_name", "description"}
 """Columns that name a product: never a category, however often a name is shared."""
 _FIXED_ROLES: dict[str, Role] = {PATH: "code", SIZE: "category", FORMAT: "category"}
 _OF_SIZE = (observation.LONGEST, observation.ASPECT, observation.DENSITY)  # follow from the size
-_ORDER = ("category", "number", "flag", "text", "code", "empty")
+_ORDER = ("category", "number", "marked", "flag", "text", "code", "empty")
+_WITH_GAPS = ("number", "marked", "text", "code")  # roles of columns whose gaps have a pattern
 _MAX_CATEGORIES, _MAX_WHOLE_CATEGORIES = 50, 20
 _MOSTLY = 0.9
 _CONSTANT = 0.95  # of the groups: real exports have a few slips
@@ -59,8 +63,8 @@ class Profile:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
 
     def categories(self) -> list[Column]:
-        """List the category columns, facts about images left out."""
-        found = [column for column in self.columns if column.role == "category"]
+        """List the category columns, helpers and facts about images left out."""
+        found = [c for c in self.columns if c.role == "category" and not c.helper]
         return [column for column in found if column.name not in IMAGE_FIELDS]
 
     def private_columns(self) -> list[str]:
@@ -78,7 +82,7 @@ def load_profile(file: Path) -> Profile:
     """Read a profile; one of another version is an error."""
     try:
         profile = TypeAdapter(Profile).validate_json(file.read_bytes())
-        if profile.version != VERSION:
+        if profile.version not in READABLE:
             raise ValueError(f"found version {profile.version}")
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -97,13 +101,16 @@ def profile_dataset(data: Observation) -> Profile:
         groups[group].append(record)
     if len(groups) < MIN_DATASET_GROUPS:
         raise failure("few_groups", groups=len(groups), minimum=MIN_DATASET_GROUPS)
+    columns = _classify(data.schema, rows, list(groups.values()))
+    gaps = _add_gaps(columns, [record for record, _ in rows])
     firsts = [({**rs[0], ROWS: float(len(rs))}, group) for group, rs in groups.items()]
     facts: dict[str, Facts] = {"group": firsts, "row": rows}
-    columns = _classify(data.schema, rows, list(groups.values()))
     leaf = find_leaf([column for column in columns if column.role == "category"], firsts)
     columns.sort(key=lambda column: column.name != leaf)
-    measured = build_network(columns, facts)
+    network = build_network(columns, facts)
+    measured = [*network, *build_network(gaps, facts, network)]
     others = [column for column in columns if column.role != "category"]
+    others = [_find_market(c, network, facts) if c.role == "marked" else c for c in others]
     others.sort(key=lambda column: (column.level == "row", _ORDER.index(column.role)))
     for column in (*others, Column(name=ROWS, role="number", level="group")):
         parent = SIZE if column.name in _OF_SIZE else leaf
@@ -136,19 +143,22 @@ def find_leaf(columns: Sequence[Column], facts: Facts) -> str | None:
     return max(named, key=lambda name: mutual_info_score(labels[name], labels[name]), default=None)
 
 
-def build_network(columns: Sequence[Column], facts: Mapping[str, Facts]) -> list[Column]:
+def build_network(
+    columns: Sequence[Column], facts: Mapping[str, Facts], earlier: Sequence[Column] = ()
+) -> list[Column]:
     """Arrange categories in a tree in which each follows the most informative one before it.
 
     This is the Bayesian network of Chow & Liu (1968), those of groups before those of rows; the
-    first column is its root.
+    first column is its root, unless there are earlier ones.
     """
     waiting = [column for column in columns if column.role == "category"]
-    nodes: list[Column] = []
+    nodes = [*earlier]
     for level, known in facts.items():
         cells = {c.name: [label(record, c.name) for record, _ in known] for c in waiting + nodes}
         labels = {name: np.unique(each, return_inverse=True)[1] for name, each in cells.items()}
         while ours := [column for column in waiting if column.level == level]:
-            pairs = [(node.name, column) for column in ours for node in nodes]
+            above = [node.name for node in nodes if node.level in (level, "group")]
+            pairs = [(name, column) for column in ours for name in above]
             links = [(_information(labels[name], labels[c.name]), name, c) for name, c in pairs]
             strength, parent, column = max(links, key=itemgetter(0), default=(0.0, "", ours[0]))
             if strength <= 0:
@@ -161,7 +171,7 @@ def build_network(columns: Sequence[Column], facts: Mapping[str, Facts]) -> list
                 node = compound_values.measure_parts(node, [pair[1:] for pair in values])
             nodes.append(node)
             waiting.remove(column)
-    return nodes
+    return nodes[len(earlier) :]
 
 
 def _information(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> float:
@@ -175,20 +185,25 @@ def _measure(column: Column, earlier: Sequence[Column], facts: Facts) -> Column:
     filled = [fact for fact, cell in zip(facts, cells, strict=True) if cell not in (None, "")]
     if column.role in ("flag", "empty"):
         return column
-    missing, blank = (round(cells.count(gap) / len(facts), 4) for gap in (None, ""))
+    pattern = GAPS[column.level] if column.name not in IMAGE_FIELDS else ""
+    named = {value for each in earlier if each.name == pattern for value in each.overall.values}
+    rare = [r.get(column.name) for r, _ in facts if r.get(pattern) not in named]
+    missing, blank = (round(rare.count(gap) / max(1, len(rare)), 4) for gap in (None, ""))
     column = replace(column, missing=missing, blank=blank)
     known = [each for each in earlier if column.level in (each.level, "row")]
-    names = {role: [each.name for each in known if each.role == role] for role in _ORDER}
+    names = {role: [e.name for e in known if e.role == role and not e.helper] for role in _ORDER}
     if column.role == "number" and filled:
         numbers = [] if column.name in IMAGE_FIELDS else names["number"]
         column = column_models.measure_numbers(column, filled, numbers)
+    elif column.role == "marked" and filled:
+        column = marked_columns.measure_marked(column, filled, names["number"])
     elif column.role == "text" and filled:
         column = column_models.measure_wording(column, filled)
     elif filled:
         references = [*names["code"], *names["text"], *names["category"]]
         column = column_models.measure_codes(column, filled, references)
-    modelled = filled and (column.role != "number" or column.overall.named)
-    return column if modelled else replace(column, role="empty")
+    is_modelled = {"number": column.overall.named, "marked": column.numbers}.get(column.role, True)
+    return column if filled and is_modelled else replace(column, role="empty")
 
 
 def _classify(
@@ -210,10 +225,40 @@ def _classify(
         column = Column(name=name, role="empty", level="group" if constant else "row")
         is_free = name not in _NAMING_COLUMNS and name not in IMAGE_FIELDS
         separator = compound_values.find_separator(filled) if is_free else ""
-        role = _FIXED_ROLES.get(name) or ("category" if separator else _role(name, filled))
+        is_marked = is_free and marked_columns.are_marked(filled)
+        role = "marked" if is_marked else "category" if separator else _role(name, filled)
+        role = _FIXED_ROLES.get(name, role)
         columns.append(replace(column, role=role, differs=differs, separator=separator))
     numbers = [column.name for column in columns if column.role == "number"]
     return [_find_flag(column, numbers, facts) for column in columns]
+
+
+def _find_market(column: Column, network: Sequence[Column], facts: Mapping[str, Facts]) -> Column:
+    """Find the category that the marks of a column follow most, such as the country."""
+
+    def marked(record: Mapping[str, Value]) -> dict[str, Value]:
+        return {**record, column.name: marked_columns.split(record.get(column.name))[1]}
+
+    marks = {level: [(marked(r), group) for r, group in known] for level, known in facts.items()}
+    (node,) = build_network([replace(column, role="category")], marks, network)
+    return replace(column, of=(node.parent or "",))
+
+
+def _add_gaps(columns: Sequence[Column], records: Sequence[dict[str, Value]]) -> list[Column]:
+    """Add to records what they lack, by level, as the values of further columns; return these.
+
+    Input:  the weights of two groups, "1.2 kg" and None
+    Output: "(gaps of a group)": "{}" and '{"weight": null}'
+    """
+    lacking = {name for record in records for name, cell in record.items() if cell in (None, "")}
+    gapped = [c for c in columns if c.role in _WITH_GAPS and c.name in lacking - {*IMAGE_FIELDS}]
+    names = {level: [c.name for c in gapped if c.level == level] for level in GAPS}
+    for record in records:
+        for level, pattern in GAPS.items():
+            cells = {name: record.get(name) for name in names[level]}
+            record[pattern] = json.dumps({n: c for n, c in cells.items() if c in (None, "")})
+    helper = partial(Column, role="category", helper=True)
+    return [helper(name=GAPS[level], level=level) for level in GAPS if names[level]]
 
 
 def _role(name: str, values: Sequence[tuple[Value, int]]) -> Role:

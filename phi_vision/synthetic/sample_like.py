@@ -34,13 +34,14 @@ from phi_vision.synthetic import (
     compound_values,
     drawing,
     fidelity,
+    marked_columns,
     observation,
     profile,
 )
-from phi_vision.synthetic.column_models import RARE, Column, label, number
+from phi_vision.synthetic.column_models import HIDDEN, RARE, Column, label, number
 from phi_vision.synthetic.drawing import Garment, draw, random_scene
 from phi_vision.synthetic.observation import ASPECT, DENSITY, FORMAT, LONGEST, RealValues, failure
-from phi_vision.synthetic.profile import ROWS, Profile
+from phi_vision.synthetic.profile import GAPS, ROWS, Profile
 
 Record = dict[str, Value]
 
@@ -183,22 +184,36 @@ class _Synthesizer:
         """Add the columns of a level, each after those that it depends on."""
         record = dict(record)
         for column in self._model.columns:
-            if column.level == level:
-                record[column.name] = self._value(column, record, siblings)
+            if column.level == level and column.helper:
+                record[column.name] = column.draw(self._rng, record)
+            elif column.level == level:
+                gap = self._gap(column, record)
+                if gap:
+                    record[column.name] = gap[0]
+                if not gap or column.role == "number":  # from which others may follow
+                    name = column.name + HIDDEN * bool(gap)
+                    record[name] = self._value(column, record, siblings)
         return record
+
+    def _gap(self, column: Column, record: Record) -> list[str | None]:
+        """Draw whether a cell is missing, [None], blank, [""], or neither."""
+        pattern = record.get(GAPS[column.level], RARE)
+        if pattern != RARE and column.name not in observation.IMAGE_FIELDS:
+            gaps = json.loads(str(pattern))
+            return [gaps[column.name]] if column.name in gaps else []
+        drawn = self._rng.random()
+        return [None] if drawn < column.missing else [""] * (drawn < column.missing + column.blank)
 
     def _value(self, column: Column, record: Record, siblings: Sequence[Record]) -> Value:
         kind = self._types.get(column.name, pa.string())
-        if column.missing and self._rng.random() < column.missing:
-            return None
-        if column.blank and self._rng.random() < column.blank / (1 - column.missing):
-            return ""
         if column.role == "category":
             used = [row[column.name] for row in siblings] if column.differs else []
             return self._category(column, record, used, kind)
         if column.role == "number":
             drawn = column.draw_number(self._rng, record)
             return round(drawn) if drawn is not None and pa.types.is_integer(kind) else drawn
+        if column.role == "marked":
+            return marked_columns.draw_marked(column, record, self._rng)
         if column.role == "flag":
             low, high = (number(record, name) for name in column.of)
             return low < high if pa.types.is_boolean(kind) else int(low < high)
@@ -337,6 +352,9 @@ def _array(cells: Sequence[Any], column: pa.Field) -> pa.Array:
     """Convert the cells of a column to its type."""
     kind = column.type
     if column.name not in IMAGE_COLUMNS:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            mark = observation.LIST_MARK
+            cells = [cell.split(mark) if cell else None if cell is None else [] for cell in cells]
         *steps, plain = (kind, *(observation.plain_types(kind) or []))
         array = pa.array(cells, plain)
         for step in reversed(steps):

@@ -84,7 +84,7 @@ def test_records_hold_together_as_in_the_dataset(drawn: tuple[Path, Fidelity]) -
         assert row["itemurl"] == f"https://shop.example.com/{slug}/{code}.html"
         assert row["image"]["path"] == f"{code}.jpg"
         assert row["on_sale"] == (row["price"] < row["full_price"])
-        assert row["tags"] is None
+        assert row["tags"] == ["a", "b"]
 
 
 def test_each_category_has_one_department_also_the_invented_ones(
@@ -116,7 +116,7 @@ def test_the_report_has_every_column_and_a_reference(drawn: tuple[Path, Fidelity
     by_name = {(each.column, each.measure): each for each in fidelity.distances}
     assert by_name["category_code", "frequencies"].distance < 0.25
     assert by_name["full_price", "numbers"].distance < 0.3
-    assert fidelity.empty == ("tags",)
+    assert fidelity.empty == ()
     assert fidelity.privacy is not None
     assert fidelity.privacy.real_values["title"] == 60
     assert fidelity.privacy.invented_categories["category_code"] == 1
