@@ -242,7 +242,8 @@ that do not fit are refused before a download (20), placeholders repeated among 
 attention and loader processes in plans (45), byte-level vocabularies in constrained decoding (27),
 what needs no review at a promised precision, in tables, answers and lines (300), drawn catalogs
 with attributes (235), lists, paths, quantities, money and patterns of gaps in data like an existing
-dataset (340), the number of crops in a recipe (10), `explain` with its drawing (610), `--json` of every command that reports (200), and paths that back off (85).
+dataset (340), the number of crops in a recipe (10), `explain` with its drawing (610), `--json`
+of every command that reports (200), and paths that back off (85).
 """
 
 
