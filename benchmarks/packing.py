@@ -88,7 +88,8 @@ def pack_into(factor: int) -> Make:
     ) -> list[Batch]:
         lengths = [sum(collator.count_tokens(sample)) for sample in samples]
         pack_length = factor * max(lengths)
-        packs = pack_samples(samples, lengths, pack_length, split_at=split_at)
+        rows_of = pack_samples(samples, lengths, pack_length, split_at=split_at)
+        packs = [rows_of[at] for at in range(len(rows_of))]
         rows = max(1, round(BATCH_SIZE * statistics.mean(lengths) / pack_length))
         return [collate_packs(collator, packs[at : at + rows]) for at in range(0, len(packs), rows)]
 

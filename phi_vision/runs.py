@@ -160,11 +160,7 @@ def read_history(log: Path) -> History:
 
 def collect_versions(data: str) -> dict[str, str]:
     """List the content of versions.json: Python, libraries, the given fingerprint of the data."""
-    return {
-        "python": platform.python_version(),
-        **package_versions(),
-        DATA_FINGERPRINT: data,
-    }
+    return {"python": platform.python_version(), **package_versions(), DATA_FINGERPRINT: data}
 
 
 def package_versions() -> dict[str, str]:

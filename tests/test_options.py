@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from phi_vision.cli.options import Parser, add_fields, describe_starts, suggestion
+from phi_vision.cli.options import Parser, add_fields, describe_starts
+from phi_vision.io.formatting import suggestion
 
 
 @dataclass(frozen=True, kw_only=True)

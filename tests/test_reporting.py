@@ -10,7 +10,8 @@ import pytest
 
 from phi_vision.cli import main as cli
 from phi_vision.cli.main import COMMANDS, EXIT_CODES, REPORTING, command_parser, front_parser, main
-from phi_vision.cli.reporting import HELP, CommandReport, as_plain
+from phi_vision.cli.reporting import HELP, CommandReport
+from phi_vision.io.formatting import as_plain
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "use-from-your-program.md").read_text(encoding="utf-8")

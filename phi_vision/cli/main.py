@@ -6,6 +6,7 @@ mistake (ValueError, OSError) becomes one line on stderr and its exit code.
 
 import argparse
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 from phi_vision import __version__
 from phi_vision.cli.options import Parser, add_listed, one_of
-from phi_vision.cli.reporting import add_json, reserved_stdout, write_report
+from phi_vision.cli.reporting import HELP, OPTION, write_report
 
 EXIT_DONE, EXIT_MISTAKE = 0, 2
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
@@ -74,7 +75,7 @@ def run(words: Sequence[str]) -> None:
     if name not in REPORTING:
         COMMANDS[name].run(options)
         return
-    with reserved_stdout(as_json=options.json):
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         report = COMMANDS[name].run(options)
     if report is not None:  # None in the processes of a training but the first
         write_report(report, as_json=options.json)
@@ -117,7 +118,7 @@ def command_parser(name: str) -> Parser:
     listed = functools.partial(add_listed, part=name)
     getattr(COMMANDS[name], "add_options", listed)(parser)
     if name in REPORTING:
-        add_json(parser)
+        parser.add_argument(OPTION, action="store_true", help=HELP)
     return parser
 
 

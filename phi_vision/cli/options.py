@@ -1,18 +1,16 @@
 """Options as options.yaml lists them or from dataclass fields, and errors with suggestions."""
 
 import argparse
-import difflib
 import functools
 import itertools
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml, suggestion
 
-failure = error_texts(str(Path(__file__).with_name("errors.yaml")))
+failure = error_texts(__file__, "errors.yaml")
 # Type -> description in error messages, and placeholder in the help.
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
@@ -43,14 +41,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ValueError instead of printing the usage and exiting."""
         raise ValueError(f"{message}; see {self.prog} --help")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
-    names = list(known)
-    nearest = difflib.get_close_matches(word, names, n=1)
-    nearest = nearest or [name for name in names if word.strip("-") in name]
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -109,10 +99,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
 @functools.cache
 def listed_options() -> dict[str, dict[str, Any]]:
     """Read options.yaml: command, or other part -> option -> settings."""
-    import yaml
-
-    text = files("phi_vision.cli").joinpath("options.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(read_yaml(__file__, "options.yaml"))
 
 
 def add_listed(parser: Parser, part: str, **names: str) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields, suggestion
+from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.reporting import CommandReport
+from phi_vision.io.formatting import suggestion
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeAlias, get_args, overload
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image, ImageColor, ImageEnhance, ImageOps
@@ -30,7 +30,7 @@ MIN_QUALITY, MAX_QUALITY = 50, 95  # of JPEG
 MAX_SAMPLES, MIN_COLOURED = 500, 0.05  # samples looked at, and the share that makes a field one
 
 
-class AugmentedRows(Sequence[tuple[Sample, ...]]):
+class AugmentedRows:
     """Rows whose images are changed at random, in every pass over the data anew.
 
     Attributes:
@@ -44,14 +44,8 @@ class AugmentedRows(Sequence[tuple[Sample, ...]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, at: int) -> tuple[Sample, ...]: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[tuple[Sample, ...]]: ...
-    def __getitem__(self, at: int | slice) -> "tuple[Sample, ...] | Sequence[tuple[Sample, ...]]":
-        """Build one row, or several."""
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
+    def __getitem__(self, at: int) -> tuple[Sample, ...]:
+        """Build one row."""
         return tuple(map(self._change, self.rows[at]))
 
     def _change(self, sample: Sample) -> Sample:

@@ -1,19 +1,20 @@
 """Draw an explanation: the image, its padding and crops, and the sequence token by token."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
 from phi_vision.data.explanation import CutImage, Explanation, Span
 
-WIDTH, MARGIN, GAP = 1600, 32, 6  # pixels
+WIDTH, MARGIN, GAP = 1600, 32, 12  # pixels
+INSIDE = WIDTH - 2 * MARGIN
 PANEL = 360  # side of an image
 TEXT_SIZE, TITLE_SIZE = 17, 22
-LINE = TEXT_SIZE + 7  # height of a line of text
 CELLS = (12, 8, 6, 4, 3, 2)  # sides of a token that are tried until all fit into MAX_CELL_LINES
 MAX_CELL_LINES = 30
 MAX_TEXT_LINES = 8  # of a span's text
@@ -32,59 +33,61 @@ NAMES = {"completion": "completion (supervised)"}
 
 def draw(explanation: Explanation, title: str) -> Image.Image:
     """Draw an explanation under a title, such as the names of the model and the template."""
-    height = MARGIN + 2 * TITLE_SIZE + sum(map(_panel_height, explanation.images))
-    side = _cell_side(len(explanation.input_ids))
-    texts = [line for span in explanation.spans for line in _text_lines(span)]
-    cell_lines = -(-len(explanation.input_ids) // _cells_per_line(side))
-    height += 4 * LINE + cell_lines * (side + 1) + LINE * (len(texts) + 1) + MARGIN
-    canvas = Image.new("RGB", (WIDTH, height), WHITE)
-    pen = ImageDraw.Draw(canvas)
+    count, total = explanation.count, len(explanation.input_ids)
+    counts = f"{count('prompt'):,} prompt, {count('image'):,} image, {count('completion'):,}"
     title = textwrap.shorten(title, 120, placeholder=" …")
-    pen.text((MARGIN, MARGIN), title, INK, _font(TITLE_SIZE))
-    top = MARGIN + 2 * TITLE_SIZE
-    for number, image in enumerate(explanation.images, start=1):
-        _draw_image(canvas, pen, top, number, image)
-        top += _panel_height(image)
-    counts = [("prompt", "prompt"), ("image", "image"), ("completion", "supervised")]
-    words = ", ".join(f"{explanation.count(kind):,} {word}" for kind, word in counts)  # type: ignore[arg-type]
-    pen.text((MARGIN, top), f"{len(explanation.input_ids):,} tokens: {words}", INK, _font())
-    top = _draw_legend(pen, top + LINE + GAP)
-    top = _draw_cells(pen, top, side, explanation)
-    for colour, text in texts:
-        pen.rectangle((MARGIN, top + 3, MARGIN + 8, top + LINE - 4), colour)
-        pen.text((MARGIN + 18, top), text, INK, _font())
-        top += LINE
+    parts = [
+        _write([("", title)], TITLE_SIZE),
+        *(_draw_image(at, image) for at, image in enumerate(explanation.images, start=1)),
+        _write([("", f"{total:,} tokens: {counts} supervised")]),
+        _write([(colour, NAMES.get(kind, kind)) for kind, colour in COLOURS.items()]),
+        _draw_cells([*_colours(explanation)]),
+        _write([line for span in explanation.spans for line in _text_lines(span)]),
+    ]
+    canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + sum(part.height + GAP for part in parts)), WHITE)
+    top = MARGIN
+    for part in parts:
+        canvas.paste(part, (MARGIN, top))
+        top += part.height + GAP
     return canvas
 
 
-def _draw_image(
-    canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, number: int, image: CutImage
-) -> None:
+def _write(lines: Sequence[tuple[str, str]], size: int = TEXT_SIZE) -> Image.Image:
+    """Write (colour, text) lines, each behind a bar of its colour if it has one."""
+    step = size + 7
+    written = Image.new("RGB", (INSIDE, step * len(lines)), WHITE)
+    pen = ImageDraw.Draw(written)
+    for number, (colour, text) in enumerate(lines):
+        if colour:
+            pen.rectangle((0, number * step + 3, 8, number * step + step - 4), colour)
+        pen.text((18 if colour else 0, number * step), text, INK, _font(size))
+    return written
+
+
+def _draw_image(number: int, image: CutImage) -> Image.Image:
     """Draw four panels: the image, padded under its grid, in crops, and the global view."""
-    panels = [
-        (f"image {number}: {image.size}", _fit(image.original)),
-        (f"resized {image.resized}, padded {image.padded}", _with_grid(image)),
-        (f"{image.rows} × {image.columns} crops of {image.crop_size}", _apart(image)),
-        (f"global view, {len(image.parts):,} tokens in all", _fit(image.crops[0])),
-    ]
-    for place, (caption, panel) in enumerate(panels):
-        left = MARGIN + place * (WIDTH - 2 * MARGIN + GAP) // len(panels)
-        pen.text((left, top), caption, INK, _font())
-        canvas.paste(panel, (left, top + LINE))
-        right, bottom = left + panel.width, top + LINE + panel.height
-        pen.rectangle((left - 1, top + LINE - 1, right, bottom), outline=QUIET)
-
-
-def _panel_height(image: CutImage) -> int:
-    tallest = max(_fit(each).height for each in (image.original, image.crops[0], _joined(image)))
-    return LINE + tallest + 4 * GAP + MARGIN
+    panels = {
+        f"image {number}: {image.size}": _fit(image.original),
+        f"resized {image.resized}, padded {image.padded}": _with_grid(image),
+        f"{image.rows} × {image.columns} crops of {image.crop_size}": _fit(
+            _joined(image, gap=max(2, image.crop_size // 24))
+        ),
+        f"global view, {len(image.parts):,} tokens in all": _fit(image.crops[0]),
+    }
+    line, tallest = TEXT_SIZE + 7, max(panel.height for panel in panels.values())
+    drawn = Image.new("RGB", (INSIDE, line + tallest + 2), WHITE)
+    pen = ImageDraw.Draw(drawn)
+    for place, (caption, panel) in enumerate(panels.items()):
+        left = place * INSIDE // len(panels)
+        pen.text((left, 0), caption, INK, _font())
+        drawn.paste(ImageOps.expand(panel, 1, QUIET), (left, line))
+    return drawn
 
 
 def _joined(image: CutImage, gap: int = 0) -> Image.Image:
     """Put the crops together again, in rows."""
     side = image.crop_size + gap
-    size = (image.columns * side - gap, image.rows * side - gap)
-    whole = Image.new("RGB", size, WHITE)
+    whole = Image.new("RGB", (image.columns * side - gap, image.rows * side - gap), WHITE)
     for place, crop in enumerate(image.crops[-image.rows * image.columns :]):
         row, column = divmod(place, image.columns)
         whole.paste(crop, (column * side, row * side))
@@ -103,10 +106,6 @@ def _with_grid(image: CutImage) -> Image.Image:
     return panel
 
 
-def _apart(image: CutImage) -> Image.Image:
-    return _fit(_joined(image, gap=max(2, image.crop_size // 24)))
-
-
 def _fit(image: Image.Image) -> Image.Image:
     """Resize an image to the side of a panel."""
     scale = PANEL / max(image.size)
@@ -114,34 +113,17 @@ def _fit(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def _cells_per_line(side: int) -> int:
-    return (WIDTH - 2 * MARGIN) // side
-
-
-def _cell_side(tokens: int) -> int:
-    lines = (side for side in CELLS if -(-tokens // _cells_per_line(side)) <= MAX_CELL_LINES)
-    return next(lines, CELLS[-1])
-
-
-def _draw_legend(pen: ImageDraw.ImageDraw, top: int) -> int:
-    left = MARGIN
-    for kind, colour in COLOURS.items():
-        pen.rectangle((left, top + 4, left + 14, top + 18), colour)
-        pen.text((left + 22, top), NAMES.get(kind, kind), INK, _font())
-        left += 60 + round(pen.textlength(NAMES.get(kind, kind), _font()))
-    return top + LINE + GAP
-
-
-def _draw_cells(pen: ImageDraw.ImageDraw, top: int, side: int, explanation: Explanation) -> int:
-    """Draw each token as a cell, in lines from left to right; return where the drawing ends."""
-    per_line = _cells_per_line(side)
-    row = 0
-    for place, colour in enumerate(_colours(explanation)):
-        row, column = divmod(place, per_line)
-        left, upper = MARGIN + column * side, top + row * (side + 1)
-        inner = side - (2 if side > 4 else 1)
-        pen.rectangle((left, upper, left + inner, upper + side - 1), colour)
-    return top + (row + 1) * (side + 1) + LINE
+def _draw_cells(colours: Sequence[str]) -> Image.Image:
+    """Draw each token as a cell, in lines from left to right."""
+    fitting = (side for side in CELLS if len(colours) <= MAX_CELL_LINES * (INSIDE // side))
+    side = next(fitting, CELLS[-1])
+    per_line = INSIDE // side
+    lines = -(-len(colours) // per_line)
+    cells = np.full((lines * per_line, 3), 255, np.uint8)
+    cells[: len(colours)] = [ImageColor.getrgb(colour)[:3] for colour in colours]
+    pixels = cells.reshape(lines, per_line, 3).repeat(side, axis=0).repeat(side, axis=1)
+    pixels[side - 1 :: side] = pixels[:, side - 1 :: side] = 255
+    return Image.fromarray(pixels)
 
 
 def _colours(explanation: Explanation) -> Iterator[str]:

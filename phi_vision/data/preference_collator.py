@@ -11,12 +11,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from phi_vision.data.collator import (
-    CHARACTER_TOKENS,
-    IGNORED,
-    TURN_TOKENS,
-    CompletionCollator,
-)
+from phi_vision.data.collator import CHARACTER_TOKENS, IGNORED, TURN_TOKENS, CompletionCollator
 from phi_vision.data.conversation import CONTROL_TOKEN, Segment
 from phi_vision.data.samples import Sample, failure
 from phi_vision.data.template import END

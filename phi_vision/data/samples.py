@@ -6,7 +6,6 @@ Image ablations are samples with other images, or none, on which a model that lo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
@@ -17,7 +16,7 @@ from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import sha256_of_all
 from phi_vision.io.image_decoding import encode_image, image_size, open_image
 
-failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
+failure = error_texts(__file__, "errors.yaml")  # of this package
 
 Value = str | int | float | bool | None  # a value of a record's field
 Record = Mapping[str, Value]  # field -> value, in the order of the columns
@@ -135,7 +134,7 @@ class LazySamples(Sequence[Sample]):
         return isinstance(other, Sequence) and [*self] == [*other]
 
 
-class SampleRows(Sequence[tuple[Sample, ...]]):
+class SampleRows:
     """Rows of a batch, built on access: each one sample, or the samples at several places."""
 
     def __init__(
@@ -146,20 +145,10 @@ class SampleRows(Sequence[tuple[Sample, ...]]):
     def __len__(self) -> int:
         return len(self.samples if self.places is None else self.places)
 
-    @overload
-    def __getitem__(self, at: int) -> tuple[Sample, ...]: ...
-    @overload
-    def __getitem__(self, at: slice) -> "SampleRows": ...
-    def __getitem__(self, at: int | slice) -> "tuple[Sample, ...] | SampleRows":
-        """Build one row, or select several."""
-        if self.places is None:
-            return SampleRows(self.samples[at]) if isinstance(at, slice) else (self.samples[at],)
-        if isinstance(at, slice):
-            return SampleRows(self.samples, self.places[at])
-        return tuple(self.samples[place] for place in self.places[at])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and [*self] == [*other]
+    def __getitem__(self, at: int) -> tuple[Sample, ...]:
+        """Build one row."""
+        places = [at] if self.places is None else self.places[at]
+        return tuple(self.samples[place] for place in places)
 
 
 def select(samples: Sequence[Sample], places: Places) -> Sequence[Sample]:

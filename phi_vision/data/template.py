@@ -15,7 +15,6 @@ A missing value, None, of an optional field is written as that phrase, such as `
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from contextlib import suppress
@@ -38,7 +37,7 @@ from phi_vision.data.kinds.quantity_kind import QUANTITY
 from phi_vision.data.kinds.text_kind import TEXT
 from phi_vision.data.samples import IMAGE_MARK, Record, Value, failure
 from phi_vision.io.atomic import write_text
-from phi_vision.io.formatting import yaml_fault
+from phi_vision.io.formatting import suggestion, yaml_fault
 
 END = "<|end|>"  # the control token that ends a completion
 TEMPLATE_FILE = "template.yaml"  # in a dataset or run folder
@@ -371,9 +370,8 @@ def find_template(name: str) -> Template:
         return TEMPLATES[name]
     file = Path(name) / TEMPLATE_FILE if Path(name).is_dir() else Path(name)
     if not file.is_file():
-        nearest = difflib.get_close_matches(name, TEMPLATES, n=1)
-        meant = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise failure("no_template", name=name, meant=meant, names=", ".join(TEMPLATES))
+        meant, names = suggestion(name, TEMPLATES), ", ".join(TEMPLATES)
+        raise failure("no_template", name=name, meant=meant, names=names)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:

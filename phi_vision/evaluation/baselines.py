@@ -57,10 +57,7 @@ class Estimators(NamedTuple):
 
 
 def nearest(
-    features: Features,
-    training_features: Features,
-    training: Sequence[Sample],
-    template: Template,
+    features: Features, training_features: Features, training: Sequence[Sample], template: Template
 ) -> list[Record]:
     """Predict the record of the training sample with the nearest image.
 
@@ -121,10 +118,7 @@ def boost(
 
 
 def probe(
-    features: Features,
-    training_features: Features,
-    training: Sequence[Sample],
-    template: Template,
+    features: Features, training_features: Features, training: Sequence[Sample], template: Template
 ) -> list[Record]:
     """Predict records with linear models on the features of a vision tower, (samples, width)."""
     if not len(features):

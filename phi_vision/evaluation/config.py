@@ -1,14 +1,13 @@
 """EvaluationConfig: the options of an evaluation. Light enough to import for `--help`."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, suggestion
 
-failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
+failure = error_texts(__file__, "errors.yaml")  # of this package
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and their total."""
@@ -66,9 +65,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Validate the options."""
         for name in [name for name in self.skip if name not in SKIPPABLE]:
-            near = difflib.get_close_matches(name, SKIPPABLE, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise failure("skip", name=name, hint=hint, choices=", ".join(SKIPPABLE))
+            hint, choices = suggestion(name, SKIPPABLE), ", ".join(SKIPPABLE)
+            raise failure("skip", name=name, hint=hint, choices=choices)
         if self.target_precision is not None and not 0 < self.target_precision < 1:
             raise failure("target_precision", target=self.target_precision)
         for name, needed in (("known_categories", "constrained"), ("base", "base")):

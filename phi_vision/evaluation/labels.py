@@ -3,23 +3,25 @@
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
-import yaml
 from markupsafe import Markup
 
 from phi_vision.data.acceptance import RECORD
 from phi_vision.data.kinds.field_kind import Better
 from phi_vision.data.samples import Value
-from phi_vision.io.formatting import MISSING, format_number, format_percent, format_signed
+from phi_vision.io.formatting import (
+    MISSING,
+    format_number,
+    format_percent,
+    format_signed,
+    read_yaml,
+)
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
 from phi_vision.metrics.field_metrics import Metric, headline_metrics
 from phi_vision.metrics.scores import Scores, significance
 
-LABELS: dict[str, dict[str, str]] = yaml.safe_load(
-    (Path(__file__).parent / "templates" / "labels.yaml").read_text(encoding="utf-8")
-)
+LABELS: dict[str, dict[str, str]] = read_yaml(__file__, "templates/labels.yaml")
 
 EMPTY = "(empty)"  # a value that is missing
 

@@ -10,7 +10,7 @@ template.yaml      the template that parses the texts
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from phi_vision.evaluation import figures, labels, sections
 from phi_vision.evaluation.config import failure
 from phi_vision.io import formatting
 from phi_vision.io.atomic import check_kind, write_text
+from phi_vision.io.formatting import as_plain
 from phi_vision.metrics import comparison, field_metrics, scores
-from phi_vision.metrics.bootstrap import Estimate
-from phi_vision.metrics.calibration import Bin, RiskPoint
 from phi_vision.metrics.comparison import Comparison, EvaluatedSystem
 from phi_vision.metrics.field_metrics import Metric
 from phi_vision.metrics.scores import Scores
@@ -79,8 +78,10 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
         counts = {"scored": len(scores.predictions), "given": len(evaluation.samples)}
         raise failure("other_samples", **counts)
     check_kind(out, is_folder=True)
-    report, content = ReportDir(out), _jsonable(scores) | {"metadata": evaluation.metadata}
-    dumped = json.dumps(_jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)
+    report, content = ReportDir(out), as_plain(scores, OMITTED)
+    content["unseen"] = {field: [*counts] for field, counts in scores.unseen.items()}
+    content["metadata"] = as_plain(evaluation.metadata, OMITTED)
+    dumped = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     files = {
         report.scores_file: dumped + "\n",
         report.predictions_file: "".join(map(_line, scores.predictions)),
@@ -186,22 +187,7 @@ def _line(scored: ScoredPrediction) -> str:
     row: dict[str, Any] = {"id": scored.id, "group": scored.group, "truth": scored.truth}
     row |= {"text": found.text, "parsed": found.record, "confidence": found.confidence}
     # In ASCII no character of a text can end the line.
-    return json.dumps(_jsonable(row), ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def _jsonable(value: Any) -> Any:
-    """Convert to what JSON can hold; NaN and infinity become null."""
-    if isinstance(value, Estimate | Bin | RiskPoint):
-        value = value._asdict()
-    elif is_dataclass(value):
-        omitted = OMITTED.get(type(value), ())
-        names = [each.name for each in fields(value) if each.name not in omitted]
-        value = {name: getattr(value, name) for name in names}
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(as_plain(row), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def render(template: str, **context: object) -> str:

@@ -1,7 +1,5 @@
 """The charts and tables of the pages' sections; their sentences are in `templates/`."""
 
-import base64
-import io
 import math
 import random
 from collections import Counter
@@ -20,6 +18,7 @@ from phi_vision.data.template import KINDS, Template
 from phi_vision.evaluation import figures, labels
 from phi_vision.evaluation.figures import Chart, Series
 from phi_vision.evaluation.labels import BASELINES, EMPTY
+from phi_vision.io.image_decoding import thumbnail_base64
 from phi_vision.metrics import field_metrics
 from phi_vision.metrics.bootstrap import Estimate
 from phi_vision.metrics.comparison import Comparison
@@ -264,10 +263,7 @@ def thumbnail(sample: Sample) -> str:
     """Encode the first image as the data URI of a small JPEG; "" without images."""
     if not sample.images:
         return ""
-    image, file = sample.open_images()[0].convert("RGB"), io.BytesIO()
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{thumbnail_base64(sample.open_images()[0], THUMBNAIL)}"
 
 
 def short_labels(names: Sequence[str]) -> dict[str, str]:

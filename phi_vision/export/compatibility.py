@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
@@ -22,14 +21,14 @@ from phi_vision.data.template import END
 from phi_vision.export.hf import INDEX, SINGLE_FILE, expected_shapes
 from phi_vision.export.onnx import read_graph
 from phi_vision.inference.onnx_predictor import GENAI_FILE
-from phi_vision.io.formatting import format_bytes
+from phi_vision.io.formatting import format_bytes, join_few, read_yaml
 from phi_vision.model.checkpoint import ADAPTER_CONFIG, StoredTensors, read_header
 from phi_vision.model.configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from phi_vision.model.image_processing_phi3_v import Phi3VImageProcessor
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 
 # Key of a requirement -> its text, and advice.
-TEXTS = yaml.safe_load(Path(__file__).with_name("requirements.yaml").read_text("utf-8"))
+TEXTS = read_yaml(__file__, "requirements.yaml")
 EXPORT = "write a complete folder: phi-vision export RUN --out DIR"
 
 # Names by which transformers 5 and onnxruntime-genai open tokenizer.json.
@@ -121,9 +120,7 @@ def unmet(requirements: Iterable[Requirement]) -> list[Requirement]:
 
 def some(names: Iterable[str], shown: int = 3) -> str:
     """List a few of many: ["a", "b", "c", "d"] -> "a, b, c and 1 more"; [] -> "nothing"."""
-    names = sorted(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more or "nothing"
+    return join_few(sorted(names), shown) or "nothing"
 
 
 def _needs(key: str, found: object, ok: bool = True, **names: object) -> Requirement:

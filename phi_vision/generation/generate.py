@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 
-from phi_vision.generation.growing_batch import GrowingBatch, Inputs
+from phi_vision.generation.growing_batch import GrowingBatch, Inputs, join_images
 from phi_vision.generation.request import Generation, GenerationRequest
 from phi_vision.generation.sampling import (
     RowState,
@@ -179,11 +179,7 @@ def left_pad(rows: Sequence[Inputs], pad_token_id: int) -> Inputs:
     ones = [torch.ones_like(each) for each in ids]
     pad = partial(pad_sequence, batch_first=True, padding_side="left")
     batch = {"input_ids": pad(ids, padding_value=pad_token_id), "attention_mask": pad(ones)}
-    for name in ("pixel_values", "image_sizes"):
-        parts = [row[name] for row in rows if name in row]
-        if parts:
-            batch[name] = torch.cat(parts)
-    return batch
+    return batch | join_images(rows)
 
 
 def _batches(

@@ -104,6 +104,15 @@ class _Layer(CacheLayerMixin):
             held[target] = held[source]
 
 
+def join_images(rows: Sequence[Inputs]) -> Inputs:
+    """Concatenate the images of rows: {} where none has one."""
+    return {
+        name: torch.cat(parts) if len(parts) > 1 else parts[0]
+        for name in ("pixel_values", "image_sizes")
+        if (parts := [row[name] for row in rows if name in row])
+    }
+
+
 class GrowingBatch:
     """Rows with their cached keys and values; they share the column of the next token.
 
@@ -149,11 +158,7 @@ class GrowingBatch:
 
     def read(self, group: range) -> None:
         """Store the keys and values of the whole texts of rows of equal length."""
-        inputs = {
-            name: torch.cat(parts) if len(parts) > 1 else parts[0]
-            for name in ("pixel_values", "image_sizes")
-            if (parts := [self.rows[place][name] for place in group if name in self.rows[place]])
-        }
+        inputs = join_images([self.rows[place] for place in group])
         ids = torch.tensor([self.texts[place] for place in group])
         positions = torch.arange(ids.shape[1]).expand(len(group), -1)
         first, end = self.firsts[group.start], self.window.end

@@ -29,7 +29,7 @@ from phi_vision.generation.growing_batch import Inputs
 from phi_vision.generation.request import MAX_TURN_TOKENS, Generation, GenerationRequest, OnToken
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.hashing import sha256, sha256_of_all
-from phi_vision.io.image_decoding import BinaryFile, ImageSource, open_header, open_image
+from phi_vision.io.image_decoding import BinaryFile, ImageSource, image_size, open_image
 from phi_vision.io.process import map_in_threads
 from phi_vision.model.blockwise_attention import use_blockwise_attention
 from phi_vision.model.checkpoint import UNTRAINED, fast_dtype, load_model, load_processor
@@ -275,14 +275,11 @@ class LocalPredictor:
 
     def _count_image_tokens(self, sample: Sample) -> float:
         """Count image tokens without decoding, to sort by; infinite where an image is unusable."""
-        tokens = 0
+        count = self.processor.calc_num_image_tokens_from_image_size
         try:
-            for encoded in sample.images:
-                with open_header(encoded) as image:
-                    tokens += self.processor.calc_num_image_tokens_from_image_size(*image.size)
+            return sum(count(*image_size(encoded)) for encoded in sample.images)
         except ValueError:
             return math.inf
-        return tokens
 
 
 def resolve_template(model: str, template: str | None = None) -> str:

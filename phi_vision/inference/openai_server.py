@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import io
 import os
 import queue
 import time
@@ -22,7 +21,7 @@ from phi_vision.data.prediction import Prediction, field_confidence
 from phi_vision.data.samples import IMAGE_MARK, Message, Sample
 from phi_vision.data.template import END, Template, find_template
 from phi_vision.io.formatting import error_texts
-from phi_vision.io.image_decoding import normalise, open_header
+from phi_vision.io.image_decoding import encode_image, normalise, open_header
 
 if TYPE_CHECKING:
     import openai
@@ -293,9 +292,7 @@ def _data_url(encoded: bytes, image: Image.Image) -> str:
     with open_header(encoded) as original:
         kind, (_, changes) = original.format or "", normalise(original, encoded)
     if changes or kind not in SENT_FORMATS:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        encoded, kind = buffer.getvalue(), "PNG"
+        encoded, kind = encode_image(image, "PNG"), "PNG"
     return f"data:{Image.MIME[kind]};base64,{base64.b64encode(encoded).decode()}"
 
 

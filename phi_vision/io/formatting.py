@@ -1,8 +1,11 @@
-"""Numbers, sizes, durations and lists as text for messages, tables and reports."""
+"""Numbers, sizes, durations and lists as text for messages and reports, and values for JSON."""
 
+import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 MISSING = "–"  # stands for a number that does not exist
@@ -53,21 +56,64 @@ def join_words(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def join_few(words: Sequence[str], most: int = 5) -> str:
+    """Join the first of many: ["a", "b", "c", "d"], 2 -> "a, b and 2 more"."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
+    names, stem = list(known), word.strip("-")
+    nearest = difflib.get_close_matches(word, names, n=1)
+    nearest = nearest or [name for name in names if stem and stem in name]
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def as_plain(value: Any, omitted: Mapping[type, Sequence[str]] | None = None) -> Any:
+    """Convert to what JSON can hold; NaN and infinity become null.
+
+    Input:  {"folder": Path("runs/a"), "best": nan, "steps": Steps(per_epoch=3, total=9)}
+    Output: {"folder": "runs/a", "best": None, "steps": {"per_epoch": 3, "total": 9}}
+
+    Of a dataclass in `omitted` the fields listed there are left out.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [each.name for each in dataclasses.fields(value)]
+        left_out = (omitted or {}).get(type(value), ())
+        value = {name: getattr(value, name) for name in names if name not in left_out}
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(each, omitted) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(each, omitted) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def yaml_fault(error: Exception) -> str:
     """Describe where a file is no YAML, without its content: "found at line 3"."""
     mark = getattr(error, "problem_mark", None)
     return f"found at line {mark.line + 1}" if mark else "its bytes are no text"
 
 
-def error_texts(module: str) -> Callable[..., ValueError]:
-    """Return a maker of errors, whose texts are in the YAML file beside a module.
+def read_yaml(module: str, name: str = "") -> Any:
+    """Read the YAML file beside a module: that of its own name, or another."""
+    import yaml
+
+    file = Path(module).with_suffix(".yaml")
+    return yaml.safe_load((file.parent / name if name else file).read_text(encoding="utf-8"))
+
+
+def error_texts(module: str, name: str = "") -> Callable[..., ValueError]:
+    """Return a maker of errors, whose texts are in the YAML file beside a module, as `read_yaml`.
 
     Input:  "setup.py" beside a setup.yaml with `no_data: no data at {place}`
     Output: failure("no_data", place="x") -> ValueError("no data at x")
     """
-    import yaml
-
-    texts = yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+    texts = read_yaml(module, name)
 
     def failure(key: str, /, **values: object) -> ValueError:
         return ValueError(texts[key].format(**values))

@@ -3,6 +3,7 @@
 files, bytes, arrays -> upright, opaque sRGB or grey of 8 bits, the first frame
 """
 
+import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,13 @@ def encode_image(image: Image.Image, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
+
+
+def thumbnail_base64(image: Image.Image, side: int) -> str:
+    """Write an image as a small JPEG, its longest side of so many pixels at most, in base64."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    return base64.b64encode(encode_image(small, "JPEG", quality=80)).decode()
 
 
 @contextmanager

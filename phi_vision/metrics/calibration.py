@@ -87,7 +87,6 @@ def calibrations(
     template: Template,
     counts: Counts,
     *,
-    groups: Sequence[str],
     target: float | None,
     seed: int,
 ) -> dict[str, Calibration]:
@@ -110,6 +109,7 @@ def calibrations(
             correct = [is_right_to_level(field, depth, each) for each in predictions]
             if not np.isnan(confidence).all():
                 measured[name] = (confidence, np.array(correct, dtype=bool))
+    groups = [each.group for each in predictions]
     return {
         name: calibrate(*pair, groups, counts, target=target, seed=seed)
         for name, pair in measured.items()

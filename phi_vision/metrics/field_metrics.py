@@ -8,10 +8,8 @@ nothing; whether it has a value at all; and the metrics of its kind where both h
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import yaml
 
 from phi_vision.data.kinds.field_kind import (
     Aggregate,
@@ -22,16 +20,18 @@ from phi_vision.data.kinds.field_kind import (
     Predicted,
     SampleValues,
     has_value,
+    overlap_measures,
+    overlaps,
 )
 from phi_vision.data.kinds.path_kind import levels_of
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Record, Value
 from phi_vision.data.template import KINDS, Kind, Template
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.metrics.bootstrap import AGGREGATORS, BootstrapDistribution, Counts, distribution
 from phi_vision.metrics.category_hierarchy import CategoryHierarchy
 
-failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
+failure = error_texts(__file__, "errors.yaml")  # of this package
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,8 @@ def _overall(kind: Kind, column: FieldValues) -> SampleValues:
     return np.array([present and 1 - value_error(kind, *pair) for present, *pair in pairs], float)
 
 
-def _presence(column: FieldValues, *, of_missing: bool = False) -> SampleValues:
-    """Rows of (both, predicted, true): whether there is a value, or none."""
-    rows = []
-    for present, *pair in column.pairs():
-        predicted, true = (has_value(value) != of_missing for value in pair)
-        predicted &= present
-        rows.append((predicted and true, predicted, true))
-    return np.array(rows, float).reshape(-1, 3)
+def _presence(wanted: bool, value: Value) -> frozenset[bool]:
+    return frozenset({wanted} if has_value(value) == wanted else ())
 
 
 def _where_both(measure: Measure, column: FieldValues) -> SampleValues:
@@ -170,17 +164,17 @@ def _where_both(measure: Measure, column: FieldValues) -> SampleValues:
 OVERALL = "overall"  # the headline metric of an optional field
 WHERE_BOTH = "Over the samples of which truth and prediction have a value."
 
-DESCRIPTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+DESCRIPTIONS = read_yaml(__file__)
 
 METRICS: dict[Kind, Mapping[str, Measure]] = {name: kind.measures for name, kind in KINDS.items()}
 """Kind of field -> suffix of the metric's name -> metric; each has one sentence in the YAML."""
 
+_MISSING = partial(overlaps, partial(_presence, False))
+
 OPTIONAL: dict[str, Measure] = {
     OVERALL: Measure(partial(_overall, "text")),  # of the kind of the field
-    "has_value_precision": Measure(_presence, "overlap_precision", is_approximate=True),
-    "has_value_recall": Measure(_presence, "overlap_recall", is_approximate=True),
-    "has_value_f1": Measure(_presence, "overlap_f1", is_approximate=True),
-    "missing_f1": Measure(partial(_presence, of_missing=True), "overlap_f1", is_approximate=True),
+    **overlap_measures("has_value_", partial(overlaps, partial(_presence, True))),
+    "missing_f1": Measure(_MISSING, "overlap_f1", is_approximate=True),
 }
 """The metrics of an optional field of any kind, besides those of its kind."""
 

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
 
 from phi_vision.data.kinds.field_kind import Predicted
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Record, Sample
 from phi_vision.data.template import Template
+from phi_vision.io.formatting import read_yaml
 from phi_vision.metrics import bootstrap, field_metrics, slices
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.calibration import Calibration, calibrations
@@ -20,7 +19,7 @@ from phi_vision.metrics.category_hierarchy import find_hierarchy
 from phi_vision.metrics.field_metrics import Metric, failure
 from phi_vision.metrics.slices import Leakage, Slice, UnseenCounts, Values, with_intervals
 
-SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text("utf-8"))
+SYSTEMS = read_yaml(__file__, "systems.yaml")
 """Evaluated system -> its description; in the order of tables."""
 
 MIN_PARSED = 0.5  # share that must parse to be evidence: others are wrong with any image
@@ -109,9 +108,7 @@ def score(
         slices=slices.score_slices(headline, model, counts, samples, training, template),
         leakage=slices.measure_leakage(metrics, model, counts, samples, leaked),
         unseen=slices.count_unseen(scored, training, template),
-        calibrations=calibrations(
-            scored, template, counts, groups=groups, target=target_precision, seed=seed
-        ),
+        calibrations=calibrations(scored, template, counts, target=target_precision, seed=seed),
         best_achievable=dict(best_achievable or {}),
     )
 

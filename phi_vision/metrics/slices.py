@@ -16,7 +16,7 @@ from phi_vision.data.kinds.path_kind import levels_of
 from phi_vision.data.prediction import ScoredPrediction
 from phi_vision.data.samples import Sample, Value
 from phi_vision.data.template import Template
-from phi_vision.io.image_decoding import open_header
+from phi_vision.io.image_decoding import image_size
 from phi_vision.metrics.bootstrap import BootstrapDistribution, Counts, Estimate
 from phi_vision.metrics.field_metrics import Metric
 
@@ -225,11 +225,8 @@ def _by_image_size(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
 
 def _longest_side(sample: Sample) -> int | None:
     """Read the longest side of the first image, in pixels, without decoding it."""
-    if not sample.images:
-        return None
     try:
-        with open_header(sample.images[0]) as image:
-            return max(image.size)
+        return max(image_size(sample.images[0])) if sample.images else None
     except ValueError:
         # The predictor that decodes the image reports what is wrong with it.
         return None

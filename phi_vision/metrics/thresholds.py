@@ -63,10 +63,8 @@ def choose_acceptance(
     predictions: Sequence[ScoredPrediction], template: Template, *, target: float, seed: int = 0
 ) -> Acceptance:
     """Calibrate evaluated predictions, and choose the thresholds of a target precision."""
-    groups, no_resamples = [each.group for each in predictions], np.empty((0, len(predictions)))
-    found = calibrations(
-        predictions, template, no_resamples, groups=groups, target=target, seed=seed
-    )
+    no_resamples = np.empty((0, len(predictions)))
+    found = calibrations(predictions, template, no_resamples, target=target, seed=seed)
     return _build({name: asdict(each) for name, each in found.items()}, template, target)
 
 

@@ -157,33 +157,19 @@ def _make_config(
 
 def check_form(part: str, config: Any, form: Mapping[str, object]) -> None:
     """Check that a part has the form of the official layers, or raise a ValueError."""
+    named = {"part": part, "example": EXAMPLES[part]}
     for name, expected in form.items():
         if (found := getattr(config, name, None)) != expected:
-            raise failure(
-                "other_form",
-                part=part,
-                name=name,
-                found=found,
-                expected=expected,
-                example=EXAMPLES[part],
-            )
-    if config.hidden_size % config.num_attention_heads:
-        raise failure(
-            "heads",
-            part=part,
-            width=config.hidden_size,
-            heads=config.num_attention_heads,
-            example=EXAMPLES[part],
-        )
+            raise failure("other_form", name=name, found=found, expected=expected, **named)
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads:
+        raise failure("heads", width=width, heads=heads, **named)
     if part == "decoder":
-        width = config.hidden_size // config.num_attention_heads
-        if config.head_dim != width:
-            raise failure(
-                "head_dim", found=config.head_dim, expected=width, example=EXAMPLES["decoder"]
-            )
+        if config.head_dim != width // heads:
+            raise failure("head_dim", found=config.head_dim, expected=width // heads, **named)
         kind = config.rope_parameters["rope_type"]
         if kind != "default":
-            raise failure("rope", kind=kind, example=EXAMPLES["decoder"])
+            raise failure("rope", kind=kind, **named)
 
 
 def convert_tower(tower: Dinov2Model, vision_config: Mapping[str, Any]) -> Weights:

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+
+from phi_vision.io.formatting import error_texts
 
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from .image_processing_phi3_v import Phi3VImageProcessor
 from .modeling_phi3_v import Phi3VForCausalLM
 from .processing_phi3_v import Phi3VProcessor
 
-TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+failure = error_texts(__file__)
 SMALL, PHOTO = "phi-vision-small", "phi-vision-photo"
 UNTRAINED = "projector_is_untrained"  # in the config.json of a base, until training has started it
 ADAPTER_CONFIG = "adapter_config.json"  # peft's file; only an adapter's folder has it
@@ -295,11 +296,6 @@ def adapter_base(place: str) -> str | None:
         return resolve(base)
     except ValueError as problem:
         raise failure("no_base", place=place, base=base) from problem
-
-
-def failure(key: str, **values: object) -> ValueError:
-    """Make an error from its text in checkpoint.yaml."""
-    return ValueError(TEXTS[key].format(**values))
 
 
 def first_line(problem: Exception) -> str:

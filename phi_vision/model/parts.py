@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -32,13 +31,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.io.hashing import sha256
 
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
 
-KNOWN = yaml.safe_load(Path(__file__).with_name("known_parts.yaml").read_text("utf-8"))
+KNOWN = read_yaml(__file__, "known_parts.yaml")
 """Tower and decoder of the base `photo`: hub id, package, file, size, SHA-256, notices."""
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 WEIGHTS_FILES = {".onnx": "onnx", ".gguf": "gguf"}  # ending -> package that reads it

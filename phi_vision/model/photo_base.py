@@ -27,29 +27,6 @@ READERS: dict[str, Callable[[Path], Any]] = {"tower": read_tower, "decoder": rea
 CROP_SIZE = 168  # pixels: 85 image tokens, instead of 145 at 224
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
-README = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-license: apache-2.0
----
-
-# {name}
-
-A checkpoint of the Phi-3-Vision architecture, assembled by `phi-vision base photo` from pre-trained
-parts without any training: the projection between them is random until it is fine-tuned.
-
-| part | from | SHA-256 | licence |
-|---|---|---|---|
-{rows}
-
-Crops of {crop_size} pixels, at most {num_crops} beside the global view. Not for fp16, which cannot
-hold the scales of the tower; bf16 and fp32 can.
-
-## Notices
-
-{notices}
-"""
-
 
 def photo_folder() -> Path:
     """Return the folder of `phi-vision-photo`, which is built at the first call."""
@@ -106,7 +83,8 @@ def _describe(name: str, found: dict[str, Found], crop_size: int, num_crops: int
         rows.append(f"| {part} | {each.origin} | `{digest}` | {_licence(part, each)} |")
         if _is_known(part, each):
             notices.append(f"- {KNOWN[part]['notice']}")
-    return README.format(
+    text = (Path(__file__).parent / "templates" / "photo_base_card.md").read_text(encoding="utf-8")
+    return text.format(
         name=name,
         rows="\n".join(rows),
         notices="\n".join(notices) or "Those of the parts above.",

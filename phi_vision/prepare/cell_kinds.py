@@ -9,10 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
-
-import yaml
 
 from phi_vision.data.kinds import path_kind
 from phi_vision.data.kinds.list_kind import SEPARATOR
@@ -20,12 +17,12 @@ from phi_vision.data.kinds.marked_number import format_amount
 from phi_vision.data.kinds.quantity_kind import UNITS, in_unit, spelled_out, split
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.prepare.prices import DecimalMark, parse_price
 from phi_vision.prepare.text import clean_text, is_placeholder, parse_literal
 
 _failure = error_texts(__file__)
-_WORDS = yaml.safe_load(Path(__file__).with_name("cell_words.yaml").read_text(encoding="utf-8"))
+_WORDS = read_yaml(__file__, "cell_words.yaml")
 STEPS = re.compile(r"\s*(?:>|»|›|→|::|/|\||\\)\s*")  # between the levels of a path
 SURE_STEPS = re.compile(r".>.|[»›→]|::")  # which separate nothing but levels
 SEPARATORS = (";", "|", "\n", ",", "/")  # of the items of a list, the surest first

@@ -9,10 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from phi_vision.data.template import Template
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.prepare.image_references import IMAGE_SUFFIX, find_by_name, list_references, url_of
 from phi_vision.prepare.prices import CURRENCY_WORDS, parse_price
 from phi_vision.prepare.sources.files import SPLIT_NAMES
@@ -20,9 +18,7 @@ from phi_vision.prepare.sources.rows import Row, storable
 from phi_vision.prepare.text import is_placeholder
 
 failure = error_texts(__file__)
-NAMES: dict[str, list[str]] = yaml.safe_load(
-    Path(__file__).with_name("column_names.yaml").read_text(encoding="utf-8")
-)
+NAMES: dict[str, list[str]] = read_yaml(__file__, "column_names.yaml")
 # What a column can be besides a field of the record, and what no field can be: a dataset's columns.
 PARTS = ("image", "id", "group", "split", "messages")
 RESERVED = ("id", "group_id", "image", "images", "messages", "rejected")

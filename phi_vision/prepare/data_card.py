@@ -4,8 +4,6 @@ The README has the header that hubs read; the page has images, is one file and n
 """
 
 import array
-import base64
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, select_autoescape
-from PIL import Image
 
 from phi_vision.data.kinds.list_kind import items_of
 from phi_vision.data.kinds.number_kind import EXACT_INTEGERS
 from phi_vision.data.samples import Value
 from phi_vision.data.template import KINDS, Kind
+from phi_vision.io.image_decoding import open_header, thumbnail_base64
 from phi_vision.prepare.cleaning import CleanRow
 
 MAX_TEXTS = 20_000  # distinct texts counted in a field; beyond, new ones are only known to exist
@@ -159,16 +157,6 @@ def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
 
 
-def _thumbnail(encoded: bytes) -> str:
-    """Return a small JPEG in base64."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
-
-
 def _words(value: object) -> str:
     """Format a value in one line, such as `missing 2, quantiles 0 % 5, 100 % 1250000.5`."""
     if isinstance(value, Mapping):
@@ -191,4 +179,4 @@ _TEMPLATES.filters |= {
     **{"words": _words, "markdown": _escape_markdown},
     "cells": lambda value: value if isinstance(value, list) else [value],
 }
-_TEMPLATES.filters["thumbnail"] = _thumbnail
+_TEMPLATES.filters["thumbnail"] = lambda encoded: thumbnail_base64(open_header(encoded), THUMBNAIL)

@@ -6,14 +6,13 @@ Results come in the order of the chunks, and only a bounded number of chunks is 
 import itertools
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from phi_vision.io.process import usable_cores
+from phi_vision.io.process import map_ahead, usable_cores
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
@@ -42,19 +41,11 @@ def run_locally(
     if count == 0 or len(first) < MIN_CHUNKS:
         yield from map(function, itertools.chain(first, remaining))
         return
-    pending: deque[Future[Result]] = deque()
     # Spawned, not forked: this process may hold threads (downloads, progress bars).
     spawn = get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=_exit_with_parent) as pool:
-        try:
-            for chunk in itertools.chain(first, remaining):
-                pending.append(pool.submit(function, chunk))
-                if len(pending) > WINDOW_PER_WORKER * count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        ahead = WINDOW_PER_WORKER * count
+        yield from map_ahead(pool, function, itertools.chain(first, remaining), ahead=ahead)
 
 
 def _exit_with_parent() -> None:

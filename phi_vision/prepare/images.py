@@ -3,7 +3,6 @@
 The result decodes alike everywhere: RGB or grey, upright, opaque, sRGB, one frame.
 """
 
-import io
 import math
 import warnings
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from PIL import Image
 
 from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import perceptual_hash, pixel_digest
-from phi_vision.io.image_decoding import decoder_errors, normalise, open_header
+from phi_vision.io.image_decoding import decoder_errors, encode_image, normalise, open_header
 from phi_vision.prepare.prepare_config import PrepareConfig
 
 failure = error_texts(__file__)
@@ -89,9 +88,8 @@ def clean_image(encoded: bytes, rules: ImageRules) -> CleanImage:
     if source.format not in _KEPT_FORMATS:
         changes.append(f"{source.format} to JPEG")
     if changes:
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=rules.quality, subsampling=0, comment=b"")
-        encoded = file.getvalue()
+        options = {"quality": rules.quality, "subsampling": 0, "comment": b""}
+        encoded = encode_image(image, "JPEG", **options)
     rgb = image.convert("RGB")
     hashes = pixel_digest(rgb), perceptual_hash(rgb)
     return CleanImage(encoded, image.width, image.height, *hashes, tuple(changes))

@@ -1,20 +1,16 @@
 """List what a user must know of a prepared dataset: wrong splits, leaks, ambiguous prices."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from phi_vision.data.dataset import SPLIT_ORDER
-from phi_vision.io.formatting import format_count
+from phi_vision.io.formatting import format_count, join_few, read_yaml
 from phi_vision.prepare.data_card import Statistics
 from phi_vision.prepare.dedup import GENERIC, SAME_TITLE
 from phi_vision.prepare.splits import ANY
 
-_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_TEXTS = read_yaml(__file__)
 MIN_EVALUATED = 10  # samples of a category, from which it should be evaluated
-MAX_NAMES = 5
 
 
 def warn_of_splits(
@@ -56,11 +52,13 @@ def warn_of_splits(
     ):
         if listed:
             option = "--resplit draws others" if source else option
-            found[about] = f"{len(listed)} of {len(counts)} categories: {_few(listed)}; {option}"
+            found[about] = (
+                f"{len(listed)} of {len(counts)} categories: {join_few(listed)}; {option}"
+            )
     nameless = {"none": named[None]} if source and named.get(None) else {}
     others = {n: rows for n, rows in named.items() if n and n not in SPLIT_ORDER} | nameless
     if other := [f"{name} ({rows})" for name, rows in others.items()]:
-        found["splits of the source"] = _TEXTS["other names"].format(names=_few(other))
+        found["splits of the source"] = _TEXTS["other names"].format(names=join_few(other))
     if generic := groups.get(GENERIC):
         found["titles"] = _TEXTS["generic titles"].format(count=generic)
     if moved := groups["rows moved with their group"]:
@@ -88,13 +86,8 @@ def warn_of_values(statistics: Statistics, optional: Sequence[str] = ()) -> dict
         if "currency" in name.lower() and not values.has_more_texts:
             currencies |= values.texts
         if len(currencies) > 1:
-            listed = _few([f"{code} ({n})" for code, n in sorted(currencies.items())])
-            found[f"currencies of {name}"] = f"{listed}; amounts are not converted"
+            codes = join_few([f"{code} ({n})" for code, n in sorted(currencies.items())])
+            found[f"currencies of {name}"] = f"{codes}; amounts are not converted"
     if count := changes["placeholder left empty"]:
         found["placeholders"] = f"{format_count(count, 'row')} with N/A or the like, left empty"
     return found
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -13,21 +13,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import yaml
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.prepare.text import parse_literal
 
 _failure = error_texts(__file__)
 DecimalMark = Literal[".", ","]
 
-_WORDS: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("price_words.yaml").read_text(encoding="utf-8")
-)
+_WORDS: dict[str, Any] = read_yaml(__file__, "price_words.yaml")
 FORMS: dict[str, str] = _WORDS["forms"]  # form -> an example
 MAX_AMOUNT = 1e12  # amounts from here on are codes or accidents, in any currency
 

@@ -15,12 +15,7 @@ from phi_vision.data.template import (
     find_template,
 )
 from phi_vision.io.formatting import error_texts
-from phi_vision.prepare.cell_kinds import (
-    READERS,
-    CellContext,
-    find_separator,
-    suggest_kind,
-)
+from phi_vision.prepare.cell_kinds import READERS, CellContext, find_separator, suggest_kind
 from phi_vision.prepare.columns import Columns, cell_of, choose_columns, image_cells, is_empty
 from phi_vision.prepare.image_references import found_by_name
 from phi_vision.prepare.images import ImageRules
@@ -53,11 +48,9 @@ class Schema:
     decimal: DecimalMark | None  # of an ambiguous `1.234`
     prices: frozenset[str] = frozenset()
     """Fields besides the template's that hold prices; one that is not parsed is left empty."""
-
     by_name: str = ""  # the first image that is not where its cell says
     contexts: Mapping[str, CellContext] = field(default_factory=dict)
     """Field of a kind that `cell_kinds` reads -> what its cells depend on."""
-
     kinds: Mapping[str, str] = field(default_factory=dict)  # field -> suggested kind, and why
 
     def describe(self) -> dict[str, str]:

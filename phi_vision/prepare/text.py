@@ -6,12 +6,10 @@ import json
 import re
 from contextlib import suppress
 from html.entities import html5
-from pathlib import Path
 
-import yaml
+from phi_vision.io.formatting import read_yaml
 
-_LISTED = Path(__file__).with_name("placeholders.yaml").read_text(encoding="utf-8")
-_PLACEHOLDERS = frozenset(yaml.safe_load(_LISTED))
+_PLACEHOLDERS = frozenset(read_yaml(__file__, "placeholders.yaml"))
 MAX_LITERAL = 100_000  # characters of a list or object written as text
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # An escaped & in front of another one: `&amp;amp;`, `&#38;amp;`.

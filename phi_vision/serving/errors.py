@@ -11,22 +11,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from phi_vision.io.formatting import join_words
+from phi_vision.io.formatting import join_words, read_yaml
 from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
 
-TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TEXTS = read_yaml(__file__)
 MAX_MESSAGE = 1000  # characters
 QUOTES = '""'  # the name of a field without letters
 MAX_SHOWN = 60  # characters of a name or value that an error repeats

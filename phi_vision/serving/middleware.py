@@ -9,14 +9,13 @@ import time
 import uuid
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
-import yaml
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from phi_vision.io.formatting import read_yaml
 from phi_vision.serving.errors import ApiError, api_error, install_handlers, internal_error
 from phi_vision.serving.settings import Settings
 from phi_vision.serving.telemetry import ServerMetrics
@@ -25,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 # Paths that need no key: health checks, and the page that asks its user for the key.
 PUBLIC_PATHS = re.compile(r"/health|/|/page/[a-z0-9_-]+\.[a-z0-9]+|/favicon\.ico")
-HEADERS = yaml.safe_load(Path(__file__).with_name("headers.yaml").read_text(encoding="utf-8"))
+HEADERS = read_yaml(__file__, "headers.yaml")
 CLIENT_CLOSED_REQUEST = 499  # In log and metrics, when the client disconnected (as of nginx).
 LINGER = 1.0  # Seconds to receive the rest of a rejected request's body.
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-import yaml
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +23,7 @@ from starlette.types import Scope
 
 from phi_vision import __version__
 from phi_vision.inference.local import LocalPredictor
+from phi_vision.io.formatting import read_yaml
 from phi_vision.serving.connections import ACCEPTED, HttpProtocol, close_late
 from phi_vision.serving.json_body import JSON
 from phi_vision.serving.middleware import HEADERS, install_middleware
@@ -89,8 +89,7 @@ def add_page(app: FastAPI) -> None:
 
 def _adapt_openapi(app: FastAPI, settings: Settings) -> None:
     """Complete the OpenAPI description: openapi.yaml, this server's limits and key; no 422."""
-    texts = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
-    described, openapi = yaml.safe_load(texts), app.openapi()
+    described, openapi = read_yaml(__file__, "openapi.yaml"), app.openapi()
     components, paths = openapi["components"], openapi["paths"]
     for operation in (each for path in paths.values() for each in path.values()):
         operation |= described["operations"][operation["operationId"]]

@@ -13,22 +13,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from phi_vision.data.kinds import list_kind, path_kind
 from phi_vision.data.kinds.marked_number import format_amount
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Template
+from phi_vision.io.formatting import read_yaml
 from phi_vision.metrics.field_metrics import metrics_for
 from phi_vision.synthetic import drawing
 from phi_vision.synthetic.drawing import COLOURS, Garment, Scene
 
-_SETTINGS: Mapping[str, Any] = yaml.safe_load(
-    Path(__file__).with_suffix(".yaml").read_text("utf-8")
-)
+_SETTINGS: Mapping[str, Any] = read_yaml(__file__)
 TEMPLATE = Template(
     name="attributes",
     question=_SETTINGS["question"],

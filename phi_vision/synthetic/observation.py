@@ -25,7 +25,7 @@ from phi_vision.data.samples import Value
 from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import hash_bits, perceptual_hash
 
-failure = error_texts(str(Path(__file__).with_name("errors.py")))  # of this package, in errors.yaml
+failure = error_texts(__file__, "errors.yaml")  # of this package
 
 MAX_ROWS = 100_000  # kept in memory, about 2 kB each: enough to measure a share to half a per cent
 

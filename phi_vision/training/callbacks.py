@@ -26,7 +26,7 @@ from phi_vision.data.samples import Sample, shuffle_images
 from phi_vision.data.template import Template
 from phi_vision.generation.generate import generate
 from phi_vision.generation.request import GenerationRequest
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, join_few
 from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
@@ -350,5 +350,4 @@ def explain_out_of_memory(
 
 
 def _list(rows: Sequence[str]) -> str:
-    listed = ", ".join(map(repr, rows[:MAX_LISTED]))
-    return listed + (f" and {len(rows) - MAX_LISTED} more" if len(rows) > MAX_LISTED else "")
+    return join_few([*map(repr, rows)], MAX_LISTED)

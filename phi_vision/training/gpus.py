@@ -4,14 +4,12 @@ import ctypes
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
-import yaml
 
-from phi_vision.io.formatting import GIB
+from phi_vision.io.formatting import GIB, read_yaml
 from phi_vision.model.checkpoint import fast_dtype
 from phi_vision.training.memory import Cost
 from phi_vision.training.recipes import Recipe
@@ -139,7 +137,7 @@ def _open_gpu() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
     return None if failed else (library, handle)
 
 
-_YAML = yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8"))
+_YAML = read_yaml(__file__, "gpus.yaml")
 GPUS = {
     name: Gpu(name, memory * GIB, bf16 * 1e12, fp32 * 1e12, bandwidth * 1e9)
     for name, (memory, bf16, fp32, bandwidth) in _YAML.items()

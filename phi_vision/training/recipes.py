@@ -23,7 +23,7 @@ import yaml
 
 from phi_vision.data.augmentation import Change
 from phi_vision.data.template import find_template
-from phi_vision.io.formatting import error_texts, yaml_fault
+from phi_vision.io.formatting import error_texts, read_yaml, yaml_fault
 from phi_vision.io.process import usable_cores
 
 failure = error_texts(__file__)
@@ -43,9 +43,9 @@ BitsAndBytesOptimizer: TypeAlias = Literal[
 PHOTO_FURTHER = {"adam_beta2": 0.98}
 
 # Ranges of fields, and combinations that are refused.
-RULES = yaml.safe_load(Path(__file__).with_name("recipe_rules.yaml").read_text("utf-8"))
+RULES = read_yaml(__file__, "recipe_rules.yaml")
 
-_REASONS = yaml.safe_load(Path(__file__).with_name("refused_fields.yaml").read_text("utf-8"))
+_REASONS = read_yaml(__file__, "refused_fields.yaml")
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 # Fields of which only some values keep the promises.
 ALLOWED_VALUES = {"init_lora_weights": (True, "gaussian", "orthogonal")}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
@@ -24,7 +23,7 @@ from transformers.utils import logging as hf_logging
 from phi_vision.data.augmentation import AugmentedRows
 from phi_vision.data.samples import SampleRows
 from phi_vision.io import atomic
-from phi_vision.io.formatting import error_texts, format_bytes
+from phi_vision.io.formatting import error_texts, format_bytes, read_yaml
 from phi_vision.runs import STATE_FILE, RunDir
 from phi_vision.training import callbacks, distributed
 from phi_vision.training.adapters import list_trained
@@ -46,7 +45,7 @@ failure = error_texts(__file__)
 # Names of weights without weight decay, as in `Trainer.get_decay_parameter_names`.
 NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
-ARGUMENTS = yaml.safe_load(Path(__file__).with_name("training_arguments.yaml").read_text("utf-8"))
+ARGUMENTS = read_yaml(__file__, "training_arguments.yaml")
 
 
 class Run(NamedTuple):

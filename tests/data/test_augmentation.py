@@ -118,7 +118,7 @@ def test_rows_keep_their_records_and_are_the_same_in_another_process() -> None:
     rows = AugmentedRows(SampleRows([sample("a", title="Coat")]), ["flip", "crop"], seed=0)
     (found,) = rows[0]
     assert (found.id, found.record, len(found.images)) == ("a", {"title": "Coat"}, 1)
-    assert pickle.loads(pickle.dumps(rows))[0] == rows[0] == rows[:1][0]
+    assert pickle.loads(pickle.dumps(rows))[0] == rows[0]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ TEXTS = {
 } | {
     file.with_name("errors.yaml"): [each for each in SOURCES if each.parent == file.parent]
     for file, source in SOURCES.items()
-    if 'with_name("errors.py")' in source
+    if 'error_texts(__file__, "errors.yaml")' in source
 }
 
 

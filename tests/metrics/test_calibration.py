@@ -264,13 +264,13 @@ def said(number, *, name="Coat", price=100.0, readable=True, **confidence) -> Sc
     truth = {"title": "Coat", "category3_code": "COATS", "full_price": 100.0}
     parsed = truth | {"title": name, "full_price": price} if readable else None
     prediction = Prediction(text="", record=parsed, confidence=confidence)
-    return ScoredPrediction(id=f"s{number}", group="", truth=truth, prediction=prediction)
+    name = f"s{number}"
+    return ScoredPrediction(id=name, group=name, truth=truth, prediction=prediction)
 
 
 def judge(predictions) -> dict[str, Calibration]:
-    groups = [answer.id for answer in predictions]
-    counts = draw_groups(groups, seed=0)
-    return calibrations(predictions, PRODUCT, counts, groups=groups, target=None, seed=0)
+    counts = draw_groups([answer.id for answer in predictions], seed=0)
+    return calibrations(predictions, PRODUCT, counts, target=None, seed=0)
 
 
 def test_each_field_is_evaluated_by_its_kind_and_the_record_by_all():

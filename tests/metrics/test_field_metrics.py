@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import sklearn.metrics as sk
+from draws import check_draws
 from scipy.stats import spearmanr
 
 from phi_vision.data.kinds.number_kind import (
@@ -199,13 +200,7 @@ def predictions(seed, samples=60):
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_draw_is_as_good_as_its_samples_repeated(name):
     said, true = predictions(seed=1)
-    counts = draw_groups([str(place // 2) for place in range(60)], seed=2, draws=20)
-    drawn = distribution(MEASURED[name], said, true, counts).resampled
-    for times, value in zip(counts.astype(int), drawn, strict=True):
-        s, t = (
-            [r for r, n in zip(side, times, strict=True) for _ in range(n)] for side in (said, true)
-        )
-        assert value == pytest.approx(MEASURED[name](s, t))
+    check_draws({name: MEASURED[name]}, said, true, of_a_group=2)
 
 
 def columns(said, true, field, silence):

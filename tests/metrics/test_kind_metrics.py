@@ -3,10 +3,10 @@
 import math
 
 import pytest
+from draws import check_draws
 
 from phi_vision.data.kinds.marked_number import format_amount
 from phi_vision.data.template import Template
-from phi_vision.metrics.bootstrap import draw_groups
 from phi_vision.metrics.constant_baselines import typical_value
 from phi_vision.metrics.field_metrics import headline_metrics, metrics_for, value_error
 
@@ -95,16 +95,7 @@ def test_what_does_not_parse_is_as_bad_as_what_is_left_out():
 
 
 def test_a_draw_is_as_good_as_its_samples_repeated():
-    said, true = PREDICTED * 3, TRUE * 3
-    counts = draw_groups([str(place // 2) for place in range(12)], seed=2, draws=20)
-    for name, metric in METRICS.items():
-        drawn = metric.distribution(metric.values(said, true), counts).resampled
-        for times, value in zip(counts.astype(int), drawn, strict=True):
-            s, t = (
-                [r for r, n in zip(side, times, strict=True) for _ in range(n)]
-                for side in (said, true)
-            )
-            assert value == pytest.approx(metric(s, t), nan_ok=True), name
+    check_draws(METRICS, PREDICTED * 3, TRUE * 3, of_a_group=2)
 
 
 def test_values_of_another_kind_are_wrong_and_crash_nothing():

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from draws import check_draws
 
 from phi_vision.data.prediction import Prediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import Template
 from phi_vision.evaluation.report import explain
-from phi_vision.metrics.bootstrap import draw_groups
 from phi_vision.metrics.constant_baselines import constant, typical_value
 from phi_vision.metrics.field_metrics import headline_metrics, metrics_for
 from phi_vision.metrics.scores import Scores, score
@@ -74,15 +74,7 @@ def test_the_headline_metric_counts_all_samples():
 def test_a_draw_is_as_good_as_its_samples_repeated():
     said = [*colours("red", None, "blue", "red", None, "unparsed"), *colours(*"abc")]
     true = [*colours("red", "red", None, None, None, "blue"), *colours("a", "b", None)]
-    counts = draw_groups([str(place) for place in range(9)], seed=2, draws=20)
-    for name, metric in METRICS.items():
-        drawn = metric.distribution(metric.values(said, true), counts).resampled
-        for times, value in zip(counts.astype(int), drawn, strict=True):
-            s, t = (
-                [r for r, n in zip(side, times, strict=True) for _ in range(n)]
-                for side in (said, true)
-            )
-            assert value == pytest.approx(metric(s, t), nan_ok=True), name
+    check_draws(METRICS, said, true)
 
 
 def sample(number: int) -> Sample:

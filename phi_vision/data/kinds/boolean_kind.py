@@ -1,15 +1,14 @@
 """Yes or no, such as whether a coat has a hood."""
 
-import numpy as np
+from functools import partial
 
 from phi_vision.data.kinds.field_kind import (
     FieldKind,
-    FieldValues,
     Measure,
-    SampleValues,
     equal,
     inside,
     overlap_measures,
+    overlaps,
 )
 from phi_vision.data.samples import Value
 
@@ -33,12 +32,8 @@ def grammar(until: str) -> str:
     return "|".join(inside(word, until) for word in WORDS)
 
 
-def _positives(column: FieldValues) -> SampleValues:
-    """Rows of (both, predicted, true): whether the value is yes."""
-    rows = [
-        (one is True and two is True, one is True, two is True) for _, one, two in column.pairs()
-    ]
-    return np.array(rows, float).reshape(-1, 3)
+def _positive(value: Value) -> frozenset[bool]:
+    return frozenset({True} if value is True else ())
 
 
 BOOLEAN = FieldKind(
@@ -47,9 +42,6 @@ BOOLEAN = FieldKind(
     grammar=grammar,
     is_correct=lambda predicted, true: predicted is true,
     error=lambda predicted, true: float(predicted is not true),
-    measures={
-        "accuracy": Measure(equal),
-        **overlap_measures("", _positives),
-    },
+    measures={"accuracy": Measure(equal), **overlap_measures("", partial(overlaps, _positive))},
     headline="accuracy",
 )

@@ -5,7 +5,14 @@ from functools import partial
 import numpy as np
 
 from phi_vision.data.kinds import text_kind
-from phi_vision.data.kinds.field_kind import FieldKind, FieldValues, Measure, SampleValues, equal
+from phi_vision.data.kinds.field_kind import (
+    FieldKind,
+    FieldValues,
+    Measure,
+    SampleValues,
+    equal,
+    overlaps,
+)
 
 MAX_CHARACTERS = 60  # of a constrained category: more than any code
 
@@ -25,12 +32,7 @@ def _paths(column: FieldValues) -> SampleValues:
     """Compare paths in the hierarchy; rows of (number of shared, predicted, true nodes): (2, 3, 3)
     for BOOTS instead of SANDALS, both below SHOES below WOMEN."""
     assert column.path is not None, "a hierarchical metric without a hierarchy"
-    rows = []
-    for present, value, truth in column.pairs():
-        predicted = column.path(value) if present else frozenset()
-        true = column.path(truth)
-        rows.append((len(predicted & true), len(predicted), len(true)))
-    return np.array(rows, float).reshape(-1, 3)
+    return overlaps(column.path, column)
 
 
 CATEGORY = FieldKind(

@@ -86,10 +86,12 @@ def has_value(value: Value) -> bool:
     return value is not None and value != "" and value == value
 
 
-def equal(column: FieldValues) -> SampleValues:
-    """Return 1 where the value is predicted exactly, else 0."""
-    pairs = column.pairs()
-    return np.array([present and predicted == true for present, predicted, true in pairs], float)
+def equal(
+    column: FieldValues, *, parts_of: Callable[[Value], object] = lambda value: value
+) -> SampleValues:
+    """Return 1 where the value is predicted exactly, or all of its parts, else 0."""
+    found = [present and parts_of(one) == parts_of(two) for present, one, two in column.pairs()]
+    return np.array(found, float)
 
 
 def overlap_error(one: frozenset[Any], other: frozenset[Any]) -> float:
@@ -98,10 +100,11 @@ def overlap_error(one: frozenset[Any], other: frozenset[Any]) -> float:
 
 
 def overlaps(parts_of: Callable[[Value], frozenset[Any]], column: FieldValues) -> SampleValues:
-    """Rows of the number of (shared, predicted, true) parts of a value."""
+    """Rows of the number of (shared, predicted, true) parts of a value; none is predicted where
+    there is no prediction."""
     rows = []
-    for _, *pair in column.pairs():
-        predicted, true = map(parts_of, pair)
+    for present, value, truth in column.pairs():
+        predicted, true = parts_of(value) if present else frozenset(), parts_of(truth)
         rows.append((len(predicted & true), len(predicted), len(true)))
     return np.array(rows, float).reshape(-1, 3)
 

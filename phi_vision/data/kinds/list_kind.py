@@ -5,15 +5,12 @@ A list is a text, its items separated by `; `: "red; blue".
 
 from functools import partial
 
-import numpy as np
-
 from phi_vision.data.kinds import text_kind
 from phi_vision.data.kinds.field_kind import (
     FieldKind,
-    FieldValues,
     Measure,
-    SampleValues,
     as_pattern,
+    equal,
     inside,
     overlap_error,
     overlap_measures,
@@ -22,25 +19,28 @@ from phi_vision.data.kinds.field_kind import (
 from phi_vision.data.samples import Value, failure
 
 SEPARATOR = "; "
-MAX_CHARACTERS, MAX_ITEMS = 60, 12  # of an item, and of a list, in constrained decoding
+MAX_ITEMS = 12  # of a list, in constrained decoding
+MAX_PART = 60  # characters of an item there, and of a level of a path
 
 
-def write(value: Value) -> str | None:
-    """Return a list as it is; one with an empty item, or written otherwise, is an error."""
+def write_joined(value: Value, separator: str, *, empty: str, other: str) -> str | None:
+    """Return a text of several parts as it is; the error is `empty` where a part is, and `other`
+    where its parts are written otherwise."""
     if not isinstance(value, str):
         return None
-    items = [item.strip() for item in value.split(SEPARATOR.strip())]
-    if not all(items):
-        raise failure("empty_item", value=value)
-    if value != SEPARATOR.join(items):
-        raise failure("no_list", value=value, written=SEPARATOR.join(items))
+    parts = [part.strip() for part in value.split(separator.strip())]
+    if not all(parts):
+        raise failure(empty, value=value)
+    if value != separator.join(parts):
+        raise failure(other, value=value, written=separator.join(parts))
     return value
 
 
-def grammar(until: str) -> str:
-    """Build the expression of up to so many short texts."""
-    item = text_kind.grammar(until, longest=MAX_CHARACTERS, excluded=as_pattern(SEPARATOR[0]))
-    return f"({item})({inside(SEPARATOR, until)}({item})){{0,{MAX_ITEMS - 1}}}"
+def joined_grammar(until: str, *, separator: str, most: int) -> str:
+    """Build the expression of up to so many short texts, none of which has the separator."""
+    excluded = as_pattern(separator.strip())
+    part = text_kind.grammar(until, longest=MAX_PART, excluded=excluded)
+    return f"({part})({inside(separator, until)}({part})){{0,{most - 1}}}"
 
 
 def items_of(value: Value) -> frozenset[str]:
@@ -48,21 +48,14 @@ def items_of(value: Value) -> frozenset[str]:
     return frozenset(value.split(SEPARATOR)) if isinstance(value, str) else frozenset()
 
 
-def _equal_sets(column: FieldValues) -> SampleValues:
-    pairs = column.pairs()
-    return np.array(
-        [present and items_of(one) == items_of(two) for present, one, two in pairs], float
-    )
-
-
 LIST = FieldKind(
-    write=write,
+    write=partial(write_joined, separator=SEPARATOR, empty="empty_item", other="no_list"),
     read=str,
-    grammar=grammar,
+    grammar=partial(joined_grammar, separator=SEPARATOR, most=MAX_ITEMS),
     is_correct=lambda predicted, true: items_of(predicted) == items_of(true),
     error=lambda predicted, true: overlap_error(items_of(predicted), items_of(true)),
     measures={
-        "exact_set": Measure(_equal_sets),
+        "exact_set": Measure(partial(equal, parts_of=items_of)),
         **overlap_measures("set_", partial(overlaps, items_of)),
     },
     headline="set_f1",

@@ -65,8 +65,7 @@ def marked_kind(
         return np.array(rows, float).reshape(-1, 2).clip(-MAX_NUMBER, MAX_NUMBER)
 
     def has_mark(column: FieldValues) -> Numbers:
-        known = [[normalise(each) for each in pair] for _, *pair in column.pairs()]
-        return np.array([bool(one and two and one[0] == two[0]) for one, two in known], float)
+        return np.array([numbers(*pair) is not None for _, *pair in column.pairs()], float)
 
     def numbers(predicted: Value, true: Value) -> tuple[float, float] | None:
         one, two = normalise(predicted), normalise(true)

@@ -44,10 +44,5 @@ def in_currency(value: Value, code: str) -> float | None:
 
 
 MONEY = marked_kind(
-    "currency",
-    write=write,
-    grammar=grammar,
-    split=split,
-    normalise=normalise,
-    convert=in_currency,
+    "currency", write=write, grammar=grammar, split=split, normalise=normalise, convert=in_currency
 )

@@ -6,7 +6,7 @@ negative do not count.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -133,10 +133,6 @@ def measure_within(
     return measure_error(found, better="higher", limits=(0.0, 1.0), numbers=numbers)
 
 
-def _scale(values: Sequence[Value]) -> Scale:
-    return Scale([as_number(value) for value in values], float)
-
-
 NUMBER = FieldKind(
     write=write,
     read=float,
@@ -156,5 +152,5 @@ NUMBER = FieldKind(
         "bias": measure_error(signed, better="zero"),
     },
     headline="median_ape",
-    scale=_scale,
+    scale=lambda values: Scale([as_number(value) for value in values], float),
 )

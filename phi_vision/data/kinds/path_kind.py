@@ -5,44 +5,23 @@ from functools import partial
 
 import numpy as np
 
-from phi_vision.data.kinds import text_kind
 from phi_vision.data.kinds.field_kind import (
     FieldKind,
     FieldValues,
     Measure,
     SampleValues,
-    as_pattern,
     equal,
     escape,
-    inside,
     overlap_error,
     overlap_measures,
     overlaps,
 )
-from phi_vision.data.samples import Value, failure
+from phi_vision.data.kinds.list_kind import joined_grammar, write_joined
+from phi_vision.data.samples import Value
 
 SEPARATOR = " > "
-MAX_CHARACTERS, MAX_LEVELS = 60, 8  # of a level, and of a path, in constrained decoding
+MAX_LEVELS = 8  # of a path, in constrained decoding
 MEASURED_LEVELS = 3
-
-
-def write(value: Value) -> str | None:
-    """Return a path as it is; one with an empty level, or written otherwise, is an error."""
-    if not isinstance(value, str):
-        return None
-    levels = [level.strip() for level in value.split(SEPARATOR.strip())]
-    if not all(levels):
-        raise failure("missing_parent", value=value)
-    if value != SEPARATOR.join(levels):
-        raise failure("no_path", value=value, written=SEPARATOR.join(levels))
-    return value
-
-
-def grammar(until: str) -> str:
-    """Build the expression of up to so many levels, of any names."""
-    excluded = as_pattern(SEPARATOR.strip())
-    level = text_kind.grammar(until, longest=MAX_CHARACTERS, excluded=excluded)
-    return f"({level})({inside(SEPARATOR, until)}({level})){{0,{MAX_LEVELS - 1}}}"
 
 
 def level_ends(shown: str, until: str) -> list[int]:
@@ -66,34 +45,29 @@ def nodes_of(value: Value) -> frozenset[tuple[str, ...]]:
     return frozenset(levels[:depth] for depth in range(1, len(levels) + 1))
 
 
-def _level(depth: int, column: FieldValues) -> SampleValues:
-    """Return 1 where a path is right down to a level, NaN where the true one ends above it."""
-    pairs = [(levels_of(one), levels_of(two)) for _, one, two in column.pairs()]
-    return np.array(
-        [np.nan if len(two) < depth else one[:depth] == two[:depth] for one, two in pairs], float
-    )
-
-
-def _depth(depth: int, column: FieldValues) -> SampleValues:
-    """Return 1 where a prediction has a level, NaN where the true path ends above it."""
-    pairs = [(levels_of(one), levels_of(two)) for _, one, two in column.pairs()]
-    return np.array(
-        [np.nan if len(two) < depth else len(one) >= depth for one, two in pairs], float
-    )
+def _level(depth: int, column: FieldValues, *, is_any: bool = False) -> SampleValues:
+    """Return 1 where a path is right down to a level, or with `is_any` has one there; NaN where the
+    true path ends above it."""
+    values = []
+    for _, *pair in column.pairs():
+        one, two = (levels_of(value)[:depth] for value in pair)
+        right = len(one) == depth if is_any else one == two
+        values.append(right if len(two) == depth else np.nan)
+    return np.array(values, float)
 
 
 PATH = FieldKind(
-    write=write,
+    write=partial(write_joined, separator=SEPARATOR, empty="missing_parent", other="no_path"),
     read=str,
-    grammar=grammar,
+    grammar=partial(joined_grammar, separator=SEPARATOR, most=MAX_LEVELS),
     is_correct=lambda predicted, true: predicted == true,
     error=lambda predicted, true: overlap_error(nodes_of(predicted), nodes_of(true)),
     measures={
         "accuracy": Measure(equal),
         **{
-            f"level_{depth}_{name}": Measure(partial(measure, depth))
+            f"level_{depth}_{name}": Measure(partial(_level, depth, is_any=is_any))
             for depth in range(1, MEASURED_LEVELS + 1)
-            for name, measure in (("accuracy", _level), ("coverage", _depth))
+            for name, is_any in (("accuracy", False), ("coverage", True))
         },
         **overlap_measures("path_", partial(overlaps, nodes_of)),
     },

@@ -76,9 +76,9 @@ def write(value: Value, unit: str = "") -> str | None:
     found = _QUANTITY.fullmatch(value)
     if found is None:
         raise failure("no_quantity", value=value)
-    if unit and find_unit(found[2]).dimension != find_unit(unit).dimension:
+    dimension = find_unit(found[2]).dimension
+    if unit and dimension != find_unit(unit).dimension:
         raise failure("other_unit", value=value, unit=unit)
-    find_unit(found[2])
     return value
 
 

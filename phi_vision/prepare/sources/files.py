@@ -11,10 +11,10 @@ from pathlib import Path
 import yaml
 
 from phi_vision.data.dataset import SPLIT_ORDER
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 
-failure = error_texts(str(Path(__file__).with_name("errors.py")))  # long texts, in errors.yaml
-VOCABULARY = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
+failure = error_texts(__file__, "errors.yaml")  # of this package
+VOCABULARY = read_yaml(__file__, "vocabulary.yaml")
 SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
 IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
 INFO_FILE = "dataset_info.json"
