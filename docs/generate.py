@@ -26,6 +26,7 @@ MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)\s]+\)")
 LINK = re.compile(r"\[([^\]]*)\]\([^)\s]*\)")
 FENCE = re.compile(r"^```.*?^```\n", re.MULTILINE | re.DOTALL)
+PHOTOGRAPH = re.compile(r'<img src="(https:[^"]+)"[^>]* alt="([^"]+)">')
 
 Schema = Mapping[str, Any]
 
@@ -256,7 +257,19 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-# The changelog
+# README and changelog
+
+
+def readme() -> str:
+    """Take README.md, its photographs as links: the site loads nothing from elsewhere.
+
+    Input:  <img src="https://x.org/a.jpg" width="150" alt="A bag">, [log](docs/log.md)
+    Output: [A bag](https://x.org/a.jpg), [log](log.md)
+    """
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    text = PHOTOGRAPH.sub(r"[\2](\1)", text)
+    # Of other files of the repository only the words stay.
+    return re.sub(r"\]\((?!docs/|https?:)", "](../", text).replace("](docs/", "](")
 
 
 def changelog() -> str:
@@ -270,6 +283,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "recipe_fields": recipe_field_list,
     "http_routes": http_routes,
     "http_objects": http_objects,
+    "readme": readme,
     "changelog": changelog,
 }
 """Name in a page's mark -> what writes that part."""

@@ -77,6 +77,19 @@ def test_the_files_a_document_names_exist(document: Path) -> None:
         assert any(place.exists() for place in places), f"{document.name} names {name}"
 
 
+def test_the_readme_is_short_and_shows_photographs_first_from_where_they_are() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 90
+    images = re.findall(r'<img src="(\S+)"|!\[[^]]+\]\((\S+)\)', readme)
+    # Their licence is not that of this project, so none of them is a file here.
+    source = (
+        r"https://raw\.githubusercontent\.com/magento/magento2-sample-data/[0-9a-f]{40}/\S+\.jpg"
+    )
+    assert [bool(re.fullmatch(source, address)) for address, _ in images] == [True] * 3 + [False]
+    assert images[-1][1] == "docs/example.png"
+    assert "OSL-3.0" in readme
+
+
 def test_a_command_is_found_in_its_script() -> None:
     script = "$ phi-vision train lora \\\n    --data x | tee log   # comment\nls\n"
     assert commands(script) == [["train", "lora", "--data", "x"]]

@@ -181,6 +181,15 @@ def test_llms_txt_lists_every_page_as_markdown(site: Path) -> None:
         assert 10 < len(sentence) < 400, file
 
 
+def test_the_site_starts_with_the_readme_and_links_its_photographs(site: Path) -> None:
+    start = (site / "index.md").read_text(encoding="utf-8")
+    assert start.startswith("# phi-vision\n\nFine-tune Microsoft's Phi-3-Vision")
+    assert len(re.findall(r"\[A [\w ]+\]\(https://raw\.githubusercontent\.com/", start)) == 3
+    assert "<img" not in start
+    assert "](docs/" not in start
+    assert "(first-run.md)" in start
+
+
 def small_site(tmp_path: Path, page: str) -> None:
     """Build one page under the project's own settings."""
     (tmp_path / "docs").mkdir()
