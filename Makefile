@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 CODE := phi_vision pretraining benchmarks docs/generate.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv browser demo demo-photos test docs format clean
+.PHONY: help venv browser demo demo-photos test installed docs format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -43,6 +43,9 @@ test: venv browser  ## format, lint, types and every test: what the CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE)  # strict, as pyproject.toml says
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
+
+installed:  ## install the wheel into an empty environment and use it there: make installed PYTHON=python3.13
+	$(PYTHON) -m benchmarks.installed
 
 docs: venv  ## write the references of commands and HTTP, and build the site into site/
 	$(BIN)/python -m tests.test_cli_reference > docs/cli.md

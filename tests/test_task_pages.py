@@ -8,7 +8,7 @@ from pages import FENCE, type_commands
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
-    *("first-run", "spreadsheet", "image-folder", "conversations", "gpu", "wandb"),
+    *("install", "first-run", "spreadsheet", "image-folder", "conversations", "gpu", "wandb"),
     *("accept-or-review", "deploy", "how-it-works", "python-api"),
 )
 SMALLER = {

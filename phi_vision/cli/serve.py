@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.predict import load_predictor
+from phi_vision.io.process import check_installed
 
 if TYPE_CHECKING:
     from phi_vision.serving.settings import Settings
@@ -30,8 +30,8 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Serve a model over HTTP: OpenAI's chat API, records with confidence, and a demo page."""
     settings = settings_from(options)
-    if missing := [library for library in LIBRARIES if find_spec(library) is None]:
-        raise failure("libraries", missing=", ".join(missing))
+    for library in LIBRARIES:
+        check_installed(library, "phi-vision[serve]", "the server")
     from phi_vision.serving.server import bind, is_loopback, serve
 
     with bind(settings) as listener:

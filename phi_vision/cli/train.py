@@ -102,8 +102,8 @@ def add_recipe_options(parser: Parser) -> None:
 
     parser.declare = declare
     parser.epilog = (
-        "Any further field of transformers.TrainingArguments, peft.LoraConfig or trl.DPOConfig is "
-        "an option too, such as --adam-beta2 0.95."
+        "Any further field of transformers.TrainingArguments, peft.LoraConfig or, with "
+        "phi-vision[dpo], trl.DPOConfig is an option too, such as --adam-beta2 0.95."
     )
 
 

@@ -14,7 +14,6 @@ N images, K crops of the image with most (global view included), S side of a cro
 tokens of all images, H hidden size.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -41,6 +40,7 @@ from phi_vision.generation.request import Generation
 from phi_vision.inference.onnx_predictor import GENAI_FILE, OnnxModel
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free, folder_bytes, temporary_folder
 from phi_vision.io.formatting import format_bytes
+from phi_vision.io.process import check_installed
 from phi_vision.model.checkpoint import adapter_base, load_config
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM, Phi3VImageEmbedding
@@ -80,9 +80,8 @@ def export_onnx(
     """
     if precision not in PRECISIONS:
         raise hf.failure("no_precision", precision=precision, known=", ".join(PRECISIONS))
-    for library in ("onnx", "onnxscript", "onnxruntime_genai"):
-        if importlib.util.find_spec(library) is None:
-            raise hf.failure("no_library", library=library)
+    for library in ("onnx", "onnxscript", "onnxruntime", "onnxruntime_genai"):
+        check_installed(library, "phi-vision[onnx]", "exporting to ONNX")
     check_folder_is_free(out)
     chosen, template = verify.verification_samples(source, data, samples)
     place = hf.find_weights(source)

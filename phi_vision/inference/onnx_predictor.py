@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 
+from phi_vision.io.process import check_installed
 from phi_vision.model.checkpoint import explained, load_config, load_generation_config
 
 GENAI_FILE = "genai_config.json"
@@ -27,13 +28,9 @@ class OnnxModel:
     device = torch.device("cpu")
 
     def __init__(self, folder: Path) -> None:
-        try:
-            import onnxruntime_genai
-        except ImportError as error:
-            raise ValueError(
-                "an ONNX folder needs onnxruntime-genai, which is not installed; "
-                "pip install 'phi-vision[onnx]'"
-            ) from error
+        check_installed("onnxruntime_genai", "phi-vision[onnx]", "an ONNX folder")
+        import onnxruntime_genai
+
         if not (folder / GENAI_FILE).is_file() or not (folder / "config.json").is_file():
             raise ValueError(
                 f"{folder} is not an ONNX folder: {GENAI_FILE} or config.json is missing; "

@@ -1,6 +1,7 @@
-"""How a process uses the machine: garbage collection at its start, threads, its cache folder."""
+"""How a process uses the machine: libraries, garbage collection, threads, its cache folder."""
 
 import gc
+import importlib.util
 import logging
 import math
 import os
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from phi_vision.io.formatting import error_texts
+
 logger = logging.getLogger(__name__)
+failure = error_texts(__file__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +38,17 @@ def cache_folder(kind: str) -> Path | None:
     """Return the folder of one kind of what is kept between runs; None if the variable is `off`."""
     place = os.environ.get(CACHE_VARIABLE, CACHE_FOLDER)
     return None if place == "off" else Path(place).expanduser() / kind
+
+
+def check_installed(library: str, package: str, purpose: str, otherwise: str = "") -> None:
+    """Check that an optional library is installed, or raise ValueError with what to install.
+
+    Input:  "trl", "phi-vision[dpo]", "objective dpo", ", or use lora"
+    Error:  objective dpo needs trl, which is not installed; pip install 'phi-vision[dpo]', or …
+    """
+    if importlib.util.find_spec(library) is None:
+        values = {"library": library, "package": package, "otherwise": otherwise}
+        raise failure("not_installed", purpose=purpose, **values)
 
 
 class CpuTime(NamedTuple):

@@ -33,6 +33,7 @@ from transformers import (
 
 from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.io.hashing import sha256
+from phi_vision.io.process import check_installed
 
 logger = logging.getLogger(__name__)
 failure = error_texts(__file__)
@@ -260,8 +261,8 @@ def _check_digest(file: Path, expected: str, shown: Path | str) -> None:
 def _check_installed(file: Path) -> None:
     """Check that the package that reads such a file is there, or raise ValueError."""
     module = WEIGHTS_FILES.get(file.suffix)
-    if module is not None and importlib.util.find_spec(module) is None:
-        raise failure("no_extra", ending=file.suffix, module=module)
+    if module is not None:
+        check_installed(module, "phi-vision[photo]", f"Reading {file.suffix}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from phi_vision.io.process import map_ahead, usable_cores
+from phi_vision.io.process import check_installed, map_ahead, usable_cores
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
@@ -93,13 +93,10 @@ def open_ray(address: str | None) -> Iterator[Any]:  # the module is not typed
     It is started here, or connected to at the address of a cluster, `auto` or `ray://head:10001`.
     Raises ValueError if Ray is not installed, ConnectionError if there is no such cluster.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            "the ray engine needs Ray, which is not installed; pip install 'phi-vision[ray]'"
-        ) from error
+    check_installed("ray", "phi-vision[ray]", "the ray engine")
+    import ray
+    import ray.data
+
     was_running = ray.is_initialized()
     if not was_running:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")

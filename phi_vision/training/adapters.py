@@ -5,7 +5,6 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -148,8 +147,6 @@ def find_broken_weight(model: nn.Module) -> str | None:
 
 def describe_quantization(precision: torch.dtype) -> BitsAndBytesConfig:
     """Configure 4-bit weights for the decoder alone; head and tower stay unquantized."""
-    if find_spec("bitsandbytes") is None:
-        raise failure("no_bitsandbytes")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -30,6 +30,7 @@ from phi_vision.data.streaming import StreamedRows, open_streams, read_head
 from phi_vision.data.template import CONVERSATION, TEMPLATE_FILE, Template, find_template
 from phi_vision.generation.request import MAX_NEW_TOKENS, MAX_TURN_TOKENS
 from phi_vision.io.formatting import error_texts
+from phi_vision.io.process import check_installed
 from phi_vision.metrics.field_metrics import headline_metrics, metrics_for
 from phi_vision.model.checkpoint import UNTRAINED
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
@@ -73,6 +74,7 @@ class Setup:
 
 def prepare(recipe: Recipe) -> Setup:
     """Load data and model and run every check that precedes the first step, or raise ValueError."""
+    check_libraries(recipe)
     training, validation = load_split(recipe)
     samples = join_samples(training, validation)
     template = choose_template(recipe, training)
@@ -118,6 +120,20 @@ def prepare(recipe: Recipe) -> Setup:
     if not isinstance(rows, StreamedRows):
         steps = count_steps(recipe, len(rows))
     return Setup(trainable, base_fingerprint, collator, training, validation, rows, steps)
+
+
+def check_libraries(recipe: Recipe) -> None:
+    """Check that the libraries that the recipe needs are installed, or raise ValueError."""
+    quant = ("bitsandbytes", "phi-vision[quant]")
+    if recipe.quantization:
+        check_installed(*quant, f"quantization {recipe.quantization}", ", or use lora")
+    if not recipe.optim.startswith("adamw_torch"):
+        check_installed(*quant, f"optim {recipe.optim}", ", or use adamw_torch_fused")
+    if recipe.objective == "dpo":
+        check_installed("trl", "phi-vision[dpo]", "objective dpo")
+    if recipe.report_to == "tensorboard":
+        package = "phi-vision[tensorboard]"
+        check_installed("tensorboard", package, "report_to tensorboard", ", or use wandb")
 
 
 def _start_projector(

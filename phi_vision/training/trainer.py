@@ -8,7 +8,6 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,8 +200,6 @@ def describe_optimizer(
     recipe: Recipe, model: nn.Module, arguments: TrainingArguments
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Return the optimizer's class and arguments, in the form that the Trainer takes."""
-    if not recipe.optim.startswith("adamw_torch") and find_spec("bitsandbytes") is None:
-        raise failure("no_bitsandbytes", optim=recipe.optim)
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, {**settings, "params": group_weights(recipe, model)}
 

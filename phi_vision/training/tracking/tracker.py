@@ -65,11 +65,6 @@ class Tracking:
             self._log = self._stack.enter_context(self.run.log_file.open("a", encoding="utf-8"))
             try:
                 self._tracker = TRACKERS[self.report_to](self)
-            except ImportError as error:
-                raise ValueError(
-                    f"report_to {self.report_to} needs a library that is not installed ({error}); "
-                    f"pip install 'phi-vision[{self.report_to}]', or use another tracker"
-                ) from error
             except Exception as problem:
                 _warn(self.report_to, problem)
             self._bar = self._stack.enter_context(_progress_bar())

@@ -459,14 +459,6 @@ def test_a_tracker_that_cannot_start_is_left_out(
     assert "wandb failed (OSError: no room for a socket)" in caplog.text
 
 
-def test_a_tracker_that_is_not_installed_is_the_users_mistake(
-    make_run: MakeRun, write_down: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"pip install 'phi-vision\[tensorboard\]'"):
-        write_down(make_run("tensorboard"))
-
-
 def test_plots_that_cannot_be_written_do_not_stop_a_run(
     make_run: MakeRun, write_down: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
