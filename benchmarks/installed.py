@@ -67,10 +67,16 @@ def build(kind: Literal["sdist", "wheel"], source: Path, out: Path, python: Path
     return out / run([python, "-c", HOOK, kind, out], source).splitlines()[-1]
 
 
-def run(command: Sequence[str | Path], folder: Path, *, expected: int = 0, **variables: str) -> str:
+def run(
+    command: Sequence[str | Path],
+    folder: Path,
+    *,
+    expected: int = 0,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """Run a command in a folder, and return what it printed; any other exit code ends the check."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words, environment = [str(word) for word in command], environment | variables
+    words, environment = [str(word) for word in command], environment | dict(variables or {})
     done = subprocess.run(
         words,
         cwd=folder,
@@ -101,7 +107,7 @@ def pin(package: str) -> str:
 
 def install(python: Path, wheel: Path, options: argparse.Namespace) -> None:
     """Install torch and then the wheel with what is asked for beside it."""
-    pip = [python, "-m", "pip", "--quiet", "install"]
+    pip: list[str | Path] = [python, "-m", "pip", "--quiet", "install"]
     run([*pip, pin("torch")], wheel.parent)
     pins = ["-c", ROOT / "constraints.txt"] if options.pins else []
     run([*pip, *pins, pin("torch"), wheel, *options.beside], wheel.parent)
@@ -110,21 +116,21 @@ def install(python: Path, wheel: Path, options: argparse.Namespace) -> None:
 
 def use(python: Path, folder: Path) -> None:
     """Run the commands of a first hour in an empty folder, and those that lack an extra."""
-    command = [python.with_name("phi-vision")]
+    command: list[str | Path] = [python.with_name("phi-vision")]
     given = {"HF_HUB_OFFLINE": "1", "PHI_VISION_CACHE": str(folder / "cache")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    version = run([*command, "--version"], folder, **given).strip()
+    version = run([*command, "--version"], folder, variables=given).strip()
     assert version == f"phi-vision {project['version']}", version
-    run([*command, "sample", "--rows", "20", "--out", "catalog"], folder, **given)
+    run([*command, "sample", "--rows", "20", "--out", "catalog"], folder, variables=given)
     trained = ("--report-to", "none", "--eval-samples", "2", "--output-dir", "run")
-    run([*command, "train", "lora", *TRAINING, *trained], folder, **given)
-    run([python, "-c", SAVE_IMAGE], folder, **given)
+    run([*command, "train", "lora", *TRAINING, *trained], folder, variables=given)
+    run([python, "-c", SAVE_IMAGE], folder, variables=given)
     predicted = run(
-        [*command, "predict", "run", "image", "--constrained", "--json"], folder, **given
+        [*command, "predict", "run", "image", "--constrained", "--json"], folder, variables=given
     )
     assert json.loads(predicted.splitlines()[-1])["record"]["title"], predicted
     for extra, words in WITHOUT.items():
-        printed = run([*command, *words], folder, expected=2, **given)
+        printed = run([*command, *words], folder, expected=2, variables=given)
         assert f"pip install 'phi-vision[{extra}]'" in printed.splitlines()[-1], printed
     run([python, "-m", "pip", "--quiet", "install", "phi-vision[serve]"], folder)
     run([python, "-c", "import phi_vision.serving.server"], folder)
