@@ -109,7 +109,7 @@ def install(python: Path, wheel: Path, options: argparse.Namespace) -> None:
     """Install torch and then the wheel with what is asked for beside it."""
     pip: list[str | Path] = [python, "-m", "pip", "--quiet", "install"]
     run([*pip, pin("torch")], wheel.parent)
-    pins = ["-c", ROOT / "constraints.txt"] if options.pins else []
+    pins: list[str | Path] = ["-c", ROOT / "constraints.txt"] if options.pins else []
     run([*pip, *pins, pin("torch"), wheel, *options.beside], wheel.parent)
     run([python, "-m", "pip", "check"], wheel.parent)
 
