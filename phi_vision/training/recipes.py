@@ -276,7 +276,7 @@ def photo() -> Recipe:
         learning_rate=7e-4,
         train_projector=True,
         projector_learning_rate=5e-4,
-        augmentation=("flip",),
+        augmentation=("flip", "crop", "brightness"),
         feature_noise=0.3,
         image_token_dropout=0.3,
         lora_alpha=16.0,
