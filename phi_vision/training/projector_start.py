@@ -150,7 +150,7 @@ def _changed(chosen: Sequence[tuple[Sample, str]]) -> Iterator[tuple[Sample, str
     rows = AugmentedRows(SampleRows([each for each, _ in chosen]), CHANGES_OF_A_VIEW, seed=0)
     for view in range(1, min(VIEWS, MAX_IMAGES // len(chosen))):
         rows.epoch = -view  # none of the training's
-        yield from ((sample, text) for (sample,), (_, text) in zip(rows, chosen, strict=True))
+        yield from ((rows[place][0], text) for place, (_, text) in enumerate(chosen))
 
 
 def _activations(first: nn.Linear, tokens_NTD: torch.Tensor) -> torch.Tensor:
