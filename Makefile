@@ -50,6 +50,7 @@ installed:  ## install the wheel into an empty environment and use it there: mak
 docs: venv  ## write the references of commands and HTTP, and build the site into site/
 	$(BIN)/python -m tests.test_cli_reference > docs/cli.md
 	$(BIN)/python -m tests.test_http_reference > docs/openapi.json
+	$(BIN)/python -m tests.cli.test_newcomer_errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir site
 
 format: venv  ## format the code and mend what lint can mend

@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 32_828
+BUDGET = 32_879
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
@@ -243,8 +243,8 @@ attention and loader processes in plans (45), byte-level vocabularies in constra
 what needs no review at a promised precision, in tables, answers and lines (300), drawn catalogs
 with attributes (235), lists, paths, quantities, money and patterns of gaps in data like an existing
 dataset (340), the number of crops in a recipe (10), `explain` with its drawing (590), `--json`
-of every command that reports (170), paths that back off (85), and missing libraries of a recipe
-named before anything is written (14).
+of every command that reports (170), paths that back off (85), missing libraries of a recipe named
+before anything is written (14), and the next command in errors (50).
 """
 
 

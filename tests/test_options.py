@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from phi_vision.cli.options import Parser, add_fields, describe_starts
+from phi_vision.cli.main import COMMANDS, command_parser
+from phi_vision.cli.options import Parser, add_fields, describe_starts, listed_options
 from phi_vision.io.formatting import suggestion
 
 
@@ -52,11 +53,15 @@ def test_only_given_options_appear_and_have_their_types(parser: Parser) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--minutes", "1.5"], "argument --minutes: '1.5' is not a whole number; see oven --help"),
-        (["--heat", "none"], "argument --heat: 'none' is not a number; see oven --help"),
+        (
+            ["--minutes", "1.5"],
+            "argument --minutes: '1.5' is not a whole number; see `oven --help`",
+        ),
+        (["--heat", "none"], "argument --heat: 'none' is not a number; see `oven --help`"),
         (["--shelf", "uper"], "'uper' is unknown (did you mean upper?); choose from upper, lower"),
-        (["--haet", "3"], "unknown option --haet (did you mean --heat?); see oven --help"),
-        (["--hea", "3"], "unknown option --hea (did you mean --heat?); see oven --help"),
+        (["--haet", "3"], "unknown option --haet (did you mean --heat?); see `oven --help`"),
+        (["--hea", "3"], "unknown option --hea (did you mean --heat?); see `oven --help`"),
+        (["--device", "x"], "unknown option --device (a GPU is used where PyTorch finds one, and"),
     ],
 )
 def test_an_error_names_what_was_found(parser: Parser, words: list[str], said: str) -> None:
@@ -78,6 +83,14 @@ def test_values_are_described_once_where_they_agree() -> None:
     assert describe_starts({"cake": None, "bread": ""}) == ""
     several = {"cake": 8, "bread": 9, "roll": 9}
     assert describe_starts(several) == "(cake: 8; bread, roll: 9)"
+
+
+def test_a_habit_leads_to_an_option_that_some_command_has() -> None:
+    known = {name: command_parser(name)._option_string_actions for name in COMMANDS}
+    for habit, options in listed_options("habits.yaml").items():
+        for option in options:
+            is_some = any(option in each and habit not in each for each in known.values())
+            assert is_some or not option.startswith("--"), (habit, option)
 
 
 def test_a_word_far_from_all_gets_no_suggestion() -> None:

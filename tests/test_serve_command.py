@@ -66,7 +66,7 @@ def test_two_keys_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (["serve", "a/run", "--port", "70000"], "--port is 70,000; set a number from 0 to 65,535"),
         (["serve", "a/run", "--key", "x"], "unknown option --key"),
-        (["serve", "a/run", "--key-file", "no/such"], "No such file or directory: 'no/such'"),
+        (["serve", "a/run", "--key-file", "no/such"], "'no/such'; check the path"),
     ],
 )
 def test_errors_are_printed_in_one_line(

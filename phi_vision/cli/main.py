@@ -7,6 +7,7 @@ mistake (ValueError, OSError) becomes one line on stderr and its exit code.
 import argparse
 import atexit
 import contextlib
+import errno
 import functools
 import gc
 import importlib
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 
 from phi_vision import __version__
-from phi_vision.cli.options import Parser, add_listed, one_of
+from phi_vision.cli.options import Parser, add_listed, listed_options, one_of
 from phi_vision.cli.reporting import HELP, OPTION, write_report
 
 EXIT_DONE, EXIT_MISTAKE = 0, 2
@@ -55,8 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _describe(error: Exception) -> str:
-    """Format an error in one line, with what to do about a full disk or an odd file name."""
+    """Format an error in one line, with what to do about one of the system or an odd file name."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        advice = listed_options("errors.yaml")["system"].get(errno.errorcode.get(error.errno))
+        text = f"{error.strerror}: {error.filename!r}; {advice}" if advice else text
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
     if isinstance(error, RuntimeError):

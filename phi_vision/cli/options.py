@@ -35,12 +35,23 @@ class Parser(argparse.ArgumentParser):
             option = option.replace("_", "-")
             words[place] = option + equals + value
             if option not in known and not self.declare(option):
-                self.error(f"unknown option {option}{suggestion(option, known)}")
+                self.error(f"unknown option {option}{option_suggestion(option, known)}")
         return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError instead of printing the usage and exiting."""
-        raise ValueError(f"{message}; see {self.prog} --help")
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def option_suggestion(option: str, known: Iterable[str]) -> str:
+    """Format what to write instead of an option of other tools, else the nearest known option."""
+    names = list(known)
+    for habit in listed_options("habits.yaml").get(option, ()):
+        if not habit.startswith("--"):
+            return f" ({habit})"
+        if habit in names:
+            return f" (did you mean {habit}?)"
+    return suggestion(option, names)
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -97,9 +108,9 @@ TYPES: dict[str, Callable[[str], Any]] = {
 
 
 @functools.cache
-def listed_options() -> dict[str, dict[str, Any]]:
-    """Read options.yaml: command, or other part -> option -> settings."""
-    return dict(read_yaml(__file__, "options.yaml"))
+def listed_options(file: str = "options.yaml") -> dict[str, Any]:
+    """Read options.yaml: command, or other part -> option -> settings; or habits.yaml."""
+    return dict(read_yaml(__file__, file))
 
 
 def add_listed(parser: Parser, part: str, **names: str) -> None:

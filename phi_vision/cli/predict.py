@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
-from phi_vision.io.formatting import format_count, format_percent
+from phi_vision.io.formatting import format_count, format_percent, suggestion
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from phi_vision.inference.local import LocalPredictor
 
 PROGRESS_INTERVAL = 30  # seconds between progress lines outside a terminal
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl")  # files of no image but of rows
 
 
 def add_options(parser: Parser) -> None:
@@ -189,15 +190,22 @@ def find_images(name: str) -> list[Path]:
     from phi_vision.inference.batch_catalog import list_images
     from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 
+    if "://" in name:
+        raise failure("link", name=name)
     path = Path(name)
     pattern = str(path.relative_to(path.anchor))  # Path.glob takes no absolute pattern
     if path.is_dir():
         found = [path / name for name in list_images(path)]
     else:
         found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
+    if path.suffix == ".parquet" or (not found and any(path.glob("**/*.parquet"))):
+        raise failure("samples", name=name)
+    if path.suffix.lower() in TABLES:
+        raise failure("table", name=name)
     if not found:
-        what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})"
-        raise failure("no_image", name=name, found=what if path.is_dir() else "nothing")
+        what = "nothing" + suggestion(name, map(str, path.parent.glob("*")))
+        what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})" if path.is_dir() else what
+        raise failure("no_image", name=name, found=what)
     return found
 
 

@@ -76,4 +76,4 @@ class EvaluationConfig:
         for name in ("limit", "batch_size"):
             count = vars(self)[name]
             if count is not None and count < 1:
-                raise failure("count", name=name, count=count)
+                raise failure("count", name=name, count=count, option=name.replace("_", "-"))

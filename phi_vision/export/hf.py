@@ -84,6 +84,7 @@ def export_hf(
     the exported model do not match, a ValueError; where the disk is full, an OSError.
     """
     check_folder_is_free(out)
+    find_weights(source)
     chosen, template = verify.verification_samples(source, data, samples)
     expected = verify.collect_outputs(*open_source(source), chosen, template)
     # One model at a time, each opened anew: the file pages that inference touched stay in memory
@@ -184,8 +185,11 @@ def find_weights(source: str | Path) -> str:
         raise failure("only_graphs", folder=folder)
     weights = RunDir(folder).model_dir
     if RunDir.is_run(folder) and not weights.is_dir():
-        raise failure("no_weights_yet", folder=folder, weights=weights)
-    return checkpoint.resolve(source)
+        recipe = RunDir(folder).recipe_file
+        raise failure("no_weights_yet", folder=folder, weights=weights, recipe=recipe)
+    place = checkpoint.resolve(source)
+    checkpoint.load_config(checkpoint.adapter_base(place) or place)  # is there, and one of ours
+    return place
 
 
 def check_not_quantized(model: nn.Module) -> None:

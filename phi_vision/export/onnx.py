@@ -83,8 +83,8 @@ def export_onnx(
     for library in ("onnx", "onnxscript", "onnxruntime", "onnxruntime_genai"):
         check_installed(library, "phi-vision[onnx]", "exporting to ONNX")
     check_folder_is_free(out)
-    chosen, template = verify.verification_samples(source, data, samples)
     place = hf.find_weights(source)
+    chosen, template = verify.verification_samples(source, data, samples)
     needed = bytes_needed(load_config(adapter_base(place) or place), precision)
     with atomic_folder(out, needed_bytes=needed) as folder:
         with temporary_folder(folder) as scratch:

@@ -127,13 +127,12 @@ def temporary_folder(parent: Path, *, prefix: str = ".unfinished-") -> Iterator[
         yield Path(name)
 
 
-def check_folder_is_free(folder: Path, *, otherwise: str = "remove it") -> None:
-    """Check that a folder to write is none yet, or empty; `otherwise` is the alternative."""
+def check_folder_is_free(folder: Path, option: str = "--out", instead: str = "remove it") -> None:
+    """Check that a folder to write, given with an option, is none yet, or empty."""
     check_kind(folder, is_folder=True)
     if held := sorted(path.name for path in folder.glob("*")):
-        raise ValueError(
-            f"{folder} is not empty (it holds {held[0]}); choose another folder, or {otherwise}"
-        )
+        advice = f"choose another folder with {option}, or {instead}"
+        raise ValueError(f"{folder} is not empty (it holds {held[0]}); {advice}")
 
 
 def check_kind(path: Path, *, is_folder: bool) -> None:

@@ -192,8 +192,11 @@ def _describe_content(encoded: bytes) -> str:
         if brand in _HEIC_BRANDS:
             return "a photo in HEIC, which `heif-convert IN.heic OUT.jpg` converts"
         return f"a file of kind {brand}"
-    known = {b"%pdf": "a PDF", b"pk": "a ZIP archive", b"<?xml": "an XML file", b"{": "JSON"}
-    known |= dict.fromkeys((b"<!doctype html", b"<html", b"<head", b"<body"), "an HTML page")
+    known = {b"%pdf": "a PDF, whose pages `pdftoppm -png IN.pdf OUT` makes images"}
+    known |= {b"pk": "a ZIP archive, which `unzip IN.zip -d FOLDER` unpacks"}
+    known |= {b"<?xml": "an XML file", b"{": "JSON"}
+    page = "an HTML page, as a failed download leaves: get the image itself with `curl -LO URL`"
+    known |= dict.fromkeys((b"<!doctype html", b"<html", b"<head", b"<body"), page)
     named = (name for mark, name in known.items() if start.startswith(mark))
     return next(named, f"{len(encoded)} bytes that begin with {encoded[:8]!r}")
 

@@ -3,6 +3,7 @@
 Weights need no renaming: every module has its official name.
 """
 
+import difflib
 import json
 import math
 import re
@@ -280,7 +281,9 @@ def resolve(source: str | Path) -> str:
             raise failure("no_model_yet", folder=folder, recipe=recipe)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
-    raise failure("no_model", text=text, small=SMALL, photo=PHOTO)
+    close = difflib.get_close_matches(text, [SMALL, PHOTO, *map(str, folder.parent.glob("*"))], n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    raise failure("no_model", text=text, meant=meant, small=SMALL, photo=PHOTO)
 
 
 def adapter_base(place: str) -> str | None:

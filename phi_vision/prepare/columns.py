@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phi_vision.data.template import Template
-from phi_vision.io.formatting import error_texts, read_yaml
+from phi_vision.io.formatting import error_texts, read_yaml, suggestion
 from phi_vision.prepare.image_references import IMAGE_SUFFIX, find_by_name, list_references, url_of
 from phi_vision.prepare.prices import CURRENCY_WORDS, parse_price
 from phi_vision.prepare.sources.files import SPLIT_NAMES
@@ -116,6 +116,8 @@ def choose_columns(
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
         listed = ", ".join(names) or "no columns"
+        if len(names) == 1:
+            listed += " alone (if that is a whole line, save the table with commas between cells)"
         raise failure("no_images", found=f"{listed}{_shown(cells)}")
     return Columns(
         image=image,
@@ -170,8 +172,9 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
         texts = column.split(",") if is_several else [column]
         for name in [name for text in texts for name in _PLACE.findall(text) or [text]]:
             if name not in names:
-                found = ", ".join(names) or "none"
-                raise failure("no_column", part=part, column=column, name=name, found=found)
+                found, meant = ", ".join(names) or "none", suggestion(name, names)
+                values = {"name": name, "found": found, "meant": meant}
+                raise failure("no_column", part=part, column=column, **values)
 
 
 def _guess(part: str, cells: _Cells, rows: int) -> tuple[str | None, str, str | None]:

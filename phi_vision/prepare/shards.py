@@ -41,13 +41,13 @@ def check_output_folder(out: Path, source: Path, command: str, manifest: str) ->
     whole, given = out.resolve(), source.resolve()
     if source.exists() and (given.is_relative_to(whole) or whole.is_relative_to(given)):
         raise ValueError(
-            f"one of {out} and the source {source} contains the other; choose a folder beside it"
+            f"one of {out} and the source {source} contains the other; choose an --out beside it"
         )
     existing = next(path for path in (whole, *whole.parents) if path.exists())
     check_kind(existing, is_folder=True)
     if out.is_dir() and any(out.iterdir()) and not (out / manifest).is_file():
         raise ValueError(
-            f"{out} was not written by `{command}` (it has no {manifest}); choose a new folder"
+            f"{out} was not written by `{command}` (it has no {manifest}); choose another --out"
         )
 
 

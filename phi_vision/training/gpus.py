@@ -68,7 +68,7 @@ def find_gpu(name: str) -> Gpu:
     """Find a GPU of `GPUS` by name, or raise ValueError; `cpu` is this machine."""
     by_name = {known.lower(): gpu for known, gpu in GPUS.items()}
     if name.lower() not in by_name.keys() | {"cpu"}:
-        raise ValueError(f"no GPU {name!r}; choose one of cpu, {', '.join(GPUS)}")
+        raise ValueError(f"no GPU {name!r}; choose one of cpu, {', '.join(GPUS)} for --gpu")
     return by_name.get(name.lower()) or this_machine()
 
 

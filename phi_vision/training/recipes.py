@@ -292,7 +292,8 @@ def _check_rules(fields: Mapping[str, Any]) -> None:
         for name in rule["fields"].split():
             value = fields[name]
             if value is not None and not (at_least <= value and above < value < below):
-                raise ValueError(f"{name} is {value}; {rule['rule']}")
+                option = name.replace("_", "-")
+                raise failure("out_of_range", name=name, value=value, option=option, **rule)
     for rule in RULES["refused"]:
         if all(fields[name] in values for name, values in rule["when"].items()):
             reason = rule["reason"].format(**fields)

@@ -70,7 +70,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     with distributed.joined(recipe), locked, explain_full_disk(run.path), loading:
         if not resume:
             remove_unfinished(run.path, run.recipe_file.name)  # of a run without a recipe
-            atomic.check_folder_is_free(run.path, otherwise="continue the run there with --resume")
+            resumed = "continue the run there with --resume"
+            atomic.check_folder_is_free(run.path, option="--output-dir", instead=resumed)
         if recipe.report_to == "wandb":
             from phi_vision.training.tracking.wandb_run import check_variables
 

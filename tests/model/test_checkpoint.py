@@ -199,7 +199,7 @@ def test_an_adapter_that_is_not_whole_is_rejected(
 def test_a_hub_id_that_cannot_be_fetched_is_reported(name: str) -> None:
     message = refusal(name)
     assert message.startswith(f"'{name}' is no folder here, and fetching it from the hub failed: ")
-    assert message.endswith("or download the checkpoint and give its folder.")
+    assert message.endswith("and give that folder.")
 
 
 def test_numbers_are_bfloat16_only_where_the_machine_multiplies_in_it(

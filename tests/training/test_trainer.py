@@ -134,7 +134,7 @@ def test_a_folder_in_use_is_rejected_untouched(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("lora")
     recipe.output_dir.mkdir()
     (recipe.output_dir / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="choose another folder, or continue"):
+    with pytest.raises(ValueError, match="choose another folder with --output-dir, or continue"):
         train(recipe)
     assert [file.name for file in recipe.output_dir.iterdir()] == ["thesis.txt"]
 

@@ -40,7 +40,7 @@ def find_parts(name: str, suffixes: Sequence[str]) -> tuple[list[FilePart], Path
     if path.is_file():
         return [(path, None)], path.parent
     if not files and not path.is_dir():
-        raise failure("no_source", name=name, meant="check the path")
+        raise failure("no_source", name=name, meant="check the path.", found="FILE")
     root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     visible = (file for file in visible_files(path) if file.name not in DESCRIPTIONS)
     files = files or [file for file in visible if suffix_of(file) in suffixes]

@@ -2,11 +2,13 @@
 
 import codecs
 import difflib
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from phi_vision.io.formatting import suggestion
 from phi_vision.prepare.sources import (
     columnar,
     conversations,
@@ -57,9 +59,8 @@ def open_source(
     Raises ValueError if there is no such source, kind or split, it is unreadable, or has no rows.
     """
     if kind is not None and kind not in SOURCES:
-        close = difflib.get_close_matches(kind, SOURCES, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"no kind of source {kind!r}: {meant}There are {', '.join(SOURCES)}")
+        meant, kinds = suggestion(kind, SOURCES), ", ".join(SOURCES)
+        raise files.failure("unknown_kind", kind=kind, meant=meant, kinds=kinds)
     try:
         "".encode(encoding or "utf-8")  # refuses base64 and the like, too
     except LookupError as error:
@@ -130,7 +131,7 @@ def _read_files(
 def detect_kind(name: str) -> str:
     """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
-        raise ValueError(f"cannot read {name} over the network: download it and give the file")
+        raise files.failure("link", name=name)
     path = next(iter(files.expand(name)), Path(name))
     if path.is_dir():
         return _kind_of_folder(path)
@@ -142,8 +143,9 @@ def detect_kind(name: str) -> str:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
-    meant = f"did you mean {path.parent / close[0]}?" if close else "check the path"
-    raise files.failure("no_source", name=name, meant=meant)
+    found = path.parent / close[0] if close else "FILE"
+    meant = f"did you mean {found}?" if close else "check the path."
+    raise files.failure("no_source", name=name, meant=meant, found=found)
 
 
 def _kind_of_file(file: Path) -> str:
@@ -153,14 +155,17 @@ def _kind_of_file(file: Path) -> str:
     except text_files.COMPRESSION_ERRORS:
         head = b""
     if not head:
-        raise ValueError(f"{file} is empty: found 0 bytes; give a file with rows")
+        raise files.failure("empty_file", file=file)
     for kind, mark in files.VOCABULARY["magic"].items():
         if head.startswith(mark.encode()):
             return str(kind)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, meaning in files.VOCABULARY["foreign"].items():
         if start.startswith(mark.encode("latin-1")):
-            raise ValueError(f"cannot read {file}: it is {meaning}")
+            is_archive = mark[:2] == "pk" and _is_archive(file)
+            text = files.VOCABULARY["archive"] if is_archive else meaning
+            found = text.format(file=file, stem=file.stem, folder=file.parent)
+            raise files.failure("foreign", file=file, meaning=found)
     if head[257:262] == b"ustar":
         return "webdataset"
     suffix = files.suffix_of(file)
@@ -168,6 +173,12 @@ def _kind_of_file(file: Path) -> str:
         found, suffixes, kinds = suffix or "nameless kind of", ", ".join(_KINDS), ", ".join(SOURCES)
         raise files.failure("no_kind", file=file, found=found, suffixes=suffixes, kinds=kinds)
     return _kind_of_json(file) if _KINDS[suffix].startswith("json") else _KINDS[suffix]
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether a zip file holds no workbook, neither Excel's (xl/) nor another (content.xml)."""
+    names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else ["xl/"]
+    return not any(name.startswith(("xl/", "content.xml")) for name in names)
 
 
 def _kind_of_json(file: Path) -> str:

@@ -180,6 +180,9 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
     mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
     if os.environ.get("WANDB_DISABLED", "").lower() in TRUE:
         mode = "disabled"
+    elif mode == "offline" and not os.environ.get("WANDB_MODE"):
+        place = folder / "wandb" / "offline-run-*"
+        logger.info("recorded offline, as there is no W&B login; `wandb sync %s` uploads it", place)
     try:
         return start(mode)
     except wandb.Error as problem:
@@ -207,7 +210,7 @@ def check_variables() -> None:
             first = error.errors()[0]
             expected = first.get("ctx", {}).get("expected")
             problem = f"choose one of {expected}" if expected else f"{first['msg']}; or unset it"
-            raise ValueError(f"{name} is {value!r}; {problem}") from error
+            raise ValueError(f"{name} is {value!r}; {problem}; or use --report-to none") from error
         except wandb.Error as error:
             raise ValueError(f"{name} is {value!r}: {error}; change or unset it") from error
 

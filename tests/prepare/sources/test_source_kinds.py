@@ -29,11 +29,11 @@ def test_every_kind_has_a_function() -> None:
 @pytest.mark.parametrize(
     ("name", "head", "message"),
     [
-        ("a.xlsx", b"PK\x03\x04....", "an Excel workbook .*; save the sheet as CSV"),
-        ("a.csv", b"PK\x03\x04....", "an Excel workbook .*; save the sheet as CSV"),
+        ("a.xlsx", b"PK\x03\x04....", "an Excel workbook; save the sheet as CSV"),
+        ("a.csv", b"PK\x03\x04....", "an Excel workbook; save the sheet as CSV"),
         ("a.csv", b"\n<!DOCTYPE html><p>Sign in", "a web page.*; fetch the file itself"),
         ("a.pdf", b"%PDF-1.4", "a PDF"),
-        ("a.jpg", b"\xff\xd8\xff", "a JPEG image; give its folder"),
+        ("a.jpg", b"\xff\xd8\xff", "an image; give its folder"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a.docx", b"hello", r"found a \.docx file; give one ending in \.csv, "),
         ("a", b"hello", "found a nameless kind of file; give one"),
@@ -57,7 +57,7 @@ def test_unknown_names_are_errors_that_help(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("sku,title\nA,Coat\n")
     with pytest.raises(ValueError, match=r"no such file or folder; did you mean .*products.csv"):
         open_source(str(tmp_path / "produts.csv"))
-    with pytest.raises(ValueError, match="no kind of source 'cvs': did you mean 'csv'"):
+    with pytest.raises(ValueError, match=r"no kind of source 'cvs' \(did you mean csv\?\)"):
         open_source(str(tmp_path / "products.csv"), kind="cvs")
     with pytest.raises(ValueError, match="download it and give the file"):
         open_source("https://x.example/products.csv")
