@@ -8,18 +8,13 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from phi_vision.data.kinds import money_kind, quantity_kind
 from phi_vision.data.kinds.marked_number import format_amount
 from phi_vision.data.samples import Value
-from phi_vision.synthetic.column_models import (
-    Column,
-    Facts,
-    count,
-    count_by,
-    label,
-    measure_numbers,
-)
+from phi_vision.synthetic import column_models
+from phi_vision.synthetic.column_models import Column, Facts, count, count_by, label
 
 _MOSTLY = 0.9  # of the values have a mark that enough groups share
 
@@ -49,7 +44,8 @@ def measure_marked(column: Column, facts: Facts, earlier: Sequence[str]) -> Colu
         marks += [(key, mark, group) for key in (*_keys(column, record), "") if mark]
     words = {key: replace(table, rest=0) for key, table in count_by(marks).items()}
     shared = words[""].values if words else ()
-    numbers = {str(mark): measure_numbers(column, by_mark[mark], earlier) for mark in shared}
+    measure = partial(column_models.measure_numbers, column, earlier=earlier)
+    numbers = {str(mark): measure(by_mark[mark]) for mark in shared}
     return replace(column, words=words, numbers=numbers)
 
 

@@ -188,11 +188,11 @@ class _Synthesizer:
                 record[column.name] = column.draw(self._rng, record)
             elif column.level == level:
                 gap = self._gap(column, record)
-                if gap:
-                    record[column.name] = gap[0]
                 if not gap or column.role == "number":  # from which others may follow
-                    name = column.name + HIDDEN * bool(gap)
-                    record[name] = self._value(column, record, siblings)
+                    record[column.name] = self._value(column, record, siblings)
+                if gap:
+                    record[column.name + HIDDEN] = record.get(column.name)
+                    record[column.name] = gap[0]
         return record
 
     def _gap(self, column: Column, record: Record) -> list[str | None]:
