@@ -28,7 +28,7 @@ from phi_vision import __version__
 from phi_vision.data.prediction import Prediction, ScoredPrediction
 from phi_vision.data.samples import Sample
 from phi_vision.data.template import TEMPLATE_FILE, Template
-from phi_vision.io.formatting import yaml_fault
+from phi_vision.io.formatting import read_fields, yaml_fault
 from phi_vision.io.hashing import sha256, sha256_of_all
 
 RECIPE_FILE = "recipe.yaml"
@@ -70,7 +70,7 @@ class ReportDir:
 
     def scores(self) -> dict[str, Any]:
         """Read scores.json."""
-        return _read_json(self.scores_file, "evaluate again")
+        return read_fields(self.scores_file, "evaluate again")
 
     def predictions(self, template: Template) -> tuple[ScoredPrediction, ...]:
         """Read the prediction of each sample from predictions.jsonl; the texts are parsed again."""
@@ -120,7 +120,7 @@ class RunDir:
     def versions(self) -> Mapping[str, str]:
         """Read versions.json; {} without one."""
         advice = "remove it, or train again"
-        return _read_json(self.versions_file, advice) if self.versions_file.is_file() else {}
+        return read_fields(self.versions_file, advice) if self.versions_file.is_file() else {}
 
     def history(self) -> History | None:
         """Read log.jsonl; None without one."""
@@ -225,13 +225,3 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {file}: {error}; evaluate again") from error
-
-
-def _read_json(file: Path, advice: str) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"cannot read {file}: {error}; {advice}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, not fields; {advice}")
-    return content

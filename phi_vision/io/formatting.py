@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,17 @@ def read_yaml(module: str, name: str = "") -> Any:
 
     file = Path(module).with_suffix(".yaml")
     return yaml.safe_load((file.parent / name if name else file).read_text(encoding="utf-8"))
+
+
+def read_fields(file: Path, advice: str) -> dict[str, Any]:
+    """Read a JSON file of one object; what it holds otherwise is an error with the advice."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {file}: {error}; {advice}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, not fields; {advice}")
+    return content
 
 
 def error_texts(module: str, name: str = "") -> Callable[..., ValueError]:

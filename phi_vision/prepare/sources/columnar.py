@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phi_vision.io.formatting import read_fields
 from phi_vision.prepare.sources import files
 from phi_vision.prepare.sources.rows import Format, Found, Piece, Source, UnreadableRow, numbered
 
@@ -28,11 +29,11 @@ def inspect_columnar(kind: str, file: Path) -> Format:
 def saved_parts(folder: Path, split: str | None = None) -> list[files.FilePart]:
     """List the files of a folder saved by `datasets`, a Dataset or a DatasetDict; else none."""
     if (folder / DATASET_DICT).is_file():
-        splits: Any = files.read_json_object(folder / DATASET_DICT).get("splits")
+        splits: Any = read_fields(folder / DATASET_DICT, files.REWRITE).get("splits")
         return [part for each in splits or [] for part in saved_parts(folder / each, each)]
     if split is None and not (folder / STATE).is_file():
         return []
-    state = files.read_json_object(folder / STATE)
+    state = read_fields(folder / STATE, files.REWRITE)
     listed: Any = state.get("_data_files")
     # Only names: a saved dataset has its files beside it.
     names = [Path(str(each["filename"])).name for each in listed or [] if isinstance(each, dict)]

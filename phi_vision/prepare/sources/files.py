@@ -1,6 +1,5 @@
 """The files of a source, their splits, and the notes beside them."""
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,13 +10,14 @@ from pathlib import Path
 import yaml
 
 from phi_vision.data.dataset import SPLIT_ORDER
-from phi_vision.io.formatting import error_texts, read_yaml
+from phi_vision.io.formatting import error_texts, read_fields, read_yaml
 
 failure = error_texts(__file__, "errors.yaml")  # of this package
 VOCABULARY = read_yaml(__file__, "vocabulary.yaml")
 SPLIT_NAMES: dict[str, str] = VOCABULARY["splits"]  # name in the wild -> canonical name
 IMAGE_SUFFIXES: list[str] = VOCABULARY["images"]
 INFO_FILE = "dataset_info.json"
+REWRITE = "write the dataset again"  # the advice on a damaged one
 DESCRIPTIONS: list[str] = VOCABULARY["descriptions"]
 MAX_NOTE = 2000
 MAX_COLUMNS = 2000  # more are no fields of a product
@@ -144,7 +144,7 @@ def read_notes(folder: Path) -> dict[str, str]:
     return {
         **({"description": plain[0][:MAX_NOTE]} if plain else {}),
         **(select_notes(head) if isinstance(head, dict) else {}),
-        **(select_notes(read_json_object(info)) if info.is_file() else {}),
+        **(select_notes(read_fields(info, REWRITE)) if info.is_file() else {}),
     }
 
 
@@ -155,14 +155,3 @@ def select_notes(metadata: Mapping[str, object]) -> dict[str, str]:
     notes = {name: note for name in NOTES if (note := found.get(name))}
     texts = {n: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in notes.items()}
     return {name: text.strip()[:MAX_NOTE] for name, text in texts.items()}
-
-
-def read_json_object(file: Path) -> dict[str, object]:
-    """Read a small JSON metadata file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"cannot read {file}: {error}; write the dataset again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"cannot read {file}: found no object in it; write the dataset again")
-    return content

@@ -24,7 +24,7 @@ from phi_vision.metrics.constant_baselines import constant
 from phi_vision.metrics.scores import Scores, score
 from phi_vision.runs import RunDir
 from phi_vision.training.recipes import RECIPES, Recipe, to_yaml
-from phi_vision.training.tracking import wandb_run
+from phi_vision.training.tracking import plots, wandb_run
 from phi_vision.training.tracking.tracker import (
     TRACKERS,
     Tracking,
@@ -140,7 +140,10 @@ def inspect_wandb(run: Path) -> dict[str, list[Any]]:
 
 
 def leave_wandb_alone(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Take W&B's login away, and give it a home in which whatever it leaves outside would lie."""
+    """Take W&B's login away, and give it a home in which whatever it leaves outside would lie; no
+    plots are drawn, which take most of the time of such a run."""
+    patch.setattr(plots, "draw_plots", lambda run: [])
+    patch.setattr(plots, "save_figure", lambda figure, path: path)
     patch.setenv("HOME", str(home))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         patch.delenv(name, raising=False)
