@@ -9,7 +9,8 @@
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS python
-# Images of CUDA have no Python; those of Python have it outside of apt.
+# Images of CUDA have no Python; those of Python have it outside of apt. Each has its version.
+# hadolint ignore=DL3008
 RUN command -v python3 >/dev/null || { \
         apt-get update \
         && apt-get install -y --no-install-recommends python3 python3-venv \
@@ -23,6 +24,7 @@ ARG EXTRAS=serve
 ENV PATH=/opt/phi-vision/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/phi-vision
 # First and exact, in a layer of its own: it is large, and changes least.
+# hadolint ignore=DL3059
 RUN pip install --index-url "${TORCH_INDEX}" "torch==${TORCH}"
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -34,7 +36,7 @@ FROM python
 RUN useradd --create-home --uid 10001 phi && chmod 1777 /home/phi
 COPY --from=install /opt/phi-vision /opt/phi-vision
 ENV PATH=/opt/phi-vision/bin:$PATH HOME=/home/phi USER=phi PYTHONUNBUFFERED=1
-USER phi
+USER 10001
 WORKDIR /home/phi
 EXPOSE 8000
 # Of the server; other commands want `docker run --no-healthcheck`.
