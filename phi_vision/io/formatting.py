@@ -67,7 +67,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
     names, stem = list(known), word.strip("-")
     nearest = difflib.get_close_matches(word, names, n=1)
-    nearest = nearest or [name for name in names if stem and stem in name]
+    nearest = nearest or [name for name in names if len(stem) > 2 and stem in name]
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 

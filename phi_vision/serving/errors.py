@@ -5,7 +5,6 @@
 Errors of validation name fields of the request, never validators or classes.
 """
 
-import difflib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from phi_vision.io.formatting import join_words, read_yaml
+from phi_vision.io.formatting import join_words, read_yaml, suggestion
 from phi_vision.serving.telemetry import error_fields
 
 LOG = logging.getLogger(__name__)
@@ -180,8 +179,7 @@ def _advice(name: str, known: Sequence[str]) -> str:
     for beginning, advice in TEXTS["instead"].items():
         if name.startswith(beginning):
             return f", or send {advice}"
-    nearest = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    return suggestion(name[:MAX_SHOWN], known)
 
 
 def _found(value: object) -> str:

@@ -269,7 +269,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [-1, 0, 2])
 def test_too_few_rows_are_an_error(tmp_path: Path, rows: int) -> None:
-    with pytest.raises(ValueError, match=rf"{rows} rows .* at least 3"):
+    with pytest.raises(ValueError, match=rf"{rows} rows .* at least --rows 3"):
         write_catalog(tmp_path / "new", rows=rows, seed=0)
     assert not (tmp_path / "new").exists()
 
