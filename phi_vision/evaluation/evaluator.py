@@ -60,16 +60,15 @@ class EvaluationResult(NamedTuple):
 
 
 def run_evaluation(
-    model: str, config: EvaluationConfig, *, bar: ProgressBar = no_progress
+    model: str | Path, config: EvaluationConfig, *, bar: ProgressBar = no_progress
 ) -> EvaluationResult:
     """Run a full evaluation and write its report; an interrupted one resumes.
 
     The model is a run, checkpoint or adapter folder, Hub id, ONNX folder, URL of a server
     (http://…/v1), or JSONL file of predictions.
     """
-    out = report_folder(model, config.out)
-    evaluator = _Evaluator(model, config, out, bar)
-    with lock(out):
+    evaluator = _Evaluator(str(model), config, report_folder(str(model), config.out), bar)
+    with lock(evaluator.out):
         return evaluator.run()
 
 
@@ -110,7 +109,7 @@ def report_folder(model: str, out: Path | None) -> Path:
     """Return the folder of a report: `out`, else that in the evaluated run."""
     if out is None and not RunDir.is_run(model):
         raise failure("no_place", model=model)
-    place = out or RunDir(model).report.path
+    place = Path(out or RunDir(model).report.path)
     check_kind(place, is_folder=True)
     return place
 
@@ -154,7 +153,7 @@ class _Evaluator:
             leaked=leaked,
             target_precision=config.target_precision,
             seed=config.seed,
-            best_achievable=best_achievable(config.data, config.split),
+            best_achievable=best_achievable(Path(config.data), config.split),
         )
         evaluation = Evaluation(scores, self.samples, self._metadata())
         return EvaluationResult(scores, write_report(evaluation, self.out))

@@ -224,7 +224,9 @@ class Recipe:
     On the command line and in YAML they stand beside the others."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that every value takes effect."""
+        """Check ranges, and that every value takes effect; a text is as good as a path."""
+        for name, kind in {"model": str, "data": str, "output_dir": Path}.items():
+            object.__setattr__(self, name, kind(vars(self)[name]))
         if self.template is not None:
             find_template(self.template)
         if self.target_modules == ():
@@ -331,9 +333,8 @@ def recipe_fields(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(recipe: Recipe) -> str:
     """Format a recipe so that `load_recipe` reads it back: "method: lora", "data: catalog", …"""
-    fields = recipe_fields(recipe)
+    fields = recipe_fields(recipe) | {"output_dir": str(recipe.output_dir)}
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
-    plain["output_dir"] = str(recipe.output_dir)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)
 
 

@@ -39,6 +39,14 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+def test_a_path_and_its_text_are_the_same_recipe(tmp_path: Path) -> None:
+    texts = {"model": "runs/base", "data": "runs/catalog", "output_dir": "runs/coats"}
+    paths = {name: Path(text) for name, text in texts.items()}
+    assert replace(RECIPES["lora"](), **paths) == replace(RECIPES["lora"](), **texts)
+    given = replace(RECIPES["lora"](), **paths)
+    assert load_recipe(write(tmp_path, to_yaml(given))) == given
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_written_as_yaml_reads_back_equal(name: str, tmp_path: Path) -> None:
     recipe = replace(RECIPES[name](), data="Ärmel: # 1", max_steps=7, learning_rate=1e-5)

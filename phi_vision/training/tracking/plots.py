@@ -157,7 +157,7 @@ def _draw_validation(log: History) -> Figure | None:
     better = {name: BETTER[end] for name in names for end in BETTER if name.endswith(end)}
     if not better:
         return None
-    titles = [f"{name.replace('_', ' ')} ({each} is better)" for name, each in better.items()]
+    titles = [f"{name} {'↑↓'[each == 'lower']}".replace("_", " ") for name, each in better.items()]
     figure, panels = _panels("Validation: generated predictions", *titles, columns=3)
     for axes, (name, direction) in zip(panels, better.items(), strict=True):
         for system, style in SYSTEMS.items():
