@@ -203,7 +203,7 @@ def find_images(name: str) -> list[Path]:
     if path.suffix.lower() in TABLES:
         raise failure("table", name=name)
     if not found:
-        what = "nothing" + suggestion(name, map(str, path.parent.glob("*")))
+        what = "nothing" + suggestion(name, map(str, filter(Path.exists, path.parent.glob("*"))))
         what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})" if path.is_dir() else what
         raise failure("no_image", name=name, found=what)
     return found

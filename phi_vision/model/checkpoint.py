@@ -282,8 +282,9 @@ def resolve(source: str | Path) -> str:
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
     close = difflib.get_close_matches(text, [SMALL, PHOTO, *map(str, folder.parent.glob("*"))], n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    raise failure("no_model", text=text, meant=meant, small=SMALL, photo=PHOTO)
+    found = f"no such folder (did you mean {close[0]}?)" if close else "no such folder"
+    found = "it is a file" if folder.is_file() else found
+    raise failure("no_model", text=text, found=found, small=SMALL, photo=PHOTO)
 
 
 def adapter_base(place: str) -> str | None:

@@ -309,7 +309,7 @@ TRAINING = [
         what="A model is misspelt",
         typed="train lora --data shop --model phi-vision-smal",
         says=[
-            "No model at 'phi-vision-smal': no such folder; did you mean 'phi-vision-small'?",
+            "No model at 'phi-vision-smal': no such folder (did you mean phi-vision-small?)",
             "`phi-vision train lora --data DATA` makes a run",
         ],
     ),
@@ -520,6 +520,16 @@ DEPLOYMENT = [
         typed="export phi-vision-small --format onnx --out new",
         says=["needs onnxruntime_genai, which is not installed", "pip install 'phi-vision[onnx]'"],
         without=["onnxruntime_genai"],
+    ),
+    Mistake(
+        what="A file is given for a model",
+        typed="check coat.png",
+        says=["No model at 'coat.png': it is a file", "`phi-vision train lora --data DATA`"],
+    ),
+    Mistake(
+        what="The folder to write is below a file",
+        typed="sample --rows 60 --out coat.png/shop",
+        says=["File exists: '", "coat.png'; a file stands where a folder is needed", "--out"],
     ),
     Mistake(
         what="A folder to check does not exist",

@@ -183,7 +183,7 @@ def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
         ("dpo", {"beta": None}, "objective dpo needs it"),
         ("dpo", {"pack_length": 512}, "pairs are not packed"),
         ("dpo", {"withhold_images": True}, "a text-only baseline is trained on completions"),
-        ("lora", {"streaming": True}, "the length of a stream is unknown; set max_steps"),
+        ("lora", {"streaming": True}, "the length of a stream is unknown; set --max-steps"),
         ("lora", {"streaming": True, "max_steps": 1, "pack_length": 9}, "a stream is not held"),
         ("dpo", {"streaming": True, "max_steps": 1}, "streaming is for completions"),
         ("full", {"withhold_images": True}, "no gradient would reach tower and projector"),

@@ -181,8 +181,7 @@ def _start(folder: Path, config: Mapping[str, object]) -> Any:
     if os.environ.get("WANDB_DISABLED", "").lower() in TRUE:
         mode = "disabled"
     elif mode == "offline" and not os.environ.get("WANDB_MODE"):
-        place = folder / "wandb" / "offline-run-*"
-        logger.info("recorded offline, as there is no W&B login; `wandb sync %s` uploads it", place)
+        logger.info("no W&B login; `wandb sync %s` uploads the run", folder / "wandb/offline-run-*")
     try:
         return start(mode)
     except wandb.Error as problem:
