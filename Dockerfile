@@ -2,10 +2,10 @@
 #
 #   docker build -t phi-vision .
 #   docker build -t phi-vision:gpu . \
-#     --build-arg BASE=nvidia/cuda:13.0.2-base-ubuntu24.04 \
-#     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
+#     --build-arg BASE=nvidia/cuda:13.0.2-base-ubuntu24.04
 #
-# The CUDA libraries come with PyTorch, so that the smallest CUDA image is enough.
+# pip's own index has PyTorch for CUDA, whose libraries come with it, so that the smallest CUDA image
+# is enough. On a CPU, --build-arg TORCH_INDEX=… of pytorch.org's CPU builds saves gigabytes.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS python
@@ -19,13 +19,13 @@ RUN command -v python3 >/dev/null || { \
 
 FROM python AS install
 ARG TORCH=2.13.0
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 ARG EXTRAS=serve
 ENV PATH=/opt/phi-vision/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/phi-vision
 # First and exact, in a layer of its own: it is large, and changes least.
 # hadolint ignore=DL3059
-RUN pip install --index-url "${TORCH_INDEX}" "torch==${TORCH}"
+RUN pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "torch==${TORCH}"
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY phi_vision phi_vision
