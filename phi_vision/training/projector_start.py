@@ -146,7 +146,7 @@ def fit_ridge(
 
 
 def _changed(chosen: Sequence[tuple[Sample, str]]) -> Iterator[tuple[Sample, str]]:
-    """Yield the samples with changed images, as often as there is room for."""
+    """Yield the samples with changed images, as often as they fit."""
     rows = AugmentedRows(SampleRows([each for each, _ in chosen]), CHANGES_OF_A_VIEW, seed=0)
     for view in range(1, min(VIEWS, MAX_IMAGES // len(chosen))):
         rows.epoch = -view  # none of the training's
