@@ -67,6 +67,11 @@ def test_the_summary_names_the_coverage_by_field_at_the_target_precision(
         "no review needed at a precision of 0.9: title 95.0 %, category3_code 0.0 %, "
         "full_price 0.0 %, whole record 0.0 % of the rows"
     )
+    assert main([*words, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["rows"] == 20
+    assert counts["target_precision"] == 0.9
+    assert counts["coverage"]["title"] == 0.95
     assert main([*words, "--target-precision", "95"]) == 2
     assert "pass a share above 0 and below 1, such as 0.95" in capsys.readouterr().err
     assert main([*words, "--target-precision", "0.9", "--constrained"]) == 2
@@ -148,7 +153,6 @@ def test_ctrl_c_reports_what_is_kept_and_how_to_resume(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--json"], "--out takes one dataset or folder of images: found --json"),
         (["--keep", "title"], "such as --keep title=true_title"),
         (["--engine", "rey"], "did you mean ray?"),
     ],

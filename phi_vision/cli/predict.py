@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
-from phi_vision.io.formatting import format_count, format_percent, suggestion
+from phi_vision.io.formatting import as_plain, format_count, format_percent, suggestion
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
@@ -106,9 +106,8 @@ def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
         from phi_vision.inference.batch import job_spec, predict_catalog
         from phi_vision.inference.local import resolve_template
 
-    if len(options.images) != 1 or options.json:
-        found = "--json" if options.json else f"{len(options.images)} sources"
-        raise ValueError(f"--out takes one dataset or folder of images: found {found}")
+    if (count := len(options.images)) != 1:
+        raise ValueError(f"--out takes one dataset or folder of images: found {count} sources")
     template = find_template(resolve_template(options.model, options.template))
     grammar, size = _chosen_grammar(options, template), options.batch_size
     acceptance = _load_acceptance(options, template, grammar)
@@ -117,7 +116,11 @@ def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
     with _shown_progress() as progress:
         summary = predict_catalog(Path(options.images[0]), spec, job, progress)
     print(f"{job.out}: {_in_words(summary)}", file=sys.stderr)
-    if acceptance is not None and acceptance.target is not None:
+    if options.json:
+        target = acceptance.target if acceptance else None
+        values = {"out": job.out, **vars(summary), "target_precision": target}
+        print(json.dumps(as_plain(values), ensure_ascii=False))
+    elif acceptance is not None and acceptance.target is not None:
         shares = [f"{name} {format_percent(share)}" for name, share in summary.coverage.items()]
         promise = f"no review needed at a precision of {acceptance.target:g}"
         print(f"{promise}: {', '.join(shares)} of the rows", file=sys.stderr)
