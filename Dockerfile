@@ -25,7 +25,8 @@ ENV PATH=/opt/phi-vision/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CH
 RUN python3 -m venv /opt/phi-vision
 # First and exact, in a layer of its own: it is large, and changes least.
 # hadolint ignore=DL3059
-RUN pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "torch==${TORCH}"
+RUN if [ -n "${TORCH_INDEX}" ]; then export PIP_INDEX_URL="${TORCH_INDEX}"; fi \
+    && pip install "torch==${TORCH}"
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY phi_vision phi_vision

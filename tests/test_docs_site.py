@@ -120,13 +120,13 @@ def test_the_site_is_readable_and_its_search_finds(
         try:
             with visited(browser, address, screen, scheme) as seen:
                 for name in ("", "how-it-works/", "recipes/", "http-api/"):
-                    seen.page.goto(address + name)
+                    seen.page.goto(address + name, wait_until="networkidle")
                     faults = [each for each in seen.faults(WISHES) if not LEFT.search(each)]
                     assert faults == [], name
                 seen.page.locator("#__search").evaluate("box => box.click()")
-                seen.page.locator("input.md-search__input").fill("learning_rate")
+                seen.page.locator("input.md-search__input").press_sequentially("learning_rate")
                 found = seen.page.locator(".md-search-result__link").first
-                found.wait_for(timeout=60_000)
+                found.wait_for(timeout=20_000)
                 assert "recipes" in (found.get_attribute("href") or "")
         finally:
             server.shutdown()

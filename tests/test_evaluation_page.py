@@ -71,7 +71,7 @@ FACTS = [
     f"more than {text_kind.MAX_CHARACTERS} characters, categories of more than "
     f"{category_kind.MAX_CHARACTERS};",
     f"more than {list_kind.MAX_ITEMS} items, or with an item of more than "
-    f"{list_kind.MAX_CHARACTERS} characters",
+    f"{list_kind.MAX_PART} characters",
     "a relative error of 1.",
     "10,000 paths take no longer per token than 100.",
     "from 0 to 1 for some",
