@@ -42,7 +42,9 @@ def test_the_prompt_of_a_conversation_is_all_before_its_last_reply(tiny_checkpoi
     ],
 )
 def test_other_image_tags_and_counts_are_rejected(said, images, problem):
-    with pytest.raises(ValueError, match=rf"{problem}; prepare the data with `phi-vision prepare SOURCE"):
+    with pytest.raises(
+        ValueError, match=rf"{problem}; prepare the data with `phi-vision prepare SOURCE"
+    ):
         placed_turns(talk(("user", said), ANSWERED, images=images))
 
 
