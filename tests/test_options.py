@@ -8,8 +8,9 @@ from typing import Literal
 import pytest
 
 from phi_vision.cli.main import COMMANDS, command_parser
-from phi_vision.cli.options import Parser, add_fields, describe_starts, listed_options
-from phi_vision.io.formatting import suggestion
+from phi_vision.cli.options import Parser, add_fields, describe_starts
+from phi_vision.cli.options import __file__ as options_file
+from phi_vision.io.formatting import read_yaml, suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def test_values_are_described_once_where_they_agree() -> None:
 
 def test_a_habit_leads_to_an_option_that_some_command_has() -> None:
     known = {name: command_parser(name)._option_string_actions for name in COMMANDS}
-    for habit, options in listed_options("habits.yaml").items():
+    for habit, options in read_yaml(options_file, "habits.yaml").items():
         for option in options:
             is_some = any(option in each and habit not in each for each in known.values())
             assert is_some or not option.startswith("--"), (habit, option)

@@ -19,8 +19,9 @@ import warnings
 from collections.abc import Sequence
 
 from phi_vision import __version__
-from phi_vision.cli.options import Parser, add_listed, listed_options, one_of
+from phi_vision.cli.options import Parser, add_listed, one_of
 from phi_vision.cli.reporting import HELP, OPTION, write_report
+from phi_vision.io.formatting import read_yaml
 
 EXIT_DONE, EXIT_MISTAKE = 0, 2
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
@@ -59,7 +60,7 @@ def _describe(error: Exception) -> str:
     """Format an error in one line, with what to do about one of the system or an odd file name."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        advice = listed_options("errors.yaml")["system"].get(errno.errorcode.get(error.errno))
+        advice = read_yaml(__file__, "errors.yaml")["system"].get(errno.errorcode.get(error.errno))
         text = f"{error.strerror}: {error.filename!r}; {advice}" if advice else text
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"

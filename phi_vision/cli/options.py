@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 def option_suggestion(option: str, known: Iterable[str]) -> str:
     """Format what to write instead of an option of other tools, else the nearest known option."""
     names = list(known)
-    for habit in listed_options("habits.yaml").get(option, ()):
+    for habit in read_yaml(__file__, "habits.yaml").get(option, ()):
         if not habit.startswith("--"):
             return f" ({habit})"
         if habit in names:
@@ -108,9 +108,9 @@ TYPES: dict[str, Callable[[str], Any]] = {
 
 
 @functools.cache
-def listed_options(file: str = "options.yaml") -> dict[str, Any]:
-    """Read options.yaml: command, or other part -> option -> settings; or habits.yaml."""
-    return dict(read_yaml(__file__, file))
+def listed_options() -> dict[str, Any]:
+    """Read options.yaml: command, or other part -> option -> settings."""
+    return dict(read_yaml(__file__, "options.yaml"))
 
 
 def add_listed(parser: Parser, part: str, **names: str) -> None:

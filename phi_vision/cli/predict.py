@@ -201,9 +201,10 @@ def find_images(name: str) -> list[Path]:
         found = [path / name for name in list_images(path)]
     else:
         found = [path] if path.exists() else sorted(Path(path.anchor).glob(pattern))
-    if path.suffix == ".parquet" or (not found and any(path.glob("**/*.parquet"))):
+    ending, places = path.suffix.lower(), (path, path / "data")  # of a dataset's shards
+    if ending == ".parquet" or (not found and any(any(at.glob("*.parquet")) for at in places)):
         raise failure("samples", name=name)
-    if path.suffix.lower() in TABLES:
+    if ending in TABLES:
         raise failure("table", name=name)
     if not found:
         what = "nothing" + suggestion(name, map(str, filter(Path.exists, path.parent.glob("*"))))

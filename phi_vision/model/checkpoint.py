@@ -3,7 +3,6 @@
 Weights need no renaming: every module has its official name.
 """
 
-import difflib
 import json
 import math
 import re
@@ -16,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, suggestion
 
 from .configuration_phi3_v import CLIP_VIT_L_14_336, Phi3VConfig
 from .image_processing_phi3_v import Phi3VImageProcessor
@@ -281,8 +280,7 @@ def resolve(source: str | Path) -> str:
             raise failure("no_model_yet", folder=folder, recipe=recipe)
     if folder.is_dir() or _looks_like_hub_id(text):
         return text
-    close = difflib.get_close_matches(text, [SMALL, PHOTO, *map(str, folder.parent.glob("*"))], n=1)
-    found = f"no such folder (did you mean {close[0]}?)" if close else "no such folder"
+    found = "no such folder" + suggestion(text, [SMALL, PHOTO, *map(str, folder.parent.glob("*"))])
     found = "it is a file" if folder.is_file() else found
     raise failure("no_model", text=text, found=found, small=SMALL, photo=PHOTO)
 

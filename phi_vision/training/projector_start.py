@@ -8,7 +8,7 @@ The two signs of a direction pass GELU as its value, since gelu(x) - gelu(-x) = 
 strength, gelu(x) + gelu(-x): in the mean over an image, what is shown and how much it varies. Words
 of related categories, such as "Pants" and "Pants & Shorts", are too near each other to be kept
 apart, so that all categories get the same distance. An image counts as it is and changed at random:
-a few hundred photographs say too little of what does not matter. Takes half a minute.
+a few hundred photographs say too little of what does not matter. Takes less than a minute.
 """
 
 import logging
