@@ -21,6 +21,7 @@ from phi_vision.io.formatting import error_texts
 from phi_vision.io.hashing import sha256, sha256_of_all
 from phi_vision.model.blockwise_attention import use_blockwise_attention
 from phi_vision.model.checkpoint import adapter_base, fast_dtype, load_model, resolve
+from phi_vision.model.decoder_functions import use_decoder_functions
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.model.processing_phi3_v import Phi3VProcessor
 from phi_vision.training.distributed import is_main, whole_weights
@@ -71,6 +72,7 @@ def load_trainable(recipe: Recipe) -> TrainableModel:
         model = Phi3VForCausalLM(model.config)
     if not torch.cuda.is_available():
         use_blockwise_attention(model)
+        use_decoder_functions(model)
     model = select_trained_parts(model, recipe, precision)
     if not torch.cuda.is_available():
         use_lora_function(model)

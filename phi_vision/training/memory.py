@@ -23,6 +23,7 @@ from transformers.initialization import no_init_weights
 
 from phi_vision.model.blockwise_attention import BLOCKWISE, use_blockwise_attention
 from phi_vision.model.configuration_phi3_v import Phi3VConfig
+from phi_vision.model.decoder_functions import use_decoder_functions
 from phi_vision.model.modeling_phi3_v import Phi3VForCausalLM
 from phi_vision.training.adapters import select_trained_parts
 from phi_vision.training.lora_function import use_lora_function
@@ -221,6 +222,7 @@ def _build(setting: Setting) -> Any:
         model = Phi3VForCausalLM(setting.config).to(setting.stored_dtype)
     if setting.attention == BLOCKWISE:
         use_blockwise_attention(model)
+        use_decoder_functions(model)
     if recipe.quantization:  # of the decoder alone, as `adapters.describe_quantization` has it
         for name, layer in list(model.model.layers.named_modules()):
             if isinstance(layer, nn.Linear):
