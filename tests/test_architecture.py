@@ -228,13 +228,13 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 33_033
+BUDGET = 33_035
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
 base assembled from pre-trained parts (780), its start and noise in training (200), samples read on
 access or streamed (900), attention by blocks (190), norm and rotation of the
-decoder as one function each (152), a faster start (80), adapters as one function
+decoder as one function each (154), a faster start (80), adapters as one function
 (140), a last layer at labels alone (110), generation of batches (300), optional fields with one
 module for each kind of field (380), a recipe for photographs, whose weights the first field selects
 (30), random changes of training images (190), images prepared in threads (15), lists, quantities,
