@@ -148,6 +148,7 @@ def leave_wandb_alone(patch: pytest.MonkeyPatch, home: Path) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         patch.delenv(name, raising=False)
     patch.chdir(home)
+    wandb.teardown()  # W&B reads its variables once per process
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +325,6 @@ def test_the_variables_of_wandb_come_before_what_is_set_here(
     (tmp_path / "run" / "versions.json").write_text("{}")
     wandb_run.check_variables()
     assert "WANDB_LOG_MODEL has no effect: the best weights are logged" in caplog.text
-    wandb.teardown()  # W&B reads its variables once per process
     logged = wandb_run.WandbRun(RunDir(tmp_path / "run"), f"data: {tmp_path / 'none'}\n")
     run, settings = logged.run, logged.run.settings
     logged.close(failed=False)
