@@ -63,12 +63,18 @@ def join_few(words: Sequence[str], most: int = 5) -> str:
     return ", ".join(words[:most]) + more
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that may be meant: one that is spelt alike, else one that has it."""
+    names, stem = list(known), word.strip("-")
+    close = difflib.get_close_matches(word, names, n=1)
+    close = close or [name for name in names if len(stem) > 2 and stem in name]
+    return close[0] if close else None
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
-    names, stem = list(known), word.strip("-")
-    nearest = difflib.get_close_matches(word, names, n=1)
-    nearest = nearest or [name for name in names if len(stem) > 2 and stem in name]
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    found = nearest(word, known)
+    return f" (did you mean {found}?)" if found else ""
 
 
 def as_plain(value: Any, omitted: Mapping[type, Sequence[str]] | None = None) -> Any:

@@ -6,7 +6,6 @@ class and passed on to it; refused_fields.yaml lists those that would break a pr
 """
 
 import dataclasses
-import difflib
 import enum
 import json
 import math
@@ -23,7 +22,7 @@ import yaml
 
 from phi_vision.data.augmentation import Change
 from phi_vision.data.template import find_template
-from phi_vision.io.formatting import error_texts, read_yaml, yaml_fault
+from phi_vision.io.formatting import error_texts, nearest, read_yaml, yaml_fault
 from phi_vision.io.process import usable_cores
 
 failure = error_texts(__file__)
@@ -382,10 +381,8 @@ def convert_further(name: str, value: object, recipe_fields: Iterable[str] = ())
     """Convert a further field from YAML, or raise ValueError; suggests `recipe_fields` too."""
     fields = further_fields()
     if name not in fields:
-        known = [*recipe_fields, *fields]
-        near = difflib.get_close_matches(str(name), known, n=1)
-        near += [each for each in known if str(name) in each]
-        raise failure("similar" if near else "unknown", name=name, near=near and near[0])
+        near = nearest(str(name), [*recipe_fields, *fields])
+        raise failure("similar" if near else "unknown", name=name, near=near)
     if name in REFUSED:
         raise failure("refused", name=name, reason=REFUSED[name])
     allowed = ALLOWED_VALUES.get(name, (value,))

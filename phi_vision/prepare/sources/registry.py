@@ -1,14 +1,13 @@
 """SOURCES: every kind of catalog, and how the kind is detected."""
 
 import codecs
-import difflib
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.io.formatting import suggestion
+from phi_vision.io.formatting import nearest, suggestion
 from phi_vision.prepare.sources import (
     columnar,
     conversations,
@@ -142,8 +141,8 @@ def detect_kind(name: str) -> str:
     if columnar.HUB_ID.fullmatch(name) and not is_path and files.suffix_of(path) not in _KINDS:
         return "hub"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, beside, n=1)
-    found = path.parent / close[0] if close else "FILE"
+    close = nearest(path.name, beside)
+    found = path.parent / close if close else "FILE"
     meant = f"did you mean {found}?" if close else "check the path."
     raise files.failure("no_source", name=name, meant=meant, found=found)
 
