@@ -5,10 +5,13 @@ Messages are a reason that is the same for all of its kind, a colon and a detail
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
 from typing import NamedTuple
 
 from phi_vision.data.kinds import path_kind
@@ -18,30 +21,47 @@ from phi_vision.data.kinds.quantity_kind import UNITS, in_unit, spelled_out, spl
 from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
 from phi_vision.io.formatting import error_texts, read_yaml
-from phi_vision.prepare.prices import DecimalMark, parse_price
-from phi_vision.prepare.text import clean_text, is_placeholder, parse_literal
+from phi_vision.prepare.prices import DecimalMark, amount_of, parse_price
+from phi_vision.prepare.text import clean_text, is_placeholder, name_of, parse_literal
 
 _failure = error_texts(__file__)
 _WORDS = read_yaml(__file__, "cell_words.yaml")
-STEPS = re.compile(r"\s*(?:>|»|›|→|::|/|\||\\)\s*")  # between the levels of a path
-SURE_STEPS = re.compile(r".>.|[»›→]|::")  # which separate nothing but levels
-SEPARATORS = (";", "|", "\n", ",", "/")  # of the items of a list, the surest first
+# Between the levels of a path, the surest first: the first separates nothing but levels.
+STEPS = (r"\s*(?:[-=]*>+|[»›→]|::)\s*", r"\s*\|\s*", r"\s+/\s+", "/", r"\\")
+SEPARATORS = (
+    ";",
+    "；",
+    "|",
+    "\n",
+    "、",
+    "，",
+    ",",
+    "/",
+)  # of the items of a list, the surest first
+UNSURE = ("/", r"\\")  # which separate only where nothing surer does
 MAX_CELLS = 300  # of a column, from which its kind is suggested
 MIN_FITTING = 0.9  # share of a column's values that must be of a kind to suggest it
 MIN_MARKED = 0.5  # share of amounts with a currency; the others may have a column of currencies
 MIN_SEPARATED = 0.1  # share of its values with a separator
 MAX_DISTINCT = 0.5  # distinct share of the items of a list, and of categories
-_AMOUNT = re.compile(r"([-−]?)\s*(\d[\d.,' ]*(?<=\d)|\d)\s*(.*)", re.DOTALL)
+_FRACTION = r"(?:(?P<whole>\d+)[ -]+)?(?P<above>\d+) ?[/⁄] ?(?P<below>[2-68]|16|32|64)(?![\d.,])"
+_DIGITS = r"(?:\d[\d.,' ]*(?<=\d)|\d)(?:[eE][+-]?\d+)?"
+_AMOUNT = re.compile(
+    rf"(?P<sign>[-−]?)\s*(?P<number>{_FRACTION}|{_DIGITS})\s*(?P<name>.*)", re.DOTALL
+)
+_SYMBOLS = {unit.casefold(): unit for unit in UNITS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellContext:
     """What a cell means depends on."""
 
-    separator: str = ""  # of a list's items
+    separator: str = ""  # characters, each of which separates a list's items
+    steps: Sequence[str] = STEPS  # what separates a path's levels, the surest first
     unit: str = ""  # of a number without one
-    currency: str = ""  # of an amount without one
+    currency: str = ""  # of an amount without one, by its code, sign or name
     decimal: DecimalMark | None = None
+    note: Callable[[str], object] = str  # takes the form in which a cell was read; ignores it
 
 
 class Suggestion(NamedTuple):
@@ -65,10 +85,31 @@ def read_cell(kind: Kind, cell: object, context: CellContext) -> Value:
 
 
 def find_separator(cells: Sequence[object]) -> str:
-    """Find what separates the items of a column's lists: "," of "red, blue" and "red"."""
+    """Find what separates the items of a column's lists: "," of "red, blue" and "red".
+
+    Of "a; b" and "c, d" it is ";,"; of "a; b, c" and "c, d" only ";", as the comma is in an item.
+    """
+    return "".join(each[-1] for each in _find_common(map(re.escape, SEPARATORS), cells))
+
+
+def find_steps(cells: Sequence[object]) -> list[str]:
+    """Find what separates the levels of a column's paths: ">" of "Tops > Tees" and "Men/Women"."""
+    found = _find_common(STEPS, cells)
+    return found if STEPS[0] in found else [STEPS[0], *(found or STEPS[1:])]
+
+
+def _find_common(patterns: Iterable[str], cells: Sequence[object]) -> list[str]:
+    """Find the patterns that are in many texts, and never beside a surer one, which come first."""
     texts = [cell for cell in cells if isinstance(cell, str) and parse_literal(cell) is None]
-    needed = max(1.0, MIN_SEPARATED * len(texts))
-    return next((each for each in SEPARATORS if sum(each in t for t in texts) >= needed), "")
+    found = list[str]()
+    for pattern in patterns:
+        holding = [text for text in texts if re.search(pattern, text)]
+        is_beside = any(re.search(surer, text) for surer in found for text in holding)
+        if len(holding) >= max(1.0, MIN_SEPARATED * len(texts)) and not (
+            found and (pattern in UNSURE or is_beside)
+        ):
+            found.append(pattern)
+    return found
 
 
 def suggest_kind(cells: Sequence[object], decimal: DecimalMark | None = None) -> Suggestion:
@@ -88,12 +129,14 @@ def suggest_kind(cells: Sequence[object], decimal: DecimalMark | None = None) ->
 
 
 def _read_list(cell: object, context: CellContext) -> Value:
-    found = parse_literal(cell) if isinstance(cell, str) else cell
+    found = _content(cell)
     if isinstance(found, Mapping):
         found = list(found.values())
     elif not isinstance(found, list | tuple):
-        found = str(cell).split(context.separator) if context.separator else [cell]
-    texts = [clean_text(str(item))[0].replace(SEPARATOR[0], ",").strip() for item in found]
+        # Also [red, blue] and {red,blue}, as programs and databases print them.
+        text = re.sub(r"^[\[{](.*)[\]}]$", r"\1", str(found), flags=re.DOTALL)
+        found = re.split(f"[{re.escape(context.separator)}]", text) if context.separator else [text]
+    texts = [_part(item).replace(SEPARATOR[0], ",") for item in found]
     if not all(texts):
         raise _failure("empty_item", found=str(cell)[:80])
     first = dict[str, str]()  # spelling of items that differ in case
@@ -102,53 +145,124 @@ def _read_list(cell: object, context: CellContext) -> Value:
     return SEPARATOR.join(first.values())
 
 
+def _content(cell: object) -> object:
+    """Return what a cell in JSON or Python holds, by its name if it has one."""
+    found = (parse_literal(cell) or cell) if isinstance(cell, str) else cell
+    return name_of(found) if isinstance(found, Mapping) else found
+
+
+def _part(value: object) -> str:
+    """Return an item or a level as clean text; "" where it stands for nothing."""
+    text = clean_text(str(name_of(value)))[0].strip()
+    return "" if value is None or is_placeholder(text) else text
+
+
 def _read_path(cell: object, context: CellContext) -> Value:
-    found = parse_literal(cell) if isinstance(cell, str) else cell
-    levels = found if isinstance(found, list | tuple) else STEPS.split(clean_text(str(cell))[0])
-    texts = [clean_text(str(level))[0].replace(">", "/").strip() for level in levels]
+    found = _content(cell)
+    if not isinstance(found, list | tuple):
+        found = _levels(clean_text(str(found))[0], context)
+    elif any(re.search(STEPS[0], str(each)) for each in found):  # a list of paths
+        found = _levels("; ".join(map(str, found)), context)
+    texts = [_part(level).replace(">", "/") for level in found]
+    while len(texts) > 1 and not texts[-1]:  # a separator or N/A at the end
+        texts.pop()
     if not all(texts):
         raise _failure("missing_parent", found=str(cell)[:80])
     return path_kind.SEPARATOR.join(texts)
 
 
+def _levels(text: str, context: CellContext) -> list[str]:
+    """Split a path at the surest of its separators; of several paths, the first of the deepest."""
+    step = next((each for each in context.steps if re.search(each, text)), "")
+    if not step:
+        return [text]
+    parts = re.split(r"\s*[;,|]\s*", text)
+    paths = [re.split(step, part) for part in parts if re.search(step, part)]
+    # "Tops, Tops > Tees" lists a category with the one above it; "Home, Garden > Tools" is a path.
+    if len(paths) > 1 or (paths and paths[0][0] in parts):
+        context.note("one of several paths")
+        return max(paths, key=len)
+    return re.split(step, text.removeprefix("/") if step in UNSURE else text)
+
+
 def _read_quantity(cell: object, context: CellContext) -> Value:
-    text = clean_text(str(cell))[0]
-    found = _AMOUNT.fullmatch(re.sub(r"\s*\([^()]*\)$", "", text))
-    if isinstance(cell, bool) or found is None:
+    inner = _content(cell)
+    inner = amount_of(inner) if isinstance(inner, Mapping) else inner
+    is_number = isinstance(inner, int | float | Decimal) and not isinstance(inner, bool)
+    text = format_amount(float(str(inner))) if is_number else clean_text(str(inner))[0]
+    # "1½" as "1 1⁄2"; an amount in another unit may follow in parentheses.
+    plain = re.sub("[¼-¾⅓-⅞]", lambda sign: f" {unicodedata.normalize('NFKC', sign[0])}", text)
+    found = _AMOUNT.fullmatch(re.sub(r"\s*\([^()]*\)$", "", plain).strip())
+    if isinstance(inner, bool) or found is None:
         raise _failure("no_quantity", found=text[:80])
-    sign, number, name = found.groups()
-    symbol = _find_unit(name.strip().rstrip(".")) if name.strip() else context.unit
+    name = found["name"].strip().rstrip(".")
+    symbol = _find_unit(name) if name else context.unit
     if not symbol:
-        raise _failure("no_unit", found=text[:80])
-    amount = parse_price(number, decimal=context.decimal).amount or 0.0
-    value = f"{'-' * bool(sign and amount)}{format_amount(amount)} {symbol}"
+        raise _failure("several_numbers" if re.search(r"\d", name) else "no_unit", found=text[:80])
+    amount = _read_amount(
+        found, symbol, replace(context, decimal="." if is_number else context.decimal)
+    )
+    if amount is None:
+        raise _failure("no_quantity", found=text[:80])
+    value = f"{'-' * bool(found['sign'] and amount)}{format_amount(amount)} {symbol}"
     if context.unit and symbol != context.unit and in_unit(value, context.unit) is None:
         raise _failure("other_unit", found=text[:80], unit=context.unit)
     return value
 
 
+def _read_amount(found: re.Match[str], symbol: str, context: CellContext) -> float | None:
+    """Read a number, also a fraction of an inch: "1 1/2" -> 1.5; None if it is none."""
+    number = found["number"]
+    if found["below"]:
+        above, below = int(found["above"]), int(found["below"])
+        return round(int(found["whole"] or 0) + above / below, 5) if above < below else None
+    try:
+        amount, _, form = parse_price(number, decimal=context.decimal)
+    except ValueError:
+        return None
+    if form == "ambiguous":
+        context.note(form)
+        if symbol in _WORDS["three_decimals"]:
+            return float(number.replace(",", "."))
+    return amount
+
+
 def _find_unit(name: str) -> str:
     """Find the symbol of a listed unit: "KG", "Grams", "fl. oz" -> kg, g, floz; "" if unknown."""
-    for each in (name, name.casefold()):
+    plain = unicodedata.normalize("NFKC", name)
+    for each in (name, plain, name.casefold(), plain.casefold()):
         if each in UNITS:
             return each
         if each in _WORDS["units"]:
             return str(_WORDS["units"][each])
+        if each in _SYMBOLS:
+            return _SYMBOLS[each]
     return spelled_out(name) or spelled_out(name.casefold()) or ""
 
 
 def _read_money(cell: object, context: CellContext) -> Value:
-    price = parse_price(cell, decimal=context.decimal)
+    price, code = parse_price(cell, decimal=context.decimal), find_currency(context.currency)
     if price.amount is None:
         return None
-    code = price.currency or context.currency
-    if not code:
-        raise _failure("no_currency", found=str(cell)[:80])
-    return f"{format_amount(price.amount)} {code}"
+    if code and isinstance(cell, str):  # `$` of a row in CAD, `1.234` of one in KWD
+        with suppress(ValueError):  # the cell has another currency, which is kept
+            price = parse_price(f"{cell} {code}", decimal=context.decimal)
+    if not (code := price.currency or code):
+        raise _failure("no_currency", found=f"{cell} {context.currency}".strip()[:80])
+    context.note(price.form)
+    return f"{format_amount(price.amount or 0.0)} {code}"
+
+
+@cache
+def find_currency(name: str) -> str:
+    """Find the code of a currency by its code, sign or name: "£" -> "GBP"; "" if unknown."""
+    with suppress(ValueError):
+        return parse_price(f"1 {name}").currency or ""
+    return ""
 
 
 def _read_boolean(cell: object, context: CellContext) -> Value:
-    text = str(cell).strip().casefold()
+    text = clean_text(str(cell))[0].casefold().strip(".! \ufe0f")
     for meant, words in ((True, _WORDS["meaning_yes"]), (False, _WORDS["meaning_no"])):
         if text in words:
             return meant
@@ -207,12 +321,12 @@ def _suggest_list(cells: Sequence[object], context: CellContext) -> Suggestion |
     repeats = len({*items}) <= MAX_DISTINCT * len(items)
     if not repeats or several < max(1.0, MIN_SEPARATED * len(values)):
         return None
-    by = f", separated by {context.separator!r}" if context.separator else ""
+    by = ", separated by " * bool(context.separator) + " or ".join(map(repr, context.separator))
     return Suggestion("list", f"{several} of {len(values)} values have several items{by}")
 
 
 def _suggest_path(cells: Sequence[object], context: CellContext) -> Suggestion | None:
-    paths = [cell for cell in cells if isinstance(cell, str) and SURE_STEPS.search(cell)]
+    paths = [cell for cell in cells if isinstance(cell, str) and re.search(STEPS[0], cell)]
     values = [value for value in _fits("path", paths, context) if isinstance(value, str)]
     levels = [path_kind.levels_of(value) for value in values]
     if len(paths) < MIN_MARKED * len(cells) or not levels:

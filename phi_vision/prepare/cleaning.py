@@ -5,7 +5,6 @@ import datetime
 import decimal
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -18,13 +17,12 @@ from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
 from phi_vision.prepare.sources.files import canonical_split, flagged_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
-from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, parse_literal
+from phi_vision.prepare.text import clean_text, is_placeholder, name_of, neutralise
 
 # Characters of a template's field: more may exceed the model's 4,096 tokens (2,509 an image).
 MAX_TEXT = 2000
 MAX_INTEGER = 2**63 - 1  # of a Parquet column; larger ones are codes, kept as text
 CURRENCY_COLUMNS = ("currency", "currency_code", "currencycode", "price_currency")
-_LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2})?")
 ROLES = get_args(Message.__annotations__["role"])
 
 
@@ -139,7 +137,7 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
             record[field] = _read(field, cell, row, schema, field in required, changes)
             continue
         if template and field in template.fields and field not in numbers:
-            cell = _names(cell)
+            cell = name_of(cell)
         value = _clean_value(cell, changes)
         if field in needed and value is None:
             raise ValueError(f"{field} is empty")
@@ -179,9 +177,10 @@ def _read(
     kind, context = schema.template.kinds[field], schema.contexts[field]
     if kind == "money":
         code = next((row.values[c] for c in row.values if c.lower() in CURRENCY_COLUMNS), None)
-        context = replace(context, currency=str(code or "").strip().upper())
+        context = replace(context, currency=str(code or "").strip())
+    note = replace(context, note=lambda form: changes.append(f"{field} as {form}"))
     try:
-        return read_cell(kind, cell, context)
+        return read_cell(kind, cell, note)
     except ValueError as error:
         if is_required:
             raise ValueError(f"{field} {error}") from error
@@ -208,23 +207,6 @@ def _clean_value(value: object, changes: list[str]) -> Value:
         changes += ("lists written as JSON", *changed)
         return text
     return storable(str(value))
-
-
-def _names(value: object) -> object:
-    """Return the name of an object, of a list of them all names, also of one written as text."""
-    if isinstance(value, str):
-        found = parse_literal(value.strip())
-        return value if found is None else _names(found)
-    if isinstance(value, Mapping):
-        # {"en": "Coat", "de": "Mantel"} is a name in languages.
-        is_named = all(isinstance(n, str) and _LANGUAGE.fullmatch(str(k)) for k, n in value.items())
-        languages = sorted(value, key=lambda key: not key.startswith("en")) if is_named else ()
-        keys = ("name", "title", "label", *languages)
-        return next((value[key] for key in keys if value.get(key)), value)
-    if not isinstance(value, list | tuple):
-        return value
-    names = [_names(each) for each in value]
-    return names[0] if len(names) == 1 else ", ".join(map(str, names)) or None
 
 
 def _clean_messages(turns: object, images: int, changes: list[str]) -> tuple[Message, ...]:

@@ -76,7 +76,7 @@ def warn_of_values(statistics: Statistics, optional: Sequence[str] = ()) -> dict
             found[f"values of {name}"] = f"{about}; a required field rejects them with the reason"
     for name, values in statistics.fields.items():
         if count := changes[f"{name} as ambiguous"]:
-            listed = f"{format_count(count, 'ambiguous price')}, such as "
+            listed = f"{format_count(count, 'ambiguous number')}, such as "
             found[name] = f"{listed}{statistics.examples[name]}; --decimal point or comma decides"
         if "price" in name.lower() and (count := values.numbers.count(0)):
             zeros = f"{format_count(count, 'row')} have the price 0"

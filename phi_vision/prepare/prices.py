@@ -47,7 +47,7 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
 
     Raises ValueError with a reason that is the same for all of its kind, a colon and a detail.
     """
-    text = _amount_of(text)
+    text = amount_of(text)
     if isinstance(text, str):
         return _parse_text(text, decimal)
     if text is None:
@@ -59,16 +59,16 @@ def parse_price(text: object, *, decimal: DecimalMark | None = None) -> Price:
     return Price(_check_amount(float(text), str(text)), None, "number")
 
 
-def _amount_of(value: object) -> object:
+def amount_of(value: object) -> object:
     """Return the price inside an object or a list, also as text, with its currency; the lowest."""
     value = parse_literal(value.strip()) or value if isinstance(value, str) else value
     if isinstance(value, list) and value:
-        return min(map(_amount_of, value), key=lambda each: parse_price(each).amount or MAX_AMOUNT)
+        return min(map(amount_of, value), key=lambda each: parse_price(each).amount or MAX_AMOUNT)
     if not isinstance(value, Mapping):
         return value
     code = next((value[key] for key in _WORDS["currencies"] if value.get(key)), "")
     keys = [key for key in (*_WORDS["amounts"], *_WORDS["cents"]) if value.get(key) is not None]
-    inner = _amount_of(value[keys[0]]) if keys else str(value)
+    inner = amount_of(value[keys[0]]) if keys else str(value)
     is_minor = keys[:1] in [[key] for key in _WORDS["cents"]] and code not in _WORDS["no_decimals"]
     divisor = value.get("divisor") or (10 ** value.get("fractionDigits", 2) if is_minor else 1)
     if divisor != 1 and isinstance(inner, int | float):

@@ -15,7 +15,13 @@ from phi_vision.data.template import (
     find_template,
 )
 from phi_vision.io.formatting import error_texts
-from phi_vision.prepare.cell_kinds import READERS, CellContext, find_separator, suggest_kind
+from phi_vision.prepare.cell_kinds import (
+    READERS,
+    CellContext,
+    find_separator,
+    find_steps,
+    suggest_kind,
+)
 from phi_vision.prepare.columns import Columns, cell_of, choose_columns, image_cells, is_empty
 from phi_vision.prepare.image_references import found_by_name
 from phi_vision.prepare.images import ImageRules
@@ -111,6 +117,7 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         contexts={
             slot.field: CellContext(
                 separator=find_separator(cells[slot.field]),
+                steps=find_steps(cells[slot.field]),
                 unit=slot.unit,
                 decimal=DECIMAL_MARKS.get(config.decimal) or guess_decimal(cells[slot.field]),
             )

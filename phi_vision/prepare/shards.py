@@ -166,7 +166,9 @@ class Stage(AbstractContextManager["Stage"]):
         self.statistics.add(row)
         for field, column in self._columns.items():
             if f"{field} as ambiguous" in row.changes:
-                example = f"{row.raw.values[column]!s:.40}, read as {row.record[field]:.12g}"
+                value = row.record[field]
+                read = value if isinstance(value, str) else f"{value:.12g}"
+                example = f"{row.raw.values[column]!s:.40}, read as {read}"
                 self.statistics.examples.setdefault(field, example)
         values = {  # encoded images by their size: the sample holds them
             name: f"{len(value)} bytes" if isinstance(value, bytes) else value

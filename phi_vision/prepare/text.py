@@ -4,12 +4,14 @@ import ast
 import html
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from html.entities import html5
 
 from phi_vision.io.formatting import read_yaml
 
 _PLACEHOLDERS = frozenset(read_yaml(__file__, "placeholders.yaml"))
+_LANGUAGE = re.compile("[a-z]{2}([-_][A-Za-z]{2})?")
 MAX_LITERAL = 100_000  # characters of a list or object written as text
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # An escaped & in front of another one: `&amp;amp;`, `&#38;amp;`.
@@ -67,7 +69,25 @@ def parse_literal(text: str) -> object:
         for parse in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 value = value or parse(text)
+    value = sorted(value, key=str) if isinstance(value, set) else value
     return value if isinstance(value, dict | list) else None
+
+
+def name_of(value: object) -> object:
+    """Return the name of an object, of a list of them all names, also of one written as text."""
+    if isinstance(value, str):
+        found = parse_literal(value.strip())
+        return value if found is None else name_of(found)
+    if isinstance(value, Mapping):
+        # {"en": "Coat", "de": "Mantel"} is a name in languages.
+        is_named = all(isinstance(n, str) and _LANGUAGE.fullmatch(str(k)) for k, n in value.items())
+        languages = sorted(value, key=lambda key: not key.startswith("en")) if is_named else ()
+        keys = ("name", "title", "label", *languages)
+        return next((value[key] for key in keys if value.get(key)), value)
+    if not isinstance(value, list | tuple):
+        return value
+    names = [name_of(each) for each in value]
+    return names[0] if len(names) == 1 else ", ".join(map(str, names)) or None
 
 
 def neutralise(text: str) -> tuple[str, tuple[str, ...]]:

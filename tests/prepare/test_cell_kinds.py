@@ -1,6 +1,7 @@
 """Cells of messy exports as lists, quantities, money and booleans, and the kinds of columns."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from phi_vision.prepare.cell_kinds import (
     READERS,
     CellContext,
     find_separator,
+    find_steps,
     read_cell,
     suggest_kind,
 )
@@ -54,7 +56,14 @@ PLAIN = CellContext()
         ("money", 12.5, {"currency": "CHF"}, "12.5 CHF"),
         ("money", "$5", {"currency": "CHF"}, "5 USD"),
         ("money", "N/A", {}, None),
+        ("money", "$5", {"currency": "CAD"}, "5 CAD"),
+        ("money", "¥5", {"currency": "cny"}, "5 CNY"),
+        ("money", "1.234", {"currency": "KWD"}, "1.234 KWD"),
+        ("money", "5", {"currency": "£"}, "5 GBP"),
+        ("money", "free", {"currency": "Euro"}, "0 EUR"),
         ("boolean", "Ja", {}, True),
+        ("boolean", "WAHR", {}, True),
+        ("boolean", "No.", {}, False),
         ("boolean", False, {}, False),
         ("boolean", 1, {}, True),
         ("boolean", "0.0", {}, False),
@@ -70,6 +79,81 @@ def test_cells_are_read(kind: Kind, cell: object, context: dict[str, Any], value
 
 
 @pytest.mark.parametrize(
+    ("cell", "unit", "value"),
+    [
+        ("1/2 in", "", "0.5 in"),
+        ("1½ in", "", "1.5 in"),
+        ('2-3/8"', "", "2.375 in"),
+        ("-5 ℃", "", "-5 °C"),
+        ("500 μm", "", "500 µm"),
+        ("１２ ｃｍ", "", "12 cm"),
+        ("1 KWH", "", "1 kWh"),
+        ("2 sq ft", "", "2 ft²"),
+        ("5 кг", "", "5 kg"),
+        ({"value": 12.0, "unit": "CENTIMETERS"}, "", "12 cm"),
+        ('{"value": "500", "unit": "g"}', "kg", "500 g"),
+        (1.234, "kg", "1.234 kg"),
+        (Decimal("1.250"), "kg", "1.25 kg"),
+        ("1.250 kg", "", "1.25 kg"),
+        ("1.250 g", "", "1250 g"),
+        ("1,250 mAh", "", "1250 mAh"),
+    ],
+)
+def test_a_quantity_is_read_in_the_notations_of_exports(
+    cell: object, unit: str, value: str
+) -> None:
+    assert read_cell("quantity", cell, CellContext(unit=unit)) == value
+    assert KINDS["quantity"].write(value) == value
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "values"),
+    [
+        (["a, b", "c; d", "e|f"], ";|,", ["a; b", "c; d", "e; f"]),
+        (["a, matt; b", "c, matt"], ";", ["a, matt; b", "c, matt"]),
+        (["a, b", "S/M"], ",", ["a; b", "S/M"]),
+        (["a、b", "c"], "、", ["a; b", "c"]),
+        (["[a, b]", "{c,d}", "{'e', 'f'}"], ",", ["a; b", "c; d", "e; f"]),
+        ([[{"name": "a"}, {"name": "b"}], "c"], "", ["a; b", "c"]),
+    ],
+)
+def test_items_are_separated_as_all_of_their_column_shows(
+    cells: list[object], separator: str, values: list[str]
+) -> None:
+    assert find_separator(cells) == separator
+    context = CellContext(separator=separator)
+    assert [read_cell("list", cell, context) for cell in cells] == values
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["A > B/C", "B/C", "A|D > E"], ["A > B/C", "B/C", "A|D > E"]),
+        (["A >> B", "A -> B >", "A > N/A"], ["A > B", "A > B", "A"]),
+        (["/A/B/", "A/B"], ["A > B", "A > B"]),
+        (["A / B", "A / C/D"], ["A > B", "A > C/D"]),
+        (["A|B", "A > C"], ["A > B", "A > C"]),
+        (["A > B, A > C > D", "A, A > B", "A, B > C"], ["A > C > D", "A > B", "A, B > C"]),
+        ([["A > B", "A > C"], [{"name": "A"}, {"name": "B"}]], ["A > B", "A > B"]),
+        (["A > A", "A"], ["A > A", "A"]),
+    ],
+)
+def test_levels_are_separated_as_all_of_their_column_shows(
+    cells: list[object], values: list[str]
+) -> None:
+    context = CellContext(steps=find_steps(cells))
+    assert [read_cell("path", cell, context) for cell in cells] == values
+
+
+def test_a_guess_at_a_cell_is_noted() -> None:
+    noted = list[str]()
+    context = CellContext(note=noted.append, unit="kg")
+    for kind, cell in (("path", "A > B; A > C"), ("quantity", "1.250"), ("money", "£5 - £6")):
+        read_cell(kind, cell, context)  # type: ignore[arg-type]
+    assert noted == ["one of several paths", "ambiguous", "range (lowest)"]
+
+
+@pytest.mark.parametrize(
     ("kind", "cell", "context", "problem"),
     [
         (
@@ -79,6 +163,8 @@ def test_cells_are_read(kind: Kind, cell: object, context: dict[str, Any], value
             "is a list with an empty item: found 'red,,blue'",
         ),
         ("list", ["red", ""], {}, "is a list with an empty item"),
+        ("list", '["red", null]', {}, "is a list with an empty item"),
+        ("list", "red; N/A", {"separator": ";"}, "is a list with an empty item"),
         (
             "path",
             "Apparel > > Tops",
@@ -86,14 +172,21 @@ def test_cells_are_read(kind: Kind, cell: object, context: dict[str, Any], value
             "is a path with a missing parent: found 'Apparel > > Tops'",
         ),
         ("path", "> Tops", {}, "is a path with a missing parent"),
+        ("path", "Apparel > - > Tees", {}, "is a path with a missing parent"),
         ("quantity", "heavy", {}, "is no number with a unit: found 'heavy'"),
         ("quantity", True, {}, "is no number with a unit"),
         ("quantity", "12", {}, "has no known unit: found '12'"),
         ("quantity", "12 pcs", {}, "has no known unit"),
-        ("quantity", "10 x 20 cm", {}, "has no known unit"),
-        ("quantity", "9**9**9 kg", {}, "has no known unit"),
+        ("quantity", "10 x 20 cm", {}, "holds several numbers: found '10 x 20 cm'"),
+        ("quantity", "9**9**9 kg", {}, "holds several numbers"),
         ("quantity", "12 cm", {"unit": "kg"}, "has a unit that does not fit kg: found '12 cm'"),
         ("money", "12.50", {}, "has no currency: found '12.50'"),
+        ("money", "5", {"currency": "moons"}, "has no currency: found '5 moons'"),
+        ("quantity", "10-12 cm", {}, "holds several numbers: found '10-12 cm'"),
+        ("quantity", "6 x 330 ml", {}, "holds several numbers: found '6 x 330 ml'"),
+        ("quantity", "38/40 cm", {}, "holds several numbers: found '38/40 cm'"),
+        ("quantity", "5'10\"", {}, "is no number with a unit"),
+        ("quantity", "16 GB", {"unit": "%"}, "has a unit that does not fit %: found '16 GB'"),
         ("money", "red", {}, "price"),
         ("boolean", "maybe", {}, "is not yes or no: found 'maybe'"),
         ("boolean", 2, {}, "is not yes or no"),

@@ -103,7 +103,7 @@ def test_splits_of_other_names_are_reported(tmp_path: Path) -> None:
 def test_ambiguous_prices_are_reported_with_an_example_and_the_option(tmp_path: Path) -> None:
     rows = [product(n, price=f"{n + 19}.990") for n in range(20)]
     assert warnings_of(tmp_path, rows)["full_price"] == (
-        "20 ambiguous prices, such as 19.990, read as 19990; --decimal point or comma decides"
+        "20 ambiguous numbers, such as 19.990, read as 19990; --decimal point or comma decides"
     )
     assert "full_price" not in warnings_of(tmp_path, rows, decimal="point")
 

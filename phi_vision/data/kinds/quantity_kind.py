@@ -14,12 +14,13 @@ from phi_vision.data.kinds.marked_number import AMOUNT, amount_grammar, marked_k
 from phi_vision.data.samples import Value, failure
 
 UNITS = (
-    *("mg", "g", "kg", "t", "oz", "lb"),
-    *("mm", "cm", "m", "km", "in", "ft", "yd"),
+    *("mg", "g", "kg", "t", "oz", "lb", "ct", "µg"),
+    *("µm", "mm", "cm", "m", "km", "in", "ft", "yd"),
     *("cm²", "m²", "ft²"),
-    *("ml", "cl", "dl", "l", "floz", "gal", "cm³", "m³"),
+    *("ml", "cl", "dl", "l", "floz", "pt", "qt", "gal", "cm³", "m³"),
     *("V", "mA", "A", "W", "kW", "mAh", "Ah", "Wh", "kWh", "Hz", "kHz", "MHz", "GHz"),
-    *("s", "min", "h", "°C", "°F", "bar", "psi", "lm", "dB", "kB", "MB", "GB", "TB", "%"),
+    *("ms", "s", "min", "h", "d", "°C", "°F", "K", "kPa", "bar", "psi", "J", "kJ", "kcal"),
+    *("lm", "dB", "kB", "MB", "GB", "TB", "%"),
     *("g/m²", "den", "dtex"),
 )
 """Units by their symbols, as they are written."""
@@ -42,7 +43,11 @@ def find_unit(symbol: str) -> Unit:
         raise failure("no_unit", unit=symbol, units=" ".join(UNITS))
     quantity = partial(_registry().Quantity, units=symbol)
     zero, one = (quantity(number).to_base_units().magnitude for number in (0.0, 1.0))
-    return Unit(str(quantity(1.0).dimensionality), float(one - zero), float(zero))
+    if (dimension := str(quantity(1.0).dimensionality)) == "dimensionless":  # no 16 GB are 50 %
+        dimension = "information" if symbol in ("kB", "MB", "GB", "TB") else symbol
+    if symbol == "dB":  # a logarithm
+        return Unit(symbol, 1.0, 0.0)
+    return Unit(dimension, float(one - zero), float(zero))
 
 
 @cache
