@@ -143,7 +143,8 @@ class Template:
             f"its question {self.question!r} holds a control token": "<|" in self.question,
             "all of its fields are optional, so that a sample may have no value at all": bool(slots)
             and len(self.optional) == len(slots),
-            f"a missing value cannot be written as {self.missing!r}": bool(self.optional)
+            f"a missing value cannot be written as {self.missing!r}, but as plain text of up to "
+            f"{MAX_PHRASE} characters that is no value of its kind": bool(self.optional)
             and not self._can_be_missing(),
             "a conversation has one text field alone": self.is_conversation
             and (len(slots) != 1 or self.answer != f"{{{slots[0].field}}}"),
@@ -311,7 +312,7 @@ class Template:
                 continue
             slot = f"{name}:{kind}" if kind else name
             is_optional = slot.endswith(OPTIONAL)
-            field, _, kind = slot.removesuffix(OPTIONAL).partition(":")
+            field, _, kind = slot.removesuffix(OPTIONAL).rstrip().partition(":")
             kind, _, unit = kind.partition(" ")
             known = next((known for known in KINDS if known == (kind or "text")), None)
             has_unit = not unit or (known and KINDS[known].of_unit)
@@ -379,7 +380,11 @@ def find_template(name: str) -> Template:
     known = {field.name for field in dataclasses.fields(Template)}
     is_invalid = not isinstance(values, dict) or not {"question", "answer"} <= set(values) <= known
     if is_invalid or not all(isinstance(value, str) for value in values.values()):
-        found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        entries = values.items() if isinstance(values, dict) else ()
+        named = (
+            f"{name}" if isinstance(v, str) else f"{name}: {v!r}, no text" for name, v in entries
+        )
+        found = ", ".join(named) or type(values).__name__
         raise failure("no_template_file", file=file, found=found)
     template = {"name": file.stem, "layout": "chat"} | values
     if template["layout"] not in LAYOUTS:

@@ -44,7 +44,7 @@ class EvaluationConfig:
     """Evaluate on the first samples only."""
     template: str | None = None
     """Prompt template: product, walkthrough, conversation, a YAML file or a run; by default that of
-    the evaluated run, else that of the data: conversation or product."""
+    the evaluated run, else of the data, else conversation or product."""
     batch_size: int = 16
     """Images per batch."""
     skip: tuple[str, ...] = ()

@@ -120,7 +120,7 @@ class _Evaluator:
     def __init__(self, model: str, config: EvaluationConfig, out: Path, bar: ProgressBar) -> None:
         self.model, self.config, self.out, self.bar = model, config, out, bar
         self.samples, self.training = _load_data(model, config)
-        self.template_name = resolve_template(model, config.template)
+        self.template_name = resolve_template(model, config.template, config.data)
         self.template = find_template(self.template_name)
         everything = join_samples(self.samples, self.training)
         chats = config.template is None and are_conversations(everything)

@@ -282,8 +282,8 @@ class LocalPredictor:
             return math.inf
 
 
-def resolve_template(model: str, template: str | None = None) -> str:
-    """Return the name or file of the template: the given one, the model's own, or the default.
+def resolve_template(model: str, template: str | None = None, data: str | Path = "") -> str:
+    """Return the name or file of the template: given, the model's own, the data's, the default.
 
     Input:  ("runs/coats", "walkthrough"), ("runs/coats", None),       ("phi-vision-small", None)
     Output: "walkthrough",                 "runs/coats/template.yaml", "product"
@@ -291,8 +291,8 @@ def resolve_template(model: str, template: str | None = None) -> str:
     if template is not None:
         return template
     folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
-    file = folder / TEMPLATE_FILE
-    return str(file) if file.is_file() else DEFAULT_TEMPLATE
+    files = [place / TEMPLATE_FILE for place in (folder, *([Path(data)] if data else []))]
+    return next((str(file) for file in files if file.is_file()), DEFAULT_TEMPLATE)
 
 
 def _as_list(images: Any) -> list[Any]:

@@ -286,7 +286,7 @@ def _suggest_boolean(cells: Sequence[object], context: CellContext) -> Suggestio
 
 
 def _suggest_quantity(cells: Sequence[object], context: CellContext) -> Suggestion | None:
-    if not all(isinstance(cell, str) for cell in cells):
+    if not all(isinstance(cell, str | Mapping) for cell in cells):
         return None
     pairs = [pair for value in _fits("quantity", cells, context) if (pair := split(value))]
     counts = Counter(unit for _, unit in pairs)

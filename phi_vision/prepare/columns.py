@@ -78,7 +78,8 @@ class Columns:
         for name, doubt in self.doubts.items():
             named[name] = f"{named[name]}, doubtful: {doubt}; --map {name}=COLUMN changes it"
         for name, similar in self.missing.items():
-            named[name] = f"not found, left out; --map {name}=COLUMN adds it{similar}"
+            found = "its column is empty" if name in self.fields else "not found, left out"
+            named[name] = f"{found}; --map {name}=COLUMN adds it{similar}"
         return {part: storable(column) for part, column in named.items() if column}
 
 

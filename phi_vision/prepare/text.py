@@ -86,7 +86,7 @@ def name_of(value: object) -> object:
         return next((value[key] for key in keys if value.get(key)), value)
     if not isinstance(value, list | tuple):
         return value
-    names = [name_of(each) for each in value]
+    names = [name_of(each) for each in value if each is not None]
     return names[0] if len(names) == 1 else ", ".join(map(str, names)) or None
 
 

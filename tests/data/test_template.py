@@ -228,6 +228,7 @@ def test_a_template_file_is_read_and_written(tmp_path: Path) -> None:
     [
         ("question: [", "is not YAML"),
         ("- a\n- b", "is not a template: found"),
+        ("question: a\nanswer: '{a} {b?}'\nmissing: no", "answer, missing: False, no text; write"),
         ("question: What?", "write the texts"),
         ("question: What?\nanswer: 5", "write the texts"),
         ("question: What?\nanswer: '{a}'\nprice: x", "found question, answer, price"),

@@ -73,6 +73,18 @@ def test_the_template_is_the_users_choice_or_the_one_beside_the_model(tmp_path: 
     assert resolve_template(str(tmp_path), "walkthrough") == "walkthrough"
 
 
+def test_a_model_without_a_template_takes_that_of_the_data(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    run.mkdir()
+    data.mkdir()
+    assert resolve_template("given.jsonl", data=data) == "product"
+    write_template(PRODUCT, data / "template.yaml")
+    assert resolve_template("given.jsonl", data=data) == str(data / "template.yaml")
+    assert resolve_template("http://localhost/v1", data=data) == str(data / "template.yaml")
+    write_template(PRODUCT, run / "template.yaml")
+    assert resolve_template(str(run), data=data) == str(run / "template.yaml")
+
+
 def test_all_predictors_implement_the_protocol() -> None:
     """The type checker holds this; at run time it only shows that the names exist."""
     kinds: list[type[Predictor]] = [LocalPredictor, OpenAIPredictor, FilePredictor]

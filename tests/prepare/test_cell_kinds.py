@@ -209,6 +209,7 @@ def test_a_cell_of_another_kind_is_one_line(
         (["A::B", "A::C", "A::B"], "path"),
         (["500 g", "0.5 kg", "1 kg", "250 Gram", "2 kg"], "quantity kg"),
         (["500 g", "12 cm", "1 kg", "5 m"], "text"),
+        ([{"value": 1.5, "unit": "CENTIMETERS"}, {"value": 20, "unit": "mm"}] * 5, "quantity cm"),
         (["£5", "€ 6", "$7"], "money"),
         (["5.00", "6.50", "7"], "number"),
         (["yes", "no", "yes", "yes"], "boolean"),

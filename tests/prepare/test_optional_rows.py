@@ -51,6 +51,14 @@ def test_only_required_fields_reject(shop: Path, tmp_path: Path) -> None:
     assert len(rejected_of(tmp_path / "out")) == 1
 
 
+def test_an_empty_column_of_a_field_is_shown_as_such(tmp_path: Path) -> None:
+    rows = [product(n, lining="") for n in range(12)]
+    shop = write_shop(tmp_path / "shop", rows)
+    metadata = run(shop, tmp_path / "out", fields=("title", "lining:category?")).metadata
+    assert metadata["columns"]["lining"] == "its column is empty; --map lining=COLUMN adds it"
+    assert metadata["missing"] == {"lining": [12, "100.0 %"]}
+
+
 def test_a_card_without_optional_fields_has_no_such_table(tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "shop", [product(n) for n in range(6)])
     metadata = run(shop, tmp_path / "out").metadata
