@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 33_175
+BUDGET = 33_195
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
@@ -238,7 +238,7 @@ decoder as one function each (154), a faster start (80), adapters as one functio
 (140), a last layer at labels alone (110), generation of batches (300), optional fields with one
 module for each kind of field (380), a recipe for photographs, whose weights the first field selects
 (30), random changes of training images (190), images prepared in threads (15), lists, quantities,
-money, booleans and paths (560), read from messy cells and suggested (540), parts of the photo base
+money, booleans and paths (560), read from messy cells and suggested (560), parts of the photo base
 that do not fit are refused before a download (20), placeholders repeated among the ids (35), fused
 attention and loader processes in plans (45), byte-level vocabularies in constrained decoding (27),
 what needs no review at a promised precision, in tables, answers and lines (300), drawn catalogs

@@ -79,7 +79,7 @@ def read_cell(kind: Kind, cell: object, context: CellContext) -> Value:
     """
     if isinstance(cell, str):
         cell = cell.strip()
-    is_empty = cell is None or cell == [] or (isinstance(cell, float) and math.isnan(cell))
+    is_empty = cell in (None, [], (), {}) or (isinstance(cell, float) and math.isnan(cell))
     is_empty = is_empty or (isinstance(cell, str) and is_placeholder(cell))
     return None if is_empty else READERS[kind](cell, context)
 
@@ -159,10 +159,12 @@ def _part(value: object) -> str:
 
 def _read_path(cell: object, context: CellContext) -> Value:
     found = _content(cell)
-    if not isinstance(found, list | tuple):
+    if isinstance(found, list | tuple):
+        paths = _split_all(found, STEPS[0])
+        if sum(len(path) > 1 for path in paths) >= min(2, len(paths)):  # a list of paths
+            found = _deepest(paths, context)
+    else:
         found = _levels(clean_text(str(found))[0], context)
-    elif any(re.search(STEPS[0], str(each)) for each in found):  # a list of paths
-        found = _levels("; ".join(map(str, found)), context)
     texts = [_part(level).replace(">", "/") for level in found]
     while len(texts) > 1 and not texts[-1]:  # a separator or N/A at the end
         texts.pop()
@@ -176,13 +178,23 @@ def _levels(text: str, context: CellContext) -> list[str]:
     step = next((each for each in context.steps if re.search(each, text)), "")
     if not step:
         return [text]
-    parts = re.split(r"\s*[;,|]\s*", text)
-    paths = [re.split(step, part) for part in parts if re.search(step, part)]
-    # "Tops, Tops > Tees" lists a category with the one above it; "Home, Garden > Tools" is a path.
-    if len(paths) > 1 or (paths and paths[0][0] in parts):
-        context.note("one of several paths")
-        return max(paths, key=len)
+    for mark in (";" if step == STEPS[1] else "[;|]", ","):
+        paths = _split_all(re.split(rf"\s*{mark}\s*", text), step)
+        # "Tops, Tops > Tees" are two; "Clothing, Shoes > Tops, Tees > Polos" is one.
+        is_several = mark != "," and sum(len(path) > 1 for path in paths) > 1
+        if is_several or len({first for first, *_ in paths}) < len(paths):
+            return _deepest(paths, context)
     return re.split(step, text.removeprefix("/") if step in UNSURE else text)
+
+
+def _split_all(texts: Iterable[object], step: str) -> list[list[str]]:
+    return [re.split(step, str(name_of(text))) for text in texts]
+
+
+def _deepest(paths: Sequence[list[str]], context: CellContext) -> list[str]:
+    if len(paths) > 1:
+        context.note("one of several paths")
+    return max(paths, key=len)
 
 
 def _read_quantity(cell: object, context: CellContext) -> Value:

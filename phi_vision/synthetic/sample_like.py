@@ -25,6 +25,7 @@ from PIL import Image
 
 from phi_vision.data.dataset import IMAGE_COLUMNS
 from phi_vision.data.samples import Value
+from phi_vision.data.template import TEMPLATE_FILE, find_template, write_template
 from phi_vision.io.atomic import atomic_folder, check_folder_is_free
 from phi_vision.io.hashing import hash_bits
 from phi_vision.io.image_decoding import encode_image
@@ -59,12 +60,12 @@ def write_sample_like(
 ) -> fidelity.Fidelity:
     """Draw a dataset that resembles a real one and contains nothing of it.
 
-    Writes OUT/data/<split>-00000-of-00001.parquet with the columns and types of the dataset,
-    OUT/fidelity.md and OUT/fidelity.json (distances, and the privacy check), OUT/profile.json (the
-    measurements; can be given away and used in place of the dataset) and OUT/README.md, all of them
-    atomically; OUT must be free. The same dataset, rows and seed give the same bytes. `progress`
-    gets (done, total) after each image. Many images are drawn by one process a core, so a script
-    that calls this needs `if __name__ == "__main__":`.
+    Writes OUT/data/<split>-00000-of-00001.parquet with the columns and types of the dataset, its
+    template, OUT/fidelity.md and OUT/fidelity.json (distances, and the privacy check),
+    OUT/profile.json (the measurements; can be given away and used in place of the dataset) and
+    OUT/README.md, all of them atomically; OUT must be free. The same dataset, rows and seed give
+    the same bytes. `progress` gets (done, total) after each image. Many images are drawn by one
+    process a core, so a script that calls this needs `if __name__ == "__main__":`.
     """
     check_folder_is_free(out)
     data, real = None, RealValues()
@@ -84,6 +85,8 @@ def write_sample_like(
         catalog.render("fidelity.md.j2", folder / "fidelity.md", **report)
         catalog.render("sample_card.md.j2", folder / "README.md", rows=rows, splits=splits)
         profile.save_profile(model, folder / "profile.json")
+        if (dataset / TEMPLATE_FILE).is_file():  # the fields that it asks for are there, too
+            write_template(find_template(str(dataset)), folder / TEMPLATE_FILE)
     return found
 
 

@@ -32,6 +32,7 @@ PLAIN = CellContext()
         ("list", ["red", "blue"], {}, "red; blue"),
         ("list", "N/A", {"separator": "/"}, None),
         ("list", [], {}, None),
+        ("path", (), {}, None),
         ("list", "caf&eacute;|t&amp;a", {"separator": "|"}, "café; t&a"),
         ("path", "Apparel>Tops > T-Shirts", {}, "Apparel > Tops > T-Shirts"),
         ("path", "Apparel » Tops", {}, "Apparel > Tops"),
@@ -134,7 +135,13 @@ def test_items_are_separated_as_all_of_their_column_shows(
         (["A / B", "A / C/D"], ["A > B", "A > C/D"]),
         (["A|B", "A > C"], ["A > B", "A > C"]),
         (["A > B, A > C > D", "A, A > B", "A, B > C"], ["A > C > D", "A > B", "A, B > C"]),
+        (["A, B > C, D > E", "A, B > F"], ["A, B > C, D > E", "A, B > F"]),
         ([["A > B", "A > C"], [{"name": "A"}, {"name": "B"}]], ["A > B", "A > B"]),
+        (
+            [["A, B > C", "A, B > C > D"], ["A > B", "C"], ["A > B"]],
+            ["A, B > C > D", "A / B > C", "A > B"],
+        ),
+        (["A|A|B", "A|B; A|C|D"], ["A > A > B", "A > C > D"]),
         (["A > A", "A"], ["A > A", "A"]),
     ],
 )

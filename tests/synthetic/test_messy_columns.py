@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phi_vision.data.kinds import money_kind, quantity_kind
+from phi_vision.data.template import TEMPLATE_FILE, Template, find_template, write_template
 from phi_vision.synthetic import marked_columns
 from phi_vision.synthetic.fidelity import kolmogorov_smirnov, total_variation
 from phi_vision.synthetic.observation import observe
@@ -30,6 +31,14 @@ SCHEMA = pa.schema(
         ("tags", pa.list_(pa.string())),
         *((f"scale_{number}", pa.float64()) for number in range(SCALES)),
     ]
+)
+
+
+TEMPLATE = Template(
+    name="shop",
+    question="What is it?",
+    answer="{category:category}, {weight:quantity g?}, {price:money?}",
+    layout="chat",
 )
 
 
@@ -75,6 +84,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row for number in range(GROUPS) for row in style(number)]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet")
+    write_template(TEMPLATE, folder / TEMPLATE_FILE)
     return folder
 
 
@@ -88,6 +98,12 @@ def drawn(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(folder / "data").to_pylist()
     return rows
+
+
+def test_the_template_is_kept_and_fits_what_was_drawn(drawn: Path) -> None:
+    assert find_template(str(drawn)) == TEMPLATE
+    for row in rows_of(drawn):
+        assert TEMPLATE.parse(TEMPLATE.render(row)) == TEMPLATE.select(row)
 
 
 @pytest.mark.parametrize(
