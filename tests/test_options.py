@@ -43,6 +43,14 @@ def parser() -> Parser:
     return parser
 
 
+def test_a_path_in_the_home_folder_is_found_where_the_shell_leaves_it(
+    parser: Parser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/cook")
+    for words in (["--book", "~/cakes"], ["--book=~/cakes"]):
+        assert parser.read(words).book == Path("/home/cook/cakes")
+
+
 def test_only_given_options_appear_and_have_their_types(parser: Parser) -> None:
     words = ["--heat", "200", "--minutes", "none", "--trays", "a", "b", "--no-fan", "--book", "b"]
     assert parser.read(words) == argparse.Namespace(

@@ -3,6 +3,8 @@
 import argparse
 import functools
 import itertools
+import os
+import re
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from phi_vision.io.formatting import error_texts, read_yaml, suggestion
 failure = error_texts(__file__, "errors.yaml")
 # Type -> description in error messages, and placeholder in the help.
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+OPTION = re.compile(r"--|[-–—][^\W\d]")  # also with a dash of a web page, which is not known
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
 
 
@@ -29,14 +32,28 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         words = list(words)
         for place, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
-            option, equals, value = word.partition("=")
-            if not option.startswith("--"):
-                continue
+            option, equals, value = word.partition("=") if OPTION.match(word) else ("", "", word)
             option = option.replace("_", "-")
+            if not value.strip() and (equals or not option):
+                where = option or (f"after {words[place - 1]}" if place else "the first")
+                self.error(f"an argument is empty ({where}): is a variable of the shell not set?")
+            if value.startswith("~/"):  # quoted, or after "=", where shells leave it
+                value = os.path.expanduser(value)
             words[place] = option + equals + value
-            if option not in known and not self.declare(option):
-                self.error(f"unknown option {option}{option_suggestion(option, known)}")
-        return self.parse_args(words)
+            if option and option not in known and not self.declare(option):
+                meant = option_suggestion("--" + option.lstrip("-–—"), known)
+                self.error(f"unknown option {option}{meant}")
+            if equals and known[option].nargs == 0:
+                self.error(f"{option} takes no value, leave ={value} out")
+        options, surplus = self.parse_known_args(words)
+        if surplus:
+            before = words[words.index(surplus[0]) - 1]
+            if before in known and known[before].nargs == 0:
+                self.error(f"{before} takes no value, leave {surplus[0]} out")
+            places = " ".join(str(each.metavar) for each in self._get_positional_actions())
+            found = f"{surplus[0]!r} is one too many beside {places or 'the options'}"
+            self.error(f"{found}; name the option that it is for")
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError instead of printing the usage and exiting."""
@@ -76,6 +93,8 @@ def value_of(
         if or_none and text == "none":
             return None
         try:
+            if kind is Path and "://" in text:
+                raise argparse.ArgumentTypeError(f"{text!r} is a link, not a path on this machine")
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS[kind]}") from None
@@ -98,7 +117,7 @@ def template_name(text: str) -> str:
 
 
 TYPES: dict[str, Callable[[str], Any]] = {
-    "path": Path,
+    "path": value_of(Path),
     "number": value_of(float),
     "whole": value_of(int, minimum=0),
     "positive": value_of(int, minimum=1),

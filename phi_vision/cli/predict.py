@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from phi_vision.inference.local import LocalPredictor
 
 PROGRESS_INTERVAL = 30  # seconds between progress lines outside a terminal
+MODEL_FILES = ("recipe.yaml", "config.json")  # of a run, and of a checkpoint
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl")  # files of no image but of rows
 
 
@@ -62,6 +63,8 @@ def load_predictor(options: argparse.Namespace) -> "LocalPredictor":
 def _predict_images(options: argparse.Namespace) -> None:
     from phi_vision.io.image_decoding import open_image
 
+    if "://" in options.model:
+        raise failure("server_without_out", model=options.model)
     images = [image for name in options.images for image in find_images(name)]
     # Unreadable images are named before the model is loaded.
     readable = [image for image, _ in _opened(images, open_image, len(images))]
@@ -207,8 +210,10 @@ def find_images(name: str) -> list[Path]:
     if ending in TABLES:
         raise failure("table", name=name)
     if not found:
-        what = "nothing" + suggestion(name, map(str, filter(Path.exists, path.parent.glob("*"))))
+        what = "nothing" + suggestion(path)
         what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})" if path.is_dir() else what
+        if name.startswith("phi-vision-") or any((path / file).is_file() for file in MODEL_FILES):
+            what = "a model, which stands before the images"
         raise failure("no_image", name=name, found=what)
     return found
 

@@ -62,7 +62,7 @@ def find_key(file: Path | None) -> str | None:
     if file is None:
         key, where = from_environment, KEY_VARIABLE
     else:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         key, where = lines[0].strip() if lines else "", str(file)
     if key == "":
         raise failure("no_key", where=where)

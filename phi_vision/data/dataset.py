@@ -34,6 +34,7 @@ from phi_vision.data.samples import (
     select,
 )
 from phi_vision.data.template import CONVERSATION
+from phi_vision.io.formatting import suggestion
 from phi_vision.io.hashing import sha256
 
 Row = Mapping[str, Any]
@@ -208,7 +209,7 @@ def available_splits(source: str | Path) -> list[str]:
 def list_files(source: Path, split: str | None = None) -> list[tuple[str, Path]]:
     """List the files of a folder, or of one of its splits, with their split; one file has ""."""
     if not source.exists():
-        raise failure("no_data", source=source, kind="file or folder")
+        raise failure("no_data", source=source, meant=suggestion(source))
     if source.is_file() and source.suffix.lower() != ".parquet":
         raise failure("no_parquet", source=source, suffix=source.suffix or "without an ending")
     if source.is_file() and split is not None:
@@ -224,8 +225,8 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
 
     Output: {"train": [data/train-00000-of-00002.parquet, data/train-00001-of-00002.parquet]}
     """
-    if not folder.is_dir():
-        raise failure("no_data", source=folder, kind="folder")
+    if not folder.is_dir() and list_files(folder):
+        raise failure("no_folder", file=folder, folder=folder.parent)
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("data/[!.]*.parquet")) or sorted(folder.glob("[!.]*.parquet")):
         files.setdefault(file.stem.split("-")[0], []).append(file)

@@ -384,7 +384,7 @@ def find_template(name: str) -> Template:
         named = (
             f"{name}" if isinstance(v, str) else f"{name}: {v!r}, no text" for name, v in entries
         )
-        found = ", ".join(named) or type(values).__name__
+        found = ", ".join(named) or type(values).__name__.replace("NoneType", "nothing")
         raise failure("no_template_file", file=file, found=found)
     template = {"name": file.stem, "layout": "chat"} | values
     if template["layout"] not in LAYOUTS:

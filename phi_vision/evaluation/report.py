@@ -24,7 +24,7 @@ from phi_vision.evaluation import figures, labels, sections
 from phi_vision.evaluation.config import failure
 from phi_vision.io import formatting
 from phi_vision.io.atomic import check_kind, write_text
-from phi_vision.io.formatting import as_plain
+from phi_vision.io.formatting import as_plain, suggestion
 from phi_vision.metrics import comparison, field_metrics, scores
 from phi_vision.metrics.comparison import Comparison, EvaluatedSystem
 from phi_vision.metrics.field_metrics import Metric
@@ -172,9 +172,14 @@ def _find_report(folder: Path) -> ReportDir:
     candidates = (RunDir(folder).report, ReportDir(folder))
     report = next((each for each in candidates if each.predictions_file.is_file()), None)
     if report is None:
-        found = "it is a file" if folder.exists() else "there is no such folder"
-        if folder.is_dir():
-            found = f"it holds {', '.join(sorted(file.name for file in folder.iterdir())) or '-'}"
+        if not folder.is_dir():
+            found = (
+                "it is a file"
+                if folder.exists()
+                else "there is no such folder" + suggestion(folder)
+            )
+            raise failure("no_folder", folder=folder, found=found)
+        found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise failure("no_report", folder=folder, found=found, out=candidates[0].path)
     for file in (report.template_file, report.scores_file):
         if not file.is_file():

@@ -65,15 +65,24 @@ def join_few(words: Sequence[str], most: int = 5) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that may be meant: one that is spelt alike, else one that has it."""
-    names, stem = list(known), word.strip("-")
+    names = {name.lower(): name for name in known}
+    word = word.lower()
+    stem = word.strip("-")
     close = difflib.get_close_matches(word, names, n=1)
     close = close or [name for name in names if len(stem) > 2 and stem in name]
-    return close[0] if close else None
+    return names[close[0]] if close else None
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Format " (did you mean WORD?)" with the nearest known word, "" if none is close."""
-    found = nearest(word, known)
+def nearest_file(path: Path) -> str | None:
+    """Return the file or folder beside a missing one that may be meant."""
+    beside = (file.name for file in path.parent.glob("*") if file.exists() and file != path)
+    found = nearest(path.name, beside)
+    return str(path.parent / found) if found else None
+
+
+def suggestion(word: str | Path, known: Iterable[str] = ()) -> str:
+    """Format " (did you mean WORD?)" with the nearest known word or file, "" if none is close."""
+    found = nearest_file(word) if isinstance(word, Path) else nearest(word, known)
     return f" (did you mean {found}?)" if found else ""
 
 

@@ -174,7 +174,8 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
         for name in [name for text in texts for name in _PLACE.findall(text) or [text]]:
             if name not in names:
                 found, meant = ", ".join(names) or "none", suggestion(name, names)
-                values = {"name": name, "found": found, "meant": meant}
+                path = ", or --images 'FOLDER/{COLUMN}.jpg'" * (part == "image")
+                values = {"name": name, "found": found, "meant": meant, "path": path}
                 raise failure("no_column", part=part, column=column, **values)
 
 

@@ -352,7 +352,8 @@ def load_recipe(path: Path) -> Recipe:
     if any(isinstance(event, yaml.AliasEvent) for event in events):
         raise failure("references", path=path)
     if not isinstance(values, dict):
-        raise failure("no_mapping", path=path, kind=type(values).__name__)
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise failure("no_mapping", path=path, kind=kind)
     # Before anything else, so that no field of a file that is no recipe is quoted.
     if "method" not in values:
         raise failure("no_method", path=path, recipes=recipes)

@@ -59,6 +59,36 @@ WORDS = [
         says=["unknown option --lerning-rate (did you mean --learning-rate?)"],
     ),
     Mistake(
+        what="The dash of an option is that of a web page",
+        typed="train lora –data shop",
+        says=["unknown option –data (did you mean --data?)", "`phi-vision train --help`"],
+    ),
+    Mistake(
+        what="Data stand without their option",
+        typed="train lora shop",
+        says=["'shop' is one too many beside RECIPE; name the option that it is for"],
+    ),
+    Mistake(
+        what="A switch is given a value",
+        typed="train lora --data shop --bf16 true",
+        says=["--bf16 takes no value, leave true out; see `phi-vision train --help`"],
+    ),
+    Mistake(
+        what="A variable of the shell is not set",
+        typed="train lora --data ''",
+        says=["an argument is empty (after --data)", "see `phi-vision train --help`"],
+    ),
+    Mistake(
+        what="The folder to write is a link",
+        typed="train lora --data shop --output-dir https://shop.example/run",
+        says=["--output-dir: 'https://shop.example/run' is a link, not a path on this machine"],
+    ),
+    Mistake(
+        what="A recipe is in capitals",
+        typed="train LORA --data shop",
+        says=["no recipe 'LORA' (did you mean lora?)", "`phi-vision train lora --data DATA`"],
+    ),
+    Mistake(
         what="An option has its name in other tools",
         typed="train lora --data shop --lr 1e-4",
         says=["unknown option --lr (did you mean --learning-rate?)"],
@@ -148,6 +178,24 @@ DATA = [
             "`curl -LO https://shop.example/products.csv`",
             "`phi-vision prepare FILE --out FOLDER`",
         ],
+    ),
+    Mistake(
+        what="The data are the page of a hub dataset",
+        typed="prepare https://huggingface.co/datasets/owner/name --out new",
+        says=["name it by its id: `phi-vision prepare owner/name --out FOLDER`"],
+    ),
+    Mistake(
+        what="No file matches a pattern",
+        typed="prepare 'shop-*.csv' --out new",
+        says=[
+            "no file matches the pattern shop-*.csv",
+            "`phi-vision prepare 'shop-*.csv' --out FOLDER`",
+        ],
+    ),
+    Mistake(
+        what="A folder is given where a path of columns is meant",
+        typed="prepare products.csv --images images --out new",
+        says=["there is no column 'images'", "or --images 'FOLDER/{COLUMN}.jpg'"],
     ),
     Mistake(
         what="A download is a web page",
@@ -248,7 +296,7 @@ TRAINING = [
         what="The data do not exist",
         typed="train lora --data shp",
         says=[
-            "no data at shp: there is no such file or folder",
+            "no data at shp: there is no such file or folder (did you mean shop?)",
             "`phi-vision sample --out FOLDER`",
         ],
     ),
@@ -331,6 +379,11 @@ TRAINING = [
         ],
     ),
     Mistake(
+        what="A table is paired",
+        typed="pairs products.csv --out new",
+        says=["cannot read products.csv", "`phi-vision prepare products.csv --out FOLDER`"],
+    ),
+    Mistake(
         what="The folder of the run is in use",
         typed="train lora --data shop --output-dir notes",
         says=["notes is not empty (it holds notes.txt)", "--output-dir", "--resume"],
@@ -400,6 +453,19 @@ USE = [
         says=[
             "no image at coat.pgn: found nothing (did you mean coat.png?)",
             "`phi-vision predict MODEL 'shoes/*.jpg'`",
+        ],
+    ),
+    Mistake(
+        what="The image stands before the model",
+        typed="predict coat.png phi-vision-small",
+        says=["no image at phi-vision-small: found a model, which stands before the images"],
+    ),
+    Mistake(
+        what="A server is asked for one image",
+        typed="predict http://127.0.0.1:9/v1 coat.png",
+        says=[
+            "is a server",
+            "`phi-vision predict http://127.0.0.1:9/v1 shop --out predictions.parquet`",
         ],
     ),
     Mistake(
@@ -494,6 +560,11 @@ USE = [
         ],
     ),
     Mistake(
+        what="A file is compared",
+        typed="compare coat.png begun",
+        says=["no report at coat.png: it is a file", "`phi-vision evaluate RUN --data DATA`"],
+    ),
+    Mistake(
         what="Nothing is given to explain",
         typed="explain",
         says=["explain shows one sample: found neither; give an IMAGE", "--data DIR"],
@@ -555,6 +626,11 @@ DEPLOYMENT = [
         says=["No such file or directory: 'key.txt'; check the path, as with `ls`"],
     ),
     Mistake(
+        what="The file of the key is an image",
+        typed="serve phi-vision-small --key-file coat.png",
+        says=["the key", "control characters or non-ASCII", "`openssl rand -hex 32`"],
+    ),
+    Mistake(
         what="The libraries of the server are missing",
         typed="serve phi-vision-small",
         says=[
@@ -576,7 +652,17 @@ SECTIONS = {
 """Section of the page -> its table."""
 MISTAKES = [mistake for section in SECTIONS.values() for mistake in section]
 
-OTHER_COMMANDS = {"curl", "git", "heif-convert", "hf", "ls", "pdftoppm", "unzip", "wandb"}
+OTHER_COMMANDS = {
+    "curl",
+    "git",
+    "heif-convert",
+    "hf",
+    "ls",
+    "openssl",
+    "pdftoppm",
+    "unzip",
+    "wandb",
+}
 STANDS_FOR = {"NAME": "product", "N": "8", "{target}": "0.95", "%s": "x", "%g": "0.95"}
 """Placeholder of a message -> what can be parsed in its place."""
 COMMAND = re.compile(r"`phi-vision ([^`]*)`")

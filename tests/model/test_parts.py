@@ -274,7 +274,7 @@ def test_without_the_extra_nothing_is_downloaded(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("no/such/folder", "no such folder or file"),
+        ("no/such/folder", "no such folder, and no file of weights"),
         ("owner/name", "fetching it from the hub failed"),
         ("weights.onnx", r"No file weights\.onnx"),
     ],

@@ -119,7 +119,7 @@ def test_mixed_currencies_are_reported(tmp_path: Path) -> None:
 def test_prices_of_nothing_are_counted(tmp_path: Path) -> None:
     rows = [product(n, price="0.00" if n < 7 else "5") for n in range(60)]
     found = warnings_of(tmp_path, rows)["full_price of 0"]
-    assert found == "7 rows have the price 0, which is trained on; leave it empty"
+    assert found == "7 rows with the price 0, which is trained on; leave it empty"
 
 
 def test_placeholders_are_counted(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def expand(name: str) -> list[Path]:
     matches = {each: Path(anchor).glob(each.removeprefix(anchor)) for each in names}
     found = {each: sorted(filter(Path.is_file, files)) for each, files in matches.items()}
     missing = [each for each, files in found.items() if not files]
+    if missing and len(found) == 1:
+        raise failure("no_match", name=name)
     if missing:
         share = f"{len(missing)} of the {len(found)}"
         raise failure("no_shards", share=share, name=name, places=", ".join(missing[:3]))

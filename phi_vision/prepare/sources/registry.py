@@ -1,13 +1,14 @@
 """SOURCES: every kind of catalog, and how the kind is detected."""
 
 import codecs
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from phi_vision.io.formatting import nearest, suggestion
+from phi_vision.io.formatting import nearest_file, suggestion
 from phi_vision.prepare.sources import (
     columnar,
     conversations,
@@ -33,6 +34,7 @@ FORMATS: dict[str, tuple[Sequence[str], Callable[[Path], rows.Format]]] = {
 }
 _KINDS = {suffix: kind for kind in [*FORMATS][:-1] for suffix in FORMATS[kind][0]}
 _KINDS[".txt"] = "csv"  # alone: in a folder it is a licence or a list rather than a table
+_HUB_LINK = re.compile(r"(?:https?://huggingface\.co|hf:/)/datasets/([\w-][\w.-]*/[\w-][\w.-]*)")
 _BINARY = ("parquet", "arrow", "webdataset")
 _WHOLE = ("json", "llava", "parquet", "arrow")  # nothing can be read: one unreadable row
 
@@ -130,7 +132,10 @@ def _read_files(
 def detect_kind(name: str) -> str:
     """Detect which of the `SOURCES` reads a source."""
     if "://" in name:
-        raise files.failure("link", name=name)
+        if hub := _HUB_LINK.match(name):
+            raise files.failure("hub_link", name=name, id=hub[1])
+        how = f" with `curl -LO {name}`" if name.startswith(("http:", "https:")) else ""
+        raise files.failure("link", name=name, how=how)
     path = next(iter(files.expand(name)), Path(name))
     if path.is_dir():
         return _kind_of_folder(path)
@@ -140,11 +145,9 @@ def detect_kind(name: str) -> str:
     is_path = path.parent != Path() and path.parent.is_dir()
     if columnar.HUB_ID.fullmatch(name) and not is_path and files.suffix_of(path) not in _KINDS:
         return "hub"
-    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = nearest(path.name, beside)
-    found = path.parent / close if close else "FILE"
-    meant = f"did you mean {found}?" if close else "check the path."
-    raise files.failure("no_source", name=name, meant=meant, found=found)
+    close = nearest_file(path)
+    meant = f"did you mean {close}?" if close else "check the path."
+    raise files.failure("no_source", name=name, meant=meant, found=close or "FILE")
 
 
 def _kind_of_file(file: Path) -> str:
