@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from phi_vision.inference.local import LocalPredictor
 
 PROGRESS_INTERVAL = 30  # seconds between progress lines outside a terminal
-MODEL_FILES = ("recipe.yaml", "config.json")  # of a run, and of a checkpoint
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl")  # files of no image but of rows
 
 
@@ -195,6 +194,7 @@ def find_images(name: str) -> list[Path]:
     """
     from phi_vision.inference.batch_catalog import list_images
     from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
+    from phi_vision.runs import RECIPE_FILE
 
     if "://" in name:
         raise failure("link", name=name)
@@ -212,7 +212,8 @@ def find_images(name: str) -> list[Path]:
     if not found:
         what = "nothing" + suggestion(path)
         what = f"a folder without any ({', '.join(IMAGE_SUFFIXES)})" if path.is_dir() else what
-        if name.startswith("phi-vision-") or any((path / file).is_file() for file in MODEL_FILES):
+        kept = path / RECIPE_FILE, path / "config.json"
+        if name.startswith("phi-vision-") or any(map(Path.is_file, kept)):
             what = "a model, which stands before the images"
         raise failure("no_image", name=name, found=what)
     return found
