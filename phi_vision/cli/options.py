@@ -3,10 +3,10 @@
 import argparse
 import functools
 import itertools
-import os
 import re
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
                 where = option or (f"after {words[place - 1]}" if place else "the first")
                 self.error(f"an argument is empty ({where}): is a variable of the shell not set?")
             if value.startswith("~/"):  # quoted, or after "=", where shells leave it
-                value = os.path.expanduser(value)
+                with suppress(RuntimeError):  # nobody's home is known
+                    value = str(Path(value).expanduser())
             words[place] = option + equals + value
             if option and option not in known and not self.declare(option):
                 meant = option_suggestion("--" + option.lstrip("-–—"), known)
