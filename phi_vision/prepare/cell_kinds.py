@@ -22,7 +22,7 @@ from phi_vision.data.samples import Value
 from phi_vision.data.template import Kind
 from phi_vision.io.formatting import error_texts, read_yaml
 from phi_vision.prepare.prices import DecimalMark, amount_of, parse_price
-from phi_vision.prepare.text import clean_text, is_placeholder, name_of, parse_literal
+from phi_vision.prepare.text import clean_text, is_placeholder, object_name, parse_literal
 
 _failure = error_texts(__file__)
 _WORDS = read_yaml(__file__, "cell_words.yaml")
@@ -148,12 +148,12 @@ def _read_list(cell: object, context: CellContext) -> Value:
 def _content(cell: object) -> object:
     """Return what a cell in JSON or Python holds, by its name if it has one."""
     found = (parse_literal(cell) or cell) if isinstance(cell, str) else cell
-    return name_of(found) if isinstance(found, Mapping) else found
+    return object_name(found) if isinstance(found, Mapping) else found
 
 
 def _part(value: object) -> str:
     """Return an item or a level as clean text; "" where it stands for nothing."""
-    text = clean_text(str(name_of(value)))[0].strip()
+    text = clean_text(str(object_name(value)))[0].strip()
     return "" if value is None or is_placeholder(text) else text
 
 
@@ -188,7 +188,7 @@ def _levels(text: str, context: CellContext) -> list[str]:
 
 
 def _split_all(texts: Iterable[object], step: str) -> list[list[str]]:
-    return [re.split(step, str(name_of(text))) for text in texts]
+    return [re.split(step, str(object_name(text))) for text in texts]
 
 
 def _deepest(paths: Sequence[list[str]], context: CellContext) -> list[str]:

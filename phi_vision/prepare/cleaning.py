@@ -17,7 +17,7 @@ from phi_vision.prepare.prices import parse_price
 from phi_vision.prepare.schema import Schema
 from phi_vision.prepare.sources.files import canonical_split, flagged_split
 from phi_vision.prepare.sources.rows import Row, UnreadableRow, storable
-from phi_vision.prepare.text import clean_text, is_placeholder, name_of, neutralise
+from phi_vision.prepare.text import clean_text, is_placeholder, neutralise, object_name
 
 # Characters of a template's field: more may exceed the model's 4,096 tokens (2,509 an image).
 MAX_TEXT = 2000
@@ -137,7 +137,7 @@ def _clean_record(row: Row, schema: Schema, changes: list[str]) -> dict[str, Val
             record[field] = _read(field, cell, row, schema, field in required, changes)
             continue
         if template and field in template.fields and field not in numbers:
-            cell = name_of(cell)
+            cell = object_name(cell)
         value = _clean_value(cell, changes)
         if field in needed and value is None:
             raise ValueError(f"{field} is empty")

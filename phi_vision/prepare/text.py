@@ -73,11 +73,11 @@ def parse_literal(text: str) -> object:
     return value if isinstance(value, dict | list) else None
 
 
-def name_of(value: object) -> object:
+def object_name(value: object) -> object:
     """Return the name of an object, of a list of them all names, also of one written as text."""
     if isinstance(value, str):
         found = parse_literal(value.strip())
-        return value if found is None else name_of(found)
+        return value if found is None else object_name(found)
     if isinstance(value, Mapping):
         # {"en": "Coat", "de": "Mantel"} is a name in languages.
         is_named = all(isinstance(n, str) and _LANGUAGE.fullmatch(str(k)) for k, n in value.items())
@@ -86,7 +86,7 @@ def name_of(value: object) -> object:
         return next((value[key] for key in keys if value.get(key)), value)
     if not isinstance(value, list | tuple):
         return value
-    names = [name_of(each) for each in value if each is not None]
+    names = [object_name(each) for each in value if each is not None]
     return names[0] if len(names) == 1 else ", ".join(map(str, names)) or None
 
 
