@@ -59,7 +59,7 @@ def test_unknown_names_are_errors_that_help(tmp_path: Path) -> None:
         open_source(str(tmp_path / "produts.csv"))
     with pytest.raises(ValueError, match=r"no kind of source 'cvs' \(did you mean csv\?\)"):
         open_source(str(tmp_path / "products.csv"), kind="cvs")
-    with pytest.raises(ValueError, match="download it and give the file"):
+    with pytest.raises(ValueError, match="download it with `curl -LO"):
         open_source("https://x.example/products.csv")
 
 
