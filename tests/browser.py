@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 Scheme = Literal["light", "dark"]
+
+expect.set_options(timeout=30_000)  # instead of 5 s: other tests keep the cores busy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from phi_vision.model.checkpoint import load_model
@@ -65,7 +66,18 @@ def half_text(tmp_path_factory: pytest.TempPathFactory, products: Path) -> Path:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, half_text: Path
 ) -> Trained:
-    folder = tmp_path_factory.mktemp("trained")
+    """Train once for all workers of pytest-xdist, as its documentation recommends."""
+    folder = tmp_path_factory.getbasetemp() / "trained"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent.with_name("trained")
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            train_all(folder, tiny_checkpoint, half_text)
+    return Trained(folder)
+
+
+def train_all(folder: Path, tiny_checkpoint: Path, half_text: Path) -> None:
+    folder.mkdir()
     full = replace(
         RECIPES["full"](),
         model=str(tiny_checkpoint),
@@ -100,7 +112,6 @@ def trained(
         accumulation = 2 * recipes[name].gradient_accumulation_steps
         out = folder / f"one_{name}"
         train(replace(recipes[name], gradient_accumulation_steps=accumulation, output_dir=out))
-    return Trained(folder)
 
 
 def write_job(folder: Path, name: str, recipe: Recipe) -> dict[str, Any]:
