@@ -53,7 +53,7 @@ if [ -z "$photos" ]; then
   OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --no-python -- \
     phi-vision train lora --model "$model" --data "$data" --output-dir "$run" \
     --num-train-epochs 6 --per-device-train-batch-size 8 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
-    --metric-for-best-model full_price_median_ape --eval-samples 128
+    --metric-for-best-model title_similarity --eval-samples 128
 else
   phi-vision train photo --data "$data" --output-dir "$run"
 fi
