@@ -291,7 +291,8 @@ def resolve_template(model: str, template: str | None = None, data: str | Path =
     if template is not None:
         return template
     folder = Path(model).parent if Path(model).suffix == ".jsonl" else Path(model)
-    files = [place / TEMPLATE_FILE for place in (folder, *([Path(data)] if data else []))]
+    places = [folder, Path(data)] if data else [folder]
+    files = (place / TEMPLATE_FILE for place in places)
     return next((str(file) for file in files if file.is_file()), DEFAULT_TEMPLATE)
 
 

@@ -28,16 +28,8 @@ _failure = error_texts(__file__)
 _WORDS = read_yaml(__file__, "cell_words.yaml")
 # Between the levels of a path, the surest first: the first separates nothing but levels.
 STEPS = (r"\s*(?:[-=]*>+|[»›→]|::)\s*", r"\s*\|\s*", r"\s+/\s+", "/", r"\\")
-SEPARATORS = (
-    ";",
-    "；",
-    "|",
-    "\n",
-    "、",
-    "，",
-    ",",
-    "/",
-)  # of the items of a list, the surest first
+# Of the items of a list, the surest first; some from Chinese and Japanese exports.
+SEPARATORS = (";", "；", "|", "\n", "、", "，", ",", "/")
 UNSURE = ("/", r"\\")  # which separate only where nothing surer does
 MAX_CELLS = 300  # of a column, from which its kind is suggested
 MIN_FITTING = 0.9  # share of a column's values that must be of a kind to suggest it
