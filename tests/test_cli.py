@@ -23,7 +23,8 @@ from phi_vision.data.template import TEMPLATES, write_template
 from phi_vision.evaluation.evaluator import best_achievable
 from phi_vision.generation.request import GenerationRequest
 from phi_vision.inference import local as predict
-from phi_vision.training import trainer  # noqa: F401  (its libraries greet on stdout when imported)
+from phi_vision.training import trainer  # its libraries greet on stdout when imported
+from phi_vision.training.recipes import Recipe
 
 Mistake = Callable[..., str]
 
@@ -198,7 +199,67 @@ def test_ctrl_c_ends_without_a_traceback(
 
     monkeypatch.setattr(COMMANDS["sample"], "run", interrupted)
     assert main(["sample", "--out", "x"]) == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "phi-vision: interrupted: the same command starts again\n"
+
+
+def test_ctrl_c_in_a_run_names_the_command_that_resumes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(recipe: Recipe, *, resume: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", interrupted)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "lora", "--data", "shop", "--output-dir", "coats"]
+    assert main(words) == 130
+    assert capsys.readouterr().err == "phi-vision: interrupted: the same command starts again\n"
+    (tmp_path / "coats").mkdir()
+    (tmp_path / "coats" / "recipe.yaml").write_text("method: lora\n")
+    assert main(words) == 130
+    assert capsys.readouterr().err == (
+        "phi-vision: interrupted: `phi-vision train coats/recipe.yaml --resume` resumes from the "
+        "last checkpoint\n"
+    )
+
+
+def test_ctrl_c_in_an_evaluation_says_that_it_resumes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phi_vision.evaluation.evaluator.run_evaluation", interrupted)
+    assert main(["evaluate", "m", "--data", "shop"]) == 130
+    assert capsys.readouterr().err == (
+        "phi-vision: interrupted: what is predicted is kept; the same command resumes\n"
+    )
+
+
+def in_shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash, in which $PROGRAM is phi-vision, with Python's usual buffering."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {"PROGRAM": f"{sys.executable} -m phi_vision", **variables}
+    environment["PYTHONPATH"] = str(Path(cli.__file__).parents[2])
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize("words", ["--version", "explain coat.png", "check ."])
+def test_a_reader_that_wants_no_more_ends_a_command_quietly(tmp_path: Path, words: str) -> None:
+    (tmp_path / "coat.png").write_bytes(encoded())
+    found = in_shell(f"$PROGRAM {words} | true; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert (found.stdout, found.stderr) == ("141\n", "")
+
+
+def test_a_console_of_few_characters_shows_the_others_as_in_json(tmp_path: Path) -> None:
+    (tmp_path / "mäntel €.png").write_bytes(encoded())
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    found = in_shell("$PROGRAM explain 'mäntel €.png'", tmp_path, **ascii_only)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith("m\\u00e4ntel \\u20ac.png \\u00b7 model phi-vision-small")
+    found = in_shell("$PROGRAM explain 'mäntel €.png' --json", tmp_path, **ascii_only)
+    assert json.loads(found.stdout)["sample"] == "mäntel €.png"
 
 
 def test_a_traceback_is_shown_on_request() -> None:

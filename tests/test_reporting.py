@@ -72,7 +72,10 @@ def test_a_problem_is_reported_with_the_values(
     assert printed.err.splitlines()[-1] == "phi-vision: error: two are missing"
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError(), ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [None, RuntimeError(), ValueError("no"), KeyboardInterrupt(), BrokenPipeError()],
+)
 def test_the_exit_codes_are_those_of_the_help(
     error: BaseException | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -83,7 +86,8 @@ def test_the_exit_codes_are_those_of_the_help(
             raise error
 
     monkeypatch.setattr(cli, "run", run)
-    codes = {None: 0, RuntimeError: 1, ValueError: 2, KeyboardInterrupt: 130}
+    monkeypatch.setattr(cli.os, "dup2", lambda *files: None)  # stdout is that of all tests
+    codes = {None: 0, RuntimeError: 1, ValueError: 2, KeyboardInterrupt: 130, BrokenPipeError: 141}
     expected = codes[None if error is None else type(error)]
     if expected == 1:
         with pytest.raises(RuntimeError):  # Python prints a traceback and exits with 1

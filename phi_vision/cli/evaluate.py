@@ -28,7 +28,10 @@ def run(options: argparse.Namespace) -> CommandReport:
         from phi_vision.runs import ReportDir
 
     config = EvaluationConfig(**given_fields(options, EvaluationConfig))
-    outcome = run_evaluation(options.model, config, bar=progress_bar)
+    try:
+        outcome = run_evaluation(options.model, config, bar=progress_bar)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what is predicted is kept; the same command resumes") from None
     scores = outcome.scores
     topics = ("missing", "unseen", "unparsed", "thresholds")
     sentences = [sentence for topic in topics for sentence in explain(scores, topic)]

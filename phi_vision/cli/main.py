@@ -6,12 +6,15 @@ mistake (ValueError, OSError) becomes one line on stderr and its exit code.
 
 import argparse
 import atexit
+import codecs
 import contextlib
 import errno
 import functools
 import gc
 import importlib
+import io
 import itertools
+import json
 import logging
 import os
 import sys
@@ -24,12 +27,13 @@ from phi_vision.cli.reporting import HELP, OPTION, write_report
 from phi_vision.io.formatting import read_yaml
 
 EXIT_DONE, EXIT_MISTAKE = 0, 2
-EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it: 128 + SIGINT
+EXIT_INTERRUPTED, EXIT_CLOSED = 130, 141  # as shells report them: 128 + SIGINT, + SIGPIPE
 EXIT_CODES = {
     EXIT_DONE: "done",
     1: "a fault of the program, or too little memory: a traceback on stderr",  # of Python's own
     EXIT_MISTAKE: "a mistake in the command or its input, or a failed check: one line on stderr",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_CLOSED: "what reads the output wants no more of it, as `| head` does",
 }
 """Exit code -> its meaning, for --help."""
 
@@ -43,10 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # A last collection, which Python does at its end, would look at every object.
         atexit.register(gc.freeze)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # not None, where it is closed
+            codecs.register_error("as-in-json", _escape)
+            sys.stdout.reconfigure(errors="as-in-json")
     try:
-        run(words)
-    except KeyboardInterrupt:
+        try:
+            run(words)
+        finally:
+            print(end="", flush=True)
+    except KeyboardInterrupt as interruption:
+        advice = str(interruption) or "the same command starts again"
+        print("phi-vision: interrupted:", advice, file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python, at its end, fails again
+        return EXIT_CLOSED
     except (ValueError, OSError, RuntimeError) as error:
         is_ours = isinstance(error, RuntimeError) and "Symlink loop" not in str(error)
         if words[:1] == ["--traceback"] or is_ours:
@@ -54,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("phi-vision: error:", _describe(error), file=sys.stderr)
         return EXIT_MISTAKE
     return EXIT_DONE
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Escape what a console of fewer characters lacks so that JSON stays JSON: "é" -> "\u00e9"."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _describe(error: Exception) -> str:

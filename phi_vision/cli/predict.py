@@ -146,8 +146,7 @@ def _shown_progress() -> Iterator[Callable[[int, int], None]]:
             yield show
         except KeyboardInterrupt:
             kept = f"{latest[0]:,} of {latest[1]:,} rows are predicted and kept"
-            print(f"Interrupted: {kept}; the same command resumes.", file=sys.stderr)
-            raise
+            raise KeyboardInterrupt(f"{kept}; the same command resumes") from None
 
 
 def _in_words(summary: "BatchSummary") -> str:

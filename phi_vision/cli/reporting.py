@@ -41,9 +41,11 @@ def write_report(report: CommandReport, *, as_json: bool) -> None:
 
 def _print(part: "str | Table", max_width: int | None) -> None:
     if isinstance(part, str):
-        print(part)
+        print(part, flush=True)
         return
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-    console.print(part, width=min(console.width, max_width or console.width))
+    with console.capture() as lines:  # rich itself would end the program where stdout is closed
+        console.print(part, width=min(console.width, max_width or console.width))
+    print(lines.get(), end="", flush=True)

@@ -42,7 +42,12 @@ def run(options: argparse.Namespace) -> CommandReport | None:
         from phi_vision.training.distributed import is_main
         from phi_vision.training.trainer import train as run_recipe
 
-    run = run_recipe(recipe, resume=options.resume)
+    try:
+        run = run_recipe(recipe, resume=options.resume)
+    except KeyboardInterrupt:
+        command = f"phi-vision train {RunDir(recipe.output_dir).recipe_file} --resume"
+        resumes = f"`{command}` resumes from the last checkpoint"
+        raise KeyboardInterrupt(resumes * RunDir.is_run(recipe.output_dir)) from None
     if not is_main():
         return None
     history = RunDir(run.folder).history()
@@ -114,7 +119,7 @@ def chosen_recipe(options: argparse.Namespace) -> "Recipe":
     name, file = options.recipe, Path(options.recipe)
     if name in RECIPES:
         start = RECIPES[name]()
-    elif file.exists() or file.suffix in (".yaml", ".yml"):
+    elif file.exists() or (file.suffix in (".yaml", ".yml") and "://" not in name):
         start = load_recipe(file)
     else:
         near = suggestion(name, RECIPES)
