@@ -3,6 +3,7 @@
 import argparse
 import functools
 import itertools
+import math
 import re
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -86,7 +87,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def value_of(
-    kind: type, *, or_none: bool = False, minimum: int | None = None
+    kind: type, *, or_none: bool = False, minimum: float = -math.inf, maximum: float = math.inf
 ) -> Callable[[str], Any]:
     """Return a parser of numbers, text or paths; with `or_none`, "none" means None."""
 
@@ -99,8 +100,10 @@ def value_of(
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS[kind]}") from None
-        if minimum is not None and value < minimum:
+        if kind is int and value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is too small, it must be at least {minimum}")
+        if kind is int and value > maximum:
+            raise argparse.ArgumentTypeError(f"{value} is too large, it must be at most {maximum}")
         return value
 
     return read
@@ -122,6 +125,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "number": value_of(float),
     "whole": value_of(int, minimum=0),
     "positive": value_of(int, minimum=1),
+    "crops": value_of(int, minimum=1, maximum=256),  # as recipe_rules.yaml
     "template": template_name,
 }
 """`type` in options.yaml -> parser."""

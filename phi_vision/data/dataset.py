@@ -10,6 +10,7 @@ conversation has its last completion as the field `completion`, which an evaluat
 
 import decimal
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -209,6 +210,8 @@ def available_splits(source: str | Path) -> list[str]:
 def list_files(source: Path, split: str | None = None) -> list[tuple[str, Path]]:
     """List the files of a folder, or of one of its splits, with their split; one file has ""."""
     if not source.exists():
+        if link := re.match(r"(\w+:)/(.*)", str(source)):  # a path has lost a slash of the two
+            raise failure("link", link="//".join(link.groups()))
         raise failure("no_data", source=source, meant=suggestion(source))
     if source.is_file() and source.suffix.lower() != ".parquet":
         raise failure("no_parquet", source=source, suffix=source.suffix or "without an ending")

@@ -48,10 +48,7 @@ def predict_cached(
     first: dict[object, int] = {}
     places = [first.setdefault(each, place) for place, each in enumerate(inputs)]
     total = len(set(places))
-    with _storing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        cache = file.open("a+b", buffering=0)  # unbuffered: an interruption loses no line
-    with cache:
+    with _opened(file) as cache:
         predictions = _read(cache, file, key, samples, predictor.template)
         shared = {place for place in set(places) - set(predictions) if inputs[place] in known}
         predictions |= {place: known[inputs[place]] for place in shared}
@@ -69,6 +66,23 @@ def predict_cached(
             progress(len(predictions), total)
     known |= {inputs[place]: each for place, each in predictions.items()}
     return [predictions[place] for place in places]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """Open a cache to read and append; one without a prediction leaves no file and no folder."""
+    made = [folder for folder in file.parents if not folder.exists()]
+    with _storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cache = file.open("a+b", buffering=0)  # unbuffered: an interruption loses no line
+    try:
+        with cache:
+            yield cache
+    finally:
+        if file.read_bytes().count(b"\n") < 2:
+            file.unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def _read(

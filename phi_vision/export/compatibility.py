@@ -133,7 +133,8 @@ def _read_config(folder: CheckpointFolder) -> tuple[Phi3VConfig | None, list[Req
     fields = folder.fields("config.json")
     if not fields:
         held = "an adapter" if folder.has(ADAPTER_CONFIG) else some(folder.names())
-        return None, [_needs("config", f"no readable config.json, but {held}", False)]
+        lacks = "fields in config.json" if folder.has("config.json") else f"config.json, but {held}"
+        return None, [_needs("config", f"no {lacks}", False)]
     kind, architectures = fields.get("model_type"), fields.get("architectures")
     is_ours = kind == Phi3VConfig.model_type and architectures == ["Phi3VForCausalLM"]
     ours = _needs("kind", f"{kind}, {architectures}", is_ours)

@@ -200,7 +200,6 @@ class _Job:
     def predict_missing(self, progress: Progress) -> int:
         """Predict and store the missing rows; return their number."""
         rows, spec, config = self._catalog.rows, self._spec, self._config
-        self.folder.mkdir(parents=True, exist_ok=True)
         finished = self.finished_parts()
         done = before = sum(map(len, finished))
         progress(done, rows)
@@ -212,6 +211,7 @@ class _Job:
             buffer = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(cells, schema=self._part_schema), buffer)
             name = f"{part[0].position:012d}-{part[-1].position + 1:012d}.parquet"
+            self.folder.mkdir(parents=True, exist_ok=True)  # nothing predicted leaves nothing
             write_bytes(self.folder / name, buffer.getbuffer())
             done += len(part)
             progress(done, rows)
@@ -221,6 +221,7 @@ class _Job:
         """Join the parts to the table, atomically, in groups that do not depend on their size."""
         schema, start = self._table_schema, 0
         waiting = self._part_schema.empty_table()
+        self.folder.mkdir(parents=True, exist_ok=True)  # a finished table has no parts
         with (
             atomic_file(self._config.out, unfinished=self.folder / "joined") as unfinished,
             pq.ParquetWriter(unfinished, schema) as writer,

@@ -211,7 +211,7 @@ class OpenAIPredictor:
     def _error(self, path: str, reason: str, status: int = 0, request: Any = None) -> ServerError:
         retries = int(request.headers.get("x-stainless-retry-count", 0)) if request else 0
         tried = f" ({retries + 1} attempts)" if retries else ""
-        todo = ADVICE.get(status, "check that the server is running and look into its log")
+        todo = ADVICE.get(status, "look into the log of the server")
         return ServerError(f"{self.url}{path} {reason}{tried}; {todo}", status=status)
 
 
@@ -315,6 +315,7 @@ def _merge_partial_characters(
 
 # HTTP status -> advice.
 ADVICE = {
+    0: "start the server, such as `phi-vision serve MODEL --port 8000`, or look into its log",
     200: "use the URL of an OpenAI-compatible server, such as http://localhost:8000/v1",
     401: f"set {KEY_VARIABLE} to a valid key",
     403: f"set {KEY_VARIABLE} to a valid key",

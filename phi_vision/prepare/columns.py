@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phi_vision.data.template import Template
-from phi_vision.io.formatting import error_texts, read_yaml, suggestion
+from phi_vision.io.formatting import error_texts, nearest, read_yaml, suggestion
 from phi_vision.prepare.image_references import IMAGE_SUFFIX, find_by_name, list_references, url_of
 from phi_vision.prepare.prices import CURRENCY_WORDS, parse_price
 from phi_vision.prepare.sources.files import SPLIT_NAMES
@@ -114,6 +114,9 @@ def choose_columns(
         otherwise |= {part: other} if other else {}
     if not {"messages", "image"} & {*found}:
         found |= _image_by_id(rows, folder)
+    for part in () if "messages" in found else {*given} - {*PARTS, *wanted}:
+        if meant := nearest(part, [each for each in ("image", *wanted) if each not in found]):
+            raise failure("misspelt", part=part, column=given[part], meant=meant)
     image = tuple(found["image"].split(",")) if "image" in found else ()
     if not image and "messages" not in found:
         listed = ", ".join(names) or "no columns"

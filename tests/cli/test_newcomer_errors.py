@@ -35,6 +35,8 @@ class Mistake:
     without: Sequence[str] = ()
     """Modules that are not installed."""
     variables: Mapping[str, str] = field(default_factory=dict)
+    leaves: Sequence[str] = ()
+    """Files that the message names."""
 
 
 WORDS = [
@@ -240,6 +242,14 @@ DATA = [
         ],
     ),
     Mistake(
+        what="A field is misspelt",
+        typed="prepare german.csv --map titel=bezeichnung --out new",
+        says=[
+            "there is no field 'titel', and no column is found for title (did you mean title?)",
+            "type --map title=bezeichnung",
+        ],
+    ),
+    Mistake(
         what="A template needs a column that the table lacks",
         typed="prepare untitled.csv --template product --out new",
         says=["the template 'product' needs title", "found", "--map title=COLUMN"],
@@ -247,6 +257,7 @@ DATA = [
     Mistake(
         what="The paths of the images are wrong",
         typed="prepare lost.csv --out new",
+        leaves=["new-rejected.parquet"],
         says=[
             "none of the 3 rows of lost.csv is usable: no such file",
             "--images 'images/{id}.jpg'",
@@ -298,6 +309,23 @@ TRAINING = [
         says=[
             "no data at shp: there is no such file or folder (did you mean shop?)",
             "`phi-vision sample --out FOLDER`",
+        ],
+    ),
+    Mistake(
+        what="The data of a run are a link",
+        typed="train lora --data https://shop.example/products.csv",
+        says=[
+            "cannot read https://shop.example/products.csv over the network",
+            "`phi-vision prepare FILE --out FOLDER`",
+            "`phi-vision prepare owner/name --out FOLDER`",
+        ],
+    ),
+    Mistake(
+        what="A recipe is a link",
+        typed="train https://shop.example/recipe.yaml --data shop",
+        says=[
+            "no recipe 'https://shop.example/recipe.yaml'",
+            "`phi-vision train lora --data DATA`",
         ],
     ),
     Mistake(
@@ -469,6 +497,14 @@ USE = [
         ],
     ),
     Mistake(
+        what="A server does not run",
+        typed="predict http://127.0.0.1:9/v1 shop --out new.parquet",
+        says=[
+            "http://127.0.0.1:9/v1/models is not reachable",
+            "`phi-vision serve MODEL --port 8000`",
+        ],
+    ),
+    Mistake(
         what="An image is a link",
         typed="predict phi-vision-small https://shop.example/coat.jpg",
         says=["links are not fetched", "`curl -LO https://shop.example/coat.jpg`"],
@@ -544,6 +580,15 @@ USE = [
         says=["phi-vision-small is not a run, so it has no place for a report; pass --out DIR"],
     ),
     Mistake(
+        what="Predictions are of other samples",
+        typed="evaluate predictions.jsonl --data shop --split train --out new",
+        says=[
+            "predictions.jsonl holds no prediction for 20 of 20 samples",
+            "it holds 1 others, such as 'coat'; write one line for each sample, with its id",
+            "name their split with --split",
+        ],
+    ),
+    Mistake(
         what="The data have no test split",
         typed="evaluate phi-vision-small --data shop --out new",
         says=[
@@ -568,6 +613,14 @@ USE = [
         what="Nothing is given to explain",
         typed="explain",
         says=["explain shows one sample: found neither; give an IMAGE", "--data DIR"],
+    ),
+    Mistake(
+        what="An image has more crops than a model can have",
+        typed="explain coat.png --num-crops 500",
+        says=[
+            "argument --num-crops: 500 is too large, it must be at most 256",
+            "`phi-vision explain --help`",
+        ],
     ),
 ]
 """In `predict`, `evaluate`, `compare` and `explain`."""
@@ -697,11 +750,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "typo.yaml": "method: lora\nlerning_rate: 0.0001\n",
         "weight.yaml": "question: How heavy is it?\nanswer: 'Weight: {weight:number}'\n",
         "products.csv": table("photo,name,type,price", "images/{}.png,Coat {},coats,{}0.00"),
+        "german.csv": table("foto,bezeichnung,art,preis", "images/{}.png,Mantel {},coats,{}0.00"),
         "untitled.csv": table("photo,type,price", "images/{}.png,coats,{}0.00"),
         "lost.csv": table("photo,name,type,price", "photos/{}.png,Coat {},coats,{}0.00"),
         "textonly.csv": table("name,price", "Coat {},{}0.00"),
         "glued.csv": table("photo§name§price", "images/{}.png§Coat {}§{}0.00"),
         "login.csv": "<!doctype html><title>Sign in</title>",
+        "predictions.jsonl": '{"id": "coat", "text": "Product: Coat"}',
         "page.jpg": "<!doctype html><title>Not found</title>",
         "coat.pdf": "%PDF-1.7",
         "empty.csv": "",
@@ -749,6 +804,7 @@ def test_the_message_says_what_is_wrong_and_what_to_type(
     for name, value in mistake.variables.items():
         monkeypatch.setenv(name, value)
     words = shlex.split(mistake.typed.replace("8000", busy_port))
+    before = {*desk.rglob("*")}
     assert main(words) == 2
     printed = capsys.readouterr()
     *_, line = printed.err.splitlines()
@@ -758,7 +814,7 @@ def test_the_message_says_what_is_wrong_and_what_to_type(
     assert start == ""
     assert re.search(".*".join(map(re.escape, mistake.says)), message), message
     assert next_steps(message, words[0]), message
-    assert not (desk / "new").exists()
+    assert {*desk.rglob("*")} - before == {desk / name for name in mistake.leaves}
 
 
 def next_steps(message: str, command: str) -> list[str]:

@@ -249,5 +249,12 @@ def test_a_full_disk_is_reported_and_written_predictions_stay(
     assert len(predictor.asked()) <= len(SAMPLES) + BATCH < len(SAMPLES) + asked
 
 
+def test_where_nothing_is_predicted_nothing_is_left(tmp_path: Path) -> None:
+    failing = CountingPredictor(tmp_path / "notes", fails_after=0)
+    with pytest.raises(ValueError, match="torn"):
+        predict_cached(failing, SAMPLES, tmp_path / "report" / "model.jsonl", key="k")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_samples_need_no_predictions(predictor: CountingPredictor, tmp_path: Path) -> None:
     assert predict_cached(predictor, [], tmp_path / "answers.jsonl", key="f") == []

@@ -121,6 +121,16 @@ def first_shard(folder: Path) -> Path:
     return sorted(folder.glob("model-*.safetensors"))[0]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_config_that_cannot_be_used_is_not_called_missing(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    missing = {each.need: each.found for each in unmet(check(folder)["transformers"])}
+    assert missing["config.json"] == "no fields in config.json"
+    (folder / "config.json").unlink()
+    missing = {each.need: each.found for each in unmet(check(folder)["transformers"])}
+    assert missing["config.json"].startswith("no config.json, but ")
+
+
 def test_a_missing_shard_is_named(folder: Path) -> None:
     name = first_shard(folder).name
     first_shard(folder).unlink()
@@ -180,7 +190,7 @@ def test_an_adapter_is_to_be_merged_alone_and_beside_weights(folder: Path) -> No
         if file.name != ADAPTER_CONFIG:
             file.unlink()
     found = [requirement.found for requirement in unmet(check(folder)["vllm"])]
-    assert found[0] == "no readable config.json, but an adapter"
+    assert found[0] == "no config.json, but an adapter"
     assert found[1] == "an adapter without its base's weights (adapter_config.json)"
 
 
