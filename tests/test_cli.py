@@ -262,6 +262,20 @@ def test_a_console_of_few_characters_shows_the_others_as_in_json(tmp_path: Path)
     assert json.loads(found.stdout)["sample"] == "mäntel €.png"
 
 
+def test_an_incomplete_installation_says_how_to_complete_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def incomplete(options: object) -> None:
+        raise ModuleNotFoundError("No module named 'peft'", name="peft")
+
+    monkeypatch.setattr(COMMANDS["sample"], "run", incomplete)
+    assert main(["sample", "--out", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "phi-vision: error: No module named 'peft'; complete the installation with "
+        "`pip install phi-vision`\n"
+    )
+
+
 def test_a_traceback_is_shown_on_request() -> None:
     with pytest.raises(ValueError, match="no image at coat"):
         main(["--traceback", "predict", "model", "coat.jpg"])

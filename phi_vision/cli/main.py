@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python, at its end, fails again
         return EXIT_CLOSED
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         is_ours = isinstance(error, RuntimeError) and "Symlink loop" not in str(error)
         if words[:1] == ["--traceback"] or is_ours:
             raise
@@ -85,6 +85,8 @@ def _describe(error: Exception) -> str:
         text = f"{error.strerror}: {error.filename!r}; {advice}" if advice else text
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
+    if isinstance(error, ModuleNotFoundError):
+        text += "; complete the installation with `pip install phi-vision`"
     if isinstance(error, RuntimeError):
         text += "; the link points to itself: remove it or choose another place"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:

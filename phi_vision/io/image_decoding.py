@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from phi_vision.io.formatting import error_texts
+from phi_vision.io.formatting import error_texts, read_yaml
 
 failure = error_texts(__file__)
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's other readers are for icons, games and science, or start a PostScript interpreter.
 _MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_HEIC_BRANDS = ("HEIC", "HEIX", "HEIM", "HEVC", "MIF1", "MSF1")  # of files, after `ftyp`
+_FOREIGN: dict[str, str] = read_yaml(__file__)["foreign"]
 _MAX_ROUNDING = 3  # levels of 256 by which small sRGB profiles change colours
 
 _PLAIN_MODES = {
@@ -185,19 +185,9 @@ def _to_8_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
 def _describe_content(encoded: bytes) -> str:
     """Describe a file that is not an image, such as `an HTML page`."""
     start = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith(b"<") and b"<svg" in start:
-        return "an SVG drawing"
-    if encoded[4:8] == b"ftyp":
-        brand = encoded[8:12].decode("latin-1").strip().upper()
-        if brand in _HEIC_BRANDS:
-            return "a photo in HEIC, which `heif-convert IN.heic OUT.jpg` converts"
-        return f"a file of kind {brand}"
-    known = {b"%pdf": "a PDF, whose pages `pdftoppm -png IN.pdf OUT` makes images"}
-    known |= {b"pk": "a ZIP archive, which `unzip IN.zip -d FOLDER` unpacks"}
-    known |= {b"<?xml": "an XML file", b"{": "JSON"}
-    page = "an HTML page, as a failed download leaves: get the image itself with `curl -LO URL`"
-    known |= dict.fromkeys((b"<!doctype html", b"<html", b"<head", b"<body"), page)
-    named = (name for mark, name in known.items() if start.startswith(mark))
+    start = start[4:] if start[4:8] == b"ftyp" else start
+    start = b"<svg" if start.startswith(b"<") and b"<svg" in start else start
+    named = (name for mark, name in _FOREIGN.items() if start.startswith(mark.encode("latin-1")))
     return next(named, f"{len(encoded)} bytes that begin with {encoded[:8]!r}")
 
 

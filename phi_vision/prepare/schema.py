@@ -80,6 +80,8 @@ def find_schema(source: Source, config: PrepareConfig) -> Schema:
         template = _template_of(dict.fromkeys(slots, ""))
     given = [*config.map, *([f"image={config.images}"] if config.images else [])]
     columns = choose_columns(first, template, _parse_mapping(given), source.folder)
+    if source.kind == "folder" and not columns.fields:
+        raise failure("no_words", name=source.name)
     if not (config.template or slots) or template == CONVERSATION:
         template = None if columns.messages else _template_over(columns)
     if template and (missing := [f for f in template.fields if f not in columns.fields]):

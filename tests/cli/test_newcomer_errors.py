@@ -173,6 +173,15 @@ DATA = [
         ],
     ),
     Mistake(
+        what="The data are in another archive",
+        typed="prepare photos.7z --out new",
+        says=[
+            "it is an archive",
+            "`7z x photos.7z -ophotos`",
+            "`phi-vision prepare photos --out FOLDER`",
+        ],
+    ),
+    Mistake(
         what="The data are a link",
         typed="prepare https://shop.example/products.csv --out new",
         says=[
@@ -227,6 +236,24 @@ DATA = [
         what="A table has no images",
         typed="prepare textonly.csv --out new",
         says=["no column holds images; found name, price", "map it with --map image=COLUMN"],
+    ),
+    Mistake(
+        what="Images have no words beside them",
+        typed="prepare images --out new",
+        says=[
+            "images holds images and no words about them",
+            "move them into a folder of each category, such as images/coats",
+            "`phi-vision prepare images --out FOLDER`",
+        ],
+    ),
+    Mistake(
+        what="A table has no first line with the names of its columns",
+        typed="prepare headless.csv --out new",
+        says=[
+            "found Coat 1, coats",
+            "--map title=COLUMN",
+            "write a first line that names the columns",
+        ],
     ),
     Mistake(
         what="A table has an unusual separator",
@@ -520,6 +547,21 @@ USE = [
         says=["coat.pdf: not an image: found a PDF", "`pdftoppm -png IN.pdf OUT`"],
     ),
     Mistake(
+        what="An image is a drawing",
+        typed="predict phi-vision-small logo.svg",
+        says=["found an SVG drawing", "`rsvg-convert IN.svg -o OUT.png`", "give a JPEG, PNG"],
+    ),
+    Mistake(
+        what="An image is a file of Photoshop",
+        typed="explain coat.psd",
+        says=["coat.psd: not an image: found a Photoshop file", "`magick 'IN.psd[0]' OUT.png`"],
+    ),
+    Mistake(
+        what="An image is a video",
+        typed="explain coat.mp4",
+        says=["coat.mp4: not an image: found a video", "`ffmpeg -i IN -frames:v 1 OUT.png`"],
+    ),
+    Mistake(
         what="An image is a phone's HEIC",
         typed="predict phi-vision-small coat.heic",
         says=["coat.heic: not an image: found a photo in HEIC", "`heif-convert IN.heic OUT.jpg`"],
@@ -706,13 +748,17 @@ SECTIONS = {
 MISTAKES = [mistake for section in SECTIONS.values() for mistake in section]
 
 OTHER_COMMANDS = {
+    "7z",
     "curl",
+    "ffmpeg",
     "git",
     "heif-convert",
     "hf",
     "ls",
+    "magick",
     "openssl",
     "pdftoppm",
+    "rsvg-convert",
     "unzip",
     "wandb",
 }
@@ -759,10 +805,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "predictions.jsonl": '{"id": "coat", "text": "Product: Coat"}',
         "page.jpg": "<!doctype html><title>Not found</title>",
         "coat.pdf": "%PDF-1.7",
+        "logo.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "coat.psd": "8BPS",
+        "coat.mp4": "\0\0\0\x18ftypmp42",
+        "headless.csv": table("images/0.png,Coat 1,coats", "images/{}.png,Coat {},coats"),
         "empty.csv": "",
     }
     for name, text in texts.items():
         (desk / name).write_text(text, encoding="utf-8")
+    (desk / "photos.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
     (desk / "coat.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (desk / "cut.jpg").write_bytes((desk / "cut.jpg").read_bytes()[:400])
     for name, inside in {"products.xlsx": "xl/workbook.xml", "photos.zip": "coat.jpg"}.items():
