@@ -112,6 +112,8 @@ def _read_sample(options: argparse.Namespace, template: "Template", data: Path |
 
     if data is None:
         for image in options.images:
+            if Path(image).is_dir():
+                raise failure("folder_to_explain", name=image)
             open_image(image)  # what cannot be read is named by its path
         encoded = [Path(image).read_bytes() for image in options.images]
         name = ", ".join(options.images)

@@ -17,6 +17,7 @@ failure = error_texts(__file__, "errors.yaml")
 # Type -> description in error messages, and placeholder in the help.
 KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 OPTION = re.compile(r"--|[-–—][^\W\d]")  # also with a dash of a web page, which is not known
+HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/)([\w.-]+/[\w.-]+)(/tree/\w+)?/?$")
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "DIR"}
 
 
@@ -41,6 +42,8 @@ class Parser(argparse.ArgumentParser):
             if value.startswith("~/"):  # quoted, or after "=", where shells leave it
                 with suppress(RuntimeError):  # nobody's home is known
                     value = str(Path(value).expanduser())
+            if page := HUB_PAGE.match(value):
+                self.error(f"{value} is a page of the hub; name the model by its id, {page[1]}")
             words[place] = option + equals + value
             if option and option not in known and not self.declare(option):
                 meant = option_suggestion("--" + option.lstrip("-–—"), known)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from phi_vision.cli.options import Parser, add_fields, add_listed, failure, given_fields
 from phi_vision.cli.progress import progress_bar
-from phi_vision.io.formatting import as_plain, format_count, format_percent, suggestion
+from phi_vision.io.formatting import as_plain, format_count, format_percent, join_few, suggestion
 from phi_vision.io.process import importing
 
 if TYPE_CHECKING:
@@ -107,9 +107,10 @@ def _predict_catalog(options: argparse.Namespace, job: "BatchConfig") -> None:
         from phi_vision.data.template import find_template
         from phi_vision.inference.batch import job_spec, predict_catalog
         from phi_vision.inference.local import resolve_template
+        from phi_vision.prepare.sources.files import IMAGE_SUFFIXES
 
-    if (count := len(options.images)) != 1:
-        raise ValueError(f"--out takes one dataset or folder of images: found {count} sources")
+    if len(options.images) != 1 or Path(options.images[0]).suffix.lower() in IMAGE_SUFFIXES:
+        raise failure("not_one_source", found=join_few(options.images))
     template = find_template(resolve_template(options.model, options.template))
     grammar, size = _chosen_grammar(options, template), options.batch_size
     acceptance = _load_acceptance(options, template, grammar)

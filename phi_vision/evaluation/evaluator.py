@@ -34,6 +34,7 @@ from phi_vision.inference import predictor as predictors
 from phi_vision.inference.local import LocalPredictor, resolve_template
 from phi_vision.inference.openai_server import OpenAIPredictor
 from phi_vision.io.atomic import check_kind, lock
+from phi_vision.io.formatting import suggestion
 from phi_vision.io.hashing import digest
 from phi_vision.metrics.constant_baselines import category_median, constant
 from phi_vision.metrics.scores import Scores, score
@@ -108,7 +109,8 @@ def best_achievable(data: Path, split: str) -> Mapping[str, float]:
 def report_folder(model: str, out: Path | None) -> Path:
     """Return the folder of a report: `out`, else that in the evaluated run."""
     if out is None and not RunDir.is_run(model):
-        raise failure("no_place", model=model)
+        meant = "" if Path(model).exists() else suggestion(Path(model))
+        raise failure("no_place", model=model, meant=meant)
     place = Path(out or RunDir(model).report.path)
     check_kind(place, is_folder=True)
     return place

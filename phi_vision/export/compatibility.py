@@ -108,7 +108,7 @@ class CheckpointFolder:
 def check(path: Path) -> dict[str, list[Requirement]]:
     """Check which engines can load a folder: engine -> its requirements, met and unmet."""
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder; pass one with config.json and weights, or graphs")
+        raise ValueError(f"{path} is no folder; `hf download {path} --local-dir FOLDER` fetches it")
     folder = CheckpointFolder(path)
     return {name: list(find(folder)) for name, find in ENGINES.items()}
 

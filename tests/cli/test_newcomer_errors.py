@@ -511,6 +511,21 @@ USE = [
         ],
     ),
     Mistake(
+        what="A model is given as its page on the hub",
+        typed="predict https://huggingface.co/owner/name coat.png",
+        says=[
+            "is a page of the hub; name the model by its id, owner/name; see `phi-vision predict"
+        ],
+    ),
+    Mistake(
+        what="One image is predicted into a table",
+        typed="predict phi-vision-small coat.png --out new.parquet",
+        says=[
+            "--out takes one dataset or folder of images: found coat.png",
+            "`phi-vision predict MODEL photos --out predictions.parquet`",
+        ],
+    ),
+    Mistake(
         what="The image stands before the model",
         typed="predict coat.png phi-vision-small",
         says=["no image at phi-vision-small: found a model, which stands before the images"],
@@ -622,6 +637,11 @@ USE = [
         says=["phi-vision-small is not a run, so it has no place for a report; pass --out DIR"],
     ),
     Mistake(
+        what="The name of a run is misspelt",
+        typed="evaluate begn --data shop",
+        says=["begn is not a run (did you mean begun?)", "pass --out DIR"],
+    ),
+    Mistake(
         what="Predictions are of other samples",
         typed="evaluate predictions.jsonl --data shop --split train --out new",
         says=[
@@ -655,6 +675,11 @@ USE = [
         what="Nothing is given to explain",
         typed="explain",
         says=["explain shows one sample: found neither; give an IMAGE", "--data DIR"],
+    ),
+    Mistake(
+        what="A folder is given to explain",
+        typed="explain shop",
+        says=["shop is a folder", "give an image in it", "`phi-vision explain --data shop`"],
     ),
     Mistake(
         what="An image has more crops than a model can have",
@@ -696,6 +721,11 @@ DEPLOYMENT = [
         what="The folder to write is below a file",
         typed="sample --rows 60 --out coat.png/shop",
         says=["File exists: '", "coat.png'; a file stands where a folder is needed", "--out"],
+    ),
+    Mistake(
+        what="A model on the hub is checked",
+        typed="check owner/name",
+        says=["owner/name is no folder; `hf download owner/name --local-dir FOLDER` fetches it"],
     ),
     Mistake(
         what="A folder to check does not exist",
