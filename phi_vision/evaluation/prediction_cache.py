@@ -70,7 +70,7 @@ def predict_cached(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[IO[bytes]]:
-    """Open a cache to read and append; one without a prediction leaves no file and no folder."""
+    """Open a cache to read and append; a failure before a prediction leaves no file or folder."""
     made = [folder for folder in file.parents if not folder.exists()]
     with _storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,12 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
     try:
         with cache:
             yield cache
-    finally:
+    except BaseException:
         if file.read_bytes().count(b"\n") < 2:
             file.unlink()
             for folder in made:
                 folder.rmdir()
+        raise
 
 
 def _read(

@@ -514,7 +514,8 @@ USE = [
         what="A model is given as its page on the hub",
         typed="predict https://huggingface.co/owner/name coat.png",
         says=[
-            "is a page of the hub; name the model by its id, owner/name; see `phi-vision predict"
+            "is a page of the hub; name the model by its id, owner/name",
+            "see `phi-vision predict --help`",
         ],
     ),
     Mistake(
