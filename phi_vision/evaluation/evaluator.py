@@ -109,8 +109,8 @@ def best_achievable(data: Path, split: str) -> Mapping[str, float]:
 def report_folder(model: str, out: Path | None) -> Path:
     """Return the folder of a report: `out`, else that in the evaluated run."""
     if out is None and not RunDir.is_run(model):
-        meant = "" if Path(model).exists() else suggestion(Path(model))
-        raise failure("no_place", model=model, meant=meant)
+        runs = map(str, filter(RunDir.is_run, Path(model).parent.glob("*")))
+        raise failure("no_place", model=model, meant=suggestion(model, runs))
     place = Path(out or RunDir(model).report.path)
     check_kind(place, is_folder=True)
     return place
