@@ -32,6 +32,9 @@ SPINS = {"GOMP_SPINCOUNT": "1000"}
 """How often a thread of GNU's OpenMP, which PyTorch brings, looks for work before it sleeps: some
 50 microseconds, the library's own number where threads are more than cores, instead of 300,000.
 Beside other programs, two spinning threads took 2.4 to 4 times the CPU-seconds (docs/log.md)."""
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+"""How many compiled kernels oneDNN keeps, one for each shape of a product: enough for a training
+step, in which all layers have the same. The 1,024 by default took 0.5 GB (docs/log.md)."""
 
 
 def cache_folder(kind: str) -> Path | None:
@@ -70,9 +73,8 @@ def importing() -> Iterator[None]:
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
-    for name, value in SPINS.items():
-        if WAITING not in os.environ:
-            os.environ.setdefault(name, value)
+    for name, value in (KERNELS if WAITING in os.environ else SPINS | KERNELS).items():
+        os.environ.setdefault(name, value)
     before = read_times(usable_cpus())
     gc.disable()
     try:

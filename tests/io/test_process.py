@@ -21,12 +21,13 @@ from phi_vision.io.process import (
 SHOWN = (
     "import os\nfrom phi_vision.io.process import importing\n"
     "with importing():\n    import torch\n"
-    "print(os.environ.get('GOMP_SPINCOUNT'), torch.get_num_threads())"
+    "print(os.environ.get('GOMP_SPINCOUNT'), torch.get_num_threads())\n"
+    "print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
 )
 
 
 def started(**variables: str) -> list[str]:
-    """Import torch in a process with these variables; the count of spins and of threads."""
+    """Import torch with these variables; the counts of spins, of threads and of kernels kept."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     done = subprocess.run(
         [sys.executable, "-c", SHOWN], capture_output=True, text=True, env=kept | variables
@@ -72,9 +73,14 @@ def test_the_work_of_others_is_that_of_all_less_the_own(tmp_path: Path) -> None:
 
 
 def test_threads_that_wait_sleep_soon_unless_the_user_decides() -> None:
-    assert started(OMP_NUM_THREADS="1") == ["1000", "1"]
-    assert started(OMP_NUM_THREADS="2", GOMP_SPINCOUNT="7") == ["7", "2"]
-    assert started(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="active") == ["None", "2"]
+    assert started(OMP_NUM_THREADS="1") == ["1000", "1", "128"]
+    assert started(OMP_NUM_THREADS="2", GOMP_SPINCOUNT="7") == ["7", "2", "128"]
+    assert started(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="active") == ["None", "2", "128"]
+
+
+def test_few_compiled_kernels_are_kept_unless_the_user_decides() -> None:
+    kept = started(OMP_NUM_THREADS="1", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
+    assert kept == ["1000", "1", "1024"]
 
 
 def test_threads_work_in_order_and_a_little_ahead() -> None:
