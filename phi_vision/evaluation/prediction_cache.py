@@ -8,7 +8,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,10 +79,11 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         with cache:
             yield cache
     except BaseException:
-        if file.read_bytes().count(b"\n") < 2:
-            file.unlink()
-            for folder in made:
-                folder.rmdir()
+        with suppress(OSError):  # others may write there meanwhile
+            if file.read_bytes().count(b"\n") < 2:
+                file.unlink()
+                for folder in made:
+                    folder.rmdir()
         raise
 
 
