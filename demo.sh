@@ -52,7 +52,7 @@ if [ -z "$photos" ]; then
   # In two processes of a thread each, as two threads of one mostly wait for each other in a model this small.
   OMP_NUM_THREADS=1 torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --no-python -- \
     phi-vision train lora --model "$model" --data "$data" --output-dir "$run" \
-    --num-train-epochs 6 --per-device-train-batch-size 8 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
+    --num-train-epochs 4 --per-device-train-batch-size 8 --learning-rate 2e-3 --r 32 --lora-alpha 64 --train-projector \
     --metric-for-best-model title_similarity --eval-samples 128
 else
   phi-vision train photo --data "$data" --output-dir "$run"
