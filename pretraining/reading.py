@@ -7,7 +7,8 @@
 (`training/projector_start.py`). A decoder that has never seen such tokens learns photographs by
 heart while it learns to read them. So it practises: in each step drawn products are put into other
 groups, which are named by random words; the projection is fitted to some of them, and the decoder
-names others. No name can be learned by heart, only reading. STATE is written every two minutes; a
+names others. No name can be learned by heart, only reading. No gain is shown yet (docs/log.md,
+2026-11-29), so phi-vision-photo is built without. STATE is written every two minutes; a
 killed run resumes from it.
 """
 
@@ -72,6 +73,8 @@ class Practice:
         self.embedding.img_processor.forward = lambda features_NPD: features_NPD
         self.embedding.img_projection.float()
         self.embedding.img_projection.register_forward_hook(_drop_tokens)
+        self.deviation_D = self.features_NPD.float().std(dim=(0, 1))
+        self.rows_VH = self.model.get_input_embeddings().weight.float()
         squares = self.embedding._merge_2x2(self.features_NPD.float()).flatten(1, 2)
         self.tokens_NTD = squares.unflatten(-1, (4, -1)).mean(dim=-2)
         if state.is_file():
@@ -139,13 +142,12 @@ class Practice:
         count = int(rng.uniform(0.3, 0.7) * len(grouped))
         fitted, others = grouped[:count], grouped[count:]
         names = {group: name_group(rng, self.words) for group in sorted({*groups})}
-        rows_VH = self.model.get_input_embeddings().weight.float()
         known = [names[groups[place]] for place in fitted]
         ids = (self.processor.tokenizer(f" {name}", add_special_tokens=False) for name in known)
-        words_NH = torch.stack([rows_VH[each.input_ids].mean(dim=0) for each in ids]).double()
+        words_NH = torch.stack([self.rows_VH[each.input_ids].mean(dim=0) for each in ids]).double()
         targets_NH, weights_N = separate(words_NH, [str(groups[place]) for place in fitted])
         single = self._activate(self.tokens_NTD[fitted[:64]])
-        length = rows_VH.norm(dim=-1).mean()
+        length = self.rows_VH.norm(dim=-1).mean()
         second = self.embedding.img_projection[2]
         set_words(second, self.means_NF[fitted], single, targets_NH, weights_N, length)
         named = {groups[place] for place in fitted}
@@ -176,14 +178,13 @@ class Practice:
         padded = torch.tensor([row + [IGNORED] * (width - len(row)) for row in labels])
         following = functional.pad(padded[:, 1:], (0, 1), value=IGNORED)
         features_NPD = self.features_NPD[places].float()
-        deviation = self.features_NPD.float().std(dim=(0, 1))
-        features_NPD = features_NPD + FEATURE_NOISE * deviation * torch.randn_like(features_NPD)
+        crops_NPD = features_NPD + FEATURE_NOISE * self.deviation_D * torch.randn_like(features_NPD)
         return {
             **batch,
             "labels": padded,
             "logits_to_keep": following != IGNORED,
             "shift_labels": following[following != IGNORED],
-            "pixel_values": features_NPD.repeat_interleave(2, dim=0),  # the crop is the global view
+            "pixel_values": crops_NPD.repeat_interleave(2, dim=0),  # the crop is the global view
             "image_sizes": torch.full((len(places), 2), cutter.crop_size),
         }
 

@@ -8,9 +8,10 @@ from typing import Literal
 import pytest
 
 from phi_vision.cli.main import COMMANDS, command_parser
-from phi_vision.cli.options import Parser, add_fields, describe_starts
+from phi_vision.cli.options import TYPES, Parser, add_fields, describe_starts
 from phi_vision.cli.options import __file__ as options_file
 from phi_vision.io.formatting import read_yaml, suggestion
+from phi_vision.training.recipes import lora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +106,12 @@ def test_a_habit_leads_to_an_option_that_some_command_has() -> None:
 def test_a_word_far_from_all_gets_no_suggestion() -> None:
     assert suggestion("--epoch", ["--epochs", "--seed"]) == " (did you mean --epochs?)"
     assert suggestion("--zzz", ["--epochs", "--seed"]) == ""
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_crops_have_the_range_of_a_recipe(count: int) -> None:
+    assert TYPES["crops"]("256") == lora(num_crops=256).num_crops
+    with pytest.raises(ValueError, match="from 1 to 256"):
+        lora(num_crops=count)
+    with pytest.raises(argparse.ArgumentTypeError, match="it must be at"):
+        TYPES["crops"](str(count))
