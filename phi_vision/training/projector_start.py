@@ -77,8 +77,12 @@ def start_projection(
     weights_N = torch.ones(len(targets_NH), dtype=torch.double)
     if template.class_fields:
         targets_NH, weights_N = separate(targets_NH, [text for _, text in chosen])
-    length = embeddings.norm(dim=-1).mean()
-    set_words(second, torch.cat(means), torch.cat(single), targets_NH, weights_N, length)
+    weight_HF, bias_H = fit_ridge(torch.cat(means).double(), targets_NH, weights_N)
+    # Single tokens are longer than their means.
+    found = torch.cat(single).double() @ weight_HF.T + bias_H
+    factor = embeddings.norm(dim=-1).mean() / found.norm(dim=-1).mean()
+    second.weight.copy_(factor * weight_HF)
+    second.bias.copy_(factor * bias_H)
     logger.info("the projection starts from a regression over %d views of images", len(chosen))
 
 
@@ -97,24 +101,6 @@ def set_directions(layer: nn.Linear, tokens_TD: torch.Tensor) -> None:
     for sign, start in ((1, 0), (-1, layer.out_features // 2)):
         layer.weight[start : start + half] = sign * inner.repeat(1, 4) / 4
         layer.bias[start : start + half] = sign * offset
-
-
-@torch.no_grad()
-def set_words(
-    layer: nn.Linear,
-    means_NF: torch.Tensor,
-    single_NTF: torch.Tensor,
-    targets_NH: torch.Tensor,
-    weights_N: torch.Tensor,
-    length: torch.Tensor,
-) -> None:
-    """Set a layer to map mean activations of images to targets, and single tokens to a length."""
-    weight_HF, bias_H = fit_ridge(means_NF.double(), targets_NH, weights_N)
-    # Single tokens are longer than their means.
-    found = single_NTF.double() @ weight_HF.T + bias_H
-    factor = length / found.norm(dim=-1).mean()
-    layer.weight.copy_(factor * weight_HF)
-    layer.bias.copy_(factor * bias_H)
 
 
 def separate(
