@@ -228,7 +228,7 @@ def test_a_concern_has_one_owner(concern: str) -> None:
 
 MAX_FUNCTION = 70
 MIN_FILE, MAX_FILE = 40, 450
-BUDGET = 33_292
+BUDGET = 33_302
 """Lines of Python in the package. Lowered when possible, raised with a reason.
 
 26,000 before the feature cache (220, and 143 by which later epochs need not decode an image), the
@@ -248,7 +248,7 @@ of every command that reports (170), paths that back off (85), missing libraries
 before anything is written (14), the next command in errors (50), and links, empty variables, values
 of switches and files in place of folders named for what they are (45); interrupted commands,
 closed readers, consoles of few characters and further files of other kinds (60); kernels that are
-kept (3).
+kept (3); a broken pipe that is not that of stdout (10).
 """
 
 

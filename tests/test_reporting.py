@@ -74,7 +74,7 @@ def test_a_problem_is_reported_with_the_values(
 
 @pytest.mark.parametrize(
     "error",
-    [None, RuntimeError(), ValueError("no"), KeyboardInterrupt(), BrokenPipeError()],
+    [None, RuntimeError(), ValueError("no"), KeyboardInterrupt()],
 )
 def test_the_exit_codes_are_those_of_the_help(
     error: BaseException | None,
@@ -86,8 +86,7 @@ def test_the_exit_codes_are_those_of_the_help(
             raise error
 
     monkeypatch.setattr(cli, "run", run)
-    monkeypatch.setattr(cli.os, "dup2", lambda *files: None)  # stdout is that of all tests
-    codes = {None: 0, RuntimeError: 1, ValueError: 2, KeyboardInterrupt: 130, BrokenPipeError: 141}
+    codes = {None: 0, RuntimeError: 1, ValueError: 2, KeyboardInterrupt: 130}
     expected = codes[None if error is None else type(error)]
     if expected == 1:
         with pytest.raises(RuntimeError):  # Python prints a traceback and exits with 1
@@ -97,7 +96,19 @@ def test_the_exit_codes_are_those_of_the_help(
     assert (capsys.readouterr().out, sys.stdout.isatty()) == ("", False)
     text = " ".join(front_parser().format_help().split())
     assert f"{expected} {EXIT_CODES[expected]}" in text
-    assert set(EXIT_CODES) == {*codes.values()}
+    assert set(EXIT_CODES) == {*codes.values(), 141}
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(cli, "run", run)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("phi-vision: error: Broken pipe; a program that this one writes to has")
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

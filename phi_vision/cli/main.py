@@ -59,16 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = str(interruption) or "the same command starts again"
         print("phi-vision: interrupted:", advice, file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python, at its end, fails again
-        return EXIT_CLOSED
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         is_ours = isinstance(error, RuntimeError) and "Symlink loop" not in str(error)
+        if isinstance(error, BrokenPipeError) and _is_closed():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python, at its end, fails again
+            return EXIT_CLOSED
         if words[:1] == ["--traceback"] or is_ours:
             raise
         print("phi-vision: error:", _describe(error), file=sys.stderr)
         return EXIT_MISTAKE
     return EXIT_DONE
+
+
+def _is_closed() -> bool:
+    """Whether nothing reads stdout; another pipe may have broken, such as that of a tracker."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -80,9 +89,10 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 def _describe(error: Exception) -> str:
     """Format an error in one line, with what to do about one of the system or an odd file name."""
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and error.errno is not None:
         advice = read_yaml(__file__, "errors.yaml")["system"].get(errno.errorcode.get(error.errno))
-        text = f"{error.strerror}: {error.filename!r}; {advice}" if advice else text
+        place = "" if error.filename is None else f": {error.filename!r}"
+        text = f"{error.strerror}{place}; {advice}" if advice else text
     if "No space left" in text or "quota exceeded" in text.lower():
         text += "; the disk is full: free some space, or write elsewhere, and repeat the command"
     if isinstance(error, ModuleNotFoundError):
