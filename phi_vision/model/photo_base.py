@@ -24,14 +24,15 @@ from .parts import KNOWN, Found, find_part, read_decoder, read_tower
 logger = logging.getLogger(__name__)
 
 READERS: dict[str, Callable[[Path], Any]] = {"tower": read_tower, "decoder": read_decoder}
-CROP_SIZE = 168  # pixels: 85 image tokens, instead of 145 at 224
+CROP_SIZE = 224  # pixels: 145 image tokens, instead of 85 at 168
 NEEDED_BYTES = 700_000_000  # both parts, and the folder
 
 
 def photo_folder() -> Path:
     """Return the folder of `phi-vision-photo`, which is built at the first call."""
     # Also where the cache is switched off: it has to be somewhere.
-    folder = cache_folder(PHOTO) or Path(CACHE_FOLDER).expanduser() / PHOTO
+    name = f"{PHOTO}-{CROP_SIZE}"  # so that a base with other crops stays what its runs know
+    folder = cache_folder(name) or Path(CACHE_FOLDER).expanduser() / name
     if not (folder / "config.json").is_file():
         logger.info("building %s in %s, once", PHOTO, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

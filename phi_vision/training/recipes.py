@@ -274,6 +274,8 @@ def photo() -> Recipe:
         "photo",
         model="phi-vision-photo",
         num_train_epochs=4.0,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
         learning_rate=7e-4,
         train_projector=True,
         projector_learning_rate=5e-4,

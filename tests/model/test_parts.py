@@ -192,7 +192,7 @@ def test_the_base_is_built_once_in_the_cache(
     monkeypatch.setenv("PHI_VISION_CACHE", str(tmp_path / "cache"))
     folder = photo_folder()
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert photo_folder() == folder == tmp_path / "cache" / "phi-vision-photo"
+    assert photo_folder() == folder == tmp_path / "cache" / "phi-vision-photo-224"
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
