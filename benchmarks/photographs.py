@@ -25,7 +25,7 @@ from phi_vision.runs import RunDir
 
 RECIPES = {
     "small": "full --num-train-epochs 6 --per-device-train-batch-size 16 --learning-rate 5e-4 "
-    "--eval-samples 0",
+    "--eval-samples 128",
     "photo": "photo",  # as `phi_vision.training.recipes.photo` and `make demo-photos` have it
 }
 """Base, phi-vision-small or phi-vision-photo -> recipe and options of `phi-vision train`."""

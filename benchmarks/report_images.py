@@ -18,7 +18,9 @@ from playwright.sync_api import sync_playwright
 
 from phi_vision.runs import RunDir
 
-WIDTH, HEIGHT, SCALE = 1000, 900, 1.5  # of the window in pixels, and pixels of the image for each
+# Of the window in pixels, and pixels of the image for each. A section is lower than the window: the
+# bar with links would cover the middle of a higher one.
+WIDTH, HEIGHT, SCALE = 1000, 5000, 1.5
 MAX_HEIGHT = 1400  # pixels of an image's height in the window; what is below is left out
 COLOURS = 128  # of the palette: a third of the bytes, with photographs still good
 
