@@ -36,7 +36,7 @@ class LoraLinear(Linear):
         is_plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant
         is_plain &= not (args or kwargs or self.disable_adapters or self.merged)
         is_plain &= base.weight.dtype == dtype and not base.weight.requires_grad
-        if not is_plain or self.lora_bias[names[0]] or self._is_trained(base.bias):
+        if not is_plain or self.lora_bias[names[0]] or getattr(base.bias, "requires_grad", False):
             out = super().forward(x, *args, **kwargs)
             return out
         (name,) = names
@@ -46,10 +46,6 @@ class LoraLinear(Linear):
         scale = self.scaling[name]
         out = LoraProduct.apply(x.to(dtype), base.weight, base.bias, down, up, scale, share)
         return out
-
-    @staticmethod
-    def _is_trained(bias: torch.Tensor | None) -> bool:
-        return bias is not None and bias.requires_grad
 
 
 class LoraProduct(torch.autograd.Function):
